@@ -1,0 +1,177 @@
+// Owns the memory of a tape: nodes in segments, parameter blocks, reference counts, recycling.
+// Leaves out what a node computes (tape.hpp) and the order of a backward pass (backward.cpp).
+//
+// A node is an id: segment index << 12 | offset in the segment. Three kinds of segment:
+//   graph      results of operations, filled in the order in which they are computed, so that a
+//              backward pass walks memory almost in a line. A segment is recycled as a whole, when
+//              its last node has died.
+//   leaf       values without operands, made by the user or under no_grad. They may live long, so
+//              they never share a segment with a graph, and each slot is reused on its own.
+//   parameter  a block of consecutive ids with contiguous values and gradients.
+//
+// A node lives while its reference count is above zero: one for each handle that its owner holds,
+// one for each operand slot of a living node that names it. Counting per node, not per segment,
+// matters: a segment usually holds the end of one graph and the beginning of the next, and would
+// otherwise keep the first graph alive for as long as the second, and so on without end.
+// Memory held by results that the user keeps is therefore at most one segment for each of them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <new>
+#include <vector>
+
+namespace nanochat {
+
+using NodeId = std::uint32_t;
+
+enum class Op : std::uint8_t {
+  leaf,
+  add,
+  mul,
+  add_const,
+  mul_const,
+  pow_const,
+  neg,
+  exp,
+  log,
+  relu,
+  tanh,
+};
+
+// 0 for a leaf, 2 for add and mul, 1 for everything else.
+constexpr int operand_count(Op op) noexcept {
+  return op == Op::leaf ? 0 : (op == Op::add || op == Op::mul) ? 2 : 1;
+}
+
+// Where one segment's arrays stand. Leaf and parameter segments have value, grad, references and
+// op (all Op::leaf); the rest are null.
+struct Segment {
+  double* value = nullptr;
+  double* grad = nullptr;
+  double* constant = nullptr;  // of add_const, mul_const and pow_const
+  NodeId* first = nullptr;
+  NodeId* second = nullptr;
+  std::uint32_t* references = nullptr;
+  std::uint16_t* mark = nullptr;  // epoch of the traversal that saw the node last
+  Op* op = nullptr;
+};
+
+class NodeStore {
+ public:
+  static constexpr unsigned segment_bits = 12;
+  static constexpr NodeId segment_size = NodeId{1} << segment_bits;
+  static constexpr NodeId offset_mask = segment_size - 1;
+  // Bit 31 of an id stays free: traversals use it as a flag.
+  static constexpr std::size_t max_segments = std::size_t{1} << (31 - segment_bits);
+
+  NodeStore() = default;
+  NodeStore(const NodeStore&) = delete;
+  NodeStore& operator=(const NodeStore&) = delete;
+
+  const Segment& segment(NodeId id) const noexcept { return table_[id >> segment_bits]; }
+  static NodeId offset(NodeId id) noexcept { return id & offset_mask; }
+  double& value(NodeId id) const noexcept { return segment(id).value[offset(id)]; }
+  double& grad(NodeId id) const noexcept { return segment(id).grad[offset(id)]; }
+  Op op(NodeId id) const noexcept { return segment(id).op[offset(id)]; }
+  std::uint32_t references(NodeId id) const noexcept { return segment(id).references[offset(id)]; }
+
+  // A new node with one reference, held by the caller. Throws std::bad_alloc, or std::length_error
+  // when 2^31 nodes are alive. Takes over nothing: operands are retained here.
+  NodeId new_leaf(double value);
+  NodeId new_unary(Op op, NodeId operand, double constant, double value) {
+    if (used_ == segment_size) [[unlikely]] start_segment();
+    const NodeId at = used_++;
+    write_common(at, op, value);
+    filling_.first[at] = operand;
+    filling_.constant[at] = constant;
+    add_reference(operand);
+    return base_ | at;
+  }
+  NodeId new_binary(Op op, NodeId first, NodeId second, double value) {
+    if (used_ == segment_size) [[unlikely]] start_segment();
+    const NodeId at = used_++;
+    write_common(at, op, value);
+    filling_.first[at] = first;
+    filling_.second[at] = second;
+    add_reference(first);
+    add_reference(second);
+    return base_ | at;
+  }
+
+  // A block of `size` parameters, zero-valued, alive until release_block and until no node of it is
+  // referenced. Returns the id of its first node; the others follow.
+  NodeId new_block(std::size_t size);
+  void release_block(NodeId first) noexcept;
+
+  // One more reference to a node that is alive: it has a reference, or its block is held.
+  void retain(NodeId id) noexcept {
+    if (segment(id).references[offset(id)]++ == 0) [[unlikely]] ++details_[block_head(id)].holders;
+  }
+  void release(NodeId id) noexcept {
+    if (--segment(id).references[offset(id)] == 0) free_node(id);
+  }
+
+  // A mark that no node carries yet.
+  std::uint16_t next_epoch() noexcept;
+
+  std::size_t nodes() const noexcept;     // alive, parameters included
+  std::size_t segments() const noexcept;  // allocated, free ones included
+  std::size_t bytes() const noexcept;     // of all segments and of the table
+
+ private:
+  enum class Kind : std::uint8_t { vacant, graph, leaf, parameter };
+
+  struct AlignedDelete {
+    void operator()(std::byte* memory) const noexcept {
+      ::operator delete(memory, std::align_val_t{64});
+    }
+  };
+
+  // What only allocation and recycling need, kept out of the table that every operation reads.
+  struct Detail {
+    std::unique_ptr<std::byte, AlignedDelete> storage;
+    std::size_t bytes = 0;
+    std::size_t dead = 0;     // graph: nodes that died since the segment was started
+    std::size_t holders = 0;  // parameter head: referenced nodes, and one for the block's owner
+    std::size_t length = 0;   // parameter head: nodes in the block
+    NodeId link = 0;          // free graph segment: the next free one; parameter: its block's head
+    Kind kind = Kind::vacant;
+  };
+
+  static constexpr NodeId none = ~NodeId{0};
+
+  void write_common(NodeId at, Op op, double value) noexcept {
+    filling_.value[at] = value;
+    filling_.grad[at] = 0.0;
+    filling_.references[at] = 1;
+    filling_.op[at] = op;
+  }
+  void add_reference(NodeId id) noexcept { ++segment(id).references[offset(id)]; }
+  NodeId block_head(NodeId id) const noexcept { return details_[id >> segment_bits].link; }
+
+  void start_segment();
+  void start_leaf_segment();
+  NodeId vacant_run(std::size_t length);
+  std::byte* allocate(NodeId index, Kind kind, std::size_t bytes);
+  void free_node(NodeId id) noexcept;
+  void drop_operand(NodeId id, NodeId& pending) noexcept;
+  void bury_graph_node(NodeId index) noexcept;
+  void bury_parameter(NodeId head) noexcept;
+
+  // The segment being filled; `used_` starts full so that the first node allocates.
+  Segment filling_;
+  NodeId base_ = none;
+  NodeId used_ = segment_size;
+
+  std::vector<Segment> table_;
+  std::vector<Detail> details_;
+  NodeId free_segments_ = none;  // linked through Detail::link
+  NodeId free_leaves_ = none;    // linked through the leaves' unused reference counts
+  std::size_t vacant_ = 0;       // table slots that a dead block gave back
+  std::size_t leaves_ = 0;
+  std::uint16_t epoch_ = 0;
+};
+
+}  // namespace nanochat

@@ -1,0 +1,42 @@
+// Optimizer steps over contiguous arrays: pure functions of their arguments, no hidden state.
+// AdamW without weight decay is microgpt.py's Adam bit for bit: powers come from libm's pow, as
+// CPython's ** does. Weight decay is decoupled in both: value *= 1 - lr * weight_decay, first.
+#pragma once
+
+#include <cstddef>
+
+#include "scalar/tape.hpp"
+
+namespace nanochat {
+
+struct AdamWSettings {
+  double lr;
+  double beta1;
+  double beta2;
+  double eps;
+  double weight_decay;
+  long long step;     // counts from 1
+  double grad_scale;  // multiplies every gradient first
+};
+
+struct SgdSettings {
+  double lr;
+  double momentum;
+  double weight_decay;
+  bool first;         // first step: the buffer takes the gradient as it is (torch.optim.SGD)
+  double grad_scale;  // multiplies every gradient first
+};
+
+// value, grad, m, v: n numbers each. With Precision::float32 the arithmetic is in double, and
+// value, m and v are rounded to float at the end.
+void adamw_step(double* value, const double* grad, double* m, double* v, std::size_t n,
+                const AdamWSettings& settings, Precision precision) noexcept;
+
+// value, grad, buffer: n numbers each; the buffer is read and written even at momentum 0.
+void sgd_step(double* value, const double* grad, double* buffer, std::size_t n,
+              const SgdSettings& settings, Precision precision) noexcept;
+
+// Σ grad², added in order.
+double sum_of_squares(const double* grad, std::size_t n) noexcept;
+
+}  // namespace nanochat

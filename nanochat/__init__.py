@@ -1,0 +1,66 @@
+"""Train, sample, evaluate and ablate small language models, in scalars and in tensors.
+
+Everything named here is imported when it is first used: `import nanochat` itself loads neither
+numpy nor torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nanochat.commands.ablate import AblationResult, ablate
+    from nanochat.commands.evaluate import EvalResult, evaluate
+    from nanochat.commands.info import info
+    from nanochat.commands.sample import sample
+    from nanochat.commands.train import TrainResult, train
+    from nanochat.config import AblateConfig, EvalConfig, SampleConfig, TrainConfig
+    from nanochat.errors import NanochatError
+    from nanochat.scalar.value import Value
+
+_HOMES = {
+    "AblateConfig": "nanochat.config",
+    "AblationResult": "nanochat.commands.ablate",
+    "EvalConfig": "nanochat.config",
+    "EvalResult": "nanochat.commands.evaluate",
+    "NanochatError": "nanochat.errors",
+    "SampleConfig": "nanochat.config",
+    "TrainConfig": "nanochat.config",
+    "TrainResult": "nanochat.commands.train",
+    "Value": "nanochat.scalar.value",
+    "ablate": "nanochat.commands.ablate",
+    "evaluate": "nanochat.commands.evaluate",
+    "info": "nanochat.commands.info",
+    "sample": "nanochat.commands.sample",
+    "train": "nanochat.commands.train",
+}
+
+__all__ = [
+    "AblateConfig",
+    "AblationResult",
+    "EvalConfig",
+    "EvalResult",
+    "NanochatError",
+    "SampleConfig",
+    "TrainConfig",
+    "TrainResult",
+    "Value",
+    "ablate",
+    "evaluate",
+    "info",
+    "sample",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(import_module(_HOMES[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'nanochat' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

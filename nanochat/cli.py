@@ -1,0 +1,205 @@
+"""The command line: flags made from the config dataclasses, errors made into messages.
+
+This is the one place where a NanochatError becomes `error: …` and an exit code: 2 for a mistake
+in what was asked, 1 for a run that failed. Commands are imported when they are called.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+from nanochat.config import AblateConfig, EvalConfig, Knob, SampleConfig, TrainConfig, knobs
+from nanochat.errors import NanochatError
+from nanochat.settings import gather_options
+
+if TYPE_CHECKING:
+    from cyclopts import App
+
+    from nanochat.commands.terminal import Terminal
+
+__all__ = ["main"]
+
+_HELP = "Train, sample, evaluate and ablate small language models from a text corpus."
+_SUMMARIES = {
+    "train": "Train a model on a text and show samples. With no options: names, in seconds.",
+    "sample": "Write text with a trained model.",
+    "eval": "Score a text with a trained model: loss and bits per byte.",
+    "ablate": "Train a grid of variants over seeds and compare them.",
+    "info": "Show versions, machine and native modules, for a bug report.",
+}
+_CONFIGS: dict[str, type | None] = {
+    "train": TrainConfig,
+    "sample": SampleConfig,
+    "eval": EvalConfig,
+    "ablate": AblateConfig,
+    "info": None,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. Returns its exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    show_all = "--help-all" in words
+    if show_all:
+        words = ["--help" if word == "--help-all" else word for word in words]
+    from cyclopts import CycloptsError
+
+    app = _build_app(words, show_all)
+    try:
+        return int(
+            app(words, exit_on_error=False, print_error=False, result_action="return_value") or 0
+        )
+    except CycloptsError as error:
+        _print_error(" ".join(str(error).split()))
+        return 2
+    except NanochatError as error:
+        _print_error(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        _print_error("interrupted")
+        return 130
+    except BrokenPipeError:
+        # The reader of our stdout has gone; what is still buffered has no place to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _print_error(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr, flush=True)
+
+
+# ----------------------------------------------------------------------------------- the commands
+
+
+def _run(command: str, options: Mapping[str, Any], terminal: Terminal) -> None:
+    """Import the command and call it with its config."""
+    if command == "train":
+        from nanochat.commands.train import train
+
+        train(TrainConfig(**options), terminal=terminal)
+    elif command == "sample":
+        from nanochat.commands.sample import sample
+
+        sample(SampleConfig(**options), terminal=terminal)
+    elif command == "eval":
+        from nanochat.commands.evaluate import evaluate
+
+        evaluate(EvalConfig(**options), terminal=terminal)
+    elif command == "ablate":
+        from nanochat.commands.ablate import ablate
+
+        own = {name: options[name] for name in knobs(AblateConfig) if name in options}
+        base = {name: value for name, value in options.items() if name not in own}
+        ablate(AblateConfig(**own), base, terminal=terminal)
+    else:
+        from nanochat.commands.info import info
+
+        info(terminal=terminal)
+
+
+def _command_knobs(command: str) -> dict[str, Knob]:
+    """The options of a command; an ablation takes every training option as the base of its runs."""
+    config = _CONFIGS[command]
+    known = knobs(config) if config is not None else {}
+    if command == "ablate":
+        base = {name: k for name, k in knobs(TrainConfig).items() if name not in ("resume", *known)}
+        known = {**known, **base}
+    return known
+
+
+def _handler(command: str, show_all: bool) -> Callable[..., int]:
+    """The function that cyclopts calls: one keyword argument an option, None where not given."""
+    known = _command_knobs(command)
+
+    def handle(**flags: Any) -> int:
+        from nanochat.commands.terminal import Terminal
+
+        terminal = Terminal(quiet=flags.pop("quiet", False), as_json=flags.pop("json", False))
+        config_file = flags.pop("config", None)
+        _run(command, gather_options(known, flags, os.environ, config_file), terminal)
+        return 0
+
+    parameters = [_parameter(name, knob, show_all) for name, knob in known.items()]
+    parameters += _output_parameters(with_config=bool(known), show_all=show_all)
+    handle.__signature__ = inspect.Signature(parameters, return_annotation=int)  # type: ignore[attr-defined]
+    handle.__annotations__ = {p.name: p.annotation for p in parameters}
+    handle.__doc__ = _SUMMARIES[command]
+    handle.__name__ = command
+    return handle
+
+
+def _parameter(name: str, knob: Knob, show_all: bool) -> inspect.Parameter:
+    from cyclopts import Parameter
+
+    details: dict[str, Any] = {
+        "group": knob.group,
+        "show": knob.common or show_all,
+        "show_default": False,
+    }
+    default = "" if knob.default in (None, "", ()) else f" [default: {_spelled(knob.default)}]"
+    if knob.choices:
+        default = f" [{', '.join(knob.choices)}]{default}"
+    details["help"] = knob.help + default
+    details["metavar"] = {int: "N", float: "X", bool: ""}.get(
+        knob.kind, "NAME" if knob.choices else "TEXT"
+    )
+    if knob.kind is tuple:
+        annotation: Any = Optional[tuple[str, ...]]
+        details["negative"] = ""
+    elif knob.kind is bool:
+        annotation = Optional[bool]
+    else:
+        annotation = Optional[str]  # text: our own words for a wrong value, the same as the API's
+    flag = "--" + name.replace("_", "-")
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None,
+        annotation=Annotated[annotation, Parameter(name=flag, **details)],
+    )  # fmt: skip
+
+
+def _output_parameters(*, with_config: bool, show_all: bool) -> list[inspect.Parameter]:
+    from cyclopts import Parameter
+
+    def parameter(name: str, kind: Any, default: Any, help: str) -> inspect.Parameter:
+        note = Parameter(
+            name=f"--{name}", help=help, group="Output", negative="", show_default=False
+        )
+        return inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, note]
+        )
+
+    config = parameter(
+        "config", Optional[str], None, "TOML file of options; flags and NCLAB_* go over it."
+    )
+    quiet = parameter("quiet", bool, False, "No progress and no notes.")
+    as_json = parameter("json", bool, False, "One JSON object on stdout instead of text.")
+    return [*([config] if with_config else []), quiet, as_json]
+
+
+def _spelled(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _build_app(words: Sequence[str], show_all: bool) -> App:
+    """The application. Only the command that was called gets its options: making all of them
+    takes longer than the command's own help may; completion scripts need every one."""
+    from cyclopts import App
+
+    app = App(
+        name="nanochat", help=_HELP, version=lambda: metadata.version("nanochat-lab"),
+        help_format="plaintext", help_epilogue="`nanochat COMMAND --help-all` shows every option.",
+    )  # fmt: skip
+    app.register_install_completion_command(name="--install-completion")
+    called = [word for word in words[:1] if word in _SUMMARIES]
+    whole = called or (_SUMMARIES if "--install-completion" in words else [])
+    for command, summary in _SUMMARIES.items():
+        if command in whole:
+            app.command(_handler(command, show_all), name=command)
+        else:
+            app.command(App(name=command, help=summary))
+    return app

@@ -1,0 +1,232 @@
+"""`nanochat ablate`: a grid of training runs over seeds, resumable, with intervals.
+
+Owns the grid, which runs are still to do, and doing them. The tables and the plot are report.py's.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from nanochat.commands.report import Report, write_report
+from nanochat.commands.run import RunFolder
+from nanochat.commands.terminal import SILENT, Terminal
+from nanochat.commands.train import train
+from nanochat.config import AblateConfig, TrainConfig, closest, knobs
+from nanochat.errors import AblationError, CheckpointError, ConfigError, NanochatError
+from nanochat.settings import parse_text, read_config_file
+from nanochat.training.checkpoint import newest_checkpoint
+from nanochat.training.durable import output_error
+
+__all__ = ["AblationResult", "Cell", "ablate", "grid"]
+
+FIRST_SEED = 1337
+# Without --vary: does the head need its own matrix, and the embedding a norm?
+DEFAULT_VARY = ("tie_lm_head=true,false", "input_rmsnorm=true,false")
+_NOT_VARIED = ("seed", "out", "resume", "data_dir")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One run of the grid."""
+
+    name: str  # of its folder
+    variant: Mapping[str, Any]
+    config: TrainConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AblationResult:
+    """Where the tables lie and what they say, one record a run and one a variant."""
+
+    folder: Path
+    runs: Sequence[Mapping[str, Any]]
+    variants: Sequence[Mapping[str, Any]]
+
+
+def ablate(
+    config: AblateConfig | None = None,
+    base: Mapping[str, Any] | None = None,  # TrainConfig options shared by every run
+    *,
+    terminal: Terminal = SILENT,
+) -> AblationResult:
+    """Train every variant with every seed and compare their validation losses.
+
+    Finished runs of an earlier call with the same options are kept, unfinished ones resumed.
+    Raises ConfigError for a grid that cannot be built, before any run, and AblationError at the
+    end if runs failed; the tables then hold the others.
+
+    >>> import nanochat
+    >>> result = nanochat.ablate(
+    ...     nanochat.AblateConfig(vary=("tie_lm_head=true,false",), seeds=2),
+    ...     {"model_kind": "bigram", "mode": "scalar", "steps": 2, "batch_size": 2, "eval_tokens": 50},
+    ... )
+    >>> len(result.runs), len(result.variants)
+    (4, 2)
+    """
+    config = config or AblateConfig()
+    cells = grid(config, base or {})
+    folder = Path(config.out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise output_error(folder, error) from error
+    failures = _run_all(cells, config.jobs, terminal)
+    finished = [cell for cell in cells if (RunFolder(Path(str(cell.config.out))).result).exists()]
+    rows = [_row(cell) for cell in finished]
+    report = Report(list(cells[0].variant), rows)
+    variants = write_report(report, folder)
+    terminal.result(report.markdown())
+    terminal.result(f"ablation: {folder}")
+    terminal.json_result({"runs": rows, "variants": variants, "folder": folder})
+    if failures:
+        raise AblationError(
+            f"{len(failures)} of {len(cells)} runs failed, the first: {failures[0]};"
+            " the same command tries them again"
+        )
+    return AblationResult(folder=folder, runs=rows, variants=variants)
+
+
+# -------------------------------------------------------------------------------------- the grid
+
+
+def grid(config: AblateConfig, base: Mapping[str, Any]) -> list[Cell]:
+    """Every variant with every seed, variants in the order written, seeds inside."""
+    vary, options = config.vary, dict(base)
+    if not vary:
+        vary = DEFAULT_VARY
+        options.setdefault("model_kind", "bigram")
+    axes = [_axis(text) for text in vary]
+    names = [name for name, _ in axes]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"vary must name an option once, got {name} twice")
+        if name in options:
+            raise ConfigError(
+                f"vary {name} must not be given as an option too, got {options[name]}"
+            )
+    first_seed = options.pop("seed", FIRST_SEED)
+    cells = []
+    for values in itertools.product(*(values for _, values in axes)):
+        variant = dict(zip(names, values, strict=True))
+        for seed in range(first_seed, first_seed + config.seeds):
+            name = _cell_name(variant, seed)
+            out = str(Path(config.out) / name)
+            chosen = {"num_samples": 0, **options, **variant, "seed": seed, "out": out}
+            cells.append(Cell(name=name, variant=variant, config=TrainConfig(**chosen)))
+    return cells
+
+
+def _axis(text: str) -> tuple[str, list[Any]]:
+    """`n_layer=1,2` as a name and checked values."""
+    name, _, listed = text.partition("=")
+    name = name.strip().replace("-", "_")
+    known = knobs(TrainConfig)
+    if name not in known or name in _NOT_VARIED:
+        allowed = [option for option in known if option not in _NOT_VARIED]
+        raise ConfigError(f"vary must name a training option, got {name!r}{closest(name, allowed)}")
+    values = [
+        parse_text(name, value.strip(), known[name]) for value in listed.split(",") if value.strip()
+    ]
+    if not values:
+        raise ConfigError(f"vary {name} must list values, as in {name}=a,b, got {text!r}")
+    return name, values
+
+
+def _cell_name(variant: Mapping[str, Any], seed: int) -> str:
+    parts = [f"{name}={str(value).lower()}" for name, value in variant.items()]
+    return re.sub(r"[^A-Za-z0-9_.,=+-]", "_", ",".join([*parts, f"seed={seed}"]))
+
+
+# -------------------------------------------------------------------------------------- the runs
+
+
+def _run_all(cells: Sequence[Cell], jobs: int, terminal: Terminal) -> list[str]:
+    """Train what is not finished; one line a failed run."""
+    todo = [cell for cell in cells if not _is_finished(cell)]
+    if len(todo) < len(cells):
+        terminal.note(f"{len(cells) - len(todo)} of {len(cells)} runs are there already")
+    failures = []
+    for done, (cell, failure) in enumerate(_outcomes(todo, jobs), start=1):
+        terminal.note(
+            f"run {done}/{len(todo)}  {cell.name}{f'  failed: {failure}' if failure else ''}"
+        )
+        if failure:
+            failures.append(f"{cell.name}: {failure}")
+    return failures
+
+
+def _outcomes(cells: Sequence[Cell], jobs: int) -> Iterator[tuple[Cell, str | None]]:
+    if jobs == 1:
+        for cell in cells:
+            yield cell, _train_cell(cell.config)
+        return
+    # Each process takes its share of the cores: more threads than cores only wait for each other.
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        futures = {pool.submit(_train_cell, cell.config, threads): cell for cell in cells}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+
+
+def _train_cell(config: TrainConfig, threads: int = 0) -> str | None:
+    """Start or resume one run; the message if it failed."""
+    options = config.to_dict()
+    if threads and not config.threads:
+        options["threads"] = threads
+    folder = Path(str(config.out))
+    try:
+        if folder.exists():
+            options["resume"] = _can_resume(RunFolder(folder), config)
+            if not options["resume"]:
+                shutil.rmtree(folder)  # a run that was cut off before its first checkpoint
+        resumed = {"out": options["out"], "resume": True, "num_samples": config.num_samples}
+        train(TrainConfig(**resumed) if options["resume"] else TrainConfig(**options))
+    except NanochatError as error:
+        return str(error)
+    return None
+
+
+def _can_resume(folder: RunFolder, config: TrainConfig) -> bool:
+    if not folder.config.exists():
+        return False
+    try:
+        newest_checkpoint(folder.checkpoints)
+    except CheckpointError:
+        return False
+    return True
+
+
+def _is_finished(cell: Cell) -> bool:
+    """Whether the cell's folder holds its result; raises if it is of other options."""
+    folder = RunFolder(Path(str(cell.config.out)))
+    if not folder.config.exists():
+        return False
+    saved = read_config_file(str(folder.config), knobs(TrainConfig))
+    resolved_later = {"device", "dtype", "batching", "resume", "threads"}
+    for name, value in cell.config.to_dict().items():
+        if name not in resolved_later and saved.get(name) != value:
+            raise ConfigError(
+                f"{folder.path} holds a run with {name} {saved.get(name)}, got {value};"
+                " choose another out"
+            )
+    return folder.result.exists()
+
+
+def _row(cell: Cell) -> dict[str, Any]:
+    """The record of a finished run: variant, seed, then its metrics."""
+    metrics = json.loads(RunFolder(Path(str(cell.config.out))).result.read_text(encoding="utf-8"))
+    return {
+        **cell.variant,
+        "seed": cell.config.seed,
+        **{k: v for k, v in metrics.items() if k not in cell.variant},
+    }

@@ -1,0 +1,87 @@
+"""`nanochat eval`: loss and bits per byte of trained weights on any text."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+
+from nanochat.commands.terminal import SILENT, Terminal
+from nanochat.commands.trained import TrainedModel, load_trained, read_checkpoint
+from nanochat.config import EvalConfig
+from nanochat.data.batches import evaluation_batches
+from nanochat.data.corpus import load_corpus
+from nanochat.data.documents import Documents, encode_documents
+from nanochat.data.prepare import prepare
+from nanochat.errors import CheckpointError
+from nanochat.training.metrics import LossTotals
+
+__all__ = ["EvalResult", "evaluate"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalResult:
+    """The score of one checkpoint on one text."""
+
+    loss: float | None  # nats per target, BOS counted
+    bpb: float | None  # bits per byte of raw text
+    targets: int
+    bytes: int
+    step: int
+    data: str
+    checkpoint: str
+
+
+def evaluate(config: EvalConfig | None = None, *, terminal: Terminal = SILENT) -> EvalResult:
+    """Score every token of a text once, in disjoint windows of the model's context.
+
+    Without `data` the text is the validation part of the run. Raises CheckpointError, CorpusError,
+    TokenizerError for a character that the model does not know.
+
+    >>> import nanochat
+    >>> run = nanochat.train(nanochat.TrainConfig(mode="scalar", steps=1, num_samples=0))
+    >>> nanochat.evaluate(nanochat.EvalConfig(checkpoint=str(run.run))).targets > 0
+    True
+    """
+    config = config or EvalConfig()
+    checkpoint, trained_config, skipped = read_checkpoint(config.checkpoint)
+    for reason in skipped:
+        terminal.warn(reason)
+    trained = load_trained(config, checkpoint, trained_config)
+    documents, name = _documents(config, trained)
+    batches = evaluation_batches(
+        documents, batch_size=config.batch_size, block_size=trained.config.block_size
+    )
+    terminal.note(f"scoring {name} with {checkpoint.path}")
+    totals = LossTotals()
+    for batch in batches:
+        totals.add(trained.engine.sums(batch))
+    result = EvalResult(
+        loss=totals.loss, bpb=totals.bpb, targets=totals.sums.targets, bytes=totals.sums.bytes,
+        step=checkpoint.trainer.step, data=name, checkpoint=str(checkpoint.path),
+    )  # fmt: skip
+    terminal.result(" ".join(f"{key}={_spelled(value)}" for key, value in asdict(result).items()))
+    terminal.json_result(asdict(result))
+    return result
+
+
+def _documents(config: EvalConfig, trained: TrainedModel) -> tuple[Documents, str]:
+    if config.data is not None:
+        corpus = load_corpus(config.data, config.documents, config.data_dir)
+        return encode_documents(trained.tokenizer, corpus.documents), config.data
+    data_dir = config.data_dir or trained.config.data_dir
+    prepared = prepare(replace(trained.config, data_dir=data_dir))
+    if prepared.split_sha256 != trained.checkpoint.data["split_sha256"]:
+        raise CheckpointError(
+            f"the corpus {trained.config.data} is no longer the one of {trained.checkpoint.path};"
+            " name the text with --data"
+        )
+    if prepared.val_source == "none":
+        raise CheckpointError(
+            f"{trained.checkpoint.path} was trained without a validation part; name a text with --data"
+        )
+    return prepared.val, f"{trained.config.data}:{prepared.val_source}"
+
+
+def _spelled(value: object) -> str:
+    if value is None:
+        return "none"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

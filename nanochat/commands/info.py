@@ -1,0 +1,61 @@
+"""`nanochat info`: what a bug report needs."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from typing import Any
+
+from nanochat.commands.environment import describe_environment
+from nanochat.commands.terminal import SILENT, Terminal
+
+__all__ = ["info"]
+
+
+def info(*, terminal: Terminal = SILENT) -> dict[str, Any]:
+    """Versions, machine, native modules and engines of this installation."""
+    record = {
+        **describe_environment(0),
+        "native_modules": {"nanochat._scalar": _scalar_state()},
+        "engines": {"scalar": True, "tensor": importlib.util.find_spec("torch") is not None},
+        "gpu": _gpu(),
+    }
+    for key, value in record.items():
+        terminal.result(f"{key}: {_spelled(value)}")
+    terminal.json_result(record)
+    return record
+
+
+def _scalar_state() -> str:
+    try:
+        module = importlib.import_module("nanochat._scalar")
+    except ImportError as error:
+        return f"not loaded: {error}"
+    return f"loaded from {module.__file__}"
+
+
+def _gpu() -> str | None:
+    """The GPU's name as the NVIDIA driver's tool gives it; asking torch would take seconds."""
+    import shutil
+    import subprocess
+
+    if shutil.which("nvidia-smi") is None:
+        return None
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"],
+            capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"nvidia-smi failed: {error}"
+    return done.stdout.strip().replace("\n", "; ") or None
+
+
+def _spelled(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_spelled(item)}" for key, item in value.items())
+    if isinstance(value, list):
+        return " ".join(map(str, value)) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value is None else str(value)

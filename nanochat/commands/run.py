@@ -1,0 +1,100 @@
+"""The folder of a run: where it is, what lies in it, how it is opened and found again."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nanochat.config import CHECKPOINTS_DIR, RUNS_DIR
+from nanochat.errors import OutputError
+from nanochat.training.durable import output_error
+
+__all__ = ["RunFolder", "newest_run"]
+
+CONFIG, ENVIRONMENT, METRICS, PLOT, RESULT = (
+    "config.toml", "environment.json", "metrics.jsonl", "loss.png", "result.json",
+)  # fmt: skip
+
+
+class RunFolder:
+    """Paths inside one run's folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / CONFIG
+        self.environment = path / ENVIRONMENT
+        self.metrics = path / METRICS
+        self.plot = path / PLOT
+        self.result = path / RESULT
+        self.checkpoints = path / CHECKPOINTS_DIR
+
+    @classmethod
+    def create(cls, out: str | None, name: str) -> RunFolder:
+        """A new folder: `out`, which must not hold anything, or runs/<time>-<name>.
+
+        Raises OutputError if it cannot be made or holds something.
+        """
+        if out is not None:
+            path = Path(out)
+            _refuse_used(path)
+        else:
+            path = _unused(Path(RUNS_DIR), f"{time.strftime('%Y%m%d-%H%M%S')}-{name}")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            (path / CHECKPOINTS_DIR).mkdir(exist_ok=True)
+        except OSError as error:
+            raise output_error(path, error) from error
+        return cls(path)
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """The full resolved config, as a file that `--config` takes; None has no TOML."""
+        import tomli_w
+
+        known = {key: value for key, value in config.items() if value is not None}
+        self._write(self.config, tomli_w.dumps(known))
+
+    def write_json(self, path: Path, record: Mapping[str, Any]) -> None:
+        self._write(path, json.dumps(record, indent=2, default=str) + "\n")
+
+    def _write(self, path: Path, text: str) -> None:
+        temporary = path.with_name(f".{path.name}.tmp")
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise output_error(path, error) from error
+
+
+def _refuse_used(path: Path) -> None:
+    try:
+        used = path.exists() and (not path.is_dir() or any(path.iterdir()))
+    except OSError as error:
+        raise output_error(path, error) from error
+    if not used:
+        return
+    if (path / CONFIG).exists():
+        raise OutputError(
+            f"out {path} already holds a run; add --resume to go on with it, or choose another out"
+        )
+    raise OutputError(f"out {path} must be a new or an empty folder; choose another out")
+
+
+def _unused(parent: Path, name: str) -> Path:
+    """parent/name, or parent/name-2 … if runs start within the same second."""
+    path, number = parent / name, 2
+    while path.exists():
+        path, number = parent / f"{name}-{number}", number + 1
+    return path
+
+
+def newest_run(runs: Path) -> RunFolder:
+    """The run under `runs` that was written to last. Raises OutputError if there is none."""
+    found = [p for p in runs.glob("*") if (p / CONFIG).is_file()] if runs.is_dir() else []
+    if not found:
+        raise OutputError(f"no run lies in {runs}{os.sep}; train one first, or name it with --out")
+    return RunFolder(max(found, key=lambda p: (p / CONFIG).stat().st_mtime_ns))

@@ -1,0 +1,82 @@
+"""`nanochat sample`: text from trained weights, or from the counted bigram."""
+
+from __future__ import annotations
+
+from nanochat.commands.generate import (
+    generate,
+    phrase_bias,
+    prompt_tokens,
+    sampling_settings,
+)
+from nanochat.commands.terminal import SILENT, Terminal
+from nanochat.commands.trained import load_trained, read_checkpoint
+from nanochat.config import SampleConfig, TrainConfig
+from nanochat.data.counts import transition_counts
+from nanochat.data.prepare import prepare
+from nanochat.errors import CheckpointError
+from nanochat.training.baseline import CountBigram
+
+__all__ = ["sample"]
+
+
+def sample(config: SampleConfig | None = None, *, terminal: Terminal = SILENT) -> list[str]:
+    """Texts drawn from a trained model, the prompt included.
+
+    The same checkpoint, options and seed give the same texts. Raises CheckpointError,
+    TokenizerError, PromptTooLong, ConfigError.
+
+    >>> import nanochat
+    >>> run = nanochat.train(nanochat.TrainConfig(mode="scalar", steps=3, num_samples=0))
+    >>> texts = nanochat.sample(nanochat.SampleConfig(checkpoint=str(run.run), prompt="an"))
+    >>> texts[0].startswith("an")
+    True
+    """
+    config = config or SampleConfig()
+    if config.baseline == "counts":
+        return _sample_counts(config, terminal)
+    checkpoint, trained_config, skipped = read_checkpoint(config.checkpoint)
+    for reason in skipped:
+        terminal.warn(reason)
+    trained = load_trained(config, checkpoint, trained_config)
+    context = prompt_tokens(
+        trained.tokenizer, config.prompt, checkpoint.data["start"], trained.config.block_size
+    )
+    bias = phrase_bias(trained.tokenizer, trained.config.style, config.style_weight)
+    terminal.note(f"sampling from {checkpoint.path}")
+    settings = sampling_settings(config)
+    stream = config.num_samples == 1
+    texts = generate(
+        trained.engine, trained.tokenizer, context, settings, config.num_samples, bias=bias,
+        on_text=(lambda piece: terminal.result(piece, end="")) if stream else None,
+    )  # fmt: skip
+    _show(texts, terminal, streamed=stream)
+    return texts
+
+
+def _sample_counts(config: SampleConfig, terminal: Terminal) -> list[str]:
+    """The add-one transition counts of the training part, without any training."""
+    try:
+        trained_config = read_checkpoint(config.checkpoint)[1]
+    except CheckpointError:
+        if config.checkpoint is not None:
+            raise
+        trained_config = TrainConfig(model_kind="bigram", data_dir=config.data_dir)
+    prepared = prepare(trained_config)
+    tokenizer = prepared.tokenizer
+    counts = transition_counts(prepared.train, tokenizer.vocab_size)
+    bigram = CountBigram(counts, tokenizer.token_bytes)
+    context = prompt_tokens(tokenizer, config.prompt, prepared.start, trained_config.block_size)
+    terminal.note(f"sampling from the counted bigram of {trained_config.data}")
+    settings = sampling_settings(config)
+    texts = generate(bigram, tokenizer, context, settings, config.num_samples)
+    _show(texts, terminal, streamed=False)
+    return texts
+
+
+def _show(texts: list[str], terminal: Terminal, *, streamed: bool) -> None:
+    if streamed:
+        terminal.result("")
+    elif not streamed:
+        for text in texts:
+            terminal.result(text)
+    terminal.json_result({"samples": texts})

@@ -1,0 +1,134 @@
+"""What a person sees: results on stdout, progress and notes on stderr.
+
+Everything here may be silent; nothing here changes what is computed.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from nanochat.training.loop import Evaluation, Observer
+
+__all__ = ["SILENT", "Terminal"]
+
+
+class Terminal:
+    """`quiet` leaves out progress and notes; `as_json` makes stdout one JSON object."""
+
+    def __init__(self, *, quiet: bool = False, as_json: bool = False, silent: bool = False) -> None:
+        self.quiet = quiet or silent
+        self.as_json = as_json
+        self.silent = silent
+
+    def note(self, text: str) -> None:
+        """A line for a person, on stderr."""
+        if not self.quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    def warn(self, text: str) -> None:
+        """A line on stderr that `--quiet` does not hide."""
+        if not self.silent:
+            print(f"warning: {text}", file=sys.stderr, flush=True)
+
+    def result(self, text: str, *, end: str = "\n") -> None:
+        """A piece of the result, on stdout; with --json the object at the end says it all."""
+        if not (self.silent or self.as_json):
+            print(text, end=end, flush=True)
+
+    def json_result(self, record: Mapping[str, Any]) -> None:
+        if self.as_json and not self.silent:
+            print(json.dumps(record, allow_nan=False, default=str), flush=True)
+
+    @contextmanager
+    def progress(self, steps: int, done: int) -> Iterator[Observer]:
+        """An observer of the training loop: a bar on a terminal, lines elsewhere."""
+        if self.quiet:
+            yield _Unseen()
+        elif sys.stderr.isatty():
+            with _bar(steps, done) as bar:
+                yield bar
+        else:
+            yield _Lines(steps)
+
+
+SILENT = Terminal(silent=True)
+
+
+class _Unseen:
+    def stepped(self, step: int, loss: float, tokens_per_s: float) -> None:
+        pass
+
+    def evaluated(self, evaluation: Evaluation) -> None:
+        pass
+
+
+class _Figures:
+    """The latest figures of a run, in the one wording that bar and lines share."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+        self.step = 0
+        self.loss: float | None = None
+        self.tokens_per_s = 0.0
+        self.evaluation: Evaluation | None = None
+
+    def __str__(self) -> str:
+        parts = [f"step {self.step}/{self.steps}"]
+        if self.loss is not None:
+            parts.append(f"loss {self.loss:.4f}")
+        if self.evaluation is not None and self.evaluation.loss is not None:
+            parts.append(f"val loss {self.evaluation.loss:.4f}")
+        if self.tokens_per_s:
+            parts.append(f"{self.tokens_per_s:,.0f} tokens/s")
+        return "  ".join(parts)
+
+
+class _Lines(_Figures):
+    """One line an evaluation, for logs and pipes."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__(steps)
+        self._tokens_per_step = 0.0
+        self._left_s: float | None = None
+
+    def stepped(self, step: int, loss: float, tokens_per_s: float) -> None:
+        self.step, self.loss, self.tokens_per_s = step, loss, tokens_per_s
+
+    def evaluated(self, evaluation: Evaluation) -> None:
+        self.step, self.evaluation = evaluation.step, evaluation
+        print(self, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _bar(steps: int, done: int) -> Iterator[Observer]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        TimeRemainingColumn(compact=True),
+        TextColumn("left"),
+        console=Console(stderr=True),
+        refresh_per_second=8,
+    )
+    with progress:
+        yield _Bar(steps, progress, progress.add_task("starting", total=steps, completed=done))
+
+
+class _Bar(_Figures):
+    def __init__(self, steps: int, progress: Any, task: Any) -> None:
+        super().__init__(steps)
+        self._progress, self._task = progress, task
+
+    def stepped(self, step: int, loss: float, tokens_per_s: float) -> None:
+        self.step, self.loss, self.tokens_per_s = step, loss, tokens_per_s
+        self._progress.update(self._task, completed=step, description=str(self))
+
+    def evaluated(self, evaluation: Evaluation) -> None:
+        self.step, self.evaluation = evaluation.step, evaluation
+        self._progress.update(self._task, completed=self.step, description=str(self))

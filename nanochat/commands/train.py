@@ -1,0 +1,255 @@
+"""`nanochat train`: data, engine, folder, loop, samples and the last line, in that order."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nanochat.commands.environment import describe_environment
+from nanochat.commands.generate import (
+    generate,
+    phrase_bias,
+    prompt_tokens,
+    sampling_settings,
+)
+from nanochat.commands.plots import plot_losses
+from nanochat.commands.run import RunFolder, newest_run
+from nanochat.commands.signals import stop_requested
+from nanochat.commands.terminal import SILENT, Terminal
+from nanochat.config import RUNS_DIR, TrainConfig, knobs, mode_reason
+from nanochat.data.batches import evaluation_batches, make_batcher
+from nanochat.data.prepare import Prepared, prepare
+from nanochat.engines import build_engine, resolve_hardware
+from nanochat.errors import CheckpointError, ConfigError
+from nanochat.training.checkpoint import (
+    Checkpoint,
+    TrainerState,
+    newest_checkpoint,
+    save_checkpoint,
+)
+from nanochat.training.engine import Engine
+from nanochat.training.loop import LoopResult
+from nanochat.training.loop import train as train_loop
+from nanochat.training.metrics import JsonlWriter, metrics_line
+from nanochat.training.parameters import parameter_specs
+
+__all__ = ["TrainResult", "train"]
+
+STYLE_WEIGHT = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainResult:
+    """What a finished run says of itself."""
+
+    metrics: Mapping[str, Any]  # training.metrics.METRIC_KEYS
+    samples: Sequence[str]
+    run: Path  # the run's folder
+
+
+def train(config: TrainConfig | None = None, *, terminal: Terminal = SILENT) -> TrainResult:
+    """Train one model and write its run folder; the default is the default of the command line.
+
+    Raises a NanochatError for whatever a user can get wrong; `RunInterrupted` after SIGINT or
+    SIGTERM, once the checkpoint is saved.
+
+    >>> import nanochat
+    >>> run = nanochat.train(nanochat.TrainConfig(mode="scalar", steps=3, num_samples=2))
+    >>> run.metrics["steps"], len(run.samples)
+    (3, 2)
+    """
+    config = config or TrainConfig()
+    folder, checkpoint = None, None
+    if config.resume:
+        folder, checkpoint, skipped = _find_resumed(config)
+        for reason in skipped:
+            terminal.warn(reason)
+        config = _resumed_config(config, checkpoint)
+    config = resolve_hardware(config)
+    prepared = prepare(config)
+    config = dataclasses.replace(config, batching=prepared.batching)
+    if checkpoint is not None:
+        _check_same_data(prepared, checkpoint)
+    elif prepared.warning:
+        terminal.warn(prepared.warning)
+    engine = build_engine(config, prepared.tokenizer.vocab_size, prepared.tokenizer.token_bytes)
+    if checkpoint is not None:
+        engine.load_state_dict(checkpoint.state)
+    if folder is None:
+        folder = RunFolder.create(config.out, f"{config.model_kind}-{config.mode}")
+        folder.write_config(config.to_dict())
+        folder.write_json(folder.environment, describe_environment(config.threads))
+    _announce(config, prepared, checkpoint, terminal)
+    result = _run_loop(engine, config, prepared, folder, checkpoint, terminal)
+    return _finish(engine, config, prepared, folder, result, terminal)
+
+
+# ------------------------------------------------------------------------------------- resuming
+
+
+def _find_resumed(config: TrainConfig) -> tuple[RunFolder, Checkpoint, list[str]]:
+    folder = RunFolder(Path(config.out)) if config.out else newest_run(Path(RUNS_DIR))
+    if not folder.path.is_dir():
+        raise CheckpointError(f"no run to resume at {folder.path}; leave --resume out to start one")
+    checkpoint, skipped = newest_checkpoint(folder.checkpoints)
+    return folder, checkpoint, skipped
+
+
+def _resumed_config(config: TrainConfig, checkpoint: Checkpoint) -> TrainConfig:
+    """The saved config, with the output options that were given now. Raises ConfigError."""
+    saved = dict(checkpoint.config)
+    known = knobs(TrainConfig)
+    for name in sorted(config.given):
+        value = getattr(config, name)
+        if known[name].output or (
+            name == "steps" and saved["lr_schedule"] == "constant" and value > saved["steps"]
+        ):
+            saved[name] = value
+        elif value != saved.get(name) and name != "preset":
+            way_out = (
+                "only a constant lr_schedule can go on for more steps" if name == "steps"
+                else "leave it out, or start a new run"
+            )  # fmt: skip
+            raise ConfigError(
+                f"--resume keeps the saved {name} {saved.get(name)}, got {value}; {way_out}"
+            )
+    return TrainConfig(**saved)
+
+
+def _check_same_data(prepared: Prepared, checkpoint: Checkpoint) -> None:
+    now, then = prepared.split_sha256, checkpoint.data["split_sha256"]
+    if now != then or prepared.tokenizer.to_dict() != checkpoint.tokenizer:
+        raise CheckpointError(
+            f"the corpus must be the one of the checkpoint (split SHA-256 {then[:12]}…), got"
+            f" {now[:12]}…; put the text back or start a new run"
+        )
+
+
+# --------------------------------------------------------------------------------------- running
+
+
+def _announce(
+    config: TrainConfig, prepared: Prepared, checkpoint: Checkpoint | None, terminal: Terminal
+) -> None:
+    params = _parameter_count(config, prepared.tokenizer.vocab_size)
+    reason = "" if "mode" in config.given and checkpoint else f" ({mode_reason(config.mode)})"
+    terminal.note(
+        f"{config.model_kind} {config.preset}: {params:,} parameters, {config.mode} engine,"
+        f" {config.device} {config.dtype}{reason if terminal else ''}"
+    )
+    terminal.note(
+        f"{config.data}: {prepared.train.count:,} documents, {len(prepared.train.tokens):,} tokens"
+        f" to train on, {len(prepared.val.tokens):,} to validate on, vocabulary"
+        f" {prepared.tokenizer.vocab_size}"
+    )
+    if checkpoint is not None:
+        terminal.note(f"going on from {checkpoint.path} after step {checkpoint.trainer.step}")
+
+
+def _parameter_count(config: TrainConfig, vocab_size: int) -> int:
+    return sum(spec.shape[0] * spec.shape[1] for spec in parameter_specs(config, vocab_size))
+
+
+def _run_loop(
+    engine: Engine,
+    config: TrainConfig,
+    prepared: Prepared,
+    folder: RunFolder,
+    checkpoint: Checkpoint | None,
+    terminal: Terminal,
+) -> LoopResult:
+    batcher = make_batcher(
+        config.batching, prepared.train, batch_size=config.batch_size,
+        block_size=config.block_size, grad_accum=config.grad_accum, seed=config.seed,
+    )  # fmt: skip
+    evaluation_set = evaluation_batches(
+        prepared.val, batch_size=config.batch_size, block_size=config.block_size,
+        max_tokens=config.eval_tokens,
+    )  # fmt: skip
+
+    def save(trainer: TrainerState) -> str:
+        path = save_checkpoint(
+            folder.checkpoints, config=config.to_dict(), tokenizer=prepared.tokenizer.to_dict(),
+            data=prepared.describe(), trainer=trainer, state=engine.state_dict(),
+        )  # fmt: skip
+        return str(path)
+
+    log = JsonlWriter(folder.metrics)
+    try:
+        if checkpoint is not None:
+            log.truncate(checkpoint.trainer.metrics_length)
+        done = checkpoint.trainer.step if checkpoint else 0
+        with stop_requested() as stop, terminal.progress(config.steps, done) as observer:
+            return train_loop(
+                engine, config, batcher, evaluation_set, log=log, save=save, observer=observer,
+                start=checkpoint.trainer if checkpoint else None,
+                last_checkpoint=str(checkpoint.path) if checkpoint else None, stop=stop,
+            )  # fmt: skip
+    finally:
+        log.close()
+
+
+# ------------------------------------------------------------------------------------- finishing
+
+
+def _finish(
+    engine: Engine,
+    config: TrainConfig,
+    prepared: Prepared,
+    folder: RunFolder,
+    result: LoopResult,
+    terminal: Terminal,
+) -> TrainResult:
+    metrics = _metrics(engine, config, prepared, result)
+    folder.write_json(folder.result, {**metrics, "split_sha256": prepared.split_sha256})
+    plot_losses(folder.metrics, folder.plot, f"{config.data}, {config.model_kind}, {config.mode}")
+    context = prompt_tokens(prepared.tokenizer, "", prepared.start, config.block_size)
+    bias = phrase_bias(prepared.tokenizer, config.style, STYLE_WEIGHT)
+    started = time.perf_counter()
+    samples = generate(
+        engine,
+        prepared.tokenizer,
+        context,
+        sampling_settings(config),
+        config.num_samples,
+        bias=bias,
+    )
+    terminal.note(f"{config.num_samples} samples in {time.perf_counter() - started:.1f} s")
+    for number, sample in enumerate(samples, start=1):
+        terminal.result(f"sample {number}: {sample.strip()}")
+    terminal.result(metrics_line(metrics))
+    terminal.result(f"run: {folder.path}")
+    terminal.json_result({"metrics": metrics, "samples": samples, "run": folder.path})
+    return TrainResult(metrics=metrics, samples=samples, run=folder.path)
+
+
+def _metrics(
+    engine: Engine, config: TrainConfig, prepared: Prepared, result: LoopResult
+) -> dict[str, Any]:
+    rate = 1 / result.elapsed_s if result.elapsed_s > 0 else 0.0
+    return {
+        "mode": config.mode,
+        "model_kind": config.model_kind,
+        "style": config.style,
+        "backend": engine.backend,
+        "device": config.device,
+        "using_gpu": config.device != "cpu",
+        "tie_lm_head": config.tie_lm_head,
+        "input_rmsnorm": config.input_rmsnorm,
+        "params": _parameter_count(config, prepared.tokenizer.vocab_size),
+        "steps": result.steps,
+        "final_loss": result.final_loss,
+        "val_loss": result.evaluation.loss,
+        "val_bpb": result.evaluation.bpb,
+        "val_source": prepared.val_source,
+        "mean_loss_last_50": result.mean_loss_last_50,
+        "steps_per_sec": result.steps * rate,
+        "tokens_per_sec": result.tokens * rate,
+        "vocab_size": prepared.tokenizer.vocab_size,
+        "train_tokens": result.tokens,
+        "seed": config.seed,
+    }

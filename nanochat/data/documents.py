@@ -1,0 +1,57 @@
+"""A corpus as token ids: one flat array and where each document begins.
+
+Owns `Documents` and the BOS-delimited stream that every batcher reads. Leaves out how text
+becomes ids (tokenizer.py) and how rows are cut (batches.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanochat.data.tokenizer import BOS, Tokenizer
+
+__all__ = ["Documents", "encode_documents", "stream"]
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Documents end to end, without BOS."""
+
+    tokens: NDArray[np.int64]  # (sum of lengths,)
+    offsets: NDArray[np.int64]  # (count + 1,): document d is tokens[offsets[d] : offsets[d + 1]]
+
+    @property
+    def count(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """(count,) tokens of each document."""
+        return np.diff(self.offsets)
+
+    @property
+    def pairs(self) -> int:
+        """(input, target) pairs: n + 1 for a document of n tokens."""
+        return len(self.tokens) + self.count
+
+
+def encode_documents(tokenizer: Tokenizer, texts: Sequence[str]) -> Documents:
+    """Token ids of each text. Raises TokenizerError naming character, position and document."""
+    tokens, lengths = tokenizer.encode_all(texts)
+    offsets = np.zeros(len(texts) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return Documents(tokens, offsets)
+
+
+def stream(documents: Documents) -> NDArray[np.int64]:
+    """(pairs + 1,) BOS before every document and one at the end, so that pair p of the corpus is
+    stream[p] → stream[p + 1], and document d starts at pair offsets[d] + d."""
+    out = np.full(documents.pairs + 1, BOS, dtype=np.int64)
+    is_text = np.ones(len(out), dtype=np.bool_)
+    is_text[documents.offsets + np.arange(documents.count + 1)] = False
+    out[is_text] = documents.tokens
+    return out

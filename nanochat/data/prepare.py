@@ -1,0 +1,77 @@
+"""From a config to what training reads: text → corpus → split → tokenizer → tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from nanochat.config import TrainConfig
+from nanochat.data.batches import resolve_batching
+from nanochat.data.corpus import load_corpus
+from nanochat.data.documents import Documents, encode_documents
+from nanochat.data.splits import split_documents
+from nanochat.data.style import style_documents
+from nanochat.data.tokenizer import BOS, Tokenizer, build_tokenizer
+from nanochat.errors import TokenizerError
+
+__all__ = ["Prepared", "prepare", "start_text"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """Everything about the text of a run."""
+
+    tokenizer: Tokenizer
+    train: Documents
+    val: Documents
+    val_source: str  # val, train or none
+    split_sha256: str
+    batching: str  # windows, packed or documents
+    start: list[int]  # the tokens that an unprompted sample starts from
+    warning: str | None
+
+    def describe(self) -> dict[str, Any]:
+        """What artifacts keep of the data; never the text itself."""
+        return {
+            "split_sha256": self.split_sha256,
+            "val_source": self.val_source,
+            "train_documents": self.train.count,
+            "train_tokens": len(self.train.tokens),
+            "val_documents": self.val.count,
+            "val_tokens": len(self.val.tokens),
+            "start": self.start,
+        }
+
+
+def prepare(config: TrainConfig) -> Prepared:
+    """Read, split and tokenize the config's corpus. Raises CorpusError, TokenizerError."""
+    corpus = load_corpus(config.data, config.documents, config.data_dir)
+    split = split_documents(corpus.documents, config.val_fraction, config.seed)
+    train = [*split.train, *(style_documents() if config.style == "futuristic" else ())]
+    tokenizer = build_tokenizer(config.tokenizer, [*train, *split.val])
+    documents = encode_documents(tokenizer, train)
+    val = documents if split.val_source == "train" else encode_documents(tokenizer, split.val)
+    return Prepared(
+        tokenizer=tokenizer,
+        train=documents,
+        val=val,
+        val_source=split.val_source,
+        split_sha256=split.sha256,
+        batching=resolve_batching(config.batching, documents, config.block_size),
+        start=start_text(tokenizer, len(split.train)),
+        warning=split.warning,
+    )
+
+
+def start_text(tokenizer: Tokenizer, train_documents: int) -> list[int]:
+    """What an unprompted sample starts from.
+
+    BOS opens every document; but a model of one long document has hardly ever seen it, so there
+    a newline starts the text, where the vocabulary has one.
+    """
+    if train_documents == 1:
+        try:
+            return [int(token) for token in tokenizer.encode("\n")]
+        except TokenizerError:
+            return [BOS]
+    return [BOS]

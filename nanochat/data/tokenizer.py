@@ -1,0 +1,228 @@
+"""Text to token ids and back: characters or bytes, with BOS = 0 before both.
+
+Owns the ids, their byte lengths, their JSON form and decoding one token at a time. Leaves out
+which text a tokenizer is built from (the caller gives it) and where BOS is put (documents.py).
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nanochat.errors import TokenizerError
+
+__all__ = [
+    "BOS",
+    "ByteTokenizer",
+    "CharTokenizer",
+    "TextStream",
+    "Tokenizer",
+    "build_tokenizer",
+    "tokenizer_from_dict",
+]
+
+BOS = 0  # opens every document and closes the last; stands for no text
+
+
+class TextStream(Protocol):
+    """Decodes tokens one by one; the pieces joined are the text of `decode`."""
+
+    def push(self, token: int) -> str:
+        """The text that this token completes; empty inside a multi-byte character."""
+
+    def flush(self) -> str:
+        """What is left: U+FFFD for a character that never became complete."""
+
+
+class Tokenizer(Protocol):
+    """A vocabulary. Ids are 0 (BOS) to vocab_size − 1."""
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def token_bytes(self) -> NDArray[np.int64]:
+        """(vocab_size,) raw UTF-8 bytes that each token stands for; 0 for BOS."""
+
+    def encode(self, text: str) -> NDArray[np.int64]:
+        """Ids of a text, without BOS. Raises TokenizerError on what it has no id for."""
+
+    def encode_all(self, texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Ids of all texts end to end, and the number of ids of each."""
+
+    def decode(self, ids: ArrayLike) -> str:
+        """The text of the ids; BOS is nothing, invalid UTF-8 is U+FFFD."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """What tokenizer_from_dict reads, as JSON types."""
+
+    def stream(self) -> TextStream: ...
+
+
+class CharTokenizer:
+    """One id a character: code points sorted, from 1."""
+
+    kind = "char"
+
+    def __init__(self, characters: Iterable[str]) -> None:
+        self.characters = "".join(sorted(set(characters)))
+        self._points = _code_points(self.characters, "characters")
+        self.vocab_size = len(self._points) + 1
+        # One entry past the largest point is the id 0 of every unknown point above it.
+        self._ids = np.zeros(int(self._points.max(initial=0)) + 2, dtype=np.int64)
+        self._ids[self._points] = np.arange(1, self.vocab_size)
+        self.token_bytes = np.zeros(self.vocab_size, dtype=np.int64)
+        self.token_bytes[1:] = 1 + sum(
+            (self._points >= first).astype(np.int64) for first in (0x80, 0x800, 0x10000)
+        )
+
+    def encode(self, text: str) -> NDArray[np.int64]:
+        return self.encode_all([text])[0]
+
+    def encode_all(self, texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
+        text = "".join(texts)
+        points = _code_points(text, "text")
+        ids = self._ids[np.minimum(points, len(self._ids) - 1)]
+        if not ids.all():
+            position = int(np.argmin(ids != 0))
+            raise TokenizerError(
+                f"unknown token {text[position]!r} at position {_place(position, lengths)};"
+                " use characters of the training corpus, or train with tokenizer byte"
+            )
+        return ids, lengths
+
+    def decode(self, ids: ArrayLike) -> str:
+        tokens = _checked(ids, self.vocab_size)
+        points: bytes = self._points[tokens[tokens != BOS] - 1].tobytes()
+        return points.decode("utf-32-le")
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"kind": self.kind, "characters": self.characters}
+
+    def stream(self) -> TextStream:
+        return _CharStream(self)
+
+
+class _CharStream:
+    def __init__(self, tokenizer: CharTokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    def push(self, token: int) -> str:
+        return self._tokenizer.decode([token])
+
+    def flush(self) -> str:
+        return ""
+
+
+class ByteTokenizer:
+    """One id a byte of UTF-8: byte + 1."""
+
+    kind = "byte"
+    vocab_size = 257
+
+    def __init__(self) -> None:
+        self.token_bytes = np.ones(self.vocab_size, dtype=np.int64)
+        self.token_bytes[BOS] = 0
+
+    def encode(self, text: str) -> NDArray[np.int64]:
+        return self.encode_all([text])[0]
+
+    def encode_all(self, texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        try:
+            encoded = [text.encode("utf-8") for text in texts]
+        except UnicodeEncodeError as error:
+            raise _surrogate(error, "text") from error
+        lengths = np.fromiter(map(len, encoded), dtype=np.int64, count=len(texts))
+        return np.frombuffer(b"".join(encoded), dtype=np.uint8).astype(np.int64) + 1, lengths
+
+    def decode(self, ids: ArrayLike) -> str:
+        tokens = _checked(ids, self.vocab_size)
+        raw: bytes = (tokens[tokens != BOS] - 1).astype(np.uint8).tobytes()
+        return raw.decode("utf-8", "replace")
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"kind": self.kind}
+
+    def stream(self) -> TextStream:
+        return _ByteStream()
+
+
+class _ByteStream:
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, token: int) -> str:
+        _checked([token], ByteTokenizer.vocab_size)
+        return self._decoder.decode(b"" if token == BOS else bytes([token - 1]))
+
+    def flush(self) -> str:
+        return self._decoder.decode(b"", final=True)
+
+
+def build_tokenizer(kind: str, documents: Iterable[str]) -> Tokenizer:
+    """The tokenizer of a kind; char takes every character of all the documents."""
+    if kind == "char":
+        return CharTokenizer(set().union(*documents))
+    if kind == "byte":
+        return ByteTokenizer()
+    raise TokenizerError(f"tokenizer must be one of char, byte, got {kind}")
+
+
+def tokenizer_from_dict(saved: Mapping[str, Any]) -> Tokenizer:
+    """The tokenizer that to_dict wrote. Raises TokenizerError on anything else."""
+    kind = saved.get("kind") if isinstance(saved, Mapping) else None
+    if kind == "byte" and set(saved) == {"kind"}:
+        return ByteTokenizer()
+    if kind == "char" and set(saved) == {"kind", "characters"}:
+        characters = saved["characters"]
+        if isinstance(characters, str):
+            tokenizer = CharTokenizer(characters)
+            if tokenizer.characters == characters:
+                return tokenizer
+        raise TokenizerError("saved tokenizer: characters must be a sorted text without repeats")
+    raise TokenizerError(
+        "saved tokenizer must be {kind: byte} or {kind: char, characters: …},"
+        f" got {str(saved)[:60]!r}"
+    )
+
+
+def _code_points(text: str, what: str) -> NDArray[np.uint32]:
+    try:
+        return np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
+    except UnicodeEncodeError as error:
+        raise _surrogate(error, what) from error
+
+
+def _surrogate(error: UnicodeEncodeError, what: str) -> TokenizerError:
+    point = ord(error.object[error.start])
+    return TokenizerError(
+        f"{what} must be Unicode text, got the lone surrogate U+{point:04X} at position"
+        f" {error.start}; replace it"
+    )
+
+
+def _place(position: int, lengths: NDArray[np.int64]) -> str:
+    """The position within its document, and which document if there are several."""
+    if len(lengths) == 1:
+        return str(position)
+    ends = np.cumsum(lengths)
+    document = int(np.searchsorted(ends, position, side="right"))
+    return f"{position - int(ends[document] - lengths[document])} of document {document}"
+
+
+def _checked(ids: ArrayLike, vocab_size: int) -> NDArray[np.int64]:
+    tokens = np.asarray(ids, dtype=np.int64).reshape(-1)
+    wrong = (tokens < 0) | (tokens >= vocab_size)
+    if wrong.any():
+        raise TokenizerError(
+            f"token id must be between 0 and {vocab_size - 1}, got {tokens[wrong][0]}"
+        )
+    return tokens

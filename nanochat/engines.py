@@ -1,0 +1,55 @@
+"""Builds the engine that a config names, and imports it only then."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanochat.config import TrainConfig
+from nanochat.errors import MissingDependency
+from nanochat.training.engine import Engine
+from nanochat.training.guards import check_memory_fits, training_bytes
+from nanochat.training.parameters import parameter_specs
+
+__all__ = ["build_engine", "resolve_hardware"]
+
+_TORCH_MISSING = (
+    "mode tensor needs torch, which is not installed; pip install 'torch>=2.11,<2.14',"
+    " or use mode scalar"
+)
+
+
+def resolve_hardware(config: TrainConfig) -> TrainConfig:
+    """The config with device and dtype resolved for this machine.
+
+    Raises MissingDependency without torch in mode tensor, UnsupportedDevice, UnsupportedDtype.
+    """
+    if config.mode == "scalar":
+        dtype = "float64" if config.dtype == "auto" else config.dtype
+        return dataclasses.replace(config, device="cpu", dtype=dtype)
+    try:
+        from nanochat.tensor.engine import resolve_device
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise MissingDependency(_TORCH_MISSING) from error
+    device, dtype = resolve_device(config)
+    return dataclasses.replace(config, device=device, dtype=dtype)
+
+
+def build_engine(
+    config: TrainConfig,
+    vocab_size: int,
+    token_bytes: NDArray[np.int64],  # (vocab_size,) raw bytes a token
+) -> Engine:
+    """The engine of a config with resolved hardware. Raises ConfigError if it cannot fit."""
+    check_memory_fits(training_bytes(parameter_specs(config, vocab_size), config))
+    if config.mode == "scalar":
+        from nanochat.scalar.engine import ScalarEngine
+
+        return ScalarEngine(config, vocab_size, token_bytes, dtype=config.dtype)
+    from nanochat.tensor.engine import TensorEngine
+
+    return TensorEngine(config, vocab_size, token_bytes, device=config.device, dtype=config.dtype)

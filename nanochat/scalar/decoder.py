@@ -1,0 +1,48 @@
+"""Decoding with the scalar models: no graph is kept, only keys and values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanochat.config import TrainConfig
+from nanochat.scalar.value import Tape
+
+__all__ = ["ScalarDecoder"]
+
+
+class ScalarDecoder:
+    """Next-token logits of rows that grow together; see training.engine.Decoder."""
+
+    def __init__(
+        self, model: Any, tape: Tape, config: TrainConfig, prompts: Sequence[Sequence[int]]
+    ) -> None:
+        self._model, self._tape, self._config = model, tape, config
+        self._tokens: list[list[int]] = [[] for _ in prompts]
+        self._caches = [model.new_cache() for _ in prompts]
+        self.logits: NDArray[np.float64] = np.empty((len(prompts), 0))
+        for ids in zip(*prompts, strict=True):
+            self.advance(ids)
+
+    def advance(self, ids: Sequence[int]) -> None:
+        with self._tape.no_grad():
+            rows = [self._advance_row(row, token) for row, token in enumerate(ids)]
+        self.logits = np.array(rows, dtype=self._tape.dtype)
+
+    def _advance_row(self, row: int, token: int) -> list[float]:
+        tokens, block_size = self._tokens[row], self._config.block_size
+        tokens.append(token)
+        full = len(tokens) > block_size and self._config.model_kind == "mini-gpt"
+        if full and self._config.positions == "learned":
+            # Learned positions are absolute, so a moved window is a new text.
+            self._caches[row] = self._model.new_cache()
+            window = tokens[-block_size:]
+            logits = [self._model.logits(t, i, self._caches[row]) for i, t in enumerate(window)][-1]
+        else:
+            if full:
+                self._caches[row].drop_oldest()
+            logits = self._model.logits(token, len(tokens) - 1, self._caches[row])
+        return [logit.data for logit in logits]

@@ -1,0 +1,43 @@
+"""The bigram in tensors: one embedding, one head; the next token depends on this one alone."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from typing_extensions import Never
+
+from nanochat.config import TrainConfig
+from nanochat.tensor.functions import rmsnorm
+from nanochat.tensor.inputs import Inputs
+from nanochat.tensor.weights import FlatWeights
+
+__all__ = ["Bigram", "embedded"]
+
+
+def embedded(wte: Tensor, tokens: Tensor, *, norm: bool) -> Tensor:  # (..., n_embd)
+    """Rows of the embedding, normalised before or after the lookup, whichever is fewer rows."""
+    if norm and len(wte) <= tokens.numel():
+        return F.embedding(tokens, rmsnorm(wte))
+    x = F.embedding(tokens, wte)
+    return rmsnorm(x) if norm else x
+
+
+class Bigram:
+    """hidden = norm?(wte[token]); its logits are head · hidden."""
+
+    def __init__(self, config: TrainConfig, weights: FlatWeights, vocab_size: int) -> None:
+        self._norm = config.input_rmsnorm
+        self.dtype = weights.dtype
+        # From the master weights: a lookup costs the same and gradients add up in full precision.
+        self._wte = weights.leaf("wte", rows=vocab_size, master=True)
+        self.head = weights.leaf("wte" if config.tie_lm_head else "lm_head", rows=vocab_size)
+        self.blocks: list[Never] = []
+
+    def hidden(self, inputs: Inputs, dropout: torch.Generator | None = None) -> Tensor:
+        """(rows · width, n_embd) in the compute dtype; the bigram has no dropout."""
+        return self.embed(inputs.tokens, inputs.positions).to(self.dtype)
+
+    def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:  # (...,) -> (..., n_embd)
+        """The embedding in the master dtype; positions mean nothing to a bigram."""
+        return embedded(self._wte, tokens, norm=self._norm)

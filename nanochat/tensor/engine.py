@@ -1,0 +1,172 @@
+"""The tensor engine: the models of this package in torch, behind the shared Protocol.
+
+Owns the order of a step and where it runs. A step queues its work and returns; whoever reads its
+result waits. What a step computes is in the models, the optimizer and `ops`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nanochat import philox
+from nanochat.config import TrainConfig
+from nanochat.data.batches import IGNORE, Batch
+from nanochat.errors import UnsupportedDevice, UnsupportedDtype
+from nanochat.ops.cross_entropy import linear_cross_entropy, token_nats
+from nanochat.tensor import distributed
+from nanochat.tensor.bigram import Bigram
+from nanochat.tensor.decoder import TensorDecoder
+from nanochat.tensor.inputs import InputsMaker
+from nanochat.tensor.minigpt import MiniGPT
+from nanochat.tensor.optimizer import FlatOptimizer
+from nanochat.tensor.weights import FlatWeights
+from nanochat.training.engine import EngineState, LossSums, StepMetrics, StepSettings
+from nanochat.training.parameters import initial_weights, parameter_specs
+from nanochat.training.state import check_shapes
+
+__all__ = ["QueuedStep", "TensorEngine", "resolve_device"]
+
+MODELS: Mapping[str, type[Any]] = {"bigram": Bigram, "mini-gpt": MiniGPT}
+
+
+def resolve_device(config: TrainConfig) -> tuple[str, str]:
+    """Device and dtype with `auto` replaced. Raises UnsupportedDevice or UnsupportedDtype."""
+    available = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    device = config.device
+    if device == "auto":
+        mac = sys.platform == "darwin" and available["mps"]
+        device = "cuda" if available["cuda"] else "mps" if mac and config.dtype != "float64" else "cpu"
+    if not available[device]:
+        raise UnsupportedDevice(f"device {device} is not available on this machine; use device cpu")
+    dtype = config.dtype
+    if dtype == "auto":
+        dtype = "bfloat16" if device == "cuda" else "float32"
+    if device == "mps" and dtype != "float32":
+        raise UnsupportedDtype(f"device mps does not support dtype {dtype}; use dtype float32")
+    return device, dtype
+
+
+class QueuedStep:
+    """A step that may still be running; its numbers are where it runs."""
+
+    __slots__ = ("_grad_norm", "_loss")
+
+    def __init__(self, loss: Tensor, grad_norm: Tensor) -> None:
+        self._loss, self._grad_norm = loss, grad_norm
+
+    def read(self) -> StepMetrics:
+        return StepMetrics(loss=float(self._loss), grad_norm=float(self._grad_norm))
+
+
+class TensorEngine:
+    """One model in torch with its optimizer. Device and dtype are resolved, never `auto`."""
+
+    mode = "tensor"
+    backend = "torch"
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        vocab_size: int,
+        token_bytes: NDArray[np.int64],  # (vocab_size,) raw bytes a token
+        *,
+        device: str,
+        dtype: str,
+    ) -> None:
+        self.config = config
+        self.device = device
+        place = _prepare_machine(config, device)
+        specs = parameter_specs(config, vocab_size)
+        compute: torch.dtype = getattr(torch, dtype)
+        initial = initial_weights(config, vocab_size)
+        self.weights = FlatWeights(specs, initial, device=place, dtype=compute)
+        self.model = MODELS[config.model_kind](config, self.weights, vocab_size)
+        self.optimizer = FlatOptimizer(config, self.weights)
+        self._inputs = InputsMaker(config, device=place, dtype=compute)
+        self._token_bytes = np.asarray(token_bytes, dtype=np.int64)
+        self._dropout = torch.Generator(place) if config.dropout else None
+        self._steps = 0  # begun since the start of training; names the draws of dropout
+
+    @property
+    def using_gpu(self) -> bool:
+        return self.device != "cpu"
+
+    def step(self, microbatches: Sequence[Batch], settings: StepSettings) -> QueuedStep:
+        for index, batch in enumerate(microbatches):
+            self._accumulate(batch, self._dropout_of(index))
+        distributed.all_reduce(self.weights.step_sums)
+        self._steps += 1
+        return QueuedStep(*self.optimizer.step(settings))
+
+    def _accumulate(self, batch: Batch, dropout: torch.Generator | None) -> None:
+        """Add one microbatch's part of the step's loss and gradients."""
+        inputs = self._inputs(batch)
+        hidden = self.model.hidden(inputs, dropout)
+        cap = self.config.logit_softcap
+        nats = linear_cross_entropy(hidden, self.model.head, inputs.targets, softcap=cap)
+        loss = nats / batch.global_targets
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.weights.gather()
+        self.weights.loss.add_(loss.detach())
+
+    def _dropout_of(self, microbatch: int) -> torch.Generator | None:
+        if self._dropout is None:
+            return None
+        item = self._steps << 16 | microbatch  # grad_accum is at most 2¹⁶
+        rank = distributed.rank()
+        seed = philox.random_u64(self.config.seed, philox.Stream.DROPOUT, item, 1, first=rank)
+        return self._dropout.manual_seed(int(seed[0] >> np.uint64(1)))
+
+    @torch.no_grad()
+    def sums(self, batch: Batch) -> LossSums:
+        inputs = self._inputs(batch)
+        hidden = self.model.hidden(inputs)
+        cap = self.config.logit_softcap
+        losses = token_nats(hidden, self.model.head, inputs.targets, softcap=cap)
+        nats = losses.cpu().numpy().astype(np.float64)
+        targets = batch.targets[:, : inputs.width].reshape(-1)
+        counted = targets != IGNORE
+        sizes = np.where(counted, self._token_bytes[targets], 0)
+        byte_nats = math.fsum(nats[sizes > 0])
+        return LossSums(math.fsum(nats), int(counted.sum()), byte_nats, int(sizes.sum()))
+
+    def open_decoder(self, prompts: Sequence[Sequence[int]]) -> TensorDecoder:
+        return TensorDecoder(self.model, self.config, self._inputs.table, prompts, self.weights.device)
+
+    def state_dict(self) -> EngineState:
+        weights = self.weights.unpack(self.weights.values)
+        return EngineState(weights=weights, optimizer=self.optimizer.state_dict())
+
+    def load_state_dict(self, state: EngineState) -> None:
+        check_shapes(state.weights, {s.name: s.shape for s in self.weights.specs}, "weight")
+        self.optimizer.load_state_dict(state.optimizer)
+        self.weights.load(state.weights)
+        self._steps = int(state.optimizer["step"][0]) if state.optimizer else 0
+
+
+def _prepare_machine(config: TrainConfig, device: str) -> torch.device:
+    """Threads, determinism and the process group; returns this process's device."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    place = torch.device(device)
+    if device == "cuda":
+        place = torch.device("cuda", distributed.local_rank())
+        torch.cuda.set_device(place)
+        if config.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True)
+    distributed.init(place)
+    return place

@@ -1,0 +1,142 @@
+"""AdamW and SGD on the flat weights, with clipping and the guard against non-finite steps.
+
+One fused call updates every parameter whose group has the same settings: at 0.8 M parameters and
+two cores it takes 0.23 ms, the same formula in flat tensor operations 0.52 ms. torch.optim runs
+these very kernels; it is left out because it wants lists of parameters and its own bookkeeping.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import groupby
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nanochat.config import TrainConfig
+from nanochat.tensor.weights import FlatWeights
+from nanochat.training.engine import StepSettings
+from nanochat.training.parameters import Spec
+from nanochat.training.state import check_shapes
+
+__all__ = ["FlatOptimizer"]
+
+MOMENTS = {"adamw": ("m", "v"), "sgd": ("momentum",)}
+
+
+class FlatOptimizer:
+    """Updates the master weights in place; nothing here waits for the device.
+
+    Once a loss or gradient norm was not finite, this update and all later ones are left out, on
+    the device, until a state is loaded.
+    """
+
+    def __init__(self, config: TrainConfig, weights: FlatWeights) -> None:
+        self._config = config
+        self._weights = weights
+        self._moments = {
+            name: torch.zeros_like(weights.values) for name in MOMENTS[config.optimizer]
+        }
+        # float32 is what the fused kernels read, whatever the weights are.
+        self._count = torch.zeros((), dtype=torch.float32, device=weights.device)
+        self._stopped = torch.zeros((), dtype=torch.float32, device=weights.device)
+
+    def step(self, settings: StepSettings) -> tuple[Tensor, Tensor]:
+        """One update from the gathered gradients; returns loss and unclipped norm, each ()."""
+        weights = self._weights
+        loss = weights.loss.clone()
+        norm = torch.linalg.vector_norm(weights.gradients)
+        self._stopped.logical_or_(torch.isfinite(loss + norm).logical_not_())
+        if settings.clip:
+            weights.gradients.mul_((settings.clip / (norm + 1e-6)).clamp_(max=1.0))
+        self._count.add_(1 - self._stopped)
+        for piece, lr, weight_decay in self._pieces(settings):
+            if self._config.optimizer == "adamw":
+                self._adamw(piece, lr, weight_decay, settings.momentum)
+            else:
+                self._sgd(piece, lr, weight_decay, settings.momentum)
+        weights.zero()
+        weights.publish()
+        return loss, norm
+
+    def _pieces(self, settings: StepSettings) -> Iterator[tuple[slice, float, float]]:
+        """Stretches of the flat buffer with equal learning rate and weight decay."""
+
+        def rates(spec: Spec) -> tuple[float, float]:
+            return settings.lr[spec.group], settings.weight_decay[spec.group]
+
+        start = 0
+        for (lr, weight_decay), specs in groupby(self._weights.specs, rates):
+            stop = start + sum(spec.shape[0] * spec.shape[1] for spec in specs)
+            yield slice(start, stop), lr, weight_decay
+            start = stop
+
+    def _adamw(self, piece: slice, lr: float, weight_decay: float, beta1: float) -> None:
+        torch._fused_adamw_(
+            [self._weights.values[piece]],
+            [self._weights.gradients[piece]],
+            [self._moments["m"][piece]],
+            [self._moments["v"][piece]],
+            [],
+            [self._count],
+            lr=lr,
+            beta1=beta1,
+            beta2=self._config.beta2,
+            weight_decay=weight_decay,
+            eps=self._config.eps,
+            amsgrad=False,
+            maximize=False,
+            found_inf=self._stopped,
+        )
+
+    def _sgd(self, piece: slice, lr: float, weight_decay: float, momentum: float) -> None:
+        values = self._weights.values[piece]
+        if weight_decay:
+            running = (1 - self._stopped).to(values.dtype)
+            values.mul_(1 - running * (lr * weight_decay))
+        torch._fused_sgd_(
+            [values],
+            [self._weights.gradients[piece]],
+            [self._moments["momentum"][piece]],  # zeros at first: momentum · 0 + g = g
+            weight_decay=0.0,
+            momentum=momentum,
+            lr=lr,
+            dampening=0.0,
+            nesterov=False,
+            maximize=False,
+            is_first_step=False,
+            found_inf=self._stopped,
+        )
+
+    def state_dict(self) -> dict[str, NDArray[np.floating]]:
+        """Moments by `<moment>.<parameter>`, and the number of updates as `step`, (1,) float64."""
+        state: dict[str, NDArray[np.floating]] = {}
+        for moment, flat in self._moments.items():
+            arrays = self._weights.unpack(flat)
+            state.update({f"{moment}.{name}": array for name, array in arrays.items()})
+        return {**state, "step": np.array([float(self._count)], dtype=np.float64)}
+
+    def load_state_dict(self, state: Mapping[str, NDArray[np.floating]]) -> None:
+        """Take a saved state; an empty mapping resets. Raises CheckpointError if it does not fit."""
+        self.check(state)
+        self._stopped.zero_()
+        self._count.fill_(float(state["step"][0]) if state else 0.0)
+        for moment, flat in self._moments.items():
+            if not state:
+                flat.zero_()
+                continue
+            names = self._weights.offsets
+            flat.copy_(self._weights.pack({name: state[f"{moment}.{name}"] for name in names}))
+
+    def check(self, state: Mapping[str, NDArray[np.floating]]) -> None:
+        """Raise CheckpointError unless the state is empty or this optimizer's."""
+        if not state:
+            return
+        expected: dict[str, tuple[int, ...]] = {
+            f"{moment}.{spec.name}": spec.shape
+            for moment in self._moments
+            for spec in self._weights.specs
+        }
+        check_shapes(state, {**expected, "step": (1,)}, "optimizer state")

@@ -1,0 +1,145 @@
+"""The token draw: the reference that every native draw reproduces bit for bit.
+
+Owns how one row of logits and one 64-bit random integer become a token. Leaves out where the
+random integers come from and what is done with the token (sampling.py).
+
+One exponential a token in float32, each operation rounded once; all that follows is integer
+arithmetic, so no order of summation and no vector width can change a token. For a row x of V
+logits, cast to float32:
+
+1. m = max x and t = float32(1 / temperature), the quotient in float64, and t at most the largest
+   finite float32.
+2. d = x − m, z = d·t. A token's weight is W = ⌊exp32(z)·2⁴⁰⌋, and 0 if d = −∞. If m = +∞, the
+   tokens at +∞ weigh 2⁴⁰ each and all others 0.
+3. The order of a row: larger logit first, equal logits by lower index. top-k keeps the first k
+   tokens of it. top-p keeps, of those, the shortest prefix whose weights sum to at least
+   ⌈P·total / 2³²⌉, where P = ⌊top_p·2³²⌋ and total is their sum: an integer below 2⁹³ that C++
+   computes in 128 bits.
+4. With total now the sum of what is kept and r the random integer: the token is the first, by
+   index, at which the running sum of kept weights is above ⌊r·total / 2⁶⁴⌋.
+
+Weights are at most 2⁴⁰ and V at most 2²⁰, so that sums stay below 2⁶¹. Subnormals are not
+flushed.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nanochat.training.guards import check_temperature
+
+__all__ = ["MAX_VOCAB", "draw", "exp32", "integer_weights"]
+
+MAX_VOCAB = 1 << 20
+WEIGHT_BITS = 40
+
+_SMALLEST = np.float32(-87.0)  # exp of it is still a normal float32
+_LOG2E = np.float32(1.44269504088896341)
+_LN2_HIGH = np.float32(0.693359375)  # ten bits, so that its product with n is exact
+_LN2_LOW = np.float32(-2.12194440e-4)
+# Minimax of exp on [−ln2/2, ln2/2] from Cephes' expf (Moshier), highest power first.
+_COEFFICIENTS = tuple(
+    np.float32(c)
+    for c in (
+        1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1,
+        5.0000001201e-1, 1.0, 1.0,
+    )
+)  # fmt: skip
+
+
+def exp32(z: NDArray[np.float32]) -> NDArray[np.float32]:
+    """exp of z ≤ 0 in float32: 0 below −87, exactly 1 at 0, never above 1. Elsewhere within 1.2
+    units in the last place of exp, found by trying every float32 of [−87, −2⁻³⁰]; nearer to 0 it
+    is 1. Every operation is rounded once; none is fused."""
+    clipped = np.maximum(z, _SMALLEST)
+    n = np.rint(clipped * _LOG2E)
+    r = (clipped - n * _LN2_HIGH) - n * _LN2_LOW
+    power = np.full_like(r, _COEFFICIENTS[0])
+    for coefficient in _COEFFICIENTS[1:]:
+        power = power * r + coefficient
+    result: NDArray[np.float32] = np.ldexp(power, n.astype(np.int32))
+    result[z < _SMALLEST] = 0
+    return result
+
+
+def integer_weights(
+    row: NDArray[np.float32],  # (vocab,) no NaN, not all −inf
+    temperature: float,
+) -> NDArray[np.uint64]:  # (vocab,)
+    """Steps 1 and 2: each token's unnormalised probability in units of 2⁻⁴⁰."""
+    largest = row.max()
+    if np.isposinf(largest):
+        return (row == largest).astype(np.uint64) << np.uint64(WEIGHT_BITS)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
+        # Bounded, for 0·∞ would make the likeliest token NaN.
+        scale = min(np.float32(np.divide(1.0, temperature)), np.finfo(np.float32).max)
+        below = row - largest
+        # −∞·0 under an enormous temperature would be NaN too.
+        z = np.where(np.isneginf(below), below, below * scale)
+        weights = np.ldexp(exp32(z).astype(np.float64), WEIGHT_BITS)
+    return weights.astype(np.uint64)
+
+
+def draw(
+    logits: ArrayLike,  # (rows, vocab)
+    random: NDArray[np.uint64],  # (rows,)
+    *,
+    temperature: float = 1.0,
+    top_k: int = 0,  # 0: all
+    top_p: float = 1.0,
+) -> NDArray[np.int64]:  # (rows,)
+    """One token a row, as this module's docstring defines it.
+
+    Raises ConfigError for a temperature that is not finite and > 0, and ValueError for a
+    vocabulary above 2²⁰ and for a row that holds NaN or nothing above −inf, naming the row.
+    """
+    check_temperature(temperature)
+    assert top_k >= 0  # config refuses what these do
+    assert 0 < top_p <= 1
+    with np.errstate(over="ignore", under="ignore"):
+        rows = np.asarray(logits).astype(np.float32)
+    assert rows.ndim == 2
+    assert random.shape == rows.shape[:1]
+    _check_rows(rows)
+    tokens = np.empty(len(rows), dtype=np.int64)
+    for i, row in enumerate(rows):
+        weights = _kept(row, integer_weights(row, temperature), top_k, top_p)
+        sums = np.cumsum(weights, dtype=np.uint64)
+        target = (int(random[i]) * int(sums[-1])) >> 64
+        tokens[i] = np.searchsorted(sums, np.uint64(target), side="right")
+    return tokens
+
+
+def _check_rows(rows: NDArray[np.float32]) -> None:
+    if rows.shape[1] > MAX_VOCAB:
+        raise ValueError(f"vocabulary must be at most {MAX_VOCAB} tokens, got {rows.shape[1]}")
+    if not rows.size:
+        assert not len(rows)  # a row without a token has nothing to draw
+        return
+    # NaN is the maximum of a row that holds one.
+    largest = rows.max(axis=1)
+    if np.isnan(largest).any():
+        raise ValueError(f"logits of row {int(np.isnan(largest).argmax())} hold nan")
+    if np.isneginf(largest).any():
+        raise ValueError(f"logits of row {int(np.isneginf(largest).argmax())} are all -inf")
+
+
+def _kept(
+    row: NDArray[np.float32], weights: NDArray[np.uint64], top_k: int, top_p: float
+) -> NDArray[np.uint64]:
+    """Step 3: the weights with those left out set to 0."""
+    some_k = 0 < top_k < len(row)
+    if not some_k and top_p == 1:
+        return weights
+    order = np.argsort(-row, kind="stable")
+    if some_k:
+        order = order[:top_k]
+    if top_p < 1:
+        sums = np.cumsum(weights[order], dtype=np.uint64)
+        share = int(top_p * 2**32)
+        needed = -(-share * int(sums[-1]) >> 32)
+        order = order[: np.searchsorted(sums, np.uint64(needed), side="left") + 1]
+    kept = np.zeros_like(weights)
+    kept[order] = weights[order]
+    return kept

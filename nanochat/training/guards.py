@@ -1,0 +1,115 @@
+"""Checks that stop a run before it wastes work: prompt, temperature, finite steps, memory.
+
+Each raises a NanochatError whose message has the figures and a way out. What the options
+themselves may be is config's; what becomes of a stopped run is the loop's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from nanochat.config import TrainConfig
+from nanochat.errors import ConfigError, MemoryDrift, NonFiniteStep, PromptTooLong
+from nanochat.training.engine import StepMetrics
+from nanochat.training.parameters import Spec
+
+__all__ = [
+    "MemoryGuard",
+    "check_finite",
+    "check_memory_fits",
+    "check_prompt",
+    "check_temperature",
+    "training_bytes",
+]
+
+MIB, GIB = 1 << 20, 1 << 30
+DRIFT_WINDOW = 16  # evaluations
+DRIFT_BYTES = 256 * MIB  # below this, growth is an allocator's business
+
+
+def check_prompt(length: int, block_size: int) -> None:
+    """`length` tokens, BOS included, must fit in the context. Raises PromptTooLong."""
+    if length > block_size:
+        raise PromptTooLong(
+            f"prompt has {length} tokens with BOS, block_size is {block_size};"
+            f" shorten it to {block_size - 1}"
+        )
+
+
+def check_temperature(temperature: float) -> None:
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise ConfigError(f"temperature must be finite and > 0, got {temperature}")
+
+
+def check_finite(metrics: StepMetrics, step: int, last_checkpoint: str | None) -> None:
+    """Raises NonFiniteStep if the loss or gradient of step number `step`, from 1, is not finite."""
+    for name, value in (("loss", metrics.loss), ("gradient norm", metrics.grad_norm)):
+        if not math.isfinite(value):
+            raise NonFiniteStep(
+                f"step {step}: {name} is {value}; weights are those after step {step - 1};"
+                f" last good checkpoint: {last_checkpoint or 'none'}; lower lr or set grad_clip"
+            )
+
+
+def _resident_bytes() -> int:
+    import psutil  # type: ignore[import-untyped]
+
+    return int(psutil.Process().memory_info().rss)
+
+
+def _available_bytes() -> int:
+    import psutil  # type: ignore[import-untyped]
+
+    return int(psutil.virtual_memory().available)
+
+
+class MemoryGuard:
+    """Stops a run that leaks: resident memory against its minimum over the last evaluations.
+
+    The first observation, before any step, is left out of the window: optimizer state, compiled
+    code and pools are made by the first steps. A ratio of 0 turns the guard off.
+    """
+
+    def __init__(self, ratio: float, read_rss: Callable[[], int] = _resident_bytes) -> None:
+        self._ratio = ratio
+        self._read_rss = read_rss
+        self._started = False
+        self._window: deque[int] = deque(maxlen=DRIFT_WINDOW)
+
+    def observe(self) -> None:
+        """Called in every evaluation. Raises MemoryDrift past the ratio and 256 MiB of growth."""
+        if not self._ratio:
+            return
+        if not self._started:
+            self._started = True
+            return
+        rss = self._read_rss()
+        lowest = min(self._window, default=rss)
+        if rss > self._ratio * lowest and rss - lowest > DRIFT_BYTES:
+            raise MemoryDrift(
+                f"resident memory must stay within {self._ratio:g} times its lowest of the last"
+                f" {len(self._window)} evaluations, {lowest / MIB:.0f} MiB, got"
+                f" {rss / MIB:.0f} MiB; raise memory_drift, or set it to 0 to turn this check off"
+            )
+        self._window.append(rss)
+
+
+def training_bytes(specs: Iterable[Spec], config: TrainConfig) -> int:
+    """Bytes of weights, gradients and optimizer state; activations are not counted."""
+    # Master weights under bfloat16 compute are float32.
+    wide = config.dtype == "float64" or (config.dtype == "auto" and config.mode == "scalar")
+    moments = 2 if config.optimizer == "adamw" else 1
+    elements = sum(spec.shape[0] * spec.shape[1] for spec in specs)
+    return elements * (8 if wide else 4) * (2 + moments)
+
+
+def check_memory_fits(bytes_needed: int, available: Callable[[], int] = _available_bytes) -> None:
+    """Before the model is built. Raises ConfigError if the machine has less than it needs."""
+    free = available()
+    if bytes_needed > free:
+        raise ConfigError(
+            f"model needs {bytes_needed / GIB:.1f} GiB for weights, gradients and optimizer state,"
+            f" {free / GIB:.1f} GiB are available; lower n_embd or n_layer"
+        )

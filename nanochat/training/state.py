@@ -1,0 +1,25 @@
+"""Whether a saved state fits a model: one check for every engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from nanochat.errors import CheckpointError
+
+__all__ = ["check_shapes"]
+
+
+def check_shapes(
+    arrays: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]], what: str
+) -> None:
+    """Raise CheckpointError unless the arrays have exactly the expected names and shapes."""
+    for name in (*expected, *arrays):
+        if name not in arrays:
+            raise CheckpointError(f"checkpoint has no {what} {name}; it is of another model")
+        if name not in expected:
+            raise CheckpointError(f"checkpoint has a {what} {name} that the model lacks")
+        if tuple(arrays[name].shape) != expected[name]:
+            raise CheckpointError(
+                f"{what} {name} must have shape {expected[name]}, got {tuple(arrays[name].shape)}"
+            )

@@ -1,0 +1,12 @@
+// Runs every registered case; the first failure ends the process with status 1.
+#include "testing.hpp"
+
+int main() {
+  for (const testing::Case& test : testing::cases()) {
+    std::printf("%s\n", test.name);
+    std::fflush(stdout);
+    test.body();
+  }
+  std::printf("%zu cases passed\n", testing::cases().size());
+  return 0;
+}

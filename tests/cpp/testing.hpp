@@ -1,0 +1,44 @@
+// The smallest test harness that does: named cases, and a check that is not compiled away.
+#pragma once
+
+#include <bit>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <vector>
+
+namespace testing {
+
+struct Case {
+  const char* name;
+  void (*body)();
+};
+
+inline std::vector<Case>& cases() {
+  static std::vector<Case> all;
+  return all;
+}
+
+struct Registration {
+  Registration(const char* name, void (*body)()) { cases().push_back({name, body}); }
+};
+
+inline void fail(const char* file, int line, const char* claim) {
+  std::fprintf(stderr, "%s:%d: not true: %s\n", file, line, claim);
+  std::exit(1);
+}
+
+// Equal to the bit: tells 0.0 from -0.0, and nan equals the same nan.
+inline bool same_bits(double a, double b) {
+  return std::bit_cast<std::uint64_t>(a) == std::bit_cast<std::uint64_t>(b);
+}
+
+}  // namespace testing
+
+#define TEST_CASE(name)                                             \
+  static void name();                                               \
+  static const testing::Registration register_##name(#name, &name); \
+  static void name()
+
+#define CHECK(claim) \
+  if (!(claim)) testing::fail(__FILE__, __LINE__, #claim)

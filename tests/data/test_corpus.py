@@ -1,0 +1,274 @@
+"""What each kind of `--data` becomes, and the message of each that cannot be read."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nanochat.data.corpus import load_corpus
+from nanochat.errors import CorpusError, MissingDependency
+
+EMPTY = "dataset must contain at least one token pair"
+AS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
+
+
+def write(path: Path, content: str | bytes) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return str(path)
+
+
+def message(data: str, documents: str = "auto") -> str:
+    with pytest.raises(CorpusError) as caught:
+        load_corpus(data, documents)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# ------------------------------------------------------------------------------------- documents
+
+
+def test_file_is_one_document_with_its_bytes_unchanged(tmp_path):
+    text = "Caf\u0065\u0301\r\nΩ 🚀\n\n  end \n"  # not NFC, and stays so
+    corpus = load_corpus(write(tmp_path / "a.txt", text))
+    assert list(corpus.documents) == [text]
+    assert corpus.kind == "file"
+    assert corpus.name == str(tmp_path / "a.txt")
+
+
+def test_lines_keep_their_spaces_and_lose_their_carriage_return(tmp_path):
+    path = write(tmp_path / "a.txt", "one \r\n\r\n \t\n\ttwo\nthree\u2028four\r\r\n\rfive")
+    corpus = load_corpus(path, "line")
+    assert list(corpus.documents) == ["one ", "\ttwo", "three\u2028four\r", "\rfive"]
+    assert corpus.kind == "line"
+
+
+def test_paragraphs_are_separated_by_blank_lines(tmp_path):
+    path = write(tmp_path / "a.txt", "\n\na\r\n b\n \t\nc\n\n\n\nd\n")
+    assert list(load_corpus(path, "paragraph").documents) == ["a\n b", "c", "d"]
+
+
+def test_byte_order_mark_at_the_start_is_dropped(tmp_path):
+    path = write(tmp_path / "a.txt", b"\xef\xbb\xbfa\xef\xbb\xbfb")
+    assert list(load_corpus(path).documents) == ["a\ufeffb"]
+
+
+def test_folder_is_its_regular_files_that_are_not_hidden_sorted(tmp_path):
+    write(tmp_path / "b.txt", "B")
+    write(tmp_path / "a" / "z.md", "AZ")
+    write(tmp_path / "a.txt", "A")
+    write(tmp_path / ".hidden", b"\0")
+    write(tmp_path / ".git" / "x", b"\xff")
+    (tmp_path / "empty").mkdir()
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe")
+    corpus = load_corpus(str(tmp_path))
+    assert list(corpus.documents) == ["A", "AZ", "B"]  # "a.txt" < "a/z.md" < "b.txt"
+    assert corpus.kind == "file"
+
+
+def test_folder_keeps_an_empty_file_as_an_empty_document(tmp_path):
+    write(tmp_path / "a", "")
+    write(tmp_path / "b", "B")
+    assert list(load_corpus(str(tmp_path)).documents) == ["", "B"]
+
+
+def test_jsonl_is_one_document_a_record(tmp_path):
+    records = [{"text": "a\nb", "id": 1}, {"text": ""}, {"text": "ü"}]
+    path = write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, records)) + "\r\n\n")
+    corpus = load_corpus(path)
+    assert list(corpus.documents) == ["a\nb", "", "ü"]
+    assert corpus.kind == "record"
+    assert list(load_corpus(path, "file").documents) == ["a\nb", "", "ü"]
+    assert list(load_corpus(path, "line").documents) == ["a", "b", "ü"]
+
+
+def test_folder_of_jsonl_is_the_records_of_all(tmp_path):
+    write(tmp_path / "2.jsonl", '{"text": "b"}')
+    write(tmp_path / "1.jsonl", '{"text": "a"}')
+    corpus = load_corpus(str(tmp_path))
+    assert (list(corpus.documents), corpus.kind) == (["a", "b"], "record")
+
+
+def test_parquet_is_one_document_a_row(tmp_path):
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(arrow.table({"id": [1, 2], "text": ["a\nb", "ü"]}), tmp_path / "a.parquet")
+    corpus = load_corpus(str(tmp_path / "a.parquet"))
+    assert (list(corpus.documents), corpus.kind) == (["a\nb", "ü"], "record")
+    parquet.write_table(arrow.table({"id": [1]}), tmp_path / "b.parquet")
+    assert message(str(tmp_path / "b.parquet")).endswith("must have a column text, it has id")
+    parquet.write_table(arrow.table({"text": ["a", None]}), tmp_path / "c.parquet")
+    assert message(str(tmp_path / "c.parquet")).endswith("row 1: text must be a string, got None")
+    write(tmp_path / "d.parquet", "no parquet")
+    assert message(str(tmp_path / "d.parquet")).startswith(f"cannot read {tmp_path / 'd.parquet'}")
+
+
+def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    path = write(tmp_path / "a.parquet", b"PAR1")
+    with pytest.raises(MissingDependency) as caught:
+        load_corpus(path)
+    assert str(caught.value) == f"{path} needs pyarrow; pip install 'nanochat-lab[parquet]'"
+
+
+def test_registry_name_comes_before_a_file_of_that_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "names", "mine")
+    assert len(load_corpus("names").documents) == 16_000
+    assert list(load_corpus("./names").documents) == ["mine"]
+
+
+def test_home_folder_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path / "a.txt", "x")
+    assert list(load_corpus("~/a.txt").documents) == ["x"]
+
+
+# ---------------------------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize("content", ["", "\ufeff"])
+def test_empty_file_is_refused(tmp_path, content):
+    assert message(write(tmp_path / "a.txt", content)) == EMPTY
+
+
+@pytest.mark.parametrize("documents", ["line", "paragraph"])
+def test_blank_lines_alone_are_refused(tmp_path, documents):
+    assert message(write(tmp_path / "a.txt", " \n\r\n\t\n"), documents) == EMPTY
+
+
+def test_jsonl_without_text_is_refused(tmp_path):
+    assert message(write(tmp_path / "a.jsonl", "\n")) == EMPTY
+    assert message(write(tmp_path / "b.jsonl", '{"text": ""}\n')) == EMPTY
+
+
+def test_missing_file_is_named(tmp_path):
+    path = str(tmp_path / "none.txt")
+    assert message(path) == f"no such file or folder: {path}"
+    assert message("none.txt") == "no such file or folder: none.txt"
+    below_a_file = write(tmp_path / "a.txt", "x") + "/b"
+    assert message(below_a_file) == f"no such file or folder: {below_a_file}"
+
+
+def test_unknown_name_gets_a_suggestion(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    known = "the registry has names, names-makemore, shakespeare"
+    assert message("shakespear") == (
+        "data 'shakespear' is neither a file or folder nor a registry name"
+        f" (did you mean 'shakespeare'?); {known}"
+    )
+    for odd in ("", "qqq", "a\0b"):
+        assert message(odd) == (
+            f"data {odd!r} is neither a file or folder nor a registry name; {known}"
+        )
+
+
+def test_overlong_name_is_one_clear_line():
+    assert message("a" * 5000).startswith("cannot read aaa")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes on this system")
+def test_pipe_is_refused_before_it_is_read(tmp_path):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    assert message(str(path)) == (
+        f"data must be a file or a folder, {path} is neither; copy it to a file"
+    )
+
+
+def test_binary_file_says_where_its_nul_is(tmp_path):
+    path = write(tmp_path / "a.bin", b"abc\xff\0")
+    assert message(path) == f"{path} is not text: NUL at byte 4; give UTF-8 text"
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_invalid_utf8_says_where(tmp_path, mark):
+    path = write(tmp_path / "a.txt", mark + "aé".encode() + b"\xe9bc")
+    assert message(path) == (
+        f"{path} is not UTF-8: byte 0xe9 at byte {len(mark) + 3}; convert it, for example with iconv"
+    )
+
+
+def test_invalid_file_in_a_folder_is_named(tmp_path):
+    write(tmp_path / "a.txt", "fine")
+    bad = write(tmp_path / "sub" / "b.txt", b"\x80")
+    assert message(str(tmp_path)).startswith(f"{bad} is not UTF-8: byte 0x80 at byte 0;")
+
+
+def test_folder_without_text_is_refused(tmp_path):
+    write(tmp_path / ".hidden", "x")
+    assert message(str(tmp_path)) == (
+        f"folder {tmp_path} holds no text file; hidden files do not count"
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes only on Linux")
+def test_file_name_that_is_not_utf8_is_refused(tmp_path):
+    name = os.path.join(os.fsencode(tmp_path), b"a\xff.txt")
+    with open(name, "w") as file:
+        file.write("x")
+    assert message(str(tmp_path)) == f"file name {name!r} is not UTF-8; rename the file"
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("[1]", 'must be an object with a string "text"'),
+        ('{"txt": "a"}', 'must be an object with a string "text"'),
+        ('{"text": 3}', 'must be an object with a string "text"'),
+        ('{"text": ', "is not JSON: Expecting value: line 1 column 10 (char 9)"),
+        ('"' + "[" * 9, "is not JSON: Unterminated string starting at: line 1 column 1 (char 0)"),
+    ],
+)
+def test_bad_record_is_named_by_its_line(tmp_path, line, problem):
+    path = write(tmp_path / "a.jsonl", '{"text": "ok"}\n\n' + line + "\n")
+    assert message(path) == f"{path} line 3 {problem}"
+
+
+def test_record_nested_too_deeply_is_one_clear_line(tmp_path):
+    path = write(tmp_path / "a.jsonl", "[" * 100_000)
+    assert message(path).startswith(f"{path} line 1 is not JSON: ")
+
+
+def test_lone_surrogate_in_a_record_is_refused(tmp_path):
+    path = write(tmp_path / "a.jsonl", '{"text": "a\\ud800"}')
+    assert message(path) == f'{path} line 1: "text" holds a lone surrogate; replace it'
+
+
+@pytest.mark.skipif(AS_ROOT or os.name == "nt", reason="needs a user whom permissions bind")
+def test_unreadable_file_and_folder_are_named(tmp_path):
+    path = write(tmp_path / "folder" / "a.txt", "x")
+    os.chmod(path, 0)
+    assert message(path) == f"cannot read {path}: Permission denied"
+    os.chmod(tmp_path / "folder", 0)
+    try:
+        assert "Permission denied" in message(str(tmp_path / "folder"))
+    finally:
+        os.chmod(tmp_path / "folder", 0o700)
+
+
+def test_unreadable_file_is_named_even_for_root(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.txt", "x")
+
+    def refuse(self: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    assert message(path) == f"cannot read {path}: Permission denied"
+
+
+def test_importing_the_data_floor_imports_nothing_heavy():
+    code = (
+        "import sys, nanochat.data.corpus, nanochat.data.batches, nanochat.data.counts;"
+        "import nanochat.data.splits, nanochat.data.style;"
+        "print(sorted({'numba', 'pooch', 'pyarrow', 'torch', 'requests'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,36 @@
+"""Documents end to end, and the BOS-delimited stream."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nanochat.data.documents import Documents, encode_documents, stream
+from nanochat.data.tokenizer import build_tokenizer
+
+
+@given(st.lists(st.text("abc", max_size=5)))
+def test_stream_puts_bos_before_every_document_and_at_the_end(texts):
+    documents = encode_documents(build_tokenizer("char", ["abc"]), texts)
+    expected = [0]
+    for text in texts:
+        expected += ["abc".index(c) + 1 for c in text] + [0]
+    got = stream(documents)
+    assert got.dtype == np.int64
+    assert got.tolist() == expected
+    assert documents.pairs == len(expected) - 1
+    assert documents.count == len(texts)
+    assert documents.lengths.tolist() == [len(text) for text in texts]
+    for d, text in enumerate(texts):
+        first = documents.offsets[d] + d
+        assert got[first] == 0
+        assert got[first + len(text) + 1] == 0
+
+
+def test_document_d_is_the_slice_between_its_offsets():
+    documents = Documents(np.array([5, 6, 7], np.int64), np.array([0, 2, 2, 3], np.int64))
+    slices = [
+        documents.tokens[documents.offsets[d] : documents.offsets[d + 1]].tolist() for d in range(3)
+    ]
+    assert slices == [[5, 6], [], [7]]

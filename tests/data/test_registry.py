@@ -1,0 +1,156 @@
+"""Named corpora: the embedded one, the search by hash, and the one line when nothing is found."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from nanochat.data.corpus import load_corpus
+from nanochat.data.registry import REGISTRY, Entry, read_entry
+from nanochat.errors import CorpusError
+
+TEXT = b"ada\nbob\n"
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+
+
+class Pooch(types.ModuleType):
+    """Stands in for the network: answers with bytes, or fails."""
+
+    def __init__(self, cache: Path, answer: bytes | Exception) -> None:
+        super().__init__("pooch")
+        self.cache, self.answer, self.asked = cache, answer, []
+
+    def os_cache(self, project):
+        return str(self.cache / project)
+
+    def get_logger(self):
+        import logging
+
+        return logging.getLogger("stand-in")
+
+    def HTTPDownloader(self, timeout):  # noqa: N802
+        assert 0 < timeout <= 30
+        return "downloader"
+
+    def retrieve(self, url, known_hash, fname, path, downloader):
+        self.asked.append((url, known_hash, fname, str(path)))
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        file = self.cache / fname
+        file.write_bytes(self.answer)
+        return str(file)
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    """A registry entry whose bytes are known here."""
+    monkeypatch.delenv("NCLAB_DATA_DIR", raising=False)
+    entry = Entry(
+        documents="line",
+        url="https://example.org/tiny.txt",
+        size=len(TEXT),
+        sha256=hashlib.sha256(TEXT).hexdigest(),
+        local_names=("tiny.txt", "other.txt"),
+    )
+    monkeypatch.setitem(REGISTRY, "tiny", entry)
+    return entry
+
+
+@pytest.fixture
+def offline(tmp_path_factory, monkeypatch):
+    pooch = Pooch(tmp_path_factory.mktemp("cache"), ConnectionError("no route to host\nat all"))
+    monkeypatch.setitem(sys.modules, "pooch", pooch)
+    return pooch
+
+
+def test_names_is_embedded_and_implies_line():
+    corpus = load_corpus("names")
+    assert (corpus.name, corpus.kind, len(corpus.documents)) == ("names", "line", 16_000)
+    assert list(corpus.documents) == sorted(set(corpus.documents))
+    assert set("".join(corpus.documents)) == set("abcdefghijklmnopqrstuvwxyz")
+    assert {len(name) for name in corpus.documents} <= set(range(2, 16))
+
+
+def test_names_as_one_file():
+    corpus = load_corpus("names", "file")
+    assert (corpus.kind, len(corpus.documents)) == ("file", 1)
+
+
+@pytest.mark.parametrize("name", ["tiny.txt", "other.txt", "of that size.txt"])
+def test_file_in_data_dir_is_taken_by_its_hash(tmp_path, offline, name):
+    (tmp_path / "a.txt").write_bytes(b"another text")
+    (tmp_path / "b.txt").write_bytes(TEXT[::-1])  # the right size
+    (tmp_path / name).write_bytes(TEXT)
+    assert list(load_corpus("tiny", data_dir=str(tmp_path)).documents) == ["ada", "bob"]
+    assert offline.asked == []
+
+
+def test_wrong_file_of_the_right_name_does_not_hide_the_right_one(tmp_path, offline):
+    (tmp_path / "tiny.txt").write_bytes(b"wrong")
+    (tmp_path / "z.txt").write_bytes(TEXT)
+    assert read_entry("tiny", str(tmp_path)) == TEXT
+
+
+def test_variable_names_the_data_dir_and_the_argument_goes_first(tmp_path, offline, monkeypatch):
+    (tmp_path / "tiny.txt").write_bytes(TEXT)
+    monkeypatch.setenv("NCLAB_DATA_DIR", str(tmp_path))
+    assert read_entry("tiny") == TEXT
+    with pytest.raises(CorpusError, match="elsewhere is no folder"):
+        read_entry("tiny", str(tmp_path / "elsewhere"))
+
+
+def test_what_is_nowhere_is_downloaded_with_its_hash(tmp_path, monkeypatch, capfd, tiny):
+    pooch = Pooch(tmp_path, TEXT)
+    monkeypatch.setitem(sys.modules, "pooch", pooch)
+    assert read_entry("tiny") == TEXT
+    expected = (tiny.url, f"sha256:{tiny.sha256}", "tiny.txt", str(tmp_path / "nanochat"))
+    assert pooch.asked == [expected]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_offline_is_one_line_with_what_where_and_what_to_do(offline):
+    with pytest.raises(CorpusError) as caught:
+        read_entry("tiny")
+    assert str(caught.value) == (
+        "data tiny is not on this machine: no data_dir was given, it is not in the cache"
+        f" {offline.cache / 'nanochat'}, and its download failed (ConnectionError); put"
+        " https://example.org/tiny.txt into a folder and give that as --data-dir or NCLAB_DATA_DIR"
+    )
+
+
+def test_wrong_hash_in_data_dir_is_told_when_nothing_else_is_found(tmp_path, offline):
+    (tmp_path / "tiny.txt").write_bytes(b"wrong")
+    with pytest.raises(CorpusError) as caught:
+        read_entry("tiny", str(tmp_path))
+    seen = f"it is not in data_dir {tmp_path} (tiny.txt there has another SHA-256), it is not in"
+    assert seen in str(caught.value)
+
+
+def test_download_of_something_else_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pooch", Pooch(tmp_path, ValueError("hash does not match")))
+    with pytest.raises(CorpusError, match=r"its download failed \(it has another SHA-256\)"):
+        read_entry("tiny")
+
+
+def test_real_pooch_reads_its_cache_without_a_network(tmp_path, monkeypatch, capfd, tiny):
+    import pooch
+
+    monkeypatch.setattr(pooch, "os_cache", lambda project: tmp_path)
+    (tmp_path / "tiny.txt").write_bytes(TEXT)
+    assert read_entry("tiny") == TEXT
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is not here")
+@pytest.mark.parametrize(
+    ("name", "kind", "count", "characters"),
+    [("names-makemore", "line", 32_033, 196_113), ("shakespeare", "file", 1, 1_115_394)],
+)
+def test_pinned_hashes_are_those_of_the_real_files(name, kind, count, characters):
+    corpus = load_corpus(name, data_dir=str(SHARED))
+    assert (corpus.kind, len(corpus.documents)) == (kind, count)
+    assert sum(map(len, corpus.documents)) == characters
