@@ -1,4 +1,4 @@
-"""Every knob: its type, default, help and check stand here and nowhere else.
+"""Every knob of every command: its type, default, help and check stand here and nowhere else.
 
 A `TrainConfig` is whole as soon as it exists: what is not given comes from its preset, `auto`
 values that need no device are replaced, and every value and combination has been checked. The
@@ -9,15 +9,15 @@ constructor, so all of them refuse the same things in the same words.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import importlib.util
-import math
-from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from nanochat import errors
 from nanochat.errors import ConfigError
+from nanochat.knob import UNSET, Knob, check_knobs, closest, fill, knobs, option
+from nanochat.presets import PRESETS
+from nanochat.unsupported import UNSUPPORTED, check_supported
 
 __all__ = [
     "ABLATIONS_DIR",
@@ -43,172 +43,7 @@ ABLATIONS_DIR = "ablations"
 
 MAX_SEED = 2**32 - 1  # one word of the Philox key
 
-_UNSET: Any = type("_Unset", (), {"__repr__": lambda self: "<from preset>"})()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Knob:
-    """What is known of one option beside its name."""
-
-    kind: type
-    default: Any
-    help: str
-    group: str
-    choices: tuple[str, ...] | None = None
-    low: float | None = None
-    high: float | None = None
-    low_open: bool = False
-    common: bool = False
-    output: bool = False  # may differ between a run and its resume
-    optional: bool = False  # None is a value
-
-    def rule(self) -> str:
-        """The check in words, as error messages and `--help` print it."""
-        if self.choices:
-            return f"one of {', '.join(self.choices)}"
-        if self.kind is str:
-            return "text"
-        if self.kind is bool:
-            return "true or false"
-        if self.low is None or self.high is None:
-            return "finite"
-        if self.kind is int:
-            return f"a whole number between {int(self.low)} and {int(self.high)}"
-        if self.low_open:
-            return f"finite and > {self.low:g} and <= {self.high:g}"
-        return f"finite and between {self.low:g} and {self.high:g}"
-
-    def accepts(self, value: Any) -> bool:
-        if value is None:
-            return self.optional
-        if self.kind is str:
-            return isinstance(value, str) and (self.choices is None or value in self.choices)
-        if self.kind is bool:
-            return isinstance(value, bool)
-        if isinstance(value, bool) or not isinstance(
-            value, int if self.kind is int else (int, float)
-        ):
-            return False
-        if not math.isfinite(value):
-            return False
-        if self.low is not None and (value <= self.low if self.low_open else value < self.low):
-            return False
-        return self.high is None or value <= self.high
-
-
-def _option(default: Any, help: str, *, group: str, **details: Any) -> Any:
-    """A dataclass field whose default comes from the preset, then from `default`."""
-    details.setdefault("kind", type(default))
-    knob = Knob(default=default, help=help, group=group, **details)
-    return field(default=_UNSET, metadata={"knob": knob})
-
-
-def knobs(config_class: type) -> dict[str, Knob]:
-    """The knobs of a config class, by field name, in order."""
-    fields = dataclasses.fields(config_class)
-    return {f.name: f.metadata["knob"] for f in fields if "knob" in f.metadata}
-
-
-def closest(name: str, known: Iterable[str]) -> str:
-    """` (did you mean 'x'?)` for a misspelt name, or nothing."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f" (did you mean '{near[0]}'?)" if near else ""
-
-
-def check_knobs(config: Any) -> None:
-    """Each value against its own knob. Raises ConfigError with name, rule and value."""
-    for name, knob in knobs(type(config)).items():
-        value = getattr(config, name)
-        if not knob.accepts(value):
-            near = closest(value, knob.choices) if knob.choices and isinstance(value, str) else ""
-            raise ConfigError(f"{name} must be {knob.rule()}, got {value}{near}")
-        if knob.kind is float and value is not None:
-            object.__setattr__(config, name, float(value))
-
-
-def _fill(config: Any, preset: Mapping[str, Any]) -> None:
-    for name, knob in knobs(type(config)).items():
-        if getattr(config, name) is _UNSET:
-            object.__setattr__(config, name, preset.get(name, knob.default))
-
-
 # --------------------------------------------------------------------------------------- training
-
-# Each preset is the whole of what differs from the defaults in TrainConfig below.
-PRESETS: dict[str, dict[str, Any]] = {
-    # The default of the tensor engine: a good names model in a few seconds on two cores.
-    "mini": {
-        "model_kind": "mini-gpt",
-        "n_layer": 2,
-        "n_head": 4,
-        "n_embd": 64,
-        "block_size": 16,
-        "batch_size": 64,
-        "steps": 1000,
-        "lr": 4e-3,
-        "eval_every": 250,
-    },
-    # karpathy's microgpt.py, final gist: model, optimizer and one document a step.
-    "microgpt": {
-        "model_kind": "mini-gpt",
-        "n_layer": 1,
-        "n_head": 4,
-        "n_embd": 16,
-        "block_size": 16,
-        "activation": "relu",
-        "positions": "learned",
-        "qk_norm": False,
-        "batching": "documents",
-        "batch_size": 1,
-        "steps": 1000,
-        "lr": 0.01,
-        "warmdown_ratio": 1.0,
-        "beta1": 0.85,
-        "beta2": 0.99,
-        "eps": 1e-8,
-        "weight_decay": 0.0,
-        "eval_every": 500,
-        "eval_tokens": 2000,
-    },
-    # The shape, batch and steps of nanoGPT's CPU recipe for Shakespeare (0.8 M parameters).
-    "nano": {
-        "model_kind": "mini-gpt",
-        "data": "shakespeare",
-        "n_layer": 4,
-        "n_head": 4,
-        "n_embd": 128,
-        "block_size": 64,
-        "batching": "windows",
-        "batch_size": 12,
-        "steps": 2000,
-        "lr": 3e-3,
-        "lr_schedule": "cosine",
-        "warmup_ratio": 0.05,
-        "warmdown_ratio": 0.95,
-        "final_lr_frac": 0.1,
-        "weight_decay": 0.1,
-        "grad_clip": 1.0,
-        "eval_every": 1000,
-        "max_new_tokens": 300,
-        "num_samples": 1,
-    },
-    # One embedding and one head: it can learn the bigram table and nothing else.
-    "bigram": {
-        "model_kind": "bigram",
-        "n_layer": 0,
-        "n_head": 1,
-        "n_embd": 64,
-        "block_size": 16,
-        "activation": "relu",
-        "positions": "learned",
-        "qk_norm": False,
-        "batch_size": 64,
-        "steps": 1000,
-        "lr": 0.02,
-        "weight_decay": 0.0,
-        "eval_every": 250,
-    },
-}
 
 _MODEL, _DATA, _OPTIM, _RUN, _SAMPLE = "Model", "Data", "Optimization", "Run", "Sampling"
 
@@ -225,160 +60,160 @@ class TrainConfig:
     """
 
     # model
-    mode: str = _option(
+    mode: str = option(
         "auto", "Engine: auto takes the faster one that is installed.", group=_MODEL,
         choices=("auto", "scalar", "tensor"), common=True,
     )  # fmt: skip
-    model_kind: str = _option(
+    model_kind: str = option(
         "mini-gpt", "Model.", group=_MODEL, choices=("bigram", "mini-gpt"), common=True
     )
-    preset: str = _option(
+    preset: str = option(
         "auto", "Named set of defaults; auto follows mode and model kind.", group=_MODEL,
         choices=("auto", *PRESETS), common=True,
     )  # fmt: skip
-    n_layer: int = _option(2, "Transformer blocks.", group=_MODEL, low=0, high=256, common=True)
-    n_head: int = _option(4, "Attention heads a block.", group=_MODEL, low=1, high=256, common=True)
-    n_embd: int = _option(
+    n_layer: int = option(2, "Transformer blocks.", group=_MODEL, low=0, high=256, common=True)
+    n_head: int = option(4, "Attention heads a block.", group=_MODEL, low=1, high=256, common=True)
+    n_embd: int = option(
         64, "Width of the residual stream.", group=_MODEL, low=1, high=65536, common=True
     )
-    block_size: int = _option(
+    block_size: int = option(
         16, "Longest context, in tokens.", group=_MODEL, low=1, high=1 << 20, common=True
     )
-    activation: str = _option("relu2", "MLP activation.", group=_MODEL, choices=("relu", "relu2"))
-    positions: str = _option(
+    activation: str = option("relu2", "MLP activation.", group=_MODEL, choices=("relu", "relu2"))
+    positions: str = option(
         "rope", "Position information.", group=_MODEL, choices=("learned", "rope")
     )
-    tie_lm_head: bool = _option(False, "Head shares the token embedding.", group=_MODEL)
-    input_rmsnorm: bool = _option(True, "RMSNorm right after the embedding.", group=_MODEL)
-    qk_norm: bool = _option(True, "RMSNorm on each head's queries and keys.", group=_MODEL)
-    logit_softcap: float = _option(
+    tie_lm_head: bool = option(False, "Head shares the token embedding.", group=_MODEL)
+    input_rmsnorm: bool = option(True, "RMSNorm right after the embedding.", group=_MODEL)
+    qk_norm: bool = option(True, "RMSNorm on each head's queries and keys.", group=_MODEL)
+    logit_softcap: float = option(
         0.0, "cap*tanh(logits/cap); 0 is off.", group=_MODEL, low=0, high=1e6
     )
-    init_std: float = _option(
+    init_std: float = option(
         0.08, "Standard deviation of the initial weights.", group=_MODEL, low=0, high=100,
         low_open=True,
     )  # fmt: skip
-    dropout: float = _option(
+    dropout: float = option(
         0.0, "Dropout on embedding, attention and MLP outputs (tensor only).", group=_MODEL,
         low=0, high=0.95,
     )  # fmt: skip
 
     # data
-    data: str = _option(
+    data: str = option(
         "names", "Text file, folder, .jsonl, .parquet, or a registry name.", group=_DATA,
         common=True,
     )  # fmt: skip
-    data_dir: str | None = _option(
+    data_dir: str | None = option(
         None, "Folder searched for registry data before downloading.", group=_DATA, kind=str,
         optional=True, output=True,
     )  # fmt: skip
-    documents: str = _option(
+    documents: str = option(
         "auto", "What one document is; auto: line for name lists, file else.", group=_DATA,
         choices=("auto", "file", "line", "paragraph"),
     )  # fmt: skip
-    tokenizer: str = _option("char", "Tokenizer.", group=_DATA, choices=("char", "byte"))
-    val_fraction: float = _option(
+    tokenizer: str = option("char", "Tokenizer.", group=_DATA, choices=("char", "byte"))
+    val_fraction: float = option(
         0.1, "Part held out for validation; 0 for none.", group=_DATA, low=0, high=0.99
     )
-    style: str = _option(
+    style: str = option(
         "classic", "futuristic adds a small style corpus to the training part.", group=_DATA,
         choices=("classic", "futuristic"), common=True,
     )  # fmt: skip
-    batching: str = _option(
+    batching: str = option(
         "auto", "How rows are made; auto: windows for long documents, packed for short ones.",
         group=_DATA, choices=("auto", "windows", "packed", "documents"),
     )  # fmt: skip
 
     # optimization
-    steps: int = _option(1000, "Optimizer steps.", group=_OPTIM, low=0, high=10**9, common=True)
-    batch_size: int = _option(
+    steps: int = option(1000, "Optimizer steps.", group=_OPTIM, low=0, high=10**9, common=True)
+    batch_size: int = option(
         64, "Rows a microbatch.", group=_OPTIM, low=1, high=1 << 20, common=True
     )
-    grad_accum: int = _option(1, "Microbatches a step.", group=_OPTIM, low=1, high=1 << 16)
-    optimizer: str = _option("adamw", "Optimizer.", group=_OPTIM, choices=("sgd", "adamw"))
-    lr: float = _option(
+    grad_accum: int = option(1, "Microbatches a step.", group=_OPTIM, low=1, high=1 << 16)
+    optimizer: str = option("adamw", "Optimizer.", group=_OPTIM, choices=("sgd", "adamw"))
+    lr: float = option(
         4e-3, "Peak learning rate.", group=_OPTIM, low=0, high=1e4, low_open=True, common=True
     )
-    lr_schedule: str = _option(
+    lr_schedule: str = option(
         "linear", "Shape of the warmdown.", group=_OPTIM,
         choices=("linear", "sqrt", "cosine", "constant"),
     )  # fmt: skip
-    warmup_ratio: float = _option(
+    warmup_ratio: float = option(
         0.0, "Part of the steps that warm up linearly.", group=_OPTIM, low=0, high=1
     )
-    warmdown_ratio: float = _option(
+    warmdown_ratio: float = option(
         0.5, "Part of the steps, at the end, that warm down.", group=_OPTIM, low=0, high=1
     )
-    final_lr_frac: float = _option(
+    final_lr_frac: float = option(
         0.0, "Learning rate at the end as a part of the peak.", group=_OPTIM, low=0, high=1
     )
-    weight_decay: float = _option(0.0, "Decoupled weight decay.", group=_OPTIM, low=0, high=1e3)
-    beta1: float = _option(
+    weight_decay: float = option(0.0, "Decoupled weight decay.", group=_OPTIM, low=0, high=1e3)
+    beta1: float = option(
         0.9, "AdamW first-moment decay; SGD momentum.", group=_OPTIM, low=0, high=0.999999
     )
-    beta2: float = _option(0.99, "AdamW second-moment decay.", group=_OPTIM, low=0, high=0.9999999)
-    eps: float = _option(1e-8, "AdamW epsilon.", group=_OPTIM, low=0, high=1, low_open=True)
-    grad_clip: float = _option(
+    beta2: float = option(0.99, "AdamW second-moment decay.", group=_OPTIM, low=0, high=0.9999999)
+    eps: float = option(1e-8, "AdamW epsilon.", group=_OPTIM, low=0, high=1, low_open=True)
+    grad_clip: float = option(
         0.0, "Largest gradient norm; 0 is off.", group=_OPTIM, low=0, high=1e9
     )
 
     # run
-    seed: int = _option(
+    seed: int = option(
         1337, "Seed of every random draw.", group=_RUN, low=0, high=MAX_SEED, common=True
     )
-    device: str = _option(
+    device: str = option(
         "auto", "Device of the tensor engine.", group=_RUN, choices=("auto", "cpu", "cuda", "mps"),
         common=True,
     )  # fmt: skip
-    dtype: str = _option(
+    dtype: str = option(
         "auto", "auto: float64 scalar, float32 CPU, bfloat16 compute on CUDA.", group=_RUN,
         choices=("auto", "float64", "float32", "bfloat16"), common=True,
     )  # fmt: skip
-    threads: int = _option(
+    threads: int = option(
         0, "CPU threads of the tensor engine; 0: one a core.", group=_RUN, low=0, high=4096
     )
-    deterministic: bool = _option(
+    deterministic: bool = option(
         False, "Same bits run after run on CUDA too (slower there).", group=_RUN
     )
-    eval_every: int = _option(
+    eval_every: int = option(
         250, "Steps between evaluations; 0: only at the start and end.", group=_RUN, low=0,
         high=10**9,
     )  # fmt: skip
-    eval_tokens: int = _option(
+    eval_tokens: int = option(
         0, "Tokens of the fixed evaluation set; 0: the whole validation part.", group=_RUN, low=0,
         high=10**12,
     )  # fmt: skip
-    checkpoint_every: int = _option(
+    checkpoint_every: int = option(
         0, "Steps between checkpoints; 0: at each evaluation.", group=_RUN, low=0, high=10**9
     )
-    memory_drift: float = _option(
+    memory_drift: float = option(
         2.0, "Resident memory may grow by this ratio during a run; 0 is off.", group=_RUN, low=0,
         high=1e6, output=True,
     )  # fmt: skip
-    out: str | None = _option(
+    out: str | None = option(
         None, "Run folder; default: a new folder under runs/.", group=_RUN, kind=str,
         optional=True, output=True, common=True,
     )  # fmt: skip
-    resume: bool = _option(
+    resume: bool = option(
         False, "Go on with the run in --out, or the newest one.", group=_RUN, output=True,
         common=True,
     )  # fmt: skip
 
     # sampling at the end of the run
-    num_samples: int = _option(
+    num_samples: int = option(
         10, "Samples shown at the end.", group=_SAMPLE, low=0, high=1 << 20, output=True
     )
-    max_new_tokens: int = _option(
+    max_new_tokens: int = option(
         200, "Longest sample, in tokens.", group=_SAMPLE, low=1, high=1 << 24, output=True
     )
-    temperature: float = _option(
+    temperature: float = option(
         0.8, "Sampling temperature.", group=_SAMPLE, low=0, high=1e4, low_open=True, output=True
     )
-    top_k: int = _option(
+    top_k: int = option(
         0, "Sample among the k likeliest tokens; 0: all.", group=_SAMPLE, low=0, high=1 << 30,
         output=True,
     )  # fmt: skip
-    top_p: float = _option(
+    top_p: float = option(
         1.0, "Sample among the likeliest tokens of this total probability.", group=_SAMPLE, low=0,
         high=1, low_open=True, output=True,
     )  # fmt: skip
@@ -387,7 +222,7 @@ class TrainConfig:
     given: frozenset[str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        given = frozenset(n for n in knobs(type(self)) if getattr(self, n) is not _UNSET)
+        given = frozenset(n for n in knobs(type(self)) if getattr(self, n) is not UNSET)
         object.__setattr__(self, "given", given)
         for name in ("mode", "model_kind", "preset"):
             self._check_choice(name)
@@ -395,12 +230,12 @@ class TrainConfig:
         object.__setattr__(self, "mode", _resolve_mode(self.mode))
         object.__setattr__(self, "preset", _resolve_preset(self.preset, self.mode, given_kind))
         preset = PRESETS[self.preset]
-        if given_kind is not _UNSET and given_kind != preset["model_kind"]:
+        if given_kind is not UNSET and given_kind != preset["model_kind"]:
             raise errors.UnsupportedModelKind(
                 f"preset {self.preset} does not support model_kind {given_kind};"
                 f" use model_kind {preset['model_kind']} or leave the preset out"
             )
-        _fill(self, preset)
+        fill(self, preset)
         check_knobs(self)
         self._check_together()
         check_supported(self)
@@ -408,9 +243,8 @@ class TrainConfig:
     def _check_choice(self, name: str) -> None:
         value = getattr(self, name)
         knob = knobs(type(self))[name]
-        if value is not _UNSET and not knob.accepts(value):
-            near = closest(value, knob.choices or ()) if isinstance(value, str) else ""
-            raise ConfigError(f"{name} must be {knob.rule()}, got {value}{near}")
+        if value is not UNSET and not knob.accepts(value):
+            raise ConfigError(knob.refusal(name, value))
 
     def _check_together(self) -> None:
         if self.n_embd % self.n_head:
@@ -439,7 +273,7 @@ class TrainConfig:
 
 
 def _resolve_mode(mode: Any) -> str:
-    if mode is _UNSET or mode == "auto":
+    if mode is UNSET or mode == "auto":
         return "tensor" if importlib.util.find_spec("torch") else "scalar"
     return str(mode)
 
@@ -452,66 +286,11 @@ def mode_reason(mode: str) -> str:
 
 
 def _resolve_preset(preset: Any, mode: str, model_kind: Any) -> str:
-    if preset is not _UNSET and preset != "auto":
+    if preset is not UNSET and preset != "auto":
         return str(preset)
     if model_kind == "bigram":
         return "bigram"
     return "microgpt" if mode == "scalar" else "mini"
-
-
-# --------------------------------------------------------------- what no engine or model can do
-
-_Rule = tuple[type[errors.UnsupportedOption], Callable[[TrainConfig], bool], str, str, str]
-
-
-def _rule(
-    kind: type[errors.UnsupportedOption], owner: str, option: str, way_out: str,
-    applies: Callable[[TrainConfig], bool],
-) -> _Rule:  # fmt: skip
-    return kind, applies, owner, option, way_out
-
-
-# The one table of combinations that are refused before any work: (error, test, who, what, way out).
-UNSUPPORTED: tuple[_Rule, ...] = (
-    _rule(errors.UnsupportedDevice, "mode", "device", "use device cpu or mode tensor",
-          lambda c: c.mode == "scalar" and c.device in ("cuda", "mps")),
-    _rule(errors.UnsupportedDtype, "mode", "dtype", "use dtype float64 or float32",
-          lambda c: c.mode == "scalar" and c.dtype == "bfloat16"),
-    _rule(errors.UnsupportedOption, "mode", "dropout", "use dropout 0 or mode tensor",
-          lambda c: c.mode == "scalar" and c.dropout > 0),
-    _rule(errors.UnsupportedDtype, "device", "dtype", "use dtype float32",
-          lambda c: c.device == "mps" and c.dtype == "float64"),
-    _rule(errors.UnsupportedOption, "model_kind", "n_layer", "use n_layer 0 or model_kind mini-gpt",
-          lambda c: c.model_kind == "bigram" and c.n_layer != 0),
-    _rule(errors.UnsupportedOption, "model_kind", "n_head", "use n_head 1 or model_kind mini-gpt",
-          lambda c: c.model_kind == "bigram" and c.n_head != 1),
-    _rule(errors.UnsupportedActivation, "model_kind", "activation",
-          "leave it out or use model_kind mini-gpt",
-          lambda c: c.model_kind == "bigram" and c.activation != "relu"),
-    _rule(errors.UnsupportedOption, "model_kind", "positions",
-          "leave it out or use model_kind mini-gpt",
-          lambda c: c.model_kind == "bigram" and c.positions != "learned"),
-    _rule(errors.UnsupportedOption, "model_kind", "qk_norm",
-          "leave it out or use model_kind mini-gpt",
-          lambda c: c.model_kind == "bigram" and c.qk_norm),
-    _rule(errors.UnsupportedOption, "model_kind", "dropout",
-          "use dropout 0 or model_kind mini-gpt",
-          lambda c: c.model_kind == "bigram" and c.dropout > 0),
-)  # fmt: skip
-
-
-def _spelled(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def check_supported(config: TrainConfig) -> None:
-    """Raise the typed error of the first row of UNSUPPORTED that the config meets."""
-    for kind, applies, owner, option, way_out in UNSUPPORTED:
-        if applies(config):
-            raise kind(
-                f"{owner} {getattr(config, owner)} does not support {option}"
-                f" {_spelled(getattr(config, option))}; {way_out}"
-            )
 
 
 # -------------------------------------------------------------------------- the other commands
@@ -521,7 +300,7 @@ _TRAIN = knobs(TrainConfig)
 
 def _same(name: str, **changes: Any) -> Any:
     """The knob of the same name in TrainConfig, so that it is written once."""
-    return field(default=_UNSET, metadata={"knob": dataclasses.replace(_TRAIN[name], **changes)})
+    return field(default=UNSET, metadata={"knob": dataclasses.replace(_TRAIN[name], **changes)})
 
 
 class _Checked:
@@ -530,7 +309,7 @@ class _Checked:
     __slots__ = ()
 
     def __post_init__(self) -> None:
-        _fill(self, {})
+        fill(self, {})
         check_knobs(self)
 
 
@@ -538,22 +317,22 @@ class _Checked:
 class SampleConfig(_Checked):
     """What `nanochat sample` draws, and from which weights."""
 
-    checkpoint: str | None = _option(
+    checkpoint: str | None = option(
         None, "Checkpoint or run folder; default: the newest run.", group=_SAMPLE, kind=str,
         optional=True, common=True,
     )  # fmt: skip
-    prompt: str = _option("", "Text to continue.", group=_SAMPLE, common=True)
+    prompt: str = option("", "Text to continue.", group=_SAMPLE, common=True)
     num_samples: int = _same("num_samples", default=1, low=1, common=True)
     max_new_tokens: int = _same("max_new_tokens", common=True)
     temperature: float = _same("temperature", common=True)
     top_k: int = _same("top_k", common=True)
     top_p: float = _same("top_p", common=True)
     seed: int = _same("seed")
-    style_weight: float = _option(
+    style_weight: float = option(
         1.0, "Logit bonus for phrases of the futuristic style, when trained with it.",
         group=_SAMPLE, low=0, high=100,
     )  # fmt: skip
-    baseline: str = _option(
+    baseline: str = option(
         "none", "counts: the closed-form bigram of the training part instead of the weights.",
         group=_SAMPLE, choices=("none", "counts"), common=True,
     )  # fmt: skip
@@ -568,11 +347,11 @@ class SampleConfig(_Checked):
 class EvalConfig(_Checked):
     """What `nanochat eval` scores, and with which weights."""
 
-    checkpoint: str | None = _option(
+    checkpoint: str | None = option(
         None, "Checkpoint or run folder; default: the newest run.", group=_DATA, kind=str,
         optional=True, common=True,
     )  # fmt: skip
-    data: str | None = _option(
+    data: str | None = option(
         None, "Text to score; default: the validation part of the run.", group=_DATA, kind=str,
         optional=True, common=True,
     )  # fmt: skip
@@ -598,18 +377,18 @@ class AblateConfig(_Checked):
             )
         },
     )  # fmt: skip
-    seeds: int = _option(
+    seeds: int = option(
         3, "Seeds a variant: 1337, 1338, …", group=_RUN, low=1, high=10_000, common=True
     )
-    jobs: int = _option(1, "Runs at a time.", group=_RUN, low=1, high=1024, common=True)
-    out: str = _option(ABLATIONS_DIR, "Folder of the ablation.", group=_RUN, common=True)
+    jobs: int = option(1, "Runs at a time.", group=_RUN, low=1, high=1024, common=True)
+    out: str = option(ABLATIONS_DIR, "Folder of the ablation.", group=_RUN, common=True)
 
     def __post_init__(self) -> None:
-        _fill(self, {})
+        fill(self, {})
         if not isinstance(self.vary, tuple) or not all(isinstance(v, str) for v in self.vary):
             raise ConfigError(
                 f"vary must be a tuple of texts like 'n_layer=1,2', got {self.vary!r}"
             )
         for name, knob in knobs(type(self)).items():
             if name != "vary" and not knob.accepts(getattr(self, name)):
-                raise ConfigError(f"{name} must be {knob.rule()}, got {getattr(self, name)}")
+                raise ConfigError(knob.refusal(name, getattr(self, name)))

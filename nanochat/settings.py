@@ -40,8 +40,7 @@ def parse_text(name: str, text: str, knob: Knob) -> Any:
         except ValueError:
             value = text
     if not knob.accepts(value):
-        near = closest(text, knob.choices) if knob.choices else ""
-        raise ConfigError(f"{name} must be {knob.rule()}, got {text}{near}")
+        raise ConfigError(knob.refusal(name, value))
     return value
 
 
@@ -70,7 +69,7 @@ def _from_environment(known: Mapping[str, Knob], environment: Mapping[str, str])
             continue
         if variable not in every:
             raise ConfigError(
-                f"environment variable {variable} is no option of nanochat{closest(variable, every)}"
+                f"environment variable {variable} is no option{closest(variable, every)}"
             )
         name = variable.removeprefix(PREFIX).lower()
         if name in known and known[name].kind is not tuple:
@@ -93,7 +92,7 @@ def read_config_file(path: str, known: Mapping[str, Knob]) -> dict[str, Any]:
     _refuse_unknown(path, options, known)
     for name, value in options.items():
         if not known[name].accepts(value):
-            raise ConfigError(f"{name} must be {known[name].rule()}, got {value} in {path}")
+            raise ConfigError(f"{known[name].refusal(name, value)}; it stands in {path}")
     return options
 
 

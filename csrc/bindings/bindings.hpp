@@ -1,11 +1,13 @@
 // What the files of the extension share: the Value object, tapes shared between Python objects, and
 // one register_* function for each file. module.cpp calls them.
-#pragma once
+#ifndef NANOCHAT_BINDINGS_BINDINGS_HPP_
+#define NANOCHAT_BINDINGS_BINDINGS_HPP_
 
 #include <Python.h>
 #include <pybind11/pybind11.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <new>
 #include <stdexcept>
 #include <utility>
@@ -45,8 +47,7 @@ SharedTape* default_tape();
 
 // The Python object of one node: owns one reference to it.
 struct ValueObject {
-  PyObject_HEAD
-  SharedTape* tape;
+  PyObject_HEAD SharedTape* tape;
   NodeId id;
 };
 
@@ -74,15 +75,18 @@ PyObject* guarded(Body&& body) noexcept {
   return nullptr;
 }
 
-enum class Conversion { done, not_a_number, failed };
+enum class Conversion : std::uint8_t { done, not_a_number, failed };
 
 // float(object) for numbers of every kind; a Value is not one of them. `failed` leaves a Python
 // exception set: OverflowError for an int beyond the range of a double.
 Conversion to_double(PyObject* object, double& number) noexcept;
 
 void register_value(py::module_& module);
+void register_selection(py::module_& module);
 void register_tape(py::module_& module);
 void register_matrix(py::module_& module);
 void register_optimizer(py::module_& module);
 
 }  // namespace nanochat::bindings
+
+#endif  // NANOCHAT_BINDINGS_BINDINGS_HPP_

@@ -79,14 +79,16 @@ void register_matrix(py::module_& module) {
           "(rows, cols).")
       .def_property_readonly(
           "values", [](const py::object& self) { return view(self, &Matrix::values); },
-          "NumPy view, (rows, cols) float64; writing to it writes the parameters. On a float32 tape,\n"
+          "NumPy view, (rows, cols) float64; writing to it writes the parameters. On a float32 "
+          "tape,\n"
           "write numbers that float32 can hold.")
       .def_property_readonly(
           "grads", [](const py::object& self) { return view(self, &Matrix::grads); },
           "NumPy view, (rows, cols) float64, of the gradients.")
-      .def("row", &Matrix::row, py::arg("token"),
-           "The Values of one row, a new list of the same cols Values each time. Raises IndexError\n"
-           "outside 0 … rows - 1: a negative row does not count from the end.")
+      .def(
+          "row", &Matrix::row, py::arg("token"),
+          "The Values of one row, a new list of the same cols Values each time. Raises IndexError\n"
+          "outside 0 … rows - 1: a negative row does not count from the end.")
       .def("rows", &Matrix::all_rows, "The Values of all rows, a list of rows lists.")
       .def("zero_grad", &Matrix::zero_grad, "Set all gradients to 0.")
       .def("__repr__", [](const Matrix& self) {

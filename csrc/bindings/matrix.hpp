@@ -1,5 +1,6 @@
 // Matrix: the Python face of one parameter block. Tapes make it, optimizers step it.
-#pragma once
+#ifndef NANOCHAT_BINDINGS_MATRIX_HPP_
+#define NANOCHAT_BINDINGS_MATRIX_HPP_
 
 #include <cstddef>
 #include <memory>
@@ -40,3 +41,5 @@ class Matrix {
 std::unique_ptr<Matrix> new_matrix(const TapeOwner& tape, py::ssize_t rows, py::ssize_t cols);
 
 }  // namespace nanochat::bindings
+
+#endif  // NANOCHAT_BINDINGS_MATRIX_HPP_

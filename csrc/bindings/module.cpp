@@ -7,6 +7,7 @@ PYBIND11_MODULE(_scalar, module) {
       "Scalar autograd in C++: Value, Tape, Matrix and optimizer steps over parameter blocks.\n"
       "Source: microgpt.py and micrograd (Karpathy); same arithmetic, same order, same bits.";
   register_value(module);
+  register_selection(module);
   register_tape(module);
   register_matrix(module);
   register_optimizer(module);

@@ -65,9 +65,10 @@ void register_tape(py::module_& module) {
       .def("matrix", &new_matrix, py::arg("rows"), py::arg("cols"),
            "A block of rows x cols parameters, zero at first, as a Matrix.\n"
            "Raises ValueError unless both are at least 1.")
-      .def("no_grad", [](const TapeOwner& self) { return NoGrad(self); },
-           "Context manager: inside it, operations on this tape compute their value and record no\n"
-           "operands, so that memory is freed as soon as a Value goes. It nests.")
+      .def(
+          "no_grad", [](const TapeOwner& self) { return NoGrad(self); },
+          "Context manager: inside it, operations on this tape compute their value and record no\n"
+          "operands, so that memory is freed as soon as a Value goes. It nests.")
       .def_property_readonly(
           "recording", [](const TapeOwner& self) { return self->recording(); },
           "False inside no_grad().")
@@ -87,18 +88,18 @@ void register_tape(py::module_& module) {
             return self->precision() == Precision::float32 ? "float32" : "float64";
           },
           "'float64' or 'float32'.")
-      .def("__repr__",
-           [](const TapeOwner& self) {
-             return "Tape(dtype='" +
-                    std::string(self->precision() == Precision::float32 ? "float32" : "float64") +
-                    "', nodes=" + std::to_string(self->store().nodes()) +
-                    ", bytes=" + std::to_string(self->store().bytes()) + ")";
-           });
+      .def("__repr__", [](const TapeOwner& self) {
+        return "Tape(dtype='" +
+               std::string(self->precision() == Precision::float32 ? "float32" : "float64") +
+               "', nodes=" + std::to_string(self->store().nodes()) +
+               ", bytes=" + std::to_string(self->store().bytes()) + ")";
+      });
 
   // One object for the process, never destroyed: the default tape outlives every module.
   static PyObject* const shared_default = py::cast(TapeOwner(default_tape())).release().ptr();
-  module.def("default_tape", [] { return py::reinterpret_borrow<py::object>(shared_default); },
-             "The tape of Values made with Value(data): float64, one for the process.");
+  module.def(
+      "default_tape", [] { return py::reinterpret_borrow<py::object>(shared_default); },
+      "The tape of Values made with Value(data): float64, one for the process.");
 }
 
 }  // namespace nanochat::bindings

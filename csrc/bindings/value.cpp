@@ -1,6 +1,5 @@
-// The Value type: a CPython type with C slots (a pybind11 class costs 16 times as much per addition)
-// whose objects name a node of a tape. Arithmetic slots are in value_number.cpp.
-#include <algorithm>
+// The Value type: a CPython type with C slots (a pybind11 class costs 16 times as much per
+// addition) whose objects name a node of a tape. Arithmetic slots are in value_number.cpp.
 #include <string>
 
 #include "bindings/bindings.hpp"
@@ -173,21 +172,24 @@ int set_grad(PyObject* self, PyObject* assigned, void*) noexcept {
 template <NodeId (Tape::*function)(NodeId)>
 PyObject* apply(PyObject* self, PyObject*) noexcept {
   const ValueObject* value = as_value(self);
-  return guarded([&] { return wrap_node(value->tape, (value->tape->*function)(value->id)); });
+  Tape& tape = *value->tape;
+  return guarded([&] { return wrap_node(value->tape, (tape.*function)(value->id)); });
 }
 
 template <void (Tape::*function)(NodeId)>
 PyObject* traverse(PyObject* self, PyObject*) noexcept {
   const ValueObject* value = as_value(self);
+  Tape& tape = *value->tape;
   return guarded([&]() -> PyObject* {
-    (value->tape->*function)(value->id);
+    (tape.*function)(value->id);
     Py_RETURN_NONE;
   });
 }
 
 PyObject* refuse_pickle(PyObject*, PyObject*) noexcept {
-  PyErr_SetString(PyExc_TypeError,
-                  "a Value is a node of a live tape and cannot be pickled or copied; use its .data");
+  PyErr_SetString(
+      PyExc_TypeError,
+      "a Value is a node of a live tape and cannot be pickled or copied; use its .data");
   return nullptr;
 }
 
@@ -195,7 +197,8 @@ PyMethodDef methods[] = {
     {"exp", apply<&Tape::exp>, METH_NOARGS,
      "exp($self, /)\n--\n\ne**self, a new Value; inf on overflow (IEEE 754)."},
     {"log", apply<&Tape::log>, METH_NOARGS,
-     "log($self, /)\n--\n\nNatural logarithm, a new Value; log(0) is -inf, log of a negative number nan."},
+     "log($self, /)\n--\n\nNatural logarithm, a new Value; log(0) is -inf, log of a negative "
+     "number nan."},
     {"relu", apply<&Tape::relu>, METH_NOARGS,
      "relu($self, /)\n--\n\nself where positive, else 0, a new Value; relu(nan) is nan."},
     {"tanh", apply<&Tape::tanh>, METH_NOARGS,
@@ -228,7 +231,8 @@ constexpr const char* value_doc =
     "Value(data=0.0)\n--\n\n"
     "One number of a computation, with its gradient: a node of a tape.\n\n"
     "Operators + - * / take Values and numbers on both sides, ** a number as exponent. As in\n"
-    "microgpt.py, a - b is a + (-b) and a / b is a * b**-1, in float64 and bit for bit; other than\n"
+    "microgpt.py, a - b is a + (-b) and a / b is a * b**-1, in float64 and bit for bit; other "
+    "than\n"
     "Python's math module, exp, log, ** and division by a Value follow IEEE 754 and return inf or\n"
     "nan instead of raising. Two Values are equal when they are the same node.\n\n"
     "Raises TypeError for data that is not a number, OverflowError for an int beyond a double,\n"
@@ -245,6 +249,8 @@ PyObject* type_dict() {
 }
 
 void ready_type() {
+  static const PyVarObject heads[] = {PyVarObject_HEAD_INIT(nullptr, 0)};  // ends in a comma
+  value_type.ob_base = heads[0];
   value_type.tp_name = "nanochat._scalar.Value";
   value_type.tp_basicsize = sizeof(ValueObject);
   value_type.tp_flags = Py_TPFLAGS_DEFAULT;
@@ -261,48 +267,9 @@ void ready_type() {
   if (PyType_Ready(&value_type) < 0) throw py::error_already_set();
 }
 
-py::object select(const py::sequence& values, py::ssize_t index) {
-  const auto length = static_cast<py::ssize_t>(py::len(values));
-  if (index < 0 || index >= length) {
-    throw py::index_error("index " + std::to_string(index) + " is out of range for " +
-                          std::to_string(length) + " values");
-  }
-  return values[static_cast<std::size_t>(index)];
-}
-
-double plain_number(py::handle object) {
-  if (is_value(object.ptr())) {
-    const ValueObject* value = as_value(object.ptr());
-    return value->tape->value(value->id);
-  }
-  double number;
-  switch (to_double(object.ptr(), number)) {
-    case Conversion::failed:
-      throw py::error_already_set();
-    case Conversion::not_a_number:
-      throw py::type_error(std::string("detached_max() takes Values and numbers, got ") +
-                           Py_TYPE(object.ptr())->tp_name);
-    case Conversion::done:
-      break;
-  }
-  return number;
-}
-
-double detached_max(const py::iterable& values) {
-  bool empty = true;
-  double largest = 0.0;
-  for (const py::handle value : values) {
-    const double number = plain_number(value);
-    if (empty || number > largest) largest = number;
-    empty = false;
-  }
-  if (empty) throw py::value_error("detached_max() needs at least one value");
-  return largest;
-}
-
 }  // namespace
 
-PyTypeObject value_type = {PyVarObject_HEAD_INIT(nullptr, 0)};
+PyTypeObject value_type{};
 
 SharedTape* default_tape() {
   static SharedTape* const tape = [] {
@@ -338,13 +305,6 @@ PyObject* wrap_node(SharedTape* tape, NodeId id) noexcept {
 void register_value(py::module_& module) {
   ready_type();
   module.add_object("Value", reinterpret_cast<PyObject*>(&value_type));
-  module.def("select", &select, py::arg("values"), py::arg("index"),
-             "values[index], the Value itself. Raises IndexError outside 0 … len(values) - 1: a\n"
-             "negative index does not count from the end.");
-  module.def("detached_max", &detached_max, py::arg("values"),
-             "The largest .data of Values (numbers count as themselves), a plain float through which\n"
-             "no gradient flows. Same rule as max(): a nan in first place stays. Raises ValueError\n"
-             "when there are no values.");
 }
 
 }  // namespace nanochat::bindings

@@ -6,9 +6,10 @@ namespace nanochat::bindings {
 namespace {
 
 PyObject* mixed_tapes() noexcept {
-  PyErr_SetString(PyExc_ValueError,
-                  "both operands must be on the same tape; make them with the same Tape's value() or "
-                  "matrix(), or pass .data of one of them");
+  PyErr_SetString(
+      PyExc_ValueError,
+      "both operands must be on the same tape; make them with the same Tape's value() or "
+      "matrix(), or pass .data of one of them");
   return nullptr;
 }
 
@@ -23,7 +24,8 @@ PyObject* arithmetic(PyObject* left, PyObject* right) noexcept {
       const ValueObject* a = as_value(left);
       if (is_value(right)) [[likely]] {
         const ValueObject* b = as_value(right);
-        if (a->tape != b->tape) [[unlikely]] return mixed_tapes();
+        if (a->tape != b->tape) [[unlikely]]
+          return mixed_tapes();
         return wrap_node(a->tape, Rule::values(*a->tape, a->id, b->id));
       }
       switch (to_double(right, number)) {

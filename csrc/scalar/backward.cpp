@@ -5,7 +5,7 @@ namespace nanochat {
 namespace {
 
 // Set on a stack entry whose operands are done: next time it comes up, it joins the order.
-constexpr NodeId finished = NodeId{1} << 31;
+constexpr NodeId finished = NodeId{1} << 31U;
 
 template <Precision precision>
 double rounded(double x) noexcept {
@@ -66,7 +66,6 @@ void Tape::propagate() {
     double& grad = nodes_.grad(id);
     grad = rounded<precision>(grad + rounded<precision>(local * upstream));
   };
-  libm::PowMemo pow;
   for (std::size_t i = order_.size(); i-- > 0;) {
     const NodeId id = order_[i];
     const Segment& home = nodes_.segment(id);
@@ -95,7 +94,7 @@ void Tape::propagate() {
         break;
       case Op::pow_const: {
         const double c = home.constant[at];
-        accumulate(a, r(c * r(pow(value(a), r(c - 1.0)))), g);
+        accumulate(a, r(c * r(pow_locals_(value(a), r(c - 1.0)))), g);
         break;
       }
       case Op::neg:

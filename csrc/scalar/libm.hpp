@@ -1,7 +1,8 @@
 // The C library's own pow, exp, log and tanh, called as they stand.
 // Compilers rewrite pow(x, 2.0) to x*x and pow(x, -1.0) to 1/x, which round differently from pow;
 // a pointer they cannot see through keeps the call, and with it CPython's bits for x**y.
-#pragma once
+#ifndef NANOCHAT_SCALAR_LIBM_HPP_
+#define NANOCHAT_SCALAR_LIBM_HPP_
 
 #include <bit>
 #include <cmath>
@@ -41,3 +42,5 @@ inline double log(double x) { return std::log(x); }
 inline double tanh(double x) { return std::tanh(x); }
 
 }  // namespace nanochat::libm
+
+#endif  // NANOCHAT_SCALAR_LIBM_HPP_

@@ -106,7 +106,8 @@ void NodeStore::start_leaf_segment() {
 }
 
 NodeId NodeStore::new_leaf(double value) {
-  if (free_leaves_ == none) [[unlikely]] start_leaf_segment();
+  if (free_leaves_ == none) [[unlikely]]
+    start_leaf_segment();
   const NodeId id = free_leaves_;
   const Segment& home = segment(id);
   const NodeId at = offset(id);
@@ -202,7 +203,7 @@ void NodeStore::free_node(NodeId id) noexcept {
 
 std::uint16_t NodeStore::next_epoch() noexcept {
   if (++epoch_ == 0) {
-    for (Segment& segment : table_) {
+    for (const Segment& segment : table_) {
       if (segment.mark != nullptr) std::fill_n(segment.mark, segment_size, std::uint16_t{0});
     }
     epoch_ = 1;

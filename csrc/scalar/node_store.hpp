@@ -14,7 +14,8 @@
 // matters: a segment usually holds the end of one graph and the beginning of the next, and would
 // otherwise keep the first graph alive for as long as the second, and so on without end.
 // Memory held by results that the user keeps is therefore at most one segment for each of them.
-#pragma once
+#ifndef NANOCHAT_SCALAR_NODE_STORE_HPP_
+#define NANOCHAT_SCALAR_NODE_STORE_HPP_
 
 #include <cstddef>
 #include <cstdint>
@@ -81,7 +82,8 @@ class NodeStore {
   // when 2^31 nodes are alive. Takes over nothing: operands are retained here.
   NodeId new_leaf(double value);
   NodeId new_unary(Op op, NodeId operand, double constant, double value) {
-    if (used_ == segment_size) [[unlikely]] start_segment();
+    if (used_ == segment_size) [[unlikely]]
+      start_segment();
     const NodeId at = used_++;
     write_common(at, op, value);
     filling_.first[at] = operand;
@@ -90,7 +92,8 @@ class NodeStore {
     return base_ | at;
   }
   NodeId new_binary(Op op, NodeId first, NodeId second, double value) {
-    if (used_ == segment_size) [[unlikely]] start_segment();
+    if (used_ == segment_size) [[unlikely]]
+      start_segment();
     const NodeId at = used_++;
     write_common(at, op, value);
     filling_.first[at] = first;
@@ -107,7 +110,8 @@ class NodeStore {
 
   // One more reference to a node that is alive: it has a reference, or its block is held.
   void retain(NodeId id) noexcept {
-    if (segment(id).references[offset(id)]++ == 0) [[unlikely]] ++details_[block_head(id)].holders;
+    if (segment(id).references[offset(id)]++ == 0) [[unlikely]]
+      ++details_[block_head(id)].holders;
   }
   void release(NodeId id) noexcept {
     if (--segment(id).references[offset(id)] == 0) free_node(id);
@@ -175,3 +179,5 @@ class NodeStore {
 };
 
 }  // namespace nanochat
+
+#endif  // NANOCHAT_SCALAR_NODE_STORE_HPP_

@@ -1,7 +1,8 @@
 // Optimizer steps over contiguous arrays: pure functions of their arguments, no hidden state.
 // AdamW without weight decay is microgpt.py's Adam bit for bit: powers come from libm's pow, as
 // CPython's ** does. Weight decay is decoupled in both: value *= 1 - lr * weight_decay, first.
-#pragma once
+#ifndef NANOCHAT_SCALAR_OPTIMIZER_HPP_
+#define NANOCHAT_SCALAR_OPTIMIZER_HPP_
 
 #include <cstddef>
 
@@ -40,3 +41,5 @@ void sgd_step(double* value, const double* grad, double* buffer, std::size_t n,
 double sum_of_squares(const double* grad, std::size_t n) noexcept;
 
 }  // namespace nanochat
+
+#endif  // NANOCHAT_SCALAR_OPTIMIZER_HPP_

@@ -5,7 +5,8 @@
 //
 // Non-finite values follow IEEE 754 and C (exp overflows to inf, log(0) is -inf, log(-1) and
 // pow(-1, 0.5) are nan, pow(0, -1) is inf, relu(nan) is nan), where Python's math module raises.
-#pragma once
+#ifndef NANOCHAT_SCALAR_TAPE_HPP_
+#define NANOCHAT_SCALAR_TAPE_HPP_
 
 #include <cstddef>
 #include <cstdint>
@@ -33,14 +34,14 @@ class Tape {
   NodeId leaf(double value) { return nodes_.new_leaf(round(value)); }
   NodeId add(NodeId a, NodeId b) { return binary(Op::add, a, b, value(a) + value(b)); }
   NodeId mul(NodeId a, NodeId b) { return binary(Op::mul, a, b, value(a) * value(b)); }
-  NodeId sub(NodeId a, NodeId b);              // a + (-b)
-  NodeId div(NodeId a, NodeId b);              // a * b**-1
-  NodeId add_const(NodeId a, double c);        // a + c
-  NodeId subtract_from(double c, NodeId a);    // (-a) + c
-  NodeId mul_const(NodeId a, double c);        // a * c
-  NodeId div_const(NodeId a, double c);        // a * c**-1
-  NodeId divide_into(double c, NodeId a);      // a**-1 * c
-  NodeId pow_const(NodeId a, double c);        // a ** c
+  NodeId sub(NodeId a, NodeId b);            // a + (-b)
+  NodeId div(NodeId a, NodeId b);            // a * b**-1
+  NodeId add_const(NodeId a, double c);      // a + c
+  NodeId subtract_from(double c, NodeId a);  // (-a) + c
+  NodeId mul_const(NodeId a, double c);      // a * c
+  NodeId div_const(NodeId a, double c);      // a * c**-1
+  NodeId divide_into(double c, NodeId a);    // a**-1 * c
+  NodeId pow_const(NodeId a, double c);      // a ** c
   NodeId neg(NodeId a) { return unary(Op::neg, a, 0.0, -value(a)); }
   NodeId exp(NodeId a) { return unary(Op::exp, a, 0.0, libm::exp(value(a))); }
   NodeId log(NodeId a) { return unary(Op::log, a, 0.0, libm::log(value(a))); }
@@ -88,11 +89,13 @@ class Tape {
     return precision_ == Precision::float32 ? static_cast<double>(static_cast<float>(x)) : x;
   }
   NodeId unary(Op op, NodeId a, double constant, double value) {
-    if (!recording_) [[unlikely]] return leaf(value);
+    if (!recording_) [[unlikely]]
+      return leaf(value);
     return nodes_.new_unary(op, a, constant, round(value));
   }
   NodeId binary(Op op, NodeId a, NodeId b, double value) {
-    if (!recording_) [[unlikely]] return leaf(value);
+    if (!recording_) [[unlikely]]
+      return leaf(value);
     return nodes_.new_binary(op, a, b, round(value));
   }
   void order_nodes(NodeId root);
@@ -104,7 +107,10 @@ class Tape {
   bool recording_ = true;
   std::vector<NodeId> order_;
   std::vector<NodeId> stack_;
-  libm::PowMemo pow_values_;
+  libm::PowMemo pow_values_;  // of pow_const
+  libm::PowMemo pow_locals_;  // of its local gradients
 };
 
 }  // namespace nanochat
+
+#endif  // NANOCHAT_SCALAR_TAPE_HPP_

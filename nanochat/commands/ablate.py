@@ -68,7 +68,7 @@ def ablate(
     >>> import nanochat
     >>> result = nanochat.ablate(
     ...     nanochat.AblateConfig(vary=("tie_lm_head=true,false",), seeds=2),
-    ...     {"model_kind": "bigram", "mode": "scalar", "steps": 2, "batch_size": 2, "eval_tokens": 50},
+    ...     {"model_kind": "bigram", "mode": "scalar", "steps": 2, "eval_tokens": 50},
     ... )
     >>> len(result.runs), len(result.variants)
     (4, 2)
@@ -186,7 +186,7 @@ def _train_cell(config: TrainConfig, threads: int = 0) -> str | None:
     folder = Path(str(config.out))
     try:
         if folder.exists():
-            options["resume"] = _can_resume(RunFolder(folder), config)
+            options["resume"] = _can_resume(RunFolder(folder))
             if not options["resume"]:
                 shutil.rmtree(folder)  # a run that was cut off before its first checkpoint
         resumed = {"out": options["out"], "resume": True, "num_samples": config.num_samples}
@@ -196,7 +196,7 @@ def _train_cell(config: TrainConfig, threads: int = 0) -> str | None:
     return None
 
 
-def _can_resume(folder: RunFolder, config: TrainConfig) -> bool:
+def _can_resume(folder: RunFolder) -> bool:
     if not folder.config.exists():
         return False
     try:

@@ -76,7 +76,7 @@ def _documents(config: EvalConfig, trained: TrainedModel) -> tuple[Documents, st
         )
     if prepared.val_source == "none":
         raise CheckpointError(
-            f"{trained.checkpoint.path} was trained without a validation part; name a text with --data"
+            f"{trained.checkpoint.path} has no validation part; name a text with --data"
         )
     return prepared.val, f"{trained.config.data}:{prepared.val_source}"
 

@@ -1,4 +1,4 @@
-"""Pictures of runs: the loss curve and the table of an ablation. matplotlib is imported here only."""
+"""Pictures: the loss curve of a run, the variants of an ablation. Only here is matplotlib imported."""
 
 from __future__ import annotations
 

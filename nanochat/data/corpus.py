@@ -6,7 +6,6 @@ Leaves out where registry data comes from (registry.py), the split and the token
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import stat
@@ -14,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 from nanochat.config import closest
 from nanochat.data import registry
@@ -197,7 +195,7 @@ def _read_jsonl(path: Path) -> Iterator[str]:
 
 def _read_parquet(path: Path) -> Iterator[str]:
     try:
-        parquet: Any = importlib.import_module("pyarrow.parquet")
+        from pyarrow import parquet
     except ImportError as error:
         raise MissingDependency(
             f"{path} needs pyarrow; pip install 'nanochat-lab[parquet]'"

@@ -7,14 +7,12 @@ into the user's cache. Leaves out decoding and cutting into documents (corpus.py
 from __future__ import annotations
 
 import hashlib
-import importlib
 import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from nanochat.errors import CorpusError
 
@@ -104,7 +102,8 @@ def _candidates(entry: Entry, folder: Path) -> Iterator[Path]:
 
 def _download(name: str, entry: Entry, looked: str) -> bytes:
     """The file from the user's cache, fetched once; pooch checks the hash both times."""
-    pooch: Any = importlib.import_module("pooch")  # it has no types, and takes 100 ms to import
+    import pooch  # 100 ms that only a download costs
+
     pooch.get_logger().setLevel(logging.ERROR)  # its notes would mix with our progress
     cache = Path(pooch.os_cache("nanochat"))
     try:

@@ -51,9 +51,10 @@ class ScalarOptimizer:
                     eps=self.config.eps, weight_decay=weight_decay, t=self.steps, grad_scale=scale,
                 )  # fmt: skip
             else:
+                buffer = self.moments[f"momentum.{spec.name}"]
                 _scalar.sgd_step(
-                    matrix, self.moments[f"momentum.{spec.name}"], lr=lr, momentum=settings.momentum,
-                    weight_decay=weight_decay, first=self.steps == 1, grad_scale=scale,
+                    matrix, buffer, lr=lr, momentum=settings.momentum, weight_decay=weight_decay,
+                    first=self.steps == 1, grad_scale=scale,
                 )  # fmt: skip
 
     def state_dict(self, dtype: DTypeLike) -> dict[str, NDArray[np.floating]]:

@@ -64,18 +64,16 @@ def exp32(z: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def integer_weights(
-    row: NDArray[np.float32],  # (vocab,) no NaN, not all −inf
+    logits: NDArray[np.float32],  # (…, vocab) no NaN, no row all −inf
     temperature: float,
-) -> NDArray[np.uint64]:  # (vocab,)
+) -> NDArray[np.uint64]:  # (…, vocab)
     """Steps 1 and 2: each token's unnormalised probability in units of 2⁻⁴⁰."""
-    largest = row.max()
-    if np.isposinf(largest):
-        return (row == largest).astype(np.uint64) << np.uint64(WEIGHT_BITS)
+    largest = logits.max(axis=-1, keepdims=True)
     with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
         # Bounded, for 0·∞ would make the likeliest token NaN.
         scale = min(np.float32(np.divide(1.0, temperature)), np.finfo(np.float32).max)
-        below = row - largest
-        # −∞·0 under an enormous temperature would be NaN too.
+        # ∞ − ∞ would be NaN, and so would −∞·0 under an enormous temperature.
+        below = np.where(logits == largest, np.float32(0), logits - largest)
         z = np.where(np.isneginf(below), below, below * scale)
         weights = np.ldexp(exp32(z).astype(np.float64), WEIGHT_BITS)
     return weights.astype(np.uint64)
@@ -102,20 +100,22 @@ def draw(
     assert rows.ndim == 2
     assert random.shape == rows.shape[:1]
     _check_rows(rows)
-    tokens = np.empty(len(rows), dtype=np.int64)
-    for i, row in enumerate(rows):
-        weights = _kept(row, integer_weights(row, temperature), top_k, top_p)
-        sums = np.cumsum(weights, dtype=np.uint64)
-        target = (int(random[i]) * int(sums[-1])) >> 64
-        tokens[i] = np.searchsorted(sums, np.uint64(target), side="right")
-    return tokens
+    if not len(rows):
+        return np.empty(0, dtype=np.int64)
+    weights = integer_weights(rows, temperature)
+    if 0 < top_k < rows.shape[1] or top_p < 1:
+        for row, row_weights in zip(rows, weights, strict=True):
+            row_weights[_left_out(row, row_weights, top_k, top_p)] = 0
+    sums = np.cumsum(weights, axis=1, dtype=np.uint64)
+    pairs = zip(random.tolist(), sums[:, -1].tolist(), strict=True)
+    targets = np.array([r * total >> 64 for r, total in pairs], dtype=np.uint64)
+    return np.asarray((sums <= targets[:, None]).sum(axis=1), dtype=np.int64)
 
 
 def _check_rows(rows: NDArray[np.float32]) -> None:
     if rows.shape[1] > MAX_VOCAB:
         raise ValueError(f"vocabulary must be at most {MAX_VOCAB} tokens, got {rows.shape[1]}")
-    if not rows.size:
-        assert not len(rows)  # a row without a token has nothing to draw
+    if not len(rows):
         return
     # NaN is the maximum of a row that holds one.
     largest = rows.max(axis=1)
@@ -125,21 +125,15 @@ def _check_rows(rows: NDArray[np.float32]) -> None:
         raise ValueError(f"logits of row {int(np.isneginf(largest).argmax())} are all -inf")
 
 
-def _kept(
+def _left_out(
     row: NDArray[np.float32], weights: NDArray[np.uint64], top_k: int, top_p: float
-) -> NDArray[np.uint64]:
-    """Step 3: the weights with those left out set to 0."""
-    some_k = 0 < top_k < len(row)
-    if not some_k and top_p == 1:
-        return weights
+) -> NDArray[np.intp]:
+    """Step 3: the indices that are not kept."""
     order = np.argsort(-row, kind="stable")
-    if some_k:
-        order = order[:top_k]
+    kept = min(top_k or len(row), len(row))
     if top_p < 1:
-        sums = np.cumsum(weights[order], dtype=np.uint64)
+        sums = np.cumsum(weights[order[:kept]], dtype=np.uint64)
         share = int(top_p * 2**32)
-        needed = -(-share * int(sums[-1]) >> 32)
-        order = order[: np.searchsorted(sums, np.uint64(needed), side="left") + 1]
-    kept = np.zeros_like(weights)
-    kept[order] = weights[order]
-    return kept
+        needed = -(-share * int(sums[-1]) >> 32)  # rounded up
+        kept = int(np.searchsorted(sums, np.uint64(needed), side="left")) + 1
+    return order[kept:]

@@ -54,13 +54,13 @@ def check_finite(metrics: StepMetrics, step: int, last_checkpoint: str | None) -
 
 
 def _resident_bytes() -> int:
-    import psutil  # type: ignore[import-untyped]
+    import psutil
 
     return int(psutil.Process().memory_info().rss)
 
 
 def _available_bytes() -> int:
-    import psutil  # type: ignore[import-untyped]
+    import psutil
 
     return int(psutil.virtual_memory().available)
 

@@ -147,7 +147,7 @@ class JsonlWriter:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._file = open(path, "ab")
+            self._file = open(path, "ab")  # noqa: SIM115  # open as long as the run
         except OSError as error:
             raise output_error(path, error) from error
 

@@ -49,7 +49,7 @@ class SamplingSettings:
         for field in fields(self):
             value = getattr(self, field.name)
             if not known[field.name].accepts(value):
-                raise ConfigError(f"{field.name} must be {known[field.name].rule()}, got {value}")
+                raise ConfigError(known[field.name].refusal(field.name, value))
 
 
 class PhraseBias:

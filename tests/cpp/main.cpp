@@ -4,7 +4,7 @@
 int main() {
   for (const testing::Case& test : testing::cases()) {
     std::printf("%s\n", test.name);
-    std::fflush(stdout);
+    static_cast<void>(std::fflush(stdout));
     test.body();
   }
   std::printf("%zu cases passed\n", testing::cases().size());

@@ -68,6 +68,7 @@ TEST_CASE(a_dropped_result_frees_exactly_what_nothing_else_needs) {
 TEST_CASE(leaf_slots_are_used_again_one_by_one) {
   Tape tape;
   std::vector<NodeId> leaves;
+  leaves.reserve(5000);
   for (int i = 0; i < 5000; ++i) leaves.push_back(tape.leaf(i));
   const std::size_t bytes = tape.store().bytes();
   for (std::size_t i = 0; i < leaves.size(); i += 2) tape.release(leaves[i]);
@@ -91,7 +92,7 @@ TEST_CASE(a_recycled_slot_starts_without_gradient) {
 
 TEST_CASE(parameter_blocks_are_contiguous_over_segments) {
   Tape tape;
-  const std::size_t size = 3 * NodeStore::segment_size + 7;
+  const std::size_t size = std::size_t{3} * NodeStore::segment_size + 7;
   const NodeId first = tape.parameter_block(size, 1);
   for (std::size_t i = 0; i < size; ++i) tape.values(first)[i] = static_cast<double>(i);
   for (NodeId i = 0; i < size; ++i) CHECK(tape.value(first + i) == static_cast<double>(i));
@@ -119,7 +120,7 @@ TEST_CASE(segment_numbers_of_a_dead_block_are_used_again) {
   Tape tape;
   tape.parameter_block(1, 1);
   for (int i = 0; i < 1000; ++i) {
-    const NodeId first = tape.parameter_block(3 * NodeStore::segment_size, 1);
+    const NodeId first = tape.parameter_block(std::size_t{3} * NodeStore::segment_size, 1);
     CHECK(first >> NodeStore::segment_bits == 1);
     tape.release_block(first);
   }

@@ -1,5 +1,6 @@
 // The smallest test harness that does: named cases, and a check that is not compiled away.
-#pragma once
+#ifndef NANOCHAT_TESTS_TESTING_HPP_
+#define NANOCHAT_TESTS_TESTING_HPP_
 
 #include <bit>
 #include <cstdint>
@@ -42,3 +43,5 @@ inline bool same_bits(double a, double b) {
 
 #define CHECK(claim) \
   if (!(claim)) testing::fail(__FILE__, __LINE__, #claim)
+
+#endif  // NANOCHAT_TESTS_TESTING_HPP_

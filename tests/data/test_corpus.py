@@ -192,7 +192,8 @@ def test_binary_file_says_where_its_nul_is(tmp_path):
 def test_invalid_utf8_says_where(tmp_path, mark):
     path = write(tmp_path / "a.txt", mark + "aé".encode() + b"\xe9bc")
     assert message(path) == (
-        f"{path} is not UTF-8: byte 0xe9 at byte {len(mark) + 3}; convert it, for example with iconv"
+        f"{path} is not UTF-8: byte 0xe9 at byte {len(mark) + 3};"
+        " convert it, for example with iconv"
     )
 
 

@@ -32,7 +32,7 @@ class Pooch(types.ModuleType):
 
         return logging.getLogger("stand-in")
 
-    def HTTPDownloader(self, timeout):  # noqa: N802
+    def HTTPDownloader(self, timeout):
         assert 0 < timeout <= 30
         return "downloader"
 

@@ -87,7 +87,9 @@ def test_bytes_stream_to_the_text_that_decode_gives(ids):
     stream = tokenizer.stream()
     pieces = [stream.push(token) for token in ids]
     raw = bytes(token - 1 for token in ids if token != BOS)
-    assert "".join(pieces) + stream.flush() == tokenizer.decode(ids) == raw.decode("utf-8", "replace")
+    assert (
+        "".join(pieces) + stream.flush() == tokenizer.decode(ids) == raw.decode("utf-8", "replace")
+    )
 
 
 def test_byte_stream_waits_for_the_whole_character():

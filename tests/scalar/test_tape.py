@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+from itertools import pairwise
 
 import numpy as np
 import psutil
@@ -49,7 +50,7 @@ def train(tape, matrix, steps, keep=1):
     held = [None] * keep
     for step in range(steps):
         x = matrix.row(step % 3)
-        loss = sum(((a * 1.5 + b).tanh() ** 2 for a, b in zip(x, x[1:], strict=False)), start=0.0)
+        loss = sum(((a * 1.5 + b).tanh() ** 2 for a, b in pairwise(x)), start=0.0)
         loss.backward()
         matrix.zero_grad()
         held[step % keep] = loss

@@ -203,7 +203,7 @@ def test_data_and_grad_refuse_what_is_not_a_number(attribute):
     a = Value(1.0)
     with pytest.raises(TypeError, match=f"Value.{attribute} must be a number, got str"):
         setattr(a, attribute, "2")
-    with pytest.raises(TypeError, match="must be a number, got nanochat._scalar.Value"):
+    with pytest.raises(TypeError, match=r"must be a number, got nanochat\._scalar\.Value"):
         setattr(a, attribute, Value(1.0))
     with pytest.raises(AttributeError, match=f"Value.{attribute} cannot be deleted"):
         delattr(a, attribute)
@@ -260,7 +260,7 @@ def test_relu_of_negative_zero_is_zero_as_max_gives():
 @pytest.mark.parametrize("op", [*OPERATORS, operator.pow], ids=lambda op: op.__name__)
 @pytest.mark.parametrize("other", ["1", None, 1j, [1.0], object(), b"1"], ids=repr)
 def test_operators_refuse_what_is_not_a_number(op, other):
-    with pytest.raises(TypeError, match="unsupported operand|can't multiply sequence"):
+    with pytest.raises(TypeError, match=r"unsupported operand|can't multiply sequence"):
         op(Value(1.0), other)
 
 
@@ -322,7 +322,7 @@ def test_values_of_two_tapes_do_not_mix():
 def test_values_cannot_be_pickled_copied_subclassed_or_given_attributes():
     value = Value(1.0)
     for action in (pickle.dumps, copy.copy, copy.deepcopy):
-        with pytest.raises(TypeError, match="use its .data"):
+        with pytest.raises(TypeError, match=r"use its \.data"):
             action(value)
     with pytest.raises(TypeError, match="not an acceptable base type"):
         type("Sub", (Value,), {})

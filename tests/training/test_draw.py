@@ -124,7 +124,7 @@ def test_exp32_equals_the_slow_oracle_to_the_bit():
 
 def test_exp32_has_the_pinned_bits_that_every_kernel_must_have():
     digest = hashlib.sha256(exp32(spread_floats(1009)).astype("<f4").tobytes()).hexdigest()
-    assert digest == "PINNED"
+    assert digest == "3f39c507dfb6af0541e16ef6169606c3884c60ea52560388b6d300094ffca4a6"
 
 
 # ------------------------------------------------------------------------- the draw as a function
@@ -189,7 +189,7 @@ def test_no_rows_draw_no_tokens():
 
 
 def test_a_random_word_falls_where_the_cumulative_share_says():
-    # Weights 1 : 1 : 2 exactly: exp(0) and halves of the interval.
+    # Four equal weights: each token owns a quarter of the words.
     logits = [[0.0, 0.0, 0.0, 0.0]]
     edges = [0, 2**62 - 1, 2**62, 2**63 - 1, 2**63, 3 * 2**62 - 1, 3 * 2**62, 2**64 - 1]
     assert [int(draw(logits, u64(r))[0]) for r in edges] == [0, 0, 1, 1, 2, 2, 3, 3]
@@ -198,7 +198,7 @@ def test_a_random_word_falls_where_the_cumulative_share_says():
 # -------------------------------------------------------------------------------- the distribution
 
 
-def counts_of(logits, n=20_000, **options):
+def counts_of(logits, n=10_000, **options):
     random = philox.random_u64(7, Stream.SAMPLING, 0, n)
     return np.bincount(
         draw(np.tile(np.asarray(logits, float), (n, 1)), random, **options), minlength=len(logits)
@@ -309,7 +309,9 @@ def test_the_largest_vocabulary_sums_exactly():
 
 
 def test_a_larger_vocabulary_is_refused():
-    with pytest.raises(ValueError, match=r"^vocabulary must be at most 1048576 tokens, got 1048577$"):
+    with pytest.raises(
+        ValueError, match=r"^vocabulary must be at most 1048576 tokens, got 1048577$"
+    ):
         draw(np.zeros((1, MAX_VOCAB + 1), dtype=np.float32), u64(0))
 
 
@@ -337,3 +339,13 @@ def test_nothing_to_draw_names_its_row():
 def test_temperature_must_be_finite_and_positive(temperature, shown):
     with pytest.raises(ConfigError, match=rf"^temperature must be finite and > 0, got {shown}$"):
         draw([[0.0]], u64(0), temperature=temperature)
+
+
+@given(st.lists(st.lists(logit, min_size=5, max_size=5), min_size=2, max_size=4), shares)
+def test_many_rows_at_once_equal_each_row_alone(rows, top_p):
+    rows = [[0.0, *row] for row in rows]
+    random = philox.random_u64(3, Stream.SAMPLING, 1, len(rows))
+    together = draw(np.array(rows), random, temperature=0.7, top_k=4, top_p=top_p)
+    alone = [int(draw([row], u64(r), temperature=0.7, top_k=4, top_p=top_p)[0])
+             for row, r in zip(rows, random, strict=True)]  # fmt: skip
+    assert together.tolist() == alone

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -106,7 +107,7 @@ def test_warmdown_never_rises(schedule, steps, warmdown, final):
         )
         for s in range(steps + 1)
     ]
-    assert all(a >= b - 1e-15 for a, b in zip(values, values[1:], strict=False))
+    assert all(a >= b - 1e-15 for a, b in pairwise(values))
 
 
 def test_unknown_schedule_is_our_mistake():

@@ -1,0 +1,107 @@
+"""One option: its type, default, help and check, and what is done with all options of a config."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from nanochat.errors import ConfigError
+
+__all__ = ["UNSET", "Knob", "check_knobs", "closest", "fill", "knobs", "option"]
+
+UNSET: Any = type("_Unset", (), {"__repr__": lambda _: "<from preset>"})()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Knob:
+    """What is known of one option beside its name."""
+
+    kind: type
+    default: Any
+    help: str
+    group: str
+    choices: tuple[str, ...] | None = None
+    low: float | None = None
+    high: float | None = None
+    low_open: bool = False
+    common: bool = False
+    output: bool = False  # may differ between a run and its resume
+    optional: bool = False  # None is a value
+
+    def refusal(self, name: str, value: Any) -> str:
+        """The message for a value that is not accepted: name, rule, value, and a suggestion."""
+        near = closest(value, self.choices) if self.choices and isinstance(value, str) else ""
+        return f"{name} must be {self._rule(value)}, got {value}{near}"
+
+    def _rule(self, value: Any) -> str:
+        if self.choices:
+            return f"one of {', '.join(self.choices)}"
+        if self.kind is str:
+            return "text"
+        if self.kind is bool:
+            return "true or false"
+        if self.low is None or self.high is None:
+            return "finite"
+        if self.kind is int:
+            return f"a whole number between {int(self.low)} and {int(self.high)}"
+        if self.low_open:
+            # Most upper bounds only catch slips; the rule names one where it is what was broken.
+            too_large = isinstance(value, (int, float)) and self.high < value < math.inf
+            return f"finite and > {self.low:g}" + (f" and <= {self.high:g}" if too_large else "")
+        return f"finite and between {self.low:g} and {self.high:g}"
+
+    def accepts(self, value: Any) -> bool:
+        if value is None:
+            return self.optional
+        if self.kind is str:
+            return isinstance(value, str) and (self.choices is None or value in self.choices)
+        if self.kind is bool:
+            return isinstance(value, bool)
+        if isinstance(value, bool) or not isinstance(
+            value, int if self.kind is int else (int, float)
+        ):
+            return False
+        if not math.isfinite(value):
+            return False
+        if self.low is not None and (value <= self.low if self.low_open else value < self.low):
+            return False
+        return self.high is None or value <= self.high
+
+
+def option(default: Any, help: str, *, group: str, **details: Any) -> Any:
+    """A dataclass field whose default comes from the preset, then from `default`."""
+    details.setdefault("kind", type(default))
+    knob = Knob(default=default, help=help, group=group, **details)
+    return field(default=UNSET, metadata={"knob": knob})
+
+
+def knobs(config_class: type) -> dict[str, Knob]:
+    """The knobs of a config class, by field name, in order."""
+    fields = dataclasses.fields(config_class)
+    return {f.name: f.metadata["knob"] for f in fields if "knob" in f.metadata}
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """` (did you mean 'x'?)` for a misspelt name, or nothing."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" (did you mean '{near[0]}'?)" if near else ""
+
+
+def check_knobs(config: Any) -> None:
+    """Each value against its own knob. Raises ConfigError with name, rule and value."""
+    for name, knob in knobs(type(config)).items():
+        value = getattr(config, name)
+        if not knob.accepts(value):
+            raise ConfigError(knob.refusal(name, value))
+        if knob.kind is float and value is not None:
+            object.__setattr__(config, name, float(value))
+
+
+def fill(config: Any, preset: Mapping[str, Any]) -> None:
+    for name, knob in knobs(type(config)).items():
+        if getattr(config, name) is UNSET:
+            object.__setattr__(config, name, preset.get(name, knob.default))

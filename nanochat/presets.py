@@ -1,0 +1,83 @@
+"""Named sets of defaults, the one table that the constructor, `--help` and the tests read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["PRESETS"]
+
+# Each preset is the whole of what differs from the defaults in config.TrainConfig.
+PRESETS: dict[str, dict[str, Any]] = {
+    # The default of the tensor engine: a good names model in a few seconds on two cores.
+    "mini": {
+        "model_kind": "mini-gpt",
+        "n_layer": 2,
+        "n_head": 4,
+        "n_embd": 64,
+        "block_size": 16,
+        "batch_size": 64,
+        "steps": 1000,
+        "lr": 4e-3,
+        "eval_every": 250,
+    },
+    # karpathy's microgpt.py, final gist: model, optimizer and one document a step.
+    "microgpt": {
+        "model_kind": "mini-gpt",
+        "n_layer": 1,
+        "n_head": 4,
+        "n_embd": 16,
+        "block_size": 16,
+        "activation": "relu",
+        "positions": "learned",
+        "qk_norm": False,
+        "batching": "documents",
+        "batch_size": 1,
+        "steps": 1000,
+        "lr": 0.01,
+        "warmdown_ratio": 1.0,
+        "beta1": 0.85,
+        "beta2": 0.99,
+        "eps": 1e-8,
+        "weight_decay": 0.0,
+        "eval_every": 500,
+        "eval_tokens": 2000,
+    },
+    # The shape, batch and steps of nanoGPT's CPU recipe for Shakespeare (0.8 M parameters).
+    "nano": {
+        "model_kind": "mini-gpt",
+        "data": "shakespeare",
+        "n_layer": 4,
+        "n_head": 4,
+        "n_embd": 128,
+        "block_size": 64,
+        "batching": "windows",
+        "batch_size": 12,
+        "steps": 2000,
+        "lr": 3e-3,
+        "lr_schedule": "cosine",
+        "warmup_ratio": 0.05,
+        "warmdown_ratio": 0.95,
+        "final_lr_frac": 0.1,
+        "weight_decay": 0.1,
+        "grad_clip": 1.0,
+        "eval_every": 1000,
+        "max_new_tokens": 300,
+        "num_samples": 1,
+    },
+    # One embedding and one head: it can learn the bigram table and nothing else.
+    "bigram": {
+        "model_kind": "bigram",
+        "n_layer": 0,
+        "n_head": 1,
+        "n_embd": 64,
+        "block_size": 16,
+        "activation": "relu",
+        "positions": "learned",
+        "qk_norm": False,
+        "batch_size": 64,
+        "steps": 1000,
+        "lr": 0.02,
+        "weight_decay": 0.0,
+        "eval_every": 250,
+    },
+}

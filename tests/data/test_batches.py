@@ -1,0 +1,366 @@
+"""Batches against a plain reading of their contract: every pair where it belongs, once."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nanochat.data.batches import (
+    IGNORE,
+    Batch,
+    evaluation_batches,
+    make_batcher,
+    resolve_batching,
+)
+from nanochat.data.documents import Documents, encode_documents, stream
+from nanochat.data.tokenizer import BOS, build_tokenizer
+from nanochat.errors import ConfigError
+from nanochat.philox import Stream, permutation, random_u64
+
+KINDS = ["windows", "packed", "documents"]
+lengths = st.lists(st.integers(0, 40), min_size=1, max_size=30)
+blocks = st.integers(1, 12)
+seeds = st.integers(0, 2**32 - 1)
+
+
+def numbered(document_lengths) -> Documents:
+    """Documents in which every token is another one, so that a pair tells where it is from."""
+    total = sum(document_lengths)
+    offsets = np.concatenate([[0], np.cumsum(document_lengths)]).astype(np.int64)
+    return Documents(np.arange(1, total + 1, dtype=np.int64), offsets)
+
+
+def pairs_of(documents: Documents) -> list[tuple[int, int]]:
+    tokens = stream(documents).tolist()
+    return list(pairwise(tokens))
+
+
+def pairs_in(batches: list[Batch]) -> list[tuple[int, int]]:
+    found = []
+    for batch in batches:
+        real = batch.segments >= 0
+        found += zip(batch.inputs[real].tolist(), batch.targets[real].tolist(), strict=True)
+    return found
+
+
+def same(a: Batch, b: Batch) -> bool:
+    fields = ("inputs", "targets", "positions", "segments", "lengths")
+    return a.global_targets == b.global_targets and all(
+        np.array_equal(getattr(a, name), getattr(b, name)) for name in fields
+    )
+
+
+def check_form(batch: Batch, documents: Documents, block_size: int, rows: int | None = None):
+    """The contract of Batch, row by row in plain Python."""
+    shape = batch.inputs.shape
+    for name in ("inputs", "targets", "positions", "segments", "lengths"):
+        array = getattr(batch, name)
+        assert array.dtype == np.int64
+        assert array.flags.c_contiguous
+        assert array.shape == (shape[:1] if name == "lengths" else shape)
+    assert rows is None or shape[0] == rows
+    assert 1 <= shape[1] <= block_size
+    assert shape[1] == batch.lengths.max()
+    tokens = stream(documents).tolist()
+    followers: dict[int, set[int]] = {}
+    for a, b in pairwise(tokens):
+        followers.setdefault(a, set()).add(b)
+    for r in range(shape[0]):
+        columns = zip(
+            *(getattr(batch, name)[r].tolist() for name in ("inputs", "targets")),
+            *(getattr(batch, name)[r].tolist() for name in ("positions", "segments")),
+            strict=True,
+        )
+        segment, position, previous = -1, 0, None
+        for c, (token, target, at, of) in enumerate(columns):
+            if c >= batch.lengths[r]:
+                assert (token, target, at, of) == (BOS, IGNORE, 0, -1)
+                continue
+            # Inside a segment each input is the target before it; a segment never passes a BOS.
+            if token == BOS or token != previous:
+                segment, position = segment + 1, 0
+            assert (at, of) == (position, segment)
+            assert target in followers[token]
+            position, previous = position + 1, target
+
+
+# --------------------------------------------------------------------------------- every batcher
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(lengths, blocks, seeds, st.integers(1, 5), st.integers(1, 3), st.integers(0, 50))
+def test_batches_have_the_form_of_the_contract(kind, sizes, block_size, seed, rows, accum, step):
+    documents = numbered(sizes)
+    batcher = make_batcher(
+        kind, documents, batch_size=rows, block_size=block_size, grad_accum=accum, seed=seed
+    )
+    assert batcher.kind == kind
+    microbatches = batcher.step(step)
+    assert len(microbatches) == accum
+    for batch in microbatches:
+        check_form(batch, documents, block_size, rows)
+    real = sum(int((batch.targets != IGNORE).sum()) for batch in microbatches)
+    assert {batch.global_targets for batch in microbatches} == {real}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(lengths, seeds, st.permutations(range(6)))
+def test_steps_are_the_same_in_any_order(kind, sizes, seed, order):
+    documents = numbered(sizes)
+    make = {"batch_size": 3, "block_size": 7, "grad_accum": 2, "seed": seed}
+    one = make_batcher(kind, documents, **make)
+    forwards = [one.step(step) for step in range(6)]
+    other = make_batcher(kind, documents, **make)
+    for step in order:
+        for a, b in zip(other.step(step), forwards[step], strict=True):
+            assert same(a, b)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(lengths, seeds, st.integers(1, 4), st.integers(1, 3), st.integers(0, 9))
+def test_ranks_partition_the_rows_of_one_process(kind, sizes, seed, world, accum, step):
+    documents = numbered(sizes)
+    make = {"block_size": 7, "grad_accum": accum, "seed": seed}
+    whole = make_batcher(kind, documents, batch_size=2 * world, **make).step(step)
+    parts = [
+        make_batcher(kind, documents, batch_size=2, rank=rank, world=world, **make).step(step)
+        for rank in range(world)
+    ]
+    for micro in range(accum):
+        for rank in range(world):
+            part, rows = parts[rank][micro], slice(2 * rank, 2 * rank + 2)
+            width = part.inputs.shape[1]
+            assert part.global_targets == whole[micro].global_targets
+            assert np.array_equal(part.lengths, whole[micro].lengths[rows])
+            for name in ("inputs", "targets", "positions", "segments"):
+                cut = getattr(whole[micro], name)[rows]
+                assert np.array_equal(getattr(part, name), cut[:, :width])
+                assert (whole[micro].segments[rows, width:] == -1).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_accumulation_and_batch_size_see_the_same_rows(kind):
+    documents = numbered([5, 0, 9, 3, 30, 2])
+    big = make_batcher(kind, documents, batch_size=6, block_size=8, seed=1).step(4)[0]
+    small = make_batcher(kind, documents, batch_size=2, block_size=8, grad_accum=3, seed=1).step(4)
+    assert sorted(pairs_in([big])) == sorted(pairs_in(small))
+    assert big.global_targets == small[0].global_targets
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_seeds_and_steps_differ(kind):
+    documents = numbered([5] * 200)
+    make = {"batch_size": 8, "block_size": 8}
+    one = make_batcher(kind, documents, seed=1, **make)
+    other = make_batcher(kind, documents, seed=2, **make)
+    assert not same(one.step(0)[0], one.step(1)[0])
+    assert not same(one.step(0)[0], other.step(0)[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("texts", [["a"], [""], ["", ""], ["a" * 500], ["aaa"] * 9])
+def test_smallest_and_dullest_corpora_work(kind, texts):
+    tokenizer = build_tokenizer("char", texts)
+    documents = encode_documents(tokenizer, texts)
+    batcher = make_batcher(kind, documents, batch_size=4, block_size=16, seed=0)
+    for step in (0, 1, 10**9):
+        (batch,) = batcher.step(step)
+        assert batch.inputs.shape[0] == 4
+        assert batch.global_targets == batch.lengths.sum() == (batch.targets != IGNORE).sum()
+        assert set(pairs_in([batch])) <= set(pairs_of(documents))
+
+
+def test_unknown_kind_is_refused():
+    with pytest.raises(ConfigError) as caught:
+        make_batcher("auto", numbered([3]), batch_size=1, block_size=4, seed=0)
+    assert str(caught.value) == "batching must be one of windows, packed, documents, got auto"
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [([63, 63], "packed"), ([64, 63], "windows"), ([2, 2, 1000], "windows"), ([3] * 99, "packed")],
+)
+def test_auto_takes_windows_above_four_blocks_a_document(sizes, expected):
+    documents = numbered(sizes)
+    assert resolve_batching("auto", documents, 16) == expected
+    for kind in KINDS:
+        assert resolve_batching(kind, documents, 16) == kind
+
+
+# --------------------------------------------------------------------------------------- windows
+
+
+@given(lengths, blocks, seeds, st.integers(0, 2**40))
+def test_windows_start_where_philox_says(sizes, block_size, seed, step):
+    documents = numbered(sizes)
+    tokens = stream(documents).tolist()
+    width = min(block_size, documents.pairs)
+    starts = len(tokens) - width
+    make = {"block_size": block_size, "grad_accum": 2, "seed": seed, "rank": 1, "world": 2}
+    microbatches = make_batcher("windows", documents, batch_size=3, **make).step(step)
+    draws = random_u64(seed, Stream.BATCHES, step, 12).tolist()
+    for micro, batch in enumerate(microbatches):
+        assert batch.global_targets == 12 * width
+        for row in range(3):
+            start = draws[(micro * 2 + 1) * 3 + row] % starts
+            assert batch.inputs[row].tolist() == tokens[start : start + width]
+            assert batch.targets[row].tolist() == tokens[start + 1 : start + width + 1]
+
+
+def test_every_window_is_equally_likely():
+    documents = numbered([9])  # 10 pairs, 7 windows of 4
+    batcher = make_batcher("windows", documents, batch_size=7000, block_size=4, seed=3)
+    counts = np.bincount(batcher.step(0)[0].inputs[:, 0], minlength=7)
+    assert len(counts) == 7
+    assert abs(counts - 1000).max() < 5 * np.sqrt(7000 * (1 / 7) * (6 / 7))
+
+
+def test_window_that_starts_inside_a_document_opens_a_segment_at_zero():
+    documents = Documents(np.array([1, 2, 3, 4], np.int64), np.array([0, 3, 4], np.int64))
+    batch = make_batcher("windows", documents, batch_size=50, block_size=5, seed=0).step(0)[0]
+    row = batch.inputs.tolist().index([1, 2, 3, 0, 4])
+    assert batch.targets[row].tolist() == [2, 3, 0, 4, 0]
+    assert batch.segments[row].tolist() == [0, 0, 0, 1, 1]
+    assert batch.positions[row].tolist() == [0, 1, 2, 0, 1]
+
+
+def test_corpus_shorter_than_a_window_is_one_window():
+    batch = make_batcher("windows", numbered([2]), batch_size=2, block_size=64, seed=0).step(0)[0]
+    assert batch.inputs.tolist() == [[0, 1, 2]] * 2
+    assert batch.targets.tolist() == [[1, 2, 0]] * 2
+
+
+# ---------------------------------------------------------------------------------------- epochs
+
+
+def epochs_of(batcher, rows_an_epoch: int, epochs: int) -> list[list[Batch]]:
+    """One row a step makes the bounds of epochs visible."""
+    return [
+        [batcher.step(epoch * rows_an_epoch + row)[0] for row in range(rows_an_epoch)]
+        for epoch in range(epochs)
+    ]
+
+
+@given(lengths, blocks, seeds)
+def test_packed_epoch_holds_every_pair_exactly_once(sizes, block_size, seed):
+    documents = numbered(sizes)
+    rows = sum(b.inputs.shape[0] for b in evaluation_batches(
+        documents, batch_size=99, block_size=block_size))  # fmt: skip
+    batcher = make_batcher("packed", documents, batch_size=1, block_size=block_size, seed=seed)
+    for epoch in epochs_of(batcher, rows, 3):
+        assert sorted(pairs_in(epoch)) == sorted(pairs_of(documents))
+
+
+@given(lengths, blocks, seeds)
+def test_documents_epoch_holds_the_head_of_every_document_once(sizes, block_size, seed):
+    documents = numbered(sizes)
+    tokens = stream(documents).tolist()
+    batcher = make_batcher("documents", documents, batch_size=1, block_size=block_size, seed=seed)
+    for number, epoch in enumerate(epochs_of(batcher, len(sizes), 2)):
+        order = permutation(seed, Stream.BATCHES, number + 1, len(sizes)).tolist()
+        for d, batch in zip(order, epoch, strict=True):
+            start = int(documents.offsets[d]) + d
+            pairs = min(sizes[d] + 1, block_size)
+            assert batch.inputs.tolist() == [tokens[start : start + pairs]]
+            assert batch.targets.tolist() == [tokens[start + 1 : start + pairs + 1]]
+            assert batch.positions.tolist() == [list(range(pairs))]
+            assert batch.segments.tolist() == [[0] * pairs]
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 1000, 4095, 4096, 4097, 9000])
+def test_each_epoch_visits_rows_in_its_own_permutation(count):
+    documents = Documents(np.arange(1, count + 1), np.arange(count + 1))  # one token each
+    batcher = make_batcher("documents", documents, batch_size=count, block_size=2, seed=7)
+    for epoch in (0, 1, 4000, 10**6, 2**32):
+        visited = batcher.step(epoch)[0].inputs[:, 1] - 1
+        assert np.array_equal(visited, permutation(7, Stream.BATCHES, epoch + 1, count))
+
+
+def test_step_may_span_epochs():
+    documents = numbered([1, 1, 1])
+    batch = make_batcher("documents", documents, batch_size=10, block_size=4, seed=1).step(0)[0]
+    first = batch.inputs[:, 1].tolist()
+    assert [sorted(first[i : i + 3]) for i in (0, 3, 6)] == [[1, 2, 3]] * 3
+
+
+def test_packed_batch_is_as_wide_as_its_widest_row():
+    documents = numbered([2, 2, 5])
+    batcher = make_batcher("packed", documents, batch_size=1, block_size=7, seed=0)
+    assert sorted(batcher.step(step)[0].inputs.shape for step in range(2)) == [(1, 6), (1, 6)]
+
+
+def test_which_documents_share_a_row_depends_on_the_seed():
+    documents = numbered([3] * 40)
+    rows = {
+        frozenset(make_batcher("packed", documents, batch_size=1, block_size=8, seed=seed)
+                  .step(0)[0].inputs[0].tolist())
+        for seed in range(10)
+    }  # fmt: skip
+    assert len(rows) == 10
+
+
+def test_long_document_is_packed_in_pieces_that_start_at_zero():
+    documents = numbered([9])  # 10 pairs: 4, 4, 2
+    (batch,) = make_batcher("packed", documents, batch_size=3, block_size=4, seed=0).step(0)
+    assert sorted(batch.inputs.tolist()) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 0, 0]]
+    assert sorted(batch.positions.tolist()) == [[0, 1, 0, 0], [0, 1, 2, 3], [0, 1, 2, 3]]
+    assert batch.global_targets == 10
+
+
+# ------------------------------------------------------------------------------------ evaluation
+
+
+@given(lengths, blocks, st.integers(1, 9))
+def test_evaluation_holds_every_pair_exactly_once(sizes, block_size, batch_size):
+    documents = numbered(sizes)
+    batches = evaluation_batches(documents, batch_size=batch_size, block_size=block_size)
+    assert sorted(pairs_in(batches)) == sorted(pairs_of(documents))
+    for batch in batches:
+        check_form(batch, documents, block_size)
+        assert batch.global_targets == (batch.targets != IGNORE).sum()
+    assert [len(b.lengths) for b in batches[:-1]] == [batch_size] * (len(batches) - 1)
+    assert 1 <= len(batches[-1].lengths) <= batch_size
+
+
+@settings(max_examples=50)
+@given(lengths, blocks, st.integers(1, 200))
+def test_evaluation_of_max_tokens_is_the_first_pieces_that_reach_it(sizes, block_size, max_tokens):
+    documents = numbered(sizes)
+    expected, reached, first = [], 0, 0
+    all_pairs = pairs_of(documents)
+    for size in sizes:
+        for start in range(0, size + 1, block_size):
+            if reached < max_tokens:
+                piece = all_pairs[first + start : first + min(start + block_size, size + 1)]
+                expected += piece
+                reached += len(piece)
+        first += size + 1
+    batches = evaluation_batches(
+        documents, batch_size=4, block_size=block_size, max_tokens=max_tokens
+    )
+    assert sorted(pairs_in(batches)) == sorted(expected)
+
+
+def test_evaluation_of_one_long_document_is_its_disjoint_windows():
+    documents = numbered([49])
+    batches = evaluation_batches(documents, batch_size=4, block_size=8)
+    rows = [row[:n] for b in batches for row, n in zip(b.inputs.tolist(), b.lengths, strict=True)]
+    assert rows == [list(range(start, min(start + 8, 50))) for start in range(0, 50, 8)]
+    assert [batch.global_targets for batch in batches] == [32, 18]
+
+
+def test_evaluation_of_nothing_is_no_batch():
+    assert evaluation_batches(numbered([]), batch_size=4, block_size=8) == []
+
+
+def test_evaluation_is_the_same_every_time():
+    documents = numbered([5, 0, 9, 3, 30, 2])
+    make = {"batch_size": 2, "block_size": 8}
+    pairs = zip(
+        evaluation_batches(documents, **make), evaluation_batches(documents, **make), strict=True
+    )
+    assert all(same(a, b) for a, b in pairs)

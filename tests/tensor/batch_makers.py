@@ -1,0 +1,73 @@
+"""Batches, configs and engines made by hand for the tests of the tensor engine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from nanochat.config import TrainConfig
+from nanochat.data.batches import IGNORE, Batch
+from nanochat.tensor.engine import TensorEngine
+from nanochat.training.engine import StepSettings
+from nanochat.training.parameters import GROUPS
+
+VOCAB = 7
+TOKEN_BYTES = np.array([0, 1, 1, 2, 1, 3, 1])  # BOS has none
+
+
+def small_config(**options: Any) -> TrainConfig:
+    defaults: dict[str, Any] = {"n_layer": 2, "n_head": 2, "n_embd": 8, "block_size": 8, "init_std": 0.3}
+    if options.get("model_kind") == "bigram":
+        defaults = {"n_embd": 8, "block_size": 8, "init_std": 0.3}
+    return TrainConfig(mode="tensor", **{**defaults, **options})
+
+
+def make_engine(config: TrainConfig, *, dtype: str = "float64", vocab: int = VOCAB) -> TensorEngine:
+    sizes = TOKEN_BYTES if vocab == VOCAB else np.ones(vocab, dtype=np.int64)
+    return TensorEngine(config, vocab, sizes, device="cpu", dtype=dtype)
+
+
+def settings(**changes: Any) -> StepSettings:
+    values: dict[str, Any] = {
+        "lr": dict.fromkeys(GROUPS, 0.01),
+        "weight_decay": dict.fromkeys(GROUPS, 0.0),
+        "momentum": 0.9,
+        "clip": 0.0,
+    }
+    return StepSettings(**{**values, **changes})
+
+
+def batch_of(rows: list[list[list[int]]], width: int, global_targets: int | None = None) -> Batch:
+    """A row is a list of segments, a segment a list of tokens t₀…tₙ giving n pairs."""
+    shape = (len(rows), width)
+    inputs, targets = np.zeros(shape, np.int64), np.full(shape, IGNORE, np.int64)
+    positions, segments = np.zeros(shape, np.int64), np.full(shape, -1, np.int64)
+    lengths = np.zeros(len(rows), np.int64)
+    for r, row in enumerate(rows):
+        start = 0
+        for s, tokens in enumerate(row):
+            stop = start + len(tokens) - 1
+            inputs[r, start:stop], targets[r, start:stop] = tokens[:-1], tokens[1:]
+            positions[r, start:stop], segments[r, start:stop] = np.arange(stop - start), s
+            start = stop
+        lengths[r] = start
+    count = int((targets != IGNORE).sum()) if global_targets is None else global_targets
+    return Batch(
+        inputs=inputs, targets=targets, positions=positions, segments=segments, lengths=lengths,
+        global_targets=count,
+    )  # fmt: skip
+
+
+def windows(rows: int, width: int, *, seed: int = 0, vocab: int = VOCAB, **options: Any) -> Batch:
+    """Full rows of one segment each."""
+    tokens = np.random.default_rng(seed).integers(0, vocab, (rows, width + 1)).tolist()
+    return batch_of([[row] for row in tokens], width, **options)
+
+
+def packed(seed: int = 0, **options: Any) -> Batch:
+    """Four rows of width 8: two and three segments, one segment with padding, one full."""
+    draw = np.random.default_rng(seed)
+    lengths = [[3, 4], [2, 3, 2], [4], [8]]
+    rows = [[draw.integers(0, VOCAB, n + 1).tolist() for n in row] for row in lengths]
+    return batch_of(rows, 8, **options)

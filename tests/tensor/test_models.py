@@ -1,0 +1,171 @@
+"""Losses and gradients of both tensor models against NumPy and finite differences."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tensor.batch_makers import TOKEN_BYTES, VOCAB, make_engine, packed, settings, small_config, windows
+from numpy.typing import NDArray
+from oracles.numpy_gpt import nats
+
+from nanochat.config import TrainConfig
+from nanochat.data.batches import Batch
+from nanochat.tensor import inputs as inputs_module
+from nanochat.tensor.engine import TensorEngine
+
+BIGRAMS: list[dict[str, Any]] = [
+    {"model_kind": "bigram", "tie_lm_head": tie, "input_rmsnorm": norm, "logit_softcap": cap}
+    for tie, norm, cap in itertools.product((False, True), (False, True), (0.0, 1.5))
+]
+MINIGPTS: list[dict[str, Any]] = [
+    {
+        "tie_lm_head": tie, "input_rmsnorm": norm, "positions": positions,
+        "activation": activation, "qk_norm": qk_norm, "logit_softcap": cap,
+    }
+    for tie, norm, positions, activation, qk_norm, cap in itertools.product(
+        (False, True), (False, True), ("learned", "rope"), ("relu", "relu2"), (False, True), (0.0, 1.5)
+    )
+]  # fmt: skip
+
+
+def named(options: dict[str, Any]) -> str:
+    return "-".join(str(value) for value in options.values())
+
+
+def every_model(function: Any) -> Any:
+    return pytest.mark.parametrize("options", BIGRAMS + MINIGPTS, ids=named)(function)
+
+
+def gradients(engine: TensorEngine, batch: Batch) -> NDArray[np.float64]:
+    """The flat gradient of one microbatch, without an update."""
+    engine._accumulate(batch, None)
+    result = engine.weights.gradients.clone().numpy()
+    engine.weights.zero()
+    return result
+
+
+@every_model
+def test_loss_equals_the_numpy_oracle(options: dict[str, Any]) -> None:
+    config = small_config(**options)
+    engine = make_engine(config)
+    for batch in (packed(), windows(3, 8)):
+        expected = nats(config, engine.state_dict().weights, batch)
+        sums = engine.sums(batch)
+        assert sums.targets == len(expected)
+        assert sums.nats == pytest.approx(math.fsum(expected), rel=1e-13)
+        loss = engine.step([batch], settings(lr=dict.fromkeys(("embedding", "matrix", "head"), 0.0)))
+        assert loss.read().loss == pytest.approx(math.fsum(expected) / len(expected), rel=1e-13)
+
+
+@every_model
+def test_gradients_equal_central_differences(options: dict[str, Any]) -> None:
+    engine = make_engine(small_config(n_embd=4, **({"n_layer": 1} if "qk_norm" in options else {}), **options))
+    batch = packed()
+    found = gradients(engine, batch)
+    values = engine.weights.values
+    step = 2e-6
+    for index in range(engine.weights.size):
+        kept = float(values[index])
+        values[index] = kept + step
+        above = engine.sums(batch).nats
+        values[index] = kept - step
+        below = engine.sums(batch).nats
+        values[index] = kept
+        expected = (above - below) / (2 * step * batch.global_targets)
+        assert found[index] == pytest.approx(expected, rel=1e-6, abs=5e-9), index
+
+
+@pytest.mark.parametrize("options", MINIGPTS[::5], ids=named)
+@pytest.mark.parametrize("maker", [packed, lambda: windows(3, 8)], ids=["packed", "windows"])
+def test_both_attentions_give_the_same_gradients(
+    options: dict[str, Any], maker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine(small_config(**options))
+    fused = gradients(engine, maker())
+    monkeypatch.setattr(inputs_module, "FUSED_WIDTH", 0)
+    other = gradients(engine, maker())
+    np.testing.assert_allclose(other, fused, rtol=1e-10, atol=1e-14)
+
+
+def row_logits(engine: TensorEngine, batch: Batch) -> NDArray[np.float64]:
+    inputs = engine._inputs(batch)
+    with torch.no_grad():
+        logits = engine.model.hidden(inputs) @ engine.model.head.T
+    return logits.view(inputs.rows, inputs.width, VOCAB).numpy()
+
+
+@pytest.mark.parametrize("width", [8, 0], ids=["fused", "torch"])
+@pytest.mark.parametrize("positions", ["learned", "rope"])
+def test_attention_never_crosses_segments(
+    positions: str, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inputs_module, "FUSED_WIDTH", width)
+    engine = make_engine(small_config(positions=positions))
+    batch = packed()
+    before = row_logits(engine, batch)
+    inputs = batch.inputs.copy()
+    middle = batch.segments[1] == 1
+    inputs[1, middle] = (inputs[1, middle] + 1) % VOCAB
+    after = row_logits(engine, dataclasses.replace(batch, inputs=inputs))
+    np.testing.assert_allclose(after[1, ~middle], before[1, ~middle], rtol=0, atol=1e-15)
+    assert np.abs(after[1, middle] - before[1, middle]).max() > 1e-3
+
+
+@pytest.mark.parametrize("positions", ["learned", "rope"])
+def test_padding_contributes_nothing(positions: str) -> None:
+    engine = make_engine(small_config(positions=positions))
+    batch = packed()
+    inputs = np.where(batch.segments < 0, 3, batch.inputs)
+    other = dataclasses.replace(batch, inputs=inputs)
+    assert engine.sums(other).nats == pytest.approx(engine.sums(batch).nats, rel=1e-15)
+    np.testing.assert_allclose(gradients(engine, other), gradients(engine, batch), rtol=1e-12, atol=1e-16)
+
+
+def test_columns_that_every_row_pads_are_not_computed() -> None:
+    engine = make_engine(small_config())
+    narrow = windows(2, 4)
+    padded = dataclasses.replace(
+        narrow,
+        **{
+            name: np.pad(getattr(narrow, name), ((0, 0), (0, 4)), constant_values=value)
+            for name, value in (("inputs", 0), ("targets", -1), ("positions", 0), ("segments", -1))
+        },
+    )
+    assert engine._inputs(padded).width == 4
+    assert engine.sums(padded) == engine.sums(narrow)
+
+
+def test_an_empty_model_of_zero_layers_is_embedding_and_head() -> None:
+    config = small_config(n_layer=0)
+    engine = make_engine(config)
+    expected = nats(config, engine.state_dict().weights, packed())
+    assert engine.sums(packed()).nats == pytest.approx(math.fsum(expected), rel=1e-13)
+
+
+def test_bfloat16_loss_is_near_that_of_float32() -> None:
+    config = small_config(n_embd=32, logit_softcap=15.0)
+    losses = {}
+    for dtype in ("float32", "bfloat16"):
+        engine = make_engine(config, dtype=dtype)
+        steps = [engine.step([packed(seed)], settings()).read().loss for seed in range(20)]
+        losses[dtype] = steps
+        assert engine.state_dict().weights["wte"].dtype == np.float32
+    np.testing.assert_allclose(losses["bfloat16"], losses["float32"], rtol=0.05)
+
+
+def test_sums_split_bytes_from_targets_without_bytes() -> None:
+    config: TrainConfig = small_config()
+    engine = make_engine(config)
+    batch = packed()
+    expected = np.array(nats(config, engine.state_dict().weights, batch))
+    targets = batch.targets[batch.targets >= 0]
+
+    sums = engine.sums(batch)
+    assert sums.bytes == TOKEN_BYTES[targets].sum()
+    assert sums.byte_nats == pytest.approx(expected[TOKEN_BYTES[targets] > 0].sum(), rel=1e-13)

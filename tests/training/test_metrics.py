@@ -1,0 +1,294 @@
+"""What a run measures and the bytes it writes."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nanochat.errors import OutputError
+from nanochat.training.engine import LossSums
+from nanochat.training.metrics import (
+    METRIC_KEYS,
+    JsonlWriter,
+    LossTotals,
+    RecentLosses,
+    Stopwatch,
+    metrics_line,
+)
+
+METRICS = {
+    "mode": "tensor", "model_kind": "mini-gpt", "style": "classic", "backend": "torch",
+    "device": "cpu", "using_gpu": False, "tie_lm_head": True, "input_rmsnorm": np.True_,
+    "params": 4192, "steps": 1000, "final_loss": 2.123456789, "val_loss": None, "val_bpb": None,
+    "val_source": "none", "mean_loss_last_50": np.float32(2.5), "steps_per_sec": 1234.56789,
+    "tokens_per_sec": 1234567.8, "vocab_size": 27, "train_tokens": 51200, "seed": 1337,
+}  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------ the last line
+
+
+def test_the_line_has_the_designs_keys_in_its_order():
+    design = (
+        "mode model_kind style backend device using_gpu tie_lm_head input_rmsnorm params steps"
+        " final_loss val_loss val_bpb val_source mean_loss_last_50 steps_per_sec tokens_per_sec"
+        " vocab_size train_tokens seed"
+    )
+    assert " ".join(METRIC_KEYS) == design
+
+
+def test_the_line_is_spelled_to_the_character():
+    shuffled = dict(reversed(METRICS.items()))
+    assert metrics_line(shuffled) == (
+        "mode=tensor model_kind=mini-gpt style=classic backend=torch device=cpu using_gpu=false"
+        " tie_lm_head=true input_rmsnorm=true params=4192 steps=1000 final_loss=2.12346"
+        " val_loss=none val_bpb=none val_source=none mean_loss_last_50=2.5 steps_per_sec=1234.57"
+        " tokens_per_sec=1.23457e+06 vocab_size=27 train_tokens=51200 seed=1337"
+    )
+
+
+@pytest.mark.parametrize(("value", "text"), [(math.nan, "nan"), (-math.inf, "-inf"), (2.0, "2")])
+def test_odd_floats_are_spelled_as_c_does(value, text):
+    assert f" final_loss={text} " in metrics_line({**METRICS, "final_loss": value})
+
+
+def test_a_missing_or_unknown_key_is_our_mistake():
+    with pytest.raises(AssertionError, match="seed"):
+        metrics_line({k: v for k, v in METRICS.items() if k != "seed"})
+    with pytest.raises(AssertionError, match="speed"):
+        metrics_line({**METRICS, "speed": 1})
+
+
+def test_a_value_with_a_space_is_our_mistake():
+    with pytest.raises(AssertionError, match="mini gpt"):
+        metrics_line({**METRICS, "model_kind": "mini gpt"})
+
+
+# ------------------------------------------------------------------------------------------ totals
+
+
+@given(st.lists(st.tuples(st.integers(0, 999), st.integers(1, 9), st.integers(1, 9)), min_size=1))
+def test_totals_are_ratios_of_sums_not_means_of_ratios(parts):
+    totals = LossTotals()
+    for nats, targets, n_bytes in parts:
+        totals.add(LossSums(float(nats), targets, nats / 2, n_bytes))
+    nats = sum(p[0] for p in parts)
+    assert totals.loss == pytest.approx(float(Fraction(nats, sum(p[1] for p in parts))))
+    assert totals.bpb == pytest.approx(nats / 2 / math.log(2) / sum(p[2] for p in parts))
+
+
+def test_totals_of_nothing_have_no_figures():
+    totals = LossTotals()
+    assert (totals.loss, totals.bpb) == (None, None)
+    totals.add(LossSums(1.5, 3, 0.0, 0))
+    assert (totals.loss, totals.bpb) == (0.5, None)
+
+
+def test_a_uniform_byte_model_has_eight_bits_a_byte():
+    totals = LossTotals()
+    totals.add(LossSums(10 * math.log(256), 10, 10 * math.log(256), 10))
+    assert totals.bpb == pytest.approx(8.0, rel=1e-15)
+
+
+def test_recent_losses_are_the_last_ones():
+    recent = RecentLosses(3)
+    assert recent.mean is None
+    assert recent.values == []
+    for loss in (9.0, 1.0, 2.0, 6.0):
+        recent.add(loss)
+    assert recent.values == [1.0, 2.0, 6.0]
+    assert recent.mean == 3.0
+
+
+def test_recent_losses_go_on_from_saved_ones():
+    saved = RecentLosses(2, [1.0, 2.0])
+    saved.add(4.0)
+    assert saved.values == [2.0, 4.0]
+
+
+# --------------------------------------------------------------------------------------- stopwatch
+
+
+class Clock:
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_stopwatch_sums_only_what_lies_between_start_and_stop():
+    clock = Clock()
+    watch = Stopwatch(clock)
+    with watch:
+        clock.now += 2
+    clock.now += 50
+    watch.start()
+    clock.now += 3
+    assert watch.elapsed_s == 5.0
+    watch.stop()
+    clock.now += 50
+    assert watch.elapsed_s == 5.0
+
+
+def test_stopwatch_goes_on_from_before_a_resume():
+    assert Stopwatch(Clock(), elapsed_s=7.5).elapsed_s == 7.5
+
+
+def test_stopwatch_stops_when_its_block_raises():
+    clock = Clock()
+    watch = Stopwatch(clock)
+
+    def fail():
+        with watch:
+            clock.now += 1
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    clock.now += 9
+    assert watch.elapsed_s == 1.0
+
+
+def test_starting_twice_and_stopping_twice_are_our_mistakes():
+    watch = Stopwatch(Clock())
+    with pytest.raises(AssertionError):
+        watch.stop()
+    watch.start()
+    with pytest.raises(AssertionError):
+        watch.start()
+
+
+# --------------------------------------------------------------------------------------- the log
+
+
+def strict_lines(path: Path) -> list[dict]:
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    return [json.loads(line, parse_constant=refuse) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture
+def log(tmp_path):
+    writer = JsonlWriter(tmp_path / "metrics.jsonl")
+    yield writer
+    writer.close()
+
+
+def test_a_record_is_one_compact_line_on_disk_at_once(log):
+    log.write({"kind": "step", "step": 1, "loss": 2.5})
+    log.write({"kind": "eval", "val_loss": None, "ok": True})
+    assert log.path.read_bytes() == (
+        b'{"kind":"step","step":1,"loss":2.5}\n{"kind":"eval","val_loss":null,"ok":true}\n'
+    )
+
+
+def test_numbers_that_are_not_finite_are_texts(log):
+    log.write({"a": math.nan, "b": [math.inf, {"c": -math.inf}], "d": np.float32("nan"), "e": (1,)})
+    assert strict_lines(log.path) == [
+        {"a": "nan", "b": ["inf", {"c": "-inf"}], "d": "nan", "e": [1]}
+    ]
+
+
+def test_numpy_scalars_are_written_as_numbers(log):
+    log.write({"a": np.int64(3), "b": np.float64(0.1), "c": np.bool_(True)})
+    assert strict_lines(log.path) == [{"a": 3, "b": 0.1, "c": True}]
+
+
+@given(
+    st.dictionaries(
+        st.text(), st.one_of(st.floats(allow_nan=False, allow_infinity=False), st.text())
+    )
+)
+def test_every_line_reads_back_exactly(tmp_path_factory, record):
+    path = tmp_path_factory.mktemp("log") / "m.jsonl"
+    writer = JsonlWriter(path)
+    writer.write(record)
+    writer.close()
+    assert json.loads(path.read_bytes()) == record
+    assert path.read_bytes().count(b"\n") == 1
+
+
+def test_length_is_the_bytes_on_disk(log):
+    assert log.length == 0
+    log.write({"step": 1})
+    assert log.length == len(b'{"step":1}\n') == log.path.stat().st_size
+
+
+def test_a_reopened_log_is_appended_to(log):
+    log.write({"step": 1})
+    again = JsonlWriter(log.path)
+    assert again.length == 11
+    again.write({"step": 2})
+    again.close()
+    assert [line["step"] for line in strict_lines(log.path)] == [1, 2]
+
+
+def test_truncating_drops_what_a_checkpoint_does_not_know_and_writing_goes_on_there(log):
+    log.write({"step": 1})
+    kept = log.length
+    log.write({"step": 2})
+    with open(log.path, "ab") as file:
+        file.write(b'{"step":3,"lo')  # a line that a crash cut off
+    log.truncate(kept)
+    assert log.length == kept
+    log.write({"step": 20})
+    assert [line["step"] for line in strict_lines(log.path)] == [1, 20]
+
+
+def test_a_log_shorter_than_the_checkpoint_says_is_refused_and_left_alone(log):
+    log.write({"step": 1})
+    with pytest.raises(OutputError) as caught:
+        log.truncate(500)
+    assert str(caught.value) == (
+        f"{log.path} has 11 bytes, the checkpoint was saved at 500;"
+        " put the whole file back or start a new run"
+    )
+    assert log.length == 11
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    path = tmp_path / "gone" / "metrics.jsonl"
+    with pytest.raises(OutputError) as caught:
+        JsonlWriter(path)
+    assert str(caught.value) == (
+        f"cannot write {path}: No such file or directory; choose a writable out"
+    )
+
+
+def full(*_args):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("name", ["fsync", "ftruncate"])
+def test_a_full_disk_is_named_with_its_file(log, monkeypatch, name):
+    log.write({"step": 1})
+    monkeypatch.setattr(os, name, full)
+    with pytest.raises(OutputError) as caught:
+        log.truncate(0)
+    assert str(caught.value) == (
+        f"cannot write {log.path}: No space left on device; free some space or choose another out"
+    )
+
+
+def test_a_device_without_room_is_named_at_write_and_at_close():
+    writer = JsonlWriter(Path("/dev/full"))
+    message = (
+        "cannot write /dev/full: No space left on device; free some space or choose another out"
+    )
+    with pytest.raises(OutputError) as caught:
+        writer.write({"step": 1})
+    assert str(caught.value) == message
+    with pytest.raises(OutputError) as caught:
+        writer.close()
+    assert str(caught.value) == message
