@@ -7,8 +7,9 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
+from nanochat import processes
 from nanochat.config import TrainConfig
-from nanochat.errors import MissingDependency
+from nanochat.errors import MissingDependency, UnsupportedOption
 from nanochat.training.engine import Engine
 from nanochat.training.guards import check_memory_fits, training_bytes
 from nanochat.training.parameters import parameter_specs
@@ -27,6 +28,10 @@ def resolve_hardware(config: TrainConfig) -> TrainConfig:
     Raises MissingDependency without torch in mode tensor, UnsupportedDevice, UnsupportedDtype.
     """
     if config.mode == "scalar":
+        if processes.world() > 1:
+            raise UnsupportedOption(
+                f"mode scalar does not support {processes.world()} processes; use mode tensor"
+            )
         dtype = "float64" if config.dtype == "auto" else config.dtype
         return dataclasses.replace(config, device="cpu", dtype=dtype)
     try:

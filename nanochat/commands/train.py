@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from nanochat import processes
 from nanochat.commands.environment import describe_environment
 from nanochat.commands.generate import (
     generate,
@@ -63,6 +66,7 @@ def train(config: TrainConfig | None = None, *, terminal: Terminal = SILENT) -> 
     (3, 2)
     """
     config = config or TrainConfig()
+    terminal = terminal if processes.rank() == 0 else SILENT
     folder, checkpoint = None, None
     if config.resume:
         folder, checkpoint, skipped = _find_resumed(config)
@@ -79,13 +83,26 @@ def train(config: TrainConfig | None = None, *, terminal: Terminal = SILENT) -> 
     engine = build_engine(config, prepared.tokenizer.vocab_size, prepared.tokenizer.token_bytes)
     if checkpoint is not None:
         engine.load_state_dict(checkpoint.state)
+    with _folder_of_process(folder, config) as folder:
+        _announce(config, prepared, checkpoint, terminal)
+        result = _run_loop(engine, config, prepared, folder, checkpoint, terminal)
+        return _finish(engine, config, prepared, folder, result, terminal)
+
+
+@contextmanager
+def _folder_of_process(resumed: RunFolder | None, config: TrainConfig) -> Iterator[RunFolder]:
+    """The run's folder. Under torchrun the first process alone writes it; the others, which
+    hold the same weights, do all the same in a folder that goes away."""
+    if processes.rank() > 0:
+        with TemporaryDirectory() as temporary:
+            yield RunFolder.create(str(Path(temporary) / "run"), "")
+        return
+    folder = resumed
     if folder is None:
         folder = RunFolder.create(config.out, f"{config.model_kind}-{config.mode}")
         folder.write_config(config.to_dict())
         folder.write_json(folder.environment, describe_environment(config.threads))
-    _announce(config, prepared, checkpoint, terminal)
-    result = _run_loop(engine, config, prepared, folder, checkpoint, terminal)
-    return _finish(engine, config, prepared, folder, result, terminal)
+    yield folder
 
 
 # ------------------------------------------------------------------------------------- resuming
@@ -165,6 +182,7 @@ def _run_loop(
     batcher = make_batcher(
         config.batching, prepared.train, batch_size=config.batch_size,
         block_size=config.block_size, grad_accum=config.grad_accum, seed=config.seed,
+        rank=processes.rank(), world=processes.world(),
     )  # fmt: skip
     evaluation_set = evaluation_batches(
         prepared.val, batch_size=config.batch_size, block_size=config.block_size,
@@ -180,7 +198,7 @@ def _run_loop(
 
     log = JsonlWriter(folder.metrics)
     try:
-        if checkpoint is not None:
+        if checkpoint is not None and processes.rank() == 0:
             log.truncate(checkpoint.trainer.metrics_length)
         done = checkpoint.trainer.step if checkpoint else 0
         with stop_requested() as stop, terminal.progress(config.steps, done) as observer:

@@ -8,22 +8,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from nanochat.processes import local_rank, rank, world
+
 __all__ = ["all_reduce", "init", "local_rank", "rank", "world"]
-
-
-def rank() -> int:
-    """Number of this process, from 0; torchrun sets it."""
-    return int(os.environ.get("RANK", "0"))
-
-
-def world() -> int:
-    """How many processes train together."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def local_rank() -> int:
-    """Number of this process on this machine; it picks the GPU."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def init(device: torch.device) -> None:
