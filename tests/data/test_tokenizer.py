@@ -139,6 +139,7 @@ def test_unknown_character_is_placed_in_its_document():
     expected = "unknown token 'z' at position 1 of document 2" + WAY_OUT
     assert failure(encode_documents, tokenizer, ["abc", "", "az", "z"]) == expected
     assert "position 0 of document 0;" in failure(encode_documents, tokenizer, ["z", "a"])
+    assert "position 0 of document 2;" in failure(encode_documents, tokenizer, ["a", "", "z"])
     assert "position 3;" in failure(encode_documents, tokenizer, ["aaaz"])
 
 
