@@ -7,6 +7,7 @@ in what was asked, 1 for a run that failed. Commands are imported when they are 
 from __future__ import annotations
 
 import inspect
+import io
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -49,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         words = ["--help" if word == "--help-all" else word for word in words]
     from cyclopts import CycloptsError
 
+    _never_fail_to_print()
     app = _build_app(words, show_all)
     try:
         return int(
@@ -58,8 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _print_error(" ".join(str(error).split()))
         return 2
     except NanochatError as error:
-        _print_error(str(error))
+        _print_error(" ".join(str(error).splitlines()))
         return error.exit_code
+    except MemoryError:
+        _print_error("not enough memory; lower batch_size, block_size, n_embd or num_samples")
+        return 1
     except KeyboardInterrupt:
         _print_error("interrupted")
         return 130
@@ -67,6 +72,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of our stdout has gone; what is still buffered has no place to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def _never_fail_to_print() -> None:
+    """Text that the terminal's encoding lacks is shown escaped instead of ending the run."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _print_error(message: str) -> None:

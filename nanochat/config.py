@@ -222,7 +222,8 @@ class TrainConfig:
     given: frozenset[str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        given = frozenset(n for n in knobs(type(self)) if getattr(self, n) is not UNSET)
+        # `auto` asks for nothing in particular.
+        given = frozenset(n for n in knobs(type(self)) if getattr(self, n) not in (UNSET, "auto"))
         object.__setattr__(self, "given", given)
         for name in ("mode", "model_kind", "preset"):
             self._check_choice(name)
@@ -368,27 +369,11 @@ class EvalConfig(_Checked):
 class AblateConfig(_Checked):
     """A grid of training runs: the product of `vary`, times the seeds."""
 
-    vary: tuple[str, ...] = field(
-        default=(),
-        metadata={
-            "knob": Knob(
-                kind=tuple, default=(), help="Option and its values: n_layer=1,2 (repeatable).",
-                group=_RUN, common=True,
-            )
-        },
-    )  # fmt: skip
+    vary: tuple[str, ...] = option(
+        (), "Option and its values: n_layer=1,2 (repeatable).", group=_RUN, common=True
+    )
     seeds: int = option(
         3, "Seeds a variant: 1337, 1338, …", group=_RUN, low=1, high=10_000, common=True
     )
     jobs: int = option(1, "Runs at a time.", group=_RUN, low=1, high=1024, common=True)
     out: str = option(ABLATIONS_DIR, "Folder of the ablation.", group=_RUN, common=True)
-
-    def __post_init__(self) -> None:
-        fill(self, {})
-        if not isinstance(self.vary, tuple) or not all(isinstance(v, str) for v in self.vary):
-            raise ConfigError(
-                f"vary must be a tuple of texts like 'n_layer=1,2', got {self.vary!r}"
-            )
-        for name, knob in knobs(type(self)).items():
-            if name != "vary" and not knob.accepts(getattr(self, name)):
-                raise ConfigError(knob.refusal(name, getattr(self, name)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import numbers
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,7 +42,9 @@ class Knob:
         if self.choices:
             return f"one of {', '.join(self.choices)}"
         if self.kind is str:
-            return "text"
+            return "Unicode text without NUL" if isinstance(value, str) else "text"
+        if self.kind is tuple:
+            return "a list of texts like 'n_layer=1,2'"
         if self.kind is bool:
             return "true or false"
         if self.low is None or self.high is None:
@@ -58,18 +61,28 @@ class Knob:
         if value is None:
             return self.optional
         if self.kind is str:
-            return isinstance(value, str) and (self.choices is None or value in self.choices)
+            return _is_text(value) and (self.choices is None or value in self.choices)
+        if self.kind is tuple:
+            return isinstance(value, (tuple, list)) and all(map(_is_text, value))
         if self.kind is bool:
             return isinstance(value, bool)
-        if isinstance(value, bool) or not isinstance(
-            value, int if self.kind is int else (int, float)
-        ):
+        kind: Any = numbers.Integral if self.kind is int else numbers.Real
+        if isinstance(value, bool) or not isinstance(value, kind):
             return False
-        if not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(value):
             return False
         if self.low is not None and (value <= self.low if self.low_open else value < self.low):
             return False
         return self.high is None or value <= self.high
+
+
+def _is_text(value: Any) -> bool:
+    """Text that a path, a config file and a terminal can all hold."""
+    return (
+        isinstance(value, str)
+        and "\0" not in value
+        and not any("\ud800" <= character <= "\udfff" for character in value)
+    )
 
 
 def option(default: Any, help: str, *, group: str, **details: Any) -> Any:
@@ -97,8 +110,9 @@ def check_knobs(config: Any) -> None:
         value = getattr(config, name)
         if not knob.accepts(value):
             raise ConfigError(knob.refusal(name, value))
-        if knob.kind is float and value is not None:
-            object.__setattr__(config, name, float(value))
+        if knob.kind in (int, float, tuple) and value is not None:
+            # NumPy's numbers are accepted; what is kept is Python's, which every format can write.
+            object.__setattr__(config, name, knob.kind(value))
 
 
 def fill(config: Any, preset: Mapping[str, Any]) -> None:

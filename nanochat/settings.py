@@ -32,7 +32,9 @@ _CONFIGS = (TrainConfig, SampleConfig, EvalConfig, AblateConfig)
 def parse_text(name: str, text: str, knob: Knob) -> Any:
     """A value from a flag, variable or list. Raises ConfigError with name, rule and text."""
     value: Any = text
-    if knob.kind is bool:
+    if knob.kind is tuple:
+        value = tuple(text.split())
+    elif knob.kind is bool:
         value = {"true": True, "1": True, "false": False, "0": False}.get(text.lower(), text)
     elif knob.kind in (int, float):
         try:
@@ -72,8 +74,12 @@ def _from_environment(known: Mapping[str, Knob], environment: Mapping[str, str])
                 f"environment variable {variable} is no option{closest(variable, every)}"
             )
         name = variable.removeprefix(PREFIX).lower()
-        if name in known and known[name].kind is not tuple:
+        if name not in known:
+            continue  # an option of another command
+        try:
             options[name] = parse_text(name, environment[variable], known[name])
+        except ConfigError as error:
+            raise ConfigError(f"{error}; it stands in {variable}") from None
     return options
 
 
@@ -87,7 +93,7 @@ def read_config_file(path: str, known: Mapping[str, Knob]) -> dict[str, Any]:
         raise ConfigError(f"config file {path} is not UTF-8: byte {error.start}") from error
     try:
         options = _parse_toml(text)
-    except ValueError as error:  # TOMLDecodeError of either parser
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError of either parser
         raise ConfigError(f"config file {path} is not TOML: {error}") from error
     _refuse_unknown(path, options, known)
     for name, value in options.items():

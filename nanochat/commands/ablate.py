@@ -10,19 +10,28 @@ import json
 import os
 import re
 import shutil
+import signal
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from nanochat.commands.report import Report, write_report
-from nanochat.commands.run import RunFolder
+from nanochat.commands.run import RUN_FILES, RunFolder
 from nanochat.commands.terminal import SILENT, Terminal
 from nanochat.commands.train import train
 from nanochat.config import AblateConfig, TrainConfig, closest, knobs
-from nanochat.errors import AblationError, CheckpointError, ConfigError, NanochatError
+from nanochat.errors import (
+    AblationError,
+    CheckpointError,
+    ConfigError,
+    NanochatError,
+    OutputError,
+    RunInterrupted,
+)
 from nanochat.settings import parse_text, read_config_file
 from nanochat.training.checkpoint import newest_checkpoint
 from nanochat.training.durable import output_error
@@ -114,7 +123,12 @@ def grid(config: AblateConfig, base: Mapping[str, Any]) -> list[Cell]:
             raise ConfigError(
                 f"vary {name} must not be given as an option too, got {options[name]}"
             )
+    for name in ("out", "resume"):
+        if name in options:
+            raise ConfigError(f"{name} must not be an option of the runs, got {options[name]}")
     first_seed = options.pop("seed", FIRST_SEED)
+    if not knobs(TrainConfig)["seed"].accepts(first_seed):
+        raise ConfigError(knobs(TrainConfig)["seed"].refusal("seed", first_seed))
     cells = []
     for values in itertools.product(*(values for _, values in axes)):
         variant = dict(zip(names, values, strict=True))
@@ -123,7 +137,16 @@ def grid(config: AblateConfig, base: Mapping[str, Any]) -> list[Cell]:
             out = str(Path(config.out) / name)
             chosen = {"num_samples": 0, **options, **variant, "seed": seed, "out": out}
             cells.append(Cell(name=name, variant=variant, config=TrainConfig(**chosen)))
+    _refuse_twins(cells)
     return cells
+
+
+def _refuse_twins(cells: Sequence[Cell]) -> None:
+    """No two runs may share a folder."""
+    names = [cell.name for cell in cells]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"vary must give each run a name of its own, got {name} twice")
 
 
 def _axis(text: str) -> tuple[str, list[Any]]:
@@ -139,6 +162,9 @@ def _axis(text: str) -> tuple[str, list[Any]]:
     ]
     if not values:
         raise ConfigError(f"vary {name} must list values, as in {name}=a,b, got {text!r}")
+    for value in values:
+        if values.count(value) > 1:
+            raise ConfigError(f"vary {name} must list each value once, got {value} twice")
     return name, values
 
 
@@ -172,10 +198,27 @@ def _outcomes(cells: Sequence[Cell], jobs: int) -> Iterator[tuple[Cell, str | No
         return
     # Each process takes its share of the cores: more threads than cores only wait for each other.
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+    spawn = get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=spawn, initializer=_leave_signals_to_runs) as pool:
         futures = {pool.submit(_train_cell, cell.config, threads): cell for cell in cells}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
+        try:
+            for future in as_completed(futures):
+                yield futures[future], _outcome(future)
+        except BaseException:  # an interrupt, or a consumer that has gone
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _leave_signals_to_runs() -> None:
+    """In a worker Ctrl-C saves a run that is training; all else is the first process's business."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _outcome(future: Future[str | None]) -> str | None:
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        return "its process was killed, perhaps for want of memory; lower jobs"
 
 
 def _train_cell(config: TrainConfig, threads: int = 0) -> str | None:
@@ -188,12 +231,22 @@ def _train_cell(config: TrainConfig, threads: int = 0) -> str | None:
         if folder.exists():
             options["resume"] = _can_resume(RunFolder(folder))
             if not options["resume"]:
-                shutil.rmtree(folder)  # a run that was cut off before its first checkpoint
+                _remove_unstarted(folder)
         resumed = {"out": options["out"], "resume": True, "num_samples": config.num_samples}
         train(TrainConfig(**resumed) if options["resume"] else TrainConfig(**options))
+    except RunInterrupted:
+        raise  # it ends the ablation, not only this run
     except NanochatError as error:
         return str(error)
     return None
+
+
+def _remove_unstarted(folder: Path) -> None:
+    """Clear the folder of a run that was cut off before its first checkpoint, and no other."""
+    strangers = sorted({path.name for path in folder.iterdir()} - RUN_FILES)
+    if strangers:
+        raise OutputError(f"{folder} holds {strangers[0]}, which no run wrote; choose another out")
+    shutil.rmtree(folder)
 
 
 def _can_resume(folder: RunFolder) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict, dataclass, replace
 
 from nanochat.commands.terminal import SILENT, Terminal
@@ -82,6 +83,7 @@ def _documents(config: EvalConfig, trained: TrainedModel) -> tuple[Documents, st
 
 
 def _spelled(value: object) -> str:
+    """One word of the line; a path with spaces is quoted, as shlex reads it."""
     if value is None:
         return "none"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return f"{value:.6g}" if isinstance(value, float) else shlex.quote(str(value))

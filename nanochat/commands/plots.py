@@ -1,8 +1,9 @@
-"""Pictures: the loss curve of a run, the variants of an ablation. Only here is matplotlib imported."""
+"""Pictures: the loss curve of a run, the variants of an ablation. Only this imports matplotlib."""
 
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,10 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
 
 def _save(figure: Any, path: Path) -> None:
     try:
-        figure.savefig(path, format="png")
+        with warnings.catch_warnings():
+            # A title may name a corpus in letters that the font lacks; it is drawn with boxes.
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+            figure.savefig(path, format="png")
     except OSError as error:
         raise output_error(path, error) from error
 
@@ -37,7 +41,8 @@ def plot_losses(metrics: Path, picture: Path, title: str) -> None:
     records = [json.loads(line) for line in metrics.read_text().splitlines()]
     steps = [(r["step"], r["loss"]) for r in records if r["kind"] == "step"]
     evals = [(r["step"], r["val_loss"]) for r in records if r["kind"] == "eval"]
-    evals = [(step, loss) for step, loss in evals if loss is not None]
+    # The log spells a loss that is not finite as text.
+    evals = [(step, float(loss)) for step, loss in evals if loss is not None]
     figure, axes = _figure(7, 4)
     if steps:
         x, y = zip(*steps, strict=True)
@@ -48,7 +53,8 @@ def plot_losses(metrics: Path, picture: Path, title: str) -> None:
         x, y = zip(*evals, strict=True)
         axes.plot(x, y, color=_VAL, marker="o", markersize=4, linewidth=1.2,
                   label=f"validation loss (last {y[-1]:.3f})")  # fmt: skip
-    axes.set(title=title, xlabel="step", ylabel="loss, nats per token")
+    axes.set(xlabel="step", ylabel="loss, nats per token")
+    axes.set_title(title, parse_math=False)
     if steps or evals:
         axes.legend(frameon=False)
     _save(figure, picture)
@@ -76,7 +82,7 @@ def plot_ablation(
     for row, values in zip(rows, points, strict=True):
         axes.plot(values, [row] * len(values), "o", color=_TRAIN, markersize=5)
     axes.errorbar(means, list(rows), xerr=list(half_widths), fmt="o", color=_SMOOTH, capsize=4)
-    axes.set_yticks(list(rows), labels)
+    axes.set_yticks(list(rows), labels, parse_math=False)
     axes.invert_yaxis()
     axes.set(title=title, xlabel="validation loss, nats per token (mean, 95 % interval)")
     _save(figure, picture)

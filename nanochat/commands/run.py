@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nanochat.commands.terminal import strict_json
 from nanochat.config import CHECKPOINTS_DIR, RUNS_DIR
 from nanochat.errors import OutputError
 from nanochat.training.durable import output_error
 
-__all__ = ["RunFolder", "newest_run"]
+__all__ = ["RUN_FILES", "RunFolder", "newest_run"]
 
 CONFIG, ENVIRONMENT, METRICS, PLOT, RESULT = (
     "config.toml", "environment.json", "metrics.jsonl", "loss.png", "result.json",
 )  # fmt: skip
+
+
+# Every name that a run writes at the top of its folder; the hidden ones only while it writes.
+RUN_FILES = {CONFIG, ENVIRONMENT, METRICS, PLOT, RESULT, CHECKPOINTS_DIR}
+RUN_FILES |= {f".{name}.tmp" for name in (CONFIG, ENVIRONMENT, RESULT)}
 
 
 class RunFolder:
@@ -42,9 +47,12 @@ class RunFolder:
             path = Path(out)
             _refuse_used(path)
         else:
-            path = _unused(Path(RUNS_DIR), f"{time.strftime('%Y%m%d-%H%M%S')}-{name}")
+            path = Path(RUNS_DIR) / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            if out is not None:
+                path.mkdir(parents=True, exist_ok=True)
+            else:
+                path = _make_unused(path)
             (path / CHECKPOINTS_DIR).mkdir(exist_ok=True)
         except OSError as error:
             raise output_error(path, error) from error
@@ -58,7 +66,7 @@ class RunFolder:
         self._write(self.config, tomli_w.dumps(known))
 
     def write_json(self, path: Path, record: Mapping[str, Any]) -> None:
-        self._write(path, json.dumps(record, indent=2, default=str) + "\n")
+        self._write(path, strict_json(record, indent=2) + "\n")
 
     def _write(self, path: Path, text: str) -> None:
         temporary = path.with_name(f".{path.name}.tmp")
@@ -84,12 +92,17 @@ def _refuse_used(path: Path) -> None:
     raise OutputError(f"out {path} must be a new or an empty folder; choose another out")
 
 
-def _unused(parent: Path, name: str) -> Path:
-    """parent/name, or parent/name-2 … if runs start within the same second."""
-    path, number = parent / name, 2
-    while path.exists():
-        path, number = parent / f"{name}-{number}", number + 1
-    return path
+def _make_unused(path: Path) -> Path:
+    """Make the folder, or path-2 … if runs start within the same second."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unused, number = path, 2
+    while True:
+        try:
+            unused.mkdir()
+        except FileExistsError:
+            unused, number = path.with_name(f"{path.name}-{number}"), number + 1
+        else:
+            return unused
 
 
 def newest_run(runs: Path) -> RunFolder:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from nanochat.commands.generate import (
     generate,
     phrase_bias,
@@ -60,8 +62,9 @@ def _sample_counts(config: SampleConfig, terminal: Terminal) -> list[str]:
     except CheckpointError:
         if config.checkpoint is not None:
             raise
-        trained_config = TrainConfig(model_kind="bigram", data_dir=config.data_dir)
-    prepared = prepare(trained_config)
+        trained_config = TrainConfig(model_kind="bigram")
+    data_dir = config.data_dir or trained_config.data_dir
+    prepared = prepare(replace(trained_config, data_dir=data_dir))
     tokenizer = prepared.tokenizer
     counts = transition_counts(prepared.train, tokenizer.vocab_size)
     bigram = CountBigram(counts, tokenizer.token_bytes)
@@ -76,7 +79,7 @@ def _sample_counts(config: SampleConfig, terminal: Terminal) -> list[str]:
 def _show(texts: list[str], terminal: Terminal, *, streamed: bool) -> None:
     if streamed:
         terminal.result("")
-    elif not streamed:
+    else:
         for text in texts:
             terminal.result(text)
     terminal.json_result({"samples": texts})

@@ -9,11 +9,20 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nanochat.training.loop import Evaluation, Observer
+if TYPE_CHECKING:  # the loop brings numpy, which `info` starts without
+    from nanochat.training.loop import Evaluation, Observer
 
-__all__ = ["SILENT", "Terminal"]
+__all__ = ["SILENT", "Terminal", "strict_json"]
+
+_NOT_FINITE = {"NaN": "nan", "Infinity": "inf", "-Infinity": "-inf"}
+
+
+def strict_json(record: Mapping[str, Any], indent: int | None = None) -> str:
+    """JSON has no numbers for nan and inf: they become texts, as in metrics.jsonl."""
+    plain = json.loads(json.dumps(record, default=str), parse_constant=_NOT_FINITE.__getitem__)
+    return json.dumps(plain, allow_nan=False, indent=indent)
 
 
 class Terminal:
@@ -41,7 +50,7 @@ class Terminal:
 
     def json_result(self, record: Mapping[str, Any]) -> None:
         if self.as_json and not self.silent:
-            print(json.dumps(record, allow_nan=False, default=str), flush=True)
+            print(strict_json(record), flush=True)
 
     @contextmanager
     def progress(self, steps: int, done: int) -> Iterator[Observer]:
@@ -89,11 +98,6 @@ class _Figures:
 
 class _Lines(_Figures):
     """One line an evaluation, for logs and pipes."""
-
-    def __init__(self, steps: int) -> None:
-        super().__init__(steps)
-        self._tokens_per_step = 0.0
-        self._left_s: float | None = None
 
     def stepped(self, step: int, loss: float, tokens_per_s: float) -> None:
         self.step, self.loss, self.tokens_per_s = step, loss, tokens_per_s

@@ -66,6 +66,7 @@ def train(config: TrainConfig | None = None, *, terminal: Terminal = SILENT) -> 
     (3, 2)
     """
     config = config or TrainConfig()
+    chosen = "mode" in config.given or config.resume  # by the user, not by the rule of mode auto
     terminal = terminal if processes.rank() == 0 else SILENT
     folder, checkpoint = None, None
     if config.resume:
@@ -84,7 +85,9 @@ def train(config: TrainConfig | None = None, *, terminal: Terminal = SILENT) -> 
     if checkpoint is not None:
         engine.load_state_dict(checkpoint.state)
     with _folder_of_process(folder, config) as folder:
-        _announce(config, prepared, checkpoint, terminal)
+        _announce(
+            config, prepared, checkpoint, "" if chosen else mode_reason(config.mode), terminal
+        )
         result = _run_loop(engine, config, prepared, folder, checkpoint, terminal)
         return _finish(engine, config, prepared, folder, result, terminal)
 
@@ -126,7 +129,7 @@ def _resumed_config(config: TrainConfig, checkpoint: Checkpoint) -> TrainConfig:
             name == "steps" and saved["lr_schedule"] == "constant" and value > saved["steps"]
         ):
             saved[name] = value
-        elif value != saved.get(name) and name != "preset":
+        elif value != saved.get(name):
             way_out = (
                 "only a constant lr_schedule can go on for more steps" if name == "steps"
                 else "leave it out, or start a new run"
@@ -134,7 +137,12 @@ def _resumed_config(config: TrainConfig, checkpoint: Checkpoint) -> TrainConfig:
             raise ConfigError(
                 f"--resume keeps the saved {name} {saved.get(name)}, got {value}; {way_out}"
             )
-    return TrainConfig(**saved)
+    try:
+        return TrainConfig(**saved)
+    except TypeError as error:
+        raise CheckpointError(
+            f"{checkpoint.path} has a config of another version: {error}"
+        ) from error
 
 
 def _check_same_data(prepared: Prepared, checkpoint: Checkpoint) -> None:
@@ -150,13 +158,16 @@ def _check_same_data(prepared: Prepared, checkpoint: Checkpoint) -> None:
 
 
 def _announce(
-    config: TrainConfig, prepared: Prepared, checkpoint: Checkpoint | None, terminal: Terminal
+    config: TrainConfig,
+    prepared: Prepared,
+    checkpoint: Checkpoint | None,
+    reason: str,  # why mode auto took this engine; empty if it was asked for
+    terminal: Terminal,
 ) -> None:
     params = _parameter_count(config, prepared.tokenizer.vocab_size)
-    reason = "" if "mode" in config.given and checkpoint else f" ({mode_reason(config.mode)})"
     terminal.note(
         f"{config.model_kind} {config.preset}: {params:,} parameters, {config.mode} engine,"
-        f" {config.device} {config.dtype}{reason if terminal else ''}"
+        f" {config.device} {config.dtype}{f' ({reason})' if reason else ''}"
     )
     terminal.note(
         f"{config.data}: {prepared.train.count:,} documents, {len(prepared.train.tokens):,} tokens"

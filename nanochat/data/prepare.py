@@ -50,11 +50,10 @@ def prepare(config: TrainConfig) -> Prepared:
     train = [*split.train, *(style_documents() if config.style == "futuristic" else ())]
     tokenizer = build_tokenizer(config.tokenizer, [*train, *split.val])
     documents = encode_documents(tokenizer, train)
-    val = documents if split.val_source == "train" else encode_documents(tokenizer, split.val)
     return Prepared(
         tokenizer=tokenizer,
         train=documents,
-        val=val,
+        val=encode_documents(tokenizer, split.val),
         val_source=split.val_source,
         split_sha256=split.sha256,
         batching=resolve_batching(config.batching, documents, config.block_size),

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanochat.tensor.functions import inverse_rms, rmsnorm, rmsnorm_backward
+from nanochat.tensor.functions import apply, inverse_rms, rmsnorm, rmsnorm_backward
 from nanochat.tensor.inputs import Inputs, Rotary
 
 __all__ = ["attention", "rotate"]
@@ -28,8 +28,7 @@ def attention(
     """Rotation first, then the norm, then softmax(q·k / √head_dim) over the visible tokens."""
     if inputs.fused:
         shape = (inputs.rows, inputs.width, heads)
-        result: Tensor = _FusedAttention.apply(qkv, inputs.rotary, inputs.mask, shape, qk_norm)
-        return result
+        return apply(_FusedAttention, qkv, inputs.rotary, inputs.mask, shape, qk_norm)
     return _torch_attention(qkv, inputs, heads, qk_norm)
 
 

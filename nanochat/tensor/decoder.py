@@ -84,7 +84,7 @@ class TensorDecoder:
         for block, cache in zip(self._model.blocks, self._cache, strict=True):
             qkv = F.linear(rmsnorm(x).to(self._model.dtype), block.qkv)
             x = x + F.linear(self._attend(qkv, cache, slot), block.wo)
-            x = x + self._model.mlp(x, block)
+            x = x + block.mlp(rmsnorm(x).to(self._model.dtype))
         last = x[:, -1].to(self._model.dtype)
         self._logits = head_logits(last, self._model.head, softcap=self._config.logit_softcap)
 

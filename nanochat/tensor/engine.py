@@ -47,8 +47,11 @@ def resolve_device(config: TrainConfig) -> tuple[str, str]:
     }
     device = config.device
     if device == "auto":
-        mac = sys.platform == "darwin" and available["mps"]
-        device = "cuda" if available["cuda"] else "mps" if mac and config.dtype != "float64" else "cpu"
+        device = "cpu"
+        if available["cuda"]:
+            device = "cuda"
+        elif sys.platform == "darwin" and available["mps"] and config.dtype in ("auto", "float32"):
+            device = "mps"
     if not available[device]:
         raise UnsupportedDevice(f"device {device} is not available on this machine; use device cpu")
     dtype = config.dtype
@@ -144,7 +147,8 @@ class TensorEngine:
         return LossSums(math.fsum(nats), int(counted.sum()), byte_nats, int(sizes.sum()))
 
     def open_decoder(self, prompts: Sequence[Sequence[int]]) -> TensorDecoder:
-        return TensorDecoder(self.model, self.config, self._inputs.table, prompts, self.weights.device)
+        table, device = self._inputs.table, self.weights.device
+        return TensorDecoder(self.model, self.config, table, prompts, device)
 
     def state_dict(self) -> EngineState:
         weights = self.weights.unpack(self.weights.values)

@@ -15,7 +15,13 @@ from torch import Tensor
 
 from nanochat.training.parameters import RMSNORM_EPS
 
-__all__ = ["inverse_rms", "relu_squared", "rmsnorm", "rmsnorm_backward"]
+__all__ = ["apply", "inverse_rms", "relu_squared", "rmsnorm", "rmsnorm_backward"]
+
+
+def apply(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
+    """`function.apply`, which torch leaves untyped."""
+    result: Tensor = function.apply(*arguments)  # type: ignore[no-untyped-call]
+    return result
 
 
 def inverse_rms(x: Tensor) -> Tensor:  # (..., 1)
@@ -64,12 +70,11 @@ class _ReluSquared(torch.autograd.Function):
 def rmsnorm(x: Tensor) -> Tensor:
     """x / rms(x) over the last dimension (Zhang & Sennrich 2019), without weights."""
     if not torch.is_grad_enabled():
-        return F.rms_norm(x, (x.shape[-1],), eps=RMSNORM_EPS)
-    result: Tensor = _RMSNorm.apply(x)
-    return result
+        normed: Tensor = F.rms_norm(x, (x.shape[-1],), eps=RMSNORM_EPS)
+        return normed
+    return apply(_RMSNorm, x)
 
 
 def relu_squared(x: Tensor) -> Tensor:
     """max(x, 0)² (So et al. 2021)."""
-    result: Tensor = _ReluSquared.apply(x)
-    return result
+    return apply(_ReluSquared, x)

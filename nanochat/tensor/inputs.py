@@ -35,16 +35,19 @@ class Rotary(NamedTuple):
 class RotaryTable:
     """cos and sin by position; grows with the positions that are asked for."""
 
-    def __init__(self, head_dim: int, size: int, *, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, head_dim: int, size: int, *, device: torch.device, dtype: torch.dtype
+    ) -> None:
         self._head_dim = head_dim
-        self._options = {"device": device, "dtype": dtype}
+        self._device, self._dtype = device, dtype
         self._grow(size)
 
     def _grow(self, size: int) -> None:
         cos, sin = rotary_angles(np.arange(size), self._head_dim)
         self._size = size
-        self._cos = torch.from_numpy(np.concatenate([cos, cos], axis=-1)).to(**self._options)
-        self._sin = torch.from_numpy(sin).to(**self._options)
+        full = np.concatenate([cos, cos], axis=-1)
+        self._cos = torch.from_numpy(full).to(self._dtype).to(self._device)
+        self._sin = torch.from_numpy(sin).to(self._dtype).to(self._device)
 
     def span(self, first: int, last: int) -> Rotary:
         """Angles of positions first … last − 1, each (last − first, ·)."""
@@ -53,7 +56,7 @@ class RotaryTable:
         return Rotary(self._cos[first:last], self._sin[first:last])
 
     def rows(self, positions: NDArray[np.int64]) -> Rotary:  # positions (rows, width)
-        """Angles of a batch: (width, ·) if all rows have the same positions, else (rows, 1, width, ·)."""
+        """Angles of a batch: (width, ·) if every row counts from 0, else (rows, 1, width, ·)."""
         largest = int(positions.max())
         if largest >= self._size:
             self._grow(2 * largest)

@@ -119,7 +119,7 @@ class FlatOptimizer:
         return {**state, "step": np.array([float(self._count)], dtype=np.float64)}
 
     def load_state_dict(self, state: Mapping[str, NDArray[np.floating]]) -> None:
-        """Take a saved state; an empty mapping resets. Raises CheckpointError if it does not fit."""
+        """Take a saved state; an empty mapping resets. Raises CheckpointError as `check` does."""
         self.check(state)
         self._stopped.zero_()
         self._count.fill_(float(state["step"][0]) if state else 0.0)

@@ -123,7 +123,8 @@ def train(
 
     def pause(stopping: bool) -> Evaluation | None:
         """Everything that happens between steps, in its order: save, then evaluate."""
-        _drain(at, log, observer)
+        with at.watch:  # the wait for the step in flight is training
+            _drain(at, log, observer)
         resumed_here = start is not None and at.step == start.step
         if (cadence.checkpoints(at.step) or stopping) and not resumed_here:
             at.last_checkpoint = save(_trainer_state(at, log))

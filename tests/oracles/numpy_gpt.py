@@ -76,7 +76,7 @@ class NumpyGPT:
         for h in heads:
             scores = np.array([q[h : h + size] @ key[h : h + size] for key in keys]) / size**0.5
             probabilities = softmax(scores)
-            mixed.append(sum(p * value[h : h + size] for p, value in zip(probabilities, values, strict=True)))
+            mixed.append(probabilities @ np.array([value[h : h + size] for value in values]))
         return self.weights[f"layer{layer}.attn_wo"] @ np.concatenate(mixed)
 
     def _prepared(self, head: Array, position: int) -> Array:

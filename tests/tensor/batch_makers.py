@@ -17,9 +17,9 @@ TOKEN_BYTES = np.array([0, 1, 1, 2, 1, 3, 1])  # BOS has none
 
 
 def small_config(**options: Any) -> TrainConfig:
-    defaults: dict[str, Any] = {"n_layer": 2, "n_head": 2, "n_embd": 8, "block_size": 8, "init_std": 0.3}
-    if options.get("model_kind") == "bigram":
-        defaults = {"n_embd": 8, "block_size": 8, "init_std": 0.3}
+    defaults: dict[str, Any] = {"n_embd": 8, "block_size": 8, "init_std": 0.3}
+    if options.get("model_kind") != "bigram":
+        defaults |= {"n_layer": 2, "n_head": 2}
     return TrainConfig(mode="tensor", **{**defaults, **options})
 
 
@@ -71,3 +71,10 @@ def packed(seed: int = 0, **options: Any) -> Batch:
     lengths = [[3, 4], [2, 3, 2], [4], [8]]
     rows = [[draw.integers(0, VOCAB, n + 1).tolist() for n in row] for row in lengths]
     return batch_of(rows, 8, **options)
+
+
+def everything(engine: TensorEngine) -> dict[str, bytes]:
+    """The bits of all that training changes."""
+    state = engine.state_dict()
+    arrays = (*state.weights.items(), *state.optimizer.items())
+    return {name: array.tobytes() for name, array in arrays}

@@ -1,0 +1,204 @@
+"""What every test may lean on: a folder of its own, a clean environment, a tiny corpus and model.
+
+Small enough that a scalar step costs well under a millisecond and a whole run a few.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+TEXT = "anna\nbob\ncarl\ndora\nemma\nfred\nada\nbea\ncleo\ndan\nella\nfay\n"
+
+TINY: dict[str, dict[str, Any]] = {
+    "bigram": {"model_kind": "bigram", "n_embd": 4},
+    "mini-gpt": {
+        "model_kind": "mini-gpt", "n_layer": 1, "n_head": 2, "n_embd": 4, "qk_norm": False,
+    },
+}  # fmt: skip
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="also the long forms of claims")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--long"):
+        return
+    long = [item for item in items if item.get_closest_marker("long")]
+    if long:
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No option of the person who runs the tests reaches them; nothing draws to a window."""
+    for name in list(os.environ):
+        if name.startswith("NCLAB_") or name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+            monkeypatch.delenv(name)
+    # Help and errors are compared as text.
+    for name in ("FORCE_COLOR", "CLICOLOR_FORCE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("COLUMNS", "100")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder that holds only `names.txt`, twelve names."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "names.txt").write_text(TEXT, encoding="utf-8")
+    return tmp_path
+
+
+@pytest.fixture
+def tiny() -> Callable[..., dict[str, Any]]:
+    """Options of a tiny scalar run on `names.txt`; keywords go over them."""
+    return tiny_options
+
+
+def tiny_options(model_kind: str = "bigram", **changes: Any) -> dict[str, Any]:
+    options = {
+        "mode": "scalar", "data": "names.txt", "documents": "line", "block_size": 8,
+        "batch_size": 2, "steps": 6, "eval_every": 2, "lr": 0.02, "num_samples": 2,
+        "max_new_tokens": 8, **TINY[model_kind],
+    }  # fmt: skip
+    return {**options, **changes}
+
+
+@pytest.fixture
+def flags() -> Callable[..., list[str]]:
+    """Options as command-line words."""
+    return as_flags
+
+
+def as_flags(**options: Any) -> list[str]:
+    words = []
+    for name, value in options.items():
+        flag = "--" + name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(flag if value else "--no-" + flag[2:])
+        else:
+            words.append(f"{flag}={value}")
+    return words
+
+
+class Output(NamedTuple):
+    """What a command left."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Output]:
+    """`nanochat WORDS…` in this process; no exception may leave it."""
+    from nanochat.cli import main
+
+    def run(*words: str) -> Output:
+        capsys.readouterr()
+        code = main([str(word) for word in words])
+        return Output(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def refused(cli: Callable[..., Output]) -> Callable[..., str]:
+    """The message of a command that must fail: one line on stderr, nothing on stdout."""
+
+    def run(*words: str, code: int = 2) -> str:
+        result = cli(*words)
+        assert result.out == ""
+        lines = result.err.splitlines()
+        assert len(lines) == 1, result.err
+        assert lines[0].startswith("error: ")
+        assert result.code == code, result.err
+        return lines[0].removeprefix("error: ")
+
+    return run
+
+
+@pytest.fixture
+def python() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Another Python: `python("-m", "nanochat", …)`."""
+
+    def run(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *map(str, words)],
+            capture_output=True, text=True, encoding="utf-8", timeout=300, **options,
+        )  # fmt: skip
+
+    return run
+
+
+class TinyRun(NamedTuple):
+    """A finished run that tests read and never write to."""
+
+    path: Path
+    corpus: Path
+    options: dict[str, Any]
+    metrics: dict[str, Any]
+
+
+@pytest.fixture(scope="session", params=["bigram", "mini-gpt"])
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
+    return train_tiny(request.param, tmp_path_factory.mktemp(f"trained-{request.param}"))
+
+
+@pytest.fixture(scope="session")
+def trained_gpt(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
+    return train_tiny("mini-gpt", tmp_path_factory.mktemp("trained"))
+
+
+def train_tiny(model_kind: str, folder: Path) -> TinyRun:
+    import nanochat
+
+    corpus = folder / "names.txt"
+    corpus.write_text(TEXT, encoding="utf-8")
+    options = tiny_options(
+        model_kind, data=str(corpus), steps=40, out=str(folder / "run"), eval_every=20
+    )
+    result = nanochat.train(nanochat.TrainConfig(**options))
+    return TinyRun(result.run, corpus, options, dict(result.metrics))
+
+
+@pytest.fixture
+def stop_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Make the next runs of this process see a signal once `step` steps of it are done."""
+    from nanochat.commands import train as module
+
+    def set_step(step: int) -> None:
+        @contextmanager
+        def stop_requested() -> Iterator[Callable[[], bool]]:
+            asked = iter(range(1 << 30))
+            yield lambda: next(asked) >= step
+
+        monkeypatch.setattr(module, "stop_requested", stop_requested)
+
+    return set_step
+
+
+@pytest.fixture
+def records() -> Callable[[Path], list[dict[str, Any]]]:
+    """The lines of a run's metrics.jsonl, each of them strict JSON."""
+
+    def read(run: Path) -> list[dict[str, Any]]:
+        def refuse(constant: str) -> None:
+            raise AssertionError(f"{constant} is no JSON")
+
+        lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        return [json.loads(line, parse_constant=refuse) for line in lines]
+
+    return read

@@ -1,0 +1,120 @@
+"""Decoding against the full forward pass, the NumPy oracle, and past the end of the context."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from oracles.numpy_gpt import NumpyGPT
+from tensor.batch_makers import VOCAB, make_engine, small_config, windows
+
+from nanochat.tensor.engine import TensorEngine
+
+MODELS: list[dict[str, Any]] = [
+    {"model_kind": "bigram"},
+    {"positions": "learned", "qk_norm": False, "activation": "relu"},
+    {"positions": "learned", "logit_softcap": 1.5, "tie_lm_head": True},
+    {"positions": "rope"},
+    {"positions": "rope", "qk_norm": False, "input_rmsnorm": False, "logit_softcap": 1.5},
+    {"n_layer": 0, "positions": "learned"},
+]
+
+
+def tokens(rows: int, count: int) -> NDArray[np.int64]:
+    return np.random.default_rng(5).integers(0, VOCAB, (rows, count))
+
+
+def full_logits(engine: TensorEngine, ids: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(rows, width, vocab) from the forward pass of training."""
+    batch = windows(*ids.shape)
+    batch.inputs[:] = ids
+    with torch.no_grad():
+        logits = engine.model.hidden(engine._inputs(batch)) @ engine.model.head.T
+    cap = engine.config.logit_softcap
+    logits = cap * torch.tanh(logits / cap) if cap else logits
+    result: NDArray[np.float64] = logits.view(*ids.shape, VOCAB).numpy()
+    return result
+
+
+@pytest.mark.parametrize("options", MODELS, ids=str)
+@pytest.mark.parametrize("prompt", [1, 3, 8])
+def test_decoding_equals_the_full_forward_pass(options: dict[str, Any], prompt: int) -> None:
+    engine = make_engine(small_config(**options))
+    ids = tokens(3, 8)
+    expected = full_logits(engine, ids)
+    decoder = engine.open_decoder(ids[:, :prompt].tolist())
+    np.testing.assert_allclose(decoder.logits, expected[:, prompt - 1], rtol=1e-12, atol=1e-13)
+    for column in range(prompt, 8):
+        decoder.advance(ids[:, column].tolist())
+        np.testing.assert_allclose(decoder.logits, expected[:, column], rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("options", [MODELS[1], MODELS[2], MODELS[5]], ids=str)
+@pytest.mark.parametrize("prompt", [2, 11])
+def test_learned_positions_recompute_the_last_block(options: dict[str, Any], prompt: int) -> None:
+    engine = make_engine(small_config(**options))
+    ids = tokens(2, 20)
+    decoder = engine.open_decoder(ids[:, :prompt].tolist())
+    for column in range(prompt, 20):
+        decoder.advance(ids[:, column].tolist())
+        window = ids[:, max(0, column - 7) : column + 1]
+        expected = full_logits(engine, window)[:, -1]
+        np.testing.assert_allclose(decoder.logits, expected, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("n_layer", [1, 2])
+@pytest.mark.parametrize("prompt", [2, 11])
+def test_rope_rolls_over_the_last_block(n_layer: int, prompt: int) -> None:
+    config = small_config(n_layer=n_layer)
+    engine = make_engine(config)
+    ids = tokens(2, 30)
+    decoder = engine.open_decoder(ids[:, :prompt].tolist())
+    oracles = [NumpyGPT(config, engine.state_dict().weights, window=8) for _ in ids]
+    for column in range(30):
+        rows = zip(oracles, ids[:, column].tolist(), strict=True)
+        expected = [oracle.logits(token, column) for oracle, token in rows]
+        if column >= prompt:
+            decoder.advance(ids[:, column].tolist())
+        if column >= prompt - 1:
+            np.testing.assert_allclose(decoder.logits, expected, rtol=1e-12, atol=1e-13)
+
+
+def test_one_layer_of_rope_sees_the_last_block_and_nothing_else() -> None:
+    engine = make_engine(small_config(n_layer=1))
+    ids = tokens(1, 20)
+    other = ids.copy()
+    other[:, :12] = (other[:, :12] + 1) % VOCAB
+    first, second = (engine.open_decoder(t.tolist()).logits for t in (ids, other))
+    np.testing.assert_array_equal(first, second)
+    # Angles only matter by their differences, so a window read from position 0 agrees.
+    expected = full_logits(engine, ids[:, -8:])[:, -1]
+    np.testing.assert_allclose(first, expected, rtol=1e-11, atol=1e-12)
+
+
+def test_a_bigram_forgets_all_but_the_last_token() -> None:
+    engine = make_engine(small_config(model_kind="bigram"))
+    decoder = engine.open_decoder(tokens(1, 12).tolist())
+    decoder.advance([3])
+    np.testing.assert_array_equal(decoder.logits, engine.open_decoder([[3]]).logits)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [("float64", np.float64), ("float32", np.float32), ("bfloat16", np.float32)],
+)
+def test_logits_are_an_array_of_at_least_float32(dtype: str, expected: type) -> None:
+    decoder = make_engine(small_config(), dtype=dtype).open_decoder([[0], [1]])
+    decoder.advance([1, 2])
+    assert decoder.logits.dtype == expected
+    assert decoder.logits.shape == (2, VOCAB)
+
+
+def test_logits_of_one_moment_stay_as_they_were() -> None:
+    decoder = make_engine(small_config()).open_decoder([[0]])
+    before = decoder.logits
+    kept = before.copy()
+    decoder.advance([1])
+    np.testing.assert_array_equal(before, kept)

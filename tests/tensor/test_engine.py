@@ -1,0 +1,176 @@
+"""The tensor engine as the training loop sees it: microbatches, dropout, bits, devices."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tensor.batch_makers import (
+    TOKEN_BYTES,
+    VOCAB,
+    everything,
+    make_engine,
+    packed,
+    settings,
+    small_config,
+    windows,
+)
+
+from nanochat.config import TrainConfig
+from nanochat.errors import UnsupportedDevice, UnsupportedDtype
+from nanochat.tensor.engine import TensorEngine, resolve_device
+from nanochat.training.engine import Engine
+from nanochat.training.parameters import GROUPS
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+STILL = settings(lr=dict.fromkeys(GROUPS, 0.0))  # steps that change no weight
+
+
+def test_the_engine_answers_the_protocol() -> None:
+    engine: Engine = make_engine(small_config())
+    assert (engine.mode, engine.backend, engine.device) == ("tensor", "torch", "cpu")
+    assert not make_engine(small_config()).using_gpu
+
+
+@pytest.mark.parametrize("model_kind", ["bigram", "mini-gpt"])
+def test_microbatches_equal_one_batch(model_kind: str) -> None:
+    whole = windows(6, 8)
+    names = ("inputs", "targets", "positions", "segments", "lengths")
+    parts = [
+        dataclasses.replace(whole, **{name: getattr(whole, name)[rows] for name in names})
+        for rows in (slice(0, 1), slice(1, 4), slice(4, 6))
+    ]
+    one, many = (make_engine(small_config(model_kind=model_kind)) for _ in range(2))
+    for _ in range(5):
+        expected = one.step([whole], settings()).read()
+        found = many.step(parts, settings()).read()
+        assert found.loss == pytest.approx(expected.loss, rel=1e-12)
+        assert found.grad_norm == pytest.approx(expected.grad_norm, rel=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_same_steps_give_the_same_bits(dtype: str, threads: int) -> None:
+    config = small_config(n_embd=64, dropout=0.1, threads=threads)
+    runs = []
+    for _ in range(2):
+        engine = make_engine(config, dtype=dtype)
+        batches = [[packed(seed), windows(32, 8, seed=seed)] for seed in range(4)]
+        metrics = [engine.step(batch, settings(clip=1.0)).read() for batch in batches]
+        runs.append((metrics, everything(engine)))
+    assert runs[0] == runs[1]
+
+
+def test_training_lowers_the_loss() -> None:
+    engine = make_engine(small_config(n_embd=32, init_std=0.08), dtype="float32")
+    losses = [engine.step([windows(8, 8)], settings()).read().loss for _ in range(100)]
+    assert losses[0] == pytest.approx(math.log(VOCAB), rel=0.2)
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_a_result_may_be_read_later() -> None:
+    early, late = make_engine(small_config()), make_engine(small_config())
+    expected = [early.step([packed(seed)], settings()).read() for seed in range(4)]
+    queued = [late.step([packed(seed)], settings()) for seed in range(4)]
+    assert [result.read() for result in queued] == expected
+
+
+def dropping(**options: Any) -> TensorEngine:
+    return make_engine(small_config(dropout=0.3, **options))
+
+
+def test_dropout_depends_on_seed_step_and_microbatch_alone() -> None:
+    batch = packed(global_targets=2 * packed().global_targets)
+    first, second = dropping(), dropping()
+    losses = [first.step([batch, batch], STILL).read().loss for _ in range(3)]
+    assert len(set(losses)) == 3
+    torch.manual_seed(0)
+    second.sums(batch)
+    assert second.step([batch, batch], STILL).read().loss == losses[0]
+    second.load_state_dict(first.state_dict())
+    expected = first.step([batch, batch], STILL).read().loss
+    assert second.step([batch, batch], STILL).read().loss == expected
+    assert dropping(seed=1).step([batch, batch], STILL).read().loss not in losses
+
+
+def test_dropout_differs_between_microbatches_and_processes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine = dropping()
+    seeds = [engine._dropout_of(index).initial_seed() for index in range(3)]
+    monkeypatch.setenv("RANK", "1")
+    seeds += [engine._dropout_of(index).initial_seed() for index in range(3)]
+    assert len(set(seeds)) == 6
+
+
+def test_dropout_is_off_in_sums_and_decoding() -> None:
+    dropped, plain = dropping(), make_engine(small_config())
+    assert dropped.sums(packed()) == plain.sums(packed())
+    found, expected = (engine.open_decoder([[0, 1]]).logits for engine in (dropped, plain))
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_dropout_keeps_the_expected_value() -> None:
+    engine = make_engine(small_config(dropout=0.25))
+    x = torch.ones(100_000, dtype=torch.float64)
+    dropped = engine.model._dropped(x, torch.Generator().manual_seed(1))
+    assert set(dropped.unique().tolist()) == {0.0, 1 / 0.75}
+    assert float(dropped.mean()) == pytest.approx(1.0, abs=0.01)
+
+
+def test_threads_are_set() -> None:
+    make_engine(small_config(threads=2))
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+def test_every_device_walks_the_losses_of_the_cpu(device: str, dtype: str) -> None:
+    config = small_config(init_std=0.08)
+    engine = TensorEngine(config, VOCAB, TOKEN_BYTES, device=device, dtype=dtype)
+    reference = make_engine(config)
+    found = [engine.step([packed(seed)], settings()).read().loss for seed in range(5)]
+    expected = [reference.step([packed(seed)], settings()).read().loss for seed in range(5)]
+    tolerance = {"float64": 1e-12, "float32": 1e-5, "bfloat16": 0.05}[dtype]
+    np.testing.assert_allclose(found, expected, rtol=tolerance)
+
+
+def machine(monkeypatch: pytest.MonkeyPatch, *, cuda: bool, mps: bool, platform: str) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: cuda)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: mps)
+    monkeypatch.setattr("sys.platform", platform)
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "platform", "expected"),
+    [
+        (False, False, "linux", ("cpu", "float32")),
+        (True, False, "linux", ("cuda", "bfloat16")),
+        (False, True, "darwin", ("mps", "float32")),
+    ],
+)
+def test_auto_takes_the_best_device_that_is_there(
+    monkeypatch: pytest.MonkeyPatch, cuda: bool, mps: bool, platform: str, expected: tuple[str, str]
+) -> None:
+    machine(monkeypatch, cuda=cuda, mps=mps, platform=platform)
+    assert resolve_device(TrainConfig(mode="tensor")) == expected
+
+
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_an_absent_device_is_refused(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    machine(monkeypatch, cuda=False, mps=False, platform="linux")
+    message = f"device {device} is not available on this machine; use device cpu"
+    with pytest.raises(UnsupportedDevice, match=f"^{message}$"):
+        resolve_device(TrainConfig(mode="tensor", device=device))
+
+
+def test_mps_computes_in_float32_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch, cuda=False, mps=True, platform="darwin")
+    with pytest.raises(UnsupportedDtype, match="device mps does not support dtype bfloat16"):
+        resolve_device(TrainConfig(mode="tensor", device="mps", dtype="bfloat16"))
+    wide = TrainConfig(mode="tensor", dtype="float64")
+    assert resolve_device(wide) == ("cpu", "float64")

@@ -1,0 +1,117 @@
+"""The flat optimizer against torch.optim, clipping, and steps that are not finite."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from tensor.batch_makers import everything, make_engine, packed, settings, small_config
+
+from nanochat.tensor.engine import TensorEngine
+from nanochat.training.parameters import GROUPS
+
+
+def torch_optimizer(
+    engine: TensorEngine, lr: Mapping[str, float], decay: Mapping[str, float]
+) -> torch.optim.Optimizer:
+    """torch.optim on copies of the weights; SGD's decoupled decay is left to the caller."""
+    config = engine.config
+    weights = engine.state_dict().weights
+    groups: list[dict[str, Any]] = []
+    for spec in engine.weights.specs:
+        parameter = torch.nn.Parameter(torch.from_numpy(weights[spec.name]))
+        groups.append({"params": [parameter], "lr": lr[spec.group]})
+        if config.optimizer == "adamw":
+            groups[-1]["weight_decay"] = decay[spec.group]
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(
+            groups, betas=(0.85, config.beta2), eps=config.eps, foreach=False, fused=False
+        )
+    return torch.optim.SGD(groups, momentum=0.85, foreach=False, fused=False)
+
+
+def set_gradients(engine: TensorEngine, flat: NDArray[np.float64]) -> None:
+    engine.weights.gradients.copy_(torch.from_numpy(flat))
+    engine.weights.loss.fill_(1.0)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("grouped", [False, True], ids=["one rate", "rate by group"])
+@pytest.mark.parametrize("clip", [0.0, 0.5])
+def test_fifty_steps_equal_torch_optim(optimizer: str, grouped: bool, clip: float) -> None:
+    lr, decay = dict.fromkeys(GROUPS, 0.01), dict.fromkeys(GROUPS, 0.1)
+    if grouped:
+        lr = {"embedding": 0.02, "matrix": 0.01, "head": 0.005}
+        decay = {"embedding": 0.0, "matrix": 0.1, "head": 0.2}
+    engine = make_engine(small_config(optimizer=optimizer, positions="learned"))
+    theirs = torch_optimizer(engine, lr, decay)
+    parameters = [group["params"][0] for group in theirs.param_groups]
+    rates = settings(lr=lr, weight_decay=decay, momentum=0.85, clip=clip)
+    draw = np.random.default_rng(3)
+    for _ in range(50):
+        flat = draw.normal(size=engine.weights.size) * draw.uniform(0.001, 0.1)
+        set_gradients(engine, flat)
+        pieces = engine.weights.unpack(torch.from_numpy(flat))
+        for spec, parameter in zip(engine.weights.specs, parameters, strict=True):
+            parameter.grad = torch.from_numpy(pieces[spec.name])
+            if optimizer == "sgd":
+                parameter.data.mul_(1 - lr[spec.group] * decay[spec.group])
+        expected_norm = torch.nn.utils.clip_grad_norm_(parameters, clip or float("inf"))
+        theirs.step()
+        _, norm = engine.optimizer.step(rates)
+        assert float(norm) == pytest.approx(float(expected_norm), rel=1e-13)
+    ours = engine.state_dict().weights
+    for spec, parameter in zip(engine.weights.specs, parameters, strict=True):
+        theirs_now = parameter.detach().numpy()
+        np.testing.assert_allclose(ours[spec.name], theirs_now, rtol=1e-12, atol=1e-13)
+
+
+def test_momentum_may_change_from_step_to_step() -> None:
+    engine = make_engine(small_config(optimizer="sgd"))
+    start = engine.weights.values.clone()
+    for momentum in (0.5, 0.9):
+        set_gradients(engine, np.ones(engine.weights.size))
+        engine.optimizer.step(settings(lr=dict.fromkeys(GROUPS, 0.1), momentum=momentum))
+    expected = start - 0.1 * 1 - 0.1 * 1.9
+    torch.testing.assert_close(engine.weights.values, expected, rtol=0, atol=1e-15)
+
+
+def test_gradients_and_loss_are_zero_between_steps() -> None:
+    for dtype in ("float32", "bfloat16"):
+        engine = make_engine(small_config(), dtype=dtype)
+        engine.step([packed()], settings())
+        assert not engine.weights.step_sums.any()
+        assert all(not leaf.grad.any() for leaf in (engine.model.head, engine.model.blocks[0].qkv))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_step_that_is_not_finite_and_all_later_ones_change_no_bit(
+    optimizer: str, dtype: str, bad: float
+) -> None:
+    engine = make_engine(small_config(optimizer=optimizer), dtype=dtype)
+    rates = settings(weight_decay=dict.fromkeys(GROUPS, 0.1), clip=1.0)
+    engine.step([packed()], rates)
+    before = everything(engine)
+    set_gradients(engine, np.full(engine.weights.size, bad))
+    assert not np.isfinite(engine.step([packed()], rates).read().grad_norm)
+    assert everything(engine) == before
+    later = [engine.step([packed(seed)], rates) for seed in range(3)]
+    assert all(np.isfinite(result.read().loss) for result in later)
+    assert everything(engine) == before
+    engine.load_state_dict(engine.state_dict())
+    engine.step([packed()], rates)
+    assert everything(engine) != before
+
+
+def test_a_loss_that_is_not_finite_suppresses_the_update() -> None:
+    engine = make_engine(small_config())
+    before = everything(engine)
+    engine.weights.loss.fill_(float("nan"))
+    assert np.isnan(engine.step([packed()], settings()).read().loss)
+    assert everything(engine) == before

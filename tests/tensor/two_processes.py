@@ -1,0 +1,26 @@
+"""Run by test_distributed: trains on this rank's half of each batch, prints losses and norms."""
+
+import json
+
+import torch.distributed as dist
+from tensor.batch_makers import make_engine, settings, small_config, windows
+
+from nanochat.tensor import distributed
+
+
+def main() -> None:
+    engine = make_engine(small_config())
+    rows = slice(2 * distributed.rank(), 2 * distributed.rank() + 2)
+    metrics = []
+    for seed in range(5):
+        whole = windows(4, 8, seed=seed)
+        half = windows(2, 8, global_targets=whole.global_targets)
+        half.inputs[:], half.targets[:] = whole.inputs[rows], whole.targets[rows]
+        result = engine.step([half], settings(clip=0.1)).read()
+        metrics.append([result.loss, result.grad_norm])
+    print(json.dumps(metrics))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

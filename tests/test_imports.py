@@ -1,0 +1,169 @@
+"""The floors of the house, read from the sources, and what an import may load, from new processes."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "nanochat"
+
+# Top to bottom. A room may import from the floors below its own and from itself.
+FLOORS = (
+    {"__main__"},
+    {"cli"},
+    {"commands"},
+    {"engines"},
+    {"scalar", "tensor"},
+    {"training"},
+    {"data", "ops"},
+    {"settings"},
+    {"config"},
+    {"knob", "presets", "unsupported", "native"},
+    {"errors", "philox", "processes", "_scalar"},
+)
+# The package itself names everything it offers, and imports it only when it is asked for.
+FRONT_DOOR = "__init__"
+
+
+def floor_of(room: str) -> int:
+    return next(i for i, floor in enumerate(FLOORS) if room in floor)
+
+
+def sources() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported_modules(tree: ast.AST) -> Iterator[tuple[ast.stmt, str]]:
+    """Every module that the statements below `tree` import, absolute, one dotted name each."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide which room they come from"
+            assert node.module is not None
+            yield node, node.module
+            if node.module == "nanochat":
+                yield from ((node, f"nanochat.{alias.name}") for alias in node.names)
+
+
+def rooms_imported(tree: ast.AST) -> set[str]:
+    names = {name for _, name in imported_modules(tree)}
+    return {name.split(".")[1] for name in names if name.startswith("nanochat.")}
+
+
+def runs_at_import(tree: ast.Module) -> Iterator[ast.stmt]:
+    """Import statements outside functions and outside `if TYPE_CHECKING`."""
+    waiting: list[ast.AST] = list(tree.body)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            continue
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            waiting += node.orelse
+            continue
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            yield node
+        waiting += ast.iter_child_nodes(node)
+
+
+def test_every_room_has_a_floor():
+    for path in sources():
+        if room_of(path) != FRONT_DOOR:
+            floor_of(room_of(path))
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_each_room_imports_only_floors_below_it(path):
+    room = room_of(path)
+    if room == FRONT_DOOR:
+        return
+    for other in rooms_imported(ast.parse(path.read_text(encoding="utf-8"))) - {room}:
+        assert floor_of(other) > floor_of(room), f"{path} imports nanochat.{other}"
+
+
+def test_the_walk_sees_a_breach():
+    tree = ast.parse("def f():\n    from nanochat import cli\n    import nanochat.tensor.engine\n")
+    assert rooms_imported(tree) == {"cli", "tensor"}
+
+
+def test_the_front_door_imports_nothing_until_it_is_asked():
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    modules = {name for node in runs_at_import(tree) for _, name in imported_modules(node)}
+    assert modules == {"__future__", "importlib", "typing"}
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_torch_is_imported_by_tensor_and_ops_alone(path):
+    if room_of(path) in ("tensor", "ops"):
+        return
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert not [name for _, name in imported_modules(tree) if name.split(".")[0] == "torch"]
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_rooms_outside_tensor_load_tensor_and_ops_only_inside_functions(path):
+    if room_of(path) in ("tensor", "ops"):
+        return
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    loaded = {room for node in runs_at_import(tree) for room in rooms_imported(node)}
+    assert not loaded & {"tensor", "ops"}
+
+
+# ---------------------------------------------------------------------- what a process has loaded
+
+
+def loaded_after(python, code: str, cwd: Path) -> set[str]:
+    """Top-level names in sys.modules after `code`, which must succeed, in a new process."""
+    script = f"import sys, json\n{code}\nsys.stdout.flush()\n" + (
+        "print('\\n' + json.dumps(sorted({m.split('.')[0] for m in sys.modules})))"
+    )
+    done = python("-c", script, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_import_nanochat_loads_neither_numpy_nor_torch(python, tmp_path):
+    loaded = loaded_after(python, "import nanochat; dir(nanochat)", tmp_path)
+    assert not loaded & {"numpy", "torch", "numba", "matplotlib", "cyclopts", "rich"}
+
+
+def test_a_config_and_a_refusal_load_neither_numpy_nor_torch(python, tmp_path):
+    code = "import nanochat\ntry: nanochat.TrainConfig(steps=-1)\nexcept ValueError: raise\n"
+    code = code.replace("ValueError: raise", "nanochat.NanochatError: pass")
+    assert not loaded_after(python, code, tmp_path) & {"numpy", "torch"}
+
+
+SCALAR_COMMANDS = {
+    "--help": [["--help"]],
+    "train --help": [["train", "--help"]],
+    "info": [["info"]],
+    "train, sample, eval": [
+        ["train", "--mode=scalar", "--model-kind=bigram", "--n-embd=4", "--steps=2",
+         "--eval-tokens=20", "--batch-size=2", "--num-samples=2", "--out=run"],
+        ["sample", "--checkpoint=run"],
+        ["sample", "--baseline=counts", "--num-samples=2"],
+        ["ablate", "--model-kind=bigram", "--mode=scalar", "--n-embd=4", "--steps=1",
+         "--eval-tokens=20", "--batch-size=2", "--seeds=1", "--vary=tie_lm_head=true,false"],
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("commands", SCALAR_COMMANDS.values(), ids=SCALAR_COMMANDS)
+def test_commands_of_the_scalar_engine_never_import_torch(python, commands, tmp_path):
+    code = "from nanochat.cli import main\n" + "\n".join(
+        f"assert main({words!r}) == 0" for words in commands
+    )
+    assert "torch" not in loaded_after(python, code, tmp_path)
+
+
+def test_help_loads_neither_numpy_nor_any_command(python, tmp_path):
+    code = "from nanochat.cli import main\nassert main(['train', '--help']) == 0"
+    assert not loaded_after(python, code, tmp_path) & {"numpy", "numba", "matplotlib", "psutil"}
