@@ -204,7 +204,8 @@ def _build_app(words: Sequence[str], show_all: bool) -> App:
 
     app = App(
         name="nanochat", help=_HELP, version=lambda: metadata.version("nanochat-lab"),
-        help_format="plaintext", help_epilogue="`nanochat COMMAND --help-all` shows every option.",
+        suppress_keyboard_interrupt=False, help_format="plaintext",
+        help_epilogue="`nanochat COMMAND --help-all` shows every option.",
     )  # fmt: skip
     app.register_install_completion_command(name="--install-completion")
     called = [word for word in words[:1] if word in _SUMMARIES]

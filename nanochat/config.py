@@ -125,14 +125,14 @@ class TrainConfig:
     )  # fmt: skip
 
     # optimization
-    steps: int = option(1000, "Optimizer steps.", group=_OPTIM, low=0, high=10**9, common=True)
+    steps: int = option(600, "Optimizer steps.", group=_OPTIM, low=0, high=10**9, common=True)
     batch_size: int = option(
         64, "Rows a microbatch.", group=_OPTIM, low=1, high=1 << 20, common=True
     )
     grad_accum: int = option(1, "Microbatches a step.", group=_OPTIM, low=1, high=1 << 16)
     optimizer: str = option("adamw", "Optimizer.", group=_OPTIM, choices=("sgd", "adamw"))
     lr: float = option(
-        4e-3, "Peak learning rate.", group=_OPTIM, low=0, high=1e4, low_open=True, common=True
+        8e-3, "Peak learning rate.", group=_OPTIM, low=0, high=1e4, low_open=True, common=True
     )
     lr_schedule: str = option(
         "linear", "Shape of the warmdown.", group=_OPTIM,
@@ -176,7 +176,7 @@ class TrainConfig:
         False, "Same bits run after run on CUDA too (slower there).", group=_RUN
     )
     eval_every: int = option(
-        250, "Steps between evaluations; 0: only at the start and end.", group=_RUN, low=0,
+        200, "Steps between evaluations; 0: only at the start and end.", group=_RUN, low=0,
         high=10**9,
     )  # fmt: skip
     eval_tokens: int = option(
@@ -238,8 +238,9 @@ class TrainConfig:
             )
         fill(self, preset)
         check_knobs(self)
-        self._check_together()
-        check_supported(self)
+        if not self.resume:  # else the saved config rules, and only what is given is compared
+            self._check_together()
+            check_supported(self)
 
     def _check_choice(self, name: str) -> None:
         value = getattr(self, name)
@@ -356,7 +357,9 @@ class EvalConfig(_Checked):
         None, "Text to score; default: the validation part of the run.", group=_DATA, kind=str,
         optional=True, common=True,
     )  # fmt: skip
-    documents: str = _same("documents", common=True)
+    documents: str = _same(
+        "documents", common=True, help="What one document is; auto: what it was in training."
+    )
     data_dir: str | None = _same("data_dir", common=True)
     batch_size: int = _same("batch_size", common=True)
     mode: str = _same("mode", help="Engine; auto: the one that trained the checkpoint.")

@@ -16,9 +16,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "n_embd": 64,
         "block_size": 16,
         "batch_size": 64,
-        "steps": 1000,
-        "lr": 4e-3,
-        "eval_every": 250,
+        "steps": 600,
+        "lr": 8e-3,
+        "eval_every": 200,
     },
     # karpathy's microgpt.py, final gist: model, optimizer and one document a step.
     "microgpt": {

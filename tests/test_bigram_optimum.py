@@ -27,9 +27,7 @@ def gap_to_optimum(**options: Any) -> float:
     )  # fmt: skip
     for step in range(config.steps):
         engine.step(batcher.step(step), step_settings(config, step))
-    training_part = evaluation_batches(
-        prepared.train, batch_size=512, block_size=config.block_size
-    )
+    training_part = evaluation_batches(prepared.train, batch_size=512, block_size=config.block_size)
     loss = evaluate(engine, training_part, config.steps).loss
     assert loss is not None
     return loss - bigram_optimum(transition_counts(prepared.train, prepared.tokenizer.vocab_size))

@@ -110,7 +110,9 @@ def walk(engine: Engine, batcher: Batcher, config: TrainConfig, steps: int) -> n
     )
 
 
-def largest_difference(config: TrainConfig, corpus: tuple[Tokenizer, Any], dtype: str, steps: int) -> float:
+def largest_difference(
+    config: TrainConfig, corpus: tuple[Tokenizer, Any], dtype: str, steps: int
+) -> float:
     tokenizer, documents = corpus
     batcher = batcher_of(config, documents)
     scalar, tensor = (walk(e, batcher, config, steps) for e in engines(config, tokenizer, dtype))

@@ -12,7 +12,7 @@ import re
 import shutil
 import signal
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -200,13 +200,23 @@ def _outcomes(cells: Sequence[Cell], jobs: int) -> Iterator[tuple[Cell, str | No
     threads = max(1, (os.cpu_count() or 1) // jobs)
     spawn = get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=spawn, initializer=_leave_signals_to_runs) as pool:
-        futures = {pool.submit(_train_cell, cell.config, threads): cell for cell in cells}
-        try:
-            for future in as_completed(futures):
-                yield futures[future], _outcome(future)
-        except BaseException:  # an interrupt, or a consumer that has gone
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        waiting = list(reversed(cells))
+        running: dict[Future[str | None], Cell] = {}
+        while waiting or running:
+            while waiting and len(running) < jobs:  # no more: an interrupt leaves the rest undone
+                cell = waiting.pop()
+                running[_submit(pool, cell.config, threads)] = cell
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                yield running.pop(future), _outcome(future)
+
+
+def _submit(pool: ProcessPoolExecutor, config: TrainConfig, threads: int) -> Future[str | None]:
+    try:
+        return pool.submit(_train_cell, config, threads)
+    except BrokenProcessPool as error:  # an earlier run's process was killed
+        future: Future[str | None] = Future()
+        future.set_exception(error)
+        return future
 
 
 def _leave_signals_to_runs() -> None:

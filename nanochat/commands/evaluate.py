@@ -12,6 +12,7 @@ from nanochat.data.batches import evaluation_batches
 from nanochat.data.corpus import load_corpus
 from nanochat.data.documents import Documents, encode_documents
 from nanochat.data.prepare import prepare
+from nanochat.data.registry import REGISTRY
 from nanochat.errors import CheckpointError
 from nanochat.training.metrics import LossTotals
 
@@ -66,7 +67,8 @@ def evaluate(config: EvalConfig | None = None, *, terminal: Terminal = SILENT) -
 
 def _documents(config: EvalConfig, trained: TrainedModel) -> tuple[Documents, str]:
     if config.data is not None:
-        corpus = load_corpus(config.data, config.documents, config.data_dir)
+        kind = _kind_of_documents(config, trained)
+        corpus = load_corpus(config.data, kind, config.data_dir)
         return encode_documents(trained.tokenizer, corpus.documents), config.data
     data_dir = config.data_dir or trained.config.data_dir
     prepared = prepare(replace(trained.config, data_dir=data_dir))
@@ -80,6 +82,15 @@ def _documents(config: EvalConfig, trained: TrainedModel) -> tuple[Documents, st
             f"{trained.checkpoint.path} has no validation part; name a text with --data"
         )
     return prepared.val, f"{trained.config.data}:{prepared.val_source}"
+
+
+def _kind_of_documents(config: EvalConfig, trained: TrainedModel) -> str:
+    """What one document of the text is: as asked, else as in the text of the run."""
+    if config.documents != "auto":
+        return config.documents
+    run = trained.config
+    entry = REGISTRY.get(run.data)
+    return entry.documents if entry and run.documents == "auto" else run.documents
 
 
 def _spelled(value: object) -> str:

@@ -14,6 +14,7 @@ __all__ = ["plot_ablation", "plot_losses"]
 
 _TRAIN, _SMOOTH, _VAL = "#b8c4d6", "#1f4e8c", "#d1495b"
 _WINDOW = 0.04  # of the run, for the smoothed curve
+_LABEL = 60  # characters
 
 
 def _figure(width: float, height: float) -> tuple[Any, Any]:
@@ -68,6 +69,11 @@ def _running_mean(values: Sequence[float], window: int) -> list[float]:
     return means
 
 
+def _shortened(label: str) -> str:
+    """A label that leaves room for the plot beside it."""
+    return label if len(label) <= _LABEL else label[: _LABEL - 1] + "…"
+
+
 def plot_ablation(
     labels: Sequence[str],
     means: Sequence[float],
@@ -82,7 +88,7 @@ def plot_ablation(
     for row, values in zip(rows, points, strict=True):
         axes.plot(values, [row] * len(values), "o", color=_TRAIN, markersize=5)
     axes.errorbar(means, list(rows), xerr=list(half_widths), fmt="o", color=_SMOOTH, capsize=4)
-    axes.set_yticks(list(rows), labels, parse_math=False)
+    axes.set_yticks(list(rows), [_shortened(label) for label in labels], parse_math=False)
     axes.invert_yaxis()
     axes.set(title=title, xlabel="validation loss, nats per token (mean, 95 % interval)")
     _save(figure, picture)

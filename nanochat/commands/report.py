@@ -31,9 +31,11 @@ def confidence_95(values: Sequence[float]) -> float:
     if n < 2:
         return math.nan
     freedom = n - 1
-    # Beyond the table t = z + (z³ + z)/(4ν) to 0.0005 (Cornish & Fisher 1938).
-    z = 1.959964
-    t = _T95[freedom - 1] if freedom <= len(_T95) else z + (z**3 + z) / (4 * freedom)
+    if freedom <= len(_T95):
+        t = _T95[freedom - 1]
+    else:  # to 0.0001 (Cornish & Fisher 1938)
+        z = 1.959964
+        t = z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
     return t * statistics.stdev(values) / math.sqrt(n)
 
 

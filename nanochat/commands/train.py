@@ -138,7 +138,7 @@ def _resumed_config(config: TrainConfig, checkpoint: Checkpoint) -> TrainConfig:
                 f"--resume keeps the saved {name} {saved.get(name)}, got {value}; {way_out}"
             )
     try:
-        return TrainConfig(**saved)
+        return TrainConfig(**{**saved, "resume": False})
     except TypeError as error:
         raise CheckpointError(
             f"{checkpoint.path} has a config of another version: {error}"

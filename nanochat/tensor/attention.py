@@ -1,7 +1,7 @@
-"""Causal attention inside segments, with rotary positions and query-key norm.
+"""The attention branch of a block: norm, causal attention inside segments, residual.
 
-Two implementations of one contract: our own for short rows on the CPU, where torch's costs twice
-the time, and torch's `scaled_dot_product_attention` everywhere else.
+Two implementations of one contract: our own with its derivative for short rows on the CPU, where
+torch's costs twice the time, and torch's `scaled_dot_product_attention` everywhere else.
 """
 
 from __future__ import annotations
@@ -12,24 +12,35 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanochat.tensor.functions import apply, inverse_rms, rmsnorm, rmsnorm_backward
+from nanochat.tensor.functions import (
+    add_gradient,
+    apply,
+    inverse_rms,
+    rmsnorm,
+    rmsnorm_backward,
+)
 from nanochat.tensor.inputs import Inputs, Rotary
+from nanochat.tensor.mlp import add_product
 
-__all__ = ["attention", "rotate"]
+__all__ = ["attention_branch", "rotate"]
 
 
-def attention(
-    qkv: Tensor,  # (rows · width, 3 · n_embd) queries, keys, values, each head by head
+def attention_branch(
+    x: Tensor,  # (rows · width, n_embd) master dtype
+    wqkv: Tensor,  # (3 · n_embd, n_embd) compute dtype: queries, keys, values, head by head
+    wo: Tensor,  # (n_embd, n_embd) compute dtype
+    mask: Tensor | None,  # as x, 0 or 1 / keep, dropout of the branch
     inputs: Inputs,
     *,
     heads: int,
     qk_norm: bool,
-) -> Tensor:  # (rows · width, n_embd)
-    """Rotation first, then the norm, then softmax(q·k / √head_dim) over the visible tokens."""
+) -> Tensor:  # (rows · width, n_embd) master dtype
+    """x + mask · attention(rmsnorm(x)). In a head: rotation first, then the norm, then
+    softmax(q·k / √head_dim) over the visible tokens."""
     if inputs.fused:
-        shape = (inputs.rows, inputs.width, heads)
-        return apply(_FusedAttention, qkv, inputs.rotary, inputs.mask, shape, qk_norm)
-    return _torch_attention(qkv, inputs, heads, qk_norm)
+        return apply(_AttentionBranch, x, wqkv, wo, mask, inputs, heads, qk_norm)
+    qkv = F.linear(rmsnorm(x).to(wqkv.dtype), wqkv)
+    return add_product(x, _torch_attention(qkv, inputs, heads, qk_norm), wo, mask)
 
 
 def rotate(
@@ -46,67 +57,98 @@ def rotate(
     return out
 
 
-class _FusedAttention(torch.autograd.Function):
-    """Score matrices in memory, five batched products, no copies but one each way.
+class _AttentionBranch(torch.autograd.Function):
+    """Whole score matrices in memory, five batched products.
 
-    Forward and backward at (12 rows, 4 heads, 64 wide, 32 each), float32, two cores: torch's
-    attention alone 1.4 ms, autograd over plain products 0.8 ms before its copies of qkv.
+    Attention alone at (12 rows, 4 heads, 64 wide, 32 each), forward and backward, float32, two
+    cores: torch's 1.4 ms, products as below 0.8 ms.
     """
 
     @staticmethod
     def forward(
         ctx: Any,
-        qkv: Tensor,
-        rotary: Rotary | None,
-        mask: Tensor,
-        shape: tuple[int, int, int],  # rows, width, heads
+        x: Tensor,
+        wqkv: Tensor,
+        wo: Tensor,
+        mask: Tensor | None,
+        inputs: Inputs,
+        heads: int,
         qk_norm: bool,
     ) -> Tensor:
-        rows, width, heads = shape
-        size = qkv.shape[1] // (3 * heads)
-        source = qkv.view(rows, width, 3, heads, size).permute(2, 0, 3, 1, 4)
-        packed = qkv.new_empty(3, rows, heads, width, size)
-        if rotary is None:
-            packed.copy_(source)
-        else:
-            rotate(source[:2], rotary, packed[:2])
-            packed[2].copy_(source[2])
-        inverse = None
+        inverse = inverse_rms(x)
+        normed = x * inverse
+        narrow = normed.to(wqkv.dtype)
+        packed = _unfold(narrow @ wqkv.t(), inputs, heads)
+        head_inverse = None
         if qk_norm:
-            inverse = inverse_rms(packed[:2])
-            packed[:2].mul_(inverse)
-        q, k, v = packed.view(3, rows * heads, width, size).unbind(0)
-        scores = torch.baddbmm(mask, q, k.transpose(1, 2), alpha=size**-0.5)
-        weights = scores.softmax(-1)
-        ctx.save_for_backward(packed, weights, inverse)
-        ctx.rotary, ctx.shape = rotary, (rows, width, heads, size)
-        mixed = torch.bmm(weights, v).view(rows, heads, width, size)
-        return mixed.transpose(1, 2).reshape(rows * width, heads * size)
+            head_inverse = inverse_rms(packed[:2])
+            packed[:2].mul_(head_inverse)
+        q, k, v = packed.flatten(1, 2).unbind(0)  # each (rows · heads, width, head_dim)
+        scale = packed.shape[-1] ** -0.5
+        weights = torch.baddbmm(inputs.mask, q, k.transpose(1, 2), alpha=scale).softmax(-1)
+        mixed = torch.bmm(weights, v).view(packed.shape[1:]).transpose(1, 2).reshape(narrow.shape)
+        ctx.save_for_backward(normed, narrow, inverse, packed, head_inverse, weights, mixed, mask)
+        ctx.matrices, ctx.inputs = (wqkv, wo), inputs
+        return add_product(x, mixed, wo, mask)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        packed, weights, inverse = ctx.saved_tensors
-        rows, width, heads, size = ctx.shape
-        q, k, v = packed.view(3, rows * heads, width, size).unbind(0)
-        by_head = gradient.view(rows, width, heads, size).transpose(1, 2)
-        by_head = by_head.reshape(rows * heads, width, size)
-        d_weights = torch.bmm(by_head, v.transpose(1, 2))
-        d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)
-        d_packed = torch.empty_like(packed)
-        dq, dk, dv = d_packed.view(3, rows * heads, width, size).unbind(0)
-        torch.baddbmm(dq, d_scores, k, beta=0, alpha=size**-0.5, out=dq)
-        torch.baddbmm(dk, d_scores.transpose(1, 2), q, beta=0, alpha=size**-0.5, out=dk)
-        torch.bmm(weights.transpose(1, 2), by_head, out=dv)
-        if inverse is not None:
-            rmsnorm_backward(d_packed[:2], packed[:2], inverse)
-        d_qkv = gradient.new_empty(rows * width, 3 * heads * size)
-        target = d_qkv.view(rows, width, 3, heads, size).permute(2, 0, 3, 1, 4)
-        if ctx.rotary is None:
-            target.copy_(d_packed)
-        else:
-            rotate(d_packed[:2], ctx.rotary, target[:2], direction=-1)
-            target[2].copy_(d_packed[2])
-        return d_qkv, None, None, None, None
+        normed, narrow, inverse, packed, head_inverse, weights, mixed, mask = ctx.saved_tensors
+        wqkv, wo = ctx.matrices
+        branch = (gradient if mask is None else gradient * mask).to(wo.dtype)
+        add_gradient(wo, branch, mixed)
+        d_packed = _products_backward(branch @ wo, packed, weights)
+        if head_inverse is not None:
+            zero = d_packed.new_zeros(())
+            d_packed[:2] = rmsnorm_backward(d_packed[:2], packed[:2], head_inverse, zero)
+        d_qkv = _fold(d_packed, ctx.inputs)
+        add_gradient(wqkv, d_qkv, narrow)
+        d_normed = (d_qkv @ wqkv).to(normed.dtype)
+        d_x = rmsnorm_backward(d_normed, normed, inverse, gradient)
+        return d_x, None, None, None, None, None, None
+
+
+def _unfold(qkv: Tensor, inputs: Inputs, heads: int) -> Tensor:
+    """(rows · width, 3 · n_embd) as (3, rows, heads, width, head_dim), q and k rotated."""
+    source = qkv.view(inputs.rows, inputs.width, 3, heads, -1).permute(2, 0, 3, 1, 4)
+    packed = qkv.new_empty(source.shape)
+    if inputs.rotary is None:
+        return packed.copy_(source)
+    rotate(source[:2], inputs.rotary, packed[:2])
+    packed[2].copy_(source[2])
+    return packed
+
+
+def _fold(d_packed: Tensor, inputs: Inputs) -> Tensor:
+    """The way back of _unfold, for gradients."""
+    _, rows, heads, width, size = d_packed.shape
+    d_qkv = d_packed.new_empty(rows * width, 3 * heads * size)
+    target = d_qkv.view(rows, width, 3, heads, size).permute(2, 0, 3, 1, 4)
+    if inputs.rotary is None:
+        target.copy_(d_packed)
+        return d_qkv
+    rotate(d_packed[:2], inputs.rotary, target[:2], direction=-1)
+    target[2].copy_(d_packed[2])
+    return d_qkv
+
+
+def _products_backward(
+    gradient: Tensor,  # (rows · width, n_embd) of the mixed values
+    packed: Tensor,  # (3, rows, heads, width, head_dim)
+    weights: Tensor,  # (rows · heads, width, width) attention weights
+) -> Tensor:  # as packed
+    _, rows, heads, width, size = packed.shape
+    q, k, v = packed.flatten(1, 2).unbind(0)
+    by_head = gradient.view(rows, width, heads, size).transpose(1, 2)
+    by_head = by_head.reshape(rows * heads, width, size)
+    d_weights = torch.bmm(by_head, v.transpose(1, 2))
+    d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)
+    d_packed = torch.empty_like(packed)
+    dq, dk, dv = d_packed.flatten(1, 2).unbind(0)
+    torch.baddbmm(dq, d_scores, k, beta=0, alpha=size**-0.5, out=dq)
+    torch.baddbmm(dk, d_scores.transpose(1, 2), q, beta=0, alpha=size**-0.5, out=dk)
+    torch.bmm(weights.transpose(1, 2), by_head, out=dv)
+    return d_packed
 
 
 def _torch_attention(qkv: Tensor, inputs: Inputs, heads: int, qk_norm: bool) -> Tensor:

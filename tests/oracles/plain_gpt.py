@@ -66,7 +66,9 @@ def document_loss(weights: dict[str, Matrix], inputs: list[int], targets: list[i
         x = linear(attention(q, keys, values), weights["layer0.attn_wo"])
         x = [a + b for a, b in zip(x, residual, strict=True)]
         residual, x = x, rmsnorm(x)
-        x = linear([h.relu() for h in linear(x, weights["layer0.mlp_fc1"])], weights["layer0.mlp_fc2"])
+        x = linear(
+            [h.relu() for h in linear(x, weights["layer0.mlp_fc1"])], weights["layer0.mlp_fc2"]
+        )
         x = [a + b for a, b in zip(x, residual, strict=True)]
         losses.append(-softmax(linear(x, weights["lm_head"]))[target].log())
     return (1 / len(losses)) * accumulate(losses)

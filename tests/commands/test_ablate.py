@@ -1,0 +1,354 @@
+"""`nanochat ablate`: the grid, its runs, their tables, and that stopping it anywhere loses nothing."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import nanochat
+from nanochat.commands import ablate as module
+from nanochat.commands.ablate import grid
+from nanochat.commands.report import confidence_95
+from nanochat.config import AblateConfig
+from nanochat.errors import AblationError, ConfigError, OutputError, RunInterrupted
+from nanochat.training.metrics import METRIC_KEYS
+
+TIMINGS = ("steps_per_sec", "tokens_per_sec")
+
+
+@pytest.fixture
+def base(tiny):
+    """The options of every run."""
+
+    def options(model_kind="bigram", **changes):
+        values = {**tiny(model_kind, steps=3, num_samples=None), **changes}
+        return {name: value for name, value in values.items() if value is not None}
+
+    return options
+
+
+def ablate(base, **options):
+    return nanochat.ablate(AblateConfig(**{"seeds": 2, "out": "abl", **options}), base)
+
+
+def untimed(path: str = "abl/results.csv") -> list[list[str]]:
+    """The table without its last two columns, which are the timings."""
+    with open(path, newline="") as file:
+        rows = list(csv.reader(file))
+    assert tuple(rows[0][-2:]) == TIMINGS
+    return [row[:-2] for row in rows]
+
+
+# ---------------------------------------------------------------------------------------- the grid
+
+
+def test_the_default_grid_is_the_bigram_tied_or_not_with_and_without_norm():
+    cells = grid(AblateConfig(), {"mode": "scalar"})
+    assert [cell.name for cell in cells] == [
+        f"tie_lm_head={tie},input_rmsnorm={norm},seed={seed}"
+        for tie in ("true", "false") for norm in ("true", "false") for seed in (1337, 1338, 1339)
+    ]  # fmt: skip
+    for cell in cells:
+        assert cell.config.model_kind == "bigram"
+        assert cell.config.tie_lm_head is cell.variant["tie_lm_head"]
+        assert cell.config.input_rmsnorm is cell.variant["input_rmsnorm"]
+        assert cell.config.out == str(Path("ablations", cell.name))
+
+
+def test_a_grid_is_the_product_of_its_axes_times_the_seeds():
+    config = AblateConfig(vary=("n_layer=1, 2", "lr=0.1,0.01,1e-3"), seeds=2, out="x")
+    cells = grid(config, {"mode": "scalar", "seed": 7, "steps": 3})
+    assert [(c.config.n_layer, c.config.lr, c.config.seed) for c in cells] == [
+        (layers, lr, seed) for layers in (1, 2) for lr in (0.1, 0.01, 0.001) for seed in (7, 8)
+    ]
+    assert len({cell.name for cell in cells}) == 12
+    assert cells[0].name == "n_layer=1,lr=0.1,seed=7"
+
+
+def test_dashes_are_underscores_in_the_name_of_an_axis():
+    cells = grid(AblateConfig(vary=("n-layer=1",), seeds=1), {"mode": "scalar"})
+    assert cells[0].variant == {"n_layer": 1}
+
+
+def test_names_of_folders_hold_nothing_that_a_file_system_minds():
+    cells = grid(AblateConfig(vary=("data=a/b:c.txt",), seeds=1), {"mode": "scalar"})
+    assert cells[0].name == "data=a_b_c.txt,seed=1337"
+    assert cells[0].config.data == "a/b:c.txt"
+
+
+REFUSED = [
+    (("n_layr=1",), {}, "vary must name a training option, got 'n_layr'"),
+    (("seed=1,2",), {}, "vary must name a training option, got 'seed'"),
+    (("out=a",), {}, "vary must name a training option, got 'out'"),
+    (("n_layer",), {}, "vary n_layer must list values, as in n_layer=a,b, got 'n_layer'"),
+    (("n_layer=,",), {}, "vary n_layer must list values, as in n_layer=a,b, got 'n_layer=,'"),
+    (("n_layer=1,x",), {}, "n_layer must be a whole number between 0 and 256, got x"),
+    (("n_layer=1,1",), {}, "vary n_layer must list each value once, got 1 twice"),
+    (("lr=0.1,.1",), {}, "vary lr must list each value once, got 0.1 twice"),
+    (("n_layer=1", "n_layer=2"), {}, "vary must name an option once, got n_layer twice"),
+    (("n_layer=1,2",), {"n_layer": 3}, "vary n_layer must not be given as an option too, got 3"),
+    (("mode=scalar,scaler",), {}, "mode must be one of auto, scalar, tensor, got scaler"
+     " (did you mean 'scalar'?)"),
+    (("data=a/b,a_b",), {}, "vary must give each run a name of its own, got data=a_b,seed=1337"
+     " twice"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("vary", "options", "message"), REFUSED)
+def test_a_grid_that_cannot_be_built_is_refused_before_any_run(
+    vary, options, message, folder, refused, flags
+):
+    with pytest.raises(ConfigError) as caught:
+        ablate({"mode": "scalar", **options} if "mode" not in vary[0] else options, vary=vary)
+    assert str(caught.value).split(" (did")[0] == message.split(" (did")[0]
+    words = [f"--vary={axis}" for axis in vary]
+    assert refused("ablate", *words, *flags(**options), "--out=abl") == str(caught.value)
+    assert not Path("abl").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"out": "x"}, "out must not be an option of the runs, got x"),
+        ({"resume": True}, "resume must not be an option of the runs, got True"),
+        ({"seed": "7"}, "seed must be a whole number between 0 and 4294967295, got 7"),
+        ({"seed": 2**32 - 1}, "seed must be a whole number between 0 and 4294967295, got"
+         " 4294967296"),
+        ({"n_embd": 30, "n_head": 4}, "n_embd must be a multiple of n_head, got n_embd 30 and"
+         " n_head 4"),
+    ],
+)  # fmt: skip
+def test_options_that_the_runs_cannot_have_are_refused(options, message, folder):
+    with pytest.raises(ConfigError) as caught:
+        ablate({"mode": "scalar", **options}, vary=("lr=0.1",))
+    assert str(caught.value) == message
+    assert not Path("abl").exists()
+
+
+# -------------------------------------------------------------------------------------- the tables
+
+
+def test_an_ablation_writes_csv_jsonl_markdown_and_a_picture(folder, base):
+    result = ablate(base(), vary=("tie_lm_head=true,false",), seeds=3)
+    assert result.folder == Path("abl")
+    assert len(result.runs) == 6 and len(result.variants) == 2
+    rows = untimed()
+    columns = ["tie_lm_head", "seed", *(k for k in METRIC_KEYS if k not in TIMINGS)]
+    assert set(rows[0]) == {*columns, "split_sha256"}
+    assert rows[0][:2] == ["tie_lm_head", "seed"]
+    assert len(rows) == 7
+    lines = [json.loads(line) for line in Path("abl/results.jsonl").read_text().splitlines()]
+    assert lines == list(result.runs)
+    for line, row in zip(lines, rows[1:], strict=True):
+        assert float(row[rows[0].index("val_loss")]) == line["val_loss"]
+        saved = json.loads(
+            Path("abl", f"tie_lm_head={str(line['tie_lm_head']).lower()},seed={line['seed']}",
+                 "result.json").read_text()
+        )  # fmt: skip
+        assert saved == {key: line[key] for key in saved}
+    assert Path("abl/losses.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_markdown_table_is_mean_and_interval_over_the_seeds(folder, base):
+    result = ablate(base(), vary=("tie_lm_head=true,false",), seeds=4)
+    lines = Path("abl/table.md").read_text().splitlines()
+    assert lines[:2] == [
+        "| variant | seeds | validation loss, nats/token | bits per byte |",
+        "|---|---:|---:|---:|",
+    ]
+    for line, tie in zip(lines[2:], (True, False), strict=True):
+        runs = [run for run in result.runs if run["tie_lm_head"] is tie]
+        cells = [f"tie_lm_head={str(tie).lower()}", "4"]
+        for key in ("val_loss", "val_bpb"):
+            values = [run[key] for run in runs]
+            mean, half = statistics.fmean(values), confidence_95(values)
+            cells.append(f"{mean:.4f} ± {half:.4f}")
+        assert line == f"| {' | '.join(cells)} |"
+
+
+def test_a_run_of_the_grid_is_the_run_that_train_makes(folder, base, tiny):
+    result = ablate(base(), vary=("tie_lm_head=true",), seeds=1)
+    alone = nanochat.train(
+        nanochat.TrainConfig(**tiny(steps=3, tie_lm_head=True, out="alone", num_samples=0))
+    )
+    assert result.runs[0]["val_loss"] == alone.metrics["val_loss"]
+
+
+def test_stdout_is_the_table_and_the_folder_or_one_object(folder, base, cli, flags):
+    words = ["ablate", *flags(**base()), "--vary=tie_lm_head=true,false", "--seeds=1", "--out=abl"]
+    result = cli(*words)
+    assert result.code == 0
+    assert result.out == Path("abl/table.md").read_text() + "ablation: abl\n"
+    assert "run 1/2  tie_lm_head=true,seed=1337" in result.err
+    again = cli(*words, "--json")
+    assert set(json.loads(again.out)) == {"runs", "variants", "folder"}
+    assert "2 of 2 runs are there already" in again.err
+    assert cli(*words, "--quiet").err == ""
+
+
+# --------------------------------------------------------------------------- again, beside, cut off
+
+
+def test_a_rerun_keeps_what_is_finished_and_writes_the_same_tables(folder, base, monkeypatch):
+    ablate(base(), vary=("tie_lm_head=true,false",))
+    files = ("results.csv", "results.jsonl", "table.md")
+    before = {name: Path("abl", name).read_bytes() for name in files}
+    monkeypatch.setattr(module, "train", lambda config: pytest.fail("trained again"))
+    ablate(base(), vary=("tie_lm_head=true,false",))
+    assert {name: Path("abl", name).read_bytes() for name in files} == before
+
+
+def test_an_identical_ablation_elsewhere_has_identical_untimed_columns(folder, base):
+    for out in ("first", "second"):
+        ablate(base("mini-gpt"), vary=("init_std=0.08,0.2",), out=out)
+    assert untimed("first/results.csv") == untimed("second/results.csv")
+
+
+def test_more_jobs_give_the_same_untimed_columns(folder, base):
+    ablate(base(), vary=("tie_lm_head=true,false",), out="one")
+    ablate(base(), vary=("tie_lm_head=true,false",), out="two", jobs=2)
+    assert untimed("one/results.csv") == untimed("two/results.csv")
+
+
+def test_more_seeds_and_values_keep_the_runs_that_are_there(folder, base):
+    ablate(base(), vary=("tie_lm_head=true",), seeds=1)
+    before = Path("abl/tie_lm_head=true,seed=1337/result.json").stat().st_mtime_ns
+    assert len(ablate(base(), vary=("tie_lm_head=true,false",), seeds=2).runs) == 4
+    assert Path("abl/tie_lm_head=true,seed=1337/result.json").stat().st_mtime_ns == before
+
+
+def test_a_folder_of_other_options_is_refused_before_any_run(folder, base):
+    ablate(base(), vary=("tie_lm_head=true",), seeds=1)
+    with pytest.raises(ConfigError) as caught:
+        ablate(base(lr=0.5), vary=("tie_lm_head=true",), seeds=2)
+    assert str(caught.value) == (
+        "abl/tie_lm_head=true,seed=1337 holds a run with lr 0.02, got 0.5; choose another out"
+    )
+    assert not Path("abl/tie_lm_head=true,seed=1338").exists()
+
+
+@pytest.mark.parametrize("step", [0, 1, 2, 3])
+def test_an_interrupted_ablation_ends_at_once_and_goes_on_where_it_was(
+    folder, base, stop_after, step
+):
+    ablate(base(), vary=("tie_lm_head=true,false",), out="whole")
+    stop_after(step)
+    with pytest.raises(RunInterrupted, match=rf"^stopped after step {step}; saved cut/"):
+        ablate(base(), vary=("tie_lm_head=true,false",), out="cut")
+    assert [p.name for p in Path("cut").iterdir()] == ["tie_lm_head=true,seed=1337"]
+    stop_after(10**9)
+    ablate(base(), vary=("tie_lm_head=true,false",), out="cut")
+    assert untimed("cut/results.csv") == untimed("whole/results.csv")
+
+
+def test_a_run_cut_off_before_its_first_checkpoint_starts_over(folder, base):
+    Path("abl/tie_lm_head=true,seed=1337/checkpoints").mkdir(parents=True)
+    assert len(ablate(base(), vary=("tie_lm_head=true",), seeds=1).runs) == 1
+
+
+def test_a_folder_that_holds_something_else_is_never_cleared(folder, base):
+    diary = Path("abl/tie_lm_head=true,seed=1337/diary.txt")
+    diary.parent.mkdir(parents=True)
+    diary.write_text("dear diary")
+    with pytest.raises(AblationError, match=r"holds diary.txt, which no run wrote; choose another"):
+        ablate(base(), vary=("tie_lm_head=true",), seeds=1)
+    assert diary.read_text() == "dear diary"
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_signal_ends_an_ablation_with_its_run_saved(folder, base, flags, jobs):
+    options = base("mini-gpt", checkpoint_every=5, steps=3000, eval_every=1500, lr=None)
+    words = ["ablate", *flags(**options), "--seeds=2", "--vary=lr=0.01,0.02", "--out=abl",
+             f"--jobs={jobs}"]  # fmt: skip
+    with subprocess.Popen(
+        [sys.executable, "-m", "nanochat", *words], stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+    ) as process:  # fmt: skip
+        try:
+            deadline = time.monotonic() + 120
+            while len(list(Path().glob("abl/*/checkpoints/step-000010"))) < jobs:
+                assert time.monotonic() < deadline and process.poll() is None
+                time.sleep(0.02)
+            # Ctrl-C reaches every process of the terminal's foreground group.
+            os.killpg(process.pid, signal.SIGINT)
+            _, err = process.communicate(timeout=120)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    assert "Traceback" not in err, err
+    last = err.splitlines()[-1]
+    if jobs == 1:
+        assert re.fullmatch(r"error: stopped after step \d+; saved abl/.*", last)
+        assert process.returncode == 1
+    else:
+        assert last == "error: interrupted" or last.startswith("error: stopped after step ")
+        assert process.returncode in (1, 130)
+    assert len(list(Path("abl").iterdir())) == jobs
+    assert not list(Path().glob("abl/*/result.json"))
+
+
+# ------------------------------------------------------------------------------------------ failures
+
+
+def test_a_variant_that_fails_is_told_at_the_end_and_the_others_are_kept(folder, base, cli, flags):
+    options = base(
+        optimizer="sgd", input_rmsnorm=False, dtype="float32", lr_schedule="constant", steps=40,
+        lr=None,
+    )  # fmt: skip
+    with pytest.raises(AblationError) as caught:
+        ablate(options, vary=("lr=0.01,10000",))
+    message = str(caught.value)
+    assert re.match(
+        r"2 of 4 runs failed, the first: lr=10000.0,seed=1337: step \d+: (loss|gradient norm) is"
+        r" (nan|inf); .*; the same command tries them again$",
+        message,
+    )
+    assert [row[0] for row in untimed()] == ["lr", "0.01", "0.01"]
+    assert "lr=0.01 | 2 |" in Path("abl/table.md").read_text()
+    words = [*flags(**options), "--vary=lr=0.01,10000", "--seeds=2", "--out=abl"]
+    result = cli("ablate", *words, "--quiet")
+    assert result.code == 1
+    assert result.err.splitlines()[-1].startswith("error: 2 of 4 runs failed")
+    assert "| lr=0.01 | 2 |" in result.out
+
+
+def test_a_grid_of_which_every_run_fails_still_ends_in_one_clear_error(folder, base):
+    with pytest.raises(AblationError, match="^1 of 1 runs failed, the first: lr=0.1,seed=1337: "):
+        ablate(base(data="missing.txt", lr=None), vary=("lr=0.1",), seeds=1)
+    assert Path("abl/results.csv").read_text() == ""
+
+
+def die(config, threads):
+    """As a process does when the kernel runs out of memory."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_is_killed_fails_its_runs_in_words(folder, base, monkeypatch):
+    monkeypatch.setattr(module, "_train_cell", die)
+    monkeypatch.setattr(module, "_leave_signals_to_runs", int)
+    with pytest.raises(AblationError) as caught:
+        ablate(base(), vary=("tie_lm_head=true,false",), jobs=2)
+    assert str(caught.value).startswith("4 of 4 runs failed, the first: tie_lm_head=")
+    assert "its process was killed, perhaps for want of memory; lower jobs" in str(caught.value)
+
+
+def test_a_validation_part_of_nothing_leaves_the_scores_out(folder, base):
+    result = ablate(base(val_fraction=0.0), vary=("tie_lm_head=true",), seeds=2)
+    assert result.variants[0]["val_loss_mean"] is None
+    assert "| none | none |" in Path("abl/table.md").read_text()
+
+
+def test_a_folder_that_cannot_be_made_is_one_clear_line(folder, base):
+    with pytest.raises(OutputError) as caught:
+        ablate(base(), vary=("tie_lm_head=true",), out="names.txt/abl")
+    assert str(caught.value) == "cannot write names.txt/abl: Not a directory; choose a writable out"

@@ -1,0 +1,60 @@
+"""`nanochat info`: what a bug report needs, as lines and as one object."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import nanochat
+from nanochat import _scalar
+from nanochat.commands import info as module
+
+
+def test_lines_and_object_hold_the_same_keys(cli):
+    lines = cli("info").out.splitlines()
+    record = json.loads(cli("info", "--json").out)
+    assert [line.split(": ", 1)[0] for line in lines] == list(record)
+    assert list(record) == [
+        "nanochat", "python", "implementation", "packages", "system", "cpu", "cpu_features",
+        "cores", "threads", "git_revision", "native_modules", "engines", "gpu",
+    ]  # fmt: skip
+
+
+def test_the_native_module_is_told_with_its_file(cli):
+    record = nanochat.info()
+    assert record["native_modules"] == {"nanochat._scalar": f"loaded from {_scalar.__file__}"}
+    assert record["engines"]["scalar"] is True
+    assert f"nanochat._scalar loaded from {_scalar.__file__}" in cli("info").out
+
+
+def test_a_native_module_that_does_not_load_is_told_and_no_error(monkeypatch, cli):
+    monkeypatch.setitem(sys.modules, "nanochat._scalar", None)
+    monkeypatch.delattr("nanochat._scalar")
+    result = cli("info")
+    assert result.code == 0
+    assert "nanochat._scalar not loaded: " in result.out
+
+
+def test_the_gpu_is_what_the_drivers_tool_says(monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda _: "/usr/bin/nvidia-smi")
+    answer = subprocess.CompletedProcess([], 0, stdout="NVIDIA H100, 580.1, 81559 MiB\n")
+    monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: answer)
+    assert module._gpu() == "NVIDIA H100, 580.1, 81559 MiB"
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    assert module._gpu() is None
+
+
+def test_a_drivers_tool_that_fails_is_told(monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda _: "/usr/bin/nvidia-smi")
+
+    def fail(*args, **kwargs):
+        raise subprocess.TimeoutExpired("nvidia-smi", 10)
+
+    monkeypatch.setattr(subprocess, "run", fail)
+    assert module._gpu().startswith("nvidia-smi failed: ")
+
+
+def test_info_is_silent_in_the_api(capsys):
+    nanochat.info()
+    assert capsys.readouterr() == ("", "")

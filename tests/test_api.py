@@ -1,0 +1,156 @@
+"""The Python API: what it names, that it is typed and documented, and that its examples run."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import inspect
+import typing
+from pathlib import Path
+
+import pytest
+
+import nanochat
+from nanochat import errors, training
+
+NAMES = [
+    "AblateConfig", "AblationResult", "EvalConfig", "EvalResult", "NanochatError", "SampleConfig",
+    "TrainConfig", "TrainResult", "Value", "ablate", "evaluate", "info", "sample", "train",
+]  # fmt: skip
+FUNCTIONS = ("train", "sample", "evaluate", "ablate", "info")
+
+
+def test_the_package_names_exactly_its_api():
+    assert nanochat.__all__ == NAMES
+    assert set(NAMES) <= set(dir(nanochat))
+    for name in NAMES:
+        assert getattr(nanochat, name) is getattr(nanochat, name)
+    with pytest.raises(AttributeError, match="^module 'nanochat' has no attribute 'trian'$"):
+        nanochat.trian  # noqa: B018
+
+
+def test_star_imports_everything():
+    names: dict[str, object] = {}
+    exec("from nanochat import *", names)
+    assert set(NAMES) <= set(names)
+
+
+def test_the_package_is_typed():
+    assert Path(nanochat.__file__).with_name("py.typed").exists()
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_every_function_has_types_and_a_docstring(name):
+    function = getattr(nanochat, name)
+    signature = inspect.signature(function)
+    assert signature.return_annotation is not inspect.Signature.empty
+    assert all(p.annotation is not inspect.Parameter.empty for p in signature.parameters.values())
+    assert "terminal" in signature.parameters
+    assert function.__doc__.count("\n") >= 0 and function.__doc__.strip().endswith((".", ")", "e"))
+
+
+DOCUMENTED = ("train", "sample", "evaluate", "ablate", "TrainConfig")
+
+
+@pytest.mark.parametrize("name", DOCUMENTED)
+def test_the_example_of_the_docstring_runs(name, folder, capsys):
+    thing = getattr(nanochat, name)
+    finder = doctest.DocTestFinder(recurse=False)
+    scope = {"TrainConfig": nanochat.TrainConfig} if name == "TrainConfig" else {}
+    (example,) = finder.find(thing, name, globs=scope)
+    assert example.examples
+    results = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(example)
+    assert results.failed == 0, capsys.readouterr().out
+
+
+def test_every_public_module_says_what_it_offers():
+    for path in sorted(Path(nanochat.__file__).parent.rglob("*.py")):
+        words = path.relative_to(Path(nanochat.__file__).parent).with_suffix("").parts
+        if words[-1].startswith("__init__") or words[0] == "__main__":
+            continue
+        module = importlib.import_module(".".join(("nanochat", *words)))
+        assert module.__doc__, words
+        for name in module.__all__:
+            assert hasattr(module, name), (words, name)
+
+
+PUBLIC = {
+    "cadence": ["Cadence"],
+    "checkpoint": ["Checkpoint", "TrainerState", "load_checkpoint", "newest_checkpoint",
+                   "resolve_checkpoint", "save_checkpoint"],
+    "engine": ["Decoder", "Engine", "EngineState", "LossSums", "StepMetrics", "StepResult",
+               "StepSettings"],
+    "guards": ["MemoryGuard", "check_finite", "check_memory_fits", "check_prompt",
+               "check_temperature", "training_bytes"],
+    "loop": ["Evaluation", "LoopResult", "Observer", "evaluate", "step_settings", "train"],
+    "metrics": ["METRIC_KEYS", "JsonlWriter", "LossTotals", "RecentLosses", "Stopwatch",
+                "metrics_line"],
+    "parameters": ["GROUPS", "RMSNORM_EPS", "ROPE_BASE", "Spec", "initial_weights",
+                   "parameter_specs", "rotary_angles"],
+    "sampling": ["OpensDecoders", "PhraseBias", "SamplingSettings", "sample_tokens"],
+    "schedule": ["lr_multiplier"],
+    "state": ["check_shapes"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_the_public_surface_of_the_common_layer_is_pinned(name):
+    assert sorted(importlib.import_module(f"{training.__name__}.{name}").__all__) == sorted(
+        PUBLIC[name]
+    )
+
+
+def test_an_engine_is_what_the_protocol_says_and_no_more():
+    from nanochat.training.engine import Engine
+
+    hints = typing.get_type_hints(Engine)
+    methods = {n for n, _ in inspect.getmembers(Engine, inspect.isfunction) if n[0] != "_"}
+    assert set(hints) == {"mode", "backend", "device"}
+    assert methods == {"step", "sums", "open_decoder", "state_dict", "load_state_dict"}
+
+
+# ------------------------------------------------------------------------------------------ behaviour
+
+
+def test_nothing_is_printed_by_the_api(folder, tiny, capfd):
+    run = nanochat.train(nanochat.TrainConfig(**tiny(out="run")))
+    nanochat.sample(nanochat.SampleConfig(checkpoint="run", num_samples=2))
+    nanochat.evaluate(nanochat.EvalConfig(checkpoint="run"))
+    options = {**tiny(steps=1), "num_samples": 0}
+    nanochat.ablate(nanochat.AblateConfig(vary=("tie_lm_head=true",), seeds=1), options)
+    assert capfd.readouterr() == ("", "")
+    assert run.run == Path("run")
+
+
+def test_results_cannot_be_changed(folder, tiny):
+    run = nanochat.train(nanochat.TrainConfig(**tiny(out="run", steps=1)))
+    with pytest.raises(AttributeError):
+        run.run = Path("other")
+
+
+def test_every_error_is_caught_as_one_kind(folder):
+    with pytest.raises(nanochat.NanochatError):
+        nanochat.train(nanochat.TrainConfig(mode="scalar", data="no.txt"))
+    with pytest.raises(nanochat.NanochatError):
+        nanochat.TrainConfig(mode="no")
+    assert issubclass(errors.ConfigError, nanochat.NanochatError)
+
+
+def test_training_works_outside_the_main_thread(folder, tiny):
+    """Where Python offers no signal handlers."""
+    import threading
+
+    results = []
+    thread = threading.Thread(
+        target=lambda: results.append(nanochat.train(nanochat.TrainConfig(**tiny(out="run"))))
+    )
+    thread.start()
+    thread.join()
+    assert results[0].metrics["steps"] == 6
+
+
+def test_value_is_the_scalar_of_the_engine():
+    a, b = nanochat.Value(2.0), nanochat.Value(-3.0)
+    loss = (a * b + 10).relu() ** 2 / 4
+    loss.backward()
+    assert (loss.data, a.grad, b.grad) == (4.0, -6.0, 4.0)

@@ -1,0 +1,204 @@
+"""Bad input through the command line: each one clear line, exit code 1 or 2, nothing lost.
+
+Here is every mistake that a user can make with a file, a folder or a text, and each error class
+raised through a real command. Numbers out of range are test_config.py's.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+
+import pytest
+
+import nanochat
+from nanochat import errors
+
+EMPTY = "dataset must contain at least one token pair"
+
+
+def snapshot(folder: Path) -> dict[Path, bytes]:
+    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture
+def unchanged(folder):
+    """Whatever lies in the folder when this is called must lie there at the end."""
+    kept = {}
+    yield lambda: kept.update(snapshot(folder))
+    assert kept
+    assert snapshot(folder) == kept
+
+
+def write(path: str, content: bytes) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_bytes(content)
+
+
+CORPORA = [
+    ("no.txt", {}, "no such file or folder: no.txt"),
+    ("empty.txt", {"empty.txt": b""}, EMPTY),
+    ("texts", {"texts/.hidden": b"x"}, "folder texts holds no text file; hidden files do not count"),
+    ("a.bin", {"a.bin": b"ab\0cd"}, "a.bin is not text: NUL at byte 2; give UTF-8 text"),
+    ("a.txt", {"a.txt": b"ab\xffcd"},
+     "a.txt is not UTF-8: byte 0xff at byte 2; convert it, for example with iconv"),
+    ("texts", {"texts/b.txt": "é".encode(), "texts/c.txt": "é".encode("latin-1")},
+     "texts/c.txt is not UTF-8: byte 0xe9 at byte 0; convert it, for example with iconv"),
+    ("a.jsonl", {"a.jsonl": b'{"text": "a"}\n{"txt": "b"}'},
+     'a.jsonl line 2 must be an object with a string "text"'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("data", "files", "message"), CORPORA, ids=[c[2][:40] for c in CORPORA])
+@pytest.mark.parametrize("command", ["train", "eval", "ablate"])
+def test_a_text_that_cannot_be_read_is_one_clear_line(
+    command, data, files, message, folder, refused, cli, tiny, flags, trained, unchanged
+):
+    for path, content in files.items():
+        write(path, content)
+    options = {**tiny(data=data, documents="file")}
+    if command == "ablate":
+        result = cli("ablate", *flags(**options), "--vary=tie_lm_head=true", "--seeds=1")
+        lines = result.err.splitlines()
+        assert result.code == 1
+        assert lines[-1] == (
+            f"error: 1 of 1 runs failed, the first: tie_lm_head=true,seed=1337: {message}; the"
+            " same command tries them again"
+        )
+        (folder / "x").touch()
+        unchanged()
+        return
+    unchanged() if files else unchanged() or (folder / "names.txt").touch()
+    if command == "eval":
+        words = [f"--checkpoint={trained.path}", f"--data={data}", "--documents=file", "--quiet"]
+    else:
+        words = [*flags(**options), "--quiet"]
+    assert refused(command, *words) == message
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("content", ["a", "aaaaaaaaaaaaaaaa", "ab", "\n", " "])
+@pytest.mark.parametrize("batching", ["windows", "packed", "documents"])
+@pytest.mark.parametrize("mode", ["scalar", "tensor"])
+def test_the_least_text_there_can_be_is_trained_on(content, batching, mode, folder, cli, tiny, flags):
+    write("a.txt", content.encode())
+    options = tiny(data="a.txt", documents="file", batching=batching, mode=mode, out="run",
+                   steps=2)  # fmt: skip
+    result = cli("train", *flags(**options))
+    assert result.code == 0, result.err
+    metrics = json.loads(Path("run/result.json").read_text())
+    assert math.isfinite(metrics["val_loss"])
+    assert ("warning: " in result.err) == (metrics["val_source"] == "train")
+
+
+def test_a_registry_name_that_is_nowhere_says_where_it_was_looked_for(
+    folder, refused, monkeypatch
+):
+    import pooch
+
+    def offline(*args, **kwargs):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(pooch, "retrieve", offline)
+    monkeypatch.setattr(pooch, "os_cache", lambda _: folder / "cache")
+    message = refused("train", "--data=shakespeare", f"--data-dir={folder}", "--quiet")
+    assert message == (
+        f"data shakespeare is not on this machine: it is not in data_dir {folder}, it is not in"
+        f" the cache {folder / 'cache'}, and its download failed (ConnectionError); put"
+        " https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+        " into a folder and give that as --data-dir or NCLAB_DATA_DIR"
+    )
+
+
+def test_paths_that_are_no_text_are_refused_by_name(refused, folder):
+    surrogate = os.fsdecode(b"caf\xe9.txt")
+    for option in ("data", "out", "data-dir"):
+        message = refused("train", f"--{option}={surrogate}", "--quiet")
+        name = option.replace("-", "_")
+        assert message.startswith(f"{name} must be Unicode text without NUL, got caf")
+
+
+# ------------------------------------------------------------------- every error class, once for real
+
+
+def test_every_error_class_is_met_on_a_real_path(folder, tiny, trained, monkeypatch, stop_after):
+    """One way to each; the exact words are pinned where the error is made."""
+    train, sample = nanochat.train, nanochat.sample
+    config, checkpoint = nanochat.TrainConfig, str(trained.path)
+    overflow = {"lr": 1e4, "optimizer": "sgd", "dtype": "float32", "input_rmsnorm": False,
+                "lr_schedule": "constant", "steps": 99}  # fmt: skip
+    ways = {
+        "ConfigError": lambda: config(steps=-1),
+        "UnsupportedOption": lambda: config(mode="scalar", dropout=0.1),
+        "UnsupportedModelKind": lambda: config(preset="mini", model_kind="bigram"),
+        "UnsupportedDevice": lambda: config(mode="scalar", device="cuda"),
+        "UnsupportedDtype": lambda: config(mode="scalar", dtype="bfloat16"),
+        "UnsupportedActivation": lambda: config(model_kind="bigram", activation="relu2"),
+        "MissingDependency": lambda: train(config(**tiny(data="a.parquet"))),
+        "CorpusError": lambda: train(config(**tiny(data="no.txt"))),
+        "TokenizerError": lambda: sample(
+            nanochat.SampleConfig(checkpoint=checkpoint, prompt="Z")
+        ),
+        "PromptTooLong": lambda: sample(
+            nanochat.SampleConfig(checkpoint=checkpoint, prompt="a" * 99)
+        ),
+        "OutputError": lambda: train(config(**tiny(out="names.txt"))),
+        "CheckpointError": lambda: sample(nanochat.SampleConfig(checkpoint="no")),
+        "NonFiniteStep": lambda: train(config(**tiny(**overflow))),
+        "MemoryDrift": lambda: train(config(**tiny(memory_drift=1e-9))),
+        "AblationError": lambda: nanochat.ablate(
+            nanochat.AblateConfig(vary=("tie_lm_head=true",), seeds=1), tiny(data="no.txt")
+        ),
+        "RunInterrupted": lambda: stop_after(2) or train(config(**tiny())),
+    }
+    assert set(ways) == set(errors.__all__) - {"NanochatError"}
+    write("a.parquet", b"PAR1")
+    monkeypatch.setattr("nanochat.training.guards.DRIFT_BYTES", -1)
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    for name, way in ways.items():
+        with pytest.raises(errors.NanochatError) as caught:
+            way()
+        assert type(caught.value) is getattr(errors, name), (name, caught.value)
+        message = str(caught.value)
+        assert message and "\n" not in message
+        assert message[0] != message[0].upper() or not message[0].isalpha()
+        assert not message.endswith(".")
+
+
+MESSAGES = {
+    "drift": r"resident memory must stay within 1e-09 times its lowest of the last \d evaluations?,"
+    r" \d+ MiB, got \d+ MiB; raise memory_drift, or set it to 0 to turn this check off",
+}
+
+
+def test_memory_that_grows_ends_a_run_in_words(folder, refused, tiny, flags, monkeypatch):
+    monkeypatch.setattr("nanochat.training.guards.DRIFT_BYTES", -1)
+    import re
+
+    message = refused("train", *flags(**tiny(out="run", memory_drift=1e-9)), "--quiet", code=1)
+    assert re.fullmatch(MESSAGES["drift"], message)
+    assert nanochat.train(nanochat.TrainConfig(resume=True, out="run", memory_drift=0)).samples
+
+
+def test_a_model_too_large_for_the_machine_is_refused_before_it_is_built(refused, folder):
+    import re
+
+    words = ["--mode=scalar", "--n-layer=256", "--n-embd=65536", "--n-head=1", "--quiet"]
+    message = refused("train", *words)
+    assert re.fullmatch(
+        r"model needs \d+\.\d GiB for weights, gradients and optimizer state, \d+\.\d GiB are"
+        r" available; lower n_embd or n_layer",
+        message,
+    )
+    assert not Path("runs").exists()
+
+
+def test_a_batch_too_large_for_the_machine_is_one_clear_line(refused, folder, tiny, flags):
+    options = tiny(batch_size=1 << 20, block_size=1 << 20, data="long.txt", documents="file",
+                   batching="windows")  # fmt: skip
+    write("long.txt", b"ab" * (1 << 20))
+    assert refused("train", *flags(**options), "--quiet", code=1) == (
+        "not enough memory; lower batch_size, block_size, n_embd or num_samples"
+    )

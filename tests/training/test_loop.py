@@ -1,0 +1,386 @@
+"""The one training loop, through a third engine that shares no code with the two real ones."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from nanochat.config import TrainConfig
+from nanochat.data.batches import Batch, evaluation_batches, make_batcher
+from nanochat.data.counts import bigram_optimum, transition_counts
+from nanochat.data.documents import encode_documents
+from nanochat.data.tokenizer import build_tokenizer
+from nanochat.errors import MemoryDrift, NonFiniteStep, OutputError, RunInterrupted
+from nanochat.training import guards, loop
+from nanochat.training.checkpoint import TrainerState
+from nanochat.training.engine import Engine, StepMetrics
+from nanochat.training.metrics import JsonlWriter
+from nanochat.training.parameters import GROUPS
+from nanochat.training.schedule import lr_multiplier
+from tests.training.toy_engine import ToyEngine
+
+NAMES = ["anna", "bob", "carl", "dora", "emma", "fred"]
+TOKENIZER = build_tokenizer("char", NAMES)
+DOCUMENTS = encode_documents(TOKENIZER, NAMES)
+
+
+def make_config(**changes) -> TrainConfig:
+    options = {
+        "mode": "scalar", "model_kind": "bigram", "steps": 6, "eval_every": 2, "batch_size": 2,
+        "block_size": 8, "batching": "packed", "lr": 0.05, "memory_drift": 0.0,
+    }  # fmt: skip
+    return TrainConfig(**{**options, **changes})
+
+
+@dataclass
+class Watched:
+    """A run of the loop in which everything that happens is written down, in order."""
+
+    config: TrainConfig
+    folder: object
+    poison_step: int | None = None
+    start: TrainerState | None = None
+    load: object = None
+    stop_at: int | None = None
+    events: list[tuple] = field(default_factory=list)
+    saved: dict = field(default_factory=dict)  # by step: (TrainerState, EngineState)
+    now: float = 0.0
+
+    def __post_init__(self):
+        self.engine = ToyEngine(
+            self.config, TOKENIZER.vocab_size, TOKENIZER.token_bytes, poison_step=self.poison_step
+        )
+        if self.load is not None:
+            self.engine.load_state_dict(self.load)
+        self.begun = self.start.step if self.start else 0
+
+    # the engine, watched
+    mode, backend, device = "toy", "numpy", "cpu"
+
+    def step(self, microbatches, settings):
+        self.begun += 1
+        number = self.begun
+        self.events.append(("begin", number))
+        self.now += 10.0
+        result = self.engine.step(microbatches, settings)
+        watched = self
+
+        class Result:
+            def read(self) -> StepMetrics:
+                watched.events.append(("read", number))
+                return result.read()
+
+        return Result()
+
+    def sums(self, batch: Batch):
+        if self.events[-1:] != [("score", self.begun)]:
+            self.events.append(("score", self.begun))
+        self.now += 100.0
+        return self.engine.sums(batch)
+
+    def open_decoder(self, prompts):
+        return self.engine.open_decoder(prompts)
+
+    def state_dict(self):
+        return self.engine.state_dict()
+
+    def load_state_dict(self, state):
+        self.engine.load_state_dict(state)
+
+    # the observer
+    def stepped(self, step, loss, tokens_per_s):
+        self.events.append(("stepped", step))
+        self.tokens_per_s = tokens_per_s
+
+    def evaluated(self, evaluation):
+        self.events.append(("evaluated", evaluation.step))
+
+    def save(self, trainer: TrainerState) -> str:
+        self.events.append(("save", trainer.step))
+        self.now += 1000.0
+        self.saved[trainer.step] = (trainer, self.engine.state_dict())
+        return f"checkpoint-{trainer.step}"
+
+    def stop(self) -> bool:
+        return self.stop_at is not None and self.begun >= self.stop_at
+
+    def run(self):
+        config = self.config
+        batcher = make_batcher(
+            config.batching, DOCUMENTS, batch_size=config.batch_size,
+            block_size=config.block_size, grad_accum=config.grad_accum, seed=config.seed,
+        )  # fmt: skip
+        log = JsonlWriter(self.folder / "metrics.jsonl")
+        if self.start:
+            log.truncate(self.start.metrics_length)
+        engine: Engine = self
+        try:
+            return loop.train(
+                engine, config, batcher, self.evaluation_set(), log=log, save=self.save,
+                observer=self, start=self.start, stop=self.stop, clock=lambda: self.now,
+                last_checkpoint=f"checkpoint-{self.start.step}" if self.start else None,
+            )  # fmt: skip
+        finally:
+            log.close()
+
+    def evaluation_set(self):
+        return evaluation_batches(DOCUMENTS, batch_size=2, block_size=self.config.block_size)
+
+    def of(self, *kinds):
+        return [event for event in self.events if event[0] in kinds]
+
+    @property
+    def log(self):
+        return [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def watch(tmp_path):
+    def make(start=None, load=None, stop_at=None, poison_step=None, folder="run", **changes):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        return Watched(
+            make_config(**changes), tmp_path / folder, poison_step=poison_step, start=start,
+            load=load, stop_at=stop_at,
+        )  # fmt: skip
+
+    return make
+
+
+def table(watched) -> bytes:
+    return watched.engine.table.tobytes()
+
+
+# ---------------------------------------------------------------------------------- order of events
+
+
+def test_at_a_pause_what_is_in_flight_is_read_then_saved_then_scored(watch):
+    run = watch(steps=4, eval_every=2)
+    run.run()
+    assert run.events == [
+        ("score", 0), ("evaluated", 0),
+        ("begin", 1), ("begin", 2), ("read", 1), ("stepped", 1),
+        ("read", 2), ("stepped", 2), ("save", 2), ("score", 2), ("evaluated", 2),
+        ("begin", 3), ("begin", 4), ("read", 3), ("stepped", 3),
+        ("read", 4), ("stepped", 4), ("save", 4), ("score", 4), ("evaluated", 4),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("eval_every", [0, 1, 3, 7])
+@pytest.mark.parametrize("checkpoint_every", [0, 1, 2, 5])
+def test_saves_and_evaluations_come_when_the_options_say(watch, eval_every, checkpoint_every):
+    run = watch(steps=7, eval_every=eval_every, checkpoint_every=checkpoint_every)
+    run.run()
+    evaluations = {0, 7} | ({s for s in range(8) if s % eval_every == 0} if eval_every else set())
+    every = checkpoint_every or eval_every
+    saves = {7} | ({s for s in range(1, 8) if s % every == 0} if every else set())
+    assert [s for _, s in run.of("evaluated")] == sorted(evaluations)
+    assert [s for _, s in run.of("save")] == sorted(saves)
+    assert [r["step"] for r in run.log if r["kind"] == "eval"] == sorted(evaluations)
+
+
+def test_a_step_is_read_once_and_not_before_the_next_one_has_begun_unless_the_run_pauses(watch):
+    run = watch(steps=40, eval_every=15, checkpoint_every=8)
+    run.run()
+    assert [s for _, s in run.of("read")] == list(range(1, 41))
+    pauses = {s for s in range(41) if s % 15 == 0 or s % 8 == 0} | {40}
+    for step in range(1, 41):
+        read, begun = run.events.index(("read", step)), ("begin", step + 1)
+        if step not in pauses:
+            assert run.events.index(begun) < read
+            later = ("begin", step + 2)
+            assert later not in run.events or read < run.events.index(later)
+        elif step < 40:
+            assert read < run.events.index(begun)
+
+
+def test_no_steps_evaluate_once_and_save_the_initial_weights(watch):
+    run = watch(steps=0)
+    result = run.run()
+    assert run.events == [("save", 0), ("score", 0), ("evaluated", 0)]
+    assert (result.steps, result.tokens, result.elapsed_s) == (0, 0, 0.0)
+    assert result.final_loss is None and result.mean_loss_last_50 is None
+
+
+# ------------------------------------------------------------------------------------------ figures
+
+
+def test_time_is_that_of_the_steps_alone(watch):
+    run = watch(steps=6, eval_every=1)
+    result = run.run()
+    assert result.elapsed_s == 60.0
+    assert run.now > 6000.0
+    assert run.tokens_per_s == pytest.approx(result.tokens / 60.0)
+    assert run.saved[4][0].elapsed_s == 40.0
+
+
+@pytest.mark.parametrize("batching", ["windows", "packed", "documents"])
+@pytest.mark.parametrize("grad_accum", [1, 3])
+def test_every_target_of_every_step_is_counted_once(watch, batching, grad_accum):
+    run = watch(steps=9, batching=batching, grad_accum=grad_accum)
+    result = run.run()
+    batcher = make_batcher(
+        batching, DOCUMENTS, batch_size=2, block_size=8, grad_accum=grad_accum, seed=1337
+    )
+    counted = sum(int((b.targets >= 0).sum()) for s in range(9) for b in batcher.step(s))
+    assert result.tokens == counted
+    assert run.saved[9][0].tokens == counted
+
+
+def test_the_last_fifty_losses_are_kept_and_averaged(watch):
+    run = watch(steps=70, eval_every=0, checkpoint_every=60)
+    result = run.run()
+    losses = [r["loss"] for r in run.log if r["kind"] == "step"]
+    assert len(losses) == 70
+    assert result.final_loss == losses[-1]
+    assert result.mean_loss_last_50 == pytest.approx(math.fsum(losses[-50:]) / 50, rel=1e-15)
+    assert run.saved[60][0].last_losses == losses[10:60]
+
+
+def test_an_evaluation_is_the_sum_over_all_batches(watch):
+    run = watch(steps=3)
+    result = run.run()
+    sums = np.sum([run.engine.sums(batch) for batch in run.evaluation_set()], axis=0)
+    assert result.evaluation.loss == pytest.approx(sums[0] / sums[1], rel=1e-15)
+    assert result.evaluation.bpb == pytest.approx(sums[2] / (math.log(2) * sums[3]), rel=1e-15)
+    assert loop.evaluate(run.engine, [], 3) == loop.Evaluation(step=3, loss=None, bpb=None)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "sqrt", "cosine", "constant"])
+def test_each_step_has_the_settings_of_the_schedule(schedule):
+    config = make_config(
+        steps=10, lr_schedule=schedule, warmup_ratio=0.3, final_lr_frac=0.1, weight_decay=0.2,
+        grad_clip=0.7, beta1=0.8,
+    )  # fmt: skip
+    for step in range(10):
+        settings = loop.step_settings(config, step)
+        multiplier = lr_multiplier(
+            schedule, step, 10, warmup_ratio=0.3, warmdown_ratio=0.5, final_lr_frac=0.1
+        )
+        assert settings.lr == dict.fromkeys(GROUPS, config.lr * multiplier)
+        assert settings.weight_decay == dict.fromkeys(GROUPS, 0.2)
+        assert (settings.momentum, settings.clip) == (0.8, 0.7)
+
+
+def test_the_log_has_loss_gradient_norm_and_rate_of_each_step(watch):
+    run = watch(steps=4)
+    run.run()
+    reference = ToyEngine(run.config, TOKENIZER.vocab_size, TOKENIZER.token_bytes)
+    batcher = make_batcher("packed", DOCUMENTS, batch_size=2, block_size=8, seed=1337)
+    expected = []
+    for step in range(4):
+        settings = loop.step_settings(run.config, step)
+        metrics = reference.step(batcher.step(step), settings).read()
+        expected.append(
+            {"kind": "step", "step": step + 1, "loss": metrics.loss,
+             "grad_norm": metrics.grad_norm, "lr": settings.lr["matrix"]}
+        )  # fmt: skip
+    assert [r for r in run.log if r["kind"] == "step"] == expected
+    assert table(run) == reference.table.tobytes()
+
+
+# ----------------------------------------------------------------------- stopping, resuming, guards
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("step", range(7))
+def test_a_stopped_loop_saves_and_a_resumed_one_ends_with_the_same_bits(watch, step, optimizer):
+    whole = watch(folder="whole", optimizer=optimizer)
+    result = whole.run()
+    cut = watch(folder="cut", stop_at=step, optimizer=optimizer)
+    with pytest.raises(RunInterrupted) as caught:
+        cut.run()
+    assert str(caught.value) == f"stopped after step {step}; saved checkpoint-{step}"
+    assert cut.events[-1] == ("save", step)
+    trainer, state = cut.saved[step]
+    resumed = watch(folder="cut", start=trainer, load=state, optimizer=optimizer)
+    again = resumed.run()
+    assert ("save", step) not in resumed.events
+    assert table(resumed) == table(whole)
+    assert (cut.folder / "metrics.jsonl").read_bytes() == (
+        whole.folder / "metrics.jsonl"
+    ).read_bytes()
+    assert again == result
+
+
+def test_a_loop_stopped_where_it_resumed_names_the_checkpoint_it_came_from(watch):
+    cut = watch(stop_at=3)
+    with pytest.raises(RunInterrupted):
+        cut.run()
+    trainer, state = cut.saved[3]
+    again = watch(start=trainer, load=state, stop_at=0)
+    with pytest.raises(RunInterrupted, match="^stopped after step 3; saved checkpoint-3$"):
+        again.run()
+    assert again.events == []
+
+
+@pytest.mark.parametrize("poison_step", range(1, 7))
+@pytest.mark.parametrize("eval_every", [0, 1, 2])
+def test_a_step_that_is_not_finite_stops_the_loop_before_its_update(
+    watch, poison_step, eval_every
+):
+    run = watch(poison_step=poison_step, eval_every=eval_every)
+    with pytest.raises(NonFiniteStep) as caught:
+        run.run()
+    saves = [step for _, step in run.of("save")]
+    last = f"checkpoint-{saves[-1]}" if saves else "none"
+    assert str(caught.value) == (
+        f"step {poison_step}: loss is nan; weights are those after step {poison_step - 1}; last"
+        f" good checkpoint: {last}; lower lr or set grad_clip"
+    )
+    assert all(step < poison_step for step in saves)
+    good = watch(folder="good", stop_at=poison_step - 1)
+    with pytest.raises(RunInterrupted):
+        good.run()
+    assert table(run) == table(good)
+    assert [r["step"] for r in run.log if r["kind"] == "step"] == list(range(1, poison_step))
+
+
+def test_memory_is_looked_at_in_every_evaluation(watch, monkeypatch):
+    observed = []
+    monkeypatch.setattr(loop.MemoryGuard, "observe", lambda self: observed.append(run.begun))
+    run = watch(steps=6, eval_every=2, checkpoint_every=1)
+    run.run()
+    assert observed == [0, 2, 4, 6]
+
+
+def test_memory_that_grows_ends_the_run_with_its_checkpoint_saved(watch, monkeypatch):
+    resident = iter([1 << 30, 1 << 30, 3 << 30])
+    monkeypatch.setattr(
+        loop, "MemoryGuard", lambda ratio: guards.MemoryGuard(ratio, lambda: next(resident))
+    )
+    run = watch(steps=6, eval_every=2, memory_drift=2.0)
+    with pytest.raises(MemoryDrift):
+        run.run()
+    assert run.of("save") == [("save", 2), ("save", 4), ("save", 6)]
+
+
+def test_a_save_that_fails_ends_the_loop_with_its_error(watch):
+    run = watch()
+
+    def full(trainer):
+        raise OutputError("cannot write x: No space left on device")
+
+    run.save = full
+    with pytest.raises(OutputError, match="^cannot write x"):
+        run.run()
+    assert [r["step"] for r in run.log if r["kind"] == "step"] == [1, 2]
+
+
+# --------------------------------------------------------------------------------- it does train
+
+
+def test_the_toy_engine_trains_to_the_closed_form_optimum_through_the_loop(watch):
+    run = watch(steps=1500, eval_every=0, batching="documents", batch_size=len(NAMES), lr=0.1)
+    result = run.run()
+    optimum = bigram_optimum(transition_counts(DOCUMENTS, TOKENIZER.vocab_size))
+    assert optimum <= result.evaluation.loss <= optimum + 0.002
+
+
+def test_the_shared_layer_is_what_its_modules_name():
+    assert loop.__all__ == [
+        "Evaluation", "LoopResult", "Observer", "evaluate", "step_settings", "train",
+    ]  # fmt: skip
