@@ -45,9 +45,9 @@ _CONFIGS: dict[str, type | None] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    show_all = "--help-all" in words
-    if show_all:
-        words = ["--help" if word == "--help-all" else word for word in words]
+    # Completion scripts, too, have every option.
+    show_all = "--help-all" in words or "--install-completion" in words
+    words = ["--help" if word == "--help-all" else word for word in words]
     from cyclopts import CycloptsError
 
     _never_fail_to_print()

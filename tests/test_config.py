@@ -1,9 +1,10 @@
-"""Every knob, preset and combination of the config classes, through the API and the command line."""
+"""Every knob, preset and combination of the config classes, through API and command line."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -129,7 +130,7 @@ def test_truth_values_alone_are_truth_values(command, name, knob):
 def test_vary_takes_texts_alone():
     assert AblateConfig(vary=["n_layer=1,2"]).vary == ("n_layer=1,2",)
     for value in ("n_layer=1,2", (1,), None, 3):
-        with pytest.raises(ConfigError, match="^vary must be a list of texts like 'n_layer=1,2'"):
+        with pytest.raises(ConfigError, match=r"^vary must be a list of texts like 'n_layer=1,2'"):
             AblateConfig(vary=value)
 
 
@@ -214,7 +215,11 @@ def test_any_mix_of_valid_values_builds_a_whole_config_or_says_what_does_not_go_
     try:
         config = TrainConfig(**options)
     except ConfigError as error:
-        assert any(name in str(error) for name in options)
+        refusal = str(error)
+    else:
+        refusal = ""
+    if refusal:
+        assert any(name in refusal for name in options)
         return
     for name, value in options.items():
         if not (name in ("mode", "preset") and value == "auto"):
@@ -316,15 +321,11 @@ def test_a_row_of_the_table_refuses_its_example_through_api_and_command_line(
     assert refused("train", *flags(**options)) == message
     assert refused("ablate", *flags(**options), "--seeds=1", "--vary=lr=0.1") == message
     # Exactly this row, and none before it, is what the example meets.
-    stand_in = _Bare({**{n: k.default for n, k in knobs(TrainConfig).items()},
-                      **(PRESETS["bigram"] if options.get("model_kind") else {}), **options})  # fmt: skip
+    defaults = {name: knob.default for name, knob in knobs(TrainConfig).items()}
+    preset = PRESETS["bigram"] if "model_kind" in options else {}
+    stand_in = SimpleNamespace(**{**defaults, **preset, **options})
     applied = [i for i, (_, applies, *_) in enumerate(UNSUPPORTED) if applies(stand_in)]
     assert applied == [row]
-
-
-class _Bare:
-    def __init__(self, values):
-        self.__dict__.update(values)
 
 
 @pytest.mark.parametrize("preset", [name for name in PRESETS if name != "bigram"])

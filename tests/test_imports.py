@@ -1,4 +1,4 @@
-"""The floors of the house, read from the sources, and what an import may load, from new processes."""
+"""The floors of the house, read from the sources, and what an import loads in a new process."""
 
 from __future__ import annotations
 
@@ -122,9 +122,8 @@ def test_rooms_outside_tensor_load_tensor_and_ops_only_inside_functions(path):
 
 def loaded_after(python, code: str, cwd: Path) -> set[str]:
     """Top-level names in sys.modules after `code`, which must succeed, in a new process."""
-    script = f"import sys, json\n{code}\nsys.stdout.flush()\n" + (
-        "print('\\n' + json.dumps(sorted({m.split('.')[0] for m in sys.modules})))"
-    )
+    tell = "print('\\n' + json.dumps(sorted({m.split('.')[0] for m in sys.modules})))"
+    script = f"import sys, json\n{code}\nsys.stdout.flush()\n{tell}"
     done = python("-c", script, cwd=cwd)
     assert done.returncode == 0, done.stderr
     return set(json.loads(done.stdout.splitlines()[-1]))

@@ -1,4 +1,4 @@
-"""Where options come from: defaults, preset, file, environment, flags; and what is misspelt there."""
+"""Where options come from: defaults, preset, file, environment, flags; and misspelt ones."""
 
 from __future__ import annotations
 

@@ -85,6 +85,7 @@ class _AttentionBranch(torch.autograd.Function):
             packed[:2].mul_(head_inverse)
         q, k, v = packed.flatten(1, 2).unbind(0)  # each (rows · heads, width, head_dim)
         scale = packed.shape[-1] ** -0.5
+        assert inputs.mask is not None  # InputsMaker, where fused
         weights = torch.baddbmm(inputs.mask, q, k.transpose(1, 2), alpha=scale).softmax(-1)
         mixed = torch.bmm(weights, v).view(packed.shape[1:]).transpose(1, 2).reshape(narrow.shape)
         ctx.save_for_backward(normed, narrow, inverse, packed, head_inverse, weights, mixed, mask)

@@ -44,6 +44,11 @@ class TensorDecoder:
         shape = (config.n_layer, 2, len(prompts), config.n_head, config.block_size, config.head_dim)
         self._caches = torch.empty(shape, dtype=model.dtype, device=device).unbind(0)
         self._places = torch.arange(config.block_size, device=device)
+        self._eps = {
+            dtype: torch.full((1, 1, 1), RMSNORM_EPS, dtype=dtype, device=device)
+            for dtype in (torch.float32, torch.float64, torch.bfloat16)
+            if dtype != torch.float64 or model.dtype == torch.float64  # mps has none
+        }
         self._squared = config.activation == "relu2"
         self._count = 0  # tokens in the cache or past it
         # Learned positions are absolute: a moved window is a new text, read again as a whole.
@@ -102,7 +107,7 @@ class TensorDecoder:
         elif rotary is not None:
             placed = rotate(qk, rotary, torch.empty_like(qk))
         if self._config.qk_norm:
-            torch.mul(placed, _inverse_rms(placed), out=qk)
+            torch.mul(placed, self._inverse_rms(placed), out=qk)
         elif placed is not qk:
             qk.copy_(placed)
 
@@ -124,21 +129,20 @@ class TensorDecoder:
         return inner.square_() if self._squared else inner
 
     def _normed(self, x: Tensor) -> Tensor:  # (n, n_embd) in the compute dtype
-        return (x * _inverse_rms(x)).to(self._model.dtype)
+        return (x * self._inverse_rms(x)).to(self._model.dtype)
+
+    def _inverse_rms(self, x: Tensor) -> Tensor:  # (..., 1)
+        """(mean(x²) + eps)^−½ in two calls: a vector's dot with itself as a product of matrices."""
+        flat = x.reshape(-1, 1, x.shape[-1])
+        scale = 1 / x.shape[-1]
+        squares = torch.baddbmm(self._eps[x.dtype], flat, flat.transpose(1, 2), alpha=scale)
+        return squares.rsqrt_().view(*x.shape[:-1], 1)
 
     def _joined(self, x: Tensor, branch: Tensor, weight: Tensor) -> Tensor:  # as x
         """The residual stream after a branch."""
         if x.dtype == branch.dtype:
             return torch.addmm(x, branch, weight.t())
         return x + branch @ weight.t()
-
-
-def _inverse_rms(x: Tensor) -> Tensor:  # (..., 1)
-    """(mean(x²) + eps)^−½ in three calls: a dot product with itself is a product of matrices."""
-    flat = x.reshape(-1, 1, x.shape[-1])
-    eps = x.new_full((1, 1, 1), RMSNORM_EPS)
-    squares = torch.baddbmm(eps, flat, flat.transpose(1, 2), alpha=1 / x.shape[-1])
-    return squares.rsqrt_().view(*x.shape[:-1], 1)
 
 
 def _rotation(rotary: Rotary) -> Tensor:  # (head_dim, head_dim), to multiply from the right

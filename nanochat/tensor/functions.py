@@ -40,7 +40,7 @@ def add_gradient(
 
 def inverse_rms(x: Tensor) -> Tensor:  # (..., 1)
     """(mean(x²) + eps)^−½ over the last dimension; the norm's root saves a pass over x²."""
-    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     return norm.square_().mul_(1 / x.shape[-1]).add_(RMSNORM_EPS).rsqrt_()
 
 

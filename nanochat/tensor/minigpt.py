@@ -56,8 +56,8 @@ class MiniGPT:
         heads, qk_norm = self.config.n_head, self.config.qk_norm
         squared = self.config.activation == "relu2"
         x = self.embed(inputs.tokens, inputs.positions)
-        if dropout is not None:
-            x = x * self.mask(x, dropout)
+        mask = self.mask(x, dropout)
+        x = x if mask is None else x * mask
         for block in self.blocks:
             mask = self.mask(x, dropout)
             x = attention_branch(

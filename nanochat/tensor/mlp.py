@@ -16,8 +16,6 @@ from nanochat.tensor.functions import add_gradient, apply, inverse_rms, rmsnorm_
 __all__ = ["add_product", "mlp_branch"]
 
 
-
-
 def mlp_branch(
     x: Tensor,  # (rows, n_embd) master dtype
     fc1: Tensor,  # (4 · n_embd, n_embd) compute dtype

@@ -354,9 +354,7 @@ def test_a_full_disk_at_any_other_file_is_one_clear_line(
 
 
 @pytest.mark.parametrize("step", range(7))
-def test_a_run_stopped_at_any_step_and_resumed_ends_with_the_same_bits(
-    run, stop_after, step, mode
-):
+def test_a_run_stopped_at_any_step_and_resumed_ends_with_the_same_bits(run, stop_after, step, mode):
     whole = run("mini-gpt", mode=mode, out="whole", checkpoint_every=4)
     stop_after(step)
     with pytest.raises(RunInterrupted) as caught:

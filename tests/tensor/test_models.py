@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
+from oracles.numpy_gpt import nats
 from tensor.batch_makers import (
     TOKEN_BYTES,
     VOCAB,
@@ -19,8 +21,6 @@ from tensor.batch_makers import (
     small_config,
     windows,
 )
-from numpy.typing import NDArray
-from oracles.numpy_gpt import nats
 
 from nanochat.config import TrainConfig
 from nanochat.data.batches import Batch

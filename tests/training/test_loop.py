@@ -135,7 +135,9 @@ class Watched:
 
     @property
     def log(self):
-        return [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
+        return [
+            json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()
+        ]
 
 
 @pytest.fixture
@@ -319,9 +321,7 @@ def test_a_loop_stopped_where_it_resumed_names_the_checkpoint_it_came_from(watch
 
 @pytest.mark.parametrize("poison_step", range(1, 7))
 @pytest.mark.parametrize("eval_every", [0, 1, 2])
-def test_a_step_that_is_not_finite_stops_the_loop_before_its_update(
-    watch, poison_step, eval_every
-):
+def test_a_step_that_is_not_finite_stops_the_loop_before_its_update(watch, poison_step, eval_every):
     run = watch(poison_step=poison_step, eval_every=eval_every)
     with pytest.raises(NonFiniteStep) as caught:
         run.run()
