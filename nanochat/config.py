@@ -379,4 +379,7 @@ class AblateConfig(_Checked):
         3, "Seeds a variant: 1337, 1338, …", group=_RUN, low=1, high=10_000, common=True
     )
     jobs: int = option(1, "Runs at a time.", group=_RUN, low=1, high=1024, common=True)
-    out: str = option(ABLATIONS_DIR, "Folder of the ablation.", group=_RUN, common=True)
+    out: str | None = option(
+        None, "Folder of the ablation; default: ablations/ and the varied options.", group=_RUN,
+        kind=str, optional=True, common=True,
+    )  # fmt: skip

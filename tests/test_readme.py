@@ -51,7 +51,7 @@ def test_the_console_examples_run_in_their_order(tmp_path, monkeypatch, cli):
 
 def test_options_and_presets_that_the_readme_names_exist():
     text = README.read_text(encoding="utf-8")
-    from tests.test_cli import surface
+    from test_cli import surface
 
     known = {flag for options in surface().values() for flag in options}
     known |= {"--help", "--help-all", "--config", "--quiet", "--json", "--install-completion"}

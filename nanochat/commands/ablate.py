@@ -23,7 +23,7 @@ from nanochat.commands.report import Report, write_report
 from nanochat.commands.run import RUN_FILES, RunFolder
 from nanochat.commands.terminal import SILENT, Terminal
 from nanochat.commands.train import train
-from nanochat.config import AblateConfig, TrainConfig, closest, knobs
+from nanochat.config import ABLATIONS_DIR, AblateConfig, TrainConfig, closest, knobs
 from nanochat.errors import (
     AblationError,
     CheckpointError,
@@ -84,7 +84,7 @@ def ablate(
     """
     config = config or AblateConfig()
     cells = grid(config, base or {})
-    folder = Path(config.out)
+    folder = _folder(config)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -134,7 +134,7 @@ def grid(config: AblateConfig, base: Mapping[str, Any]) -> list[Cell]:
         variant = dict(zip(names, values, strict=True))
         for seed in range(first_seed, first_seed + config.seeds):
             name = _cell_name(variant, seed)
-            out = str(Path(config.out) / name)
+            out = str(_folder(config) / name)
             chosen = {"num_samples": 0, **options, **variant, "seed": seed, "out": out}
             cells.append(Cell(name=name, variant=variant, config=TrainConfig(**chosen)))
     _refuse_twins(cells)
@@ -147,6 +147,14 @@ def _refuse_twins(cells: Sequence[Cell]) -> None:
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"vary must give each run a name of its own, got {name} twice")
+
+
+def _folder(config: AblateConfig) -> Path:
+    """`out`, or a folder that only ablations of the same options share."""
+    names = (
+        text.partition("=")[0].strip().replace("-", "_") for text in config.vary or DEFAULT_VARY
+    )
+    return Path(config.out) if config.out else Path(ABLATIONS_DIR, ",".join(names))
 
 
 def _axis(text: str) -> tuple[str, list[Any]]:

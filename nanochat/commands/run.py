@@ -13,7 +13,7 @@ from nanochat.config import CHECKPOINTS_DIR, RUNS_DIR
 from nanochat.errors import OutputError
 from nanochat.training.durable import output_error
 
-__all__ = ["RUN_FILES", "RunFolder", "newest_run"]
+__all__ = ["RUN_FILES", "RunFolder", "refuse_used"]
 
 CONFIG, ENVIRONMENT, METRICS, PLOT, RESULT = (
     "config.toml", "environment.json", "metrics.jsonl", "loss.png", "result.json",
@@ -45,7 +45,7 @@ class RunFolder:
         """
         if out is not None:
             path = Path(out)
-            _refuse_used(path)
+            refuse_used(path)
         else:
             path = Path(RUNS_DIR) / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
         try:
@@ -78,7 +78,8 @@ class RunFolder:
             raise output_error(path, error) from error
 
 
-def _refuse_used(path: Path) -> None:
+def refuse_used(path: Path) -> None:
+    """Raise OutputError if `path` holds anything."""
     try:
         used = path.exists() and (not path.is_dir() or any(path.iterdir()))
     except OSError as error:
@@ -103,11 +104,3 @@ def _make_unused(path: Path) -> Path:
             unused, number = path.with_name(f"{path.name}-{number}"), number + 1
         else:
             return unused
-
-
-def newest_run(runs: Path) -> RunFolder:
-    """The run under `runs` that was written to last. Raises OutputError if there is none."""
-    found = [p for p in runs.glob("*") if (p / CONFIG).is_file()] if runs.is_dir() else []
-    if not found:
-        raise OutputError(f"no run lies in {runs}{os.sep}; train one first, or name it with --out")
-    return RunFolder(max(found, key=lambda p: (p / CONFIG).stat().st_mtime_ns))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from nanochat.commands.generate import (
     generate,
@@ -12,10 +13,9 @@ from nanochat.commands.generate import (
 )
 from nanochat.commands.terminal import SILENT, Terminal
 from nanochat.commands.trained import load_trained, read_checkpoint
-from nanochat.config import SampleConfig, TrainConfig
+from nanochat.config import RUNS_DIR, SampleConfig, TrainConfig
 from nanochat.data.counts import transition_counts
 from nanochat.data.prepare import prepare
-from nanochat.errors import CheckpointError
 from nanochat.training.baseline import CountBigram
 
 __all__ = ["sample"]
@@ -57,12 +57,9 @@ def sample(config: SampleConfig | None = None, *, terminal: Terminal = SILENT) -
 
 def _sample_counts(config: SampleConfig, terminal: Terminal) -> list[str]:
     """The add-one transition counts of the training part, without any training."""
-    try:
+    trained_config = TrainConfig(model_kind="bigram")
+    if config.checkpoint is not None or any(Path(RUNS_DIR).glob("*")):
         trained_config = read_checkpoint(config.checkpoint)[1]
-    except CheckpointError:
-        if config.checkpoint is not None:
-            raise
-        trained_config = TrainConfig(model_kind="bigram")
     data_dir = config.data_dir or trained_config.data_dir
     prepared = prepare(replace(trained_config, data_dir=data_dir))
     tokenizer = prepared.tokenizer

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -84,6 +85,19 @@ class _Figures:
         self.loss: float | None = None
         self.tokens_per_s = 0.0
         self.evaluation: Evaluation | None = None
+        self._first: tuple[int, float] | None = None  # step and time of the first one seen
+
+    def _took(self, step: int, loss: float, tokens_per_s: float) -> None:
+        self.step, self.loss, self.tokens_per_s = step, loss, tokens_per_s
+        if self._first is None:
+            self._first = (step, time.monotonic())
+
+    def left_s(self) -> float | None:
+        """Seconds to the last step at the pace so far, evaluations included."""
+        if self._first is None or self.step <= self._first[0]:
+            return None
+        pace = (time.monotonic() - self._first[1]) / (self.step - self._first[0])
+        return (self.steps - self.step) * pace
 
     def __str__(self) -> str:
         parts = [f"step {self.step}/{self.steps}"]
@@ -100,11 +114,13 @@ class _Lines(_Figures):
     """One line an evaluation, for logs and pipes."""
 
     def stepped(self, step: int, loss: float, tokens_per_s: float) -> None:
-        self.step, self.loss, self.tokens_per_s = step, loss, tokens_per_s
+        self._took(step, loss, tokens_per_s)
 
     def evaluated(self, evaluation: Evaluation) -> None:
         self.step, self.evaluation = evaluation.step, evaluation
-        print(self, file=sys.stderr, flush=True)
+        left = self.left_s()
+        end = "" if left is None else f"  {left:.0f} s left"
+        print(f"{self}{end}", file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -130,7 +146,7 @@ class _Bar(_Figures):
         self._progress, self._task = progress, task
 
     def stepped(self, step: int, loss: float, tokens_per_s: float) -> None:
-        self.step, self.loss, self.tokens_per_s = step, loss, tokens_per_s
+        self._took(step, loss, tokens_per_s)
         self._progress.update(self._task, completed=step, description=str(self))
 
     def evaluated(self, evaluation: Evaluation) -> None:

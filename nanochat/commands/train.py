@@ -20,7 +20,7 @@ from nanochat.commands.generate import (
     sampling_settings,
 )
 from nanochat.commands.plots import plot_losses
-from nanochat.commands.run import RunFolder, newest_run
+from nanochat.commands.run import RunFolder, refuse_used
 from nanochat.commands.signals import stop_requested
 from nanochat.commands.terminal import SILENT, Terminal
 from nanochat.config import RUNS_DIR, TrainConfig, knobs, mode_reason
@@ -32,6 +32,7 @@ from nanochat.training.checkpoint import (
     Checkpoint,
     TrainerState,
     newest_checkpoint,
+    newest_run,
     save_checkpoint,
 )
 from nanochat.training.engine import Engine
@@ -74,6 +75,8 @@ def train(config: TrainConfig | None = None, *, terminal: Terminal = SILENT) -> 
         for reason in skipped:
             terminal.warn(reason)
         config = _resumed_config(config, checkpoint)
+    elif config.out is not None and processes.rank() == 0:
+        refuse_used(Path(config.out))  # before any work, not only when the folder is made
     config = resolve_hardware(config)
     prepared = prepare(config)
     config = dataclasses.replace(config, batching=prepared.batching)
@@ -112,7 +115,7 @@ def _folder_of_process(resumed: RunFolder | None, config: TrainConfig) -> Iterat
 
 
 def _find_resumed(config: TrainConfig) -> tuple[RunFolder, Checkpoint, list[str]]:
-    folder = RunFolder(Path(config.out)) if config.out else newest_run(Path(RUNS_DIR))
+    folder = RunFolder(Path(config.out) if config.out else newest_run(Path(RUNS_DIR)))
     if not folder.path.is_dir():
         raise CheckpointError(f"no run to resume at {folder.path}; leave --resume out to start one")
     checkpoint, skipped = newest_checkpoint(folder.checkpoints)

@@ -32,6 +32,7 @@ __all__ = [
     "newest_checkpoint",
     "resolve_checkpoint",
     "save_checkpoint",
+    "newest_run",
 ]
 
 FORMAT = "nanochat checkpoint"
@@ -279,7 +280,7 @@ def resolve_checkpoint(path: Path | None, runs_dir: Path) -> tuple[Checkpoint, l
     run under `runs_dir` that saved last. Raises CheckpointError.
     """
     if path is None:
-        path = _newest_run(runs_dir)
+        path = newest_run(runs_dir)
     if not os.path.exists(path):
         raise CheckpointError(f"{path} does not exist; give a run folder or a checkpoint folder")
     if not path.is_dir():
@@ -294,7 +295,7 @@ def resolve_checkpoint(path: Path | None, runs_dir: Path) -> tuple[Checkpoint, l
     raise CheckpointError(f"{path} holds no checkpoint; give a run folder or a checkpoint folder")
 
 
-def _newest_run(runs_dir: Path) -> Path:
+def newest_run(runs_dir: Path) -> Path:
     """The run whose newest step folder was written last; names decide between equal times."""
     found = [
         (folder.stat().st_mtime_ns, run)

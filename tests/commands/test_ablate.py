@@ -62,7 +62,7 @@ def test_the_default_grid_is_the_bigram_tied_or_not_with_and_without_norm():
         assert cell.config.model_kind == "bigram"
         assert cell.config.tie_lm_head is cell.variant["tie_lm_head"]
         assert cell.config.input_rmsnorm is cell.variant["input_rmsnorm"]
-        assert cell.config.out == str(Path("ablations", cell.name))
+        assert cell.config.out == str(Path("ablations", "tie_lm_head,input_rmsnorm", cell.name))
 
 
 def test_a_grid_is_the_product_of_its_axes_times_the_seeds():

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import threading
 from pathlib import Path
 
 import pytest
 
 from nanochat.commands import run as module
-from nanochat.commands.run import RUN_FILES, RunFolder, newest_run
+from nanochat.commands.run import RUN_FILES, RunFolder
 from nanochat.config import TrainConfig, knobs
 from nanochat.errors import OutputError
 from nanochat.settings import read_config_file
@@ -69,25 +68,6 @@ def test_a_file_is_whole_or_absent(folder, monkeypatch):
             run.write_json(run.result, {"a": 2})
     assert json.loads(Path("run/result.json").read_text()) == {"a": 1}
     assert {p.name for p in Path("run").iterdir()} == {"result.json", "checkpoints"}
-
-
-def test_the_newest_run_is_the_one_whose_config_was_written_last(folder):
-    for number, name in enumerate(("b", "c", "a")):
-        run = RunFolder.create(f"runs/{name}", "")
-        run.write_config({"steps": number})
-        os.utime(run.config, ns=(number, number))
-    Path("runs/z-not-a-run").mkdir()
-    Path("runs/file").write_text("")
-    assert newest_run(Path("runs")).path == Path("runs/a")
-
-
-def test_no_run_at_all_is_one_clear_line(folder):
-    for runs in ("runs", "names.txt"):
-        with pytest.raises(OutputError) as caught:
-            newest_run(Path(runs))
-        assert str(caught.value) == (
-            f"no run lies in {runs}{os.sep}; train one first, or name it with --out"
-        )
 
 
 def test_a_folder_that_cannot_be_looked_into_is_one_clear_line(folder, monkeypatch):

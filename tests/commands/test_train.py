@@ -19,7 +19,6 @@ from pathlib import Path
 import pytest
 
 import nanochat
-from nanochat.commands.run import newest_run
 from nanochat.commands.terminal import Terminal
 from nanochat.config import TrainConfig, knobs
 from nanochat.errors import (
@@ -31,7 +30,7 @@ from nanochat.errors import (
 )
 from nanochat.settings import read_config_file
 from nanochat.training import checkpoint as checkpoint_module
-from nanochat.training.checkpoint import load_checkpoint
+from nanochat.training.checkpoint import load_checkpoint, newest_run
 from nanochat.training.metrics import METRIC_KEYS
 
 TIMINGS = ("steps_per_sec", "tokens_per_sec")
@@ -185,7 +184,7 @@ def test_runs_without_a_name_lie_below_runs_and_never_share_a_folder(run, monkey
     assert [str(f) for f in folders] == [
         f"runs{os.sep}now-bigram-scalar{suffix}" for suffix in ("", "-2", "-3")
     ]
-    assert newest_run(Path("runs")).path == folders[-1]
+    assert newest_run(Path("runs")) == folders[-1]
 
 
 # ---------------------------------------------------------------------------------------- stdout

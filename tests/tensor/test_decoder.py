@@ -118,3 +118,10 @@ def test_logits_of_one_moment_stay_as_they_were() -> None:
     kept = before.copy()
     decoder.advance([1])
     np.testing.assert_array_equal(before, kept)
+
+
+def test_decoding_leaves_the_number_of_threads_as_it_was() -> None:
+    decoder = make_engine(small_config()).open_decoder([[0]])
+    torch.set_num_threads(2)
+    decoder.advance([1])
+    assert torch.get_num_threads() == 2

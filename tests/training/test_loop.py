@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
+from training.toy_engine import ToyEngine
 
 from nanochat.config import TrainConfig
 from nanochat.data.batches import Batch, evaluation_batches, make_batcher
@@ -21,7 +22,6 @@ from nanochat.training.engine import Engine, StepMetrics
 from nanochat.training.metrics import JsonlWriter
 from nanochat.training.parameters import GROUPS
 from nanochat.training.schedule import lr_multiplier
-from tests.training.toy_engine import ToyEngine
 
 NAMES = ["anna", "bob", "carl", "dora", "emma", "fred"]
 TOKENIZER = build_tokenizer("char", NAMES)

@@ -219,7 +219,7 @@ def test_settings_refuse_a_temperature_in_the_guards_words(value):
     ("name", "value", "message"),
     [
         ("top_k", -1, "top_k must be a whole number between 0 and 1073741824, got -1"),
-        ("top_p", 0.0, "top_p must be finite and > 0 and <= 1, got 0.0"),
+        ("top_p", 0.0, "top_p must be finite and > 0, got 0.0"),
         ("top_p", 1.5, "top_p must be finite and > 0 and <= 1, got 1.5"),
         (
             "max_new_tokens",

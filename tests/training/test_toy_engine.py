@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from training.toy_engine import TABLE, ToyEngine
 
 from nanochat.config import TrainConfig
 from nanochat.data.batches import IGNORE, Batch
@@ -15,7 +16,6 @@ from nanochat.training.baseline import CountBigram
 from nanochat.training.engine import Engine, EngineState, StepSettings
 from nanochat.training.metrics import LossTotals
 from nanochat.training.parameters import GROUPS
-from tests.training.toy_engine import TABLE, ToyEngine
 
 TOKEN_BYTES = np.array([0, 1, 2, 1])
 ROWS = np.array([[0, 1, 2, 3, 0], [0, 3, 3, 1, 2]])
