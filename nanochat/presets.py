@@ -60,7 +60,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "final_lr_frac": 0.1,
         "weight_decay": 0.1,
         "grad_clip": 1.0,
-        "eval_every": 1000,
+        "eval_every": 0,
         "max_new_tokens": 300,
         "num_samples": 1,
     },

@@ -44,6 +44,7 @@ from nanochat.training.parameters import parameter_specs
 __all__ = ["TrainResult", "train"]
 
 STYLE_WEIGHT = 1.0
+EVAL_TOKENS = 4096  # a batch of evaluation: small training batches leave cores idle there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,8 +200,8 @@ def _run_loop(
         rank=processes.rank(), world=processes.world(),
     )  # fmt: skip
     evaluation_set = evaluation_batches(
-        prepared.val, batch_size=config.batch_size, block_size=config.block_size,
-        max_tokens=config.eval_tokens,
+        prepared.val, batch_size=max(config.batch_size, EVAL_TOKENS // config.block_size),
+        block_size=config.block_size, max_tokens=config.eval_tokens,
     )  # fmt: skip
 
     def save(trainer: TrainerState) -> str:
