@@ -11,7 +11,6 @@ import io
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from importlib import metadata
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 from nanochat.config import AblateConfig, EvalConfig, Knob, SampleConfig, TrainConfig, knobs
@@ -197,13 +196,19 @@ def _spelled(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def _version() -> str:
+    from importlib import metadata  # slow to import, and help does not need it
+
+    return metadata.version("nanochat-lab")
+
+
 def _build_app(words: Sequence[str], show_all: bool) -> App:
     """The application. Only the command that was called gets its options: making all of them
     takes longer than the command's own help may; completion scripts need every one."""
     from cyclopts import App
 
     app = App(
-        name="nanochat", help=_HELP, version=lambda: metadata.version("nanochat-lab"),
+        name="nanochat", help=_HELP, version=_version,
         suppress_keyboard_interrupt=False, help_format="plaintext",
         help_epilogue="`nanochat COMMAND --help-all` shows every option.",
     )  # fmt: skip
