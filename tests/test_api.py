@@ -77,7 +77,7 @@ def test_every_public_module_says_what_it_offers():
 PUBLIC = {
     "cadence": ["Cadence"],
     "checkpoint": ["Checkpoint", "TrainerState", "load_checkpoint", "newest_checkpoint",
-                   "resolve_checkpoint", "save_checkpoint"],
+                   "newest_run", "resolve_checkpoint", "save_checkpoint"],
     "engine": ["Decoder", "Engine", "EngineState", "LossSums", "StepMetrics", "StepResult",
                "StepSettings"],
     "guards": ["MemoryGuard", "check_finite", "check_memory_fits", "check_prompt",

@@ -300,11 +300,16 @@ def test_a_signal_before_training_ends_the_command(folder):
     process = subprocess.Popen(
         [sys.executable, "-m", "nanochat", "sample", "--baseline=counts", "--num-samples=1000000"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # A shell starts its background jobs, this suite perhaps, with SIGINT ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     with process:
         assert process.stderr.readline().startswith("sampling from the counted bigram")
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        try:
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert err.endswith("error: interrupted\n")
     assert "Traceback" not in err
     assert process.returncode == 130

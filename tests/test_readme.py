@@ -59,6 +59,6 @@ def test_options_and_presets_that_the_readme_names_exist():
         for command in re.findall(r"nanochat [^`#|]*", line):
             for flag in re.findall(r"(?<![\w-])--[a-z][a-z-]*", command):
                 assert flag in known or flag.replace("--no-", "--") in known, line
-    for preset in re.findall(r"--preset (\S+)", text):
-        assert preset.strip("`") in PRESETS
+    for preset in re.findall(r"--preset ([\w-]+)", text):
+        assert preset in PRESETS
     assert TrainConfig(mode="tensor").preset in PRESETS

@@ -30,9 +30,9 @@ __all__ = [
     "TrainerState",
     "load_checkpoint",
     "newest_checkpoint",
+    "newest_run",
     "resolve_checkpoint",
     "save_checkpoint",
-    "newest_run",
 ]
 
 FORMAT = "nanochat checkpoint"

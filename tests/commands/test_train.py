@@ -225,7 +225,9 @@ def test_progress_off_a_terminal_is_one_plain_line_an_evaluation(folder, cli, fl
     assert "\x1b" not in result.err and "\r" not in result.err
     lines = [line for line in result.err.splitlines() if line.startswith("step ")]
     assert [line.split("  ")[0] for line in lines] == ["step 0/4", "step 2/4", "step 4/4"]
-    assert re.search(r"  loss \d\.\d{4}  val loss \d\.\d{4}  [\d,]+ tokens/s$", lines[-1])
+    assert re.search(
+        r"  loss \d\.\d{4}  val loss \d\.\d{4}  [\d,]+ tokens/s  \d+ s left$", lines[-1]
+    )
 
 
 def test_the_mode_is_explained_only_when_it_was_not_asked_for(folder, cli, flags, tiny):
@@ -557,7 +559,7 @@ def test_a_damaged_newest_checkpoint_is_skipped_with_a_warning(run, capsys):
 
 def test_there_is_nothing_to_resume(folder, refused, run, stop_after):
     assert refused("train", "--resume", code=1) == (
-        f"no run lies in runs{os.sep}; train one first, or name it with --out"
+        "no run with a checkpoint lies in runs; train one first or name a checkpoint"
     )
     assert refused("train", "--resume", "--out=run", code=1) == (
         "no run to resume at run; leave --resume out to start one"

@@ -258,7 +258,9 @@ def test_relu_of_negative_zero_is_zero_as_max_gives():
 
 
 @pytest.mark.parametrize("op", [*OPERATORS, operator.pow], ids=lambda op: op.__name__)
-@pytest.mark.parametrize("other", ["1", None, 1j, [1.0], object(), b"1"], ids=lambda x: type(x).__name__)
+@pytest.mark.parametrize(
+    "other", ["1", None, 1j, [1.0], object(), b"1"], ids=lambda x: type(x).__name__
+)
 def test_operators_refuse_what_is_not_a_number(op, other):
     with pytest.raises(TypeError, match=r"unsupported operand|can't multiply sequence"):
         op(Value(1.0), other)
