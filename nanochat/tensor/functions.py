@@ -19,7 +19,7 @@ __all__ = ["add_gradient", "apply", "inverse_rms", "rmsnorm", "rmsnorm_backward"
 
 def apply(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
     """`function.apply`, which torch leaves untyped."""
-    result: Tensor = function.apply(*arguments)  # type: ignore[no-untyped-call]
+    result: Tensor = function.apply(*arguments)  # type: ignore[no-untyped-call]  # torch has no types here
     return result
 
 

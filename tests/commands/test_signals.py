@@ -22,7 +22,7 @@ def test_a_first_signal_is_only_noted(number):
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_signal_interrupts(first, second):
-    with pytest.raises(KeyboardInterrupt), stop_requested():  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), stop_requested():  # noqa: PT012  # the second signal must come inside
         signal.raise_signal(first)
         signal.raise_signal(second)
 
