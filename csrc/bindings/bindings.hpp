@@ -18,10 +18,13 @@ namespace nanochat::bindings {
 
 namespace py = pybind11;
 
+class Recorder;
+
 // A tape and the number of Python objects (Values, Tapes, Matrices) that need it.
 struct SharedTape : Tape {
   using Tape::Tape;
   std::size_t owners = 0;
+  Recorder* recorder = nullptr;  // while a function is being recorded
 };
 
 inline void disown(SharedTape* tape) noexcept {
@@ -86,6 +89,8 @@ void register_selection(py::module_& module);
 void register_tape(py::module_& module);
 void register_matrix(py::module_& module);
 void register_optimizer(py::module_& module);
+void register_program(py::module_& module);
+void register_recorder(py::module_& module);
 
 }  // namespace nanochat::bindings
 

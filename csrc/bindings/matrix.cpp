@@ -5,6 +5,8 @@
 
 #include <algorithm>
 
+#include "bindings/recorder.hpp"
+
 namespace nanochat::bindings {
 namespace {
 
@@ -12,6 +14,14 @@ namespace {
 py::array_t<double> view(const py::object& self, double* (Matrix::*array)() const noexcept) {
   const auto& matrix = self.cast<const Matrix&>();
   return py::array_t<double>({matrix.rows(), matrix.cols()}, (matrix.*array)(), self);
+}
+
+// The row of a token that a replay chooses.
+py::list recorded_row(const Matrix& matrix, const Token& token) {
+  if (matrix.tape()->recorder == nullptr) {
+    throw std::runtime_error("row(Token) outside a recorded function");
+  }
+  return matrix.tape()->recorder->gather(matrix, token);
 }
 
 }  // namespace
@@ -89,6 +99,11 @@ void register_matrix(py::module_& module) {
           "row", &Matrix::row, py::arg("token"),
           "The Values of one row, a new list of the same cols Values each time. Raises IndexError\n"
           "outside 0 … rows - 1: a negative row does not count from the end.")
+      .def("row", &recorded_row, py::arg("token"))
+      .def("__getitem__", &Matrix::row, py::arg("token"))
+      .def("__getitem__", &recorded_row, py::arg("token"))
+      .def("__len__", &Matrix::rows)
+      .def("__iter__", [](Matrix& self) { return py::iter(self.all_rows()); })
       .def("rows", &Matrix::all_rows, "The Values of all rows, a list of rows lists.")
       .def("zero_grad", &Matrix::zero_grad, "Set all gradients to 0.")
       .def("__repr__", [](const Matrix& self) {

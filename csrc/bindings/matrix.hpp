@@ -23,6 +23,8 @@ class Matrix {
   std::size_t size() const noexcept { return rows_ * cols_; }
   double* values() const noexcept { return tape_->values(first_); }
   double* grads() const noexcept { return tape_->grads(first_); }
+  SharedTape* tape() const noexcept { return tape_.get(); }
+  NodeId first() const noexcept { return first_; }
   Precision precision() const noexcept { return tape_->precision(); }
 
   // A fresh list of row `index`'s Values; the Values are the same at every call.

@@ -11,4 +11,6 @@ PYBIND11_MODULE(_scalar, module) {
   register_tape(module);
   register_matrix(module);
   register_optimizer(module);
+  register_recorder(module);
+  register_program(module);
 }

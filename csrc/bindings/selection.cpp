@@ -2,7 +2,7 @@
 // through these two, never through an index or .data, so that they can be recorded.
 #include <string>
 
-#include "bindings/bindings.hpp"
+#include "bindings/recorder.hpp"
 
 namespace nanochat::bindings {
 namespace {
@@ -34,7 +34,25 @@ double plain_number(py::handle object) {
   return number;
 }
 
-double detached_max(const py::iterable& values) {
+py::object recorded_select(const py::sequence& values, const Token& token) {
+  for (const py::handle value : values) {
+    if (!is_value(value.ptr())) continue;
+    Recorder* recorder = as_value(value.ptr())->tape->recorder;
+    if (recorder != nullptr) return recorder->select(values, token);
+  }
+  throw std::runtime_error("select() by a Token outside a recorded function");
+}
+
+// The tape that is being recorded and of which the first Value is, or null.
+Recorder* recorder_of(const py::sequence& values) {
+  for (const py::handle value : values) {
+    if (is_value(value.ptr())) return as_value(value.ptr())->tape->recorder;
+  }
+  return nullptr;
+}
+
+py::object detached_max(const py::iterable& iterable) {
+  const py::list values(iterable);
   bool empty = true;
   double largest = 0.0;
   for (const py::handle value : values) {
@@ -43,7 +61,9 @@ double detached_max(const py::iterable& values) {
     empty = false;
   }
   if (empty) throw py::value_error("detached_max() needs at least one value");
-  return largest;
+  Recorder* recorder = recorder_of(values);
+  if (recorder != nullptr) return recorder->largest(values, largest);
+  return py::float_(largest);
 }
 
 }  // namespace
@@ -52,6 +72,7 @@ void register_selection(py::module_& module) {
   module.def("select", &select, py::arg("values"), py::arg("index"),
              "values[index], the Value itself. Raises IndexError outside 0 … len(values) - 1: a\n"
              "negative index does not count from the end.");
+  module.def("select", &recorded_select, py::arg("values"), py::arg("index"));
   module.def(
       "detached_max", &detached_max, py::arg("values"),
       "The largest .data of Values (numbers count as themselves), a plain float through which\n"

@@ -85,6 +85,7 @@ void NodeStore::start_segment() {
     segment.mark = carver.take<std::uint16_t>(segment_size);
     segment.op = carver.take<Op>(segment_size);
   }
+  details_[index].birth = ++births_;
   filling_ = table_[index];
   base_ = index << segment_bits;
   used_ = 0;

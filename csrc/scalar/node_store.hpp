@@ -120,6 +120,10 @@ class NodeStore {
   // A mark that no node carries yet.
   std::uint16_t next_epoch() noexcept;
 
+  // When the segment of a computed node was started: nodes alive were computed in the order of
+  // (birth, offset), whatever their ids.
+  std::uint64_t birth(NodeId id) const noexcept { return details_[id >> segment_bits].birth; }
+
   std::size_t nodes() const noexcept;     // alive, parameters included
   std::size_t segments() const noexcept;  // allocated, free ones included
   std::size_t bytes() const noexcept;     // of all segments and of the table
@@ -140,6 +144,7 @@ class NodeStore {
     std::size_t dead = 0;     // graph: nodes that died since the segment was started
     std::size_t holders = 0;  // parameter head: referenced nodes, and one for the block's owner
     std::size_t length = 0;   // parameter head: nodes in the block
+    std::uint64_t birth = 0;  // graph: which start of a segment this was
     NodeId link = 0;          // free graph segment: the next free one; parameter: its block's head
     Kind kind = Kind::vacant;
   };
@@ -175,6 +180,7 @@ class NodeStore {
   NodeId free_leaves_ = none;    // linked through the leaves' unused reference counts
   std::size_t vacant_ = 0;       // table slots that a dead block gave back
   std::size_t leaves_ = 0;
+  std::uint64_t births_ = 0;
   std::uint16_t epoch_ = 0;
 };
 

@@ -1,0 +1,109 @@
+// The kernel calls of one batch shape, with every address resolved. Used by replay, bind and moves.
+#ifndef NANOCHAT_SCALAR_PROGRAM_BOUND_HPP_
+#define NANOCHAT_SCALAR_PROGRAM_BOUND_HPP_
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "scalar/program/replay.hpp"
+#include "scalar/simd/simd.hpp"
+
+namespace nanochat::program {
+
+enum class CallKind : std::uint8_t {
+  gemm, outer, sum, cross, map, largest, transpose, zero, forward_move, backward_move
+};
+
+template <class T>
+struct MapCall {
+  simd::Map op;
+  T* dst;
+  const T* src;
+  std::size_t n;
+  double constant;
+};
+
+template <class T>
+struct RowsCall {
+  T* dst;
+  std::ptrdiff_t dst_step;
+  const T* src;
+  std::ptrdiff_t src_step;
+  std::int32_t rows, lanes;
+};
+
+// Arrays that calls point into: they never move, and all go at once.
+template <class Element>
+class Pool {
+ public:
+  Element* take(std::size_t count) {
+    if (chunk_ == chunks_.size() || used_ + count > sizes_[chunk_]) next_chunk(count);
+    Element* taken = chunks_[chunk_].get() + used_;
+    used_ += count;
+    return taken;
+  }
+  void clear() noexcept { chunk_ = used_ = 0; }
+
+ private:
+  void next_chunk(std::size_t count) {
+    if (chunk_ < chunks_.size()) ++chunk_;
+    used_ = 0;
+    while (chunk_ < chunks_.size() && sizes_[chunk_] < count) ++chunk_;
+    if (chunk_ < chunks_.size()) return;
+    sizes_.push_back(std::max<std::size_t>(count, 4096));
+    chunks_.push_back(std::make_unique<Element[]>(sizes_.back()));
+  }
+
+  std::vector<std::unique_ptr<Element[]>> chunks_;
+  std::vector<std::size_t> sizes_;
+  std::size_t chunk_ = 0, used_ = 0;
+};
+
+struct Layout {
+  std::size_t base = 0;     // of row 0, in rows_
+  std::ptrdiff_t step = 1;  // elements from row to row
+};
+
+// A call is its kind in the low 8 bits and its place among the calls of that kind above them.
+template <class T>
+struct Replay<T>::Bound {
+  std::vector<std::int32_t> width;
+  std::vector<Layout> layout;  // of each group
+  std::vector<std::uint64_t> forward, backward;
+  std::vector<simd::Gemm<T>> gemms;
+  std::vector<simd::Sum<T>> sums;
+  std::vector<simd::Cross<T>> crosses;
+  std::vector<MapCall<T>> maps;
+  std::vector<RowsCall<T>> rows_calls;
+  Pool<simd::Term<T>> terms;
+  Pool<const T*> pointers;
+  std::vector<const T* const*> stage_rows;  // of each group that cross calls read: row 0, by stage
+  std::vector<T*> transposed;               // of each group, once bound
+  Pool<T> scratch;
+
+  void clear() {
+    forward.clear();
+    backward.clear();
+    gemms.clear();
+    sums.clear();
+    crosses.clear();
+    maps.clear();
+    rows_calls.clear();
+    terms.clear();
+    pointers.clear();
+    scratch.clear();
+    stage_rows.assign(stage_rows.size(), nullptr);
+    transposed.assign(transposed.size(), nullptr);
+  }
+  void call(bool is_forward, CallKind kind, std::size_t at) {
+    (is_forward ? forward : backward).push_back(static_cast<std::uint64_t>(at) << 8U |
+                                                static_cast<std::uint64_t>(kind));
+  }
+};
+
+}  // namespace nanochat::program
+
+#endif  // NANOCHAT_SCALAR_PROGRAM_BOUND_HPP_

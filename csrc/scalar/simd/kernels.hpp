@@ -1,0 +1,53 @@
+// The kernels of one instruction set. Every file here that includes this one is compiled once per
+// set, with that set's flags, into a namespace of the set's name. Such a file uses no function that
+// another file could share (standard library templates, inline functions of other headers): the
+// linker keeps one copy of those, and it could be the one that an older processor cannot run.
+#ifndef NANOCHAT_SCALAR_SIMD_KERNELS_HPP_
+#define NANOCHAT_SCALAR_SIMD_KERNELS_HPP_
+
+#include "scalar/simd/simd.hpp"
+
+namespace nanochat::simd::NCLAB_SIMD {
+
+// The numerics of simd.hpp: element type, and whether a product may be fused with its sum.
+struct Exact {
+  using T = double;
+  static constexpr bool fused = false;
+};
+struct Fast64 {
+  using T = double;
+  static constexpr bool fused = true;
+};
+struct Fast32 {
+  using T = float;
+  static constexpr bool fused = true;
+};
+
+// Defined for these three in the file of the same noun: gemm.cpp, sum.cpp, cross.cpp, ...
+template <class N>
+void gemm(const Gemm<typename N::T>&) noexcept;
+template <class N>
+void sum(const Sum<typename N::T>&) noexcept;
+template <class N>
+void cross(const Cross<typename N::T>&) noexcept;
+template <class N>
+void map(Map, typename N::T* dst, const typename N::T* src, std::size_t n, double c) noexcept;
+template <class N>
+void adamw(typename N::T* value, const typename N::T* grad, typename N::T* m, typename N::T* v,
+           std::size_t n, const Adam&) noexcept;
+template <class N>
+void sgd(typename N::T* value, const typename N::T* grad, typename N::T* buffer, std::size_t n,
+         const Sgd&) noexcept;
+// Same bits in any numerics.
+template <class T>
+void largest(T* dst, const T* src, std::ptrdiff_t step, std::int32_t rows,
+             std::int32_t lanes) noexcept;
+template <class T>
+void transpose(T* dst, std::ptrdiff_t dst_step, const T* src, std::ptrdiff_t src_step,
+               std::int32_t rows, std::int32_t lanes) noexcept;
+
+extern const Tables kernel_tables;
+
+}  // namespace nanochat::simd::NCLAB_SIMD
+
+#endif  // NANOCHAT_SCALAR_SIMD_KERNELS_HPP_

@@ -1,0 +1,194 @@
+// Elementwise products, and sums of them along a feature axis.
+#include "scalar/simd/vector.hpp"
+
+namespace nanochat::simd::NCLAB_SIMD {
+namespace {
+
+template <class T>
+constexpr T one = 1;
+
+// Where an operand's products of feature f begin. The number 1 is a number that never moves.
+template <class T>
+struct Cursor {
+  const T* at;
+  std::ptrdiff_t step;
+  bool row;
+};
+
+template <class T>
+inline Cursor<T> cursor(const Operand<T>& operand, std::int32_t f, std::int32_t n) noexcept {
+  if (operand.base == nullptr) return {&one<T>, 0, false};
+  return {operand.base + f * operand.f_step + (operand.row ? n : 0), operand.k_step, operand.row};
+}
+
+// Whole vectors, or the first `last` lanes of one: b's and a's rows are not read beyond them.
+template <class V, bool row, bool part>
+inline V fetch(const Element<V>* from, int last) noexcept {
+  if constexpr (!row) {
+    return broadcast<V>(*from);
+  } else if constexpr (part) {
+    return load_first<V>(from, last);
+  } else {
+    return load<V>(from);
+  }
+}
+
+template <class N, class V, int vectors, bool part, bool a_row, bool b_row>
+inline void add_term(V (&sum)[vectors], Cursor<typename N::T> a, Cursor<typename N::T> b,
+                     std::int32_t count, int last) noexcept {
+  constexpr int lanes = Traits<V>::lanes;
+  for (std::int32_t k = 0; k < count; ++k) {
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; ++v) {
+      sum[v] = multiply_add<N>(fetch<V, a_row, part>(a.at + (a_row ? v * lanes : 0), last),
+                               fetch<V, b_row, part>(b.at + (b_row ? v * lanes : 0), last), sum[v]);
+    }
+    a.at += a.step;
+    b.at += b.step;
+  }
+}
+
+// -0 + x is x for every x, so a single product keeps the sign of its zero.
+template <class T>
+inline T start_of(const Sum<T>& s) noexcept {
+  std::int64_t products = 0;
+  for (std::int32_t t = 0; t < s.terms; ++t) products += s.term[t].k;
+  return products == 1 ? -T{0} : T{0};
+}
+
+template <class N, int vectors, bool part>
+void sum_columns(const Sum<typename N::T>& s, std::int32_t n, int last) noexcept {
+  using T = typename N::T;
+  using V = Whole<T>;
+  constexpr int lanes = width<T>;
+  const V start = broadcast<V>(start_of(s));
+  for (std::int32_t f = 0; f < s.features; ++f) {
+    T* const dst = s.dst + f * s.dst_step + n;
+    V sum[vectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; ++v) {
+      sum[v] = s.accumulate ? fetch<V, true, part>(dst + v * lanes, last) : start;
+    }
+    for (std::int32_t t = 0; t < s.terms; ++t) {
+      const Term<T>& term = s.term[t];
+      const Cursor<T> a = cursor(term.a, f, n);
+      const Cursor<T> b = cursor(term.b, f, n);
+      if (a.row && b.row) {
+        add_term<N, V, vectors, part, true, true>(sum, a, b, term.k, last);
+      } else if (a.row) {
+        add_term<N, V, vectors, part, true, false>(sum, a, b, term.k, last);
+      } else if (b.row) {
+        add_term<N, V, vectors, part, true, false>(sum, b, a, term.k, last);
+      } else {
+        add_term<N, V, vectors, part, false, false>(sum, a, b, term.k, last);
+      }
+    }
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; ++v) {
+      if constexpr (part) {
+        store_first(dst + v * lanes, sum[v], last);
+      } else {
+        store(dst + v * lanes, sum[v]);
+      }
+    }
+  }
+}
+
+// One or two terms of one product each: what most of a model's elementwise work is. b may be one
+// number for all lanes, and so may be the second term's.
+template <class T>
+struct Factors {
+  Cursor<T> a, b;
+  std::ptrdiff_t a_step, b_step;
+
+  explicit Factors(const Term<T>& term) noexcept
+      : a(cursor(term.a, 0, 0)),
+        b(cursor(term.b, 0, 0)),
+        a_step(term.a.base == nullptr ? 0 : term.a.f_step),
+        b_step(term.b.base == nullptr ? 0 : term.b.f_step) {
+    if (!a.row) {
+      const Cursor<T> number = a;
+      const std::ptrdiff_t number_step = a_step;
+      a = b;
+      a_step = b_step;
+      b = number;
+      b_step = number_step;
+    }
+  }
+
+  template <class N, bool b_row, bool part, class V>
+  V add_to(V sum, std::int32_t n, int last) const noexcept {
+    return multiply_add<N>(fetch<V, true, part>(a.at + n, last),
+                           fetch<V, b_row, part>(b.at + (b_row ? n : 0), last), sum);
+  }
+  void next() noexcept {
+    a.at += a_step;
+    b.at += b_step;
+  }
+};
+
+template <class N, int terms, bool b_row, bool d_row>
+void elementwise(const Sum<typename N::T>& s, Factors<typename N::T> first,
+                 Factors<typename N::T> second) noexcept {
+  using T = typename N::T;
+  using V = Whole<T>;
+  constexpr int lanes = width<T>;
+  const V start = broadcast<V>(start_of(s));
+  const std::int32_t whole = s.lanes / lanes * lanes;
+  const int rest = s.lanes - whole;
+  T* dst = s.dst;
+  for (std::int32_t f = 0; f < s.features; ++f, dst += s.dst_step) {
+    for (std::int32_t n = 0; n < whole; n += lanes) {
+      V sum = s.accumulate ? load<V>(dst + n) : start;
+      sum = first.template add_to<N, b_row, false>(sum, n, lanes);
+      if constexpr (terms == 2) sum = second.template add_to<N, d_row, false>(sum, n, lanes);
+      store(dst + n, sum);
+    }
+    if (rest != 0) {
+      V sum = s.accumulate ? load_first<V>(dst + whole, rest) : start;
+      sum = first.template add_to<N, b_row, true>(sum, whole, rest);
+      if constexpr (terms == 2) sum = second.template add_to<N, d_row, true>(sum, whole, rest);
+      store_first(dst + whole, sum, rest);
+    }
+    first.next();
+    if constexpr (terms == 2) second.next();
+  }
+}
+
+// Whether the sum was such a one, and is done.
+template <class N>
+bool elementwise_done(const Sum<typename N::T>& s) noexcept {
+  using T = typename N::T;
+  if (s.terms < 1 || s.terms > 2 || s.term[0].k != 1 || s.term[s.terms - 1].k != 1) return false;
+  const Factors<T> first(s.term[0]);
+  const Factors<T> second(s.term[s.terms - 1]);
+  if (!first.a.row || !second.a.row) return false;
+  if (s.terms == 1) {
+    first.b.row ? elementwise<N, 1, true, true>(s, first, second)
+                : elementwise<N, 1, false, false>(s, first, second);
+  } else if (first.b.row) {
+    second.b.row ? elementwise<N, 2, true, true>(s, first, second)
+                 : elementwise<N, 2, true, false>(s, first, second);
+  } else {
+    second.b.row ? elementwise<N, 2, false, true>(s, first, second)
+                 : elementwise<N, 2, false, false>(s, first, second);
+  }
+  return true;
+}
+
+}  // namespace
+
+template <class N>
+void sum(const Sum<typename N::T>& s) noexcept {
+  if (elementwise_done<N>(s)) return;
+  constexpr int lanes = width<typename N::T>;
+  std::int32_t n = 0;
+  for (; n + 4 * lanes <= s.lanes; n += 4 * lanes) sum_columns<N, 4, false>(s, n, lanes);
+  for (; n + lanes <= s.lanes; n += lanes) sum_columns<N, 1, false>(s, n, lanes);
+  if (n < s.lanes) sum_columns<N, 1, true>(s, n, s.lanes - n);
+}
+
+template void sum<Exact>(const Sum<double>&) noexcept;
+template void sum<Fast64>(const Sum<double>&) noexcept;
+template void sum<Fast32>(const Sum<float>&) noexcept;
+}  // namespace nanochat::simd::NCLAB_SIMD

@@ -1,0 +1,269 @@
+// Products, sums and rearrangements of the vector kernels against plain loops, to the bit.
+#include <algorithm>
+#include <cstdlib>
+#include <stdexcept>
+
+#include "simd_testing.hpp"
+
+using nanochat::simd::Cross;
+using nanochat::simd::Gemm;
+using nanochat::simd::Operand;
+using nanochat::simd::Run;
+using nanochat::simd::Sum;
+using nanochat::simd::Term;
+using simd_testing::equal;
+using simd_testing::for_each_table;
+using simd_testing::Number;
+using simd_testing::Rows;
+
+namespace {
+
+template <class S>
+void check_gemm(const S& s, std::int32_t m, std::int32_t lanes, std::int32_t k, bool unit_step,
+                bool accumulate, std::mt19937_64& random) {
+  using T = Number<S>;
+  Rows<T> a(unit_step ? k : m, unit_step ? m : k, random);
+  Rows<T> b(k, lanes, random);
+  Rows<T> c(m, lanes, random);
+  Rows<T> expected = c;
+  std::vector<const T*> pa, pb;
+  for (std::int32_t i = 0; i < k; ++i) {
+    pa.push_back(unit_step ? a.row(i) : a.row(0) + i);
+    pb.push_back(b.row(i));
+  }
+  const std::ptrdiff_t a_step = unit_step ? 1 : a.step;
+  s.table.gemm(Gemm<T>{m, lanes, k, pa.data(), a_step, pb.data(), c.row(0), c.step, accumulate});
+  for (std::int32_t i = 0; i < m; ++i) {
+    for (std::int32_t n = 0; n < lanes; ++n) {
+      T sum = accumulate ? expected(i, n) : T{0};
+      for (std::int32_t j = 0; j < k; ++j) {
+        sum = s.multiply_add(pa[simd_testing::index(j)][i * a_step], b(j, n), sum);
+      }
+      expected(i, n) = sum;
+    }
+  }
+  CHECK(equal(c, expected));
+}
+
+// A sum as simd.hpp defines it, number by number.
+template <class S, class T>
+T reference_sum(const S& s, const Sum<T>& sum, std::ptrdiff_t f, std::ptrdiff_t n, T old) {
+  T total = sum.accumulate ? old : T{0};
+  std::ptrdiff_t products = 0;
+  T product{};
+  for (std::int32_t t = 0; t < sum.terms; ++t) {
+    const Term<T>& term = sum.term[t];
+    const auto at = [f, n](const Operand<T>& o, std::int32_t k) {
+      return o.base == nullptr ? T{1} : o.base[f * o.f_step + k * o.k_step + (o.row ? n : 0)];
+    };
+    for (std::int32_t k = 0; k < term.k; ++k, ++products) {
+      product = at(term.a, k) * at(term.b, k);
+      total = s.multiply_add(at(term.a, k), at(term.b, k), total);
+    }
+  }
+  return products == 1 && !sum.accumulate ? product : total;
+}
+
+template <class S>
+void check_sum(const S& s, std::int32_t features, std::int32_t lanes, std::mt19937_64& random) {
+  using T = Number<S>;
+  constexpr std::int32_t most_k = 5;
+  Rows<T> source(features + most_k, lanes, random);
+  source(0, 0) = T(-0.0);
+  const auto operand = [&]() -> Operand<T> {
+    const auto step = static_cast<std::ptrdiff_t>(random() % 2) * source.step;
+    switch (random() % 4) {
+      case 0:
+        return {nullptr, 0, 0, false};
+      case 1:
+        return {source.row(0), step, source.step, false};
+      default:
+        return {source.row(0), source.step - step, step, true};
+    }
+  };
+  std::vector<Term<T>> terms;
+  for (auto count = 1 + random() % 4; count > 0; --count) {
+    const auto k = random() % 2 == 0 ? 1 : static_cast<std::int32_t>(random() % (most_k + 1));
+    terms.push_back({operand(), operand(), k});
+  }
+  Rows<T> dst(features, lanes, random, 16 * static_cast<std::ptrdiff_t>(random() % 2));
+  if (random() % 2 == 0) {  // the layout that leaves no gap
+    dst.step = dst.lanes;
+    dst.memory.resize(simd_testing::index(features * lanes), T{1});
+    std::fill(dst.memory.begin(), dst.memory.end(), T{1});
+  }
+  Rows<T> expected = dst;
+  const Sum<T> sum{dst.row(0),   dst.step,         features, lanes, static_cast<int>(terms.size()),
+                   terms.data(), random() % 2 == 0};
+  s.table.sum(sum);
+  for (std::int32_t f = 0; f < features; ++f) {
+    for (std::int32_t n = 0; n < lanes; ++n) {
+      expected(f, n) = reference_sum(s, sum, f, n, expected(f, n));
+    }
+  }
+  CHECK(equal(dst, expected));
+}
+
+template <class S>
+void check_cross(const S& s, std::int32_t lanes, std::mt19937_64& random) {
+  using T = Number<S>;
+  constexpr std::int32_t stages = 5, rows = 12;
+  // Documents alive at each stage: more than ours, ours, then fewer, at last perhaps none.
+  const std::int32_t width[stages] = {lanes + 3, lanes, lanes, (lanes + 1) / 2,
+                                      static_cast<std::int32_t>(random() % 2) * (lanes / 3)};
+  const std::ptrdiff_t step = (lanes + 3 + 15) / 16 * 16;
+  std::vector<Rows<T>> a, b;
+  std::vector<const T*> pa, pb;
+  for (const std::int32_t documents : width) {
+    const std::ptrdiff_t extra = step - (documents + 15) / 16 * 16;
+    a.emplace_back(rows, documents, random, extra);
+    b.emplace_back(rows, documents, random, extra);
+    pa.push_back(a.back().row(0));
+    pb.push_back(b.back().row(0));
+  }
+  std::vector<Run> runs;
+  for (std::int32_t r = 0; r < 8; ++r) {
+    const auto flag = [&random] { return static_cast<std::int32_t>(random() % 2); };
+    runs.push_back({r, static_cast<std::int32_t>(random() % (stages + 1)), flag(), 2 * flag(), 0,
+                    flag(), flag(), 2 * flag(), 0, flag()});
+    if (random() % 4 == 0 && runs.back().k > 0) {  // backwards
+      runs.back().ta = runs.back().k - 1;
+      runs.back().dta = -1;
+    }
+  }
+  Rows<T> dst(8, lanes, random);
+  Rows<T> expected = dst;
+  const bool ones_a = random() % 4 == 0;
+  const bool ones_b = random() % 4 == 0;
+  const Cross<T> cross{dst.row(0),
+                       dst.step,
+                       runs.data(),
+                       8,
+                       lanes,
+                       ones_a ? nullptr : pa.data(),
+                       a[0].step,
+                       ones_b ? nullptr : pb.data(),
+                       b[0].step,
+                       width,
+                       random() % 2 == 0};
+  s.table.cross(cross);
+  for (const Run& run : runs) {
+    for (std::int32_t n = 0; n < lanes; ++n) {
+      T total = cross.accumulate ? expected(run.f, n) : T{0};
+      for (std::int32_t k = 0; k < run.k; ++k) {
+        const auto ta = simd_testing::index(run.ta + k * run.dta);
+        const auto tb = simd_testing::index(run.tb + k * run.dtb);
+        if ((!ones_a && n >= width[ta]) || (!ones_b && n >= width[tb])) continue;
+        const T x = ones_a ? T{1} : a[ta](run.fa + k * run.dfa, n);
+        const T y = ones_b ? T{1} : b[tb](run.fb + k * run.dfb, n);
+        total = s.multiply_add(x, y, total);
+      }
+      expected(run.f, n) = total;
+    }
+  }
+  CHECK(equal(dst, expected));
+}
+
+}  // namespace
+
+TEST_CASE(simd_gemm_adds_in_order_and_writes_no_other_lane) {
+  std::mt19937_64 random(1);
+  for_each_table([&](const auto& s) {
+    for (std::int32_t m = 1; m <= 40; ++m) {
+      for (std::int32_t lanes = 1; lanes <= 40; ++lanes) {
+        const auto k = static_cast<std::int32_t>(random() % 41);
+        check_gemm(s, m, lanes, k, lanes % 2 == 0, random() % 2 == 0, random);
+      }
+    }
+    for (const std::int32_t k : {0, 1, 2, 16, 64}) {
+      for (const std::int32_t lanes : {7, 64, 114, 130}) {
+        for (const std::int32_t m : {1, 5, 16, 27, 64}) {
+          check_gemm(s, m, lanes, k, true, false, random);
+          check_gemm(s, m, lanes, k, false, true, random);
+        }
+      }
+    }
+  });
+}
+
+TEST_CASE(simd_sum_adds_in_order_and_writes_no_other_lane) {
+  std::mt19937_64 random(2);
+  for_each_table([&](const auto& s) {
+    for (std::int32_t lanes = 1; lanes <= 150; lanes += lanes < 40 ? 1 : 11) {
+      for (int i = 0; i < 40; ++i) {
+        check_sum(s, 1 + static_cast<std::int32_t>(random() % 9), lanes, random);
+      }
+    }
+  });
+}
+
+TEST_CASE(simd_sum_of_one_product_keeps_the_sign_of_zero) {
+  for_each_table([](const auto& s) {
+    using T = Number<decltype(s)>;
+    const T zero = T(-0.0);
+    T dst = T{1};
+    const Term<T> negated{{&zero, 0, 0, true}, {nullptr, 0, 0, false}, 1};
+    s.table.sum(Sum<T>{&dst, 1, 1, 1, 1, &negated, false});
+    CHECK(dst == T{0} && std::signbit(dst));
+    const Term<T> twice[] = {negated, negated};
+    s.table.sum(Sum<T>{&dst, 1, 1, 1, 2, twice, false});
+    CHECK(dst == T{0} && !std::signbit(dst));
+  });
+}
+
+TEST_CASE(simd_cross_skips_documents_that_ended) {
+  std::mt19937_64 random(3);
+  for_each_table([&](const auto& s) {
+    for (std::int32_t lanes = 1; lanes <= 40; ++lanes) {
+      for (int i = 0; i < 20; ++i) check_cross(s, lanes, random);
+    }
+  });
+}
+
+TEST_CASE(simd_largest_is_python_max) {
+  std::mt19937_64 random(4);
+  for_each_table([&](const auto& s) {
+    using T = Number<decltype(s)>;
+    for (std::int32_t lanes = 1; lanes <= 40; ++lanes) {
+      for (std::int32_t rows = 1; rows <= 9; ++rows) {
+        Rows<T> src(rows, lanes, random);
+        src(static_cast<std::ptrdiff_t>(random() % 3) % rows, lanes / 2) = Rows<T>::guard;
+        Rows<T> dst(1, lanes, random);
+        Rows<T> expected = dst;
+        s.table.largest(dst.row(0), src.row(0), src.step, rows, lanes);
+        for (std::int32_t n = 0; n < lanes; ++n) {
+          expected(0, n) = src(0, n);
+          for (std::int32_t f = 1; f < rows; ++f) {
+            if (src(f, n) > expected(0, n)) expected(0, n) = src(f, n);
+          }
+        }
+        CHECK(equal(dst, expected));
+      }
+    }
+  });
+}
+
+TEST_CASE(simd_transpose_moves_every_number) {
+  std::mt19937_64 random(5);
+  for_each_table([&](const auto& s) {
+    using T = Number<decltype(s)>;
+    for (std::int32_t lanes = 1; lanes <= 40; ++lanes) {
+      for (std::int32_t rows = 1; rows <= 40; ++rows) {
+        Rows<T> src(rows, lanes, random);
+        Rows<T> dst(lanes + 1, rows, random);
+        std::fill(dst.row(lanes), dst.row(lanes) + dst.step, T{7});
+        s.table.transpose(dst.row(0), dst.step, src.row(0), src.step, rows, lanes);
+        for (std::int32_t n = 0; n < lanes; ++n) {
+          for (std::int32_t f = 0; f < rows; ++f) CHECK(simd_testing::same(dst(n, f), src(f, n)));
+        }
+        CHECK(std::count(dst.row(lanes), dst.row(lanes) + dst.step, T{7}) == dst.step);
+      }
+    }
+  });
+}
+
+TEST_CASE(simd_tables_go_by_name) {
+  CHECK(nanochat::simd::tables_named("sse9") == nullptr);
+  const auto* portable = nanochat::simd::tables_named("portable");
+  CHECK(portable != nullptr && std::strcmp(portable->fast32.name, "portable") == 0);
+}
