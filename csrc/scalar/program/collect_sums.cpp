@@ -1,7 +1,7 @@
 // Chains of additions become sums of products: the dot products of the program.
 //
 // Needs: operands before users. Rewrites sums: a term that is a lone product which nothing else
-// uses is taken in in place of its name; and in  l + r  a left operand that is itself a sum with no
+// uses, or a product with a constant (−x is x · −1), is taken in in place of its name; and in  l + r  a left operand that is itself a sum with no
 // other user gives up its products, which then come first. Right to the bit: microgpt.py computes
 // ((x₀y₀ + x₁y₁) + x₂y₂) … in this very order, rounding each product and each sum. Only the left
 // operand is opened, since a + (b + c) is another number; and it is opened only when its last
@@ -26,12 +26,22 @@ void collect_sums(Graph& graph) {
     return lone && graph.nodes[product.a].kind == Kind::sum ? &graph.nodes[product.a] : nullptr;
   };
   const auto opened = [&](const Product& product) {
-    const Node* inner = private_sum(product);
-    return inner != nullptr && inner->count == 1 ? pool[inner->first] : product;
+    if (product.b != one || product.a >= one) return product;
+    const Node& inner = graph.nodes[product.a];
+    if (inner.kind != Kind::sum || inner.count != 1) return product;
+    const Product lone = pool[inner.first];
+    const bool scaled = lone.b < one && graph.nodes[lone.b].kind == Kind::constant;
+    return scaled || uses[product.a] == 1 ? lone : product;
   };
   for (Node& node : graph.nodes) {
     if (node.kind != Kind::sum) continue;
     const Product* terms = graph.products.data() + node.first;
+    if (node.gradient) {
+      const auto first = static_cast<std::uint32_t>(pool.size());
+      pool.insert(pool.end(), terms, terms + node.count);
+      node.first = first;
+      continue;
+    }
     const Node* left = private_sum(terms[0]);
     if (left != nullptr && node.count == 2) {
       const Product right = opened(terms[1]);

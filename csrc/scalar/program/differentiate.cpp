@@ -164,7 +164,9 @@ class Differentiation {
         }
       }
     }
-    return graph_.add_sum(products_.data(), products_.size(), node.stage, node.order);
+    const Id sum = graph_.add_sum(products_.data(), products_.size(), node.stage, node.order);
+    graph_.nodes[sum].gradient = true;
+    return sum;
   }
 
   void append(Id local, Id upstream) {

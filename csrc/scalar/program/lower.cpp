@@ -192,7 +192,7 @@ class Lowering {
           }
           lists.pairs.push_back(pair);
         }
-        if (!exact_ && each.count > 2) sort_products(lists);
+        if (!exact_ && each.count > 1) sort_products(lists);
       } else if (is_unary(each.kind)) {
         lists.pairs.push_back({relative(place(each.first), stage), Place{}});
       } else {

@@ -22,23 +22,25 @@ template <class T>
 constinit const Ones<T> ones = make_ones<T>(ones<T>.row);
 
 // What all runs share of one operand, from lane n on. The number 1 has one stage, one row and no
-// end; `moves` keeps all else at 0 without a branch.
+// end: all else is 0.
 template <class T>
 struct Side {
   const T* const* stage;
   const std::int32_t* width;
   std::ptrdiff_t step, n;
-  std::int32_t moves;  // all bits, or none
+  bool real;
 
   Side(const T* const* stages, std::ptrdiff_t row_step, std::int32_t lane,
        const Cross<T>& c) noexcept
-      : stage(stages), width(c.width), step(row_step), n(lane), moves(-1) {
+      : stage(stages), width(c.width), step(row_step), n(lane), real(true) {
     if (stages != nullptr) return;
     stage = ones<T>.stage;
     width = &c.lanes;
-    step = n = moves = 0;
+    step = n = 0;
+    real = false;
   }
 
+  std::int32_t stage_of(std::int32_t t) const noexcept { return real ? t : 0; }
   const T* at(std::int32_t f, std::int32_t t) const noexcept { return stage[t] + f * step + n; }
 };
 
@@ -84,10 +86,10 @@ __attribute__((noinline)) std::int32_t stretch(const Cross<typename N::T>& c, st
   for (; r < c.runs; ++r) {
     const Run& run = c.run[r];
     const std::int32_t count = run.k;
-    const std::int32_t ta = run.ta & a.moves;
-    const std::int32_t tb = run.tb & b.moves;
-    const std::int32_t dta = run.dta & a.moves;
-    const std::int32_t dtb = run.dtb & b.moves;
+    const std::int32_t ta = a.stage_of(run.ta);
+    const std::int32_t tb = b.stage_of(run.tb);
+    const std::int32_t dta = a.stage_of(run.dta);
+    const std::int32_t dtb = b.stage_of(run.dtb);
     if ((dta != 0) != a_moves || (dtb != 0) != b_moves || count <= 0) return r;
     if (a.width[a_moves ? last_stage(ta, dta, count) : ta] < needed) return r;
     if (b.width[b_moves ? last_stage(tb, dtb, count) : tb] < needed) return r;
@@ -100,8 +102,10 @@ __attribute__((noinline)) std::int32_t stretch(const Cross<typename N::T>& c, st
     // Stages are places of their own; what moves within one moves by a constant.
     const T* const* a_stage = a.stage + ta;
     const T* const* b_stage = b.stage + tb;
+    // NOLINTBEGIN(misc-const-correctness): changed where the stage moves.
     std::ptrdiff_t a_offset = pa - *a_stage;
     std::ptrdiff_t b_offset = pb - *b_stage;
+    // NOLINTEND(misc-const-correctness)
     for (std::int32_t k = 0;;) {
       sum = multiply_add<N>(lanes.get(pa), lanes.get(pb), sum);
       if (++k == count) break;
@@ -135,8 +139,8 @@ __attribute__((noinline)) void any_run(const Cross<typename N::T>& c, const Run&
   T* const dst = c.dst + run.f * c.dst_step + n;
   V sum = c.accumulate ? load_first<V>(dst, here) : V{};
   for (std::int32_t k = 0; k < run.k; ++k) {
-    const std::int32_t ta = (run.ta + k * run.dta) & a.moves;
-    const std::int32_t tb = (run.tb + k * run.dtb) & b.moves;
+    const std::int32_t ta = a.stage_of(run.ta + k * run.dta);
+    const std::int32_t tb = b.stage_of(run.tb + k * run.dtb);
     std::int32_t alive = n + here;
     if (a.width[ta] < alive) alive = a.width[ta];
     if (b.width[tb] < alive) alive = b.width[tb];
@@ -156,8 +160,8 @@ void all_runs(const Cross<typename N::T>& c, Lanes lanes, std::int32_t n) noexce
   const Side<typename N::T> b(c.b_stage, c.b_step, n, c);
   for (std::int32_t r = 0; r < c.runs;) {
     const std::int32_t first = r;
-    const bool a_moves = (c.run[r].dta & a.moves) != 0;
-    const bool b_moves = (c.run[r].dtb & b.moves) != 0;
+    const bool a_moves = a.stage_of(c.run[r].dta) != 0;
+    const bool b_moves = b.stage_of(c.run[r].dtb) != 0;
     if (a_moves) {
       r = b_moves ? stretch<N, true, true>(c, r, a, b, lanes, n)
                   : stretch<N, true, false>(c, r, a, b, lanes, n);

@@ -9,6 +9,8 @@
 #include "scalar/simd/vector.hpp"
 
 namespace nanochat::simd::NCLAB_SIMD {
+// Unnamed, so that no instruction set's copy stands in for another's:
+// NOLINTNEXTLINE(cert-dcl59-cpp)
 namespace {
 
 template <class T>

@@ -90,8 +90,7 @@ struct Doubts {
   void note(int first, Integers<V> doubtful) noexcept {
 #if NCLAB_SIMD_BYTES == 64  // without a branch: which lanes are in doubt is not to be foreseen
     const __mmask8 mask = _mm512_movepi64_mask((__m512i)doubtful);
-    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    const __m256i at = _mm256_add_epi32(lane, _mm256_set1_epi32(first));
+    const __m256i at = (__m256i)(Vector<std::int32_t, 8>{0, 1, 2, 3, 4, 5, 6, 7} + first);
     _mm256_storeu_si256((__m256i*)(index + count), _mm256_maskz_compress_epi32(mask, at));
     count += __builtin_popcount(mask);
 #else

@@ -10,6 +10,8 @@
 #include "scalar/simd/kernels.hpp"
 
 namespace nanochat::simd::NCLAB_SIMD {
+// Unnamed, so that no instruction set's copy stands in for another's:
+// NOLINTNEXTLINE(cert-dcl59-cpp)
 namespace {
 
 template <class T, int n>
