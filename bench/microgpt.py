@@ -1,201 +1,109 @@
-"""The scalar engine beside microgpt.py: the same losses, and the time of both, in one run.
+"""The scalar engine beside microgpt.py and beside its ports to C++, Rust and C, in one run.
 
     python bench/microgpt.py --reference PATH/TO/microgpt.py --data PATH/TO/names.txt
+        [--spread N] [--peer NAME=COMMAND …] [--about NAME=TEXT …]
 
 runs the reference unmodified for a few steps, takes its initial weights and its order of
 documents, trains the scalar engine on them and compares the losses at full precision. `--spread N`
 also runs the reference to its end for N seeds, with our `Value` in place of its own class (that
 this changes no bit of a loss is checked first), and sets the mean loss of the last 50 steps beside
-that of `nanochat train --mode scalar --preset microgpt`. The reference is the final gist of
-microgpt.py or any script with its names: docs, uchars, state_dict, loss, step.
+that of `nanochat train --mode scalar --preset microgpt`. Each peer (peers.py) races against our
+side of its case (ours.py): processes in turn, best and median round; `--about` keeps a peer's
+revision and flags beside its figures. drop_in.py, micrograd.py and value.py time `Value` itself.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
-import os
-import random
-import shutil
-import statistics
-import tempfile
-import time
-from dataclasses import dataclass, field
+import shlex
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from engine import compare_spread, compare_steps
 from machine import write_result
-
-import nanochat
-from nanochat.config import TrainConfig
-from nanochat.data.batches import Batch
-from nanochat.scalar.engine import ScalarEngine
-from nanochat.training.engine import EngineState
-from nanochat.training.loop import step_settings
-
-RECENT = 50
+from peers import STEPS, Timing, parse_named, race
 
 
-class _Enough(Exception):
-    """Ends the reference after the wanted number of steps."""
+@dataclass(frozen=True)
+class Case:
+    """A race: our side, a name in ours.py, and the peers that compute the same."""
+
+    title: str
+    ours: str
+    peers: tuple[str, ...]
 
 
-@dataclass
-class Reference:
-    """What a run of the reference showed."""
-
-    documents: list[str] = field(default_factory=list)
-    characters: list[str] = field(default_factory=list)
-    weights: dict[str, np.ndarray] = field(default_factory=dict)  # initial
-    losses: list[float] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)  # a step
+CASES = (
+    Case("batch 1, 16 dims, float64", "exact_replay", ("microgpt.cpp-double", "rust-microgpt")),
+    Case("batch 1, 16 dims, float32", "fast_replay", ("microgpt.cpp",)),
+    Case("batch 16, 16 dims, float32", "lanes_16", ("eemicrogpt-16",)),
+    Case("batch 16, 32 dims, float32", "lanes_32", ("eemicrogpt-32",)),
+    Case("batch 16, 64 dims, float32", "lanes_64", ("eemicrogpt-64",)),
+)
 
 
-def run_reference(
-    source: str, names: Path, steps: int, *, seed: int = 42, ours: bool = False
-) -> Reference:
-    """Execute the script up to `steps` steps; `print` is where it is watched.
-
-    `ours` takes its class Value out and puts nanochat.Value in.
-    """
-    tree = ast.parse(source)
-    if ours:
-        tree.body = [
-            n for n in tree.body if not (isinstance(n, ast.ClassDef) and n.name == "Value")
-        ]
-    seen, started = Reference(), time.perf_counter()
-
-    def watch(text: str, *_: Any, **__: Any) -> None:
-        nonlocal started
-        if text.startswith("num params"):
-            seen.documents, seen.characters = list(space["docs"]), list(space["uchars"])
-            seen.weights = {
-                name: np.array([[p.data for p in row] for row in matrix])
-                for name, matrix in space["state_dict"].items()
-            }
-            started = time.perf_counter()
-        elif text.startswith("step"):
-            seen.seconds.append(time.perf_counter() - started)
-            seen.losses.append(space["loss"].data)
-            if len(seen.losses) == steps:
-                raise _Enough
-            started = time.perf_counter()
-
-    space: dict[str, Any] = {"__name__": "reference", "print": watch, "Value": nanochat.Value}
-    here, set_seed = os.getcwd(), random.seed
-    with tempfile.TemporaryDirectory() as folder:
-        shutil.copy(names, Path(folder) / "input.txt")
-        os.chdir(folder)
-        # The script seeds the module itself; this is the one place where another seed can enter.
-        random.seed = lambda *_: set_seed(seed)  # type: ignore[assignment]
-        try:
-            exec(compile(tree, "reference", "exec"), space)
-        except _Enough:
-            pass
-        finally:
-            random.seed = set_seed  # type: ignore[assignment]
-            os.chdir(here)
-    return seen
-
-
-def run_ours(reference: Reference, steps: int) -> tuple[list[float], list[float]]:
-    """Losses and seconds of the scalar engine from the reference's weights and documents."""
-    config = TrainConfig(mode="scalar", preset="microgpt")
-    vocab = len(reference.characters) + 1
-    engine = ScalarEngine(config, vocab, np.ones(vocab, dtype=np.int64), dtype="float64")
-    # Its BOS is the last id, ours the first.
-    order = [vocab - 1, *range(vocab - 1)]
-    by_token = {"wte", "lm_head"}
-    weights = {n: w[order] if n in by_token else w for n, w in reference.weights.items()}
-    engine.load_state_dict(EngineState(weights=weights, optimizer={}))
-    ids = {character: i for i, character in enumerate(reference.characters, start=1)}
-    losses, seconds = [], []
-    for step in range(steps):
-        text = reference.documents[step % len(reference.documents)]
-        batch = _document_batch([ids[character] for character in text], config.block_size)
-        started = time.perf_counter()
-        losses.append(engine.step([batch], step_settings(config, step)).read().loss)
-        seconds.append(time.perf_counter() - started)
-    return losses, seconds
-
-
-def _document_batch(tokens: list[int], block_size: int) -> Batch:
-    inputs, targets = np.array([[0, *tokens]]), np.array([[*tokens, 0]])
-    length = min(block_size, inputs.shape[1])
-    return Batch(
-        inputs=inputs[:, :length],
-        targets=targets[:, :length],
-        positions=np.arange(length)[None],
-        segments=np.zeros((1, length), dtype=np.int64),
-        lengths=np.array([length]),
-        global_targets=length,
-    )
-
-
-def largest_relative_difference(ours: list[float], theirs: list[float]) -> float:
-    return max(abs(a - b) / abs(b) for a, b in zip(ours, theirs, strict=True))
-
-
-def compare_steps(source: str, names: Path, steps: int) -> dict[str, Any]:
-    reference = run_reference(source, names, steps)
-    losses, seconds = run_ours(reference, steps)
-    dropped_in = run_reference(source, names, steps, ours=True)
-    record = {
-        "steps": steps,
-        "largest_relative_difference_of_losses": largest_relative_difference(
-            losses, reference.losses
-        ),
-        "reference_with_our_value_has_the_same_bits": dropped_in.losses == reference.losses,
-        "reference_ms_per_step": 1e3 * statistics.median(reference.seconds),
-        "reference_with_our_value_ms_per_step": 1e3 * statistics.median(dropped_in.seconds),
-        "engine_ms_per_step": 1e3 * statistics.median(seconds),
+def run_case(
+    case: Case, commands: dict[str, str], names: Path, rounds: int, peers_only: bool
+) -> dict[str, Any]:
+    """Race one case's peers that were given, print the table and return the record."""
+    sides = {peer: commands[peer] for peer in case.peers if peer in commands}
+    if not peers_only:
+        ours = [sys.executable, str(Path(__file__).with_name("ours.py")), case.ours]
+        sides = {"ours": shlex.join([*ours, "--data", str(names)]), **sides}
+    timings = race(sides, names, rounds)
+    print(f"{case.title}, {STEPS} steps, best (median) of {rounds} rounds")
+    for side, timing in timings.items():
+        print(f"  {side:20} {_row(timing)}")
+    return {
+        "case": case.title,
+        "steps": STEPS,
+        "rounds": rounds,
+        "sides": {side: timing.record() for side, timing in timings.items()},
+        "ratio_of_best_steps": {
+            peer: min(timings[peer].step_us) / min(timings["ours"].step_us)
+            for peer in timings
+            if peer != "ours" and "ours" in timings
+        },
     }
-    record["ratio_engine"] = record["reference_ms_per_step"] / record["engine_ms_per_step"]
-    for key, value in record.items():
-        print(f"{key}: {value}")
-    assert record["largest_relative_difference_of_losses"] <= 1e-12
-    assert record["reference_with_our_value_has_the_same_bits"]
-    return record
 
 
-def compare_spread(source: str, names: Path, seeds: int) -> dict[str, Any]:
-    """The mean of the last 50 losses: the reference's seeds, and one run of ours."""
-    theirs = []
-    for seed in range(42, 42 + seeds):
-        losses = run_reference(source, names, 1000, seed=seed, ours=True).losses
-        theirs.append(statistics.fmean(losses[-RECENT:]))
-        print(f"reference, seed {seed}: {theirs[-1]:.4f}")
-    with tempfile.TemporaryDirectory() as folder:
-        config = TrainConfig(
-            mode="scalar", preset="microgpt", data="names-makemore", num_samples=0,
-            data_dir=str(names.parent), out=str(Path(folder) / "run"),
-        )  # fmt: skip
-        metrics = nanochat.train(config).metrics
-    ours = metrics["mean_loss_last_50"]
-    mean, deviation = statistics.fmean(theirs), statistics.stdev(theirs)
-    print(f"reference: {mean:.4f} ± {deviation:.4f} (sd), {min(theirs):.4f} … {max(theirs):.4f}")
-    print(f"ours: {ours:.4f}, {1e3 / metrics['steps_per_sec']:.2f} ms a step")
-    assert min(theirs) <= ours <= max(theirs)
-    return {"reference_mean_loss_last_50": theirs, "ours_mean_loss_last_50": ours,
-            "ours_ms_per_step": 1e3 / metrics["steps_per_sec"]}  # fmt: skip
+def _row(timing: Timing) -> str:
+    record = timing.record()
+    return (
+        f"{record['step_us_best']:8.1f} us ({record['step_us_median']:.1f}) a step by "
+        f"{timing.steps_timed_by}; {record['process_s_best']:.3f} s "
+        f"({record['process_s_median']:.3f}) a process"
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--reference", type=Path, required=True, help="microgpt.py, the final gist")
     parser.add_argument(
         "--data", type=Path, required=True, help="its input.txt: makemore's names.txt"
     )
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=100, help="of the reference")
     parser.add_argument("--spread", type=int, default=0, help="seeds to run to the end")
+    parser.add_argument("--peer", action="append", default=[], metavar="NAME=COMMAND")
+    parser.add_argument("--about", action="append", default=[], metavar="NAME=TEXT")
+    parser.add_argument("--rounds", type=int, default=9, help="of each race")
+    parser.add_argument("--peers-only", action="store_true", help="no run of our side in the races")
     options = parser.parse_args()
-    source = options.reference.read_text(encoding="utf-8")
-    record = compare_steps(source, options.data.resolve(), options.steps)
+    source, names = options.reference.read_text(encoding="utf-8"), options.data.resolve()
+    commands = parse_named("--peer", options.peer)
+    record = compare_steps(source, names, options.steps)
     if options.spread:
-        record["spread"] = compare_spread(source, options.data.resolve(), options.spread)
+        record["spread"] = compare_spread(source, names, options.spread)
+    record["peers"] = parse_named("--about", options.about)
+    record["cases"] = [
+        run_case(case, commands, names, options.rounds, options.peers_only)
+        for case in CASES
+        if any(peer in commands for peer in case.peers)
+    ]
     print(write_result("microgpt", record))
 
 

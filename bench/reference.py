@@ -1,0 +1,192 @@
+"""microgpt.py as the reference: run unmodified, or with nanochat.Value in place of its own class.
+
+Works for any script with the names docs, uchars, state_dict, loss, step and num_steps. Knows
+nothing of other implementations (peers.py) and nothing of our engine (engine.py).
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+Result = TypeVar("Result")
+
+# Where each part of a step begins, by the text of its first statement; `print` ends the last one.
+PARTS = {"keys, values =": "forward", "loss.backward()": "backward", "lr_t =": "update"}
+
+
+def variant(source: str, *, ours: bool = False, steps: int | None = None) -> str:
+    """The script as it stands, but for its class Value (`ours`) or its num_steps (`steps`)."""
+    lines = source.encode().splitlines(keepends=True)
+    # From the last statement to the first, so that the lines before an edit keep their numbers.
+    for node in reversed(ast.parse(source).body):
+        if ours and isinstance(node, ast.ClassDef) and node.name == "Value":
+            lines[node.lineno - 1 : node.end_lineno] = [b"from nanochat import Value\n"]
+        elif steps is not None and _assigns(node, "num_steps"):
+            assert isinstance(node, ast.Assign)
+            line, number = lines[node.lineno - 1], node.value
+            assert number.end_lineno == node.lineno  # one line
+            end = line[number.end_col_offset :]
+            lines[node.lineno - 1] = line[: number.col_offset] + str(steps).encode() + end
+    return b"".join(lines).decode()
+
+
+def _assigns(node: ast.stmt, name: str) -> bool:
+    return isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name
+
+
+def mark(loop: ast.For, parts: dict[str, str]) -> None:
+    """Call `clock(part)` before the statements of the loop that begin with the given texts."""
+    body: list[ast.stmt] = []
+    missing = dict(parts)
+    for statement in loop.body:
+        text = ast.unparse(statement)
+        for start in [start for start in missing if text.startswith(start)]:
+            call = ast.parse(f"clock({missing.pop(start)!r})").body[0]
+            body.append(ast.copy_location(call, statement))
+        body.append(statement)
+    if missing:
+        raise SystemExit(f"the reference's loop has no statement that begins with {list(missing)}")
+    loop.body = body
+
+
+class PartClock:
+    """Seconds of each part of each step: `clock("forward")` begins a part and ends the last one."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, list[float]] = {}
+        self._running: str | None = None
+        self._since = 0.0
+
+    def __call__(self, part: str | None) -> None:
+        now = time.perf_counter()
+        if self._running is not None:
+            self.seconds.setdefault(self._running, []).append(now - self._since)
+        self._running, self._since = part, time.perf_counter()
+
+    def milliseconds(self) -> dict[str, float]:
+        """The mean of each part over its steps, and their sums."""
+        parts = {part: 1e3 * statistics.fmean(spent) for part, spent in self.seconds.items()}
+        both = parts["forward"] + parts["backward"]
+        return {**parts, "forward + backward": both, "step": sum(parts.values())}
+
+
+def compare_parts(runs: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+    """Two sides' rounds of `milliseconds()`: best and median of each part, and theirs / ours."""
+    record: dict[str, Any] = {"ms": {}, "ratio": {}}
+    for part in next(iter(runs.values()))[0]:
+        times = {side: [run[part] for run in rounds] for side, rounds in runs.items()}
+        record["ms"][part] = {
+            side: {"best": min(ms), "median": statistics.median(ms)} for side, ms in times.items()
+        }
+        theirs, ours = record["ms"][part].values()
+        ratio = record["ratio"][part] = {how: theirs[how] / ours[how] for how in theirs}
+        print(
+            f"  {part:20} {theirs['best']:8.2f} ms ({theirs['median']:.2f}) / {ours['best']:6.3f} "
+            f"ms ({ours['median']:.3f}) = {ratio['best']:.1f} ({ratio['median']:.1f})"
+        )
+    return record
+
+
+@dataclass
+class Reference:
+    """What a run of the reference showed."""
+
+    documents: list[str] = field(default_factory=list)
+    characters: list[str] = field(default_factory=list)
+    weights: dict[str, np.ndarray] = field(default_factory=dict)  # initial
+    final_weights: dict[str, np.ndarray] = field(default_factory=dict)
+    losses: list[float] = field(default_factory=list)
+    clock: PartClock = field(default_factory=PartClock)
+
+
+class _Enough(Exception):
+    """Ends the reference after its last wanted step."""
+
+
+def run_reference(
+    source: str, names: Path, steps: int, seed: int = 42, ours: bool = False
+) -> Reference:
+    """Execute the script up to `steps` steps, timed; `print` is where it is watched."""
+    tree = ast.parse(variant(source, ours=ours))
+    loop = next(n for n in tree.body if isinstance(n, ast.For) and ast.unparse(n.target) == "step")
+    mark(loop, PARTS)
+    seen = Reference()
+
+    def state() -> dict[str, np.ndarray]:
+        return {
+            name: np.array([[p.data for p in row] for row in matrix])
+            for name, matrix in space["state_dict"].items()
+        }
+
+    def watch(text: str, *_: Any, **__: Any) -> None:
+        if text.startswith("num params"):
+            seen.documents, seen.characters = list(space["docs"]), list(space["uchars"])
+            seen.weights = state()
+        elif text.startswith("step"):
+            seen.clock(None)
+            seen.losses.append(space["loss"].data)
+            if len(seen.losses) == steps:
+                raise _Enough
+
+    space: dict[str, Any] = {"__name__": "reference", "print": watch, "clock": seen.clock}
+    with _folder_with(names), _seeded(seed), suppress(_Enough):
+        exec(compile(tree, "reference", "exec"), space)
+    seen.final_weights = state()
+    return seen
+
+
+def in_fresh_process(function: Callable[..., Result], *arguments: Any) -> Result:
+    """The result of a call in a new interpreter, where Python's collector sees only that call."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def run_script(text: str, names: Path) -> tuple[float, str]:
+    """Seconds of a process that runs the script, and all that it wrote on stdout."""
+    with _folder_with(names):
+        Path("script.py").write_text(text, encoding="utf-8")
+        started = time.perf_counter()
+        done = subprocess.run([sys.executable, "script.py"], stdout=subprocess.PIPE, check=True)
+        seconds = time.perf_counter() - started
+    return seconds, done.stdout.decode()
+
+
+@contextmanager
+def _folder_with(names: Path) -> Iterator[None]:
+    """A working folder of its own that holds the corpus as input.txt."""
+    here = os.getcwd()
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copy(names, Path(folder) / "input.txt")
+        os.chdir(folder)
+        try:
+            yield
+        finally:
+            os.chdir(here)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    # The script seeds the module itself; this is the one place where another seed can enter.
+    set_seed = random.seed
+    random.seed = lambda *_: set_seed(seed)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        random.seed = set_seed  # type: ignore[assignment]
