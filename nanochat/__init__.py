@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from nanochat.commands.train import TrainResult, train
     from nanochat.config import AblateConfig, EvalConfig, SampleConfig, TrainConfig
     from nanochat.errors import NanochatError
-    from nanochat.scalar.value import Value
+    from nanochat.scalar.program import Program, compile
+    from nanochat.scalar.value import Matrix, Value, detached_max, select
 
 _HOMES = {
     "AblateConfig": "nanochat.config",
@@ -28,11 +29,16 @@ _HOMES = {
     "SampleConfig": "nanochat.config",
     "TrainConfig": "nanochat.config",
     "TrainResult": "nanochat.commands.train",
+    "Matrix": "nanochat.scalar.value",
+    "Program": "nanochat.scalar.program",
     "Value": "nanochat.scalar.value",
     "ablate": "nanochat.commands.ablate",
+    "compile": "nanochat.scalar.program",
+    "detached_max": "nanochat.scalar.value",
     "evaluate": "nanochat.commands.evaluate",
     "info": "nanochat.commands.info",
     "sample": "nanochat.commands.sample",
+    "select": "nanochat.scalar.value",
     "train": "nanochat.commands.train",
 }
 
@@ -41,15 +47,20 @@ __all__ = [
     "AblationResult",
     "EvalConfig",
     "EvalResult",
+    "Matrix",
     "NanochatError",
+    "Program",
     "SampleConfig",
     "TrainConfig",
     "TrainResult",
     "Value",
     "ablate",
+    "compile",
+    "detached_max",
     "evaluate",
     "info",
     "sample",
+    "select",
     "train",
 ]
 

@@ -73,6 +73,10 @@ class PromptTooLong(NanochatError):
     """A prompt that leaves no room in the context."""
 
 
+class ProgramError(NanochatError):
+    """A function that cannot be recorded as the program that was asked for."""
+
+
 class OutputError(NanochatError):
     """A folder or file that cannot be written, or that holds something else."""
 

@@ -78,6 +78,9 @@ PyObject* guarded(Body&& body) noexcept {
   return nullptr;
 }
 
+// Raises TypeError: what reading a number does while its tape is being recorded.
+PyObject* refuse_data() noexcept;
+
 enum class Conversion : std::uint8_t { done, not_a_number, failed };
 
 // float(object) for numbers of every kind; a Value is not one of them. `failed` leaves a Python

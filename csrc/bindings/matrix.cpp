@@ -16,6 +16,22 @@ py::array_t<double> view(const py::object& self, double* (Matrix::*array)() cons
   return py::array_t<double>({matrix.rows(), matrix.cols()}, (matrix.*array)(), self);
 }
 
+// Matrix(rows): parameters of the default tape with these values.
+std::unique_ptr<Matrix> matrix_of(const py::sequence& rows) {
+  static SharedTape* const tape = default_tape();
+  const auto first = py::len(rows) > 0 ? py::sequence(rows[0]) : py::sequence(py::list());
+  const auto cols = static_cast<py::ssize_t>(py::len(first));
+  auto matrix = new_matrix(TapeOwner(tape), static_cast<py::ssize_t>(py::len(rows)), cols);
+  double* value = matrix->values();
+  for (const py::handle row : rows) {
+    if (static_cast<py::ssize_t>(py::len(row)) != cols) {
+      throw py::value_error("the rows of a matrix must be equally long");
+    }
+    for (const py::handle number : row) *value++ = number.cast<double>();
+  }
+  return matrix;
+}
+
 // The row of a token that a replay chooses.
 py::list recorded_row(const Matrix& matrix, const Token& token) {
   if (matrix.tape()->recorder == nullptr) {
@@ -84,6 +100,8 @@ void register_matrix(py::module_& module) {
                      "Parameters of a tape, rows x cols, contiguous; made by Tape.matrix(). They\n"
                      "live as long as the Matrix, a view of it, or a Value that is one of them or\n"
                      "was computed from one.")
+      .def(py::init(&matrix_of), py::arg("rows"),
+           "Parameters of the default tape: rows of numbers, equally long.")
       .def_property_readonly(
           "shape", [](const Matrix& self) { return py::make_tuple(self.rows(), self.cols()); },
           "(rows, cols).")

@@ -24,13 +24,23 @@ using Doubles = py::array_t<double, py::array::c_style | py::array::forcecast>;
 using Flags = py::array_t<std::uint8_t, py::array::c_style | py::array::forcecast>;
 
 struct Compiled {
+  explicit Compiled(const Recorder& recorder)
+      : tape(recorder.tape()), blocks(recorder.recording().blocks), owners(recorder.owners()) {}
+
+  TapeOwner tape;
+  std::vector<program::Block> blocks;  // the parameters, in their order
+  py::list owners;                     // keeps them alive
   VectorProgram program;
   std::vector<std::pair<std::string, std::string>> passes;  // name, summary
   bool single = false;                                      // float32
+  bool mean = false;  // the loss is the mean of the outputs, however many a document has
   std::unique_ptr<Replay<double>> double_replay;
   std::unique_ptr<Replay<float>> float_replay;
   std::vector<std::int32_t> lengths;  // of the last forward
-  std::vector<double> totals;
+  std::vector<std::int32_t> last_slot;  // the highest slot that stages up to each one read
+  long long steps = 0;                  // of Adam
+  std::vector<std::int32_t> tokens;     // of step()
+  std::vector<double> scale, totals;
 
   // Calls visit with the replay of this program's dtype.
   template <class Visit>
@@ -53,9 +63,23 @@ std::vector<NodeId> ids_of(const py::sequence& values, const Recorder& recorder,
   return ids;
 }
 
+std::vector<std::int32_t> last_slots(const VectorProgram& program) {
+  std::vector<std::int32_t> last(static_cast<std::size_t>(program.stages), -1);
+  for (const auto* list : {&program.forward, &program.backward}) {
+    for (const program::Instruction& instruction : *list) {
+      for (const program::Move& move : instruction.moves) {
+        auto& at = last[static_cast<std::size_t>(move.stage)];
+        at = std::max(at, move.slot);
+      }
+    }
+  }
+  for (std::size_t s = 1; s < last.size(); ++s) last[s] = std::max(last[s], last[s - 1]);
+  return last;
+}
+
 std::unique_ptr<Compiled> compile(const Recorder& recorder, const py::sequence& outputs,
                                   const py::sequence& watched, const std::string& numerics,
-                                  const std::string& dtype, std::size_t dump_nodes) {
+                                  const std::string& dtype, bool mean, std::size_t dump_nodes) {
   if (numerics != "fast" && numerics != "exact") {
     throw py::value_error("numerics must be 'fast' or 'exact', got '" + numerics + "'");
   }
@@ -65,7 +89,7 @@ std::unique_ptr<Compiled> compile(const Recorder& recorder, const py::sequence& 
   const bool exact = numerics == "exact";
   if (exact && dtype != "float64") throw py::value_error("exact numerics need dtype 'float64'");
   if (py::len(outputs) == 0) throw py::value_error("a program needs at least one output");
-  auto compiled = std::make_unique<Compiled>();
+  auto compiled = std::make_unique<Compiled>(recorder);
   program::Graph graph = program::to_graph(*recorder.tape().get(), recorder.recording(),
                                            ids_of(outputs, recorder, "outputs"),
                                            ids_of(watched, recorder, "watched values"));
@@ -78,7 +102,9 @@ std::unique_ptr<Compiled> compile(const Recorder& recorder, const py::sequence& 
       });
   compiled->program = program::lower(graph, kind);
   compiled->program.weight = weight;
+  compiled->mean = mean;
   compiled->single = dtype == "float32";
+  compiled->last_slot = last_slots(compiled->program);
   const simd::Tables& tables = simd::tables();
   if (compiled->single) {
     compiled->float_replay = std::make_unique<Replay<float>>(compiled->program, tables.fast32);
@@ -87,6 +113,31 @@ std::unique_ptr<Compiled> compile(const Recorder& recorder, const py::sequence& 
         compiled->program, exact ? tables.exact : tables.fast64);
   }
   return compiled;
+}
+
+// Parameters between the tape's Values and the replay.
+void load(Compiled& self) {
+  self.replay([&](auto& replay) {
+    auto* to = replay.values();
+    for (const program::Block& block : self.blocks) {
+      const double* from = self.tape->values(block.first);
+      for (std::size_t i = 0; i < block.rows * block.cols; ++i) {
+        *to++ = static_cast<std::remove_reference_t<decltype(*to)>>(from[i]);
+      }
+    }
+  });
+}
+
+void store(const Compiled& self, bool gradients) {
+  self.replay([&](auto& replay) {
+    const auto* from = gradients ? replay.gradients() : replay.values();
+    for (const program::Block& block : self.blocks) {
+      double* to = gradients ? self.tape->grads(block.first) : self.tape->values(block.first);
+      for (std::size_t i = 0; i < block.rows * block.cols; ++i) {
+        to[i] = static_cast<double>(*from++);
+      }
+    }
+  });
 }
 
 void require(bool holds, const std::string& message) {
@@ -136,6 +187,86 @@ Doubles forward(Compiled& self, const Integers& lengths, const Integers& tokens,
   return totals;
 }
 
+void read_tokens(Compiled& self, const py::list& document) {
+  const VectorProgram& program = self.program;
+  const auto count = static_cast<std::int32_t>(document.size());
+  const std::size_t start = self.tokens.size();
+  self.tokens.resize(start + static_cast<std::size_t>(program.slots), 0);
+  std::int32_t length = 0;
+  while (length < program.stages && self.last_slot[static_cast<std::size_t>(length)] < count) {
+    ++length;
+  }
+  require(length > 0 && count <= program.slots,
+          "a document must have " + std::to_string(self.last_slot.front() + 1) + " … " +
+              std::to_string(program.slots) + " tokens, got " + std::to_string(count));
+  for (std::int32_t i = 0; i < count; ++i) {
+    const long token = PyLong_AsLong(document[static_cast<std::size_t>(i)].ptr());
+    if (token == -1 && PyErr_Occurred()) throw py::error_already_set();
+    const std::int32_t limit = program.limits[static_cast<std::size_t>(i)];
+    require(token >= 0 && token < limit, "token " + std::to_string(i) + " must be 0 … " +
+                                             std::to_string(limit - 1) + ", got " +
+                                             std::to_string(token));
+    self.tokens[start + static_cast<std::size_t>(i)] = static_cast<std::int32_t>(token);
+  }
+  self.lengths.push_back(length);
+}
+
+// Mean loss of one document (a list of ints) or of several (a list of such lists); leaves the
+// gradients in the replay.
+double run(Compiled& self, const py::object& tokens, const std::optional<Doubles>& inputs,
+           bool backward) {
+  self.tokens.clear();
+  self.lengths.clear();
+  self.scale.clear();
+  py::ssize_t count = 1;
+  if (self.program.slots > 0) {
+    const auto list = tokens.cast<py::list>();
+    if (!list.empty() && py::isinstance<py::list>(list[0])) {
+      count = static_cast<py::ssize_t>(list.size());
+      for (const py::handle document : list) read_tokens(self, document.cast<py::list>());
+    } else {
+      read_tokens(self, list);
+    }
+  } else {
+    count = inputs ? inputs->ndim() == 2 ? inputs->shape(0) : 1 : 1;
+    self.lengths.assign(static_cast<std::size_t>(count), self.program.stages);
+  }
+  if (self.program.inputs > 0) {
+    require(inputs.has_value() && inputs->size() == count * self.program.inputs,
+            "inputs must have " + std::to_string(self.program.inputs) + " numbers a document");
+  }
+  for (const std::int32_t length : self.lengths) {
+    self.scale.push_back(self.mean ? 1.0 / length : self.program.weight);
+    if (count > 1) self.scale.back() /= static_cast<double>(count);
+  }
+  self.totals.resize(self.lengths.size());
+  const Documents documents{static_cast<std::int32_t>(count), self.lengths.data(),
+                            self.tokens.data(), inputs ? inputs->data() : nullptr,
+                            self.scale.data(), nullptr};
+  self.replay([&](auto& replay) {
+    replay.forward(documents, self.totals.data());
+    if (backward) replay.backward(false);
+  });
+  double loss = 0.0;
+  for (std::size_t d = 0; d < self.totals.size(); ++d) {
+    const double weighted = self.scale[d] * self.totals[d];
+    loss = d == 0 ? weighted : loss + weighted;
+  }
+  return loss;
+}
+
+double step(Compiled& self, const py::object& tokens, const std::optional<Doubles>& inputs,
+            double lr, double beta1, double beta2, double eps, double weight_decay) {
+  load(self);
+  const double loss = run(self, tokens, inputs, true);
+  const auto t = static_cast<double>(++self.steps);
+  const simd::Adam settings{lr, beta1, beta2, eps, weight_decay, 1.0 - libm::pow(beta1, t),
+                            1.0 - libm::pow(beta2, t), 1.0};
+  self.replay([&](auto& replay) { replay.adamw(0, self.program.parameters, settings); });
+  store(self, false);
+  return loss;
+}
+
 py::array view(const py::object& self, int which) {
   auto& compiled = self.cast<Compiled&>();
   return compiled.replay([&](auto& replay) -> py::array {
@@ -154,7 +285,26 @@ void register_program(py::module_& module) {
   py::class_<Compiled> face(module, "Program");
   face.def_static("compile", &compile, py::arg("recorder"), py::arg("outputs"),
                   py::arg("watched"), py::arg("numerics"), py::arg("dtype"),
-                  py::arg("dump_nodes") = 0)
+                  py::arg("mean") = true, py::arg("dump_nodes") = 0)
+      .def("step", &step, py::arg("tokens") = py::none(), py::arg("inputs") = py::none(),
+           py::arg("lr") = 0.01, py::arg("beta1") = 0.9, py::arg("beta2") = 0.999,
+           py::arg("eps") = 1e-8, py::arg("weight_decay") = 0.0)
+      .def("loss",
+           [](Compiled& self, const py::object& tokens, const std::optional<Doubles>& inputs) {
+             load(self);
+             return run(self, tokens, inputs, false);
+           },
+           py::arg("tokens") = py::none(), py::arg("inputs") = py::none())
+      .def("grad",
+           [](Compiled& self, const py::object& tokens, const std::optional<Doubles>& inputs) {
+             load(self);
+             const double loss = run(self, tokens, inputs, true);
+             store(self, true);
+             return loss;
+           },
+           py::arg("tokens") = py::none(), py::arg("inputs") = py::none())
+      .def("load", &load)
+      .def("store", [](const Compiled& self) { store(self, false); })
       .def("forward", &forward, py::arg("lengths"), py::arg("tokens"), py::arg("scale"),
            py::arg("inputs") = py::none(), py::arg("counted") = py::none())
       .def("backward",
@@ -221,6 +371,8 @@ void register_program(py::module_& module) {
       .def_property_readonly("stages", [](const Compiled& self) { return self.program.stages; })
       .def_property_readonly("slots", [](const Compiled& self) { return self.program.slots; })
       .def_property_readonly("inputs", [](const Compiled& self) { return self.program.inputs; })
+      .def_property_readonly("fewest_tokens",
+                             [](const Compiled& self) { return self.last_slot.front() + 1; })
       .def_property_readonly("weight", [](const Compiled& self) { return self.program.weight; })
       .def_property_readonly("ordered", [](const Compiled& self) { return self.program.ordered; })
       .def_property_readonly("passes", [](const Compiled& self) { return self.passes; })

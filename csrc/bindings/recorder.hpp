@@ -34,6 +34,7 @@ class Recorder {
   py::object input(std::int32_t slot, double value);
 
   const TapeOwner& tape() const noexcept { return tape_; }
+  const py::list& owners() const noexcept { return owners_; }
   const program::Recording& recording() const noexcept { return recording_; }
 
  private:

@@ -135,6 +135,9 @@ PyObject* get_children(PyObject* self, void*) noexcept {
 }
 
 PyObject* get_data(PyObject* self, void*) noexcept {
+  if (as_value(self)->tape->recorder != nullptr) [[unlikely]] {
+    return refuse_data();
+  }
   return PyFloat_FromDouble(as_value(self)->tape->value(as_value(self)->id));
 }
 

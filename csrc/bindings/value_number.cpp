@@ -118,6 +118,9 @@ PyObject* positive(PyObject* self) noexcept {
 }
 
 PyObject* to_float(PyObject* self) noexcept {
+  if (as_value(self)->tape->recorder != nullptr) [[unlikely]] {
+    return refuse_data();
+  }
   return PyFloat_FromDouble(as_value(self)->tape->value(as_value(self)->id));
 }
 
@@ -135,6 +138,13 @@ PyNumberMethods number_methods() noexcept {
 }
 
 }  // namespace
+
+PyObject* refuse_data() noexcept {
+  PyErr_SetString(PyExc_TypeError,
+                  "the number of a Value cannot be read while it is recorded: it would be frozen "
+                  "into the program; detached_max() and select() are recorded");
+  return nullptr;
+}
 
 PyNumberMethods value_number_methods = number_methods();
 

@@ -64,6 +64,7 @@ struct Node {
   std::int32_t slot = 0;
   std::int32_t index = 0;
   std::int32_t stride = 0;
+  std::int32_t rows = 0;  // gather: of the matrix
 };
 
 struct Graph {

@@ -6,11 +6,14 @@
 
 #include <algorithm>
 #include <bit>
+#include <limits>
 #include <tuple>
 #include <unordered_map>
 
 namespace nanochat::program {
 namespace {
+
+constexpr std::int32_t all_tokens = std::numeric_limits<std::int32_t>::max();
 
 class Lowering {
  public:
@@ -22,9 +25,12 @@ class Lowering {
     program_.groups = grouping_.groups;
     for (const Node& node : graph.nodes) {
       if (node.kind == Kind::input) program_.inputs = std::max(program_.inputs, node.slot + 1);
-      const bool token = node.kind == Kind::gather || node.kind == Kind::select ||
-                         node.kind == Kind::one_hot || node.kind == Kind::not_one_hot;
-      if (token) program_.slots = std::max(program_.slots, node.slot + 1);
+      const bool gathers = node.kind == Kind::gather, selects = node.kind == Kind::select;
+      if (!gathers && !selects) continue;
+      program_.slots = std::max(program_.slots, node.slot + 1);
+      program_.limits.resize(static_cast<std::size_t>(program_.slots), all_tokens);
+      std::int32_t& limit = program_.limits[static_cast<std::size_t>(node.slot)];
+      limit = std::min(limit, gathers ? node.rows : static_cast<std::int32_t>(node.count));
     }
   }
 

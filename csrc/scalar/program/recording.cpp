@@ -98,6 +98,7 @@ class Extraction {
       if (symbol.kind == Kind::gather) {
         node.value = static_cast<double>(symbol.block);
         node.index = static_cast<std::int32_t>(starts_[symbol.block] + symbol.column);
+        node.rows = static_cast<std::int32_t>(recording_.blocks[symbol.block].rows);
         node.stride = static_cast<std::int32_t>(recording_.blocks[symbol.block].cols);
       } else if (!symbol.operands.empty()) {
         std::vector<Id> operands;

@@ -138,6 +138,7 @@ struct VectorProgram {
   double weight = 1.0;      // of each output in the loss
   std::size_t parameters = 0;
   std::int32_t slots = 0;   // tokens
+  std::vector<std::int32_t> limits;  // of each slot: how many tokens it tells apart
   std::int32_t inputs = 0;  // numbers
   std::vector<Group> groups;
   std::vector<double> constants;

@@ -115,7 +115,7 @@ inline V load_first(const Element<V>* from, int count) noexcept {
   }
 #endif
   V v{};
-  for (int i = 0; i < count; ++i) v[i] = from[i];
+  for (int i = 0; i < Traits<V>::lanes && i < count; ++i) v[i] = from[i];
   return v;
 }
 
@@ -141,7 +141,7 @@ inline void store_first(Element<V>* to, V v, int count) noexcept {
     return _mm256_maskstore_ps(to, (__m256i)first_lanes<V>(count), (__m256)v);
   }
 #endif
-  for (int i = 0; i < count; ++i) to[i] = v[i];
+  for (int i = 0; i < Traits<V>::lanes && i < count; ++i) to[i] = v[i];
 }
 
 // a * b + c with one rounding where the instruction set can, with two where it cannot.

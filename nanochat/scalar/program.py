@@ -1,0 +1,175 @@
+"""compile(): a function of Values, recorded once, becomes a Program that replays without Python.
+
+The front of nanochat._scalar's Program: what is recorded and checked. The passes are in
+csrc/scalar/program, one file each; docs/program.md walks through them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nanochat import _scalar
+from nanochat.errors import ProgramError
+from nanochat.scalar.value import Matrix, Tape, Value
+
+__all__ = ["Program", "compile"]
+
+Parameters = Matrix | Value | Mapping[Any, Any] | Iterable[Any]
+
+
+def compile(
+    function: Callable[..., Any],
+    parameters: Parameters,  # Matrices and Values, in any nesting of lists and mappings
+    *,
+    tokens: int = 0,  # how many tokens the function takes, at most
+    inputs: int = 0,  # how many numbers
+    numerics: str = "fast",
+    dtype: str = "float64",
+    dump_nodes: int = 0,  # of the graph after each pass, kept for explain()
+    tape: Tape | None = None,
+) -> Program:
+    """Record `function` and return the Program that trains its parameters.
+
+    The function is called once, with a list of `tokens` Tokens and a list of `inputs` Values (each
+    left out when there are none), and returns its loss: one Value, or a list of one Value a
+    position, of which the loss is the mean. A Token stands for an int that a replay chooses: give
+    it to `Matrix.row(token)` (or `matrix[token]`) and `select(values, token)`. The largest of some
+    values, as a constant, is `detached_max(values)`. Reading `.data` of a Value while it is
+    recorded raises TypeError: the number would be frozen into the program.
+
+    A document may be shorter than `tokens`: it runs the positions whose tokens it has. The losses
+    of a document's beginning must therefore be the beginning of its losses; this is tried out on
+    one short document, and ProgramError is raised when it does not hold.
+
+    numerics: "exact" gives the bits of the same function on Values, each operation rounded once,
+    gradients added in microgpt.py's order; "fast" fuses and regroups (relative difference about
+    1e-15 a step). dtype: "float64", or "float32" with fast.
+    """
+    flat = list(_flatten(parameters))
+    if not flat:
+        raise ProgramError("a program needs at least one parameter, got none")
+    program = Program(function, flat, tokens, inputs, numerics, dtype, dump_nodes, tape)
+    program._try_shorter()
+    return program
+
+
+class Program:
+    """A recorded function, optimised. Made by compile()."""
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        parameters: Sequence[Matrix | Value],
+        tokens: int,
+        inputs: int,
+        numerics: str,
+        dtype: str,
+        dump_nodes: int,
+        tape: Tape | None,
+    ) -> None:
+        self._function = function
+        self._tokens, self._inputs = tokens, inputs
+        tape = tape if tape is not None else _scalar.default_tape()
+        recorder = _scalar.Recorder(tape, list(parameters))
+        with recorder:
+            losses = self._call(
+                [_scalar.Token(i, 0) for i in range(tokens)],
+                [recorder.input(i) for i in range(inputs)],
+            )
+            self._several = not isinstance(losses, Value)
+            outputs = list(losses) if self._several else [losses]
+            self.core = _scalar.Program.compile(
+                recorder, outputs, [], numerics, dtype, self._several, dump_nodes
+            )
+        if numerics == "exact" and not self.core.ordered:
+            raise ProgramError(
+                "this function's gradients cannot be added in microgpt.py's order by a program; "
+                "use numerics='fast', or backward() of its Values"
+            )
+
+    def step(
+        self,
+        tokens: Sequence[int] | Sequence[Sequence[int]] | None = None,
+        inputs: ArrayLike | None = None,
+        *,
+        lr: float,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> float:
+        """One step of AdamW on a document, or on the mean of several; returns the loss before it.
+
+        tokens: a list of ints, or a list of such lists; inputs: (inputs,) or (documents, inputs)
+        numbers. The parameters' Values are read before and written after. Raises ValueError for a
+        token or a length out of range.
+        """
+        return self.core.step(tokens, inputs, lr, beta1, beta2, eps, weight_decay)
+
+    def loss(
+        self,
+        tokens: Sequence[int] | Sequence[Sequence[int]] | None = None,
+        inputs: ArrayLike | None = None,
+    ) -> float:
+        """The loss, as step() takes it; nothing changes."""
+        return self.core.loss(tokens, inputs)
+
+    def grad(
+        self,
+        tokens: Sequence[int] | Sequence[Sequence[int]] | None = None,
+        inputs: ArrayLike | None = None,
+    ) -> float:
+        """The loss; the parameters' `.grad` become its gradients."""
+        return self.core.grad(tokens, inputs)
+
+    def explain(self) -> str:
+        """What each pass left of the graph, by kind of node, and the vector program, as text.
+
+        With compile(dump_nodes=n) the first n nodes after each pass are written out too.
+        """
+        passes = [f"{name}: {text}" for name, text in self.core.passes]
+        return "\n".join([*passes, self.core.listing()])
+
+    def to_c(self) -> str:
+        """The program as one C file that compiles and trains by itself, with the same numbers."""
+        return self.core.to_c()
+
+    def _call(self, tokens: list[Any], inputs: list[Any]) -> Any:
+        arguments = ([tokens] if self._tokens else []) + ([inputs] if self._inputs else [])
+        return self._function(*arguments)
+
+    def _try_shorter(self) -> None:
+        """A short document's losses, by replay and by the function itself."""
+        if not self._several or self.core.stages < 2 or not self._tokens:
+            return
+        count = max(self.core.slots // 2, self.core.fewest_tokens)
+        tokens = [0] * count
+        inputs: NDArray[np.float64] | None = np.ones(self._inputs) if self._inputs else None
+        losses = self._call(tokens, [Value(1.0) for _ in range(self._inputs)])
+        expected = sum(loss.data for loss in losses) / len(losses)
+        got = self.core.loss(tokens, inputs)
+        if not math.isclose(got, expected, rel_tol=1e-4, abs_tol=1e-6):
+            raise ProgramError(
+                f"the losses of {count} tokens are not the first losses of {self._tokens} tokens "
+                f"(mean {expected:.6g}, by replay {got:.6g}); return one Value instead of a list"
+            )
+
+
+def _flatten(parameters: Parameters) -> Iterable[Matrix | Value]:
+    if isinstance(parameters, (Matrix, Value)):
+        yield parameters
+    elif isinstance(parameters, Mapping):
+        for value in parameters.values():
+            yield from _flatten(cast(Parameters, value))
+    elif isinstance(parameters, Iterable) and not isinstance(parameters, (str, bytes)):
+        for value in parameters:
+            yield from _flatten(value)
+    else:
+        raise ProgramError(
+            f"parameters must be Matrices and Values, got {type(parameters).__name__}"
+        )
