@@ -169,6 +169,10 @@ class TrainConfig:
         "auto", "auto: float64 scalar, float32 CPU, bfloat16 compute on CUDA.", group=_RUN,
         choices=("auto", "float64", "float32", "bfloat16"), common=True,
     )  # fmt: skip
+    numerics: str = option(
+        "fast", "Scalar arithmetic: fast fuses, exact has microgpt's bits.", group=_RUN,
+        choices=("fast", "exact"),
+    )  # fmt: skip
     threads: int = option(
         0, "CPU threads of the tensor engine; 0: one a core.", group=_RUN, low=0, high=4096
     )

@@ -29,6 +29,8 @@ UNSUPPORTED: tuple[_Rule, ...] = (
           lambda c: c.mode == "scalar" and c.dtype == "bfloat16"),
     _rule(errors.UnsupportedOption, "mode", "dropout", "use dropout 0 or mode tensor",
           lambda c: c.mode == "scalar" and c.dropout > 0),
+    _rule(errors.UnsupportedOption, "mode", "numerics", "use numerics fast or mode scalar",
+          lambda c: c.mode == "tensor" and c.numerics == "exact"),
     _rule(errors.UnsupportedDtype, "device", "dtype", "use dtype float32",
           lambda c: c.device == "mps" and c.dtype == "float64"),
     _rule(errors.UnsupportedOption, "model_kind", "n_layer", "use n_layer 0 or model_kind mini-gpt",

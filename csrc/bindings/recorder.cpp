@@ -25,7 +25,10 @@ Recorder::Recorder(const TapeOwner& tape, const py::sequence& blocks) : tape_(ta
 
 Recorder::~Recorder() {
   exit();
-  for (const auto& symbol : recording_.symbols) tape_->release(symbol.first);
+  for (const auto& [id, symbol] : recording_.symbols) {
+    for (const NodeId operand : symbol.operands) tape_->release(operand);
+    tape_->release(id);
+  }
 }
 
 void Recorder::enter() {
@@ -41,6 +44,8 @@ void Recorder::exit() noexcept {
 }
 
 py::object Recorder::symbol(double value, program::Symbol symbol) {
+  // Nothing on the tape itself refers to a symbol's operands.
+  for (const NodeId operand : symbol.operands) tape_->retain(operand);
   const NodeId id = tape_->leaf(value);
   recording_.symbols.emplace(id, std::move(symbol));
   tape_->retain(id);

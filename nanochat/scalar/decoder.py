@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanochat.config import TrainConfig
+from nanochat.scalar.replay import Replay, Texts
 from nanochat.scalar.value import Tape
 
-__all__ = ["ScalarDecoder"]
+__all__ = ["ReplayDecoder", "ScalarDecoder"]
 
 
 class ScalarDecoder:
@@ -46,3 +47,50 @@ class ScalarDecoder:
                 self._caches[row].drop_oldest()
             logits = self._model.logits(token, len(tokens) - 1, self._caches[row])
         return [logit.data for logit in logits]
+
+
+class ReplayDecoder:
+    """The same by replay: the whole window anew for each token, which costs microseconds.
+
+    Rotated positions past block_size keep their keys from token to token, which a replay of the
+    window does not: from there on the tape decodes.
+    """
+
+    def __init__(
+        self,
+        replay: Replay,
+        model: Any,
+        tape: Tape,
+        config: TrainConfig,
+        prompts: Sequence[Sequence[int]],
+    ) -> None:
+        self._replay, self._model, self._tape, self._config = replay, model, tape, config
+        self._tokens = [list(prompt) for prompt in prompts]
+        self._on_tape: ScalarDecoder | None = None
+        self.logits: NDArray[np.float64] = np.empty((len(prompts), 0))
+        if prompts and prompts[0]:
+            self._compute()
+
+    def advance(self, ids: Sequence[int]) -> None:
+        if self._on_tape is not None:
+            self._on_tape.advance(ids)
+            self.logits = self._on_tape.logits
+            return
+        for row, token in zip(self._tokens, ids, strict=True):
+            row.append(token)
+        self._compute()
+
+    def _compute(self) -> None:
+        block_size, length = self._config.block_size, len(self._tokens[0])
+        rolls = self._config.positions == "rope" and self._config.model_kind == "mini-gpt"
+        if length > block_size and rolls:
+            self._on_tape = ScalarDecoder(self._model, self._tape, self._config, self._tokens)
+            self.logits = self._on_tape.logits
+            return
+        window = min(length, block_size)
+        self._replay.reserve(min(-(-window // 8) * 8, max(window, block_size)))
+        tokens = np.zeros((len(self._tokens), 2 * self._replay.stages), dtype=np.int32)
+        tokens[:, 0 : 2 * window : 2] = [row[-window:] for row in self._tokens]
+        lengths = np.full(len(self._tokens), window, dtype=np.int32)
+        logits = self._replay.last_logits(Texts(lengths, tokens, None))
+        self.logits = logits.astype(self._tape.dtype)

@@ -1,14 +1,14 @@
-"""The scalar engine: the models of this package on the C++ tape, behind the shared Protocol.
+"""The scalar engine: the models of this package as recorded programs, behind the shared Protocol.
 
-The graph of each row is built in Python, walked backward in C++ and freed; rows are summed in
-order, so a step has the same bits whatever else the machine does.
+A model is written in scalars, recorded once and replayed in C++ (replay.py). Where that cannot be
+(exact numerics with gradients in an order that no program has, float32 exact, a recording beyond
+the memory), the same model runs on the tape, node by node: the numbers are the exact ones.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from nanochat.config import TrainConfig
 from nanochat.data.batches import IGNORE, Batch
 from nanochat.scalar.bigram import Bigram
-from nanochat.scalar.decoder import ScalarDecoder
+from nanochat.scalar.decoder import ReplayDecoder, ScalarDecoder
 from nanochat.scalar.functions import cross_entropy, total
 from nanochat.scalar.minigpt import MiniGPT
 from nanochat.scalar.optimizer import ScalarOptimizer
+from nanochat.scalar.replay import MOST_NODES, Replay, recorded_nodes, texts_of
 from nanochat.scalar.value import Tape, Value
-from nanochat.training.engine import EngineState, LossSums, StepMetrics, StepSettings
+from nanochat.training.engine import Decoder, EngineState, LossSums, StepMetrics, StepSettings
 from nanochat.training.parameters import initial_weights, parameter_specs
 from nanochat.training.state import check_shapes
 
@@ -63,11 +64,61 @@ class ScalarEngine:
         for name, weights in initial_weights(config, vocab_size).items():
             self.matrices[name].values[:] = weights.astype(dtype)
         self.model = MODELS[config.model_kind](config, self.matrices)
-        self.optimizer = ScalarOptimizer(config, self.specs, self.matrices)
-        self._token_bytes = token_bytes.tolist()
+        self.optimizer = ScalarOptimizer(config, self.specs)
+        self._token_bytes = token_bytes
         self._healthy = True
+        self._replay = self._new_replay(vocab_size)
+
+    def _new_replay(self, vocab_size: int) -> Replay | None:
+        exact = self.config.numerics == "exact"
+        if exact and self.tape.dtype == "float32":
+            return None
+        replay = Replay(
+            self.model, self.tape, self.matrices,
+            numerics=self.config.numerics, vocab_size=vocab_size,
+        )  # fmt: skip
+        replay.reserve(min(2, self.config.block_size))
+        return replay if replay.ordered else None
+
+    def _replay_for(self, batches: Sequence[Batch]) -> Replay | None:
+        """The program for these batches' longest segment, or None where the tape has to do."""
+        replay = self._replay
+        if replay is None:
+            return None
+        longest = max(int(batch.positions.max(initial=0)) for batch in batches) + 1
+        if longest > replay.stages:
+            # In eights, so that a longer text now and then costs no recording of its own.
+            stages = min(-(-longest // 8) * 8, max(longest, self.config.block_size))
+            if recorded_nodes(self.config, self.specs, stages) > MOST_NODES:
+                self._leave_replay()
+                return None
+            replay.reserve(stages)
+        return replay
+
+    def _leave_replay(self) -> None:
+        assert self._replay is not None
+        self._replay.core.store()
+        self.optimizer.adopt(self._replay.core)
+        self._replay = None
 
     def step(self, microbatches: Sequence[Batch], settings: StepSettings) -> FinishedStep:
+        replay = self._replay_for(microbatches)
+        if replay is None:
+            return self._step_on_tape(microbatches, settings)
+        loss, fresh = 0.0, True
+        for batch in microbatches:
+            scale = 1 / batch.global_targets if batch.global_targets else 0.0
+            for text_loss in replay.backward(
+                texts_of(batch, replay.stages), scale, accumulate=not fresh
+            ):
+                loss += scale * text_loss
+            fresh = False
+        grad_norm = math.sqrt(replay.core.grad_sum_of_squares())
+        if self._is_healthy(loss, grad_norm):
+            self.optimizer.step_program(replay.core, settings, grad_norm)
+        return FinishedStep(StepMetrics(loss=loss, grad_norm=grad_norm))
+
+    def _step_on_tape(self, microbatches: Sequence[Batch], settings: StepSettings) -> FinishedStep:
         loss = 0.0
         for batch in microbatches:
             for losses in self._losses_by_row(batch):
@@ -76,26 +127,36 @@ class ScalarEngine:
                     row_loss.backward()
                     loss += row_loss.data
         grad_norm = math.sqrt(sum(float(np.vdot(m.grads, m.grads)) for m in self.matrices.values()))
-        self._healthy = self._healthy and math.isfinite(loss) and math.isfinite(grad_norm)
-        if self._healthy:
-            self.optimizer.step(settings, grad_norm)
+        if self._is_healthy(loss, grad_norm):
+            self.optimizer.step(self.matrices, settings, grad_norm)
         for matrix in self.matrices.values():
             matrix.zero_grad()
         return FinishedStep(StepMetrics(loss=loss, grad_norm=grad_norm))
 
+    def _is_healthy(self, loss: float, grad_norm: float) -> bool:
+        self._healthy = self._healthy and math.isfinite(loss) and math.isfinite(grad_norm)
+        return self._healthy
+
     def sums(self, batch: Batch) -> LossSums:
-        nats = byte_nats = 0.0
-        targets = n_bytes = 0
-        with self._no_grad():
-            for losses, row in zip(self._losses_by_row(batch), batch.targets, strict=True):
-                counted = row[row != IGNORE].tolist()
-                for loss, target in zip(losses, counted, strict=True):
-                    nats += loss.data
-                    targets += 1
-                    if self._token_bytes[target]:
-                        byte_nats += loss.data
-                        n_bytes += self._token_bytes[target]
-        return LossSums(nats, targets, byte_nats, n_bytes)
+        replay = self._replay_for([batch])
+        targets = batch.targets[batch.segments >= 0]
+        if replay is not None:
+            texts = texts_of(batch, replay.stages)
+            by_text = replay.losses(texts)
+            nats = by_text[np.arange(replay.stages) < texts.lengths[:, None]]
+            counts = targets != IGNORE
+            nats, targets = nats[counts], targets[counts]
+        else:
+            with self.tape.no_grad():
+                rows = [[loss.data for loss in losses] for losses in self._losses_by_row(batch)]
+            nats = np.array([loss for row in rows for loss in row])
+            targets = targets[targets != IGNORE]
+        sizes = self._token_bytes[targets]
+        # Python's sum: from left to right, one rounding an addition.
+        return LossSums(
+            float(sum(nats.tolist())), len(targets),
+            float(sum(nats[sizes > 0].tolist())), int(sizes.sum()),
+        )  # fmt: skip
 
     def _losses_by_row(self, batch: Batch) -> Iterator[list[Value]]:
         """The losses of each row's targets; a row's graph lives until the next is asked for."""
@@ -114,14 +175,20 @@ class ScalarEngine:
                     losses.append(cross_entropy(logits, target))
             yield losses
 
-    def _no_grad(self) -> AbstractContextManager[None]:
-        return self.tape.no_grad()
-
-    def open_decoder(self, prompts: Sequence[Sequence[int]]) -> ScalarDecoder:
+    def open_decoder(self, prompts: Sequence[Sequence[int]]) -> Decoder:
+        if self._replay is not None:
+            window = self.config.block_size
+            if recorded_nodes(self.config, self.specs, window) <= MOST_NODES:
+                self._replay.core.store()
+                return ReplayDecoder(self._replay, self.model, self.tape, self.config, prompts)
+            self._replay.core.store()
         return ScalarDecoder(self.model, self.tape, self.config, prompts)
 
     def state_dict(self) -> EngineState:
         dtype = np.dtype(self.tape.dtype)
+        if self._replay is not None:
+            self._replay.core.store()
+            self.optimizer.adopt(self._replay.core)
         weights = {name: matrix.values.astype(dtype) for name, matrix in self.matrices.items()}
         return EngineState(weights=weights, optimizer=self.optimizer.state_dict(dtype))
 
@@ -130,3 +197,6 @@ class ScalarEngine:
         self.optimizer.load_state_dict(state.optimizer)
         for name, matrix in self.matrices.items():
             matrix.values[:] = state.weights[name].astype(self.tape.dtype)
+        if self._replay is not None:
+            self._replay.core.load()
+            self.optimizer.hand_over(self._replay.core)

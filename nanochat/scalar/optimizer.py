@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -19,31 +20,43 @@ __all__ = ["ScalarOptimizer"]
 MOMENTS = {"adamw": ("m", "v"), "sgd": ("momentum",)}
 
 
+def _clip_scale(settings: StepSettings, grad_norm: float) -> float:
+    if settings.clip and grad_norm > settings.clip:
+        return min(1.0, settings.clip / (grad_norm + 1e-6))
+    return 1.0
+
+
 class ScalarOptimizer:
     """Updates every matrix in place; AdamW is microgpt's Adam with decoupled weight decay."""
 
-    def __init__(
-        self, config: TrainConfig, specs: Sequence[Spec], matrices: Mapping[str, Matrix]
-    ) -> None:
+    def __init__(self, config: TrainConfig, specs: Sequence[Spec]) -> None:
         self.config = config
         self.specs = specs
-        self.matrices = matrices
         self.steps = 0
         self.moments = {
             f"{moment}.{spec.name}": np.zeros(spec.shape)
             for moment in MOMENTS[config.optimizer]
             for spec in specs
         }
+        self._ranges = list(self._parameter_ranges())
 
-    def step(self, settings: StepSettings, grad_norm: float) -> None:
+    def _parameter_ranges(self) -> Iterator[tuple[str, int, int]]:
+        """Runs of parameters of one group, in the order of the specs: (group, begin, end)."""
+        at = 0
+        for group, specs in groupby(self.specs, key=lambda spec: spec.group):
+            begin = at
+            at += sum(int(np.prod(spec.shape)) for spec in specs)
+            yield group, begin, at
+
+    def step(
+        self, matrices: Mapping[str, Matrix], settings: StepSettings, grad_norm: float
+    ) -> None:
         """One update; gradients above settings.clip are scaled as torch's clip_grad_norm_ does."""
-        scale = 1.0
-        if settings.clip and grad_norm > settings.clip:
-            scale = min(1.0, settings.clip / (grad_norm + 1e-6))
+        scale = _clip_scale(settings, grad_norm)
         self.steps += 1
         for spec in self.specs:
             lr, weight_decay = settings.lr[spec.group], settings.weight_decay[spec.group]
-            matrix = self.matrices[spec.name]
+            matrix = matrices[spec.name]
             if self.config.optimizer == "adamw":
                 m, v = self.moments[f"m.{spec.name}"], self.moments[f"v.{spec.name}"]
                 _scalar.adamw_step(
@@ -56,6 +69,45 @@ class ScalarOptimizer:
                     matrix, buffer, lr=lr, momentum=settings.momentum, weight_decay=weight_decay,
                     first=self.steps == 1, grad_scale=scale,
                 )  # fmt: skip
+
+    def step_program(
+        self, program: _scalar.Program, settings: StepSettings, grad_norm: float
+    ) -> None:
+        """The same update on a program's own arrays."""
+        scale = _clip_scale(settings, grad_norm)
+        self.steps += 1
+        for group, begin, end in self._ranges:
+            lr, weight_decay = settings.lr[group], settings.weight_decay[group]
+            if self.config.optimizer == "adamw":
+                program.adamw(
+                    begin, end, lr, settings.momentum, self.config.beta2, self.config.eps,
+                    weight_decay, self.steps, scale,
+                )  # fmt: skip
+            else:
+                program.sgd(
+                    begin, end, lr, settings.momentum, weight_decay, self.steps == 1, scale
+                )
+
+    def adopt(self, program: _scalar.Program) -> None:
+        """Take the moments out of a program."""
+        for array, held in self._held_by(program):
+            array[:] = held.reshape(array.shape)
+
+    def hand_over(self, program: _scalar.Program) -> None:
+        """Put the moments into a program."""
+        for array, held in self._held_by(program):
+            held[:] = array.ravel()
+
+    def _held_by(
+        self, program: _scalar.Program
+    ) -> Iterator[tuple[NDArray[np.float64], NDArray[np.floating]]]:
+        sources = (program.first_moments, program.second_moments)
+        for moment, held in zip(MOMENTS[self.config.optimizer], sources, strict=False):
+            at = 0
+            for spec in self.specs:
+                array = self.moments[f"{moment}.{spec.name}"]
+                yield array, held[at : at + array.size]
+                at += array.size
 
     def state_dict(self, dtype: DTypeLike) -> dict[str, NDArray[np.floating]]:
         state = {name: array.astype(dtype) for name, array in self.moments.items()}
