@@ -11,6 +11,7 @@
 #include "bindings/recorder.hpp"
 #include "scalar/program/passes.hpp"
 #include "scalar/program/replay.hpp"
+#include "scalar/program/to_c.hpp"
 
 namespace nanochat::bindings {
 namespace {
@@ -267,6 +268,21 @@ double step(Compiled& self, const py::object& tokens, const std::optional<Double
   return loss;
 }
 
+std::string to_c(Compiled& self) {
+  load(self);
+  program::Trained trained{self.single, self.mean, self.blocks, self.last_slot, {}, {}, {},
+                           self.steps};
+  self.replay([&](auto& replay) {
+    const auto copy = [&](const auto* from) {
+      return std::vector<double>(from, from + self.program.parameters);
+    };
+    trained.values = copy(replay.values());
+    trained.first_moments = copy(replay.first_moments());
+    trained.second_moments = copy(replay.second_moments());
+  });
+  return program::to_c(self.program, trained);
+}
+
 py::array view(const py::object& self, int which) {
   auto& compiled = self.cast<Compiled&>();
   return compiled.replay([&](auto& replay) -> py::array {
@@ -380,7 +396,8 @@ void register_program(py::module_& module) {
                              [](const Compiled& self) {
                                return self.replay([](auto& replay) { return replay.bytes(); });
                              })
-      .def("listing", [](const Compiled& self) { return program::listing(self.program); });
+      .def("listing", [](const Compiled& self) { return program::listing(self.program); })
+      .def("to_c", &to_c);
 }
 
 }  // namespace nanochat::bindings

@@ -1,8 +1,9 @@
 // Arithmetic on constants is done once, here.
 //
 // Needs: operands before users. Rewrites: a sum, a power, … of constants alone into the constant
-// that the replay would compute; a product with the constant 1 into the other factor. Right to the
-// bit: the same operations in the same order, rounded the same way, from the same libm.
+// that the replay would compute. Right to the bit: the same operations in the same order, rounded
+// the same way, from the same libm. A product with the constant 1 stays: it is a product with some
+// other constant at the next position (a rotation by angle 0), and the same work should look so.
 #include "scalar/libm.hpp"
 #include "scalar/program/passes.hpp"
 
@@ -38,11 +39,7 @@ void fold_constants(Graph& graph) {
     if (node.kind == Kind::sum) {
       bool all = true;
       for (std::uint32_t i = 0; i < node.count; ++i) {
-        Product& product = graph.products[node.first + i];
-        if (product.b != one && constant(product.b) && value(product.b) == 1.0) product.b = one;
-        if (product.b != one && constant(product.a) && value(product.a) == 1.0) {
-          product = {product.b, one};
-        }
+        const Product& product = graph.products[node.first + i];
         all = all && constant(product.a) && (product.b == one || constant(product.b));
         if (all) result = result + value(product.a) * value(product.b);
       }

@@ -50,7 +50,8 @@ class Classes {
     } else if (is_copy(node)) {
       hash = mix(hash, 3);
     } else if (node.kind == Kind::sum) {
-      // A run of alike products counts once.
+      // A run of alike products counts once; what was written as a product stays one.
+      hash = mix(hash, node.product ? 4 : 5);
       std::uint64_t before = 0;
       for (std::uint32_t i = 0; i < node.count; ++i) {
         const Product& product = graph_.products[node.first + i];

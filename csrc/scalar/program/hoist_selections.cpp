@@ -69,6 +69,7 @@ void hoist_selections(Graph& graph) {
     for (std::size_t i = factors.size(); i-- > 0;) {
       const Product product{place[id], factors[i]};
       place[id] = rewritten.add_sum(&product, 1, node.stage, node.order);
+      rewritten.nodes.back().product = true;
     }
   }
   rewritten.outputs = graph.outputs;

@@ -241,14 +241,15 @@ class Lowering {
   void fill_varying(std::vector<Lists>& all) {
     const auto varies = [&](std::uint32_t f, std::uint32_t i, std::size_t side) {
       const Place* head = nullptr;
+      bool different = false;
       for (const Lists& lists : all) {
         if (f + 1 >= lists.start.size() || lists.start[f] + i >= lists.start[f + 1]) continue;
         const Place& at = lists.pairs[lists.start[f] + i][side];
         if (at.space != Space::parameter && at.space != Space::constant) return false;
-        if (head != nullptr && *head != at) return true;
+        different = different || (head != nullptr && *head != at);
         head = &at;
       }
-      return false;
+      return different;
     };
     Lists* longest = &all.front();
     for (Lists& lists : all) {
@@ -378,10 +379,19 @@ class Lowering {
     part.terms = std::move(nest.terms);
   }
 
+  // Rows of a ragged group lie in a block a stage: there is no row through all stages.
+  bool reads_blocks(const Lists& lists) const {
+    const auto ragged = [&](const Place& at) {
+      return at.space == Space::rows && program_.groups[static_cast<std::size_t>(at.group)].ragged();
+    };
+    return std::any_of(lists.pairs.begin(), lists.pairs.end(),
+                       [&](const Pair& pair) { return ragged(pair[0]) || ragged(pair[1]); });
+  }
+
   // Calls visit(stage, lists) once with `own` when all stages are alike, else for each stage.
   template <class Visit>
   void for_stages(const std::vector<Lists>& all, Visit&& visit) {
-    if (!group().ragged() && alike(all) && all.size() > 1) {
+    if (!group().ragged() && all.size() > 1 && alike(all) && !reads_blocks(all.front())) {
       visit(own, all.front());
       return;
     }

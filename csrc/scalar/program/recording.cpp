@@ -125,6 +125,12 @@ class Extraction {
     return graph_.add_sum(products.begin(), products.size(), shared, next_order());
   }
 
+  Id product(Id a, Id b) {
+    const Id made = sum({{a, b}});
+    graph_.nodes[made].product = true;
+    return made;
+  }
+
   void emit(NodeId id) {
     const Id a = operand(tape_.first(id));
     const double c = tape_.op(id) == Op::add_const || tape_.op(id) == Op::mul_const ||
@@ -143,7 +149,7 @@ class Extraction {
       }
       case Op::mul: {
         const Id b = operand(tape_.second(id));
-        made = sum({{a, b}});
+        made = product(a, b);
         break;
       }
       case Op::add_const:
@@ -151,12 +157,12 @@ class Extraction {
         break;
       case Op::mul_const: {
         const Id b = constant(c);
-        made = sum({{a, b}});
+        made = product(a, b);
         break;
       }
       case Op::neg: {
         const Id b = constant(-1.0);
-        made = sum({{a, b}});
+        made = product(a, b);
         break;
       }
       case Op::pow_const:
