@@ -14,8 +14,9 @@ import nanochat
 from nanochat import errors, training
 
 NAMES = [
-    "AblateConfig", "AblationResult", "EvalConfig", "EvalResult", "NanochatError", "SampleConfig",
-    "TrainConfig", "TrainResult", "Value", "ablate", "evaluate", "info", "sample", "train",
+    "AblateConfig", "AblationResult", "EvalConfig", "EvalResult", "Matrix", "NanochatError",
+    "Program", "SampleConfig", "TrainConfig", "TrainResult", "Value", "ablate", "compile",
+    "detached_max", "evaluate", "info", "sample", "select", "train",
 ]  # fmt: skip
 FUNCTIONS = ("train", "sample", "evaluate", "ablate", "info")
 

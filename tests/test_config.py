@@ -284,6 +284,8 @@ REFUSED = [  # in the order of the table
      "mode scalar does not support dtype bfloat16; use dtype float64 or float32"),
     ({"mode": "scalar", "dropout": 0.1}, errors.UnsupportedOption,
      "mode scalar does not support dropout 0.1; use dropout 0 or mode tensor"),
+    ({"mode": "tensor", "numerics": "exact"}, errors.UnsupportedOption,
+     "mode tensor does not support numerics exact; use numerics fast or mode scalar"),
     ({"mode": "tensor", "device": "mps", "dtype": "float64"}, errors.UnsupportedDtype,
      "device mps does not support dtype float64; use dtype float32"),
     ({**BIGRAM, "n_layer": 1}, errors.UnsupportedOption,

@@ -40,6 +40,8 @@ struct Compiled {
   std::vector<std::int32_t> lengths;  // of the last forward
   std::vector<std::int32_t> last_slot;  // the highest slot that stages up to each one read
   long long steps = 0;                  // of Adam
+  std::int32_t given_tokens = 0;        // what a document of step() has,
+  std::int32_t given_inputs = 0;        // used or not
   std::vector<std::int32_t> tokens;     // of step()
   std::vector<double> scale, totals;
 
@@ -69,6 +71,7 @@ std::vector<std::int32_t> last_slots(const VectorProgram& program) {
   for (const auto* list : {&program.forward, &program.backward}) {
     for (const program::Instruction& instruction : *list) {
       for (const program::Move& move : instruction.moves) {
+        if (move.stage == program::shared) continue;
         auto& at = last[static_cast<std::size_t>(move.stage)];
         at = std::max(at, move.slot);
       }
@@ -80,7 +83,8 @@ std::vector<std::int32_t> last_slots(const VectorProgram& program) {
 
 std::unique_ptr<Compiled> compile(const Recorder& recorder, const py::sequence& outputs,
                                   const py::sequence& watched, const std::string& numerics,
-                                  const std::string& dtype, bool mean, std::size_t dump_nodes) {
+                                  const std::string& dtype, bool mean, std::size_t dump_nodes,
+                                  std::int32_t given_tokens, std::int32_t given_inputs) {
   if (numerics != "fast" && numerics != "exact") {
     throw py::value_error("numerics must be 'fast' or 'exact', got '" + numerics + "'");
   }
@@ -104,6 +108,8 @@ std::unique_ptr<Compiled> compile(const Recorder& recorder, const py::sequence& 
   compiled->program = program::lower(graph, kind);
   compiled->program.weight = weight;
   compiled->mean = mean;
+  compiled->given_tokens = given_tokens;
+  compiled->given_inputs = given_inputs;
   compiled->single = dtype == "float32";
   compiled->last_slot = last_slots(compiled->program);
   const simd::Tables& tables = simd::tables();
@@ -188,62 +194,127 @@ Doubles forward(Compiled& self, const Integers& lengths, const Integers& tokens,
   return totals;
 }
 
-void read_tokens(Compiled& self, const py::list& document) {
+std::string text_of(const py::handle& object) { return py::cast<std::string>(py::repr(object)); }
+
+std::string type_of(const py::handle& object) { return Py_TYPE(object.ptr())->tp_name; }
+
+bool is_sequence(const py::handle& object) {
+  return PySequence_Check(object.ptr()) != 0 && !PyUnicode_Check(object.ptr()) &&
+         !PyBytes_Check(object.ptr());
+}
+
+std::int32_t read_token(const py::handle& item, std::int32_t position, std::int32_t limit) {
+  const std::string name = "token " + std::to_string(position);
+  if (!PyIndex_Check(item.ptr())) {
+    throw py::type_error(name + " must be an int, got " + type_of(item));
+  }
+  int overflow = 0;
+  const auto index = py::reinterpret_steal<py::object>(PyNumber_Index(item.ptr()));
+  if (!index) throw py::error_already_set();
+  const long token = PyLong_AsLongAndOverflow(index.ptr(), &overflow);
+  require(overflow == 0 && token >= 0 && token < limit,
+          name + " must be 0 … " + std::to_string(limit - 1) + ", got " + text_of(index));
+  return static_cast<std::int32_t>(token);
+}
+
+// One document: its tokens, and how many positions they are enough for.
+void read_tokens(Compiled& self, const py::handle& document) {
   const VectorProgram& program = self.program;
-  const auto count = static_cast<std::int32_t>(document.size());
-  const std::size_t start = self.tokens.size();
-  self.tokens.resize(start + static_cast<std::size_t>(program.slots), 0);
+  require(is_sequence(document), "a document must be a sequence of tokens, got " + type_of(document));
+  const auto items = py::reinterpret_steal<py::object>(PySequence_Fast(document.ptr(), "tokens"));
+  if (!items) throw py::error_already_set();
+  const auto count = static_cast<std::int32_t>(PySequence_Fast_GET_SIZE(items.ptr()));
   std::int32_t length = 0;
   while (length < program.stages && self.last_slot[static_cast<std::size_t>(length)] < count) {
     ++length;
   }
-  require(length > 0 && count <= program.slots,
-          "a document must have " + std::to_string(self.last_slot.front() + 1) + " … " +
-              std::to_string(program.slots) + " tokens, got " + std::to_string(count));
-  for (std::int32_t i = 0; i < count; ++i) {
-    const long token = PyLong_AsLong(document[static_cast<std::size_t>(i)].ptr());
-    if (token == -1 && PyErr_Occurred()) throw py::error_already_set();
-    const std::int32_t limit = program.limits[static_cast<std::size_t>(i)];
-    require(token >= 0 && token < limit, "token " + std::to_string(i) + " must be 0 … " +
-                                             std::to_string(limit - 1) + ", got " +
-                                             std::to_string(token));
-    self.tokens[start + static_cast<std::size_t>(i)] = static_cast<std::int32_t>(token);
+  const std::int32_t least = self.mean ? self.last_slot.front() + 1 : self.given_tokens;
+  require(count >= least && count <= self.given_tokens && length > 0 &&
+              (self.mean || length == program.stages),
+          "a document must have " +
+              (least == self.given_tokens ? "" : std::to_string(least) + " … ") +
+              std::to_string(self.given_tokens) + " tokens, got " + std::to_string(count));
+  const std::size_t start = self.tokens.size();
+  self.tokens.resize(start + static_cast<std::size_t>(program.slots), 0);
+  for (std::int32_t i = 0; i < std::min(count, program.slots); ++i) {
+    self.tokens[start + static_cast<std::size_t>(i)] =
+        read_token(PySequence_Fast_GET_ITEM(items.ptr(), i), i,
+                   program.limits[static_cast<std::size_t>(i)]);
   }
   self.lengths.push_back(length);
 }
 
-// Mean loss of one document (a list of ints) or of several (a list of such lists); leaves the
-// gradients in the replay.
-double run(Compiled& self, const py::object& tokens, const std::optional<Doubles>& inputs,
-           bool backward) {
+// Numbers of `count` documents, or of as many as there are when the program takes no tokens.
+std::optional<Doubles> read_inputs(const Compiled& self, const py::object& inputs,
+                                   py::ssize_t& count) {
+  const std::int32_t width = self.given_inputs;
+  if (inputs.is_none()) {
+    require(width == 0, "inputs must be " + std::to_string(width) + " numbers a document, got none");
+    return std::nullopt;
+  }
+  require(width > 0, "inputs must be left out: this program takes none");
+  const auto array = Doubles::ensure(inputs);
+  if (!array) {
+    PyErr_Clear();
+    throw py::type_error("inputs must be numbers, got " + text_of(inputs));
+  }
+  const bool one = array.ndim() == 1 && array.shape(0) == width;
+  const bool several = array.ndim() == 2 && array.shape(1) == width && array.shape(0) > 0;
+  std::string shape;
+  for (py::ssize_t i = 0; i < array.ndim(); ++i) {
+    shape += (i == 0 ? "" : ", ") + std::to_string(array.shape(i));
+  }
+  require(one || several, "inputs must be " + std::to_string(width) +
+                              " numbers a document, at least one document, got shape (" + shape + ")");
+  const py::ssize_t documents = one ? 1 : array.shape(0);
+  if (self.given_tokens == 0) count = documents;
+  require(documents == count, "inputs must be for " + std::to_string(count) +
+                                  " documents, as the tokens are, got " + std::to_string(documents));
+  return array;
+}
+
+// Mean loss of one document (a sequence of ints) or of several (a sequence of such sequences);
+// leaves the gradients in the replay.
+double run(Compiled& self, const py::object& tokens, const py::object& given, bool backward) {
   self.tokens.clear();
   self.lengths.clear();
   self.scale.clear();
   py::ssize_t count = 1;
-  if (self.program.slots > 0) {
-    const auto list = tokens.cast<py::list>();
-    if (!list.empty() && py::isinstance<py::list>(list[0])) {
-      count = static_cast<py::ssize_t>(list.size());
-      for (const py::handle document : list) read_tokens(self, document.cast<py::list>());
+  if (self.given_tokens > 0) {
+    require(is_sequence(tokens), "tokens must be a sequence of ints, got " +
+                                     (tokens.is_none() ? "None" : type_of(tokens)));
+    const auto size = static_cast<py::ssize_t>(py::len(tokens));
+    const bool several = size > 0 && is_sequence(py::object(tokens[py::int_(0)]));
+    if (several) {
+      count = size;
+      for (const py::handle document : tokens) read_tokens(self, document);
     } else {
-      read_tokens(self, list);
+      read_tokens(self, tokens);
     }
   } else {
-    count = inputs ? inputs->ndim() == 2 ? inputs->shape(0) : 1 : 1;
+    require(tokens.is_none(), "tokens must be left out: this program takes none");
+  }
+  const std::optional<Doubles> inputs = read_inputs(self, given, count);
+  if (self.given_tokens == 0) {
     self.lengths.assign(static_cast<std::size_t>(count), self.program.stages);
   }
-  if (self.program.inputs > 0) {
-    require(inputs.has_value() && inputs->size() == count * self.program.inputs,
-            "inputs must have " + std::to_string(self.program.inputs) + " numbers a document");
+  // Slots and inputs that the function leaves alone are given all the same.
+  std::vector<double> numbers;
+  if (inputs && self.program.inputs < self.given_inputs) {
+    for (py::ssize_t d = 0; d < count; ++d) {
+      const double* row = inputs->data() + d * self.given_inputs;
+      numbers.insert(numbers.end(), row, row + self.program.inputs);
+    }
   }
   for (const std::int32_t length : self.lengths) {
     self.scale.push_back(self.mean ? 1.0 / length : self.program.weight);
     if (count > 1) self.scale.back() /= static_cast<double>(count);
   }
   self.totals.resize(self.lengths.size());
-  const Documents documents{static_cast<std::int32_t>(count), self.lengths.data(),
-                            self.tokens.data(), inputs ? inputs->data() : nullptr,
-                            self.scale.data(), nullptr};
+  const Documents documents{
+      static_cast<std::int32_t>(count), self.lengths.data(), self.tokens.data(),
+      !numbers.empty() ? numbers.data() : inputs ? inputs->data() : nullptr, self.scale.data(),
+      nullptr};
   self.replay([&](auto& replay) {
     replay.forward(documents, self.totals.data());
     if (backward) replay.backward(false);
@@ -256,7 +327,7 @@ double run(Compiled& self, const py::object& tokens, const std::optional<Doubles
   return loss;
 }
 
-double step(Compiled& self, const py::object& tokens, const std::optional<Doubles>& inputs,
+double step(Compiled& self, const py::object& tokens, const py::object& inputs,
             double lr, double beta1, double beta2, double eps, double weight_decay) {
   load(self);
   const double loss = run(self, tokens, inputs, true);
@@ -301,18 +372,19 @@ void register_program(py::module_& module) {
   py::class_<Compiled> face(module, "Program");
   face.def_static("compile", &compile, py::arg("recorder"), py::arg("outputs"),
                   py::arg("watched"), py::arg("numerics"), py::arg("dtype"),
-                  py::arg("mean") = true, py::arg("dump_nodes") = 0)
+                  py::arg("mean") = true, py::arg("dump_nodes") = 0, py::arg("given_tokens") = 0,
+                  py::arg("given_inputs") = 0)
       .def("step", &step, py::arg("tokens") = py::none(), py::arg("inputs") = py::none(),
            py::arg("lr") = 0.01, py::arg("beta1") = 0.9, py::arg("beta2") = 0.999,
            py::arg("eps") = 1e-8, py::arg("weight_decay") = 0.0)
       .def("loss",
-           [](Compiled& self, const py::object& tokens, const std::optional<Doubles>& inputs) {
+           [](Compiled& self, const py::object& tokens, const py::object& inputs) {
              load(self);
              return run(self, tokens, inputs, false);
            },
            py::arg("tokens") = py::none(), py::arg("inputs") = py::none())
       .def("grad",
-           [](Compiled& self, const py::object& tokens, const std::optional<Doubles>& inputs) {
+           [](Compiled& self, const py::object& tokens, const py::object& inputs) {
              load(self);
              const double loss = run(self, tokens, inputs, true);
              store(self, true);
@@ -387,6 +459,7 @@ void register_program(py::module_& module) {
       .def_property_readonly("stages", [](const Compiled& self) { return self.program.stages; })
       .def_property_readonly("slots", [](const Compiled& self) { return self.program.slots; })
       .def_property_readonly("inputs", [](const Compiled& self) { return self.program.inputs; })
+      .def_property_readonly("limits", [](const Compiled& self) { return self.program.limits; })
       .def_property_readonly("fewest_tokens",
                              [](const Compiled& self) { return self.last_slot.front() + 1; })
       .def_property_readonly("weight", [](const Compiled& self) { return self.program.weight; })

@@ -7,6 +7,9 @@ namespace nanochat::bindings {
 
 Recorder::Recorder(const TapeOwner& tape, const py::sequence& blocks) : tape_(tape) {
   for (const py::handle block : blocks) {
+    for (const py::handle other : owners_) {
+      if (other.is(block)) throw py::value_error("a parameter stands twice among the parameters");
+    }
     owners_.append(block);
     if (is_value(block.ptr())) {
       const ValueObject* value = as_value(block.ptr());
@@ -103,12 +106,26 @@ py::object Recorder::input(std::int32_t slot, double value) {
   return symbol(value, {program::Kind::input, slot});
 }
 
+namespace {
+
+int refuse_choice(const Token& token) {
+  throw py::type_error("token " + std::to_string(token.slot) +
+                       " is only known at replay and cannot decide what is recorded; give it to "
+                       "Matrix.row() or select()");
+}
+
+}  // namespace
+
 void register_recorder(py::module_& module) {
   py::class_<Token>(module, "Token",
                     "The token of a slot: what Matrix.row() and select() take in a recorded\n"
                     "function in place of an int that a replay chooses.")
       .def(py::init<std::int32_t, py::ssize_t>(), py::arg("slot"), py::arg("value"))
       .def_readonly("slot", &Token::slot)
+      .def("__index__", &refuse_choice)
+      .def("__bool__", &refuse_choice)
+      .def("__hash__", &refuse_choice)
+      .def("__eq__", [](const Token& self, const py::object&) { return refuse_choice(self); })
       .def("__repr__",
            [](const Token& self) { return "Token(slot=" + std::to_string(self.slot) + ")"; });
   py::class_<Recorder>(module, "Recorder",

@@ -15,6 +15,9 @@ class NoGrad {
  public:
   explicit NoGrad(const TapeOwner& tape) : tape_(tape) {}
   void enter() {
+    if (tape_->recorder != nullptr) {
+      throw std::runtime_error("no_grad() inside a recorded function would freeze its numbers");
+    }
     found_.push_back(tape_->recording());
     tape_->set_recording(false);
   }

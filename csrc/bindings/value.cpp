@@ -142,6 +142,9 @@ PyObject* get_data(PyObject* self, void*) noexcept {
 }
 
 PyObject* get_grad(PyObject* self, void*) noexcept {
+  if (as_value(self)->tape->recorder != nullptr) [[unlikely]] {
+    return refuse_data();
+  }
   return PyFloat_FromDouble(as_value(self)->tape->grad(as_value(self)->id));
 }
 

@@ -97,7 +97,6 @@ class ScalarEngine:
 
     def _leave_replay(self) -> None:
         assert self._replay is not None
-        self._replay.core.store()
         self.optimizer.adopt(self._replay.core)
         self._replay = None
 
@@ -105,6 +104,7 @@ class ScalarEngine:
         replay = self._replay_for(microbatches)
         if replay is None:
             return self._step_on_tape(microbatches, settings)
+        replay.core.load()  # the matrices are what a user sees and may have written to
         loss, fresh = 0.0, True
         for batch in microbatches:
             scale = 1 / batch.global_targets if batch.global_targets else 0.0
@@ -116,6 +116,7 @@ class ScalarEngine:
         grad_norm = math.sqrt(replay.core.grad_sum_of_squares())
         if self._is_healthy(loss, grad_norm):
             self.optimizer.step_program(replay.core, settings, grad_norm)
+            replay.core.store()
         return FinishedStep(StepMetrics(loss=loss, grad_norm=grad_norm))
 
     def _step_on_tape(self, microbatches: Sequence[Batch], settings: StepSettings) -> FinishedStep:
@@ -141,6 +142,7 @@ class ScalarEngine:
         replay = self._replay_for([batch])
         targets = batch.targets[batch.segments >= 0]
         if replay is not None:
+            replay.core.load()
             texts = texts_of(batch, replay.stages)
             by_text = replay.losses(texts)
             nats = by_text[np.arange(replay.stages) < texts.lengths[:, None]]
@@ -179,15 +181,13 @@ class ScalarEngine:
         if self._replay is not None:
             window = self.config.block_size
             if recorded_nodes(self.config, self.specs, window) <= MOST_NODES:
-                self._replay.core.store()
+                self._replay.core.load()
                 return ReplayDecoder(self._replay, self.model, self.tape, self.config, prompts)
-            self._replay.core.store()
         return ScalarDecoder(self.model, self.tape, self.config, prompts)
 
     def state_dict(self) -> EngineState:
         dtype = np.dtype(self.tape.dtype)
         if self._replay is not None:
-            self._replay.core.store()
             self.optimizer.adopt(self._replay.core)
         weights = {name: matrix.values.astype(dtype) for name, matrix in self.matrices.items()}
         return EngineState(weights=weights, optimizer=self.optimizer.state_dict(dtype))

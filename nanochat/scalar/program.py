@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from nanochat import _scalar
 from nanochat.errors import ProgramError
@@ -74,7 +74,9 @@ class Program:
     ) -> None:
         self._function = function
         self._tokens, self._inputs = tokens, inputs
-        tape = tape if tape is not None else _scalar.default_tape()
+        self._tape = tape = tape if tape is not None else _scalar.default_tape()
+        if numerics == "exact" and tape.dtype == "float32":
+            raise ProgramError("exact numerics need a float64 tape, got float32")
         recorder = _scalar.Recorder(tape, list(parameters))
         with recorder:
             losses = self._call(
@@ -82,10 +84,11 @@ class Program:
                 [recorder.input(i) for i in range(inputs)],
             )
             self._several = not isinstance(losses, Value)
-            outputs = list(losses) if self._several else [losses]
+            outputs = _losses(losses)
             self.core = _scalar.Program.compile(
-                recorder, outputs, [], numerics, dtype, self._several, dump_nodes
-            )
+                recorder, outputs, [], numerics, dtype, self._several, dump_nodes,
+                tokens, inputs,
+            )  # fmt: skip
         if numerics == "exact" and not self.core.ordered:
             raise ProgramError(
                 "this function's gradients cannot be added in microgpt.py's order by a program; "
@@ -148,16 +151,37 @@ class Program:
         if not self._several or self.core.stages < 2 or not self._tokens:
             return
         count = max(self.core.slots // 2, self.core.fewest_tokens)
-        tokens = [0] * count
-        inputs: NDArray[np.float64] | None = np.ones(self._inputs) if self._inputs else None
-        losses = self._call(tokens, [Value(1.0) for _ in range(self._inputs)])
-        expected = sum(loss.data for loss in losses) / len(losses)
-        got = self.core.loss(tokens, inputs)
+        tokens = [(7 * i + 1) % limit for i, limit in enumerate(self.core.limits[:count])]
+        numbers = [1.0 + 0.1 * i for i in range(self._inputs)]
+        try:
+            losses = self._call(tokens, [self._tape.value(number) for number in numbers])
+            expected = sum(loss.data for loss in losses) / len(losses)
+        except (IndexError, ValueError) as error:
+            raise ProgramError(
+                f"the function must also take {count} tokens, the beginning of {self._tokens}, got"
+                f" {type(error).__name__}: {error}; return one Value instead of a list"
+            ) from error
+        got = self.core.loss(tokens, np.array(numbers) if numbers else None)
         if not math.isclose(got, expected, rel_tol=1e-4, abs_tol=1e-6):
             raise ProgramError(
                 f"the losses of {count} tokens are not the first losses of {self._tokens} tokens "
                 f"(mean {expected:.6g}, by replay {got:.6g}); return one Value instead of a list"
             )
+
+
+def _losses(returned: Any) -> list[Value]:
+    if isinstance(returned, Value):
+        return [returned]
+    losses = list(returned) if isinstance(returned, Iterable) else [returned]
+    for loss in losses:
+        if not isinstance(loss, Value):
+            raise ProgramError(
+                "a function to compile must return a Value or a list of Values, got"
+                f" {type(loss).__name__}"
+            )
+    if not losses:
+        raise ProgramError("a function to compile must return at least one loss, got none")
+    return losses
 
 
 def _flatten(parameters: Parameters) -> Iterable[Matrix | Value]:

@@ -661,7 +661,7 @@ CHANGES = {
 }  # fmt: skip
 SEEN_ELSEWHERE = {  # by which test; they are no option of the training itself
     "mode": "metrics_say_what_was_trained", "device": "refused by the table",
-    "data": "bad_input", "data_dir": "registry", "threads": "tensor", "deterministic": "tensor",
+    "numerics": "microgpt, parity", "data": "bad_input", "data_dir": "registry", "threads": "tensor", "deterministic": "tensor",
     "eval_every": "log", "eval_tokens": "below", "checkpoint_every": "resume",
     "memory_drift": "loop", "out": "folder", "resume": "resume", "num_samples": "stdout",
     "max_new_tokens": "sample", "temperature": "sample", "top_k": "sample", "top_p": "sample",

@@ -34,9 +34,10 @@ void assign_stages(Graph& graph) {
     Node& node = graph.nodes[id];
     if (is_leaf(node.kind)) {
       pure[id] = node.kind == Kind::constant || node.kind == Kind::parameter;
-      node.stage = pure[id] || earliest[id] == unused ? shared : earliest[id];
+      node.stage = pure[id] ? shared : earliest[id] == unused ? 0 : earliest[id];
       continue;
     }
+    pure[id] = node.kind != Kind::select;  // a token chooses
     std::int32_t last = shared;
     graph.for_operands(id, [&](Id& operand) {
       pure[id] = pure[id] && pure[operand];

@@ -41,6 +41,7 @@ class Differentiation {
 
   void run() {
     order_nodes();
+    check_outputs();
     for (std::size_t i = 0; i < graph_.outputs.size(); ++i) {
       Node seed;
       seed.kind = Kind::seed;
@@ -99,6 +100,21 @@ class Differentiation {
     }
     for (Column& column : columns_) {
       if (column.index == several) column = {};
+    }
+  }
+
+  // A loss that another loss uses gets its own seed when the sum of losses is walked, between the
+  // gradients of the others; here seeds come first.
+  void check_outputs() {
+    std::vector<char> is_output(size_, 0);
+    for (const Id id : graph_.outputs) {
+      if (is_output[id] || is_leaf(graph_.nodes[id].kind)) graph_.ordered = false;
+      is_output[id] = 1;
+    }
+    for (Id id = 0; id < size_; ++id) {
+      graph_.for_operands(id, [&](Id& operand) {
+        if (is_output[operand]) graph_.ordered = false;
+      });
     }
   }
 

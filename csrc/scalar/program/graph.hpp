@@ -81,6 +81,7 @@ struct Graph {
   // which they reach the matrix.
   std::vector<Product> gather_gradients;
   std::size_t parameters = 0;
+  bool ordered = true;  // exact: gradients can be added in microgpt.py's order
 
   Id add(const Node& node) {
     nodes.push_back(node);

@@ -206,6 +206,7 @@ Grouping group_nodes(Graph& graph) {
   copied.parameter_gradients = graph.parameter_gradients;
   copied.gather_gradients = graph.gather_gradients;
   copied.parameters = graph.parameters;
+  copied.ordered = graph.ordered;
   copied.for_roots([&](Id& id) { id = place[id]; });
   graph = std::move(copied);
   level_copies(graph);

@@ -75,6 +75,7 @@ void hoist_selections(Graph& graph) {
   rewritten.outputs = graph.outputs;
   rewritten.watched = graph.watched;
   rewritten.parameters = graph.parameters;
+  rewritten.ordered = graph.ordered;
   rewritten.for_roots([&](Id& id) { id = moved(id); });
   graph = std::move(rewritten);
 }

@@ -23,6 +23,7 @@ class Lowering {
     program_.stages = static_cast<std::int32_t>(graph.outputs.size());
     program_.parameters = graph.parameters;
     program_.groups = grouping_.groups;
+    program_.ordered = graph.ordered;
     for (const Node& node : graph.nodes) {
       if (node.kind == Kind::input) program_.inputs = std::max(program_.inputs, node.slot + 1);
       const bool gathers = node.kind == Kind::gather, selects = node.kind == Kind::select;
@@ -192,10 +193,7 @@ class Lowering {
         for (std::uint32_t i = 0; i < each.count; ++i) {
           const Product& product = graph_.products[each.first + i];
           Pair pair{relative(place(product.a), stage), relative(place(product.b), stage)};
-          // A number for all lanes stands first.
-          if (pair[0].space == Space::rows && pair[1].space > Space::rows) {
-            std::swap(pair[0], pair[1]);
-          }
+          number_first(pair);
           lists.pairs.push_back(pair);
         }
         if (!exact_ && each.count > 1) sort_products(lists);
@@ -210,6 +208,11 @@ class Lowering {
       lists.start.push_back(static_cast<std::uint32_t>(lists.pairs.size()));
     }
     return lists;
+  }
+
+  // A number for all lanes stands before a row.
+  static void number_first(Pair& pair) {
+    if (pair[0].space == Space::rows && pair[1].space > Space::rows) std::swap(pair[0], pair[1]);
   }
 
   static void sort_products(Lists& lists) {
@@ -279,6 +282,9 @@ class Lowering {
       }
     }
     if (fill.moves.empty()) return;
+    for (Lists& lists : all) {
+      for (Pair& pair : lists.pairs) number_first(pair);
+    }
     std::stable_sort(fill.moves.begin(), fill.moves.end(),
                      [](const Move& a, const Move& b) { return a.stage < b.stage; });
     std::vector<Move> merged;
@@ -352,12 +358,29 @@ class Lowering {
     emit(std::move(instruction));
   }
 
+  static bool reads_rows(const std::vector<Lists>& all) {
+    return std::all_of(all.begin(), all.end(), [](const Lists& lists) {
+      return std::all_of(lists.pairs.begin(), lists.pairs.end(),
+                         [](const Pair& pair) { return pair[0].space == Space::rows; });
+    });
+  }
+
   void lower_map() {
     Instruction map{};
     map.op = Op::map;
     map.kind = group().kind;
     map.constant = node(members().front()).value;
     const std::vector<Lists> all = all_lists();
+    if (!group().is_shared() && !reads_rows(all)) {
+      // A map reads rows: spread the numbers over the group's own, then map these in place.
+      for_stages(all, [&](std::int32_t stage, const Lists& lists) {
+        for (const Nest& nest : find_nests(lists)) emit_sum(stage, nest);
+      });
+      map.whole = true;
+      map.terms.push_back({Ref{Space::rows, group_, own, 0}, Ref{}, 1});
+      emit(std::move(map));
+      return;
+    }
     if (is_whole(all)) {
       emit_whole(all.front(), std::move(map));
       return;
@@ -682,11 +705,29 @@ class Lowering {
     reduction.pairs.push_back({a, b});
   }
 
+  // microgpt.py adds to a row whenever a user of it is walked. A replay adds leaf by leaf, from the
+  // last stage to the first: the same when each leaf has one user, stages fall in the order of the
+  // walk, and nothing but tokens reaches the matrix.
+  void check_scatter_order(const std::vector<Product>& pairs) {
+    for (std::size_t i = 0; i < pairs.size(); ++i) {
+      const Node &leaf = node(pairs[i].a), &gradient = node(pairs[i].b);
+      const bool several = gradient.gradient && gradient.order == leaf.order && gradient.count > 1;
+      const bool rises = i > 0 && leaf.stage > node(pairs[i - 1].a).stage;
+      bool direct = false;
+      const std::int32_t row = leaf.stride;
+      for (std::int32_t at = leaf.index; at < leaf.index + row * leaf.rows; at += row) {
+        direct = direct || graph_.parameter_gradients[static_cast<std::size_t>(at)] != none;
+      }
+      if (several || rises || direct) program_.ordered = false;
+    }
+  }
+
   void lower_scatter() {
     if (graph_.gather_gradients.empty()) return;
     Instruction scatter{};
     scatter.op = Op::scatter;
     std::vector<Product> pairs = graph_.gather_gradients;
+    check_scatter_order(pairs);
     // Stage by stage in the order found, features of a stage side by side.
     std::stable_sort(pairs.begin(), pairs.end(), [&](const Product& x, const Product& y) {
       if (node(x.a).stage != node(y.a).stage) return node(x.a).stage > node(y.a).stage;

@@ -1,0 +1,347 @@
+// Each pass alone, on graphs of a few nodes: what it leaves, as text, and what it must not touch.
+#include "program_testing.hpp"
+#include "scalar/program/groups.hpp"
+#include "scalar/program/lower.hpp"
+#include "testing.hpp"
+
+using namespace nanochat::program;
+using testing::holds;
+using testing::NodeId;
+using testing::text;
+using testing::Trace;
+
+namespace {
+
+Kind kind(const Graph& graph, Id id) { return graph.nodes[id].kind; }
+
+}  // namespace
+
+TEST_CASE(a_recording_keeps_every_operation_in_its_order) {
+  Trace t;
+  const NodeId p = t.parameters(1, 2);
+  const NodeId product = t.tape.mul(p, p + 1);
+  const NodeId started = t.tape.add_const(product, 0.0), minus = t.tape.neg(t.input(0));
+  Graph graph = t.graph({t.tape.add(started, minus)});
+  CHECK(text(graph) ==
+        "%0 = parameter 0\n"
+        "%1 = parameter 1\n"
+        "%2 = sum %0*%1\n"
+        "%3 = sum %2\n"
+        "%4 = input slot 0\n"
+        "%5 = constant -1\n"
+        "%6 = sum %4*%5\n"
+        "%7 = sum %3 %6\n");
+  CHECK(graph.outputs == std::vector<Id>{7} && graph.parameters == 2);
+  CHECK(summary(graph) == "8 nodes: constant 1 parameter 2 input 1 sum 4 (5 products)");
+}
+
+TEST_CASE(a_sum_of_terms_becomes_an_output_a_term) {
+  Trace t;
+  const NodeId p = t.parameters(1, 3);
+  const std::vector<NodeId> terms{t.tape.exp(p), t.tape.log(p + 1), t.tape.tanh(p + 2)};
+  Graph graph = t.graph({t.tape.mul_const(t.sum(terms), 0.25)});
+  CHECK(split_outputs(graph) == 0.25);
+  CHECK(graph.outputs.size() == 3);
+  CHECK(kind(graph, graph.outputs[0]) == Kind::exp && kind(graph, graph.outputs[1]) == Kind::log &&
+        kind(graph, graph.outputs[2]) == Kind::tanh);
+}
+
+TEST_CASE(outputs_that_are_no_such_sum_stay) {
+  Trace t;
+  const NodeId p = t.parameters(1, 2);
+  Graph lone = t.graph({t.tape.exp(p)});
+  CHECK(split_outputs(lone) == 1.0 && lone.outputs.size() == 1);
+  Graph several = t.graph({t.tape.add(p, p + 1), t.tape.exp(p)});
+  CHECK(split_outputs(several) == 1.0 && several.outputs.size() == 2);
+  Graph scaled = t.graph({t.tape.mul_const(t.tape.exp(p), 0.25)});
+  CHECK(split_outputs(scaled) == 1.0 && scaled.outputs.size() == 1);
+}
+
+TEST_CASE(a_number_belongs_to_the_first_output_that_needs_it) {
+  Trace t;
+  const NodeId p = t.parameters(1, 1);
+  const NodeId early = t.tape.exp(t.input(0));
+  const NodeId late = t.tape.mul(early, t.tape.exp(t.input(1)));
+  const NodeId common = t.tape.tanh(p);
+  const NodeId lone = t.tape.log(p);
+  Graph graph = t.graph({t.tape.mul(early, common), t.tape.mul(late, t.tape.mul(common, lone))});
+  assign_stages(graph);
+  for (const Node& node : graph.nodes) {
+    if (node.kind == Kind::input) CHECK(node.stage == node.slot);
+    if (node.kind == Kind::exp) CHECK(node.stage == graph.nodes[node.first].stage);
+    if (node.kind == Kind::parameter || node.kind == Kind::tanh) CHECK(node.stage == shared);
+    if (node.kind == Kind::log) CHECK(node.stage == 1);
+  }
+  CHECK(graph.nodes[graph.outputs[0]].stage == 0 && graph.nodes[graph.outputs[1]].stage == 1);
+}
+
+TEST_CASE(a_selection_belongs_to_a_position_even_among_parameters) {
+  Trace t;
+  const NodeId p = t.parameters(1, 2);
+  const NodeId chosen = t.select(0, {p, p + 1});
+  Graph graph = t.graph({t.tape.exp(chosen), t.tape.tanh(chosen)});
+  assign_stages(graph);
+  for (const Node& node : graph.nodes) {
+    if (node.kind == Kind::select) CHECK(node.stage == 0);
+  }
+}
+
+TEST_CASE(constants_are_computed_once_and_a_factor_of_one_goes) {
+  Trace t;
+  const NodeId p = t.parameters(1, 1);
+  const NodeId two = t.tape.leaf(2.0);
+  const NodeId folded = t.tape.exp(t.tape.add_const(t.tape.mul(two, two), -1.0));
+  Graph graph = t.graph({t.tape.mul(t.tape.mul_const(p, 1.0), folded)});
+  fold_constants(graph);
+  const Node& output = graph.nodes[graph.outputs[0]];
+  const Product product = graph.products[output.first];
+  CHECK(graph.nodes[product.b].kind == Kind::constant);
+  CHECK(testing::same_bits(graph.nodes[product.b].value, t.tape.value(folded)));
+  const Product inner = graph.products[graph.nodes[product.a].first];
+  CHECK(inner.b == one && graph.nodes[inner.a].kind == Kind::parameter);
+}
+
+TEST_CASE(equal_nodes_merge_and_different_ones_do_not) {
+  Trace t;
+  const NodeId p = t.parameters(1, 2);
+  const NodeId a = t.tape.pow_const(p, -1.0), b = t.tape.pow_const(p, -1.0);
+  const NodeId other = t.tape.pow_const(p, -0.5), elsewhere = t.tape.pow_const(p + 1, -1.0);
+  Graph graph = t.graph({t.tape.mul(t.tape.add(a, b), t.tape.add(other, elsewhere))});
+  merge_equal(graph);
+  remove_dead(graph);
+  int powers = 0;
+  for (const Node& node : graph.nodes) powers += node.kind == Kind::power;
+  CHECK(powers == 3);
+  const Product top = graph.products[graph.nodes[graph.outputs[0]].first];
+  const Node& twins = graph.nodes[top.a];
+  CHECK(graph.products[twins.first].a == graph.products[twins.first + 1].a);
+}
+
+TEST_CASE(zeros_of_either_sign_are_not_equal) {
+  Trace t;
+  const NodeId p = t.parameters(1, 1);
+  Graph graph = t.graph({t.tape.add(t.tape.mul(p, t.tape.leaf(0.0)), t.tape.mul(p, t.tape.leaf(-0.0)))});
+  merge_equal(graph);
+  remove_dead(graph);
+  int constants = 0;
+  for (const Node& node : graph.nodes) constants += node.kind == Kind::constant;
+  CHECK(constants == 2);
+}
+
+TEST_CASE(a_factor_of_every_candidate_is_multiplied_after_the_selection) {
+  Trace t;
+  const NodeId p = t.parameters(1, 3);
+  const NodeId x = t.tape.exp(p), y = t.tape.exp(p + 1), z = t.tape.exp(p + 2);
+  Graph graph = t.graph({t.select(0, {t.tape.mul(x, z), t.tape.mul(z, y)})});
+  assign_stages(graph);
+  hoist_selections(graph);
+  remove_dead(graph);
+  CHECK(text(graph) ==
+        "%0 = parameter 0\n"
+        "%1 = parameter 1\n"
+        "%2 = parameter 2\n"
+        "%3 = exp %0  (stage 0)\n"
+        "%4 = exp %1  (stage 0)\n"
+        "%5 = exp %2  (stage 0)\n"
+        "%6 = select %3 %4 slot 0  (stage 0)\n"
+        "%7 = sum %6*%5  (stage 0)\n");
+}
+
+TEST_CASE(candidates_without_a_common_factor_stay) {
+  Trace t;
+  const NodeId p = t.parameters(1, 4);
+  Graph graph = t.graph({t.select(0, {t.tape.mul(p, p + 1), t.tape.mul(p + 2, p + 3)})});
+  const std::size_t before = graph.nodes.size();
+  hoist_selections(graph);
+  CHECK(graph.nodes.size() == before && kind(graph, graph.outputs[0]) == Kind::select);
+}
+
+TEST_CASE(gradients_are_nodes_and_nothing_flows_into_a_maximum) {
+  Trace t;
+  const NodeId p = t.parameters(1, 3);
+  const NodeId top = t.largest({p + 1, p + 2});
+  Graph graph = t.graph({t.tape.mul(t.tape.mul(p, p + 1), top)});
+  assign_stages(graph);
+  differentiate(graph, Numerics::fast);
+  CHECK(graph.seeds.size() == 1 && kind(graph, graph.seeds[0]) == Kind::seed);
+  CHECK(graph.parameter_gradients.size() == 3);
+  CHECK(graph.parameter_gradients[0] != none && graph.parameter_gradients[1] != none);
+  CHECK(graph.parameter_gradients[2] == none);
+  const Product first = graph.products[graph.nodes[graph.parameter_gradients[0]].first];
+  CHECK(first.a == 1);  // p1 · upstream
+}
+
+TEST_CASE(a_gathered_number_has_its_gradient_beside_it) {
+  Trace t;
+  t.parameters(3, 2);
+  Graph graph = t.graph({t.tape.mul(t.gather(0, 0, 1), t.input(0))});
+  assign_stages(graph);
+  differentiate(graph, Numerics::fast);
+  CHECK(graph.gather_gradients.size() == 1);
+  CHECK(kind(graph, graph.gather_gradients[0].a) == Kind::gather);
+  CHECK(graph.nodes[graph.gather_gradients[0].a].index == 1);
+  CHECK(graph.nodes[graph.gather_gradients[0].a].stride == 2);
+}
+
+TEST_CASE(a_chain_of_additions_is_one_sum_and_a_sum_on_the_right_is_not_opened) {
+  Trace t;
+  const NodeId p = t.parameters(1, 6);
+  const NodeId dot =
+      t.sum({t.tape.mul(p, p + 1), t.tape.mul(p + 2, p + 3), t.tape.mul(p + 4, p + 5)});
+  Graph graph = t.graph({t.tape.exp(dot), t.tape.add(p, t.tape.add(p + 1, p + 2))});
+  collect_sums(graph);
+  remove_dead(graph);
+  const std::string left = text(graph);
+  CHECK(holds(left, "sum %0*%1 %2*%3 %4*%5\n"));
+  CHECK(holds(left, " = sum %1 %2\n"));
+  const Node& right = graph.nodes[graph.outputs[1]];
+  CHECK(right.kind == Kind::sum && right.count == 2);
+}
+
+TEST_CASE(a_sum_that_others_use_keeps_its_name) {
+  Trace t;
+  const NodeId p = t.parameters(1, 3);
+  const NodeId inner = t.tape.add(p, p + 1);
+  Graph graph = t.graph({t.tape.add(inner, p + 2), t.tape.exp(inner)});
+  collect_sums(graph);
+  const Node& output = graph.nodes[graph.outputs[0]];
+  CHECK(output.count == 2 && kind(graph, graph.products[output.first].a) == Kind::sum);
+}
+
+TEST_CASE(no_two_sums_share_their_products) {
+  // A pass that renumbers operands in place would renumber shared ones twice.
+  Trace t;
+  const NodeId p = t.parameters(1, 2);
+  const NodeId left = t.tape.mul_const(t.tape.exp(p), 0.5);
+  const NodeId right = t.tape.mul_const(t.tape.exp(p + 1), 0.5);
+  Graph graph = t.graph({t.tape.tanh(t.tape.add(left, right)), t.tape.log(right)});
+  collect_sums(graph);
+  std::vector<int> owners(graph.products.size(), 0);
+  std::vector<char> used(graph.nodes.size(), 0);
+  graph.for_roots([&](Id& id) { used[id] = 1; });
+  for (Id id = static_cast<Id>(graph.nodes.size()); id-- > 0;) {
+    if (used[id]) graph.for_operands(id, [&](Id& operand) { used[operand] = 1; });
+  }
+  for (Id id = 0; id < graph.nodes.size(); ++id) {
+    const Node& node = graph.nodes[id];
+    if (node.kind != Kind::sum || !used[id]) continue;
+    for (std::uint32_t i = 0; i < node.count; ++i) CHECK(++owners[node.first + i] == 1);
+  }
+}
+
+TEST_CASE(what_nothing_needs_goes_and_what_is_watched_stays) {
+  Trace t;
+  const NodeId p = t.parameters(1, 2);
+  const NodeId watched = t.tape.tanh(p), output = t.tape.exp(p);
+  Graph graph = t.graph({output}, {watched});
+  Node idle;
+  idle.kind = Kind::input;
+  graph.add(idle);
+  remove_dead(graph);
+  CHECK(holds(summary(graph), "tanh 1") && holds(summary(graph), "exp 1"));
+  CHECK(!holds(summary(graph), "input"));
+  CHECK(kind(graph, graph.outputs[0]) == Kind::exp && kind(graph, graph.watched[0]) == Kind::tanh);
+}
+
+TEST_CASE(the_same_work_on_other_numbers_is_one_group) {
+  Trace t;
+  const NodeId p = t.parameters(2, 2);
+  const NodeId x = t.input(0), y = t.input(1);
+  std::vector<NodeId> rows;
+  for (NodeId r = 0; r < 2; ++r) {
+    rows.push_back(t.tape.exp(t.sum({t.tape.mul(p + 2 * r, x), t.tape.mul(p + 2 * r + 1, y)})));
+  }
+  Graph graph = t.graph({t.tape.mul(rows[0], rows[1])});
+  assign_stages(graph);
+  collect_sums(graph);
+  remove_dead(graph);
+  const Grouping grouping = group_nodes(graph);
+  int sums = 0, maps = 0;
+  for (const Group& group : grouping.groups) {
+    if (group.kind == Kind::exp) CHECK(++maps == 1 && group.features == 2);
+    if (group.kind == Kind::sum && group.features == 2) ++sums;
+  }
+  CHECK(maps == 1 && sums == 1);
+  for (Id id = 0; id < graph.nodes.size(); ++id) {
+    const bool stored = kind(graph, id) != Kind::parameter && kind(graph, id) != Kind::constant;
+    CHECK((grouping.group_of[id] >= 0) == stored);
+  }
+}
+
+TEST_CASE(candidates_of_every_selection_are_consecutive_rows) {
+  // The outer selection takes what inner ones gave: one that was scattered, one that was not.
+  Trace t;
+  const NodeId p = t.parameters(1, 3);
+  const NodeId x = t.input(0);
+  std::vector<NodeId> v;
+  for (NodeId i = 0; i < 3; ++i) v.push_back(t.tape.tanh(t.tape.mul(p + i, x)));
+  const NodeId scattered = t.tape.exp(t.select(0, {v[0], v[2], v[1]}));
+  const NodeId ordered = t.tape.exp(t.select(0, {v[0], v[1], v[2]}));
+  Graph graph = t.graph({t.select(1, {scattered, ordered})});
+  assign_stages(graph);
+  const Grouping grouping = group_nodes(graph);
+  for (const Node& node : graph.nodes) {
+    if (node.kind != Kind::select) continue;
+    const Id head = graph.operands[node.first];
+    for (std::uint32_t i = 0; i < node.count; ++i) {
+      const Id id = graph.operands[node.first + i];
+      CHECK(grouping.group_of[id] == grouping.group_of[head]);
+      CHECK(grouping.feature_of[id] == grouping.feature_of[head] + static_cast<std::int32_t>(i));
+    }
+  }
+}
+
+TEST_CASE(a_matrix_times_a_vector_is_one_nest) {
+  Lists lists;
+  for (std::int32_t row = 0; row < 4; ++row) {
+    for (std::int32_t k = 0; k < 3; ++k) {
+      lists.pairs.push_back({Place{Space::parameter, 0, own, row * 3 + k}, Place{Space::rows, 7, own, k}});
+    }
+    lists.start.push_back(static_cast<std::uint32_t>(lists.pairs.size()));
+  }
+  const std::vector<Nest> nests = find_nests(lists);
+  CHECK(nests.size() == 1 && nests[0].features == 4 && nests[0].outer == 1);
+  CHECK(nests[0].terms.size() == 1 && nests[0].terms[0].k == 3);
+  const Term& term = nests[0].terms[0];
+  CHECK(term.a.k_step == 1 && term.a.f_step == 3 && term.b.k_step == 1 && term.b.f_step == 0);
+}
+
+TEST_CASE(nests_enumerate_exactly_the_products_they_were_built_from) {
+  // Lists without any order, small enough that runs and repetitions arise by chance.
+  std::uint32_t state = 12345;
+  const auto random = [&](std::uint32_t n) {
+    state = state * 1664525U + 1013904223U;
+    return static_cast<std::int32_t>((state >> 16U) % n);
+  };
+  for (int round = 0; round < 3000; ++round) {
+    Lists lists;
+    const std::int32_t features = 1 + random(6);
+    for (std::int32_t f = 0; f < features; ++f) {
+      for (std::int32_t i = random(4); i >= 0; --i) {
+        const auto place = [&] { return Place{Space::rows, random(2), own, random(3) + f * random(2)}; };
+        lists.pairs.push_back({place(), place()});
+      }
+      lists.start.push_back(static_cast<std::uint32_t>(lists.pairs.size()));
+    }
+    std::size_t seen = 0;
+    for (const Nest& nest : find_nests(lists)) {
+      for (std::int32_t o = 0; o < nest.outer; ++o) {
+        for (std::int32_t f = 0; f < nest.features; ++f) {
+          const auto feature = static_cast<std::size_t>(nest.row + o * nest.features + f);
+          std::size_t at = lists.start[feature];
+          for (const Term& term : nest.terms) {
+            for (std::int32_t k = 0; k < term.k; ++k, ++at, ++seen) {
+              const auto stands = [&](const Ref& ref, const Place& place) {
+                return ref.group == place.group && ref.stage == place.stage &&
+                       ref.index + o * ref.o_step + f * ref.f_step + k * ref.k_step == place.index;
+              };
+              CHECK(stands(term.a, lists.pairs[at][0]) && stands(term.b, lists.pairs[at][1]));
+            }
+          }
+          CHECK(at == lists.start[feature + 1]);
+        }
+      }
+    }
+    CHECK(seen == lists.pairs.size());
+  }
+}
