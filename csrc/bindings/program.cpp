@@ -100,7 +100,7 @@ std::unique_ptr<Compiled> compile(const Recorder& recorder, const py::sequence& 
                                            ids_of(watched, recorder, "watched values"));
   const auto kind = exact ? program::Numerics::exact : program::Numerics::fast;
   const double weight =
-      program::optimise(graph, kind, [&](const char* pass, const program::Graph& after) {
+      program::optimise(graph, kind, !mean, [&](const char* pass, const program::Graph& after) {
         std::string text = program::summary(after);
         if (dump_nodes > 0) text += "\n" + program::dump(after, dump_nodes);
         compiled->passes.emplace_back(pass, std::move(text));
@@ -230,7 +230,8 @@ void read_tokens(Compiled& self, const py::handle& document) {
   }
   const std::int32_t least = self.mean ? self.last_slot.front() + 1 : self.given_tokens;
   require(count >= least && count <= self.given_tokens && length > 0 &&
-              (self.mean || length == program.stages),
+              (length == program.stages ||
+               (self.mean && count == self.last_slot[static_cast<std::size_t>(length - 1)] + 1)),
           "a document must have " +
               (least == self.given_tokens ? "" : std::to_string(least) + " … ") +
               std::to_string(self.given_tokens) + " tokens, got " + std::to_string(count));

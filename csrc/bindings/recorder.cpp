@@ -1,15 +1,13 @@
 // See recorder.hpp.
 #include "bindings/recorder.hpp"
 
+#include <algorithm>
 #include <string>
 
 namespace nanochat::bindings {
 
 Recorder::Recorder(const TapeOwner& tape, const py::sequence& blocks) : tape_(tape) {
   for (const py::handle block : blocks) {
-    for (const py::handle other : owners_) {
-      if (other.is(block)) throw py::value_error("a parameter stands twice among the parameters");
-    }
     owners_.append(block);
     if (is_value(block.ptr())) {
       const ValueObject* value = as_value(block.ptr());
@@ -22,6 +20,14 @@ Recorder::Recorder(const TapeOwner& tape, const py::sequence& blocks) : tape_(ta
       const auto& matrix = block.cast<const Matrix&>();
       if (matrix.tape() != tape_.get()) throw py::value_error("a parameter is on another tape");
       recording_.blocks.push_back({matrix.first(), matrix.rows(), matrix.cols()});
+    }
+  }
+  auto sorted = recording_.blocks;
+  std::sort(sorted.begin(), sorted.end(),
+            [](const program::Block& a, const program::Block& b) { return a.first < b.first; });
+  for (std::size_t i = 1; i < sorted.size(); ++i) {
+    if (sorted[i - 1].first + sorted[i - 1].rows * sorted[i - 1].cols > sorted[i].first) {
+      throw py::value_error("a parameter stands twice among the parameters");
     }
   }
 }
@@ -109,7 +115,7 @@ py::object Recorder::input(std::int32_t slot, double value) {
 namespace {
 
 int refuse_choice(const Token& token) {
-  throw py::type_error("token " + std::to_string(token.slot) +
+  throw py::type_error("Token " + std::to_string(token.slot) +
                        " is only known at replay and cannot decide what is recorded; give it to "
                        "Matrix.row() or select()");
 }

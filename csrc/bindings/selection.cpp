@@ -40,7 +40,7 @@ py::object recorded_select(const py::sequence& values, const Token& token) {
     Recorder* recorder = as_value(value.ptr())->tape->recorder;
     if (recorder != nullptr) return recorder->select(values, token);
   }
-  throw std::runtime_error("select() by a Token outside a recorded function");
+  throw std::runtime_error("select() by a Token takes Values of a tape that is being recorded");
 }
 
 // The tape that is being recorded and of which the first Value is, or null.

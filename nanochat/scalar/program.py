@@ -72,7 +72,7 @@ class Program:
         dump_nodes: int,
         tape: Tape | None,
     ) -> None:
-        self._function = function
+        self._function, self._parameters = function, parameters
         self._tokens, self._inputs = tokens, inputs
         self._tape = tape = tape if tape is not None else _scalar.default_tape()
         if numerics == "exact" and tape.dtype == "float32":
@@ -142,6 +142,26 @@ class Program:
         """The program as one C file that compiles and trains by itself, with the same numbers."""
         return self.core.to_c()
 
+    def _shake(self) -> list[Any]:
+        """Move each parameter a little, so that zeros hide nothing; returns what they were."""
+        kept: list[Any] = []
+        for i, parameter in enumerate(self._parameters, start=1):
+            if isinstance(parameter, Value):
+                kept.append(parameter.data)
+                parameter.data += 0.01 * math.sin(i)
+            else:
+                kept.append(parameter.values.copy())
+                steps = np.arange(parameter.values.size).reshape(parameter.shape)
+                parameter.values[:] += 0.01 * np.sin(i + steps)
+        return kept
+
+    def _put_back(self, kept: Sequence[Any]) -> None:
+        for parameter, was in zip(self._parameters, kept, strict=True):
+            if isinstance(parameter, Value):
+                parameter.data = was
+            else:
+                parameter.values[:] = was
+
     def _call(self, tokens: list[Any], inputs: list[Any]) -> Any:
         arguments = ([tokens] if self._tokens else []) + ([inputs] if self._inputs else [])
         return self._function(*arguments)
@@ -153,6 +173,7 @@ class Program:
         count = max(self.core.slots // 2, self.core.fewest_tokens)
         tokens = [(7 * i + 1) % limit for i, limit in enumerate(self.core.limits[:count])]
         numbers = [1.0 + 0.1 * i for i in range(self._inputs)]
+        kept = self._shake()
         try:
             losses = self._call(tokens, [self._tape.value(number) for number in numbers])
             expected = sum(loss.data for loss in losses) / len(losses)
@@ -161,7 +182,10 @@ class Program:
                 f"the function must also take {count} tokens, the beginning of {self._tokens}, got"
                 f" {type(error).__name__}: {error}; return one Value instead of a list"
             ) from error
-        got = self.core.loss(tokens, np.array(numbers) if numbers else None)
+        else:
+            got = self.core.loss(tokens, np.array(numbers) if numbers else None)
+        finally:
+            self._put_back(kept)
         if not math.isclose(got, expected, rel_tol=1e-4, abs_tol=1e-6):
             raise ProgramError(
                 f"the losses of {count} tokens are not the first losses of {self._tokens} tokens "

@@ -111,7 +111,7 @@ struct Model {
 
   VectorProgram compile(Numerics numerics) {
     Graph graph = trace.graph(losses(nullptr, longest));
-    const double weight = optimise(graph, numerics, {});
+    const double weight = optimise(graph, numerics, true, {});
     VectorProgram program = lower(graph, numerics);
     program.weight = weight;
     return program;
@@ -157,11 +157,13 @@ std::vector<double> by_tape(Model& model, const Batch& batch, bool all, std::vec
     const std::vector<NodeId> losses =
         model.losses(batch.tokens.data() + d * (longest + 1), batch.lengths[at]);
     totals.push_back(0.0);
+    std::vector<NodeId> scaled;
     for (std::size_t t = 0; t < losses.size(); ++t) {
       if (!all && batch.counted[at * longest + t] == 0) continue;
       totals.back() += model.trace.tape.value(losses[t]);
-      model.trace.tape.backward(model.trace.tape.mul_const(losses[t], batch.scale[at]));
+      scaled.push_back(model.trace.tape.mul_const(losses[t], batch.scale[at]));
     }
+    if (!scaled.empty()) model.trace.tape.backward(model.trace.sum(scaled));
   }
   std::vector<double> gradients;
   each([&](double& g) { gradients.push_back(g); });

@@ -129,7 +129,7 @@ bool consecutive(const Graph& graph, const Grouping& grouping, const Node& node)
   for (std::uint32_t i = 0; i < node.count; ++i) {
     const Id id = graph.operands[node.first + i];
     if (grouping.group_of[id] < 0 || grouping.group_of[id] != grouping.group_of[head] ||
-        graph.nodes[id].stage != node.stage || node.stage == shared ||
+        graph.nodes[id].stage != node.stage ||
         grouping.feature_of[id] != grouping.feature_of[head] + static_cast<std::int32_t>(i)) {
       return false;
     }
@@ -160,20 +160,8 @@ void level_copies(Graph& graph) {
   }
 }
 
-}  // namespace
-
-Grouping group_nodes(Graph& graph) {
-  Grouping grouping = form_groups(graph);
-  std::vector<char> scattered(graph.nodes.size(), 0);
-  bool any = false;
-  for (Id id = 0; id < graph.nodes.size(); ++id) {
-    const Node& node = graph.nodes[id];
-    scattered[id] = takes_rows(node.kind) && !consecutive(graph, grouping, node);
-    any = any || scattered[id];
-  }
-  if (!any) return grouping;
-
-  // Copies stand right before their user.
+// Gives each of these selections and maxima operands of its own.
+void copy_operands(Graph& graph, const std::vector<char>& scattered) {
   Graph copied;
   std::vector<Id> place(graph.nodes.size());
   for (Id id = 0; id < graph.nodes.size(); ++id) {
@@ -209,8 +197,26 @@ Grouping group_nodes(Graph& graph) {
   copied.ordered = graph.ordered;
   copied.for_roots([&](Id& id) { id = place[id]; });
   graph = std::move(copied);
-  level_copies(graph);
-  return form_groups(graph);
+}
+
+
+}  // namespace
+
+Grouping group_nodes(Graph& graph) {
+  // A copy changes the class of what uses it, which may part the operands of another selection.
+  for (;;) {
+    Grouping grouping = form_groups(graph);
+    std::vector<char> scattered(graph.nodes.size(), 0);
+    bool any = false;
+    for (Id id = 0; id < graph.nodes.size(); ++id) {
+      const Node& node = graph.nodes[id];
+      scattered[id] = takes_rows(node.kind) && !consecutive(graph, grouping, node);
+      any = any || scattered[id];
+    }
+    if (!any) return grouping;
+    copy_operands(graph, scattered);
+    level_copies(graph);
+  }
 }
 
 }  // namespace nanochat::program

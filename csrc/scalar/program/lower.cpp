@@ -402,10 +402,12 @@ class Lowering {
     part.terms = std::move(nest.terms);
   }
 
-  // Rows of a ragged group lie in a block a stage: there is no row through all stages.
+  // A row of one stage, or of a ragged group, which lies in a block a stage, is no row through all
+  // stages.
   bool reads_blocks(const Lists& lists) const {
     const auto ragged = [&](const Place& at) {
-      return at.space == Space::rows && program_.groups[static_cast<std::size_t>(at.group)].ragged();
+      return at.space == Space::rows &&
+             (at.stage != own || program_.groups[static_cast<std::size_t>(at.group)].ragged());
     };
     return std::any_of(lists.pairs.begin(), lists.pairs.end(),
                        [&](const Pair& pair) { return ragged(pair[0]) || ragged(pair[1]); });

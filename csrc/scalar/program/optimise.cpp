@@ -5,12 +5,12 @@
 
 namespace nanochat::program {
 
-double optimise(Graph& graph, Numerics numerics, const Watch& watch) {
+double optimise(Graph& graph, Numerics numerics, bool split, const Watch& watch) {
   const auto after = [&](const char* pass) {
     if (watch) watch(pass, graph);
   };
   after("recorded");
-  const double weight = split_outputs(graph);
+  const double weight = split ? split_outputs(graph) : 1.0;
   assign_stages(graph);
   after("stages");
   fold_constants(graph);

@@ -19,16 +19,23 @@ void remove_dead(Graph& graph) {
   Id next = 0;
   for (Id id = 0; id < graph.nodes.size(); ++id) {
     if (!alive[id]) continue;
-    graph.for_operands(id, [&](Id& operand) { operand = place[operand]; });
     Node node = graph.nodes[id];
-    if (node.kind == Kind::sum) {
-      const auto begin = graph.products.begin() + node.first;
+    // Sums may share products in the old pool: each gets its own, renumbered once.
+    const auto moved = [&](Id operand) { return operand >= one ? operand : place[operand]; };
+    if (is_unary(node.kind)) {
+      node.first = place[node.first];
+    } else if (node.kind == Kind::sum) {
+      const std::uint32_t from = node.first;
       node.first = static_cast<std::uint32_t>(products.size());
-      products.insert(products.end(), begin, begin + node.count);
-    } else if (node.kind == Kind::select || node.kind == Kind::largest) {
-      const auto begin = graph.operands.begin() + node.first;
+      for (std::uint32_t i = from; i < from + node.count; ++i) {
+        products.push_back({moved(graph.products[i].a), moved(graph.products[i].b)});
+      }
+    } else if (!is_leaf(node.kind)) {
+      const std::uint32_t from = node.first;
       node.first = static_cast<std::uint32_t>(operands.size());
-      operands.insert(operands.end(), begin, begin + node.count);
+      for (std::uint32_t i = from; i < from + node.count; ++i) {
+        operands.push_back(place[graph.operands[i]]);
+      }
     }
     graph.nodes[next] = node;
     place[id] = next++;
