@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from nanochat.commands.train import TrainResult, train
     from nanochat.config import AblateConfig, EvalConfig, SampleConfig, TrainConfig
     from nanochat.errors import NanochatError
-    from nanochat.scalar.program import Program, compile
+    from nanochat.scalar.program import Program, compile  # noqa: A004 – nanochat.compile, as torch
     from nanochat.scalar.value import Matrix, Value, detached_max, select
 
 _HOMES = {

@@ -1,4 +1,5 @@
-// Program: a recorded function, optimised, with its parameters and optimizer state, ready to replay.
+// Program: a recorded function, optimised, with its parameters and optimizer state, ready to
+// replay.
 #include <pybind11/functional.h>
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
@@ -37,7 +38,7 @@ struct Compiled {
   bool mean = false;  // the loss is the mean of the outputs, however many a document has
   std::unique_ptr<Replay<double>> double_replay;
   std::unique_ptr<Replay<float>> float_replay;
-  std::vector<std::int32_t> lengths;  // of the last forward
+  std::vector<std::int32_t> lengths;    // of the last forward
   std::vector<std::int32_t> last_slot;  // the highest slot that stages up to each one read
   long long steps = 0;                  // of Adam
   std::int32_t given_tokens = 0;        // what a document of step() has,
@@ -56,7 +57,8 @@ std::vector<NodeId> ids_of(const py::sequence& values, const Recorder& recorder,
   std::vector<NodeId> ids;
   for (const py::handle value : values) {
     if (!is_value(value.ptr())) {
-      throw py::type_error(std::string(what) + " must be Values, got " + Py_TYPE(value.ptr())->tp_name);
+      throw py::type_error(std::string(what) + " must be Values, got " +
+                           Py_TYPE(value.ptr())->tp_name);
     }
     if (as_value(value.ptr())->tape != recorder.tape().get()) {
       throw py::value_error(std::string(what) + " are on another tape");
@@ -116,8 +118,8 @@ std::unique_ptr<Compiled> compile(const Recorder& recorder, const py::sequence& 
   if (compiled->single) {
     compiled->float_replay = std::make_unique<Replay<float>>(compiled->program, tables.fast32);
   } else {
-    compiled->double_replay = std::make_unique<Replay<double>>(
-        compiled->program, exact ? tables.exact : tables.fast64);
+    compiled->double_replay =
+        std::make_unique<Replay<double>>(compiled->program, exact ? tables.exact : tables.fast64);
   }
   return compiled;
 }
@@ -153,9 +155,9 @@ void require(bool holds, const std::string& message) {
 
 template <class Array>
 void require_shape(const Array& array, py::ssize_t rows, py::ssize_t cols, const char* name) {
-  require(array.ndim() == 2 && array.shape(0) == rows && array.shape(1) >= cols,
-          std::string(name) + " must be (" + std::to_string(rows) + ", " + std::to_string(cols) +
-              ")");
+  require(
+      array.ndim() == 2 && array.shape(0) == rows && array.shape(1) >= cols,
+      std::string(name) + " must be (" + std::to_string(rows) + ", " + std::to_string(cols) + ")");
 }
 
 Doubles forward(Compiled& self, const Integers& lengths, const Integers& tokens,
@@ -173,8 +175,8 @@ Doubles forward(Compiled& self, const Integers& lengths, const Integers& tokens,
           "inputs are missing: the program reads " + std::to_string(program.inputs));
   if (inputs) {
     require_shape(*inputs, count, program.inputs, "inputs");
-    require(inputs->shape(1) == program.inputs, "inputs must have " +
-                                                    std::to_string(program.inputs) + " columns");
+    require(inputs->shape(1) == program.inputs,
+            "inputs must have " + std::to_string(program.inputs) + " columns");
   }
   if (counted) {
     require_shape(*counted, count, program.stages, "counted");
@@ -186,9 +188,9 @@ Doubles forward(Compiled& self, const Integers& lengths, const Integers& tokens,
             "a document must have 1 … " + std::to_string(program.stages) + " positions, got " +
                 std::to_string(length));
   }
-  const Documents documents{static_cast<std::int32_t>(count), self.lengths.data(), tokens.data(),
-                            inputs ? inputs->data() : nullptr, scale.data(),
-                            counted ? counted->data() : nullptr};
+  const Documents documents{
+      static_cast<std::int32_t>(count),  self.lengths.data(), tokens.data(),
+      inputs ? inputs->data() : nullptr, scale.data(),        counted ? counted->data() : nullptr};
   Doubles totals(count);
   self.replay([&](auto& replay) { replay.forward(documents, totals.mutable_data()); });
   return totals;
@@ -220,7 +222,8 @@ std::int32_t read_token(const py::handle& item, std::int32_t position, std::int3
 // One document: its tokens, and how many positions they are enough for.
 void read_tokens(Compiled& self, const py::handle& document) {
   const VectorProgram& program = self.program;
-  require(is_sequence(document), "a document must be a sequence of tokens, got " + type_of(document));
+  require(is_sequence(document),
+          "a document must be a sequence of tokens, got " + type_of(document));
   const auto items = py::reinterpret_steal<py::object>(PySequence_Fast(document.ptr(), "tokens"));
   if (!items) throw py::error_already_set();
   const auto count = static_cast<std::int32_t>(PySequence_Fast_GET_SIZE(items.ptr()));
@@ -238,9 +241,8 @@ void read_tokens(Compiled& self, const py::handle& document) {
   const std::size_t start = self.tokens.size();
   self.tokens.resize(start + static_cast<std::size_t>(program.slots), 0);
   for (std::int32_t i = 0; i < std::min(count, program.slots); ++i) {
-    self.tokens[start + static_cast<std::size_t>(i)] =
-        read_token(PySequence_Fast_GET_ITEM(items.ptr(), i), i,
-                   program.limits[static_cast<std::size_t>(i)]);
+    self.tokens[start + static_cast<std::size_t>(i)] = read_token(
+        PySequence_Fast_GET_ITEM(items.ptr(), i), i, program.limits[static_cast<std::size_t>(i)]);
   }
   self.lengths.push_back(length);
 }
@@ -250,7 +252,8 @@ std::optional<Doubles> read_inputs(const Compiled& self, const py::object& input
                                    py::ssize_t& count) {
   const std::int32_t width = self.given_inputs;
   if (inputs.is_none()) {
-    require(width == 0, "inputs must be " + std::to_string(width) + " numbers a document, got none");
+    require(width == 0,
+            "inputs must be " + std::to_string(width) + " numbers a document, got none");
     return std::nullopt;
   }
   require(width > 0, "inputs must be left out: this program takes none");
@@ -266,11 +269,13 @@ std::optional<Doubles> read_inputs(const Compiled& self, const py::object& input
     shape += (i == 0 ? "" : ", ") + std::to_string(array.shape(i));
   }
   require(one || several, "inputs must be " + std::to_string(width) +
-                              " numbers a document, at least one document, got shape (" + shape + ")");
+                              " numbers a document, at least one document, got shape (" + shape +
+                              ")");
   const py::ssize_t documents = one ? 1 : array.shape(0);
   if (self.given_tokens == 0) count = documents;
   require(documents == count, "inputs must be for " + std::to_string(count) +
-                                  " documents, as the tokens are, got " + std::to_string(documents));
+                                  " documents, as the tokens are, got " +
+                                  std::to_string(documents));
   return array;
 }
 
@@ -312,10 +317,14 @@ double run(Compiled& self, const py::object& tokens, const py::object& given, bo
     if (count > 1) self.scale.back() /= static_cast<double>(count);
   }
   self.totals.resize(self.lengths.size());
-  const Documents documents{
-      static_cast<std::int32_t>(count), self.lengths.data(), self.tokens.data(),
-      !numbers.empty() ? numbers.data() : inputs ? inputs->data() : nullptr, self.scale.data(),
-      nullptr};
+  const Documents documents{static_cast<std::int32_t>(count),
+                            self.lengths.data(),
+                            self.tokens.data(),
+                            !numbers.empty() ? numbers.data()
+                            : inputs         ? inputs->data()
+                                             : nullptr,
+                            self.scale.data(),
+                            nullptr};
   self.replay([&](auto& replay) {
     replay.forward(documents, self.totals.data());
     if (backward) replay.backward(false);
@@ -328,13 +337,14 @@ double run(Compiled& self, const py::object& tokens, const py::object& given, bo
   return loss;
 }
 
-double step(Compiled& self, const py::object& tokens, const py::object& inputs,
-            double lr, double beta1, double beta2, double eps, double weight_decay) {
+double step(Compiled& self, const py::object& tokens, const py::object& inputs, double lr,
+            double beta1, double beta2, double eps, double weight_decay) {
   load(self);
   const double loss = run(self, tokens, inputs, true);
   const auto t = static_cast<double>(++self.steps);
-  const simd::Adam settings{lr, beta1, beta2, eps, weight_decay, 1.0 - libm::pow(beta1, t),
-                            1.0 - libm::pow(beta2, t), 1.0};
+  const simd::Adam settings{
+      lr, beta1, beta2, eps, weight_decay, 1.0 - libm::pow(beta1, t), 1.0 - libm::pow(beta2, t),
+      1.0};
   self.replay([&](auto& replay) { replay.adamw(0, self.program.parameters, settings); });
   store(self, false);
   return loss;
@@ -342,8 +352,8 @@ double step(Compiled& self, const py::object& tokens, const py::object& inputs,
 
 std::string to_c(Compiled& self) {
   load(self);
-  program::Trained trained{self.single, self.mean, self.blocks, self.last_slot, {}, {}, {},
-                           self.steps};
+  program::Trained trained{self.single, self.mean, self.blocks, self.last_slot,
+                           {},          {},        {},          self.steps};
   self.replay([&](auto& replay) {
     const auto copy = [&](const auto* from) {
       return std::vector<double>(from, from + self.program.parameters);
@@ -371,55 +381,65 @@ py::array view(const py::object& self, int which) {
 
 void register_program(py::module_& module) {
   py::class_<Compiled> face(module, "Program");
-  face.def_static("compile", &compile, py::arg("recorder"), py::arg("outputs"),
-                  py::arg("watched"), py::arg("numerics"), py::arg("dtype"),
-                  py::arg("mean") = true, py::arg("dump_nodes") = 0, py::arg("given_tokens") = 0,
+  face.def_static("compile", &compile, py::arg("recorder"), py::arg("outputs"), py::arg("watched"),
+                  py::arg("numerics"), py::arg("dtype"), py::arg("mean") = true,
+                  py::arg("dump_nodes") = 0, py::arg("given_tokens") = 0,
                   py::arg("given_inputs") = 0)
       .def("step", &step, py::arg("tokens") = py::none(), py::arg("inputs") = py::none(),
            py::arg("lr") = 0.01, py::arg("beta1") = 0.9, py::arg("beta2") = 0.999,
            py::arg("eps") = 1e-8, py::arg("weight_decay") = 0.0)
-      .def("loss",
-           [](Compiled& self, const py::object& tokens, const py::object& inputs) {
-             load(self);
-             return run(self, tokens, inputs, false);
-           },
-           py::arg("tokens") = py::none(), py::arg("inputs") = py::none())
-      .def("grad",
-           [](Compiled& self, const py::object& tokens, const py::object& inputs) {
-             load(self);
-             const double loss = run(self, tokens, inputs, true);
-             store(self, true);
-             return loss;
-           },
-           py::arg("tokens") = py::none(), py::arg("inputs") = py::none())
+      .def(
+          "loss",
+          [](Compiled& self, const py::object& tokens, const py::object& inputs) {
+            load(self);
+            return run(self, tokens, inputs, false);
+          },
+          py::arg("tokens") = py::none(), py::arg("inputs") = py::none())
+      .def(
+          "grad",
+          [](Compiled& self, const py::object& tokens, const py::object& inputs) {
+            load(self);
+            const double loss = run(self, tokens, inputs, true);
+            store(self, true);
+            return loss;
+          },
+          py::arg("tokens") = py::none(), py::arg("inputs") = py::none())
       .def("load", &load)
       .def("store", [](const Compiled& self) { store(self, false); })
       .def("forward", &forward, py::arg("lengths"), py::arg("tokens"), py::arg("scale"),
            py::arg("inputs") = py::none(), py::arg("counted") = py::none())
-      .def("backward",
-           [](Compiled& self, bool accumulate) {
-             self.replay([&](auto& replay) { replay.backward(accumulate); });
-           },
-           py::arg("accumulate") = false)
-      .def("adamw",
-           [](Compiled& self, std::size_t begin, std::size_t end, double lr, double beta1,
-              double beta2, double eps, double weight_decay, long long t, double grad_scale) {
-             const auto step = static_cast<double>(t);
-             const simd::Adam settings{lr, beta1, beta2, eps, weight_decay,
-                                       1.0 - libm::pow(beta1, step), 1.0 - libm::pow(beta2, step),
-                                       grad_scale};
-             self.replay([&](auto& replay) { replay.adamw(begin, end, settings); });
-           },
-           py::arg("begin"), py::arg("end"), py::arg("lr"), py::arg("beta1"), py::arg("beta2"),
-           py::arg("eps"), py::arg("weight_decay"), py::arg("t"), py::arg("grad_scale") = 1.0)
-      .def("sgd",
-           [](Compiled& self, std::size_t begin, std::size_t end, double lr, double momentum,
-              double weight_decay, bool first, double grad_scale) {
-             const simd::Sgd settings{lr, momentum, weight_decay, first, grad_scale};
-             self.replay([&](auto& replay) { replay.sgd(begin, end, settings); });
-           },
-           py::arg("begin"), py::arg("end"), py::arg("lr"), py::arg("momentum"),
-           py::arg("weight_decay"), py::arg("first"), py::arg("grad_scale") = 1.0)
+      .def(
+          "backward",
+          [](Compiled& self, bool accumulate) {
+            self.replay([&](auto& replay) { replay.backward(accumulate); });
+          },
+          py::arg("accumulate") = false)
+      .def(
+          "adamw",
+          [](Compiled& self, std::size_t begin, std::size_t end, double lr, double beta1,
+             double beta2, double eps, double weight_decay, long long t, double grad_scale) {
+            const auto step = static_cast<double>(t);
+            const simd::Adam settings{lr,
+                                      beta1,
+                                      beta2,
+                                      eps,
+                                      weight_decay,
+                                      1.0 - libm::pow(beta1, step),
+                                      1.0 - libm::pow(beta2, step),
+                                      grad_scale};
+            self.replay([&](auto& replay) { replay.adamw(begin, end, settings); });
+          },
+          py::arg("begin"), py::arg("end"), py::arg("lr"), py::arg("beta1"), py::arg("beta2"),
+          py::arg("eps"), py::arg("weight_decay"), py::arg("t"), py::arg("grad_scale") = 1.0)
+      .def(
+          "sgd",
+          [](Compiled& self, std::size_t begin, std::size_t end, double lr, double momentum,
+             double weight_decay, bool first, double grad_scale) {
+            const simd::Sgd settings{lr, momentum, weight_decay, first, grad_scale};
+            self.replay([&](auto& replay) { replay.sgd(begin, end, settings); });
+          },
+          py::arg("begin"), py::arg("end"), py::arg("lr"), py::arg("momentum"),
+          py::arg("weight_decay"), py::arg("first"), py::arg("grad_scale") = 1.0)
       .def("grad_sum_of_squares",
            [](const Compiled& self) {
              return self.replay([](auto& replay) { return replay.gradient_sum_of_squares(); });
@@ -438,21 +458,21 @@ void register_program(py::module_& module) {
              }
              return result;
            })
-      .def("watched",
-           [](const Compiled& self, std::size_t begin, std::size_t end) {
-             const auto count = static_cast<py::ssize_t>(self.lengths.size());
-             py::array_t<double> result({count, static_cast<py::ssize_t>(end - begin)});
-             auto cells = result.mutable_unchecked<2>();
-             for (py::ssize_t d = 0; d < count; ++d) {
-               for (std::size_t i = begin; i < end; ++i) {
-                 cells(d, static_cast<py::ssize_t>(i - begin)) = self.replay([&](auto& replay) {
-                   return replay.watched(i, static_cast<std::int32_t>(d));
-                 });
-               }
-             }
-             return result;
-           },
-           py::arg("begin"), py::arg("end"))
+      .def(
+          "watched",
+          [](const Compiled& self, std::size_t begin, std::size_t end) {
+            const auto count = static_cast<py::ssize_t>(self.lengths.size());
+            py::array_t<double> result({count, static_cast<py::ssize_t>(end - begin)});
+            auto cells = result.mutable_unchecked<2>();
+            for (py::ssize_t d = 0; d < count; ++d) {
+              for (std::size_t i = begin; i < end; ++i) {
+                cells(d, static_cast<py::ssize_t>(i - begin)) = self.replay(
+                    [&](auto& replay) { return replay.watched(i, static_cast<std::int32_t>(d)); });
+              }
+            }
+            return result;
+          },
+          py::arg("begin"), py::arg("end"))
       .def_property_readonly("values", [](const py::object& self) { return view(self, 0); })
       .def_property_readonly("gradients", [](const py::object& self) { return view(self, 1); })
       .def_property_readonly("first_moments", [](const py::object& self) { return view(self, 2); })

@@ -134,10 +134,11 @@ void register_recorder(py::module_& module) {
       .def("__eq__", [](const Token& self, const py::object&) { return refuse_choice(self); })
       .def("__repr__",
            [](const Token& self) { return "Token(slot=" + std::to_string(self.slot) + ")"; });
-  py::class_<Recorder>(module, "Recorder",
-                       "Records what is computed on a tape inside `with recorder:`. parameters:\n"
-                       "Matrices and Values without operands. Raises ValueError for a parameter of\n"
-                       "another tape or with operands.")
+  py::class_<Recorder>(
+      module, "Recorder",
+      "Records what is computed on a tape inside `with recorder:`. parameters:\n"
+      "Matrices and Values without operands. Raises ValueError for a parameter of\n"
+      "another tape or with operands.")
       .def(py::init<const TapeOwner&, const py::sequence&>(), py::arg("tape"),
            py::arg("parameters"))
       .def("input", &Recorder::input, py::arg("slot"), py::arg("value") = 0.0,

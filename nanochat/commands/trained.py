@@ -52,7 +52,12 @@ def load_trained(
     if dtype == "auto":
         dtype = config.dtype if mode == config.mode and device == config.device else "auto"
     wanted = dataclasses.replace(
-        config, mode=mode, device=device, dtype=dtype, threads=options.threads, dropout=0.0,
+        config,
+        mode=mode,
+        device=device,
+        dtype=dtype,
+        threads=options.threads,
+        dropout=0.0,
         numerics=config.numerics if mode == config.mode else "fast",
     )
     wanted = resolve_hardware(wanted)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from operator import mul
 from typing import cast
 
-from nanochat.scalar.value import Value, detached_max, select
+from nanochat.scalar.value import Token, Value, detached_max, select
 from nanochat.training.parameters import RMSNORM_EPS
 
 __all__ = ["cross_entropy", "dot", "linear", "rmsnorm", "rotate", "softcap", "softmax", "total"]
@@ -46,7 +46,7 @@ def softmax(logits: Sequence[Value]) -> list[Value]:
     return [e / denominator for e in exps]
 
 
-def cross_entropy(logits: Sequence[Value], target: int) -> Value:
+def cross_entropy(logits: Sequence[Value], target: int | Token) -> Value:
     """−log of the probability of the target, in nats."""
     return -select(softmax(logits), target).log()
 

@@ -84,9 +84,7 @@ class ScalarOptimizer:
                     weight_decay, self.steps, scale,
                 )  # fmt: skip
             else:
-                program.sgd(
-                    begin, end, lr, settings.momentum, weight_decay, self.steps == 1, scale
-                )
+                program.sgd(begin, end, lr, settings.momentum, weight_decay, self.steps == 1, scale)
 
     def adopt(self, program: _scalar.Program) -> None:
         """Take the moments out of a program."""

@@ -55,7 +55,7 @@ def texts_of(batch: Batch, stages: int) -> Texts:
         row[0, 1 : 2 * length : 2] = targets
         return Texts(batch.lengths.astype(np.int32), row, _counted(targets, length, stages))
     inside = batch.segments >= 0
-    rows, columns = np.nonzero(inside)
+    rows = np.nonzero(inside)[0]
     segments, targets = batch.segments[inside], batch.targets[inside]
     first = np.ones(len(rows), dtype=bool)
     first[1:] = (np.diff(rows) != 0) | (np.diff(segments) != 0)

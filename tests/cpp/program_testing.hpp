@@ -43,7 +43,8 @@ struct Trace {
     for (std::size_t i = 1; i < values.size(); ++i) total = tape.add(total, values[i]);
     return total;
   }
-  program::Graph graph(const std::vector<NodeId>& outputs, const std::vector<NodeId>& watched = {}) {
+  program::Graph graph(const std::vector<NodeId>& outputs,
+                       const std::vector<NodeId>& watched = {}) {
     return program::to_graph(tape, recording, outputs, watched);
   }
 };

@@ -118,7 +118,8 @@ TEST_CASE(equal_nodes_merge_and_different_ones_do_not) {
 TEST_CASE(zeros_of_either_sign_are_not_equal) {
   Trace t;
   const NodeId p = t.parameters(1, 1);
-  Graph graph = t.graph({t.tape.add(t.tape.mul(p, t.tape.leaf(0.0)), t.tape.mul(p, t.tape.leaf(-0.0)))});
+  Graph graph =
+      t.graph({t.tape.add(t.tape.mul(p, t.tape.leaf(0.0)), t.tape.mul(p, t.tape.leaf(-0.0)))});
   merge_equal(graph);
   remove_dead(graph);
   int constants = 0;
@@ -293,7 +294,8 @@ TEST_CASE(a_matrix_times_a_vector_is_one_nest) {
   Lists lists;
   for (std::int32_t row = 0; row < 4; ++row) {
     for (std::int32_t k = 0; k < 3; ++k) {
-      lists.pairs.push_back({Place{Space::parameter, 0, own, row * 3 + k}, Place{Space::rows, 7, own, k}});
+      lists.pairs.push_back(
+          {Place{Space::parameter, 0, own, row * 3 + k}, Place{Space::rows, 7, own, k}});
     }
     lists.start.push_back(static_cast<std::uint32_t>(lists.pairs.size()));
   }
@@ -316,7 +318,9 @@ TEST_CASE(nests_enumerate_exactly_the_products_they_were_built_from) {
     const std::int32_t features = 1 + random(6);
     for (std::int32_t f = 0; f < features; ++f) {
       for (std::int32_t i = random(4); i >= 0; --i) {
-        const auto place = [&] { return Place{Space::rows, random(2), own, random(3) + f * random(2)}; };
+        const auto place = [&] {
+          return Place{Space::rows, random(2), own, random(3) + f * random(2)};
+        };
         lists.pairs.push_back({place(), place()});
       }
       lists.start.push_back(static_cast<std::uint32_t>(lists.pairs.size()));

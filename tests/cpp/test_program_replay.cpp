@@ -139,15 +139,18 @@ struct Batch {
   }
   std::int32_t count() const { return static_cast<std::int32_t>(lengths.size()); }
   Documents documents(bool all) const {
-    return {count(), lengths.data(), tokens.data(), nullptr, scale.data(), all ? nullptr : counted.data()};
+    return {count(), lengths.data(), tokens.data(),
+            nullptr, scale.data(),   all ? nullptr : counted.data()};
   }
 };
 
 // Gradients of the batch by backward(), document by document.
-std::vector<double> by_tape(Model& model, const Batch& batch, bool all, std::vector<double>& totals) {
+std::vector<double> by_tape(Model& model, const Batch& batch, bool all,
+                            std::vector<double>& totals) {
   const auto each = [&](auto&& visit) {
     for (const Block& block : model.trace.recording.blocks) {
-      for (std::size_t i = 0; i < block.rows * block.cols; ++i) visit(model.trace.tape.grads(block.first)[i]);
+      for (std::size_t i = 0; i < block.rows * block.cols; ++i)
+        visit(model.trace.tape.grads(block.first)[i]);
     }
   };
   each([](double& g) { g = 0.0; });
@@ -239,7 +242,8 @@ TEST_CASE(exact_gradients_of_one_document_have_the_bits_of_the_tape_or_say_that_
     Model eager(4, 3);
     double* to = replay.values();
     for (const Block& block : eager.trace.recording.blocks) {
-      for (std::size_t i = 0; i < block.rows * block.cols; ++i) *to++ = eager.trace.tape.values(block.first)[i];
+      for (std::size_t i = 0; i < block.rows * block.cols; ++i)
+        *to++ = eager.trace.tape.values(block.first)[i];
     }
     double total = 0.0;
     replay.forward(batch.documents(true), &total);

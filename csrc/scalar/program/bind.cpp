@@ -84,12 +84,13 @@ std::ptrdiff_t Replay<T>::step(const Ref& ref, std::int32_t steps) const noexcep
 template <class T>
 void Replay<T>::bind_instruction(const Instruction& instruction, std::size_t at, bool forward) {
   Bound& bound = *bound_;
-  const Group* group =
-      instruction.group < 0 ? nullptr : &program_.groups[static_cast<std::size_t>(instruction.group)];
+  const Group* group = instruction.group < 0
+                           ? nullptr
+                           : &program_.groups[static_cast<std::size_t>(instruction.group)];
   // A whole group starts at its own first stage, or has no lane at all.
-  const std::int32_t stage =
-      instruction.stage == own && group != nullptr && !group->is_shared() ? group->begin
-                                                                          : instruction.stage;
+  const std::int32_t stage = instruction.stage == own && group != nullptr && !group->is_shared()
+                                 ? group->begin
+                                 : instruction.stage;
   if (stage >= longest_ || instruction.width >= longest_) return;
   switch (instruction.op) {
     case Op::sum:
@@ -164,7 +165,8 @@ void Replay<T>::bind_map(const Instruction& instruction, std::int32_t stage, boo
     for (std::int32_t f = 0; f < instruction.features; ++f) {
       Ref head = source;
       head.index += o * source.o_step + f * source.f_step;
-      T* dst = destination(instruction.group, where, instruction.row + o * instruction.features + f);
+      T* dst =
+          destination(instruction.group, where, instruction.row + o * instruction.features + f);
       add(dst, row(head, stage), n);
     }
   }
@@ -182,7 +184,8 @@ void Replay<T>::bind_sum(const Instruction& instruction, std::int32_t stage, boo
     if (ref.space == Space::unit) return {nullptr, 0, 0, false};
     Ref head = ref;
     head.index += o * ref.o_step;
-    return {row(head, stage), step(ref, ref.f_step), step(ref, ref.k_step), ref.space == Space::rows};
+    return {row(head, stage), step(ref, ref.f_step), step(ref, ref.k_step),
+            ref.space == Space::rows};
   };
   for (std::int32_t o = 0; o < instruction.outer; ++o) {
     simd::Term<T>* terms = bound.terms.take(instruction.terms.size() + 1);
@@ -191,11 +194,10 @@ void Replay<T>::bind_sum(const Instruction& instruction, std::int32_t stage, boo
       terms[i] = {operand(term.a, o), operand(term.b, o), term.k};
     }
     bound.call(forward, CallKind::sum, bound.sums.size());
-    bound.sums.push_back({destination(instruction.group, where,
-                                      instruction.row + o * instruction.features),
-                          dst_step, instruction.features, count,
-                          static_cast<std::int32_t>(instruction.terms.size()), terms,
-                          instruction.accumulate});
+    bound.sums.push_back(
+        {destination(instruction.group, where, instruction.row + o * instruction.features),
+         dst_step, instruction.features, count, static_cast<std::int32_t>(instruction.terms.size()),
+         terms, instruction.accumulate});
   }
 }
 
@@ -220,12 +222,11 @@ void Replay<T>::bind_matrix(const Instruction& instruction, std::int32_t stage, 
   std::int32_t count = lanes(instruction.group, instruction.stage);
   if (instruction.width != own) count = width_[static_cast<std::size_t>(instruction.width)];
   bound.call(forward, CallKind::gemm, bound.gemms.size());
-  bound.gemms.push_back({instruction.features, count, products, a,
-                         step(instruction.terms.front().a, instruction.terms.front().a.f_step), b,
-                         destination(instruction.group, instruction.stage == own ? own : stage,
-                                     instruction.row),
-                         bound.layout[static_cast<std::size_t>(instruction.group)].step,
-                         instruction.accumulate});
+  bound.gemms.push_back(
+      {instruction.features, count, products, a,
+       step(instruction.terms.front().a, instruction.terms.front().a.f_step), b,
+       destination(instruction.group, instruction.stage == own ? own : stage, instruction.row),
+       bound.layout[static_cast<std::size_t>(instruction.group)].step, instruction.accumulate});
 }
 
 template <class T>
@@ -289,8 +290,8 @@ void Replay<T>::bind_outer(const Outer& outer) {
     // No document reaches these rows: what they would have written is zero.
     for (std::int32_t m = 0; m < outer.m && writes_gradient && !outer.accumulate; ++m) {
       bound.call(false, CallKind::outer, bound.gemms.size());
-      bound.gemms.push_back({1, outer.n, 0, nullptr, 0, nullptr,
-                             destination_row + m * outer.m_step, 0, false});
+      bound.gemms.push_back(
+          {1, outer.n, 0, nullptr, 0, nullptr, destination_row + m * outer.m_step, 0, false});
     }
     return;
   }
@@ -301,10 +302,12 @@ void Replay<T>::bind_outer(const Outer& outer) {
   if (b_step != 1 && outer.n > 1) {
     const auto width = static_cast<std::ptrdiff_t>((group.features + 15) / 16 * 16);
     if (bound.transposed[g] == nullptr) {
-      bound.transposed[g] = bound.scratch.take(static_cast<std::size_t>(width * count) + 16);
+      // All lanes of the group, for whichever outer products read it.
+      const std::int32_t all = lanes(outer.b.group, own);
+      bound.transposed[g] = bound.scratch.take(static_cast<std::size_t>(width * all) + 16);
       bound.call(false, CallKind::transpose, bound.rows_calls.size());
       bound.rows_calls.push_back({bound.transposed[g], width, destination(outer.b.group, own, 0),
-                                  b_step, group.features, lanes(outer.b.group, own)});
+                                  b_step, group.features, all});
     }
     rows = bound.transposed[g] + outer.b.index;
     lane_step = width;

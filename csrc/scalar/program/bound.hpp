@@ -14,7 +14,16 @@
 namespace nanochat::program {
 
 enum class CallKind : std::uint8_t {
-  gemm, outer, sum, cross, map, largest, transpose, zero, forward_move, backward_move
+  gemm,
+  outer,
+  sum,
+  cross,
+  map,
+  largest,
+  transpose,
+  zero,
+  forward_move,
+  backward_move
 };
 
 template <class T>
@@ -99,8 +108,8 @@ struct Replay<T>::Bound {
     transposed.assign(transposed.size(), nullptr);
   }
   void call(bool is_forward, CallKind kind, std::size_t at) {
-    (is_forward ? forward : backward).push_back(static_cast<std::uint64_t>(at) << 8U |
-                                                static_cast<std::uint64_t>(kind));
+    (is_forward ? forward : backward)
+        .push_back(static_cast<std::uint64_t>(at) << 8U | static_cast<std::uint64_t>(kind));
   }
 };
 

@@ -1,8 +1,9 @@
 // Chains of additions become sums of products: the dot products of the program.
 //
 // Needs: operands before users. Rewrites sums: a term that is a lone product which nothing else
-// uses, or a product with a constant (−x is x · −1), is taken in in place of its name; and in  l + r  a left operand that is itself a sum with no
-// other user gives up its products, which then come first. Right to the bit: microgpt.py computes
+// uses, or a product with a constant (−x is x · −1), is taken in in place of its name; and in  l +
+// r  a left operand that is itself a sum with no other user gives up its products, which then come
+// first. Right to the bit: microgpt.py computes
 // ((x₀y₀ + x₁y₁) + x₂y₂) … in this very order, rounding each product and each sum. Only the left
 // operand is opened, since a + (b + c) is another number; and it is opened only when its last
 // product is of the same make (a product, or a bare term) as the next, so that a dot product plus
@@ -62,8 +63,8 @@ void collect_sums(Graph& graph) {
     const bool more = node.count == 2;
     const Product right = more ? opened(terms[1]) : Product{one, one};
     const std::size_t end = first + count;
-    const bool follows = more && end + 1 == pool.size() && pool[end].a == right.a &&
-                         pool[end].b == right.b;
+    const bool follows =
+        more && end + 1 == pool.size() && pool[end].a == right.a && pool[end].b == right.b;
     if (more && !follows && end != pool.size()) {
       const auto moved = static_cast<std::uint32_t>(pool.size());
       for (std::uint32_t i = 0; i < count; ++i) pool.push_back(Product(pool[first + i]));

@@ -169,10 +169,10 @@ class Differentiation {
         continue;
       }
       append(each.local, masked(each, Kind::not_one_hot));
-      const bool block_ends = each.column.index == 0 &&
-                              (i + 1 == gathered_.size() ||
-                               gathered_[i + 1].column.select != each.column.select ||
-                               gathered_[i + 1].column.index != 0);
+      const bool block_ends =
+          each.column.index == 0 &&
+          (i + 1 == gathered_.size() || gathered_[i + 1].column.select != each.column.select ||
+           gathered_[i + 1].column.index != 0);
       if (!block_ends) continue;
       for (const Contribution& selected : gathered_) {
         if (selected.column.select == each.column.select) {

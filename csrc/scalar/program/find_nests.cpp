@@ -28,8 +28,7 @@ std::vector<Term> terms_of(const Pair* begin, const Pair* end) {
     if (next != end && same_array((*at)[0], (*next)[0]) && same_array((*at)[1], (*next)[1])) {
       term.a.k_step = (*next)[0].index - (*at)[0].index;
       term.b.k_step = (*next)[1].index - (*at)[1].index;
-      while (next != end && same_array((*at)[0], (*next)[0]) &&
-             same_array((*at)[1], (*next)[1]) &&
+      while (next != end && same_array((*at)[0], (*next)[0]) && same_array((*at)[1], (*next)[1]) &&
              (*next)[0].index == term.a.index + term.k * term.a.k_step &&
              (*next)[1].index == term.b.index + term.k * term.b.k_step) {
         ++term.k;
@@ -43,7 +42,7 @@ std::vector<Term> terms_of(const Pair* begin, const Pair* end) {
 }
 
 // Can `next` stand `distance` repetitions after `head`? The first repetition sets the steps.
-template <std::int32_t Ref::*step>
+template <std::int32_t Ref::* step>
 bool extend(std::vector<Term>& head, const std::vector<Term>& next, std::int32_t distance) {
   if (head.size() != next.size()) return false;
   for (std::size_t i = 0; i < head.size(); ++i) {
@@ -81,9 +80,10 @@ std::vector<Nest> find_nests(const Lists& lists) {
   std::vector<Nest> blocks;
   for (std::int32_t f = 0; f < lists.features(); ++f) {
     const auto at = static_cast<std::size_t>(f);
-    std::vector<Term> terms = terms_of(lists.pairs.data() + lists.start[at],
-                                       lists.pairs.data() + lists.start[at + 1]);
-    if (!blocks.empty() && extend<&Ref::f_step>(blocks.back().terms, terms, f - blocks.back().row)) {
+    std::vector<Term> terms =
+        terms_of(lists.pairs.data() + lists.start[at], lists.pairs.data() + lists.start[at + 1]);
+    if (!blocks.empty() &&
+        extend<&Ref::f_step>(blocks.back().terms, terms, f - blocks.back().row)) {
       ++blocks.back().features;
     } else {
       blocks.push_back({f, 1, 1, std::move(terms)});

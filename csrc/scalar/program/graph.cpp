@@ -8,10 +8,26 @@
 namespace nanochat::program {
 namespace {
 
-constexpr std::array<const char*, 20> names = {
-    "constant", "parameter", "gather", "input",            "seed",        "one_hot", "not_one_hot",
-    "sum",      "largest",   "select", "exp",              "log",         "tanh",    "relu",
-    "step",     "inverse",   "power",  "power_local",      "one_minus_square", "add_constant"};
+constexpr std::array<const char*, 20> names = {"constant",
+                                               "parameter",
+                                               "gather",
+                                               "input",
+                                               "seed",
+                                               "one_hot",
+                                               "not_one_hot",
+                                               "sum",
+                                               "largest",
+                                               "select",
+                                               "exp",
+                                               "log",
+                                               "tanh",
+                                               "relu",
+                                               "step",
+                                               "inverse",
+                                               "power",
+                                               "power_local",
+                                               "one_minus_square",
+                                               "add_constant"};
 
 std::string factor(Id id) { return id == one ? "1" : "%" + std::to_string(id); }
 
@@ -101,7 +117,8 @@ std::string summary(const Graph& graph) {
   for (std::size_t kind = 0; kind < names.size(); ++kind) {
     if (count[kind] == 0) continue;
     text += " " + std::string(names[kind]) + " " + std::to_string(count[kind]);
-    if (static_cast<Kind>(kind) == Kind::sum) text += " (" + std::to_string(products) + " products)";
+    if (static_cast<Kind>(kind) == Kind::sum)
+      text += " (" + std::to_string(products) + " products)";
   }
   return text;
 }

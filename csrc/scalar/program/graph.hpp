@@ -1,6 +1,6 @@
 // The scalar graph that the passes rewrite: one node for each number, operands before users.
-// Leaves out where it comes from (recording.hpp), what the passes do (one file each, passes.hpp) and
-// the vector program that it becomes (vector_program.hpp).
+// Leaves out where it comes from (recording.hpp), what the passes do (one file each, passes.hpp)
+// and the vector program that it becomes (vector_program.hpp).
 #ifndef NANOCHAT_SCALAR_PROGRAM_GRAPH_HPP_
 #define NANOCHAT_SCALAR_PROGRAM_GRAPH_HPP_
 
@@ -14,8 +14,9 @@ namespace nanochat::program {
 using Id = std::uint32_t;
 
 inline constexpr Id none = ~Id{0};
-inline constexpr Id one = none - 1;         // the factor 1 of a product
-inline constexpr std::int32_t shared = -1;  // the stage of what no position owns: parameters, constants
+inline constexpr Id one = none - 1;  // the factor 1 of a product
+inline constexpr std::int32_t shared =
+    -1;  // the stage of what no position owns: parameters, constants
 
 enum class Kind : std::uint8_t {
   // Leaves.

@@ -93,7 +93,9 @@ Grouping form_groups(Graph& graph) {
   for (std::vector<Id>& ids : members) {
     const auto before = [&](Id a, Id b) {
       const Node &x = graph.nodes[a], &y = graph.nodes[b];
-      return x.stage != y.stage ? x.stage < y.stage : x.order != y.order ? x.order < y.order : a < b;
+      return x.stage != y.stage   ? x.stage < y.stage
+             : x.order != y.order ? x.order < y.order
+                                  : a < b;
     };
     if (!std::is_sorted(ids.begin(), ids.end(), before)) std::sort(ids.begin(), ids.end(), before);
     Group group;
@@ -101,8 +103,8 @@ Grouping form_groups(Graph& graph) {
     group.begin = graph.nodes[ids.front()].stage;
     group.end = group.begin == shared ? shared : graph.nodes[ids.back()].stage + 1;
     group.features = 0;
-    std::vector<std::int32_t> counts(
-        static_cast<std::size_t>(std::max(1, group.end - group.begin)), 0);
+    std::vector<std::int32_t> counts(static_cast<std::size_t>(std::max(1, group.end - group.begin)),
+                                     0);
     for (const Id id : ids) {
       const auto stage = static_cast<std::size_t>(graph.nodes[id].stage - group.begin);
       result.group_of[id] = static_cast<std::int32_t>(result.groups.size());
@@ -178,8 +180,8 @@ void copy_operands(Graph& graph, const std::vector<char>& scattered) {
       if (scattered[id]) {
         for (std::size_t i = 0; i < operands.size(); ++i) {
           const Product product{operands[i], one};
-          operands[i] = copied.add_sum(&product, 1, node.stage,
-                                       static_cast<Id>(copied.nodes.size()));
+          operands[i] =
+              copied.add_sum(&product, 1, node.stage, static_cast<Id>(copied.nodes.size()));
           copied.nodes.back().index = 1;
         }
       }
@@ -198,7 +200,6 @@ void copy_operands(Graph& graph, const std::vector<char>& scattered) {
   copied.for_roots([&](Id& id) { id = place[id]; });
   graph = std::move(copied);
 }
-
 
 }  // namespace
 

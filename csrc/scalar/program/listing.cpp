@@ -93,9 +93,9 @@ std::string line(const VectorProgram& program, const Instruction& instruction) {
 }  // namespace
 
 const char* name_of(Op op) noexcept {
-  constexpr std::array<const char*, 12> names = {"gather", "fill",   "input",   "seed",
-                                                 "one_hot", "map",   "sum",     "cross",
-                                                 "largest", "select", "outer",  "scatter"};
+  constexpr std::array<const char*, 12> names = {"gather",  "fill",   "input", "seed",
+                                                 "one_hot", "map",    "sum",   "cross",
+                                                 "largest", "select", "outer", "scatter"};
   return names[static_cast<std::size_t>(op)];
 }
 
@@ -108,7 +108,8 @@ std::string listing(const VectorProgram& program) {
     if (group.is_shared()) {
       text += ", shared\n";
     } else {
-      text += ", stages " + std::to_string(group.begin) + "…" + std::to_string(group.end - 1) + "\n";
+      text +=
+          ", stages " + std::to_string(group.begin) + "…" + std::to_string(group.end - 1) + "\n";
     }
   }
   text += "forward\n";

@@ -55,8 +55,8 @@ class Lowering {
     return grouping_.members[static_cast<std::size_t>(group_)];
   }
   std::uint32_t start(std::int32_t stage) const {
-    return grouping_.starts[static_cast<std::size_t>(group_)][static_cast<std::size_t>(
-        stage - group().begin)];
+    return grouping_
+        .starts[static_cast<std::size_t>(group_)][static_cast<std::size_t>(stage - group().begin)];
   }
   // Stages that have members, as [begin, end); a shared group has one, named `shared`.
   std::int32_t first_stage() const { return group().begin; }
@@ -96,8 +96,8 @@ class Lowering {
 
   Instruction& emit(Instruction instruction) {
     instruction.group = group_;
-    auto& list = is_forward_[static_cast<std::size_t>(group_)] ? program_.forward
-                                                                : program_.backward;
+    auto& list =
+        is_forward_[static_cast<std::size_t>(group_)] ? program_.forward : program_.backward;
     list.push_back(std::move(instruction));
     return list.back();
   }
@@ -163,8 +163,8 @@ class Lowering {
       // An input is named by its slot, everything else by slot and index.
       const std::int32_t index = kind == Kind::input ? each.slot : each.index;
       const std::int32_t slot = kind == Kind::input ? -1 : each.slot;
-      append(leaf.moves, {each.stage, slot, index, each.stride, grouping_.feature_of[id], 1,
-                          group_, false});
+      append(leaf.moves,
+             {each.stage, slot, index, each.stride, grouping_.feature_of[id], 1, group_, false});
     }
     emit(std::move(leaf));
   }
@@ -185,8 +185,8 @@ class Lowering {
   // Operands of one stage, in place of `own` where they stand at the member's own stage.
   Lists lists_of(std::int32_t stage) {
     Lists lists;
-    const std::uint32_t end = group().is_shared() ? static_cast<std::uint32_t>(members().size())
-                                                  : start(stage + 1);
+    const std::uint32_t end =
+        group().is_shared() ? static_cast<std::uint32_t>(members().size()) : start(stage + 1);
     for (std::uint32_t at = start(stage); at < end; ++at) {
       const Node& each = node(members()[at]);
       if (each.kind == Kind::sum) {
@@ -201,8 +201,7 @@ class Lowering {
         lists.pairs.push_back({relative(place(each.first), stage), Place{}});
       } else {
         for (std::uint32_t i = 0; i < each.count; ++i) {
-          lists.pairs.push_back(
-              {relative(place(graph_.operands[each.first + i]), stage), Place{}});
+          lists.pairs.push_back({relative(place(graph_.operands[each.first + i]), stage), Place{}});
         }
       }
       lists.start.push_back(static_cast<std::uint32_t>(lists.pairs.size()));
@@ -274,8 +273,8 @@ class Lowering {
             if (f + 1 >= lists.start.size() || lists.start[f] + i >= lists.start[f + 1]) continue;
             Place& at = lists.pairs[lists.start[f] + i][side];
             const std::int32_t stage = first_stage() + static_cast<std::int32_t>(s);
-            fill.moves.push_back({stage, -1, at.index, 0, rows[s], 1, fill_group,
-                                  at.space == Space::constant});
+            fill.moves.push_back(
+                {stage, -1, at.index, 0, rows[s], 1, fill_group, at.space == Space::constant});
             at = {Space::rows, fill_group, own, rows[s]++};
           }
         }
@@ -292,7 +291,8 @@ class Lowering {
     fill.moves = std::move(merged);
     Group filled{Kind::constant, group().begin, group().end, 0, {}};
     filled.features = *std::max_element(rows.begin(), rows.end());
-    if (std::any_of(rows.begin(), rows.end(), [&](std::int32_t n) { return n != filled.features; })) {
+    if (std::any_of(rows.begin(), rows.end(),
+                    [&](std::int32_t n) { return n != filled.features; })) {
       filled.per_stage = rows;
     }
     // In front of the group's own instructions, in the same list.
@@ -573,10 +573,11 @@ class Lowering {
           const auto group_at = [](const Place& at) {
             return at.space == Space::rows ? at.group : -1;
           };
-          simd::Run run{f, 1, head[0].index, 0, stage_of(head[0]), 0,
-                        head[1].index, 0, stage_of(head[1]), 0};
+          simd::Run run{
+              f, 1, head[0].index, 0, stage_of(head[0]), 0, head[1].index, 0, stage_of(head[1]), 0};
           const auto fits = [&](const Pair& next, std::int32_t k) {
-            return group_at(next[0]) == group_at(head[0]) && group_at(next[1]) == group_at(head[1]) &&
+            return group_at(next[0]) == group_at(head[0]) &&
+                   group_at(next[1]) == group_at(head[1]) &&
                    next[0].index == run.fa + k * run.dfa && next[1].index == run.fb + k * run.dfb &&
                    stage_of(next[0]) == run.ta + k * run.dta &&
                    stage_of(next[1]) == run.tb + k * run.dtb;
@@ -635,8 +636,10 @@ class Lowering {
     std::vector<Reduction> reductions;
     for (std::int32_t f = 0; f < lists.features(); ++f) {
       const auto at = static_cast<std::size_t>(f);
-      reductions.push_back({group_, f, {lists.pairs.begin() + lists.start[at],
-                                        lists.pairs.begin() + lists.start[at + 1]}});
+      reductions.push_back(
+          {group_,
+           f,
+           {lists.pairs.begin() + lists.start[at], lists.pairs.begin() + lists.start[at + 1]}});
     }
     reduce(reductions);
   }
@@ -738,8 +741,8 @@ class Lowering {
     for (const Product& pair : pairs) {
       const Node& leaf = node(pair.a);
       const Place from = place(pair.b);
-      append(scatter.moves, {from.stage, leaf.slot, leaf.index, leaf.stride, from.index, 1,
-                             from.group, false});
+      append(scatter.moves,
+             {from.stage, leaf.slot, leaf.index, leaf.stride, from.index, 1, from.group, false});
     }
     program_.backward.push_back(std::move(scatter));
   }

@@ -28,7 +28,6 @@ Key key_of(const Pair& pair) {
   return {pair[0].space, pair[0].group, pair[0].index, pair[1].space, pair[1].group, pair[1].index};
 }
 
-
 class Splitter {
  public:
   Splitter(const std::vector<Group>& groups, VectorProgram& program)
@@ -117,8 +116,8 @@ bool same_array(const Place& x, const Place& y) { return x.space == y.space && x
 // One row of a matrix of gradients: neighbours whose moving factor is b.
 Outer row_at(const std::vector<Whole>& list, std::size_t at) {
   const Whole& head = list[at];
-  Outer row{head.group, head.index, 0, 1, 1, reference(head.a), reference(head.b),
-            head.descending, true};
+  Outer row{head.group,        head.index,      0,   1, 1, reference(head.a),
+            reference(head.b), head.descending, true};
   bool swapped = false;
   for (std::size_t i = at + 1; i < list.size(); ++i) {
     const Whole& next = list[i];

@@ -18,7 +18,8 @@ std::uint64_t mix(std::uint64_t hash, std::uint64_t value) {
 }
 
 std::uint64_t hash_of(const Graph& graph, const Node& node) {
-  std::uint64_t hash = mix(static_cast<std::uint64_t>(node.kind), std::bit_cast<std::uint64_t>(node.value));
+  std::uint64_t hash =
+      mix(static_cast<std::uint64_t>(node.kind), std::bit_cast<std::uint64_t>(node.value));
   hash = mix(hash, static_cast<std::uint64_t>(static_cast<std::uint32_t>(node.slot)) << 32U |
                        static_cast<std::uint32_t>(node.index));
   if (is_unary(node.kind)) return mix(hash, node.first);
@@ -34,7 +35,8 @@ std::uint64_t hash_of(const Graph& graph, const Node& node) {
 }
 
 bool equal(const Graph& graph, const Node& x, const Node& y) {
-  if (x.kind != y.kind || x.stage != y.stage || x.slot != y.slot || x.index != y.index || x.stride != y.stride ||
+  if (x.kind != y.kind || x.stage != y.stage || x.slot != y.slot || x.index != y.index ||
+      x.stride != y.stride ||
       std::bit_cast<std::uint64_t>(x.value) != std::bit_cast<std::uint64_t>(y.value)) {
     return false;
   }

@@ -48,7 +48,8 @@ void Replay<T>::gather(const Instruction& instruction) noexcept {
     if (count == 0) continue;
     T* rows = destination(instruction.group, move.stage, move.row);
     for (std::int32_t d = 0; d < count; ++d) {
-      const T* from = &values_[static_cast<std::size_t>(move.index + token(d, move.slot) * move.stride)];
+      const T* from =
+          &values_[static_cast<std::size_t>(move.index + token(d, move.slot) * move.stride)];
       for (std::int32_t i = 0; i < move.count; ++i) rows[i * step + d] = from[i];
     }
   }
@@ -77,8 +78,8 @@ void Replay<T>::read_inputs(const Instruction& instruction) noexcept {
     if (count == 0) continue;
     T* rows = destination(instruction.group, move.stage, move.row);
     for (std::int32_t d = 0; d < count; ++d) {
-      const double* from = documents_.inputs +
-                           sorted_[static_cast<std::size_t>(d)] * program_.inputs + move.index;
+      const double* from =
+          documents_.inputs + sorted_[static_cast<std::size_t>(d)] * program_.inputs + move.index;
       for (std::int32_t i = 0; i < move.count; ++i) rows[i * step + d] = static_cast<T>(from[i]);
     }
   }
@@ -138,7 +139,8 @@ void Replay<T>::scatter(const Instruction& instruction) noexcept {
     const T* rows = destination(move.group, move.stage, move.row);
     const std::ptrdiff_t step = bound_->layout[static_cast<std::size_t>(move.group)].step;
     for (std::int32_t d = 0; d < count; ++d) {
-      T* onto = &gradients_[static_cast<std::size_t>(move.index + token(d, move.slot) * move.stride)];
+      T* onto =
+          &gradients_[static_cast<std::size_t>(move.index + token(d, move.slot) * move.stride)];
       for (std::int32_t i = 0; i < move.count; ++i) onto[i] += rows[i * step + d];
     }
   }
@@ -149,7 +151,8 @@ void Replay<T>::add_odds(const Instruction& instruction) noexcept {
   for (std::int32_t i = 0; i < instruction.outer; ++i) {
     const Odd& odd = program_.odds[static_cast<std::size_t>(instruction.slot + i)];
     if (odd.stage >= longest_) continue;
-    const std::int32_t count = odd.stage == shared ? 1 : width_[static_cast<std::size_t>(odd.stage)];
+    const std::int32_t count =
+        odd.stage == shared ? 1 : width_[static_cast<std::size_t>(odd.stage)];
     const T* a = odd.a.space == Space::unit ? &unit_ : row(odd.a, odd.stage);
     const T* b = odd.b.space == Space::unit ? &unit_ : row(odd.b, odd.stage);
     const std::ptrdiff_t a_step = odd.a.space == Space::rows ? 1 : 0;

@@ -25,8 +25,8 @@ void remove_dead(Graph& graph);
 // Told the name of a pass and the graph after it; the first call is named "recorded".
 using Watch = std::function<void(const char* pass, const Graph& graph)>;
 
-// All of the above; `split` lets a single output that is a sum become several. Returns the weight of
-// each output.
+// All of the above; `split` lets a single output that is a sum become several. Returns the weight
+// of each output.
 double optimise(Graph& graph, Numerics numerics, bool split, const Watch& watch);
 
 }  // namespace nanochat::program

@@ -137,7 +137,9 @@ class Extraction {
                              tape_.op(id) == Op::pow_const
                          ? tape_.constant(id)
                          : 0.0;
-    const auto unary = [&](Kind kind) { return graph_.add_unary(kind, a, c, shared, next_order()); };
+    const auto unary = [&](Kind kind) {
+      return graph_.add_unary(kind, a, c, shared, next_order());
+    };
     Id made = none;
     switch (tape_.op(id)) {
       case Op::leaf:
@@ -187,7 +189,7 @@ class Extraction {
   const Tape& tape_;
   const Recording& recording_;
   Graph graph_;
-  std::vector<std::size_t> starts_;     // of each block, in parameters
+  std::vector<std::size_t> starts_;      // of each block, in parameters
   std::vector<std::vector<Id>> places_;  // by segment and offset
   std::vector<NodeId> segments_;
   std::vector<NodeId> pending_;

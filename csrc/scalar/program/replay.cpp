@@ -129,7 +129,8 @@ std::int32_t Replay<T>::lanes(std::int32_t g, std::int32_t stage) const noexcept
   const Group& group = program_.groups[static_cast<std::size_t>(g)];
   if (group.is_shared()) return 1;
   if (stage != own) return width_[static_cast<std::size_t>(stage)];
-  return offset_[static_cast<std::size_t>(group.end)] - offset_[static_cast<std::size_t>(group.begin)];
+  return offset_[static_cast<std::size_t>(group.end)] -
+         offset_[static_cast<std::size_t>(group.begin)];
 }
 
 template <class T>
@@ -139,8 +140,9 @@ T* Replay<T>::destination(std::int32_t g, std::int32_t stage, std::int32_t index
   T* base = const_cast<T*>(rows_.data()) + layout.base + index * layout.step;
   if (group.is_shared() || stage == own) return base;
   if (group.ragged()) {
-    return base + rows_before_[static_cast<std::size_t>(g)][static_cast<std::size_t>(
-                      stage - group.begin)] * layout.step;
+    return base + rows_before_[static_cast<std::size_t>(g)]
+                              [static_cast<std::size_t>(stage - group.begin)] *
+                      layout.step;
   }
   return base + offset_[static_cast<std::size_t>(stage)] -
          offset_[static_cast<std::size_t>(group.begin)];
@@ -153,8 +155,8 @@ void Replay<T>::forward(const Documents& documents, double* totals) {
   for (std::int32_t d = 0; d < documents.count; ++d) {
     double total = 0.0;
     for (std::int32_t s = 0; s < documents.lengths[d]; ++s) {
-      const bool counts = documents.counted == nullptr ||
-                          documents.counted[d * program_.stages + s] != 0;
+      const bool counts =
+          documents.counted == nullptr || documents.counted[d * program_.stages + s] != 0;
       if (counts) total = total + output(static_cast<std::size_t>(s), d);
     }
     totals[d] = total;

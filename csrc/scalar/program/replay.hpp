@@ -20,7 +20,8 @@ struct Documents {
   const std::int32_t* tokens = nullptr;   // (count, slots); only slots of positions in use are read
   const double* inputs = nullptr;         // (count, inputs)
   const double* scale = nullptr;          // (count,) the gradient that flows into each output
-  const std::uint8_t* counted = nullptr;  // (count, stages): 0 leaves an output out; null: all count
+  const std::uint8_t* counted =
+      nullptr;  // (count, stages): 0 leaves an output out; null: all count
 };
 
 template <class T>
@@ -109,14 +110,14 @@ class Replay {
 
   // Shape: documents by falling length.
   Documents documents_;
-  std::vector<std::int32_t> sorted_;   // document of each lane of a stage
-  std::vector<std::int32_t> rank_;     // lane of each document
-  std::vector<std::int32_t> width_;    // documents at each stage; 0 beyond the longest
-  std::vector<std::int32_t> offset_;   // lanes before each stage
+  std::vector<std::int32_t> sorted_;  // document of each lane of a stage
+  std::vector<std::int32_t> rank_;    // lane of each document
+  std::vector<std::int32_t> width_;   // documents at each stage; 0 beyond the longest
+  std::vector<std::int32_t> offset_;  // lanes before each stage
   std::int32_t longest_ = 0;
 
   std::vector<std::vector<std::int32_t>> rows_before_;  // ragged groups: rows before each stage
-  std::vector<char> crossed_;               // groups that cross instructions read
+  std::vector<char> crossed_;                           // groups that cross instructions read
 
   std::vector<std::unique_ptr<Bound>> by_length_;  // one document: a shape for each length
   std::unique_ptr<Bound> other_;

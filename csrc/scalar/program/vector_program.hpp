@@ -71,8 +71,8 @@ struct Move {
 
 // Operands at other stages than the destination's: attention.
 struct CrossPart {
-  std::int32_t a_group, b_group;    // -1: the number 1
-  bool accumulate;                  // onto earlier parts
+  std::int32_t a_group, b_group;     // -1: the number 1
+  bool accumulate;                   // onto earlier parts
   std::vector<std::uint32_t> begin;  // into runs, for each stage of the destination, and the end
   std::vector<simd::Run> runs;
 };
@@ -102,8 +102,8 @@ struct Instruction {
   std::int32_t features = 1, outer = 1;
   bool whole = false;  // operands have the destination's own shape: one run over all its memory
   bool accumulate = false;
-  bool matrix = false;  // sum: all terms are numbers times rows that features share
-  bool negated = false;  // one_hot: its complement
+  bool matrix = false;    // sum: all terms are numbers times rows that features share
+  bool negated = false;   // one_hot: its complement
   Kind kind = Kind::sum;  // map
   double constant = 0.0;  // map
   std::int32_t slot = 0;  // select
@@ -116,7 +116,7 @@ struct Instruction {
 // gradient or, with group ≥ 0, a number of that shared group.
 struct Outer {
   std::int32_t group, index, m_step, m, n;
-  Ref a, b;  // f_step of a: rows from m to m + 1; b's rows follow each other
+  Ref a, b;         // f_step of a: rows from m to m + 1; b's rows follow each other
   bool descending;  // lanes in falling order of stages, as microgpt.py adds them
   bool accumulate;
 };
@@ -137,9 +137,9 @@ struct VectorProgram {
   std::int32_t stages = 0;  // outputs
   double weight = 1.0;      // of each output in the loss
   std::size_t parameters = 0;
-  std::int32_t slots = 0;   // tokens
+  std::int32_t slots = 0;            // tokens
   std::vector<std::int32_t> limits;  // of each slot: how many tokens it tells apart
-  std::int32_t inputs = 0;  // numbers
+  std::int32_t inputs = 0;           // numbers
   std::vector<Group> groups;
   std::vector<double> constants;
   std::vector<Instruction> forward;
