@@ -31,7 +31,7 @@ std::string Writer::about(const Ref& ref) const {
 
 std::string Writer::about(const Instruction& instruction) const {
   if (instruction.op == Op::scatter) return "gradients of matrix rows that tokens name";
-  std::string text = cat({"g", std::to_string(instruction.group)}) + " = ";
+  const std::string text = cat({"g", std::to_string(instruction.group)}) + " = ";
   const auto terms = [&] {
     std::string sum;
     for (std::size_t i = 0; i < instruction.terms.size() && i < 4; ++i) {

@@ -53,7 +53,7 @@ std::string literal(double value, bool single) {
   if (std::isinf(value)) return value > 0 ? "INFINITY" : "(-INFINITY)";
   std::array<char, 40> text{};
   for (int digits = single ? 6 : 15; digits <= 17; ++digits) {
-    std::snprintf(text.data(), text.size(), "%.*g", digits, value);
+    (void)std::snprintf(text.data(), text.size(), "%.*g", digits, value);
     const double back = std::strtod(text.data(), nullptr);
     if (single ? static_cast<float>(back) == static_cast<float>(value) : back == value) break;
   }

@@ -140,13 +140,13 @@ bool add_values(std::vector<Line>& lines, std::int32_t t, const Values& values) 
 }
 
 // Loops of one run each are tried at every place until the nest fits.
-bool add_deepened(std::vector<Line>& lines, std::int32_t t, Nest nest, std::size_t depth,
+bool add_deepened(std::vector<Line>& lines, std::int32_t t, const Nest& nest, std::size_t depth,
                   std::size_t from = 0) {
   if (nest.counts.size() == depth) return add_values(lines, t, values_of(nest));
   for (std::size_t at = from; at <= nest.counts.size(); ++at) {
     Nest deeper = nest;
     insert_loop(deeper, at, 1, {});
-    if (add_deepened(lines, t, std::move(deeper), depth, at + 1)) return true;
+    if (add_deepened(lines, t, deeper, depth, at + 1)) return true;
   }
   return false;
 }

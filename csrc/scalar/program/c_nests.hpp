@@ -125,7 +125,7 @@ void visit_numbers(NestType& nest, Visit&& visit) {
   linear(nest.needs, false);
   operand(nest.dst, false);
   for (auto& term : nest.terms) {
-    bool many = true;
+    bool many = true;  // NOLINT(misc-const-correctness): written where terms are numbers
     if constexpr (std::is_same_v<std::remove_const_t<NestType>, Nest>) many = term.k != 1;
     visit(term.k, true);
     operand(term.a, many);

@@ -219,7 +219,7 @@ void Writer::table(const Table& table) {
   line("}");
 }
 
-void Writer::compressed(std::vector<Position> all) {
+void Writer::compressed(const std::vector<Position>& all) {
   std::vector<Position> shorter = all;
   for (Position& position : shorter) position.nests = compress(std::move(position.nests));
   const std::vector<Loop> loops = loops_of(shorter);

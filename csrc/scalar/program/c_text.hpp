@@ -44,7 +44,7 @@ class Writer {
 
   void positions(const std::vector<Position>& all);
   void moved(const std::vector<Position>& all);
-  void compressed(std::vector<Position> all);
+  void compressed(const std::vector<Position>& all);
   void outers(const Instruction& instruction);
   void outer(const Outer& outer);
   void loop(const Loop& loop);

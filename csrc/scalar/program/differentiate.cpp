@@ -72,7 +72,9 @@ class Differentiation {
       const Kind kind = graph_.nodes[id].kind;
       active_[id] = kind == Kind::parameter || kind == Kind::gather;
       if (kind == Kind::largest) continue;
-      graph_.for_operands(id, [&](Id& operand) { active_[id] |= active_[operand]; });
+      graph_.for_operands(id, [&](Id& operand) {
+        if (active_[operand]) active_[id] = 1;
+      });
     }
   }
 

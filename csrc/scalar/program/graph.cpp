@@ -33,7 +33,7 @@ std::string factor(Id id) { return id == one ? "1" : "%" + std::to_string(id); }
 
 std::string number(double value) {
   std::array<char, 32> text{};
-  std::snprintf(text.data(), text.size(), "%.6g", value);
+  (void)std::snprintf(text.data(), text.size(), "%.6g", value);
   return text.data();
 }
 

@@ -23,8 +23,8 @@ std::string text_of(const VectorProgram& program, const Ref& ref) {
     case Space::constant:
       if (ref.k_step == 0 && ref.f_step == 0 && ref.o_step == 0) {
         std::array<char, 32> text{};
-        std::snprintf(text.data(), text.size(), "%.6g",
-                      program.constants[static_cast<std::size_t>(ref.index)]);
+        (void)std::snprintf(text.data(), text.size(), "%.6g",
+                            program.constants[static_cast<std::size_t>(ref.index)]);
         return text.data();
       }
       return "c[" + std::to_string(ref.index) + steps(ref) + "]";

@@ -293,7 +293,7 @@ class Lowering {
     filled.features = *std::max_element(rows.begin(), rows.end());
     if (std::any_of(rows.begin(), rows.end(),
                     [&](std::int32_t n) { return n != filled.features; })) {
-      filled.per_stage = rows;
+      filled.per_stage = std::move(rows);
     }
     // In front of the group's own instructions, in the same list.
     const std::int32_t mine = group_;
@@ -555,7 +555,7 @@ class Lowering {
     const auto stages = static_cast<std::size_t>(group().end - group().begin);
     const auto part_of = [&](std::size_t nth, std::int32_t a, std::int32_t b, std::size_t stage) {
       for (std::size_t i = nth; i < cross.parts.size(); ++i) {
-        CrossPart& part = cross.parts[i];
+        const CrossPart& part = cross.parts[i];
         if (part.a_group == a && part.b_group == b && part.begin.size() <= stage + 1) return i;
       }
       cross.parts.push_back({a, b, true, {}, {}});

@@ -78,8 +78,8 @@ void Replay<T>::read_inputs(const Instruction& instruction) noexcept {
     if (count == 0) continue;
     T* rows = destination(instruction.group, move.stage, move.row);
     for (std::int32_t d = 0; d < count; ++d) {
-      const double* from =
-          documents_.inputs + sorted_[static_cast<std::size_t>(d)] * program_.inputs + move.index;
+      const std::ptrdiff_t document = sorted_[static_cast<std::size_t>(d)];
+      const double* from = documents_.inputs + document * program_.inputs + move.index;
       for (std::int32_t i = 0; i < move.count; ++i) rows[i * step + d] = static_cast<T>(from[i]);
     }
   }

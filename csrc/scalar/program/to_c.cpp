@@ -174,7 +174,7 @@ class File {
       if (!group.is_shared() && positions > 1) line += cat({"[", std::to_string(positions), "]"});
       if (group.features > 1 || group.ragged())
         line += cat({"[", std::to_string(group.features), "]"});
-      line += ";";
+      line += ';';
       line.resize(std::max<std::size_t>(line.size(), 30), ' ');
       line += std::string(" /* ") + name_of(group.kind);
       if (group.ragged()) line += ", as many rows as the position needs";
