@@ -78,7 +78,7 @@ class ScalarEngine:
             numerics=self.config.numerics, vocab_size=vocab_size,
         )  # fmt: skip
         replay.reserve(min(2, self.config.block_size))
-        return replay if replay.ordered else None
+        return None if exact and not replay.ordered else replay
 
     def _replay_for(self, batches: Sequence[Batch]) -> Replay | None:
         """The program for these batches' longest segment, or None where the tape has to do."""
