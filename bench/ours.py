@@ -22,7 +22,7 @@ from nanochat.scalar.replay import Replay
 
 
 def train(names: Path, steps: int, n_embd: int, batch: int, numerics: str, dtype: str) -> float:
-    """Seconds of the training loop: forward, backward and Adam by replay; texts are encoded before."""
+    """Seconds of the training loop: forward, backward and Adam by replay."""
     config = TrainConfig(mode="scalar", preset="microgpt", n_embd=n_embd, numerics=numerics)
     texts = names.read_text(encoding="utf-8").split()
     letters = sorted(set("".join(texts)))
@@ -62,7 +62,7 @@ def ours_fast_replay(names: Path, steps: int) -> float:
 
 
 def ours_lanes(names: Path, steps: int, n_embd: int) -> float:
-    """Seconds of `steps` steps of 16 documents each, in float32, documents and positions in lanes."""
+    """Seconds of `steps` steps of 16 documents each, in float32, in lanes."""
     return train(names, steps, n_embd, 16, "fast", "float32")
 
 
