@@ -196,7 +196,7 @@ class Lowering {
           number_first(pair);
           lists.pairs.push_back(pair);
         }
-        if (!exact_ && each.count > 1) sort_products(lists);
+        if (!exact_ && each.count > 1) sort_products(lists, stage);
       } else if (is_unary(each.kind)) {
         lists.pairs.push_back({relative(place(each.first), stage), Place{}});
       } else {
@@ -214,10 +214,12 @@ class Lowering {
     if (pair[0].space == Space::rows && pair[1].space > Space::rows) std::swap(pair[0], pair[1]);
   }
 
-  static void sort_products(Lists& lists) {
-    const auto key = [](const Pair& pair) {
-      return std::tuple(pair[0].space, pair[0].group, pair[1].space, pair[1].group, pair[0].stage,
-                        pair[1].stage, pair[0].index, pair[1].index);
+  static void sort_products(Lists& lists, std::int32_t here) {
+    // By absolute stage, so that what runs through the stages is one run.
+    const auto stage = [here](const Place& at) { return at.stage == own ? here : at.stage; };
+    const auto key = [&](const Pair& pair) {
+      return std::tuple(pair[0].space, pair[0].group, pair[1].space, pair[1].group, stage(pair[0]),
+                        stage(pair[1]), pair[0].index, pair[1].index);
     };
     const auto begin = lists.pairs.begin() + lists.start.back();
     const auto before = [&](const Pair& x, const Pair& y) { return key(x) < key(y); };
