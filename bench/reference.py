@@ -189,4 +189,5 @@ def _seeded(seed: int) -> Iterator[None]:
     try:
         yield
     finally:
+        # typed as a bound method of a hidden generator
         random.seed = set_seed  # type: ignore[assignment]

@@ -60,6 +60,7 @@ def timed_loop(statement: str) -> Callable[[], float]:
         "clock": time.perf_counter, "repeat": itertools.repeat, "count": COUNT,
     }  # fmt: skip
     exec(source, space)
+    # exec() fills the namespace with what mypy sees as object.
     run: Callable[[], float] = space["run"]  # type: ignore[assignment]
     return run
 
@@ -79,14 +80,14 @@ def time_dot() -> float:
     row, x = [Value(0.5) for _ in range(16)], [Value(0.25) for _ in range(16)]
     started = time.perf_counter()
     for _ in itertools.repeat(None, COUNT // 16):
-        sum(w * v for w, v in zip(row, x))  # noqa: B905
+        sum(w * v for w, v in zip(row, x))  # noqa: B905  # as microgpt.py writes it
     return time.perf_counter() - started
 
 
 def time_backward() -> float:
     """Seconds of backward() over about COUNT nodes, half of them products, half sums."""
     row, x = [Value(0.5) for _ in range(16)], [Value(0.25) for _ in range(16)]
-    root = sum(w * v for _ in range(COUNT // 32) for w, v in zip(row, x))  # noqa: B905
+    root = sum(w * v for _ in range(COUNT // 32) for w, v in zip(row, x))  # noqa: B905  # as above
     started = time.perf_counter()
     root.backward()
     return time.perf_counter() - started

@@ -121,7 +121,7 @@ class TensorEngine:
         cap = self.config.logit_softcap
         nats = linear_cross_entropy(hidden, self.model.head, inputs.targets, softcap=cap)
         loss = nats / batch.global_targets
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
         self.weights.gather()
         self.weights.loss.add_(loss.detach())
 

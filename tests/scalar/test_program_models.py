@@ -41,11 +41,11 @@ class Model:
         return self.parameters[-1]
 
     def loss(self, *arguments: Any) -> Any:
-        raise NotImplementedError
+        raise NotImplementedError  # each model's own
 
     def batch(self, step: int) -> tuple[Any, Any]:
         """tokens and inputs, as step() takes them."""
-        raise NotImplementedError
+        raise NotImplementedError  # each model's own
 
     def eager(self, tokens: Any, inputs: Any) -> Value:
         """The loss of the same batch on Values: mean over documents of each one's mean."""

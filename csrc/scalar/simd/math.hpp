@@ -10,7 +10,7 @@
 
 namespace nanochat::simd::NCLAB_SIMD {
 // Unnamed, so that no instruction set's copy stands in for another's:
-// NOLINTNEXTLINE(cert-dcl59-cpp)
+// NOLINTNEXTLINE(cert-dcl59-cpp): each instruction set needs a copy of its own
 namespace {
 
 template <class T>

@@ -25,7 +25,7 @@ namespace {
 constexpr const char* names[] = {"avx512", "avx2", "portable"};  // best first
 
 const Tables& chosen() {
-  const char* name = std::getenv("NCLAB_SIMD");  // NOLINT(concurrency-mt-unsafe)
+  const char* name = std::getenv("NCLAB_SIMD");  // NOLINT(concurrency-mt-unsafe): nobody sets it
   if (name != nullptr && *name != '\0') {
     if (const Tables* named = tables_named(name)) return *named;
     throw std::invalid_argument(std::string("NCLAB_SIMD must be avx512, avx2 or portable, and one "
