@@ -6,9 +6,10 @@
 #include "simd_testing.hpp"
 
 using nanochat::simd::Cross;
+using nanochat::simd::Fan;
 using nanochat::simd::Gemm;
 using nanochat::simd::Operand;
-using nanochat::simd::Run;
+using nanochat::simd::Step;
 using nanochat::simd::Sum;
 using nanochat::simd::Term;
 using simd_testing::equal;
@@ -47,14 +48,16 @@ void check_gemm(const S& s, std::int32_t m, std::int32_t lanes, std::int32_t k, 
 
 // A sum as simd.hpp defines it, number by number.
 template <class S, class T>
-T reference_sum(const S& s, const Sum<T>& sum, std::ptrdiff_t f, std::ptrdiff_t n, T old) {
+T reference_sum(const S& s, const Sum<T>& sum, std::ptrdiff_t o, std::ptrdiff_t f, std::ptrdiff_t n,
+                T old) {
   T total = sum.accumulate ? old : T{0};
   std::ptrdiff_t products = 0;
   T product{};
   for (std::int32_t t = 0; t < sum.terms; ++t) {
     const Term<T>& term = sum.term[t];
-    const auto at = [f, n](const Operand<T>& o, std::int32_t k) {
-      return o.base == nullptr ? T{1} : o.base[f * o.f_step + k * o.k_step + (o.row ? n : 0)];
+    const auto at = [o, f, n](const Operand<T>& x, std::int32_t k) {
+      if (x.base == nullptr) return T{1};
+      return x.base[o * x.o_step + f * x.f_step + k * x.k_step + (x.row ? n : 0)];
     };
     for (std::int32_t k = 0; k < term.k; ++k, ++products) {
       product = at(term.a, k) * at(term.b, k);
@@ -68,17 +71,19 @@ template <class S>
 void check_sum(const S& s, std::int32_t features, std::int32_t lanes, std::mt19937_64& random) {
   using T = Number<S>;
   constexpr std::int32_t most_k = 5;
-  Rows<T> source(features + most_k, lanes, random);
+  const auto outer = static_cast<std::int32_t>(1 + random() % 3);
+  Rows<T> source(features + most_k + outer, lanes, random);
   source(0, 0) = T(-0.0);
   const auto operand = [&]() -> Operand<T> {
     const auto step = static_cast<std::ptrdiff_t>(random() % 2) * source.step;
+    const auto next = static_cast<std::ptrdiff_t>(random() % 2) * source.step;
     switch (random() % 4) {
       case 0:
         return {nullptr, 0, 0, false};
       case 1:
-        return {source.row(0), step, source.step, false};
+        return {source.row(0), step, source.step, false, next};
       default:
-        return {source.row(0), source.step - step, step, true};
+        return {source.row(0), source.step - step, step, true, next};
     }
   };
   std::vector<Term<T>> terms;
@@ -86,79 +91,94 @@ void check_sum(const S& s, std::int32_t features, std::int32_t lanes, std::mt199
     const auto k = random() % 2 == 0 ? 1 : static_cast<std::int32_t>(random() % (most_k + 1));
     terms.push_back({operand(), operand(), k});
   }
-  Rows<T> dst(features, lanes, random, 16 * static_cast<std::ptrdiff_t>(random() % 2));
+  Rows<T> dst(outer * features, lanes, random, 16 * static_cast<std::ptrdiff_t>(random() % 2));
   if (random() % 2 == 0) {  // the layout that leaves no gap
     dst.step = dst.lanes;
-    dst.memory.resize(simd_testing::index(features * lanes), T{1});
+    dst.memory.resize(simd_testing::index(outer * features * lanes), T{1});
     std::fill(dst.memory.begin(), dst.memory.end(), T{1});
   }
   Rows<T> expected = dst;
-  const Sum<T> sum{dst.row(0),   dst.step,         features, lanes, static_cast<int>(terms.size()),
-                   terms.data(), random() % 2 == 0};
+  const Sum<T> sum{dst.row(0),   dst.step,          features, lanes, static_cast<int>(terms.size()),
+                   terms.data(), random() % 2 == 0, outer};
   s.table.sum(sum);
-  for (std::int32_t f = 0; f < features; ++f) {
+  for (std::int32_t f = 0; f < outer * features; ++f) {
     for (std::int32_t n = 0; n < lanes; ++n) {
-      expected(f, n) = reference_sum(s, sum, f, n, expected(f, n));
+      expected(f, n) = reference_sum(s, sum, f / features, f % features, n, expected(f, n));
+    }
+  }
+  CHECK(equal(dst, expected));
+}
+
+// Rows at random places of a few tables; kernels read beyond them to the end of a vector.
+template <class S>
+void check_cross(const S& s, std::int32_t lanes, std::mt19937_64& random) {
+  using T = Number<S>;
+  const auto below = [&random](int n) {
+    return static_cast<std::int32_t>(random() % static_cast<std::uint64_t>(n));
+  };
+  const std::int32_t outs = 1 + below(20), most_k = 6;
+  Rows<T> a(most_k, lanes, random, 16);
+  Rows<T> b(2 * outs + most_k, lanes, random, 16);
+  Rows<T> dst(outs, lanes, random);
+  Rows<T> expected = dst;
+  std::vector<Step<T>> steps;
+  bool whole = true;
+  for (std::int32_t k = below(most_k + 1); k > 0; --k) {
+    const std::int32_t alive = below(2) == 0 ? lanes + below(3) : below(lanes + 1);
+    whole = whole && alive >= lanes;
+    steps.push_back({a.row(below(most_k)), b.row(below(most_k)), below(3) * b.step, alive});
+  }
+  const Cross<T> cross{
+      dst.row(0), dst.step, steps.data(),  static_cast<std::int32_t>(steps.size()), outs,
+      lanes,      whole,    below(2) == 0, below(2) == 0 ? T(-0.0) : T{0}};
+  s.table.cross(cross);
+  for (std::int32_t i = 0; i < outs; ++i) {
+    for (std::int32_t n = 0; n < lanes; ++n) {
+      T total = cross.accumulate ? expected(i, n) : cross.start;
+      for (const Step<T>& step : steps) {
+        if (n < step.alive) {
+          total = s.multiply_add(step.a[n], step.b[i * step.next + n], total);
+        }
+      }
+      expected(i, n) = total;
     }
   }
   CHECK(equal(dst, expected));
 }
 
 template <class S>
-void check_cross(const S& s, std::int32_t lanes, std::mt19937_64& random) {
+void check_fan(const S& s, std::int32_t lanes, std::mt19937_64& random) {
   using T = Number<S>;
-  constexpr std::int32_t stages = 5, rows = 12;
-  // Documents alive at each stage: more than ours, ours, then fewer, at last perhaps none.
-  const std::int32_t width[stages] = {lanes + 3, lanes, lanes, (lanes + 1) / 2,
-                                      static_cast<std::int32_t>(random() % 2) * (lanes / 3)};
-  const std::ptrdiff_t step = (lanes + 3 + 15) / 16 * 16;
-  std::vector<Rows<T>> a, b;
-  std::vector<const T*> pa, pb;
-  for (const std::int32_t documents : width) {
-    const std::ptrdiff_t extra = step - (documents + 15) / 16 * 16;
-    a.emplace_back(rows, documents, random, extra);
-    b.emplace_back(rows, documents, random, extra);
-    pa.push_back(a.back().row(0));
-    pb.push_back(b.back().row(0));
-  }
-  std::vector<Run> runs;
-  for (std::int32_t r = 0; r < 8; ++r) {
-    const auto flag = [&random] { return static_cast<std::int32_t>(random() % 2); };
-    runs.push_back({r, static_cast<std::int32_t>(random() % (stages + 1)), flag(), 2 * flag(), 0,
-                    flag(), flag(), 2 * flag(), 0, flag()});
-    if (random() % 4 == 0 && runs.back().k > 0) {  // backwards
-      runs.back().ta = runs.back().k - 1;
-      runs.back().dta = -1;
-    }
-  }
-  Rows<T> dst(8, lanes, random);
+  const auto below = [&random](int n) {
+    return static_cast<std::int32_t>(random() % static_cast<std::uint64_t>(n));
+  };
+  const std::int32_t outs = 1 + below(20), count = below(6);
+  Rows<T> a(6, lanes, random, 16);
+  Rows<T> b(outs + 10, lanes, random, 16);
+  Rows<T> dst(outs, lanes, random);
   Rows<T> expected = dst;
-  const bool ones_a = random() % 4 == 0;
-  const bool ones_b = random() % 4 == 0;
-  const Cross<T> cross{dst.row(0),
-                       dst.step,
-                       runs.data(),
-                       8,
-                       lanes,
-                       ones_a ? nullptr : pa.data(),
-                       a[0].step,
-                       ones_b ? nullptr : pb.data(),
-                       b[0].step,
-                       width,
-                       random() % 2 == 0};
-  s.table.cross(cross);
-  for (const Run& run : runs) {
+  std::vector<const T*> heads;
+  for (std::int32_t i = 0; i < outs; ++i) heads.push_back(b.row(below(outs)));
+  const Fan<T> fan{dst.row(0),
+                   dst.step,
+                   a.row(0),
+                   below(2) * a.step,
+                   heads.data(),
+                   below(3) * b.step,
+                   count,
+                   outs,
+                   lanes,
+                   below(2) == 0,
+                   below(2) == 0 ? T(-0.0) : T{0}};
+  s.table.fan(fan);
+  for (std::int32_t i = 0; i < outs; ++i) {
     for (std::int32_t n = 0; n < lanes; ++n) {
-      T total = cross.accumulate ? expected(run.f, n) : T{0};
-      for (std::int32_t k = 0; k < run.k; ++k) {
-        const auto ta = simd_testing::index(run.ta + k * run.dta);
-        const auto tb = simd_testing::index(run.tb + k * run.dtb);
-        if ((!ones_a && n >= width[ta]) || (!ones_b && n >= width[tb])) continue;
-        const T x = ones_a ? T{1} : a[ta](run.fa + k * run.dfa, n);
-        const T y = ones_b ? T{1} : b[tb](run.fb + k * run.dfb, n);
-        total = s.multiply_add(x, y, total);
+      T total = fan.accumulate ? expected(i, n) : fan.start;
+      for (std::int32_t k = 0; k < count; ++k) {
+        total = s.multiply_add(fan.a[k * fan.a_step + n],
+                               heads[simd_testing::index(i)][k * fan.b_step + n], total);
       }
-      expected(run.f, n) = total;
+      expected(i, n) = total;
     }
   }
   CHECK(equal(dst, expected));
@@ -216,6 +236,15 @@ TEST_CASE(simd_cross_skips_documents_that_ended) {
   for_each_table([&](const auto& s) {
     for (std::int32_t lanes = 1; lanes <= 40; ++lanes) {
       for (int i = 0; i < 20; ++i) check_cross(s, lanes, random);
+    }
+  });
+}
+
+TEST_CASE(simd_fan_adds_in_order_and_writes_no_other_lane) {
+  std::mt19937_64 random(5);
+  for_each_table([&](const auto& s) {
+    for (std::int32_t lanes = 1; lanes <= 40; ++lanes) {
+      for (int i = 0; i < 20; ++i) check_fan(s, lanes, random);
     }
   });
 }

@@ -36,19 +36,8 @@ void Replay<T>::bind() {
   Bound& bound = *bound_;
   bound.clear();
   bound.width = width_;
-  bound.stage_rows.resize(program_.groups.size());
   bound.transposed.resize(program_.groups.size());
   lay_out();
-  const auto stages = static_cast<std::size_t>(program_.stages);
-  for (std::size_t g = 0; g < program_.groups.size(); ++g) {
-    if (!crossed_[g]) continue;
-    const T** rows = bound.pointers.take(stages);
-    const Group& group = program_.groups[g];
-    for (std::int32_t s = group.begin; s < std::min(group.end, longest_); ++s) {
-      rows[s] = destination(static_cast<std::int32_t>(g), s, 0);
-    }
-    bound.stage_rows[g] = rows;
-  }
   for (std::size_t i = 0; i < program_.forward.size(); ++i) {
     bind_instruction(program_.forward[i], i, true);
   }
@@ -76,9 +65,10 @@ const T* Replay<T>::row(const Ref& ref, std::int32_t stage) const noexcept {
 }
 
 template <class T>
-std::ptrdiff_t Replay<T>::step(const Ref& ref, std::int32_t steps) const noexcept {
-  const bool rows = ref.space == Space::rows;
-  return steps * (rows ? bound_->layout[static_cast<std::size_t>(ref.group)].step : 1);
+std::ptrdiff_t Replay<T>::step(const Ref& ref, std::int32_t stage,
+                               std::int32_t steps) const noexcept {
+  if (ref.space != Space::rows) return steps;
+  return steps * row_step(ref.group, ref.stage == own ? stage : ref.stage);
 }
 
 template <class T>
@@ -106,22 +96,9 @@ void Replay<T>::bind_instruction(const Instruction& instruction, std::size_t at,
     case Op::map:
       bind_map(instruction, stage, forward);
       break;
-    case Op::largest: {
-      const Term& term = instruction.terms.front();
-      for (std::int32_t o = 0; o < instruction.outer; ++o) {
-        for (std::int32_t f = 0; f < instruction.features; ++f) {
-          const std::int32_t index = instruction.row + o * instruction.features + f;
-          Ref head = term.a;
-          head.index += o * term.a.o_step + f * term.a.f_step;
-          bound.call(forward, CallKind::largest, bound.rows_calls.size());
-          bound.rows_calls.push_back(
-              {destination(instruction.group, instruction.stage == own ? own : stage, index), 0,
-               row(head, stage), step(term.a, term.k > 1 ? term.a.k_step : 0), term.k,
-               lanes(instruction.group, instruction.stage)});
-        }
-      }
+    case Op::largest:
+      bind_largest(instruction, stage, forward);
       break;
-    }
     case Op::outer:
       bind_outers(instruction, at);
       break;
@@ -131,17 +108,31 @@ void Replay<T>::bind_instruction(const Instruction& instruction, std::size_t at,
   }
 }
 
+template <class T>
+void Replay<T>::bind_largest(const Instruction& instruction, std::int32_t stage, bool forward) {
+  Bound& bound = *bound_;
+  const Term& term = instruction.terms.front();
+  for (std::int32_t o = 0; o < instruction.outer; ++o) {
+    Ref head = term.a;
+    head.index += o * term.a.o_step;
+    bound.call(forward, CallKind::largest, bound.rows_calls.size());
+    bound.rows_calls.push_back(
+        {destination(instruction.group, instruction.stage == own ? own : stage,
+                     instruction.row + o * instruction.features),
+         row_step(instruction.group, stage), row(head, stage),
+         step(term.a, stage, term.k > 1 ? term.a.k_step : 0), term.k,
+         lanes(instruction.group, instruction.stage), instruction.features,
+         step(term.a, stage, term.a.f_step)});
+  }
+}
+
 // Elements in use of a group's memory, for calls that take it as one row.
 template <class T>
 std::int32_t Replay<T>::extent(std::int32_t g) const noexcept {
   const Group& group = program_.groups[static_cast<std::size_t>(g)];
-  const std::ptrdiff_t step = bound_->layout[static_cast<std::size_t>(g)].step;
-  std::int32_t rows = group.features;
-  if (group.ragged()) {
-    const std::int32_t stages = std::min(group.end, longest_) - group.begin;
-    rows = rows_before_[static_cast<std::size_t>(g)][static_cast<std::size_t>(stages)];
-  }
-  return static_cast<std::int32_t>(rows * step);
+  const Layout& layout = bound_->layout[static_cast<std::size_t>(g)];
+  return static_cast<std::int32_t>(group.ragged() ? layout.block.back()
+                                                  : group.features * layout.step);
 }
 
 template <class T>
@@ -175,30 +166,26 @@ void Replay<T>::bind_map(const Instruction& instruction, std::int32_t stage, boo
 template <class T>
 void Replay<T>::bind_sum(const Instruction& instruction, std::int32_t stage, bool forward) {
   Bound& bound = *bound_;
-  const std::ptrdiff_t dst_step = bound.layout[static_cast<std::size_t>(instruction.group)].step;
+  const std::ptrdiff_t dst_step = instruction.whole ? 0 : row_step(instruction.group, stage);
   const std::int32_t where = instruction.stage == own ? own : stage;
   std::int32_t count = lanes(instruction.group, instruction.stage);
   if (instruction.width != own) count = width_[static_cast<std::size_t>(instruction.width)];
   if (instruction.whole) count = extent(instruction.group);
-  const auto operand = [&](const Ref& ref, std::int32_t o) -> simd::Operand<T> {
+  const auto operand = [&](const Ref& ref) -> simd::Operand<T> {
     if (ref.space == Space::unit) return {nullptr, 0, 0, false};
-    Ref head = ref;
-    head.index += o * ref.o_step;
-    return {row(head, stage), step(ref, ref.f_step), step(ref, ref.k_step),
-            ref.space == Space::rows};
+    return {row(ref, stage), step(ref, stage, ref.f_step), step(ref, stage, ref.k_step),
+            ref.space == Space::rows, step(ref, stage, ref.o_step)};
   };
-  for (std::int32_t o = 0; o < instruction.outer; ++o) {
-    simd::Term<T>* terms = bound.terms.take(instruction.terms.size() + 1);
-    for (std::size_t i = 0; i < instruction.terms.size(); ++i) {
-      const Term& term = instruction.terms[i];
-      terms[i] = {operand(term.a, o), operand(term.b, o), term.k};
-    }
-    bound.call(forward, CallKind::sum, bound.sums.size());
-    bound.sums.push_back(
-        {destination(instruction.group, where, instruction.row + o * instruction.features),
-         dst_step, instruction.features, count, static_cast<std::int32_t>(instruction.terms.size()),
-         terms, instruction.accumulate});
+  simd::Term<T>* terms = bound.terms.take(instruction.terms.size() + 1);
+  for (std::size_t i = 0; i < instruction.terms.size(); ++i) {
+    const Term& term = instruction.terms[i];
+    terms[i] = {operand(term.a), operand(term.b), term.k};
   }
+  bound.call(forward, CallKind::sum, bound.sums.size());
+  bound.sums.push_back({destination(instruction.group, where, instruction.row), dst_step,
+                        instruction.features, count,
+                        static_cast<std::int32_t>(instruction.terms.size()), terms,
+                        instruction.accumulate, instruction.outer});
 }
 
 template <class T>
@@ -212,8 +199,8 @@ void Replay<T>::bind_matrix(const Instruction& instruction, std::int32_t stage, 
   for (const Term& term : instruction.terms) {
     const T* a_head = row(term.a, stage);
     const T* b_head = row(term.b, stage);
-    const std::ptrdiff_t a_step = step(term.a, term.a.k_step);
-    const std::ptrdiff_t b_step = step(term.b, term.b.k_step);
+    const std::ptrdiff_t a_step = step(term.a, stage, term.a.k_step);
+    const std::ptrdiff_t b_step = step(term.b, stage, term.b.k_step);
     for (std::int32_t i = 0; i < term.k; ++i, ++k) {
       a[k] = a_head + i * a_step;
       b[k] = b_head + i * b_step;
@@ -224,35 +211,9 @@ void Replay<T>::bind_matrix(const Instruction& instruction, std::int32_t stage, 
   bound.call(forward, CallKind::gemm, bound.gemms.size());
   bound.gemms.push_back(
       {instruction.features, count, products, a,
-       step(instruction.terms.front().a, instruction.terms.front().a.f_step), b,
+       step(instruction.terms.front().a, stage, instruction.terms.front().a.f_step), b,
        destination(instruction.group, instruction.stage == own ? own : stage, instruction.row),
-       bound.layout[static_cast<std::size_t>(instruction.group)].step, instruction.accumulate});
-}
-
-template <class T>
-void Replay<T>::bind_cross(const Instruction& instruction, bool forward) {
-  Bound& bound = *bound_;
-  const Group& group = program_.groups[static_cast<std::size_t>(instruction.group)];
-  const auto stage_rows = [&](std::int32_t g) -> const T* const* {
-    return g < 0 ? nullptr : bound.stage_rows[static_cast<std::size_t>(g)];
-  };
-  const auto row_step = [&](std::int32_t g) -> std::ptrdiff_t {
-    return g < 0 ? 0 : bound.layout[static_cast<std::size_t>(g)].step;
-  };
-  for (const CrossPart& part : instruction.parts) {
-    for (std::int32_t s = group.begin; s < std::min(group.end, longest_); ++s) {
-      const auto at = static_cast<std::size_t>(s - group.begin);
-      const std::uint32_t begin = part.begin[at], end = part.begin[at + 1];
-      if (begin == end) continue;
-      bound.call(forward, CallKind::cross, bound.crosses.size());
-      bound.crosses.push_back({destination(instruction.group, s, 0),
-                               bound.layout[static_cast<std::size_t>(instruction.group)].step,
-                               part.runs.data() + begin, static_cast<std::int32_t>(end - begin),
-                               width_[static_cast<std::size_t>(s)], stage_rows(part.a_group),
-                               row_step(part.a_group), stage_rows(part.b_group),
-                               row_step(part.b_group), bound.width.data(), part.accumulate});
-    }
-  }
+       row_step(instruction.group, stage), instruction.accumulate});
 }
 
 template <class T>
@@ -322,7 +283,7 @@ void Replay<T>::bind_outer(const Outer& outer) {
     b[k] = rows + lane * lane_step;
   }
   bound.call(false, writes_gradient ? CallKind::outer : CallKind::gemm, bound.gemms.size());
-  bound.gemms.push_back({outer.m, outer.n, count, a, step(outer.a, outer.a.f_step), b,
+  bound.gemms.push_back({outer.m, outer.n, count, a, step(outer.a, start, outer.a.f_step), b,
                          destination_row, outer.m_step, outer.accumulate});
 }
 

@@ -18,6 +18,7 @@ enum class CallKind : std::uint8_t {
   outer,
   sum,
   cross,
+  fan,
   map,
   largest,
   transpose,
@@ -42,6 +43,13 @@ struct RowsCall {
   const T* src;
   std::ptrdiff_t src_step;
   std::int32_t rows, lanes;
+  std::int32_t count = 1;       // largest: destinations
+  std::ptrdiff_t src_next = 0;  // from one's rows to the next one's
+};
+
+// Calls of one kind that follow each other.
+struct CallRange {
+  std::size_t begin, end;
 };
 
 // Arrays that calls point into: they never move, and all go at once.
@@ -74,6 +82,8 @@ class Pool {
 struct Layout {
   std::size_t base = 0;     // of row 0, in rows_
   std::ptrdiff_t step = 1;  // elements from row to row
+  // Ragged: each stage is a block with a step of its own; where blocks begin, and the end.
+  std::vector<std::ptrdiff_t> block{}, steps{};
 };
 
 // A call is its kind in the low 8 bits and its place among the calls of that kind above them.
@@ -85,12 +95,14 @@ struct Replay<T>::Bound {
   std::vector<simd::Gemm<T>> gemms;
   std::vector<simd::Sum<T>> sums;
   std::vector<simd::Cross<T>> crosses;
+  std::vector<simd::Fan<T>> fans;
+  std::vector<CallRange> ranges;  // of crosses or fans
   std::vector<MapCall<T>> maps;
   std::vector<RowsCall<T>> rows_calls;
   Pool<simd::Term<T>> terms;
   Pool<const T*> pointers;
-  std::vector<const T* const*> stage_rows;  // of each group that cross calls read: row 0, by stage
-  std::vector<T*> transposed;               // of each group, once bound
+  Pool<simd::Step<T>> steps;
+  std::vector<T*> transposed;  // of each group, once bound
   Pool<T> scratch;
 
   void clear() {
@@ -99,19 +111,64 @@ struct Replay<T>::Bound {
     gemms.clear();
     sums.clear();
     crosses.clear();
+    fans.clear();
+    ranges.clear();
     maps.clear();
     rows_calls.clear();
     terms.clear();
     pointers.clear();
+    steps.clear();
     scratch.clear();
-    stage_rows.assign(stage_rows.size(), nullptr);
     transposed.assign(transposed.size(), nullptr);
   }
   void call(bool is_forward, CallKind kind, std::size_t at) {
     (is_forward ? forward : backward)
         .push_back(static_cast<std::uint64_t>(at) << 8U | static_cast<std::uint64_t>(kind));
   }
+  // A call that joins the one before it where that is of its kind and its neighbour.
+  void call_next(bool is_forward, CallKind kind, std::size_t at) {
+    const std::vector<std::uint64_t>& list = is_forward ? forward : backward;
+    if (!list.empty() && static_cast<CallKind>(list.back() & 0xFFU) == kind &&
+        ranges.back().end == at) {
+      ++ranges.back().end;
+      return;
+    }
+    call(is_forward, kind, ranges.size());
+    ranges.push_back({at, at + 1});
+  }
 };
+
+template <class T>
+std::int32_t Replay<T>::lanes(std::int32_t g, std::int32_t stage) const noexcept {
+  const Group& group = program_.groups[static_cast<std::size_t>(g)];
+  if (group.is_shared()) return 1;
+  if (stage != own) return width_[static_cast<std::size_t>(stage)];
+  return offset_[static_cast<std::size_t>(group.end)] -
+         offset_[static_cast<std::size_t>(group.begin)];
+}
+
+template <class T>
+T* Replay<T>::destination(std::int32_t g, std::int32_t stage, std::int32_t index) const noexcept {
+  const Group& group = program_.groups[static_cast<std::size_t>(g)];
+  const Layout& layout = bound_->layout[static_cast<std::size_t>(g)];
+  T* const base = const_cast<T*>(rows_.data()) + layout.base;
+  if (group.ragged() && stage != own) {
+    const auto at = static_cast<std::size_t>(stage - group.begin);
+    return base + layout.block[at] + index * layout.steps[at];
+  }
+  T* const row = base + index * layout.step;
+  if (group.is_shared() || stage == own) return row;
+  return row + offset_[static_cast<std::size_t>(stage)] -
+         offset_[static_cast<std::size_t>(group.begin)];
+}
+
+// Elements between rows of a group at a stage.
+template <class T>
+std::ptrdiff_t Replay<T>::row_step(std::int32_t g, std::int32_t stage) const noexcept {
+  const Group& group = program_.groups[static_cast<std::size_t>(g)];
+  const Layout& layout = bound_->layout[static_cast<std::size_t>(g)];
+  return group.ragged() ? layout.steps[static_cast<std::size_t>(stage - group.begin)] : layout.step;
+}
 
 }  // namespace nanochat::program
 

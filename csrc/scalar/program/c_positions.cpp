@@ -180,8 +180,11 @@ std::vector<Position> positions_of(const Group& group, std::int32_t g, const Cro
   for (std::int32_t s = group.begin; s < group.end; ++s) {
     const auto at = static_cast<std::size_t>(s - group.begin);
     Position position{s, {}};
+    std::vector<Run> runs;
     for (std::uint32_t i = part.begin[at]; i < part.begin[at + 1]; ++i) {
-      const simd::Run& run = part.runs[i];
+      for (const Run& run : separate(part.runs[i])) runs.push_back(run);
+    }
+    for (const Run& run : runs) {
       const auto last = [&](std::int32_t from, std::int32_t t, std::int32_t dt) {
         return from < 0 ? 0 : std::max(t, t + (run.k - 1) * dt);
       };

@@ -575,8 +575,9 @@ class Lowering {
           const auto group_at = [](const Place& at) {
             return at.space == Space::rows ? at.group : -1;
           };
-          simd::Run run{
-              f, 1, head[0].index, 0, stage_of(head[0]), 0, head[1].index, 0, stage_of(head[1]), 0};
+          Run run{
+              f, 1, 1, head[0].index, 0, stage_of(head[0]), 0, head[1].index, 0, stage_of(head[1]),
+              0};
           const auto fits = [&](const Pair& next, std::int32_t k) {
             return group_at(next[0]) == group_at(head[0]) &&
                    group_at(next[1]) == group_at(head[1]) &&
@@ -613,8 +614,11 @@ class Lowering {
         part.begin.push_back(static_cast<std::uint32_t>(part.runs.size()));
       }
     }
+    for (CrossPart& part : cross.parts) share_factors(part);
     // The first part writes when it reaches every destination; else all add to zeros.
-    if (cross.parts.front().runs.size() == members().size()) {
+    std::size_t written = 0;
+    for (const Run& run : cross.parts.front().runs) written += static_cast<std::size_t>(run.o);
+    if (written == members().size()) {
       cross.parts.front().accumulate = false;
     } else {
       Instruction zero{};

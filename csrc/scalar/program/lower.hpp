@@ -46,6 +46,9 @@ struct Reduction {
 bool lower_reductions(const std::vector<Reduction>& reductions, const std::vector<Group>& groups,
                       bool exact, VectorProgram& program);
 
+// Makes one run of destinations that share a factor.
+void share_factors(CrossPart& part);
+
 }  // namespace nanochat::program
 
 #endif  // NANOCHAT_SCALAR_PROGRAM_LOWER_HPP_

@@ -42,11 +42,11 @@ void Replay<T>::move(const Instruction& instruction) noexcept {
 
 template <class T>
 void Replay<T>::gather(const Instruction& instruction) noexcept {
-  const std::ptrdiff_t step = bound_->layout[static_cast<std::size_t>(instruction.group)].step;
   for (const Move& move : instruction.moves) {
     const std::int32_t count = width_[static_cast<std::size_t>(move.stage)];
     if (count == 0) continue;
     T* rows = destination(instruction.group, move.stage, move.row);
+    const std::ptrdiff_t step = row_step(instruction.group, move.stage);
     for (std::int32_t d = 0; d < count; ++d) {
       const T* from =
           &values_[static_cast<std::size_t>(move.index + token(d, move.slot) * move.stride)];
@@ -57,11 +57,11 @@ void Replay<T>::gather(const Instruction& instruction) noexcept {
 
 template <class T>
 void Replay<T>::fill(const Instruction& instruction) noexcept {
-  const std::ptrdiff_t step = bound_->layout[static_cast<std::size_t>(instruction.group)].step;
   for (const Move& move : instruction.moves) {
     const std::int32_t count = width_[static_cast<std::size_t>(move.stage)];
     if (count == 0) continue;
     T* rows = destination(instruction.group, move.stage, move.row);
+    const std::ptrdiff_t step = row_step(instruction.group, move.stage);
     const Numbers& source = move.constant ? constants_ : values_;
     const T* from = &source[static_cast<std::size_t>(move.index)];
     for (std::int32_t i = 0; i < move.count; ++i) {
@@ -72,11 +72,11 @@ void Replay<T>::fill(const Instruction& instruction) noexcept {
 
 template <class T>
 void Replay<T>::read_inputs(const Instruction& instruction) noexcept {
-  const std::ptrdiff_t step = bound_->layout[static_cast<std::size_t>(instruction.group)].step;
   for (const Move& move : instruction.moves) {
     const std::int32_t count = width_[static_cast<std::size_t>(move.stage)];
     if (count == 0) continue;
     T* rows = destination(instruction.group, move.stage, move.row);
+    const std::ptrdiff_t step = row_step(instruction.group, move.stage);
     for (std::int32_t d = 0; d < count; ++d) {
       const std::ptrdiff_t document = sorted_[static_cast<std::size_t>(d)];
       const double* from = documents_.inputs + document * program_.inputs + move.index;
@@ -102,12 +102,12 @@ void Replay<T>::seed(const Instruction& instruction) noexcept {
 
 template <class T>
 void Replay<T>::one_hot(const Instruction& instruction) noexcept {
-  const std::ptrdiff_t step = bound_->layout[static_cast<std::size_t>(instruction.group)].step;
   const T hit = instruction.negated ? T{0} : T{1};
   for (const Move& move : instruction.moves) {
     const std::int32_t count = width_[static_cast<std::size_t>(move.stage)];
     if (count == 0) continue;
     T* rows = destination(instruction.group, move.stage, move.row);
+    const std::ptrdiff_t step = row_step(instruction.group, move.stage);
     for (std::int32_t i = 0; i < move.count; ++i) {
       for (std::int32_t d = 0; d < count; ++d) rows[i * step + d] = T{1} - hit;
     }
@@ -126,7 +126,7 @@ void Replay<T>::select(const Instruction& instruction) noexcept {
     if (count == 0) continue;
     T* row = destination(instruction.group, move.stage, move.row);
     const T* candidates = destination(move.group, move.stage, move.index);
-    const std::ptrdiff_t step = bound_->layout[static_cast<std::size_t>(move.group)].step;
+    const std::ptrdiff_t step = row_step(move.group, move.stage);
     for (std::int32_t d = 0; d < count; ++d) row[d] = candidates[token(d, move.slot) * step + d];
   }
 }
@@ -137,7 +137,7 @@ void Replay<T>::scatter(const Instruction& instruction) noexcept {
     const std::int32_t count = width_[static_cast<std::size_t>(move.stage)];
     if (count == 0) continue;
     const T* rows = destination(move.group, move.stage, move.row);
-    const std::ptrdiff_t step = bound_->layout[static_cast<std::size_t>(move.group)].step;
+    const std::ptrdiff_t step = row_step(move.group, move.stage);
     for (std::int32_t d = 0; d < count; ++d) {
       T* onto =
           &gradients_[static_cast<std::size_t>(move.index + token(d, move.slot) * move.stride)];

@@ -17,26 +17,7 @@ Replay<T>::Replay(const VectorProgram& program, const simd::Table<T>& kernels)
       first_(values_.size()),
       second_(values_.size()),
       constants_(program.constants.begin(), program.constants.end()),
-      rows_before_(program.groups.size()),
-      crossed_(program.groups.size(), 0) {
-  for (std::size_t g = 0; g < program.groups.size(); ++g) {
-    const Group& group = program.groups[g];
-    if (!group.ragged()) continue;
-    rows_before_[g].push_back(0);
-    for (const std::int32_t count : group.per_stage) {
-      rows_before_[g].push_back(rows_before_[g].back() + count);
-    }
-  }
-  for (const auto* list : {&program.forward, &program.backward}) {
-    for (const Instruction& instruction : *list) {
-      for (const CrossPart& part : instruction.parts) {
-        for (const std::int32_t g : {part.a_group, part.b_group}) {
-          if (g >= 0) crossed_[static_cast<std::size_t>(g)] = 1;
-        }
-      }
-    }
-  }
-}
+      ones_(simd::row_pad, T{1}) {}
 
 template <class T>
 Replay<T>::~Replay() = default;
@@ -103,49 +84,31 @@ void Replay<T>::lay_out() {
     const Group& group = program_.groups[g];
     Layout& layout = bound_->layout[g];
     layout.base = used;
-    std::ptrdiff_t rows = group.features;
-    if (group.is_shared()) {
-      layout.step = 1;
-    } else if (group.ragged()) {
-      layout.step = padded(documents_.count);
-      rows = rows_before_[g].back();
+    std::ptrdiff_t elements = 0;
+    if (group.ragged()) {
+      layout.block.assign(1, 0);
+      layout.steps.clear();
+      for (std::int32_t s = group.begin; s < std::min(group.end, longest_); ++s) {
+        layout.steps.push_back(padded(width_[static_cast<std::size_t>(s)]));
+        elements += group.features_at(s) * layout.steps.back();
+        layout.block.push_back(elements);
+      }
     } else {
-      layout.step = padded(lanes(static_cast<std::int32_t>(g), own));
+      layout.step = group.is_shared() ? 1 : padded(lanes(static_cast<std::int32_t>(g), own));
+      elements = group.features * layout.step;
     }
-    used += static_cast<std::size_t>((rows * layout.step + line - 1) / line * line);
+    used += static_cast<std::size_t>((elements + line - 1) / line * line);
   }
   used += 4 * simd::row_pad;
-  if (used <= rows_.size()) return;
+  const std::size_t lanes_read = static_cast<std::size_t>(documents_.count) + simd::row_pad;
+  if (used <= rows_.size() && lanes_read <= ones_.size()) return;
   // Calls bound before point into the old memory.
   for (auto& bound : by_length_) {
     if (bound.get() != bound_) bound.reset();
   }
   if (other_.get() != bound_) other_.reset();
-  rows_.assign(used, T{0});
-}
-
-template <class T>
-std::int32_t Replay<T>::lanes(std::int32_t g, std::int32_t stage) const noexcept {
-  const Group& group = program_.groups[static_cast<std::size_t>(g)];
-  if (group.is_shared()) return 1;
-  if (stage != own) return width_[static_cast<std::size_t>(stage)];
-  return offset_[static_cast<std::size_t>(group.end)] -
-         offset_[static_cast<std::size_t>(group.begin)];
-}
-
-template <class T>
-T* Replay<T>::destination(std::int32_t g, std::int32_t stage, std::int32_t index) const noexcept {
-  const Group& group = program_.groups[static_cast<std::size_t>(g)];
-  const Layout& layout = bound_->layout[static_cast<std::size_t>(g)];
-  T* base = const_cast<T*>(rows_.data()) + layout.base + index * layout.step;
-  if (group.is_shared() || stage == own) return base;
-  if (group.ragged()) {
-    return base + rows_before_[static_cast<std::size_t>(g)]
-                              [static_cast<std::size_t>(stage - group.begin)] *
-                      layout.step;
-  }
-  return base + offset_[static_cast<std::size_t>(stage)] -
-         offset_[static_cast<std::size_t>(group.begin)];
+  if (used > rows_.size()) rows_.assign(used, T{0});
+  ones_.assign(std::max(lanes_read, ones_.size()), T{1});
 }
 
 template <class T>
@@ -246,7 +209,14 @@ void Replay<T>::run(const std::vector<std::uint64_t>& calls) {
         kernels_.sum(bound_->sums[at]);
         break;
       case CallKind::cross:
-        kernels_.cross(bound_->crosses[at]);
+        for (std::size_t i = bound_->ranges[at].begin; i < bound_->ranges[at].end; ++i) {
+          kernels_.cross(bound_->crosses[i]);
+        }
+        break;
+      case CallKind::fan:
+        for (std::size_t i = bound_->ranges[at].begin; i < bound_->ranges[at].end; ++i) {
+          kernels_.fan(bound_->fans[i]);
+        }
         break;
       case CallKind::map: {
         const MapCall<T>& map = bound_->maps[at];
@@ -255,7 +225,10 @@ void Replay<T>::run(const std::vector<std::uint64_t>& calls) {
       }
       case CallKind::largest: {
         const RowsCall<T>& rows = bound_->rows_calls[at];
-        kernels_.largest(rows.dst, rows.src, rows.src_step, rows.rows, rows.lanes);
+        for (std::int32_t i = 0; i < rows.count; ++i) {
+          kernels_.largest(rows.dst + i * rows.dst_step, rows.src + i * rows.src_next,
+                           rows.src_step, rows.rows, rows.lanes);
+        }
         break;
       }
       case CallKind::transpose: {

@@ -55,6 +55,7 @@ class Replay {
 
  private:
   struct Bound;  // the kernel calls of one shape
+  struct CrossBinder;
 
   template <class Number>
   struct Aligned {
@@ -75,7 +76,8 @@ class Replay {
   void bind();
   const T* row(const Ref& ref, std::int32_t stage) const noexcept;
   T* destination(std::int32_t group, std::int32_t stage, std::int32_t index) const noexcept;
-  std::ptrdiff_t step(const Ref& ref, std::int32_t steps) const noexcept;
+  std::ptrdiff_t step(const Ref& ref, std::int32_t stage, std::int32_t steps) const noexcept;
+  std::ptrdiff_t row_step(std::int32_t group, std::int32_t stage) const noexcept;
   std::int32_t lanes(std::int32_t group, std::int32_t stage) const noexcept;
   double visible(const Ref& ref, std::int32_t document) const;
 
@@ -85,6 +87,7 @@ class Replay {
   void bind_sum(const Instruction& instruction, std::int32_t stage, bool forward);
   void bind_matrix(const Instruction& instruction, std::int32_t stage, bool forward);
   void bind_map(const Instruction& instruction, std::int32_t stage, bool forward);
+  void bind_largest(const Instruction& instruction, std::int32_t stage, bool forward);
   void bind_cross(const Instruction& instruction, bool forward);
   void bind_outers(const Instruction& instruction, std::size_t at);
   void bind_outer(const Outer& outer);
@@ -105,6 +108,7 @@ class Replay {
   const simd::Table<T>& kernels_;
   Numbers values_, gradients_, first_, second_, constants_;
   Numbers rows_;
+  Numbers ones_;  // the number 1 in as many lanes as there are documents
   T unit_ = T{1};
   bool accumulate_ = false;
 
@@ -115,9 +119,6 @@ class Replay {
   std::vector<std::int32_t> width_;   // documents at each stage; 0 beyond the longest
   std::vector<std::int32_t> offset_;  // lanes before each stage
   std::int32_t longest_ = 0;
-
-  std::vector<std::vector<std::int32_t>> rows_before_;  // ragged groups: rows before each stage
-  std::vector<char> crossed_;                           // groups that cross instructions read
 
   std::vector<std::unique_ptr<Bound>> by_length_;  // one document: a shape for each length
   std::unique_ptr<Bound> other_;

@@ -69,12 +69,23 @@ struct Move {
   bool constant;       // fill from constants, not from parameters
 };
 
+// `o` destinations of one stage, rows f, f + 1, …, whose operands stand at other stages and that
+// share their first factors. Product k of destination f + i is row fa + k * dfa at stage ta + k *
+// dta times row fb + k * dfb + i * ofb at stage tb + k * dtb + i * otb. One of dtb and otb is 0.
+struct Run {
+  std::int32_t f, o;
+  std::int32_t k;
+  std::int32_t fa, dfa, ta, dta;
+  std::int32_t fb, dfb, tb, dtb;
+  std::int32_t ofb = 0, otb = 0;
+};
+
 // Operands at other stages than the destination's: attention.
 struct CrossPart {
   std::int32_t a_group, b_group;     // -1: the number 1
   bool accumulate;                   // onto earlier parts
   std::vector<std::uint32_t> begin;  // into runs, for each stage of the destination, and the end
-  std::vector<simd::Run> runs;
+  std::vector<Run> runs;
 };
 
 enum class Op : std::uint8_t {
@@ -155,6 +166,9 @@ struct VectorProgram {
 };
 
 VectorProgram lower(Graph& graph, Numerics numerics);
+
+// The run's destinations, one a run.
+std::vector<Run> separate(const Run& run);
 
 // What was found, for a reader: groups, instructions and how the one kind became the other.
 std::string listing(const VectorProgram& program);

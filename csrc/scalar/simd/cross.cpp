@@ -1,191 +1,154 @@
-// Sums whose operands stand at other positions than their destination: attention over the past.
-// Runs are short and many: what all runs share is decided outside their loop.
+// Sums whose operands stand at other positions than their destinations: attention over the past.
+// They are short and many. Destinations that share a factor are summed side by side, so that the
+// factor is loaded once and additions do not wait for each other.
 #include "scalar/simd/vector.hpp"
 
 namespace nanochat::simd::NCLAB_SIMD {
 namespace {
 
-// What stands for the number 1: a stage whose only row is met by every product.
-template <class T>
-struct Ones {
-  T row[width<T>];
-  const T* stage[1];
-};
-template <class T>
-constexpr Ones<T> make_ones(const T* row) noexcept {
-  Ones<T> ones{};
-  for (T& x : ones.row) x = 1;
-  ones.stage[0] = row;
-  return ones;
-}
-template <class T>
-constinit const Ones<T> ones = make_ones<T>(ones<T>.row);
-
-// What all runs share of one operand, from lane n on. The number 1 has one stage, one row and no
-// end: all else is 0.
-template <class T>
-struct Side {
-  const T* const* stage;
-  const std::int32_t* width;
-  std::ptrdiff_t step, n;
-  bool real;
-
-  Side(const T* const* stages, std::ptrdiff_t row_step, std::int32_t lane,
-       const Cross<T>& c) noexcept
-      : stage(stages), width(c.width), step(row_step), n(lane), real(true) {
-    if (stages != nullptr) return;
-    stage = ones<T>.stage;
-    width = &c.lanes;
-    step = n = 0;
-    real = false;
-  }
-
-  std::int32_t stage_of(std::int32_t t) const noexcept { return real ? t : 0; }
-  const T* at(std::int32_t f, std::int32_t t) const noexcept { return stage[t] + f * step + n; }
-};
-
-// The lanes that a loop over runs works on: one number, a whole vector, or part of one.
+// The lanes a call works on: one number, or the first `here` lanes of a vector from `n` on.
 template <class T>
 struct One {
   using V = T;
-  static constexpr int here = 1;
-  T get(const T* from) const noexcept { return *from; }
+  V of(T x) const noexcept { return x; }
+  V get(const T* from) const noexcept { return *from; }
   void put(T* to, T x) const noexcept { *to = x; }
+  V keep(V yes, V no, std::int32_t alive) const noexcept { return alive > 0 ? yes : no; }
+  bool all(std::int32_t alive) const noexcept { return alive > 0; }
 };
-template <class T>
-struct All {
-  using V = Whole<T>;
-  static constexpr int here = width<T>;
-  V get(const T* from) const noexcept { return load<V>(from); }
-  void put(T* to, V x) const noexcept { store(to, x); }
-};
-template <class T>
-struct Part {
-  using V = Whole<T>;
+template <class Vectors>
+struct Lanes {
+  using V = Vectors;
+  using T = Element<V>;
+  std::ptrdiff_t n;
   int here;
-  V get(const T* from) const noexcept { return load_first<V>(from, here); }
-  void put(T* to, V x) const noexcept { store_first(to, x, here); }
+  V of(T x) const noexcept { return broadcast<V>(x); }
+  V get(const T* from) const noexcept { return load<V>(from + n); }
+  void put(T* to, V x) const noexcept {
+    if (here == Traits<V>::lanes) return store(to + n, x);
+    store_first(to + n, x, here);
+  }
+  V keep(V yes, V no, std::int32_t alive) const noexcept {
+    const auto left = static_cast<int>(alive - n);
+    constexpr int most = Traits<V>::lanes;
+    return keep_first(yes, no, left < 0 ? 0 : left > most ? most : left);
+  }
+  bool all(std::int32_t alive) const noexcept { return alive >= n + here; }
 };
 
-// Widths never grow: the smallest of a run is at its later end.
-inline std::int32_t last_stage(std::int32_t t, std::int32_t dt, std::int32_t count) noexcept {
-  return dt > 0 ? t + (count - 1) * dt : t;
+template <int outs, class Call, class L, class T>
+inline void start(typename L::V (&sum)[outs], const Call& c, const T* dst, L lanes) noexcept {
+#pragma GCC unroll 8
+  for (int j = 0; j < outs; ++j) {
+    sum[j] = c.accumulate ? lanes.get(dst + j * c.dst_step) : lanes.of(c.start);
+  }
 }
 
-// Runs r... while each has the asked movements and all documents alive at every product. Returns
-// the first run that has not.
-template <class N, bool a_moves, bool b_moves, class Lanes>
-__attribute__((noinline)) std::int32_t stretch(const Cross<typename N::T>& c, std::int32_t r,
-                                               const Side<typename N::T>& a,
-                                               const Side<typename N::T>& b, Lanes lanes,
-                                               std::int32_t n) noexcept {
+template <int outs, class Call, class L, class T>
+inline void finish(const typename L::V (&sum)[outs], const Call& c, T* dst, L lanes) noexcept {
+#pragma GCC unroll 8
+  for (int j = 0; j < outs; ++j) lanes.put(dst + j * c.dst_step, sum[j]);
+}
+
+// Destinations i, i + 1, … i + outs - 1.
+template <class N, int outs, class L>
+void block(const Cross<typename N::T>& c, std::int32_t i, L lanes) noexcept {
   using T = typename N::T;
-  using V = typename Lanes::V;
-  const bool accumulate = c.accumulate;
-  const std::int32_t needed = n + lanes.here;
-  for (; r < c.runs; ++r) {
-    const Run& run = c.run[r];
-    const std::int32_t count = run.k;
-    const std::int32_t ta = a.stage_of(run.ta);
-    const std::int32_t tb = b.stage_of(run.tb);
-    const std::int32_t dta = a.stage_of(run.dta);
-    const std::int32_t dtb = b.stage_of(run.dtb);
-    if ((dta != 0) != a_moves || (dtb != 0) != b_moves || count <= 0) return r;
-    if (a.width[a_moves ? last_stage(ta, dta, count) : ta] < needed) return r;
-    if (b.width[b_moves ? last_stage(tb, dtb, count) : tb] < needed) return r;
-    T* const dst = c.dst + run.f * c.dst_step + n;
-    V sum = accumulate ? lanes.get(dst) : V{};
-    const T* pa = a.at(run.fa, ta);
-    const T* pb = b.at(run.fb, tb);
-    const std::ptrdiff_t a_step = run.dfa * a.step;
-    const std::ptrdiff_t b_step = run.dfb * b.step;
-    // Stages are places of their own; what moves within one moves by a constant.
-    const T* const* a_stage = a.stage + ta;
-    const T* const* b_stage = b.stage + tb;
-    // NOLINTBEGIN(misc-const-correctness): changed where the stage moves.
-    std::ptrdiff_t a_offset = pa - *a_stage;
-    std::ptrdiff_t b_offset = pb - *b_stage;
-    // NOLINTEND(misc-const-correctness)
-    for (std::int32_t k = 0;;) {
-      sum = multiply_add<N>(lanes.get(pa), lanes.get(pb), sum);
-      if (++k == count) break;
-      if constexpr (a_moves) {
-        a_stage += dta;
-        a_offset += a_step;
-        pa = *a_stage + a_offset;
-      } else {
-        pa += a_step;
+  typename L::V sum[outs];
+  T* const dst = c.dst + i * c.dst_step;
+  start(sum, c, dst, lanes);
+  const Step<T>* const end = c.step + c.steps;
+  for (const Step<T>* step = c.step; step != end; ++step) {
+    const auto x = lanes.get(step->a);
+    const std::ptrdiff_t next = step->next;
+    const T* const pb = step->b + i * next;
+    if (c.whole || lanes.all(step->alive)) {
+#pragma GCC unroll 8
+      for (int j = 0; j < outs; ++j) {
+        sum[j] = multiply_add<N>(x, lanes.get(pb + j * next), sum[j]);
       }
-      if constexpr (b_moves) {
-        b_stage += dtb;
-        b_offset += b_step;
-        pb = *b_stage + b_offset;
-      } else {
-        pb += b_step;
+    } else {
+      const std::int32_t alive = step->alive;
+#pragma GCC unroll 8
+      for (int j = 0; j < outs; ++j) {
+        sum[j] = lanes.keep(multiply_add<N>(x, lanes.get(pb + j * next), sum[j]), sum[j], alive);
       }
     }
-    lanes.put(dst, sum);
   }
-  return r;
+  finish(sum, c, dst, lanes);
 }
 
-// One run of any kind, `here` lanes from n on; documents may end on the way.
-template <class N>
-__attribute__((noinline)) void any_run(const Cross<typename N::T>& c, const Run& run,
-                                       const Side<typename N::T>& a, const Side<typename N::T>& b,
-                                       std::int32_t n, int here) noexcept {
+template <class N, int outs, class L>
+void block(const Fan<typename N::T>& c, std::int32_t i, L lanes) noexcept {
+  using T = typename N::T;
+  typename L::V sum[outs];
+  const T* pb[outs];
+#pragma GCC unroll 8
+  for (int j = 0; j < outs; ++j) pb[j] = c.b[i + j];
+  T* const dst = c.dst + i * c.dst_step;
+  start(sum, c, dst, lanes);
+  const T* pa = c.a;
+  std::ptrdiff_t offset = 0;
+  for (std::int32_t k = c.k; k > 0; --k, pa += c.a_step, offset += c.b_step) {
+    const auto x = lanes.get(pa);
+#pragma GCC unroll 8
+    for (int j = 0; j < outs; ++j) {
+      sum[j] = multiply_add<N>(x, lanes.get(pb[j] + offset), sum[j]);
+    }
+  }
+  finish(sum, c, dst, lanes);
+}
+
+// All destinations, up to 8 at once.
+template <class N, class Call, class L>
+inline void all_outs(const Call& c, L lanes) noexcept {
+  std::int32_t i = 0;
+  for (; i + 8 <= c.outs; i += 8) block<N, 8>(c, i, lanes);
+  if (i + 4 <= c.outs) {
+    block<N, 4>(c, i, lanes);
+    i += 4;
+  }
+  const std::int32_t left = c.outs - i;
+  if (left == 3) block<N, 3>(c, i, lanes);
+  if (left == 2) block<N, 2>(c, i, lanes);
+  if (left == 1) block<N, 1>(c, i, lanes);
+}
+
+template <class N, class Call>
+inline void all_lanes(const Call& c) noexcept {
   using T = typename N::T;
   using V = Whole<T>;
-  T* const dst = c.dst + run.f * c.dst_step + n;
-  V sum = c.accumulate ? load_first<V>(dst, here) : V{};
-  for (std::int32_t k = 0; k < run.k; ++k) {
-    const std::int32_t ta = a.stage_of(run.ta + k * run.dta);
-    const std::int32_t tb = b.stage_of(run.tb + k * run.dtb);
-    std::int32_t alive = n + here;
-    if (a.width[ta] < alive) alive = a.width[ta];
-    if (b.width[tb] < alive) alive = b.width[tb];
-    alive -= n;
-    if (alive <= 0) continue;
-    const V x = load_first<V>(a.at(run.fa + k * run.dfa, ta), alive);
-    const V y = load_first<V>(b.at(run.fb + k * run.dfb, tb), alive);
-    sum = keep_first(multiply_add<N>(x, y, sum), sum, alive);
-  }
-  store_first(dst, sum, here);
-}
-
-// All runs, in the lanes from n on.
-template <class N, class Lanes>
-void all_runs(const Cross<typename N::T>& c, Lanes lanes, std::int32_t n) noexcept {
-  const Side<typename N::T> a(c.a_stage, c.a_step, n, c);
-  const Side<typename N::T> b(c.b_stage, c.b_step, n, c);
-  for (std::int32_t r = 0; r < c.runs;) {
-    const std::int32_t first = r;
-    const bool a_moves = a.stage_of(c.run[r].dta) != 0;
-    const bool b_moves = b.stage_of(c.run[r].dtb) != 0;
-    if (a_moves) {
-      r = b_moves ? stretch<N, true, true>(c, r, a, b, lanes, n)
-                  : stretch<N, true, false>(c, r, a, b, lanes, n);
-    } else {
-      r = b_moves ? stretch<N, false, true>(c, r, a, b, lanes, n)
-                  : stretch<N, false, false>(c, r, a, b, lanes, n);
+  constexpr int lanes = width<T>;
+  if (c.lanes == 1) return all_outs<N>(c, One<T>{});
+  std::int32_t n = 0;
+  for (; n + lanes <= c.lanes; n += lanes) all_outs<N>(c, Lanes<V>{n, lanes});
+  if (n == c.lanes) return;
+  const int rest = c.lanes - n;
+  if constexpr (tail_width<T> < lanes) {
+    if (rest <= tail_width<T>) {
+      return all_outs<N>(c, Lanes<Vector<T, tail_width<T>>>{n, rest});
     }
-    if (r == first) any_run<N>(c, c.run[r++], a, b, n, lanes.here);
   }
+  all_outs<N>(c, Lanes<V>{n, rest});
 }
 
 }  // namespace
 
 template <class N>
 void cross(const Cross<typename N::T>& c) noexcept {
-  using T = typename N::T;
-  if (c.lanes == 1) return all_runs<N>(c, One<T>{}, 0);
-  std::int32_t n = 0;
-  for (; n + width<T> <= c.lanes; n += width<T>) all_runs<N>(c, All<T>{}, n);
-  if (n < c.lanes) all_runs<N>(c, Part<T>{c.lanes - n}, n);
+  all_lanes<N>(c);
+}
+
+template <class N>
+void fan(const Fan<typename N::T>& c) noexcept {
+  all_lanes<N>(c);
 }
 
 template void cross<Exact>(const Cross<double>&) noexcept;
 template void cross<Fast64>(const Cross<double>&) noexcept;
 template void cross<Fast32>(const Cross<float>&) noexcept;
+template void fan<Exact>(const Fan<double>&) noexcept;
+template void fan<Fast64>(const Fan<double>&) noexcept;
+template void fan<Fast32>(const Fan<float>&) noexcept;
 
 }  // namespace nanochat::simd::NCLAB_SIMD

@@ -12,6 +12,7 @@ constexpr Table<typename N::T> table = {
     &gemm<N>,
     &sum<N>,
     &cross<N>,
+    &fan<N>,
     &map<N>,
     &largest<typename N::T>,
     &transpose<typename N::T>,

@@ -31,6 +31,8 @@ void sum(const Sum<typename N::T>&) noexcept;
 template <class N>
 void cross(const Cross<typename N::T>&) noexcept;
 template <class N>
+void fan(const Fan<typename N::T>&) noexcept;
+template <class N>
 void map(Map, typename N::T* dst, const typename N::T* src, std::size_t n, double c) noexcept;
 template <class N>
 void adamw(typename N::T* value, const typename N::T* grad, typename N::T* m, typename N::T* v,

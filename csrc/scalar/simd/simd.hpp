@@ -32,13 +32,14 @@ struct Gemm {
   bool accumulate;
 };
 
-// One operand of a Term: `base + f * f_step + k * k_step` is the address of a row, or of one number
-// for all lanes. A null base stands for the number 1.
+// One operand of a Term: `base + o * o_step + f * f_step + k * k_step` is the address of a row, or
+// of one number for all lanes. A null base stands for the number 1.
 template <class T>
 struct Operand {
   const T* base;
   std::ptrdiff_t f_step, k_step;  // elements
   bool row;
+  std::ptrdiff_t o_step = 0;
 };
 
 template <class T>
@@ -47,8 +48,9 @@ struct Term {
   std::int32_t k;  // products in this term
 };
 
-// dst[f][n] = Σ_terms Σ_k a·b, terms and products in order, for f < features, n < lanes. A sum of a
-// single product is the product itself; any other starts from 0, or from dst when `accumulate`.
+// dst[o][f][n] = Σ_terms Σ_k a·b, terms and products in order, for o < outer, f < features, n <
+// lanes; rows of dst follow each other. A sum of a single product is the product itself; any other
+// starts from 0, or from dst when `accumulate`.
 template <class T>
 struct Sum {
   T* dst;
@@ -56,31 +58,44 @@ struct Sum {
   std::int32_t features, lanes, terms;
   const Term<T>* term;
   bool accumulate;
+  std::int32_t outer = 1;
 };
 
-// One destination of a sum whose operands stand at other positions (stages) than its own. Operand a
-// of product k is row fa + k * dfa at stage ta + k * dta; b likewise.
-struct Run {
-  std::int32_t f;  // row of the destination
-  std::int32_t k;
-  std::int32_t fa, dfa, ta, dta;
-  std::int32_t fb, dfb, tb, dtb;
+// Where the factors of one product of a Cross stand.
+template <class T>
+struct Step {
+  const T* a;
+  const T* b;           // of the first destination
+  std::ptrdiff_t next;  // elements from one destination's b to the next one's
+  std::int32_t alive;   // lanes that have both factors: the others skip the product
 };
 
-// dst + f * dst_step for each run: Σ_k a·b over the lanes (documents) of one stage. A product whose
-// stage has fewer documents left than this one adds to those alone; where width is 0 it is skipped.
+// dst[i][n] = start + Σ_k a[k][n] · b[k][i][n] for i < outs, n < lanes: destinations that share
+// their first factors. Each step has places of its own. Rows are read to the end of a vector.
 template <class T>
 struct Cross {
   T* dst;
+  std::ptrdiff_t dst_step;  // elements between destinations
+  const Step<T>* step;
+  std::int32_t steps, outs, lanes;
+  bool whole;       // all lanes are alive in every step
+  bool accumulate;  // start from dst
+  T start;
+};
+
+// dst[i][n] = start + Σ_k a[k][n] · b[i][k][n] for i < outs, n < lanes: one list of factors against
+// many. Rows are read to the end of a vector.
+template <class T>
+struct Fan {
+  T* dst;
   std::ptrdiff_t dst_step;
-  const Run* run;
-  std::int32_t runs, lanes;
-  const T* const* a_stage;  // for each stage, its row 0; null: the number 1
-  std::ptrdiff_t a_step;    // elements between rows
-  const T* const* b_stage;
+  const T* a;
+  std::ptrdiff_t a_step;  // elements from k to k + 1
+  const T* const* b;      // outs pointers
   std::ptrdiff_t b_step;
-  const std::int32_t* width;  // documents alive at each stage, never growing
-  bool accumulate;            // start from dst, not from 0
+  std::int32_t k, outs, lanes;
+  bool accumulate;  // start from dst
+  T start;
 };
 
 enum class Map : std::uint8_t {
@@ -113,6 +128,7 @@ struct Table {
   void (*gemm)(const Gemm<T>&) noexcept;
   void (*sum)(const Sum<T>&) noexcept;
   void (*cross)(const Cross<T>&) noexcept;
+  void (*fan)(const Fan<T>&) noexcept;
   // dst[i] = op(src[i], c) for i < n; the arrays may be the same.
   void (*map)(Map, T* dst, const T* src, std::size_t n, double c) noexcept;
   // dst[n] = the largest of rows src + f * step, as Python's max(): a nan in first place stays.

@@ -16,9 +16,11 @@ struct Cursor {
 };
 
 template <class T>
-inline Cursor<T> cursor(const Operand<T>& operand, std::int32_t f, std::int32_t n) noexcept {
+inline Cursor<T> cursor(const Operand<T>& operand, std::int32_t o, std::int32_t f,
+                        std::int32_t n) noexcept {
   if (operand.base == nullptr) return {&one<T>, 0, false};
-  return {operand.base + f * operand.f_step + (operand.row ? n : 0), operand.k_step, operand.row};
+  return {operand.base + o * operand.o_step + f * operand.f_step + (operand.row ? n : 0),
+          operand.k_step, operand.row};
 }
 
 // Whole vectors, or the first `last` lanes of one: b's and a's rows are not read beyond them.
@@ -57,13 +59,13 @@ inline T start_of(const Sum<T>& s) noexcept {
 }
 
 template <class N, int vectors, bool part>
-void sum_columns(const Sum<typename N::T>& s, std::int32_t n, int last) noexcept {
+void sum_columns(const Sum<typename N::T>& s, std::int32_t o, std::int32_t n, int last) noexcept {
   using T = typename N::T;
   using V = Whole<T>;
   constexpr int lanes = width<T>;
   const V start = broadcast<V>(start_of(s));
   for (std::int32_t f = 0; f < s.features; ++f) {
-    T* const dst = s.dst + f * s.dst_step + n;
+    T* const dst = s.dst + (o * s.features + f) * s.dst_step + n;
     V sum[vectors];
 #pragma GCC unroll 4
     for (int v = 0; v < vectors; ++v) {
@@ -71,8 +73,8 @@ void sum_columns(const Sum<typename N::T>& s, std::int32_t n, int last) noexcept
     }
     for (std::int32_t t = 0; t < s.terms; ++t) {
       const Term<T>& term = s.term[t];
-      const Cursor<T> a = cursor(term.a, f, n);
-      const Cursor<T> b = cursor(term.b, f, n);
+      const Cursor<T> a = cursor(term.a, o, f, n);
+      const Cursor<T> b = cursor(term.b, o, f, n);
       if (a.row && b.row) {
         add_term<N, V, vectors, part, true, true>(sum, a, b, term.k, last);
       } else if (a.row) {
@@ -101,9 +103,9 @@ struct Factors {
   Cursor<T> a, b;
   std::ptrdiff_t a_step, b_step;
 
-  explicit Factors(const Term<T>& term) noexcept
-      : a(cursor(term.a, 0, 0)),
-        b(cursor(term.b, 0, 0)),
+  Factors(const Term<T>& term, std::int32_t o) noexcept
+      : a(cursor(term.a, o, 0, 0)),
+        b(cursor(term.b, o, 0, 0)),
         a_step(term.a.base == nullptr ? 0 : term.a.f_step),
         b_step(term.b.base == nullptr ? 0 : term.b.f_step) {
     if (!a.row) {
@@ -128,7 +130,7 @@ struct Factors {
 };
 
 template <class N, int terms, bool b_row, bool d_row>
-void elementwise(const Sum<typename N::T>& s, Factors<typename N::T> first,
+void elementwise(const Sum<typename N::T>& s, std::int32_t o, Factors<typename N::T> first,
                  Factors<typename N::T> second) noexcept {
   using T = typename N::T;
   using V = Whole<T>;
@@ -136,7 +138,7 @@ void elementwise(const Sum<typename N::T>& s, Factors<typename N::T> first,
   const V start = broadcast<V>(start_of(s));
   const std::int32_t whole = s.lanes / lanes * lanes;
   const int rest = s.lanes - whole;
-  T* dst = s.dst;
+  T* dst = s.dst + o * s.features * s.dst_step;
   for (std::int32_t f = 0; f < s.features; ++f, dst += s.dst_step) {
     for (std::int32_t n = 0; n < whole; n += lanes) {
       V sum = s.accumulate ? load<V>(dst + n) : start;
@@ -155,37 +157,43 @@ void elementwise(const Sum<typename N::T>& s, Factors<typename N::T> first,
   }
 }
 
-// Whether the sum was such a one, and is done.
-template <class N>
-bool elementwise_done(const Sum<typename N::T>& s) noexcept {
-  using T = typename N::T;
+template <class T>
+bool is_elementwise(const Sum<T>& s) noexcept {
   if (s.terms < 1 || s.terms > 2 || s.term[0].k != 1 || s.term[s.terms - 1].k != 1) return false;
-  const Factors<T> first(s.term[0]);
-  const Factors<T> second(s.term[s.terms - 1]);
-  if (!first.a.row || !second.a.row) return false;
-  if (s.terms == 1) {
-    first.b.row ? elementwise<N, 1, true, true>(s, first, second)
-                : elementwise<N, 1, false, false>(s, first, second);
-  } else if (first.b.row) {
-    second.b.row ? elementwise<N, 2, true, true>(s, first, second)
-                 : elementwise<N, 2, true, false>(s, first, second);
-  } else {
-    second.b.row ? elementwise<N, 2, false, true>(s, first, second)
-                 : elementwise<N, 2, false, false>(s, first, second);
+  return Factors<T>(s.term[0], 0).a.row && Factors<T>(s.term[s.terms - 1], 0).a.row;
+}
+
+template <class N>
+void elementwise(const Sum<typename N::T>& s) noexcept {
+  using T = typename N::T;
+  for (std::int32_t o = 0; o < s.outer; ++o) {
+    const Factors<T> first(s.term[0], o);
+    const Factors<T> second(s.term[s.terms - 1], o);
+    if (s.terms == 1) {
+      first.b.row ? elementwise<N, 1, true, true>(s, o, first, second)
+                  : elementwise<N, 1, false, false>(s, o, first, second);
+    } else if (first.b.row) {
+      second.b.row ? elementwise<N, 2, true, true>(s, o, first, second)
+                   : elementwise<N, 2, true, false>(s, o, first, second);
+    } else {
+      second.b.row ? elementwise<N, 2, false, true>(s, o, first, second)
+                   : elementwise<N, 2, false, false>(s, o, first, second);
+    }
   }
-  return true;
 }
 
 }  // namespace
 
 template <class N>
 void sum(const Sum<typename N::T>& s) noexcept {
-  if (elementwise_done<N>(s)) return;
+  if (is_elementwise(s)) return elementwise<N>(s);
   constexpr int lanes = width<typename N::T>;
-  std::int32_t n = 0;
-  for (; n + 4 * lanes <= s.lanes; n += 4 * lanes) sum_columns<N, 4, false>(s, n, lanes);
-  for (; n + lanes <= s.lanes; n += lanes) sum_columns<N, 1, false>(s, n, lanes);
-  if (n < s.lanes) sum_columns<N, 1, true>(s, n, s.lanes - n);
+  for (std::int32_t o = 0; o < s.outer; ++o) {
+    std::int32_t n = 0;
+    for (; n + 4 * lanes <= s.lanes; n += 4 * lanes) sum_columns<N, 4, false>(s, o, n, lanes);
+    for (; n + lanes <= s.lanes; n += lanes) sum_columns<N, 1, false>(s, o, n, lanes);
+    if (n < s.lanes) sum_columns<N, 1, true>(s, o, n, s.lanes - n);
+  }
 }
 
 template void sum<Exact>(const Sum<double>&) noexcept;
