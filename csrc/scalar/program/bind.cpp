@@ -36,7 +36,7 @@ void Replay<T>::bind() {
   Bound& bound = *bound_;
   bound.clear();
   bound.width = width_;
-  bound.transposed.resize(program_.groups.size());
+  bound.columns.resize(program_.groups.size());
   lay_out();
   for (std::size_t i = 0; i < program_.forward.size(); ++i) {
     bind_instruction(program_.forward[i], i, true);
@@ -231,12 +231,25 @@ void Replay<T>::bind_outers(const Instruction& instruction, std::size_t at) {
   if (instruction.outer > 0) bound.call(false, CallKind::backward_move, at);
 }
 
+// All lanes of a group as rows of its features, for whatever sums over lanes.
+template <class T>
+void Replay<T>::bind_columns(std::int32_t g) {
+  Bound& bound = *bound_;
+  const std::ptrdiff_t width = column_step(g);
+  const std::int32_t all = lanes(g, own);
+  T* const columns = bound.scratch.take(static_cast<std::size_t>(width * all) + 16);
+  bound.columns[static_cast<std::size_t>(g)] = columns;
+  bound.call(false, CallKind::transpose, bound.rows_calls.size());
+  bound.rows_calls.push_back({columns, width, destination(g, own, 0), row_step(g, own),
+                              program_.groups[static_cast<std::size_t>(g)].features, all});
+}
+
 template <class T>
 void Replay<T>::bind_outer(const Outer& outer) {
   Bound& bound = *bound_;
   const auto g = static_cast<std::size_t>(outer.b.group);
   const Group& group = program_.groups[g];
-  // Groups of one stage may stand at different stages: the later one says how many documents.
+  // Of one stage each, a and b may stand at different ones: the later one says how many documents.
   std::int32_t start = group.begin;
   std::int32_t count = lanes(outer.b.group, own);
   if (outer.b.stage != own) {
@@ -261,17 +274,10 @@ void Replay<T>::bind_outer(const Outer& outer) {
   std::ptrdiff_t lane_step = 1;
   const std::ptrdiff_t b_step = bound.layout[g].step;
   if (b_step != 1 && outer.n > 1) {
-    const auto width = static_cast<std::ptrdiff_t>((group.features + 15) / 16 * 16);
-    if (bound.transposed[g] == nullptr) {
-      // All lanes of the group, for whichever outer products read it.
-      const std::int32_t all = lanes(outer.b.group, own);
-      bound.transposed[g] = bound.scratch.take(static_cast<std::size_t>(width * all) + 16);
-      bound.call(false, CallKind::transpose, bound.rows_calls.size());
-      bound.rows_calls.push_back({bound.transposed[g], width, destination(outer.b.group, own, 0),
-                                  b_step, group.features, all});
-    }
-    rows = bound.transposed[g] + outer.b.index;
-    lane_step = width;
+    if (bound.columns[g] == nullptr) bind_columns(outer.b.group);
+    rows =
+        column(outer.b.group, outer.b.stage == own ? group.begin : outer.b.stage) + outer.b.index;
+    lane_step = column_step(outer.b.group);
   }
   const T** a = bound.pointers.take(static_cast<std::size_t>(count));
   const T** b = bound.pointers.take(static_cast<std::size_t>(count));

@@ -1,6 +1,7 @@
 // Sums over other stages become kernel calls: where the factors of each product stand, and how many
 // documents have both.
 #include <limits>
+#include <vector>
 
 #include "scalar/program/bound.hpp"
 
@@ -9,28 +10,18 @@ namespace {
 
 constexpr std::int32_t endless = std::numeric_limits<std::int32_t>::max();
 
-// Where a stage's rows of one operand are. No group stands for the number 1.
+// The rows of one operand at each stage, and its documents.
 template <class T>
 struct Rows {
-  const T* base;
-  const Group* group = nullptr;
-  const Layout* layout = nullptr;
-  const std::int32_t* width = nullptr;
-  const std::int32_t* offset = nullptr;
+  struct Stage {
+    const T* row;         // row 0
+    std::ptrdiff_t step;  // elements between rows
+    std::int32_t alive;
+  };
+  const Stage* stage;
 
-  std::int32_t alive(std::int32_t stage) const noexcept {
-    return group == nullptr ? endless : width[stage];
-  }
-  std::ptrdiff_t step(std::int32_t stage) const noexcept {
-    if (group == nullptr) return 0;
-    if (!group->ragged()) return layout->step;
-    return layout->steps[static_cast<std::size_t>(stage - group->begin)];
-  }
-  const T* at(std::int32_t stage, std::int32_t row) const noexcept {
-    if (group == nullptr) return base;
-    if (!group->ragged()) return base + offset[stage] - offset[group->begin] + row * layout->step;
-    const auto block = static_cast<std::size_t>(stage - group->begin);
-    return base + layout->block[block] + row * layout->steps[block];
+  const T* at(std::int32_t t, std::int32_t row) const noexcept {
+    return stage[t].row + row * stage[t].step;
   }
 };
 
@@ -58,10 +49,10 @@ struct Replay<T>::CrossBinder {
 
   // Nothing moves but the stage of the second factors, and all documents reach every one.
   bool is_fan(const Run& run) const noexcept {
-    bool fan = run.dta == 0 && run.dtb == 0 && a.alive(run.ta) >= lanes;
+    bool fan = run.dta == 0 && run.dtb == 0 && a.stage[run.ta].alive >= lanes;
     for (std::int32_t i = 0; fan && i < run.o; ++i) {
-      const std::int32_t stage = run.tb + i * run.otb;
-      fan = b.alive(stage) >= lanes && b.step(stage) == b.step(run.tb);
+      const auto& stage = b.stage[run.tb + i * run.otb];
+      fan = stage.alive >= lanes && stage.step == b.stage[run.tb].step;
     }
     return fan;
   }
@@ -69,8 +60,8 @@ struct Replay<T>::CrossBinder {
   void bind_fan(const Run& run) {
     T* const to = dst + run.f * dst_step;
     const T* const from = a.at(run.ta, run.fa);
-    const std::ptrdiff_t a_step = run.dfa * a.step(run.ta);
-    const std::ptrdiff_t b_step = run.dfb * b.step(run.tb);
+    const std::ptrdiff_t a_step = run.dfa * a.stage[run.ta].step;
+    const std::ptrdiff_t b_step = run.dfb * b.stage[run.tb].step;
     const T** heads = bound.pointers.take(static_cast<std::size_t>(run.o));
     bool side_by_side = lanes == 1 && dst_step == 1 && run.o > 1;
     for (std::int32_t i = 0; i < run.o; ++i) {
@@ -114,13 +105,20 @@ struct Replay<T>::CrossBinder {
     simd::Step<T>* const steps = bound.steps.take(static_cast<std::size_t>(run.k));
     std::int32_t count = 0;
     bool whole = true;
-    for (std::int32_t k = 0; k < run.k; ++k) {
-      const std::int32_t ta = run.ta + k * run.dta, tb = run.tb + k * run.dtb;
-      const std::int32_t alive = std::min(a.alive(ta), b.alive(tb));
-      if (alive <= 0) continue;
-      whole = whole && alive >= lanes;
-      steps[count++] = {a.at(ta, run.fa + k * run.dfa), b.at(tb, run.fb + k * run.dfb),
-                        run.ofb * b.step(tb), alive};
+    const auto* sa = a.stage + run.ta;
+    const auto* sb = b.stage + run.tb;
+    std::int32_t fa = run.fa, fb = run.fb;
+    for (std::int32_t k = run.k; k > 0; --k) {
+      const std::int32_t alive = std::min(sa->alive, sb->alive);
+      if (alive > 0) {
+        whole = whole && alive >= lanes;
+        steps[count++] = {sa->row + fa * sa->step, sb->row + fb * sb->step, run.ofb * sb->step,
+                          alive};
+      }
+      sa += run.dta;
+      sb += run.dtb;
+      fa += run.dfa;
+      fb += run.dfb;
     }
     bound.call_next(forward, CallKind::cross, bound.crosses.size());
     bound.crosses.push_back({dst + run.f * dst_step, dst_step, steps, count, run.o, lanes, whole,
@@ -131,14 +129,21 @@ struct Replay<T>::CrossBinder {
 template <class T>
 void Replay<T>::bind_cross(const Instruction& instruction, bool forward) {
   const Group& group = program_.groups[static_cast<std::size_t>(instruction.group)];
-  const auto rows = [&](std::int32_t g) -> Rows<T> {
-    if (g < 0) return {ones_.data()};
-    const auto at = static_cast<std::size_t>(g);
-    return {rows_.data() + bound_->layout[at].base, &program_.groups[at], &bound_->layout[at],
-            width_.data(), offset_.data()};
+  const auto stages = static_cast<std::size_t>(program_.stages);
+  const auto rows = [&](std::int32_t g, std::vector<typename Rows<T>::Stage>& all) {
+    all.assign(stages, {ones_.data(), 0, endless});
+    for (std::int32_t s = 0; g >= 0 && s < program_.stages; ++s) {
+      const Group& operand = program_.groups[static_cast<std::size_t>(g)];
+      const bool here = s >= operand.begin && s < std::min(operand.end, longest_);
+      auto& stage = all[static_cast<std::size_t>(s)];
+      stage = {nullptr, 0, 0};
+      if (here) stage = {destination(g, s, 0), row_step(g, s), width_[static_cast<std::size_t>(s)]};
+    }
+    return Rows<T>{all.data()};
   };
+  std::vector<typename Rows<T>::Stage> a_stages, b_stages;
   for (const CrossPart& part : instruction.parts) {
-    const Rows<T> a = rows(part.a_group), b = rows(part.b_group);
+    const Rows<T> a = rows(part.a_group, a_stages), b = rows(part.b_group, b_stages);
     for (std::int32_t s = group.begin; s < std::min(group.end, longest_); ++s) {
       const auto at = static_cast<std::size_t>(s - group.begin);
       CrossBinder binder{*bound_,

@@ -102,7 +102,7 @@ struct Replay<T>::Bound {
   Pool<simd::Term<T>> terms;
   Pool<const T*> pointers;
   Pool<simd::Step<T>> steps;
-  std::vector<T*> transposed;  // of each group, once bound
+  std::vector<T*> columns;  // of each group, once bound: lanes as rows
   Pool<T> scratch;
 
   void clear() {
@@ -119,7 +119,7 @@ struct Replay<T>::Bound {
     pointers.clear();
     steps.clear();
     scratch.clear();
-    transposed.assign(transposed.size(), nullptr);
+    columns.assign(columns.size(), nullptr);
   }
   void call(bool is_forward, CallKind kind, std::size_t at) {
     (is_forward ? forward : backward)
@@ -168,6 +168,22 @@ std::ptrdiff_t Replay<T>::row_step(std::int32_t g, std::int32_t stage) const noe
   const Group& group = program_.groups[static_cast<std::size_t>(g)];
   const Layout& layout = bound_->layout[static_cast<std::size_t>(g)];
   return group.ragged() ? layout.steps[static_cast<std::size_t>(stage - group.begin)] : layout.step;
+}
+
+// A group's lanes as rows of features, from a stage's first lane on; null where nobody needs them.
+template <class T>
+const T* Replay<T>::column(std::int32_t g, std::int32_t stage) const noexcept {
+  const T* const columns = bound_->columns[static_cast<std::size_t>(g)];
+  const Group& group = program_.groups[static_cast<std::size_t>(g)];
+  if (columns == nullptr) return nullptr;
+  const std::int32_t lane =
+      offset_[static_cast<std::size_t>(stage)] - offset_[static_cast<std::size_t>(group.begin)];
+  return columns + lane * column_step(g);
+}
+
+template <class T>
+std::ptrdiff_t Replay<T>::column_step(std::int32_t g) const noexcept {
+  return (program_.groups[static_cast<std::size_t>(g)].features + 15) / 16 * 16;
 }
 
 }  // namespace nanochat::program

@@ -100,7 +100,7 @@ std::vector<Table> tables_of(const std::vector<Position>& positions);
 std::vector<Position> positions_of(const VectorProgram& program, const Instruction& instruction);
 std::vector<Position> positions_of(const Group& group, std::int32_t g, const CrossPart& part);
 std::vector<Position> moves_of(const Instruction& instruction);
-Position odds_of(const VectorProgram& program, const Instruction& instruction);
+Position odds_of(const std::vector<Odd>& odds);
 Position outputs_of(const VectorProgram& program);
 
 // Calls visit(number, matters) for every number of the nest, in one order for nests of one make; a

@@ -217,11 +217,10 @@ std::vector<Position> moves_of(const Instruction& instruction) {
   return positions;
 }
 
-Position odds_of(const VectorProgram& program, const Instruction& instruction) {
+Position odds_of(const std::vector<Odd>& odds) {
   const Counts counts(1, 1);
   Position all{shared, {}};
-  for (std::int32_t i = 0; i < instruction.outer; ++i) {
-    const Odd& odd = program.odds[static_cast<std::size_t>(instruction.slot + i)];
+  for (const Odd& odd : odds) {
     const Factor to{
         odd.group < 0 ? Where::gradient : Where::number, odd.group, 0, {}, {odd.index, {}, 0}, {}};
     Nest nest = copy_of(to, factor_of(odd.a, odd.stage, counts), counts, odd.stage);

@@ -289,8 +289,14 @@ void Writer::outers(const Instruction& instruction) {
            ";");
     }
   }
+  std::vector<Odd> odds;
   for (std::int32_t i = 0; i < instruction.features; ++i) {
     const Outer& each = program_.outers[static_cast<std::size_t>(instruction.row + i)];
+    if (is_row_of_stage(each, group(each.b.group))) {
+      Odd odd{each.group, each.index, each.a, each.b, each.b.stage};
+      for (std::int32_t n = 0; n < each.n; ++n, ++odd.index, ++odd.b.index) odds.push_back(odd);
+      continue;
+    }
     const std::int32_t last = each.index + (each.m - 1) * each.m_step + each.n - 1;
     const std::string to = each.group < 0 ? "dp" : cat({"g", std::to_string(each.group)});
     comment(cat({to, "[", std::to_string(each.index), " ... ", std::to_string(last),
@@ -298,9 +304,11 @@ void Writer::outers(const Instruction& instruction) {
                  " times ", about(each.b), ", summed over positions"}));
     outer(each);
   }
-  if (instruction.outer > 0) {
+  const auto first = program_.odds.begin() + instruction.slot;
+  odds.insert(odds.end(), first, first + instruction.outer);
+  if (!odds.empty()) {
     line("/* products at single positions */");
-    compressed({odds_of(program_, instruction)});
+    compressed({odds_of(odds)});
   }
 }
 

@@ -687,6 +687,9 @@ class Lowering {
     std::vector<char> covered(program_.parameters, 0);
     for (std::size_t i = first; i < program_.outers.size(); ++i) {
       Outer& outer = program_.outers[i];
+      if (is_row_of_stage(outer, program_.groups[static_cast<std::size_t>(outer.b.group)])) {
+        continue;  // a batch may have no document at this stage
+      }
       bool fresh = true;
       const auto cells = [&](auto&& visit) {
         for (std::int32_t m = 0; m < outer.m; ++m) {

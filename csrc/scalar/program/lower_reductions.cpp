@@ -2,11 +2,12 @@
 //
 // Needs: for each destination its products, stages absolute. A factor pair that occurs once at
 // every stage of its group is one product of two whole rows, summed over all lanes; a run of
-// destinations whose rows follow each other is a matrix of them (Outer). What does not fit is kept
-// product by product (Odd). Right because each product is either in exactly one outer product or
-// in one odd. microgpt.py adds from the last position to the first: a pair whose stages fall keeps
-// that order at replay; a destination with several pairs is summed pair by pair, which is another
-// order, and is reported.
+// destinations whose rows follow each other is a matrix of them (Outer); neighbours that meet a row
+// at one stage alone are a row of such a matrix. What does not fit is kept product by product
+// (Odd). Right because each product is either in exactly one outer product or in one odd.
+// microgpt.py adds from the last position to the first: a pair whose stages fall keeps that order
+// at replay; a destination with several pairs is summed pair by pair, which is another order, and
+// is reported.
 #include <algorithm>
 #include <map>
 #include <tuple>
@@ -35,6 +36,7 @@ class Splitter {
 
   // Rows over all stages by occurrence: the first whole pair of each destination, the second, ….
   std::vector<std::vector<Whole>> wholes;
+  std::vector<Odd> alone;  // the only products of their destinations
   bool ordered = true;
 
   void split(const Reduction& reduction) {
@@ -51,8 +53,9 @@ class Splitter {
       const auto found = stages.find(key);
       if (found == stages.end()) continue;  // its first product stood for all
       if (!whole[key]) {
-        program_.odds.push_back({reduction.group, reduction.index, absolute(pair[0]),
-                                 absolute(pair[1]), stage_of(pair)});
+        const Odd odd{reduction.group, reduction.index, absolute(pair[0]), absolute(pair[1]),
+                      stage_of(pair)};
+        (reduction.pairs.size() == 1 ? alone : program_.odds).push_back(odd);
         continue;
       }
       const std::vector<std::int32_t>& order = found->second;
@@ -164,6 +167,35 @@ void find_matrices(const std::vector<Whole>& list, VectorProgram& program) {
   }
 }
 
+// Neighbours that each are one product of a row at the same stage and the same other factor are a
+// row of gradients, summed over the documents of that stage.
+void find_rows_of_stages(const std::vector<Odd>& alone, VectorProgram& program) {
+  constexpr std::int32_t enough = 4;
+  for (std::size_t at = 0; at < alone.size();) {
+    const Odd& head = alone[at];
+    std::int32_t n = 1;
+    const auto continues = [&](const Odd& next) {
+      Ref expected = head.b;
+      expected.index += n;
+      return next.group == head.group && next.index == head.index + n && next.a == head.a &&
+             next.b == expected && next.stage == head.stage;
+    };
+    while (at + static_cast<std::size_t>(n) < alone.size() &&
+           continues(alone[at + static_cast<std::size_t>(n)])) {
+      ++n;
+    }
+    const bool ragged =
+        program.groups[static_cast<std::size_t>(head.b.group)].ragged() || head.stage == shared;
+    if (n >= enough && head.b.space == Space::rows && head.a.space != Space::rows && !ragged) {
+      program.outers.push_back({head.group, head.index, 0, 1, n, head.a, head.b, false, true});
+    } else {
+      program.odds.insert(program.odds.end(), alone.begin() + static_cast<std::ptrdiff_t>(at),
+                          alone.begin() + static_cast<std::ptrdiff_t>(at) + n);
+    }
+    at += static_cast<std::size_t>(n);
+  }
+}
+
 }  // namespace
 
 bool lower_reductions(const std::vector<Reduction>& reductions, const std::vector<Group>& groups,
@@ -171,6 +203,7 @@ bool lower_reductions(const std::vector<Reduction>& reductions, const std::vecto
   Splitter splitter(groups, program);
   for (const Reduction& reduction : reductions) splitter.split(reduction);
   for (const std::vector<Whole>& list : splitter.wholes) find_matrices(list, program);
+  find_rows_of_stages(splitter.alone, program);
   return !exact || splitter.ordered;
 }
 

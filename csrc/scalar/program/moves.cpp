@@ -136,12 +136,23 @@ void Replay<T>::scatter(const Instruction& instruction) noexcept {
   for (const Move& move : instruction.moves) {
     const std::int32_t count = width_[static_cast<std::size_t>(move.stage)];
     if (count == 0) continue;
+    const auto onto = [&](std::int32_t d) {
+      return &gradients_[static_cast<std::size_t>(move.index + token(d, move.slot) * move.stride)];
+    };
+    if (const T* columns = column(move.group, move.stage)) {
+      const std::ptrdiff_t width = column_step(move.group);
+      for (std::int32_t d = 0; d < count; ++d) {
+        T* const to = onto(d);
+        const T* const from = columns + d * width + move.row;
+        for (std::int32_t i = 0; i < move.count; ++i) to[i] += from[i];
+      }
+      continue;
+    }
     const T* rows = destination(move.group, move.stage, move.row);
     const std::ptrdiff_t step = row_step(move.group, move.stage);
     for (std::int32_t d = 0; d < count; ++d) {
-      T* onto =
-          &gradients_[static_cast<std::size_t>(move.index + token(d, move.slot) * move.stride)];
-      for (std::int32_t i = 0; i < move.count; ++i) onto[i] += rows[i * step + d];
+      T* const to = onto(d);
+      for (std::int32_t i = 0; i < move.count; ++i) to[i] += rows[i * step + d];
     }
   }
 }

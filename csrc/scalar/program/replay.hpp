@@ -91,6 +91,9 @@ class Replay {
   void bind_cross(const Instruction& instruction, bool forward);
   void bind_outers(const Instruction& instruction, std::size_t at);
   void bind_outer(const Outer& outer);
+  void bind_columns(std::int32_t group);
+  const T* column(std::int32_t group, std::int32_t stage) const noexcept;
+  std::ptrdiff_t column_step(std::int32_t group) const noexcept;
 
   void move(const Instruction& instruction) noexcept;
   void run(const std::vector<std::uint64_t>& calls);

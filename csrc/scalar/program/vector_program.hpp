@@ -132,6 +132,11 @@ struct Outer {
   bool accumulate;
 };
 
+// Is b a row at one of its group's stages, not at all of them?
+inline bool is_row_of_stage(const Outer& outer, const Group& b) noexcept {
+  return outer.b.stage != own && b.end > b.begin + 1;
+}
+
 // What is left of a gradient: single products at single stages.
 struct Odd {
   std::int32_t group, index;  // as in Outer

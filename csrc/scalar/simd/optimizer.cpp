@@ -172,6 +172,31 @@ inline void put(Element<V>* to, V v, int count) noexcept {
   }
 }
 
+// A root within a unit in the last place. The divider gives one root of 8 numbers in the time of
+// 16 products, and the step needs it for a division: a guess of 14 bits and two rounds of
+// Goldschmidt's iteration leave it free.
+template <class V>
+inline V quick_root(V x) noexcept {
+#if NCLAB_SIMD_BYTES == 64
+  if constexpr (sizeof(V) == 64 && sizeof(Element<V>) == 8) {
+    const V guess = (V)_mm512_maskz_rsqrt14_pd(0xff, (__m512d)x);
+    V root = x * guess;
+    V half = 0.5 * guess;
+#pragma GCC unroll 2
+    for (int round = 0; round < 2; ++round) {
+      const V error = fused_multiply_add(-root, half, broadcast<V>(0.5));
+      root = fused_multiply_add(root, error, root);
+      half = fused_multiply_add(half, error, half);
+    }
+    // 0 and infinity are their own roots: the guesses for them are infinity and 0.
+    constexpr int zeros_and_infinity = 0x0e;
+    const __mmask8 own = _mm512_fpclass_pd_mask((__m512d)x, zeros_and_infinity);
+    return (V)_mm512_mask_mov_pd((__m512d)root, own, (__m512d)x);
+  }
+#endif
+  return square_root(x);
+}
+
 }  // namespace
 
 template <class N>
@@ -199,7 +224,7 @@ void adamw(typename N::T* value, const typename N::T* grad, typename N::T* m, ty
       const V g = fetch<V>(grad + i, count) * scale;
       const V mean = fused_multiply_add(beta1, fetch<V>(m + i, count), fresh1 * g);
       const V square = fused_multiply_add(beta2, fetch<V>(v + i, count), fresh2 * g * g);
-      const V update = mean * rate / (square_root(square * inverse2) + eps);
+      const V update = mean * rate / (quick_root(square * inverse2) + eps);
       put(value + i, fused_multiply_add(fetch<V>(value + i, count), keep, update), count);
       put(m + i, mean, count);
       put(v + i, square, count);
