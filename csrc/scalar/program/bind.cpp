@@ -163,6 +163,30 @@ void Replay<T>::bind_map(const Instruction& instruction, std::int32_t stage, boo
   }
 }
 
+// One lane, features side by side: the features become the lanes, the blocks of them the features.
+template <class T>
+void lay_features_along(simd::Sum<T>& sum, simd::Term<T>* terms) {
+  const auto fits = [](const simd::Operand<T>& x) {
+    return x.base == nullptr || x.f_step == 0 || x.f_step == 1;
+  };
+  for (std::int32_t i = 0; i < sum.terms; ++i) {
+    if (!fits(terms[i].a) || !fits(terms[i].b)) return;
+  }
+  const auto turn = [](simd::Operand<T>& x) {
+    x.row = x.base != nullptr && x.f_step == 1;
+    x.f_step = x.o_step;
+    x.o_step = 0;
+  };
+  for (std::int32_t i = 0; i < sum.terms; ++i) {
+    turn(terms[i].a);
+    turn(terms[i].b);
+  }
+  sum.lanes = sum.features;
+  sum.features = sum.outer;
+  sum.dst_step = sum.lanes;
+  sum.outer = 1;
+}
+
 template <class T>
 void Replay<T>::bind_sum(const Instruction& instruction, std::int32_t stage, bool forward) {
   Bound& bound = *bound_;
@@ -186,6 +210,7 @@ void Replay<T>::bind_sum(const Instruction& instruction, std::int32_t stage, boo
                         instruction.features, count,
                         static_cast<std::int32_t>(instruction.terms.size()), terms,
                         instruction.accumulate, instruction.outer});
+  if (count == 1 && dst_step == 1) lay_features_along(bound.sums.back(), terms);
 }
 
 template <class T>

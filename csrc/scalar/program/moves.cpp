@@ -108,9 +108,7 @@ void Replay<T>::one_hot(const Instruction& instruction) noexcept {
     if (count == 0) continue;
     T* rows = destination(instruction.group, move.stage, move.row);
     const std::ptrdiff_t step = row_step(instruction.group, move.stage);
-    for (std::int32_t i = 0; i < move.count; ++i) {
-      for (std::int32_t d = 0; d < count; ++d) rows[i * step + d] = T{1} - hit;
-    }
+    for (std::int32_t i = 0; i < move.count; ++i) std::fill_n(rows + i * step, count, T{1} - hit);
     for (std::int32_t d = 0; d < count; ++d) {
       const std::int32_t i = token(d, move.slot) - move.index;
       if (i >= 0 && i < move.count) rows[i * step + d] = hit;
