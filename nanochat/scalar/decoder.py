@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanochat.config import TrainConfig
+from nanochat.scalar.draw import draw
 from nanochat.scalar.replay import Replay, Texts
 from nanochat.scalar.value import Tape
 
@@ -17,6 +18,8 @@ __all__ = ["ReplayDecoder", "ScalarDecoder"]
 
 class ScalarDecoder:
     """Next-token logits of rows that grow together; see training.engine.Decoder."""
+
+    draw = staticmethod(draw)
 
     def __init__(
         self, model: Any, tape: Tape, config: TrainConfig, prompts: Sequence[Sequence[int]]
@@ -55,6 +58,8 @@ class ReplayDecoder:
     Rotated positions past block_size keep their keys from token to token, which a replay of the
     window does not: from there on the tape decodes.
     """
+
+    draw = staticmethod(draw)
 
     def __init__(
         self,
