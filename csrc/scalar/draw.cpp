@@ -1,39 +1,43 @@
-// The draw over a row, in loops that compilers turn into vectors. No vector kernel of its own for
-// each instruction set: at the vocabularies of scalar models the baseline's vectors do.
+// The draw over a row: weights by one instruction set's weigh_row, all else in integers.
 #include "scalar/draw.hpp"
 
 #include <algorithm>
 #include <cassert>
+#include <cstring>
+#include <limits>
 #include <numeric>
 
+#include "scalar/draw_arithmetic.hpp"
+#include "scalar/simd/simd.hpp"
+
 namespace nanochat {
+
+#if NCLAB_SIMD_X86
+namespace avx512 {
+float weigh_row(const float* logits, std::size_t vocab, float scale, float* weights);
+}
+namespace avx2 {
+float weigh_row(const float* logits, std::size_t vocab, float scale, float* weights);
+}
+#endif
+namespace portable {
+float weigh_row(const float* logits, std::size_t vocab, float scale, float* weights);
+}
+
 namespace {
 
-constexpr float infinity = std::numeric_limits<float>::infinity();
 constexpr std::uint64_t whole_share = std::uint64_t{1} << 32U;
 
-// Integers in the order of floats, and back: their maximum is a vector operation without fast-math.
-std::uint32_t flipped_if_negative(std::uint32_t bits) noexcept {
-  return bits ^ ((0U - (bits >> 31U)) >> 1U);
-}
-std::int32_t order_of(float x) noexcept {
-  return std::bit_cast<std::int32_t>(flipped_if_negative(std::bit_cast<std::uint32_t>(x)));
-}
-float float_of(std::int32_t order) noexcept {
-  return std::bit_cast<float>(flipped_if_negative(std::bit_cast<std::uint32_t>(order)));
-}
-
-// NaN if the row holds one.
-float largest_of(const float* logits, std::size_t vocab) noexcept {
-  std::int32_t largest = order_of(-infinity), nans = 0;
-  for (std::size_t i = 0; i < vocab; ++i) {
-    largest = std::max(largest, order_of(logits[i]));
-    nans += logits[i] != logits[i] ? 1 : 0;
-  }
-  return nans != 0 ? std::numeric_limits<float>::quiet_NaN() : float_of(largest);
-}
-
 }  // namespace
+
+WeighRow weigh_row_named(const char* simd) noexcept {
+#if NCLAB_SIMD_X86
+  if (std::strcmp(simd, "avx512") == 0) return &avx512::weigh_row;
+  if (std::strcmp(simd, "avx2") == 0) return &avx2::weigh_row;
+#endif
+  static_cast<void>(simd);
+  return &portable::weigh_row;
+}
 
 float inverse_temperature(double temperature) noexcept {
   constexpr double largest = std::numeric_limits<float>::max();
@@ -44,7 +48,8 @@ DrawSettings draw_settings(double temperature, std::size_t top_k, double top_p) 
   return {inverse_temperature(temperature), top_k, static_cast<std::uint64_t>(top_p * 0x1p32)};
 }
 
-Drawer::Drawer(std::size_t vocab) : weights_(vocab), sums_(vocab) {
+Drawer::Drawer(std::size_t vocab)
+    : weigh_row_(weigh_row_named(simd::tables().fast32.name)), weights_(vocab), sums_(vocab) {
   assert(vocab >= 1 && vocab <= max_vocab);
 }
 
@@ -57,16 +62,9 @@ std::int64_t Drawer::draw(const double* logits, std::uint64_t random,
 
 std::int64_t Drawer::draw(const float* logits, std::uint64_t random, const DrawSettings& settings) {
   const std::size_t vocab = weights_.size();
-  const float largest = largest_of(logits, vocab);
+  const float largest = weigh_row_(logits, vocab, settings.scale, weights_.data());
   if (largest != largest) return holds_nan;
-  if (largest == -infinity) return all_minus_infinity;
-  float* weights = weights_.data();
-  if (largest == infinity) {
-    for (std::size_t i = 0; i < vocab; ++i) weights[i] = logits[i] == infinity ? 0x1p40f : 0.0f;
-  } else {
-    const float scale = settings.scale;
-    for (std::size_t i = 0; i < vocab; ++i) weights[i] = float_weight(logits[i], largest, scale);
-  }
+  if (largest == -std::numeric_limits<float>::infinity()) return all_minus_infinity;
   const bool some = settings.top_k > 0 && settings.top_k < vocab;
   if (some || settings.share < whole_share) leave_out(logits, settings);
   return token_at(random);

@@ -5,6 +5,8 @@
 #include <vector>
 
 #include "scalar/draw.hpp"
+#include "scalar/draw_arithmetic.hpp"
+#include "scalar/simd/simd.hpp"
 #include "testing.hpp"
 
 using nanochat::draw_settings;
@@ -73,6 +75,40 @@ TEST_CASE(weights_are_the_exponential_in_units_of_2_to_the_minus_40_rounded_down
           static_cast<std::uint64_t>(wanted));
   }
   CHECK(nanochat::integer_weight(nanochat::float_weight(-infinity, 3.0f, 0.0f)) == 0);
+}
+
+// Rows of every length up to several vectors, with ties, infinities and exponents of all sizes.
+TEST_CASE(every_instruction_set_weighs_a_row_as_one_token_after_another) {
+  for (const char* name : {"avx512", "avx2", "portable"}) {
+    if (nanochat::simd::tables_named(name) == nullptr) continue;
+    const nanochat::WeighRow weigh = nanochat::weigh_row_named(name);
+    std::uint32_t state = 1;
+    for (std::size_t vocab = 1; vocab <= 70; ++vocab) {
+      std::vector<float> row(vocab), weights(vocab);
+      for (float& logit : row) {
+        state = state * 1664525U + 1013904223U;
+        logit = std::ldexp(static_cast<float>(state >> 20U) - 2048.0f,
+                           static_cast<int>(state >> 8U & 15U) - 14);
+        if ((state >> 4U & 15U) == 0) logit = -infinity;
+      }
+      row[vocab / 2] = 0.5f;
+      const float largest = *std::max_element(row.begin(), row.end());
+      for (const float scale : {0.0f, 0.01f, 1.0f, 3.7f, std::numeric_limits<float>::max()}) {
+        CHECK(weigh(row.data(), vocab, scale, weights.data()) == largest);
+        for (std::size_t i = 0; i < vocab; ++i) {
+          const float wanted = nanochat::float_weight(row[i], largest, scale);
+          CHECK(std::bit_cast<std::uint32_t>(weights[i]) == std::bit_cast<std::uint32_t>(wanted));
+        }
+      }
+      row[vocab - 1] = infinity;
+      CHECK(weigh(row.data(), vocab, 1.0f, weights.data()) == infinity);
+      CHECK(weights[vocab - 1] == 0x1p40f);
+      CHECK(std::count(weights.begin(), weights.end(), 0.0f) ==
+            static_cast<std::ptrdiff_t>(vocab) - 1);
+      row[0] = std::numeric_limits<float>::quiet_NaN();
+      CHECK(std::isnan(weigh(row.data(), vocab, 1.0f, weights.data())));
+    }
+  }
 }
 
 TEST_CASE(high_products_equal_long_multiplication) {
