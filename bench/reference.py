@@ -1,7 +1,9 @@
-"""microgpt.py as the reference: run unmodified, or with nanochat.Value in place of its own class.
+"""microgpt.py as the reference: run unmodified, with nanochat.Value in place of its own class, or
+recorded, with the changed lines that the README shows.
 
-Works for any script with the names docs, uchars, state_dict, loss, step and num_steps. Knows
-nothing of other implementations (peers.py) and nothing of our engine (engine.py).
+Works for any script with the names docs, uchars, state_dict, loss, step and num_steps; recorded()
+for the final gist. Knows nothing of other implementations (peers.py) and nothing of our engine
+(engine.py).
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -29,6 +31,18 @@ Result = TypeVar("Result")
 
 # Where each part of a step begins, by the text of its first statement; `print` ends the last one.
 PARTS = {"keys, values =": "forward", "loss.backward()": "backward", "lr_t =": "update"}
+RECORDED_PARTS = {"lr_t =": "step"}
+
+_STEP = "program.step(tokens[:n + 1], lr=lr_t, beta1=beta1, beta2=beta2, eps=eps_adam)"
+# What the README changes outside the loop: each text stands once in the script.
+_CHANGED = {
+    "[[Value(random.gauss(0, std)) for _ in range(nin)] for _ in range(nout)]": (
+        "Matrix([[random.gauss(0, std) for _ in range(nin)] for _ in range(nout)])"
+    ),
+    "max_val = max(val.data for val in logits)": "max_val = detached_max(logits)",
+    "-probs[target_id].log()": "-select(probs, target_id).log()",
+    "{loss.data:.4f}": "{loss:.4f}",
+}
 
 
 def variant(source: str, *, ours: bool = False, steps: int | None = None) -> str:
@@ -47,11 +61,44 @@ def variant(source: str, *, ours: bool = False, steps: int | None = None) -> str
     return b"".join(lines).decode()
 
 
+def recorded(source: str) -> str:
+    """The final gist with the lines changed that the README shows: its forward pass a function that
+    nanochat.compile records, and program.step in place of backward and Adam."""
+    source = variant(source, ours=True).replace(
+        "from nanochat import Value\n",
+        "from nanochat import Matrix, Value, compile, detached_max, select\n",
+    )
+    for old, new in _CHANGED.items():
+        if source.count(old) != 1:
+            raise SystemExit(f"the reference has no single {old!r}; the final gist is needed")
+        source = source.replace(old, new)
+    loop = _training_loop(ast.parse(source))
+    starts = {ast.unparse(node).split("\n")[0]: node.lineno - 1 for node in loop.body}
+    first = {want: line for want in ("keys, values =", "loss = ", "lr_t =", "for i, p in", "print(")
+             for text, line in starts.items() if text.startswith(want)}  # fmt: skip
+    lines = source.splitlines(keepends=True)
+    return "".join([
+        *lines[: loop.lineno - 1],
+        "def document_losses(tokens):\n    n = len(tokens) - 1\n",
+        *lines[first["keys, values ="] : first["loss = "]],
+        "    return losses\n",
+        "program = compile(document_losses, state_dict, tokens=block_size + 1)\n",
+        *lines[loop.lineno - 1 : first["keys, values ="]],
+        *lines[first["lr_t ="] : first["for i, p in"]],
+        f"    loss = {_STEP}\n",
+        *lines[first["print("] :],
+    ])  # fmt: skip
+
+
+def _training_loop(tree: ast.Module) -> ast.For:
+    return next(n for n in tree.body if isinstance(n, ast.For) and ast.unparse(n.target) == "step")
+
+
 def _assigns(node: ast.stmt, name: str) -> bool:
     return isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name
 
 
-def mark(loop: ast.For, parts: dict[str, str]) -> None:
+def mark(loop: ast.For, parts: Mapping[str, str]) -> None:
     """Call `clock(part)` before the statements of the loop that begin with the given texts."""
     body: list[ast.stmt] = []
     missing = dict(parts)
@@ -79,6 +126,10 @@ class PartClock:
         if self._running is not None:
             self.seconds.setdefault(self._running, []).append(now - self._since)
         self._running, self._since = part, time.perf_counter()
+
+    def step_seconds(self) -> list[float]:
+        """The sum of the parts of each step."""
+        return [sum(parts) for parts in zip(*self.seconds.values(), strict=True)]
 
     def milliseconds(self) -> dict[str, float]:
         """The mean of each part over its steps, and their sums."""
@@ -121,12 +172,16 @@ class _Enough(Exception):
 
 
 def run_reference(
-    source: str, names: Path, steps: int, seed: int = 42, ours: bool = False
+    source: str,
+    names: Path,
+    steps: int,
+    seed: int = 42,
+    ours: bool = False,
+    parts: Mapping[str, str] = PARTS,
 ) -> Reference:
     """Execute the script up to `steps` steps, timed; `print` is where it is watched."""
     tree = ast.parse(variant(source, ours=ours))
-    loop = next(n for n in tree.body if isinstance(n, ast.For) and ast.unparse(n.target) == "step")
-    mark(loop, PARTS)
+    mark(_training_loop(tree), parts)
     seen = Reference()
 
     def state() -> dict[str, np.ndarray]:
@@ -141,7 +196,8 @@ def run_reference(
             seen.weights = state()
         elif text.startswith("step"):
             seen.clock(None)
-            seen.losses.append(space["loss"].data)
+            loss = space["loss"]
+            seen.losses.append(loss if isinstance(loss, float) else loss.data)
             if len(seen.losses) == steps:
                 raise _Enough
 

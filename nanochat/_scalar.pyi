@@ -112,6 +112,13 @@ def sgd_step(
     grad_scale: float = 1.0,
 ) -> None: ...
 def grad_sum_of_squares(matrix: Matrix) -> float: ...
+def draw(
+    logits: NDArray[np.floating],
+    random: NDArray[np.uint64],
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+) -> NDArray[np.int64]: ...
 
 class Token:
     def __init__(self, slot: int, value: int) -> None: ...

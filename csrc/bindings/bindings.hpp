@@ -88,6 +88,7 @@ enum class Conversion : std::uint8_t { done, not_a_number, failed };
 Conversion to_double(PyObject* object, double& number) noexcept;
 
 void register_value(py::module_& module);
+void register_draw(py::module_& module);
 void register_selection(py::module_& module);
 void register_tape(py::module_& module);
 void register_matrix(py::module_& module);

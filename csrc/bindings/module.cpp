@@ -13,4 +13,5 @@ PYBIND11_MODULE(_scalar, module) {
   register_optimizer(module);
   register_recorder(module);
   register_program(module);
+  register_draw(module);
 }

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanochat.config import TrainConfig
+from nanochat.scalar.draw import draw
 from nanochat.scalar.replay import Replay, Texts
 from nanochat.scalar.value import Tape
 
@@ -17,6 +18,8 @@ __all__ = ["ReplayDecoder", "ScalarDecoder"]
 
 class ScalarDecoder:
     """Next-token logits of rows that grow together; see training.engine.Decoder."""
+
+    draw = staticmethod(draw)
 
     def __init__(
         self, model: Any, tape: Tape, config: TrainConfig, prompts: Sequence[Sequence[int]]
@@ -56,6 +59,8 @@ class ReplayDecoder:
     window does not: from there on the tape decodes.
     """
 
+    draw = staticmethod(draw)
+
     def __init__(
         self,
         replay: Replay,
@@ -66,6 +71,9 @@ class ReplayDecoder:
     ) -> None:
         self._replay, self._model, self._tape, self._config = replay, model, tape, config
         self._tokens = [list(prompt) for prompt in prompts]
+        self._window = Texts(
+            np.zeros(len(prompts), dtype=np.int32), np.empty((len(prompts), 0), np.int32), None
+        )
         self._on_tape: ScalarDecoder | None = None
         self.logits: NDArray[np.float64] = np.empty((len(prompts), 0))
         if prompts and prompts[0]:
@@ -89,8 +97,18 @@ class ReplayDecoder:
             return
         window = min(length, block_size)
         self._replay.reserve(min(-(-window // 8) * 8, max(window, block_size)))
-        tokens = np.zeros((len(self._tokens), 2 * self._replay.stages), dtype=np.int32)
-        tokens[:, 0 : 2 * window : 2] = [row[-window:] for row in self._tokens]
-        lengths = np.full(len(self._tokens), window, dtype=np.int32)
-        logits = self._replay.last_logits(Texts(lengths, tokens, None))
-        self.logits = logits.astype(self._tape.dtype)
+        self._move_window(window)
+        logits = self._replay.last_logits(self._window)
+        self.logits = logits.astype(self._tape.dtype, copy=False)
+
+    def _move_window(self, length: int) -> None:
+        """Read the last `length` tokens of each row; while it only grows, the last one is new."""
+        lengths, tokens = self._window.lengths, self._window.tokens
+        grown = len(lengths) and length == lengths[0] + 1
+        if grown and tokens.shape[1] == 2 * self._replay.stages:
+            tokens[:, 2 * length - 2] = [row[-1] for row in self._tokens]
+        else:
+            tokens = np.zeros((len(lengths), 2 * self._replay.stages), dtype=np.int32)
+            tokens[:, 0 : 2 * length : 2] = [row[-length:] for row in self._tokens]
+            self._window = Texts(lengths, tokens, None)
+        lengths[:] = length

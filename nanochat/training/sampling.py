@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from nanochat.training.draw import draw
 from nanochat.training.engine import Decoder
 from nanochat.training.guards import check_temperature
 
-__all__ = ["OpensDecoders", "PhraseBias", "SamplingSettings", "sample_tokens"]
+__all__ = ["DrawsTokens", "OpensDecoders", "PhraseBias", "SamplingSettings", "sample_tokens"]
 
 _BLOCK = 128  # positions whose random integers are made at a time
 
@@ -31,6 +31,21 @@ class OpensDecoders(Protocol):
     """What sampling needs of an engine; the count-based bigram offers it too."""
 
     def open_decoder(self, prompts: Sequence[Sequence[int]]) -> Decoder: ...
+
+
+@runtime_checkable
+class DrawsTokens(Protocol):
+    """A decoder with a draw of its own, which gives the tokens of draw.py's to the bit."""
+
+    def draw(
+        self,
+        logits: NDArray[Any],  # (rows, vocab), its own or with a bias added
+        random: NDArray[np.uint64],  # (rows,)
+        *,
+        temperature: float,
+        top_k: int,
+        top_p: float,
+    ) -> NDArray[np.int64]: ...  # (rows,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +111,7 @@ def sample_tokens(
     if not rows:
         return
     decoder = engine.open_decoder([list(prompt)] * rows)
+    draw_tokens = decoder.draw if isinstance(decoder, DrawsTokens) else draw
     histories = [list(prompt) for _ in range(rows)]
     active = np.arange(rows)
     for position in range(settings.max_new_tokens):
@@ -108,7 +124,7 @@ def sample_tokens(
             logits = np.stack(
                 [bias.apply(row, histories[i]) for row, i in zip(logits, active, strict=True)]
             )
-        tokens = draw(
+        tokens = draw_tokens(
             logits, random[active, position % _BLOCK], temperature=settings.temperature,
             top_k=settings.top_k, top_p=settings.top_p,
         )  # fmt: skip
