@@ -117,16 +117,18 @@ void check_cross(const S& s, std::int32_t lanes, std::mt19937_64& random) {
     return static_cast<std::int32_t>(random() % static_cast<std::uint64_t>(n));
   };
   const std::int32_t outs = 1 + below(20), most_k = 6;
-  Rows<T> a(most_k, lanes, random, 16);
-  Rows<T> b(2 * outs + most_k, lanes, random, 16);
+  Rows<T> a(most_k + 1, lanes, random, 16);
+  Rows<T> b(2 * outs + most_k + 1, lanes, random, 16);
   Rows<T> dst(outs, lanes, random);
   Rows<T> expected = dst;
+  const std::ptrdiff_t a_shift = below(2) * a.step, b_shift = below(2) * b.step;
   std::vector<Step<T>> steps;
   bool whole = true;
   for (std::int32_t k = below(most_k + 1); k > 0; --k) {
     const std::int32_t alive = below(2) == 0 ? lanes + below(3) : below(lanes + 1);
     whole = whole && alive >= lanes;
-    steps.push_back({a.row(below(most_k)), b.row(below(most_k)), below(3) * b.step, alive});
+    steps.push_back({a.row(1 + below(most_k)) - a_shift, b.row(1 + below(most_k)) - b_shift,
+                     below(3) * b.step, alive});
   }
   const Cross<T> cross{
       dst.row(0), dst.step, steps.data(),  static_cast<std::int32_t>(steps.size()), outs,
@@ -137,7 +139,7 @@ void check_cross(const S& s, std::int32_t lanes, std::mt19937_64& random) {
       T total = cross.accumulate ? expected(i, n) : cross.start;
       for (const Step<T>& step : steps) {
         if (n < step.alive) {
-          total = s.multiply_add(step.a[n], step.b[i * step.next + n], total);
+          total = s.multiply_add(step.a[a_shift + n], step.b[b_shift + i * step.next + n], total);
         }
       }
       expected(i, n) = total;
@@ -158,25 +160,21 @@ void check_fan(const S& s, std::int32_t lanes, std::mt19937_64& random) {
   Rows<T> dst(outs, lanes, random);
   Rows<T> expected = dst;
   std::vector<const T*> heads;
+  const std::ptrdiff_t b_shift = below(2) * b.step;
   for (std::int32_t i = 0; i < outs; ++i) heads.push_back(b.row(below(outs)));
-  const Fan<T> fan{dst.row(0),
-                   dst.step,
-                   a.row(0),
-                   below(2) * a.step,
-                   heads.data(),
-                   below(3) * b.step,
-                   count,
-                   outs,
-                   lanes,
-                   below(2) == 0,
-                   below(2) == 0 ? T(-0.0) : T{0}};
+  const Fan<T> fan{dst.row(0),    dst.step,
+                   a.row(0),      below(2) * a.step,
+                   heads.data(),  below(3) * b.step,
+                   b_shift,       count,
+                   outs,          lanes,
+                   below(2) == 0, below(2) == 0 ? T(-0.0) : T{0}};
   s.table.fan(fan);
   for (std::int32_t i = 0; i < outs; ++i) {
     for (std::int32_t n = 0; n < lanes; ++n) {
       T total = fan.accumulate ? expected(i, n) : fan.start;
       for (std::int32_t k = 0; k < count; ++k) {
         total = s.multiply_add(fan.a[k * fan.a_step + n],
-                               heads[simd_testing::index(i)][k * fan.b_step + n], total);
+                               heads[simd_testing::index(i)][b_shift + k * fan.b_step + n], total);
       }
       expected(i, n) = total;
     }

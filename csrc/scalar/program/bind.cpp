@@ -67,7 +67,7 @@ const T* Replay<T>::row(const Ref& ref, std::int32_t stage) const noexcept {
 template <class T>
 std::ptrdiff_t Replay<T>::step(const Ref& ref, std::int32_t stage,
                                std::int32_t steps) const noexcept {
-  if (ref.space != Space::rows) return steps;
+  if (steps == 0 || ref.space != Space::rows) return steps;
   return steps * row_step(ref.group, ref.stage == own ? stage : ref.stage);
 }
 

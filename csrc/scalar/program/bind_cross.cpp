@@ -19,6 +19,7 @@ struct Rows {
     std::int32_t alive;
   };
   const Stage* stage;
+  bool uniform;  // rows are as far apart at every stage
 
   const T* at(std::int32_t t, std::int32_t row) const noexcept {
     return stage[t].row + row * stage[t].step;
@@ -39,12 +40,17 @@ struct Replay<T>::CrossBinder {
   bool accumulate, alone;         // alone: the instruction has no other part
   simd::Term<T>* last = nullptr;  // of the sum made last, while a run could continue it
 
+  const Run* before = nullptr;  // the run bound last, by steps or as a fan
+
   T start(const Run& run) const noexcept { return alone && run.k == 1 ? -T{0} : T{0}; }
 
   void bind(const Run& run) {
     if (run.otb == 0) return bind_steps(run);
     if (is_fan(run)) return bind_fan(run);
-    for (const Run& each : separate(run)) bind_steps(each);
+    for (const Run& each : separate(run)) {
+      bind_steps(each);
+      before = nullptr;
+    }
   }
 
   // Nothing moves but the stage of the second factors, and all documents reach every one.
@@ -62,17 +68,18 @@ struct Replay<T>::CrossBinder {
     const T* const from = a.at(run.ta, run.fa);
     const std::ptrdiff_t a_step = run.dfa * a.stage[run.ta].step;
     const std::ptrdiff_t b_step = run.dfb * b.stage[run.tb].step;
-    const T** heads = bound.pointers.take(static_cast<std::size_t>(run.o));
+    const T* const head = b.at(run.tb, run.fb);
     bool side_by_side = lanes == 1 && dst_step == 1 && run.o > 1;
-    for (std::int32_t i = 0; i < run.o; ++i) {
-      heads[i] = b.at(run.tb + i * run.otb, run.fb + i * run.ofb);
-      side_by_side = side_by_side && heads[i] == heads[0] + i;
+    for (std::int32_t i = 1; side_by_side && i < run.o; ++i) {
+      side_by_side = b.at(run.tb + i * run.otb, run.fb + i * run.ofb) == head + i;
     }
-    if (side_by_side) return bind_sum(run, to, from, a_step, heads[0], b_step);
+    if (side_by_side) return bind_sum(run, to, from, a_step, head, b_step);
     last = nullptr;
+    const T* const* heads = repeats_before(run) ? bound.fans.back().b : new_heads(run);
     bound.call_next(forward, CallKind::fan, bound.fans.size());
-    bound.fans.push_back(
-        {to, dst_step, from, a_step, heads, b_step, run.k, run.o, lanes, accumulate, start(run)});
+    bound.fans.push_back({to, dst_step, from, a_step, heads, b_step, head - heads[0], run.k, run.o,
+                          lanes, accumulate, start(run)});
+    before = &run;
   }
 
   // One document: its stages lie side by side, so they can be the lanes. A run that repeats the one
@@ -100,8 +107,36 @@ struct Replay<T>::CrossBinder {
     bound.sums.push_back({to, 0, 1, run.o, 1, last, accumulate, 1});
   }
 
+  const T* const* new_heads(const Run& run) {
+    const T** heads = bound.pointers.take(static_cast<std::size_t>(run.o));
+    for (std::int32_t i = 0; i < run.o; ++i) {
+      heads[i] = b.at(run.tb + i * run.otb, run.fb + i * run.ofb);
+    }
+    return heads;
+  }
+
+  // Does the run visit the stages of the one before it, its rows all shifted by the same numbers?
+  bool repeats_before(const Run& run) const noexcept {
+    if (before == nullptr) return false;
+    const Run& x = *before;
+    return x.o == run.o && x.k == run.k && x.ta == run.ta && x.dta == run.dta && x.tb == run.tb &&
+           x.dtb == run.dtb && x.dfa == run.dfa && x.dfb == run.dfb && x.ofb == run.ofb &&
+           x.otb == run.otb && (a.uniform || run.dta == 0) && (b.uniform || run.dtb == 0);
+  }
+
   void bind_steps(const Run& run) {
     last = nullptr;
+    if (repeats_before(run)) {
+      simd::Cross<T> shifted = bound.crosses.back();
+      const std::ptrdiff_t rows_a = run.fa - before->fa, rows_b = run.fb - before->fb;
+      shifted.dst = dst + run.f * dst_step;
+      shifted.a_shift += rows_a * a.stage[run.ta].step;
+      shifted.b_shift += rows_b * b.stage[run.tb].step;
+      bound.call_next(forward, CallKind::cross, bound.crosses.size());
+      bound.crosses.push_back(shifted);
+      before = &run;
+      return;
+    }
     simd::Step<T>* const steps = bound.steps.take(static_cast<std::size_t>(run.k));
     std::int32_t count = 0;
     bool whole = true;
@@ -121,8 +156,9 @@ struct Replay<T>::CrossBinder {
       fb += run.dfb;
     }
     bound.call_next(forward, CallKind::cross, bound.crosses.size());
-    bound.crosses.push_back({dst + run.f * dst_step, dst_step, steps, count, run.o, lanes, whole,
-                             accumulate, start(run)});
+    bound.crosses.push_back({dst + run.f * dst_step, dst_step, steps, count, run.o, lanes, 0, 0,
+                             whole, accumulate, start(run)});
+    before = &run;
   }
 };
 
@@ -139,7 +175,8 @@ void Replay<T>::bind_cross(const Instruction& instruction, bool forward) {
       stage = {nullptr, 0, 0};
       if (here) stage = {destination(g, s, 0), row_step(g, s), width_[static_cast<std::size_t>(s)]};
     }
-    return Rows<T>{all.data()};
+    const bool ragged = g >= 0 && program_.groups[static_cast<std::size_t>(g)].ragged();
+    return Rows<T>{all.data(), !ragged};
   };
   std::vector<typename Rows<T>::Stage> a_stages, b_stages;
   for (const CrossPart& part : instruction.parts) {

@@ -58,10 +58,11 @@ void block(const Cross<typename N::T>& c, std::int32_t i, L lanes) noexcept {
   T* const dst = c.dst + i * c.dst_step;
   start(sum, c, dst, lanes);
   const Step<T>* const end = c.step + c.steps;
+  const std::ptrdiff_t a_shift = c.a_shift, b_shift = c.b_shift;
   for (const Step<T>* step = c.step; step != end; ++step) {
-    const auto x = lanes.get(step->a);
+    const auto x = lanes.get(step->a + a_shift);
     const std::ptrdiff_t next = step->next;
-    const T* const pb = step->b + i * next;
+    const T* const pb = step->b + b_shift + i * next;
     if (c.whole || lanes.all(step->alive)) {
 #pragma GCC unroll 8
       for (int j = 0; j < outs; ++j) {
@@ -84,7 +85,7 @@ void block(const Fan<typename N::T>& c, std::int32_t i, L lanes) noexcept {
   typename L::V sum[outs];
   const T* pb[outs];
 #pragma GCC unroll 8
-  for (int j = 0; j < outs; ++j) pb[j] = c.b[i + j];
+  for (int j = 0; j < outs; ++j) pb[j] = c.b[i + j] + c.b_shift;
   T* const dst = c.dst + i * c.dst_step;
   start(sum, c, dst, lanes);
   const T* pa = c.a;

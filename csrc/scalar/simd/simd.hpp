@@ -78,8 +78,9 @@ struct Cross {
   std::ptrdiff_t dst_step;  // elements between destinations
   const Step<T>* step;
   std::int32_t steps, outs, lanes;
-  bool whole;       // all lanes are alive in every step
-  bool accumulate;  // start from dst
+  std::ptrdiff_t a_shift, b_shift;  // from where the steps point to where this call's rows are
+  bool whole;                       // all lanes are alive in every step
+  bool accumulate;                  // start from dst
   T start;
 };
 
@@ -93,6 +94,7 @@ struct Fan {
   std::ptrdiff_t a_step;  // elements from k to k + 1
   const T* const* b;      // outs pointers
   std::ptrdiff_t b_step;
+  std::ptrdiff_t b_shift;  // from where b points to where this call's rows are
   std::int32_t k, outs, lanes;
   bool accumulate;  // start from dst
   T start;
