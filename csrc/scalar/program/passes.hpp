@@ -17,6 +17,10 @@ double split_outputs(Graph& graph);
 void assign_stages(Graph& graph);
 void fold_constants(Graph& graph);
 void merge_equal(Graph& graph);
+// Of each node, the first that is equal to it: itself where none is.
+std::vector<Id> first_equals(const Graph& graph);
+// twins: of each node, whether another one is equal.
+void collect_dots(Graph& graph, const std::vector<char>& twins);
 void hoist_selections(Graph& graph);
 void differentiate(Graph& graph, Numerics numerics);
 void collect_sums(Graph& graph);
