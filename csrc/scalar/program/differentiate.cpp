@@ -54,6 +54,7 @@ class Differentiation {
 
   void run() {
     order_nodes();
+    contributions_.reserve(2 * graph_.products.size());
     check_outputs();
     for (std::size_t i = 0; i < graph_.outputs.size(); ++i) {
       Node seed;
