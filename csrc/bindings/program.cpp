@@ -102,14 +102,15 @@ std::unique_ptr<Compiled> compile(const Recorder& recorder, const py::sequence& 
                                            ids_of(outputs, recorder, "outputs"),
                                            ids_of(watched, recorder, "watched values"));
   const auto kind = exact ? program::Numerics::exact : program::Numerics::fast;
-  const double weight =
+  const program::Loss loss =
       program::optimise(graph, kind, !mean, [&](const char* pass, const program::Graph& after) {
         std::string text = program::summary(after);
         if (dump_nodes > 0) text += "\n" + program::dump(after, dump_nodes);
         compiled->passes.emplace_back(pass, std::move(text));
       });
   compiled->program = program::lower(graph, kind);
-  compiled->program.weight = weight;
+  compiled->program.weight = loss.weight;
+  compiled->program.start = loss.start;
   compiled->mean = mean;
   compiled->given_tokens = given_tokens;
   compiled->given_inputs = given_inputs;

@@ -40,21 +40,32 @@ TEST_CASE(a_sum_of_terms_becomes_an_output_a_term) {
   const NodeId p = t.parameters(1, 3);
   const std::vector<NodeId> terms{t.tape.exp(p), t.tape.log(p + 1), t.tape.tanh(p + 2)};
   Graph graph = t.graph({t.tape.mul_const(t.sum(terms), 0.25)});
-  CHECK(split_outputs(graph) == 0.25);
+  const Loss loss = split_outputs(graph);
+  CHECK(loss.weight == 0.25 && testing::same_bits(loss.start, 0.0));
   CHECK(graph.outputs.size() == 3);
   CHECK(kind(graph, graph.outputs[0]) == Kind::exp && kind(graph, graph.outputs[1]) == Kind::log &&
         kind(graph, graph.outputs[2]) == Kind::tanh);
+}
+
+TEST_CASE(a_sum_says_whether_it_starts_from_zero) {
+  Trace t;
+  const NodeId p = t.parameters(1, 2);
+  Graph plain = t.graph({t.tape.add(p, p + 1)}), zero = t.graph({t.tape.add_const(p, 0.0)});
+  Graph lone = t.graph({t.tape.exp(p)});
+  CHECK(testing::same_bits(split_outputs(plain).start, -0.0) && plain.outputs.size() == 2);
+  CHECK(testing::same_bits(split_outputs(zero).start, 0.0) && zero.outputs == std::vector<Id>{0});
+  CHECK(testing::same_bits(split_outputs(lone).start, -0.0));
 }
 
 TEST_CASE(outputs_that_are_no_such_sum_stay) {
   Trace t;
   const NodeId p = t.parameters(1, 2);
   Graph lone = t.graph({t.tape.exp(p)});
-  CHECK(split_outputs(lone) == 1.0 && lone.outputs.size() == 1);
+  CHECK(split_outputs(lone).weight == 1.0 && lone.outputs.size() == 1);
   Graph several = t.graph({t.tape.add(p, p + 1), t.tape.exp(p)});
-  CHECK(split_outputs(several) == 1.0 && several.outputs.size() == 2);
+  CHECK(split_outputs(several).weight == 1.0 && several.outputs.size() == 2);
   Graph scaled = t.graph({t.tape.mul_const(t.tape.exp(p), 0.25)});
-  CHECK(split_outputs(scaled) == 1.0 && scaled.outputs.size() == 1);
+  CHECK(split_outputs(scaled).weight == 1.0 && scaled.outputs.size() == 1);
 }
 
 TEST_CASE(a_number_belongs_to_the_first_output_that_needs_it) {

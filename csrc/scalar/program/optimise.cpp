@@ -19,12 +19,12 @@ std::vector<char> find_twins(const Graph& graph) {
 
 }  // namespace
 
-double optimise(Graph& graph, Numerics numerics, bool split, const Watch& watch) {
+Loss optimise(Graph& graph, Numerics numerics, bool split, const Watch& watch) {
   const auto after = [&](const char* pass) {
     if (watch) watch(pass, graph);
   };
   after("recorded");
-  const double weight = split ? split_outputs(graph) : 1.0;
+  const Loss loss = split ? split_outputs(graph) : Loss{};
   assign_stages(graph);
   after("stages");
   fold_constants(graph);
@@ -53,7 +53,7 @@ double optimise(Graph& graph, Numerics numerics, bool split, const Watch& watch)
   after("collect_sums");
   remove_dead(graph);
   after("remove_dead");
-  return weight;
+  return loss;
 }
 
 }  // namespace nanochat::program
