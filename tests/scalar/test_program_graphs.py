@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from scalar.error_bound import UNIT
 from scalar.program_models import (
-    UNIT,
     OnTape,
     Parameters,
     PlainAdamW,
