@@ -31,7 +31,8 @@ Loss split_outputs(Graph& graph) {
   }
   const bool from_zero = is_sum(root, 1) && products_of(root)->b == one;
   if (terms.empty() && !from_zero) return as_it_is;
-  terms.push_back(from_zero ? products_of(root)->a : root);
+  // A lone 0 + t stays one node, which is computed where t may be a leaf.
+  terms.push_back(from_zero && !terms.empty() ? products_of(root)->a : root);
   std::reverse(terms.begin(), terms.end());
   graph.outputs = std::move(terms);
   return {weight, from_zero ? 0.0 : -0.0};
