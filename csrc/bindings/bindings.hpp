@@ -80,6 +80,8 @@ PyObject* guarded(Body&& body) noexcept {
 
 // Raises TypeError: what reading a number does while its tape is being recorded.
 PyObject* refuse_data() noexcept;
+// Raises RecordingError: what changing a number, or a backward pass, does then. Returns null.
+PyObject* refuse_change(const char* what) noexcept;
 
 enum class Conversion : std::uint8_t { done, not_a_number, failed };
 

@@ -1,58 +1,16 @@
 // Program: a recorded function, optimised, with its parameters and optimizer state, ready to
 // replay.
 #include <pybind11/functional.h>
-#include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
-#include <cmath>
-#include <memory>
-#include <optional>
 #include <string>
-#include <vector>
 
-#include "bindings/recorder.hpp"
+#include "bindings/compiled.hpp"
 #include "scalar/program/passes.hpp"
-#include "scalar/program/replay.hpp"
 #include "scalar/program/to_c.hpp"
 
 namespace nanochat::bindings {
 namespace {
-
-using program::Documents;
-using program::Replay;
-using program::VectorProgram;
-
-using Integers = py::array_t<std::int32_t, py::array::c_style | py::array::forcecast>;
-using Doubles = py::array_t<double, py::array::c_style | py::array::forcecast>;
-using Flags = py::array_t<std::uint8_t, py::array::c_style | py::array::forcecast>;
-
-struct Compiled {
-  explicit Compiled(const Recorder& recorder)
-      : tape(recorder.tape()), blocks(recorder.recording().blocks), owners(recorder.owners()) {}
-
-  TapeOwner tape;
-  std::vector<program::Block> blocks;  // the parameters, in their order
-  py::list owners;                     // keeps them alive
-  VectorProgram program;
-  std::vector<std::pair<std::string, std::string>> passes;  // name, summary
-  bool single = false;                                      // float32
-  bool mean = false;  // the loss is the mean of the outputs, however many a document has
-  std::unique_ptr<Replay<double>> double_replay;
-  std::unique_ptr<Replay<float>> float_replay;
-  std::vector<std::int32_t> lengths;    // of the last forward
-  std::vector<std::int32_t> last_slot;  // the highest slot that stages up to each one read
-  long long steps = 0;                  // of Adam
-  std::int32_t given_tokens = 0;        // what a document of step() has,
-  std::int32_t given_inputs = 0;        // used or not
-  std::vector<std::int32_t> tokens;     // of step()
-  std::vector<double> scale, totals;
-
-  // Calls visit with the replay of this program's dtype.
-  template <class Visit>
-  decltype(auto) replay(Visit&& visit) const {
-    return single ? visit(*float_replay) : visit(*double_replay);
-  }
-};
 
 std::vector<NodeId> ids_of(const py::sequence& values, const Recorder& recorder, const char* what) {
   std::vector<NodeId> ids;
@@ -102,14 +60,15 @@ std::unique_ptr<Compiled> compile(const Recorder& recorder, const py::sequence& 
                                            ids_of(outputs, recorder, "outputs"),
                                            ids_of(watched, recorder, "watched values"));
   const auto kind = exact ? program::Numerics::exact : program::Numerics::fast;
-  const double weight =
+  const program::Loss loss =
       program::optimise(graph, kind, !mean, [&](const char* pass, const program::Graph& after) {
         std::string text = program::summary(after);
         if (dump_nodes > 0) text += "\n" + program::dump(after, dump_nodes);
         compiled->passes.emplace_back(pass, std::move(text));
       });
   compiled->program = program::lower(graph, kind);
-  compiled->program.weight = weight;
+  compiled->program.weight = loss.weight;
+  compiled->program.start = loss.start;
   compiled->mean = mean;
   compiled->given_tokens = given_tokens;
   compiled->given_inputs = given_inputs;
@@ -150,182 +109,20 @@ void store(const Compiled& self, bool gradients) {
   });
 }
 
-void require(bool holds, const std::string& message) {
-  if (!holds) throw py::value_error(message);
-}
-
-template <class Array>
-void require_shape(const Array& array, py::ssize_t rows, py::ssize_t cols, const char* name) {
-  require(
-      array.ndim() == 2 && array.shape(0) == rows && array.shape(1) >= cols,
-      std::string(name) + " must be (" + std::to_string(rows) + ", " + std::to_string(cols) + ")");
-}
-
 Doubles forward(Compiled& self, const Integers& lengths, const Integers& tokens,
                 const Doubles& scale, const std::optional<Doubles>& inputs,
                 const std::optional<Flags>& counted) {
-  const VectorProgram& program = self.program;
-  const py::ssize_t count = lengths.size();
-  require(count > 0, "a replay needs at least one document");
-  require_shape(tokens, count, program.slots, "tokens");
-  require(tokens.shape(1) == program.slots, "tokens must have a column for each of the " +
-                                                std::to_string(program.slots) + " slots, got " +
-                                                std::to_string(tokens.shape(1)));
-  require(scale.size() == count, "scale must have one number a document");
-  require(inputs.has_value() || program.inputs == 0,
-          "inputs are missing: the program reads " + std::to_string(program.inputs));
-  if (inputs) {
-    require_shape(*inputs, count, program.inputs, "inputs");
-    require(inputs->shape(1) == program.inputs,
-            "inputs must have " + std::to_string(program.inputs) + " columns");
-  }
-  if (counted) {
-    require_shape(*counted, count, program.stages, "counted");
-    require(counted->shape(1) == program.stages, "counted must have a column for each output");
-  }
-  self.lengths.assign(lengths.data(), lengths.data() + count);
-  for (const std::int32_t length : self.lengths) {
-    require(length >= 1 && length <= program.stages,
-            "a document must have 1 … " + std::to_string(program.stages) + " positions, got " +
-                std::to_string(length));
-  }
-  const Documents documents{
-      static_cast<std::int32_t>(count),  self.lengths.data(), tokens.data(),
-      inputs ? inputs->data() : nullptr, scale.data(),        counted ? counted->data() : nullptr};
-  Doubles totals(count);
+  const Documents documents = read_arrays(self, lengths, tokens, scale, inputs, counted);
+  Doubles totals(documents.count);
   self.replay([&](auto& replay) { replay.forward(documents, totals.mutable_data()); });
   return totals;
 }
 
-std::string text_of(const py::handle& object) { return py::cast<std::string>(py::repr(object)); }
-
-std::string type_of(const py::handle& object) { return Py_TYPE(object.ptr())->tp_name; }
-
-bool is_sequence(const py::handle& object) {
-  return PySequence_Check(object.ptr()) != 0 && !PyUnicode_Check(object.ptr()) &&
-         !PyBytes_Check(object.ptr());
-}
-
-std::int32_t read_token(const py::handle& item, std::int32_t position, std::int32_t limit) {
-  const std::string name = "token " + std::to_string(position);
-  if (!PyIndex_Check(item.ptr())) {
-    throw py::type_error(name + " must be an int, got " + type_of(item));
-  }
-  int overflow = 0;
-  const auto index = py::reinterpret_steal<py::object>(PyNumber_Index(item.ptr()));
-  if (!index) throw py::error_already_set();
-  const long token = PyLong_AsLongAndOverflow(index.ptr(), &overflow);
-  require(overflow == 0 && token >= 0 && token < limit,
-          name + " must be 0 … " + std::to_string(limit - 1) + ", got " + text_of(index));
-  return static_cast<std::int32_t>(token);
-}
-
-// One document: its tokens, and how many positions they are enough for.
-void read_tokens(Compiled& self, const py::handle& document) {
-  const VectorProgram& program = self.program;
-  require(is_sequence(document),
-          "a document must be a sequence of tokens, got " + type_of(document));
-  const auto items = py::reinterpret_steal<py::object>(PySequence_Fast(document.ptr(), "tokens"));
-  if (!items) throw py::error_already_set();
-  const auto count = static_cast<std::int32_t>(PySequence_Fast_GET_SIZE(items.ptr()));
-  std::int32_t length = 0;
-  while (length < program.stages && self.last_slot[static_cast<std::size_t>(length)] < count) {
-    ++length;
-  }
-  const std::int32_t least = self.mean ? self.last_slot.front() + 1 : self.given_tokens;
-  require(count >= least && count <= self.given_tokens && length > 0 &&
-              (length == program.stages ||
-               (self.mean && count == self.last_slot[static_cast<std::size_t>(length - 1)] + 1)),
-          "a document must have " +
-              (least == self.given_tokens ? "" : std::to_string(least) + " … ") +
-              std::to_string(self.given_tokens) + " tokens, got " + std::to_string(count));
-  const std::size_t start = self.tokens.size();
-  self.tokens.resize(start + static_cast<std::size_t>(program.slots), 0);
-  for (std::int32_t i = 0; i < std::min(count, program.slots); ++i) {
-    self.tokens[start + static_cast<std::size_t>(i)] = read_token(
-        PySequence_Fast_GET_ITEM(items.ptr(), i), i, program.limits[static_cast<std::size_t>(i)]);
-  }
-  self.lengths.push_back(length);
-}
-
-// Numbers of `count` documents, or of as many as there are when the program takes no tokens.
-std::optional<Doubles> read_inputs(const Compiled& self, const py::object& inputs,
-                                   py::ssize_t& count) {
-  const std::int32_t width = self.given_inputs;
-  if (inputs.is_none()) {
-    require(width == 0,
-            "inputs must be " + std::to_string(width) + " numbers a document, got none");
-    return std::nullopt;
-  }
-  require(width > 0, "inputs must be left out: this program takes none");
-  const auto array = Doubles::ensure(inputs);
-  if (!array) {
-    PyErr_Clear();
-    throw py::type_error("inputs must be numbers, got " + text_of(inputs));
-  }
-  const bool one = array.ndim() == 1 && array.shape(0) == width;
-  const bool several = array.ndim() == 2 && array.shape(1) == width && array.shape(0) > 0;
-  std::string shape;
-  for (py::ssize_t i = 0; i < array.ndim(); ++i) {
-    shape += (i == 0 ? "" : ", ") + std::to_string(array.shape(i));
-  }
-  require(one || several, "inputs must be " + std::to_string(width) +
-                              " numbers a document, at least one document, got shape (" + shape +
-                              ")");
-  const py::ssize_t documents = one ? 1 : array.shape(0);
-  if (self.given_tokens == 0) count = documents;
-  require(documents == count, "inputs must be for " + std::to_string(count) +
-                                  " documents, as the tokens are, got " +
-                                  std::to_string(documents));
-  return array;
-}
-
 // Mean loss of one document (a sequence of ints) or of several (a sequence of such sequences);
 // leaves the gradients in the replay.
-double run(Compiled& self, const py::object& tokens, const py::object& given, bool backward) {
-  self.tokens.clear();
-  self.lengths.clear();
-  self.scale.clear();
-  py::ssize_t count = 1;
-  if (self.given_tokens > 0) {
-    require(is_sequence(tokens), "tokens must be a sequence of ints, got " +
-                                     (tokens.is_none() ? "None" : type_of(tokens)));
-    const auto size = static_cast<py::ssize_t>(py::len(tokens));
-    const bool several = size > 0 && is_sequence(py::object(tokens[py::int_(0)]));
-    if (several) {
-      count = size;
-      for (const py::handle document : tokens) read_tokens(self, document);
-    } else {
-      read_tokens(self, tokens);
-    }
-  } else {
-    require(tokens.is_none(), "tokens must be left out: this program takes none");
-  }
-  const std::optional<Doubles> inputs = read_inputs(self, given, count);
-  if (self.given_tokens == 0) {
-    self.lengths.assign(static_cast<std::size_t>(count), self.program.stages);
-  }
-  // Slots and inputs that the function leaves alone are given all the same.
-  std::vector<double> numbers;
-  if (inputs && self.program.inputs < self.given_inputs) {
-    for (py::ssize_t d = 0; d < count; ++d) {
-      const double* row = inputs->data() + d * self.given_inputs;
-      numbers.insert(numbers.end(), row, row + self.program.inputs);
-    }
-  }
-  for (const std::int32_t length : self.lengths) {
-    self.scale.push_back(self.mean ? 1.0 / length : self.program.weight);
-    if (count > 1) self.scale.back() /= static_cast<double>(count);
-  }
+double run(Compiled& self, const py::object& tokens, const py::object& inputs, bool backward) {
+  const Documents documents = read_documents(self, tokens, inputs);
   self.totals.resize(self.lengths.size());
-  const Documents documents{static_cast<std::int32_t>(count),
-                            self.lengths.data(),
-                            self.tokens.data(),
-                            !numbers.empty() ? numbers.data()
-                            : inputs         ? inputs->data()
-                                             : nullptr,
-                            self.scale.data(),
-                            nullptr};
   self.replay([&](auto& replay) {
     replay.forward(documents, self.totals.data());
     if (backward) replay.backward(false);

@@ -148,6 +148,11 @@ PyObject* get_grad(PyObject* self, void*) noexcept {
   return PyFloat_FromDouble(as_value(self)->tape->grad(as_value(self)->id));
 }
 
+// Created when the module is; lives as long as it.
+PyObject* recording_error = nullptr;
+
+bool is_recorded(PyObject* self) noexcept { return as_value(self)->tape->recorder != nullptr; }
+
 bool assigned_number(PyObject* assigned, const char* name, double& number) noexcept {
   if (assigned == nullptr) {
     PyErr_Format(PyExc_AttributeError, "Value.%s cannot be deleted", name);
@@ -163,6 +168,10 @@ bool assigned_number(PyObject* assigned, const char* name, double& number) noexc
 
 int set_data(PyObject* self, PyObject* assigned, void*) noexcept {
   double number;
+  if (is_recorded(self)) {
+    refuse_change("Value.data cannot be written");
+    return -1;
+  }
   if (!assigned_number(assigned, "data", number)) return -1;
   as_value(self)->tape->set_value(as_value(self)->id, number);
   return 0;
@@ -170,6 +179,10 @@ int set_data(PyObject* self, PyObject* assigned, void*) noexcept {
 
 int set_grad(PyObject* self, PyObject* assigned, void*) noexcept {
   double number;
+  if (is_recorded(self)) {
+    refuse_change("Value.grad cannot be written");
+    return -1;
+  }
   if (!assigned_number(assigned, "grad", number)) return -1;
   as_value(self)->tape->set_grad(as_value(self)->id, number);
   return 0;
@@ -184,6 +197,10 @@ PyObject* apply(PyObject* self, PyObject*) noexcept {
 
 template <void (Tape::*function)(NodeId)>
 PyObject* traverse(PyObject* self, PyObject*) noexcept {
+  if (is_recorded(self)) {
+    return refuse_change(function == &Tape::backward ? "backward() cannot be called"
+                                                     : "zero_grad() cannot be called");
+  }
   const ValueObject* value = as_value(self);
   Tape& tape = *value->tape;
   return guarded([&]() -> PyObject* {
@@ -311,6 +328,18 @@ PyObject* wrap_node(SharedTape* tape, NodeId id) noexcept {
 void register_value(py::module_& module) {
   ready_type();
   module.add_object("Value", reinterpret_cast<PyObject*>(&value_type));
+  recording_error =
+      PyErr_NewException("nanochat._scalar.RecordingError", PyExc_RuntimeError, nullptr);
+  if (recording_error == nullptr) throw py::error_already_set();
+  module.add_object("RecordingError", recording_error);
+}
+
+PyObject* refuse_change(const char* what) noexcept {
+  PyErr_Format(recording_error,
+               "%s while its tape is recorded: a program keeps what is computed, not what is "
+               "changed; do it before compile(), or by the program's step()",
+               what);
+  return nullptr;
 }
 
 }  // namespace nanochat::bindings

@@ -21,7 +21,7 @@ from nanochat.scalar.decoder import ReplayDecoder, ScalarDecoder
 from nanochat.scalar.functions import cross_entropy, total
 from nanochat.scalar.minigpt import MiniGPT
 from nanochat.scalar.optimizer import ScalarOptimizer
-from nanochat.scalar.replay import MOST_NODES, Replay, recorded_nodes, texts_of
+from nanochat.scalar.replay import MOST_NODES, Replay, first_stages, recorded_nodes, texts_of
 from nanochat.scalar.value import Tape, Value
 from nanochat.training.engine import Decoder, EngineState, LossSums, StepMetrics, StepSettings
 from nanochat.training.parameters import initial_weights, parameter_specs
@@ -77,7 +77,7 @@ class ScalarEngine:
             self.model, self.tape, self.matrices,
             numerics=self.config.numerics, vocab_size=vocab_size,
         )  # fmt: skip
-        replay.reserve(min(2, self.config.block_size))
+        replay.reserve(first_stages(self.config, self.specs))
         return None if exact and not replay.ordered else replay
 
     def _replay_for(self, batches: Sequence[Batch]) -> Replay | None:
@@ -93,6 +93,9 @@ class ScalarEngine:
                 self._leave_replay()
                 return None
             replay.reserve(stages)
+        if self.config.numerics == "exact" and not replay.ordered:
+            self._leave_replay()  # gradients of a longer text have an order that no program has
+            return None
         return replay
 
     def _leave_replay(self) -> None:

@@ -40,7 +40,8 @@ def compile(
     position, of which the loss is the mean. A Token stands for an int that a replay chooses: give
     it to `Matrix.row(token)` (or `matrix[token]`) and `select(values, token)`. The largest of some
     values, as a constant, is `detached_max(values)`. Reading `.data` of a Value while it is
-    recorded raises TypeError: the number would be frozen into the program.
+    recorded raises TypeError: the number would be frozen into the program. Writing it, or calling
+    `backward()`, raises ProgramError, and so does an argument out of its range.
 
     A document may be shorter than `tokens`: it runs the positions whose tokens it has. The losses
     of a document's beginning must therefore be the beginning of its losses; this is tried out on
@@ -50,6 +51,7 @@ def compile(
     gradients added in microgpt.py's order; "fast" fuses and regroups (relative difference about
     1e-15 a step). dtype: "float64", or "float32" with fast.
     """
+    _check_options(function, tokens, inputs, numerics, dtype, dump_nodes, tape)
     flat = list(_flatten(parameters))
     if not flat:
         raise ProgramError("a program needs at least one parameter, got none")
@@ -79,10 +81,13 @@ class Program:
             raise ProgramError("exact numerics need a float64 tape, got float32")
         recorder = _scalar.Recorder(tape, list(parameters))
         with recorder:
-            losses = self._call(
-                [_scalar.Token(i, 0) for i in range(tokens)],
-                [recorder.input(i) for i in range(inputs)],
-            )
+            try:
+                losses = self._call(
+                    [_scalar.Token(i, 0) for i in range(tokens)],
+                    [recorder.input(i) for i in range(inputs)],
+                )
+            except _scalar.RecordingError as error:
+                raise ProgramError(str(error)) from error
             self._several = not isinstance(losses, Value)
             outputs = _losses(losses)
             self.core = _scalar.Program.compile(
@@ -110,8 +115,17 @@ class Program:
 
         tokens: a list of ints, or a list of such lists; inputs: (inputs,) or (documents, inputs)
         numbers. The parameters' Values are read before and written after. Raises ValueError for a
-        token or a length out of range.
+        token or a length out of range, ProgramError for a setting out of its range.
         """
+        try:
+            fits = 0 <= lr < math.inf and 0 <= beta1 < 1 and 0 <= beta2 < 1
+            fits = fits and 0 <= eps < math.inf and 0 <= weight_decay < math.inf
+        except TypeError:
+            fits = False
+        if not fits:
+            raise _unfit_setting(
+                lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay
+            )
         return self.core.step(tokens, inputs, lr, beta1, beta2, eps, weight_decay)
 
     def loss(
@@ -191,6 +205,32 @@ class Program:
                 f"the losses of {count} tokens are not the first losses of {self._tokens} tokens "
                 f"(mean {expected:.6g}, by replay {got:.6g}); return one Value instead of a list"
             )
+
+
+def _check_options(
+    function: Any, tokens: Any, inputs: Any, numerics: Any, dtype: Any, dump_nodes: Any, tape: Any
+) -> None:
+    if not callable(function):
+        raise ProgramError(f"function must be callable, got {type(function).__name__}")
+    for name, count in (("tokens", tokens), ("inputs", inputs), ("dump_nodes", dump_nodes)):
+        if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+            raise ProgramError(f"{name} must be an int, at least 0, got {count!r}")
+    if numerics not in ("fast", "exact"):
+        raise ProgramError(f"numerics must be 'fast' or 'exact', got {numerics!r}")
+    if dtype not in ("float64", "float32"):
+        raise ProgramError(f"dtype must be 'float64' or 'float32', got {dtype!r}")
+    if tape is not None and not isinstance(tape, Tape):
+        raise ProgramError(f"tape must be a Tape or None, got {type(tape).__name__}")
+
+
+def _unfit_setting(**settings: Any) -> ProgramError:
+    """The error that names the first setting of step() out of its range."""
+    for name, value in settings.items():
+        below = 1 if name.startswith("beta") else math.inf
+        if not isinstance(value, (int, float, np.number)) or not 0 <= value < below:
+            rule = "at least 0 and below 1" if below == 1 else "finite and at least 0"
+            return ProgramError(f"{name} must be a number, {rule}, got {value!r}")
+    raise AssertionError(settings)
 
 
 def _losses(returned: Any) -> list[Value]:

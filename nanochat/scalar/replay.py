@@ -21,7 +21,7 @@ from nanochat.scalar.functions import cross_entropy
 from nanochat.scalar.value import Matrix, Tape, Value
 from nanochat.training.parameters import Spec
 
-__all__ = ["Replay", "Texts", "recorded_nodes", "texts_of"]
+__all__ = ["Replay", "Texts", "first_stages", "recorded_nodes", "texts_of"]
 
 # Documents that are replayed together: enough lanes to fill the vectors, little enough to stay in
 # the cache (see bench/results/microgpt.json). Fixed, so that the order of additions is.
@@ -29,6 +29,10 @@ CHUNK = 16
 
 # A recording of this many nodes takes about a second and a gigabyte.
 MOST_NODES = 4_000_000
+
+# Up to here the longest texts are recorded at once: one recording, rather than one whenever a
+# longer text comes.
+NODES_AT_ONCE = 2_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,12 @@ def recorded_nodes(config: TrainConfig, specs: Sequence[Spec], stages: int) -> i
         weights += int(np.prod(specs[0].shape))
     attention = 2 * config.n_layer * config.n_embd * stages
     return stages * (2 * weights + attention + 60 * config.n_embd)
+
+
+def first_stages(config: TrainConfig, specs: Sequence[Spec]) -> int:
+    """How many positions to record before any text is seen: all, or as few as show the model."""
+    at_once = recorded_nodes(config, specs, config.block_size) <= NODES_AT_ONCE
+    return config.block_size if at_once else min(2, config.block_size)
 
 
 class Replay:

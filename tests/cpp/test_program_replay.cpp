@@ -111,9 +111,10 @@ struct Model {
 
   VectorProgram compile(Numerics numerics) {
     Graph graph = trace.graph(losses(nullptr, longest));
-    const double weight = optimise(graph, numerics, true, {});
+    const Loss loss = optimise(graph, numerics, true, {});
     VectorProgram program = lower(graph, numerics);
-    program.weight = weight;
+    program.weight = loss.weight;
+    program.start = loss.start;
     return program;
   }
 };

@@ -1,122 +1,20 @@
-"""What the tests of programs share: a running error bound, random functions, three small models.
+"""What the tests of programs share: random functions and sequence models, and a plain AdamW.
 
-`Bound` is the independent oracle of rounding: beside each number it carries how far any order of
-the same operations may end up from it, so that no tolerance is guessed.
 A recipe is a random function as data: a list of steps over vectors of scalars, which runs on
-Values, on Bounds, or on what a compiler records.
+Values, on Bounds (error_bound.py), or on what a compiler records.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
+from scalar.error_bound import Bound
 
 from nanochat.scalar.value import Matrix, Tape, Value, detached_max, select
-
-UNIT = 1e-14  # a rounding is 1.1e-16; exp, log and tanh of two libraries differ by a few
-
-
-class Bound:
-    """A number with a running bound on its error, in units of one rounding (Wilkinson 1986).
-
-    `error` adds up Σ |derivative| · error of the operand, and the size of what was rounded. A sum
-    counts its terms rather than its result, so that the bound holds for any order of adding.
-    `grad_error` is the same for the derivative of the result towards this number.
-    """
-
-    def __init__(
-        self, data: float, error: float | None = None, parents: Sequence[Any] = ()
-    ) -> None:
-        self.data = data
-        self.error = abs(data) if error is None else error  # a leaf is rounded too, to float32
-        self.parents = parents  # (operand, derivative, error of the derivative)
-        self.grad = self.grad_error = 0.0
-
-    def __add__(self, other: Bound | float) -> Bound:
-        right = bound(other)
-        error = self.error + right.error + abs(self.data) + abs(right.data)
-        return Bound(self.data + right.data, error, ((self, 1.0, 0.0), (right, 1.0, 0.0)))
-
-    def __mul__(self, other: Bound | float) -> Bound:
-        right = bound(other)
-        data = self.data * right.data
-        error = abs(self.data) * right.error + abs(right.data) * self.error + abs(data)
-        parents = ((self, right.data, right.error), (right, self.data, self.error))
-        return Bound(data, error, parents)
-
-    def unary(self, value: float, first: float, second: float) -> Bound:
-        """f(x), f'(x) and f''(x): each passes on the error of x."""
-        error = abs(value) + abs(first) * self.error
-        return Bound(value, error, ((self, first, abs(first) + abs(second) * self.error),))
-
-    def __pow__(self, e: float) -> Bound:
-        x = self.data
-        second = e * (e - 1) * x ** (e - 2) if e * (e - 1) else 0.0
-        return self.unary(x**e, e * x ** (e - 1) if e else 0.0, second)
-
-    def exp(self) -> Bound:
-        y = math.exp(self.data)
-        return self.unary(y, y, y)
-
-    def log(self) -> Bound:
-        return self.unary(math.log(self.data), 1 / self.data, -1 / self.data**2)
-
-    def tanh(self) -> Bound:
-        t = math.tanh(self.data)
-        local = 1 - t * t
-        # 1 - t·t cancels: its own rounding is relative to 1.
-        error = abs(t) + local * self.error
-        return Bound(t, error, ((self, local, 1 + 2 * abs(t) * local * self.error),))
-
-    def relu(self) -> Bound:
-        return self.unary(max(0.0, self.data), float(self.data > 0), 0.0)
-
-    def __neg__(self) -> Bound:
-        return self * -1.0
-
-    def __sub__(self, other: Bound | float) -> Bound:
-        return self + (-bound(other))
-
-    def __rsub__(self, other: float) -> Bound:
-        return bound(other) + (-self)
-
-    def __truediv__(self, other: Bound | float) -> Bound:
-        return self * bound(other) ** -1
-
-    def __rtruediv__(self, other: float) -> Bound:
-        return bound(other) * self**-1
-
-    __radd__ = __add__
-    __rmul__ = __mul__
-
-    def backward(self) -> None:
-        order: list[Bound] = []
-        seen: set[int] = set()
-        pending: list[tuple[Bound, bool]] = [(self, False)]
-        while pending:
-            node, done = pending.pop()
-            if done:
-                order.append(node)
-            elif id(node) not in seen:
-                seen.add(id(node))
-                pending.append((node, True))
-                pending += [(parent[0], False) for parent in node.parents]
-        self.grad = 1.0
-        for node in reversed(order):
-            for operand, local, error in node.parents:
-                product = local * node.grad
-                operand.grad_error += abs(operand.grad) + abs(product)
-                operand.grad_error += abs(local) * node.grad_error + error * abs(node.grad)
-                operand.grad += product
-
-
-def bound(number: Bound | float) -> Bound:
-    return number if isinstance(number, Bound) else Bound(float(number))
 
 
 class OnTape:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from oracles.plain_gpt import Adam, document_loss
 from oracles.plain_value import PlainValue
 
+from nanochat import _scalar
 from nanochat.config import TrainConfig
 from nanochat.data.batches import make_batcher
 from nanochat.data.corpus import load_corpus
@@ -16,6 +18,26 @@ from nanochat.training.loop import step_settings
 from nanochat.training.parameters import initial_weights
 
 STEPS = 50
+
+
+def test_microgpt_preset_is_recorded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    recordings = []
+    recorder = _scalar.Recorder
+    monkeypatch.setattr(
+        _scalar, "Recorder", lambda *given: recordings.append(given) or recorder(*given)
+    )
+    config = TrainConfig(mode="scalar", preset="microgpt")
+    texts = list(load_corpus("names").documents)
+    tokenizer = build_tokenizer("char", texts)
+    batcher = make_batcher(
+        "documents", encode_documents(tokenizer, texts), batch_size=1,
+        block_size=config.block_size, seed=config.seed,
+    )  # fmt: skip
+    engine = ScalarEngine(config, tokenizer.vocab_size, tokenizer.token_bytes, dtype="float64")
+    for step in range(STEPS):
+        engine.step(batcher.step(step), step_settings(config, step))
+    engine.open_decoder([[0]]).advance([1])
+    assert len(recordings) == 1
 
 
 def test_microgpt_preset_walks_the_losses_of_plain_python_bit_for_bit() -> None:

@@ -142,6 +142,73 @@ def test_the_number_of_a_value_cannot_be_read_while_it_is_recorded(
     assert bigram.compile(lambda: bigram.p * 2).loss() == 1.0
 
 
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        (lambda v: setattr(v, "data", 2.0), "Value.data"),
+        (lambda v: setattr(v, "grad", 2.0), "Value.grad"),
+        (lambda v: v.backward(), "backward()"),
+        (lambda v: v.zero_grad(), "zero_grad()"),
+    ],
+    ids=["data", "grad", "backward", "zero_grad"],
+)
+def test_a_value_cannot_be_changed_while_it_is_recorded(
+    bigram: Bigram, change: Any, name: str
+) -> None:
+    for value_of in (lambda: bigram.p, lambda: bigram.p * 2):
+        with pytest.raises(ProgramError) as caught:
+            bigram.compile(lambda f=value_of: (change(f()), bigram.p * 2)[1])
+        message = str(caught.value)
+        assert name in message and "recorded" in message and "\n" not in message
+    assert (bigram.p.data, bigram.p.grad) == (0.5, 0.0)
+    change(bigram.p)  # and may be changed again
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"tokens": -1}, ["tokens", "at least 0", "-1"]),
+        ({"tokens": 1.5}, ["tokens", "int", "1.5"]),
+        ({"tokens": True}, ["tokens", "int", "True"]),
+        ({"inputs": -2}, ["inputs", "at least 0", "-2"]),
+        ({"inputs": None}, ["inputs", "int", "None"]),
+        ({"dump_nodes": -1}, ["dump_nodes", "at least 0", "-1"]),
+        ({"dump_nodes": "all"}, ["dump_nodes", "int", "all"]),
+        ({"numerics": 3}, ["numerics", "'fast'", "'exact'", "3"]),
+        ({"dtype": float}, ["dtype", "'float64'", "float"]),
+    ],
+    ids=lambda value: repr(value)[:24],
+)
+def test_arguments_of_compile_that_do_not_fit_are_named(
+    bigram: Bigram, options: dict[str, Any], words: list[str]
+) -> None:
+    with pytest.raises(ProgramError):
+        bigram.compile(lambda *_: bigram.p * 2, **options)
+    refusal(lambda: bigram.compile(lambda *_: bigram.p * 2, **options), *words)
+
+
+def test_what_is_no_function_or_no_tape_is_named(bigram: Bigram) -> None:
+    function: Any = 3
+    refusal(lambda: bigram.compile(function), "function", "callable", "int")
+    tape: Any = 3
+    refusal(
+        lambda: nanochat.compile(lambda: bigram.p * 2, [bigram.p], tape=tape), "tape", "Tape", "int"
+    )
+
+
+@pytest.mark.parametrize("name", ["lr", "beta1", "beta2", "eps", "weight_decay"])
+@pytest.mark.parametrize("value", ["a", None, float("nan"), float("inf"), -1.0], ids=repr)
+def test_settings_of_a_step_that_do_not_fit_are_named(
+    bigram: Bigram, name: str, value: Any
+) -> None:
+    program = bigram.compile(lambda: bigram.p * 2)
+    settings: dict[str, Any] = {"lr": 0.1} | {name: value}
+    refusal(lambda: program.step(**settings), name, "at least 0", repr(value))
+    assert bigram.p.data == 0.5
+    if name.startswith("beta"):
+        refusal(lambda: program.step(**{"lr": 0.1, name: 1.0}), name, "below 1", "1.0")
+
+
 def test_a_token_stands_for_no_number_yet(bigram: Bigram) -> None:
     p = bigram.p
     refusal(lambda: bigram.compile(lambda t: [p, p][t[0]], tokens=1), "Token")

@@ -10,14 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scalar.program_models import (
-    UNIT,
-    Cell,
-    CellParameters,
-    cell_by_bounds,
-    cell_by_tape,
-    cells,
-)
+from scalar.error_bound import UNIT
+from scalar.program_models import Cell, CellParameters, cell_by_bounds, cell_by_tape, cells
 
 import nanochat
 from nanochat.errors import ProgramError

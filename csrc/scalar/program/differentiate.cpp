@@ -3,6 +3,8 @@
 // Needs: stages; operands before users. Adds: a seed for each output, one sum for the gradient of
 // every node that depends on a parameter, its products in the order in which microgpt.py's
 // backward() adds them: depth-first post-order from the outputs, children left to right, reversed.
+// A dot product was recorded as a chain of additions, in which each product has its turn after what
+// its own factors lead to: it is walked, and hands on its gradient, product by product.
 // A sum of the single product 1 · g is g itself. Right by the chain rule; the later passes then
 // treat forward and backward alike.
 //
@@ -22,25 +24,37 @@ namespace {
 struct Column {
   Id select = none;
   std::int32_t index = 0;
+  bool operator==(const Column&) const = default;
 };
 
 struct Contribution {
   Id local;     // factor, or `one`
   Id upstream;  // gradient
-  Column column;
+  Id from;      // the node that passes it on
   std::uint32_t next;
+};
+
+// Products [begin, end) of a node, which the walk left one after the other.
+struct Turn {
+  Id id;
+  std::uint32_t begin, end;
 };
 
 class Differentiation {
  public:
   Differentiation(Graph& graph, Numerics numerics)
-      : graph_(graph), size_(graph.nodes.size()), head_(size_, none), tail_(size_, none) {
+      : graph_(graph),
+        size_(graph.nodes.size()),
+        gradient_(size_, none),
+        head_(size_, none),
+        tail_(size_, none) {
     mark_active();
     if (numerics == Numerics::exact) mark_columns();
   }
 
   void run() {
     order_nodes();
+    contributions_.reserve(2 * graph_.products.size());
     check_outputs();
     for (std::size_t i = 0; i < graph_.outputs.size(); ++i) {
       Node seed;
@@ -50,10 +64,13 @@ class Differentiation {
       seed.order = static_cast<Id>(i);
       const Id id = graph_.add(seed);
       graph_.seeds.push_back(id);
-      if (active_[graph_.outputs[i]]) add(graph_.outputs[i], one, id, {});
+      if (active_[graph_.outputs[i]]) add(graph_.outputs[i], one, id, none);
     }
     for (std::size_t i = order_.size(); i-- > 0;) {
-      if (head_[order_[i]] != none) pass_on(order_[i], collect(order_[i]));
+      const Id id = order_[i].id;
+      if (head_[id] == none) continue;
+      if (gradient_[id] == none) gradient_[id] = collect(id);
+      pass_on(order_[i], gradient_[id]);
     }
     graph_.parameter_gradients.assign(graph_.parameters, none);
     for (Id id = 0; id < size_; ++id) {
@@ -120,37 +137,65 @@ class Differentiation {
     }
   }
 
+  bool is_dot(const Node& node) const {
+    return node.kind == Kind::sum && graph_.products[node.first].b != one;
+  }
+
   // Depth-first post-order of the computed nodes under the outputs, first operand first.
   void order_nodes() {
-    std::vector<char> seen(size_, 0);
-    std::vector<Id> stack;
-    std::vector<Id> operands;
-    constexpr Id done = Id{1} << 31U;
+    seen_.assign(size_, 0);
+    std::vector<Turn> stack;
+    const auto visit = [&](Id id) {
+      seen_[id] = 1;
+      stack.push_back({id, 0, 0});
+    };
     for (const Id output : graph_.outputs) {
-      stack.push_back(output);
+      if (unseen(output)) visit(output);
       while (!stack.empty()) {
-        const Id top = stack.back();
-        stack.pop_back();
-        if ((top & done) != 0) {
-          order_.push_back(top & ~done);
-          continue;
-        }
-        if (seen[top] || is_leaf(graph_.nodes[top].kind) || !active_[top]) continue;
-        seen[top] = 1;
-        stack.push_back(top | done);
-        operands.clear();
-        graph_.for_operands(top, [&](Id& operand) { operands.push_back(operand); });
-        for (std::size_t i = operands.size(); i-- > 0;) {
-          if (!seen[operands[i]]) stack.push_back(operands[i]);
+        const Id next = next_operand(stack.back());
+        if (next != none) {
+          visit(next);
+        } else {
+          note(stack.back());
+          stack.pop_back();
         }
       }
     }
   }
 
-  void add(Id id, Id local, Id upstream, Column column) {
+  bool unseen(Id id) const {
+    return id < one && !seen_[id] && active_[id] && !is_leaf(graph_.nodes[id].kind);
+  }
+
+  // What to walk before operand or product top.end has its turn; `none`: nothing is left.
+  Id next_operand(Turn& top) {
+    const Node& node = graph_.nodes[top.id];
+    const std::uint32_t count = is_unary(node.kind) ? 1 : node.count;
+    for (; top.end < count; ++top.end) {
+      if (node.kind != Kind::sum) {
+        const Id operand = is_unary(node.kind) ? node.first : graph_.operands[node.first + top.end];
+        if (unseen(operand)) return operand;
+        continue;
+      }
+      const Product& product = graph_.products[node.first + top.end];
+      for (const Id factor : {product.a, product.b}) {
+        if (!unseen(factor)) continue;
+        if (graph_.products[node.first].b != one) note(top);  // of a dot product: those before
+        return factor;
+      }
+    }
+    return none;
+  }
+
+  void note(Turn& top) {
+    if (top.end > top.begin) order_.push_back(top);
+    top.begin = top.end;
+  }
+
+  void add(Id id, Id local, Id upstream, Id from) {
     if (graph_.nodes[id].kind == Kind::gather && head_[id] == none) gathers_.push_back(id);
     const auto at = static_cast<std::uint32_t>(contributions_.size());
-    contributions_.push_back({local, upstream, column, none});
+    contributions_.push_back({local, upstream, from, none});
     (head_[id] == none ? head_[id] : contributions_[tail_[id]].next) = at;
     tail_[id] = at;
   }
@@ -166,18 +211,18 @@ class Differentiation {
     products_.clear();
     for (std::size_t i = 0; i < gathered_.size(); ++i) {
       const Contribution& each = gathered_[i];
-      if (!several_columns(each.column.select)) {
+      const Column column = column_of(each);
+      if (!several_columns(column.select)) {
         append(each.local, each.upstream);
         continue;
       }
       append(each.local, masked(each, Kind::not_one_hot));
-      const bool block_ends =
-          each.column.index == 0 &&
-          (i + 1 == gathered_.size() || gathered_[i + 1].column.select != each.column.select ||
-           gathered_[i + 1].column.index != 0);
-      if (!block_ends) continue;
+      if (column.index != 0 ||
+          (i + 1 < gathered_.size() && column_of(gathered_[i + 1]) == column)) {
+        continue;
+      }
       for (const Contribution& selected : gathered_) {
-        if (selected.column.select == each.column.select) {
+        if (column_of(selected).select == column.select) {
           append(selected.local, masked(selected, Kind::one_hot));
         }
       }
@@ -191,21 +236,27 @@ class Differentiation {
     products_.push_back(local == one ? Product{upstream, one} : Product{local, upstream});
   }
 
+  Column column_of(const Contribution& each) const {
+    return columns_.empty() || each.from == none ? Column{} : columns_[each.from];
+  }
+
   bool several_columns(Id select) const {
     if (select == none) return false;
-    const Column* first = nullptr;
+    std::int32_t first = -1;
     for (const Contribution& each : gathered_) {
-      if (each.column.select != select) continue;
-      if (first == nullptr) first = &each.column;
-      if (each.column.index != first->index) return true;
+      const Column column = column_of(each);
+      if (column.select != select) continue;
+      if (first < 0) first = column.index;
+      if (column.index != first) return true;
     }
     return false;
   }
 
   Id masked(const Contribution& contribution, Kind kind) {
-    const Node select = graph_.nodes[contribution.column.select];
+    const Column column = column_of(contribution);
+    const Node select = graph_.nodes[column.select];
     const Id order = graph_.nodes[contribution.upstream].order;
-    const Id mask = indicator(kind, select, contribution.column.index);
+    const Id mask = indicator(kind, select, column.index);
     const Product product{mask, contribution.upstream};
     return graph_.add_sum(&product, 1, select.stage, order);
   }
@@ -220,16 +271,17 @@ class Differentiation {
     return graph_.add(node);
   }
 
-  // Node `id` hands its gradient to its operands.
-  void pass_on(Id id, Id gradient) {
-    const Node node = graph_.nodes[id];
-    const Column column = columns_.empty() ? Column{} : columns_[id];
+  // A node hands its gradient to its operands.
+  void pass_on(const Turn& turn, Id gradient) {
+    const Node node = graph_.nodes[turn.id];
     const auto give = [&](Id operand, Id local) {
-      if (operand < one && active_[operand]) add(operand, local, gradient, column);
+      if (operand < one && active_[operand]) add(operand, local, gradient, turn.id);
     };
     if (node.kind == Kind::sum) {
-      for (std::uint32_t i = 0; i < node.count; ++i) {
-        const Product product = graph_.products[node.first + i];
+      const bool dot = graph_.products[node.first].b != one;
+      for (std::uint32_t i = turn.begin; i < turn.end; ++i) {
+        const std::uint32_t at = dot ? turn.begin + turn.end - 1 - i : i;
+        const Product product = graph_.products[node.first + at];
         give(product.a, product.b);
         give(product.b, product.a);
       }
@@ -241,7 +293,7 @@ class Differentiation {
         }
       }
     } else if (is_unary(node.kind) && active_[node.first]) {
-      give(node.first, local_gradient(id, node));
+      give(node.first, local_gradient(turn.id, node));
     }
   }
 
@@ -269,7 +321,9 @@ class Differentiation {
   std::size_t size_;  // nodes before
   std::vector<char> active_;
   std::vector<Column> columns_;
-  std::vector<Id> order_;
+  std::vector<char> seen_;
+  std::vector<Turn> order_;
+  std::vector<Id> gradient_;                // of each node that has passed on part of it
   std::vector<std::uint32_t> head_, tail_;  // of each node's contributions
   std::vector<Contribution> contributions_;
   std::vector<Id> gathers_;

@@ -10,7 +10,7 @@ namespace {
 
 const Product* single_product(const Graph& graph, Id id) {
   const Node& node = graph.nodes[id];
-  if (node.kind != Kind::sum || node.count != 1) return nullptr;
+  if (!node.product) return nullptr;
   const Product& product = graph.products[node.first];
   return product.b == one ? nullptr : &product;
 }

@@ -187,6 +187,13 @@ class Lowering {
     Lists lists;
     const std::uint32_t end =
         group().is_shared() ? static_cast<std::uint32_t>(members().size()) : start(stage + 1);
+    std::size_t pairs = 0;
+    for (std::uint32_t at = start(stage); at < end; ++at) {
+      const Node& each = node(members()[at]);
+      pairs += is_unary(each.kind) ? 1 : each.count;
+    }
+    lists.pairs.reserve(pairs);
+    lists.start.reserve(end - start(stage) + 1);
     for (std::uint32_t at = start(stage); at < end; ++at) {
       const Node& each = node(members()[at]);
       if (each.kind == Kind::sum) {

@@ -17,61 +17,102 @@ std::uint64_t mix(std::uint64_t hash, std::uint64_t value) {
   return hash ^ (hash >> 29U);
 }
 
-std::uint64_t hash_of(const Graph& graph, const Node& node) {
-  std::uint64_t hash =
-      mix(static_cast<std::uint64_t>(node.kind), std::bit_cast<std::uint64_t>(node.value));
-  hash = mix(hash, static_cast<std::uint64_t>(static_cast<std::uint32_t>(node.slot)) << 32U |
-                       static_cast<std::uint32_t>(node.index));
-  if (is_unary(node.kind)) return mix(hash, node.first);
-  if (node.kind == Kind::sum) {
-    for (std::uint32_t i = 0; i < node.count; ++i) {
-      const Product& product = graph.products[node.first + i];
-      hash = mix(hash, std::uint64_t{product.a} << 32U | product.b);
-    }
-  } else if (!is_leaf(node.kind)) {
-    for (std::uint32_t i = 0; i < node.count; ++i) hash = mix(hash, graph.operands[node.first + i]);
-  }
-  return hash;
+// The table is larger than the cache; waiting for it would take half of the time.
+void fetch([[maybe_unused]] const void* address) {
+#if defined(__GNUC__)
+  __builtin_prefetch(address);
+#endif
 }
 
-bool equal(const Graph& graph, const Node& x, const Node& y) {
-  if (x.kind != y.kind || x.stage != y.stage || x.slot != y.slot || x.index != y.index ||
-      x.stride != y.stride ||
-      std::bit_cast<std::uint64_t>(x.value) != std::bit_cast<std::uint64_t>(y.value)) {
-    return false;
-  }
-  if (is_unary(x.kind)) return x.first == y.first;
-  if (is_leaf(x.kind)) return true;
-  if (x.count != y.count) return false;
-  for (std::uint32_t i = 0; i < x.count; ++i) {
-    if (x.kind == Kind::sum) {
-      const Product &p = graph.products[x.first + i], &q = graph.products[y.first + i];
-      if (p.a != q.a || p.b != q.b) return false;
-    } else if (graph.operands[x.first + i] != graph.operands[y.first + i]) {
-      return false;
+// Nodes as they are once each operand stands for all that are equal to it.
+class Equals {
+ public:
+  explicit Equals(const Graph& graph) : graph_(graph), first_(graph.nodes.size()) {
+    const auto size = static_cast<Id>(first_.size());
+    const std::size_t capacity = std::bit_ceil(2 * first_.size() + 1);
+    // Part of the hash stands beside the node, which then need not be read to see that it differs.
+    struct Entry {
+      Id id = none;
+      std::uint32_t hash = 0;
+    };
+    std::vector<Entry> table(capacity);
+    // Fetching early may guess wrong, where an operand has yet to be found equal to another.
+    constexpr Id ahead = 16;
+    for (Id id = 0; id < size; ++id) first_[id] = id;
+    for (Id id = 0; id < size; ++id) {
+      if (id + ahead < size) fetch(&table[hash_of(graph.nodes[id + ahead]) & (capacity - 1)]);
+      if (graph.nodes[id].kind == Kind::parameter) continue;  // one node each
+      const std::uint64_t hash = hash_of(graph.nodes[id]);
+      const auto part = static_cast<std::uint32_t>(hash >> 32U);
+      std::size_t at = hash & (capacity - 1);
+      while (table[at].id != none && !(table[at].hash == part && equal(table[at].id, id))) {
+        at = (at + 1) & (capacity - 1);
+      }
+      if (table[at].id == none) table[at] = {id, part};
+      first_[id] = table[at].id;
     }
   }
-  return true;
-}
+  std::vector<Id> take() { return std::move(first_); }
+
+ private:
+  Id of(Id id) const { return id >= one ? id : first_[id]; }
+
+  std::uint64_t hash_of(const Node& node) const {
+    if (node.kind == Kind::sum) {
+      std::uint64_t hash = node.count;
+      for (std::uint32_t i = 0; i < node.count; ++i) {
+        const Product& product = graph_.products[node.first + i];
+        hash = mix(hash, std::uint64_t{of(product.a)} << 32U | of(product.b));
+      }
+      return hash;
+    }
+    std::uint64_t hash =
+        mix(static_cast<std::uint64_t>(node.kind), std::bit_cast<std::uint64_t>(node.value));
+    hash = mix(hash, static_cast<std::uint64_t>(static_cast<std::uint32_t>(node.slot)) << 32U |
+                         static_cast<std::uint32_t>(node.index));
+    if (is_unary(node.kind)) return mix(hash, of(node.first));
+    if (!is_leaf(node.kind)) {
+      for (std::uint32_t i = 0; i < node.count; ++i) {
+        hash = mix(hash, of(graph_.operands[node.first + i]));
+      }
+    }
+    return hash;
+  }
+
+  bool equal(Id one_of, Id other) const {
+    const Node &x = graph_.nodes[one_of], &y = graph_.nodes[other];
+    if (x.kind != y.kind || x.stage != y.stage || x.slot != y.slot || x.index != y.index ||
+        x.stride != y.stride ||
+        std::bit_cast<std::uint64_t>(x.value) != std::bit_cast<std::uint64_t>(y.value)) {
+      return false;
+    }
+    if (is_unary(x.kind)) return of(x.first) == of(y.first);
+    if (is_leaf(x.kind)) return true;
+    if (x.count != y.count) return false;
+    for (std::uint32_t i = 0; i < x.count; ++i) {
+      if (x.kind == Kind::sum) {
+        const Product &p = graph_.products[x.first + i], &q = graph_.products[y.first + i];
+        if (of(p.a) != of(q.a) || of(p.b) != of(q.b)) return false;
+      } else if (of(graph_.operands[x.first + i]) != of(graph_.operands[y.first + i])) {
+        return false;
+      }
+    }
+    return true;
+  }
+
+  const Graph& graph_;
+  std::vector<Id> first_;
+};
 
 }  // namespace
 
+std::vector<Id> first_equals(const Graph& graph) { return Equals(graph).take(); }
+
 void merge_equal(Graph& graph) {
-  const std::size_t size = graph.nodes.size();
-  const std::size_t capacity = std::bit_ceil(2 * size + 1);
-  std::vector<Id> table(capacity, none);
-  std::vector<Id> first_equal(size);
-  for (Id id = 0; id < size; ++id) {
-    graph.for_operands(id, [&](Id& operand) { operand = first_equal[operand]; });
-    const Node& node = graph.nodes[id];
-    std::size_t at = hash_of(graph, node) & (capacity - 1);
-    while (table[at] != none && !equal(graph, graph.nodes[table[at]], node)) {
-      at = (at + 1) & (capacity - 1);
-    }
-    if (table[at] == none) table[at] = id;
-    first_equal[id] = table[at];
-  }
-  graph.for_roots([&](Id& id) { id = first_equal[id]; });
+  const std::vector<Id> first = first_equals(graph);
+  const auto merge = [&](Id& id) { id = first[id]; };
+  for (Id id = 0; id < graph.nodes.size(); ++id) graph.for_operands(id, merge);
+  graph.for_roots(merge);
 }
 
 }  // namespace nanochat::program

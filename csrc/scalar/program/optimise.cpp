@@ -1,16 +1,30 @@
 // The order of the passes. Merging comes before differentiation where it may regroup gradients
 // (fast) and after it where it may not (exact): a merged node would collect what microgpt.py's
 // separate nodes pass on one by one.
+// Dot products are nearly all of a recording, so they are collected as early as can be: every pass
+// from there on has a tenth of the nodes.
 #include "scalar/program/passes.hpp"
 
 namespace nanochat::program {
+namespace {
 
-double optimise(Graph& graph, Numerics numerics, bool split, const Watch& watch) {
+std::vector<char> find_twins(const Graph& graph) {
+  const std::vector<Id> first = first_equals(graph);
+  std::vector<char> twins(first.size(), 0);
+  for (Id id = 0; id < first.size(); ++id) {
+    if (first[id] != id) twins[id] = twins[first[id]] = 1;
+  }
+  return twins;
+}
+
+}  // namespace
+
+Loss optimise(Graph& graph, Numerics numerics, bool split, const Watch& watch) {
   const auto after = [&](const char* pass) {
     if (watch) watch(pass, graph);
   };
   after("recorded");
-  const double weight = split ? split_outputs(graph) : 1.0;
+  const Loss loss = split ? split_outputs(graph) : Loss{};
   assign_stages(graph);
   after("stages");
   fold_constants(graph);
@@ -18,6 +32,13 @@ double optimise(Graph& graph, Numerics numerics, bool split, const Watch& watch)
   if (numerics == Numerics::fast) {
     merge_equal(graph);
     after("merge_equal");
+    collect_dots(graph, std::vector<char>(graph.nodes.size(), 0));
+  } else {
+    collect_dots(graph, find_twins(graph));
+  }
+  remove_dead(graph);
+  after("collect_dots");
+  if (numerics == Numerics::fast) {
     hoist_selections(graph);
     after("hoist_selections");
   }
@@ -32,7 +53,7 @@ double optimise(Graph& graph, Numerics numerics, bool split, const Watch& watch)
   after("collect_sums");
   remove_dead(graph);
   after("remove_dead");
-  return weight;
+  return loss;
 }
 
 }  // namespace nanochat::program

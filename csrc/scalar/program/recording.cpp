@@ -30,6 +30,8 @@ class Extraction {
   Graph run(const std::vector<NodeId>& outputs, const std::vector<NodeId>& watched) {
     for (const NodeId id : outputs) reach(id);
     for (const NodeId id : watched) reach(id);
+    graph_.nodes.reserve(graph_.nodes.size() + nodes_);
+    graph_.products.reserve(nodes_);
     // Segments in the order of their birth, nodes in the order of their place: as computed.
     std::sort(segments_.begin(), segments_.end(), [this](NodeId a, NodeId b) {
       return tape_.store().birth(a) < tape_.store().birth(b);
@@ -75,6 +77,7 @@ class Extraction {
         segments_.push_back(base);
       }
       place(id) = reached;
+      nodes_ += 2;  // with a constant, or a leaf now and then
       pending_.push_back(tape_.first(id));
       if (operand_count(tape_.op(id)) == 2) pending_.push_back(tape_.second(id));
     }
@@ -192,6 +195,7 @@ class Extraction {
   std::vector<std::size_t> starts_;      // of each block, in parameters
   std::vector<std::vector<Id>> places_;  // by segment and offset
   std::vector<NodeId> segments_;
+  std::size_t nodes_ = 0;  // at least as many as will be made
   std::vector<NodeId> pending_;
   std::unordered_map<NodeId, char> expanded_;
 };

@@ -16,6 +16,7 @@ void remove_dead(Graph& graph) {
   std::vector<Id> place(graph.nodes.size(), none);
   std::vector<Product> products;
   std::vector<Id> operands;
+  products.reserve(graph.products.size());
   Id next = 0;
   for (Id id = 0; id < graph.nodes.size(); ++id) {
     if (!alive[id]) continue;

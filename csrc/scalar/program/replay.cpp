@@ -116,7 +116,7 @@ void Replay<T>::forward(const Documents& documents, double* totals) {
   set_shape(documents);
   run(bound_->forward);
   for (std::int32_t d = 0; d < documents.count; ++d) {
-    double total = 0.0;
+    double total = program_.start;
     for (std::int32_t s = 0; s < documents.lengths[d]; ++s) {
       const bool counts =
           documents.counted == nullptr || documents.counted[d * program_.stages + s] != 0;

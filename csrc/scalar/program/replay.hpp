@@ -39,7 +39,7 @@ class Replay {
   T* first_moments() noexcept { return first_.data(); }
   T* second_moments() noexcept { return second_.data(); }
 
-  // totals[d] = 0 + output₀ + output₁ + … of document d, in order, without its scale.
+  // totals[d] = start + output₀ + output₁ + … of document d, in order, without its scale.
   void forward(const Documents& documents, double* totals);
   // Gradients of Σ scale · output, written over the old ones or added to them.
   void backward(bool accumulate);

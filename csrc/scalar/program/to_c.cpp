@@ -3,6 +3,7 @@
 #include "scalar/program/to_c.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "scalar/program/c_text.hpp"
@@ -215,7 +216,8 @@ class File {
       return text;
     };
     add("\n/* The loss of one document of n positions. */\nstatic double forward(" + document() +
-        ") {\n" + unused(forward + outputs + "scale(n)\n") + forward + "  double total = 0.0;\n" +
+        ") {\n" + unused(forward + outputs + "scale(n)\n") + forward +
+        (std::signbit(program_.start) ? "  double total = -0.0;\n" : "  double total = 0.0;\n") +
         outputs + "  return scale(n) * total;\n}\n");
     add("\n/* The gradients of the last forward's loss. */\nstatic void backward(" + document() +
         ") {\n" + unused(backward) + backward + "}\n");

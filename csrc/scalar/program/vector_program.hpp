@@ -152,6 +152,7 @@ struct VectorProgram {
   Numerics numerics = Numerics::fast;
   std::int32_t stages = 0;  // outputs
   double weight = 1.0;      // of each output in the loss
+  double start = 0.0;       // what outputs are added onto: 0, or -0, which is nothing
   std::size_t parameters = 0;
   std::int32_t slots = 0;            // tokens
   std::vector<std::int32_t> limits;  // of each slot: how many tokens it tells apart
