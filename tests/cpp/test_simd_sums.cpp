@@ -9,7 +9,6 @@ using nanochat::simd::Cross;
 using nanochat::simd::Fan;
 using nanochat::simd::Gemm;
 using nanochat::simd::Operand;
-using nanochat::simd::Step;
 using nanochat::simd::Sum;
 using nanochat::simd::Term;
 using simd_testing::equal;
@@ -122,25 +121,36 @@ void check_cross(const S& s, std::int32_t lanes, std::mt19937_64& random) {
   Rows<T> dst(outs, lanes, random);
   Rows<T> expected = dst;
   const std::ptrdiff_t a_shift = below(2) * a.step, b_shift = below(2) * b.step;
-  std::vector<Step<T>> steps;
+  std::vector<const T*> pa, pb;
+  std::vector<std::int32_t> alive;
   bool whole = true;
   for (std::int32_t k = below(most_k + 1); k > 0; --k) {
-    const std::int32_t alive = below(2) == 0 ? lanes + below(3) : below(lanes + 1);
-    whole = whole && alive >= lanes;
-    steps.push_back({a.row(1 + below(most_k)) - a_shift, b.row(1 + below(most_k)) - b_shift,
-                     below(3) * b.step, alive});
+    pa.push_back(a.row(1 + below(most_k)) - a_shift);
+    pb.push_back(b.row(1 + below(most_k)) - b_shift);
+    alive.push_back(below(2) == 0 ? lanes + below(3) : below(lanes + 1));
+    whole = whole && alive.back() >= lanes;
   }
-  const Cross<T> cross{
-      dst.row(0), dst.step, steps.data(),  static_cast<std::int32_t>(steps.size()), outs,
-      lanes,      whole,    below(2) == 0, below(2) == 0 ? T(-0.0) : T{0}};
+  const Cross<T> cross{dst.row(0),
+                       dst.step,
+                       pa.data(),
+                       pb.data(),
+                       below(3) * b.step,
+                       a_shift,
+                       b_shift,
+                       alive.data(),
+                       static_cast<std::int32_t>(alive.size()),
+                       outs,
+                       lanes,
+                       whole,
+                       below(2) == 0,
+                       below(2) == 0 ? T(-0.0) : T{0}};
   s.table.cross(cross);
   for (std::int32_t i = 0; i < outs; ++i) {
     for (std::int32_t n = 0; n < lanes; ++n) {
       T total = cross.accumulate ? expected(i, n) : cross.start;
-      for (const Step<T>& step : steps) {
-        if (n < step.alive) {
-          total = s.multiply_add(step.a[a_shift + n], step.b[b_shift + i * step.next + n], total);
-        }
+      for (std::size_t k = 0; k < alive.size(); ++k) {
+        if (n >= alive[k]) continue;
+        total = s.multiply_add(pa[k][a_shift + n], pb[k][b_shift + i * cross.b_next + n], total);
       }
       expected(i, n) = total;
     }

@@ -41,12 +41,13 @@ struct Replay<T>::CrossBinder {
   simd::Term<T>* last = nullptr;  // of the sum made last, while a run could continue it
 
   const Run* before = nullptr;  // the run bound last, by steps or as a fan
+  std::int32_t first = 0;       // its first product that is alive
 
   T start(const Run& run) const noexcept { return alone && run.k == 1 ? -T{0} : T{0}; }
 
   void bind(const Run& run) {
-    if (run.otb == 0) return bind_steps(run);
-    if (is_fan(run)) return bind_fan(run);
+    if (run.otb == 0 && (b.uniform || run.dtb == 0)) return bind_steps(run);
+    if (run.otb != 0 && is_fan(run)) return bind_fan(run);
     for (const Run& each : separate(run)) {
       bind_steps(each);
       before = nullptr;
@@ -55,6 +56,7 @@ struct Replay<T>::CrossBinder {
 
   // Nothing moves but the stage of the second factors, and all documents reach every one.
   bool is_fan(const Run& run) const noexcept {
+    if (visits_the_same(run) && before->o == run.o) return true;
     bool fan = run.dta == 0 && run.dtb == 0 && a.stage[run.ta].alive >= lanes;
     for (std::int32_t i = 0; fan && i < run.o; ++i) {
       const auto& stage = b.stage[run.tb + i * run.otb];
@@ -75,7 +77,8 @@ struct Replay<T>::CrossBinder {
     }
     if (side_by_side) return bind_sum(run, to, from, a_step, head, b_step);
     last = nullptr;
-    const T* const* heads = repeats_before(run) ? bound.fans.back().b : new_heads(run);
+    const bool again = visits_the_same(run) && before->o == run.o && before->ofb == run.ofb;
+    const T* const* heads = again ? bound.fans.back().b : new_heads(run);
     bound.call_next(forward, CallKind::fan, bound.fans.size());
     bound.fans.push_back({to, dst_step, from, a_step, heads, b_step, head - heads[0], run.k, run.o,
                           lanes, accumulate, start(run)});
@@ -115,50 +118,71 @@ struct Replay<T>::CrossBinder {
     return heads;
   }
 
-  // Does the run visit the stages of the one before it, its rows all shifted by the same numbers?
-  bool repeats_before(const Run& run) const noexcept {
-    if (before == nullptr) return false;
-    const Run& x = *before;
-    return x.o == run.o && x.k == run.k && x.ta == run.ta && x.dta == run.dta && x.tb == run.tb &&
-           x.dtb == run.dtb && x.dfa == run.dfa && x.dfb == run.dfb && x.ofb == run.ofb &&
-           x.otb == run.otb && (a.uniform || run.dta == 0) && (b.uniform || run.dtb == 0);
-  }
-
+  // One call. What it has in common with the one before it is not made again.
   void bind_steps(const Run& run) {
     last = nullptr;
-    if (repeats_before(run)) {
-      simd::Cross<T> shifted = bound.crosses.back();
-      const std::ptrdiff_t rows_a = run.fa - before->fa, rows_b = run.fb - before->fb;
-      shifted.dst = dst + run.f * dst_step;
-      shifted.a_shift += rows_a * a.stage[run.ta].step;
-      shifted.b_shift += rows_b * b.stage[run.tb].step;
-      bound.call_next(forward, CallKind::cross, bound.crosses.size());
-      bound.crosses.push_back(shifted);
-      before = &run;
-      return;
+    simd::Cross<T> cross{};
+    if (visits_the_same(run)) {
+      cross = bound.crosses.back();
+    } else {
+      find_alive(run, cross);
     }
-    simd::Step<T>* const steps = bound.steps.take(static_cast<std::size_t>(run.k));
-    std::int32_t count = 0;
-    bool whole = true;
-    const auto* sa = a.stage + run.ta;
-    const auto* sb = b.stage + run.tb;
-    std::int32_t fa = run.fa, fb = run.fb;
-    for (std::int32_t k = run.k; k > 0; --k) {
-      const std::int32_t alive = std::min(sa->alive, sb->alive);
-      if (alive > 0) {
-        whole = whole && alive >= lanes;
-        steps[count++] = {sa->row + fa * sa->step, sb->row + fb * sb->step, run.ofb * sb->step,
-                          alive};
-      }
-      sa += run.dta;
-      sb += run.dtb;
-      fa += run.dfa;
-      fb += run.dfb;
+    cross.dst = dst + run.f * dst_step;
+    cross.dst_step = dst_step;
+    cross.outs = run.o;
+    cross.lanes = lanes;
+    cross.b_next = run.ofb * b.stage[run.tb].step;
+    cross.accumulate = accumulate;
+    cross.start = start(run);
+    if (cross.a != nullptr && before->dfa == run.dfa && (a.uniform || run.dta == 0)) {
+      cross.a_shift += (run.fa - before->fa) * a.stage[run.ta].step;
+    } else {
+      cross.a = list(a, run.ta, run.dta, run.fa, run.dfa, cross.k);
+      cross.a_shift = 0;
+    }
+    if (cross.b != nullptr && before->dfb == run.dfb && (b.uniform || run.dtb == 0)) {
+      cross.b_shift += (run.fb - before->fb) * b.stage[run.tb].step;
+    } else {
+      cross.b = list(b, run.tb, run.dtb, run.fb, run.dfb, cross.k);
+      cross.b_shift = 0;
     }
     bound.call_next(forward, CallKind::cross, bound.crosses.size());
-    bound.crosses.push_back({dst + run.f * dst_step, dst_step, steps, count, run.o, lanes, 0, 0,
-                             whole, accumulate, start(run)});
+    bound.crosses.push_back(cross);
     before = &run;
+  }
+
+  bool visits_the_same(const Run& run) const noexcept {
+    return before != nullptr && before->k == run.k && before->ta == run.ta &&
+           before->dta == run.dta && before->tb == run.tb && before->dtb == run.dtb &&
+           before->otb == run.otb;
+  }
+
+  // The products that some document has both factors of: they follow each other, for the stages
+  // that documents reach do.
+  void find_alive(const Run& run, simd::Cross<T>& cross) {
+    std::int32_t* const alive = bound.alive.take(static_cast<std::size_t>(run.k));
+    const auto at = [&](std::int32_t k) {
+      return std::min(a.stage[run.ta + k * run.dta].alive, b.stage[run.tb + k * run.dtb].alive);
+    };
+    first = 0;
+    while (first < run.k && at(first) <= 0) ++first;
+    cross.alive = alive;
+    cross.whole = true;
+    for (std::int32_t k = first; k < run.k && at(k) > 0; ++k) {
+      cross.whole = cross.whole && at(k) >= lanes;
+      alive[cross.k++] = at(k);
+    }
+  }
+
+  const T* const* list(const Rows<T>& rows, std::int32_t t, std::int32_t dt, std::int32_t f,
+                       std::int32_t df, std::int32_t count) {
+    const T** all = bound.pointers.take(static_cast<std::size_t>(count));
+    const auto* stage = rows.stage + t + first * dt;
+    f += first * df;
+    for (std::int32_t k = 0; k < count; ++k, stage += dt, f += df) {
+      all[k] = stage->row + f * stage->step;
+    }
+    return all;
   }
 };
 
@@ -172,7 +196,7 @@ void Replay<T>::bind_cross(const Instruction& instruction, bool forward) {
       const Group& operand = program_.groups[static_cast<std::size_t>(g)];
       const bool here = s >= operand.begin && s < std::min(operand.end, longest_);
       auto& stage = all[static_cast<std::size_t>(s)];
-      stage = {nullptr, 0, 0};
+      stage = {nullptr, operand.ragged() ? 0 : row_step(g, s), 0};
       if (here) stage = {destination(g, s, 0), row_step(g, s), width_[static_cast<std::size_t>(s)]};
     }
     const bool ragged = g >= 0 && program_.groups[static_cast<std::size_t>(g)].ragged();

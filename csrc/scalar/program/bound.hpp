@@ -101,7 +101,7 @@ struct Replay<T>::Bound {
   std::vector<RowsCall<T>> rows_calls;
   Pool<simd::Term<T>> terms;
   Pool<const T*> pointers;
-  Pool<simd::Step<T>> steps;
+  Pool<std::int32_t> alive;
   std::vector<T*> columns;  // of each group, once bound: lanes as rows
   Pool<T> scratch;
 
@@ -117,7 +117,7 @@ struct Replay<T>::Bound {
     rows_calls.clear();
     terms.clear();
     pointers.clear();
-    steps.clear();
+    alive.clear();
     scratch.clear();
     columns.assign(columns.size(), nullptr);
   }

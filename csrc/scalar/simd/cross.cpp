@@ -57,22 +57,22 @@ void block(const Cross<typename N::T>& c, std::int32_t i, L lanes) noexcept {
   typename L::V sum[outs];
   T* const dst = c.dst + i * c.dst_step;
   start(sum, c, dst, lanes);
-  const Step<T>* const end = c.step + c.steps;
-  const std::ptrdiff_t a_shift = c.a_shift, b_shift = c.b_shift;
-  for (const Step<T>* step = c.step; step != end; ++step) {
-    const auto x = lanes.get(step->a + a_shift);
-    const std::ptrdiff_t next = step->next;
-    const T* const pb = step->b + b_shift + i * next;
-    if (c.whole || lanes.all(step->alive)) {
+  const std::ptrdiff_t next = c.b_next, a_shift = c.a_shift, b_shift = c.b_shift + i * next;
+  const T* const* const pa = c.a;
+  const T* const* const pb = c.b;
+  for (std::int32_t k = 0; k < c.k; ++k) {
+    const auto x = lanes.get(pa[k] + a_shift);
+    const T* const y = pb[k] + b_shift;
+    if (c.whole || lanes.all(c.alive[k])) {
 #pragma GCC unroll 8
       for (int j = 0; j < outs; ++j) {
-        sum[j] = multiply_add<N>(x, lanes.get(pb + j * next), sum[j]);
+        sum[j] = multiply_add<N>(x, lanes.get(y + j * next), sum[j]);
       }
     } else {
-      const std::int32_t alive = step->alive;
+      const std::int32_t alive = c.alive[k];
 #pragma GCC unroll 8
       for (int j = 0; j < outs; ++j) {
-        sum[j] = lanes.keep(multiply_add<N>(x, lanes.get(pb + j * next), sum[j]), sum[j], alive);
+        sum[j] = lanes.keep(multiply_add<N>(x, lanes.get(y + j * next), sum[j]), sum[j], alive);
       }
     }
   }

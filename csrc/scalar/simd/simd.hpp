@@ -61,26 +61,20 @@ struct Sum {
   std::int32_t outer = 1;
 };
 
-// Where the factors of one product of a Cross stand.
-template <class T>
-struct Step {
-  const T* a;
-  const T* b;           // of the first destination
-  std::ptrdiff_t next;  // elements from one destination's b to the next one's
-  std::int32_t alive;   // lanes that have both factors: the others skip the product
-};
-
 // dst[i][n] = start + Σ_k a[k][n] · b[k][i][n] for i < outs, n < lanes: destinations that share
-// their first factors. Each step has places of its own. Rows are read to the end of a vector.
+// their first factors. Each product has a place of its own. Rows are read to the end of a vector.
 template <class T>
 struct Cross {
   T* dst;
-  std::ptrdiff_t dst_step;  // elements between destinations
-  const Step<T>* step;
-  std::int32_t steps, outs, lanes;
-  std::ptrdiff_t a_shift, b_shift;  // from where the steps point to where this call's rows are
-  bool whole;                       // all lanes are alive in every step
-  bool accumulate;                  // start from dst
+  std::ptrdiff_t dst_step;          // elements between destinations
+  const T* const* a;                // k pointers
+  const T* const* b;                // k pointers, for the first destination
+  std::ptrdiff_t b_next;            // from one destination's b to the next one's
+  std::ptrdiff_t a_shift, b_shift;  // from where the pointers point to where this call's rows are
+  const std::int32_t* alive;        // of each product, lanes that have both: the others skip it
+  std::int32_t k, outs, lanes;
+  bool whole;       // all lanes are alive in every product
+  bool accumulate;  // start from dst
   T start;
 };
 
