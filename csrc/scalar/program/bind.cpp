@@ -4,6 +4,8 @@
 namespace nanochat::program {
 namespace {
 
+constexpr std::int32_t long_row = 16;
+
 simd::Map map_of(Kind kind) {
   switch (kind) {
     case Kind::exp:
@@ -101,6 +103,13 @@ void Replay<T>::bind_instruction(const Instruction& instruction, std::size_t at,
       break;
     case Op::outer:
       bind_outers(instruction, at);
+      break;
+    case Op::gather:
+      // Whole table rows are copied side by side and turned at once where rows are long.
+      if (covers_group(instruction) && lanes(instruction.group, own) >= long_row) {
+        take_columns(instruction.group);
+      }
+      bound.call(forward, forward ? CallKind::forward_move : CallKind::backward_move, at);
       break;
     default:
       bound.call(forward, forward ? CallKind::forward_move : CallKind::backward_move, at);
@@ -256,14 +265,34 @@ void Replay<T>::bind_outers(const Instruction& instruction, std::size_t at) {
   if (instruction.outer > 0) bound.call(false, CallKind::backward_move, at);
 }
 
+template <class T>
+T* Replay<T>::take_columns(std::int32_t g) {
+  const std::ptrdiff_t elements = column_step(g) * lanes(g, own);
+  T*& columns = bound_->columns[static_cast<std::size_t>(g)];
+  columns = bound_->scratch.take(static_cast<std::size_t>(elements) + simd::row_pad);
+  return columns;
+}
+
+// Does each stage of the group have one move, of all its rows?
+template <class T>
+bool Replay<T>::covers_group(const Instruction& instruction) const noexcept {
+  const Group& group = program_.groups[static_cast<std::size_t>(instruction.group)];
+  if (group.ragged() ||
+      instruction.moves.size() != static_cast<std::size_t>(group.end - group.begin)) {
+    return false;
+  }
+  return std::all_of(instruction.moves.begin(), instruction.moves.end(), [&](const Move& move) {
+    return move.row == 0 && move.count == group.features;
+  });
+}
+
 // All lanes of a group as rows of its features, for whatever sums over lanes.
 template <class T>
 void Replay<T>::bind_columns(std::int32_t g) {
   Bound& bound = *bound_;
   const std::ptrdiff_t width = column_step(g);
   const std::int32_t all = lanes(g, own);
-  T* const columns = bound.scratch.take(static_cast<std::size_t>(width * all) + 16);
-  bound.columns[static_cast<std::size_t>(g)] = columns;
+  T* const columns = take_columns(g);
   bound.call(false, CallKind::transpose, bound.rows_calls.size());
   bound.rows_calls.push_back({columns, width, destination(g, own, 0), row_step(g, own),
                               program_.groups[static_cast<std::size_t>(g)].features, all});

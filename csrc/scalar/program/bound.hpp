@@ -157,9 +157,7 @@ T* Replay<T>::destination(std::int32_t g, std::int32_t stage, std::int32_t index
     return base + layout.block[at] + index * layout.steps[at];
   }
   T* const row = base + index * layout.step;
-  if (group.is_shared() || stage == own) return row;
-  return row + offset_[static_cast<std::size_t>(stage)] -
-         offset_[static_cast<std::size_t>(group.begin)];
+  return group.is_shared() || stage == own ? row : row + first_lane(g, stage);
 }
 
 // Elements between rows of a group at a stage.
@@ -170,15 +168,18 @@ std::ptrdiff_t Replay<T>::row_step(std::int32_t g, std::int32_t stage) const noe
   return group.ragged() ? layout.steps[static_cast<std::size_t>(stage - group.begin)] : layout.step;
 }
 
+// Where a stage's documents begin among the lanes of a group.
+template <class T>
+std::int32_t Replay<T>::first_lane(std::int32_t g, std::int32_t stage) const noexcept {
+  const Group& group = program_.groups[static_cast<std::size_t>(g)];
+  return offset_[static_cast<std::size_t>(stage)] - offset_[static_cast<std::size_t>(group.begin)];
+}
+
 // A group's lanes as rows of features, from a stage's first lane on; null where nobody needs them.
 template <class T>
 const T* Replay<T>::column(std::int32_t g, std::int32_t stage) const noexcept {
   const T* const columns = bound_->columns[static_cast<std::size_t>(g)];
-  const Group& group = program_.groups[static_cast<std::size_t>(g)];
-  if (columns == nullptr) return nullptr;
-  const std::int32_t lane =
-      offset_[static_cast<std::size_t>(stage)] - offset_[static_cast<std::size_t>(group.begin)];
-  return columns + lane * column_step(g);
+  return columns == nullptr ? nullptr : columns + first_lane(g, stage) * column_step(g);
 }
 
 template <class T>

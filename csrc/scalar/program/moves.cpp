@@ -42,17 +42,32 @@ void Replay<T>::move(const Instruction& instruction) noexcept {
 
 template <class T>
 void Replay<T>::gather(const Instruction& instruction) noexcept {
+  T* const columns = bound_->columns[static_cast<std::size_t>(instruction.group)];
   for (const Move& move : instruction.moves) {
     const std::int32_t count = width_[static_cast<std::size_t>(move.stage)];
     if (count == 0) continue;
-    T* rows = destination(instruction.group, move.stage, move.row);
-    const std::ptrdiff_t step = row_step(instruction.group, move.stage);
-    for (std::int32_t d = 0; d < count; ++d) {
+    T* to = destination(instruction.group, move.stage, move.row);
+    std::ptrdiff_t feature = row_step(instruction.group, move.stage), lane = 1;
+    if (columns != nullptr) {
+      feature = 1;
+      lane = column_step(instruction.group);
+      to = columns + first_lane(instruction.group, move.stage) * lane + move.row;
+    }
+    for (std::int32_t d = 0; d < count; ++d, to += lane) {
       const T* from =
           &values_[static_cast<std::size_t>(move.index + token(d, move.slot) * move.stride)];
-      for (std::int32_t i = 0; i < move.count; ++i) rows[i * step + d] = from[i];
+      if (feature == 1) {
+        std::copy_n(from, move.count, to);
+      } else {
+        for (std::int32_t i = 0; i < move.count; ++i) to[i * feature] = from[i];
+      }
     }
   }
+  if (columns == nullptr) return;
+  const Group& group = program_.groups[static_cast<std::size_t>(instruction.group)];
+  kernels_.transpose(destination(instruction.group, own, 0), row_step(instruction.group, own),
+                     columns, column_step(instruction.group), lanes(instruction.group, own),
+                     group.features);
 }
 
 template <class T>
@@ -103,12 +118,16 @@ void Replay<T>::seed(const Instruction& instruction) noexcept {
 template <class T>
 void Replay<T>::one_hot(const Instruction& instruction) noexcept {
   const T hit = instruction.negated ? T{0} : T{1};
+  const bool whole = covers_group(instruction);
+  if (whole)
+    std::fill_n(destination(instruction.group, own, 0), extent(instruction.group), T{1} - hit);
   for (const Move& move : instruction.moves) {
     const std::int32_t count = width_[static_cast<std::size_t>(move.stage)];
     if (count == 0) continue;
     T* rows = destination(instruction.group, move.stage, move.row);
     const std::ptrdiff_t step = row_step(instruction.group, move.stage);
-    for (std::int32_t i = 0; i < move.count; ++i) std::fill_n(rows + i * step, count, T{1} - hit);
+    for (std::int32_t i = whole ? move.count : 0; i < move.count; ++i)
+      std::fill_n(rows + i * step, count, T{1} - hit);
     for (std::int32_t d = 0; d < count; ++d) {
       const std::int32_t i = token(d, move.slot) - move.index;
       if (i >= 0 && i < move.count) rows[i * step + d] = hit;

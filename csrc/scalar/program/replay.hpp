@@ -92,8 +92,11 @@ class Replay {
   void bind_outers(const Instruction& instruction, std::size_t at);
   void bind_outer(const Outer& outer);
   void bind_columns(std::int32_t group);
+  T* take_columns(std::int32_t group);
   const T* column(std::int32_t group, std::int32_t stage) const noexcept;
   std::ptrdiff_t column_step(std::int32_t group) const noexcept;
+  std::int32_t first_lane(std::int32_t group, std::int32_t stage) const noexcept;
+  bool covers_group(const Instruction& instruction) const noexcept;
 
   void move(const Instruction& instruction) noexcept;
   void run(const std::vector<std::uint64_t>& calls);
