@@ -8,7 +8,8 @@
 // Two numerics. fast: fused multiply-adds, own exp, log, tanh and powers (error under 2 units in
 // the last place in float64, 4 in float32). exact (float64 alone): each product and each sum
 // rounded once, in the order of the terms, exp, log, tanh and pow from libm: the bits of CPython.
-// Lanes are independent, so both give the same bits whatever the vector width, fused or not.
+// Lanes are independent, so a result does not depend on where in a vector its lane stands. fast
+// adamw alone rounds its root as the instruction set makes it cheap.
 #ifndef NANOCHAT_SCALAR_SIMD_SIMD_HPP_
 #define NANOCHAT_SCALAR_SIMD_SIMD_HPP_
 
