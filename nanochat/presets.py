@@ -20,6 +20,23 @@ PRESETS: dict[str, dict[str, Any]] = {
         "lr": 8e-3,
         "eval_every": 200,
     },
+    # The default of the scalar engine: a names model within three seconds of the command.
+    "pico": {
+        "model_kind": "mini-gpt",
+        "n_layer": 1,
+        "n_head": 4,
+        "n_embd": 32,
+        "block_size": 16,
+        "activation": "relu",
+        "positions": "learned",
+        "dtype": "float32",
+        "batch_size": 16,
+        "steps": 2000,
+        "lr": 0.01,
+        "warmdown_ratio": 1.0,
+        "beta1": 0.85,
+        "eval_every": 500,
+    },
     # karpathy's microgpt.py, final gist: model, optimizer and one document a step.
     "microgpt": {
         "model_kind": "mini-gpt",

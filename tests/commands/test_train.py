@@ -145,7 +145,7 @@ def test_metrics_say_what_was_trained(run, mode):
     vocab_size = len({*"annabobcarldoraemmafredadabeacleodanellafay"}) + 1
     assert tuple(metrics) == METRIC_KEYS
     assert metrics["mode"] == mode
-    assert metrics["backend"] == {"scalar": "cpp", "tensor": "torch"}[mode]
+    assert metrics["backend"] == {"scalar": "cpp-program", "tensor": "torch"}[mode]
     assert (metrics["steps"], metrics["seed"], metrics["vocab_size"]) == (4, 1337, vocab_size)
     assert metrics["params"] == vocab_size * 4
     assert metrics["tie_lm_head"] is True and metrics["using_gpu"] is False
@@ -232,9 +232,41 @@ def test_progress_off_a_terminal_is_one_plain_line_an_evaluation(folder, cli, fl
 
 def test_the_mode_is_explained_only_when_it_was_not_asked_for(folder, cli, flags, tiny):
     asked = cli("train", *flags(**tiny(out="a")))
-    assert "torch is" not in asked.err
+    assert "engine, cpu float64\n" in asked.err
     options = {**tiny(out="b", steps=1), "mode": "auto"}
-    assert "tensor engine, cpu float32 (torch is installed;" in cli("train", *flags(**options)).err
+    assert (
+        "scalar engine, cpu float64 (the faster engine for a small model of short lines)\n"
+        in cli("train", *flags(**options)).err
+    )
+    options = {**tiny(out="c", steps=1), "mode": "auto", "documents": "file", "threads": 1}
+    assert (
+        "tensor engine, cpu float32 (the faster engine for long documents)\n"
+        in cli("train", *flags(**options)).err
+    )
+
+
+def test_a_text_of_very_many_characters_goes_to_the_tensor_engine(folder, cli, flags, tiny):
+    characters = "".join(map(chr, range(0x4E00, 0x4E00 + 6000)))
+    Path("many.txt").write_text("\n".join(characters[i::300] for i in range(300)))
+    options = {**tiny("mini-gpt", data="many.txt", n_embd=8, steps=1, batch_size=2, threads=1)}
+    told = cli("train", *flags(**{**options, "mode": "auto", "block_size": 16, "out": "many"})).err
+    assert "tensor engine, cpu float32 (the faster engine for a model this large)\n" in told
+    few = cli("train", *flags(**{**tiny("mini-gpt", n_embd=8), "mode": "auto", "out": "few"})).err
+    assert "scalar engine, cpu float64 (" in few
+
+
+def test_a_run_without_a_program_says_so_and_why(run, cli, flags, tiny, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("nanochat.scalar.engine.MOST_NODES", 1000)
+        told = cli("train", *flags(**tiny("mini-gpt", steps=2, out="large")))
+    assert "warning: the model is too large to be recorded as a program; each step" in told.err
+    assert " backend=cpp-tape " in told.out
+    replayed = run("mini-gpt", steps=2)
+    assert replayed.metrics["backend"] == "cpp-program"
+    saved = json.loads(Path("large/result.json").read_text())
+    assert saved["val_loss"] == pytest.approx(replayed.metrics["val_loss"], rel=1e-12)
+    told = cli("train", *flags(**tiny("mini-gpt", numerics="exact", dtype="float32", out="exact")))
+    assert "warning: numerics exact has no program for this model and dtype;" in told.err
 
 
 # ------------------------------------------------------------------------------------ the folder out
