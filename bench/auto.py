@@ -119,7 +119,7 @@ def main() -> None:
     torch_s = import_torch_s()
     time_engine(TrainConfig(mode="tensor", preset="microgpt"), synthetic_lines(16))  # warms torch
     cells = []
-    print("layers width block rows  products rule   scalar: first s ns/token tensor: first s ns/token")
+    print("layers width block rows  products rule    scalar: s, ns a token   tensor: s, ns a token")
     for shape in SHAPES:
         for rows in ROWS:
             cell = time_cell(shape, rows, torch_s)
