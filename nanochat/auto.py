@@ -17,7 +17,7 @@ from nanochat import processes
 __all__ = ["LINE_CORPORA", "MOST_PRODUCTS", "choose_engine", "products"]
 
 # Multiplications of one text of block_size tokens, each of which becomes two recorded nodes.
-MOST_PRODUCTS = 500_000
+MOST_PRODUCTS = 450_000
 
 # Registry corpora of short documents, one a line.
 LINE_CORPORA = ("names", "names-makemore")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import numbers
 from collections.abc import Iterable, Mapping
@@ -100,6 +99,8 @@ def knobs(config_class: type) -> dict[str, Knob]:
 
 def closest(name: str, known: Iterable[str]) -> str:
     """` (did you mean 'x'?)` for a misspelt name, or nothing."""
+    import difflib  # only a mistake needs it
+
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f" (did you mean '{near[0]}'?)" if near else ""
 

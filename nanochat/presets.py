@@ -56,7 +56,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "beta2": 0.99,
         "eps": 1e-8,
         "weight_decay": 0.0,
-        "eval_every": 500,
+        "eval_every": 1000,
         "eval_tokens": 2000,
     },
     # The shape, batch and steps of nanoGPT's CPU recipe for Shakespeare (0.8 M parameters).

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from nanochat import processes
 from nanochat.auto import choose_engine
+from nanochat.commands.curve import draw_losses
 from nanochat.commands.environment import describe_environment
 from nanochat.commands.generate import (
     generate,
@@ -20,7 +20,6 @@ from nanochat.commands.generate import (
     prompt_tokens,
     sampling_settings,
 )
-from nanochat.commands.plots import plot_losses
 from nanochat.commands.run import RunFolder, refuse_used
 from nanochat.commands.signals import stop_requested
 from nanochat.commands.terminal import SILENT, Terminal
@@ -117,6 +116,8 @@ def _folder_of_process(resumed: RunFolder | None, config: TrainConfig) -> Iterat
     """The run's folder. Under torchrun the first process alone writes it; the others, which
     hold the same weights, do all the same in a folder that goes away."""
     if processes.rank() > 0:
+        from tempfile import TemporaryDirectory
+
         with TemporaryDirectory() as temporary:
             yield RunFolder.create(str(Path(temporary) / "run"), "")
         return
@@ -258,7 +259,7 @@ def _finish(
 ) -> TrainResult:
     metrics = _metrics(engine, config, prepared, result)
     folder.write_json(folder.result, {**metrics, "split_sha256": prepared.split_sha256})
-    plot_losses(folder.metrics, folder.plot, f"{config.data}, {config.model_kind}, {config.mode}")
+    draw_losses(folder.metrics, folder.plot, f"{config.data}, {config.model_kind}, {config.mode}")
     context = prompt_tokens(prepared.tokenizer, "", prepared.start, config.block_size)
     bias = phrase_bias(prepared.tokenizer, config.style, STYLE_WEIGHT)
     started = time.perf_counter()

@@ -101,8 +101,9 @@ class ScalarEngine:
 
     def _replay_for(self, batches: Sequence[Batch]) -> Replay | None:
         """The program for these batches' longest segment, or None where the tape has to do."""
-        if self._replay is None:
-            return None
+        replay = self._replay
+        if replay is None or all(batch.inputs.shape[1] <= replay.stages for batch in batches):
+            return replay  # no segment is longer than its row
         return self._reserve(max(int(batch.positions.max(initial=0)) for batch in batches) + 1)
 
     def _leave_replay(self) -> None:
