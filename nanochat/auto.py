@@ -2,7 +2,9 @@
 
 The scalar engine steps a small model several times faster than torch does, but records it first,
 and a recording grows with the model. `bench/auto.py` times both over a grid of sizes; up to
-MOST_PRODUCTS the scalar engine was ahead at every batch (bench/results/auto.json).
+MOST_PRODUCTS the scalar engine was ahead at every batch of up to MOST_ROWS rows, on two cores
+(bench/results/auto.json). Long documents need the attention over long contexts that torch is good
+at, and a larger model than a recording holds.
 Owns the rule and its words. Which options exist is config.py's.
 """
 
@@ -14,10 +16,11 @@ from typing import Any
 
 from nanochat import processes
 
-__all__ = ["LINE_CORPORA", "MOST_PRODUCTS", "choose_engine", "products"]
+__all__ = ["LINE_CORPORA", "MOST_PRODUCTS", "MOST_ROWS", "choose_engine", "products"]
 
 # Multiplications of one text of block_size tokens, each of which becomes two recorded nodes.
 MOST_PRODUCTS = 450_000
+MOST_ROWS = 256  # of a step, the most that were measured; torch has all cores for more
 
 # Registry corpora of short documents, one a line.
 LINE_CORPORA = ("names", "names-makemore")
@@ -41,11 +44,14 @@ def choose_engine(
     if options["numerics"] == "exact":
         return "scalar", "only it has numerics exact"
     short = _has_short_documents(options)
-    if short and products(options, vocab_size) <= MOST_PRODUCTS:
+    rows = options["batch_size"] * options["grad_accum"]
+    small = products(options, vocab_size) <= MOST_PRODUCTS and rows <= MOST_ROWS
+    if short and small:
         return "scalar", "the faster engine for a small model of short lines"
     if importlib.util.find_spec("torch") is None:
         return "scalar", "torch is not installed"
-    return "tensor", f"the faster engine for {'a model this large' if short else 'long documents'}"
+    slow = "a model or batch this large" if short else "long documents"
+    return "tensor", f"the faster engine for {slow}"
 
 
 def _of_tensor_alone(options: Mapping[str, Any]) -> str:

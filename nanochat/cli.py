@@ -135,8 +135,24 @@ def _call(command: str, flags: dict[str, Any]) -> int:
     terminal = Terminal(quiet=flags.pop("quiet", False), as_json=flags.pop("json", False))
     config_file = flags.pop("config", None)
     known = _command_knobs(command)
-    _run(command, gather_options(known, flags, os.environ, config_file), terminal)
+    options = gather_options(known, flags, os.environ, config_file)
+    if known:
+        _load_numpy()
+    _run(command, options, terminal)
     return 0
+
+
+def _load_numpy() -> None:
+    """NumPy without the threads of its BLAS: nothing here uses them, and making them takes a third
+    of NumPy's import. Torch and child processes see the environment as it was."""
+    name = "OPENBLAS_NUM_THREADS"
+    if name in os.environ:
+        return
+    os.environ[name] = "1"
+    try:
+        import numpy  # noqa: F401
+    finally:
+        del os.environ[name]
 
 
 def _run(command: str, options: Mapping[str, Any], terminal: Terminal) -> None:

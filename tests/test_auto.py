@@ -11,6 +11,7 @@ from nanochat.config import AblateConfig, TrainConfig
 from nanochat.data.registry import REGISTRY
 from nanochat.training.parameters import parameter_specs
 
+LARGE = "the faster engine for a model or batch this large"
 SMALL = "the faster engine for a small model of short lines"
 CHOICES = [
     ({}, "scalar", SMALL),
@@ -20,12 +21,14 @@ CHOICES = [
     ({"data": "names-makemore"}, "scalar", SMALL),
     ({"data": "haiku.txt", "documents": "line"}, "scalar", SMALL),
     ({"numerics": "exact", "n_embd": 128}, "scalar", "only it has numerics exact"),
-    ({"preset": "mini"}, "tensor", "the faster engine for a model this large"),
+    ({"preset": "mini"}, "tensor", LARGE),
     ({"preset": "nano"}, "tensor", "the faster engine for long documents"),
-    ({"preset": "nano", "data": "names"}, "tensor", "the faster engine for a model this large"),
-    ({"n_embd": 128}, "tensor", "the faster engine for a model this large"),
-    ({"n_layer": 6}, "tensor", "the faster engine for a model this large"),
-    ({"block_size": 256}, "tensor", "the faster engine for a model this large"),
+    ({"preset": "nano", "data": "names"}, "tensor", LARGE),
+    ({"n_embd": 128}, "tensor", LARGE),
+    ({"n_layer": 6}, "tensor", LARGE),
+    ({"batch_size": 256}, "scalar", SMALL),
+    ({"batch_size": 128, "grad_accum": 3}, "tensor", LARGE),
+    ({"block_size": 256}, "tensor", LARGE),
     ({"data": "novel.txt"}, "tensor", "the faster engine for long documents"),
     ({"documents": "file"}, "tensor", "the faster engine for long documents"),
     ({"documents": "paragraph"}, "tensor", "the faster engine for long documents"),

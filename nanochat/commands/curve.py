@@ -19,7 +19,7 @@ _Point = tuple[float, float]  # (step, loss), and in the picture (x, y) in pixel
 
 _TRAIN, _SMOOTH, _VAL = "#b8c4d6", "#1f4e8c", "#d1495b"
 _WIDTH, _HEIGHT = 840, 480
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 820, 44, 428  # of the axes
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 796, 44, 428  # of the axes
 _WINDOW = 0.04  # of the run, for the running mean
 _MOST_POINTS = 2000  # of a line; more than the picture has columns
 
@@ -62,11 +62,11 @@ def _svg(steps: Sequence[_Point], evals: Sequence[_Point], title: str) -> Iterat
     for tick in x_ticks:
         x = place((tick, y_ticks[0]))[0]
         yield f'<path d="M{x} {_TOP}V{_BOTTOM}" stroke="#e6e6e6"/>'
-        yield _text(x, _BOTTOM + 18, f"{tick:,g}")
+        yield _text(x, _BOTTOM + 18, f"{tick:,.10g}")
     for tick in y_ticks:
         y = place((0.0, tick))[1]
         yield f'<path d="M{_LEFT} {y}H{_RIGHT}" stroke="#e6e6e6"/>'
-        yield _text(_LEFT - 8, y + 4, f"{tick:g}", anchor="end")
+        yield _text(_LEFT - 8, y + 4, f"{tick:.10g}", anchor="end")
     yield _text((_LEFT + _RIGHT) / 2, _HEIGHT - 12, "step")
     yield f'<g transform="rotate(-90 18 {_TOP})">'
     yield _text(18 - (_BOTTOM - _TOP) / 2, _TOP, "loss, nats per token") + "</g>"
@@ -83,8 +83,8 @@ def _svg(steps: Sequence[_Point], evals: Sequence[_Point], title: str) -> Iterat
         labels.append((_VAL, f"validation loss (last {evals[-1][1]:.3f})"))
     for row, (colour, label) in enumerate(labels):
         y = _TOP + 16 + 18 * row
-        yield f'<path d="M600 {y - 4}H624" stroke="{colour}" stroke-width="3"/>'
-        yield _text(632, y, label, anchor="start")
+        yield f'<path d="M580 {y - 4}H604" stroke="{colour}" stroke-width="3"/>'
+        yield _text(612, y, label, anchor="start")
     yield "</svg>"
 
 

@@ -251,7 +251,9 @@ def test_a_text_of_very_many_characters_goes_to_the_tensor_engine(folder, cli, f
     Path("many.txt").write_text("\n".join(characters[i::300] for i in range(300)))
     options = {**tiny("mini-gpt", data="many.txt", n_embd=8, steps=1, batch_size=2, threads=1)}
     told = cli("train", *flags(**{**options, "mode": "auto", "block_size": 16, "out": "many"})).err
-    assert "tensor engine, cpu float32 (the faster engine for a model this large)\n" in told
+    assert (
+        "tensor engine, cpu float32 (the faster engine for a model or batch this large)\n" in told
+    )
     few = cli("train", *flags(**{**tiny("mini-gpt", n_embd=8), "mode": "auto", "out": "few"})).err
     assert "scalar engine, cpu float64 (" in few
 
