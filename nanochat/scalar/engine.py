@@ -102,7 +102,7 @@ class ScalarEngine:
     def _replay_for(self, batches: Sequence[Batch]) -> Replay | None:
         """The program for these batches' longest segment, or None where the tape has to do."""
         replay = self._replay
-        if replay is None or all(batch.inputs.shape[1] <= replay.stages for batch in batches):
+        if replay is None or max([batch.inputs.shape[1] for batch in batches]) <= replay.stages:
             return replay  # no segment is longer than its row
         return self._reserve(max(int(batch.positions.max(initial=0)) for batch in batches) + 1)
 
