@@ -6,6 +6,8 @@ in what was asked, 1 for a run that failed. Commands are imported when they are 
 
 from __future__ import annotations
 
+import atexit
+import gc
 import inspect
 import io
 import os
@@ -45,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     _never_fail_to_print()
+    atexit.register(gc.freeze)  # at the end no one needs the cycles of all libraries searched
     try:
         flags = _plain_flags(words)
         return _parse_and_call(words) if flags is None else _call(words[0], flags)
