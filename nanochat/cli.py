@@ -6,6 +6,8 @@ in what was asked, 1 for a run that failed. Commands are imported when they are 
 
 from __future__ import annotations
 
+import atexit
+import gc
 import inspect
 import io
 import os
@@ -44,20 +46,11 @@ _CONFIGS: dict[str, type | None] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    # Completion scripts, too, have every option.
-    show_all = "--help-all" in words or "--install-completion" in words
-    words = ["--help" if word == "--help-all" else word for word in words]
-    from cyclopts import CycloptsError
-
     _never_fail_to_print()
-    app = _build_app(words, show_all)
+    atexit.register(gc.freeze)  # at the end no one needs the cycles of all libraries searched
     try:
-        return int(
-            app(words, exit_on_error=False, print_error=False, result_action="return_value") or 0
-        )
-    except CycloptsError as error:
-        _print_error(" ".join(str(error).split()))
-        return 2
+        flags = _plain_flags(words)
+        return _parse_and_call(words) if flags is None else _call(words[0], flags)
     except NanochatError as error:
         _print_error(" ".join(str(error).splitlines()))
         return error.exit_code
@@ -73,6 +66,57 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
+def _plain_flags(words: Sequence[str]) -> dict[str, Any] | None:
+    """The flags of a command that is spelled without surprises, by parameter; else None.
+
+    Cyclopts knows every spelling, and what to say of a wrong one, but takes longer to import than
+    a small model takes to train. What is read here it reads the same.
+    """
+    command, *rest = words or [""]
+    if command not in _SUMMARIES:
+        return None
+    known = _command_knobs(command)
+    switches = {"quiet": ("quiet", True), "json": ("json", True)}
+    for name, knob in known.items():
+        if knob.kind is bool:
+            switches[name], switches[f"no_{name}"] = (name, True), (name, False)
+    texts = {name for name, knob in known.items() if knob.kind not in (bool, tuple)}
+    texts |= {"config"} if known else set()
+    flags: dict[str, Any] = {}
+    rest.reverse()
+    while rest:
+        flag, equals, value = rest.pop().partition("=")
+        name = flag.removeprefix("--").replace("-", "_")
+        if flag != "--" + name.replace("_", "-"):
+            return None
+        given: Any = None
+        if name in switches and not equals:
+            name, given = switches[name]
+        elif name in texts:
+            given = value if equals else rest.pop() if rest else ""
+        if not (given is False or given) or str(given).startswith("-") or name in flags:
+            return None
+        flags[name] = given
+    return flags
+
+
+def _parse_and_call(words: Sequence[str]) -> int:
+    """Have cyclopts read the words, then run the command. Returns its exit code."""
+    # Completion scripts, too, have every option.
+    show_all = "--help-all" in words or "--install-completion" in words
+    words = ["--help" if word == "--help-all" else word for word in words]
+    from cyclopts import CycloptsError
+
+    app = _build_app(words, show_all)
+    try:
+        return int(
+            app(words, exit_on_error=False, print_error=False, result_action="return_value") or 0
+        )
+    except CycloptsError as error:
+        _print_error(" ".join(str(error).split()))
+        return 2
+
+
 def _never_fail_to_print() -> None:
     """Text that the terminal's encoding lacks is shown escaped instead of ending the run."""
     for stream in (sys.stdout, sys.stderr):
@@ -85,6 +129,33 @@ def _print_error(message: str) -> None:
 
 
 # ----------------------------------------------------------------------------------- the commands
+
+
+def _call(command: str, flags: dict[str, Any]) -> int:
+    """Run a command with its flags as they were read, None where not given."""
+    from nanochat.commands.terminal import Terminal
+
+    terminal = Terminal(quiet=flags.pop("quiet", False), as_json=flags.pop("json", False))
+    config_file = flags.pop("config", None)
+    known = _command_knobs(command)
+    options = gather_options(known, flags, os.environ, config_file)
+    if known:
+        _load_numpy()
+    _run(command, options, terminal)
+    return 0
+
+
+def _load_numpy() -> None:
+    """NumPy without the threads of its BLAS: nothing here uses them, and making them takes a third
+    of NumPy's import. Torch and child processes see the environment as it was."""
+    name = "OPENBLAS_NUM_THREADS"
+    if name in os.environ:
+        return
+    os.environ[name] = "1"
+    try:
+        import numpy  # noqa: F401
+    finally:
+        del os.environ[name]
 
 
 def _run(command: str, options: Mapping[str, Any], terminal: Terminal) -> None:
@@ -128,12 +199,7 @@ def _handler(command: str, show_all: bool) -> Callable[..., int]:
     known = _command_knobs(command)
 
     def handle(**flags: Any) -> int:
-        from nanochat.commands.terminal import Terminal
-
-        terminal = Terminal(quiet=flags.pop("quiet", False), as_json=flags.pop("json", False))
-        config_file = flags.pop("config", None)
-        _run(command, gather_options(known, flags, os.environ, config_file), terminal)
-        return 0
+        return _call(command, flags)
 
     parameters = [_parameter(name, knob, show_all) for name, knob in known.items()]
     parameters += _output_parameters(with_config=bool(known), show_all=show_all)

@@ -9,13 +9,13 @@ constructor, so all of them refuse the same things in the same words.
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 from dataclasses import dataclass, field
 from typing import Any
 
 from nanochat import errors
+from nanochat.auto import choose_engine
 from nanochat.errors import ConfigError
-from nanochat.knob import UNSET, Knob, check_knobs, closest, fill, knobs, option
+from nanochat.knob import UNSET, Knob, check_knobs, closest, fill, filled, knobs, option
 from nanochat.presets import PRESETS
 from nanochat.unsupported import UNSUPPORTED, check_supported
 
@@ -34,7 +34,6 @@ __all__ = [
     "check_knobs",
     "closest",
     "knobs",
-    "mode_reason",
 ]
 
 RUNS_DIR = "runs"
@@ -61,7 +60,7 @@ class TrainConfig:
 
     # model
     mode: str = option(
-        "auto", "Engine: auto takes the faster one that is installed.", group=_MODEL,
+        "auto", "Engine: auto takes the faster one for the model and the text.", group=_MODEL,
         choices=("auto", "scalar", "tensor"), common=True,
     )  # fmt: skip
     model_kind: str = option(
@@ -229,18 +228,26 @@ class TrainConfig:
         # `auto` asks for nothing in particular.
         given = frozenset(n for n in knobs(type(self)) if getattr(self, n) not in (UNSET, "auto"))
         object.__setattr__(self, "given", given)
-        for name in ("mode", "model_kind", "preset"):
-            self._check_choice(name)
+        for name in knobs(type(self)):
+            if name in given:
+                self._check_choice(name)
         given_kind = self.model_kind
-        object.__setattr__(self, "mode", _resolve_mode(self.mode))
-        object.__setattr__(self, "preset", _resolve_preset(self.preset, self.mode, given_kind))
-        preset = PRESETS[self.preset]
-        if given_kind is not UNSET and given_kind != preset["model_kind"]:
+        engine = None if self.mode in (UNSET, "auto") else self.mode
+        preset = _preset(self.preset, engine or "scalar", given_kind)
+        if engine is None:
+            engine = choose_engine(filled(self, PRESETS[preset]))[0]
+            preset = _preset(self.preset, engine, given_kind)
+        object.__setattr__(self, "mode", engine)
+        object.__setattr__(self, "preset", preset)
+        defaults = PRESETS[preset]
+        if given_kind is not UNSET and given_kind != defaults["model_kind"]:
             raise errors.UnsupportedModelKind(
-                f"preset {self.preset} does not support model_kind {given_kind};"
-                f" use model_kind {preset['model_kind']} or leave the preset out"
+                f"preset {preset} does not support model_kind {given_kind};"
+                f" use model_kind {defaults['model_kind']} or leave the preset out"
             )
-        fill(self, preset)
+        if self.numerics == "exact":  # it has programs in float64 alone
+            defaults = {name: value for name, value in defaults.items() if name != "dtype"}
+        fill(self, defaults)
         check_knobs(self)
         if not self.resume:  # else the saved config rules, and only what is given is compared
             self._check_together()
@@ -249,7 +256,7 @@ class TrainConfig:
     def _check_choice(self, name: str) -> None:
         value = getattr(self, name)
         knob = knobs(type(self))[name]
-        if value is not UNSET and not knob.accepts(value):
+        if not knob.accepts(value):
             raise ConfigError(knob.refusal(name, value))
 
     def _check_together(self) -> None:
@@ -278,25 +285,13 @@ class TrainConfig:
         return self.n_embd // self.n_head
 
 
-def _resolve_mode(mode: Any) -> str:
-    if mode is UNSET or mode == "auto":
-        return "tensor" if importlib.util.find_spec("torch") else "scalar"
-    return str(mode)
-
-
-def mode_reason(mode: str) -> str:
-    """Why `--mode auto` took this engine, in words for the terminal."""
-    if mode == "tensor":
-        return "torch is installed; it is the faster engine for batched models"
-    return "torch is not installed"
-
-
-def _resolve_preset(preset: Any, mode: str, model_kind: Any) -> str:
+def _preset(preset: Any, mode: str, model_kind: Any) -> str:
+    """The preset that was named, or the one that follows engine and model."""
     if preset is not UNSET and preset != "auto":
         return str(preset)
     if model_kind == "bigram":
         return "bigram"
-    return "microgpt" if mode == "scalar" else "mini"
+    return "pico" if mode == "scalar" else "mini"
 
 
 # -------------------------------------------------------------------------- the other commands

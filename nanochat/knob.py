@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import numbers
 from collections.abc import Iterable, Mapping
@@ -12,7 +11,7 @@ from typing import Any
 
 from nanochat.errors import ConfigError
 
-__all__ = ["UNSET", "Knob", "check_knobs", "closest", "fill", "knobs", "option"]
+__all__ = ["UNSET", "Knob", "check_knobs", "closest", "fill", "filled", "knobs", "option"]
 
 UNSET: Any = type("_Unset", (), {"__repr__": lambda _: "<from preset>"})()
 
@@ -100,6 +99,8 @@ def knobs(config_class: type) -> dict[str, Knob]:
 
 def closest(name: str, known: Iterable[str]) -> str:
     """` (did you mean 'x'?)` for a misspelt name, or nothing."""
+    import difflib  # only a mistake needs it
+
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f" (did you mean '{near[0]}'?)" if near else ""
 
@@ -115,7 +116,15 @@ def check_knobs(config: Any) -> None:
             object.__setattr__(config, name, knob.kind(value))
 
 
+def filled(config: Any, preset: Mapping[str, Any]) -> dict[str, Any]:
+    """Every option by name: as given, else the preset's value, else the knob's default."""
+    given = {name: getattr(config, name) for name in knobs(type(config))}
+    return {
+        name: preset.get(name, knob.default) if given[name] is UNSET else given[name]
+        for name, knob in knobs(type(config)).items()
+    }
+
+
 def fill(config: Any, preset: Mapping[str, Any]) -> None:
-    for name, knob in knobs(type(config)).items():
-        if getattr(config, name) is UNSET:
-            object.__setattr__(config, name, preset.get(name, knob.default))
+    for name, value in filled(config, preset).items():
+        object.__setattr__(config, name, value)

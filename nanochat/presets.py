@@ -20,6 +20,24 @@ PRESETS: dict[str, dict[str, Any]] = {
         "lr": 8e-3,
         "eval_every": 200,
     },
+    # The default of the scalar engine: a names model within three seconds of the command.
+    "pico": {
+        "model_kind": "mini-gpt",
+        "n_layer": 1,
+        "n_head": 4,
+        "n_embd": 40,
+        "block_size": 16,
+        "activation": "relu",
+        "positions": "learned",
+        "dtype": "float32",  # its steps take two thirds of float64's
+        "batch_size": 16,
+        "steps": 2000,
+        "lr": 0.01,
+        "warmup_ratio": 0.05,
+        "warmdown_ratio": 0.95,
+        "beta1": 0.85,
+        "eval_every": 500,
+    },
     # karpathy's microgpt.py, final gist: model, optimizer and one document a step.
     "microgpt": {
         "model_kind": "mini-gpt",
@@ -39,7 +57,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "beta2": 0.99,
         "eps": 1e-8,
         "weight_decay": 0.0,
-        "eval_every": 500,
+        "eval_every": 1000,
         "eval_tokens": 2000,
     },
     # The shape, batch and steps of nanoGPT's CPU recipe for Shakespeare (0.8 M parameters).

@@ -23,7 +23,7 @@ TEXT = "anna\nbob\ncarl\ndora\nemma\nfred\nada\nbea\ncleo\ndan\nella\nfay\n"
 TINY: dict[str, dict[str, Any]] = {
     "bigram": {"model_kind": "bigram", "n_embd": 4},
     "mini-gpt": {
-        "model_kind": "mini-gpt", "n_layer": 1, "n_head": 2, "n_embd": 4, "qk_norm": False,
+        "preset": "microgpt", "n_head": 2, "n_embd": 4,
     },
 }  # fmt: skip
 

@@ -64,7 +64,7 @@ def test_mode_tensor_says_what_is_missing_and_what_would_work(without_torch, fol
 
 
 def test_mode_auto_takes_the_scalar_engine_and_says_why(without_torch, tiny, flags):
-    options = {**tiny(out="run", steps=2), "mode": "auto"}
+    options = {**tiny(out="run", steps=2), "mode": "auto", "documents": "file"}
     done = without_torch("-m", "nanochat", "train", *flags(**options))
     assert done.returncode == 0, done.stderr
     assert "scalar engine, cpu float64 (torch is not installed)" in done.stderr

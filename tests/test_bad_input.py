@@ -181,7 +181,7 @@ def test_a_model_too_large_for_the_machine_is_refused_before_it_is_built(refused
 
 def test_a_batch_too_large_for_the_machine_is_one_clear_line(refused, folder, tiny, flags):
     options = tiny(batch_size=1 << 20, block_size=1 << 20, data="long.txt", documents="file",
-                   batching="windows")  # fmt: skip
+                   batching="windows", mode="tensor", device="cpu")  # fmt: skip
     write("long.txt", b"ab" * (1 << 20))
     assert refused("train", *flags(**options), "--quiet", code=1) == (
         "not enough memory; lower batch_size, block_size, n_embd or num_samples"

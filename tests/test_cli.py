@@ -5,6 +5,7 @@ After a deliberate change of options: `python tests/test_cli.py` writes the snap
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -16,9 +17,12 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nanochat import cli as module
 from nanochat.cli import main
+from nanochat.commands.terminal import _Bar
 from nanochat.config import AblateConfig, EvalConfig, SampleConfig, TrainConfig, knobs
 
 SNAPSHOT = Path(__file__).parent / "snapshots" / "cli.json"
@@ -259,15 +263,103 @@ def on_a_terminal(words: list[str], cwd: Path) -> tuple[int, str, str]:
     return process.returncode, out.decode(), seen.decode()
 
 
-def test_a_terminal_shows_a_bar_with_losses_speed_and_time_left(folder, tiny, flags):
+FIGURES = r"step 300/300  loss \d\.\d+  val loss \d\.\d+  [\d,]+ tokens/s"
+
+
+class TerminalText(io.StringIO):
+    """What a terminal is sent."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_shows_a_bar_with_losses_speed_and_time_left(folder, tiny, flags, monkeypatch):
+    seen = TerminalText()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", seen)
+    monkeypatch.setattr(_Bar, "AFTER_S", 0.0)  # as if the run had lasted
+    words = ["train", *flags(**tiny("mini-gpt", out="run", steps=300, eval_every=100))]
+    assert main(words) == 0
+    assert "\x1b[" in seen.getvalue() and "━" in seen.getvalue()
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.getvalue())
+    assert re.search(FIGURES, plain)
+    assert re.search(r"\d\d:\d\d left", plain)
+
+
+def test_a_run_that_is_over_at_once_leaves_its_last_figures_on_the_terminal(
+    folder, tiny, flags, monkeypatch
+):
+    seen = TerminalText()
+    monkeypatch.setattr(sys, "stderr", seen)
+    monkeypatch.setattr(_Bar, "AFTER_S", 1e9)
+    words = ["train", *flags(**tiny("mini-gpt", out="run", steps=300, eval_every=100))]
+    assert main(words) == 0
+    assert "━" not in seen.getvalue()
+    assert len(re.findall(rf"^{FIGURES}$", seen.getvalue(), re.MULTILINE)) == 1
+
+
+def test_results_on_a_terminal_are_plain_text(folder, tiny, flags):
     words = ["train", *flags(**tiny("mini-gpt", out="run", steps=300, eval_every=100))]
     code, out, seen = on_a_terminal(words, folder)
     assert code == 0
-    assert "\x1b[" in seen and "━" in seen
-    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen)
-    assert re.search(r"step 300/300  loss \d\.\d+  val loss \d\.\d+  [\d,]+ tokens/s", plain)
-    assert re.search(r"\d\d:\d\d left", plain)
+    assert re.search(FIGURES, re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen))
     assert "\x1b" not in out and out.splitlines()[-1] == "run: run"
+
+
+# ------------------------------------------------------------------------ plain words, read at once
+
+
+def plain_words(command: str) -> st.SearchStrategy[list[str]]:
+    """Well-formed options of a command, each once, in any order and spelling."""
+    each = []
+    for name, knob in module._command_knobs(command).items():
+        flag = "--" + name.replace("_", "-")
+        if knob.kind is bool:
+            each.append(st.sampled_from([[flag], ["--no-" + flag[2:]]]))
+        elif knob.kind is not tuple:
+            value = st.sampled_from(["1", "0.5", "a b", "x=y", "é"])
+            each.append(st.builds(lambda f, v: [f"{f}={v}"], st.just(flag), value))
+            each.append(st.builds(lambda f, v: [f, v], st.just(flag), value))
+    each += [st.just(["--quiet"]), st.just(["--json"]), st.just(["--config", "x.toml"])]
+    lists = st.lists(st.one_of(each), max_size=6, unique_by=lambda w: w[0].split("=")[0])
+    return lists.map(lambda options: [word for option in options for word in option])
+
+
+@pytest.mark.parametrize("command", ["train", "sample", "eval", "ablate"])
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_plain_words_are_read_as_cyclopts_reads_them(command, data):
+    words = [command, *data.draw(plain_words(command))]
+    calls = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_call", lambda command, flags: calls.append((command, flags)) or 0)
+        quick = module._plain_flags(words)
+        assert module._parse_and_call(words) == 0
+    (read,) = calls
+    if quick is not None:  # else one flag was there in two spellings
+        assert read == (command, quick)
+
+
+ODD = [
+    [], ["--help"], ["train", "--help"], ["train", "--steps"], ["train", "--steps="],
+    ["train", "--steps", "-1"], ["train", "--steps=-1"], ["train", "--nope=1"], ["train", "1"],
+    ["train", "--steps=1", "--steps=2"], ["train", "--tie-lm-head", "--no-tie-lm-head"],
+    ["train", "--tie-lm-head=true"], ["train", "--n_embd=4"], ["train", "-q"],
+    ["ablate", "--vary=n_layer=1,2"], ["trian"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", ODD, ids=" ".join)
+def test_any_other_words_are_left_to_cyclopts(words):
+    assert module._plain_flags(words) is None
+
+
+def test_a_plain_command_does_not_load_the_parser(python, folder, tiny, flags):
+    words = ["train", *flags(**tiny(out="run")), "--quiet"]
+    code = f"import sys; from nanochat.cli import main; main({words!r})\n"
+    code += "unwanted = {'cyclopts', 'rich', 'matplotlib', 'torch', 'numba', 'psutil', 'pooch'}\n"
+    code += "print(sorted(unwanted & set(sys.modules)))"
+    assert python("-c", code).stdout.splitlines()[-1] == "[]"
 
 
 def test_quiet_shows_a_terminal_nothing(folder, tiny, flags):

@@ -173,8 +173,8 @@ def test_a_given_value_goes_over_the_preset_even_if_it_is_the_default(preset):
     ("options", "preset"),
     [
         ({"mode": "tensor"}, "mini"),
-        ({"mode": "scalar"}, "microgpt"),
-        ({"mode": "scalar", "model_kind": "mini-gpt"}, "microgpt"),
+        ({"mode": "scalar"}, "pico"),
+        ({"mode": "scalar", "model_kind": "mini-gpt"}, "pico"),
         ({"mode": "tensor", "model_kind": "bigram"}, "bigram"),
         ({"mode": "scalar", "model_kind": "bigram", "preset": "auto"}, "bigram"),
         ({"mode": "scalar", "preset": "nano"}, "nano"),

@@ -22,7 +22,7 @@ FLOORS = (
     {"data", "ops"},
     {"settings"},
     {"config"},
-    {"knob", "presets", "unsupported", "native"},
+    {"auto", "knob", "presets", "unsupported", "native"},
     {"errors", "philox", "processes", "_scalar"},
 )
 # The package itself names everything it offers, and imports it only when it is asked for.

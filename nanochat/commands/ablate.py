@@ -138,6 +138,9 @@ def grid(config: AblateConfig, base: Mapping[str, Any]) -> list[Cell]:
             chosen = {"num_samples": 0, **options, **variant, "seed": seed, "out": out}
             cells.append(Cell(name=name, variant=variant, config=TrainConfig(**chosen)))
     _refuse_twins(cells)
+    if "mode" not in names and len({cell.config.mode for cell in cells}) > 1:
+        # One engine and preset for all, or a variant would differ in more than what is varied.
+        return grid(config, {**base, "mode": "tensor"})
     return cells
 
 

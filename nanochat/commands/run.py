@@ -16,7 +16,7 @@ from nanochat.training.durable import output_error
 __all__ = ["RUN_FILES", "RunFolder", "refuse_used"]
 
 CONFIG, ENVIRONMENT, METRICS, PLOT, RESULT = (
-    "config.toml", "environment.json", "metrics.jsonl", "loss.png", "result.json",
+    "config.toml", "environment.json", "metrics.jsonl", "loss.svg", "result.json",
 )  # fmt: skip
 
 

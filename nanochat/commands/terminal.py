@@ -59,8 +59,11 @@ class Terminal:
         if self.quiet:
             yield _Unseen()
         elif sys.stderr.isatty():
-            with _bar(steps, done) as bar:
+            bar = _Bar(steps, done)
+            try:
                 yield bar
+            finally:
+                bar.close()
         else:
             yield _Lines(steps)
 
@@ -123,12 +126,51 @@ class _Lines(_Figures):
         print(f"{self}{end}", file=sys.stderr, flush=True)
 
 
-@contextmanager
-def _bar(steps: int, done: int) -> Iterator[Observer]:
+class _Bar(_Figures):
+    """A bar for runs that last: its library takes longer to import than a small model to train."""
+
+    AFTER_S, EVERY_S = 0.5, 0.1
+
+    def __init__(self, steps: int, done: int) -> None:
+        super().__init__(steps)
+        self.step = done
+        self._next_s = time.monotonic() + self.AFTER_S
+        self._progress: Any = None
+        self._task: Any = None
+
+    def stepped(self, step: int, loss: float, tokens_per_s: float) -> None:
+        self._took(step, loss, tokens_per_s)
+        now = time.monotonic()
+        if now >= self._next_s:
+            self._next_s = now + self.EVERY_S
+            self._draw()
+
+    def evaluated(self, evaluation: Evaluation) -> None:
+        self.step, self.evaluation = evaluation.step, evaluation
+        if self._progress is not None:
+            self._draw()
+
+    def _draw(self) -> None:
+        if self._progress is None:
+            self._progress = _new_progress()
+            self._task = self._progress.add_task("", total=self.steps, completed=self.step)
+            self._progress.start()
+        self._progress.update(self._task, completed=self.step, description=str(self))
+
+    def close(self) -> None:
+        """The last figures stay, as a bar or, if there was none, as a line."""
+        if self._progress is None:
+            print(self, file=sys.stderr, flush=True)
+        else:
+            self._draw()
+            self._progress.stop()
+
+
+def _new_progress() -> Any:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    progress = Progress(
+    return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),
         TimeRemainingColumn(compact=True),
@@ -136,19 +178,3 @@ def _bar(steps: int, done: int) -> Iterator[Observer]:
         console=Console(stderr=True),
         refresh_per_second=8,
     )
-    with progress:
-        yield _Bar(steps, progress, progress.add_task("starting", total=steps, completed=done))
-
-
-class _Bar(_Figures):
-    def __init__(self, steps: int, progress: Any, task: Any) -> None:
-        super().__init__(steps)
-        self._progress, self._task = progress, task
-
-    def stepped(self, step: int, loss: float, tokens_per_s: float) -> None:
-        self._took(step, loss, tokens_per_s)
-        self._progress.update(self._task, completed=step, description=str(self))
-
-    def evaluated(self, evaluation: Evaluation) -> None:
-        self.step, self.evaluation = evaluation.step, evaluation
-        self._progress.update(self._task, completed=self.step, description=str(self))

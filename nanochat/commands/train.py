@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from nanochat import processes
+from nanochat.auto import choose_engine
+from nanochat.commands.curve import draw_losses
 from nanochat.commands.environment import describe_environment
 from nanochat.commands.generate import (
     generate,
@@ -19,14 +20,13 @@ from nanochat.commands.generate import (
     prompt_tokens,
     sampling_settings,
 )
-from nanochat.commands.plots import plot_losses
 from nanochat.commands.run import RunFolder, refuse_used
 from nanochat.commands.signals import stop_requested
 from nanochat.commands.terminal import SILENT, Terminal
-from nanochat.config import RUNS_DIR, TrainConfig, knobs, mode_reason
+from nanochat.config import RUNS_DIR, TrainConfig, knobs
 from nanochat.data.batches import evaluation_batches, make_batcher
 from nanochat.data.prepare import Prepared, prepare
-from nanochat.engines import build_engine, resolve_hardware
+from nanochat.engines import build_engine, resolve_hardware, tape_warning
 from nanochat.errors import CheckpointError, ConfigError
 from nanochat.training.checkpoint import (
     Checkpoint,
@@ -78,22 +78,37 @@ def train(config: TrainConfig | None = None, *, terminal: Terminal = SILENT) -> 
         config = _resumed_config(config, checkpoint)
     elif config.out is not None and processes.rank() == 0:
         refuse_used(Path(config.out))  # before any work, not only when the folder is made
-    config = resolve_hardware(config)
-    prepared = prepare(config)
-    config = dataclasses.replace(config, batching=prepared.batching)
+    config, prepared, reason = _resolve(config, chosen)
     if checkpoint is not None:
         _check_same_data(prepared, checkpoint)
     elif prepared.warning:
         terminal.warn(prepared.warning)
-    engine = build_engine(config, prepared.tokenizer.vocab_size, prepared.tokenizer.token_bytes)
+    tokenizer, longest = prepared.tokenizer, prepared.longest_segment(config.block_size)
+    engine = build_engine(config, tokenizer.vocab_size, tokenizer.token_bytes, longest)
     if checkpoint is not None:
         engine.load_state_dict(checkpoint.state)
     with _folder_of_process(folder, config) as folder:
-        _announce(
-            config, prepared, checkpoint, "" if chosen else mode_reason(config.mode), terminal
-        )
+        _announce(engine, config, prepared, checkpoint, reason, terminal)
         result = _run_loop(engine, config, prepared, folder, checkpoint, terminal)
         return _finish(engine, config, prepared, folder, result, terminal)
+
+
+def _resolve(config: TrainConfig, chosen: bool) -> tuple[TrainConfig, Prepared, str]:
+    """The config as this machine and text make it, the text, and why mode auto took its engine.
+
+    A text of very many characters makes a small model large; only now is that known.
+    """
+    resolved = resolve_hardware(config)
+    prepared = prepare(resolved)
+    resolved = dataclasses.replace(resolved, batching=prepared.batching)
+    if chosen:
+        return resolved, prepared, ""
+    mode, reason = choose_engine(config.to_dict(), prepared.tokenizer.vocab_size)
+    if mode == config.mode:
+        return resolved, prepared, reason
+    given = {name: getattr(config, name) for name in config.given}
+    resolved, prepared, _ = _resolve(TrainConfig(**given, mode=mode), chosen=True)
+    return resolved, prepared, reason
 
 
 @contextmanager
@@ -101,6 +116,8 @@ def _folder_of_process(resumed: RunFolder | None, config: TrainConfig) -> Iterat
     """The run's folder. Under torchrun the first process alone writes it; the others, which
     hold the same weights, do all the same in a folder that goes away."""
     if processes.rank() > 0:
+        from tempfile import TemporaryDirectory
+
         with TemporaryDirectory() as temporary:
             yield RunFolder.create(str(Path(temporary) / "run"), "")
         return
@@ -162,6 +179,7 @@ def _check_same_data(prepared: Prepared, checkpoint: Checkpoint) -> None:
 
 
 def _announce(
+    engine: Engine,
     config: TrainConfig,
     prepared: Prepared,
     checkpoint: Checkpoint | None,
@@ -178,6 +196,8 @@ def _announce(
         f" to train on, {len(prepared.val.tokens):,} to validate on, vocabulary"
         f" {prepared.tokenizer.vocab_size}"
     )
+    if warning := tape_warning(engine, config):
+        terminal.warn(warning)
     if checkpoint is not None:
         terminal.note(f"going on from {checkpoint.path} after step {checkpoint.trainer.step}")
 
@@ -239,7 +259,7 @@ def _finish(
 ) -> TrainResult:
     metrics = _metrics(engine, config, prepared, result)
     folder.write_json(folder.result, {**metrics, "split_sha256": prepared.split_sha256})
-    plot_losses(folder.metrics, folder.plot, f"{config.data}, {config.model_kind}, {config.mode}")
+    draw_losses(folder.metrics, folder.plot, f"{config.data}, {config.model_kind}, {config.mode}")
     context = prompt_tokens(prepared.tokenizer, "", prepared.start, config.block_size)
     bias = phrase_bias(prepared.tokenizer, config.style, STYLE_WEIGHT)
     started = time.perf_counter()

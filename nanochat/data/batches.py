@@ -35,6 +35,7 @@ IGNORE = -1  # a target that counts in no loss
 _PACKING_ITEM = 0
 _FIRST_EPOCH_ITEM = 1
 
+_BLOCK_TOKENS = 1 << 15  # of the steps that are drawn at a time
 _LONG_DOCUMENT = 4  # blocks: above this mean length, windows waste less context than pieces
 
 
@@ -176,16 +177,56 @@ class _EpochRows:
         self.kind = kind
         self._tokens, self._rows, self._layout = stream(documents), rows, layout
         self._order = _EpochOrder(seed, rows.count)
+        longest = int(np.diff(rows.offsets).max())
+        self._steps_a_block = max(1, _BLOCK_TOKENS // (layout.rows * longest))
+        # Small steps are cut out of one large one: a tenth of the time, the same batches.
+        self._block = lru_cache(maxsize=2)(self._draw)
 
     def step(self, step: int) -> list[Batch]:
-        numbers = self._order.rows(step * self._layout.rows, self._layout.rows)
-        targets = int(_row_lengths(self._rows, numbers).sum())
-        return [
-            _batch_of_rows(
-                self._tokens, self._rows, numbers[first : first + self._layout.batch_size], targets
+        block, place = divmod(step, self._steps_a_block)
+        return self._block(block).cut(place, self._layout)
+
+    def _draw(self, block: int) -> _Block:
+        rows = self._steps_a_block * self._layout.rows
+        numbers = self._order.rows(block * rows, rows)
+        lengths = _row_lengths(self._rows, numbers)
+        return _Block(
+            batch=_batch_of_rows(self._tokens, self._rows, numbers, int(lengths.sum())),
+            widths=lengths.reshape(-1, self._layout.batch_size).max(axis=1).tolist(),
+            targets=lengths.reshape(self._steps_a_block, -1).sum(axis=1).tolist(),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """The rows of consecutive steps, of all ranks, as one batch."""
+
+    batch: Batch
+    widths: list[int]  # of each microbatch: its longest row
+    targets: list[int]  # of each step
+
+    def cut(self, place: int, layout: _Layout) -> list[Batch]:
+        """The microbatches of a rank in the step at that place of the block."""
+        whole, cut = self.batch, []
+        for first_in_step in layout.first_rows():
+            first = place * layout.rows + first_in_step
+            rows = slice(first, first + layout.batch_size)
+            width = self.widths[first // layout.batch_size]
+            whole_rows = (whole.inputs, whole.targets, whole.positions, whole.segments)
+            inputs, targets, positions, segments = (
+                np.ascontiguousarray(array[rows, :width]) for array in whole_rows
             )
-            for first in self._layout.first_rows()
-        ]
+            cut.append(
+                Batch(
+                    inputs=inputs,
+                    targets=targets,
+                    positions=positions,
+                    segments=segments,
+                    lengths=whole.lengths[rows],
+                    global_targets=self.targets[place],
+                )
+            )
+        return cut
 
 
 class _EpochOrder:

@@ -30,6 +30,11 @@ class Prepared:
     start: list[int]  # the tokens that an unprompted sample starts from
     warning: str | None
 
+    def longest_segment(self, block_size: int) -> int:
+        """Positions of the longest segment that training or validation can meet."""
+        parts = (self.train.lengths, self.val.lengths)
+        return min(block_size, 1 + max(int(lengths.max(initial=0)) for lengths in parts))
+
     def describe(self) -> dict[str, Any]:
         """What artifacts keep of the data; never the text itself."""
         return {

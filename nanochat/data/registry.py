@@ -7,11 +7,9 @@ into the user's cache. Leaves out decoding and cutting into documents (corpus.py
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 from nanochat.errors import CorpusError
@@ -55,7 +53,7 @@ REGISTRY: dict[str, Entry] = {
 
 def embedded_text(resource: str) -> bytes:
     """The bytes of a corpus that the package carries."""
-    return (resources.files("nanochat.data") / "corpora" / resource).read_bytes()
+    return (Path(__file__).parent / "corpora" / resource).read_bytes()
 
 
 def read_entry(name: str, data_dir: str | None = None) -> bytes:
@@ -102,6 +100,8 @@ def _candidates(entry: Entry, folder: Path) -> Iterator[Path]:
 
 def _download(name: str, entry: Entry, looked: str) -> bytes:
     """The file from the user's cache, fetched once; pooch checks the hash both times."""
+    import logging
+
     import pooch  # 100 ms that only a download costs
 
     pooch.get_logger().setLevel(logging.ERROR)  # its notes would mix with our progress

@@ -73,5 +73,8 @@ def _sha256(*parts: list[str]) -> str:
     for part in parts:
         encoded = [document.encode("utf-8", "surrogatepass") for document in part]
         digest.update(len(encoded).to_bytes(8, "little"))
-        digest.update(b"".join(len(raw).to_bytes(8, "little") + raw for raw in encoded))
+        pieces: list[bytes] = []
+        for raw in encoded:
+            pieces += (len(raw).to_bytes(8, "little"), raw)
+        digest.update(b"".join(pieces))
     return digest.hexdigest()

@@ -46,7 +46,7 @@ class ScalarEngine:
     """One model in scalars with its optimizer. dtype: 'float64' or 'float32'."""
 
     mode = "scalar"
-    backend = "cpp"
+    backend = "cpp-program"  # cpp-tape where a program cannot be
     device = "cpu"
 
     def __init__(
@@ -56,6 +56,7 @@ class ScalarEngine:
         token_bytes: NDArray[np.int64],  # (vocab_size,) raw bytes a token
         *,
         dtype: str,
+        longest: int = 0,  # positions of the longest segment to come; 0: grow when it comes
     ) -> None:
         self.config = config
         self.specs = parameter_specs(config, vocab_size)
@@ -67,41 +68,49 @@ class ScalarEngine:
         self.optimizer = ScalarOptimizer(config, self.specs)
         self._token_bytes = token_bytes
         self._healthy = True
-        self._replay = self._new_replay(vocab_size)
+        self._replay: Replay | None = None
+        self._open_replay(vocab_size, longest)
 
-    def _new_replay(self, vocab_size: int) -> Replay | None:
+    def _open_replay(self, vocab_size: int, longest: int) -> None:
+        """Record the program, or leave the engine on the tape where there can be none."""
         exact = self.config.numerics == "exact"
         if exact and self.tape.dtype == "float32":
-            return None
-        replay = Replay(
+            self.backend = "cpp-tape"
+            return
+        self._replay = Replay(
             self.model, self.tape, self.matrices,
             numerics=self.config.numerics, vocab_size=vocab_size,
         )  # fmt: skip
-        replay.reserve(first_stages(self.config, self.specs))
-        return None if exact and not replay.ordered else replay
+        self._reserve(longest or first_stages(self.config, self.specs))
+
+    def _reserve(self, longest: int) -> Replay | None:
+        """The program of at least `longest` positions, or None where the tape has to do."""
+        replay = self._replay
+        if replay is None or longest <= replay.stages:
+            return replay
+        # In eights, so that a longer text now and then costs no recording of its own.
+        stages = min(-(-longest // 8) * 8, max(longest, self.config.block_size))
+        if recorded_nodes(self.config, self.specs, stages) > MOST_NODES:
+            self._leave_replay()
+            return None
+        replay.reserve(stages)
+        if self.config.numerics == "exact" and not replay.ordered:
+            self._leave_replay()  # its gradients have an order that no program has
+            return None
+        return replay
 
     def _replay_for(self, batches: Sequence[Batch]) -> Replay | None:
         """The program for these batches' longest segment, or None where the tape has to do."""
         replay = self._replay
-        if replay is None:
-            return None
-        longest = max(int(batch.positions.max(initial=0)) for batch in batches) + 1
-        if longest > replay.stages:
-            # In eights, so that a longer text now and then costs no recording of its own.
-            stages = min(-(-longest // 8) * 8, max(longest, self.config.block_size))
-            if recorded_nodes(self.config, self.specs, stages) > MOST_NODES:
-                self._leave_replay()
-                return None
-            replay.reserve(stages)
-        if self.config.numerics == "exact" and not replay.ordered:
-            self._leave_replay()  # gradients of a longer text have an order that no program has
-            return None
-        return replay
+        if replay is None or max([batch.inputs.shape[1] for batch in batches]) <= replay.stages:
+            return replay  # no segment is longer than its row
+        return self._reserve(max(int(batch.positions.max(initial=0)) for batch in batches) + 1)
 
     def _leave_replay(self) -> None:
         assert self._replay is not None
-        self.optimizer.adopt(self._replay.core)
-        self._replay = None
+        if self._replay.stages:
+            self.optimizer.adopt(self._replay.core)
+        self._replay, self.backend = None, "cpp-tape"
 
     def step(self, microbatches: Sequence[Batch], settings: StepSettings) -> FinishedStep:
         replay = self._replay_for(microbatches)

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -144,8 +143,15 @@ def _write_folder(target: Path, contents: Mapping[str, bytes]) -> None:
         # Also after a KeyboardInterrupt; and what cannot be cleared now, the next save clears.
         if replaced.exists() and not target.exists():
             os.rename(replaced, target)
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(replaced, ignore_errors=True)
+        for leftover in (temporary, replaced):
+            if leftover.exists():
+                _remove(leftover, ignore_errors=True)
+
+
+def _remove(folder: Path, *, ignore_errors: bool = False) -> None:
+    import shutil  # few saves have anything to remove
+
+    shutil.rmtree(folder, ignore_errors=ignore_errors)
 
 
 def _clear_leftovers(directory: Path) -> None:
@@ -153,11 +159,11 @@ def _clear_leftovers(directory: Path) -> None:
     for replaced in directory.glob(f"{REPLACED}step-*"):
         target = directory / replaced.name.removeprefix(REPLACED)
         if target.exists():
-            shutil.rmtree(replaced)
+            _remove(replaced)
         else:
             os.rename(replaced, target)
     for temporary in directory.glob(f"{SAVING}step-*"):
-        shutil.rmtree(temporary)
+        _remove(temporary)
 
 
 # ---------------------------------------------------------------------------------------- loading

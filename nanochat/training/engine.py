@@ -83,7 +83,7 @@ class Engine(Protocol):
     """One model with its optimizer."""
 
     mode: str  # scalar, tensor, …
-    backend: str  # what computes: cpp, torch
+    backend: str  # what computes: cpp-program, cpp-tape, torch
     device: str  # cpu, cuda, …
 
     def step(self, microbatches: Sequence[Batch], settings: StepSettings) -> StepResult:

@@ -30,6 +30,8 @@ __all__ = [
     "metrics_line",
 ]
 
+_COMPACT = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
+
 METRIC_KEYS = (
     "mode", "model_kind", "style", "backend", "device", "using_gpu", "tie_lm_head",
     "input_rmsnorm", "params", "steps", "final_loss", "val_loss", "val_bpb", "val_source",
@@ -152,7 +154,10 @@ class JsonlWriter:
             raise output_error(path, error) from error
 
     def write(self, record: Mapping[str, Any]) -> None:
-        line = json.dumps(_strict(record), allow_nan=False, separators=(",", ":"))
+        try:
+            line = _COMPACT.encode(record)
+        except (ValueError, TypeError):  # nan, inf or a number of NumPy's
+            line = _COMPACT.encode(_strict(record))
         try:
             self._file.write(line.encode() + b"\n")
             self._file.flush()

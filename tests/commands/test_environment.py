@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from nanochat.commands import environment
 from nanochat.commands.environment import cpu_features, cpu_model, describe_environment, version
 
 KEYS = [
@@ -60,5 +59,5 @@ def test_a_revision_that_cannot_be_had_is_left_out(monkeypatch, error):
     def fail(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr(environment.subprocess, "run", fail)
+    monkeypatch.setattr(subprocess, "run", fail)
     assert describe_environment(0)["git_revision"] is None

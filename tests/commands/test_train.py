@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -72,7 +73,7 @@ def untimed(metrics):
 def test_a_run_folder_holds_config_environment_log_plot_result_and_checkpoints(run, records):
     result = run(out="run", steps=5, eval_every=2)
     assert {p.name for p in result.run.iterdir()} == {
-        "config.toml", "environment.json", "metrics.jsonl", "loss.png", "result.json",
+        "config.toml", "environment.json", "metrics.jsonl", "loss.svg", "result.json",
         "checkpoints",
     }  # fmt: skip
     checkpoints = sorted(p.name for p in (result.run / "checkpoints").iterdir())
@@ -118,11 +119,11 @@ def test_a_run_repeated_from_its_saved_config_ends_with_the_same_bits(run):
 
 
 def test_the_loss_curve_is_a_picture(run):
-    picture = (run(out="run").run / "loss.png").read_bytes()
-    assert picture.startswith(b"\x89PNG\r\n\x1a\n")
-    width, height = (int.from_bytes(picture[i : i + 4], "big") for i in (16, 20))
-    assert width >= 600 and height >= 300
-    assert len(picture) > 5000
+    picture = (run(out="run").run / "loss.svg").read_bytes()
+    root = ElementTree.fromstring(picture)
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert float(root.attrib["width"]) >= 600 and float(root.attrib["height"]) >= 300
+    assert len(root.findall("{*}polyline")) == 3  # losses, their mean, evaluations
 
 
 def test_the_log_holds_the_figures_of_the_result(run, records):
@@ -145,7 +146,7 @@ def test_metrics_say_what_was_trained(run, mode):
     vocab_size = len({*"annabobcarldoraemmafredadabeacleodanellafay"}) + 1
     assert tuple(metrics) == METRIC_KEYS
     assert metrics["mode"] == mode
-    assert metrics["backend"] == {"scalar": "cpp", "tensor": "torch"}[mode]
+    assert metrics["backend"] == {"scalar": "cpp-program", "tensor": "torch"}[mode]
     assert (metrics["steps"], metrics["seed"], metrics["vocab_size"]) == (4, 1337, vocab_size)
     assert metrics["params"] == vocab_size * 4
     assert metrics["tie_lm_head"] is True and metrics["using_gpu"] is False
@@ -232,9 +233,43 @@ def test_progress_off_a_terminal_is_one_plain_line_an_evaluation(folder, cli, fl
 
 def test_the_mode_is_explained_only_when_it_was_not_asked_for(folder, cli, flags, tiny):
     asked = cli("train", *flags(**tiny(out="a")))
-    assert "torch is" not in asked.err
+    assert "engine, cpu float64\n" in asked.err
     options = {**tiny(out="b", steps=1), "mode": "auto"}
-    assert "tensor engine, cpu float32 (torch is installed;" in cli("train", *flags(**options)).err
+    assert (
+        "scalar engine, cpu float64 (the faster engine for a small model of short lines)\n"
+        in cli("train", *flags(**options)).err
+    )
+    options = {**tiny(out="c", steps=1), "mode": "auto", "documents": "file", "threads": 1}
+    assert (
+        "tensor engine, cpu float32 (the faster engine for long documents)\n"
+        in cli("train", *flags(**options)).err
+    )
+
+
+def test_a_text_of_very_many_characters_goes_to_the_tensor_engine(folder, cli, flags, tiny):
+    characters = "".join(map(chr, range(0x4E00, 0x4E00 + 6000)))
+    Path("many.txt").write_text("\n".join(characters[i::300] for i in range(300)))
+    options = {**tiny("mini-gpt", data="many.txt", n_embd=8, steps=1, batch_size=2, threads=1)}
+    told = cli("train", *flags(**{**options, "mode": "auto", "block_size": 16, "out": "many"})).err
+    assert (
+        "tensor engine, cpu float32 (the faster engine for a model or batch this large)\n" in told
+    )
+    few = cli("train", *flags(**{**tiny("mini-gpt", n_embd=8), "mode": "auto", "out": "few"})).err
+    assert "scalar engine, cpu float64 (" in few
+
+
+def test_a_run_without_a_program_says_so_and_why(run, cli, flags, tiny, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("nanochat.scalar.engine.MOST_NODES", 1000)
+        told = cli("train", *flags(**tiny("mini-gpt", steps=2, out="large")))
+    assert "warning: the model is too large to be recorded as a program; each step" in told.err
+    assert " backend=cpp-tape " in told.out
+    replayed = run("mini-gpt", steps=2)
+    assert replayed.metrics["backend"] == "cpp-program"
+    saved = json.loads(Path("large/result.json").read_text())
+    assert saved["val_loss"] == pytest.approx(replayed.metrics["val_loss"], rel=1e-12)
+    told = cli("train", *flags(**tiny("mini-gpt", numerics="exact", dtype="float32", out="exact")))
+    assert "warning: numerics exact has no program for this model and dtype;" in told.err
 
 
 # ------------------------------------------------------------------------------------ the folder out
@@ -327,12 +362,10 @@ def test_a_full_disk_during_a_save_keeps_the_earlier_checkpoints(
     load_checkpoint(Path("run/checkpoints/step-000002"))
 
 
-@pytest.mark.parametrize("name", ["config.toml", "environment.json", "result.json", "loss.png"])
+@pytest.mark.parametrize("name", ["config.toml", "environment.json", "result.json", "loss.svg"])
 def test_a_full_disk_at_any_other_file_is_one_clear_line(
     name, folder, monkeypatch, refused, flags, tiny
 ):
-    from matplotlib.figure import Figure
-
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -342,8 +375,6 @@ def test_a_full_disk_at_any_other_file_is_one_clear_line(
         return full() if name in path.name else plain(path, *args, **kwargs)
 
     monkeypatch.setattr(Path, "write_text", write_text)
-    if name == "loss.png":
-        monkeypatch.setattr(Figure, "savefig", full)
     message = refused("train", *flags(**tiny(out="run", num_samples=0)), "--quiet", code=1)
     assert message == (
         f"cannot write run/{name}: No space left on device; free some space or choose another out"
@@ -644,7 +675,8 @@ def test_the_futuristic_style_stays_out_of_a_validation_that_falls_back(run):
 def test_a_title_of_any_letters_is_drawn_as_it_is(run, folder):
     shutil.copy("names.txt", "$x_{2$ 数.txt")
     run(out="run", data="$x_{2$ 数.txt", steps=1)
-    assert Path("run/loss.png").stat().st_size > 5000
+    title = ElementTree.parse("run/loss.svg").getroot().find("{*}text")
+    assert title.text == "$x_{2$ 数.txt, bigram, scalar"
 
 
 # ------------------------------------------------------------------- every option changes something
