@@ -6,8 +6,8 @@
 // constant an operand is. Same depth means that no member needs another, so a group is computed at
 // once, and groups in the order of depth. Features are numbered in the recorded order within each
 // stage, which is what makes the operands of neighbours neighbours.
-// Right because grouping says only where a number is stored; lower.cpp reads from the graph itself
-// which operands each one has.
+// Right because grouping says only where a number is stored; the lowering reads from the graph
+// itself which operands each one has.
 #include <algorithm>
 #include <bit>
 #include <unordered_map>

@@ -1,4 +1,4 @@
-// Which nodes are the same work on different numbers. Used by lower.cpp alone.
+// Which nodes are the same work on different numbers. Used by the lowering alone.
 #ifndef NANOCHAT_SCALAR_PROGRAM_GROUPS_HPP_
 #define NANOCHAT_SCALAR_PROGRAM_GROUPS_HPP_
 
