@@ -6,20 +6,21 @@
 
 #include <cmath>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "bindings/recorder.hpp"
 #include "scalar/program/passes.hpp"
-#include "scalar/program/replay.hpp"
+#include "scalar/program/shards.hpp"
 #include "scalar/program/to_c.hpp"
 
 namespace nanochat::bindings {
 namespace {
 
 using program::Documents;
-using program::Replay;
+using program::Shards;
 using program::VectorProgram;
 
 using Integers = py::array_t<std::int32_t, py::array::c_style | py::array::forcecast>;
@@ -37,8 +38,8 @@ struct Compiled {
   std::vector<std::pair<std::string, std::string>> passes;  // name, summary
   bool single = false;                                      // float32
   bool mean = false;  // the loss is the mean of the outputs, however many a document has
-  std::unique_ptr<Replay<double>> double_replay;
-  std::unique_ptr<Replay<float>> float_replay;
+  std::unique_ptr<Shards<double>> double_replay;
+  std::unique_ptr<Shards<float>> float_replay;
   std::vector<std::int32_t> lengths;    // of the last forward
   std::vector<std::int32_t> last_slot;  // the highest slot that stages up to each one read
   long long steps = 0;                  // of Adam
@@ -46,13 +47,33 @@ struct Compiled {
   std::int32_t given_inputs = 0;        // used or not
   std::vector<std::int32_t> tokens;     // of step()
   std::vector<double> scale, totals;
+  mutable std::recursive_mutex in_use;
 
   // Calls visit with the replay of this program's dtype.
   template <class Visit>
   decltype(auto) replay(Visit&& visit) const {
+    const auto alone = lock();
     return single ? visit(*float_replay) : visit(*double_replay);
   }
+
+  // Long replays run without the interpreter's lock; this one keeps other threads out of them.
+  std::unique_lock<std::recursive_mutex> lock() const {
+    std::unique_lock<std::recursive_mutex> alone(in_use, std::try_to_lock);
+    if (!alone.owns_lock()) {
+      const py::gil_scoped_release release;  // its holder needs it to finish
+      alone.lock();
+    }
+    return alone;
+  }
 };
+
+// Runs `body` without the interpreter's lock where it takes long enough for others to gain by it.
+template <class T, class Body>
+void run_long(const Shards<T>& replay, const Documents& documents, Body body) {
+  std::optional<py::gil_scoped_release> release;
+  if (replay.work(documents) >= program::least_work) release.emplace();
+  body();
+}
 
 std::vector<NodeId> ids_of(const py::sequence& values, const Recorder& recorder, const char* what) {
   std::vector<NodeId> ids;
@@ -87,7 +108,8 @@ std::vector<std::int32_t> last_slots(const VectorProgram& program) {
 std::unique_ptr<Compiled> compile(const Recorder& recorder, const py::sequence& outputs,
                                   const py::sequence& watched, const std::string& numerics,
                                   const std::string& dtype, bool mean, std::size_t dump_nodes,
-                                  std::int32_t given_tokens, std::int32_t given_inputs) {
+                                  std::int32_t given_tokens, std::int32_t given_inputs,
+                                  int threads) {
   if (numerics != "fast" && numerics != "exact") {
     throw py::value_error("numerics must be 'fast' or 'exact', got '" + numerics + "'");
   }
@@ -117,10 +139,11 @@ std::unique_ptr<Compiled> compile(const Recorder& recorder, const py::sequence& 
   compiled->last_slot = last_slots(compiled->program);
   const simd::Tables& tables = simd::tables();
   if (compiled->single) {
-    compiled->float_replay = std::make_unique<Replay<float>>(compiled->program, tables.fast32);
+    compiled->float_replay =
+        std::make_unique<Shards<float>>(compiled->program, tables.fast32, threads);
   } else {
-    compiled->double_replay =
-        std::make_unique<Replay<double>>(compiled->program, exact ? tables.exact : tables.fast64);
+    compiled->double_replay = std::make_unique<Shards<double>>(
+        compiled->program, exact ? tables.exact : tables.fast64, threads);
   }
   return compiled;
 }
@@ -163,7 +186,8 @@ void require_shape(const Array& array, py::ssize_t rows, py::ssize_t cols, const
 
 Doubles forward(Compiled& self, const Integers& lengths, const Integers& tokens,
                 const Doubles& scale, const std::optional<Doubles>& inputs,
-                const std::optional<Flags>& counted) {
+                const std::optional<Flags>& counted, std::optional<bool> accumulate) {
+  const auto alone = self.lock();
   const VectorProgram& program = self.program;
   const py::ssize_t count = lengths.size();
   require(count > 0, "a replay needs at least one document");
@@ -193,7 +217,16 @@ Doubles forward(Compiled& self, const Integers& lengths, const Integers& tokens,
       static_cast<std::int32_t>(count),  self.lengths.data(), tokens.data(),
       inputs ? inputs->data() : nullptr, scale.data(),        counted ? counted->data() : nullptr};
   Doubles totals(count);
-  self.replay([&](auto& replay) { replay.forward(documents, totals.mutable_data()); });
+  double* const to = totals.mutable_data();
+  self.replay([&](auto& replay) {
+    run_long(replay, documents, [&] {
+      if (accumulate) {
+        replay.forward_backward(documents, to, *accumulate);
+      } else {
+        replay.forward(documents, to);
+      }
+    });
+  });
   return totals;
 }
 
@@ -327,8 +360,13 @@ double run(Compiled& self, const py::object& tokens, const py::object& given, bo
                             self.scale.data(),
                             nullptr};
   self.replay([&](auto& replay) {
-    replay.forward(documents, self.totals.data());
-    if (backward) replay.backward(false);
+    run_long(replay, documents, [&] {
+      if (backward) {
+        replay.forward_backward(documents, self.totals.data(), false);
+      } else {
+        replay.forward(documents, self.totals.data());
+      }
+    });
   });
   double loss = 0.0;
   for (std::size_t d = 0; d < self.totals.size(); ++d) {
@@ -340,6 +378,7 @@ double run(Compiled& self, const py::object& tokens, const py::object& given, bo
 
 double step(Compiled& self, const py::object& tokens, const py::object& inputs, double lr,
             double beta1, double beta2, double eps, double weight_decay) {
+  const auto alone = self.lock();
   load(self);
   const double loss = run(self, tokens, inputs, true);
   const auto t = static_cast<double>(++self.steps);
@@ -352,6 +391,7 @@ double step(Compiled& self, const py::object& tokens, const py::object& inputs, 
 }
 
 std::string to_c(Compiled& self) {
+  const auto alone = self.lock();
   load(self);
   program::Trained trained{self.single, self.mean, self.blocks, self.last_slot,
                            {},          {},        {},          self.steps};
@@ -385,13 +425,14 @@ void register_program(py::module_& module) {
   face.def_static("compile", &compile, py::arg("recorder"), py::arg("outputs"), py::arg("watched"),
                   py::arg("numerics"), py::arg("dtype"), py::arg("mean") = true,
                   py::arg("dump_nodes") = 0, py::arg("given_tokens") = 0,
-                  py::arg("given_inputs") = 0)
+                  py::arg("given_inputs") = 0, py::arg("threads") = 1)
       .def("step", &step, py::arg("tokens") = py::none(), py::arg("inputs") = py::none(),
            py::arg("lr") = 0.01, py::arg("beta1") = 0.9, py::arg("beta2") = 0.999,
            py::arg("eps") = 1e-8, py::arg("weight_decay") = 0.0)
       .def(
           "loss",
           [](Compiled& self, const py::object& tokens, const py::object& inputs) {
+            const auto alone = self.lock();
             load(self);
             return run(self, tokens, inputs, false);
           },
@@ -399,6 +440,7 @@ void register_program(py::module_& module) {
       .def(
           "grad",
           [](Compiled& self, const py::object& tokens, const py::object& inputs) {
+            const auto alone = self.lock();
             load(self);
             const double loss = run(self, tokens, inputs, true);
             store(self, true);
@@ -408,11 +450,16 @@ void register_program(py::module_& module) {
       .def("load", &load)
       .def("store", [](const Compiled& self) { store(self, false); })
       .def("forward", &forward, py::arg("lengths"), py::arg("tokens"), py::arg("scale"),
-           py::arg("inputs") = py::none(), py::arg("counted") = py::none())
+           py::arg("inputs") = py::none(), py::arg("counted") = py::none(),
+           py::arg("accumulate") = py::none())
       .def(
           "backward",
           [](Compiled& self, bool accumulate) {
-            self.replay([&](auto& replay) { replay.backward(accumulate); });
+            self.replay([&](auto& replay) {
+              std::optional<py::gil_scoped_release> release;
+              if (replay.shards_in_use() > 1) release.emplace();
+              replay.backward(accumulate);
+            });
           },
           py::arg("accumulate") = false)
       .def(
@@ -447,7 +494,8 @@ void register_program(py::module_& module) {
            })
       .def("outputs",
            [](const Compiled& self) {
-             const auto count = static_cast<py::ssize_t>(self.lengths.size());
+             const auto count = static_cast<py::ssize_t>(
+                 self.replay([](auto& replay) { return replay.documents(); }));
              py::array_t<double> result({count, static_cast<py::ssize_t>(self.program.stages)});
              auto cells = result.mutable_unchecked<2>();
              for (py::ssize_t d = 0; d < count; ++d) {
@@ -462,7 +510,8 @@ void register_program(py::module_& module) {
       .def(
           "watched",
           [](const Compiled& self, std::size_t begin, std::size_t end) {
-            const auto count = static_cast<py::ssize_t>(self.lengths.size());
+            const auto count = static_cast<py::ssize_t>(
+                self.replay([](auto& replay) { return replay.documents(); }));
             py::array_t<double> result({count, static_cast<py::ssize_t>(end - begin)});
             auto cells = result.mutable_unchecked<2>();
             for (py::ssize_t d = 0; d < count; ++d) {
@@ -487,6 +536,11 @@ void register_program(py::module_& module) {
       .def_property_readonly("weight", [](const Compiled& self) { return self.program.weight; })
       .def_property_readonly("ordered", [](const Compiled& self) { return self.program.ordered; })
       .def_property_readonly("passes", [](const Compiled& self) { return self.passes; })
+      .def_property_readonly(
+          "shards",
+          [](const Compiled& self) {
+            return self.replay([](auto& replay) { return replay.shards_in_use(); });
+          })
       .def_property_readonly("bytes",
                              [](const Compiled& self) {
                                return self.replay([](auto& replay) { return replay.bytes(); });
