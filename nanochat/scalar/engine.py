@@ -75,7 +75,7 @@ class ScalarEngine:
             return None
         replay = Replay(
             self.model, self.tape, self.matrices,
-            numerics=self.config.numerics, vocab_size=vocab_size,
+            numerics=self.config.numerics, vocab_size=vocab_size, threads=self.config.threads,
         )  # fmt: skip
         replay.reserve(min(2, self.config.block_size))
         return None if exact and not replay.ordered else replay

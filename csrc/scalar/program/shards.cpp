@@ -69,7 +69,14 @@ Shards<T>::Shards(const VectorProgram& program, const simd::Table<T>& kernels, i
 
 template <class T>
 Shards<T>::~Shards() {
-  if (workers_ && workers_->is_forked()) static_cast<void>(workers_.release());
+  forget_lost_workers();
+}
+
+// A child of fork() has no thread to join, so what belonged to them stays.
+template <class T>
+void Shards<T>::forget_lost_workers() noexcept {
+  if (workers_ == nullptr || !workers_->is_forked()) return;
+  [[maybe_unused]] const Workers* const lost = workers_.release();
 }
 
 template <class T>
@@ -155,7 +162,7 @@ void Shards<T>::run(std::int32_t count, const std::function<void(int)>& task) {
     for (int i = 0; i < count; ++i) task(i);
     return;
   }
-  if (workers_ && workers_->is_forked()) static_cast<void>(workers_.release());
+  forget_lost_workers();
   if (!workers_ || workers_->threads() < threads - 1) {
     workers_.reset();
     workers_ = std::make_unique<Workers>(threads - 1);

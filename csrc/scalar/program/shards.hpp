@@ -93,6 +93,7 @@ class Shards {
   void forward_part(Shard& shard, const Documents& documents, std::size_t first, std::size_t count,
                     double* totals);
   void add_gradients();
+  void forget_lost_workers() noexcept;
 
   const VectorProgram& program_;
   const simd::Table<T>& kernels_;
