@@ -151,6 +151,7 @@ class Program:
         dump_nodes: int = 0,
         given_tokens: int = 0,
         given_inputs: int = 0,
+        threads: int = 1,
     ) -> Program: ...
     def step(
         self,
@@ -173,6 +174,7 @@ class Program:
         scale: NDArray[np.float64],
         inputs: NDArray[np.float64] | None = None,
         counted: NDArray[np.uint8] | None = None,
+        accumulate: bool | None = None,
     ) -> NDArray[np.float64]: ...
     def backward(self, accumulate: bool = False) -> None: ...
     def adamw(
@@ -226,5 +228,7 @@ class Program:
     def ordered(self) -> bool: ...
     @property
     def passes(self) -> list[tuple[str, str]]: ...
+    @property
+    def shards(self) -> int: ...
     @property
     def bytes(self) -> int: ...

@@ -23,7 +23,7 @@ FLOORS = (
     {"settings"},
     {"config"},
     {"auto", "knob", "presets", "unsupported", "native"},
-    {"errors", "philox", "processes", "_scalar"},
+    {"errors", "philox", "processes", "threads", "_scalar"},
 )
 # The package itself names everything it offers, and imports it only when it is asked for.
 FRONT_DOOR = "__init__"

@@ -5,18 +5,19 @@
 #include <pybind11/numpy.h>
 
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "bindings/recorder.hpp"
-#include "scalar/program/replay.hpp"
+#include "scalar/program/shards.hpp"
 
 namespace nanochat::bindings {
 
 using program::Documents;
-using program::Replay;
+using program::Shards;
 using program::VectorProgram;
 
 using Integers = py::array_t<std::int32_t, py::array::c_style | py::array::forcecast>;
@@ -34,8 +35,8 @@ struct Compiled {
   std::vector<std::pair<std::string, std::string>> passes;  // name, summary
   bool single = false;                                      // float32
   bool mean = false;  // the loss is the mean of the outputs, however many a document has
-  std::unique_ptr<Replay<double>> double_replay;
-  std::unique_ptr<Replay<float>> float_replay;
+  std::unique_ptr<Shards<double>> double_replay;
+  std::unique_ptr<Shards<float>> float_replay;
   std::vector<std::int32_t> lengths;    // of the last forward
   std::vector<std::int32_t> last_slot;  // the highest slot that stages up to each one read
   long long steps = 0;                  // of Adam
@@ -43,11 +44,23 @@ struct Compiled {
   std::int32_t given_inputs = 0;        // used or not
   std::vector<std::int32_t> tokens;     // of step()
   std::vector<double> numbers, scale, totals;
+  mutable std::recursive_mutex in_use;
 
   // Calls visit with the replay of this program's dtype.
   template <class Visit>
   decltype(auto) replay(Visit&& visit) const {
+    const auto alone = lock();
     return single ? visit(*float_replay) : visit(*double_replay);
+  }
+
+  // Long replays run without the interpreter's lock; this one keeps other threads out of them.
+  std::unique_lock<std::recursive_mutex> lock() const {
+    std::unique_lock<std::recursive_mutex> alone(in_use, std::try_to_lock);
+    if (!alone.owns_lock()) {
+      const py::gil_scoped_release release;  // its holder needs it to finish
+      alone.lock();
+    }
+    return alone;
   }
 };
 

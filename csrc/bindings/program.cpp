@@ -12,6 +12,14 @@
 namespace nanochat::bindings {
 namespace {
 
+// Runs `body` without the interpreter's lock where it takes long enough for others to gain by it.
+template <class T, class Body>
+void run_long(const Shards<T>& replay, const Documents& documents, Body body) {
+  std::optional<py::gil_scoped_release> release;
+  if (replay.work(documents) >= program::least_work) release.emplace();
+  body();
+}
+
 std::vector<NodeId> ids_of(const py::sequence& values, const Recorder& recorder, const char* what) {
   std::vector<NodeId> ids;
   for (const py::handle value : values) {
@@ -45,7 +53,8 @@ std::vector<std::int32_t> last_slots(const VectorProgram& program) {
 std::unique_ptr<Compiled> compile(const Recorder& recorder, const py::sequence& outputs,
                                   const py::sequence& watched, const std::string& numerics,
                                   const std::string& dtype, bool mean, std::size_t dump_nodes,
-                                  std::int32_t given_tokens, std::int32_t given_inputs) {
+                                  std::int32_t given_tokens, std::int32_t given_inputs,
+                                  int threads) {
   if (numerics != "fast" && numerics != "exact") {
     throw py::value_error("numerics must be 'fast' or 'exact', got '" + numerics + "'");
   }
@@ -76,10 +85,11 @@ std::unique_ptr<Compiled> compile(const Recorder& recorder, const py::sequence& 
   compiled->last_slot = last_slots(compiled->program);
   const simd::Tables& tables = simd::tables();
   if (compiled->single) {
-    compiled->float_replay = std::make_unique<Replay<float>>(compiled->program, tables.fast32);
+    compiled->float_replay =
+        std::make_unique<Shards<float>>(compiled->program, tables.fast32, threads);
   } else {
-    compiled->double_replay =
-        std::make_unique<Replay<double>>(compiled->program, exact ? tables.exact : tables.fast64);
+    compiled->double_replay = std::make_unique<Shards<double>>(
+        compiled->program, exact ? tables.exact : tables.fast64, threads);
   }
   return compiled;
 }
@@ -111,10 +121,20 @@ void store(const Compiled& self, bool gradients) {
 
 Doubles forward(Compiled& self, const Integers& lengths, const Integers& tokens,
                 const Doubles& scale, const std::optional<Doubles>& inputs,
-                const std::optional<Flags>& counted) {
+                const std::optional<Flags>& counted, std::optional<bool> accumulate) {
+  const auto alone = self.lock();
   const Documents documents = read_arrays(self, lengths, tokens, scale, inputs, counted);
   Doubles totals(documents.count);
-  self.replay([&](auto& replay) { replay.forward(documents, totals.mutable_data()); });
+  double* const to = totals.mutable_data();
+  self.replay([&](auto& replay) {
+    run_long(replay, documents, [&] {
+      if (accumulate) {
+        replay.forward_backward(documents, to, *accumulate);
+      } else {
+        replay.forward(documents, to);
+      }
+    });
+  });
   return totals;
 }
 
@@ -124,8 +144,13 @@ double run(Compiled& self, const py::object& tokens, const py::object& inputs, b
   const Documents documents = read_documents(self, tokens, inputs);
   self.totals.resize(self.lengths.size());
   self.replay([&](auto& replay) {
-    replay.forward(documents, self.totals.data());
-    if (backward) replay.backward(false);
+    run_long(replay, documents, [&] {
+      if (backward) {
+        replay.forward_backward(documents, self.totals.data(), false);
+      } else {
+        replay.forward(documents, self.totals.data());
+      }
+    });
   });
   double loss = 0.0;
   for (std::size_t d = 0; d < self.totals.size(); ++d) {
@@ -137,6 +162,7 @@ double run(Compiled& self, const py::object& tokens, const py::object& inputs, b
 
 double step(Compiled& self, const py::object& tokens, const py::object& inputs, double lr,
             double beta1, double beta2, double eps, double weight_decay) {
+  const auto alone = self.lock();
   load(self);
   const double loss = run(self, tokens, inputs, true);
   const auto t = static_cast<double>(++self.steps);
@@ -149,6 +175,7 @@ double step(Compiled& self, const py::object& tokens, const py::object& inputs, 
 }
 
 std::string to_c(Compiled& self) {
+  const auto alone = self.lock();
   load(self);
   program::Trained trained{self.single, self.mean, self.blocks, self.last_slot,
                            {},          {},        {},          self.steps};
@@ -182,13 +209,14 @@ void register_program(py::module_& module) {
   face.def_static("compile", &compile, py::arg("recorder"), py::arg("outputs"), py::arg("watched"),
                   py::arg("numerics"), py::arg("dtype"), py::arg("mean") = true,
                   py::arg("dump_nodes") = 0, py::arg("given_tokens") = 0,
-                  py::arg("given_inputs") = 0)
+                  py::arg("given_inputs") = 0, py::arg("threads") = 1)
       .def("step", &step, py::arg("tokens") = py::none(), py::arg("inputs") = py::none(),
            py::arg("lr") = 0.01, py::arg("beta1") = 0.9, py::arg("beta2") = 0.999,
            py::arg("eps") = 1e-8, py::arg("weight_decay") = 0.0)
       .def(
           "loss",
           [](Compiled& self, const py::object& tokens, const py::object& inputs) {
+            const auto alone = self.lock();
             load(self);
             return run(self, tokens, inputs, false);
           },
@@ -196,6 +224,7 @@ void register_program(py::module_& module) {
       .def(
           "grad",
           [](Compiled& self, const py::object& tokens, const py::object& inputs) {
+            const auto alone = self.lock();
             load(self);
             const double loss = run(self, tokens, inputs, true);
             store(self, true);
@@ -205,11 +234,16 @@ void register_program(py::module_& module) {
       .def("load", &load)
       .def("store", [](const Compiled& self) { store(self, false); })
       .def("forward", &forward, py::arg("lengths"), py::arg("tokens"), py::arg("scale"),
-           py::arg("inputs") = py::none(), py::arg("counted") = py::none())
+           py::arg("inputs") = py::none(), py::arg("counted") = py::none(),
+           py::arg("accumulate") = py::none())
       .def(
           "backward",
           [](Compiled& self, bool accumulate) {
-            self.replay([&](auto& replay) { replay.backward(accumulate); });
+            self.replay([&](auto& replay) {
+              std::optional<py::gil_scoped_release> release;
+              if (replay.shards_in_use() > 1) release.emplace();
+              replay.backward(accumulate);
+            });
           },
           py::arg("accumulate") = false)
       .def(
@@ -244,7 +278,8 @@ void register_program(py::module_& module) {
            })
       .def("outputs",
            [](const Compiled& self) {
-             const auto count = static_cast<py::ssize_t>(self.lengths.size());
+             const auto count = static_cast<py::ssize_t>(
+                 self.replay([](auto& replay) { return replay.documents(); }));
              py::array_t<double> result({count, static_cast<py::ssize_t>(self.program.stages)});
              auto cells = result.mutable_unchecked<2>();
              for (py::ssize_t d = 0; d < count; ++d) {
@@ -259,7 +294,8 @@ void register_program(py::module_& module) {
       .def(
           "watched",
           [](const Compiled& self, std::size_t begin, std::size_t end) {
-            const auto count = static_cast<py::ssize_t>(self.lengths.size());
+            const auto count = static_cast<py::ssize_t>(
+                self.replay([](auto& replay) { return replay.documents(); }));
             py::array_t<double> result({count, static_cast<py::ssize_t>(end - begin)});
             auto cells = result.mutable_unchecked<2>();
             for (py::ssize_t d = 0; d < count; ++d) {
@@ -284,6 +320,11 @@ void register_program(py::module_& module) {
       .def_property_readonly("weight", [](const Compiled& self) { return self.program.weight; })
       .def_property_readonly("ordered", [](const Compiled& self) { return self.program.ordered; })
       .def_property_readonly("passes", [](const Compiled& self) { return self.passes; })
+      .def_property_readonly(
+          "shards",
+          [](const Compiled& self) {
+            return self.replay([](auto& replay) { return replay.shards_in_use(); });
+          })
       .def_property_readonly("bytes",
                              [](const Compiled& self) {
                                return self.replay([](auto& replay) { return replay.bytes(); });

@@ -14,6 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from nanochat.threads import usable_cores
+
 __all__ = ["cpu_features", "cpu_model", "describe_environment", "version"]
 
 PACKAGES = ("torch", "numpy", "numba", "safetensors", "cyclopts", "matplotlib", "psutil", "pooch")
@@ -72,13 +74,6 @@ def cpu_features() -> list[str]:
     return []
 
 
-def _usable_cores() -> int:
-    """Cores that this process may use, where the system says so."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _git_revision() -> str | None:
     """The revision of the checkout that this package is imported from, if it is one."""
     root = Path(__file__).resolve().parents[2]
@@ -107,6 +102,6 @@ def describe_environment(threads: int) -> dict[str, Any]:
         "cpu": cpu_model(),
         "cpu_features": cpu_features(),
         "cores": os.cpu_count(),
-        "threads": threads or _usable_cores(),
+        "threads": threads or usable_cores(),
         "git_revision": _git_revision(),
     }

@@ -79,7 +79,7 @@ class ScalarEngine:
             return
         self._replay = Replay(
             self.model, self.tape, self.matrices,
-            numerics=self.config.numerics, vocab_size=vocab_size,
+            numerics=self.config.numerics, vocab_size=vocab_size, threads=self.config.threads,
         )  # fmt: skip
         self._reserve(longest or first_stages(self.config, self.specs))
 

@@ -19,13 +19,15 @@ from nanochat.config import TrainConfig
 from nanochat.data.batches import IGNORE, Batch
 from nanochat.scalar.functions import cross_entropy
 from nanochat.scalar.value import Matrix, Tape, Value
+from nanochat.threads import thread_count
 from nanochat.training.parameters import Spec
 
 __all__ = ["Replay", "Texts", "first_stages", "recorded_nodes", "texts_of"]
 
-# Documents that are replayed together: enough lanes to fill the vectors, little enough to stay in
-# the cache (see bench/results/microgpt.json). Fixed, so that the order of additions is.
-CHUNK = 16
+# Documents that are replayed together, by numerics and pass: their rows are in memory at once where
+# outputs are read; a step takes them through in shards. Fixed, so that the order of additions is.
+CHUNK = {"exact": 16, "fast": 32}
+STEP_CHUNK = {"exact": 1, "fast": 256}
 
 # A recording of this many nodes takes about a second and a gigabyte.
 MOST_NODES = 4_000_000
@@ -112,9 +114,11 @@ class Replay:
         numerics: str,
         vocab_size: int,
         watch: bool = True,  # keep the logits, for decoding
+        threads: int = 0,  # as compile() takes them
     ) -> None:
         self._model, self._tape, self._matrices = model, tape, matrices
         self._numerics, self._vocab_size, self._watch = numerics, vocab_size, watch
+        self._threads = thread_count(threads)
         self._core: _scalar.Program | None = None
         self.stages = 0
 
@@ -144,7 +148,7 @@ class Replay:
                 if self._watch:
                     watched += logits
             core = _scalar.Program.compile(
-                recorder, losses, watched, self._numerics, self._tape.dtype
+                recorder, losses, watched, self._numerics, self._tape.dtype, threads=self._threads
             )
         if self._core is None:
             core.load()
@@ -155,18 +159,17 @@ class Replay:
 
     def backward(self, texts: Texts, scale: float, *, accumulate: bool) -> list[float]:
         """Gradients of scale · Σ losses onto the program's; each text's Σ losses, in order."""
-        size = 1 if self._numerics == "exact" else CHUNK
+        size = STEP_CHUNK[self._numerics]
         totals: list[float] = []
         for part in texts.chunks(size) if len(texts.lengths) > size else (texts,):
-            totals += self._forward(part, scale).tolist()
-            self.core.backward(accumulate)
+            totals += self._forward(part, scale, accumulate).tolist()
             accumulate = True
         return totals
 
     def losses(self, texts: Texts) -> NDArray[np.float64]:
         """(texts, stages) the loss of each target; 0 beyond a text's end."""
         parts = []
-        for part in texts.chunks(CHUNK):
+        for part in texts.chunks(CHUNK[self._numerics]):
             self._forward(part, 1.0)
             parts.append(self.core.outputs())
         return np.concatenate(parts)
@@ -175,11 +178,16 @@ class Replay:
         """(texts, vocab_size) after the last position; the texts are equally long."""
         end = int(texts.lengths[0]) * self._vocab_size
         parts = []
-        for part in texts.chunks(CHUNK):
+        for part in texts.chunks(CHUNK[self._numerics]):
             self._forward(part, 1.0)
             parts.append(self.core.watched(end - self._vocab_size, end))
         return np.concatenate(parts)
 
-    def _forward(self, part: Texts, scale: float) -> NDArray[np.float64]:
+    def _forward(
+        self,
+        part: Texts,
+        scale: float,
+        accumulate: bool | None = None,  # with backward, onto the gradients or in their place
+    ) -> NDArray[np.float64]:
         scales = np.full(len(part.lengths), scale)
-        return self.core.forward(part.lengths, part.tokens, scales, None, part.counted)
+        return self.core.forward(part.lengths, part.tokens, scales, None, part.counted, accumulate)

@@ -77,8 +77,7 @@ void Replay<T>::fill(const Instruction& instruction) noexcept {
     if (count == 0) continue;
     T* rows = destination(instruction.group, move.stage, move.row);
     const std::ptrdiff_t step = row_step(instruction.group, move.stage);
-    const Numbers& source = move.constant ? constants_ : values_;
-    const T* from = &source[static_cast<std::size_t>(move.index)];
+    const T* from = (move.constant ? constants_.data() : values_) + move.index;
     for (std::int32_t i = 0; i < move.count; ++i) {
       for (std::int32_t d = 0; d < count; ++d) rows[i * step + d] = from[i];
     }

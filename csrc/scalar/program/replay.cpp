@@ -12,11 +12,21 @@ template <class T>
 Replay<T>::Replay(const VectorProgram& program, const simd::Table<T>& kernels)
     : program_(program),
       kernels_(kernels),
-      values_(program.parameters + simd::row_pad),
-      gradients_(values_.size()),
-      first_(values_.size()),
-      second_(values_.size()),
+      own_values_(program.parameters + simd::row_pad),
+      gradients_(own_values_.size()),
+      first_(own_values_.size()),
+      second_(own_values_.size()),
       constants_(program.constants.begin(), program.constants.end()),
+      values_(own_values_.data()),
+      ones_(simd::row_pad, T{1}) {}
+
+template <class T>
+Replay<T>::Replay(const VectorProgram& program, const simd::Table<T>& kernels, T* values)
+    : program_(program),
+      kernels_(kernels),
+      gradients_(program.parameters + simd::row_pad),
+      constants_(program.constants.begin(), program.constants.end()),
+      values_(values),
       ones_(simd::row_pad, T{1}) {}
 
 template <class T>
@@ -186,7 +196,8 @@ double Replay<T>::gradient_sum_of_squares() const noexcept {
 
 template <class T>
 std::size_t Replay<T>::bytes() const noexcept {
-  return (4 * values_.size() + rows_.size()) * sizeof(T);
+  return (own_values_.size() + gradients_.size() + first_.size() + second_.size() + rows_.size()) *
+         sizeof(T);
 }
 
 template <class T>

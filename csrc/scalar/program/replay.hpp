@@ -29,12 +29,14 @@ class Replay {
  public:
   // The program must outlive the replay. Throws std::bad_alloc.
   Replay(const VectorProgram& program, const simd::Table<T>& kernels);
+  // Reads the parameters of another replay, which must outlive this one and alone updates them.
+  Replay(const VectorProgram& program, const simd::Table<T>& kernels, T* values);
   ~Replay();
   Replay(const Replay&) = delete;
   Replay& operator=(const Replay&) = delete;
 
   // (parameters,) each; adam's m and v, or sgd's buffer in m.
-  T* values() noexcept { return values_.data(); }
+  T* values() noexcept { return values_; }
   T* gradients() noexcept { return gradients_.data(); }
   T* first_moments() noexcept { return first_.data(); }
   T* second_moments() noexcept { return second_.data(); }
@@ -51,7 +53,7 @@ class Replay {
   void sgd(std::size_t begin, std::size_t end, const simd::Sgd& settings) noexcept;
   double gradient_sum_of_squares() const noexcept;
 
-  std::size_t bytes() const noexcept;  // rows, parameters and optimizer state
+  std::size_t bytes() const noexcept;  // rows, and what it has of parameters and their state
 
  private:
   struct Bound;  // the kernel calls of one shape
@@ -112,7 +114,8 @@ class Replay {
 
   const VectorProgram& program_;
   const simd::Table<T>& kernels_;
-  Numbers values_, gradients_, first_, second_, constants_;
+  Numbers own_values_, gradients_, first_, second_, constants_;
+  T* values_;
   Numbers rows_;
   Numbers ones_;  // the number 1 in as many lanes as there are documents
   T unit_ = T{1};

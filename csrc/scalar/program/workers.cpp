@@ -1,0 +1,106 @@
+// See workers.hpp. The caller takes tasks too, from the first on: where no thread wakes in time (a
+// busy machine), it has done the work itself, and a task is long beside the lock around its number.
+#include "scalar/program/workers.hpp"
+
+#ifndef _WIN32
+#include <unistd.h>
+#endif
+
+#include <chrono>
+#include <utility>
+
+namespace nanochat::program {
+namespace {
+
+// How long a thread stays awake for the next run, the backward pass or the next step: to wake from
+// sleep takes about as long.
+constexpr std::chrono::microseconds patience{30};
+
+std::int64_t this_process() noexcept {
+#ifdef _WIN32
+  return 0;  // no fork() there
+#else
+  return getpid();
+#endif
+}
+
+}  // namespace
+
+Workers::Workers(int threads) : process_(this_process()) {
+  threads_.reserve(static_cast<std::size_t>(threads));
+  try {
+    for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { work(); });
+  } catch (...) {
+    stop();
+    throw;
+  }
+}
+
+Workers::~Workers() { stop(); }
+
+bool Workers::is_forked() const noexcept { return process_ != this_process(); }
+
+void Workers::stop() noexcept {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    stopping_ = true;
+  }
+  wake_.notify_all();
+  for (std::thread& thread : threads_) thread.join();
+}
+
+void Workers::run(int count, const std::function<void(int)>& task) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  task_ = &task;
+  count_ = count;
+  next_ = finished_ = 0;
+  error_ = nullptr;
+  begun_.fetch_add(1, std::memory_order_relaxed);
+  lock.unlock();
+  if (count == 2) {
+    wake_.notify_one();
+  } else if (count > 2) {
+    wake_.notify_all();
+  }
+  lock.lock();
+  while (next_ < count_) take(lock);
+  done_.wait(lock, [this] { return finished_ == count_; });
+  if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
+}
+
+// Runs the next task, without the lock.
+void Workers::take(std::unique_lock<std::mutex>& lock) {
+  const int number = next_++;
+  const std::function<void(int)>& task = *task_;
+  lock.unlock();
+  std::exception_ptr error;
+  try {
+    task(number);
+  } catch (...) {
+    error = std::current_exception();
+  }
+  lock.lock();
+  if (error && (!error_ || number < failed_)) {
+    error_ = error;
+    failed_ = number;
+  }
+  if (++finished_ == count_) done_.notify_one();
+}
+
+void Workers::work() {
+  std::unique_lock<std::mutex> lock(mutex_);
+  for (;;) {
+    wake_.wait(lock, [this] { return stopping_ || next_ < count_; });
+    if (stopping_) return;
+    while (next_ < count_) take(lock);
+    const std::uint32_t begun = begun_.load(std::memory_order_relaxed);
+    lock.unlock();
+    const auto end = std::chrono::steady_clock::now() + patience;
+    while (begun_.load(std::memory_order_relaxed) == begun &&
+           std::chrono::steady_clock::now() < end) {
+    }
+    lock.lock();
+  }
+}
+
+}  // namespace nanochat::program
