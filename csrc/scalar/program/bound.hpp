@@ -183,7 +183,8 @@ const T* Replay<T>::column(std::int32_t g, std::int32_t stage) const noexcept {
 
 template <class T>
 std::ptrdiff_t Replay<T>::column_step(std::int32_t g) const noexcept {
-  return (program_.groups[static_cast<std::size_t>(g)].features + 15) / 16 * 16;
+  const std::ptrdiff_t features = program_.groups[static_cast<std::size_t>(g)].features;
+  return (features + 15) / 16 * 16;
 }
 
 }  // namespace nanochat::program
