@@ -3,7 +3,9 @@
 #include <pybind11/functional.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <string>
+#include <type_traits>
 
 #include "bindings/compiled.hpp"
 #include "scalar/program/passes.hpp"
@@ -94,15 +96,23 @@ std::unique_ptr<Compiled> compile(const Recorder& recorder, const py::sequence& 
   return compiled;
 }
 
+template <class From, class To>
+void copy_numbers(const From* from, std::size_t count, To* to) {
+  if constexpr (std::is_same_v<From, To>) {
+    std::copy_n(from, count, to);
+  } else {
+    std::transform(from, from + count, to, [](From x) { return static_cast<To>(x); });
+  }
+}
+
 // Parameters between the tape's Values and the replay.
 void load(Compiled& self) {
   self.replay([&](auto& replay) {
     auto* to = replay.values();
     for (const program::Block& block : self.blocks) {
-      const double* from = self.tape->values(block.first);
-      for (std::size_t i = 0; i < block.rows * block.cols; ++i) {
-        *to++ = static_cast<std::remove_reference_t<decltype(*to)>>(from[i]);
-      }
+      const std::size_t count = block.rows * block.cols;
+      copy_numbers(self.tape->values(block.first), count, to);
+      to += count;
     }
   });
 }
@@ -111,10 +121,10 @@ void store(const Compiled& self, bool gradients) {
   self.replay([&](auto& replay) {
     const auto* from = gradients ? replay.gradients() : replay.values();
     for (const program::Block& block : self.blocks) {
-      double* to = gradients ? self.tape->grads(block.first) : self.tape->values(block.first);
-      for (std::size_t i = 0; i < block.rows * block.cols; ++i) {
-        to[i] = static_cast<double>(*from++);
-      }
+      const std::size_t count = block.rows * block.cols;
+      copy_numbers(from, count,
+                   gradients ? self.tape->grads(block.first) : self.tape->values(block.first));
+      from += count;
     }
   });
 }
