@@ -30,8 +30,9 @@ REPEATS = 200  # of a case, in a round
 
 
 def neuron(w: list[Value], x: list[Value]) -> Value:
-    # sum() is typed as if it could return its start, the int 0.
-    return sum(wi * xi for wi, xi in zip(w, x, strict=True))  # type: ignore[return-value]
+    return sum(  # type: ignore[return-value]  # typed as if its start, the int 0, could come back
+        wi * xi for wi, xi in zip(w, x, strict=True)
+    )
 
 
 def layer(neurons: int, numerics: str) -> nanochat.Program:
@@ -48,8 +49,7 @@ def layer(neurons: int, numerics: str) -> nanochat.Program:
             # A number of its own for each position: exact gradients reach a row through one user.
             x = [e + 0.0 for e in embedding.row(token)]
             found.append(sum(neuron(w, x).relu() for w in rows))
-        # As above: sum() of Values is a Value.
-        return found  # type: ignore[return-value]
+        return found  # type: ignore[return-value]  # as above: sum() of Values is a Value
 
     return nanochat.compile(
         losses, [embedding, weight], tokens=POSITIONS, numerics=numerics, tape=tape

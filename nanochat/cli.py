@@ -153,7 +153,7 @@ def _load_numpy() -> None:
         return
     os.environ[name] = "1"
     try:
-        import numpy  # noqa: F401
+        import numpy  # noqa: F401  # loaded now, while the variable stands
     finally:
         del os.environ[name]
 

@@ -57,12 +57,11 @@ def compile(
     multiply-adds is dealt to shards, which threads share. The shards depend on the batch alone and
     their gradients are added in a fixed order: any number of threads gives the same bits.
     """
-    _check_options(function, tokens, inputs, numerics, dtype, dump_nodes, tape)
+    counts = {"tokens": tokens, "inputs": inputs, "dump_nodes": dump_nodes, "threads": threads}
+    _check_options(function, counts, numerics, dtype, tape)
     flat = list(_flatten(parameters))
     if not flat:
         raise ProgramError("a program needs at least one parameter, got none")
-    if threads < 0:
-        raise ProgramError(f"threads must be 0 or more, got {threads}")
     program = Program(function, flat, tokens, inputs, numerics, dtype, dump_nodes, threads, tape)
     program._try_shorter()
     return program
@@ -217,11 +216,11 @@ class Program:
 
 
 def _check_options(
-    function: Any, tokens: Any, inputs: Any, numerics: Any, dtype: Any, dump_nodes: Any, tape: Any
+    function: Any, counts: Mapping[str, Any], numerics: Any, dtype: Any, tape: Any
 ) -> None:
     if not callable(function):
         raise ProgramError(f"function must be callable, got {type(function).__name__}")
-    for name, count in (("tokens", tokens), ("inputs", inputs), ("dump_nodes", dump_nodes)):
+    for name, count in counts.items():
         if not isinstance(count, int) or isinstance(count, bool) or count < 0:
             raise ProgramError(f"{name} must be an int, at least 0, got {count!r}")
     if numerics not in ("fast", "exact"):

@@ -157,6 +157,7 @@ def test_threads_are_those_asked_for_or_of_the_environment_or_the_cores(
         assert thread_count(0) == 3
 
 
-def test_fewer_threads_than_none_are_refused() -> None:
-    with pytest.raises(ProgramError, match="threads must be 0 or more, got -1"):
-        Tagger(threads=-1)
+@pytest.mark.parametrize("threads", [-1, "2"])
+def test_threads_that_are_no_count_are_refused(threads: Any) -> None:
+    with pytest.raises(ProgramError, match=f"threads must be an int, at least 0, got {threads!r}"):
+        Tagger(threads=threads)

@@ -67,7 +67,7 @@ def texts(vocab: int, most: int) -> list[list[int]]:
 
 def microgpt(numerics: str, dtype: str = "float64", **knobs: int | str) -> Program:
     """The model of the scalar engine, recorded for documents of up to BLOCK + 1 tokens."""
-    config = TrainConfig(mode="scalar", preset="microgpt", **knobs)  # type: ignore[arg-type]
+    config = TrainConfig(mode="scalar", preset="microgpt", **knobs)  # type: ignore[arg-type]  # each knob its type
     engine = ScalarEngine(config, VOCAB, np.ones(VOCAB, dtype=np.int64), dtype=dtype)
 
     def losses(tokens: list[Token]) -> list[Value]:

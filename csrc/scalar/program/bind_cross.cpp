@@ -39,9 +39,8 @@ struct Replay<T>::CrossBinder {
   std::int32_t lanes;
   bool accumulate, alone;         // alone: the instruction has no other part
   simd::Term<T>* last = nullptr;  // of the sum made last, while a run could continue it
-
-  const Run* before = nullptr;  // the run bound last, by steps or as a fan
-  std::int32_t first = 0;       // its first product that is alive
+  const Run* before = nullptr;    // the run bound last, by steps or as a fan
+  std::int32_t first = 0;         // its first product that is alive
 
   T start(const Run& run) const noexcept { return alone && run.k == 1 ? -T{0} : T{0}; }
 
