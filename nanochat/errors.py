@@ -11,6 +11,7 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "CorpusError",
+    "KernelError",
     "MemoryDrift",
     "MissingDependency",
     "NanochatError",
@@ -59,6 +60,12 @@ class UnsupportedActivation(UnsupportedOption):
 
 class MissingDependency(NanochatError):
     """An optional package that the chosen engine or input needs is not installed."""
+
+
+class KernelError(NanochatError):
+    """A compiled kernel that is missing, or that refuses its input."""
+
+    exit_code = 1
 
 
 class CorpusError(NanochatError):

@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "scalar/program/replay.hpp"
-#include "scalar/program/workers.hpp"
+#include "threads/workers.hpp"
 
 namespace nanochat::program {
 

@@ -1,7 +1,8 @@
 // Sums whose operands stand at other positions than their destinations: attention over the past.
 // They are short and many. Destinations that share a factor are summed side by side, so that the
 // factor is loaded once and additions do not wait for each other.
-#include "scalar/simd/vector.hpp"
+#include "scalar/simd/kernels.hpp"
+#include "simd/vector.hpp"
 
 namespace nanochat::simd::NCLAB_SIMD {
 namespace {

@@ -1,5 +1,6 @@
 // Small matrix products: a tile of rows × vectors of c stays in registers over the whole of k.
-#include "scalar/simd/vector.hpp"
+#include "scalar/simd/kernels.hpp"
+#include "simd/vector.hpp"
 
 namespace nanochat::simd::NCLAB_SIMD {
 namespace {

@@ -1,7 +1,5 @@
-// The kernels of one instruction set. Every file here that includes this one is compiled once per
-// set, with that set's flags, into a namespace of the set's name. Such a file uses no function that
-// another file could share (standard library templates, inline functions of other headers): the
-// linker keeps one copy of those, and it could be the one that an older processor cannot run.
+// The kernels of one instruction set. Every file here that includes this one is compiled once for
+// each set, under the rule of simd/vector.hpp, into a namespace of the set's name.
 #ifndef NANOCHAT_SCALAR_SIMD_KERNELS_HPP_
 #define NANOCHAT_SCALAR_SIMD_KERNELS_HPP_
 

@@ -1,5 +1,6 @@
 // One function of one number, over arrays.
-#include "scalar/simd/math.hpp"
+#include "scalar/simd/kernels.hpp"
+#include "simd/math.hpp"
 
 extern "C" {
 double exp(double) noexcept;

@@ -3,7 +3,8 @@
 #include <limits.h>  // defines __GLIBC__ where the C library is glibc
 #endif
 
-#include "scalar/simd/vector.hpp"
+#include "scalar/simd/kernels.hpp"
+#include "simd/vector.hpp"
 
 extern "C" double pow(double, double) noexcept;
 

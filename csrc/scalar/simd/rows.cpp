@@ -1,5 +1,6 @@
 // Rows as wholes: the largest of them, and rows made columns.
-#include "scalar/simd/vector.hpp"
+#include "scalar/simd/kernels.hpp"
+#include "simd/vector.hpp"
 
 namespace nanochat::simd::NCLAB_SIMD {
 namespace {

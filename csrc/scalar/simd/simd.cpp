@@ -1,10 +1,9 @@
-// Which instruction set's kernels run. Compiled for the baseline: it runs on every processor.
+// Which instruction set's tables run.
 #include "scalar/simd/simd.hpp"
 
-#include <cstdlib>
 #include <cstring>
-#include <stdexcept>
-#include <string>
+
+#include "simd/instruction_set.hpp"
 
 namespace nanochat::simd {
 
@@ -20,43 +19,17 @@ namespace portable {
 extern const Tables kernel_tables;
 }
 
-namespace {
-
-constexpr const char* names[] = {"avx512", "avx2", "portable"};  // best first
-
-const Tables& chosen() {
-  const char* name = std::getenv("NCLAB_SIMD");  // NOLINT(concurrency-mt-unsafe): nobody sets it
-  if (name != nullptr && *name != '\0') {
-    if (const Tables* named = tables_named(name)) return *named;
-    throw std::invalid_argument(std::string("NCLAB_SIMD must be avx512, avx2 or portable, and one "
-                                            "that this processor runs; got '") +
-                                name + "'");
-  }
-  for (const char* best : names) {
-    if (const Tables* found = tables_named(best)) return *found;
-  }
-  return portable::kernel_tables;
-}
-
-}  // namespace
-
 const Tables* tables_named(const char* name) noexcept {
+  if (!runs(name)) return nullptr;
 #if NCLAB_SIMD_X86
-  if (std::strcmp(name, "avx512") == 0 && __builtin_cpu_supports("avx512f") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma")) {
-    return &avx512::kernel_tables;
-  }
-  if (std::strcmp(name, "avx2") == 0 && __builtin_cpu_supports("avx2") &&
-      __builtin_cpu_supports("fma")) {
-    return &avx2::kernel_tables;
-  }
+  if (std::strncmp(name, "avx512", 6) == 0) return &avx512::kernel_tables;
+  if (std::strcmp(name, "avx2") == 0) return &avx2::kernel_tables;
 #endif
-  return std::strcmp(name, "portable") == 0 ? &portable::kernel_tables : nullptr;
+  return &portable::kernel_tables;
 }
 
 const Tables& tables() {
-  static const Tables& best = chosen();
+  static const Tables& best = *tables_named(chosen_instruction_set());
   return best;
 }
 

@@ -1,5 +1,6 @@
 // Elementwise products, and sums of them along a feature axis.
-#include "scalar/simd/vector.hpp"
+#include "scalar/simd/kernels.hpp"
+#include "simd/vector.hpp"
 
 namespace nanochat::simd::NCLAB_SIMD {
 namespace {

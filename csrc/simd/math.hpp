@@ -1,12 +1,11 @@
-// exp, log and tanh of whole vectors, without branches: the fast numerics. Internal to the files
-// that kernels.hpp describes.
+// exp, log and tanh of whole vectors, without branches, under the rule of vector.hpp.
 //
 // The polynomials interpolate their function at Chebyshev nodes of the reduced range; the error of
 // each is given relative to the result.
-#ifndef NANOCHAT_SCALAR_SIMD_MATH_HPP_
-#define NANOCHAT_SCALAR_SIMD_MATH_HPP_
+#ifndef NANOCHAT_SIMD_MATH_HPP_
+#define NANOCHAT_SIMD_MATH_HPP_
 
-#include "scalar/simd/vector.hpp"
+#include "simd/vector.hpp"
 
 namespace nanochat::simd::NCLAB_SIMD {
 // Unnamed, so that no instruction set's copy stands in for another's:
@@ -24,7 +23,7 @@ struct Constants<double> {
   // ln 2 in two parts; the first has zeros enough for n * ln2_high to be exact.
   static constexpr double ln2_high = 0x1.62e42fefa3800p-1, ln2_low = 0x1.ef35793c76730p-45;
   static constexpr double log2_e = 0x1.71547652b82fep+0;
-  static constexpr double exp_most = 710.0, exp_least = -746.0;
+  static constexpr double exp_most = 710.0, exp_least = -746.0, exp_normal = -708.0;
   static constexpr std::uint64_t root_half = 0x3fe6a09e667f3bcd;  // bits of sqrt(1/2)
   static constexpr double least_normal = 0x1p-1022, infinity = __builtin_inf();
   static constexpr double lift = 0x1p54, lift_log2 = 54.0;
@@ -52,7 +51,7 @@ struct Constants<float> {
   static constexpr float rounder = 0x1.8p23F;
   static constexpr float ln2_high = 0x1.62e4p-1F, ln2_low = 0x1.7f7d1cp-20F;
   static constexpr float log2_e = 0x1.715476p+0F;
-  static constexpr float exp_most = 89.0F, exp_least = -104.0F;
+  static constexpr float exp_most = 89.0F, exp_least = -104.0F, exp_normal = -87.0F;
   static constexpr std::uint32_t root_half = 0x3f3504f3;
   static constexpr float least_normal = 0x1p-126F, infinity = __builtin_inff();
   static constexpr float lift = 0x1p25F, lift_log2 = 25.0F;
@@ -112,6 +111,15 @@ inline V vector_exp(V x) noexcept {
   return (e.r_minus + Element<V>{1}) * power_of_two<V>(half) * power_of_two<V>(e.n - half);
 }
 
+// exp of x <= 0: 0 below exp_normal, where the result is no normal number any more; nan stays.
+template <class V>
+inline V exp_of_nonpositive(V x) noexcept {
+  using C = Constants<Element<V>>;
+  const Reduced<V> e = reduced_exp(x);
+  const V result = (e.r_minus + Element<V>{1}) * power_of_two<V>(e.n);
+  return x < C::exp_normal ? V{} : result;
+}
+
 template <class V>
 inline V vector_log(V x) noexcept {
   using T = Element<V>;
@@ -164,4 +172,4 @@ inline V vector_tanh(V x) noexcept {
 }  // namespace
 }  // namespace nanochat::simd::NCLAB_SIMD
 
-#endif  // NANOCHAT_SCALAR_SIMD_MATH_HPP_
+#endif  // NANOCHAT_SIMD_MATH_HPP_

@@ -1,7 +1,7 @@
 // Threads that share out numbered tasks with the thread that asks. Which thread runs a task is left
-// to chance, so no result may depend on it. Leaves out what the tasks are (shards.hpp).
-#ifndef NANOCHAT_SCALAR_PROGRAM_WORKERS_HPP_
-#define NANOCHAT_SCALAR_PROGRAM_WORKERS_HPP_
+// to chance, so no result may depend on it. Leaves out what the tasks are.
+#ifndef NANOCHAT_THREADS_WORKERS_HPP_
+#define NANOCHAT_THREADS_WORKERS_HPP_
 
 #include <atomic>
 #include <condition_variable>
@@ -12,7 +12,10 @@
 #include <thread>
 #include <vector>
 
-namespace nanochat::program {
+namespace nanochat {
+
+// Of this process; a child of fork() has another. 0 where there is no fork().
+std::int64_t process_id() noexcept;
 
 class Workers {
  public:
@@ -48,6 +51,6 @@ class Workers {
   std::vector<std::thread> threads_;
 };
 
-}  // namespace nanochat::program
+}  // namespace nanochat
 
-#endif  // NANOCHAT_SCALAR_PROGRAM_WORKERS_HPP_
+#endif  // NANOCHAT_THREADS_WORKERS_HPP_

@@ -1,6 +1,6 @@
 // See workers.hpp. The caller takes tasks too, from the first on: where no thread wakes in time (a
 // busy machine), it has done the work itself, and a task is long beside the lock around its number.
-#include "scalar/program/workers.hpp"
+#include "threads/workers.hpp"
 
 #ifndef _WIN32
 #include <unistd.h>
@@ -9,24 +9,24 @@
 #include <chrono>
 #include <utility>
 
-namespace nanochat::program {
+namespace nanochat {
 namespace {
 
 // How long a thread stays awake for the next run, the backward pass or the next step: to wake from
 // sleep takes about as long.
 constexpr std::chrono::microseconds patience{30};
 
-std::int64_t this_process() noexcept {
+}  // namespace
+
+std::int64_t process_id() noexcept {
 #ifdef _WIN32
-  return 0;  // no fork() there
+  return 0;
 #else
   return getpid();
 #endif
 }
 
-}  // namespace
-
-Workers::Workers(int threads) : process_(this_process()) {
+Workers::Workers(int threads) : process_(process_id()) {
   threads_.reserve(static_cast<std::size_t>(threads));
   try {
     for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { work(); });
@@ -38,7 +38,7 @@ Workers::Workers(int threads) : process_(this_process()) {
 
 Workers::~Workers() { stop(); }
 
-bool Workers::is_forked() const noexcept { return process_ != this_process(); }
+bool Workers::is_forked() const noexcept { return process_ != process_id(); }
 
 void Workers::stop() noexcept {
   {
@@ -103,4 +103,4 @@ void Workers::work() {
   }
 }
 
-}  // namespace nanochat::program
+}  // namespace nanochat

@@ -1,13 +1,17 @@
-// Vectors of one instruction set: loads and stores of a few lanes, fused multiply-add. Internal to
-// the files that kernels.hpp describes.
-#ifndef NANOCHAT_SCALAR_SIMD_VECTOR_HPP_
-#define NANOCHAT_SCALAR_SIMD_VECTOR_HPP_
+// Vectors of one instruction set: loads and stores of a few lanes, fused multiply-add.
+//
+// A file that includes this one is compiled once for each set, with that set's flags and
+// NCLAB_SIMD, its name, and NCLAB_SIMD_BYTES, its width. Such a file uses no function that another
+// file could share (standard library templates, inline functions of other headers): the linker
+// keeps one copy of those, and it could be the one that an older processor cannot run.
+#ifndef NANOCHAT_SIMD_VECTOR_HPP_
+#define NANOCHAT_SIMD_VECTOR_HPP_
 
 #if NCLAB_SIMD_BYTES > 16
 #include <immintrin.h>
 #endif
 
-#include "scalar/simd/kernels.hpp"
+#include <cstdint>
 
 namespace nanochat::simd::NCLAB_SIMD {
 // Unnamed, so that no instruction set's copy stands in for another's:
@@ -220,4 +224,4 @@ inline V square_root(V x) noexcept {
 }  // namespace
 }  // namespace nanochat::simd::NCLAB_SIMD
 
-#endif  // NANOCHAT_SCALAR_SIMD_VECTOR_HPP_
+#endif  // NANOCHAT_SIMD_VECTOR_HPP_

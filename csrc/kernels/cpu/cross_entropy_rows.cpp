@@ -1,0 +1,444 @@
+// Cross-entropy over a few rows: the largest logit, then the exponentials and their sum, then the
+// gradient. A row stays in the cache between the passes, so that memory is read and written once,
+// and the last passes fetch the row that comes next. One exponential an element.
+#include "kernels/cpu/rows.hpp"
+#include "simd/math.hpp"
+#include "simd/storage.hpp"
+
+namespace nanochat::kernels::NCLAB_SIMD {
+// Unnamed, so that no instruction set's copy stands in for another's:
+// NOLINTNEXTLINE(cert-dcl59-cpp): each instruction set needs a copy of its own
+namespace {
+
+using namespace simd::NCLAB_SIMD;
+
+constexpr std::int64_t line = 64;  // bytes of a cache line
+// Vectors between two folds of the running sums into double: the fewer, the less of many small
+// terms is lost beside a large one.
+constexpr int vectors_a_fold = 16;
+
+template <class V>
+inline Element<V> largest_lane(V v) noexcept {
+  Element<V> best = v[0];
+  for (int i = 1; i < Traits<V>::lanes; ++i) best = v[i] > best ? v[i] : best;
+  return best;
+}
+
+using Doubles = Whole<double>;
+
+inline double sum_of_lanes(Doubles v) noexcept {
+  double sum = v[0];
+  for (int i = 1; i < Traits<Doubles>::lanes; ++i) sum += v[i];
+  return sum;
+}
+
+inline Doubles as_doubles(Whole<double> v) noexcept { return v; }
+inline Doubles as_doubles(Whole<float> v) noexcept {
+  using Half = Vector<float, width<double>>;
+  union {
+    Whole<float> whole;
+    Half halves[2];
+  } parts{v};
+  return __builtin_convertvector(parts.halves[0], Doubles) +
+         __builtin_convertvector(parts.halves[1], Doubles);
+}
+
+// Fetches a row into the second-level cache, a line at each call.
+struct Ahead {
+  const char* next;
+  const char* end;
+  void operator()() noexcept {
+    if (next < end) __builtin_prefetch(next, 0, 2);
+    next += line;
+  }
+};
+
+// One row and what is known of it.
+template <class S>
+struct Row {
+  using N = Number<S>;
+  const S* logits;
+  std::int64_t vocab;
+  N* exponentials;  // working space, a row
+  N* capped;        // working space, a row: the logits after the soft-cap
+};
+
+// Calls body(offset, count) for each whole vector of a row, then for its tail.
+template <class V, class Body>
+inline void for_vectors(std::int64_t vocab, const Body& body) noexcept {
+  constexpr int lanes = Traits<V>::lanes;
+  std::int64_t at = 0;
+  for (; at + lanes <= vocab; at += lanes) body(at, lanes);
+  if (at < vocab) body(at, static_cast<int>(vocab - at));
+}
+
+template <class S>
+inline Whole<Number<S>> load_at(const S* from, std::int64_t at, int count) noexcept {
+  constexpr int lanes = width<Number<S>>;
+  return count == lanes ? Stored<S>::load(from + at) : Stored<S>::load_first(from + at, count);
+}
+
+template <class S>
+inline void store_at(S* to, std::int64_t at, int count, Whole<Number<S>> v) noexcept {
+  constexpr int lanes = width<Number<S>>;
+  if (count == lanes) {
+    Stored<S>::store(to + at, v);
+  } else {
+    Stored<S>::store_first(to + at, v, count);
+  }
+}
+
+// The largest logit, leaving NaN aside.
+template <class S>
+inline Number<S> row_maximum(const S* logits, std::int64_t vocab) noexcept {
+  using N = Number<S>;
+  using V = Whole<N>;
+  constexpr int lanes = width<N>;
+  const V least = broadcast<V>(-__builtin_inff());
+  V best[4] = {least, least, least, least};
+  std::int64_t at = 0;
+  for (; at + 4 * lanes <= vocab; at += 4 * lanes) {
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      best[i] = larger(Stored<S>::load(logits + at + i * lanes), best[i]);
+    }
+  }
+  for (; at + lanes <= vocab; at += lanes) best[0] = larger(Stored<S>::load(logits + at), best[0]);
+  if (at < vocab) {
+    const int count = static_cast<int>(vocab - at);
+    const V tail = Stored<S>::load_first(logits + at, count);
+    best[1] = larger(keep_first(tail, least, count), best[1]);
+  }
+  return largest_lane(larger(larger(best[0], best[1]), larger(best[2], best[3])));
+}
+
+// cap · tanh(logit / cap) into `capped`, and the largest of it.
+template <class S>
+inline Number<S> cap_row(const S* logits, std::int64_t vocab, double cap,
+                         Number<S>* capped) noexcept {
+  using N = Number<S>;
+  using V = Whole<N>;
+  const N bound = static_cast<N>(cap), inverse = static_cast<N>(1 / cap);
+  const V least = broadcast<V>(-__builtin_inff());
+  V best = least;
+  for_vectors<V>(vocab, [&](std::int64_t at, int count) {
+    const V z = vector_tanh(load_at(logits, at, count) * inverse) * bound;
+    store_at(capped, at, count, z);
+    best = larger(keep_first(z, least, count), best);
+  });
+  return largest_lane(best);
+}
+
+// exp(z − maximum) into `exponentials` where asked, and their sum.
+template <bool keeps, class S>
+inline double exponentials_of(const S* z, std::int64_t vocab, Number<S> maximum,
+                              Number<S>* exponentials, Ahead ahead) noexcept {
+  using N = Number<S>;
+  using V = Whole<N>;
+  constexpr int lanes = width<N>;
+  const V largest = broadcast<V>(maximum);
+  Doubles total{};
+  std::int64_t at = 0;
+  while (at + lanes <= vocab) {
+    const std::int64_t left = (vocab - at) / lanes;
+    const int vectors = left < vectors_a_fold ? static_cast<int>(left) : vectors_a_fold;
+    V sums[2] = {V{}, V{}};
+    for (int i = 0; i < vectors; ++i, at += lanes) {
+      const V e = exp_of_nonpositive(Stored<S>::load(z + at) - largest);
+      if constexpr (keeps) store(exponentials + at, e);
+      sums[i & 1] += e;
+      ahead();
+    }
+    total += as_doubles(sums[0]) + as_doubles(sums[1]);
+  }
+  if (at < vocab) {
+    const int count = static_cast<int>(vocab - at);
+    const V lower = keep_first(Stored<S>::load_first(z + at, count) - largest,
+                               broadcast<V>(-__builtin_inff()), count);
+    const V e = exp_of_nonpositive(lower);
+    if constexpr (keeps) store(exponentials + at, e);
+    total += as_doubles(e);
+  }
+  return sum_of_lanes(total);
+}
+
+// Σ weights[j] · z[j], or Σ z[j].
+template <class S>
+inline double weighted_sum(const S* z, std::int64_t vocab, const Number<S>* weights) noexcept {
+  using V = Whole<Number<S>>;
+  Doubles total{};
+  for_vectors<V>(vocab, [&](std::int64_t at, int count) {
+    const V value = load_at(z, at, count);
+    total += as_doubles(weights == nullptr ? value : value * load_at(weights, at, count));
+  });
+  return sum_of_lanes(total);
+}
+
+// What the gradient of a row is made of: p · share[j] − smooth · weights[j] for each token, where
+// p · share is exponentials · factor, before the target's own part and the soft-cap's derivative.
+struct Slope {
+  double factor, smooth;
+  double cap;
+};
+
+template <class S>
+inline void write_gradient_plain(const Number<S>* exponentials, std::int64_t vocab,
+                                 Number<S> factor, S* gradient, bool streaming,
+                                 Ahead ahead) noexcept {
+  using V = Whole<Number<S>>;
+  constexpr int lanes = width<Number<S>>;
+  std::int64_t at = 0;
+  if (streaming) {
+    constexpr std::int64_t bytes = lanes * static_cast<std::int64_t>(sizeof(S));
+    const auto misplaced = static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(gradient) %
+                                                     static_cast<std::uintptr_t>(bytes));
+    if (misplaced != 0) {
+      const std::int64_t head = (bytes - misplaced) / static_cast<std::int64_t>(sizeof(S));
+      const int count = static_cast<int>(head < vocab ? head : vocab);
+      Stored<S>::store_first(gradient, load<V>(exponentials) * factor, count);
+      at = count;
+    }
+    for (; at + lanes <= vocab; at += lanes) {
+      store_streaming<S>(gradient + at, load<V>(exponentials + at) * factor);
+      ahead();
+    }
+  } else {
+    for (; at + lanes <= vocab; at += lanes) {
+      Stored<S>::store(gradient + at, load<V>(exponentials + at) * factor);
+      ahead();
+    }
+  }
+  if (at < vocab) {
+    const int count = static_cast<int>(vocab - at);
+    Stored<S>::store_first(gradient + at, load<V>(exponentials + at) * factor, count);
+  }
+}
+
+template <class S>
+inline void write_gradient(const Row<S>& row, const Slope& slope, const Number<S>* weights,
+                           S* gradient, Ahead ahead) noexcept {
+  using N = Number<S>;
+  using V = Whole<N>;
+  const N factor = static_cast<N>(slope.factor), smooth = static_cast<N>(slope.smooth);
+  const N inverse = slope.cap > 0 ? static_cast<N>(1 / slope.cap) : N{0};
+  for_vectors<V>(row.vocab, [&](std::int64_t at, int count) {
+    V g = load<V>(row.exponentials + at) * factor;
+    g -= weights == nullptr ? broadcast<V>(smooth) : load_at(weights, at, count) * smooth;
+    if (slope.cap > 0) {
+      const V t = load<V>(row.capped + at) * inverse;
+      g *= N{1} - t * t;
+    }
+    store_at(gradient, at, count, g);
+    ahead();
+  });
+}
+
+template <class S>
+inline void fill(S* to, std::int64_t vocab, Number<S> value) noexcept {
+  using V = Whole<Number<S>>;
+  const V all = broadcast<V>(value);
+  for_vectors<V>(vocab, [&](std::int64_t at, int count) { store_at(to, at, count, all); });
+}
+
+template <class S>
+inline double number_at(const S* from) noexcept {
+  return static_cast<double>(Stored<S>::load_first(from, 1)[0]);
+}
+
+template <class S>
+inline void set_number(S* to, double value) noexcept {
+  using V = Whole<Number<S>>;
+  Stored<S>::store_first(to, broadcast<V>(static_cast<Number<S>>(value)), 1);
+}
+
+// Whether the first of the largest logits is the target's.
+template <class S>
+inline bool is_correct(const S* z, std::int64_t target, Number<S> maximum) noexcept {
+  if (!(number_at(z + target) == static_cast<double>(maximum))) return false;
+  using V = Whole<Number<S>>;
+  const V largest = broadcast<V>(maximum);
+  const V nothing = broadcast<V>(__builtin_nanf(""));
+  Integers<V> equal{};
+  for_vectors<V>(target, [&](std::int64_t at, int count) {
+    equal |= keep_first(load_at(z, at, count), nothing, count) == largest;
+  });
+  bool first = true;
+  for (int i = 0; i < Traits<V>::lanes; ++i) first = first && equal[i] == 0;
+  return first;
+}
+
+template <class S>
+class Rows {
+  using N = Number<S>;
+
+ public:
+  Rows(const CrossEntropy& call, void* scratch) noexcept
+      : call_(call),
+        exponentials_(static_cast<N*>(scratch)),
+        capped_(exponentials_ + (call.vocab + line) / line * line),
+        class_weights_(static_cast<const N*>(call.class_weights)),
+        is_plain_(call.softcap == 0 && call.label_smoothing == 0) {}
+
+  void run(std::int64_t first, std::int64_t last, CrossEntropyResult& result) const noexcept {
+    for (std::int64_t i = first; i < last; ++i) {
+      const std::int64_t index = i - first;
+      result.losses[index] = result.log_sums[index] = 0;
+      result.correct[index] = false;
+      sums_[index] = 1;
+      S* const gradient = gradient_of(i);
+      if (call_.targets[i] != call_.ignore_index) {
+        row(i, i + 1 < last, gradient, index, result);
+      } else if (gradient != nullptr) {
+        fill(gradient, call_.vocab, N{0});
+      }
+    }
+    if (call_.streaming) end_streaming();
+    finish(first, last, result);
+  }
+
+ private:
+  const S* logits_of(std::int64_t i) const noexcept {
+    return static_cast<const S*>(call_.logits) + i * call_.row_stride;
+  }
+  S* gradient_of(std::int64_t i) const noexcept {
+    return call_.gradient == nullptr ? nullptr
+                                     : static_cast<S*>(call_.gradient) + i * call_.gradient_stride;
+  }
+  double number_or_one(const void* numbers, std::int64_t i) const noexcept {
+    return numbers == nullptr ? 1.0 : static_cast<double>(static_cast<const N*>(numbers)[i]);
+  }
+
+  // Leaves maximum and sum of exponentials where the loss and its logarithm will be.
+  void row(std::int64_t i, bool has_next, S* gradient, std::int64_t index,
+           CrossEntropyResult& result) const noexcept {
+    const std::int64_t vocab = call_.vocab, target = call_.targets[i];
+    const S* const logits = logits_of(i);
+    Ahead ahead{nullptr, nullptr};
+    if (has_next) {
+      ahead.next = reinterpret_cast<const char*>(logits_of(i + 1));
+      ahead.end = reinterpret_cast<const char*>(logits_of(i + 1) + vocab);
+    }
+    double z_target = 0, weighted = 0;
+    N maximum = 0;
+    double sum = 0;
+    if (call_.softcap > 0) {
+      maximum = cap_row(logits, vocab, call_.softcap, capped_);
+      z_target = static_cast<double>(capped_[target]);
+      sum = exponentials_of<true>(capped_, vocab, maximum, exponentials_, ahead);
+      result.correct[index] = call_.correct && is_correct(capped_, target, maximum);
+      if (call_.label_smoothing > 0) weighted = weighted_sum(capped_, vocab, class_weights_);
+    } else {
+      maximum = row_maximum(logits, vocab);
+      z_target = number_at(logits + target);
+      sum = gradient != nullptr
+                ? exponentials_of<true>(logits, vocab, maximum, exponentials_, ahead)
+                : exponentials_of<false>(logits, vocab, maximum, exponentials_, ahead);
+      result.correct[index] = call_.correct && is_correct(logits, target, maximum);
+      if (call_.label_smoothing > 0) weighted = weighted_sum(logits, vocab, class_weights_);
+    }
+    // What the second half needs, before the gradient takes the logits' place.
+    maxima_[index] = static_cast<double>(maximum);
+    sums_[index] = sum;
+    z_targets_[index] = z_target;
+    weighted_[index] = weighted;
+    if (gradient != nullptr) differentiate(i, maximum, sum, z_target, gradient, ahead);
+  }
+
+  void differentiate(std::int64_t i, N maximum, double sum, double z_target, S* gradient,
+                     Ahead ahead) const noexcept {
+    const std::int64_t vocab = call_.vocab, target = call_.targets[i];
+    const double own = (1 - call_.label_smoothing) * number_or_one(class_weights_, target);
+    const double smooth = call_.label_smoothing / static_cast<double>(vocab);
+    const double weight = number_or_one(call_.token_weights, i) * call_.scale *
+                          number_or_one(call_.upstream, i * call_.upstream_stride);
+    double share = own + smooth * call_.class_weight_sum;
+    if (call_.z_loss > 0) {
+      share += 2 * call_.z_loss * (static_cast<double>(maximum) + __builtin_log(sum));
+    }
+    const Slope slope{weight * share / sum, weight * smooth, call_.softcap};
+    const double e_target = static_cast<double>(exponentials_[target]);
+    if (is_plain_) {
+      write_gradient_plain<S>(exponentials_, vocab, static_cast<N>(slope.factor), gradient,
+                              call_.streaming, ahead);
+    } else {
+      write_gradient<S>(Row<S>{nullptr, vocab, exponentials_, capped_}, slope, class_weights_,
+                        gradient, ahead);
+    }
+    double at_target = slope.factor * e_target - weight * own -
+                       slope.smooth * number_or_one(class_weights_, target);
+    if (call_.softcap > 0) {
+      const double t = z_target / call_.softcap;
+      at_target *= 1 - t * t;
+    }
+    set_number(gradient + target, at_target);
+  }
+
+  void finish(std::int64_t first, std::int64_t last, CrossEntropyResult& result) const noexcept {
+    constexpr int lanes = width<double>;
+    double logs[cross_entropy_rows + lanes];
+    const std::int64_t rows = last - first;
+    for (std::int64_t i = 0; i < rows; i += lanes) {
+      store(logs + i, vector_log(load<Doubles>(sums_ + i)));
+    }
+    for (std::int64_t i = 0; i < rows; ++i) {
+      const std::int64_t target = call_.targets[first + i];
+      if (target == call_.ignore_index) continue;
+      const double lse = maxima_[i] + logs[i];
+      result.log_sums[i] = lse;
+      // In this order, so that a loss near 0 keeps its digits.
+      double loss = (maxima_[i] - z_targets_[i]) + logs[i];
+      if (call_.class_weights != nullptr || call_.label_smoothing > 0) {
+        loss *= (1 - call_.label_smoothing) * number_or_one(class_weights_, target);
+      }
+      if (call_.label_smoothing > 0) {
+        loss += call_.label_smoothing / static_cast<double>(call_.vocab) *
+                (lse * call_.class_weight_sum - weighted_[i]);
+      }
+      if (call_.z_loss > 0) loss += call_.z_loss * lse * lse;
+      result.losses[i] = loss * number_or_one(call_.token_weights, first + i);
+    }
+  }
+
+  const CrossEntropy& call_;
+  N* exponentials_;
+  N* capped_;
+  const N* class_weights_;
+  bool is_plain_;
+  mutable double maxima_[cross_entropy_rows];
+  mutable double sums_[cross_entropy_rows + width<double>] = {};
+  mutable double z_targets_[cross_entropy_rows];
+  mutable double weighted_[cross_entropy_rows];
+};
+
+}  // namespace
+
+template <class S>
+void cross_entropy(const CrossEntropy& call, std::int64_t first, std::int64_t last, void* scratch,
+                   CrossEntropyResult& result) noexcept {
+  const Rows<S> rows(call, scratch);
+  rows.run(first, last, result);
+}
+
+template <class S>
+void scale_rows(const ScaleRows& call, std::int64_t first, std::int64_t last) noexcept {
+  using V = Whole<Number<S>>;
+  const auto* const factors = static_cast<const Number<S>*>(call.upstream);
+  for (std::int64_t i = first; i < last; ++i) {
+    const S* const from = static_cast<const S*>(call.matrix) + i * call.row_stride;
+    S* const to = static_cast<S*>(call.result) + i * call.result_stride;
+    const Number<S> factor = factors[i * call.upstream_stride];
+    if (from == to && factor == Number<S>{1}) continue;
+    for_vectors<V>(call.vocab, [&](std::int64_t at, int count) {
+      store_at(to, at, count, load_at(from, at, count) * factor);
+    });
+  }
+}
+
+extern const Tables kernel_tables;
+const Tables kernel_tables = {
+    {&cross_entropy<float>, &cross_entropy<double>, &cross_entropy<BFloat16>,
+     &cross_entropy<Float16>},
+    {&scale_rows<float>, &scale_rows<double>, &scale_rows<BFloat16>, &scale_rows<Float16>},
+};
+
+}  // namespace nanochat::kernels::NCLAB_SIMD

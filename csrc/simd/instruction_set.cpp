@@ -1,0 +1,42 @@
+// See instruction_set.hpp. Compiled for the baseline: it runs on every processor.
+#include "simd/instruction_set.hpp"
+
+#include <cstdlib>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+
+namespace nanochat::simd {
+namespace {
+
+bool named(const char* name, const char* other) noexcept { return std::strcmp(name, other) == 0; }
+
+}  // namespace
+
+bool runs(const char* instruction_set) noexcept {
+#if NCLAB_SIMD_X86
+  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+                      __builtin_cpu_supports("fma");
+  if (named(instruction_set, "avx512bf16")) return avx512 && __builtin_cpu_supports("avx512bf16");
+  if (named(instruction_set, "avx512")) return avx512;
+  if (named(instruction_set, "avx2")) {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+           __builtin_cpu_supports("f16c");
+  }
+#endif
+  return named(instruction_set, "portable");
+}
+
+const char* chosen_instruction_set() {
+  const char* name = std::getenv("NCLAB_SIMD");  // NOLINT(concurrency-mt-unsafe): nobody sets it
+  const bool any = name == nullptr || *name == '\0';
+  for (const char* best : instruction_sets) {
+    if ((any || named(name, best)) && runs(best)) return best;
+  }
+  throw std::invalid_argument(std::string("NCLAB_SIMD must be avx512bf16, avx512, avx2 or portable,"
+                                          " and one that this processor runs; got '") +
+                              name + "'");
+}
+
+}  // namespace nanochat::simd

@@ -1,0 +1,102 @@
+"""Loads the compiled kernels and turns their statuses into exceptions. Knows no torch.
+
+The declarations that cffi reads are the file that the compiler read (csrc/kernels/abi.h), installed
+beside the libraries.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import cffi
+
+from nanochat.errors import KernelError
+
+__all__ = ["DTYPES", "REDUCTIONS", "check", "cpu", "cuda", "ffi", "take_buffer"]
+
+ABI_VERSION = 1
+DTYPES = {"float32": 0, "float64": 1, "bfloat16": 2, "float16": 3}
+REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
+
+_REINSTALL = "install nanochat-lab again (pip install .)"
+
+
+def _folder() -> Path:
+    """Where the compiled files of this package are; an editable install has them elsewhere."""
+    spec = importlib.util.find_spec("nanochat._scalar")
+    if spec is None or spec.origin is None:
+        raise KernelError(f"the compiled files of nanochat are missing; {_REINSTALL}")
+    return Path(spec.origin).parent
+
+
+def _file_name(name: str) -> str:
+    if sys.platform == "win32":
+        return f"{name}.dll"
+    return f"lib{name}.dylib" if sys.platform == "darwin" else f"lib{name}.so"
+
+
+def _declared() -> cffi.FFI:
+    path = _folder() / "nck_abi.h"
+    declarations = cffi.FFI()
+    try:
+        declarations.cdef(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise KernelError(
+            f"the kernels' declarations {path} cannot be read; {_REINSTALL}"
+        ) from None
+    return declarations
+
+
+ffi: Any = _declared()
+
+
+def _load(name: str, remedy: str) -> Any:
+    path = _folder() / _file_name(name)
+    try:
+        library = ffi.dlopen(str(path))
+    except OSError as error:
+        raise KernelError(
+            f"the kernel library {path} cannot be loaded ({error}); {remedy}"
+        ) from None
+    version = library.nck_abi_version()
+    if version != ABI_VERSION:
+        raise KernelError(
+            f"the kernel library {path} has ABI version {version}, this nanochat needs"
+            f" {ABI_VERSION}; {remedy}"
+        )
+    return library
+
+
+@cache
+def cpu() -> Any:
+    """The CPU kernels. Raises KernelError where they are missing or of another version."""
+    return _load("nck", f"{_REINSTALL}, or pass use_native=False")
+
+
+@cache
+def cuda() -> Any:
+    """The CUDA kernels, which are built where nvcc is. Raises KernelError as `cpu` does."""
+    remedy = "install nanochat-lab again where nvcc is found, or pass use_native=False"
+    return _load("nck_cuda", remedy)
+
+
+def check(status: int, library: Any) -> None:
+    """Raise KernelError with the library's own message unless the status is NCK_OK."""
+    if status:
+        raise KernelError(ffi.string(library.nck_last_error()).decode())
+
+
+def take_buffer(size: int) -> Any:
+    """A writable buffer of `size` bytes from the kernels' store; it goes back when unused.
+
+    Worth it from about a megabyte on: fresh pages cost more than filling them.
+    """
+    library = cpu()
+    pointer = ffi.new("void **")
+    check(library.nck_take_buffer(size, pointer), library)
+    owned = ffi.gc(pointer[0], library.nck_give_buffer)
+    return ffi.buffer(owned, size)

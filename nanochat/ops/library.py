@@ -1,0 +1,9 @@
+"""The torch library `nck`, where the ops over the C-ABI kernels are registered."""
+
+from __future__ import annotations
+
+import torch
+
+__all__ = ["LIBRARY"]
+
+LIBRARY = torch.library.Library("nck", "DEF")
