@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nanochat.errors import KernelError
 from nanochat.ops import launch, reference
-from nanochat.ops.derivatives import below_autograd, graph_is_kept, once_only
+from nanochat.ops.derivatives import below_autograd, graph_is_kept, refuse_second_derivative
 from nanochat.ops.library import LIBRARY
 from nanochat.ops.loss import NONE, Loss, Rows, number_type, result_shape
 from nanochat.ops.memory import fresh
@@ -74,7 +74,8 @@ def cross_entropy(
         ignore_index=ignore_index, label_smoothing=label_smoothing, z_loss=z_loss,
         softcap=softcap, reduction=reduction,
     )  # fmt: skip
-    rows = Rows.of(logits, logits.shape[-1], targets, class_weights, token_weights)
+    vocab = logits.shape[-1] if logits.dim() else 0
+    rows = Rows.of(logits, vocab, targets, class_weights, token_weights)
     flat = logits if logits.dim() == 2 else _flat(logits, inplace)
     needs_gradient = torch.is_grad_enabled() and logits.requires_grad
     if not use_native:
@@ -90,9 +91,8 @@ def cross_entropy(
     else:
         function = _InPlace if inplace else _CrossEntropy
         result, correct = function.apply(flat, rows, loss.numbers(), return_accuracy)  # type: ignore[no-untyped-call]  # torch has no types here
-    if loss.reduction == "none":
-        result, correct = result.view(targets.shape), correct.view(targets.shape)
-    return (result, correct) if return_accuracy else result
+    shape = targets.shape if reduction == "none" else ()
+    return (result.view(shape), correct.view(shape)) if return_accuracy else result.view(shape)
 
 
 def gradient_can_wait(dtype: torch.dtype, reduction: int) -> bool:
@@ -105,8 +105,6 @@ def gradient_can_wait(dtype: torch.dtype, reduction: int) -> bool:
 
 
 def _flat(logits: Tensor, inplace: bool) -> Tensor:
-    if not logits.dim():
-        raise KernelError("logits must have a last dimension of vocab, got shape ()")
     if not inplace:
         return logits.reshape(-1, logits.shape[-1])
     try:
@@ -219,7 +217,7 @@ def _multiplied(gradient: Tensor, upstream: Tensor) -> Tensor:
     """gradient · upstream, in the gradient's place unless another pass will want it."""
     if graph_is_kept():
         return torch.ops.nck.scale_rows.default(gradient, upstream)
-    if upstream.device.type == "cpu" and not upstream.dim() and float(upstream) == 1.0:
+    if upstream.device.type == "cpu" and not upstream.dim() and upstream.item() == 1.0:
         return gradient
     launch.scale_rows(gradient, upstream, gradient)
     torch.autograd.graph.increment_version(gradient)
@@ -245,12 +243,13 @@ class _CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivative("cross_entropy")
         if ctx.waits:
             gradient = _multiplied(*ctx.saved_tensors, upstream)
         else:
             op = torch.ops.nck.cross_entropy_backward.default
             gradient = op(upstream, *ctx.saved_tensors, *ctx.loss)
-        return *once_only("cross_entropy", gradient), None, None, None
+        return gradient, None, None, None
 
 
 class _InPlace(torch.autograd.Function):
@@ -268,8 +267,9 @@ class _InPlace(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivative("cross_entropy")
         gradient = _multiplied(*ctx.saved_tensors, upstream)
-        return *once_only("cross_entropy", gradient), None, None, None
+        return gradient, None, None, None
 
 
 def _refuse_leaf(logits: Tensor) -> None:
@@ -289,12 +289,13 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
 
 
 def _registered_backward(ctx: Any, upstream: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    refuse_second_derivative("cross_entropy")
     if ctx.waits:
         gradient = torch.ops.nck.scale_rows.default(*ctx.saved_tensors, upstream)
     else:
         op = torch.ops.nck.cross_entropy_backward.default
         gradient = op(upstream, *ctx.saved_tensors, *ctx.loss)
-    return *once_only("cross_entropy", gradient), *(None,) * 10
+    return gradient, *(None,) * 10
 
 
 torch.library.register_autograd(

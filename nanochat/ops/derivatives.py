@@ -6,11 +6,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
-
 from nanochat.errors import KernelError
 
-__all__ = ["below_autograd", "graph_is_kept", "once_only"]
+__all__ = ["below_autograd", "graph_is_kept", "refuse_second_derivative"]
 
 _keep_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
 
@@ -23,32 +21,21 @@ def graph_is_kept() -> bool:
 
 def below_autograd(op: Any, *arguments: Any) -> Any:
     """The op without its registered derivative, for callers that bring their own or need none: its
-    Python wrapper costs more than a small kernel."""
+    Python wrapper costs more than a small kernel. The compiler sees the op as it is."""
+    if torch.compiler.is_compiling():
+        return op(*arguments)
     with torch._C._AutoDispatchBelowAutograd():
         return op(*arguments)
 
 
-class _OnceOnly(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, name: str, _: Tensor, *gradients: Tensor | None) -> Any:
-        ctx.name = name
-        return tuple(None if g is None else g.view_as(g) for g in gradients)
-
-    @staticmethod
-    def backward(ctx: Any, *_: Tensor) -> Any:
-        raise KernelError(
-            f"{ctx.name} has no second derivative; pass use_native=False where one is needed"
-        )
-
-
-def once_only(name: str, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-    """The gradients, whose own derivative raises KernelError instead of being silently wrong.
+def refuse_second_derivative(name: str) -> None:
+    """Raise KernelError in a backward pass that is itself recorded (create_graph=True).
 
     Of a kernel's gradient autograd knows only the product with the upstream gradient; how it
-    depends on the input it does not see.
+    depends on the input it does not see, so that a second derivative would be silently wrong.
     """
-    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return gradients
-    anchor = torch.empty(0, requires_grad=True)
-    result: tuple[Tensor | None, ...] = _OnceOnly.apply(name, anchor, *gradients)  # type: ignore[no-untyped-call]  # torch has no types here
-    return result
+    if torch.is_grad_enabled():
+        raise KernelError(
+            f"{name} has no second derivative, so its backward pass cannot be recorded"
+            " (create_graph=True); pass use_native=False where one is needed"
+        )

@@ -18,14 +18,14 @@ from torch import Tensor
 from nanochat.errors import KernelError
 from nanochat.ops import launch, reference
 from nanochat.ops.cross_entropy import OPTIONS, ROWS, gradient_can_wait
-from nanochat.ops.derivatives import below_autograd, graph_is_kept, once_only
+from nanochat.ops.derivatives import below_autograd, graph_is_kept, refuse_second_derivative
 from nanochat.ops.library import LIBRARY
 from nanochat.ops.loss import MEAN, NONE, SUM, Loss, Rows, number_type, result_shape
 from nanochat.ops.memory import fresh
 
 __all__ = ["linear_cross_entropy"]
 
-# A chunk's logits: at most this share of all of them, and at most so many bytes, about a processor's
+# A chunk's logits: at most this part of all of them, and at most so many bytes, about the size of a
 # last-level cache; but never less than SMALL, where one chunk is cheaper than to save memory.
 SHARE = 10
 LARGEST = 32 << 20
@@ -87,19 +87,14 @@ def linear_cross_entropy(
         wants = tuple(need and waits for need in needs)
         arguments = rows.targets, rows.class_weights, rows.token_weights, *loss.numbers(), *wants
         op = torch.ops.nck.linear_cross_entropy.default
-        run = below_autograd if not any(needs) else _called
-        result, _, _, _, correct = run(op, flat, weight, *arguments, return_accuracy)
+        inputs = flat, weight, *arguments, return_accuracy
+        result, _, _, _, correct = op(*inputs) if any(needs) else below_autograd(op, *inputs)
     else:
         result, correct = _LinearCrossEntropy.apply(
             flat, weight, rows, loss.numbers(), return_accuracy
         )  # type: ignore[no-untyped-call]  # torch has no types here
-    if loss.reduction == "none":
-        result, correct = result.view(targets.shape), correct.view(targets.shape)
-    return (result, correct) if return_accuracy else result
-
-
-def _called(op: Any, *arguments: Any) -> Any:
-    return op(*arguments)
+    shape = targets.shape if reduction == "none" else ()
+    return (result.view(shape), correct.view(shape)) if return_accuracy else result.view(shape)
 
 
 def _check_matrices(hidden: Tensor, weight: Tensor) -> None:
@@ -332,6 +327,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 def _gradients_of(ctx: Any, upstream: Tensor, *, in_place: bool) -> tuple[Tensor | None, ...]:
+    refuse_second_derivative("linear_cross_entropy")
     if ctx.waits:
         made = tuple(
             (g.mul_(upstream) if in_place else g * upstream) if want else None
@@ -341,7 +337,7 @@ def _gradients_of(ctx: Any, upstream: Tensor, *, in_place: bool) -> tuple[Tensor
         op = torch.ops.nck.linear_cross_entropy_backward.default
         results = op(upstream, *ctx.saved_tensors, *ctx.loss, *ctx.wants)
         made = tuple(g if want else None for g, want in zip(results, ctx.wants, strict=True))
-    return once_only("linear_cross_entropy", *made)
+    return made
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

@@ -88,6 +88,8 @@ class Rows:
         token_weights: Tensor | None,
     ) -> Rows:
         """Raises KernelError for a dtype, device or shape that does not fit the inputs."""
+        if not inputs.dim():
+            raise KernelError("logits must have a last dimension of vocab, got shape ()")
         if inputs.dtype not in FLOATS:
             raise KernelError(f"logits must be one of {_names(FLOATS)}, got {inputs.dtype}")
         shape = inputs.shape[:-1]

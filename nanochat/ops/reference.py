@@ -9,11 +9,20 @@ from torch import Tensor
 from nanochat.errors import KernelError
 from nanochat.ops.loss import Loss, Rows, number_type
 
-__all__ = ["capped", "cross_entropy"]
+__all__ = ["cross_entropy", "head_logits", "linear_cross_entropy"]
 
 
-def capped(logits: Tensor, softcap: float) -> Tensor:
-    """In float32 at least; `softcap` > 0 bounds them by cap · tanh(logits / cap)."""
+def head_logits(
+    hidden: Tensor,  # (rows, width) float
+    weight: Tensor,  # (vocab, width) same dtype
+    *,
+    softcap: float = 0.0,
+) -> Tensor:  # (rows, vocab) float32 or float64
+    """Logits in float32 at least; `softcap` > 0 bounds them by cap · tanh(logits / cap)."""
+    return _capped(F.linear(hidden, weight), softcap)
+
+
+def _capped(logits: Tensor, softcap: float) -> Tensor:
     logits = logits.to(number_type(logits))
     return (logits / softcap).tanh() * softcap if softcap else logits
 
@@ -27,7 +36,7 @@ def cross_entropy(
     counted = rows.targets != loss.ignore_index
     _check_targets(rows.targets, counted, logits.shape[1], loss.ignore_index)
     targets = torch.where(counted, rows.targets, 0)
-    z = capped(logits, loss.softcap)
+    z = _capped(logits, loss.softcap)
     lse = z.logsumexp(-1)
     lower = lse.unsqueeze(-1) - z  # −log p
     classes = rows.class_weights
@@ -54,7 +63,8 @@ def linear_cross_entropy(
     weight: Tensor,  # (vocab, width)
     rows: Rows,
     loss: Loss,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:  # loss and correct, (rows,) or ()
+    """cross_entropy(hidden · weightᵀ)."""
     return cross_entropy(F.linear(hidden, weight), rows, loss)
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nanochat.config import TrainConfig
-from nanochat.ops.cross_entropy import head_logits
+from nanochat.ops.reference import head_logits
 from nanochat.tensor.attention import rotate
 from nanochat.tensor.bigram import Bigram
 from nanochat.tensor.inputs import Rotary, RotaryTable
