@@ -25,11 +25,12 @@ from nanochat.ops.memory import fresh
 
 __all__ = ["linear_cross_entropy"]
 
-# A chunk's logits: at most this part of all of them, and at most so many bytes, about the size of a
-# last-level cache; but never less than SMALL, where one chunk is cheaper than to save memory.
+# A chunk's logits: this part of all of them, but no less than SMALL, as each chunk reads and writes
+# the weight's gradient, and no more than LARGEST, about a last-level cache. What fits there as a
+# whole is one chunk.
 SHARE = 10
+SMALL = 12 << 20
 LARGEST = 32 << 20
-SMALL = 4 << 20
 LARGEST_ON_GPU = 1 << 30
 # Rows of the weight whose gradient is made at a time where it is not made in float32.
 SLICE_BYTES = 2 << 20
@@ -64,7 +65,7 @@ def linear_cross_entropy(
     """cross_entropy(hidden · weightᵀ, …) without the logits as a whole; see there for the options.
 
     The weight's gradient is summed in float32 at least. Beyond the gradients and that sum, memory
-    for a tenth of the logits is used, or for 4 MB of them. Under autocast both inputs are cast to
+    for a tenth of the logits is used, or for all where they are 32 MB or less. Under autocast both inputs are cast to
     its dtype, as torch's linear layer does. Raises KernelError as cross_entropy does.
     """
     loss = Loss(
@@ -165,7 +166,9 @@ def _chunks(hidden: Tensor, weight: Tensor) -> Iterator[tuple[int, int]]:
     """(first row, rows) of each chunk."""
     rows, row_bytes = len(hidden), len(weight) * hidden.element_size()
     most = LARGEST if hidden.device.type == "cpu" else LARGEST_ON_GPU
-    size = min(max(rows * row_bytes // SHARE, SMALL), most) // row_bytes
+    size = rows
+    if rows * row_bytes > most:
+        size = min(max(rows * row_bytes // SHARE, SMALL), most) // row_bytes
     size = min(max(size, 1), max(rows, 1))
     if size >= 32:
         size -= size % 16  # matrix products like whole tiles
