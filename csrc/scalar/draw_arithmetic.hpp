@@ -13,13 +13,15 @@
 
 #include <cstdint>
 
+#include "kernels/host_device.hpp"
+
 namespace nanochat {
 
 inline constexpr float smallest_exponent = -87.0f;  // exp of it is still a normal float
 
 // exp of z in [−87, 0]: exactly 1 at 0, never above 1. The polynomial is Cephes' expf (Moshier),
 // minimax on [−ln2/2, ln2/2].
-static inline float exp_in_range(float z) noexcept {
+NCK_HOST_DEVICE static inline float exp_in_range(float z) noexcept {
   constexpr float to_integer = 12582912.0f;   // 1.5 · 2²³: a sum with it has no fraction, ties even
   constexpr float ln2_high = 0.693359375f;    // ten bits, so that its product with n is exact
   constexpr float ln2_low = -2.12194440e-4f;  // ln 2 − ln2_high
@@ -39,26 +41,27 @@ static inline float exp_in_range(float z) noexcept {
 }
 
 // The specification's exponential, of z ≤ 0: 0 below −87.
-static inline float exp32(float z) noexcept {
+NCK_HOST_DEVICE static inline float exp32(float z) noexcept {
   return z < smallest_exponent ? 0.0f : exp_in_range(z);
 }
 
 // A token's unnormalised probability times 2⁴⁰, for a finite largest logit; `scale` is
 // inverse_temperature's. What is below −87 counts as −87 here, and so does −∞, whose product with a
 // scale of 0 is NaN: either way the integer weight is 0, and vectors have no branches.
-static inline float float_weight(float logit, float largest, float scale) noexcept {
+NCK_HOST_DEVICE static inline float float_weight(float logit, float largest, float scale) noexcept {
   const float z = (logit - largest) * scale;
   return exp_in_range(z > smallest_exponent ? z : smallest_exponent) * 0x1p40f;
 }
 
 // Rounded down.
-static inline std::uint64_t integer_weight(float weight) noexcept {
+NCK_HOST_DEVICE static inline std::uint64_t integer_weight(float weight) noexcept {
   // By way of the signed type: one instruction everywhere.
   return static_cast<std::uint64_t>(static_cast<std::int64_t>(weight));
 }
 
 // ⌊a·b / 2⁶⁴⌋.
-static inline std::uint64_t multiply_high(std::uint64_t a, std::uint64_t b) noexcept {
+NCK_HOST_DEVICE static inline std::uint64_t multiply_high(std::uint64_t a,
+                                                          std::uint64_t b) noexcept {
   constexpr std::uint64_t low = 0xFFFFFFFF;
   const std::uint64_t a0 = a & low, a1 = a >> 32U, b0 = b & low, b1 = b >> 32U;
   const std::uint64_t middle = a1 * b0 + (a0 * b0 >> 32U);
@@ -66,20 +69,21 @@ static inline std::uint64_t multiply_high(std::uint64_t a, std::uint64_t b) noex
 }
 
 // ⌈share·total / 2³²⌉ for share ≤ 2³² and total < 2⁶¹.
-static inline std::uint64_t part_of(std::uint64_t share, std::uint64_t total) noexcept {
+NCK_HOST_DEVICE static inline std::uint64_t part_of(std::uint64_t share,
+                                                    std::uint64_t total) noexcept {
   constexpr std::uint64_t low = 0xFFFFFFFF;
   const std::uint64_t below = share * (total & low);
   return share * (total >> 32U) + (below >> 32U) + ((below & low) != 0 ? 1 : 0);
 }
 
 // Integers in the order of floats, and back: their maximum is a vector operation without fast-math.
-static inline std::uint32_t flipped_if_negative(std::uint32_t bits) noexcept {
+NCK_HOST_DEVICE static inline std::uint32_t flipped_if_negative(std::uint32_t bits) noexcept {
   return bits ^ ((0U - (bits >> 31U)) >> 1U);
 }
-static inline std::int32_t order_of(float x) noexcept {
+NCK_HOST_DEVICE static inline std::int32_t order_of(float x) noexcept {
   return static_cast<std::int32_t>(flipped_if_negative(__builtin_bit_cast(std::uint32_t, x)));
 }
-static inline float float_of(std::int32_t order) noexcept {
+NCK_HOST_DEVICE static inline float float_of(std::int32_t order) noexcept {
   return __builtin_bit_cast(float, flipped_if_negative(static_cast<std::uint32_t>(order)));
 }
 
