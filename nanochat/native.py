@@ -1,12 +1,13 @@
 """Loads the compiled kernels and turns their statuses into exceptions. Knows no torch.
 
 The declarations that cffi reads are the file that the compiler read (csrc/kernels/abi.h), installed
-beside the libraries.
+beside the libraries. NCLAB_KERNELS names the folder of another build, such as one with sanitizers.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from functools import cache
 from pathlib import Path
@@ -27,6 +28,8 @@ _REINSTALL = "install nanochat-lab again (pip install .)"
 
 def _folder() -> Path:
     """Where the compiled files of this package are; an editable install has them elsewhere."""
+    if chosen := os.environ.get("NCLAB_KERNELS"):
+        return Path(chosen).absolute()
     spec = importlib.util.find_spec("nanochat._scalar")
     if spec is None or spec.origin is None:
         raise KernelError(f"the compiled files of nanochat are missing; {_REINSTALL}")
