@@ -325,7 +325,9 @@ class Rows {
       maximum = cap_row(logits, vocab, call_.softcap, capped_);
       z_target = static_cast<double>(capped_[target]);
       sum = exponentials_of<true>(capped_, vocab, maximum, exponentials_, ahead);
-      result.correct[index] = call_.correct && is_correct(capped_, target, maximum);
+      // Of the logits themselves: the cap makes large ones equal.
+      result.correct[index] =
+          call_.correct && is_correct(logits, target, row_maximum(logits, vocab));
       if (call_.label_smoothing > 0) weighted = weighted_sum(capped_, vocab, class_weights_);
     } else {
       maximum = row_maximum(logits, vocab);
