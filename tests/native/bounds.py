@@ -8,6 +8,7 @@ entropy of the row's softmax:
 - Σ exp(d_j) is off by the average of that, and Σ p_j |d_j| ≤ H; at most 8 terms are added in float
   and the others in double: u·(H + 12), and V/8 roundings of double.
 - a logit under the soft-cap is off by 6u of itself: quotient, its reciprocal, tanh (3), product.
+- sums over the rows are in double, a rounding a row.
 - smoothing multiplies weights and logits in float: u·Σ c_j |z_j|.
 
 A half type adds one rounding to its own nearest number.
@@ -54,7 +55,7 @@ def bounds(problem: Problem, expected: Any, dtype: str) -> Bounds:
     losses = np.where(a.counted, losses, 0)
     if loss.reduction != "none":
         sizes = abs(expected.losses) * (abs(a.weight) if loss.reduction == "mean" else 1)
-        losses = losses.sum(keepdims=True) + (rows + 4) * DOUBLE * sizes
+        losses = losses.sum(keepdims=True) + (2 * rows + 4) * DOUBLE * sizes
     if loss.reduction == "mean":
         losses = losses / abs(a.weight)
     losses = losses + u * abs(expected.losses) + LEAST["float32"]
@@ -73,7 +74,9 @@ def bounds(problem: Problem, expected: Any, dtype: str) -> Bounds:
         raw = scale * (a.p * share[:, None] + smooth * c)
         raw[row, a.t] += scale[:, 0] * abs(a.own)
         gradient = gradient + 14 * u * raw
-    gradient = gradient + 2 * u * abs(expected.gradient) + LEAST["float32"]
+    # The mean's weight is a sum over the rows, in double.
+    summed = (rows if loss.reduction == "mean" else 0) * DOUBLE
+    gradient = gradient + (2 * u + summed) * abs(expected.gradient) + LEAST["float32"]
     if dtype in ("bfloat16", "float16"):
         gradient = gradient + UNIT[dtype] * (abs(expected.gradient) + gradient) + LEAST[dtype]
     gradient[~a.counted] = 0
