@@ -51,10 +51,11 @@ def to_stored(values: NDArray[Any], dtype: str) -> NDArray[Any]:
 
 def to_float64(stored: NDArray[Any], dtype: str) -> NDArray[np.float64]:
     """The stored numbers, exactly."""
-    if dtype == "bfloat16":
-        return from_bfloat16(stored).astype(np.float64)
-    if dtype == "float16":
-        return stored.view(np.float16).astype(np.float64)
+    with np.errstate(invalid="ignore"):  # signalling NaN
+        if dtype == "bfloat16":
+            return from_bfloat16(stored).astype(np.float64)
+        if dtype == "float16":
+            return stored.view(np.float16).astype(np.float64)
     return stored.astype(np.float64)
 
 
