@@ -61,11 +61,11 @@ def _load(name: str, remedy: str) -> Any:
     path = _folder() / _file_name(name)
     try:
         library = ffi.dlopen(str(path))
-    except OSError as error:
+        version = library.nck_abi_version()
+    except (OSError, AttributeError) as error:  # AttributeError: a library of something else
         raise KernelError(
             f"the kernel library {path} cannot be loaded ({error}); {remedy}"
         ) from None
-    version = library.nck_abi_version()
     if version != ABI_VERSION:
         raise KernelError(
             f"the kernel library {path} has ABI version {version}, this nanochat needs"
