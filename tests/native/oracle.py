@@ -95,7 +95,9 @@ def parts(problem: Problem) -> Parts:
     weight = (w * c[t])[counted].sum()
     slope = wide(problem.upstream, rows) / (weight if loss.reduction == "mean" else Wide(1))
     own = (1 - Wide(loss.label_smoothing)) * c[t]
-    return Parts(z, e / total[:, None], largest + np.log(total), c, own, w, t, slope, weight, counted)
+    return Parts(
+        z, e / total[:, None], largest + np.log(total), c, own, w, t, slope, weight, counted
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")
-ELEMENT = {"float32": np.float32, "float64": np.float64, "bfloat16": np.uint16, "float16": np.uint16}
+ELEMENT = {
+    "float32": np.float32,
+    "float64": np.float64,
+    "bfloat16": np.uint16,
+    "float16": np.uint16,
+}
 # Largest relative error of rounding to nearest, and half of the least distance of two numbers.
 # bfloat16: a processor with such conversions flushes what is below 2⁻¹²⁶.
 UNIT = {"float32": 2.0**-24, "float64": 2.0**-53, "bfloat16": 2.0**-8, "float16": 2.0**-11}

@@ -56,7 +56,9 @@ def test_results_equal_the_formula_within_its_rounding(
 
 @EXAMPLES
 @given(stored_problems(), st.sampled_from([2, 3, 4]))
-def test_threads_stride_and_place_change_no_bit(problem: tuple[Problem, Matrix], threads: int) -> None:
+def test_threads_stride_and_place_change_no_bit(
+    problem: tuple[Problem, Matrix], threads: int
+) -> None:
     question, logits = problem
     one = cross_entropy(question, logits)
     wide = logits.vocab + 5
@@ -87,8 +89,10 @@ def test_a_row_has_the_same_bits_wherever_it_stands(
     assert whole.gradient.stored[row].tobytes() == one.gradient.bits()
 
 
-@pytest.mark.parametrize("dtype", native.DTYPES)
-@pytest.mark.parametrize("stride", [4097, 4160])
+@pytest.mark.parametrize(
+    ("dtype", "stride"),
+    [("float32", 4160), ("float64", 4097), ("bfloat16", 4097), ("float16", 4160)],
+)
 def test_a_gradient_beyond_the_caches_equals_the_formula_at_any_alignment(
     dtype: str, stride: int
 ) -> None:
@@ -98,12 +102,12 @@ def test_a_gradient_beyond_the_caches_equals_the_formula_at_any_alignment(
     few = random.normal(size=(7, vocab)) * 3
     logits = Matrix.of(np.resize(few, (rows, vocab)), dtype)
     targets = random.integers(0, vocab, rows)
-    everything = Problem(logits=np.zeros((rows, vocab)), targets=targets)
+    everything = Problem(logits=np.broadcast_to(0.0, (rows, vocab)), targets=targets)
     whole = cross_entropy(everything, logits, gradient_stride=stride, threads=2)
     assert whole.gradient is not None
     assert whole.gradient.guards_stand()
     for row in (0, 1, 2, 3, rows // 2, rows - 1):
-        alone = Matrix.of(logits.values()[row : row + 1] if rows < 2 else few[[row % 7]], dtype)
+        alone = Matrix.of(few[[row % 7]], dtype)
         question = Problem(logits=alone.values(), targets=targets[row : row + 1])
         one = cross_entropy(question, alone)
         assert_within_bounds(question, one, dtype)

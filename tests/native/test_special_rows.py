@@ -68,7 +68,9 @@ def test_a_spoiled_row_is_nan_as_a_whole_and_no_other(
 
 
 @pytest.mark.parametrize("dtype", native.DTYPES)
-@pytest.mark.parametrize(("value", "places"), [(np.inf, [3, TARGET]), (-np.inf, list(range(VOCAB)))])
+@pytest.mark.parametrize(
+    ("value", "places"), [(np.inf, [3, TARGET]), (-np.inf, list(range(VOCAB)))]
+)
 def test_an_infinite_logit_under_a_softcap_is_the_softcap(
     dtype: str, value: float, places: list[int]
 ) -> None:
