@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-
 from native.oracle import Problem, Wide, Wides, parts
 from native.storage import LEAST, UNIT
 

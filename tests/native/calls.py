@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from native.oracle import Loss, Problem
+from native.storage import Matrix, Place, number_type
 from numpy.typing import NDArray
 
 from nanochat import native
-from native.oracle import Loss, Problem
-from native.storage import Matrix, number_type
 
 OK, ARGUMENT, TARGET, LOGITS, MEMORY = range(5)
 UNWRITTEN = -7.25  # stands in every result before a call
@@ -58,32 +58,34 @@ def cross_entropy(
     gradient: str = "apart",  # "apart", "in place" or "none"
     gradient_stride: int | None = None,
     threads: int = 1,
+    place: Place = lambda array: array,
 ) -> Result:
     """nck_cross_entropy with every result asked for."""
     rows, vocab = problem.shape
     number = number_type(logits.dtype)
 
     def numbers(array: NDArray[np.float64] | None) -> NDArray[Any] | None:
-        return None if array is None else array.astype(number)
+        return None if array is None else place(array.astype(number))
 
     count = rows if problem.loss.reduction == "none" else 1
     result = Result(
         OK,
-        np.full(count, UNWRITTEN, number),
-        np.full(rows, UNWRITTEN, number),
-        np.full(count, UNWRITTEN, number),
+        place(np.full(count, UNWRITTEN, number)),
+        place(np.full(rows, UNWRITTEN, number)),
+        place(np.full(count, UNWRITTEN, number)),
         None,
     )
     if gradient == "in place":
         result.gradient = logits
     elif gradient == "apart":
-        result.gradient = Matrix(rows, vocab, gradient_stride or vocab, logits.dtype)
+        result.gradient = Matrix(rows, vocab, gradient_stride or vocab, logits.dtype, place)
     arrays = [numbers(a) for a in (problem.class_weights, problem.token_weights, problem.upstream)]
     by_row = problem.upstream is not None and len(problem.upstream) == rows != 1
     loss = nck_loss(problem.loss)
+    targets = place(problem.targets)
     result.status = native.cpu().nck_cross_entropy(
         pointer(logits.flat), rows, vocab, logits.stride, native.DTYPES[logits.dtype],
-        native.ffi.cast("int64_t *", problem.targets.ctypes.data),
+        native.ffi.cast("int64_t *", targets.ctypes.data),
         pointer(arrays[0]), pointer(arrays[1]), loss, pointer(arrays[2]), int(by_row),
         pointer(result.gradient.flat if result.gradient else None),
         result.gradient.stride if result.gradient else 0,

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 from hypothesis import strategies as st
-from numpy.typing import NDArray
-
 from native.oracle import Loss, Problem
 from native.storage import DTYPES, Matrix, number_type
+from numpy.typing import NDArray
 
 # Below, at and beyond the vector widths of every set, and rows enough for several chunks.
 VOCABS = (1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 100, 127, 129, 257, 1000)

@@ -5,10 +5,14 @@ NumPy allocates each array at its exact size, so that AddressSanitizer sees a st
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+# Where an array stands: itself, or a copy elsewhere.
+Place = Callable[[NDArray[Any]], NDArray[Any]]
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 ELEMENT = {
@@ -67,20 +71,28 @@ def to_float64(stored: NDArray[Any], dtype: str) -> NDArray[np.float64]:
 class Matrix:
     """rows × vocab elements, `stride` apart, in one array that ends with the last of them."""
 
-    def __init__(self, rows: int, vocab: int, stride: int, dtype: str) -> None:
+    def __init__(
+        self, rows: int, vocab: int, stride: int, dtype: str, place: Place = lambda array: array
+    ) -> None:
         self.rows, self.vocab, self.stride, self.dtype = rows, vocab, stride, dtype
         size = (rows - 1) * stride + vocab if rows else 0
-        self.flat = np.full(size, GUARD[dtype], ELEMENT[dtype])
+        self.flat = place(np.full(size, GUARD[dtype], ELEMENT[dtype]))
         step = self.flat.itemsize
         self.stored = np.lib.stride_tricks.as_strided(
             self.flat, (rows, vocab), (stride * step, step)
         )
 
     @classmethod
-    def of(cls, values: NDArray[Any], dtype: str, stride: int | None = None) -> Matrix:
+    def of(
+        cls,
+        values: NDArray[Any],
+        dtype: str,
+        stride: int | None = None,
+        place: Place = lambda array: array,
+    ) -> Matrix:
         """Nearest elements to `values`, (rows, vocab)."""
         rows, vocab = values.shape
-        matrix = cls(rows, vocab, vocab if stride is None else stride, dtype)
+        matrix = cls(rows, vocab, vocab if stride is None else stride, dtype, place)
         matrix.stored[...] = to_stored(values, dtype)
         return matrix
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from nanochat import native
 from native.calls import ARGUMENT, MEMORY, OK, TARGET, last_error, nck_loss, pointer
 from native.oracle import Loss
+
+from nanochat import native
 
 NULL = native.ffi.NULL
 ROWS, VOCAB = 3, 8

@@ -5,14 +5,15 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
+from native.calls import ARGUMENT, MEMORY, OK, last_error
 
 from nanochat import native
 from nanochat.errors import KernelError
-from native.calls import ARGUMENT, MEMORY, OK, last_error
 
 MIB = 1 << 20
 KEPT = 4  # NCK_BUFFERS_KEPT
@@ -69,7 +70,7 @@ def test_two_takers_have_different_buffers() -> None:
     give(take(4 * MIB))
     buffers = [take(4 * MIB) for _ in range(3)]
     first = sorted(address(each) for each in buffers)
-    assert all(b - a >= 4 * MIB for a, b in zip(first, first[1:], strict=False))
+    assert all(b - a >= 4 * MIB for a, b in pairwise(first))
     give(*buffers)
 
 

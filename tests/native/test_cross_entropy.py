@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from nanochat import native
 from native.bounds import bounds
 from native.calls import OK, Result, cross_entropy
 from native.oracle import Loss, Problem, answer

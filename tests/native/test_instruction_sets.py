@@ -12,7 +12,9 @@ import pytest
 from nanochat import native
 
 HERE = Path(__file__).parent
-CLAIMS = ("test_cross_entropy.py", "test_special_rows.py", "test_scale_rows.py")
+CLAIMS = (
+    "test_cross_entropy.py", "test_guard_pages.py", "test_scale_rows.py", "test_special_rows.py",
+)  # fmt: skip
 Python = Callable[..., "subprocess.CompletedProcess[str]"]
 
 CALL = """

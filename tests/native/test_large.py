@@ -7,12 +7,12 @@ import sys
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
-
-from nanochat import native
 from native.calls import OK, cross_entropy, nck_loss, pointer
 from native.oracle import Loss, Problem
 from native.storage import Matrix
+from numpy.typing import NDArray
+
+from nanochat import native
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="MAP_NORESERVE is Linux's")
 

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from native.calls import Loss, nck_loss
 
 from nanochat import native
 from nanochat.errors import KernelError
-from native.calls import Loss, nck_loss
 
 Python = Callable[..., "subprocess.CompletedProcess[str]"]
 REINSTALL = "install nanochat-lab again (pip install .)"

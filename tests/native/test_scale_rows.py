@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
-
-from nanochat import native
 from native.calls import OK, scale_rows
 from native.problems import ROWS, VOCABS
 from native.storage import DTYPES, LEAST, Matrix, number_type, to_float64, to_stored
+from numpy.typing import NDArray
+
+from nanochat import native
 
 
 def products(matrix: Matrix, factors: NDArray[Any]) -> NDArray[Any]:  # stored

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
-
-from nanochat import native
 from native.calls import OK, cross_entropy
 from native.oracle import Loss, Problem, answer
 from native.storage import Matrix
 from native.test_cross_entropy import assert_within_bounds
+from numpy.typing import NDArray
+
+from nanochat import native
 
 ROWS, VOCAB = 21, 77
 TARGET, SPOILED = 40, 8  # of every row; the row that is spoiled

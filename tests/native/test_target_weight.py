@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from native.calls import OK, TARGET, last_error, pointer
 
 from nanochat import native
-from native.calls import OK, TARGET, last_error, pointer
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
