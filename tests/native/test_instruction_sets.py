@@ -30,7 +30,7 @@ def environment(name: str) -> dict[str, str]:
 
 
 def target(python: Python, name: str) -> str:
-    return python("-c", CALL, env=environment(name)).stdout.strip()
+    return python("-I", "-c", CALL, env=environment(name)).stdout.strip()
 
 
 @pytest.mark.parametrize("name", ["avx512bf16", "avx512", "avx2", "portable"])
@@ -41,7 +41,7 @@ def test_every_instruction_set_keeps_the_bounds(name: str, python: Python) -> No
     assert found == name
     if native.ffi.string(native.cpu().nck_target()).decode() == name:
         return  # the tests beside this one have run it
-    words = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    words = ["-I", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
     claims = [str(HERE / each) for each in CLAIMS]
     result = python(*words, *claims, env=environment(name), cwd=HERE.parent.parent)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
@@ -54,7 +54,7 @@ def test_one_set_always_runs(python: Python) -> None:
 
 @pytest.mark.parametrize("name", ["nonsense", "AVX2", " "])
 def test_a_set_that_is_none_is_an_error_and_no_crash(name: str, python: Python) -> None:
-    result = python("-c", CALL, env=environment(name))
+    result = python("-I", "-c", CALL, env=environment(name))
     assert result.stdout.strip() == "none"
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1] == (
@@ -70,4 +70,4 @@ def test_the_set_that_is_named_is_the_set_that_runs_whatever_becomes_of_the_vari
         "import os; os.environ['NCLAB_SIMD'] = 'nonsense'\n"
         "print(native.ffi.string(library.nck_target()).decode())"
     )
-    assert python("-c", later, env=environment("portable")).stdout.split() == ["portable"] * 2
+    assert python("-I", "-c", later, env=environment("portable")).stdout.split() == ["portable"] * 2

@@ -115,4 +115,4 @@ def test_a_status_becomes_an_exception_with_the_librarys_words() -> None:
 
 def test_the_library_needs_no_torch(python: Python) -> None:
     code = "import sys; from nanochat import native; native.cpu(); print('torch' in sys.modules)"
-    assert python("-c", code).stdout.strip() == "False"
+    assert python("-I", "-c", code).stdout.strip() == "False"

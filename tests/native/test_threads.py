@@ -61,7 +61,7 @@ def expected() -> str:
 
 
 def lines(python: Python, *parts: str) -> list[str]:
-    result = python("-W", "ignore", "-c", "".join([PRELUDE, *parts]))
+    result = python("-I", "-W", "ignore", "-c", "".join([PRELUDE, *parts]))
     assert result.returncode == 0, result.stderr
     return result.stdout.split()
 
