@@ -9,8 +9,8 @@
 
 namespace nanochat::kernels {
 
-// No processor has more; where the OpenMP runtime cannot start as many threads as it is asked for, it
-// ends the process.
+// More would only wait for each other; and where the OpenMP runtime cannot start as many threads as
+// it is asked for, it ends the process.
 inline constexpr std::int64_t most_threads = 1024;
 
 // Calls member(context) on up to `threads` threads, this one among them, at the same time; returns
