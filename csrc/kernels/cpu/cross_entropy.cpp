@@ -156,7 +156,8 @@ std::int32_t nck_cross_entropy(const void* logits, std::int64_t rows, std::int64
     if (rows > 0) check_pointer(targets, "targets");
     if (gradient != nullptr) {
       check_matrix("gradient", gradient, rows, vocab, gradient_stride, dtype);
-      check_apart(logits, row_stride, gradient, gradient_stride, rows, vocab, dtype);
+      check_apart("logits", logits, row_stride, "gradient", gradient, gradient_stride, rows, vocab,
+                  dtype);
     }
     const Targets all = check_targets(targets, rows, vocab, dtype, class_weights, token_weights,
                                       loss->ignore_index);

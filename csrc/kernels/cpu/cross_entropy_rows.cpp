@@ -434,7 +434,9 @@ class Rows {
       maximum = cap_row(logits, vocab, call_.softcap, capped_);
       z_target = static_cast<double>(capped_[target]);
       others = exponentials_of<S>(capped_, vocab, target, maximum, exponentials_, ahead);
-      result.correct[index] = call_.correct && is_correct(capped_, target, maximum);
+      // Of the logits themselves: the cap makes large ones equal.
+      result.correct[index] =
+          call_.correct && is_correct(logits, target, row_maximum(logits, vocab));
       if (call_.label_smoothing > 0) weighted = weighted_sum(capped_, vocab, class_weights_);
     } else if (vocab <= most_vectors * width<N> && is_plain_) {
       others = short_row<S>(logits, vocab, target, maximum, exponentials_);
