@@ -1,0 +1,225 @@
+// The passes over a row that the draw is made of, in vectors of floats, under the rule of
+// simd/vector.hpp.
+#ifndef NANOCHAT_KERNELS_CPU_SAMPLE_PASSES_HPP_
+#define NANOCHAT_KERNELS_CPU_SAMPLE_PASSES_HPP_
+
+#include "kernels/draw_arithmetic.hpp"
+#include "simd/storage.hpp"
+
+namespace nanochat::kernels::NCLAB_SIMD {
+// Unnamed, so that no instruction set's copy stands in for another's:
+// NOLINTNEXTLINE(cert-dcl59-cpp): each instruction set needs a copy of its own
+namespace {
+
+using namespace simd::NCLAB_SIMD;
+
+constexpr int lanes = float_lanes;
+using Ints = Vector<std::int32_t, lanes>;
+constexpr float infinity = __builtin_inff();
+constexpr float largest_finite = 0x1.fffffep127f;
+
+// Up to `count` logits, at most a vector, and −∞ after them.
+inline Floats load_logits(const float* from, std::int64_t count) noexcept {
+  if (count >= lanes) return load<Floats>(from);
+  const int some = static_cast<int>(count);
+  return keep_first(load_first<Floats>(from, some), broadcast<Floats>(-infinity), some);
+}
+
+// The row as floats; `rounded` has room for a whole vector after it.
+inline const float* as_floats(const float* row, std::int64_t, float*) noexcept { return row; }
+
+inline const float* as_floats(const double* row, std::int64_t vocab, float* rounded) noexcept {
+  for (std::int64_t i = 0; i < vocab; ++i) rounded[i] = static_cast<float>(row[i]);
+  return rounded;
+}
+
+template <class S>
+inline const float* as_floats(const S* row, std::int64_t vocab, float* rounded) noexcept {
+  std::int64_t at = 0;
+  for (; at + lanes <= vocab; at += lanes) store(rounded + at, Stored<S>::load(row + at));
+  if (at < vocab) {
+    store(rounded + at, Stored<S>::load_first(row + at, static_cast<int>(vocab - at)));
+  }
+  return rounded;
+}
+
+struct Scan {
+  float largest;  // leaving NaN aside
+  bool has_nan;
+};
+
+// The largest logit, and those of each lane of each segment into `maxima`. segment: a multiple of
+// four vectors.
+inline Scan scan(const float* x, std::int64_t vocab, std::int64_t segment, float* maxima) noexcept {
+  constexpr std::int32_t infinite = 0x7F800000;
+  const Floats least = broadcast<Floats>(-infinity);
+  Floats all = least;
+  Ints magnitudes[4] = {};
+  for (std::int64_t first = 0; first < vocab; first += segment, maxima += lanes) {
+    const std::int64_t end = first + segment < vocab ? first + segment : vocab;
+    Floats best[4] = {least, least, least, least};
+    const auto take = [&](int i, Floats v) {
+      best[i] = larger(v, best[i]);
+      const Ints magnitude = (Ints)v & 0x7FFFFFFF;
+      magnitudes[i] = magnitude > magnitudes[i] ? magnitude : magnitudes[i];
+    };
+    std::int64_t at = first;
+    for (; at + 4 * lanes <= end; at += 4 * lanes) {
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) take(i, load<Floats>(x + at + i * lanes));
+    }
+    for (; at < end; at += lanes) take(0, load_logits(x + at, end - at));
+    const Floats here = larger(larger(best[0], best[1]), larger(best[2], best[3]));
+    store(maxima, here);
+    all = larger(here, all);
+  }
+  Scan result{all[0], false};
+  for (int lane = 0; lane < lanes; ++lane) {
+    result.largest = all[lane] > result.largest ? all[lane] : result.largest;
+    for (const Ints each : magnitudes) result.has_nan = result.has_nan || each[lane] > infinite;
+  }
+  return result;
+}
+
+// Weights of tokens, as float_weight; where the largest logit is +∞, 2⁴⁰ for those that are and 0
+// for the others.
+struct Weigher {
+  float largest, scale;
+
+  Floats operator()(Floats x) const noexcept {
+    const Floats none{};
+    if (largest == infinity) return x == largest ? none + 0x1p40f : none;
+    const Floats z = larger((x - largest) * scale, none + smallest_exponent);
+    return exp_in_range<Floats, Words>(z) * 0x1p40f;
+  }
+};
+
+constexpr std::int64_t chunk = 256;  // tokens to a partial sum
+
+// Integer weights of tokens summed chunk by chunk into `sums`; the sum of all. weights(offset): a
+// vector of them, what is beyond `count` less than 1.
+template <class FloatWeights>
+inline std::uint64_t sum_chunks(std::int64_t count, std::uint64_t* sums,
+                                const FloatWeights& weights) noexcept {
+  std::uint64_t total = 0;
+  for (std::int64_t first = 0; first < count; first += chunk) {
+    const std::int64_t end = first + chunk < count ? first + chunk : count;
+    // A weight's bits above the twentieth and those below, both exact: sums of either fit 32 bits.
+    Ints high{}, low{};
+    for (std::int64_t at = first; at < end; at += lanes) {
+      const Floats w = weights(at);
+      const Ints above = __builtin_convertvector(w * 0x1p-20f, Ints);
+      high += above;
+      low += __builtin_convertvector(w - __builtin_convertvector(above, Floats) * 0x1p20f, Ints);
+    }
+    std::uint32_t high_sum = 0, low_sum = 0;
+    for (int lane = 0; lane < lanes; ++lane) {
+      high_sum += static_cast<std::uint32_t>(high[lane]);
+      low_sum += static_cast<std::uint32_t>(low[lane]);
+    }
+    const std::uint64_t sum = (std::uint64_t{high_sum} << 20U) + low_sum;
+    *sums++ = sum;
+    total += sum;
+  }
+  return total;
+}
+
+// The first token at which the running sum of integer weights is above the share of the total that
+// `random` says.
+inline std::int64_t pick(const float* weights, std::int64_t count, const std::uint64_t* sums,
+                         std::uint64_t total, std::uint64_t random) noexcept {
+  std::uint64_t target = multiply_high(random, total);
+  std::int64_t first = 0;
+  for (; *sums <= target; first += chunk) target -= *sums++;
+  const std::int64_t end = first + chunk < count ? first + chunk : count;
+  std::uint64_t running = 0;
+  std::int64_t token = first;
+  // Counted, not searched: a branch at a random place costs more than the rest of a chunk.
+  for (std::int64_t i = first; i < end; ++i) {
+    running += integer_weight(weights[i]);
+    token += running <= target ? 1 : 0;
+  }
+  return token;
+}
+
+// Fetches the row that comes next while this one is computed on.
+struct Ahead {
+  const char* next;
+  const char* end;
+  void operator()(int bytes) noexcept {
+    for (; bytes > 0 && next < end; bytes -= 64, next += 64) __builtin_prefetch(next, 0, 2);
+  }
+};
+
+// One bit a lane.
+inline unsigned at_least(Floats x, float floor) noexcept {
+#if NCLAB_SIMD_BYTES == 64
+  return _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(floor), _CMP_GE_OQ);
+#elif NCLAB_SIMD_BYTES == 32
+  return static_cast<unsigned>(
+      _mm256_movemask_ps(_mm256_cmp_ps((__m256)x, _mm256_set1_ps(floor), _CMP_GE_OQ)));
+#else
+  unsigned bits = 0;
+  for (int lane = 0; lane < lanes; ++lane) bits |= (x[lane] >= floor ? 1U : 0U) << lane;
+  return bits;
+#endif
+}
+
+// The logits that are at least `floor`, finite, and their places, in order. Returns how many.
+inline std::int64_t gather(const float* x, std::int64_t vocab, float floor, float* values,
+                           std::uint32_t* places, Ahead ahead) noexcept {
+  std::int64_t count = 0;
+  const auto take = [&](std::int64_t at, Floats v) {
+    for (unsigned bits = at_least(v, floor); bits != 0; bits &= bits - 1) {
+      const std::int64_t place = at + __builtin_ctz(bits);
+      values[count] = x[place];
+      places[count++] = static_cast<std::uint32_t>(place);
+    }
+  };
+  std::int64_t at = 0;
+  for (; at + 4 * lanes <= vocab; at += 4 * lanes) {
+    Floats v[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) v[i] = load<Floats>(x + at + i * lanes);
+    ahead(4 * NCLAB_SIMD_BYTES);
+    if (at_least(larger(larger(v[0], v[1]), larger(v[2], v[3])), floor) == 0) continue;
+    for (int i = 0; i < 4; ++i) take(at + i * lanes, v[i]);
+  }
+  for (; at < vocab; at += lanes) take(at, load_logits(x + at, vocab - at));
+  return count;
+}
+
+// A logit that at least k of `count` maxima reach, and few more; at least the least finite one.
+inline float reached_by(std::int64_t k, const float* maxima, std::int64_t count,
+                        float largest) noexcept {
+  const auto reaching = [&](float floor) {
+    Ints found{};
+    for (std::int64_t at = 0; at < count; at += lanes) {
+      found -= (Ints)(load<Floats>(maxima + at) >= floor);
+    }
+    std::int64_t sum = 0;
+    for (int lane = 0; lane < lanes; ++lane) sum += found[lane];
+    return sum;
+  };
+  float least = largest < largest_finite ? largest : largest_finite;
+  std::int64_t high = order_of(least);
+  for (std::int64_t i = 0; i < count; ++i) least = maxima[i] < least ? maxima[i] : least;
+  std::int64_t low = order_of(least > -largest_finite ? least : -largest_finite);
+  // Any `low` that k maxima reach is right; each step leaves fewer logits for the exact selection.
+  for (std::int64_t found = count; high - low > 1 && found > k + k / 8 + 4;) {
+    const std::int64_t middle = (low + high) / 2;
+    const std::int64_t here = reaching(float_of(static_cast<std::int32_t>(middle)));
+    if (here < k) {
+      high = middle;
+    } else {
+      low = middle;
+      found = here;
+    }
+  }
+  return float_of(static_cast<std::int32_t>(low));
+}
+
+}  // namespace
+}  // namespace nanochat::kernels::NCLAB_SIMD
+
+#endif  // NANOCHAT_KERNELS_CPU_SAMPLE_PASSES_HPP_
