@@ -35,10 +35,10 @@ NCK_HOST_DEVICE static inline std::uint64_t share_of(double top_p) noexcept {
   return static_cast<std::uint64_t>(top_p * 0x1p32);
 }
 
-// exp of z in [−87, 0], a float or a vector V of them whose bits are U: exactly 1 at 0, never above
-// 1. The polynomial is Cephes' expf (Moshier), minimax on [−ln2/2, ln2/2].
+// exp of z in [−87, 0], times 2^shift, a float or a vector V of them whose bits are U: exactly 1 at
+// 0, never above 1. The polynomial is Cephes' expf (Moshier), minimax on [−ln2/2, ln2/2].
 template <class V, class U = std::uint32_t>
-NCK_HOST_DEVICE static inline V exp_in_range(V z) noexcept {
+NCK_HOST_DEVICE static inline V exp_in_range(V z, std::uint32_t shift = 0) noexcept {
   constexpr float to_integer = 12582912.0f;   // 1.5 · 2²³: a sum with it has no fraction, ties even
   constexpr float ln2_high = 0.693359375f;    // ten bits, so that its product with n is exact
   constexpr float ln2_low = -2.12194440e-4f;  // ln 2 − ln2_high
@@ -53,7 +53,7 @@ NCK_HOST_DEVICE static inline V exp_in_range(V z) noexcept {
   power = power * r + 1.0f;
   power = power * r + 1.0f;
   // The low bits of `shifted` are n ≥ −126, so that 2ⁿ is normal and the product exact.
-  return power * __builtin_bit_cast(V, (__builtin_bit_cast(U, shifted) + 127U) << 23U);
+  return power * __builtin_bit_cast(V, (__builtin_bit_cast(U, shifted) + (127U + shift)) << 23U);
 }
 
 // The specification's exponential, of z ≤ 0: 0 below −87.
@@ -66,7 +66,7 @@ NCK_HOST_DEVICE static inline float exp32(float z) noexcept {
 // scale of 0 is NaN: either way the integer weight is 0, and vectors have no branches.
 NCK_HOST_DEVICE static inline float float_weight(float logit, float largest, float scale) noexcept {
   const float z = (logit - largest) * scale;
-  return exp_in_range(z > smallest_exponent ? z : smallest_exponent) * 0x1p40f;
+  return exp_in_range(z > smallest_exponent ? z : smallest_exponent, 40U);
 }
 
 // Rounded down.

@@ -59,7 +59,7 @@ struct Sample {
 // At most this many rows at a time.
 inline constexpr std::int64_t sample_rows = 64;
 // Bytes of working space for each token of a row and of sample_pad more.
-inline constexpr std::int64_t sample_bytes = 48, sample_pad = 128;
+inline constexpr std::int64_t sample_bytes = 52, sample_pad = 128;
 
 struct SampleTable {
   // random: the integer of row `first` + i at i. scratch: sample_bytes · (vocab + sample_pad)

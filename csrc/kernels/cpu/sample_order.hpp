@@ -18,6 +18,10 @@ inline std::uint64_t key_of(float logit, std::uint32_t place) noexcept {
   return std::uint64_t{order ^ 0x7FFFFFFFU} << 32U | place;
 }
 
+inline float logit_of(std::uint64_t key) noexcept {
+  return float_of(static_cast<std::int32_t>(static_cast<std::uint32_t>(key >> 32U) ^ 0x7FFFFFFFU));
+}
+
 struct Extent {
   std::uint64_t least, most;
 };
@@ -38,8 +42,15 @@ struct Ones {
   static Ones at(const float*) noexcept { return {}; }
 };
 struct Weights {
-  const float* weights;
-  std::uint64_t operator[](std::int64_t i) const noexcept { return integer_weight(weights[i]); }
+  const float* weights;  // in units of 2²⁰
+  std::uint64_t operator[](std::int64_t i) const noexcept {
+    return integer_weight(weights[i] * 0x1p20f);
+  }
+  std::uint64_t sum(std::int64_t count) const noexcept {
+    std::uint64_t total = 0;
+    for (std::int64_t i = 0; i < count; ++i) total += (*this)[i];
+    return total;
+  }
   void copy_to(float* to, std::int64_t at, std::int64_t i) const noexcept { to[at] = weights[i]; }
   static Weights at(const float* weights) noexcept { return {weights}; }
 };

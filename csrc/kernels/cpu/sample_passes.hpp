@@ -18,6 +18,23 @@ using Ints = Vector<std::int32_t, lanes>;
 constexpr float infinity = __builtin_inff();
 constexpr float largest_finite = 0x1.fffffep127f;
 
+// All lanes as one, by halves: combine(a, b) of vectors or single elements.
+template <class T, int n, class Combine>
+inline T folded(Vector<T, n> v, const Combine& combine) noexcept {
+  if constexpr (n > 4) {
+    using Half = Vector<T, n / 2>;
+    union {
+      Vector<T, n> whole;
+      Half halves[2];
+    } parts{v};
+    return folded<T, n / 2>(combine(parts.halves[0], parts.halves[1]), combine);
+  } else {
+    return combine(combine(v[0], v[1]), combine(v[2], v[3]));
+  }
+}
+constexpr auto sum_of = [](auto a, auto b) { return a + b; };
+constexpr auto larger_of = [](auto a, auto b) { return a > b ? a : b; };
+
 // Up to `count` logits, at most a vector, and −∞ after them.
 inline Floats load_logits(const float* from, std::int64_t count) noexcept {
   if (count >= lanes) return load<Floats>(from);
@@ -73,51 +90,48 @@ inline Scan scan(const float* x, std::int64_t vocab, std::int64_t segment, float
     store(maxima, here);
     all = larger(here, all);
   }
-  Scan result{all[0], false};
-  for (int lane = 0; lane < lanes; ++lane) {
-    result.largest = all[lane] > result.largest ? all[lane] : result.largest;
-    for (const Ints each : magnitudes) result.has_nan = result.has_nan || each[lane] > infinite;
-  }
-  return result;
+  const auto either = [](Ints a, Ints b) { return a > b ? a : b; };
+  const Ints magnitude =
+      either(either(magnitudes[0], magnitudes[1]), either(magnitudes[2], magnitudes[3]));
+  return {folded<float, lanes>(all, larger_of),
+          folded<std::int32_t, lanes>(magnitude, larger_of) > infinite};
 }
 
-// Weights of tokens, as float_weight; where the largest logit is +∞, 2⁴⁰ for those that are and 0
-// for the others.
+// Weights of tokens in units of 2²⁰, as float_weight; where the largest logit is +∞, 2⁴⁰ for those
+// that are and 0 for the others.
 struct Weigher {
   float largest, scale;
 
   Floats operator()(Floats x) const noexcept {
     const Floats none{};
-    if (largest == infinity) return x == largest ? none + 0x1p40f : none;
+    if (largest == infinity) return x == largest ? none + 0x1p20f : none;
     const Floats z = larger((x - largest) * scale, none + smallest_exponent);
-    return exp_in_range<Floats, Words>(z) * 0x1p40f;
+    return exp_in_range<Floats, Words>(z, 20U);
   }
 };
 
 constexpr std::int64_t chunk = 256;  // tokens to a partial sum
 
 // Integer weights of tokens summed chunk by chunk into `sums`; the sum of all. weights(offset): a
-// vector of them, what is beyond `count` less than 1.
+// vector of them in units of 2²⁰, what is beyond `count` less than 2⁻²⁰.
 template <class FloatWeights>
 inline std::uint64_t sum_chunks(std::int64_t count, std::uint64_t* sums,
-                                const FloatWeights& weights) noexcept {
+                                FloatWeights weights) noexcept {
   std::uint64_t total = 0;
   for (std::int64_t first = 0; first < count; first += chunk) {
     const std::int64_t end = first + chunk < count ? first + chunk : count;
-    // A weight's bits above the twentieth and those below, both exact: sums of either fit 32 bits.
+    // What is above the point of a weight and what is below, both exact: sums of either fit 32
+    // bits.
     Ints high{}, low{};
     for (std::int64_t at = first; at < end; at += lanes) {
       const Floats w = weights(at);
-      const Ints above = __builtin_convertvector(w * 0x1p-20f, Ints);
-      high += above;
-      low += __builtin_convertvector(w - __builtin_convertvector(above, Floats) * 0x1p20f, Ints);
+      const Ints whole = __builtin_convertvector(w, Ints);
+      high += whole;
+      low += __builtin_convertvector((w - __builtin_convertvector(whole, Floats)) * 0x1p20f, Ints);
     }
-    std::uint32_t high_sum = 0, low_sum = 0;
-    for (int lane = 0; lane < lanes; ++lane) {
-      high_sum += static_cast<std::uint32_t>(high[lane]);
-      low_sum += static_cast<std::uint32_t>(low[lane]);
-    }
-    const std::uint64_t sum = (std::uint64_t{high_sum} << 20U) + low_sum;
+    const auto above = static_cast<std::uint64_t>(folded<std::int32_t, lanes>(high, sum_of));
+    const auto below = static_cast<std::uint64_t>(folded<std::int32_t, lanes>(low, sum_of));
+    const std::uint64_t sum = (above << 20U) + below;
     *sums++ = sum;
     total += sum;
   }
@@ -136,7 +150,7 @@ inline std::int64_t pick(const float* weights, std::int64_t count, const std::ui
   std::int64_t token = first;
   // Counted, not searched: a branch at a random place costs more than the rest of a chunk.
   for (std::int64_t i = first; i < end; ++i) {
-    running += integer_weight(weights[i]);
+    running += integer_weight(weights[i] * 0x1p20f);
     token += running <= target ? 1 : 0;
   }
   return token;
@@ -151,26 +165,31 @@ struct Ahead {
   }
 };
 
-// One bit a lane.
-inline unsigned at_least(Floats x, float floor) noexcept {
+// One bit for each lane where a ≥ b.
+inline unsigned at_least(Floats a, Floats b) noexcept {
 #if NCLAB_SIMD_BYTES == 64
-  return _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(floor), _CMP_GE_OQ);
+  return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_GE_OQ);
 #elif NCLAB_SIMD_BYTES == 32
-  return static_cast<unsigned>(
-      _mm256_movemask_ps(_mm256_cmp_ps((__m256)x, _mm256_set1_ps(floor), _CMP_GE_OQ)));
+  return static_cast<unsigned>(_mm256_movemask_ps(_mm256_cmp_ps((__m256)a, (__m256)b, _CMP_GE_OQ)));
 #else
   unsigned bits = 0;
-  for (int lane = 0; lane < lanes; ++lane) bits |= (x[lane] >= floor ? 1U : 0U) << lane;
+  for (int lane = 0; lane < lanes; ++lane) bits |= (a[lane] >= b[lane] ? 1U : 0U) << lane;
   return bits;
 #endif
 }
 
-// The logits that are at least `floor`, finite, and their places, in order. Returns how many.
-inline std::int64_t gather(const float* x, std::int64_t vocab, float floor, float* values,
+// A range of logits, both ends in it; floor is finite.
+struct Window {
+  float floor = -largest_finite, ceiling = infinity;
+};
+
+// The logits of the window and their places, in order. Returns how many.
+inline std::int64_t gather(const float* x, std::int64_t vocab, Window window, float* values,
                            std::uint32_t* places, Ahead ahead) noexcept {
+  const Floats floor = broadcast<Floats>(window.floor), ceiling = Floats{} + window.ceiling;
   std::int64_t count = 0;
   const auto take = [&](std::int64_t at, Floats v) {
-    for (unsigned bits = at_least(v, floor); bits != 0; bits &= bits - 1) {
+    for (unsigned bits = at_least(v, floor) & at_least(ceiling, v); bits != 0; bits &= bits - 1) {
       const std::int64_t place = at + __builtin_ctz(bits);
       values[count] = x[place];
       places[count++] = static_cast<std::uint32_t>(place);
@@ -189,6 +208,30 @@ inline std::int64_t gather(const float* x, std::int64_t vocab, float floor, floa
   return count;
 }
 
+// The sum of the weights of logits above `ceiling`; sums as in sum_chunks().
+inline std::uint64_t sum_above(const float* x, std::int64_t vocab, float ceiling,
+                               const float* weights, std::uint64_t* sums) noexcept {
+  if (ceiling == infinity) return 0;
+  return sum_chunks(vocab, sums, [=](std::int64_t at) {
+    return load_logits(x + at, vocab - at) > ceiling ? load<Floats>(weights + at) : Floats{};
+  });
+}
+
+// Weighs nothing the tokens after (logit, place) in the order of the row; the sum of the others.
+inline std::uint64_t leave_out_after(float logit, std::int32_t place, const float* x,
+                                     std::int64_t vocab, float* weights,
+                                     std::uint64_t* sums) noexcept {
+  Ints lane;
+  for (int i = 0; i < lanes; ++i) lane[i] = i;
+  return sum_chunks(vocab, sums, [=](std::int64_t at) {
+    const Floats v = load_logits(x + at, vocab - at);
+    const auto before = lane <= place - static_cast<std::int32_t>(at);
+    const Floats w = (v > logit) | ((v == logit) & before) ? load<Floats>(weights + at) : Floats{};
+    store(weights + at, w);
+    return w;
+  });
+}
+
 // A logit that at least k of `count` maxima reach, and few more; at least the least finite one.
 inline float reached_by(std::int64_t k, const float* maxima, std::int64_t count,
                         float largest) noexcept {
@@ -197,9 +240,7 @@ inline float reached_by(std::int64_t k, const float* maxima, std::int64_t count,
     for (std::int64_t at = 0; at < count; at += lanes) {
       found -= (Ints)(load<Floats>(maxima + at) >= floor);
     }
-    std::int64_t sum = 0;
-    for (int lane = 0; lane < lanes; ++lane) sum += found[lane];
-    return sum;
+    return static_cast<std::int64_t>(folded<std::int32_t, lanes>(found, sum_of));
   };
   float least = largest < largest_finite ? largest : largest_finite;
   std::int64_t high = order_of(least);

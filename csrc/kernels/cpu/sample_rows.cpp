@@ -17,8 +17,9 @@ struct Space {
   std::uint64_t* sums;
   float* rounded;
   float* maxima;
-  float* values;   // logits of the candidates, in the order of their places
-  float* weights;  // of the row's tokens, or of the candidates
+  float* weights;            // of the row's tokens
+  float* values;             // logits of the candidates, in the order of their places
+  float* candidate_weights;  // of `values`
   float* spare_weights;
   std::uint32_t* places;
 
@@ -29,9 +30,10 @@ struct Space {
     sums = spare_keys + room;
     rounded = reinterpret_cast<float*>(sums + room);
     maxima = rounded + room;
-    values = maxima + room;
-    weights = values + room;
-    spare_weights = weights + room;
+    weights = maxima + room;
+    values = weights + room;
+    candidate_weights = values + room;
+    spare_weights = candidate_weights + room;
     places = reinterpret_cast<std::uint32_t*>(spare_weights + room);
   }
 };
@@ -49,7 +51,7 @@ class Draw {
     if (found.largest == -infinity) return all_minus_infinity;
     weigh_ = {found.largest, call_.scale};
     if (call_.top_k > 0) return from_largest(segment, random);
-    const std::uint64_t total = weigh_row();
+    const std::uint64_t total = weigh(x_, vocab_, space_.weights, ahead_);
     if (call_.share < whole_share) return from_share(total, random);
     return pick(space_.weights, vocab_, space_.sums, total, random);
   }
@@ -66,25 +68,20 @@ class Draw {
     return tokens > least ? tokens : least;
   }
 
-  std::uint64_t weigh_row() noexcept {
-    return sum_chunks(vocab_, space_.sums, [&](std::int64_t at) {
-      const Floats w = weigh_(load_logits(x_ + at, vocab_ - at));
-      store(space_.weights + at, w);
-      ahead_(NCLAB_SIMD_BYTES);
+  // Weights and their sums, in locals: a store of a float could change members.
+  std::uint64_t weigh(const float* from, std::int64_t count, float* weights,
+                      Ahead ahead) const noexcept {
+    const Weigher weigher = weigh_;
+    return sum_chunks(count, space_.sums, [=](std::int64_t at) mutable {
+      const Floats w = weigher(load_logits(from + at, count - at));
+      store(weights + at, w);
+      ahead(NCLAB_SIMD_BYTES);
       return w;
     });
   }
 
-  std::uint64_t weigh_candidates() noexcept {
-    return sum_chunks(count_, space_.sums, [&](std::int64_t at) {
-      const Floats w = weigh_(load_logits(space_.values + at, count_ - at));
-      store(space_.weights + at, w);
-      return w;
-    });
-  }
-
-  void gather_from(float floor) noexcept {
-    count_ = gather(x_, vocab_, floor, space_.values, space_.places, ahead_);
+  void gather_from(Window window) noexcept {
+    count_ = gather(x_, vocab_, window, space_.values, space_.places, ahead_);
   }
 
   void make_keys() noexcept {
@@ -96,9 +93,11 @@ class Draw {
   std::int64_t from_largest(std::int64_t segment, std::uint64_t random) noexcept {
     const std::int64_t segments = (vocab_ + segment - 1) / segment;
     // What is not finite and below weighs nothing, whether it is kept or not.
-    gather_from(segments > 1
-                    ? reached_by(call_.top_k, space_.maxima, segments * lanes, weigh_.largest)
-                    : -largest_finite);
+    Window window;
+    if (segments > 1) {
+      window.floor = reached_by(call_.top_k, space_.maxima, segments * lanes, weigh_.largest);
+    }
+    gather_from(window);
     const bool some = call_.share < whole_share;
     if (some || count_ > call_.top_k) make_keys();
     if (count_ > call_.top_k) {
@@ -106,9 +105,10 @@ class Draw {
                                    static_cast<std::uint64_t>(call_.top_k), space_.spare_keys,
                                    space_.spare_weights));
     }
-    std::uint64_t total = weigh_candidates();
+    std::uint64_t total =
+        weigh(space_.values, count_, space_.candidate_weights, {nullptr, nullptr});
     if (some) total = keep_share(total);
-    return pick_candidate(total, random);
+    return space_.places[pick(space_.candidate_weights, count_, space_.sums, total, random)];
   }
 
   // Leaves out the candidates whose keys come later.
@@ -124,41 +124,83 @@ class Draw {
     count_ = kept;
   }
 
-  // Weighs nothing what top-p does not keep of the candidates, whose weights and keys are there and
-  // sum to what is needed at least; the new sum.
-  std::uint64_t keep_share(std::uint64_t total) noexcept {
+  // What top-p asks for of a sum, at least one: the likeliest token is always kept.
+  std::uint64_t needed_of(std::uint64_t total) const noexcept {
     const std::uint64_t needed = part_of(call_.share, total);
-    const std::uint64_t last =
-        boundary_key(space_.keys, Weights{space_.weights}, count_, needed > 1 ? needed : 1,
-                     space_.spare_keys, space_.spare_weights);
+    return needed > 1 ? needed : 1;
+  }
+
+  std::uint64_t last_key(const float* weights, std::int64_t count,
+                         std::uint64_t needed) const noexcept {
+    return boundary_key(space_.keys, Weights{weights}, count, needed, space_.spare_keys,
+                        space_.spare_weights);
+  }
+
+  // Weighs nothing what top-p does not keep of the candidates; the sum of the others.
+  std::uint64_t keep_share(std::uint64_t total) noexcept {
+    float* const weights = space_.candidate_weights;
+    const std::uint64_t last = last_key(weights, count_, needed_of(total));
     for (std::int64_t i = 0; i < count_; ++i) {
-      if (space_.keys[i] > last) space_.weights[i] = 0;
+      if (space_.keys[i] > last) weights[i] = 0;
     }
     return sum_chunks(count_, space_.sums,
-                      [&](std::int64_t at) { return load<Floats>(space_.weights + at); });
+                      [=](std::int64_t at) { return load<Floats>(weights + at); });
   }
 
   std::int64_t from_share(std::uint64_t total, std::uint64_t random) noexcept {
-    const std::uint64_t needed = part_of(call_.share, total);
-    for (float floor = likely_floor(total, total - needed);; floor = -largest_finite) {
-      gather_from(floor);
-      if (weigh_candidates() >= needed) break;
-    }
+    const std::uint64_t needed = needed_of(total);
+    std::uint64_t above = weigh_window(likely_window(total, needed));
+    if (above >= needed || above + candidates().sum(count_) < needed) above = weigh_window({});
     make_keys();
-    return pick_candidate(keep_share(total), random);
+    const std::uint64_t last = last_key(space_.candidate_weights, count_, needed - above);
+    total = leave_out_after(logit_of(last), static_cast<std::int32_t>(last & 0xFFFFFFFFU), x_,
+                            vocab_, space_.weights, space_.sums);
+    return pick(space_.weights, vocab_, space_.sums, total, random);
   }
 
-  // A logit so low that all tokens below it together weigh less than `spare`. Only a guess.
-  float likely_floor(std::uint64_t total, std::uint64_t spare) const noexcept {
-    static_cast<void>(total);
+  Weights candidates() const noexcept { return {space_.candidate_weights}; }
+
+  // Makes the window's tokens the candidates; the sum of the weights above it.
+  std::uint64_t weigh_window(Window window) noexcept {
+    gather_from(window);
+    for (std::int64_t i = 0; i < count_; ++i) {
+      space_.candidate_weights[i] = space_.weights[space_.places[i]];
+    }
+    return sum_above(x_, vocab_, window.ceiling, space_.weights, space_.sums);
+  }
+
+  // Where the last token that top-p keeps is likely to lie: a guess from a sample of the row.
+  Window likely_window(std::uint64_t total, std::uint64_t needed) noexcept {
+    constexpr std::int64_t pieces = 64, piece = 16, count = pieces * piece;
+    if (vocab_ < 4 * count) return {};
+    const float floor = dispensable_below(total - needed);
+    std::int64_t reaching = 0;
+    for (std::int64_t i = 0; i < count; ++i) {
+      const std::int64_t place = i / piece * (vocab_ / pieces) + i % piece;
+      space_.keys[i] = key_of(x_[place], static_cast<std::uint32_t>(i));
+      space_.candidate_weights[i] = space_.weights[place];
+      reaching += x_[place] >= floor ? 1 : 0;
+    }
+    if (reaching <= count / 8) return {floor, infinity};
+    constexpr double margin = 0.06;  // some three standard errors where few weights dwarf the rest
+    const double share = static_cast<double>(needed) / static_cast<double>(total);
+    const std::uint64_t sum = candidates().sum(count);
+    const auto logit_at = [&](double part) {
+      const auto reached = static_cast<std::uint64_t>(part * static_cast<double>(sum));
+      return logit_of(last_key(space_.candidate_weights, count, reached > 1 ? reached : 1));
+    };
+    Window window{floor, infinity};
+    if (sum > 0 && share + margin < 1) window.floor = logit_at(share + margin);
+    if (sum > 0 && share - margin > 0) window.ceiling = logit_at(share - margin);
+    return window;
+  }
+
+  // A logit so low that all tokens below it together weigh less than `spare`.
+  float dispensable_below(std::uint64_t spare) const noexcept {
     const float each = static_cast<float>(spare) / static_cast<float>(vocab_) * 0x1p-40f;
     const float z = each > 0x1p-41f ? __builtin_logf(each) : -28.5f;
     const float floor = weigh_.largest + z / call_.scale;
     return floor > -largest_finite && floor < largest_finite ? floor : -largest_finite;
-  }
-
-  std::int64_t pick_candidate(std::uint64_t total, std::uint64_t random) const noexcept {
-    return space_.places[pick(space_.weights, count_, space_.sums, total, random)];
   }
 
   static constexpr std::int64_t maxima_for_each = 16;
