@@ -16,8 +16,13 @@
 namespace nanochat::kernels {
 namespace {
 
-// Elements that make a chunk of rows worth a thread's while.
-constexpr std::int64_t chunk_elements = 16384;
+// Rows that a thread takes at a time: elements enough to be worth its while, a share that leaves no
+// other waiting long, and several of them, for a row fetches the next one.
+std::int64_t chunk_of(std::int64_t rows, std::int64_t vocab, int threads) {
+  const std::int64_t least = 16384 / vocab, most = 262144 / vocab;
+  return std::clamp<std::int64_t>(std::min(most, rows / (4 * threads)),
+                                  std::clamp<std::int64_t>(least, 1, sample_rows), sample_rows);
+}
 
 void check_settings(std::int64_t vocab, double temperature, std::int64_t top_k, double top_p) {
   if (vocab > max_vocab) {
@@ -68,18 +73,19 @@ struct Randomness {
 void run(const Sample& call, std::int64_t rows, std::int32_t dtype, const Randomness& randomness,
          int threads) {
   const auto kernel = tables().sample->rows[dtype];
-  const std::int64_t chunk = std::clamp<std::int64_t>(chunk_elements / call.vocab, 1, sample_rows);
   std::atomic<bool> has_memory{true};
-  parallel_for(rows, chunk, threads, [&](std::int64_t first, std::int64_t last) {
-    void* const space = scratch(static_cast<std::size_t>(sample_bytes * (call.vocab + sample_pad)));
-    if (space == nullptr) {
-      has_memory = false;
-      return;
-    }
-    std::uint64_t random[sample_rows];
-    for (std::int64_t i = first; i < last; ++i) random[i - first] = randomness.of(i);
-    kernel(call, first, last, random, space);
-  });
+  parallel_for(rows, chunk_of(rows, call.vocab, threads), threads,
+               [&](std::int64_t first, std::int64_t last) {
+                 void* const space =
+                     scratch(static_cast<std::size_t>(sample_bytes * (call.vocab + sample_pad)));
+                 if (space == nullptr) {
+                   has_memory = false;
+                   return;
+                 }
+                 std::uint64_t random[sample_rows];
+                 for (std::int64_t i = first; i < last; ++i) random[i - first] = randomness.of(i);
+                 kernel(call, first, last, random, space);
+               });
   if (!has_memory) throw std::bad_alloc();
 }
 

@@ -65,36 +65,39 @@ struct Scan {
   bool has_nan;
 };
 
-// The largest logit, and those of each lane of each segment into `maxima`. segment: a multiple of
-// four vectors.
-inline Scan scan(const float* x, std::int64_t vocab, std::int64_t segment, float* maxima) noexcept {
+constexpr std::int64_t block = 8 * lanes;  // tokens that scan() tells from others
+
+// The largest logit, and those of each lane of each block into `maxima`.
+inline Scan scan(const float* x, std::int64_t vocab, float* maxima) noexcept {
   constexpr std::int32_t infinite = 0x7F800000;
+  constexpr std::int64_t ahead = 4096;  // bytes: the processor itself stops at the end of a page
   const Floats least = broadcast<Floats>(-infinity);
+  const auto either = [](Ints a, Ints b) { return a > b ? a : b; };
   Floats all = least;
-  Ints magnitudes[4] = {};
-  for (std::int64_t first = 0; first < vocab; first += segment, maxima += lanes) {
-    const std::int64_t end = first + segment < vocab ? first + segment : vocab;
-    Floats best[4] = {least, least, least, least};
+  Ints magnitudes[2] = {};
+  for (std::int64_t at = 0; at < vocab; at += block, maxima += lanes) {
+    Floats best[2] = {least, least};
     const auto take = [&](int i, Floats v) {
-      best[i] = larger(v, best[i]);
-      const Ints magnitude = (Ints)v & 0x7FFFFFFF;
-      magnitudes[i] = magnitude > magnitudes[i] ? magnitude : magnitudes[i];
+      best[i & 1] = larger(v, best[i & 1]);
+      magnitudes[i & 1] = either((Ints)v & 0x7FFFFFFF, magnitudes[i & 1]);
     };
-    std::int64_t at = first;
-    for (; at + 4 * lanes <= end; at += 4 * lanes) {
-#pragma GCC unroll 4
-      for (int i = 0; i < 4; ++i) take(i, load<Floats>(x + at + i * lanes));
+    if (at + block <= vocab) {
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; ++i) {
+        const float* const from = x + at + i * lanes;
+        __builtin_prefetch(reinterpret_cast<const char*>(from) + ahead);
+        take(i, load<Floats>(from));
+      }
+    } else {
+      for (std::int64_t i = at; i < vocab; i += lanes) take(0, load_logits(x + i, vocab - i));
     }
-    for (; at < end; at += lanes) take(0, load_logits(x + at, end - at));
-    const Floats here = larger(larger(best[0], best[1]), larger(best[2], best[3]));
+    const Floats here = larger(best[0], best[1]);
     store(maxima, here);
     all = larger(here, all);
   }
-  const auto either = [](Ints a, Ints b) { return a > b ? a : b; };
-  const Ints magnitude =
-      either(either(magnitudes[0], magnitudes[1]), either(magnitudes[2], magnitudes[3]));
-  return {folded<float, lanes>(all, larger_of),
-          folded<std::int32_t, lanes>(magnitude, larger_of) > infinite};
+  const std::int32_t magnitude =
+      folded<std::int32_t, lanes>(either(magnitudes[0], magnitudes[1]), larger_of);
+  return {folded<float, lanes>(all, larger_of), magnitude > infinite};
 }
 
 // Weights of tokens in units of 2²⁰, as float_weight; where the largest logit is +∞, 2⁴⁰ for those
@@ -183,28 +186,23 @@ struct Window {
   float floor = -largest_finite, ceiling = infinity;
 };
 
-// The logits of the window and their places, in order. Returns how many.
-inline std::int64_t gather(const float* x, std::int64_t vocab, Window window, float* values,
-                           std::uint32_t* places, Ahead ahead) noexcept {
+// The logits of the window and their places, in order; maxima of scan(). Returns how many.
+inline std::int64_t gather(const float* x, std::int64_t vocab, Window window, const float* maxima,
+                           float* values, std::uint32_t* places) noexcept {
   const Floats floor = broadcast<Floats>(window.floor), ceiling = Floats{} + window.ceiling;
   std::int64_t count = 0;
-  const auto take = [&](std::int64_t at, Floats v) {
-    for (unsigned bits = at_least(v, floor) & at_least(ceiling, v); bits != 0; bits &= bits - 1) {
-      const std::int64_t place = at + __builtin_ctz(bits);
-      values[count] = x[place];
-      places[count++] = static_cast<std::uint32_t>(place);
+  for (std::int64_t first = 0; first < vocab; first += block, maxima += lanes) {
+    if (at_least(load<Floats>(maxima), floor) == 0) continue;
+    const std::int64_t end = first + block < vocab ? first + block : vocab;
+    for (std::int64_t at = first; at < end; at += lanes) {
+      const Floats v = load_logits(x + at, end - at);
+      for (unsigned bits = at_least(v, floor) & at_least(ceiling, v); bits != 0; bits &= bits - 1) {
+        const std::int64_t place = at + __builtin_ctz(bits);
+        values[count] = x[place];
+        places[count++] = static_cast<std::uint32_t>(place);
+      }
     }
-  };
-  std::int64_t at = 0;
-  for (; at + 4 * lanes <= vocab; at += 4 * lanes) {
-    Floats v[4];
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) v[i] = load<Floats>(x + at + i * lanes);
-    ahead(4 * NCLAB_SIMD_BYTES);
-    if (at_least(larger(larger(v[0], v[1]), larger(v[2], v[3])), floor) == 0) continue;
-    for (int i = 0; i < 4; ++i) take(at + i * lanes, v[i]);
   }
-  for (; at < vocab; at += lanes) take(at, load_logits(x + at, vocab - at));
   return count;
 }
 
@@ -230,6 +228,21 @@ inline std::uint64_t leave_out_after(float logit, std::int32_t place, const floa
     store(weights + at, w);
     return w;
   });
+}
+
+// Maxima of so many times more tokens; returns how many.
+inline std::int64_t merge(const float* maxima, std::int64_t count, std::int64_t times,
+                          float* merged) noexcept {
+  float* to = merged;
+  for (std::int64_t first = 0; first < count; first += times * lanes, to += lanes) {
+    const std::int64_t end = first + times * lanes < count ? first + times * lanes : count;
+    Floats best = load<Floats>(maxima + first);
+    for (std::int64_t at = first; at < end; at += lanes) {
+      best = larger(load<Floats>(maxima + at), best);
+    }
+    store(to, best);
+  }
+  return to - merged;
 }
 
 // A logit that at least k of `count` maxima reach, and few more; at least the least finite one.

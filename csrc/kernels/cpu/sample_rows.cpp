@@ -45,29 +45,17 @@ class Draw {
       : call_(call), space_(space), x_(x), vocab_(call.vocab), ahead_(ahead) {}
 
   std::int64_t token(std::uint64_t random) noexcept {
-    const std::int64_t segment = segment_of();
-    const Scan found = scan(x_, vocab_, segment, space_.maxima);
+    const Scan found = scan(x_, vocab_, space_.maxima);
     if (found.has_nan) return holds_nan;
     if (found.largest == -infinity) return all_minus_infinity;
     weigh_ = {found.largest, call_.scale};
-    if (call_.top_k > 0) return from_largest(segment, random);
+    if (call_.top_k > 0) return from_largest(random);
     const std::uint64_t total = weigh(x_, vocab_, space_.weights, ahead_);
     if (call_.share < whole_share) return from_share(total, random);
     return pick(space_.weights, vocab_, space_.sums, total, random);
   }
 
  private:
-  // Elements to a segment of scan(): for a small k so many segments that k of their maxima are
-  // little less than the k largest logits.
-  std::int64_t segment_of() const noexcept {
-    constexpr std::int64_t least = 4 * lanes, whole = max_vocab + least;
-    if (call_.top_k == 0 || call_.top_k * maxima_for_each > vocab_) return whole / least * least;
-    const std::int64_t wanted =
-        call_.top_k * maxima_for_each > 1024 ? call_.top_k * maxima_for_each : std::int64_t{1024};
-    const std::int64_t tokens = vocab_ / wanted * lanes / least * least;
-    return tokens > least ? tokens : least;
-  }
-
   // Weights and their sums, in locals: a store of a float could change members.
   std::uint64_t weigh(const float* from, std::int64_t count, float* weights,
                       Ahead ahead) const noexcept {
@@ -81,7 +69,7 @@ class Draw {
   }
 
   void gather_from(Window window) noexcept {
-    count_ = gather(x_, vocab_, window, space_.values, space_.places, ahead_);
+    count_ = gather(x_, vocab_, window, space_.maxima, space_.values, space_.places);
   }
 
   void make_keys() noexcept {
@@ -90,13 +78,10 @@ class Draw {
     }
   }
 
-  std::int64_t from_largest(std::int64_t segment, std::uint64_t random) noexcept {
-    const std::int64_t segments = (vocab_ + segment - 1) / segment;
+  std::int64_t from_largest(std::uint64_t random) noexcept {
     // What is not finite and below weighs nothing, whether it is kept or not.
     Window window;
-    if (segments > 1) {
-      window.floor = reached_by(call_.top_k, space_.maxima, segments * lanes, weigh_.largest);
-    }
+    if (call_.top_k * 16 <= vocab_) window.floor = reached_by_largest();
     gather_from(window);
     const bool some = call_.share < whole_share;
     if (some || count_ > call_.top_k) make_keys();
@@ -109,6 +94,18 @@ class Draw {
         weigh(space_.values, count_, space_.candidate_weights, {nullptr, nullptr});
     if (some) total = keep_share(total);
     return space_.places[pick(space_.candidate_weights, count_, space_.sums, total, random)];
+  }
+
+  // A logit little less than the k-th largest: k maxima of separate tokens reach it, and for a k
+  // that is small beside their number hardly more tokens.
+  float reached_by_largest() const noexcept {
+    const std::int64_t count = (vocab_ + block - 1) / block * lanes;
+    const std::int64_t enough = call_.top_k * 16 > 1024 ? call_.top_k * 16 : std::int64_t{1024};
+    const std::int64_t times = count / enough;
+    if (times < 2) return reached_by(call_.top_k, space_.maxima, count, weigh_.largest);
+    float* const merged = space_.candidate_weights;
+    return reached_by(call_.top_k, merged, merge(space_.maxima, count, times, merged),
+                      weigh_.largest);
   }
 
   // Leaves out the candidates whose keys come later.
@@ -202,8 +199,6 @@ class Draw {
     const float floor = weigh_.largest + z / call_.scale;
     return floor > -largest_finite && floor < largest_finite ? floor : -largest_finite;
   }
-
-  static constexpr std::int64_t maxima_for_each = 16;
 
   const Sample& call_;
   const Space& space_;
