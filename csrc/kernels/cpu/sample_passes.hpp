@@ -60,6 +60,21 @@ inline const float* as_floats(const S* row, std::int64_t vocab, float* rounded) 
   return rounded;
 }
 
+// Lanes where either is NaN, as all their bits or, where there are masks, as one.
+#if NCLAB_SIMD_BYTES == 64
+using Unordered = __mmask16;
+inline Unordered unordered(Floats a, Floats b) noexcept {
+  return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_UNORD_Q);
+}
+inline bool any(Unordered lanes_of) noexcept { return lanes_of != 0; }
+#else
+using Unordered = Ints;
+inline Unordered unordered(Floats a, Floats b) noexcept { return (a != a) | (b != b); }
+inline bool any(Unordered lanes_of) noexcept {
+  return folded<std::int32_t, lanes>(lanes_of, [](auto a, auto b) { return a | b; }) != 0;
+}
+#endif
+
 struct Scan {
   float largest;  // leaving NaN aside
   bool has_nan;
@@ -69,35 +84,35 @@ constexpr std::int64_t block = 8 * lanes;  // tokens that scan() tells from othe
 
 // The largest logit, and those of each lane of each block into `maxima`.
 inline Scan scan(const float* x, std::int64_t vocab, float* maxima) noexcept {
-  constexpr std::int32_t infinite = 0x7F800000;
-  constexpr std::int64_t ahead = 4096;  // bytes: the processor itself stops at the end of a page
+  constexpr std::int64_t ahead = 16384;  // bytes: the processor itself stops at the end of a page
   const Floats least = broadcast<Floats>(-infinity);
-  const auto either = [](Ints a, Ints b) { return a > b ? a : b; };
   Floats all = least;
-  Ints magnitudes[2] = {};
+  Unordered nans{};
   for (std::int64_t at = 0; at < vocab; at += block, maxima += lanes) {
     Floats best[2] = {least, least};
-    const auto take = [&](int i, Floats v) {
-      best[i & 1] = larger(v, best[i & 1]);
-      magnitudes[i & 1] = either((Ints)v & 0x7FFFFFFF, magnitudes[i & 1]);
-    };
     if (at + block <= vocab) {
-#pragma GCC unroll 8
-      for (int i = 0; i < 8; ++i) {
-        const float* const from = x + at + i * lanes;
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) {
+        const float* const from = x + at + 2 * i * lanes;
+        const Floats v[2] = {load<Floats>(from), load<Floats>(from + lanes)};
         __builtin_prefetch(reinterpret_cast<const char*>(from) + ahead);
-        take(i, load<Floats>(from));
+        __builtin_prefetch(reinterpret_cast<const char*>(from + lanes) + ahead);
+        best[0] = larger(v[0], best[0]);
+        best[1] = larger(v[1], best[1]);
+        nans |= unordered(v[0], v[1]);
       }
     } else {
-      for (std::int64_t i = at; i < vocab; i += lanes) take(0, load_logits(x + i, vocab - i));
+      for (std::int64_t i = at; i < vocab; i += lanes) {
+        const Floats v = load_logits(x + i, vocab - i);
+        best[0] = larger(v, best[0]);
+        nans |= unordered(v, v);
+      }
     }
     const Floats here = larger(best[0], best[1]);
     store(maxima, here);
     all = larger(here, all);
   }
-  const std::int32_t magnitude =
-      folded<std::int32_t, lanes>(either(magnitudes[0], magnitudes[1]), larger_of);
-  return {folded<float, lanes>(all, larger_of), magnitude > infinite};
+  return {folded<float, lanes>(all, larger_of), any(nans)};
 }
 
 // Weights of tokens in units of 2²⁰, as float_weight; where the largest logit is +∞, 2⁴⁰ for those
