@@ -60,6 +60,8 @@ def _of_tensor_alone(options: Mapping[str, Any]) -> str:
         return f"device {options['device']}"
     if options["dtype"] == "bfloat16":
         return "dtype bfloat16"
+    if options["loss"] == "torch":
+        return "loss torch"
     if options["dropout"] > 0:
         return "dropout"
     if processes.world() > 1:

@@ -172,6 +172,10 @@ class TrainConfig:
         "fast", "Scalar arithmetic: fast fuses, exact has microgpt's bits.", group=_RUN,
         choices=("fast", "exact"),
     )  # fmt: skip
+    loss: str = option(
+        "fused", "Tensor engine: the project's own loss kernels, or plain torch.", group=_RUN,
+        choices=("fused", "torch"),
+    )  # fmt: skip
     threads: int = option(0, "CPU threads; 0: one a core.", group=_RUN, low=0, high=4096)
     deterministic: bool = option(
         False, "Same bits run after run on CUDA too (slower there).", group=_RUN

@@ -74,13 +74,13 @@ def _load(name: str, remedy: str) -> Any:
 @cache
 def cpu() -> Any:
     """The CPU kernels. Raises KernelError where they are missing or of another version."""
-    return _load("nck", f"{_REINSTALL}, or pass use_native=False")
+    return _load("nck", f"{_REINSTALL}")
 
 
 @cache
 def cuda() -> Any:
     """The CUDA kernels, which are built where nvcc is. Raises KernelError as `cpu` does."""
-    remedy = "install nanochat-lab again where nvcc is found, or pass use_native=False"
+    remedy = "install nanochat-lab again where nvcc is found"
     return _load("nck_cuda", remedy)
 
 

@@ -33,7 +33,8 @@ CHOICES = [
     ({"documents": "file"}, "tensor", "the faster engine for long documents"),
     ({"documents": "paragraph"}, "tensor", "the faster engine for long documents"),
     ({"device": "cuda"}, "tensor", "only it has device cuda"),
-    ({"device": "mps"}, "tensor", "only it has device mps"),
+    ({"device": "mps", "loss": "torch"}, "tensor", "only it has device mps"),
+    ({"loss": "torch"}, "tensor", "only it has loss torch"),
     ({"dtype": "bfloat16"}, "tensor", "only it has dtype bfloat16"),
     ({"dropout": 0.1}, "tensor", "only it has dropout"),
 ]

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import nanochat
-from nanochat import errors
+from nanochat import errors, native
 
 EMPTY = "dataset must contain at least one token pair"
 
@@ -129,6 +129,7 @@ def test_every_error_class_is_met_on_a_real_path(folder, tiny, trained, monkeypa
         "UnsupportedDtype": lambda: config(mode="scalar", dtype="bfloat16"),
         "UnsupportedActivation": lambda: config(model_kind="bigram", activation="relu2"),
         "MissingDependency": lambda: train(config(**tiny(data="a.parquet"))),
+        "KernelError": lambda: native.take_buffer(-1),
         "CorpusError": lambda: train(config(**tiny(data="no.txt"))),
         "TokenizerError": lambda: sample(nanochat.SampleConfig(checkpoint=checkpoint, prompt="Z")),
         "PromptTooLong": lambda: sample(

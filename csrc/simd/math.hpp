@@ -111,10 +111,29 @@ inline V vector_exp(V x) noexcept {
   return (e.r_minus + Element<V>{1}) * power_of_two<V>(half) * power_of_two<V>(e.n - half);
 }
 
-// exp of x <= 0: 0 below exp_normal, where the result is no normal number any more; nan stays.
+#if NCLAB_SIMD_BYTES == 64
+// x * 2**n for whole n, rounded once where the result is no normal number.
+inline Vector<float, 16> scaled(Vector<float, 16> x, Vector<float, 16> n) noexcept {
+  return (Vector<float, 16>)_mm512_scalef_ps((__m512)x, (__m512)n);
+}
+inline Vector<double, 8> scaled(Vector<double, 8> x, Vector<double, 8> n) noexcept {
+  return (Vector<double, 8>)_mm512_scalef_pd((__m512d)x, (__m512d)n);
+}
+#endif
+
+// exp of x <= 0; nan stays. Without AVX-512's scaling it is 0 below exp_normal, where the result is
+// no normal number any more.
 template <class V>
 inline V exp_of_nonpositive(V x) noexcept {
   using C = Constants<Element<V>>;
+#if NCLAB_SIMD_BYTES == 64
+  const V bounded = larger(broadcast<V>(C::exp_least), x);  // nan stays
+  const V rounder = broadcast<V>(C::rounder);
+  const V n = fused_multiply_add(bounded, broadcast<V>(C::log2_e), rounder) - rounder;
+  const V high = fused_multiply_add(n, broadcast<V>(-C::ln2_high), bounded);
+  const V r = fused_multiply_add(n, broadcast<V>(-C::ln2_low), high);
+  return scaled(fused_multiply_add(r * r, polynomial(r, C::exp_terms), r) + Element<V>{1}, n);
+#endif
   const Reduced<V> e = reduced_exp(x);
   const V result = (e.r_minus + Element<V>{1}) * power_of_two<V>(e.n);
   return x < C::exp_normal ? V{} : result;

@@ -204,26 +204,6 @@ inline void end_streaming() noexcept {
 #endif
 }
 
-// The larger of each lane; `b` where either is NaN.
-template <class V>
-inline V larger(V a, V b) noexcept {
-#if NCLAB_SIMD_BYTES == 64
-  if constexpr (sizeof(Element<V>) == 4) {
-    return (V)_mm512_max_ps((__m512)a, (__m512)b);
-  } else {
-    return (V)_mm512_max_pd((__m512d)a, (__m512d)b);
-  }
-#elif NCLAB_SIMD_BYTES == 32
-  if constexpr (sizeof(Element<V>) == 4) {
-    return (V)_mm256_max_ps((__m256)a, (__m256)b);
-  } else {
-    return (V)_mm256_max_pd((__m256d)a, (__m256d)b);
-  }
-#else
-  return a > b ? a : b;
-#endif
-}
-
 }  // namespace
 }  // namespace nanochat::simd::NCLAB_SIMD
 

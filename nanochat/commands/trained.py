@@ -59,6 +59,7 @@ def load_trained(
         threads=options.threads,
         dropout=0.0,
         numerics=config.numerics if mode == config.mode else "fast",
+        loss=config.loss if device == config.device else "torch" if device == "mps" else "fused",
     )
     wanted = resolve_hardware(wanted)
     tokenizer = tokenizer_from_dict(checkpoint.tokenizer)

@@ -1,53 +1,303 @@
-"""Linear layer, tanh soft-cap and cross-entropy as one operation: the loss of both models.
+"""Cross-entropy of logits: loss and gradient in one pass over them.
 
-Plain torch. Callers see one function, so that a fused kernel can take its place.
+The op is `nck::cross_entropy`, functional, and `nck::cross_entropy_`, which writes the gradient
+over the logits. In eager mode an autograd.Function calls them (a registered formula costs 45 µs
+more a step); under torch.compile the formulas registered at the end of this file stand in.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["head_logits", "linear_cross_entropy", "token_nats"]
+from nanochat.errors import KernelError
+from nanochat.ops import launch, reference
+from nanochat.ops.derivatives import below_autograd, graph_is_kept, refuse_second_derivative
+from nanochat.ops.library import LIBRARY
+from nanochat.ops.loss import NONE, Loss, Rows, number_type, result_shape
+from nanochat.ops.memory import fresh
 
-IGNORE = -1
+__all__ = ["cross_entropy", "gradient_can_wait"]
+
+OPTIONS = "int ignore_index, float label_smoothing, float z_loss, float softcap, int reduction"
+ROWS = "Tensor targets, Tensor? class_weights, Tensor? token_weights"
+
+LIBRARY.define(
+    f"cross_entropy(Tensor logits, {ROWS}, {OPTIONS}, bool gradient, bool accuracy)"
+    " -> (Tensor loss, Tensor log_sums, Tensor gradient, Tensor correct)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+LIBRARY.define(
+    f"cross_entropy_(Tensor(a!) logits, {ROWS}, {OPTIONS}, bool accuracy)"
+    " -> (Tensor loss, Tensor log_sums, Tensor correct)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+LIBRARY.define(
+    f"cross_entropy_backward(Tensor upstream, Tensor logits, {ROWS}, {OPTIONS}) -> Tensor",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+LIBRARY.define(
+    "scale_rows(Tensor matrix, Tensor upstream) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,)
+)
 
 
-def head_logits(
-    hidden: Tensor,  # (rows, width) float
-    weight: Tensor,  # (vocab, width) same dtype
+def cross_entropy(
+    logits: Tensor,  # (…, vocab) float32, float64 (CPU), bfloat16 or float16
+    targets: Tensor,  # (…) int64 in [0, vocab), or ignore_index
     *,
+    ignore_index: int = -1,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
     softcap: float = 0.0,
-) -> Tensor:  # (rows, vocab) float32 or float64
-    """Logits in float32 at least; `softcap` > 0 bounds them by cap·tanh(logits / cap)."""
-    logits = F.linear(hidden, weight)
-    if logits.dtype not in (torch.float32, torch.float64):
-        logits = logits.float()
-    return (logits / softcap).tanh() * softcap if softcap else logits
+    class_weights: Tensor | None = None,  # (vocab,)
+    token_weights: Tensor | None = None,  # (…)
+    reduction: str = "mean",
+    return_accuracy: bool = False,
+    inplace: bool = False,
+    use_native: bool = True,
+) -> Any:  # () or, under reduction none, (…); float32, or float64 for float64 logits
+    """The loss of ops/loss.py in nats; with `return_accuracy` also which rows' largest logit, the
+    first of equal ones, is the target's: their share, their number or 0 and 1, by reduction.
+
+    `inplace` lets the gradient take the logits' place, where one is needed: whoever saved them
+    for a backward pass of its own then raises there, and leaves that require grad are refused.
+    Under torch.compile, which plans memory itself, it means nothing. `use_native=False` computes
+    the same in plain torch.
+
+    A row that holds NaN or +inf, or nothing above −inf, has a loss and a gradient of NaN; an
+    ignored row has none. Raises KernelError for a target out of range, naming row and value (on a
+    GPU its row's loss is NaN instead), and for a second derivative.
+    """
+    loss = Loss(
+        ignore_index=ignore_index, label_smoothing=label_smoothing, z_loss=z_loss,
+        softcap=softcap, reduction=reduction,
+    )  # fmt: skip
+    vocab = logits.shape[-1] if logits.dim() else 0
+    rows = Rows.of(logits, vocab, targets, class_weights, token_weights)
+    flat = logits if logits.dim() == 2 else _flat(logits, inplace)
+    needs_gradient = torch.is_grad_enabled() and logits.requires_grad
+    if not use_native:
+        result, correct = reference.cross_entropy(flat, rows, loss)
+    elif torch.compiler.is_compiling() or not needs_gradient:
+        op = torch.ops.nck.cross_entropy.default
+        wants = needs_gradient and gradient_can_wait(logits.dtype, loss.numbers()[-1])
+        arguments = flat, rows.targets, rows.class_weights, rows.token_weights, *loss.numbers()
+        if needs_gradient:
+            result, _, _, correct = op(*arguments, wants, return_accuracy)
+        else:
+            result, _, _, correct = below_autograd(op, *arguments, False, return_accuracy)
+    else:
+        function = _InPlace if inplace else _CrossEntropy
+        result, correct = function.apply(flat, rows, loss.numbers(), return_accuracy)  # type: ignore[no-untyped-call]  # torch has no types here
+    shape = targets.shape if reduction == "none" else ()
+    return (result.view(shape), correct.view(shape)) if return_accuracy else result.view(shape)
 
 
-def linear_cross_entropy(
-    hidden: Tensor,  # (rows, width) float
-    weight: Tensor,  # (vocab, width) same dtype
-    targets: Tensor,  # (rows,) int64
-    *,
-    ignore_index: int = IGNORE,
-    softcap: float = 0.0,
-) -> Tensor:  # () float32 or float64
-    """Sum of −log p(target) in nats over the rows whose target is not `ignore_index`."""
-    logits = head_logits(hidden, weight, softcap=softcap)
-    return F.cross_entropy(logits, targets, ignore_index=ignore_index, reduction="sum")
+def gradient_can_wait(dtype: torch.dtype, reduction: int) -> bool:
+    """Whether the forward pass may make the gradient, to be multiplied by what arrives upstream.
+
+    Not with a factor for each row, which would cost a second pass over as much memory as the
+    logits, nor in float16, whose range needs the factor (a loss scale) before the rounding.
+    """
+    return reduction != NONE and dtype != torch.float16
 
 
-def token_nats(
-    hidden: Tensor,  # (rows, width) float
-    weight: Tensor,  # (vocab, width) same dtype
-    targets: Tensor,  # (rows,) int64
-    *,
-    ignore_index: int = IGNORE,
-    softcap: float = 0.0,
-) -> Tensor:  # (rows,) float32 or float64
-    """−log p(target) of each row in nats; 0 where the target is `ignore_index`."""
-    logits = head_logits(hidden, weight, softcap=softcap)
-    return F.cross_entropy(logits, targets, ignore_index=ignore_index, reduction="none")
+def _flat(logits: Tensor, inplace: bool) -> Tensor:
+    if not inplace:
+        return logits.reshape(-1, logits.shape[-1])
+    try:
+        return logits.view(-1, logits.shape[-1])
+    except RuntimeError:
+        raise KernelError(
+            "inplace=True needs logits that view() can flatten; pass a copy"
+        ) from None
+
+
+def _rows_contiguous(logits: Tensor) -> Tensor:
+    return logits if logits.shape[1] <= 1 or logits.stride(1) == 1 else logits.contiguous()
+
+
+def _outputs(logits: Tensor, reduction: int, accuracy: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Empty loss, log-sums and correct; correct is of size 0 where nobody asks."""
+    number = number_type(logits)
+    shape = result_shape(logits.shape[0], reduction)
+    loss = logits.new_empty(shape, dtype=number)
+    correct = logits.new_empty(shape if accuracy else (0,), dtype=number)
+    return loss, logits.new_empty((logits.shape[0],), dtype=number), correct
+
+
+def _forward(
+    logits: Tensor, targets: Tensor, class_weights: Tensor | None, token_weights: Tensor | None,
+    ignore_index: int, label_smoothing: float, z_loss: float, softcap: float, reduction: int,
+    gradient: bool, accuracy: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    loss, log_sums, correct = _outputs(logits, reduction, accuracy)
+    logits = _rows_contiguous(logits)
+    shape = logits.shape if gradient else (0,)
+    made = fresh(shape, logits.dtype, logits.device)
+    launch.cross_entropy(
+        logits, targets, class_weights, token_weights,
+        (ignore_index, label_smoothing, z_loss, softcap, reduction),
+        gradient=made if gradient else None, losses=loss, log_sums=log_sums,
+        correct=correct if accuracy else None,
+    )  # fmt: skip
+    return loss, log_sums, made, correct
+
+
+def _forward_inplace(
+    logits: Tensor, targets: Tensor, class_weights: Tensor | None, token_weights: Tensor | None,
+    ignore_index: int, label_smoothing: float, z_loss: float, softcap: float, reduction: int,
+    accuracy: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    if logits.stride(1) != 1 and logits.shape[1] > 1:
+        raise KernelError("inplace=True needs logits whose last dimension is contiguous")
+    loss, log_sums, correct = _outputs(logits, reduction, accuracy)
+    launch.cross_entropy(
+        logits, targets, class_weights, token_weights,
+        (ignore_index, label_smoothing, z_loss, softcap, reduction),
+        gradient=logits, losses=loss, log_sums=log_sums, correct=correct if accuracy else None,
+    )  # fmt: skip
+    torch.autograd.graph.increment_version(logits)
+    return loss, log_sums, correct
+
+
+def _backward(
+    upstream: Tensor, logits: Tensor, targets: Tensor, class_weights: Tensor | None,
+    token_weights: Tensor | None, ignore_index: int, label_smoothing: float, z_loss: float,
+    softcap: float, reduction: int,
+) -> Tensor:  # fmt: skip
+    logits = _rows_contiguous(logits)
+    gradient = fresh(logits.shape, logits.dtype, logits.device)
+    launch.cross_entropy(
+        logits, targets, class_weights, token_weights,
+        (ignore_index, label_smoothing, z_loss, softcap, reduction),
+        upstream=upstream.to(number_type(logits)), gradient=gradient,
+    )  # fmt: skip
+    return gradient
+
+
+def _scale_rows(matrix: Tensor, upstream: Tensor) -> Tensor:
+    result = fresh(matrix.shape, matrix.dtype, matrix.device)
+    launch.scale_rows(matrix, upstream.to(number_type(matrix)), result)
+    return result
+
+
+for _key in ("CPU", "CUDA"):
+    LIBRARY.impl("cross_entropy", _forward, _key)
+    LIBRARY.impl("cross_entropy_", _forward_inplace, _key)
+    LIBRARY.impl("cross_entropy_backward", _backward, _key)
+    LIBRARY.impl("scale_rows", _scale_rows, _key)
+
+
+@torch.library.register_fake("nck::cross_entropy", lib=LIBRARY)
+def _(logits: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    reduction, gradient, accuracy = arguments[-3:]
+    loss, log_sums, correct = _outputs(logits, reduction, accuracy)
+    return loss, log_sums, logits.new_empty(logits.shape if gradient else (0,)), correct
+
+
+@torch.library.register_fake("nck::cross_entropy_", lib=LIBRARY)
+def _(logits: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return _outputs(logits, *arguments[-2:])
+
+
+@torch.library.register_fake("nck::cross_entropy_backward", lib=LIBRARY)
+def _(upstream: Tensor, logits: Tensor, *arguments: Any) -> Tensor:
+    return logits.new_empty(logits.shape)
+
+
+@torch.library.register_fake("nck::scale_rows", lib=LIBRARY)
+def _(matrix: Tensor, upstream: Tensor) -> Tensor:
+    return matrix.new_empty(matrix.shape)
+
+
+def _multiplied(gradient: Tensor, upstream: Tensor) -> Tensor:
+    """gradient · upstream, in the gradient's place unless another pass will want it."""
+    if graph_is_kept():
+        return torch.ops.nck.scale_rows.default(gradient, upstream)
+    if upstream.device.type == "cpu" and not upstream.dim() and upstream.item() == 1.0:
+        return gradient
+    launch.scale_rows(gradient, upstream, gradient)
+    torch.autograd.graph.increment_version(gradient)
+    return gradient
+
+
+class _CrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, rows: Rows, loss: tuple[Any, ...], accuracy: bool
+    ) -> tuple[Tensor, Tensor]:
+        waits = gradient_can_wait(logits.dtype, loss[-1])
+        arguments = rows.targets, rows.class_weights, rows.token_weights
+        op = torch.ops.nck.cross_entropy.default
+        result, _, gradient, correct = below_autograd(
+            op, logits, *arguments, *loss, waits, accuracy
+        )
+        ctx.loss = loss
+        ctx.waits = waits
+        ctx.save_for_backward(*((gradient,) if waits else (logits, *arguments)))
+        ctx.mark_non_differentiable(correct)
+        return result, correct
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivative("cross_entropy")
+        if ctx.waits:
+            gradient = _multiplied(*ctx.saved_tensors, upstream)
+        else:
+            op = torch.ops.nck.cross_entropy_backward.default
+            gradient = op(upstream, *ctx.saved_tensors, *ctx.loss)
+        return gradient, None, None, None
+
+
+class _InPlace(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, rows: Rows, loss: tuple[Any, ...], accuracy: bool
+    ) -> tuple[Tensor, Tensor]:
+        _refuse_leaf(logits)
+        result, _, correct = torch.ops.nck.cross_entropy_.default(
+            logits, rows.targets, rows.class_weights, rows.token_weights, *loss, accuracy
+        )
+        ctx.save_for_backward(logits.detach())
+        ctx.mark_non_differentiable(correct)
+        return result, correct
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivative("cross_entropy")
+        gradient = _multiplied(*ctx.saved_tensors, upstream)
+        return gradient, None, None, None
+
+
+def _refuse_leaf(logits: Tensor) -> None:
+    base = logits._base if logits._is_view() else logits
+    if base is not None and base.is_leaf and base.requires_grad:
+        raise KernelError(
+            "inplace=True would overwrite a leaf that requires grad; pass inplace=False"
+        )
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    logits, targets, class_weights, token_weights, *loss, waits, _ = inputs
+    ctx.loss = loss
+    ctx.waits = waits
+    saved = (output[2],) if waits else (logits, targets, class_weights, token_weights)
+    ctx.save_for_backward(*saved)
+
+
+def _registered_backward(ctx: Any, upstream: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    refuse_second_derivative("cross_entropy")
+    if ctx.waits:
+        gradient = torch.ops.nck.scale_rows.default(*ctx.saved_tensors, upstream)
+    else:
+        op = torch.ops.nck.cross_entropy_backward.default
+        gradient = op(upstream, *ctx.saved_tensors, *ctx.loss)
+    return gradient, *(None,) * 10
+
+
+torch.library.register_autograd(
+    "nck::cross_entropy", _registered_backward, setup_context=_setup, lib=LIBRARY
+)

@@ -6,4 +6,4 @@ import torch
 
 __all__ = ["LIBRARY"]
 
-LIBRARY = torch.library.Library("nck", "DEF")
+LIBRARY = torch.library.Library("nck", "DEF")  # type: ignore[no-untyped-call]  # torch has no types here

@@ -46,7 +46,8 @@ def sample(
     tokens −1 and −2.
     """
     if use_native:
-        return _sample(logits, state, items, temperature, top_k, top_p)
+        tokens: Tensor = _sample(logits, state, items, temperature, top_k, top_p)
+        return tokens
     seed, first, index = state.tolist()
     chosen = range(first, first + len(logits)) if items is None else items.tolist()
     words = [philox.random_u64(seed, Stream.SAMPLING, item, 1, index)[0] for item in chosen]
@@ -64,7 +65,8 @@ def draw(
 ) -> Tensor:  # (rows,) int64
     """As `sample`, with random integers of the caller's."""
     if use_native:
-        return _draw(logits, random, temperature, top_k, top_p)
+        tokens: Tensor = _draw(logits, random, temperature, top_k, top_p)
+        return tokens
     return _reference(logits, random.cpu().numpy().view(np.uint64), temperature, top_k, top_p)
 
 
@@ -98,11 +100,12 @@ def _reference(
 # ─────────────────────────────────────────────────────────────────────────────────── registration
 
 _SETTINGS = "float temperature, int top_k, float top_p"
-_TAGS = (torch.Tag.pt2_compliant_tag,)
-LIBRARY.define(
-    f"sample(Tensor logits, Tensor state, Tensor? items, {_SETTINGS}) -> Tensor", tags=_TAGS
-)
-LIBRARY.define(f"draw(Tensor logits, Tensor random, {_SETTINGS}) -> Tensor", tags=_TAGS)
+for _schema in (
+    f"sample(Tensor logits, Tensor state, Tensor? items, {_SETTINGS}) -> Tensor",
+    f"draw(Tensor logits, Tensor random, {_SETTINGS}) -> Tensor",
+):
+    # Tagged as one that a compiler may trust to keep to its schema.
+    LIBRARY.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))  # type: ignore[no-untyped-call]  # torch has no types here
 _sample = torch.ops.nck.sample.default
 _draw = torch.ops.nck.draw.default
 
@@ -227,10 +230,11 @@ def _sample_cuda(
     return _run_cuda(logits, None, state, items, (temperature, top_k, top_p))
 
 
-LIBRARY.impl("sample", _sample_cpu, "CPU")
-LIBRARY.impl("sample", _sample_cuda, "CUDA")
-LIBRARY.impl("draw", _draw_cpu, "CPU")
-LIBRARY.impl("draw", _draw_cuda, "CUDA")
+for _name, _kernel, _key in (
+    ("sample", _sample_cpu, "CPU"), ("sample", _sample_cuda, "CUDA"),
+    ("draw", _draw_cpu, "CPU"), ("draw", _draw_cuda, "CUDA"),
+):  # fmt: skip
+    LIBRARY.impl(_name, _kernel, _key)  # type: ignore[no-untyped-call]  # torch has no types here
 
 
 def _fake(logits: Tensor, *_: object) -> Tensor:

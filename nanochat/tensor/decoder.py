@@ -18,7 +18,7 @@ from torch import Tensor
 from nanochat import native
 from nanochat.config import TrainConfig
 from nanochat.errors import KernelError
-from nanochat.ops.cross_entropy import head_logits
+from nanochat.ops.reference import head_logits
 from nanochat.ops.sample import draw, refuse_rows_without_token
 from nanochat.tensor.attention import rotate
 from nanochat.tensor.bigram import Bigram

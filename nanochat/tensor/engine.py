@@ -17,11 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nanochat import philox
+from nanochat import native, philox
 from nanochat.config import TrainConfig
 from nanochat.data.batches import IGNORE, Batch
-from nanochat.errors import UnsupportedDevice, UnsupportedDtype
-from nanochat.ops.cross_entropy import linear_cross_entropy, token_nats
+from nanochat.errors import KernelError, UnsupportedDevice, UnsupportedDtype
+from nanochat.ops.linear_cross_entropy import linear_cross_entropy
 from nanochat.tensor import distributed
 from nanochat.tensor.bigram import Bigram
 from nanochat.tensor.decoder import TensorDecoder
@@ -50,7 +50,7 @@ def resolve_device(config: TrainConfig) -> tuple[str, str]:
         device = "cpu"
         if available["cuda"]:
             device = "cuda"
-        elif sys.platform == "darwin" and available["mps"] and config.dtype in ("auto", "float32"):
+        elif sys.platform == "darwin" and available["mps"] and _suits_mps(config):
             device = "mps"
     if not available[device]:
         raise UnsupportedDevice(f"device {device} is not available on this machine; use device cpu")
@@ -59,7 +59,25 @@ def resolve_device(config: TrainConfig) -> tuple[str, str]:
         dtype = "bfloat16" if device == "cuda" else "float32"
     if device == "mps" and dtype != "float32":
         raise UnsupportedDtype(f"device mps does not support dtype {dtype}; use dtype float32")
+    if config.loss == "fused":
+        _check_kernels(device, dtype)
     return device, dtype
+
+
+def _suits_mps(config: TrainConfig) -> bool:
+    return config.dtype in ("auto", "float32") and config.loss == "torch"
+
+
+def _check_kernels(device: str, dtype: str) -> None:
+    """Raise what says how to go on where the fused loss has no kernel."""
+    if device == "cuda" and dtype == "float64":
+        raise UnsupportedDtype("loss fused does not support dtype float64 on cuda; use loss torch")
+    try:
+        _ = native.cuda() if device == "cuda" else native.cpu()
+    except KernelError as error:
+        raise UnsupportedDevice(
+            f"loss fused cannot run on {device}: {error}, or use loss torch"
+        ) from None
 
 
 class QueuedStep:
@@ -101,6 +119,7 @@ class TensorEngine:
         self._inputs = InputsMaker(config, device=place, dtype=compute)
         self._token_bytes = np.asarray(token_bytes, dtype=np.int64)
         self._dropout = torch.Generator(place) if config.dropout else None
+        self._fused = config.loss == "fused"
         self._steps = 0  # begun since the start of training; names the draws of dropout
 
     @property
@@ -119,7 +138,10 @@ class TensorEngine:
         inputs = self._inputs(batch)
         hidden = self.model.hidden(inputs, dropout)
         cap = self.config.logit_softcap
-        nats = linear_cross_entropy(hidden, self.model.head, inputs.targets, softcap=cap)
+        nats = linear_cross_entropy(
+            hidden, self.model.head, inputs.targets, softcap=cap, reduction="sum",
+            use_native=self._fused,
+        )  # fmt: skip
         loss = nats / batch.global_targets
         loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
         self.weights.gather()
@@ -138,7 +160,10 @@ class TensorEngine:
         inputs = self._inputs(batch)
         hidden = self.model.hidden(inputs)
         cap = self.config.logit_softcap
-        losses = token_nats(hidden, self.model.head, inputs.targets, softcap=cap)
+        losses = linear_cross_entropy(
+            hidden, self.model.head, inputs.targets, softcap=cap, reduction="none",
+            use_native=self._fused,
+        )  # fmt: skip
         nats = losses.cpu().numpy().astype(np.float64)
         targets = batch.targets[:, : inputs.width].reshape(-1)
         counted = targets != IGNORE

@@ -1,85 +1,250 @@
-"""Fused linear cross-entropy against a plain NumPy formula."""
+"""Cross-entropy: values and gradients against float64, at torch's own accuracy or better."""
 
 from __future__ import annotations
 
-import numpy as np
+import math
+
 import pytest
 import torch
-from numpy.typing import NDArray
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracles.losses import DTYPES, HARD, definition, exactly, gradients_of, random_rows
+from torch import Tensor
 
-from nanochat.ops.cross_entropy import head_logits, linear_cross_entropy, token_nats
+from nanochat.errors import KernelError
+from nanochat.ops.cross_entropy import cross_entropy
 
-ROWS, WIDTH, VOCAB = 9, 5, 7
-
-
-def problem() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    draw = np.random.default_rng(2)
-    targets = draw.integers(0, VOCAB, ROWS)
-    targets[[2, 5]] = -1
-    hidden, weight = draw.normal(size=(ROWS, WIDTH)), draw.normal(size=(VOCAB, WIDTH))
-    return torch.from_numpy(hidden), torch.from_numpy(weight), torch.from_numpy(targets)
+NUMBER = {dtype: torch.float64 if dtype == torch.float64 else torch.float32 for dtype in DTYPES}
+BOUND = {torch.float64: 1e-13, torch.float32: 2e-6, torch.bfloat16: 8e-3, torch.float16: 1e-3}
 
 
-def plain(
-    hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, cap: float
-) -> NDArray[np.float64]:
-    logits = hidden.double().numpy() @ weight.double().numpy().T
-    logits = cap * np.tanh(logits / cap) if cap else logits
-    nats = [
-        np.log(np.exp(row).sum()) - row[target] if target >= 0 else 0.0
-        for row, target in zip(logits, targets.tolist(), strict=True)
-    ]
-    return np.array(nats)
+def largest_error(found: Tensor, exact: Tensor) -> float:
+    return float((found.double() - exact).abs().max()) if exact.numel() else 0.0
 
 
-@pytest.mark.parametrize("cap", [0.0, 2.0])
-def test_sum_and_tokens_equal_the_formula(cap: float) -> None:
-    hidden, weight, targets = problem()
-    expected = plain(hidden, weight, targets, cap)
-    by_token = token_nats(hidden, weight, targets, softcap=cap)
-    np.testing.assert_allclose(by_token, expected, rtol=1e-12)
-    total = linear_cross_entropy(hidden, weight, targets, softcap=cap)
-    assert float(total) == pytest.approx(expected.sum(), rel=1e-13)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("kind", HARD)
+@pytest.mark.parametrize(("rows", "vocab"), [(40, 65), (3, 1003), (9, 1), (2, 40001)])
+def test_errors_are_at_most_those_of_torch_and_one_rounding(
+    dtype: torch.dtype, reduction: str, kind: str, rows: int, vocab: int
+) -> None:
+    if kind == "sure" and vocab == 1:
+        vocab = 2  # someone must have the other thousandth
+    logits, targets = HARD[kind](rows, vocab, dtype)
+    upstream = torch.linspace(0.3, 2.0, rows) if reduction == "none" else torch.tensor(0.7)
+    options = {"ignore_index": -1, "reduction": reduction}
+    exact = exactly(logits, targets, upstream, reduction=reduction)
+    plain = gradients_of(lambda x: F.cross_entropy(x, targets, **options), logits, upstream)
+    ours = gradients_of(lambda x: cross_entropy(x, targets, **options), logits, upstream)
+    assert ours[0].dtype == NUMBER[dtype]
+    assert ours[1].dtype == dtype
+    for found, theirs, wanted in zip(ours, plain, exact, strict=True):
+        rounding = torch.finfo(found.dtype).eps / 2 * float(wanted.abs().max())
+        if found.dtype == torch.float64:  # sums are no wider here, and lie between 1 and 2
+            rounding = torch.finfo(found.dtype).eps * max(1.0, float(wanted.abs().max()))
+        smallest = torch.finfo(found.dtype).smallest_normal * torch.finfo(found.dtype).eps
+        bar = largest_error(theirs, wanted) + rounding + smallest
+        assert largest_error(found, wanted) <= bar
 
 
-@pytest.mark.parametrize("cap", [0.0, 2.0])
-def test_gradients_pass_gradcheck(cap: float) -> None:
-    hidden, weight, targets = problem()
-    assert torch.autograd.gradcheck(
-        lambda h, w: linear_cross_entropy(h, w, targets, softcap=cap),
-        (hidden.requires_grad_(), weight.requires_grad_()),
+OPTIONS = {
+    "plain": {},
+    "smoothing": {"label_smoothing": 0.2},
+    "z_loss": {"z_loss": 1e-2},
+    "softcap": {"softcap": 4.0},
+    "classes": {"class_weights": True},
+    "tokens": {"token_weights": True},
+    "all": {"label_smoothing": 0.1, "z_loss": 1e-3, "softcap": 7.0, "class_weights": True,
+            "token_weights": True},
+}  # fmt: skip
+
+
+def filled(
+    options: dict[str, object], rows: int, vocab: int, dtype: torch.dtype
+) -> dict[str, object]:
+    """The options with weights of the right sizes in place of True."""
+    generator = torch.Generator().manual_seed(5)
+    sizes = {"class_weights": vocab, "token_weights": rows}
+    draw = {
+        name: torch.rand(size, generator=generator, dtype=torch.float64).to(NUMBER[dtype])
+        for name, size in sizes.items()
+    }
+    return {name: draw[name] if value is True else value for name, value in options.items()}
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("way", ["native", "inplace", "reference"])
+def test_every_option_equals_its_definition(
+    dtype: torch.dtype, reduction: str, name: str, way: str
+) -> None:
+    rows, vocab = 23, 37
+    logits, targets = random_rows(rows, vocab, dtype)
+    upstream = torch.linspace(-1.0, 2.0, rows) if reduction == "none" else torch.tensor(0.7)
+    options = filled(OPTIONS[name], rows, vocab, dtype)
+    exact = gradients_of(
+        lambda x: definition(x, targets, reduction=reduction, **options), logits.double(), upstream
+    )
+    choice = {"inplace": way == "inplace", "use_native": way != "reference"}
+    found = gradients_of(
+        lambda x: cross_entropy(
+            x * 1 if way == "inplace" else x, targets, reduction=reduction, **choice, **options
+        ),
+        logits,
+        upstream,
+    )
+    torch.testing.assert_close(found[0].double(), exact[0], rtol=BOUND[NUMBER[dtype]], atol=1e-6)
+    scale = float(exact[1].abs().max())
+    torch.testing.assert_close(
+        found[1].double(), exact[1], rtol=BOUND[dtype], atol=BOUND[dtype] * scale
     )
 
 
-def test_ignored_rows_have_no_gradient() -> None:
-    hidden, weight, targets = problem()
-    linear_cross_entropy(hidden.requires_grad_(), weight, targets).backward()
-    assert hidden.grad is not None
-    assert not hidden.grad[targets == -1].any()
-    assert hidden.grad[targets != -1].any(dim=1).all()
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.integers(0, 20),
+    vocab=st.integers(1, 200),
+    extra=st.integers(0, 5),
+    ignore=st.sampled_from([-1, -100, 0, 3]),
+    dtype=st.sampled_from(DTYPES),
+    transposed=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_any_shape_stride_and_ignore_index_equals_the_definition(
+    rows: int, vocab: int, extra: int, ignore: int, dtype: torch.dtype, transposed: bool, seed: int
+) -> None:
+    wide, targets = random_rows(rows, vocab + extra, dtype, seed)
+    logits = wide[:, extra:]
+    if transposed:
+        logits = logits.t().contiguous().t()
+    targets = torch.where(targets == -1, ignore, targets % vocab)
+    exact = gradients_of(
+        lambda x: definition(x, targets, ignore_index=ignore, reduction="sum"), logits.double()
+    )
+    leaf = logits.detach().requires_grad_()
+    loss = cross_entropy(leaf, targets, ignore_index=ignore, reduction="sum")
+    (gradient,) = torch.autograd.grad(loss, leaf)
+    torch.testing.assert_close(loss.detach().double(), exact[0], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(gradient.double(), exact[1], rtol=BOUND[dtype], atol=BOUND[dtype])
 
 
-def test_another_ignore_index_is_honoured() -> None:
-    hidden, weight, targets = problem()
-    other = torch.where(targets == -1, -100, targets)
-    expected = linear_cross_entropy(hidden, weight, targets)
-    assert torch.equal(linear_cross_entropy(hidden, weight, other, ignore_index=-100), expected)
+@pytest.mark.parametrize("inplace", [False, True])
+def test_accuracy_counts_the_first_of_equal_logits(inplace: bool) -> None:
+    logits = torch.tensor([[1.0, 2, 2], [1, 2, 2], [5, 0, 0], [0, 0, 0], [0, 1, math.nan]])
+    targets = torch.tensor([1, 2, 0, -1, 1])
+    expected = torch.tensor([1.0, 0, 1, 0, 1])
+    for reduction, wanted in {
+        "none": expected,
+        "sum": expected.sum(),
+        "mean": expected.sum() / 4,
+    }.items():
+        leaf = logits.clone().requires_grad_()
+        _, correct = cross_entropy(
+            leaf * 1, targets, reduction=reduction, return_accuracy=True, inplace=inplace
+        )
+        assert torch.equal(correct, wanted)
 
 
-def test_large_logits_stay_finite() -> None:
-    hidden, weight, targets = problem()
-    assert torch.isfinite(linear_cross_entropy(1e4 * hidden, weight, targets))
+def test_more_dimensions_are_rows_in_order() -> None:
+    logits, targets = random_rows(12, 9, torch.float32)
+    flat = cross_entropy(logits, targets, reduction="none")
+    shaped = cross_entropy(logits.view(3, 4, 9), targets.view(3, 4), reduction="none")
+    assert torch.equal(shaped, flat.view(3, 4))
+    leaf = logits.view(3, 4, 9).clone().requires_grad_()
+    cross_entropy(leaf, targets.view(3, 4)).backward()
+    assert leaf.grad.shape == (3, 4, 9)
 
 
-def test_no_targets_is_a_loss_of_zero() -> None:
-    hidden, weight, targets = problem()
-    assert float(linear_cross_entropy(hidden, weight, torch.full_like(targets, -1))) == 0.0
+def test_weights_of_another_float_dtype_are_cast() -> None:
+    logits, targets = random_rows(5, 9, torch.float32)
+    weights = torch.rand(9, dtype=torch.float64)
+    expected = cross_entropy(logits, targets, class_weights=weights.float())
+    assert torch.equal(cross_entropy(logits, targets, class_weights=weights), expected)
 
 
-def test_bfloat16_sums_in_float32() -> None:
-    hidden, weight, targets = problem()
-    narrow = (hidden.bfloat16(), weight.bfloat16())
-    loss = linear_cross_entropy(*narrow, targets)
-    assert loss.dtype == torch.float32
-    assert head_logits(*narrow).dtype == torch.float32
-    assert float(loss) == pytest.approx(plain(*narrow, targets, 0.0).sum(), rel=1e-2)
+# ------------------------------------------------------------------------- rows beyond the ordinary
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_rows_without_a_softmax_are_nan_and_leave_the_others_alone(dtype: torch.dtype) -> None:
+    logits, targets = random_rows(6, 70, dtype)
+    targets = targets.clamp(min=0)
+    clean = gradients_of(lambda x: cross_entropy(x, targets, reduction="none"), logits)
+    logits[1, 69], logits[2, 0], logits[4] = math.nan, math.inf, -math.inf
+    loss, gradient = gradients_of(lambda x: cross_entropy(x, targets, reduction="none"), logits)
+    bad = torch.tensor([False, True, True, False, True, False])
+    assert loss[bad].isnan().all()
+    assert gradient[bad].isnan().all()
+    assert torch.equal(loss[~bad], clean[0][~bad])
+    assert torch.equal(gradient[~bad], clean[1][~bad])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_minus_infinity_is_a_probability_of_zero(dtype: torch.dtype) -> None:
+    logits = torch.tensor([[0.0, -math.inf, 0.0], [0.0, -math.inf, 0.0]], dtype=dtype)
+    targets = torch.tensor([0, 1])
+    loss, gradient = gradients_of(lambda x: cross_entropy(x, targets, reduction="none"), logits)
+    assert float(loss[0]) == pytest.approx(math.log(2), rel=1e-6)
+    assert float(loss[1]) == math.inf
+    assert gradient.tolist() == [[-0.5, 0, 0.5], [0.5, -1, 0.5]]
+
+
+def test_ignored_rows_have_no_gradient_whatever_they_hold() -> None:
+    logits, targets = random_rows(4, 9, torch.float32)
+    targets = torch.tensor([1, -100, -100, 2])
+    logits[1], logits[2, 3] = math.nan, math.inf
+    loss, gradient = gradients_of(lambda x: cross_entropy(x, targets, ignore_index=-100), logits)
+    assert torch.isfinite(loss)
+    assert not gradient[1:3].any()
+    assert gradient[0].any()
+
+
+@pytest.mark.parametrize("rows", [0, 3])
+@pytest.mark.parametrize("inplace", [False, True])
+def test_nothing_to_learn_from_is_a_nan_mean_and_a_zero_sum(rows: int, inplace: bool) -> None:
+    targets = torch.full((rows,), -1)
+    for reduction in ("mean", "sum"):
+        leaf = torch.randn(rows, 5, requires_grad=True)
+        loss = cross_entropy(leaf * 1, targets, reduction=reduction, inplace=inplace)
+        assert math.isnan(loss.item()) if reduction == "mean" else loss.item() == 0
+        loss.backward()
+        assert torch.equal(leaf.grad, torch.zeros(rows, 5))
+
+
+@pytest.mark.parametrize("wrong", [-2, 5, 1 << 40])
+@pytest.mark.parametrize("use_native", [True, False])
+def test_a_target_out_of_range_is_named_with_its_row(wrong: int, use_native: bool) -> None:
+    targets = torch.tensor([0, -1, wrong, 2])
+    message = rf"^target of row 2 must be in \[0, 5\) or ignore_index -1, got {wrong}$"
+    for inplace in (False, True):
+        leaf = torch.randn(4, 5, requires_grad=True)
+        with pytest.raises(KernelError, match=message):
+            cross_entropy(leaf * 1, targets, use_native=use_native, inplace=inplace)
+
+
+BAD = [
+    ({"reduction": "avg"}, "reduction must be none, mean or sum, got 'avg'"),
+    ({"label_smoothing": 1.5}, "label_smoothing must be in [0, 1], got 1.5"),
+    ({"z_loss": -1.0}, "z_loss must be finite and at least 0, got -1.0"),
+    ({"softcap": math.inf}, "softcap must be finite and at least 0, got inf"),
+    ({"class_weights": torch.ones(4)}, "class_weights must have shape (5,), got (4,)"),
+    ({"token_weights": torch.ones(2)}, "token_weights must have shape (3,), got (2,)"),
+    ({"targets": torch.zeros(3, dtype=torch.int32)}, "targets must be int64, got torch.int32"),
+    ({"targets": torch.zeros(2, dtype=torch.int64)}, "targets must have shape (3,), got (2,)"),
+    ({"logits": torch.zeros(3, 5, dtype=torch.int64)},
+     "logits must be one of float32, float64, bfloat16, float16, got torch.int64"),
+    ({"logits": torch.zeros(())}, "logits must have a last dimension of vocab, got shape ()"),
+    ({"class_weights": torch.ones(5, requires_grad=True)},
+     "class_weights must not require grad: the loss has no derivative by them"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "message"), BAD, ids=[message[:40] for _, message in BAD])
+def test_bad_arguments_are_named(change: dict[str, object], message: str) -> None:
+    arguments = {"logits": torch.zeros(3, 5), "targets": torch.zeros(3, dtype=torch.int64)}
+    with pytest.raises(KernelError) as caught:
+        cross_entropy(**{**arguments, **change})
+    assert str(caught.value) == message

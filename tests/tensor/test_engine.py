@@ -21,7 +21,7 @@ from tensor.batch_makers import (
 )
 
 from nanochat.config import TrainConfig
-from nanochat.errors import UnsupportedDevice, UnsupportedDtype
+from nanochat.errors import KernelError, UnsupportedDevice, UnsupportedDtype
 from nanochat.tensor.engine import TensorEngine, resolve_device
 from nanochat.training.engine import Engine
 from nanochat.training.parameters import GROUPS
@@ -157,7 +157,7 @@ def test_auto_takes_the_best_device_that_is_there(
     monkeypatch: pytest.MonkeyPatch, cuda: bool, mps: bool, platform: str, expected: tuple[str, str]
 ) -> None:
     machine(monkeypatch, cuda=cuda, mps=mps, platform=platform)
-    assert resolve_device(TrainConfig(mode="tensor")) == expected
+    assert resolve_device(TrainConfig(mode="tensor", loss="torch")) == expected
 
 
 @pytest.mark.parametrize("device", ["cuda", "mps"])
@@ -165,12 +165,48 @@ def test_an_absent_device_is_refused(monkeypatch: pytest.MonkeyPatch, device: st
     machine(monkeypatch, cuda=False, mps=False, platform="linux")
     message = f"device {device} is not available on this machine; use device cpu"
     with pytest.raises(UnsupportedDevice, match=f"^{message}$"):
-        resolve_device(TrainConfig(mode="tensor", device=device))
+        resolve_device(TrainConfig(mode="tensor", device=device, loss="torch"))
 
 
 def test_mps_computes_in_float32_only(monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch, cuda=False, mps=True, platform="darwin")
     with pytest.raises(UnsupportedDtype, match="device mps does not support dtype bfloat16"):
-        resolve_device(TrainConfig(mode="tensor", device="mps", dtype="bfloat16"))
-    wide = TrainConfig(mode="tensor", dtype="float64")
+        resolve_device(TrainConfig(mode="tensor", device="mps", dtype="bfloat16", loss="torch"))
+    wide = TrainConfig(mode="tensor", dtype="float64", loss="torch")
     assert resolve_device(wide) == ("cpu", "float64")
+
+
+def test_the_fused_loss_stays_on_the_cpu_of_a_mac(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch, cuda=False, mps=True, platform="darwin")
+    assert resolve_device(TrainConfig(mode="tensor")) == ("cpu", "float32")
+
+
+def test_the_fused_loss_says_what_a_gpu_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise KernelError("the kernel library is missing; install it")
+
+    machine(monkeypatch, cuda=True, mps=False, platform="linux")
+    monkeypatch.setattr("nanochat.native.cuda", missing)
+    with pytest.raises(UnsupportedDevice) as caught:
+        resolve_device(TrainConfig(mode="tensor"))
+    assert str(caught.value) == (
+        "loss fused cannot run on cuda: the kernel library is missing; install it, or use loss torch"
+    )
+    with pytest.raises(UnsupportedDtype, match="float64 on cuda; use loss torch"):
+        resolve_device(TrainConfig(mode="tensor", dtype="float64"))
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+@pytest.mark.parametrize("model_kind", ["bigram", "mini-gpt"])
+def test_both_losses_train_the_same_curve(dtype: str, model_kind: str) -> None:
+    curves, evaluated = [], []
+    for loss in ("fused", "torch"):
+        config = small_config(model_kind=model_kind, loss=loss, logit_softcap=5.0)
+        engine = make_engine(config, dtype=dtype)
+        batches = [packed(seed) for seed in range(20)]
+        curves.append([engine.step([batch], settings()).read().loss for batch in batches])
+        evaluated.append(engine.sums(packed(99)).nats)
+    tolerance = {"float64": 1e-12, "float32": 1e-5, "bfloat16": 0.02}[dtype]
+    np.testing.assert_allclose(curves[0], curves[1], rtol=tolerance)
+    assert evaluated[0] == pytest.approx(evaluated[1], rel=tolerance)
+    assert curves[0] != curves[1] or dtype == "float64"  # two ways, not one

@@ -18,7 +18,7 @@ namespace {
 // it is read.
 constexpr std::int64_t streaming_bytes = std::int64_t{16} << 20U;
 // Elements that make a chunk of rows worth a thread's while.
-constexpr std::int64_t chunk_elements = 16384;
+constexpr std::int64_t chunk_elements = 8192;
 
 double number_at(const void* numbers, std::int64_t i, std::int32_t dtype) noexcept {
   if (numbers == nullptr) return 1;

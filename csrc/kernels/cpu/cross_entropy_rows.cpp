@@ -18,38 +18,60 @@ constexpr std::int64_t line = 64;  // bytes of a cache line
 constexpr int vectors_a_fold = 16;
 
 template <class V>
+struct Halves {
+  using Half = Vector<Element<V>, Traits<V>::lanes / 2>;
+  Half low, high;
+};
+template <class V>
+inline Halves<V> halves(V v) noexcept {
+  Halves<V> parts;
+  __builtin_memcpy(&parts, &v, sizeof v);
+  return parts;
+}
+
+template <class V>
 inline Element<V> largest_lane(V v) noexcept {
-  Element<V> best = v[0];
-  for (int i = 1; i < Traits<V>::lanes; ++i) best = v[i] > best ? v[i] : best;
-  return best;
+  if constexpr (Traits<V>::lanes == 2) {
+    return v[0] > v[1] ? v[0] : v[1];
+  } else {
+    const Halves<V> parts = halves(v);
+    return largest_lane(parts.low > parts.high ? parts.low : parts.high);
+  }
+}
+
+template <class V>
+inline Element<V> sum_of_lanes(V v) noexcept {
+  if constexpr (Traits<V>::lanes == 2) {
+    return v[0] + v[1];
+  } else {
+    const Halves<V> parts = halves(v);
+    return sum_of_lanes(parts.low + parts.high);
+  }
 }
 
 using Doubles = Whole<double>;
 
-inline double sum_of_lanes(Doubles v) noexcept {
-  double sum = v[0];
-  for (int i = 1; i < Traits<Doubles>::lanes; ++i) sum += v[i];
-  return sum;
-}
-
 inline Doubles as_doubles(Whole<double> v) noexcept { return v; }
 inline Doubles as_doubles(Whole<float> v) noexcept {
-  using Half = Vector<float, width<double>>;
-  union {
-    Whole<float> whole;
-    Half halves[2];
-  } parts{v};
-  return __builtin_convertvector(parts.halves[0], Doubles) +
-         __builtin_convertvector(parts.halves[1], Doubles);
+  const Halves<Whole<float>> parts = halves(v);
+#if NCLAB_SIMD_BYTES == 64  // GCC's own conversion goes by way of quarters
+  return (Doubles)_mm512_cvtps_pd((__m256)parts.low) + (Doubles)_mm512_cvtps_pd((__m256)parts.high);
+#endif
+  return __builtin_convertvector(parts.low, Doubles) + __builtin_convertvector(parts.high, Doubles);
 }
 
-// Fetches a row into the second-level cache, a line at each call.
+// Fetches the next row into the second-level cache while this one is worked on: the first half of
+// it beside the exponentials, the second beside the gradient.
+template <class S>
 struct Ahead {
-  const char* next;
-  const char* end;
-  void operator()() noexcept {
-    if (next < end) __builtin_prefetch(next, 0, 2);
-    next += line;
+  const S* row;  // null: there is none
+  std::int64_t middle;
+
+  void first_half(std::int64_t at) const noexcept {
+    if (row != nullptr) __builtin_prefetch(row + at / 2, 0, 2);
+  }
+  void second_half(std::int64_t at) const noexcept {
+    if (row != nullptr) __builtin_prefetch(row + middle + at / 2, 0, 2);
   }
 };
 
@@ -130,36 +152,96 @@ inline Number<S> cap_row(const S* logits, std::int64_t vocab, double cap,
 }
 
 // exp(z − maximum) into `exponentials` where asked, and their sum.
-template <bool keeps, class S>
-inline double exponentials_of(const S* z, std::int64_t vocab, Number<S> maximum,
-                              Number<S>* exponentials, Ahead ahead) noexcept {
+template <bool keeps, class S, class Z>
+inline double exponentials_of(const Z* z, std::int64_t vocab, Number<S> maximum,
+                              Number<S>* exponentials, const Ahead<S>& ahead) noexcept {
   using N = Number<S>;
   using V = Whole<N>;
   constexpr int lanes = width<N>;
   const V largest = broadcast<V>(maximum);
+  const auto next = [&](std::int64_t at) {
+    const V e = exp_of_nonpositive(Stored<Z>::load(z + at) - largest);
+    if constexpr (keeps) store(exponentials + at, e);
+    ahead.first_half(at);
+    return e;
+  };
   Doubles total{};
   std::int64_t at = 0;
-  while (at + lanes <= vocab) {
-    const std::int64_t left = (vocab - at) / lanes;
-    const int vectors = left < vectors_a_fold ? static_cast<int>(left) : vectors_a_fold;
-    V sums[2] = {V{}, V{}};
-    for (int i = 0; i < vectors; ++i, at += lanes) {
-      const V e = exp_of_nonpositive(Stored<S>::load(z + at) - largest);
-      if constexpr (keeps) store(exponentials + at, e);
-      sums[i & 1] += e;
-      ahead();
+  for (; at + vectors_a_fold * lanes <= vocab; at += vectors_a_fold * lanes) {
+    V sums[4] = {next(at), next(at + lanes), next(at + 2 * lanes), next(at + 3 * lanes)};
+#pragma GCC unroll 1
+    for (int i = 4; i < vectors_a_fold; i += 4) {
+#pragma GCC unroll 4
+      for (int k = 0; k < 4; ++k) sums[k] += next(at + (i + k) * lanes);
     }
-    total += as_doubles(sums[0]) + as_doubles(sums[1]);
+    total += as_doubles(sums[0] + sums[1]) + as_doubles(sums[2] + sums[3]);
   }
+  for (; at + lanes <= vocab; at += lanes) total += as_doubles(next(at));
   if (at < vocab) {
     const int count = static_cast<int>(vocab - at);
-    const V lower = keep_first(Stored<S>::load_first(z + at, count) - largest,
+    const V lower = keep_first(Stored<Z>::load_first(z + at, count) - largest,
                                broadcast<V>(-__builtin_inff()), count);
     const V e = exp_of_nonpositive(lower);
     if constexpr (keeps) store(exponentials + at, e);
     total += as_doubles(e);
   }
   return sum_of_lanes(total);
+}
+
+// A short row's largest logit and the sum of its exponentials, which are kept: `vectors` of them,
+// the last with `count` elements, all in registers.
+template <class S, int vectors>
+inline double short_row(const S* logits, int count, Number<S>& maximum,
+                        Number<S>* exponentials) noexcept {
+  using V = Whole<Number<S>>;
+  constexpr int lanes = width<Number<S>>;
+  const V least = broadcast<V>(-__builtin_inff());
+  V e[vectors];
+#pragma GCC unroll 8
+  for (int i = 0; i + 1 < vectors; ++i) e[i] = Stored<S>::load(logits + i * lanes);
+  const V tail = Stored<S>::load_first(logits + (vectors - 1) * lanes, count);
+  e[vectors - 1] = keep_first(tail, least, count);
+  V best = e[0];
+#pragma GCC unroll 8
+  for (int i = 1; i < vectors; ++i) best = larger(e[i], best);
+  maximum = largest_lane(larger(best, least));  // NaN is left aside
+  const V largest = broadcast<V>(maximum);
+  V sum{};
+#pragma GCC unroll 8
+  for (int i = 0; i < vectors; ++i) {
+    e[i] = exp_of_nonpositive(e[i] - largest);
+    store(exponentials + i * lanes, e[i]);
+    sum += e[i];
+  }
+  return sum_of_lanes(as_doubles(sum));
+}
+
+constexpr int most_vectors = 8;
+
+template <class S>
+inline double short_row(const S* logits, std::int64_t vocab, Number<S>& maximum,
+                        Number<S>* exponentials) noexcept {
+  constexpr int lanes = width<Number<S>>;
+  const int vectors = static_cast<int>((vocab + lanes - 1) / lanes);
+  const int count = static_cast<int>(vocab) - (vectors - 1) * lanes;
+  switch (vectors) {
+    case 1:
+      return short_row<S, 1>(logits, count, maximum, exponentials);
+    case 2:
+      return short_row<S, 2>(logits, count, maximum, exponentials);
+    case 3:
+      return short_row<S, 3>(logits, count, maximum, exponentials);
+    case 4:
+      return short_row<S, 4>(logits, count, maximum, exponentials);
+    case 5:
+      return short_row<S, 5>(logits, count, maximum, exponentials);
+    case 6:
+      return short_row<S, 6>(logits, count, maximum, exponentials);
+    case 7:
+      return short_row<S, 7>(logits, count, maximum, exponentials);
+    default:
+      return short_row<S, most_vectors>(logits, count, maximum, exponentials);
+  }
 }
 
 // Σ weights[j] · z[j], or Σ z[j].
@@ -184,7 +266,7 @@ struct Slope {
 template <class S>
 inline void write_gradient_plain(const Number<S>* exponentials, std::int64_t vocab,
                                  Number<S> factor, S* gradient, bool streaming,
-                                 Ahead ahead) noexcept {
+                                 const Ahead<S>& ahead) noexcept {
   using V = Whole<Number<S>>;
   constexpr int lanes = width<Number<S>>;
   std::int64_t at = 0;
@@ -200,12 +282,12 @@ inline void write_gradient_plain(const Number<S>* exponentials, std::int64_t voc
     }
     for (; at + lanes <= vocab; at += lanes) {
       store_streaming<S>(gradient + at, load<V>(exponentials + at) * factor);
-      ahead();
+      ahead.second_half(at);
     }
   } else {
     for (; at + lanes <= vocab; at += lanes) {
       Stored<S>::store(gradient + at, load<V>(exponentials + at) * factor);
-      ahead();
+      ahead.second_half(at);
     }
   }
   if (at < vocab) {
@@ -216,7 +298,7 @@ inline void write_gradient_plain(const Number<S>* exponentials, std::int64_t voc
 
 template <class S>
 inline void write_gradient(const Row<S>& row, const Slope& slope, const Number<S>* weights,
-                           S* gradient, Ahead ahead) noexcept {
+                           S* gradient, const Ahead<S>& ahead) noexcept {
   using N = Number<S>;
   using V = Whole<N>;
   const N factor = static_cast<N>(slope.factor), smooth = static_cast<N>(slope.smooth);
@@ -229,7 +311,7 @@ inline void write_gradient(const Row<S>& row, const Slope& slope, const Number<S
       g *= N{1} - t * t;
     }
     store_at(gradient, at, count, g);
-    ahead();
+    ahead.second_half(at);
   });
 }
 
@@ -242,13 +324,20 @@ inline void fill(S* to, std::int64_t vocab, Number<S> value) noexcept {
 
 template <class S>
 inline double number_at(const S* from) noexcept {
-  return static_cast<double>(Stored<S>::load_first(from, 1)[0]);
+  if constexpr (sizeof(S) == sizeof(Number<S>)) {
+    return static_cast<double>(*from);
+  } else {
+    return static_cast<double>(Stored<S>::load_first(from, 1)[0]);
+  }
 }
 
 template <class S>
 inline void set_number(S* to, double value) noexcept {
-  using V = Whole<Number<S>>;
-  Stored<S>::store_first(to, broadcast<V>(static_cast<Number<S>>(value)), 1);
+  if constexpr (sizeof(S) == sizeof(Number<S>)) {
+    *to = static_cast<S>(value);
+  } else {
+    Stored<S>::store_first(to, broadcast<Whole<float>>(static_cast<float>(value)), 1);
+  }
 }
 
 // Whether the first of the largest logits is the target's.
@@ -313,26 +402,26 @@ class Rows {
            CrossEntropyResult& result) const noexcept {
     const std::int64_t vocab = call_.vocab, target = call_.targets[i];
     const S* const logits = logits_of(i);
-    Ahead ahead{nullptr, nullptr};
-    if (has_next) {
-      ahead.next = reinterpret_cast<const char*>(logits_of(i + 1));
-      ahead.end = reinterpret_cast<const char*>(logits_of(i + 1) + vocab);
-    }
+    const Ahead<S> ahead{has_next ? logits_of(i + 1) : nullptr, vocab / 2};
     double z_target = 0, weighted = 0;
     N maximum = 0;
     double sum = 0;
     if (call_.softcap > 0) {
       maximum = cap_row(logits, vocab, call_.softcap, capped_);
       z_target = static_cast<double>(capped_[target]);
-      sum = exponentials_of<true>(capped_, vocab, maximum, exponentials_, ahead);
+      sum = exponentials_of<true, S>(capped_, vocab, maximum, exponentials_, ahead);
       result.correct[index] = call_.correct && is_correct(capped_, target, maximum);
       if (call_.label_smoothing > 0) weighted = weighted_sum(capped_, vocab, class_weights_);
+    } else if (vocab <= most_vectors * width<N> && is_plain_) {
+      sum = short_row<S>(logits, vocab, maximum, exponentials_);
+      z_target = number_at(logits + target);
+      result.correct[index] = call_.correct && is_correct(logits, target, maximum);
     } else {
       maximum = row_maximum(logits, vocab);
       z_target = number_at(logits + target);
       sum = gradient != nullptr
-                ? exponentials_of<true>(logits, vocab, maximum, exponentials_, ahead)
-                : exponentials_of<false>(logits, vocab, maximum, exponentials_, ahead);
+                ? exponentials_of<true, S>(logits, vocab, maximum, exponentials_, ahead)
+                : exponentials_of<false, S>(logits, vocab, maximum, exponentials_, ahead);
       result.correct[index] = call_.correct && is_correct(logits, target, maximum);
       if (call_.label_smoothing > 0) weighted = weighted_sum(logits, vocab, class_weights_);
     }
@@ -345,7 +434,7 @@ class Rows {
   }
 
   void differentiate(std::int64_t i, N maximum, double sum, double z_target, S* gradient,
-                     Ahead ahead) const noexcept {
+                     const Ahead<S>& ahead) const noexcept {
     const std::int64_t vocab = call_.vocab, target = call_.targets[i];
     const double own = (1 - call_.label_smoothing) * number_or_one(class_weights_, target);
     const double smooth = call_.label_smoothing / static_cast<double>(vocab);
@@ -377,6 +466,7 @@ class Rows {
     constexpr int lanes = width<double>;
     double logs[cross_entropy_rows + lanes];
     const std::int64_t rows = last - first;
+    for (int i = 0; i < lanes; ++i) sums_[rows + i] = 1;
     for (std::int64_t i = 0; i < rows; i += lanes) {
       store(logs + i, vector_log(load<Doubles>(sums_ + i)));
     }
@@ -405,7 +495,7 @@ class Rows {
   const N* class_weights_;
   bool is_plain_;
   mutable double maxima_[cross_entropy_rows];
-  mutable double sums_[cross_entropy_rows + width<double>] = {};
+  mutable double sums_[cross_entropy_rows + width<double>];
   mutable double z_targets_[cross_entropy_rows];
   mutable double weighted_[cross_entropy_rows];
 };

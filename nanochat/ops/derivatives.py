@@ -1,0 +1,41 @@
+"""What the ops' backward passes share: gradients that wait for their factor, and the refusal of a
+second derivative."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from nanochat.errors import KernelError
+
+__all__ = ["below_autograd", "graph_is_kept", "refuse_second_derivative"]
+
+_keep_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
+
+
+def graph_is_kept() -> bool:
+    """Whether this backward pass may be run again, so that what is saved must not change. True
+    where this torch does not tell."""
+    return True if _keep_graph is None else bool(_keep_graph())
+
+
+def below_autograd(op: Any, *arguments: Any) -> Any:
+    """The op without its registered derivative, for callers that bring their own or need none: its
+    Python wrapper costs more than a small kernel. The compiler sees the op as it is."""
+    if torch.compiler.is_compiling():
+        return op(*arguments)
+    with torch._C._AutoDispatchBelowAutograd():
+        return op(*arguments)
+
+
+def refuse_second_derivative(name: str) -> None:
+    """Raise KernelError in a backward pass that is itself recorded (create_graph=True).
+
+    Of a kernel's gradient autograd knows only the product with the upstream gradient; how it
+    depends on the input it does not see, so that a second derivative would be silently wrong.
+    """
+    if torch.is_grad_enabled():
+        raise KernelError(
+            f"{name} has no second derivative, so its backward pass cannot be recorded"
+            " (create_graph=True); pass use_native=False where one is needed"
+        )
