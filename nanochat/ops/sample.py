@@ -30,7 +30,7 @@ _INTEGERS = (torch.int64, torch.uint64)
 
 
 def sample(
-    logits: Tensor,  # (rows, vocab) float, last dimension contiguous or it is copied
+    logits: Tensor,  # (rows, vocab) float; copied unless the last dimension is contiguous
     state: Tensor,  # (3,) int64: seed, item of the first row, index
     *,
     temperature: float = 1.0,
@@ -55,7 +55,7 @@ def sample(
 
 
 def draw(
-    logits: Tensor,  # (rows, vocab) float, last dimension contiguous or it is copied
+    logits: Tensor,  # (rows, vocab) float; copied unless the last dimension is contiguous
     random: Tensor,  # (rows,) 64 random bits, uint64 or int64
     *,
     temperature: float = 1.0,
@@ -135,7 +135,8 @@ def _matrix(logits: Tensor) -> tuple[Tensor, int, int, int]:
     if len(shape) != 2:
         raise KernelError(f"logits must be (rows, vocab), got {tuple(shape)}")
     rows, vocab = shape
-    if logits.stride(1) != 1:
+    row_stride, stride = logits.stride()
+    if stride != 1 or row_stride < vocab:
         logits = logits.contiguous()
     return logits, rows, vocab, dtype
 
