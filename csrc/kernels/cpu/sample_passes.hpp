@@ -84,7 +84,7 @@ constexpr std::int64_t block = 8 * lanes;  // tokens that scan() tells from othe
 
 // The largest logit, and those of each lane of each block into `maxima`.
 inline Scan scan(const float* x, std::int64_t vocab, float* maxima) noexcept {
-  constexpr std::int64_t ahead = 16384;  // bytes: the processor itself stops at the end of a page
+  constexpr std::int64_t ahead = 4096;  // bytes: the processor itself stops at the end of a page
   const Floats least = broadcast<Floats>(-infinity);
   Floats all = least;
   Unordered nans{};
@@ -95,8 +95,8 @@ inline Scan scan(const float* x, std::int64_t vocab, float* maxima) noexcept {
       for (int i = 0; i < 4; ++i) {
         const float* const from = x + at + 2 * i * lanes;
         const Floats v[2] = {load<Floats>(from), load<Floats>(from + lanes)};
-        __builtin_prefetch(reinterpret_cast<const char*>(from) + ahead);
-        __builtin_prefetch(reinterpret_cast<const char*>(from + lanes) + ahead);
+        __builtin_prefetch(reinterpret_cast<const char*>(from) + ahead, 0, 2);
+        __builtin_prefetch(reinterpret_cast<const char*>(from + lanes) + ahead, 0, 2);
         best[0] = larger(v[0], best[0]);
         best[1] = larger(v[1], best[1]);
         nans |= unordered(v[0], v[1]);
