@@ -126,8 +126,10 @@ def _cuda_kernel() -> Any:
     return native.ffi.cast(_PROTOTYPE.format("intptr_t, intptr_t"), native.cuda().nck_cuda_sample)
 
 
-def _matrix(logits: Tensor) -> tuple[Tensor, int, int, int]:
-    """The logits with a contiguous last dimension, their shape and the number of their dtype."""
+def _matrix(logits: Tensor) -> tuple[Tensor, tuple[int, int, int, int, int]]:
+    """The logits with a contiguous last dimension, and the kernels' first arguments: address, rows,
+    vocabulary, row stride, dtype. For as few calls of torch as it can: they are most of a small
+    draw."""
     dtype = _DTYPES.get(logits.dtype)
     if dtype is None:
         raise KernelError(f"logits must be one of {', '.join(native.DTYPES)}, got {logits.dtype}")
@@ -138,12 +140,13 @@ def _matrix(logits: Tensor) -> tuple[Tensor, int, int, int]:
     row_stride, stride = logits.stride()
     if stride != 1 or row_stride < vocab:
         logits = logits.contiguous()
-    return logits, rows, vocab, dtype
+        row_stride = vocab
+    return logits, (logits.data_ptr(), rows, vocab, row_stride, dtype)
 
 
 def _address(integers: Tensor, name: str, size: int) -> int:
     """Of so many 64-bit integers, one after another."""
-    if integers.dtype not in _INTEGERS or integers.ndim != 1 or integers.numel() != size:
+    if integers.dtype not in _INTEGERS or integers.numel() != size:
         raise KernelError(
             f"{name} must be ({size},) int64, got {tuple(integers.shape)} {integers.dtype}"
         )
@@ -155,10 +158,11 @@ def _address(integers: Tensor, name: str, size: int) -> int:
 def _draw_cpu(
     logits: Tensor, random: Tensor, temperature: float, top_k: int, top_p: float
 ) -> Tensor:
-    logits, rows, vocab, dtype = _matrix(logits)
+    logits, matrix = _matrix(logits)
+    _, rows, vocab, _, _ = matrix
     tokens = torch.empty(rows, dtype=torch.int64)
     status = _cpu_kernel()(
-        logits.data_ptr(), rows, vocab, logits.stride(0), dtype,
+        *matrix,
         _address(random, "random", rows), 0, 0, temperature, top_k, top_p, tokens.data_ptr(),
         1 if rows * vocab <= ONE_THREAD else torch.get_num_threads(),
     )  # fmt: skip
@@ -171,10 +175,11 @@ def _sample_cpu(
     logits: Tensor, state: Tensor, items: Tensor | None, temperature: float, top_k: int,
     top_p: float,
 ) -> Tensor:  # fmt: skip
-    logits, rows, vocab, dtype = _matrix(logits)
+    logits, matrix = _matrix(logits)
+    _, rows, vocab, _, _ = matrix
     tokens = torch.empty(rows, dtype=torch.int64)
     status = _cpu_kernel()(
-        logits.data_ptr(), rows, vocab, logits.stride(0), dtype,
+        *matrix,
         0, _address(state, "state", 3), 0 if items is None else _address(items, "items", rows),
         temperature, top_k, top_p, tokens.data_ptr(),
         1 if rows * vocab <= ONE_THREAD else torch.get_num_threads(),
@@ -191,7 +196,8 @@ def _run_cuda(
     items: Tensor | None,
     settings: tuple[float, int, float],
 ) -> Tensor:
-    logits, rows, vocab, dtype = _matrix(logits)
+    logits, matrix = _matrix(logits)
+    _, rows, vocab, _, _ = matrix
     device, library = logits.device, native.cuda()
 
     def address(integers: Tensor | None, name: str, size: int) -> int:
@@ -208,10 +214,10 @@ def _run_cuda(
     )
     with torch.cuda.device(device):
         tokens = torch.empty(rows, dtype=torch.int64, device=device)
-        size = library.nck_cuda_workspace(rows, vocab, dtype)
+        size = library.nck_cuda_workspace(rows, vocab, matrix[-1])
         workspace = torch.empty(size, dtype=torch.uint8, device=device)
         status = _cuda_kernel()(
-            logits.data_ptr(), rows, vocab, logits.stride(0), dtype, *source, *settings,
+            *matrix, *source, *settings,
             tokens.data_ptr(), workspace.data_ptr(), torch.cuda.current_stream().cuda_stream,
         )  # fmt: skip
     native.check(status, library)
