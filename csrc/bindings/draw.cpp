@@ -1,12 +1,12 @@
-// The native token draw over the rows of a NumPy array.
-#include "scalar/draw.hpp"
-
+// The token draw of the CPU kernels over the rows of a NumPy array, for engines without torch.
 #include <pybind11/numpy.h>
 
 #include <cmath>
+#include <new>
 #include <string>
 
 #include "bindings/bindings.hpp"
+#include "kernels/nck.h"
 
 namespace nanochat::bindings {
 namespace {
@@ -16,7 +16,7 @@ using Tokens = py::array_t<std::int64_t>;
 
 std::string text(const py::handle& object) { return py::str(object).cast<std::string>(); }
 
-DrawSettings checked(double temperature, py::ssize_t top_k, double top_p) {
+void check(double temperature, py::ssize_t top_k, double top_p) {
   if (!std::isfinite(temperature) || temperature <= 0) {
     throw py::value_error("temperature must be finite and > 0, got " +
                           text(py::float_(temperature)));
@@ -25,43 +25,36 @@ DrawSettings checked(double temperature, py::ssize_t top_k, double top_p) {
   if (!(top_p > 0 && top_p <= 1)) {
     throw py::value_error("top_p must be above 0 and at most 1, got " + text(py::float_(top_p)));
   }
-  return draw_settings(temperature, static_cast<std::size_t>(top_k), top_p);
 }
 
-template <class Number>
-Tokens draw_rows(const py::array& given, const Words& random, const DrawSettings& settings) {
+template <class Number, std::int32_t dtype>
+Tokens draw_rows(const py::array& given, const Words& random, double temperature, py::ssize_t top_k,
+                 double top_p) {
   const auto logits = py::array_t<Number, py::array::c_style>::ensure(given);
   if (!logits) throw py::error_already_set();
   const py::ssize_t rows = logits.shape(0), vocab = logits.shape(1);
   Tokens tokens(rows);
-  if (rows == 0) return tokens;
-  Drawer drawer(static_cast<std::size_t>(vocab));
-  for (py::ssize_t row = 0; row < rows; ++row) {
-    const std::int64_t token = drawer.draw(logits.data() + row * vocab, random.at(row), settings);
-    if (token < 0) {
-      throw py::value_error("logits of row " + std::to_string(row) +
-                            (token == Drawer::holds_nan ? " hold nan" : " are all -inf"));
-    }
-    *tokens.mutable_data(row) = token;
-  }
+  const std::int32_t status =
+      nck_sample(logits.data(), rows, vocab, vocab, dtype, random.data(), nullptr, nullptr,
+                 temperature, top_k, top_p, tokens.mutable_data(), 1);
+  if (status == NCK_MEMORY) throw std::bad_alloc();
+  if (status != NCK_OK) throw py::value_error(nck_last_error());
   return tokens;
 }
 
 Tokens draw(const py::array& logits, const Words& random, double temperature, py::ssize_t top_k,
             double top_p) {
-  const DrawSettings settings = checked(temperature, top_k, top_p);
+  check(temperature, top_k, top_p);
   if (logits.ndim() != 2 || random.ndim() != 1 || random.shape(0) != logits.shape(0)) {
     throw py::value_error("draw() takes (rows, vocab) logits and (rows,) random integers, got " +
                           text(logits.attr("shape")) + " and " + text(random.attr("shape")));
   }
   if (logits.shape(1) < 1) throw py::value_error("vocabulary must be at least 1 token, got 0");
-  if (logits.shape(1) > static_cast<py::ssize_t>(max_vocab)) {
-    throw py::value_error("vocabulary must be at most " + std::to_string(max_vocab) +
-                          " tokens, got " + std::to_string(logits.shape(1)));
+  if (py::isinstance<py::array_t<float>>(logits)) {
+    return draw_rows<float, NCK_FLOAT32>(logits, random, temperature, top_k, top_p);
   }
-  if (py::isinstance<py::array_t<float>>(logits)) return draw_rows<float>(logits, random, settings);
   if (py::isinstance<py::array_t<double>>(logits)) {
-    return draw_rows<double>(logits, random, settings);
+    return draw_rows<double, NCK_FLOAT64>(logits, random, temperature, top_k, top_p);
   }
   throw py::type_error("logits must be float32 or float64, got " + text(logits.dtype()));
 }

@@ -15,17 +15,14 @@
 
 #include <cstdint>
 
+#include "kernels/draw_arithmetic.hpp"
 #include "kernels/host_device.hpp"
-#include "scalar/draw_arithmetic.hpp"
 
 namespace nanochat::kernels {
 
 inline constexpr int draw_pieces = 32;
 inline constexpr int draw_digit_bits = 11;  // three rounds for the 32 bits of a rank
 inline constexpr int draw_bins = 1 << draw_digit_bits;
-
-// Tokens of a row from which nothing can be drawn.
-inline constexpr std::int64_t token_of_nan = -1, token_of_all_minus_infinity = -2;
 
 struct DrawOptions {
   float scale;          // of the logits: 1 / temperature, at most the largest float
@@ -34,10 +31,7 @@ struct DrawOptions {
 };
 
 inline DrawOptions draw_options(double temperature, std::int64_t top_k, double top_p) noexcept {
-  constexpr double largest = 3.4028234663852886e38;  // of float
-  const double inverse = 1.0 / temperature;
-  return {static_cast<float>(inverse < largest ? inverse : largest), top_k,
-          static_cast<std::uint64_t>(top_p * 0x1p32)};
+  return {inverse_temperature(temperature), top_k, share_of(top_p)};
 }
 
 inline constexpr std::int32_t order_of_nan = 0x7FFFFFFF;  // above that of +∞
@@ -196,8 +190,8 @@ NCK_HOST_DEVICE inline std::int64_t draw_token(Team& team, std::int32_t vocab, c
     const float logit = read(i);
     return logit != logit ? order_of_nan : order_of(logit);
   });
-  if (order == order_of_nan) return token_of_nan;
-  if (order == order_of_minus_infinity) return token_of_all_minus_infinity;
+  if (order == order_of_nan) return holds_nan;
+  if (order == order_of_minus_infinity) return all_minus_infinity;
   const Weigher weigh{float_of(order), options.scale, order == order_of_infinity};
   Cut cut{0xFFFFFFFFU, vocab};
   const bool is_first_k = options.top_k > 0 && options.top_k < vocab;

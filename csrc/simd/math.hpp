@@ -114,10 +114,10 @@ inline V vector_exp(V x) noexcept {
 #if NCLAB_SIMD_BYTES == 64
 // x * 2**n for whole n, rounded once where the result is no normal number.
 inline Vector<float, 16> scaled(Vector<float, 16> x, Vector<float, 16> n) noexcept {
-  return (Vector<float, 16>)_mm512_scalef_ps((__m512)x, (__m512)n);
+  return (Vector<float, 16>)_mm512_maskz_scalef_ps(0xffff, (__m512)x, (__m512)n);
 }
 inline Vector<double, 8> scaled(Vector<double, 8> x, Vector<double, 8> n) noexcept {
-  return (Vector<double, 8>)_mm512_scalef_pd((__m512d)x, (__m512d)n);
+  return (Vector<double, 8>)_mm512_maskz_scalef_pd(0xff, (__m512d)x, (__m512d)n);
 }
 #endif
 

@@ -88,7 +88,7 @@ inline Shorts narrow(BFloat16, Floats v) noexcept {
 
 inline Floats widen(Float16, Shorts v) noexcept {
 #if NCLAB_SIMD_BYTES == 64
-  return (Floats)_mm512_cvtph_ps((__m256i)v);
+  return (Floats)_mm512_maskz_cvtph_ps(0xffff, (__m256i)v);
 #elif NCLAB_SIMD_BYTES == 32
   return (Floats)_mm256_cvtph_ps((__m128i)v);
 #else
@@ -104,7 +104,8 @@ inline Floats widen(Float16, Shorts v) noexcept {
 
 inline Shorts narrow(Float16, Floats v) noexcept {
 #if NCLAB_SIMD_BYTES == 64
-  return (Shorts)_mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  return (Shorts)_mm512_maskz_cvtps_ph(0xffff, (__m512)v,
+                                       _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 #elif NCLAB_SIMD_BYTES == 32
   return (Shorts)_mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 #else

@@ -231,9 +231,9 @@ template <class V>
 inline V larger(V a, V b) noexcept {
 #if NCLAB_SIMD_BYTES == 64
   if constexpr (sizeof(Element<V>) == 4) {
-    return (V)_mm512_max_ps((__m512)a, (__m512)b);
+    return (V)_mm512_maskz_max_ps(0xffff, (__m512)a, (__m512)b);
   } else {
-    return (V)_mm512_max_pd((__m512d)a, (__m512d)b);
+    return (V)_mm512_maskz_max_pd(0xff, (__m512d)a, (__m512d)b);
   }
 #elif NCLAB_SIMD_BYTES == 32
   if constexpr (sizeof(Element<V>) == 4) {

@@ -1,7 +1,7 @@
 """The token draw in C++: training/draw.py's tokens, to the bit.
 
-Its arithmetic is in csrc/scalar/draw.hpp. Logits are float32 or float64 arrays, as decoders give
-them.
+The CPU kernel nck_sample (csrc/kernels/cpu/sample.cpp) without torch. Logits are float32 or float64
+arrays, as decoders give them.
 """
 
 from __future__ import annotations

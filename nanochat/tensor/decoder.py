@@ -7,6 +7,7 @@ blocks are written here for the fewest calls, not for the longest rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,8 +15,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nanochat import native
 from nanochat.config import TrainConfig
+from nanochat.errors import KernelError
 from nanochat.ops.reference import head_logits
+from nanochat.ops.sample import draw, refuse_rows_without_token
 from nanochat.tensor.attention import rotate
 from nanochat.tensor.bigram import Bigram
 from nanochat.tensor.inputs import Rotary, RotaryTable
@@ -64,6 +68,45 @@ class TensorDecoder:
     @property
     def logits(self) -> NDArray[np.float64] | NDArray[np.float32]:
         return self._logits.cpu().numpy()
+
+    def draw(
+        self,
+        logits: NDArray[Any],  # (rows, vocab)
+        random: NDArray[np.uint64],  # (rows,)
+        *,
+        temperature: float,
+        top_k: int,
+        top_p: float,
+    ) -> NDArray[np.int64]:  # (rows,)
+        """See training.sampling.DrawsTokens: on the CPU, where these logits are."""
+        tokens = draw(
+            torch.from_numpy(logits), torch.from_numpy(random),
+            temperature=temperature, top_k=top_k, top_p=top_p,
+        )  # fmt: skip
+        return tokens.numpy()
+
+    def draw_own(
+        self,
+        rows: NDArray[np.intp],
+        random: NDArray[np.uint64],
+        *,
+        temperature: float,
+        top_k: int,
+        top_p: float,
+    ) -> NDArray[np.int64]:
+        """See training.sampling.DrawsOwnTokens: on the device of the logits if it has the kernel,
+        so that tokens are copied instead of logits."""
+        logits, words = self._logits, torch.from_numpy(random)
+        if not _draws_on(logits):
+            logits = logits.cpu()
+        if len(rows) < len(logits):
+            logits = logits[torch.from_numpy(rows).to(logits.device)]
+        tokens = draw(
+            logits, words.to(logits.device), temperature=temperature, top_k=top_k, top_p=top_p
+        ).cpu()
+        if logits.device.type == "cuda":
+            refuse_rows_without_token(tokens)
+        return tokens.numpy()
 
     @torch.inference_mode()
     def _read_prompts(self) -> None:
@@ -156,6 +199,17 @@ class TensorDecoder:
         if x.dtype == branch.dtype:
             return torch.addmm(x, branch, weight.t())
         return x + branch @ weight.t()
+
+
+def _draws_on(logits: Tensor) -> bool:
+    """Whether the device of the logits has a draw for them."""
+    if logits.device.type != "cuda" or logits.dtype == torch.float64:
+        return logits.device.type == "cpu"
+    try:
+        native.cuda()
+    except KernelError:  # built where there was no nvcc
+        return False
+    return True
 
 
 def _rotation(rotary: Rotary) -> Tensor:  # (head_dim, head_dim), to multiply from the right

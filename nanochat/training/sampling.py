@@ -6,7 +6,7 @@ phrases of a style. Leaves out the draw itself (draw.py) and the text of the tok
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol, runtime_checkable
 
@@ -22,7 +22,14 @@ from nanochat.training.draw import draw
 from nanochat.training.engine import Decoder
 from nanochat.training.guards import check_temperature
 
-__all__ = ["DrawsTokens", "OpensDecoders", "PhraseBias", "SamplingSettings", "sample_tokens"]
+__all__ = [
+    "DrawsOwnTokens",
+    "DrawsTokens",
+    "OpensDecoders",
+    "PhraseBias",
+    "SamplingSettings",
+    "sample_tokens",
+]
 
 _BLOCK = 128  # positions whose random integers are made at a time
 
@@ -46,6 +53,21 @@ class DrawsTokens(Protocol):
         top_k: int,
         top_p: float,
     ) -> NDArray[np.int64]: ...  # (rows,)
+
+
+@runtime_checkable
+class DrawsOwnTokens(Protocol):
+    """A decoder that draws the same tokens from its logits where they lie, without a copy here."""
+
+    def draw_own(
+        self,
+        rows: NDArray[np.intp],  # of its logits, ascending
+        random: NDArray[np.uint64],  # one for each of these rows
+        *,
+        temperature: float,
+        top_k: int,
+        top_p: float,
+    ) -> NDArray[np.int64]: ...  # one for each of these rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,23 +133,16 @@ def sample_tokens(
     if not rows:
         return
     decoder = engine.open_decoder([list(prompt)] * rows)
-    draw_tokens = decoder.draw if isinstance(decoder, DrawsTokens) else draw
     histories = [list(prompt) for _ in range(rows)]
     active = np.arange(rows)
+    draw_tokens = _drawer(decoder, settings, bias)
     for position in range(settings.max_new_tokens):
         if position:
             decoder.advance([history[-1] for history in histories])
         if position % _BLOCK == 0:
             random = _random_block(settings, first_row, rows, position)
-        logits = np.asarray(decoder.logits)[active]
-        if bias is not None:
-            logits = np.stack(
-                [bias.apply(row, histories[i]) for row, i in zip(logits, active, strict=True)]
-            )
-        tokens = draw_tokens(
-            logits, random[active, position % _BLOCK], temperature=settings.temperature,
-            top_k=settings.top_k, top_p=settings.top_p,
-        )  # fmt: skip
+        words = random[active, position % _BLOCK]
+        tokens = draw_tokens(active, words, [histories[i] for i in active])
         step: list[int | None] = [None] * rows
         for row, token in zip(active.tolist(), tokens.tolist(), strict=True):
             step[row] = token
@@ -136,6 +151,31 @@ def sample_tokens(
         active = active[tokens != BOS]
         if not len(active):
             return
+
+
+def _drawer(
+    decoder: Decoder, settings: SamplingSettings, bias: PhraseBias | None
+) -> Callable[
+    [NDArray[np.intp], NDArray[np.uint64], Sequence[Sequence[int]]], NDArray[np.int64]
+]:  # rows of the decoder, a random integer and the text of each → a token of each
+    how: dict[str, Any] = {
+        "temperature": settings.temperature, "top_k": settings.top_k, "top_p": settings.top_p,
+    }  # fmt: skip
+    if bias is None and isinstance(decoder, DrawsOwnTokens):
+        own = decoder.draw_own
+        return lambda rows, random, _: own(rows, random, **how)
+    draw_here = decoder.draw if isinstance(decoder, DrawsTokens) else draw
+
+    def draw_tokens(
+        rows: NDArray[np.intp], random: NDArray[np.uint64], histories: Sequence[Sequence[int]]
+    ) -> NDArray[np.int64]:
+        logits = np.asarray(decoder.logits)[rows]
+        if bias is not None:
+            pairs = zip(logits, histories, strict=True)
+            logits = np.stack([bias.apply(row, history) for row, history in pairs])
+        return draw_here(logits, random, **how)
+
+    return draw_tokens
 
 
 def _random_block(

@@ -12,6 +12,7 @@ from oracles.numpy_gpt import NumpyGPT
 from tensor.batch_makers import VOCAB, make_engine, small_config, windows
 
 from nanochat.tensor.engine import TensorEngine
+from nanochat.training import sampling
 
 MODELS: list[dict[str, Any]] = [
     {"model_kind": "bigram"},
@@ -125,3 +126,41 @@ def test_decoding_leaves_the_number_of_threads_as_it_was() -> None:
     torch.set_num_threads(2)
     decoder.advance([1])
     assert torch.get_num_threads() == 2
+
+
+class WithoutDraw:
+    """An engine whose decoder offers logits alone."""
+
+    def __init__(self, engine: TensorEngine) -> None:
+        self.engine = engine
+
+    def open_decoder(self, prompts: Any) -> Any:
+        decoder = self.engine.open_decoder(prompts)
+
+        class Plain:
+            logits = property(lambda _: decoder.logits)
+
+            def advance(self, ids: Any) -> None:
+                decoder.advance(ids)
+
+        return Plain()
+
+
+@pytest.mark.parametrize("bias", [None, sampling.PhraseBias([[4, 5], [4, 2, 1]], 3.0)])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_sampling_draws_natively_what_the_specification_draws(
+    monkeypatch: pytest.MonkeyPatch, dtype: str, bias: sampling.PhraseBias | None
+) -> None:
+    engine = make_engine(small_config(), dtype=dtype)
+    wanted = sampling.SamplingSettings(
+        temperature=0.8, top_k=5, top_p=0.95, max_new_tokens=24, seed=3
+    )
+    theirs = list(sampling.sample_tokens(WithoutDraw(engine), [0, 4], wanted, rows=9, bias=bias))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("the specification drew")
+
+    monkeypatch.setattr(sampling, "draw", refuse)
+    assert list(sampling.sample_tokens(engine, [0, 4], wanted, rows=9, bias=bias)) == theirs
+    assert len(theirs) > 1
+    assert any(None in step for step in theirs)  # some rows ended before others

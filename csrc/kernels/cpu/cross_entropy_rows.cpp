@@ -55,7 +55,8 @@ inline Doubles as_doubles(Whole<double> v) noexcept { return v; }
 inline Doubles as_doubles(Whole<float> v) noexcept {
   const Halves<Whole<float>> parts = halves(v);
 #if NCLAB_SIMD_BYTES == 64  // GCC's own conversion goes by way of quarters
-  return (Doubles)_mm512_cvtps_pd((__m256)parts.low) + (Doubles)_mm512_cvtps_pd((__m256)parts.high);
+  return (Doubles)_mm512_maskz_cvtps_pd(0xff, (__m256)parts.low) +
+         (Doubles)_mm512_maskz_cvtps_pd(0xff, (__m256)parts.high);
 #endif
   return __builtin_convertvector(parts.low, Doubles) + __builtin_convertvector(parts.high, Doubles);
 }
@@ -548,11 +549,13 @@ void scale_rows(const ScaleRows& call, std::int64_t first, std::int64_t last) no
   }
 }
 
+extern const SampleTable sample_table;
 extern const Tables kernel_tables;
 const Tables kernel_tables = {
     {&cross_entropy<float>, &cross_entropy<double>, &cross_entropy<BFloat16>,
      &cross_entropy<Float16>},
     {&scale_rows<float>, &scale_rows<double>, &scale_rows<BFloat16>, &scale_rows<Float16>},
+    &sample_table,
 };
 
 }  // namespace nanochat::kernels::NCLAB_SIMD

@@ -47,11 +47,33 @@ struct ScaleRows {
   std::int64_t result_stride;
 };
 
+struct Sample {
+  const void* logits;
+  std::int64_t vocab, row_stride;
+  float scale;          // inverse_temperature
+  std::int64_t top_k;   // 0: all
+  std::uint64_t share;  // share_of top_p
+  std::int64_t* tokens;
+};
+
+// At most this many rows at a time.
+inline constexpr std::int64_t sample_rows = 64;
+// Bytes of working space for each token of a row and of sample_pad more.
+inline constexpr std::int64_t sample_bytes = 52, sample_pad = 128;
+
+struct SampleTable {
+  // random: the integer of row `first` + i at i. scratch: sample_bytes · (vocab + sample_pad)
+  // bytes, aligned to 64.
+  void (*rows[dtypes])(const Sample&, std::int64_t first, std::int64_t last,
+                       const std::uint64_t* random, void* scratch) noexcept;
+};
+
 struct Tables {
   // Rows first … last − 1. scratch: cross_entropy_scratch(vocab) bytes, aligned to 64.
   void (*cross_entropy[dtypes])(const CrossEntropy&, std::int64_t first, std::int64_t last,
                                 void* scratch, CrossEntropyResult& result) noexcept;
   void (*scale_rows[dtypes])(const ScaleRows&, std::int64_t first, std::int64_t last) noexcept;
+  const SampleTable* sample;
 };
 
 }  // namespace nanochat::kernels

@@ -82,7 +82,8 @@ std::int32_t nck_cuda_cross_entropy(const void* logits, std::int64_t rows, std::
     if (rows > 0) check_pointer(targets, "targets");
     if (gradient != nullptr) {
       check_cuda_matrix("gradient", gradient, rows, vocab, gradient_stride, dtype);
-      check_apart(logits, row_stride, gradient, gradient_stride, rows, vocab, dtype);
+      check_apart("logits", logits, row_stride, "gradient", gradient, gradient_stride, rows, vocab,
+                  dtype);
     }
     const CrossEntropyCall call{
         .logits = logits,

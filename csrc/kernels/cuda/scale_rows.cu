@@ -68,7 +68,7 @@ extern "C" std::int32_t nck_cuda_scale_rows(const void* matrix, std::int64_t row
   return guarded([&] {
     check_cuda_matrix("matrix", matrix, rows, vocab, row_stride, dtype);
     check_cuda_matrix("result", result, rows, vocab, result_stride, dtype);
-    check_apart(matrix, row_stride, result, result_stride, rows, vocab, dtype);
+    check_apart("matrix", matrix, row_stride, "result", result, result_stride, rows, vocab, dtype);
     check_upstream_stride(upstream_stride);
     if (rows == 0) return;
     check_pointer(upstream, "upstream");

@@ -1,5 +1,4 @@
-// The arithmetic of the token draw, one token at a time: plain functions, the bits of
-// nanochat/training/draw.py.
+// The arithmetic of the token draw: plain functions, the bits of nanochat/training/draw.py.
 //
 // Contract: float32 logits and float32 operations, each rounded once (compile without contraction
 // or fast-math, with the default rounding mode, subnormals kept). After the exponential everything
@@ -8,36 +7,53 @@
 //
 // Every file gets functions of its own and they call none of the standard library: files compiled
 // for different instruction sets include them.
-#ifndef NANOCHAT_SCALAR_DRAW_ARITHMETIC_HPP_
-#define NANOCHAT_SCALAR_DRAW_ARITHMETIC_HPP_
+#ifndef NANOCHAT_KERNELS_DRAW_ARITHMETIC_HPP_
+#define NANOCHAT_KERNELS_DRAW_ARITHMETIC_HPP_
 
 #include <cstdint>
 
 #include "kernels/host_device.hpp"
 
-namespace nanochat {
+namespace nanochat::kernels {
+
+inline constexpr std::int64_t max_vocab = std::int64_t{1} << 20U;
+// What stands for a token where a row holds NaN, or nothing above −∞.
+inline constexpr std::int64_t holds_nan = -1, all_minus_infinity = -2;
 
 inline constexpr float smallest_exponent = -87.0f;  // exp of it is still a normal float
 
-// exp of z in [−87, 0]: exactly 1 at 0, never above 1. The polynomial is Cephes' expf (Moshier),
-// minimax on [−ln2/2, ln2/2].
-NCK_HOST_DEVICE static inline float exp_in_range(float z) noexcept {
+// 1 / temperature as a float, at most the largest finite one; temperature finite and > 0.
+NCK_HOST_DEVICE static inline float inverse_temperature(double temperature) noexcept {
+  constexpr double largest = 0x1.fffffep127;
+  const double inverse = 1.0 / temperature;
+  return static_cast<float>(inverse < largest ? inverse : largest);
+}
+
+// ⌊top_p·2³²⌋; 2³² keeps all.
+inline constexpr std::uint64_t whole_share = std::uint64_t{1} << 32U;
+NCK_HOST_DEVICE static inline std::uint64_t share_of(double top_p) noexcept {
+  return static_cast<std::uint64_t>(top_p * 0x1p32);
+}
+
+// exp of z in [−87, 0], times 2^shift, a float or a vector V of them whose bits are U: exactly 1 at
+// 0, never above 1. The polynomial is Cephes' expf (Moshier), minimax on [−ln2/2, ln2/2].
+template <class V, class U = std::uint32_t>
+NCK_HOST_DEVICE static inline V exp_in_range(V z, std::uint32_t shift = 0) noexcept {
   constexpr float to_integer = 12582912.0f;   // 1.5 · 2²³: a sum with it has no fraction, ties even
   constexpr float ln2_high = 0.693359375f;    // ten bits, so that its product with n is exact
   constexpr float ln2_low = -2.12194440e-4f;  // ln 2 − ln2_high
-  const float n = (z * 1.44269504088896341f + to_integer) - to_integer;
-  const float r = (z - n * ln2_high) - n * ln2_low;
-  float power = 1.9875691500e-4f;
-  power = power * r + 1.3981999507e-3f;
+  const V shifted = z * 1.44269504088896341f + to_integer;
+  const V n = shifted - to_integer;
+  const V r = (z - n * ln2_high) - n * ln2_low;
+  V power = r * 1.9875691500e-4f + 1.3981999507e-3f;
   power = power * r + 8.3334519073e-3f;
   power = power * r + 4.1665795894e-2f;
   power = power * r + 1.6666665459e-1f;
   power = power * r + 5.0000001201e-1f;
   power = power * r + 1.0f;
   power = power * r + 1.0f;
-  // n ≥ −126, so that 2ⁿ is normal and the product exact.
-  return power * __builtin_bit_cast(
-                     float, static_cast<std::uint32_t>(static_cast<std::int32_t>(n) + 127) << 23U);
+  // The low bits of `shifted` are n ≥ −126, so that 2ⁿ is normal and the product exact.
+  return power * __builtin_bit_cast(V, (__builtin_bit_cast(U, shifted) + (127U + shift)) << 23U);
 }
 
 // The specification's exponential, of z ≤ 0: 0 below −87.
@@ -50,7 +66,7 @@ NCK_HOST_DEVICE static inline float exp32(float z) noexcept {
 // scale of 0 is NaN: either way the integer weight is 0, and vectors have no branches.
 NCK_HOST_DEVICE static inline float float_weight(float logit, float largest, float scale) noexcept {
   const float z = (logit - largest) * scale;
-  return exp_in_range(z > smallest_exponent ? z : smallest_exponent) * 0x1p40f;
+  return exp_in_range(z > smallest_exponent ? z : smallest_exponent, 40U);
 }
 
 // Rounded down.
@@ -87,6 +103,6 @@ NCK_HOST_DEVICE static inline float float_of(std::int32_t order) noexcept {
   return __builtin_bit_cast(float, flipped_if_negative(static_cast<std::uint32_t>(order)));
 }
 
-}  // namespace nanochat
+}  // namespace nanochat::kernels
 
-#endif  // NANOCHAT_SCALAR_DRAW_ARITHMETIC_HPP_
+#endif  // NANOCHAT_KERNELS_DRAW_ARITHMETIC_HPP_
