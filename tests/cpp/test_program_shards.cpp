@@ -9,8 +9,10 @@
 #include "program_model.hpp"
 #include "scalar/program/shards.hpp"
 #include "testing.hpp"
+#include "threads/workers.hpp"
 
 using namespace nanochat::program;
+using nanochat::Workers;
 using testing::Batch;
 using testing::Model;
 using testing::Random;
