@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import nanochat
-from nanochat import errors
+from nanochat import errors, native
 
 EMPTY = "dataset must contain at least one token pair"
 
@@ -138,6 +138,7 @@ def test_every_error_class_is_met_on_a_real_path(folder, tiny, trained, monkeypa
         "CheckpointError": lambda: sample(nanochat.SampleConfig(checkpoint="no")),
         "NonFiniteStep": lambda: train(config(**tiny(**overflow))),
         "MemoryDrift": lambda: train(config(**tiny(memory_drift=1e-9))),
+        "KernelError": lambda: native.take_buffer(-1),
         "AblationError": lambda: nanochat.ablate(
             nanochat.AblateConfig(vary=("tie_lm_head=true",), seeds=1), tiny(data="no.txt")
         ),
