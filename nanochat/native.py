@@ -1,12 +1,13 @@
 """Loads the compiled kernels and turns their statuses into exceptions. Knows no torch.
 
 The declarations that cffi reads are the file that the compiler read (csrc/kernels/abi.h), installed
-beside the libraries.
+beside the libraries. NCLAB_KERNELS names the folder of another build, such as one with sanitizers.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from functools import cache
 from pathlib import Path
@@ -27,6 +28,8 @@ _REINSTALL = "install nanochat-lab again (pip install .)"
 
 def _folder() -> Path:
     """Where the compiled files of this package are; an editable install has them elsewhere."""
+    if chosen := os.environ.get("NCLAB_KERNELS"):
+        return Path(chosen).absolute()
     spec = importlib.util.find_spec("nanochat._scalar")
     if spec is None or spec.origin is None:
         raise KernelError(f"the compiled files of nanochat are missing; {_REINSTALL}")
@@ -58,11 +61,11 @@ def _load(name: str, remedy: str) -> Any:
     path = _folder() / _file_name(name)
     try:
         library = ffi.dlopen(str(path))
-    except OSError as error:
+        version = library.nck_abi_version()
+    except (OSError, AttributeError) as error:  # AttributeError: a library of something else
         raise KernelError(
             f"the kernel library {path} cannot be loaded ({error}); {remedy}"
         ) from None
-    version = library.nck_abi_version()
     if version != ABI_VERSION:
         raise KernelError(
             f"the kernel library {path} has ABI version {version}, this nanochat needs"

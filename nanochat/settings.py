@@ -24,8 +24,12 @@ from nanochat.errors import ConfigError
 __all__ = ["PREFIX", "gather_options", "parse_text", "read_config_file"]
 
 PREFIX = "NCLAB_"
-# Variables of the build (CMakeLists.txt), which a shell may still hold when a command runs.
-_BUILD = frozenset(PREFIX + name for name in ("CUDA", "PYTHON", "CPP_TESTS", "SANITIZE", "WERROR"))
+# Variables of the build (CMakeLists.txt), which a shell may still hold when a command runs, and
+# those that pick a build of the kernels (native.py) and its instruction set.
+_BUILD = frozenset(
+    PREFIX + name
+    for name in ("CUDA", "PYTHON", "CPP_TESTS", "SANITIZE", "WERROR", "KERNELS", "SIMD")
+)
 _CONFIGS = (TrainConfig, SampleConfig, EvalConfig, AblateConfig)
 
 

@@ -43,9 +43,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No option of the person who runs the tests reaches them; nothing draws to a window."""
+    """No option of the person who runs the tests reaches them; nothing draws to a window.
+
+    NCLAB_KERNELS stays: it says which build of the kernels is tested.
+    """
     for name in list(os.environ):
-        if name.startswith("NCLAB_") or name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        if (name.startswith("NCLAB_") and name != "NCLAB_KERNELS") or name in (
+            "RANK", "WORLD_SIZE", "LOCAL_RANK",
+        ):  # fmt: skip
             monkeypatch.delenv(name)
     # Help and errors are compared as text.
     for name in ("FORCE_COLOR", "CLICOLOR_FORCE"):

@@ -149,7 +149,9 @@ def test_every_command_refuses_a_misspelt_variable(command, refused, monkeypatch
     )
 
 
-@pytest.mark.parametrize("name", ["CUDA", "PYTHON", "CPP_TESTS", "SANITIZE", "WERROR"])
+@pytest.mark.parametrize(
+    "name", ["CUDA", "PYTHON", "CPP_TESTS", "SANITIZE", "WERROR", "KERNELS", "SIMD"]
+)
 def test_variables_of_the_build_are_no_business_of_a_command(name):
     assert gather(environment={f"NCLAB_{name}": "ON"}) == {}
 

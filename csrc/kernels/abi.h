@@ -41,7 +41,7 @@ typedef struct {
   int64_t ignore_index;
   double label_smoothing; /* 0 … 1 */
   double z_loss;          /* at least 0 */
-  double softcap;         /* z = softcap · tanh(logit / softcap); 0: z = logit */
+  double softcap;         /* z = softcap · tanh(logit / softcap), 1e-30 … 1e30; 0: z = logit */
   int32_t reduction;
 } nck_loss;
 
@@ -66,8 +66,8 @@ const char* nck_target(void);
    under NCK_MEAN, their share of the rows that are not ignored.
 
    A NaN or +inf among a row's logits, or nothing but -inf, makes its loss, lse and whole gradient
-   NaN; a target whose logit is -inf has a loss of +inf and a finite gradient. Ignored rows have
-   gradients of 0 whatever they hold. */
+   NaN; a target whose logit is -inf has a loss of +inf and a finite gradient. Under a soft-cap an
+   infinite logit is ±softcap. Ignored rows have gradients of 0 whatever they hold. */
 int32_t nck_cross_entropy(const void* logits, int64_t rows, int64_t vocab, int64_t row_stride,
                           int32_t dtype, const int64_t* targets, const void* class_weights,
                           const void* token_weights, const nck_loss* loss, const void* upstream,
@@ -81,7 +81,7 @@ int32_t nck_target_weight(const int64_t* targets, int64_t rows, int64_t vocab, i
                           int64_t ignore_index, double* weight, int64_t* counted);
 
 /* result[i][j] = matrix[i][j] · upstream[i · upstream_stride]; result may be the matrix. A factor
-   of exactly 1 costs nothing in place. */
+   of exactly 1 costs nothing in place. bfloat16 results below 2⁻¹²⁶ may be 0. */
 int32_t nck_scale_rows(const void* matrix, int64_t rows, int64_t vocab, int64_t row_stride,
                        int32_t dtype, const void* upstream, int64_t upstream_stride, void* result,
                        int64_t result_stride, int32_t threads);

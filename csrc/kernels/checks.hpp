@@ -55,8 +55,9 @@ inline void check_loss(const nck_loss* loss) {
   if (!(loss->z_loss >= 0) || std::isinf(loss->z_loss)) {
     throw Failure(NCK_ARGUMENT, "z_loss must be finite and at least 0, got %g", loss->z_loss);
   }
-  if (!(loss->softcap >= 0) || std::isinf(loss->softcap)) {
-    throw Failure(NCK_ARGUMENT, "softcap must be finite and at least 0, got %g", loss->softcap);
+  // Beyond these, its reciprocal or a logit's quotient by it would be no normal float.
+  if (loss->softcap != 0 && !(loss->softcap >= 1e-30 && loss->softcap <= 1e30)) {
+    throw Failure(NCK_ARGUMENT, "softcap must be 0 or in [1e-30, 1e30], got %g", loss->softcap);
   }
   if (loss->reduction < NCK_NONE || loss->reduction > NCK_SUM) {
     throw Failure(NCK_ARGUMENT, "reduction must be NCK_NONE, NCK_MEAN or NCK_SUM, got %d",
@@ -81,9 +82,10 @@ inline void check_threads(std::int32_t threads) {
                 (long long)row, (long long)vocab, (long long)ignore_index, (long long)target);
 }
 
-// The gradient is the logits themselves or lies apart from them.
-inline void check_apart(const void* a, std::int64_t a_stride, const void* b, std::int64_t b_stride,
-                        std::int64_t rows, std::int64_t vocab, std::int32_t dtype) {
+// `b` is `a` itself or lies apart from it.
+inline void check_apart(const char* a_name, const void* a, std::int64_t a_stride,
+                        const char* b_name, const void* b, std::int64_t b_stride, std::int64_t rows,
+                        std::int64_t vocab, std::int32_t dtype) {
   if (rows == 0 || (a == b && (rows == 1 || a_stride == b_stride))) return;
   const auto span = [&](std::int64_t stride) {
     return static_cast<std::uintptr_t>(((rows - 1) * stride + vocab) * element_bytes(dtype));
@@ -91,7 +93,10 @@ inline void check_apart(const void* a, std::int64_t a_stride, const void* b, std
   const auto a_first = reinterpret_cast<std::uintptr_t>(a);
   const auto b_first = reinterpret_cast<std::uintptr_t>(b);
   if (a_first < b_first + span(b_stride) && b_first < a_first + span(a_stride)) {
-    throw Failure(NCK_ARGUMENT, "gradient must be the logits themselves or lie apart from them");
+    throw Failure(NCK_ARGUMENT,
+                  "%s must be %s, with the same stride, or lie apart; they overlap, %lld bytes from"
+                  " first to first",
+                  b_name, a_name, static_cast<long long>(b_first - a_first));
   }
 }
 

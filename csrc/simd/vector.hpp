@@ -79,14 +79,19 @@ inline void store(Element<V>* to, V v) noexcept {
   __builtin_memcpy(to, &v, sizeof v);
 }
 
+// 0, 1, 2, …
+template <class V>
+inline Integers<V> lane_numbers() noexcept {
+  Integers<V> lane;
+#pragma GCC unroll 16
+  for (int i = 0; i < Traits<V>::lanes; ++i) lane[i] = i;
+  return lane;
+}
+
 // All bits of the first `count` lanes.
 template <class V>
 inline Integers<V> first_lanes(int count) noexcept {
-  using I = Integers<V>;
-  I lane;
-#pragma GCC unroll 16
-  for (int i = 0; i < Traits<V>::lanes; ++i) lane[i] = i;
-  return lane < static_cast<Bits<Element<V>>>(count) - I{};
+  return lane_numbers<V>() < static_cast<Bits<Element<V>>>(count) - Integers<V>{};
 }
 
 // The first `count` lanes of `yes`, the others of `no`.

@@ -15,7 +15,7 @@ from torch import Tensor
 from nanochat.errors import KernelError
 from nanochat.ops import launch, reference
 from nanochat.ops.derivatives import below_autograd, graph_is_kept, refuse_second_derivative
-from nanochat.ops.library import LIBRARY
+from nanochat.ops.library import define, differentiate, implement
 from nanochat.ops.loss import NONE, Loss, Rows, number_type, result_shape
 from nanochat.ops.memory import fresh
 
@@ -24,23 +24,16 @@ __all__ = ["cross_entropy", "gradient_can_wait"]
 OPTIONS = "int ignore_index, float label_smoothing, float z_loss, float softcap, int reduction"
 ROWS = "Tensor targets, Tensor? class_weights, Tensor? token_weights"
 
-LIBRARY.define(
+define(
     f"cross_entropy(Tensor logits, {ROWS}, {OPTIONS}, bool gradient, bool accuracy)"
-    " -> (Tensor loss, Tensor log_sums, Tensor gradient, Tensor correct)",
-    tags=(torch.Tag.pt2_compliant_tag,),
+    " -> (Tensor loss, Tensor log_sums, Tensor gradient, Tensor correct)"
 )
-LIBRARY.define(
+define(
     f"cross_entropy_(Tensor(a!) logits, {ROWS}, {OPTIONS}, bool accuracy)"
-    " -> (Tensor loss, Tensor log_sums, Tensor correct)",
-    tags=(torch.Tag.pt2_compliant_tag,),
+    " -> (Tensor loss, Tensor log_sums, Tensor correct)"
 )
-LIBRARY.define(
-    f"cross_entropy_backward(Tensor upstream, Tensor logits, {ROWS}, {OPTIONS}) -> Tensor",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
-LIBRARY.define(
-    "scale_rows(Tensor matrix, Tensor upstream) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,)
-)
+define(f"cross_entropy_backward(Tensor upstream, Tensor logits, {ROWS}, {OPTIONS}) -> Tensor")
+define("scale_rows(Tensor matrix, Tensor upstream) -> Tensor")
 
 
 def cross_entropy(
@@ -184,39 +177,35 @@ def _scale_rows(matrix: Tensor, upstream: Tensor) -> Tensor:
     return result
 
 
-for _key in ("CPU", "CUDA"):
-    LIBRARY.impl("cross_entropy", _forward, _key)
-    LIBRARY.impl("cross_entropy_", _forward_inplace, _key)
-    LIBRARY.impl("cross_entropy_backward", _backward, _key)
-    LIBRARY.impl("scale_rows", _scale_rows, _key)
-
-
-@torch.library.register_fake("nck::cross_entropy", lib=LIBRARY)
-def _(logits: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _fake_cross_entropy(logits: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     reduction, gradient, accuracy = arguments[-3:]
     loss, log_sums, correct = _outputs(logits, reduction, accuracy)
     return loss, log_sums, logits.new_empty(logits.shape if gradient else (0,)), correct
 
 
-@torch.library.register_fake("nck::cross_entropy_", lib=LIBRARY)
-def _(logits: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _fake_cross_entropy_(logits: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     return _outputs(logits, *arguments[-2:])
 
 
-@torch.library.register_fake("nck::cross_entropy_backward", lib=LIBRARY)
-def _(upstream: Tensor, logits: Tensor, *arguments: Any) -> Tensor:
+def _fake_cross_entropy_backward(upstream: Tensor, logits: Tensor, *arguments: Any) -> Tensor:
     return logits.new_empty(logits.shape)
 
 
-@torch.library.register_fake("nck::scale_rows", lib=LIBRARY)
-def _(matrix: Tensor, upstream: Tensor) -> Tensor:
+def _fake_scale_rows(matrix: Tensor, upstream: Tensor) -> Tensor:
     return matrix.new_empty(matrix.shape)
+
+
+implement("cross_entropy", _forward, _fake_cross_entropy)
+implement("cross_entropy_", _forward_inplace, _fake_cross_entropy_)
+implement("cross_entropy_backward", _backward, _fake_cross_entropy_backward)
+implement("scale_rows", _scale_rows, _fake_scale_rows)
 
 
 def _multiplied(gradient: Tensor, upstream: Tensor) -> Tensor:
     """gradient · upstream, in the gradient's place unless another pass will want it."""
     if graph_is_kept():
-        return torch.ops.nck.scale_rows.default(gradient, upstream)
+        scaled: Tensor = torch.ops.nck.scale_rows.default(gradient, upstream)
+        return scaled
     if upstream.device.type == "cpu" and not upstream.dim() and upstream.item() == 1.0:
         return gradient
     launch.scale_rows(gradient, upstream, gradient)
@@ -245,7 +234,8 @@ class _CrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_derivative("cross_entropy")
         if ctx.waits:
-            gradient = _multiplied(*ctx.saved_tensors, upstream)
+            (made,) = ctx.saved_tensors
+            gradient = _multiplied(made, upstream)
         else:
             op = torch.ops.nck.cross_entropy_backward.default
             gradient = op(upstream, *ctx.saved_tensors, *ctx.loss)
@@ -268,7 +258,8 @@ class _InPlace(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_derivative("cross_entropy")
-        gradient = _multiplied(*ctx.saved_tensors, upstream)
+        (made,) = ctx.saved_tensors
+        gradient = _multiplied(made, upstream)
         return gradient, None, None, None
 
 
@@ -298,6 +289,4 @@ def _registered_backward(ctx: Any, upstream: Tensor, *_: Tensor) -> tuple[Tensor
     return gradient, *(None,) * 10
 
 
-torch.library.register_autograd(
-    "nck::cross_entropy", _registered_backward, setup_context=_setup, lib=LIBRARY
-)
+differentiate("cross_entropy", _registered_backward, _setup)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+
 from nanochat.errors import KernelError
 
 __all__ = ["below_autograd", "graph_is_kept", "refuse_second_derivative"]

@@ -19,32 +19,31 @@ from nanochat.errors import KernelError
 from nanochat.ops import launch, reference
 from nanochat.ops.cross_entropy import OPTIONS, ROWS, gradient_can_wait
 from nanochat.ops.derivatives import below_autograd, graph_is_kept, refuse_second_derivative
-from nanochat.ops.library import LIBRARY
+from nanochat.ops.library import define, differentiate, implement
 from nanochat.ops.loss import MEAN, NONE, SUM, Loss, Rows, number_type, result_shape
 from nanochat.ops.memory import fresh
 
 __all__ = ["linear_cross_entropy"]
 
-# A chunk's logits: at most this part of all of them, and at most so many bytes, about the size of a
-# last-level cache; but never less than SMALL, where one chunk is cheaper than to save memory.
+# A chunk's logits: this part of all of them, but no less than SMALL, as each chunk reads and writes
+# the weight's gradient, and no more than LARGEST, about a last-level cache. What fits there as a
+# whole is one chunk.
 SHARE = 10
+SMALL = 12 << 20
 LARGEST = 32 << 20
-SMALL = 4 << 20
 LARGEST_ON_GPU = 1 << 30
 # Rows of the weight whose gradient is made at a time where it is not made in float32.
 SLICE_BYTES = 2 << 20
 
-LIBRARY.define(
+define(
     f"linear_cross_entropy(Tensor hidden, Tensor weight, {ROWS}, {OPTIONS}, bool hidden_gradient,"
     " bool weight_gradient, bool accuracy)"
     " -> (Tensor loss, Tensor log_sums, Tensor hidden_gradient, Tensor weight_gradient,"
-    " Tensor correct)",
-    tags=(torch.Tag.pt2_compliant_tag,),
+    " Tensor correct)"
 )
-LIBRARY.define(
+define(
     f"linear_cross_entropy_backward(Tensor upstream, Tensor hidden, Tensor weight, {ROWS},"
-    f" {OPTIONS}, bool hidden_gradient, bool weight_gradient) -> (Tensor, Tensor)",
-    tags=(torch.Tag.pt2_compliant_tag,),
+    f" {OPTIONS}, bool hidden_gradient, bool weight_gradient) -> (Tensor, Tensor)"
 )
 
 
@@ -66,7 +65,7 @@ def linear_cross_entropy(
     """cross_entropy(hidden · weightᵀ, …) without the logits as a whole; see there for the options.
 
     The weight's gradient is summed in float32 at least. Beyond the gradients and that sum, memory
-    for a tenth of the logits is used, or for 4 MB of them. Under autocast both inputs are cast to
+    for a tenth of the logits is used, or for all where they are 32 MB or less. Under autocast both inputs are cast to
     its dtype, as torch's linear layer does. Raises KernelError as cross_entropy does.
     """
     loss = Loss(
@@ -83,7 +82,7 @@ def linear_cross_entropy(
     if not use_native:
         result, correct = reference.linear_cross_entropy(flat, weight, rows, loss)
     elif torch.compiler.is_compiling() or not any(needs):
-        waits = gradient_can_wait(hidden.dtype, loss.reduction)
+        waits = gradient_can_wait(hidden.dtype, loss.numbers()[-1])
         wants = tuple(need and waits for need in needs)
         arguments = rows.targets, rows.class_weights, rows.token_weights, *loss.numbers(), *wants
         op = torch.ops.nck.linear_cross_entropy.default
@@ -167,7 +166,9 @@ def _chunks(hidden: Tensor, weight: Tensor) -> Iterator[tuple[int, int]]:
     """(first row, rows) of each chunk."""
     rows, row_bytes = len(hidden), len(weight) * hidden.element_size()
     most = LARGEST if hidden.device.type == "cpu" else LARGEST_ON_GPU
-    size = min(max(rows * row_bytes // SHARE, SMALL), most) // row_bytes
+    size = rows
+    if rows * row_bytes > most:
+        size = min(max(rows * row_bytes // SHARE, SMALL), most) // row_bytes
     size = min(max(size, 1), max(rows, 1))
     if size >= 32:
         size -= size % 16  # matrix products like whole tiles
@@ -275,13 +276,9 @@ def _backward(
     return gradients.results(hidden, weight)
 
 
-for _key in ("CPU", "CUDA"):
-    LIBRARY.impl("linear_cross_entropy", _forward, _key)
-    LIBRARY.impl("linear_cross_entropy_backward", _backward, _key)
-
-
-@torch.library.register_fake("nck::linear_cross_entropy", lib=LIBRARY)
-def _(hidden: Tensor, weight: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+def _fake_linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, *arguments: Any
+) -> tuple[Tensor, ...]:
     reduction, hidden_gradient, weight_gradient, accuracy = arguments[-4:]
     number = number_type(hidden)
     shape = result_shape(hidden.shape[0], reduction)
@@ -294,13 +291,18 @@ def _(hidden: Tensor, weight: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     )
 
 
-@torch.library.register_fake("nck::linear_cross_entropy_backward", lib=LIBRARY)
-def _(upstream: Tensor, hidden: Tensor, weight: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+def _fake_linear_cross_entropy_backward(
+    upstream: Tensor, hidden: Tensor, weight: Tensor, *arguments: Any
+) -> tuple[Tensor, Tensor]:
     hidden_gradient, weight_gradient = arguments[-2:]
     return (
         hidden.new_empty(hidden.shape if hidden_gradient else (0,)),
         weight.new_empty(weight.shape if weight_gradient else (0,)),
     )
+
+
+implement("linear_cross_entropy", _forward, _fake_linear_cross_entropy)
+implement("linear_cross_entropy_backward", _backward, _fake_linear_cross_entropy_backward)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -352,6 +354,4 @@ def _registered_backward(ctx: Any, upstream: Tensor, *_: Tensor) -> tuple[Tensor
     return *_gradients_of(ctx, upstream, in_place=False), *(None,) * 11
 
 
-torch.library.register_autograd(
-    "nck::linear_cross_entropy", _registered_backward, setup_context=_setup, lib=LIBRARY
-)
+differentiate("linear_cross_entropy", _registered_backward, _setup)

@@ -49,7 +49,7 @@ def cross_entropy(
         losses = losses + loss.z_loss * lse.square()
     weights = torch.ones_like(lse) if rows.token_weights is None else rows.token_weights
     losses = torch.where(counted, losses * weights, 0.0)
-    correct = (counted & (z.argmax(-1) == targets)).to(losses.dtype)
+    correct = (counted & (logits.argmax(-1) == targets)).to(losses.dtype)
     if loss.reduction == "none":
         return losses, correct
     if loss.reduction == "sum":

@@ -138,7 +138,7 @@ class TensorEngine:
         inputs = self._inputs(batch)
         hidden = self.model.hidden(inputs, dropout)
         cap = self.config.logit_softcap
-        nats = linear_cross_entropy(
+        nats: Tensor = linear_cross_entropy(
             hidden, self.model.head, inputs.targets, softcap=cap, reduction="sum",
             use_native=self._fused,
         )  # fmt: skip

@@ -36,6 +36,11 @@ def gradients(loss: Tensor, hidden: Tensor, weight: Tensor, upstream: Tensor) ->
     return [loss.detach(), *made]
 
 
+def in_chunks(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """Make a chunk's logits at most `size` bytes, or a row."""
+    monkeypatch.setattr(module, "LARGEST", size)
+
+
 OPTIONS = [{}, {"softcap": 3.0}, {"label_smoothing": 0.1, "z_loss": 1e-2}]
 
 
@@ -52,8 +57,7 @@ def test_any_number_of_chunks_equals_the_definition(
 ) -> None:
     rows, width, vocab = 70, 12, 33
     hidden, weight, targets = problem(rows, width, vocab, dtype)
-    monkeypatch.setattr(module, "SMALL", chunk_rows * vocab * dtype.itemsize)
-    monkeypatch.setattr(module, "SHARE", 1 << 20)
+    in_chunks(monkeypatch, chunk_rows * vocab * dtype.itemsize)
     upstream = torch.linspace(0.5, 2.0, rows) if reduction == "none" else torch.tensor(0.7)
     loss = linear_cross_entropy(hidden, weight, targets, reduction=reduction, **options)
     found = gradients(loss, hidden, weight, upstream)
@@ -87,8 +91,7 @@ def test_results_do_not_depend_on_the_number_of_threads() -> None:
 
 def test_half_types_sum_the_weights_gradient_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     # A row a chunk: sums in bfloat16 would stop at 256 · the smallest part.
-    monkeypatch.setattr(module, "SMALL", 1)
-    monkeypatch.setattr(module, "SHARE", 1 << 20)
+    in_chunks(monkeypatch, 1)
     rows = 2000
     hidden = torch.ones(rows, 1, dtype=torch.bfloat16, requires_grad=True)
     weight = torch.zeros(2, 1, dtype=torch.bfloat16, requires_grad=True)
@@ -142,7 +145,7 @@ def test_more_dimensions_are_rows_in_order() -> None:
 def test_a_target_out_of_range_is_named_by_its_row_in_the_whole(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "SMALL", 1)
+    in_chunks(monkeypatch, 1)
     hidden, weight, targets = problem(50, 5, 9, torch.float32)
     targets[44] = 9
     for reduction in ("mean", "sum", "none"):

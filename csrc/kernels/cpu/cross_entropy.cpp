@@ -19,6 +19,16 @@ namespace {
 constexpr std::int64_t streaming_bytes = std::int64_t{16} << 20U;
 // Elements that make a chunk of rows worth a thread's while.
 constexpr std::int64_t chunk_elements = 8192;
+// A row is fetched while the one before it in its chunk is worked on, so that chunks of long rows
+// have several too, unless so many chunks are fewer than this.
+constexpr std::int64_t rows_to_fetch = 16, fewest_chunks = 16;
+
+// Of rows and vocab alone: the order of sums over the rows follows from it.
+std::int64_t rows_a_chunk(std::int64_t rows, std::int64_t vocab) noexcept {
+  const std::int64_t fetching = std::min(rows_to_fetch, rows / fewest_chunks);
+  return std::clamp<std::int64_t>(std::max(chunk_elements / vocab, fetching), 1,
+                                  cross_entropy_rows);
+}
 
 double number_at(const void* numbers, std::int64_t i, std::int32_t dtype) noexcept {
   if (numbers == nullptr) return 1;
@@ -103,8 +113,7 @@ std::size_t scratch_bytes(std::int64_t vocab, std::int32_t dtype) {
 void run(const CrossEntropy& call, std::int64_t rows, std::int32_t dtype, const Outputs& outputs,
          const Targets& targets, int threads) {
   const auto kernel = tables().cross_entropy[dtype];
-  const std::int64_t chunk =
-      std::clamp<std::int64_t>(chunk_elements / call.vocab, 1, cross_entropy_rows);
+  const std::int64_t chunk = rows_a_chunk(rows, call.vocab);
   std::vector<Sums> sums(static_cast<std::size_t>((rows + chunk - 1) / chunk));
   std::atomic<bool> has_memory{true};
   parallel_for(rows, chunk, threads, [&](std::int64_t first, std::int64_t last) {
@@ -147,7 +156,8 @@ std::int32_t nck_cross_entropy(const void* logits, std::int64_t rows, std::int64
     if (rows > 0) check_pointer(targets, "targets");
     if (gradient != nullptr) {
       check_matrix("gradient", gradient, rows, vocab, gradient_stride, dtype);
-      check_apart(logits, row_stride, gradient, gradient_stride, rows, vocab, dtype);
+      check_apart("logits", logits, row_stride, "gradient", gradient, gradient_stride, rows, vocab,
+                  dtype);
     }
     const Targets all = check_targets(targets, rows, vocab, dtype, class_weights, token_weights,
                                       loss->ignore_index);

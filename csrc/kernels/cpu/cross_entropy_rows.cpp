@@ -151,47 +151,70 @@ inline Number<S> cap_row(const S* logits, std::int64_t vocab, double cap,
   return largest_lane(best);
 }
 
-// exp(z − maximum) into `exponentials` where asked, and their sum.
-template <bool keeps, class S, class Z>
-inline double exponentials_of(const Z* z, std::int64_t vocab, Number<S> maximum,
-                              Number<S>* exponentials, const Ahead<S>& ahead) noexcept {
+// A vector with 0 in the lane of that number, if it has one.
+template <class V>
+inline V without(V v, int lane) noexcept {
+  using Index = Bits<Element<V>>;
+  return lane_numbers<V>() == static_cast<Index>(lane) - Integers<V>{} ? V{} : v;
+}
+
+// exp(z − maximum) into `exponentials`; returns their sum without the target's. Where the target's
+// is 1 and the others are small, they would be lost in a sum with it.
+template <class S, class Z>
+inline double exponentials_of(const Z* z, std::int64_t vocab, std::int64_t target,
+                              Number<S> maximum, Number<S>* exponentials,
+                              const Ahead<S>& ahead) noexcept {
   using N = Number<S>;
   using V = Whole<N>;
   constexpr int lanes = width<N>;
   const V largest = broadcast<V>(maximum);
   const auto next = [&](std::int64_t at) {
     const V e = exp_of_nonpositive(Stored<Z>::load(z + at) - largest);
-    if constexpr (keeps) store(exponentials + at, e);
+    store(exponentials + at, e);
     ahead.first_half(at);
     return e;
   };
+  constexpr int fold = vectors_a_fold * lanes;
   Doubles total{};
   std::int64_t at = 0;
-  for (; at + vectors_a_fold * lanes <= vocab; at += vectors_a_fold * lanes) {
+  for (; at + fold <= vocab; at += fold) {
     V sums[4] = {next(at), next(at + lanes), next(at + 2 * lanes), next(at + 3 * lanes)};
 #pragma GCC unroll 1
     for (int i = 4; i < vectors_a_fold; i += 4) {
 #pragma GCC unroll 4
       for (int k = 0; k < 4; ++k) sums[k] += next(at + (i + k) * lanes);
     }
+    if (at <= target && target < at + fold) {
+      sums[0] = sums[1] = sums[2] = sums[3] = V{};
+      const int own = static_cast<int>(target - at);
+#pragma GCC unroll 4
+      for (int i = 0; i < vectors_a_fold; ++i) {
+        sums[i % 4] += without(load<V>(exponentials + at + i * lanes), own - i * lanes);
+      }
+    }
     total += as_doubles(sums[0] + sums[1]) + as_doubles(sums[2] + sums[3]);
   }
-  for (; at + lanes <= vocab; at += lanes) total += as_doubles(next(at));
+  // Of less than a fold: what is left holds the target, or no number near it.
+  const int own = target >= at ? static_cast<int>(target - at) : -fold;
+  const std::int64_t rest = at;
+  for (; at + lanes <= vocab; at += lanes) {
+    total += as_doubles(without(next(at), own - static_cast<int>(at - rest)));
+  }
   if (at < vocab) {
     const int count = static_cast<int>(vocab - at);
     const V lower = keep_first(Stored<Z>::load_first(z + at, count) - largest,
                                broadcast<V>(-__builtin_inff()), count);
     const V e = exp_of_nonpositive(lower);
-    if constexpr (keeps) store(exponentials + at, e);
-    total += as_doubles(e);
+    store(exponentials + at, e);
+    total += as_doubles(without(e, own - static_cast<int>(at - rest)));
   }
   return sum_of_lanes(total);
 }
 
-// A short row's largest logit and the sum of its exponentials, which are kept: `vectors` of them,
-// the last with `count` elements, all in registers.
+// The same for a short row, with its largest logit: all in registers, `vectors` of them, the last
+// with `count` elements.
 template <class S, int vectors>
-inline double short_row(const S* logits, int count, Number<S>& maximum,
+inline double short_row(const S* logits, int count, int target, Number<S>& maximum,
                         Number<S>* exponentials) noexcept {
   using V = Whole<Number<S>>;
   constexpr int lanes = width<Number<S>>;
@@ -211,7 +234,7 @@ inline double short_row(const S* logits, int count, Number<S>& maximum,
   for (int i = 0; i < vectors; ++i) {
     e[i] = exp_of_nonpositive(e[i] - largest);
     store(exponentials + i * lanes, e[i]);
-    sum += e[i];
+    sum += without(e[i], target - i * lanes);
   }
   return sum_of_lanes(as_doubles(sum));
 }
@@ -219,28 +242,29 @@ inline double short_row(const S* logits, int count, Number<S>& maximum,
 constexpr int most_vectors = 8;
 
 template <class S>
-inline double short_row(const S* logits, std::int64_t vocab, Number<S>& maximum,
-                        Number<S>* exponentials) noexcept {
+inline double short_row(const S* logits, std::int64_t vocab, std::int64_t target,
+                        Number<S>& maximum, Number<S>* exponentials) noexcept {
   constexpr int lanes = width<Number<S>>;
   const int vectors = static_cast<int>((vocab + lanes - 1) / lanes);
   const int count = static_cast<int>(vocab) - (vectors - 1) * lanes;
+  const int own = static_cast<int>(target);
   switch (vectors) {
     case 1:
-      return short_row<S, 1>(logits, count, maximum, exponentials);
+      return short_row<S, 1>(logits, count, own, maximum, exponentials);
     case 2:
-      return short_row<S, 2>(logits, count, maximum, exponentials);
+      return short_row<S, 2>(logits, count, own, maximum, exponentials);
     case 3:
-      return short_row<S, 3>(logits, count, maximum, exponentials);
+      return short_row<S, 3>(logits, count, own, maximum, exponentials);
     case 4:
-      return short_row<S, 4>(logits, count, maximum, exponentials);
+      return short_row<S, 4>(logits, count, own, maximum, exponentials);
     case 5:
-      return short_row<S, 5>(logits, count, maximum, exponentials);
+      return short_row<S, 5>(logits, count, own, maximum, exponentials);
     case 6:
-      return short_row<S, 6>(logits, count, maximum, exponentials);
+      return short_row<S, 6>(logits, count, own, maximum, exponentials);
     case 7:
-      return short_row<S, 7>(logits, count, maximum, exponentials);
+      return short_row<S, 7>(logits, count, own, maximum, exponentials);
     default:
-      return short_row<S, most_vectors>(logits, count, maximum, exponentials);
+      return short_row<S, most_vectors>(logits, count, own, maximum, exponentials);
   }
 }
 
@@ -405,47 +429,49 @@ class Rows {
     const Ahead<S> ahead{has_next ? logits_of(i + 1) : nullptr, vocab / 2};
     double z_target = 0, weighted = 0;
     N maximum = 0;
-    double sum = 0;
+    double others = 0;
     if (call_.softcap > 0) {
       maximum = cap_row(logits, vocab, call_.softcap, capped_);
       z_target = static_cast<double>(capped_[target]);
-      sum = exponentials_of<true, S>(capped_, vocab, maximum, exponentials_, ahead);
-      result.correct[index] = call_.correct && is_correct(capped_, target, maximum);
+      others = exponentials_of<S>(capped_, vocab, target, maximum, exponentials_, ahead);
+      // Of the logits themselves: the cap makes large ones equal.
+      result.correct[index] =
+          call_.correct && is_correct(logits, target, row_maximum(logits, vocab));
       if (call_.label_smoothing > 0) weighted = weighted_sum(capped_, vocab, class_weights_);
     } else if (vocab <= most_vectors * width<N> && is_plain_) {
-      sum = short_row<S>(logits, vocab, maximum, exponentials_);
+      others = short_row<S>(logits, vocab, target, maximum, exponentials_);
       z_target = number_at(logits + target);
       result.correct[index] = call_.correct && is_correct(logits, target, maximum);
     } else {
       maximum = row_maximum(logits, vocab);
       z_target = number_at(logits + target);
-      sum = gradient != nullptr
-                ? exponentials_of<true, S>(logits, vocab, maximum, exponentials_, ahead)
-                : exponentials_of<false, S>(logits, vocab, maximum, exponentials_, ahead);
+      others = exponentials_of<S>(logits, vocab, target, maximum, exponentials_, ahead);
       result.correct[index] = call_.correct && is_correct(logits, target, maximum);
       if (call_.label_smoothing > 0) weighted = weighted_sum(logits, vocab, class_weights_);
     }
     // What the second half needs, before the gradient takes the logits' place.
     maxima_[index] = static_cast<double>(maximum);
-    sums_[index] = sum;
+    sums_[index] = others + static_cast<double>(exponentials_[target]);
     z_targets_[index] = z_target;
     weighted_[index] = weighted;
-    if (gradient != nullptr) differentiate(i, maximum, sum, z_target, gradient, ahead);
+    if (gradient != nullptr) differentiate(i, index, others, gradient, ahead);
   }
 
-  void differentiate(std::int64_t i, N maximum, double sum, double z_target, S* gradient,
+  void differentiate(std::int64_t i, std::int64_t index, double others, S* gradient,
                      const Ahead<S>& ahead) const noexcept {
     const std::int64_t vocab = call_.vocab, target = call_.targets[i];
     const double own = (1 - call_.label_smoothing) * number_or_one(class_weights_, target);
     const double smooth = call_.label_smoothing / static_cast<double>(vocab);
     const double weight = number_or_one(call_.token_weights, i) * call_.scale *
                           number_or_one(call_.upstream, i * call_.upstream_stride);
-    double share = own + smooth * call_.class_weight_sum;
-    if (call_.z_loss > 0) {
-      share += 2 * call_.z_loss * (static_cast<double>(maximum) + __builtin_log(sum));
-    }
-    const Slope slope{weight * share / sum, weight * smooth, call_.softcap};
+    const double sum = sums_[index];
+    double more = smooth * call_.class_weight_sum;
+    if (call_.z_loss > 0) more += 2 * call_.z_loss * (maxima_[index] + __builtin_log(sum));
+    const Slope slope{weight * (own + more) / sum, weight * smooth, call_.softcap};
+    // Its own part is p − 1, as the others' share, which keeps its digits.
     const double e_target = static_cast<double>(exponentials_[target]);
+    double at_target = weight * (more * e_target - own * others) / sum -
+                       slope.smooth * number_or_one(class_weights_, target);
     if (is_plain_) {
       write_gradient_plain<S>(exponentials_, vocab, static_cast<N>(slope.factor), gradient,
                               call_.streaming, ahead);
@@ -453,10 +479,8 @@ class Rows {
       write_gradient<S>(Row<S>{nullptr, vocab, exponentials_, capped_}, slope, class_weights_,
                         gradient, ahead);
     }
-    double at_target = slope.factor * e_target - weight * own -
-                       slope.smooth * number_or_one(class_weights_, target);
     if (call_.softcap > 0) {
-      const double t = z_target / call_.softcap;
+      const double t = z_targets_[index] / call_.softcap;
       at_target *= 1 - t * t;
     }
     set_number(gradient + target, at_target);

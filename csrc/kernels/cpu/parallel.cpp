@@ -1,8 +1,8 @@
 #include "kernels/cpu/parallel.hpp"
 
+#include <exception>
 #include <memory>
 #include <mutex>
-#include <system_error>
 
 #include "threads/workers.hpp"
 
@@ -43,7 +43,7 @@ class OwnThreads {
       workers_.reset();
       try {
         workers_ = std::make_unique<Workers>(threads - 1);
-      } catch (const std::system_error&) {
+      } catch (const std::exception&) {  // no thread, or no memory for one
         return false;
       }
     }
@@ -62,19 +62,14 @@ OwnThreads& own_threads() {
   return *threads;
 }
 
-std::atomic<std::int64_t> first_process{0};
-
-// Whether threads that this library has used before belong to a parent of this process.
-bool is_forked() noexcept {
-  const std::int64_t now = process_id();
-  std::int64_t first = 0;
-  return !first_process.compare_exchange_strong(first, now) && first != now;
-}
+// Of the process that loaded this library. A child of fork() may not use the OpenMP runtime even if
+// this library never did in the parent: the parent's threads, which others may have used, are gone.
+const std::int64_t first_process = process_id();
 
 }  // namespace
 
 void run_team(int threads, void (*member)(void* context), void* context) {
-  if (is_forked()) return member(context);
+  if (process_id() != first_process) return member(context);
   if (const RunParallel run = loaded_openmp()) {
     return run(member, context, static_cast<unsigned>(threads), 0);
   }

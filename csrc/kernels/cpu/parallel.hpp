@@ -9,6 +9,10 @@
 
 namespace nanochat::kernels {
 
+// More would only wait for each other; and where the OpenMP runtime cannot start as many threads as
+// it is asked for, it ends the process.
+inline constexpr std::int64_t most_threads = 1024;
+
 // Calls member(context) on up to `threads` threads, this one among them, at the same time; returns
 // when all have returned. Threads are those of the OpenMP runtime that the process has loaded
 // already (torch's), so that two libraries do not compete for the cores, else our own. A child of
@@ -24,7 +28,7 @@ void parallel_for(std::int64_t count, std::int64_t chunk, int threads, const Bod
     std::atomic<std::int64_t> next;
   };
   const std::int64_t chunks = count / chunk + (count % chunk != 0 ? 1 : 0);
-  const int team = static_cast<int>(std::min<std::int64_t>(threads, chunks));
+  const int team = static_cast<int>(std::min({std::int64_t{threads}, chunks, most_threads}));
   if (team <= 1) {
     for (std::int64_t first = 0; first < count; first += std::min(chunk, count - first)) {
       body(first, first + std::min(chunk, count - first));

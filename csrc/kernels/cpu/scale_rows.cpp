@@ -15,7 +15,7 @@ extern "C" std::int32_t nck_scale_rows(const void* matrix, std::int64_t rows, st
   return guarded([&] {
     check_matrix("matrix", matrix, rows, vocab, row_stride, dtype);
     check_matrix("result", result, rows, vocab, result_stride, dtype);
-    check_apart(matrix, row_stride, result, result_stride, rows, vocab, dtype);
+    check_apart("matrix", matrix, row_stride, "result", result, result_stride, rows, vocab, dtype);
     check_upstream_stride(upstream_stride);
     check_threads(threads);
     if (rows > 0) check_pointer(upstream, "upstream");

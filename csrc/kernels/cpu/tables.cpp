@@ -32,14 +32,24 @@ const Tables* tables_named(const char* name) noexcept {
   return &portable::kernel_tables;
 }
 
+namespace {
+
+// Once, so that what is said to run runs, whatever becomes of the environment.
+const char* chosen() {
+  static const char* const name = simd::chosen_instruction_set();
+  return name;
+}
+
+}  // namespace
+
 const Tables& tables() {
-  static const Tables& best = *tables_named(simd::chosen_instruction_set());
+  static const Tables& best = *tables_named(chosen());
   return best;
 }
 
 const char* tables_name() noexcept {
   try {
-    return simd::chosen_instruction_set();
+    return chosen();
   } catch (const std::exception&) {
     return "none";
   }

@@ -1,0 +1,78 @@
+// What the tests of the kernels share: every instruction set that this processor runs, stored types
+// converted one number at a time, and rows whose neighbours must not change.
+#ifndef NANOCHAT_TESTS_KERNEL_TESTING_HPP_
+#define NANOCHAT_TESTS_KERNEL_TESTING_HPP_
+
+#include <bit>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "kernels/cpu/tables.hpp"
+#include "kernels/nck.h"
+#include "simd/instruction_set.hpp"
+#include "testing.hpp"
+
+namespace kernel_testing {
+
+using nanochat::kernels::Tables;
+
+// body(name, tables) for every set that runs here; "portable" does everywhere.
+template <class Body>
+void for_each_set(const Body& body) {
+  for (const char* name : nanochat::simd::instruction_sets) {
+    if (const Tables* const tables = nanochat::kernels::tables_named(name)) body(name, *tables);
+  }
+}
+
+inline std::size_t index(std::int64_t i) { return static_cast<std::size_t>(i); }
+
+// A format of sign, exponent and fraction: float16 is {5, 10}, bfloat16 {8, 7}.
+struct Format {
+  int exponent_bits, fraction_bits;
+  int bias() const { return (1 << (exponent_bits - 1)) - 1; }
+  int infinity() const { return ((1 << exponent_bits) - 1) << fraction_bits; }
+};
+inline constexpr Format bfloat16{8, 7}, float16{5, 10};
+
+// The number that the bits stand for, from their definition.
+inline double widen(Format format, std::uint16_t bits) {
+  const int exponent = (bits & format.infinity()) >> format.fraction_bits;
+  const int fraction = bits & ((1 << format.fraction_bits) - 1);
+  double size;
+  if (exponent == (1 << format.exponent_bits) - 1) {
+    size = fraction == 0 ? std::numeric_limits<double>::infinity()
+                         : std::numeric_limits<double>::quiet_NaN();
+  } else if (exponent == 0) {
+    size = std::ldexp(fraction, 1 - format.bias() - format.fraction_bits);
+  } else {
+    size = std::ldexp(fraction + (1 << format.fraction_bits),
+                      exponent - format.bias() - format.fraction_bits);
+  }
+  return (bits >> 15U) != 0 ? -size : size;
+}
+
+// Bits of the number nearest to `value`, of two equally near ones the even one. NaN: some NaN.
+inline std::uint16_t narrow(Format format, double value) {
+  const int sign = std::signbit(value) ? 0x8000 : 0;
+  if (std::isnan(value)) return static_cast<std::uint16_t>(sign | format.infinity() | 1);
+  if (std::isinf(value)) return static_cast<std::uint16_t>(sign | format.infinity());
+  if (value == 0) return static_cast<std::uint16_t>(sign);
+  const double size = std::fabs(value);
+  // Distance of neighbours at this size; below the normal numbers it no longer shrinks.
+  int exponent = 0;
+  std::frexp(size, &exponent);
+  const int least = 1 - format.bias();
+  const int place = (exponent - 1 < least ? least : exponent - 1) - format.fraction_bits;
+  // Bits of non-negative numbers count up as the numbers do, through every power of two.
+  const double steps = std::nearbyint(std::ldexp(size, -place));
+  const int lowest = (place + format.fraction_bits - least) << format.fraction_bits;
+  const int bits = lowest + static_cast<int>(steps);
+  return static_cast<std::uint16_t>(sign | (bits < format.infinity() ? bits : format.infinity()));
+}
+
+}  // namespace kernel_testing
+
+#endif  // NANOCHAT_TESTS_KERNEL_TESTING_HPP_

@@ -1,0 +1,103 @@
+// The threaded driver through the C ABI, for ThreadSanitizer: callers at once, on teams of threads
+// of our own (no OpenMP runtime is loaded here), and buffers that change hands.
+#include <cstring>
+#include <thread>
+#include <vector>
+
+#include "kernels/nck.h"
+#include "testing.hpp"
+
+namespace {
+
+constexpr std::int64_t rows = 700, vocab = 65;
+
+struct Batch {
+  std::vector<float> logits = std::vector<float>(rows * vocab);
+  std::vector<float> gradient = std::vector<float>(rows * vocab);
+  std::vector<float> losses = std::vector<float>(rows), log_sums = losses, correct = losses;
+  std::vector<std::int64_t> targets = std::vector<std::int64_t>(rows);
+
+  Batch() {
+    for (std::size_t i = 0; i < logits.size(); ++i) {
+      logits[i] = static_cast<float>(i * 2654435761U % 1000) / 100.0F;
+    }
+    for (std::size_t i = 0; i < targets.size(); ++i) {
+      targets[i] = static_cast<std::int64_t>(i) % vocab;
+    }
+  }
+
+  std::int32_t run(int threads, bool in_place) {
+    const nck_loss loss{-100, 0, 0, 0, NCK_NONE};
+    float* const to = in_place ? logits.data() : gradient.data();
+    return nck_cross_entropy(logits.data(), rows, vocab, vocab, NCK_FLOAT32, targets.data(),
+                             nullptr, nullptr, &loss, nullptr, 0, to, vocab, losses.data(),
+                             log_sums.data(), correct.data(), threads);
+  }
+};
+
+template <class Body>
+void at_once(int callers, const Body& body) {
+  std::vector<std::thread> threads;
+  for (int caller = 0; caller < callers; ++caller) {
+    threads.emplace_back([&body, caller] { body(caller); });
+  }
+  for (std::thread& thread : threads) thread.join();
+}
+
+TEST_CASE(callers_at_once_have_the_results_of_one_alone) {
+  Batch alone;
+  CHECK(alone.run(1, false) == NCK_OK);
+  at_once(2, [&](int caller) {
+    for (int turn = 0; turn < 40; ++turn) {
+      Batch own;
+      const bool in_place = turn % 2 == 1;
+      // Sizes differ, so that threads are made anew between two runs.
+      CHECK(own.run(2 + (turn / 10 + caller) % 3, in_place) == NCK_OK);
+      CHECK(own.losses == alone.losses);
+      CHECK((in_place ? own.logits : own.gradient) == alone.gradient);
+    }
+  });
+}
+
+TEST_CASE(rows_are_scaled_by_a_team) {
+  at_once(2, [](int) {
+    std::vector<float> matrix(4000 * vocab, 2.0F), factors(4000);
+    for (std::size_t i = 0; i < factors.size(); ++i) factors[i] = static_cast<float>(i);
+    CHECK(nck_scale_rows(matrix.data(), 4000, vocab, vocab, NCK_FLOAT32, factors.data(), 1,
+                         matrix.data(), vocab, 4) == NCK_OK);
+    for (std::size_t i = 0; i < matrix.size(); ++i) {
+      CHECK(matrix[i] == 2.0F * static_cast<float>(i / vocab));
+    }
+  });
+}
+
+TEST_CASE(a_failed_call_leaves_its_message_to_its_own_thread) {
+  at_once(3, [](int caller) {
+    for (int turn = 0; turn < 50; ++turn) {
+      Batch own;
+      own.targets[static_cast<std::size_t>(caller)] = vocab;
+      CHECK(own.run(2, false) == NCK_TARGET);
+      const char wanted[] = "target of row ";
+      CHECK(std::strncmp(nck_last_error(), wanted, sizeof wanted - 1) == 0);
+      CHECK(nck_last_error()[sizeof wanted - 1] == static_cast<char>('0' + caller));
+    }
+  });
+}
+
+TEST_CASE(buffers_change_hands_among_threads) {
+  at_once(4, [](int caller) {
+    for (int turn = 0; turn < 100; ++turn) {
+      void* buffer = nullptr;
+      CHECK(nck_take_buffer((1 + (turn + caller) % 3) * (std::int64_t{2} << 20U), &buffer) ==
+            NCK_OK);
+      auto* const bytes = static_cast<unsigned char*>(buffer);
+      std::memset(bytes, caller, 4096);
+      for (int i = 0; i < 4096; ++i) CHECK(bytes[i] == caller);
+      CHECK(nck_kept_bytes() >= 0);
+      nck_give_buffer(buffer);
+      if (turn % 25 == caller) nck_drop_buffers();
+    }
+  });
+}
+
+}  // namespace
