@@ -18,7 +18,7 @@ namespace nanochat::kernels {
 
 inline constexpr std::int64_t max_vocab = std::int64_t{1} << 20U;
 // What stands for a token where a row holds NaN, or nothing above −∞.
-inline constexpr std::int64_t holds_nan = -1, all_minus_infinity = -2;
+inline constexpr std::int64_t token_of_nan = -1, token_of_all_minus_infinity = -2;
 
 inline constexpr float smallest_exponent = -87.0f;  // exp of it is still a normal float
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from nanochat import native, philox
 from nanochat.errors import ConfigError, KernelError
-from nanochat.ops.library import LIBRARY
+from nanochat.ops.library import LIBRARY, define
 from nanochat.philox import Stream
 from nanochat.training import draw as specification
 
@@ -100,12 +100,8 @@ def _reference(
 # ─────────────────────────────────────────────────────────────────────────────────── registration
 
 _SETTINGS = "float temperature, int top_k, float top_p"
-for _schema in (
-    f"sample(Tensor logits, Tensor state, Tensor? items, {_SETTINGS}) -> Tensor",
-    f"draw(Tensor logits, Tensor random, {_SETTINGS}) -> Tensor",
-):
-    # Tagged as one that a compiler may trust to keep to its schema.
-    LIBRARY.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))  # type: ignore[no-untyped-call]  # torch has no types here
+define(f"sample(Tensor logits, Tensor state, Tensor? items, {_SETTINGS}) -> Tensor")
+define(f"draw(Tensor logits, Tensor random, {_SETTINGS}) -> Tensor")
 _sample = torch.ops.nck.sample.default
 _draw = torch.ops.nck.draw.default
 

@@ -16,8 +16,8 @@
 #include "testing.hpp"
 
 namespace kernels = nanochat::kernels;
-using kernels::all_minus_infinity;
-using kernels::holds_nan;
+using kernels::token_of_all_minus_infinity;
+using kernels::token_of_nan;
 
 namespace {
 
@@ -308,15 +308,15 @@ TEST_CASE(a_state_gives_each_row_an_integer_of_its_item) {
 
 TEST_CASE(rows_without_a_token_say_why) {
   const float nan = std::numeric_limits<float>::quiet_NaN();
-  CHECK(draw({0.0f, nan, infinity}, 0) == holds_nan);
-  CHECK(draw({-infinity, -nan}, 0) == holds_nan);
-  CHECK(draw({-infinity, -infinity}, 0) == all_minus_infinity);
+  CHECK(draw({0.0f, nan, infinity}, 0) == token_of_nan);
+  CHECK(draw({-infinity, -nan}, 0) == token_of_nan);
+  CHECK(draw({-infinity, -infinity}, 0) == token_of_all_minus_infinity);
   for_each_set([&](const kernels::Tables& tables) {
     for (std::size_t vocab = 1; vocab < 300; ++vocab) {
       for (const float bad : {nan, -nan}) {
         std::vector<float> row(vocab, 1.0f);
         row[vocab * 7 / 8] = bad;
-        CHECK(draw_with(tables, row, NCK_FLOAT32, 0, {}) == holds_nan);
+        CHECK(draw_with(tables, row, NCK_FLOAT32, 0, {}) == token_of_nan);
       }
     }
   });

@@ -94,7 +94,7 @@ void refuse_rows_without_token(const std::int64_t* tokens, std::int64_t rows) {
   if (bad == tokens + rows) return;
   throw Failure(
       NCK_LOGITS,
-      *bad == holds_nan ? "logits of row %lld hold nan" : "logits of row %lld are all -inf",
+      *bad == token_of_nan ? "logits of row %lld hold nan" : "logits of row %lld are all -inf",
       static_cast<long long>(bad - tokens));
 }
 

@@ -46,8 +46,8 @@ class Draw {
 
   std::int64_t token(std::uint64_t random) noexcept {
     const Scan found = scan(x_, vocab_, space_.maxima);
-    if (found.has_nan) return holds_nan;
-    if (found.largest == -infinity) return all_minus_infinity;
+    if (found.has_nan) return token_of_nan;
+    if (found.largest == -infinity) return token_of_all_minus_infinity;
     weigh_ = {found.largest, call_.scale};
     if (call_.top_k > 0) return from_largest(random);
     const std::uint64_t total = weigh(x_, vocab_, space_.weights, ahead_);
