@@ -139,7 +139,6 @@ def test_every_error_class_is_met_on_a_real_path(folder, tiny, trained, monkeypa
         "CheckpointError": lambda: sample(nanochat.SampleConfig(checkpoint="no")),
         "NonFiniteStep": lambda: train(config(**tiny(**overflow))),
         "MemoryDrift": lambda: train(config(**tiny(memory_drift=1e-9))),
-        "KernelError": lambda: native.take_buffer(-1),
         "AblationError": lambda: nanochat.ablate(
             nanochat.AblateConfig(vary=("tie_lm_head=true",), seeds=1), tiny(data="no.txt")
         ),

@@ -65,8 +65,9 @@ def linear_cross_entropy(
     """cross_entropy(hidden · weightᵀ, …) without the logits as a whole; see there for the options.
 
     The weight's gradient is summed in float32 at least. Beyond the gradients and that sum, memory
-    for a tenth of the logits is used, or for all where they are 32 MB or less. Under autocast both inputs are cast to
-    its dtype, as torch's linear layer does. Raises KernelError as cross_entropy does.
+    for a tenth of the logits is used, or for all where they are 32 MB or less. Under autocast both
+    inputs are cast to its dtype, as torch's linear layer does. Raises KernelError as cross_entropy
+    does.
     """
     loss = Loss(
         ignore_index=ignore_index, label_smoothing=label_smoothing, z_loss=z_loss,

@@ -47,15 +47,13 @@ def test_a_missing_library_is_named_with_a_way_out(kernels: Path) -> None:
     path = kernels / native._file_name("nck")
     message = refusal(native.cpu.__wrapped__)
     assert message.startswith(f"the kernel library {path} cannot be loaded (")
-    assert message.endswith(f"); {REINSTALL}, or pass use_native=False")
+    assert message.endswith(f"); {REINSTALL}")
 
 
 def test_a_missing_cuda_library_is_named_with_a_way_out(kernels: Path) -> None:
     message = refusal(native.cuda.__wrapped__)
     assert str(kernels / native._file_name("nck_cuda")) in message
-    assert message.endswith(
-        "; install nanochat-lab again where nvcc is found, or pass use_native=False"
-    )
+    assert message.endswith("; install nanochat-lab again where nvcc is found")
 
 
 def test_a_file_that_is_no_library_is_refused(kernels: Path) -> None:
@@ -67,8 +65,7 @@ def test_a_file_that_is_no_library_is_refused(kernels: Path) -> None:
 def test_a_library_of_another_version_is_refused(kernels: Path, version: int) -> None:
     path = library(kernels, version)
     assert refusal(native.cpu.__wrapped__) == (
-        f"the kernel library {path} has ABI version {version}, this nanochat needs 1;"
-        f" {REINSTALL}, or pass use_native=False"
+        f"the kernel library {path} has ABI version {version}, this nanochat needs 1; {REINSTALL}"
     )
 
 
