@@ -58,7 +58,6 @@ class Buffers {
     const std::size_t needed =
         (std::max<std::size_t>(bytes, 1) + huge_page - 1) / huge_page * huge_page;
     const std::lock_guard<std::mutex> lock(mutex_);
-    taken_.reserve(taken_.size() + 1);
     const auto best = smallest_kept(needed);
     Buffer buffer{nullptr, needed};
     if (best != kept_.end()) {
@@ -67,7 +66,12 @@ class Buffers {
     } else {
       buffer.memory = map(needed);
     }
-    taken_.emplace(buffer.memory, buffer.bytes);
+    try {
+      taken_.emplace(buffer.memory, buffer.bytes);
+    } catch (...) {
+      unmap(buffer.memory, buffer.bytes);
+      throw;
+    }
     return buffer.memory;
   }
 
