@@ -3,7 +3,8 @@
    Two libraries offer it: libnck computes on the CPU, libnck_cuda on an NVIDIA GPU; both have the
    three functions that come first. Every other function returns a status; after one that is not
    NCK_OK the calling thread finds a message in nck_last_error(), one line that names the thing, the
-   rule and the value, until its next failure. A call that fails has written nothing, or says what.
+   rule and the value, until its next failure. A call that fails has written nothing, but
+   after NCK_MEMORY some rows may be done.
 
    Matrices are rows × vocab, the last dimension contiguous, row_stride elements between the first
    elements of neighbouring rows. threads: how many may work, at least 1; results have the same bits
