@@ -190,8 +190,8 @@ NCK_HOST_DEVICE inline std::int64_t draw_token(Team& team, std::int32_t vocab, c
     const float logit = read(i);
     return logit != logit ? order_of_nan : order_of(logit);
   });
-  if (order == order_of_nan) return holds_nan;
-  if (order == order_of_minus_infinity) return all_minus_infinity;
+  if (order == order_of_nan) return token_of_nan;
+  if (order == order_of_minus_infinity) return token_of_all_minus_infinity;
   const Weigher weigh{float_of(order), options.scale, order == order_of_infinity};
   Cut cut{0xFFFFFFFFU, vocab};
   const bool is_first_k = options.top_k > 0 && options.top_k < vocab;

@@ -158,9 +158,9 @@ TEST_CASE(cuda_draws_bear_infinities) {
   row[33] = row[99] = infinity;
   check_draws(row, 16);
   row[150] = std::numeric_limits<float>::quiet_NaN();
-  CHECK(team_draw(row, 1, 1.0, 0, 1.0) == nanochat::kernels::holds_nan);
+  CHECK(team_draw(row, 1, 1.0, 0, 1.0) == nanochat::kernels::token_of_nan);
   CHECK(team_draw(std::vector<float>(5, -infinity), 1, 1.0, 0, 1.0) ==
-        nanochat::kernels::all_minus_infinity);
+        nanochat::kernels::token_of_all_minus_infinity);
 }
 
 TEST_CASE(philox_gives_the_numbers_of_random123) {
