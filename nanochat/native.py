@@ -17,7 +17,7 @@ import cffi
 
 from nanochat.errors import KernelError
 
-__all__ = ["DTYPES", "REDUCTIONS", "check", "cpu", "cuda", "ffi", "take_buffer"]
+__all__ = ["DTYPES", "REDUCTIONS", "check", "cpu", "cuda", "ffi", "kernel", "take_buffer"]
 
 ABI_VERSION = 1
 DTYPES = {"float32": 0, "float64": 1, "bfloat16": 2, "float16": 3}
@@ -85,6 +85,19 @@ def cuda() -> Any:
     """The CUDA kernels, which are built where nvcc is. Raises KernelError as `cpu` does."""
     remedy = "install nanochat-lab again where nvcc is found"
     return _load("nck_cuda", remedy)
+
+
+@cache
+def kernel(name: str) -> Any:
+    """The function nck_<name>, called with addresses as plain integers in place of pointers.
+
+    Casts to pointers cost more than the call. Raises KernelError as `cpu` and `cuda` do.
+    """
+    library = cuda() if name.startswith("cuda_") else cpu()
+    function = getattr(library, f"nck_{name}")
+    declared = ffi.typeof(function)
+    taken = ["intptr_t" if a.kind == "pointer" else a.cname for a in declared.args]
+    return ffi.cast(f"{declared.result.cname} (*)({', '.join(taken)})", function)
 
 
 def check(status: int, library: Any) -> None:

@@ -14,9 +14,14 @@ from torch import Tensor
 
 from nanochat.errors import KernelError
 from nanochat.ops import launch, reference
-from nanochat.ops.derivatives import below_autograd, graph_is_kept, refuse_second_derivative
+from nanochat.ops.derivatives import (
+    below_autograd,
+    graph_is_kept,
+    is_plain,
+    refuse_second_derivative,
+)
 from nanochat.ops.library import define, differentiate, implement
-from nanochat.ops.loss import NONE, Loss, Rows, number_type, result_shape
+from nanochat.ops.loss import NONE, Rows, loss_of, number_type, result_shape
 from nanochat.ops.memory import fresh
 
 __all__ = ["cross_entropy", "gradient_can_wait"]
@@ -63,29 +68,27 @@ def cross_entropy(
     ignored row has none. Raises KernelError for a target out of range, naming row and value (on a
     GPU its row's loss is NaN instead), and for a second derivative.
     """
-    loss = Loss(
-        ignore_index=ignore_index, label_smoothing=label_smoothing, z_loss=z_loss,
-        softcap=softcap, reduction=reduction,
-    )  # fmt: skip
+    loss = loss_of(ignore_index, label_smoothing, z_loss, softcap, reduction)
     vocab = logits.shape[-1] if logits.dim() else 0
     rows = Rows.of(logits, vocab, targets, class_weights, token_weights)
     flat = logits if logits.dim() == 2 else _flat(logits, inplace)
     needs_gradient = torch.is_grad_enabled() and logits.requires_grad
     if not use_native:
         result, correct = reference.cross_entropy(flat, rows, loss)
-    elif torch.compiler.is_compiling() or not needs_gradient:
+    elif torch.compiler.is_compiling():
+        waits = needs_gradient and gradient_can_wait(logits.dtype, loss.numbers[-1])
+        arguments = flat, rows.targets, rows.class_weights, rows.token_weights, *loss.numbers
         op = torch.ops.nck.cross_entropy.default
-        wants = needs_gradient and gradient_can_wait(logits.dtype, loss.numbers()[-1])
-        arguments = flat, rows.targets, rows.class_weights, rows.token_weights, *loss.numbers()
-        if needs_gradient:
-            result, _, _, correct = op(*arguments, wants, return_accuracy)
-        else:
-            result, _, _, correct = below_autograd(op, *arguments, False, return_accuracy)
-    else:
+        result, _, _, correct = op(*arguments, waits, return_accuracy)
+    elif needs_gradient:
         function = _InPlace if inplace else _CrossEntropy
-        result, correct = function.apply(flat, rows, loss.numbers(), return_accuracy)  # type: ignore[no-untyped-call]  # torch has no types here
-    shape = targets.shape if reduction == "none" else ()
-    return (result.view(shape), correct.view(shape)) if return_accuracy else result.view(shape)
+        result, correct = function.apply(flat, rows, loss.numbers, return_accuracy)  # type: ignore[no-untyped-call]  # torch has no types here
+    else:
+        result, _, correct = _compute(flat, rows, loss.numbers, False, return_accuracy)
+    if targets.dim() != 1 and reduction == "none":
+        result = result.view(targets.shape)
+        correct = correct.view(targets.shape) if return_accuracy else None
+    return (result, correct) if return_accuracy else result
 
 
 def gradient_can_wait(dtype: torch.dtype, reduction: int) -> bool:
@@ -110,6 +113,29 @@ def _flat(logits: Tensor, inplace: bool) -> Tensor:
 
 def _rows_contiguous(logits: Tensor) -> Tensor:
     return logits if logits.shape[1] <= 1 or logits.stride(1) == 1 else logits.contiguous()
+
+
+def _compute(
+    logits: Tensor, rows: Rows, loss: tuple[Any, ...], gradient: bool, accuracy: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Loss, gradient and correct without autograd, and without the dispatcher where nobody listens
+    there: it takes as long as a small kernel."""
+    if not is_plain(logits):
+        arguments = logits, rows.targets, rows.class_weights, rows.token_weights, *loss
+        op = torch.ops.nck.cross_entropy.default
+        result, _, made, correct = below_autograd(op, *arguments, gradient, accuracy)
+        return result, made, correct
+    logits = _rows_contiguous(logits)
+    number = number_type(logits)
+    shape = (logits.shape[0],) if loss[-1] == NONE else ()
+    result = torch.empty(shape, dtype=number, device=logits.device)
+    counted = torch.empty_like(result) if accuracy else None
+    slope = fresh(logits.shape, logits.dtype, logits.device) if gradient else None
+    launch.cross_entropy(
+        logits, rows.targets, rows.class_weights, rows.token_weights, loss, gradient=slope,
+        losses=result, correct=counted,
+    )  # fmt: skip
+    return result, slope, counted
 
 
 def _outputs(logits: Tensor, reduction: int, accuracy: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -206,7 +232,7 @@ def _multiplied(gradient: Tensor, upstream: Tensor) -> Tensor:
     if graph_is_kept():
         scaled: Tensor = torch.ops.nck.scale_rows.default(gradient, upstream)
         return scaled
-    if upstream.device.type == "cpu" and not upstream.dim() and upstream.item() == 1.0:
+    if upstream.is_cpu and not upstream.dim() and upstream.item() == 1.0:
         return gradient
     launch.scale_rows(gradient, upstream, gradient)
     torch.autograd.graph.increment_version(gradient)
@@ -217,29 +243,26 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, logits: Tensor, rows: Rows, loss: tuple[Any, ...], accuracy: bool
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor | None]:
         waits = gradient_can_wait(logits.dtype, loss[-1])
-        arguments = rows.targets, rows.class_weights, rows.token_weights
-        op = torch.ops.nck.cross_entropy.default
-        result, _, gradient, correct = below_autograd(
-            op, logits, *arguments, *loss, waits, accuracy
-        )
+        result, gradient, correct = _compute(logits, rows, loss, waits, accuracy)
         ctx.loss = loss
-        ctx.waits = waits
-        ctx.save_for_backward(*((gradient,) if waits else (logits, *arguments)))
-        ctx.mark_non_differentiable(correct)
+        if waits:
+            ctx.save_for_backward(gradient)
+        else:
+            ctx.save_for_backward(logits, rows.targets, rows.class_weights, rows.token_weights)
+        if correct is not None:
+            ctx.mark_non_differentiable(correct)
         return result, correct
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, upstream: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
         refuse_second_derivative("cross_entropy")
-        if ctx.waits:
-            (made,) = ctx.saved_tensors
-            gradient = _multiplied(made, upstream)
-        else:
-            op = torch.ops.nck.cross_entropy_backward.default
-            gradient = op(upstream, *ctx.saved_tensors, *ctx.loss)
-        return gradient, None, None, None
+        saved = ctx.saved_tensors
+        if len(saved) == 1:
+            return _multiplied(saved[0], upstream), None, None, None
+        op = torch.ops.nck.cross_entropy_backward.default
+        return op(upstream, *saved, *ctx.loss), None, None, None
 
 
 class _InPlace(torch.autograd.Function):

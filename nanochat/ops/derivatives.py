@@ -6,10 +6,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from nanochat.errors import KernelError
 
-__all__ = ["below_autograd", "graph_is_kept", "refuse_second_derivative"]
+__all__ = ["below_autograd", "graph_is_kept", "is_plain", "refuse_second_derivative"]
 
 _keep_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
 
@@ -18,6 +19,18 @@ def graph_is_kept() -> bool:
     """Whether this backward pass may be run again, so that what is saved must not change. True
     where this torch does not tell."""
     return True if _keep_graph is None else bool(_keep_graph())
+
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether no subclass, mode or transform wants to see the ops on this tensor."""
+    return (
+        type(tensor) in _PLAIN
+        and not torch._C._len_torch_dispatch_stack()
+        and not torch._C._are_functorch_transforms_active()
+    )
 
 
 def below_autograd(op: Any, *arguments: Any) -> Any:

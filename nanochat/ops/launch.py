@@ -5,38 +5,33 @@ Tensors are what the ABI asks for: checked, 2-dimensional, the last dimension co
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from nanochat import native
 from nanochat.ops.loss import loss_struct
 
-__all__ = ["cross_entropy", "scale_rows", "target_weight", "thread_count"]
+__all__ = ["cross_entropy", "scale_rows", "target_weight"]
 
 DTYPES = {getattr(torch, name): code for name, code in native.DTYPES.items()}
-# Below this many elements a second thread costs more than it does.
+# Up to this many elements a second thread costs more than it saves.
 ONE_THREAD = 1 << 14
 
-NULL = native.ffi.NULL
-_cast = native.ffi.cast
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
 
 
-def address(tensor: Tensor | None) -> Any:
-    return NULL if tensor is None else _cast("void *", tensor.data_ptr())
-
-
-def _int64s(tensor: Tensor) -> Any:
-    return _cast("int64_t *", tensor.data_ptr())
-
-
-def thread_count(elements: int) -> int:
+def _threads(elements: int) -> int:
     return 1 if elements <= ONE_THREAD else torch.get_num_threads()
 
 
-def _stream(tensor: Tensor) -> Any:
-    return _cast("void *", torch.cuda.current_stream(tensor.device).cuda_stream)
+def _stream(tensor: Tensor) -> int:
+    return int(torch.cuda.current_stream(tensor.device).cuda_stream)
+
+
+def _row_stride(upstream: Tensor | None) -> int:
+    return upstream.stride(0) if upstream is not None and upstream.dim() else 0
 
 
 def cross_entropy(
@@ -55,24 +50,23 @@ def cross_entropy(
     """nck_cross_entropy or nck_cuda_cross_entropy. Raises KernelError."""
     rows, vocab = logits.shape
     code = DTYPES[logits.dtype]
-    stride = upstream.stride(0) if upstream is not None and upstream.dim() else 0
-    gradient_stride = 0 if gradient is None else gradient.stride(0)
     arguments = (
-        address(logits), rows, vocab, logits.stride(0), code, _int64s(targets),
-        address(class_weights), address(token_weights), loss_struct(*loss), address(upstream),
-        stride, address(gradient), gradient_stride, address(losses), address(log_sums),
-        address(correct),
+        logits.data_ptr(), rows, vocab, logits.stride(0), code, targets.data_ptr(),
+        _address(class_weights), _address(token_weights), loss_struct(*loss), _address(upstream),
+        _row_stride(upstream), _address(gradient), 0 if gradient is None else gradient.stride(0),
+        _address(losses), _address(log_sums), _address(correct),
     )  # fmt: skip
-    if logits.device.type == "cpu":
-        library = native.cpu()
-        status = library.nck_cross_entropy(*arguments, thread_count(rows * vocab))
-    else:
-        library = native.cuda()
-        with torch.cuda.device(logits.device):
-            size = library.nck_cuda_workspace(rows, vocab, code)
-            workspace = torch.empty(size, dtype=torch.uint8, device=logits.device)
-            status = library.nck_cuda_cross_entropy(*arguments, address(workspace), _stream(logits))
-    native.check(status, library)
+    if logits.is_cpu:
+        status = native.kernel("cross_entropy")(*arguments, _threads(rows * vocab))
+        if status:
+            native.check(status, native.cpu())
+        return
+    library = native.cuda()
+    with torch.cuda.device(logits.device):
+        size = library.nck_cuda_workspace(rows, vocab, code)
+        workspace = torch.empty(size, dtype=torch.uint8, device=logits.device)
+        run = native.kernel("cuda_cross_entropy")
+        native.check(run(*arguments, workspace.data_ptr(), _stream(logits)), library)
 
 
 def target_weight(
@@ -86,19 +80,16 @@ def target_weight(
 ) -> None:
     """Write Σ w · c[target] over the rows that are not ignored. Raises KernelError for a target
     out of range on the CPU; on a GPU such a target adds nothing here and NaN to the loss."""
-    rows = len(targets)
     arguments = (
-        _int64s(targets), rows, vocab, DTYPES[dtype], address(class_weights),
-        address(token_weights), ignore_index,
+        targets.data_ptr(), len(targets), vocab, DTYPES[dtype], _address(class_weights),
+        _address(token_weights), ignore_index, weight.data_ptr(),
     )  # fmt: skip
-    if targets.device.type == "cpu":
-        library = native.cpu()
-        status = library.nck_target_weight(*arguments, _cast("double *", weight.data_ptr()), NULL)
-    else:
-        library = native.cuda()
-        with torch.cuda.device(targets.device):
-            status = library.nck_cuda_target_weight(*arguments, address(weight), _stream(targets))
-    native.check(status, library)
+    if targets.is_cpu:
+        native.check(native.kernel("target_weight")(*arguments, 0), native.cpu())
+        return
+    with torch.cuda.device(targets.device):
+        status = native.kernel("cuda_target_weight")(*arguments, _stream(targets))
+    native.check(status, native.cuda())
 
 
 def scale_rows(
@@ -108,16 +99,13 @@ def scale_rows(
 ) -> None:
     """result = matrix · upstream, row by row; a factor of 1 costs nothing in place."""
     rows, vocab = matrix.shape
-    stride = upstream.stride(0) if upstream.dim() else 0
     arguments = (
-        address(matrix), rows, vocab, matrix.stride(0), DTYPES[matrix.dtype], address(upstream),
-        stride, address(result), result.stride(0),
+        matrix.data_ptr(), rows, vocab, matrix.stride(0), DTYPES[matrix.dtype],
+        upstream.data_ptr(), _row_stride(upstream), result.data_ptr(), result.stride(0),
     )  # fmt: skip
-    if matrix.device.type == "cpu":
-        library = native.cpu()
-        status = library.nck_scale_rows(*arguments, thread_count(rows * vocab))
-    else:
-        library = native.cuda()
-        with torch.cuda.device(matrix.device):
-            status = library.nck_cuda_scale_rows(*arguments, _stream(matrix))
-    native.check(status, library)
+    if matrix.is_cpu:
+        native.check(native.kernel("scale_rows")(*arguments, _threads(rows * vocab)), native.cpu())
+        return
+    with torch.cuda.device(matrix.device):
+        status = native.kernel("cuda_scale_rows")(*arguments, _stream(matrix))
+    native.check(status, native.cuda())

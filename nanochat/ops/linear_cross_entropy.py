@@ -18,9 +18,14 @@ from torch import Tensor
 from nanochat.errors import KernelError
 from nanochat.ops import launch, reference
 from nanochat.ops.cross_entropy import OPTIONS, ROWS, gradient_can_wait
-from nanochat.ops.derivatives import below_autograd, graph_is_kept, refuse_second_derivative
+from nanochat.ops.derivatives import (
+    below_autograd,
+    graph_is_kept,
+    is_plain,
+    refuse_second_derivative,
+)
 from nanochat.ops.library import define, differentiate, implement
-from nanochat.ops.loss import MEAN, NONE, SUM, Loss, Rows, number_type, result_shape
+from nanochat.ops.loss import MEAN, NONE, SUM, Rows, loss_of, number_type, result_shape
 from nanochat.ops.memory import fresh
 
 __all__ = ["linear_cross_entropy"]
@@ -32,6 +37,7 @@ SHARE = 10
 SMALL = 12 << 20
 LARGEST = 32 << 20
 LARGEST_ON_GPU = 1 << 30
+_WIDE = (torch.float32, torch.float64)  # in which products need no wider sum
 # Rows of the weight whose gradient is made at a time where it is not made in float32.
 SLICE_BYTES = 2 << 20
 
@@ -69,10 +75,7 @@ def linear_cross_entropy(
     inputs are cast to its dtype, as torch's linear layer does. Raises KernelError as cross_entropy
     does.
     """
-    loss = Loss(
-        ignore_index=ignore_index, label_smoothing=label_smoothing, z_loss=z_loss,
-        softcap=softcap, reduction=reduction,
-    )  # fmt: skip
+    loss = loss_of(ignore_index, label_smoothing, z_loss, softcap, reduction)
     if torch.is_autocast_enabled(hidden.device.type):
         dtype = torch.get_autocast_dtype(hidden.device.type)
         hidden, weight = hidden.to(dtype), weight.to(dtype)
@@ -82,19 +85,22 @@ def linear_cross_entropy(
     needs = tuple(torch.is_grad_enabled() and t.requires_grad for t in (hidden, weight))
     if not use_native:
         result, correct = reference.linear_cross_entropy(flat, weight, rows, loss)
-    elif torch.compiler.is_compiling() or not any(needs):
-        waits = gradient_can_wait(hidden.dtype, loss.numbers()[-1])
-        wants = tuple(need and waits for need in needs)
-        arguments = rows.targets, rows.class_weights, rows.token_weights, *loss.numbers(), *wants
+    elif torch.compiler.is_compiling():
+        waits = gradient_can_wait(hidden.dtype, loss.numbers[-1])
+        wants = (need and waits for need in needs)
+        arguments = rows.targets, rows.class_weights, rows.token_weights, *loss.numbers, *wants
         op = torch.ops.nck.linear_cross_entropy.default
-        inputs = flat, weight, *arguments, return_accuracy
-        result, _, _, _, correct = op(*inputs) if any(needs) else below_autograd(op, *inputs)
+        result, _, _, _, correct = op(flat, weight, *arguments, return_accuracy)
+    elif not any(needs):
+        result, _, _, correct = _compute(flat, weight, rows, loss.numbers, needs, return_accuracy)
     else:
         result, correct = _LinearCrossEntropy.apply(
-            flat, weight, rows, loss.numbers(), return_accuracy
+            flat, weight, rows, loss.numbers, return_accuracy
         )  # type: ignore[no-untyped-call]  # torch has no types here
-    shape = targets.shape if reduction == "none" else ()
-    return (result.view(shape), correct.view(shape)) if return_accuracy else result.view(shape)
+    if targets.dim() != 1 and reduction == "none":
+        result = result.view(targets.shape)
+        correct = correct.view(targets.shape) if return_accuracy else None
+    return (result, correct) if return_accuracy else result
 
 
 def _check_matrices(hidden: Tensor, weight: Tensor) -> None:
@@ -163,16 +169,20 @@ def _add_product(total: Tensor, gradient: Tensor, hidden: Tensor, begun: bool) -
         _ = target.add_(part) if begun else target.copy_(part)
 
 
-def _chunks(hidden: Tensor, weight: Tensor) -> Iterator[tuple[int, int]]:
-    """(first row, rows) of each chunk."""
+def _chunk_rows(hidden: Tensor, weight: Tensor) -> int:
     rows, row_bytes = len(hidden), len(weight) * hidden.element_size()
     most = LARGEST if hidden.device.type == "cpu" else LARGEST_ON_GPU
     size = rows
     if rows * row_bytes > most:
         size = min(max(rows * row_bytes // SHARE, SMALL), most) // row_bytes
     size = min(max(size, 1), max(rows, 1))
-    if size >= 32:
-        size -= size % 16  # matrix products like whole tiles
+    # Matrix products like whole tiles.
+    return size - size % 16 if 32 <= size < rows else size
+
+
+def _chunks(hidden: Tensor, weight: Tensor) -> Iterator[tuple[int, int]]:
+    """(first row, rows) of each chunk."""
+    rows, size = len(hidden), _chunk_rows(hidden, weight)
     for first in range(0, rows, size):
         yield first, min(size, rows - first)
 
@@ -306,34 +316,71 @@ implement("linear_cross_entropy", _forward, _fake_linear_cross_entropy)
 implement("linear_cross_entropy_backward", _backward, _fake_linear_cross_entropy_backward)
 
 
+def _compute(
+    hidden: Tensor, weight: Tensor, rows: Rows, loss: tuple[Any, ...], wants: tuple[bool, bool],
+    accuracy: bool,
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
+    """Loss, both gradients and correct without autograd; one chunk without the chunks' trouble."""
+    if (
+        not is_plain(hidden)
+        or hidden.dtype not in _WIDE
+        or _chunk_rows(hidden, weight) < len(hidden)
+    ):
+        arguments = rows.targets, rows.class_weights, rows.token_weights, *loss, *wants, accuracy
+        op = torch.ops.nck.linear_cross_entropy.default
+        result, _, *made, correct = below_autograd(op, hidden, weight, *arguments)
+        return result, made[0], made[1], correct
+    number = number_type(hidden)
+    shape = (len(hidden),) if loss[-1] == NONE else ()
+    result = torch.empty(shape, dtype=number, device=hidden.device)
+    counted = torch.empty_like(result) if accuracy else None
+    logits = torch.mm(hidden, weight.t())
+    launch.cross_entropy(
+        logits, rows.targets, rows.class_weights, rows.token_weights, loss,
+        gradient=logits if wants[0] or wants[1] else None, losses=result, correct=counted,
+    )  # fmt: skip
+    d_hidden = torch.mm(logits, weight) if wants[0] else None
+    d_weight = torch.mm(logits.t(), hidden) if wants[1] else None
+    return result, d_hidden, d_weight, counted
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, rows: Rows, loss: tuple[Any, ...], accuracy: bool
     ) -> tuple[Tensor, Tensor]:
         ctx.waits = gradient_can_wait(hidden.dtype, loss[-1])
-        ctx.wants = ctx.needs_input_grad[:2]
+        ctx.wants = needs = ctx.needs_input_grad[:2]
         ctx.loss = loss
-        arguments = rows.targets, rows.class_weights, rows.token_weights
-        wants = (ctx.waits and need for need in ctx.wants)
-        op = torch.ops.nck.linear_cross_entropy.default
-        result, _, *made, correct = below_autograd(
-            op, hidden, weight, *arguments, *loss, *wants, accuracy
-        )
-        ctx.save_for_backward(*(made if ctx.waits else (hidden, weight, *arguments)))
-        ctx.mark_non_differentiable(correct)
+        wants = needs if ctx.waits else (False, False)
+        result, *made, correct = _compute(hidden, weight, rows, loss, wants, accuracy)
+        if ctx.waits:
+            ctx.save_for_backward(*made)
+        else:
+            weights = rows.class_weights, rows.token_weights
+            ctx.save_for_backward(hidden, weight, rows.targets, *weights)
+        if correct is not None:
+            ctx.mark_non_differentiable(correct)
         return result, correct
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, upstream: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
         return *_gradients_of(ctx, upstream, in_place=not graph_is_kept()), None, None, None
+
+
+def _multiplied(gradient: Tensor, upstream: Tensor, in_place: bool) -> Tensor:
+    if not in_place:
+        return gradient * upstream
+    if upstream.is_cpu and upstream.item() == 1.0:
+        return gradient
+    return gradient.mul_(upstream)
 
 
 def _gradients_of(ctx: Any, upstream: Tensor, *, in_place: bool) -> tuple[Tensor | None, ...]:
     refuse_second_derivative("linear_cross_entropy")
     if ctx.waits:
         made = tuple(
-            (g.mul_(upstream) if in_place else g * upstream) if want else None
+            _multiplied(g, upstream, in_place) if want else None
             for g, want in zip(ctx.saved_tensors, ctx.wants, strict=True)
         )
     else:

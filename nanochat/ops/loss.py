@@ -11,7 +11,7 @@ rows, NaN if there are none, as torch does.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -21,7 +21,17 @@ from torch import Tensor
 from nanochat import native
 from nanochat.errors import KernelError
 
-__all__ = ["MEAN", "NONE", "SUM", "Loss", "Rows", "loss_struct", "number_type", "result_shape"]
+__all__ = [
+    "MEAN",
+    "NONE",
+    "SUM",
+    "Loss",
+    "Rows",
+    "loss_of",
+    "loss_struct",
+    "number_type",
+    "result_shape",
+]
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 NONE, MEAN, SUM = (native.REDUCTIONS[name] for name in ("none", "mean", "sum"))
@@ -36,6 +46,7 @@ class Loss:
     z_loss: float  # at least 0
     softcap: float  # 0: none
     reduction: str  # none, mean, sum
+    numbers: tuple[int, float, float, float, int] = field(init=False)  # as the ops take them
 
     def __post_init__(self) -> None:
         if self.reduction not in native.REDUCTIONS:
@@ -47,18 +58,35 @@ class Loss:
                 value = getattr(self, name)
                 raise KernelError(f"{name} must be finite and at least 0, got {value}")
 
-    def numbers(self) -> tuple[int, float, float, float, int]:
-        """As the ops take them."""
-        reduction = native.REDUCTIONS[self.reduction]
-        return self.ignore_index, self.label_smoothing, self.z_loss, self.softcap, reduction
+        numbers = (
+            self.ignore_index, self.label_smoothing, self.z_loss, self.softcap,
+            native.REDUCTIONS[self.reduction],
+        )  # fmt: skip
+        object.__setattr__(self, "numbers", numbers)
+
+
+@cache
+def loss_of(
+    ignore_index: int, label_smoothing: float, z_loss: float, softcap: float, reduction: str
+) -> Loss:
+    """Made and checked once: a small kernel takes no longer."""
+    return Loss(
+        ignore_index=ignore_index, label_smoothing=label_smoothing, z_loss=z_loss,
+        softcap=softcap, reduction=reduction,
+    )  # fmt: skip
+
+
+_structs: list[Any] = []  # alive as long as their addresses
 
 
 @cache
 def loss_struct(
     ignore_index: int, label_smoothing: float, z_loss: float, softcap: float, reduction: int
-) -> Any:
-    """nck_loss * of these options; never changed, so that calls may share it."""
-    return native.ffi.new("nck_loss *", (ignore_index, label_smoothing, z_loss, softcap, reduction))
+) -> int:
+    """The address of an nck_loss of these options; never changed, so that calls may share it."""
+    options = ignore_index, label_smoothing, z_loss, softcap, reduction
+    _structs.append(native.ffi.new("nck_loss *", options))
+    return int(native.ffi.cast("intptr_t", _structs[-1]))
 
 
 def number_type(logits: Tensor) -> torch.dtype:
@@ -103,7 +131,9 @@ class Rows:
         if token_weights is not None:
             _check_like("token_weights", token_weights, shape, inputs)
             token_weights = token_weights.to(number).reshape(-1).contiguous()
-        return cls(targets.reshape(-1).contiguous(), class_weights, token_weights)
+        if targets.dim() != 1 or not targets.is_contiguous():
+            targets = targets.reshape(-1).contiguous()
+        return cls(targets, class_weights, token_weights)
 
 
 def _check_like(name: str, tensor: Tensor, shape: tuple[int, ...], inputs: Tensor) -> None:

@@ -7,7 +7,6 @@ csrc/kernels/abi.h.
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -105,22 +104,6 @@ define(f"draw(Tensor logits, Tensor random, {_SETTINGS}) -> Tensor")
 _sample = torch.ops.nck.sample.default
 _draw = torch.ops.nck.draw.default
 
-# The same functions with addresses as integers: casts to pointers would be a tenth of a small draw.
-_PROTOTYPE = (
-    "int32_t (*)(intptr_t, int64_t, int64_t, int64_t, int32_t, intptr_t, intptr_t, intptr_t,"
-    " double, int64_t, double, intptr_t, {})"
-)
-
-
-@cache
-def _cpu_kernel() -> Any:
-    return native.ffi.cast(_PROTOTYPE.format("int32_t"), native.cpu().nck_sample)
-
-
-@cache
-def _cuda_kernel() -> Any:
-    return native.ffi.cast(_PROTOTYPE.format("intptr_t, intptr_t"), native.cuda().nck_cuda_sample)
-
 
 def _matrix(logits: Tensor) -> tuple[Tensor, tuple[int, int, int, int, int]]:
     """The logits with a contiguous last dimension, and the kernels' first arguments: address, rows,
@@ -157,7 +140,7 @@ def _draw_cpu(
     logits, matrix = _matrix(logits)
     _, rows, vocab, _, _ = matrix
     tokens = torch.empty(rows, dtype=torch.int64)
-    status = _cpu_kernel()(
+    status = native.kernel("sample")(
         *matrix,
         _address(random, "random", rows), 0, 0, temperature, top_k, top_p, tokens.data_ptr(),
         1 if rows * vocab <= ONE_THREAD else torch.get_num_threads(),
@@ -174,7 +157,7 @@ def _sample_cpu(
     logits, matrix = _matrix(logits)
     _, rows, vocab, _, _ = matrix
     tokens = torch.empty(rows, dtype=torch.int64)
-    status = _cpu_kernel()(
+    status = native.kernel("sample")(
         *matrix,
         0, _address(state, "state", 3), 0 if items is None else _address(items, "items", rows),
         temperature, top_k, top_p, tokens.data_ptr(),
@@ -212,7 +195,7 @@ def _run_cuda(
         tokens = torch.empty(rows, dtype=torch.int64, device=device)
         size = library.nck_cuda_workspace(rows, vocab, matrix[-1])
         workspace = torch.empty(size, dtype=torch.uint8, device=device)
-        status = _cuda_kernel()(
+        status = native.kernel("cuda_sample")(
             *matrix, *source, *settings,
             tokens.data_ptr(), workspace.data_ptr(), torch.cuda.current_stream().cuda_stream,
         )  # fmt: skip
