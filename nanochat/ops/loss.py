@@ -65,15 +65,24 @@ class Loss:
         object.__setattr__(self, "numbers", numbers)
 
 
-@cache
+_known: dict[tuple[Any, ...], Loss] = {}
+
+
 def loss_of(
     ignore_index: int, label_smoothing: float, z_loss: float, softcap: float, reduction: str
 ) -> Loss:
-    """Made and checked once: a small kernel takes no longer."""
-    return Loss(
-        ignore_index=ignore_index, label_smoothing=label_smoothing, z_loss=z_loss,
-        softcap=softcap, reduction=reduction,
-    )  # fmt: skip
+    """Made and checked once, for a small kernel takes no longer; by the compiler each time, which
+    sees no caches."""
+    options = ignore_index, label_smoothing, z_loss, softcap, reduction
+    loss = None if torch.compiler.is_compiling() else _known.get(options)
+    if loss is None:
+        loss = Loss(
+            ignore_index=ignore_index, label_smoothing=label_smoothing, z_loss=z_loss,
+            softcap=softcap, reduction=reduction,
+        )  # fmt: skip
+        if not torch.compiler.is_compiling():
+            _known[options] = loss
+    return loss
 
 
 _structs: list[Any] = []  # alive as long as their addresses

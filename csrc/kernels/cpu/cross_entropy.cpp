@@ -104,10 +104,11 @@ struct Outputs {
   }
 };
 
-// Two working rows of numbers, each with room for a whole vector at its end.
+// Two working rows of numbers, each with room for a whole vector at its end, or the short rows.
 std::size_t scratch_bytes(std::int64_t vocab, std::int32_t dtype) {
   const std::size_t number = dtype == NCK_FLOAT64 ? 8 : 4;
-  return 2 * (static_cast<std::size_t>(vocab) + 128) * number;
+  return std::max(2 * (static_cast<std::size_t>(vocab) + 128) * number,
+                  static_cast<std::size_t>(short_rows * short_row_bytes));
 }
 
 void run(const CrossEntropy& call, std::int64_t rows, std::int32_t dtype, const Outputs& outputs,

@@ -32,6 +32,10 @@ struct CrossEntropy {
 // At most this many rows at a time.
 inline constexpr std::int64_t cross_entropy_rows = 256;
 
+// Rows of at most 8 vectors are worked on so many at a time, each with room for one vector more.
+inline constexpr std::int64_t short_rows = 32;
+inline constexpr std::int64_t short_row_bytes = 9 * 64;
+
 struct CrossEntropyResult {  // of row `first` + i at i; 0 for ignored rows
   double losses[cross_entropy_rows];
   double log_sums[cross_entropy_rows];
