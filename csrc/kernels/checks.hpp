@@ -28,19 +28,23 @@ inline std::int64_t element_bytes(std::int32_t dtype) {
   }
 }
 
-// rows ≥ 0, vocab ≥ 1, stride ≥ vocab where there is a second row, and offsets that fit 63 bits.
+// A lane's number fits 32 bits.
+inline constexpr std::int64_t most_vocab = std::int64_t{1} << 30U;
+
+// rows ≥ 0, vocab in [1, 2³⁰], stride ≥ vocab where there is a second row, offsets that fit 63 bits.
 inline void check_matrix(const char* name, const void* data, std::int64_t rows, std::int64_t vocab,
                          std::int64_t stride, std::int32_t dtype) {
   const std::int64_t bytes = element_bytes(dtype);
   if (rows < 0) throw Failure(NCK_ARGUMENT, "rows must be at least 0, got %lld", (long long)rows);
-  if (vocab < 1)
-    throw Failure(NCK_ARGUMENT, "vocab must be at least 1, got %lld", (long long)vocab);
+  if (vocab < 1 || vocab > most_vocab) {
+    throw Failure(NCK_ARGUMENT, "vocab must be in [1, 2^30], got %lld", (long long)vocab);
+  }
   if (rows > 1 && stride < vocab) {
     throw Failure(NCK_ARGUMENT, "stride of %s must be at least vocab %lld, got %lld", name,
                   (long long)vocab, (long long)stride);
   }
   constexpr std::int64_t most = std::numeric_limits<std::int64_t>::max();
-  if (vocab > most / bytes || (rows > 1 && stride > (most / bytes - vocab) / (rows - 1))) {
+  if (rows > 1 && stride > (most / bytes - vocab) / (rows - 1)) {
     throw Failure(NCK_ARGUMENT, "%s of %lld rows of %lld are beyond 63 bits of address", name,
                   (long long)rows, (long long)vocab);
   }

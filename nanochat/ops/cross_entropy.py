@@ -271,9 +271,11 @@ class _InPlace(torch.autograd.Function):
         ctx: Any, logits: Tensor, rows: Rows, loss: tuple[Any, ...], accuracy: bool
     ) -> tuple[Tensor, Tensor]:
         _refuse_leaf(logits)
-        result, _, correct = torch.ops.nck.cross_entropy_.default(
-            logits, rows.targets, rows.class_weights, rows.token_weights, *loss, accuracy
-        )
+        arguments = logits, rows.targets, rows.class_weights, rows.token_weights, *loss, accuracy
+        if is_plain(logits):
+            result, _, correct = _forward_inplace(*arguments)
+        else:
+            result, _, correct = torch.ops.nck.cross_entropy_.default(*arguments)
         ctx.save_for_backward(logits.detach())
         ctx.mark_non_differentiable(correct)
         return result, correct

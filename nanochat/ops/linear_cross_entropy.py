@@ -30,16 +30,16 @@ from nanochat.ops.memory import fresh
 
 __all__ = ["linear_cross_entropy"]
 
-# A chunk's logits: this part of all of them, but no less than SMALL, as each chunk reads and writes
-# the weight's gradient, and no more than LARGEST, about a last-level cache. What fits there as a
-# whole is one chunk.
-SHARE = 10
+# A chunk's logits: this part of all of them, an eighth with all else that a chunk needs; but no less
+# than SMALL, as each chunk reads and writes the weight's gradient, and no more than LARGEST, about a
+# last-level cache. What fits there as a whole is one chunk.
+SHARE = 9.5
 SMALL = 12 << 20
 LARGEST = 32 << 20
 LARGEST_ON_GPU = 1 << 30
 _WIDE = (torch.float32, torch.float64)  # in which products need no wider sum
 # Rows of the weight whose gradient is made at a time where it is not made in float32.
-SLICE_BYTES = 2 << 20
+SLICE_BYTES = 512 << 10
 
 define(
     f"linear_cross_entropy(Tensor hidden, Tensor weight, {ROWS}, {OPTIONS}, bool hidden_gradient,"
@@ -71,7 +71,7 @@ def linear_cross_entropy(
     """cross_entropy(hidden · weightᵀ, …) without the logits as a whole; see there for the options.
 
     The weight's gradient is summed in float32 at least. Beyond the gradients and that sum, memory
-    for a tenth of the logits is used, or for all where they are 32 MB or less. Under autocast both
+    for an eighth of the logits is used, or for all where they are 32 MB or less. Under autocast both
     inputs are cast to its dtype, as torch's linear layer does. Raises KernelError as cross_entropy
     does.
     """
@@ -174,7 +174,7 @@ def _chunk_rows(hidden: Tensor, weight: Tensor) -> int:
     most = LARGEST if hidden.device.type == "cpu" else LARGEST_ON_GPU
     size = rows
     if rows * row_bytes > most:
-        size = min(max(rows * row_bytes // SHARE, SMALL), most) // row_bytes
+        size = int(min(max(rows * row_bytes / SHARE, SMALL), most)) // row_bytes
     size = min(max(size, 1), max(rows, 1))
     # Matrix products like whole tiles.
     return size - size % 16 if 32 <= size < rows else size

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,6 +59,7 @@ class Call:
         return all((each == 5).all() for each in (self.gradient, *self.results))
 
 
+NO_MEMORY = "no memory for the working space of a kernel"
 STRIDE = "stride of logits must be at least vocab 8, got 7"
 BEYOND = "beyond 63 bits of address"
 
@@ -67,8 +71,8 @@ BEYOND = "beyond 63 bits of address"
         ({"targets": NULL}, "targets must not be NULL"),
         ({"loss": NULL}, "loss must not be NULL"),
         ({"rows": -1}, "rows must be at least 0, got -1"),
-        ({"vocab": 0}, "vocab must be at least 1, got 0"),
-        ({"vocab": -(2**63)}, "vocab must be at least 1, got -9223372036854775808"),
+        ({"vocab": 0}, "vocab must be in [1, 2^30], got 0"),
+        ({"vocab": -(2**63)}, "vocab must be in [1, 2^30], got -9223372036854775808"),
         ({"row_stride": 7}, STRIDE),
         ({"gradient_stride": 7}, STRIDE.replace("logits", "gradient")),
         ({"gradient_stride": -8}, "stride of gradient must be at least vocab 8, got -8"),
@@ -78,7 +82,7 @@ BEYOND = "beyond 63 bits of address"
         ({"upstream_stride": -1}, "upstream_stride must be 0 or 1, got -1"),
         ({"threads": 0}, "threads must be at least 1, got 0"),
         ({"threads": -(2**31)}, "threads must be at least 1, got -2147483648"),
-        ({"vocab": 2**62, "rows": 1}, f"logits of 1 rows of {2**62} are {BEYOND}"),
+        ({"vocab": 2**30 + 1, "rows": 1}, f"vocab must be in [1, 2^30], got {2**30 + 1}"),
         ({"row_stride": 2**61}, f"logits of 3 rows of 8 are {BEYOND}"),
         ({"gradient_stride": 2**62}, f"gradient of 3 rows of 8 are {BEYOND}"),
         ({"rows": 2**60}, f"logits of {2**60} rows of 8 are {BEYOND}"),
@@ -192,19 +196,28 @@ def test_what_no_row_needs_is_not_asked_for(changes: dict[str, Any]) -> None:
     assert Call(**changes).run() == OK
 
 
-def test_a_working_space_beyond_the_address_space_is_a_status() -> None:
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="bounds a child's memory")
+def test_a_working_space_that_cannot_be_had_is_a_status() -> None:
+    import resource  # which Windows has not
+
     # The row is ignored, so that nothing of it is read.
-    call = Call(rows=1, vocab=2**45, gradient=NULL)
+    call = Call(rows=1, vocab=2**30, gradient=NULL)
     call.targets[0] = -100
-    assert call.run() == MEMORY
-    assert last_error() == "no memory for the working space of a kernel"
+    child = os.fork()
+    if not child:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        room = pages * resource.getpagesize() + 2**30
+        resource.setrlimit(resource.RLIMIT_AS, (room, room))
+        wanted = call.run() == MEMORY and last_error() == NO_MEMORY
+        os._exit(0 if wanted else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"rows": -2}, "rows must be at least 0, got -2"),
-        ({"vocab": 0}, "vocab must be at least 1, got 0"),
+        ({"vocab": 0}, "vocab must be in [1, 2^30], got 0"),
         ({"dtype": 9}, "dtype must be one of NCK_FLOAT32 … NCK_FLOAT16, got 9"),
         ({"targets": NULL}, "targets must not be NULL"),
         ({"weight": NULL}, "weight must not be NULL"),

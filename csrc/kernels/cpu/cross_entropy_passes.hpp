@@ -167,15 +167,14 @@ inline double exponentials_of(const Z* z, std::int64_t vocab, std::int64_t targe
                               const Ahead<S>& ahead) noexcept {
   using N = Number<S>;
   using V = Whole<N>;
-  constexpr int lanes = width<N>;
+  constexpr int lanes = width<N>, fold = vectors_a_fold * lanes;
   const V largest = broadcast<V>(maximum);
   const auto next = [&](std::int64_t at) {
     const V e = exp_of_nonpositive(Stored<Z>::load(z + at) - largest);
     store(exponentials + at, e);
     ahead.first_half(at);
-    return e;
+    return without(e, static_cast<int>(target - at));
   };
-  constexpr int fold = vectors_a_fold * lanes;
   Doubles total{};
   std::int64_t at = 0;
   for (; at + fold <= vocab; at += fold) {
@@ -185,29 +184,16 @@ inline double exponentials_of(const Z* z, std::int64_t vocab, std::int64_t targe
 #pragma GCC unroll 4
       for (int k = 0; k < 4; ++k) sums[k] += next(at + (i + k) * lanes);
     }
-    if (at <= target && target < at + fold) {
-      sums[0] = sums[1] = sums[2] = sums[3] = V{};
-      const int own = static_cast<int>(target - at);
-#pragma GCC unroll 4
-      for (int i = 0; i < vectors_a_fold; ++i) {
-        sums[i % 4] += without(load<V>(exponentials + at + i * lanes), own - i * lanes);
-      }
-    }
     total += as_doubles(sums[0] + sums[1]) + as_doubles(sums[2] + sums[3]);
   }
-  // Of less than a fold: what is left holds the target, or no number near it.
-  const int own = target >= at ? static_cast<int>(target - at) : -fold;
-  const std::int64_t rest = at;
-  for (; at + lanes <= vocab; at += lanes) {
-    total += as_doubles(without(next(at), own - static_cast<int>(at - rest)));
-  }
+  for (; at + lanes <= vocab; at += lanes) total += as_doubles(next(at));
   if (at < vocab) {
     const int count = static_cast<int>(vocab - at);
     const V lower = keep_first(Stored<Z>::load_first(z + at, count) - largest,
                                broadcast<V>(-__builtin_inff()), count);
     const V e = exp_of_nonpositive(lower);
     store(exponentials + at, e);
-    total += as_doubles(without(e, own - static_cast<int>(at - rest)));
+    total += as_doubles(without(e, static_cast<int>(target - at)));
   }
   return sum_of_lanes(total);
 }

@@ -11,9 +11,8 @@
 
 namespace nanochat::kernels {
 
-// Rows are blocks of a grid; a slot's index is 32 bits.
+// Rows are blocks of a grid.
 inline constexpr std::int64_t most_rows = (std::int64_t{1} << 31U) - 1;
-inline constexpr std::int64_t most_vocab = std::int64_t{1} << 30U;
 
 inline void check_cuda(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return;
@@ -40,7 +39,7 @@ inline void check_cuda_sizes(std::int64_t rows, std::int64_t vocab, std::int32_t
     throw Failure(NCK_ARGUMENT, "rows must be in [0, 2^31) on a GPU, got %lld", (long long)rows);
   }
   if (vocab < 1 || vocab > most_vocab) {
-    throw Failure(NCK_ARGUMENT, "vocab must be in [1, 2^30] on a GPU, got %lld", (long long)vocab);
+    throw Failure(NCK_ARGUMENT, "vocab must be in [1, 2^30], got %lld", (long long)vocab);
   }
 }
 
