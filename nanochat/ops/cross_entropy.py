@@ -21,7 +21,7 @@ from nanochat.ops.derivatives import (
     refuse_second_derivative,
 )
 from nanochat.ops.library import define, differentiate, implement
-from nanochat.ops.loss import NONE, Rows, loss_of, number_type, result_shape
+from nanochat.ops.loss import NONE, Rows, loss_of, number_type, result_shape, shaped
 from nanochat.ops.memory import fresh
 
 __all__ = ["cross_entropy", "gradient_can_wait"]
@@ -73,6 +73,7 @@ def cross_entropy(
     rows = Rows.of(logits, vocab, targets, class_weights, token_weights)
     flat = logits if logits.dim() == 2 else _flat(logits, inplace)
     needs_gradient = torch.is_grad_enabled() and logits.requires_grad
+    correct: Tensor | None
     if not use_native:
         result, correct = reference.cross_entropy(flat, rows, loss)
     elif torch.compiler.is_compiling():
@@ -85,10 +86,7 @@ def cross_entropy(
         result, correct = function.apply(flat, rows, loss.numbers, return_accuracy)  # type: ignore[no-untyped-call]  # torch has no types here
     else:
         result, _, correct = _compute(flat, rows, loss.numbers, False, return_accuracy)
-    if targets.dim() != 1 and reduction == "none":
-        result = result.view(targets.shape)
-        correct = correct.view(targets.shape) if return_accuracy else None
-    return (result, correct) if return_accuracy else result
+    return shaped(result, correct if return_accuracy else None, targets.shape)
 
 
 def gradient_can_wait(dtype: torch.dtype, reduction: int) -> bool:

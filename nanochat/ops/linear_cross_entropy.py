@@ -25,14 +25,14 @@ from nanochat.ops.derivatives import (
     refuse_second_derivative,
 )
 from nanochat.ops.library import define, differentiate, implement
-from nanochat.ops.loss import MEAN, NONE, SUM, Rows, loss_of, number_type, result_shape
+from nanochat.ops.loss import MEAN, NONE, SUM, Rows, loss_of, number_type, result_shape, shaped
 from nanochat.ops.memory import fresh
 
 __all__ = ["linear_cross_entropy"]
 
-# A chunk's logits: this part of all of them, an eighth with all else that a chunk needs; but no less
-# than SMALL, as each chunk reads and writes the weight's gradient, and no more than LARGEST, about a
-# last-level cache. What fits there as a whole is one chunk.
+# A chunk's logits: this part of all of them, an eighth with all else that a chunk needs; but no
+# less than SMALL, as each chunk reads and writes the weight's gradient, and no more than LARGEST,
+# about a last-level cache. What fits there as a whole is one chunk.
 SHARE = 9.5
 SMALL = 12 << 20
 LARGEST = 32 << 20
@@ -71,9 +71,9 @@ def linear_cross_entropy(
     """cross_entropy(hidden · weightᵀ, …) without the logits as a whole; see there for the options.
 
     The weight's gradient is summed in float32 at least. Beyond the gradients and that sum, memory
-    for an eighth of the logits is used, or for all where they are 32 MB or less. Under autocast both
-    inputs are cast to its dtype, as torch's linear layer does. Raises KernelError as cross_entropy
-    does.
+    for an eighth of the logits is used, or for all where they are 32 MB or less. Under autocast
+    both inputs are cast to its dtype, as torch's linear layer does. Raises KernelError as
+    cross_entropy does.
     """
     loss = loss_of(ignore_index, label_smoothing, z_loss, softcap, reduction)
     if torch.is_autocast_enabled(hidden.device.type):
@@ -82,7 +82,9 @@ def linear_cross_entropy(
     _check_matrices(hidden, weight)
     rows = Rows.of(hidden, len(weight), targets, class_weights, token_weights)
     flat = hidden.reshape(-1, hidden.shape[-1])
-    needs = tuple(torch.is_grad_enabled() and t.requires_grad for t in (hidden, weight))
+    recorded = torch.is_grad_enabled()
+    needs = recorded and hidden.requires_grad, recorded and weight.requires_grad
+    correct: Tensor | None
     if not use_native:
         result, correct = reference.linear_cross_entropy(flat, weight, rows, loss)
     elif torch.compiler.is_compiling():
@@ -97,10 +99,7 @@ def linear_cross_entropy(
         result, correct = _LinearCrossEntropy.apply(
             flat, weight, rows, loss.numbers, return_accuracy
         )  # type: ignore[no-untyped-call]  # torch has no types here
-    if targets.dim() != 1 and reduction == "none":
-        result = result.view(targets.shape)
-        correct = correct.view(targets.shape) if return_accuracy else None
-    return (result, correct) if return_accuracy else result
+    return shaped(result, correct if return_accuracy else None, targets.shape)
 
 
 def _check_matrices(hidden: Tensor, weight: Tensor) -> None:
@@ -348,7 +347,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, rows: Rows, loss: tuple[Any, ...], accuracy: bool
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor | None]:
         ctx.waits = gradient_can_wait(hidden.dtype, loss[-1])
         ctx.wants = needs = ctx.needs_input_grad[:2]
         ctx.loss = loss

@@ -22,15 +22,16 @@ from nanochat import native
 from nanochat.errors import KernelError
 
 __all__ = [
+    "Loss",
     "MEAN",
     "NONE",
-    "SUM",
-    "Loss",
     "Rows",
+    "SUM",
     "loss_of",
     "loss_struct",
     "number_type",
     "result_shape",
+    "shaped",
 ]
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -105,6 +106,14 @@ def number_type(logits: Tensor) -> torch.dtype:
 
 def result_shape(rows: int | torch.SymInt, reduction: int) -> tuple[int | torch.SymInt, ...]:
     return (rows,) if reduction == NONE else ()
+
+
+def shaped(result: Tensor, correct: Tensor | None, shape: torch.Size) -> Any:
+    """The result, with `correct` beside it if there is one, row by row in the targets' shape."""
+    if result.dim() and len(shape) != 1:
+        result = result.view(shape)
+        correct = correct if correct is None else correct.view(shape)
+    return result if correct is None else (result, correct)
 
 
 @dataclass(frozen=True, slots=True)
