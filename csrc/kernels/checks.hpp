@@ -31,7 +31,8 @@ inline std::int64_t element_bytes(std::int32_t dtype) {
 // A lane's number fits 32 bits.
 inline constexpr std::int64_t most_vocab = std::int64_t{1} << 30U;
 
-// rows ≥ 0, vocab in [1, 2³⁰], stride ≥ vocab where there is a second row, offsets that fit 63 bits.
+// rows ≥ 0, vocab in [1, 2³⁰], stride ≥ vocab where there is a second row, offsets that fit 63
+// bits.
 inline void check_matrix(const char* name, const void* data, std::int64_t rows, std::int64_t vocab,
                          std::int64_t stride, std::int32_t dtype) {
   const std::int64_t bytes = element_bytes(dtype);
