@@ -92,12 +92,19 @@ class Case:
         return Case(**{**record, "goal": Goal(**record["goal"])})
 
 
-def _cross_entropy(rows: int, vocab: int, dtype: str = "float32") -> Case:
-    return Case(kind="cross_entropy", rows=rows, vocab=vocab, dtype=dtype)
+def _cross_entropy(rows: int, vocab: int, dtype: str = "float32", *goal: float) -> Case:
+    return Case(kind="cross_entropy", rows=rows, vocab=vocab, dtype=dtype, goal=_goal(*goal))
 
 
-def _linear(rows: int, width: int, vocab: int, dtype: str = "float32") -> Case:
-    return Case(kind="linear_cross_entropy", rows=rows, vocab=vocab, dtype=dtype, width=width)
+def _goal(ratio: float = 1.0, limit_share: float = 0.0) -> Goal:
+    return Goal(ratio=ratio, limit_share=limit_share)
+
+
+def _linear(rows: int, width: int, vocab: int, dtype: str = "float32", *goal: float) -> Case:
+    return Case(
+        kind="linear_cross_entropy", rows=rows, vocab=vocab, dtype=dtype, width=width,
+        goal=_goal(*goal),
+    )  # fmt: skip
 
 
 def _sample(rows: int, vocab: int, dtype: str = "float32", **options: Any) -> Case:
@@ -118,16 +125,16 @@ MACHINE = {
 PRODUCT_SIZE = {"cpu": 2048, "cuda": 8192}  # n of n × n × n
 
 CPU_CASES = [
-    _cross_entropy(4096, 50304),
-    _cross_entropy(4096, 50304, "bfloat16"),
-    _cross_entropy(2048, 32768),
+    _cross_entropy(4096, 50304, "float32", 3.5, 0.6),
+    _cross_entropy(4096, 50304, "bfloat16", 4.0),
+    _cross_entropy(2048, 32768, "float32", 4.0, 0.6),
     _cross_entropy(4096, 4096),
-    _cross_entropy(4096, 256),
-    _cross_entropy(768, 65),
-    _linear(2048, 512, 32768),
+    _cross_entropy(4096, 256, "float32", 4.0),
+    _cross_entropy(768, 65, "float32", 1.5),
+    _linear(2048, 512, 32768, "float32", 1.25, 0.95),
     _linear(2048, 512, 32768, "bfloat16"),
-    _linear(768, 128, 65),
-    _sample(256, 50304, top_k=50),
+    _linear(768, 128, 65, "float32", 1.2),
+    _sample(256, 50304, top_k=50, goal=_goal(4.0, 1 / 1.5)),
     _sample(256, 50304),
     _sample(256, 50304, top_p=0.9),
     _sample(1, 65),

@@ -88,7 +88,7 @@ PUBLIC = {
                 "metrics_line"],
     "parameters": ["GROUPS", "RMSNORM_EPS", "ROPE_BASE", "Spec", "initial_weights",
                    "parameter_specs", "rotary_angles"],
-    "sampling": ["DrawsTokens", "OpensDecoders", "PhraseBias", "SamplingSettings", "sample_tokens"],
+    "sampling": ["DrawsOwnTokens", "DrawsTokens", "OpensDecoders", "PhraseBias", "SamplingSettings", "sample_tokens"],
     "schedule": ["lr_multiplier"],
     "state": ["check_shapes"],
 }  # fmt: skip

@@ -321,7 +321,11 @@ def plain_words(command: str) -> st.SearchStrategy[list[str]]:
             each.append(st.builds(lambda f, v: [f"{f}={v}"], st.just(flag), value))
             each.append(st.builds(lambda f, v: [f, v], st.just(flag), value))
     each += [st.just(["--quiet"]), st.just(["--json"]), st.just(["--config", "x.toml"])]
-    lists = st.lists(st.one_of(each), max_size=6, unique_by=lambda w: w[0].split("=")[0])
+
+    def option(words: list[str]) -> str:
+        return words[0].split("=")[0].replace("--no-", "--")
+
+    lists = st.lists(st.one_of(each), max_size=6, unique_by=option)
     return lists.map(lambda options: [word for option in options for word in option])
 
 

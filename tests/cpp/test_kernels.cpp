@@ -125,8 +125,7 @@ void check_kernel(const Tables& tables, const Stored<S>& type, std::int64_t voca
       .correct = true,
       .streaming = options.streaming,
   };
-  // Two rows of numbers, each with room for a vector at its end, aligned to 64 bytes.
-  std::vector<char> room(index(2 * (vocab + 128)) * sizeof(N) + 64);
+  std::vector<char> room(nanochat::kernels::cross_entropy_scratch(vocab, type.dtype) + 64);
   char* scratch = room.data();
   scratch += (64 - reinterpret_cast<std::uintptr_t>(scratch) % 64) % 64;
   CrossEntropyResult result;

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -141,7 +142,7 @@ print("equal")
 """
 
 
-def test_two_processes_give_the_gradient_of_the_whole_batch() -> None:
+def test_two_processes_give_the_gradient_of_the_whole_batch(tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -151,6 +152,7 @@ def test_two_processes_give_the_gradient_of_the_whole_batch() -> None:
             [sys.executable, "-c", TWO_PROCESSES],
             env={**os.environ, **group, "RANK": str(rank), "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            cwd=tmp_path,  # in the checkout lies nanochat unbuilt
         )
         for rank in range(2)
     ]  # fmt: skip

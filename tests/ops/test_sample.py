@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -158,10 +159,11 @@ print(json.dumps(found))
 """
 
 
-def tokens_of(instruction_set: str) -> Any:
+def tokens_of(instruction_set: str, folder: Path) -> Any:
     done = subprocess.run(
         [sys.executable, "-c", TOKENS_OF_AN_INSTRUCTION_SET], text=True, capture_output=True,
         env={**os.environ, "NCLAB_SIMD": instruction_set}, timeout=300, check=False,
+        cwd=folder,  # beside the checkout lies nanochat unbuilt
     )  # fmt: skip
     if "NCLAB_SIMD must be" in done.stderr:
         return None
@@ -169,10 +171,10 @@ def tokens_of(instruction_set: str) -> Any:
     return json.loads(done.stdout)
 
 
-def test_every_instruction_set_draws_the_same_tokens():
-    portable = tokens_of("portable")
+def test_every_instruction_set_draws_the_same_tokens(tmp_path):
+    portable = tokens_of("portable", tmp_path)
     for better in ("avx2", "avx512", "avx512bf16"):
-        found = tokens_of(better)
+        found = tokens_of(better, tmp_path)
         if found is not None:  # this processor runs it
             assert found == portable
 

@@ -104,13 +104,6 @@ struct Outputs {
   }
 };
 
-// Two working rows of numbers, each with room for a whole vector at its end, or the short rows.
-std::size_t scratch_bytes(std::int64_t vocab, std::int32_t dtype) {
-  const std::size_t number = dtype == NCK_FLOAT64 ? 8 : 4;
-  return std::max(2 * (static_cast<std::size_t>(vocab) + 128) * number,
-                  static_cast<std::size_t>(short_rows * short_row_bytes));
-}
-
 void run(const CrossEntropy& call, std::int64_t rows, std::int32_t dtype, const Outputs& outputs,
          const Targets& targets, int threads) {
   const auto kernel = tables().cross_entropy[dtype];
@@ -118,7 +111,7 @@ void run(const CrossEntropy& call, std::int64_t rows, std::int32_t dtype, const 
   std::vector<Sums> sums(static_cast<std::size_t>((rows + chunk - 1) / chunk));
   std::atomic<bool> has_memory{true};
   parallel_for(rows, chunk, threads, [&](std::int64_t first, std::int64_t last) {
-    void* const space = scratch(scratch_bytes(call.vocab, dtype));
+    void* const space = scratch(cross_entropy_scratch(call.vocab, dtype));
     if (space == nullptr) {
       has_memory = false;
       return;
@@ -137,6 +130,14 @@ void run(const CrossEntropy& call, std::int64_t rows, std::int32_t dtype, const 
 }
 
 }  // namespace
+
+// Two working rows of numbers, each with room for a whole vector at its end, or the short rows.
+std::size_t cross_entropy_scratch(std::int64_t vocab, std::int32_t dtype) noexcept {
+  const std::size_t number = dtype == NCK_FLOAT64 ? 8 : 4;
+  return std::max(2 * (static_cast<std::size_t>(vocab) + 128) * number,
+                  static_cast<std::size_t>(short_rows * short_row_bytes));
+}
+
 }  // namespace nanochat::kernels
 
 extern "C" {

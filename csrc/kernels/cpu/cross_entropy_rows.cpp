@@ -25,6 +25,7 @@ class Rows {
       result.losses[k] = result.log_sums[k] = 0;
       result.correct[k] = false;
       sums_[k] = 1;
+      maxima_[k] = z_targets_[k] = weighted_[k] = 0;
     }
     if (is_plain_ && call_.vocab <= most_vectors * width<N>) {
       for (std::int64_t at = first; at < last; at += short_rows) {
@@ -100,7 +101,7 @@ class Rows {
                  CrossEntropyResult& result) const noexcept {
     const std::int64_t vocab = call_.vocab;
     constexpr std::int64_t stride = (most_vectors + 1) * width<N>;
-    double others[short_rows];
+    double others[short_rows] = {};
     for (std::int64_t i = first; i < last; ++i) {
       if (is_ignored(i)) continue;
       const std::int64_t target = call_.targets[i], row = i - first;

@@ -23,7 +23,7 @@ template <class T, int n, class Combine>
 inline T folded(Vector<T, n> v, const Combine& combine) noexcept {
   if constexpr (n > 4) {
     using Half = Vector<T, n / 2>;
-    union {
+    const union {
       Vector<T, n> whole;
       Half halves[2];
     } parts{v};

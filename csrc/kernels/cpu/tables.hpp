@@ -2,6 +2,8 @@
 #ifndef NANOCHAT_KERNELS_CPU_TABLES_HPP_
 #define NANOCHAT_KERNELS_CPU_TABLES_HPP_
 
+#include <cstddef>
+
 #include "kernels/cpu/rows.hpp"
 
 namespace nanochat::kernels {
@@ -10,6 +12,8 @@ namespace nanochat::kernels {
 const Tables& tables();
 // Null where this build or processor has no such set.
 const Tables* tables_named(const char* name) noexcept;
+// Bytes of working space that a call of cross_entropy needs, aligned to 64.
+std::size_t cross_entropy_scratch(std::int64_t vocab, std::int32_t dtype) noexcept;
 // The chosen set's name, or "none" where NCLAB_SIMD names none that runs.
 const char* tables_name() noexcept;
 
