@@ -33,7 +33,7 @@ __all__ = ["linear_cross_entropy"]
 # A chunk's logits: this part of all of them, an eighth with all else that a chunk needs; but no
 # less than SMALL, as each chunk reads and writes the weight's gradient, and no more than LARGEST,
 # about a last-level cache. What fits there as a whole is one chunk.
-SHARE = 9.5
+SHARE = 12
 SMALL = 12 << 20
 LARGEST = 32 << 20
 LARGEST_ON_GPU = 1 << 30

@@ -28,7 +28,8 @@ def free_port() -> int:
 def start(rank: int, port: int) -> subprocess.Popen[str]:
     group = {"RANK": rank, "WORLD_SIZE": 2, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1"}
     environment = {name: str(value) for name, value in {**group, "MASTER_PORT": port}.items()}
-    paths = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
+    # No empty entry: it would be the checkout, where nanochat lies unbuilt.
+    paths = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
     return subprocess.Popen(
         [sys.executable, str(TESTS / "tensor" / "two_processes.py")],
         env={**os.environ, **environment, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
