@@ -72,6 +72,13 @@ inline void store_first_shorts(void* to, Shorts v, int count) noexcept {
 }
 
 inline Floats widen(BFloat16, Shorts v) noexcept {
+#if NCLAB_SIMD_BYTES == 64
+  constexpr Vector<std::uint16_t, 32> lanes = {0, 0,  0, 1,  0, 2,  0, 3,  0, 4, 0,
+                                               5, 0,  6, 0,  7, 0,  8, 0,  9, 0, 10,
+                                               0, 11, 0, 12, 0, 13, 0, 14, 0, 15};
+  return (Floats)_mm512_maskz_permutexvar_epi16(0xaaaaaaaaU, (__m512i)lanes,
+                                                _mm512_castsi256_si512((__m256i)v));
+#endif
   return (Floats)(__builtin_convertvector(v, Words) << 16U);
 }
 

@@ -135,7 +135,7 @@ void run(const CrossEntropy& call, std::int64_t rows, std::int32_t dtype, const 
 std::size_t cross_entropy_scratch(std::int64_t vocab, std::int32_t dtype) noexcept {
   const std::size_t number = dtype == NCK_FLOAT64 ? 8 : 4;
   return std::max(2 * (static_cast<std::size_t>(vocab) + 128) * number,
-                  static_cast<std::size_t>(short_rows * short_row_bytes));
+                  static_cast<std::size_t>(short_space));
 }
 
 }  // namespace nanochat::kernels

@@ -169,22 +169,29 @@ inline double exponentials_of(const Z* z, std::int64_t vocab, std::int64_t targe
   using V = Whole<N>;
   constexpr int lanes = width<N>, fold = vectors_a_fold * lanes;
   const V largest = broadcast<V>(maximum);
-  const auto next = [&](std::int64_t at) {
+  const auto exponential = [&](std::int64_t at) {
     const V e = exp_of_nonpositive(Stored<Z>::load(z + at) - largest);
     store(exponentials + at, e);
     ahead.first_half(at);
-    return without(e, static_cast<int>(target - at));
+    return e;
+  };
+  const auto next = [&](std::int64_t at) {
+    return without(exponential(at), static_cast<int>(target - at));
+  };
+  const auto fold_of = [](std::int64_t at, const auto& term) {
+    V sums[4] = {term(at), term(at + lanes), term(at + 2 * lanes), term(at + 3 * lanes)};
+#pragma GCC unroll 1
+    for (int i = 4; i < vectors_a_fold; i += 4) {
+#pragma GCC unroll 4
+      for (int k = 0; k < 4; ++k) sums[k] += term(at + (i + k) * lanes);
+    }
+    return as_doubles(sums[0] + sums[1]) + as_doubles(sums[2] + sums[3]);
   };
   Doubles total{};
   std::int64_t at = 0;
   for (; at + fold <= vocab; at += fold) {
-    V sums[4] = {next(at), next(at + lanes), next(at + 2 * lanes), next(at + 3 * lanes)};
-#pragma GCC unroll 1
-    for (int i = 4; i < vectors_a_fold; i += 4) {
-#pragma GCC unroll 4
-      for (int k = 0; k < 4; ++k) sums[k] += next(at + (i + k) * lanes);
-    }
-    total += as_doubles(sums[0] + sums[1]) + as_doubles(sums[2] + sums[3]);
+    const bool is_own = target >= at && target < at + fold;
+    total += is_own ? fold_of(at, next) : fold_of(at, exponential);
   }
   for (; at + lanes <= vocab; at += lanes) total += as_doubles(next(at));
   if (at < vocab) {

@@ -8,6 +8,8 @@ namespace nanochat::kernels::NCLAB_SIMD {
 // NOLINTNEXTLINE(cert-dcl59-cpp): each instruction set needs a copy of its own
 namespace {
 
+constexpr std::int64_t fewest_together = 4;
+
 template <class S>
 class Rows {
   using N = Number<S>;
@@ -18,7 +20,9 @@ class Rows {
         exponentials_(static_cast<N*>(scratch)),
         capped_(exponentials_ + (call.vocab + line) / line * line),
         class_weights_(static_cast<const N*>(call.class_weights)),
-        is_plain_(call.softcap == 0 && call.label_smoothing == 0) {}
+        is_plain_(call.softcap == 0 && call.label_smoothing == 0),
+        stride_((call.vocab / width<N> + 2) * width<N>),
+        together_(short_space / (stride_ * static_cast<std::int64_t>(sizeof(N)))) {}
 
   void run(std::int64_t first, std::int64_t last, CrossEntropyResult& result) const noexcept {
     for (std::int64_t k = 0; k < last - first; ++k) {
@@ -27,9 +31,10 @@ class Rows {
       sums_[k] = 1;
       maxima_[k] = z_targets_[k] = weighted_[k] = 0;
     }
-    if (is_plain_ && call_.vocab <= most_vectors * width<N>) {
-      for (std::int64_t at = first; at < last; at += short_rows) {
-        run_short(at, last - at < short_rows ? last : at + short_rows, at - first, result);
+    if (is_plain_ && together_ >= fewest_together) {
+      const std::int64_t rows = together_ < short_rows ? together_ : short_rows;
+      for (std::int64_t at = first; at < last; at += rows) {
+        run_short(at, last - at < rows ? last : at + rows, at - first, result);
       }
     } else {
       for (std::int64_t i = first; i < last; ++i) run_long(i, i + 1 < last, i - first, result);
@@ -100,14 +105,22 @@ class Rows {
   void run_short(std::int64_t first, std::int64_t last, std::int64_t k,
                  CrossEntropyResult& result) const noexcept {
     const std::int64_t vocab = call_.vocab;
-    constexpr std::int64_t stride = (most_vectors + 1) * width<N>;
+    const bool fits = vocab <= most_vectors * width<N>;  // in registers
+    N maxima[short_rows] = {};
+    for (std::int64_t i = first; i < last && !fits; ++i) {
+      if (!is_ignored(i)) maxima[i - first] = row_maximum(logits_of(i), vocab);
+    }
+    const Ahead<S> nothing{nullptr, 0};
     double others[short_rows] = {};
     for (std::int64_t i = first; i < last; ++i) {
       if (is_ignored(i)) continue;
       const std::int64_t target = call_.targets[i], row = i - first;
       const S* const logits = logits_of(i);
-      N maximum = 0;
-      others[row] = short_row<S>(logits, vocab, target, maximum, exponentials_ + row * stride);
+      N& maximum = maxima[row];
+      N* const exponentials = exponentials_ + row * stride_;
+      others[row] = fits
+                        ? short_row<S>(logits, vocab, target, maximum, exponentials)
+                        : exponentials_of<S>(logits, vocab, target, maximum, exponentials, nothing);
       maxima_[k + row] = static_cast<double>(maximum);
       z_targets_[k + row] = number_at(logits + target);
       if (call_.correct) result.correct[k + row] = is_correct(logits, target, maximum);
@@ -116,12 +129,11 @@ class Rows {
     for (std::int64_t i = first; i < last; ++i) {
       if (is_ignored(i)) continue;
       const std::int64_t row = i - first;
-      const double own = static_cast<double>(exponentials_[row * stride + call_.targets[i]]);
+      const double own = static_cast<double>(exponentials_[row * stride_ + call_.targets[i]]);
       sums_[k + row] = others[row] + own;
       slopes[row] = slope_of(i, k + row, own, others[row]);
     }
     if (call_.gradient == nullptr) return;
-    const Ahead<S> nothing{nullptr, 0};
     for (std::int64_t i = first; i < last; ++i) {
       S* const gradient = gradient_of(i);
       if (is_ignored(i)) {
@@ -129,7 +141,7 @@ class Rows {
         continue;
       }
       const Slope& slope = slopes[i - first];
-      write_gradient_plain<S>(exponentials_ + (i - first) * stride, vocab,
+      write_gradient_plain<S>(exponentials_ + (i - first) * stride_, vocab,
                               static_cast<N>(slope.factor), gradient, false, nothing);
       set_number(gradient + call_.targets[i], slope.at_target);
     }
@@ -187,6 +199,8 @@ class Rows {
   N* capped_;
   const N* class_weights_;
   bool is_plain_;
+  std::int64_t stride_;    // of short rows' exponentials, with room for one vector more
+  std::int64_t together_;  // how many short rows find room
   mutable double maxima_[cross_entropy_rows];
   mutable double sums_[cross_entropy_rows + width<double>];
   mutable double z_targets_[cross_entropy_rows];

@@ -32,9 +32,9 @@ struct CrossEntropy {
 // At most this many rows at a time.
 inline constexpr std::int64_t cross_entropy_rows = 256;
 
-// Rows of at most 8 vectors are worked on so many at a time, each with room for one vector more.
-inline constexpr std::int64_t short_rows = 32;
-inline constexpr std::int64_t short_row_bytes = 9 * 64;
+// At most this many short rows are worked on together, in so many bytes of working space: what the
+// first-level cache holds beside the rows themselves.
+inline constexpr std::int64_t short_rows = 32, short_space = 18 << 10;
 
 struct CrossEntropyResult {  // of row `first` + i at i; 0 for ignored rows
   double losses[cross_entropy_rows];
