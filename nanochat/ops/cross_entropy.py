@@ -15,6 +15,7 @@ from torch import Tensor
 from nanochat.errors import KernelError
 from nanochat.ops import launch, reference
 from nanochat.ops.derivatives import (
+    applied,
     below_autograd,
     graph_is_kept,
     is_plain,
@@ -22,7 +23,7 @@ from nanochat.ops.derivatives import (
 )
 from nanochat.ops.library import define, differentiate, implement
 from nanochat.ops.loss import NONE, Rows, loss_of, number_type, result_shape, shaped
-from nanochat.ops.memory import fresh
+from nanochat.ops.memory import fresh, fresh_like
 
 __all__ = ["cross_entropy", "gradient_can_wait"]
 
@@ -83,7 +84,7 @@ def cross_entropy(
         result, _, _, correct = op(*arguments, waits, return_accuracy)
     elif needs_gradient:
         function = _InPlace if inplace else _CrossEntropy
-        result, correct = function.apply(flat, rows, loss.numbers, return_accuracy)  # type: ignore[no-untyped-call]  # torch has no types here
+        result, correct = applied(function, flat, rows, loss.numbers, return_accuracy)
     else:
         result, _, correct = _compute(flat, rows, loss.numbers, False, return_accuracy)
     return shaped(result, correct if return_accuracy else None, targets.shape)
@@ -128,7 +129,7 @@ def _compute(
     shape = (logits.shape[0],) if loss[-1] == NONE else ()
     result = torch.empty(shape, dtype=number, device=logits.device)
     counted = torch.empty_like(result) if accuracy else None
-    slope = fresh(logits.shape, logits.dtype, logits.device) if gradient else None
+    slope = fresh_like(logits) if gradient else None
     launch.cross_entropy(
         logits, rows.targets, rows.class_weights, rows.token_weights, loss, gradient=slope,
         losses=result, correct=counted,
@@ -186,7 +187,7 @@ def _backward(
     softcap: float, reduction: int,
 ) -> Tensor:  # fmt: skip
     logits = _rows_contiguous(logits)
-    gradient = fresh(logits.shape, logits.dtype, logits.device)
+    gradient = fresh_like(logits)
     launch.cross_entropy(
         logits, targets, class_weights, token_weights,
         (ignore_index, label_smoothing, z_loss, softcap, reduction),
@@ -196,7 +197,7 @@ def _backward(
 
 
 def _scale_rows(matrix: Tensor, upstream: Tensor) -> Tensor:
-    result = fresh(matrix.shape, matrix.dtype, matrix.device)
+    result = fresh_like(matrix)
     launch.scale_rows(matrix, upstream.to(number_type(matrix)), result)
     return result
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nanochat.errors import KernelError
 
-__all__ = ["below_autograd", "graph_is_kept", "is_plain", "refuse_second_derivative"]
+__all__ = ["applied", "below_autograd", "graph_is_kept", "is_plain", "refuse_second_derivative"]
 
 _keep_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
 
@@ -31,6 +31,13 @@ def is_plain(tensor: Tensor) -> bool:
         and not torch._C._len_torch_dispatch_stack()
         and not torch._C._are_functorch_transforms_active()
     )
+
+
+def applied(function: type[torch.autograd.Function], *arguments: Any) -> Any:
+    """function.apply(*arguments), without the step in Python that it takes for torch.func."""
+    if torch._C._are_functorch_transforms_active():
+        return function.apply(*arguments)  # type: ignore[no-untyped-call]  # torch has no types here
+    return super(torch.autograd.Function, function).apply(*arguments)  # type: ignore[misc]  # of the C base
 
 
 def below_autograd(op: Any, *arguments: Any) -> Any:

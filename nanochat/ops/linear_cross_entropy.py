@@ -19,6 +19,7 @@ from nanochat.errors import KernelError
 from nanochat.ops import launch, reference
 from nanochat.ops.cross_entropy import OPTIONS, ROWS, gradient_can_wait
 from nanochat.ops.derivatives import (
+    applied,
     below_autograd,
     graph_is_kept,
     is_plain,
@@ -26,13 +27,14 @@ from nanochat.ops.derivatives import (
 )
 from nanochat.ops.library import define, differentiate, implement
 from nanochat.ops.loss import MEAN, NONE, SUM, Rows, loss_of, number_type, result_shape, shaped
-from nanochat.ops.memory import fresh
+from nanochat.ops.memory import fresh, fresh_like
 
 __all__ = ["linear_cross_entropy"]
 
-# A chunk's logits: this part of all of them, an eighth with all else that a chunk needs; but no
-# less than SMALL, as each chunk reads and writes the weight's gradient, and no more than LARGEST,
-# about a last-level cache. What fits there as a whole is one chunk.
+# A chunk's logits: this part of all of them, an eighth with all else that a chunk needs, or as much
+# as the weight, of which no second sum or gradient is there meanwhile; but no less than SMALL, as
+# each chunk packs the weight and adds to its gradient, and no more than LARGEST, about a last-level
+# cache. What fits there as a whole is one chunk.
 SHARE = 12
 SMALL = 12 << 20
 LARGEST = 32 << 20
@@ -70,9 +72,9 @@ def linear_cross_entropy(
 ) -> Any:  # () or, under reduction none, (…); float32, or float64 for float64 inputs
     """cross_entropy(hidden · weightᵀ, …) without the logits as a whole; see there for the options.
 
-    The weight's gradient is summed in float32 at least. Beyond the gradients and that sum, memory
-    for an eighth of the logits is used, or for all where they are 32 MB or less. Under autocast
-    both inputs are cast to its dtype, as torch's linear layer does. Raises KernelError as
+    The weight's gradient is summed in float32 at least. Beyond the gradients and one such sum,
+    memory for an eighth of the logits is used, or for all where they are 32 MB or less. Under
+    autocast both inputs are cast to its dtype, as torch's linear layer does. Raises KernelError as
     cross_entropy does.
     """
     loss = loss_of(ignore_index, label_smoothing, z_loss, softcap, reduction)
@@ -96,9 +98,9 @@ def linear_cross_entropy(
     elif not any(needs):
         result, _, _, correct = _compute(flat, weight, rows, loss.numbers, needs, return_accuracy)
     else:
-        result, correct = _LinearCrossEntropy.apply(
-            flat, weight, rows, loss.numbers, return_accuracy
-        )  # type: ignore[no-untyped-call]  # torch has no types here
+        result, correct = applied(
+            _LinearCrossEntropy, flat, weight, rows, loss.numbers, return_accuracy
+        )
     return shaped(result, correct if return_accuracy else None, targets.shape)
 
 
@@ -126,7 +128,7 @@ class _Gradients:
     def of(cls, hidden: Tensor, weight: Tensor, wants: tuple[bool, bool]) -> _Gradients:
         number = number_type(hidden)
         return cls(
-            fresh(hidden.shape, hidden.dtype, hidden.device) if wants[0] else None,
+            fresh_like(hidden) if wants[0] else None,
             fresh(weight.shape, number, weight.device) if wants[1] else None,
         )
 
@@ -173,7 +175,8 @@ def _chunk_rows(hidden: Tensor, weight: Tensor) -> int:
     most = LARGEST if hidden.device.type == "cpu" else LARGEST_ON_GPU
     size = rows
     if rows * row_bytes > most:
-        size = int(min(max(rows * row_bytes / SHARE, SMALL), most)) // row_bytes
+        wanted = max(rows * row_bytes / SHARE, weight.nbytes, SMALL)
+        size = int(min(wanted, most)) // row_bytes
     size = min(max(size, 1), max(rows, 1))
     # Matrix products like whole tiles.
     return size - size % 16 if 32 <= size < rows else size

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -116,8 +116,7 @@ def shaped(result: Tensor, correct: Tensor | None, shape: torch.Size) -> Any:
     return result if correct is None else (result, correct)
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
+class Rows(NamedTuple):
     """Targets and weights of a loss over rows, checked and flat."""
 
     targets: Tensor  # (rows,) int64

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from nanochat import native, philox
 from nanochat.errors import ConfigError, KernelError
+from nanochat.ops.derivatives import is_plain
 from nanochat.ops.library import LIBRARY, define
 from nanochat.philox import Stream
 from nanochat.training import draw as specification
@@ -45,6 +46,8 @@ def sample(
     tokens −1 and −2.
     """
     if use_native:
+        if _needs_no_dispatcher(logits):
+            return _sample_cpu(logits, state, items, temperature, top_k, top_p)
         tokens: Tensor = _sample(logits, state, items, temperature, top_k, top_p)
         return tokens
     seed, first, index = state.tolist()
@@ -64,9 +67,16 @@ def draw(
 ) -> Tensor:  # (rows,) int64
     """As `sample`, with random integers of the caller's."""
     if use_native:
+        if _needs_no_dispatcher(logits):
+            return _draw_cpu(logits, random, temperature, top_k, top_p)
         tokens: Tensor = _draw(logits, random, temperature, top_k, top_p)
         return tokens
     return _reference(logits, random.cpu().numpy().view(np.uint64), temperature, top_k, top_p)
+
+
+def _needs_no_dispatcher(logits: Tensor) -> bool:
+    """Whether nobody listens there: it takes longer than drawing a token from few logits."""
+    return not torch.compiler.is_compiling() and logits.is_cpu and is_plain(logits)
 
 
 def refuse_rows_without_token(tokens: Tensor) -> None:

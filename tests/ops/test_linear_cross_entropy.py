@@ -184,7 +184,7 @@ import sys
 import torch
 from nanochat.ops.linear_cross_entropy import linear_cross_entropy
 
-dtype, rows, width, vocab = getattr(torch, sys.argv[1]), 2048, 64, 32768
+dtype, width, rows, vocab = getattr(torch, sys.argv[1]), int(sys.argv[2]), 2048, 32768
 
 def peak():
     with open("/proc/self/status") as status:
@@ -202,15 +202,17 @@ def run(rows):
     return peak() - before - results
 
 run(16)  # whatever the libraries allocate once
-accumulator = 4 * width * vocab if dtype != torch.float32 else 0
-print((run(rows) - accumulator) / (rows * vocab * dtype.itemsize))
+print((run(rows) - 4 * width * vocab) / (rows * vocab * dtype.itemsize))
 """
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak from /proc")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_peak_memory_is_an_eighth_of_the_logits(dtype: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", PEAK, dtype]
+@pytest.mark.parametrize("width", [64, 512])
+def test_peak_memory_beyond_a_sum_is_an_eighth_of_the_logits(
+    dtype: str, width: int, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", PEAK, dtype, str(width)]
     # In a folder of its own: in the checkout lies nanochat unbuilt.
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
     assert float(done.stdout) <= 1 / 8
