@@ -1,5 +1,5 @@
 // Memory for large results. A fresh page costs more to fault in and clear than a kernel needs to
-// fill it, so buffers are kept for the next taker; what is kept is marked as free for the system to
+// fill it, so buffers are kept for the next taker; a large one is marked as free for the system to
 // take back when memory runs short, which costs nothing unless it does.
 #include <algorithm>
 #include <cstdint>
@@ -19,6 +19,8 @@ namespace nanochat::kernels {
 namespace {
 
 constexpr std::size_t huge_page = std::size_t{2} << 20U;
+// What is kept up to here is not offered to the system, which would cost more than a small kernel.
+constexpr std::size_t small_bytes = 4 * huge_page;
 
 #ifdef __linux__
 // Whole huge pages, aligned to one.
@@ -81,7 +83,7 @@ class Buffers {
     if (found == taken_.end()) return;  // NULL, or given already
     const Buffer buffer{memory, found->second};
     taken_.erase(found);
-    offer_to_system(buffer.memory, buffer.bytes);
+    if (buffer.bytes > small_bytes) offer_to_system(buffer.memory, buffer.bytes);
     if (kept_.size() == NCK_BUFFERS_KEPT) {
       unmap(kept_.front().memory, kept_.front().bytes);
       kept_.erase(kept_.begin());

@@ -203,10 +203,11 @@ struct Window {
 
 // The logits of the window and their places, in order; maxima of scan(). Returns how many.
 inline std::int64_t gather(const float* x, std::int64_t vocab, Window window, const float* maxima,
-                           float* values, std::uint32_t* places) noexcept {
+                           float* values, std::uint32_t* places, Ahead ahead) noexcept {
   const Floats floor = broadcast<Floats>(window.floor), ceiling = Floats{} + window.ceiling;
   std::int64_t count = 0;
   for (std::int64_t first = 0; first < vocab; first += block, maxima += lanes) {
+    ahead(256);  // bytes of the next row, half of what is looked through of this one
     if (at_least(load<Floats>(maxima), floor) == 0) continue;
     const std::int64_t end = first + block < vocab ? first + block : vocab;
     for (std::int64_t at = first; at < end; at += lanes) {

@@ -68,8 +68,8 @@ class Draw {
     });
   }
 
-  void gather_from(Window window) noexcept {
-    count_ = gather(x_, vocab_, window, space_.maxima, space_.values, space_.places);
+  void gather_from(Window window, Ahead ahead) noexcept {
+    count_ = gather(x_, vocab_, window, space_.maxima, space_.values, space_.places, ahead);
   }
 
   void make_keys() noexcept {
@@ -82,7 +82,7 @@ class Draw {
     // What is not finite and below weighs nothing, whether it is kept or not.
     Window window;
     if (call_.top_k * 16 <= vocab_) window.floor = reached_by_largest();
-    gather_from(window);
+    gather_from(window, ahead_);
     const bool some = call_.share < whole_share;
     if (some || count_ > call_.top_k) make_keys();
     if (count_ > call_.top_k) {
@@ -159,7 +159,7 @@ class Draw {
 
   // Makes the window's tokens the candidates; the sum of the weights above it.
   std::uint64_t weigh_window(Window window) noexcept {
-    gather_from(window);
+    gather_from(window, {nullptr, nullptr});
     for (std::int64_t i = 0; i < count_; ++i) {
       space_.candidate_weights[i] = space_.weights[space_.places[i]];
     }
