@@ -62,6 +62,8 @@ def _of_tensor_alone(options: Mapping[str, Any]) -> str:
         return "dtype bfloat16"
     if options["loss"] == "torch":
         return "loss torch"
+    if options["optimizer"] == "muon":
+        return "optimizer muon"
     if options["dropout"] > 0:
         return "dropout"
     if processes.world() > 1:

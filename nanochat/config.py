@@ -92,6 +92,9 @@ class TrainConfig:
         0.08, "Standard deviation of the initial weights.", group=_MODEL, low=0, high=100,
         low_open=True,
     )  # fmt: skip
+    zero_init: bool = option(
+        False, "Output projections of attention and MLP start at zero.", group=_MODEL
+    )
     dropout: float = option(
         0.0, "Dropout on embedding, attention and MLP outputs (tensor only).", group=_MODEL,
         low=0, high=0.95,
@@ -129,9 +132,18 @@ class TrainConfig:
         64, "Rows a microbatch.", group=_OPTIM, low=1, high=1 << 20, common=True
     )
     grad_accum: int = option(1, "Microbatches a step.", group=_OPTIM, low=1, high=1 << 16)
-    optimizer: str = option("adamw", "Optimizer.", group=_OPTIM, choices=("sgd", "adamw"))
+    optimizer: str = option(
+        "adamw", "muon: Muon for the blocks' matrices, AdamW for the rest (tensor only).",
+        group=_OPTIM, choices=("sgd", "adamw", "muon"),
+    )  # fmt: skip
     lr: float = option(
         8e-3, "Peak learning rate.", group=_OPTIM, low=0, high=1e4, low_open=True, common=True
+    )
+    matrix_lr: float = option(
+        0.0, "Peak learning rate of the blocks' matrices; 0: lr.", group=_OPTIM, low=0, high=1e4
+    )
+    head_lr: float = option(
+        0.0, "Peak learning rate of the output head; 0: lr.", group=_OPTIM, low=0, high=1e4
     )
     lr_schedule: str = option(
         "linear", "Shape of the warmdown.", group=_OPTIM,
@@ -149,6 +161,9 @@ class TrainConfig:
     weight_decay: float = option(0.0, "Decoupled weight decay.", group=_OPTIM, low=0, high=1e3)
     beta1: float = option(
         0.9, "AdamW first-moment decay; SGD momentum.", group=_OPTIM, low=0, high=0.999999
+    )
+    muon_momentum: float = option(
+        0.95, "Muon's momentum.", group=_OPTIM, low=0, high=0.999999
     )
     beta2: float = option(0.99, "AdamW second-moment decay.", group=_OPTIM, low=0, high=0.9999999)
     eps: float = option(1e-8, "AdamW epsilon.", group=_OPTIM, low=0, high=1, low_open=True)

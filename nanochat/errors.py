@@ -24,6 +24,7 @@ __all__ = [
     "UnsupportedDevice",
     "UnsupportedDtype",
     "UnsupportedModelKind",
+    "UnsupportedOptimizer",
     "UnsupportedOption",
 ]
 
@@ -52,6 +53,10 @@ class UnsupportedDevice(UnsupportedOption):
 
 class UnsupportedDtype(UnsupportedOption):
     """A dtype that the engine or device does not compute in."""
+
+
+class UnsupportedOptimizer(UnsupportedOption):
+    """An optimizer that the engine or model kind has no place for."""
 
 
 class UnsupportedActivation(UnsupportedOption):

@@ -1,4 +1,4 @@
-"""AdamW and SGD on the flat weights, with clipping and the guard against non-finite steps.
+"""AdamW, SGD and Muon on the flat weights, with clipping and the guard against non-finite steps.
 
 One fused call updates every parameter whose group has the same settings: at 0.8 M parameters and
 two cores it takes 0.23 ms, the same formula in flat tensor operations 0.52 ms. torch.optim runs
@@ -7,7 +7,7 @@ these very kernels; it is left out because it wants lists of parameters and its 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nanochat.config import TrainConfig
+from nanochat.tensor.muon import Muon
 from nanochat.tensor.weights import FlatWeights
 from nanochat.training.engine import StepSettings
 from nanochat.training.parameters import Spec
@@ -23,7 +24,7 @@ from nanochat.training.state import check_shapes
 
 __all__ = ["FlatOptimizer"]
 
-MOMENTS = {"adamw": ("m", "v"), "sgd": ("momentum",)}
+MOMENTS = {"adamw": ("m", "v"), "sgd": ("momentum",), "muon": ("m", "v")}
 
 
 class FlatOptimizer:
@@ -36,9 +37,17 @@ class FlatOptimizer:
     def __init__(self, config: TrainConfig, weights: FlatWeights) -> None:
         self._config = config
         self._weights = weights
-        self._moments = {
-            name: torch.zeros_like(weights.values) for name in MOMENTS[config.optimizer]
+        self._muon = Muon(weights, heads=config.n_head) if config.optimizer == "muon" else None
+        matrices = [s for s in weights.specs if self._muon and s.group == "matrix"]
+        self._own = weights.specs[: len(weights.specs) - len(matrices)]  # all but Muon's
+        stop = self._muon.start if self._muon else weights.size
+        # By name: the moment and the parameters that it is of, one behind the other.
+        self._moments: dict[str, tuple[Tensor, Sequence[Spec]]] = {
+            name: (torch.zeros_like(weights.values[:stop]), self._own)
+            for name in MOMENTS[config.optimizer]
         }
+        if self._muon:
+            self._moments["momentum"] = self._muon.momentum, matrices
         # float32 is what the fused kernels read, whatever the weights are.
         self._count = torch.zeros((), dtype=torch.float32, device=weights.device)
         self._stopped = torch.zeros((), dtype=torch.float32, device=weights.device)
@@ -53,22 +62,27 @@ class FlatOptimizer:
             weights.gradients.mul_((settings.clip / (norm + 1e-6)).clamp_(max=1.0))
         self._count.add_(1 - self._stopped)
         for piece, lr, weight_decay in self._pieces(settings):
-            if self._config.optimizer == "adamw":
-                self._adamw(piece, lr, weight_decay, settings.momentum)
-            else:
+            if self._config.optimizer == "sgd":
                 self._sgd(piece, lr, weight_decay, settings.momentum)
+            else:
+                self._adamw(piece, lr, weight_decay, settings.momentum)
+        if self._muon:
+            self._muon.step(
+                lr=settings.lr["matrix"], weight_decay=settings.weight_decay["matrix"],
+                momentum=settings.muon_momentum, stopped=self._stopped,
+            )  # fmt: skip
         weights.zero()
         weights.publish()
         return loss, norm
 
     def _pieces(self, settings: StepSettings) -> Iterator[tuple[slice, float, float]]:
-        """Stretches of the flat buffer with equal learning rate and weight decay."""
+        """Stretches of the flat buffer with equal learning rate and weight decay, without Muon's."""
 
         def rates(spec: Spec) -> tuple[float, float]:
             return settings.lr[spec.group], settings.weight_decay[spec.group]
 
         start = 0
-        for (lr, weight_decay), specs in groupby(self._weights.specs, rates):
+        for (lr, weight_decay), specs in groupby(self._own, rates):
             stop = start + sum(spec.shape[0] * spec.shape[1] for spec in specs)
             yield slice(start, stop), lr, weight_decay
             start = stop
@@ -77,8 +91,8 @@ class FlatOptimizer:
         torch._fused_adamw_(
             [self._weights.values[piece]],
             [self._weights.gradients[piece]],
-            [self._moments["m"][piece]],
-            [self._moments["v"][piece]],
+            [self._moments["m"][0][piece]],
+            [self._moments["v"][0][piece]],
             [],
             [self._count],
             lr=lr,
@@ -99,7 +113,7 @@ class FlatOptimizer:
         torch._fused_sgd_(
             [values],
             [self._weights.gradients[piece]],
-            [self._moments["momentum"][piece]],  # zeros at first: momentum · 0 + g = g
+            [self._moments["momentum"][0][piece]],  # zeros at first: momentum · 0 + g = g
             weight_decay=0.0,
             momentum=momentum,
             lr=lr,
@@ -113,8 +127,8 @@ class FlatOptimizer:
     def state_dict(self) -> dict[str, NDArray[np.floating]]:
         """Moments by `<moment>.<parameter>`, and the number of updates as `step`, (1,) float64."""
         state: dict[str, NDArray[np.floating]] = {}
-        for moment, flat in self._moments.items():
-            arrays = self._weights.unpack(flat)
+        for moment, (flat, specs) in self._moments.items():
+            arrays = self._weights.unpack(flat, specs)
             state.update({f"{moment}.{name}": array for name, array in arrays.items()})
         return {**state, "step": np.array([float(self._count)], dtype=np.float64)}
 
@@ -123,12 +137,12 @@ class FlatOptimizer:
         self.check(state)
         self._stopped.zero_()
         self._count.fill_(float(state["step"][0]) if state else 0.0)
-        for moment, flat in self._moments.items():
+        for moment, (flat, specs) in self._moments.items():
             if not state:
                 flat.zero_()
                 continue
-            names = self._weights.offsets
-            flat.copy_(self._weights.pack({name: state[f"{moment}.{name}"] for name in names}))
+            arrays = {spec.name: state[f"{moment}.{spec.name}"] for spec in specs}
+            flat.copy_(self._weights.pack(arrays, specs))
 
     def check(self, state: Mapping[str, NDArray[np.floating]]) -> None:
         """Raise CheckpointError unless the state is empty or this optimizer's."""
@@ -136,7 +150,7 @@ class FlatOptimizer:
             return
         expected: dict[str, tuple[int, ...]] = {
             f"{moment}.{spec.name}": spec.shape
-            for moment in self._moments
-            for spec in self._weights.specs
+            for moment, (_, specs) in self._moments.items()
+            for spec in specs
         }
         check_shapes(state, {**expected, "step": (1,)}, "optimizer state")

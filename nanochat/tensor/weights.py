@@ -96,17 +96,22 @@ class FlatWeights:
         self.values.copy_(self.pack(arrays))
         self.publish()
 
-    def pack(self, arrays: Mapping[str, NDArray[np.floating]]) -> Tensor:  # (size,) on the CPU
-        """Arrays by parameter name as one flat tensor of the master dtype."""
-        flat = np.concatenate([np.ravel(arrays[spec.name]) for spec in self.specs])
+    def pack(
+        self, arrays: Mapping[str, NDArray[np.floating]], specs: Sequence[Spec] | None = None
+    ) -> Tensor:  # (size,) on the CPU
+        """Arrays by parameter name as one flat tensor of the master dtype; of all specs or some."""
+        chosen = self.specs if specs is None else specs
+        flat = np.concatenate([np.ravel(arrays[spec.name]) for spec in chosen])
         return torch.from_numpy(flat).to(self.values.dtype)
 
-    def unpack(self, flat: Tensor) -> dict[str, NDArray[np.floating]]:
+    def unpack(
+        self, flat: Tensor, specs: Sequence[Spec] | None = None
+    ) -> dict[str, NDArray[np.floating]]:
         """A flat tensor as arrays by parameter name; copies."""
         array = flat.detach().cpu().numpy()
-        result = {}
-        for spec in self.specs:
-            start = self.offsets[spec.name]
-            piece = array[start : start + spec.shape[0] * spec.shape[1]]
-            result[spec.name] = piece.reshape(spec.shape).copy()
+        result, start = {}, 0
+        for spec in self.specs if specs is None else specs:
+            stop = start + spec.shape[0] * spec.shape[1]
+            result[spec.name] = array[start:stop].reshape(spec.shape).copy()
+            start = stop
         return result

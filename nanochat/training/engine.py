@@ -29,6 +29,7 @@ class StepSettings:
     lr: Mapping[str, float]  # by parameter group
     weight_decay: Mapping[str, float]  # by parameter group, decoupled
     momentum: float  # beta1 of AdamW, momentum of SGD
+    muon_momentum: float  # of Muon's matrices
     clip: float  # largest gradient norm; 0 is off
 
 

@@ -116,7 +116,7 @@ def training_bytes(specs: Iterable[Spec], config: TrainConfig) -> int:
     """Bytes of weights, gradients and optimizer state; activations are not counted."""
     # Master weights under bfloat16 compute are float32.
     wide = config.dtype == "float64" or (config.dtype == "auto" and config.mode == "scalar")
-    moments = 2 if config.optimizer == "adamw" else 1
+    moments = 1 if config.optimizer == "sgd" else 2
     elements = sum(spec.shape[0] * spec.shape[1] for spec in specs)
     return elements * (8 if wide else 4) * (2 + moments)
 

@@ -74,10 +74,12 @@ def step_settings(config: TrainConfig, step: int) -> StepSettings:
         config.lr_schedule, step, config.steps, warmup_ratio=config.warmup_ratio,
         warmdown_ratio=config.warmdown_ratio, final_lr_frac=config.final_lr_frac,
     )  # fmt: skip
+    peaks = {"matrix": config.matrix_lr, "head": config.head_lr}
     return StepSettings(
-        lr=dict.fromkeys(GROUPS, config.lr * multiplier),
+        lr={group: (peaks.get(group) or config.lr) * multiplier for group in GROUPS},
         weight_decay=dict.fromkeys(GROUPS, config.weight_decay),
         momentum=config.beta1,
+        muon_momentum=config.muon_momentum,
         clip=config.grad_clip,
     )
 

@@ -41,7 +41,9 @@ def parameter_specs(config: TrainConfig, vocab_size: int) -> list[Spec]:
     width = config.n_embd
 
     def spec(name: str, rows: int, columns: int, group: str) -> Spec:
-        return Spec(name=name, shape=(rows, columns), std=config.init_std, group=group)
+        joins = name.endswith(("attn_wo", "mlp_fc2"))
+        std = 0.0 if config.zero_init and joins else config.init_std
+        return Spec(name=name, shape=(rows, columns), std=std, group=group)
 
     specs = [spec("wte", vocab_size, width, "embedding")]
     if config.model_kind == "mini-gpt" and config.positions == "learned":

@@ -33,6 +33,7 @@ def settings(**changes: Any) -> StepSettings:
         "lr": dict.fromkeys(GROUPS, 0.01),
         "weight_decay": dict.fromkeys(GROUPS, 0.0),
         "momentum": 0.9,
+        "muon_momentum": 0.95,
         "clip": 0.0,
     }
     return StepSettings(**{**values, **changes})

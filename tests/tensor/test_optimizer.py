@@ -88,7 +88,7 @@ def test_gradients_and_loss_are_zero_between_steps() -> None:
         assert all(not leaf.grad.any() for leaf in (engine.model.head, engine.model.blocks[0].wqkv))
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "muon"])
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_step_that_is_not_finite_and_all_later_ones_change_no_bit(

@@ -12,7 +12,7 @@ from nanochat.errors import CheckpointError
 from nanochat.training.engine import EngineState
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "muon"])
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
 def test_a_loaded_state_goes_on_with_the_same_bits(optimizer: str, dtype: str) -> None:
     config = small_config(optimizer=optimizer, positions="learned", dropout=0.2)

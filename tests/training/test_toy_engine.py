@@ -32,7 +32,9 @@ def batch(rows=ROWS):
 
 
 def settings(**changes):
-    values = {"lr": 0.1, "weight_decay": 0.0, "momentum": 0.9, "clip": 0.0, **changes}
+    values = {
+        "lr": 0.1, "weight_decay": 0.0, "momentum": 0.9, "muon_momentum": 0.95, "clip": 0.0, **changes
+    }  # fmt: skip
     by_group = {key: dict.fromkeys(GROUPS, values.pop(key)) for key in ("lr", "weight_decay")}
     return StepSettings(**by_group, **values)
 
