@@ -127,6 +127,7 @@ def test_every_error_class_is_met_on_a_real_path(folder, tiny, trained, monkeypa
         "UnsupportedModelKind": lambda: config(preset="mini", model_kind="bigram"),
         "UnsupportedDevice": lambda: config(mode="scalar", device="cuda"),
         "UnsupportedDtype": lambda: config(mode="scalar", dtype="bfloat16"),
+        "UnsupportedOptimizer": lambda: config(mode="scalar", optimizer="muon"),
         "UnsupportedActivation": lambda: config(model_kind="bigram", activation="relu2"),
         "MissingDependency": lambda: train(config(**tiny(data="a.parquet"))),
         "KernelError": lambda: native.take_buffer(-1),

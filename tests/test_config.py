@@ -282,6 +282,8 @@ REFUSED = [  # in the order of the table
      "mode scalar does not support device cuda; use device cpu or mode tensor"),
     ({"mode": "scalar", "dtype": "bfloat16"}, errors.UnsupportedDtype,
      "mode scalar does not support dtype bfloat16; use dtype float64 or float32"),
+    ({"mode": "scalar", "optimizer": "muon"}, errors.UnsupportedOptimizer,
+     "mode scalar does not support optimizer muon; use optimizer adamw or mode tensor"),
     ({"mode": "scalar", "dropout": 0.1}, errors.UnsupportedOption,
      "mode scalar does not support dropout 0.1; use dropout 0 or mode tensor"),
     ({"mode": "scalar", "loss": "torch"}, errors.UnsupportedOption,
@@ -296,6 +298,8 @@ REFUSED = [  # in the order of the table
      "model_kind bigram does not support n_layer 1; use n_layer 0 or model_kind mini-gpt"),
     ({**BIGRAM, "n_head": 2}, errors.UnsupportedOption,
      "model_kind bigram does not support n_head 2; use n_head 1 or model_kind mini-gpt"),
+    ({"mode": "tensor", "n_layer": 0, "optimizer": "muon"}, errors.UnsupportedOptimizer,
+     "n_layer 0 does not support optimizer muon; use optimizer adamw"),
     ({**BIGRAM, "activation": "relu2"}, errors.UnsupportedActivation,
      "model_kind bigram does not support activation relu2; leave it out or use model_kind"
      " mini-gpt"),

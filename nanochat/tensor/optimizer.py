@@ -76,7 +76,7 @@ class FlatOptimizer:
         return loss, norm
 
     def _pieces(self, settings: StepSettings) -> Iterator[tuple[slice, float, float]]:
-        """Stretches of the flat buffer with equal learning rate and weight decay, without Muon's."""
+        """Stretches of AdamW's or SGD's part with equal learning rate and weight decay."""
 
         def rates(spec: Spec) -> tuple[float, float]:
             return settings.lr[spec.group], settings.weight_decay[spec.group]

@@ -684,16 +684,18 @@ def test_a_title_of_any_letters_is_drawn_as_it_is(run, folder):
 CHANGES = {
     "n_layer": 2, "n_head": 1, "n_embd": 8, "block_size": 2, "activation": "relu2",
     "positions": "rope", "tie_lm_head": True, "input_rmsnorm": False, "qk_norm": True,
-    "logit_softcap": 0.05, "init_std": 0.5, "dropout": 0.5, "documents": "file",
-    "tokenizer": "byte", "val_fraction": 0.5, "style": "futuristic", "batching": "windows",
+    "logit_softcap": 0.05, "init_std": 0.5, "zero_init": True, "dropout": 0.5,
+    "documents": "file", "tokenizer": "byte", "val_fraction": 0.5, "style": "futuristic", "batching": "windows",
     "steps": 7, "batch_size": 3, "grad_accum": 2, "optimizer": "sgd", "lr": 0.05,
-    "lr_schedule": "sqrt", "warmup_ratio": 0.5, "warmdown_ratio": 0.2, "final_lr_frac": 0.5,
+    "matrix_lr": 0.05, "head_lr": 0.05, "lr_schedule": "sqrt", "warmup_ratio": 0.5,
+    "warmdown_ratio": 0.2, "final_lr_frac": 0.5,
     "weight_decay": 0.5, "beta1": 0.5, "beta2": 0.5, "eps": 0.1, "grad_clip": 0.01, "seed": 1,
     "dtype": "float64", "model_kind": "bigram", "preset": "microgpt",
 }  # fmt: skip
 SEEN_ELSEWHERE = {  # by which test; they are no option of the training itself
     "mode": "metrics_say_what_was_trained", "loss": "tensor engine", "device": "refused by the table",
     "numerics": "microgpt, parity", "data": "bad_input", "data_dir": "registry", "threads": "tensor", "deterministic": "tensor",
+    "muon_momentum": "tensor muon",
     "eval_every": "log", "eval_tokens": "below", "checkpoint_every": "resume",
     "memory_drift": "loop", "out": "folder", "resume": "resume", "num_samples": "stdout",
     "max_new_tokens": "sample", "temperature": "sample", "top_k": "sample", "top_p": "sample",

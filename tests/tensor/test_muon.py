@@ -78,7 +78,9 @@ def test_steps_equal_numpy_in_float64(decay: float) -> None:
     )
     specs = [spec for spec in engine.weights.specs if spec.group == "matrix"]
     assert len(specs) == 6 * config.n_layer
-    weights = {s.name: a.copy() for s, a in zip(engine.weights.specs, unpacked(engine), strict=True)}
+    weights = {
+        s.name: a.copy() for s, a in zip(engine.weights.specs, unpacked(engine), strict=True)
+    }
     momentum = {spec.name: np.zeros(spec.shape) for spec in specs}
     draw = np.random.default_rng(3)
     for _ in range(10):
