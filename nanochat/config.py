@@ -162,9 +162,7 @@ class TrainConfig:
     beta1: float = option(
         0.9, "AdamW first-moment decay; SGD momentum.", group=_OPTIM, low=0, high=0.999999
     )
-    muon_momentum: float = option(
-        0.95, "Muon's momentum.", group=_OPTIM, low=0, high=0.999999
-    )
+    muon_momentum: float = option(0.95, "Muon's momentum.", group=_OPTIM, low=0, high=0.999999)
     beta2: float = option(0.99, "AdamW second-moment decay.", group=_OPTIM, low=0, high=0.9999999)
     eps: float = option(1e-8, "AdamW epsilon.", group=_OPTIM, low=0, high=1, low_open=True)
     grad_clip: float = option(
