@@ -17,9 +17,19 @@ import cffi
 
 from nanochat.errors import KernelError
 
-__all__ = ["DTYPES", "REDUCTIONS", "check", "cpu", "cuda", "ffi", "kernel", "take_buffer"]
+__all__ = [
+    "DTYPES",
+    "REDUCTIONS",
+    "address",
+    "check",
+    "cpu",
+    "cuda",
+    "ffi",
+    "kernel",
+    "take_buffer",
+]
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 DTYPES = {"float32": 0, "float64": 1, "bfloat16": 2, "float16": 3}
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 
@@ -104,6 +114,11 @@ def check(status: int, library: Any) -> None:
     """Raise KernelError with the library's own message unless the status is NCK_OK."""
     if status:
         raise KernelError(ffi.string(library.nck_last_error()).decode())
+
+
+def address(structure: Any) -> int:
+    """Where a structure made by `ffi.new` lies, as `kernel` takes it; keep the structure."""
+    return int(ffi.cast("intptr_t", structure))
 
 
 def take_buffer(size: int) -> Any:

@@ -12,7 +12,7 @@
    "number" is float for logits of NCK_FLOAT32, NCK_BFLOAT16 and NCK_FLOAT16, double for
    NCK_FLOAT64. */
 
-enum { NCK_ABI_VERSION = 1 };
+enum { NCK_ABI_VERSION = 2 };
 
 /* Status. */
 enum {
@@ -99,6 +99,51 @@ int32_t nck_sample(const void* logits, int64_t rows, int64_t vocab, int64_t row_
                    int32_t dtype, const uint64_t* random, const int64_t* state,
                    const int64_t* items, double temperature, int64_t top_k, double top_p,
                    int64_t* tokens, int32_t threads);
+
+/* What a transformer block does between its matrix products. Matrices are contiguous; `x`, `onto`
+   and what is said to be numbers are the residual stream, numbers; all else is of the dtype.
+
+   sum = x + branch, or x alone where branch is NULL (sum is then not written and may be NULL);
+   inverse = (mean(sum²) + eps)^−½ of each row, numbers; normed = sum · inverse. sum may be x. */
+int32_t nck_rms_norm(const void* x, const void* branch, int64_t rows, int64_t width, int32_t dtype,
+                     double eps, void* sum, void* normed, void* inverse, int32_t threads);
+
+/* result = onto + the derivative of Σ gradient · normed by x, numbers; may be onto. narrow: NULL,
+   or where the result goes in the dtype too. x and inverse as nck_rms_norm made them. */
+int32_t nck_rms_norm_backward(const void* gradient, const void* x, const void* inverse,
+                              const void* onto, int64_t rows, int64_t width, int32_t dtype,
+                              void* result, void* narrow, int32_t threads);
+
+/* result = max(x, 0), squared or not; may be x. */
+int32_t nck_activation(const void* x, int64_t count, int32_t dtype, int32_t squared, void* result,
+                       int32_t threads);
+/* gradient ·= the derivative of nck_activation at x. */
+int32_t nck_activation_backward(const void* x, int64_t count, int32_t dtype, int32_t squared,
+                                void* gradient, int32_t threads);
+
+/* Causal attention of rows · width tokens, each with 3 · heads · head_dim elements in qkv: queries,
+   keys, values, head by head. A query or key is rotated by its token's angles, with
+   a = its first half, b = its second: (a·cos + b·sin, b·cos − a·sin); then, if normed, divided by
+   its root mean square. Softmax of q·k / √head_dim over the columns from starts to the token's own.
+
+   cosines, sines: head_dim / 2 numbers for each position, or NULL for no rotation; positions: a row
+   of these tables for each token. starts: the first visible column for each token, not falling
+   along a row, or NULL for 0. mixed: rows · width · heads · head_dim. */
+typedef struct {
+  int64_t rows, width, heads, head_dim; /* width at most 2^12, head_dim at most 2^10 */
+  double eps;
+  int32_t dtype;
+  int32_t normed;
+} nck_attention_shape;
+
+int32_t nck_attention(const nck_attention_shape* shape, const void* qkv, const void* cosines,
+                      const void* sines, const int64_t* positions, const int64_t* starts,
+                      void* mixed, int32_t threads);
+/* gradient: of mixed; result: of qkv. The weights are computed again from qkv. */
+int32_t nck_attention_backward(const nck_attention_shape* shape, const void* qkv,
+                               const void* cosines, const void* sines, const int64_t* positions,
+                               const int64_t* starts, const void* gradient, void* result,
+                               int32_t threads);
 
 /* Memory for large results: at least `bytes`, aligned to 64 bytes, on huge pages where the system
    has them. What is given back is kept for the next taker, up to NCK_BUFFERS_KEPT of them, and

@@ -96,7 +96,7 @@ def loss_struct(
     """The address of an nck_loss of these options; never changed, so that calls may share it."""
     options = ignore_index, label_smoothing, z_loss, softcap, reduction
     _structs.append(native.ffi.new("nck_loss *", options))
-    return int(native.ffi.cast("intptr_t", _structs[-1]))
+    return native.address(_structs[-1])
 
 
 def number_type(logits: Tensor) -> torch.dtype:

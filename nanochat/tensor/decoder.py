@@ -22,8 +22,9 @@ from nanochat.ops.reference import head_logits
 from nanochat.ops.sample import draw, refuse_rows_without_token
 from nanochat.tensor.attention import rotate
 from nanochat.tensor.bigram import Bigram
+from nanochat.tensor.blocks import Block
 from nanochat.tensor.inputs import Rotary, RotaryTable
-from nanochat.tensor.minigpt import Block, MiniGPT
+from nanochat.tensor.minigpt import MiniGPT
 from nanochat.training.parameters import RMSNORM_EPS
 
 __all__ = ["TensorDecoder"]

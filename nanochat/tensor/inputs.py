@@ -5,8 +5,7 @@ Everything that all layers share is computed here, so that a layer only computes
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -18,12 +17,11 @@ from nanochat.config import TrainConfig
 from nanochat.data.batches import Batch
 from nanochat.training.parameters import rotary_angles
 
-__all__ = ["FUSED_WIDTH", "Inputs", "InputsMaker", "Rotary", "RotaryTable"]
+__all__ = ["NATIVE_WIDTH", "Inputs", "InputsMaker", "Rotary", "RotaryTable"]
 
-# Up to this width the CPU runs our own attention on whole score matrices (23.0 ms a step against
-# 24.7 at 64, 59.0 against 60.5 at 128, 73.2 against 63.8 at 256), beyond it torch's,
-# which never holds them.
-FUSED_WIDTH = 128
+# Up to this width the CPU runs our own attention, beyond it torch's, which never holds a head's
+# scores as a whole.
+NATIVE_WIDTH = 512
 
 
 class Rotary(NamedTuple):
@@ -49,6 +47,16 @@ class RotaryTable:
         full = np.concatenate([cos, cos], axis=-1)
         self._cos = torch.from_numpy(full).to(self._dtype).to(self._device)
         self._sin = torch.from_numpy(sin).to(self._dtype).to(self._device)
+        self._angles: Rotary | None = None
+
+    def angles(self, largest: int, dtype: torch.dtype) -> Rotary:
+        """All angles, as the kernels take them: halves in `dtype`, for positions to `largest`."""
+        if largest >= self._size:
+            self._grow(2 * largest)
+        if self._angles is None:
+            cos, sin = rotary_angles(np.arange(self._size), self._head_dim)
+            self._angles = Rotary(torch.from_numpy(cos).to(dtype), torch.from_numpy(sin).to(dtype))
+        return self._angles
 
     def span(self, first: int, last: int) -> Rotary:
         """Angles of positions first … last − 1, each (last − first, ·)."""
@@ -76,11 +84,11 @@ class Inputs:
     tokens: Tensor  # (rows · width,) int64
     targets: Tensor  # (rows · width,) int64, −1 counts in no loss
     positions: Tensor  # (rows · width,) int64
-    rotary: Rotary | None
-    fused: bool  # our own attention
-    # fused: 0 or −inf, (width, width) or (rows · heads, width, width); else bool
-    # (rows, 1, width, width), or None where being causal is all.
-    mask: Tensor | None
+    native: bool  # for the kernels, which take angles and starts, or for torch: rotary and mask
+    rotary: Rotary | None = None
+    angles: Rotary | None = None  # by position, halves
+    starts: Tensor | None = None  # (rows · width,) int64, the first visible column; None: all 0
+    mask: Tensor | None = None  # bool (rows, 1, width, width); None: being causal is all
 
 
 class InputsMaker:
@@ -88,9 +96,9 @@ class InputsMaker:
 
     def __init__(self, config: TrainConfig, *, device: torch.device, dtype: torch.dtype) -> None:
         self._attends = config.model_kind == "mini-gpt"
-        self._heads = config.n_head
+        # Dropout draws its masks in torch.
+        self._native = device.type == "cpu" and config.loss == "fused" and not config.dropout
         self._device, self._dtype = device, dtype
-        self._causal: dict[int, Tensor] = {}
         self.table = None
         if config.positions == "rope":
             self.table = RotaryTable(config.head_dim, config.block_size, device=device, dtype=dtype)
@@ -100,17 +108,20 @@ class InputsMaker:
         positions = batch.positions[:, :width]
         numbers = np.stack([batch.inputs[:, :width], batch.targets[:, :width], positions])
         tokens, targets, flat_positions = self._to_device(numbers.reshape(3, rows * width))
-        fused = self._device.type == "cpu" and width <= FUSED_WIDTH
-        return Inputs(
-            rows=rows,
-            width=width,
-            tokens=tokens,
-            targets=targets,
-            positions=flat_positions,
-            rotary=self.table.rows(positions) if self.table else None,
-            fused=fused,
-            mask=self._mask(batch.segments[:, :width], fused) if self._attends else None,
-        )
+        native = self._native and width <= NATIVE_WIDTH
+        inputs = Inputs(
+            rows=rows, width=width, tokens=tokens, targets=targets, positions=flat_positions,
+            native=native,
+        )  # fmt: skip
+        if not self._attends:
+            return inputs
+        segments = batch.segments[:, :width]
+        if not native:
+            rotary = self.table.rows(positions) if self.table else None
+            return replace(inputs, rotary=rotary, mask=self._mask(segments))
+        numbers_type = torch.float64 if self._dtype == torch.float64 else torch.float32
+        angles = self.table.angles(int(positions.max()), numbers_type) if self.table else None
+        return replace(inputs, angles=angles, starts=self._starts(segments))
 
     def _to_device(self, numbers: NDArray[np.int64]) -> Tensor:
         tensor = torch.from_numpy(numbers)
@@ -119,22 +130,21 @@ class InputsMaker:
             return tensor.pin_memory().to(self._device, non_blocking=True)
         return tensor.to(self._device)
 
-    def _mask(self, segments: NDArray[np.int64], fused: bool) -> Tensor | None:
-        rows, width = segments.shape
-        # Padding behind a row's only segment is seen by no token, being in their future.
-        one_segment = bool(((segments == segments[:, :1]) | (segments < 0)).all())
-        if one_segment:
-            return self._causal_mask(width) if fused else None
+    def _mask(self, segments: NDArray[np.int64]) -> Tensor | None:
+        if _one_segment(segments):
+            return None
         index = self._to_device(segments)
-        seen = (index.unsqueeze(2) == index.unsqueeze(1)).tril_()
-        if not fused:
-            return seen.unsqueeze(1)
-        mask = torch.full((rows, 1, width, width), -math.inf, dtype=self._dtype)
-        mask.masked_fill_(seen.unsqueeze(1), 0.0)
-        return mask.expand(rows, self._heads, width, width).reshape(-1, width, width)
+        return (index.unsqueeze(2) == index.unsqueeze(1)).tril_().unsqueeze(1)
 
-    def _causal_mask(self, width: int) -> Tensor:
-        if width not in self._causal:
-            full = torch.full((width, width), -math.inf, dtype=self._dtype)
-            self._causal[width] = full.triu_(1)
-        return self._causal[width]
+    def _starts(self, segments: NDArray[np.int64]) -> Tensor | None:
+        if _one_segment(segments):
+            return None
+        columns = np.arange(1, segments.shape[1])
+        starts = np.zeros(segments.shape, dtype=np.int64)
+        starts[:, 1:] = np.where(segments[:, 1:] != segments[:, :-1], columns, 0)
+        return torch.from_numpy(np.maximum.accumulate(starts, axis=1).reshape(-1))
+
+
+def _one_segment(segments: NDArray[np.int64]) -> bool:
+    """Padding behind a row's only segment is seen by no token, being in their future."""
+    return bool(((segments == segments[:, :1]) | (segments < 0)).all())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,22 +9,13 @@ from torch import Tensor
 from nanochat.config import TrainConfig
 from nanochat.tensor.attention import attention_branch
 from nanochat.tensor.bigram import embedded
+from nanochat.tensor.blocks import Block, Shape, run_blocks
 from nanochat.tensor.functions import rmsnorm
 from nanochat.tensor.inputs import Inputs
 from nanochat.tensor.mlp import mlp_branch
 from nanochat.tensor.weights import FlatWeights
 
-__all__ = ["Block", "MiniGPT"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Block:
-    """The matrices of one layer, (out, in)."""
-
-    wqkv: Tensor  # (3 · n_embd, n_embd): wq, wk, wv
-    wo: Tensor  # (n_embd, n_embd)
-    fc1: Tensor  # (4 · n_embd, n_embd)
-    fc2: Tensor  # (n_embd, 4 · n_embd)
+__all__ = ["MiniGPT"]
 
 
 def _block(weights: FlatWeights, layer: int, width: int) -> Block:
@@ -56,6 +45,8 @@ class MiniGPT:
         heads, qk_norm = self.config.n_head, self.config.qk_norm
         squared = self.config.activation == "relu2"
         x = self.embed(inputs.tokens, inputs.positions)
+        if inputs.native and self.blocks:
+            return run_blocks(x, self.blocks, inputs, Shape(heads, qk_norm, squared))
         mask = self.mask(x, dropout)
         x = x if mask is None else x * mask
         for block in self.blocks:

@@ -1,0 +1,64 @@
+// Rows of any length as vectors: whole ones, then a tail. Under the rule of simd/vector.hpp.
+#ifndef NANOCHAT_KERNELS_CPU_ROW_VECTORS_HPP_
+#define NANOCHAT_KERNELS_CPU_ROW_VECTORS_HPP_
+
+#include "simd/storage.hpp"
+
+namespace nanochat::kernels::NCLAB_SIMD {
+// Unnamed, so that no instruction set's copy stands in for another's:
+// NOLINTNEXTLINE(cert-dcl59-cpp): each instruction set needs a copy of its own
+namespace {
+
+using namespace simd::NCLAB_SIMD;
+
+template <class V>
+struct Halves {
+  using Half = Vector<Element<V>, Traits<V>::lanes / 2>;
+  Half low, high;
+};
+template <class V>
+inline Halves<V> halves(V v) noexcept {
+  Halves<V> parts;
+  __builtin_memcpy(&parts, &v, sizeof v);
+  return parts;
+}
+
+template <class V>
+inline Element<V> sum_of_lanes(V v) noexcept {
+  if constexpr (Traits<V>::lanes == 2) {
+    return v[0] + v[1];
+  } else {
+    const Halves<V> parts = halves(v);
+    return sum_of_lanes(parts.low + parts.high);
+  }
+}
+
+// Calls body(offset, count) for each whole vector of a row, then for its tail.
+template <class V, class Body>
+inline void for_vectors(std::int64_t length, const Body& body) noexcept {
+  constexpr int lanes = Traits<V>::lanes;
+  std::int64_t at = 0;
+  for (; at + lanes <= length; at += lanes) body(at, lanes);
+  if (at < length) body(at, static_cast<int>(length - at));
+}
+
+template <class S>
+inline Whole<Number<S>> load_at(const S* from, std::int64_t at, int count) noexcept {
+  constexpr int lanes = width<Number<S>>;
+  return count == lanes ? Stored<S>::load(from + at) : Stored<S>::load_first(from + at, count);
+}
+
+template <class S>
+inline void store_at(S* to, std::int64_t at, int count, Whole<Number<S>> v) noexcept {
+  constexpr int lanes = width<Number<S>>;
+  if (count == lanes) {
+    Stored<S>::store(to + at, v);
+  } else {
+    Stored<S>::store_first(to + at, v, count);
+  }
+}
+
+}  // namespace
+}  // namespace nanochat::kernels::NCLAB_SIMD
+
+#endif  // NANOCHAT_KERNELS_CPU_ROW_VECTORS_HPP_
