@@ -64,6 +64,8 @@ def _of_tensor_alone(options: Mapping[str, Any]) -> str:
         return "loss torch"
     if options["optimizer"] == "muon":
         return "optimizer muon"
+    if options["past_embeds"] > 0:
+        return "past_embeds"
     if options["dropout"] > 0:
         return "dropout"
     if processes.world() > 1:

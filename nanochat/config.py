@@ -82,6 +82,10 @@ class TrainConfig:
     positions: str = option(
         "rope", "Position information.", group=_MODEL, choices=("learned", "rope")
     )
+    past_embeds: int = option(
+        0, "Embeddings of this many tokens before are added to a token's own (tensor only).",
+        group=_MODEL, low=0, high=64,
+    )  # fmt: skip
     tie_lm_head: bool = option(False, "Head shares the token embedding.", group=_MODEL)
     input_rmsnorm: bool = option(True, "RMSNorm right after the embedding.", group=_MODEL)
     qk_norm: bool = option(True, "RMSNorm on each head's queries and keys.", group=_MODEL)

@@ -37,6 +37,7 @@ CHOICES = [
     ({"loss": "torch"}, "tensor", "only it has loss torch"),
     ({"dtype": "bfloat16"}, "tensor", "only it has dtype bfloat16"),
     ({"dropout": 0.1}, "tensor", "only it has dropout"),
+    ({"past_embeds": 1}, "tensor", "only it has past_embeds"),
     ({"optimizer": "muon"}, "tensor", "only it has optimizer muon"),
 ]
 

@@ -286,6 +286,8 @@ REFUSED = [  # in the order of the table
      "mode scalar does not support optimizer muon; use optimizer adamw or mode tensor"),
     ({"mode": "scalar", "dropout": 0.1}, errors.UnsupportedOption,
      "mode scalar does not support dropout 0.1; use dropout 0 or mode tensor"),
+    ({"mode": "scalar", "past_embeds": 1}, errors.UnsupportedOption,
+     "mode scalar does not support past_embeds 1; use past_embeds 0 or mode tensor"),
     ({"mode": "scalar", "loss": "torch"}, errors.UnsupportedOption,
      "mode scalar does not support loss torch; leave it out or use mode tensor"),
     ({"mode": "tensor", "numerics": "exact"}, errors.UnsupportedOption,
@@ -307,6 +309,8 @@ REFUSED = [  # in the order of the table
      "model_kind bigram does not support positions rope; leave it out or use model_kind mini-gpt"),
     ({**BIGRAM, "qk_norm": True}, errors.UnsupportedOption,
      "model_kind bigram does not support qk_norm true; leave it out or use model_kind mini-gpt"),
+    ({**BIGRAM, "past_embeds": 2}, errors.UnsupportedOption,
+     "model_kind bigram does not support past_embeds 2; use past_embeds 0 or model_kind mini-gpt"),
     ({**BIGRAM, "dropout": 0.5}, errors.UnsupportedOption,
      "model_kind bigram does not support dropout 0.5; use dropout 0 or model_kind mini-gpt"),
 ]  # fmt: skip

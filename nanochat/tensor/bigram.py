@@ -9,7 +9,7 @@ from typing_extensions import Never
 
 from nanochat.config import TrainConfig
 from nanochat.tensor.functions import rmsnorm
-from nanochat.tensor.inputs import Inputs
+from nanochat.tensor.inputs import Bags, Inputs
 from nanochat.tensor.weights import FlatWeights
 
 __all__ = ["Bigram", "embedded"]
@@ -36,8 +36,10 @@ class Bigram:
 
     def hidden(self, inputs: Inputs, dropout: torch.Generator | None = None) -> Tensor:
         """(rows · width, n_embd) in the compute dtype; the bigram has no dropout."""
-        return self.embed(inputs.tokens, inputs.positions).to(self.dtype)
+        return self.embed(inputs.tokens, inputs.positions, None).to(self.dtype)
 
-    def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:  # (...,) -> (..., n_embd)
-        """The embedding in the master dtype; positions mean nothing to a bigram."""
+    def embed(
+        self, tokens: Tensor, positions: Tensor, bags: Bags | None
+    ) -> Tensor:  # (...,) -> (..., n_embd)
+        """The embedding in the master dtype; a bigram knows no positions and no past."""
         return embedded(self._wte, tokens, norm=self._norm)

@@ -23,7 +23,7 @@ from nanochat.ops.sample import draw, refuse_rows_without_token
 from nanochat.tensor.attention import rotate
 from nanochat.tensor.bigram import Bigram
 from nanochat.tensor.blocks import Block
-from nanochat.tensor.inputs import Rotary, RotaryTable
+from nanochat.tensor.inputs import Bags, Rotary, RotaryTable, embedding_bags
 from nanochat.tensor.minigpt import MiniGPT
 from nanochat.training.parameters import RMSNORM_EPS
 
@@ -64,6 +64,7 @@ class TensorDecoder:
         # Learned positions are absolute: a moved window is a new text, read again as a whole.
         self._rereads = config.model_kind == "mini-gpt" and table is None
         self._window = torch.tensor(prompts, dtype=torch.int64, device=device)  # (rows, tokens)
+        self._past: NDArray[np.int64] = np.empty((len(prompts), 0), dtype=np.int64)
         self._read_prompts()
 
     @property
@@ -128,6 +129,7 @@ class TensorDecoder:
             self._window = torch.cat((self._window, tokens), dim=1)[:, -self._config.block_size :]
             if self._count == self._config.block_size:
                 self._count = 0
+                self._past = self._past[:, :0]
                 tokens = self._window
         threads = torch.get_num_threads()
         if self._device.type != "cpu" or tokens.numel() * self._config.n_embd > ONE_THREAD:
@@ -146,7 +148,8 @@ class TensorDecoder:
         self._count += width
         rotary = self._table.span(first, self._count) if self._table else None
         matrix = _rotation(rotary) if rotary and width == 1 else None
-        x = self._model.embed(tokens, self._places[slot : slot + width]).flatten(0, 1)
+        bags = self._bags(tokens) if self._config.past_embeds else None
+        x = self._model.embed(tokens, self._places[slot : slot + width], bags).flatten(0, 1)
         for block, cache in zip(self._model.blocks, self._caches, strict=True):
             qkv = torch.mm(self._normed(x), block.wqkv.t())
             packed = qkv.view(rows, width, 3, self._config.n_head, -1).permute(2, 0, 3, 1, 4)
@@ -155,6 +158,18 @@ class TensorDecoder:
             x = self._joined(x, self._activated(x, block), block.fc2)
         last = x.view(rows, width, -1)[:, -1].to(self._model.dtype)
         self._logits = head_logits(last, self._model.head, softcap=self._config.logit_softcap)
+
+    def _bags(self, tokens: Tensor) -> Bags:
+        """What the tokens embed, and remember the last of them for those to come."""
+        past, before = self._config.past_embeds, self._past.shape[1]
+        text = np.concatenate((self._past, tokens.cpu().numpy()), axis=1)
+        rows, offsets = embedding_bags(
+            text, np.zeros_like(text), past=past, vocab_size=len(self._model.head), first=before
+        )
+        self._past = text[:, -past:]
+        return Bags(
+            torch.from_numpy(rows).to(self._device), torch.from_numpy(offsets).to(self._device)
+        )
 
     def _place(self, qk: Tensor, rotary: Rotary | None, matrix: Tensor | None) -> None:
         """Rotate and normalise queries and keys, (2, rows, heads, width, head_dim), in place."""

@@ -116,7 +116,7 @@ class TensorEngine:
         self.weights = FlatWeights(specs, initial, device=place, dtype=compute)
         self.model = MODELS[config.model_kind](config, self.weights, vocab_size)
         self.optimizer = FlatOptimizer(config, self.weights)
-        self._inputs = InputsMaker(config, device=place, dtype=compute)
+        self._inputs = InputsMaker(config, vocab_size, device=place, dtype=compute)
         self._token_bytes = np.asarray(token_bytes, dtype=np.int64)
         self._dropout = torch.Generator(place) if config.dropout else None
         self._fused = config.loss == "fused"

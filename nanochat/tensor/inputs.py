@@ -17,7 +17,15 @@ from nanochat.config import TrainConfig
 from nanochat.data.batches import Batch
 from nanochat.training.parameters import rotary_angles
 
-__all__ = ["NATIVE_WIDTH", "Inputs", "InputsMaker", "Rotary", "RotaryTable"]
+__all__ = [
+    "NATIVE_WIDTH",
+    "Bags",
+    "Inputs",
+    "InputsMaker",
+    "Rotary",
+    "RotaryTable",
+    "embedding_bags",
+]
 
 # Up to this width the CPU runs our own attention, beyond it torch's, which never holds a head's
 # scores as a whole.
@@ -75,6 +83,29 @@ class RotaryTable:
         return Rotary(self._cos[index].unsqueeze(1), self._sin[index].unsqueeze(1))
 
 
+class Bags(NamedTuple):
+    """Which embeddings each token adds up: its own and those of the tokens before it."""
+
+    rows: Tensor  # (n,) int64, of the tables wte, wte1, … as one
+    offsets: Tensor  # (tokens,) int64, where a token's rows begin
+
+
+def embedding_bags(
+    tokens: NDArray[np.int64],  # (rows, width)
+    starts: NDArray[np.int64],  # (rows, width) first column of the token's segment
+    *,
+    past: int,  # how many tokens before are added
+    vocab_size: int,
+    first: int = 0,  # the first column that is embedded
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows and offsets of Bags for the columns from `first` on, row by row."""
+    columns = np.arange(first, tokens.shape[1])[:, None] - np.arange(past + 1)
+    found = tokens[:, np.maximum(columns, 0)] + np.arange(past + 1) * vocab_size
+    present = columns >= starts[:, first:, None]
+    counts = present.sum(-1).reshape(-1)
+    return found[present], np.cumsum(counts) - counts
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
     """One batch on its device. Tokens of a row follow one another: index = row · width + column."""
@@ -84,6 +115,7 @@ class Inputs:
     tokens: Tensor  # (rows · width,) int64
     targets: Tensor  # (rows · width,) int64, −1 counts in no loss
     positions: Tensor  # (rows · width,) int64
+    bags: Bags | None  # of tokens to embed together; None: each alone
     native: bool  # for the kernels, which take angles and starts, or for torch: rotary and mask
     rotary: Rotary | None = None
     angles: Rotary | None = None  # by position, halves
@@ -94,7 +126,10 @@ class Inputs:
 class InputsMaker:
     """Makes Inputs for one model on one device."""
 
-    def __init__(self, config: TrainConfig, *, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, config: TrainConfig, vocab_size: int, *, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self._past, self._vocab_size = config.past_embeds, vocab_size
         self._attends = config.model_kind == "mini-gpt"
         # Dropout draws its masks in torch.
         self._native = device.type == "cpu" and config.loss == "fused" and not config.dropout
@@ -109,19 +144,28 @@ class InputsMaker:
         numbers = np.stack([batch.inputs[:, :width], batch.targets[:, :width], positions])
         tokens, targets, flat_positions = self._to_device(numbers.reshape(3, rows * width))
         native = self._native and width <= NATIVE_WIDTH
+        segments = batch.segments[:, :width]
         inputs = Inputs(
             rows=rows, width=width, tokens=tokens, targets=targets, positions=flat_positions,
-            native=native,
+            bags=self._bags(batch.inputs[:, :width], segments), native=native,
         )  # fmt: skip
         if not self._attends:
             return inputs
-        segments = batch.segments[:, :width]
         if not native:
             rotary = self.table.rows(positions) if self.table else None
             return replace(inputs, rotary=rotary, mask=self._mask(segments))
         numbers_type = torch.float64 if self._dtype == torch.float64 else torch.float32
         angles = self.table.angles(int(positions.max()), numbers_type) if self.table else None
-        return replace(inputs, angles=angles, starts=self._starts(segments))
+        starts = None if _one_segment(segments) else torch.from_numpy(_starts(segments).reshape(-1))
+        return replace(inputs, angles=angles, starts=starts)
+
+    def _bags(self, tokens: NDArray[np.int64], segments: NDArray[np.int64]) -> Bags | None:
+        if not self._past:
+            return None
+        rows, offsets = embedding_bags(
+            tokens, _starts(segments), past=self._past, vocab_size=self._vocab_size
+        )
+        return Bags(self._to_device(rows), self._to_device(offsets))
 
     def _to_device(self, numbers: NDArray[np.int64]) -> Tensor:
         tensor = torch.from_numpy(numbers)
@@ -136,13 +180,13 @@ class InputsMaker:
         index = self._to_device(segments)
         return (index.unsqueeze(2) == index.unsqueeze(1)).tril_().unsqueeze(1)
 
-    def _starts(self, segments: NDArray[np.int64]) -> Tensor | None:
-        if _one_segment(segments):
-            return None
-        columns = np.arange(1, segments.shape[1])
-        starts = np.zeros(segments.shape, dtype=np.int64)
-        starts[:, 1:] = np.where(segments[:, 1:] != segments[:, :-1], columns, 0)
-        return torch.from_numpy(np.maximum.accumulate(starts, axis=1).reshape(-1))
+
+def _starts(segments: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(rows, width) the first column of each token's segment."""
+    columns = np.arange(1, segments.shape[1])
+    starts = np.zeros(segments.shape, dtype=np.int64)
+    starts[:, 1:] = np.where(segments[:, 1:] != segments[:, :-1], columns, 0)
+    return np.maximum.accumulate(starts, axis=1)
 
 
 def _one_segment(segments: NDArray[np.int64]) -> bool:

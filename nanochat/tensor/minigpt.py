@@ -11,7 +11,7 @@ from nanochat.tensor.attention import attention_branch
 from nanochat.tensor.bigram import embedded
 from nanochat.tensor.blocks import Block, Shape, run_blocks
 from nanochat.tensor.functions import rmsnorm
-from nanochat.tensor.inputs import Inputs
+from nanochat.tensor.inputs import Bags, Inputs
 from nanochat.tensor.mlp import mlp_branch
 from nanochat.tensor.weights import FlatWeights
 
@@ -33,7 +33,8 @@ class MiniGPT:
     def __init__(self, config: TrainConfig, weights: FlatWeights, vocab_size: int) -> None:
         self.config = config
         self.dtype = weights.dtype
-        self._wte = weights.leaf("wte", rows=vocab_size, master=True)
+        tables = 1 + config.past_embeds  # wte, wte1, … lie one behind the other
+        self._wte = weights.leaf("wte", rows=tables * vocab_size, master=True)
         self._wpe = None
         if config.positions == "learned":
             self._wpe = weights.leaf("wpe", rows=config.block_size, master=True)
@@ -44,7 +45,7 @@ class MiniGPT:
         """(rows · width, n_embd) in the compute dtype; `dropout` draws the masks of training."""
         heads, qk_norm = self.config.n_head, self.config.qk_norm
         squared = self.config.activation == "relu2"
-        x = self.embed(inputs.tokens, inputs.positions)
+        x = self.embed(inputs.tokens, inputs.positions, inputs.bags)
         if inputs.native and self.blocks:
             return run_blocks(x, self.blocks, inputs, Shape(heads, qk_norm, squared))
         mask = self.mask(x, dropout)
@@ -58,12 +59,20 @@ class MiniGPT:
             x = mlp_branch(x, block.fc1, block.fc2, mask, squared=squared)
         return x.to(self.dtype)
 
-    def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:  # (...,) -> (..., n_embd)
-        """The residual stream at the start, in the master dtype."""
+    def embed(
+        self, tokens: Tensor, positions: Tensor, bags: Bags | None
+    ) -> Tensor:  # (...,) -> (..., n_embd)
+        """The residual stream at the start, in the master dtype; bags where there are wte1, …."""
         norm = self.config.input_rmsnorm
-        if self._wpe is None:
+        if bags is None and self._wpe is None:
             return embedded(self._wte, tokens, norm=norm)
-        x = F.embedding(tokens, self._wte) + F.embedding(positions, self._wpe)
+        if bags is None:
+            x = F.embedding(tokens, self._wte)
+        else:
+            x = F.embedding_bag(bags.rows, self._wte, bags.offsets, mode="sum")
+            x = x.view(*tokens.shape, -1)
+        if self._wpe is not None:
+            x = x + F.embedding(positions, self._wpe)
         return rmsnorm(x) if norm else x
 
     def mask(self, x: Tensor, dropout: torch.Generator | None) -> Tensor | None:

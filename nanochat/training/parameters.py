@@ -37,7 +37,10 @@ class Spec:
 
 
 def parameter_specs(config: TrainConfig, vocab_size: int) -> list[Spec]:
-    """The parameters of the config's model, in microgpt's order: wte, wpe, lm_head, layers."""
+    """The parameters of the config's model, in microgpt's order: wte, wpe, lm_head, layers.
+
+    wte<k> embeds the token k places before; these tables stand behind wte, in order of k.
+    """
     width = config.n_embd
 
     def spec(name: str, rows: int, columns: int, group: str) -> Spec:
@@ -45,7 +48,8 @@ def parameter_specs(config: TrainConfig, vocab_size: int) -> list[Spec]:
         std = 0.0 if config.zero_init and joins else config.init_std
         return Spec(name=name, shape=(rows, columns), std=std, group=group)
 
-    specs = [spec("wte", vocab_size, width, "embedding")]
+    names = ["wte", *(f"wte{k}" for k in range(1, config.past_embeds + 1))]
+    specs = [spec(name, vocab_size, width, "embedding") for name in names]
     if config.model_kind == "mini-gpt" and config.positions == "learned":
         specs.append(spec("wpe", config.block_size, width, "embedding"))
     if not config.tie_lm_head:

@@ -683,7 +683,7 @@ def test_a_title_of_any_letters_is_drawn_as_it_is(run, folder):
 
 CHANGES = {
     "n_layer": 2, "n_head": 1, "n_embd": 8, "block_size": 2, "activation": "relu2",
-    "positions": "rope", "tie_lm_head": True, "input_rmsnorm": False, "qk_norm": True,
+    "positions": "rope", "past_embeds": 1, "tie_lm_head": True, "input_rmsnorm": False, "qk_norm": True,
     "logit_softcap": 0.05, "init_std": 0.5, "zero_init": True, "dropout": 0.5,
     "documents": "file", "tokenizer": "byte", "val_fraction": 0.5, "style": "futuristic", "batching": "windows",
     "steps": 7, "batch_size": 3, "grad_accum": 2, "optimizer": "sgd", "lr": 0.05,
@@ -732,8 +732,8 @@ def test_every_training_option_changes_the_losses_or_is_refused(
                              steps=4, num_samples=0)  # fmt: skip
         assert config.n_embd == 16
         changed = [r.get("loss", r.get("val_loss")) for r in records(nanochat.train(config).run)]
-    elif (mode, name) == ("scalar", "dropout"):
-        with pytest.raises(nanochat.NanochatError, match="^mode scalar does not support dropout"):
+    elif mode == "scalar" and name in ("dropout", "past_embeds"):
+        with pytest.raises(nanochat.NanochatError, match=f"^mode scalar does not support {name}"):
             losses(**options)
         return
     else:

@@ -45,10 +45,14 @@ class NumpyGPT:
     def reset(self) -> None:
         self.keys: list[list[Array]] = [[] for _ in range(self.config.n_layer)]
         self.values: list[list[Array]] = [[] for _ in range(self.config.n_layer)]
+        self.text: list[int] = []
 
     def logits(self, token: int, position: int) -> Array:
         config, weights = self.config, self.weights
+        self.text.append(token)
         x = weights["wte"][token]
+        for k, before in enumerate(self.text[-2::-1][: config.past_embeds], start=1):
+            x = x + weights[f"wte{k}"][before]
         if config.model_kind == "mini-gpt" and config.positions == "learned":
             x = x + weights["wpe"][position]
         if config.input_rmsnorm:

@@ -21,6 +21,8 @@ MODELS: list[dict[str, Any]] = [
     {"positions": "rope"},
     {"positions": "rope", "qk_norm": False, "input_rmsnorm": False, "logit_softcap": 1.5},
     {"n_layer": 0, "positions": "learned"},
+    {"positions": "rope", "past_embeds": 3},
+    {"positions": "learned", "past_embeds": 1, "tie_lm_head": True},
 ]
 
 

@@ -43,6 +43,8 @@ MINIGPTS: list[dict[str, Any]] = [
     )
 ]  # fmt: skip
 
+MINIGPTS += [{**options, "past_embeds": 2 + i % 3} for i, options in enumerate(MINIGPTS[::7])]
+
 
 def named(options: dict[str, Any]) -> str:
     return "-".join(str(value) for value in options.values())
@@ -103,7 +105,7 @@ def test_both_attentions_give_the_same_gradients(
 ) -> None:
     engine = make_engine(small_config(**options))
     fused = gradients(engine, maker())
-    monkeypatch.setattr(inputs_module, "FUSED_WIDTH", 0)
+    monkeypatch.setattr(inputs_module, "NATIVE_WIDTH", 0)
     other = gradients(engine, maker())
     np.testing.assert_allclose(other, fused, rtol=1e-10, atol=1e-14)
 
@@ -120,7 +122,7 @@ def row_logits(engine: TensorEngine, batch: Batch) -> NDArray[np.float64]:
 def test_attention_never_crosses_segments(
     positions: str, width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inputs_module, "FUSED_WIDTH", width)
+    monkeypatch.setattr(inputs_module, "NATIVE_WIDTH", width)
     engine = make_engine(small_config(positions=positions))
     batch = packed()
     before = row_logits(engine, batch)
