@@ -182,7 +182,8 @@ class TrainConfig:
         common=True,
     )  # fmt: skip
     dtype: str = option(
-        "auto", "auto: float64 scalar, float32 CPU, bfloat16 compute on CUDA.", group=_RUN,
+        "auto", "auto: float64 scalar, bfloat16 on CUDA and where a CPU gains by it, else float32.",
+        group=_RUN,
         choices=("auto", "float64", "float32", "bfloat16"), common=True,
     )  # fmt: skip
     numerics: str = option(

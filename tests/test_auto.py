@@ -22,8 +22,7 @@ CHOICES = [
     ({"data": "haiku.txt", "documents": "line"}, "scalar", SMALL),
     ({"numerics": "exact", "n_embd": 128}, "scalar", "only it has numerics exact"),
     ({"preset": "mini"}, "tensor", LARGE),
-    ({"preset": "nano"}, "tensor", "the faster engine for long documents"),
-    ({"preset": "nano", "data": "names"}, "tensor", LARGE),
+    ({"preset": "nano"}, "tensor", "only it has optimizer muon"),
     ({"n_embd": 128}, "tensor", LARGE),
     ({"n_layer": 6}, "tensor", LARGE),
     ({"batch_size": 256}, "scalar", SMALL),
@@ -51,7 +50,7 @@ def test_auto_takes_the_engine_of_the_rule_and_gives_its_reason(options, mode, r
 
 @pytest.mark.parametrize("mode", ["scalar", "tensor"])
 def test_an_engine_that_is_named_is_taken(mode):
-    for options in ({}, {"preset": "nano"}, {"preset": "microgpt"}):
+    for options in ({}, {"preset": "mini"}, {"preset": "microgpt"}):
         assert TrainConfig(mode=mode, **options).mode == mode
 
 

@@ -35,6 +35,9 @@ from nanochat.training.state import check_shapes
 
 __all__ = ["QueuedStep", "TensorEngine", "resolve_device"]
 
+# From this width on a step in bfloat16 is faster than in float32.
+BFLOAT16_WIDTH = 96
+
 MODELS: Mapping[str, type[Any]] = {"bigram": Bigram, "mini-gpt": MiniGPT}
 
 
@@ -56,12 +59,20 @@ def resolve_device(config: TrainConfig) -> tuple[str, str]:
         raise UnsupportedDevice(f"device {device} is not available on this machine; use device cpu")
     dtype = config.dtype
     if dtype == "auto":
-        dtype = "bfloat16" if device == "cuda" else "float32"
+        dtype = "bfloat16" if device == "cuda" or _bfloat16_wins(config, device) else "float32"
     if device == "mps" and dtype != "float32":
         raise UnsupportedDtype(f"device mps does not support dtype {dtype}; use dtype float32")
     if config.loss == "fused":
         _check_kernels(device, dtype)
     return device, dtype
+
+
+def _bfloat16_wins(config: TrainConfig, device: str) -> bool:
+    """Whether a CPU step is faster in bfloat16: where the processor multiplies in it and the
+    matrices are large enough for products to be most of the step (bench/results/dtypes.csv)."""
+    if device != "cpu" or config.loss != "fused" or config.n_embd < BFLOAT16_WIDTH:
+        return False
+    return bool(native.ffi.string(native.cpu().nck_target()) == b"avx512bf16")
 
 
 def _suits_mps(config: TrainConfig) -> bool:
