@@ -1,0 +1,131 @@
+"""What each option of the nano preset is worth: ablations on a part of the training bytes.
+
+    python bench/recipe.py --text FILE [--steps 300] [--seeds 3] [--only WORD]
+
+FILE is split 90/10 as `nanochat train` splits it, and its last part is put away: tuning never sees
+what the race is scored on. What is left is split again for these runs. Each line of the table
+changes one option (or one with the settings that it needs) and is trained by `nanochat ablate`
+with the same seeds. Writes results/recipe.json and prints the table of docs/recipe.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from machine import write_result
+
+import nanochat
+
+# What is changed, and how; several options where one needs the others.
+CHANGES: Sequence[tuple[str, Mapping[str, Any]]] = (
+    ("the preset", {}),
+    ("AdamW for all, rate 0.003", {"optimizer": "adamw", "matrix_lr": 0.003, "lr": 0.003,
+                                   "head_lr": 0.003}),
+    ("AdamW for all, rate 0.006", {"optimizer": "adamw", "matrix_lr": 0.006, "lr": 0.006,
+                                   "head_lr": 0.006}),
+    ("no embeddings of the past", {"past_embeds": 0}),
+    ("past_embeds 1", {"past_embeds": 1}),
+    ("past_embeds 2", {"past_embeds": 2}),
+    ("past_embeds 4", {"past_embeds": 4}),
+    ("4 layers of 128", {"n_layer": 4, "n_embd": 128}),
+    ("2 layers of 176", {"n_layer": 2, "n_embd": 176}),
+    ("6 heads", {"n_head": 6}),
+    ("output projections not zero", {"zero_init": False}),
+    ("ReLU", {"activation": "relu"}),
+    ("learned positions", {"positions": "learned"}),
+    ("no QK norm", {"qk_norm": False}),
+    ("no norm of the embedding", {"input_rmsnorm": False}),
+    ("tied head", {"tie_lm_head": True}),
+    ("soft-cap 15", {"logit_softcap": 15.0}),
+    ("init_std 0.04", {"init_std": 0.04}),
+    ("init_std 0.16", {"init_std": 0.16}),
+    ("matrix_lr 0.01", {"matrix_lr": 0.01}),
+    ("matrix_lr 0.03", {"matrix_lr": 0.03}),
+    ("lr 0.005", {"lr": 0.005}),
+    ("lr 0.02", {"lr": 0.02}),
+    ("head_lr 0.0025", {"head_lr": 0.0025}),
+    ("head_lr 0.01", {"head_lr": 0.01}),
+    ("Muon's momentum 0.85", {"muon_momentum": 0.85}),
+    ("Muon's momentum 0.95", {"muon_momentum": 0.95}),
+    ("linear warmdown over all", {"lr_schedule": "linear"}),
+    ("linear warmdown over the last half", {"lr_schedule": "linear", "warmdown_ratio": 0.5}),
+    ("weight decay 0.1", {"weight_decay": 0.1}),
+    ("batch 8, as many tokens", {"batch_size": 8, "steps": 1.5}),
+    ("batch 24, as many tokens", {"batch_size": 24, "steps": 0.5}),
+    ("float32", {"dtype": "float32"}),
+)  # fmt: skip
+
+
+def training_part(text: Path, folder: Path) -> Path:
+    """The first nine tenths of the bytes: what a run on the whole text is trained on."""
+    data = text.read_bytes()
+    part = folder / "training.txt"
+    part.write_bytes(data[: len(data) * 9 // 10])
+    return part
+
+
+def losses(
+    change: Mapping[str, Any], base: Mapping[str, Any], seeds: int, out: Path
+) -> list[float]:
+    """Validation losses of one change, a seed each, nats a token."""
+    options = {**base, **change}
+    options["steps"] = round(base["steps"] * change.get("steps", 1))
+    steps = options.pop("steps")
+    config = nanochat.AblateConfig(vary=(f"steps={steps}",), seeds=seeds, jobs=2, out=str(out))
+    result = nanochat.ablate(config, {**options, "threads": 1})
+    return [float(run["val_loss"]) for run in result.runs]
+
+
+def interval(values: Sequence[float]) -> float:
+    """Half the 95 % interval of the mean, by Student's t."""
+    t = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}[len(values)]
+    return t * statistics.stdev(values) / math.sqrt(len(values))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--text", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--seeds", type=int, default=3, choices=(2, 3, 4, 5))
+    parser.add_argument("--only", default="", help="changes whose name holds this")
+    options = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        text = training_part(options.text, Path(folder))
+        base = {
+            "preset": "nano", "data": str(text), "mode": "tensor", "steps": options.steps,
+            "num_samples": 0,
+        }  # fmt: skip
+        for number, (name, change) in enumerate(CHANGES):
+            if number and options.only not in name:
+                continue
+            found = losses(change, base, options.seeds, Path(folder) / str(number))
+            change_of = (
+                [a - b for a, b in zip(found, rows[0]["losses"], strict=True)] if rows else []
+            )
+            rows.append(
+                {
+                    "change": name,
+                    "options": dict(change),
+                    "losses": found,
+                    "mean": statistics.mean(found),
+                    "effect": statistics.mean(change_of) if change_of else 0.0,
+                    "interval": interval(change_of) if change_of else interval(found),
+                }
+            )
+            print(line(rows[-1]), flush=True)
+    write_result("recipe", {"steps": options.steps, "seeds": options.seeds, "changes": rows})
+
+
+def line(row: Mapping[str, Any]) -> str:
+    return f"| {row['change']} | {row['mean']:.4f} | {row['effect']:+.4f} ± {row['interval']:.4f} |"
+
+
+if __name__ == "__main__":
+    main()
