@@ -19,7 +19,7 @@ from nanochat.errors import KernelError
 
 __all__ = ["DTYPES", "REDUCTIONS", "check", "cpu", "cuda", "ffi", "kernel", "take_buffer"]
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 DTYPES = {"float32": 0, "float64": 1, "bfloat16": 2, "float16": 3}
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 

@@ -4,6 +4,7 @@
 #define NANOCHAT_KERNELS_CPU_CROSS_ENTROPY_PASSES_HPP_
 
 #include "kernels/cpu/rows.hpp"
+#include "simd/lanes.hpp"
 #include "simd/math.hpp"
 #include "simd/storage.hpp"
 
@@ -18,38 +19,6 @@ constexpr std::int64_t line = 64;  // bytes of a cache line
 // Vectors between two folds of the running sums into double: the fewer, the less of many small
 // terms is lost beside a large one.
 constexpr int vectors_a_fold = 16;
-
-template <class V>
-struct Halves {
-  using Half = Vector<Element<V>, Traits<V>::lanes / 2>;
-  Half low, high;
-};
-template <class V>
-inline Halves<V> halves(V v) noexcept {
-  Halves<V> parts;
-  __builtin_memcpy(&parts, &v, sizeof v);
-  return parts;
-}
-
-template <class V>
-inline Element<V> largest_lane(V v) noexcept {
-  if constexpr (Traits<V>::lanes == 2) {
-    return v[0] > v[1] ? v[0] : v[1];
-  } else {
-    const Halves<V> parts = halves(v);
-    return largest_lane(parts.low > parts.high ? parts.low : parts.high);
-  }
-}
-
-template <class V>
-inline Element<V> sum_of_lanes(V v) noexcept {
-  if constexpr (Traits<V>::lanes == 2) {
-    return v[0] + v[1];
-  } else {
-    const Halves<V> parts = halves(v);
-    return sum_of_lanes(parts.low + parts.high);
-  }
-}
 
 using Doubles = Whole<double>;
 
@@ -85,31 +54,6 @@ struct Row {
   const Number<S>* exponentials;
   const Number<S>* capped;  // the logits after the soft-cap
 };
-
-// Calls body(offset, count) for each whole vector of a row, then for its tail.
-template <class V, class Body>
-inline void for_vectors(std::int64_t vocab, const Body& body) noexcept {
-  constexpr int lanes = Traits<V>::lanes;
-  std::int64_t at = 0;
-  for (; at + lanes <= vocab; at += lanes) body(at, lanes);
-  if (at < vocab) body(at, static_cast<int>(vocab - at));
-}
-
-template <class S>
-inline Whole<Number<S>> load_at(const S* from, std::int64_t at, int count) noexcept {
-  constexpr int lanes = width<Number<S>>;
-  return count == lanes ? Stored<S>::load(from + at) : Stored<S>::load_first(from + at, count);
-}
-
-template <class S>
-inline void store_at(S* to, std::int64_t at, int count, Whole<Number<S>> v) noexcept {
-  constexpr int lanes = width<Number<S>>;
-  if (count == lanes) {
-    Stored<S>::store(to + at, v);
-  } else {
-    Stored<S>::store_first(to + at, v, count);
-  }
-}
 
 // The largest logit, leaving NaN aside.
 template <class S>

@@ -232,12 +232,14 @@ void scale_rows(const ScaleRows& call, std::int64_t first, std::int64_t last) no
 }
 
 extern const SampleTable sample_table;
+extern const DecodeTable decode_table;
 extern const Tables kernel_tables;
 const Tables kernel_tables = {
     {&cross_entropy<float>, &cross_entropy<double>, &cross_entropy<BFloat16>,
      &cross_entropy<Float16>},
     {&scale_rows<float>, &scale_rows<double>, &scale_rows<BFloat16>, &scale_rows<Float16>},
     &sample_table,
+    &decode_table,
 };
 
 }  // namespace nanochat::kernels::NCLAB_SIMD

@@ -72,12 +72,15 @@ struct SampleTable {
                        const std::uint64_t* random, void* scratch) noexcept;
 };
 
+struct DecodeTable;
+
 struct Tables {
   // Rows first … last − 1. scratch: cross_entropy_scratch(vocab) bytes, aligned to 64.
   void (*cross_entropy[dtypes])(const CrossEntropy&, std::int64_t first, std::int64_t last,
                                 void* scratch, CrossEntropyResult& result) noexcept;
   void (*scale_rows[dtypes])(const ScaleRows&, std::int64_t first, std::int64_t last) noexcept;
   const SampleTable* sample;
+  const DecodeTable* decode;
 };
 
 }  // namespace nanochat::kernels
