@@ -44,10 +44,10 @@ class MiniGPT:
     def __init__(self, config: TrainConfig, weights: FlatWeights, vocab_size: int) -> None:
         self.config = config
         self.dtype = weights.dtype
-        self._wte = weights.leaf("wte", rows=vocab_size, master=True)
-        self._wpe = None
+        self.wte = weights.leaf("wte", rows=vocab_size, master=True)
+        self.wpe = None
         if config.positions == "learned":
-            self._wpe = weights.leaf("wpe", rows=config.block_size, master=True)
+            self.wpe = weights.leaf("wpe", rows=config.block_size, master=True)
         self.head = weights.leaf("wte" if config.tie_lm_head else "lm_head", rows=vocab_size)
         self.blocks = [_block(weights, layer, config.n_embd) for layer in range(config.n_layer)]
 
@@ -70,9 +70,9 @@ class MiniGPT:
     def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:  # (...,) -> (..., n_embd)
         """The residual stream at the start, in the master dtype."""
         norm = self.config.input_rmsnorm
-        if self._wpe is None:
-            return embedded(self._wte, tokens, norm=norm)
-        x = F.embedding(tokens, self._wte) + F.embedding(positions, self._wpe)
+        if self.wpe is None:
+            return embedded(self.wte, tokens, norm=norm)
+        x = F.embedding(tokens, self.wte) + F.embedding(positions, self.wpe)
         return rmsnorm(x) if norm else x
 
     def mask(self, x: Tensor, dropout: torch.Generator | None) -> Tensor | None:

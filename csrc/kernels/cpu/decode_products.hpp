@@ -15,8 +15,9 @@ namespace {
 
 using namespace simd::NCLAB_SIMD;
 
-// Inputs whose products are added in a register: the fewer, the less of a small term is lost.
-constexpr std::int64_t depth_block = 128;
+// Inputs whose products are added in a register: the fewer, the less of a small term is lost (with
+// 32, the error of four layers of 128 is 0.85 of torch's, with 64 it is 1.05, with 128 1.5).
+constexpr std::int64_t depth_block = 32;
 // Tokens whose sums fit in the registers beside two vectors of weights.
 constexpr int most_rows = NCLAB_SIMD_BYTES == 64 ? 12 : 6;
 
@@ -41,29 +42,27 @@ inline Pair<Floats> load_pair(const BFloat16* from) noexcept {
   return {(Floats)(words << 16U), (Floats)(words & 0xffff0000U)};
 }
 
+// Where an output's weights stand among those of one input.
 template <class S>
-inline void store_pair(S* to, int lane, S low, S high) noexcept {
-  if constexpr (sizeof(S) == 2) {
-    to[2 * lane] = low;
-    to[2 * lane + 1] = high;
-  } else {
-    to[lane] = low;
-    to[width<S> + lane] = high;
-  }
+constexpr int place_of(int output) noexcept {
+  constexpr int lanes = width<Number<S>>;
+  return sizeof(S) == 2 ? output % lanes * 2 + output / lanes : output;
 }
 
 template <class S>
 void pack(const void* matrix, std::int64_t outputs, std::int64_t inputs, void* packed) noexcept {
-  constexpr int lanes = width<Number<S>>;
-  const auto* const from = static_cast<const S*>(matrix);
+  constexpr std::int64_t line = 64 / sizeof(S);
+  constexpr int size = panel<Number<S>>;
   S* to = static_cast<S*>(packed);
-  const auto weight = [&](std::int64_t output, std::int64_t input) {
-    return output < outputs ? from[output * inputs + input] : S{};
-  };
-  for (std::int64_t first = 0; first < outputs; first += 2 * lanes) {
-    for (std::int64_t k = 0; k < inputs; ++k, to += 2 * lanes) {
-      for (int i = 0; i < lanes; ++i) {
-        store_pair(to, i, weight(first + i, k), weight(first + lanes + i, k));
+  for (std::int64_t first = 0; first < outputs; first += size, to += inputs * size) {
+    // A cache line of each output at a time.
+    for (std::int64_t begin = 0; begin < inputs; begin += line) {
+      const std::int64_t end = inputs - begin < line ? inputs : begin + line;
+      for (int i = 0; i < size; ++i) {
+        const bool is_one = first + i < outputs;
+        const S* const from = static_cast<const S*>(matrix) + (first + i) * inputs;
+        S* const column = to + place_of<S>(i);
+        for (std::int64_t k = begin; k < end; ++k) column[k * size] = is_one ? from[k] : S{};
       }
     }
   }
