@@ -86,16 +86,16 @@ std::int64_t filled_up(std::int64_t count, std::int64_t unit) {
   return (count + unit - 1) / unit * unit;
 }
 
-struct Free {
-  void operator()(std::byte* memory) const noexcept {
-    ::operator delete[](memory, std::align_val_t{64});
-  }
+struct Give {
+  void operator()(std::byte* memory) const noexcept { nck_give_buffer(memory); }
 };
-using Memory = std::unique_ptr<std::byte[], Free>;
+using Memory = std::unique_ptr<std::byte[], Give>;
 
+// From the store, for one sample is often followed by the next, and huge pages are read faster.
 Memory memory_of(std::int64_t bytes) {
-  return Memory(static_cast<std::byte*>(
-      ::operator new[](static_cast<std::size_t>(bytes), std::align_val_t{64})));
+  void* memory = nullptr;
+  if (nck_take_buffer(bytes, &memory) != NCK_OK) throw std::bad_alloc();
+  return Memory(static_cast<std::byte*>(memory));
 }
 
 // Packs one matrix after another into memory that has room for them, in the order of their use.
