@@ -1,8 +1,8 @@
 """Decoding with the tensor models: keys and values of the last block_size tokens are kept.
 
-Owns the cache and the window. Where native_steps.py does not compute the model, the blocks are
-written here: for the fewest calls, not for the longest rows, because one token of one row is all
-overhead and no arithmetic.
+Owns which decoder reads a model's texts, and the one of torch calls: its cache and its window.
+One token of one row is all overhead and no arithmetic, so the blocks are written here for the
+fewest calls, not for the longest rows.
 """
 
 from __future__ import annotations
@@ -25,15 +25,28 @@ from nanochat.tensor.attention import rotate
 from nanochat.tensor.bigram import Bigram
 from nanochat.tensor.inputs import Rotary, RotaryTable
 from nanochat.tensor.minigpt import Block, MiniGPT
-from nanochat.tensor.native_steps import NativeSteps, runs_natively
+from nanochat.tensor.native_decoder import NativeDecoder, runs_natively
 from nanochat.training.parameters import RMSNORM_EPS
 
-__all__ = ["TensorDecoder"]
+__all__ = ["TensorDecoder", "open_decoder"]
 
 # A CPU step of at most this many residual numbers runs on one thread: a second one gains nothing
 # (0.54 ms a token either way at 1 × 128) and, on a machine that is busy, costs its time slices
 # (0.37 ms against 15.6 at 1 × 64 beside three other processes).
 ONE_THREAD = 1024
+
+
+def open_decoder(
+    model: Bigram | MiniGPT,
+    config: TrainConfig,
+    table: RotaryTable | None,
+    prompts: Sequence[Sequence[int]],
+    device: torch.device,
+) -> TensorDecoder | NativeDecoder:
+    """A decoder that has read the prompts, all of one length ≥ 1."""
+    if isinstance(model, MiniGPT) and runs_natively(model, config, device):
+        return NativeDecoder(model, config, prompts)
+    return TensorDecoder(model, config, table, prompts, device)
 
 
 class TensorDecoder:
@@ -52,21 +65,7 @@ class TensorDecoder:
         device: torch.device,
     ) -> None:
         self._model, self._config, self._table, self._device = model, config, table, device
-        self._count = 0  # tokens in the cache or past it
-        # Learned positions are absolute: a moved window is a new text, read again as a whole.
-        self._rereads = config.model_kind == "mini-gpt" and table is None
-        self._window = torch.tensor(prompts, dtype=torch.int64, device=device)  # (rows, tokens)
-        self._native = None
-        if isinstance(model, MiniGPT) and runs_natively(model, config, device):
-            self._native = NativeSteps(model, config, len(prompts))
-        else:
-            self._prepare_calls(len(prompts))
-        self._read_prompts()
-
-    def _prepare_calls(self, rows: int) -> None:
-        """The cache, and what all calls of torch share."""
-        model, config, device = self._model, self._config, self._device
-        shape = (config.n_layer, 2, rows, config.n_head, config.block_size, config.head_dim)
+        shape = (config.n_layer, 2, len(prompts), config.n_head, config.block_size, config.head_dim)
         self._caches = torch.empty(shape, dtype=model.dtype, device=device).unbind(0)
         self._places = torch.arange(config.block_size, device=device)
         self._eps = {
@@ -75,6 +74,11 @@ class TensorDecoder:
             if dtype != torch.float64 or model.dtype == torch.float64  # mps has none
         }
         self._squared = config.activation == "relu2"
+        self._count = 0  # tokens in the cache or past it
+        # Learned positions are absolute: a moved window is a new text, read again as a whole.
+        self._rereads = config.model_kind == "mini-gpt" and table is None
+        self._window = torch.tensor(prompts, dtype=torch.int64, device=device)  # (rows, tokens)
+        self._read_prompts()
 
     @property
     def logits(self) -> NDArray[np.float64] | NDArray[np.float32]:
@@ -139,9 +143,6 @@ class TensorDecoder:
             if self._count == self._config.block_size:
                 self._count = 0
                 tokens = self._window
-        if self._native is not None:
-            self._extend(tokens)
-            return
         threads = torch.get_num_threads()
         if self._device.type != "cpu" or tokens.numel() * self._config.n_embd > ONE_THREAD:
             self._extend(tokens)
@@ -157,9 +158,6 @@ class TensorDecoder:
         rows, width = tokens.shape
         first, slot = self._count, self._count % self._config.block_size
         self._count += width
-        if self._native is not None:
-            self._logits = self._native.read(tokens, first)
-            return
         rotary = self._table.span(first, self._count) if self._table else None
         matrix = _rotation(rotary) if rotary and width == 1 else None
         x = self._model.embed(tokens, self._places[slot : slot + width]).flatten(0, 1)

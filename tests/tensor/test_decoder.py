@@ -12,10 +12,10 @@ from oracles.numpy_gpt import NumpyGPT
 from tensor.batch_makers import VOCAB, make_engine, small_config, windows
 
 from nanochat.tensor import decoder as decoder_module
-from nanochat.tensor import native_steps
+from nanochat.tensor import native_decoder
 from nanochat.tensor.engine import TensorEngine
 from nanochat.tensor.minigpt import MiniGPT
-from nanochat.tensor.native_steps import runs_natively
+from nanochat.tensor.native_decoder import runs_natively
 from nanochat.training import sampling
 from nanochat.training.parameters import Spec, parameter_specs
 
@@ -234,5 +234,5 @@ def test_a_parameter_that_nck_decode_does_not_know_leaves_the_model_to_torch(
     model = make_engine(config).model
     more = Spec(name="layer0.value_embedding", shape=(VOCAB, 8), std=0.3, group="embedding")
     known = parameter_specs(config, VOCAB)
-    monkeypatch.setattr(native_steps, "parameter_specs", lambda *_: [*known, more])
+    monkeypatch.setattr(native_decoder, "parameter_specs", lambda *_: [*known, more])
     assert not runs_natively(model, config, torch.device("cpu"))
