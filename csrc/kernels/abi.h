@@ -68,8 +68,8 @@ typedef struct {
    tokens. */
 typedef struct {
   int64_t vocab, n_embd, n_layer, n_head, block_size; /* head_dim = n_embd / n_head */
-  int32_t dtype;      /* of the matrices; NCK_FLOAT16 is not offered */
-  int32_t activation; /* NCK_RELU or NCK_RELU2 */
+  int32_t dtype;               /* of the matrices; NCK_FLOAT16 is not offered */
+  int32_t activation;          /* NCK_RELU or NCK_RELU2 */
   int32_t input_norm, qk_norm; /* 0 or 1 */
   double eps;                  /* at least 0 */
   double rope_base;            /* at least 1; 0: no rotation */

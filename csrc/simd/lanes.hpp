@@ -1,4 +1,5 @@
-// The lanes of a vector folded into one, and loops over rows by vectors, under the rule of vector.hpp.
+// The lanes of a vector folded into one, and loops over rows by vectors, under the rule of
+// vector.hpp.
 #ifndef NANOCHAT_SIMD_LANES_HPP_
 #define NANOCHAT_SIMD_LANES_HPP_
 

@@ -1,5 +1,7 @@
-// nck_open_decoder, nck_decode, nck_close_decoder: arguments checked, a model's matrices packed, its
-// cache owned, rows shared out. What is done to a token is in decode_rows.cpp.
+// nck_open_decoder, nck_decode, nck_close_decoder: arguments checked, a model's matrices packed,
+// its cache owned, rows shared out. What is done to a token is in decode_rows.cpp.
+#include "kernels/cpu/decode.hpp"
+
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -11,7 +13,6 @@
 #include <vector>
 
 #include "kernels/checks.hpp"
-#include "kernels/cpu/decode.hpp"
 #include "kernels/cpu/parallel.hpp"
 #include "kernels/cpu/scratch.hpp"
 #include "kernels/cpu/tables.hpp"
@@ -167,9 +168,8 @@ struct nck_decoder {
     turn(first, width);
     const auto half = static_cast<std::int64_t>(frequencies_.size());
     const std::int64_t number = dtype_ == NCK_FLOAT64 ? 8 : 4;
-    const DecodeStep step{tokens,         width,
-                          first,          angles_.data(),
-                          angles_.data() + width * half * number, logits};
+    const DecodeStep step{
+        tokens, width, first, angles_.data(), angles_.data() + width * half * number, logits};
     const auto kernel = table_.run[dtype_];
     const std::int64_t most = std::max<std::int64_t>(decode_tokens / width, 1);
     const std::int64_t share = (decode_.rows + threads - 1) / threads;
@@ -220,8 +220,8 @@ struct nck_decoder {
         .qkv_stride = stride(3 * model.n_embd),
         .inner_stride = stride(4 * model.n_embd),
     };
-    const std::int64_t a_token = 2 * decode_.embd_stride + decode_.qkv_stride +
-                                 decode_.inner_stride;
+    const std::int64_t a_token =
+        2 * decode_.embd_stride + decode_.qkv_stride + decode_.inner_stride;
     scratch_bytes_ = static_cast<std::size_t>(
         (nanochat::kernels::decode_tokens * a_token + decode_.slots) * number);
   }
@@ -231,8 +231,8 @@ struct nck_decoder {
     const std::int64_t width = model.n_embd;
     const std::int64_t a_layer = packer.bytes(3 * width, width) + packer.bytes(width, width) +
                                  packer.bytes(4 * width, width) + packer.bytes(width, 4 * width);
-    weights_ = nanochat::kernels::memory_of(a_layer * model.n_layer +
-                                            packer.bytes(model.vocab, width));
+    weights_ =
+        nanochat::kernels::memory_of(a_layer * model.n_layer + packer.bytes(model.vocab, width));
     packer.begin(weights_.get());
     for (std::int64_t i = 0; i < model.n_layer; ++i) {
       const nck_gpt_layer& layer = model.layers[i];

@@ -35,8 +35,8 @@ struct Decode {
   std::int64_t rows;
   // Keys lie with the slots side by side, so that a vector holds one dimension of several of them;
   // values as they are summed, a slot's dimensions side by side.
-  void* keys;    // (n_layer, rows, n_head, head_dim, slots) numbers
-  void* values;  // (n_layer, rows, n_head, block_size, value_width) numbers
+  void* keys;                       // (n_layer, rows, n_head, head_dim, slots) numbers
+  void* values;                     // (n_layer, rows, n_head, block_size, value_width) numbers
   std::int64_t slots, value_width;  // block_size and head_dim filled up to whole vectors
   std::int64_t embd_stride, qkv_stride, inner_stride;
 };

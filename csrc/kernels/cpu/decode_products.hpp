@@ -112,8 +112,7 @@ constexpr int fewer(int rows) noexcept { return rows > 8 ? 8 : rows > 4 ? 4 : ro
 
 // All tokens, `rows` at a time, the rest fewer.
 template <class S, int rows, int panels>
-inline void multiply_all(Factors<S> factors, std::int64_t count,
-                         Number<S>* tile) noexcept {
+inline void multiply_all(Factors<S> factors, std::int64_t count, Number<S>* tile) noexcept {
   for (; count >= rows; count -= rows) {
     multiply<S, rows, panels>(factors, tile);
     factors.x += rows * factors.x_stride;

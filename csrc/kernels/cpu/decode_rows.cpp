@@ -53,7 +53,8 @@ class Pass {
 
   void embed() noexcept {
     for (std::int64_t i = 0; i < tokens(); ++i) {
-      const std::int64_t column = column_of(i), token = step_.tokens[row_of(i) * step_.width + column];
+      const std::int64_t column = column_of(i),
+                         token = step_.tokens[row_of(i) * step_.width + column];
       const N* const embedding = static_cast<const N*>(model_.wte) + token * model_.n_embd;
       N* const x = x_ + i * model_.embd_stride;
       const N* position = nullptr;
@@ -94,12 +95,10 @@ class Pass {
     for (std::int64_t i = 0; i < tokens(); ++i) {
       const std::int64_t seen = step_.first + column_of(i) + 1;
       for (std::int64_t h = 0; h < model_.n_head; ++h) {
-        const Head<N> head{keys(layer, row_of(i), h),
-                           values(layer, row_of(i), h),
-                           model_.head_dim,
-                           model_.slots,
-                           model_.value_width,
-                           seen < model_.block_size ? seen : model_.block_size};
+        const Head<N> head{
+            keys(layer, row_of(i), h), values(layer, row_of(i), h),
+            model_.head_dim,           model_.slots,
+            model_.value_width,        seen < model_.block_size ? seen : model_.block_size};
         const std::int64_t at = h * model_.head_dim;
         // What was normed is spent.
         attend(head, qkv_ + i * model_.qkv_stride + at, scale_, scores_,
@@ -128,9 +127,8 @@ class Pass {
       for (std::int64_t d = 0; d < size; ++d) cached[d * model_.slots] = key[h * size + d];
       const N* const value = key + model_.n_embd + h * size;
       N* const to = values(layer, row, h) + slot * model_.value_width;
-      for_vectors<V>(size, [&](std::int64_t at, int count) {
-        store(to + at, load_at(value, at, count));
-      });
+      for_vectors<V>(
+          size, [&](std::int64_t at, int count) { store(to + at, load_at(value, at, count)); });
     }
   }
 
