@@ -14,6 +14,14 @@ inline void check_pointer(const void* pointer, const char* name) {
   if (pointer == nullptr) throw Failure(NCK_ARGUMENT, "%s must not be NULL", name);
 }
 
+inline void check_range(const char* name, std::int64_t value, std::int64_t least,
+                        std::int64_t most) {
+  if (value >= least && value <= most) return;
+  throw Failure(NCK_ARGUMENT, "%s must be in [%lld, %lld], got %lld", name,
+                static_cast<long long>(least), static_cast<long long>(most),
+                static_cast<long long>(value));
+}
+
 inline std::int64_t element_bytes(std::int32_t dtype) {
   switch (dtype) {
     case NCK_FLOAT32:

@@ -12,77 +12,13 @@
 #include <type_traits>
 #include <vector>
 
-#include "kernels/checks.hpp"
+#include "kernels/cpu/decode_checks.hpp"
 #include "kernels/cpu/parallel.hpp"
 #include "kernels/cpu/scratch.hpp"
 #include "kernels/cpu/tables.hpp"
 
 namespace nanochat::kernels {
 namespace {
-
-// With these no product of sizes that is taken below is beyond 63 bits, but for the caches.
-constexpr std::int64_t most_embd = 1 << 16, most_layers = 1 << 12, most_positions = 1 << 24,
-                       most_decoder_rows = 1 << 20, most_past = 1 << 10;
-
-void check_range(const char* name, std::int64_t value, std::int64_t least, std::int64_t most) {
-  if (value >= least && value <= most) return;
-  throw Failure(NCK_ARGUMENT, "%s must be in [%lld, %lld], got %lld", name,
-                static_cast<long long>(least), static_cast<long long>(most),
-                static_cast<long long>(value));
-}
-
-void check_sizes(const nck_gpt& model, std::int64_t rows) {
-  check_range("vocab", model.vocab, 1, most_vocab);
-  check_range("n_embd", model.n_embd, 1, most_embd);
-  check_range("n_layer", model.n_layer, 0, most_layers);
-  check_range("n_head", model.n_head, 1, model.n_embd);
-  check_range("block_size", model.block_size, 1, most_positions);
-  check_range("past_embeds", model.past_embeds, 0, most_past);
-  check_range("rows", rows, 1, most_decoder_rows);
-  if (model.n_embd % model.n_head != 0) {
-    throw Failure(NCK_ARGUMENT, "n_head must divide n_embd %lld, got %lld",
-                  static_cast<long long>(model.n_embd), static_cast<long long>(model.n_head));
-  }
-}
-
-void check_options(const nck_gpt& model) {
-  if (model.dtype != NCK_FLOAT32 && model.dtype != NCK_FLOAT64 && model.dtype != NCK_BFLOAT16) {
-    throw Failure(NCK_ARGUMENT, "dtype must be NCK_FLOAT32, NCK_FLOAT64 or NCK_BFLOAT16, got %d",
-                  model.dtype);
-  }
-  if (model.activation != NCK_RELU && model.activation != NCK_RELU2) {
-    throw Failure(NCK_ARGUMENT, "activation must be NCK_RELU or NCK_RELU2, got %d",
-                  model.activation);
-  }
-  check_range("input_norm", model.input_norm, 0, 1);
-  check_range("qk_norm", model.qk_norm, 0, 1);
-  if (!(model.eps >= 0) || std::isinf(model.eps)) {
-    throw Failure(NCK_ARGUMENT, "eps must be finite and at least 0, got %g", model.eps);
-  }
-  if (!(model.rope_base == 0 || model.rope_base >= 1) || std::isinf(model.rope_base)) {
-    throw Failure(NCK_ARGUMENT, "rope_base must be 0 or finite and at least 1, got %g",
-                  model.rope_base);
-  }
-  const std::int64_t head_dim = model.n_embd / model.n_head;
-  if (model.rope_base > 0 && head_dim % 2 != 0) {
-    throw Failure(NCK_ARGUMENT, "n_embd / n_head must be even under a rope_base, got %lld",
-                  static_cast<long long>(head_dim));
-  }
-  check_softcap(model.softcap);
-}
-
-void check_weights(const nck_gpt& model) {
-  check_pointer(model.wte, "wte");
-  check_pointer(model.lm_head, "lm_head");
-  if (model.n_layer > 0) check_pointer(model.layers, "layers");
-  for (std::int64_t i = 0; i < model.n_layer; ++i) {
-    const nck_gpt_layer& layer = model.layers[i];
-    check_pointer(layer.wqkv, "wqkv");
-    check_pointer(layer.wo, "wo");
-    check_pointer(layer.fc1, "fc1");
-    check_pointer(layer.fc2, "fc2");
-  }
-}
 
 std::int64_t filled_up(std::int64_t count, std::int64_t unit) {
   return (count + unit - 1) / unit * unit;
@@ -131,12 +67,15 @@ class Packer {
 struct nck_decoder {
  public:
   nck_decoder(const nck_gpt& model, std::int64_t rows)
-      : table_(*nanochat::kernels::tables().decode), dtype_(model.dtype) {
+      : table_(*nanochat::kernels::tables().decode),
+        dtype_(model.dtype),
+        number_(dtype_ == NCK_FLOAT64 ? 8 : 4) {
     describe(model, rows);
     pack(model);
     make_caches();
-    for (std::int64_t i = 0; decode_.rotates && i < decode_.head_dim / 2; ++i) {
-      const double part = static_cast<double>(i) / static_cast<double>(decode_.head_dim / 2);
+    const std::int64_t half = decode_.rotates ? decode_.head_dim / 2 : 0;
+    for (std::int64_t i = 0; i < half; ++i) {
+      const double part = static_cast<double>(i) / static_cast<double>(half);
       frequencies_.push_back(std::pow(model.rope_base, -part));
     }
   }
@@ -168,9 +107,8 @@ struct nck_decoder {
     using namespace nanochat::kernels;
     turn(first, width);
     const auto half = static_cast<std::int64_t>(frequencies_.size());
-    const std::int64_t number = dtype_ == NCK_FLOAT64 ? 8 : 4;
-    const DecodeStep step{with_past(tokens, width, first),        width, first, angles_.data(),
-                          angles_.data() + width * half * number, logits};
+    const DecodeStep step{with_past(tokens, width, first),         width, first, angles_.data(),
+                          angles_.data() + width * half * number_, logits};
     const auto kernel = table_.run[dtype_];
     const std::int64_t most = std::max<std::int64_t>(decode_tokens / width, 1);
     const std::int64_t share = (decode_.rows + threads - 1) / threads;
@@ -192,7 +130,7 @@ struct nck_decoder {
  private:
   void describe(const nck_gpt& model, std::int64_t rows) {
     using nanochat::kernels::filled_up;
-    const std::int64_t number = dtype_ == NCK_FLOAT64 ? 8 : 4, lanes = table_.vector_bytes / number;
+    const std::int64_t lanes = table_.vector_bytes / number_;
     const std::int64_t head_dim = model.n_embd / model.n_head;
     // A vector more, so that tokens do not meet in the same sets of the first-level cache.
     const auto stride = [&](std::int64_t width) { return filled_up(width, 2 * lanes) + lanes; };
@@ -226,7 +164,7 @@ struct nck_decoder {
     const std::int64_t a_token =
         2 * decode_.embd_stride + decode_.qkv_stride + decode_.inner_stride;
     scratch_bytes_ = static_cast<std::size_t>(
-        (nanochat::kernels::decode_tokens * a_token + decode_.slots) * number);
+        (nanochat::kernels::decode_tokens * a_token + decode_.slots) * number_);
   }
 
   void pack(const nck_gpt& model) {
@@ -250,11 +188,9 @@ struct nck_decoder {
   }
 
   void make_caches() {
-    const std::int64_t number = dtype_ == NCK_FLOAT64 ? 8 : 4;
     const std::int64_t heads = decode_.n_layer * decode_.rows * decode_.n_head;
-    const std::int64_t keys = decode_.head_dim * decode_.slots * number;
-    const std::int64_t values = decode_.block_size * decode_.value_width * number;
-    // NOLINTNEXTLINE(bugprone-integer-division): whole heads
+    const std::int64_t keys = decode_.head_dim * decode_.slots * number_;
+    const std::int64_t values = decode_.block_size * decode_.value_width * number_;
     if (heads > (std::int64_t{1} << 62U) / (keys + values)) throw std::bad_alloc();
     caches_ = nanochat::kernels::memory_of(heads * (keys + values));
     decode_.keys = caches_.get();
@@ -288,16 +224,17 @@ struct nck_decoder {
   // cos and sin of each position's angles, computed in double.
   void turn(std::int64_t first, std::int64_t width) {
     const auto half = static_cast<std::int64_t>(frequencies_.size());
-    const std::int64_t number = dtype_ == NCK_FLOAT64 ? 8 : 4;
-    angles_.resize(static_cast<std::size_t>(2 * width * half * number));
+    angles_.resize(static_cast<std::size_t>(2 * width * half * number_));
     const auto fill = [&](auto* cosines) {
       using N = std::remove_reference_t<decltype(*cosines)>;
       N* const sines = cosines + width * half;
-      for (std::int64_t i = 0; i < width * half; ++i) {
-        const double angle = static_cast<double>(first + i / half) *
-                             frequencies_[static_cast<std::size_t>(i % half)];
-        cosines[i] = static_cast<N>(std::cos(angle));
-        sines[i] = static_cast<N>(std::sin(angle));
+      for (std::int64_t i = 0; i < width; ++i) {
+        const auto position = static_cast<double>(first + i);
+        for (std::int64_t j = 0; j < half; ++j) {
+          const double angle = position * frequencies_[static_cast<std::size_t>(j)];
+          cosines[i * half + j] = static_cast<N>(std::cos(angle));
+          sines[i * half + j] = static_cast<N>(std::sin(angle));
+        }
       }
     };
     if (dtype_ == NCK_FLOAT64) {
@@ -309,6 +246,7 @@ struct nck_decoder {
 
   const nanochat::kernels::DecodeTable& table_;
   std::int32_t dtype_;
+  std::int64_t number_;  // bytes of one
   nanochat::kernels::Decode decode_{};
   nanochat::kernels::Memory weights_, caches_;
   std::vector<nanochat::kernels::DecodeLayer> layers_;
@@ -325,7 +263,7 @@ std::int32_t nck_open_decoder(const nck_gpt* model, std::int64_t rows, nck_decod
   using namespace nanochat::kernels;
   return guarded([&] {
     check_pointer(model, "model");
-    check_pointer(decoder, "decoder");
+    check_pointer(static_cast<const void*>(decoder), "decoder");
     check_sizes(*model, rows);
     check_options(*model);
     check_weights(*model);
@@ -346,6 +284,7 @@ std::int32_t nck_decode(nck_decoder* decoder, const std::int64_t* tokens, std::i
   });
 }
 
+// NOLINTNEXTLINE(misc-const-correctness): as declared
 void nck_close_decoder(nck_decoder* decoder) { delete decoder; }
 
 }  // extern "C"

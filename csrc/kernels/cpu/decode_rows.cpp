@@ -121,7 +121,7 @@ class Pass {
     const std::int64_t column = column_of(i), row = row_of(i), size = model_.head_dim;
     const std::int64_t slot = (step_.first + column) % model_.block_size;
     N* const query = qkv_ + i * model_.qkv_stride;
-    N* const key = query + model_.n_embd;
+    const N* const key = query + model_.n_embd;
     for (std::int64_t at = 0; at < 2 * model_.n_embd; at += size) {
       if (model_.rotates) {
         const std::int64_t angle = column * (size / 2);
