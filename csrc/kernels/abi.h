@@ -27,6 +27,9 @@ enum {
 /* Element types. The CUDA library has no NCK_FLOAT64. */
 enum { NCK_FLOAT32 = 0, NCK_FLOAT64 = 1, NCK_BFLOAT16 = 2, NCK_FLOAT16 = 3 };
 
+/* Activations of a model's MLP: max(x, 0), and its square. */
+enum { NCK_RELU = 0, NCK_RELU2 = 1 };
+
 /* Reductions of the losses. */
 enum { NCK_NONE = 0, NCK_MEAN = 1, NCK_SUM = 2 };
 
@@ -45,6 +48,42 @@ typedef struct {
   double softcap;         /* z = softcap · tanh(logit / softcap), 1e-30 … 1e30; 0: z = logit */
   int32_t reduction;
 } nck_loss;
+
+/* The matrices of one layer, (out, in), of the model's dtype. */
+typedef struct {
+  const void* wqkv; /* (3 * n_embd, n_embd): queries, keys, values, in each head by head */
+  const void* wo;   /* (n_embd, n_embd) */
+  const void* fc1;  /* (4 * n_embd, n_embd) */
+  const void* fc2;  /* (n_embd, 4 * n_embd) */
+} nck_gpt_layer;
+
+/* A GPT. With norm(x) = x / sqrt(mean x² + eps), for a token t at position p:
+
+     x = wte[t] + wte[k · vocab + the token k before] … + wpe[p], for k up to past_embeds and as
+         far as tokens were read; normed under input_norm
+     in each layer   x += wo · attention(wqkv · norm(x)), then x += fc2 · activation(fc1 · norm(x))
+     logits = lm_head · x, then softcap · tanh(logits / softcap)
+
+   In a head, queries and keys are rotated in halves by the angles p · rope_base^(−2j / head_dim),
+   normed under qk_norm, and softmax(q · k / √head_dim) weighs the values of the last block_size
+   tokens. */
+typedef struct {
+  int64_t vocab, n_embd, n_layer, n_head, block_size; /* head_dim = n_embd / n_head */
+  int64_t past_embeds;                                /* 0 … 2^10 */
+  int32_t dtype;               /* of the matrices; NCK_FLOAT16 is not offered */
+  int32_t activation;          /* NCK_RELU or NCK_RELU2 */
+  int32_t input_norm, qk_norm; /* 0 or 1 */
+  double eps;                  /* at least 0 */
+  double rope_base;            /* at least 1; 0: no rotation */
+  double softcap;              /* as in nck_loss */
+  const void* wte;             /* ((past_embeds + 1) * vocab, n_embd) numbers */
+  const void* wpe;             /* (block_size, n_embd) numbers, or NULL */
+  const void* lm_head;         /* (vocab, n_embd) of dtype */
+  const nck_gpt_layer* layers; /* n_layer */
+} nck_gpt;
+
+/* A model that reads texts of its own, token by token; what it has read is in its cache. */
+typedef struct nck_decoder nck_decoder;
 
 int32_t nck_abi_version(void);
 const char* nck_last_error(void);
@@ -144,6 +183,20 @@ int32_t nck_attention_backward(const nck_attention_shape* shape, const void* qkv
                                const void* cosines, const void* sines, const int64_t* positions,
                                const int64_t* starts, const void* gradient, void* result,
                                int32_t threads);
+
+/* A decoder of `rows` texts. The matrices are copied, in the order in which they will be read; wte
+   and wpe are not: they must stay where they are until the decoder is closed. Keys, values and what
+   stands between them are numbers, whatever the matrices' dtype. */
+int32_t nck_open_decoder(const nck_gpt* model, int64_t rows, nck_decoder** decoder);
+void nck_close_decoder(nck_decoder* decoder);
+
+/* Reads (rows, width) tokens, each row's at the positions first, first + 1 …, and writes the logits
+   of the next token, (rows, vocab) numbers. first: how many tokens were read, or 0, which forgets
+   them. first + width is at most block_size, but that one token of a model without wpe may come
+   behind any number: it takes the place of the oldest in the cache. A row's logits have the same
+   bits whatever rows are beside it and however its tokens came. One call at a time. */
+int32_t nck_decode(nck_decoder* decoder, const int64_t* tokens, int64_t width, int64_t first,
+                   void* logits, int32_t threads);
 
 /* Memory for large results: at least `bytes`, aligned to 64 bytes, on huge pages where the system
    has them. What is given back is kept for the next taker, up to NCK_BUFFERS_KEPT of them, and

@@ -14,6 +14,14 @@ inline void check_pointer(const void* pointer, const char* name) {
   if (pointer == nullptr) throw Failure(NCK_ARGUMENT, "%s must not be NULL", name);
 }
 
+inline void check_range(const char* name, std::int64_t value, std::int64_t least,
+                        std::int64_t most) {
+  if (value >= least && value <= most) return;
+  throw Failure(NCK_ARGUMENT, "%s must be in [%lld, %lld], got %lld", name,
+                static_cast<long long>(least), static_cast<long long>(most),
+                static_cast<long long>(value));
+}
+
 inline std::int64_t element_bytes(std::int32_t dtype) {
   switch (dtype) {
     case NCK_FLOAT32:
@@ -52,6 +60,13 @@ inline void check_matrix(const char* name, const void* data, std::int64_t rows, 
   if (rows > 0) check_pointer(data, name);
 }
 
+// Beyond these, its reciprocal or a logit's quotient by it would be no normal float.
+inline void check_softcap(double softcap) {
+  if (softcap != 0 && !(softcap >= 1e-30 && softcap <= 1e30)) {
+    throw Failure(NCK_ARGUMENT, "softcap must be 0 or in [1e-30, 1e30], got %g", softcap);
+  }
+}
+
 inline void check_loss(const nck_loss* loss) {
   check_pointer(loss, "loss");
   if (!(loss->label_smoothing >= 0 && loss->label_smoothing <= 1)) {
@@ -60,10 +75,7 @@ inline void check_loss(const nck_loss* loss) {
   if (!(loss->z_loss >= 0) || std::isinf(loss->z_loss)) {
     throw Failure(NCK_ARGUMENT, "z_loss must be finite and at least 0, got %g", loss->z_loss);
   }
-  // Beyond these, its reciprocal or a logit's quotient by it would be no normal float.
-  if (loss->softcap != 0 && !(loss->softcap >= 1e-30 && loss->softcap <= 1e30)) {
-    throw Failure(NCK_ARGUMENT, "softcap must be 0 or in [1e-30, 1e30], got %g", loss->softcap);
-  }
+  check_softcap(loss->softcap);
   if (loss->reduction < NCK_NONE || loss->reduction > NCK_SUM) {
     throw Failure(NCK_ARGUMENT, "reduction must be NCK_NONE, NCK_MEAN or NCK_SUM, got %d",
                   loss->reduction);

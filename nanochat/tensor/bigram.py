@@ -30,7 +30,7 @@ class Bigram:
         self._norm = config.input_rmsnorm
         self.dtype = weights.dtype
         # From the master weights: a lookup costs the same and gradients add up in full precision.
-        self._wte = weights.leaf("wte", rows=vocab_size, master=True)
+        self.wte = weights.leaf("wte", rows=vocab_size, master=True)
         self.head = weights.leaf("wte" if config.tie_lm_head else "lm_head", rows=vocab_size)
         self.blocks: list[Never] = []
 
@@ -42,4 +42,4 @@ class Bigram:
         self, tokens: Tensor, positions: Tensor, bags: Bags | None
     ) -> Tensor:  # (...,) -> (..., n_embd)
         """The embedding in the master dtype; a bigram knows no positions and no past."""
-        return embedded(self._wte, tokens, norm=self._norm)
+        return embedded(self.wte, tokens, norm=self._norm)

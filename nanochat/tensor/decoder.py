@@ -1,7 +1,8 @@
 """Decoding with the tensor models: keys and values of the last block_size tokens are kept.
 
-Owns the cache and the window. One token of one row is all overhead and no arithmetic, so the
-blocks are written here for the fewest calls, not for the longest rows.
+Owns which decoder reads a model's texts, and the one of torch calls: its cache and its window.
+One token of one row is all overhead and no arithmetic, so the blocks are written here for the
+fewest calls, not for the longest rows.
 """
 
 from __future__ import annotations
@@ -25,14 +26,28 @@ from nanochat.tensor.bigram import Bigram
 from nanochat.tensor.blocks import Block
 from nanochat.tensor.inputs import Bags, Rotary, RotaryTable, embedding_bags
 from nanochat.tensor.minigpt import MiniGPT
+from nanochat.tensor.native_decoder import NativeDecoder, runs_natively
 from nanochat.training.parameters import RMSNORM_EPS
 
-__all__ = ["TensorDecoder"]
+__all__ = ["TensorDecoder", "open_decoder"]
 
 # A CPU step of at most this many residual numbers runs on one thread: a second one gains nothing
 # (0.54 ms a token either way at 1 × 128) and, on a machine that is busy, costs its time slices
 # (0.37 ms against 15.6 at 1 × 64 beside three other processes).
 ONE_THREAD = 1024
+
+
+def open_decoder(
+    model: Bigram | MiniGPT,
+    config: TrainConfig,
+    table: RotaryTable | None,
+    prompts: Sequence[Sequence[int]],
+    device: torch.device,
+) -> TensorDecoder | NativeDecoder:
+    """A decoder that has read the prompts, all of one length ≥ 1."""
+    if isinstance(model, MiniGPT) and runs_natively(model, config, device):
+        return NativeDecoder(model, config, prompts)
+    return TensorDecoder(model, config, table, prompts, device)
 
 
 class TensorDecoder:

@@ -24,12 +24,12 @@ from nanochat.errors import KernelError, UnsupportedDevice, UnsupportedDtype
 from nanochat.ops.linear_cross_entropy import linear_cross_entropy
 from nanochat.tensor import distributed
 from nanochat.tensor.bigram import Bigram
-from nanochat.tensor.decoder import TensorDecoder
+from nanochat.tensor.decoder import open_decoder
 from nanochat.tensor.inputs import InputsMaker
 from nanochat.tensor.minigpt import MiniGPT
 from nanochat.tensor.optimizer import FlatOptimizer
 from nanochat.tensor.weights import FlatWeights
-from nanochat.training.engine import EngineState, LossSums, StepMetrics, StepSettings
+from nanochat.training.engine import Decoder, EngineState, LossSums, StepMetrics, StepSettings
 from nanochat.training.parameters import initial_weights, parameter_specs
 from nanochat.training.state import check_shapes
 
@@ -182,9 +182,9 @@ class TensorEngine:
         byte_nats = math.fsum(nats[sizes > 0])
         return LossSums(math.fsum(nats), int(counted.sum()), byte_nats, int(sizes.sum()))
 
-    def open_decoder(self, prompts: Sequence[Sequence[int]]) -> TensorDecoder:
+    def open_decoder(self, prompts: Sequence[Sequence[int]]) -> Decoder:
         table, device = self._inputs.table, self.weights.device
-        return TensorDecoder(self.model, self.config, table, prompts, device)
+        return open_decoder(self.model, self.config, table, prompts, device)
 
     def state_dict(self) -> EngineState:
         weights = self.weights.unpack(self.weights.values)

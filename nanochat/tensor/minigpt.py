@@ -34,10 +34,10 @@ class MiniGPT:
         self.config = config
         self.dtype = weights.dtype
         tables = 1 + config.past_embeds  # wte, wte1, … lie one behind the other
-        self._wte = weights.leaf("wte", rows=tables * vocab_size, master=True)
-        self._wpe = None
+        self.wte = weights.leaf("wte", rows=tables * vocab_size, master=True)
+        self.wpe = None
         if config.positions == "learned":
-            self._wpe = weights.leaf("wpe", rows=config.block_size, master=True)
+            self.wpe = weights.leaf("wpe", rows=config.block_size, master=True)
         self.head = weights.leaf("wte" if config.tie_lm_head else "lm_head", rows=vocab_size)
         self.blocks = [_block(weights, layer, config.n_embd) for layer in range(config.n_layer)]
 
@@ -64,15 +64,15 @@ class MiniGPT:
     ) -> Tensor:  # (...,) -> (..., n_embd)
         """The residual stream at the start, in the master dtype; bags where there are wte1, …."""
         norm = self.config.input_rmsnorm
-        if bags is None and self._wpe is None:
-            return embedded(self._wte, tokens, norm=norm)
+        if bags is None and self.wpe is None:
+            return embedded(self.wte, tokens, norm=norm)
         if bags is None:
-            x = F.embedding(tokens, self._wte)
+            x = F.embedding(tokens, self.wte)
         else:
-            x = F.embedding_bag(bags.rows, self._wte, bags.offsets, mode="sum")
+            x = F.embedding_bag(bags.rows, self.wte, bags.offsets, mode="sum")
             x = x.view(*tokens.shape, -1)
-        if self._wpe is not None:
-            x = x + F.embedding(positions, self._wpe)
+        if self.wpe is not None:
+            x = x + F.embedding(positions, self.wpe)
         return rmsnorm(x) if norm else x
 
     def mask(self, x: Tensor, dropout: torch.Generator | None) -> Tensor | None:

@@ -59,6 +59,36 @@ TEST_CASE(callers_at_once_have_the_results_of_one_alone) {
   });
 }
 
+TEST_CASE(decoders_read_at_once) {
+  constexpr std::int64_t texts = 100, width = 8;
+  std::vector<float> weights((12 * width + vocab) * width);
+  for (std::size_t i = 0; i < weights.size(); ++i) {
+    weights[i] = static_cast<float>(i * 2654435761U % 1000) / 1000.0F - 0.5F;
+  }
+  const float* const at = weights.data();
+  const nck_gpt_layer layer{at, at + 3 * width * width, at + 4 * width * width,
+                            at + 8 * width * width};
+  const float* const head = at + 12 * width * width;
+  const nck_gpt model{vocab, width, 1,     2, 16,   NCK_FLOAT32, NCK_RELU, 1,
+                      1,     1e-5,  10000, 0, head, nullptr,     head,     &layer};
+  const auto read = [&](int threads) {
+    nck_decoder* decoder = nullptr;
+    CHECK(nck_open_decoder(&model, texts, &decoder) == NCK_OK);
+    std::vector<float> logits(texts * vocab);
+    std::vector<std::int64_t> tokens(texts);
+    for (std::int64_t step = 0; step < 20; ++step) {
+      for (std::size_t i = 0; i < tokens.size(); ++i) {
+        tokens[i] = (static_cast<std::int64_t>(i) + step) % vocab;
+      }
+      CHECK(nck_decode(decoder, tokens.data(), 1, step, logits.data(), threads) == NCK_OK);
+    }
+    nck_close_decoder(decoder);
+    return logits;
+  };
+  const std::vector<float> alone = read(1);
+  at_once(2, [&](int caller) { CHECK(read(2 + caller) == alone); });
+}
+
 TEST_CASE(rows_are_scaled_by_a_team) {
   at_once(2, [](int) {
     std::vector<float> matrix(4000 * vocab, 2.0F), factors(4000);

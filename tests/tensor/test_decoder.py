@@ -11,8 +11,13 @@ from numpy.typing import NDArray
 from oracles.numpy_gpt import NumpyGPT
 from tensor.batch_makers import VOCAB, make_engine, small_config, windows
 
+from nanochat.tensor import decoder as decoder_module
+from nanochat.tensor import native_decoder
 from nanochat.tensor.engine import TensorEngine
+from nanochat.tensor.minigpt import MiniGPT
+from nanochat.tensor.native_decoder import runs_natively
 from nanochat.training import sampling
+from nanochat.training.parameters import Spec, parameter_specs
 
 MODELS: list[dict[str, Any]] = [
     {"model_kind": "bigram"},
@@ -24,6 +29,17 @@ MODELS: list[dict[str, Any]] = [
     {"positions": "rope", "past_embeds": 3},
     {"positions": "learned", "past_embeds": 1, "tie_lm_head": True},
 ]
+
+
+@pytest.fixture(autouse=True, params=["native", "calls"])
+def _path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every claim holds for nck_decode and for the calls of torch that stand in for it."""
+    if request.param == "calls":
+        use_calls(monkeypatch)
+
+
+def use_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoder_module, "runs_natively", lambda *_: False)
 
 
 def tokens(rows: int, count: int) -> NDArray[np.int64]:
@@ -166,3 +182,59 @@ def test_sampling_draws_natively_what_the_specification_draws(
     assert list(sampling.sample_tokens(engine, [0, 4], wanted, rows=9, bias=bias)) == theirs
     assert len(theirs) > 1
     assert any(None in step for step in theirs)  # some rows ended before others
+
+
+def errors(engine: TensorEngine, ids: NDArray[np.int64]) -> float:
+    """Root mean square of logits − oracle over a text, a token at a time."""
+    model = NumpyGPT(engine.config, engine.state_dict().weights, engine.config.block_size)
+    decoder, squares = engine.open_decoder([[int(ids[0])]]), []
+    for position, token in enumerate(ids.tolist()):
+        if position:
+            decoder.advance([token])
+        squares.append(np.square(decoder.logits[0] - model.logits(token, position)).mean())
+    return float(np.sqrt(np.mean(squares)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("options", [{}, {"qk_norm": False, "positions": "learned"}], ids=str)
+def test_nck_decode_errs_no_more_than_the_calls_of_torch(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], dtype: str
+) -> None:
+    shape = {"n_embd": 128, "n_head": 4, "n_layer": 4, "block_size": 32, "init_std": 0.08}
+    config = small_config(**{**shape, **options})
+    engine, ids = make_engine(config, dtype=dtype), tokens(1, 32)[0]
+    assert isinstance(engine.model, MiniGPT)
+    assert runs_natively(engine.model, config, torch.device("cpu"))
+    monkeypatch.undo()
+    ours = errors(engine, ids)
+    use_calls(monkeypatch)
+    theirs = errors(engine, ids)
+    assert ours <= theirs + 2.0**-24  # a rounding of a logit
+
+
+@pytest.mark.parametrize(
+    ("changes", "device", "expected"),
+    [
+        ({}, "cpu", True),
+        ({"positions": "learned", "activation": "relu", "tie_lm_head": True}, "cpu", True),
+        ({"model_kind": "bigram"}, "cpu", False),
+        ({}, "cuda", False),
+        ({}, "mps", False),
+    ],
+)
+def test_nck_decode_takes_what_it_computes_whole(
+    changes: dict[str, Any], device: str, expected: bool
+) -> None:
+    config = small_config(**changes)
+    assert runs_natively(make_engine(config).model, config, torch.device(device)) == expected
+
+
+def test_a_parameter_that_nck_decode_does_not_know_leaves_the_model_to_torch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = small_config()
+    model = make_engine(config).model
+    more = Spec(name="layer0.value_embedding", shape=(VOCAB, 8), std=0.3, group="embedding")
+    known = parameter_specs(config, VOCAB)
+    monkeypatch.setattr(native_decoder, "parameter_specs", lambda *_: [*known, more])
+    assert not runs_natively(model, config, torch.device("cpu"))

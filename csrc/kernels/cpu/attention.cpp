@@ -13,14 +13,6 @@
 namespace nanochat::kernels {
 namespace {
 
-void check_size(const char* name, std::int64_t value, std::int64_t least, std::int64_t most) {
-  if (value < least || value > most) {
-    throw Failure(NCK_ARGUMENT, "%s must be in [%lld, %lld], got %lld", name,
-                  static_cast<long long>(least), static_cast<long long>(most),
-                  static_cast<long long>(value));
-  }
-}
-
 // Tokens by number for tables that they index.
 void check_tokens(const Attention& call) {
   const std::int64_t width = call.shape.width;
@@ -45,10 +37,10 @@ Attention checked(const nck_attention_shape* shape, const void* qkv, const void*
                   std::int32_t threads) {
   check_pointer(shape, "shape");
   element_bytes(shape->dtype);
-  check_size("rows", shape->rows, 0, std::int64_t{1} << 31U);
-  check_size("width", shape->width, 1, std::int64_t{1} << 12U);
-  check_size("heads", shape->heads, 1, std::int64_t{1} << 10U);
-  check_size("head_dim", shape->head_dim, 1, std::int64_t{1} << 10U);
+  check_range("rows", shape->rows, 0, std::int64_t{1} << 31U);
+  check_range("width", shape->width, 1, std::int64_t{1} << 12U);
+  check_range("heads", shape->heads, 1, std::int64_t{1} << 10U);
+  check_range("head_dim", shape->head_dim, 1, std::int64_t{1} << 10U);
   if (shape->normed != 0 && !(shape->eps > 0 && shape->eps <= 1)) {
     throw Failure(NCK_ARGUMENT, "eps must be above 0 and at most 1, got %g", shape->eps);
   }

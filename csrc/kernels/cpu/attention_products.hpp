@@ -3,12 +3,14 @@
 #ifndef NANOCHAT_KERNELS_CPU_ATTENTION_PRODUCTS_HPP_
 #define NANOCHAT_KERNELS_CPU_ATTENTION_PRODUCTS_HPP_
 
-#include "kernels/cpu/row_vectors.hpp"
+#include "simd/lanes.hpp"
 
 namespace nanochat::kernels::NCLAB_SIMD {
 // Unnamed, so that no instruction set's copy stands in for another's:
 // NOLINTNEXTLINE(cert-dcl59-cpp): each instruction set needs a copy of its own
 namespace {
+
+using namespace simd::NCLAB_SIMD;
 
 // Rows of a tile, and the most vectors of one: as many sums as there are registers for.
 constexpr int tile_rows = 4;

@@ -260,7 +260,7 @@ class Head {
       most = larger(most, seen);
       store<V>(row + at, seen);
     }
-    const V maximum = broadcast<V>(largest_of_lanes(most));
+    const V maximum = broadcast<V>(largest_lane(most));
     V sums{};
     for (std::int64_t at = 0; at < block.columns; at += lanes) {
       const V seen = load<V>(row + at);
@@ -272,12 +272,6 @@ class Head {
     for (std::int64_t at = 0; at < block.columns; at += lanes) {
       store<V>(row + at, load<V>(row + at) * share);
     }
-  }
-
-  static N largest_of_lanes(V v) noexcept {
-    N most = v[0];
-    for (int i = 1; i < lanes; ++i) most = v[i] > most ? v[i] : most;
-    return most;
   }
 
   // scores_ of query t: from the gradient of its weights to that of its scores.

@@ -1,12 +1,14 @@
 // RMS norm and activations over a few rows, forward and backward: one pass each, sums of a row in a
 // fixed order.
 #include "kernels/cpu/blocks.hpp"
-#include "kernels/cpu/row_vectors.hpp"
+#include "simd/lanes.hpp"
 
 namespace nanochat::kernels::NCLAB_SIMD {
 // Unnamed, so that no instruction set's copy stands in for another's:
 // NOLINTNEXTLINE(cert-dcl59-cpp): each instruction set needs a copy of its own
 namespace {
+
+using namespace simd::NCLAB_SIMD;
 
 template <class N>
 inline N inverse_root(N x) noexcept {

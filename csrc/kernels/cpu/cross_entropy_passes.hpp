@@ -3,8 +3,8 @@
 #ifndef NANOCHAT_KERNELS_CPU_CROSS_ENTROPY_PASSES_HPP_
 #define NANOCHAT_KERNELS_CPU_CROSS_ENTROPY_PASSES_HPP_
 
-#include "kernels/cpu/row_vectors.hpp"
 #include "kernels/cpu/rows.hpp"
+#include "simd/lanes.hpp"
 #include "simd/math.hpp"
 
 namespace nanochat::kernels::NCLAB_SIMD {
@@ -12,20 +12,12 @@ namespace nanochat::kernels::NCLAB_SIMD {
 // NOLINTNEXTLINE(cert-dcl59-cpp): each instruction set needs a copy of its own
 namespace {
 
+using namespace simd::NCLAB_SIMD;
+
 constexpr std::int64_t line = 64;  // bytes of a cache line
 // Vectors between two folds of the running sums into double: the fewer, the less of many small
 // terms is lost beside a large one.
 constexpr int vectors_a_fold = 16;
-
-template <class V>
-inline Element<V> largest_lane(V v) noexcept {
-  if constexpr (Traits<V>::lanes == 2) {
-    return v[0] > v[1] ? v[0] : v[1];
-  } else {
-    const Halves<V> parts = halves(v);
-    return largest_lane(parts.low > parts.high ? parts.low : parts.high);
-  }
-}
 
 using Doubles = Whole<double>;
 

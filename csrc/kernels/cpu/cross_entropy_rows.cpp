@@ -234,6 +234,7 @@ void scale_rows(const ScaleRows& call, std::int64_t first, std::int64_t last) no
 extern const SampleTable sample_table;
 extern const BlockTable block_table;
 extern const AttentionTable attention_table;
+extern const DecodeTable decode_table;
 extern const Tables kernel_tables;
 const Tables kernel_tables = {
     {&cross_entropy<float>, &cross_entropy<double>, &cross_entropy<BFloat16>,
@@ -242,6 +243,7 @@ const Tables kernel_tables = {
     &sample_table,
     &block_table,
     &attention_table,
+    &decode_table,
 };
 
 }  // namespace nanochat::kernels::NCLAB_SIMD

@@ -74,6 +74,7 @@ struct SampleTable {
 
 struct BlockTable;      // blocks.hpp
 struct AttentionTable;  // blocks.hpp
+struct DecodeTable;
 
 struct Tables {
   // Rows first … last − 1. scratch: cross_entropy_scratch(vocab) bytes, aligned to 64.
@@ -83,6 +84,7 @@ struct Tables {
   const SampleTable* sample;
   const BlockTable* blocks;
   const AttentionTable* attention;
+  const DecodeTable* decode;
 };
 
 }  // namespace nanochat::kernels

@@ -1,15 +1,14 @@
-// Rows of any length as vectors: whole ones, then a tail. Under the rule of simd/vector.hpp.
-#ifndef NANOCHAT_KERNELS_CPU_ROW_VECTORS_HPP_
-#define NANOCHAT_KERNELS_CPU_ROW_VECTORS_HPP_
+// The lanes of a vector folded into one, and loops over rows by vectors, under the rule of
+// vector.hpp.
+#ifndef NANOCHAT_SIMD_LANES_HPP_
+#define NANOCHAT_SIMD_LANES_HPP_
 
 #include "simd/storage.hpp"
 
-namespace nanochat::kernels::NCLAB_SIMD {
+namespace nanochat::simd::NCLAB_SIMD {
 // Unnamed, so that no instruction set's copy stands in for another's:
 // NOLINTNEXTLINE(cert-dcl59-cpp): each instruction set needs a copy of its own
 namespace {
-
-using namespace simd::NCLAB_SIMD;
 
 template <class V>
 struct Halves {
@@ -24,6 +23,16 @@ inline Halves<V> halves(V v) noexcept {
 }
 
 template <class V>
+inline Element<V> largest_lane(V v) noexcept {
+  if constexpr (Traits<V>::lanes == 2) {
+    return v[0] > v[1] ? v[0] : v[1];
+  } else {
+    const Halves<V> parts = halves(v);
+    return largest_lane(parts.low > parts.high ? parts.low : parts.high);
+  }
+}
+
+template <class V>
 inline Element<V> sum_of_lanes(V v) noexcept {
   if constexpr (Traits<V>::lanes == 2) {
     return v[0] + v[1];
@@ -35,11 +44,11 @@ inline Element<V> sum_of_lanes(V v) noexcept {
 
 // Calls body(offset, count) for each whole vector of a row, then for its tail.
 template <class V, class Body>
-inline void for_vectors(std::int64_t length, const Body& body) noexcept {
+inline void for_vectors(std::int64_t vocab, const Body& body) noexcept {
   constexpr int lanes = Traits<V>::lanes;
   std::int64_t at = 0;
-  for (; at + lanes <= length; at += lanes) body(at, lanes);
-  if (at < length) body(at, static_cast<int>(length - at));
+  for (; at + lanes <= vocab; at += lanes) body(at, lanes);
+  if (at < vocab) body(at, static_cast<int>(vocab - at));
 }
 
 template <class S>
@@ -59,6 +68,6 @@ inline void store_at(S* to, std::int64_t at, int count, Whole<Number<S>> v) noex
 }
 
 }  // namespace
-}  // namespace nanochat::kernels::NCLAB_SIMD
+}  // namespace nanochat::simd::NCLAB_SIMD
 
-#endif  // NANOCHAT_KERNELS_CPU_ROW_VECTORS_HPP_
+#endif  // NANOCHAT_SIMD_LANES_HPP_

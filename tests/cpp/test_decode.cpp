@@ -1,0 +1,172 @@
+// nck_decode: every instruction set's products on numbers that need no rounding, and what a row's
+// bits may depend on. The models as a whole are held to NumPy's by tests/native/test_decode.py.
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "kernel_testing.hpp"
+#include "kernels/cpu/decode.hpp"
+
+namespace kernels = nanochat::kernels;
+using kernel_testing::for_each_set;
+using kernel_testing::index;
+
+namespace {
+
+std::int64_t filled_up(std::int64_t count, std::int64_t unit) {
+  return (count + unit - 1) / unit * unit;
+}
+
+// Small whole numbers, which every type holds.
+template <class T>
+std::vector<T> whole_numbers(std::int64_t count, unsigned seed) {
+  std::vector<T> numbers(index(count));
+  for (T& number : numbers) {
+    seed = seed * 1664525U + 1013904223U;
+    number = static_cast<T>(static_cast<int>(seed >> 24U) % 9 - 4);
+  }
+  return numbers;
+}
+
+std::vector<std::uint16_t> brain_floats(const std::vector<float>& numbers) {
+  std::vector<std::uint16_t> bits;
+  for (const float x : numbers) {
+    bits.push_back(static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(x) >> 16U));
+  }
+  return bits;
+}
+
+// A model without layers: logits = lm_head · wte[token].
+template <class N>
+struct Products {
+  std::int64_t vocab, width, rows;
+  std::vector<N> wte = whole_numbers<N>(vocab * width, 1);
+  std::vector<N> head = whole_numbers<N>(vocab * width, 2);
+
+  void check(const kernels::DecodeTable& table, std::int32_t dtype, const void* stored) const {
+    const std::int64_t lanes = table.vector_bytes / static_cast<std::int64_t>(sizeof(N));
+    std::vector<N> packed(index(filled_up(vocab, 2 * lanes) * width));
+    table.pack[dtype](stored, vocab, width, packed.data());
+    kernels::Decode model{};
+    model.vocab = vocab;
+    model.n_embd = model.head_dim = width;
+    model.n_head = model.block_size = 1;
+    model.wte = wte.data();
+    model.lm_head = packed.data();
+    model.rows = rows;
+    model.slots = model.value_width = lanes;
+    model.embd_stride = model.qkv_stride = model.inner_stride = filled_up(width, 2 * lanes);
+    std::vector<std::int64_t> tokens(index(rows));
+    for (std::size_t i = 0; i < tokens.size(); ++i)
+      tokens[i] = static_cast<std::int64_t>(i) % vocab;
+    std::vector<N> logits(index(rows * vocab));
+    const kernels::DecodeStep step{tokens.data(), 1, 0, nullptr, nullptr, logits.data()};
+    std::vector<N> scratch(index(kernels::decode_tokens * 4 * model.embd_stride + lanes));
+    table.run[dtype](model, step, 0, rows, scratch.data());
+    for (std::int64_t row = 0; row < rows; ++row) {
+      for (std::int64_t j = 0; j < vocab; ++j) {
+        N sum = 0;
+        for (std::int64_t k = 0; k < width; ++k) {
+          sum += wte[index(tokens[index(row)] * width + k)] * head[index(j * width + k)];
+        }
+        CHECK(logits[index(row * vocab + j)] == sum);
+      }
+    }
+  }
+};
+
+// A GPT of one layer with weights of its own.
+struct Small {
+  static constexpr std::int64_t vocab = 29, width = 12;
+  std::vector<float> weights = whole_numbers<float>((12 * width + 2 * vocab) * width, 5);
+  nck_gpt_layer layer{};
+  nck_gpt model{};
+
+  Small() {
+    for (float& weight : weights) weight /= 16;
+    const float* const at = weights.data();
+    layer = {at, at + 3 * width * width, at + 4 * width * width, at + 8 * width * width};
+    model = {.vocab = vocab,
+             .n_embd = width,
+             .n_layer = 1,
+             .n_head = 3,
+             .block_size = 5,
+             .dtype = NCK_FLOAT32,
+             .activation = NCK_RELU2,
+             .input_norm = 1,
+             .qk_norm = 1,
+             .eps = 1e-5,
+             .rope_base = 10000,
+             .softcap = 15,
+             .wte = at + 12 * width * width,
+             .wpe = nullptr,
+             .lm_head = at + (12 * width + vocab) * width,
+             .layers = &layer};
+  }
+  Small(const Small&) = delete;
+  Small& operator=(const Small&) = delete;
+
+  // All logits of `steps` steps of these rows, one token each.
+  std::vector<float> read(std::int64_t first_row, std::int64_t rows, int threads) const {
+    constexpr std::int64_t steps = 8;
+    nck_decoder* decoder = nullptr;
+    CHECK(nck_open_decoder(&model, rows, &decoder) == NCK_OK);
+    std::vector<float> all(index(steps * rows * vocab));
+    std::vector<std::int64_t> tokens(index(rows));
+    for (std::int64_t step = 0; step < steps; ++step) {
+      for (std::int64_t row = 0; row < rows; ++row) {
+        tokens[index(row)] = ((first_row + row) * 7 + step * 3) % vocab;
+      }
+      CHECK(nck_decode(decoder, tokens.data(), 1, step, all.data() + step * rows * vocab,
+                       threads) == NCK_OK);
+    }
+    nck_close_decoder(decoder);
+    return all;
+  }
+};
+
+}  // namespace
+
+TEST_CASE(every_set_multiplies_whole_numbers_exactly) {
+  for_each_set([](const char*, const kernels::Tables& tables) {
+    const kernels::DecodeTable& table = *tables.decode;
+    for (const std::int64_t vocab : {1, 7, 16, 33, 65, 130, 257}) {
+      for (const std::int64_t width : {1, 3, 16, 40, 129}) {
+        for (const std::int64_t rows : {1, 2, 3, 7, 12, 23, 61}) {
+          const Products<float> floats{vocab, width, rows};
+          floats.check(table, NCK_FLOAT32, floats.head.data());
+          floats.check(table, NCK_BFLOAT16, brain_floats(floats.head).data());
+          const Products<double> doubles{vocab, width, rows};
+          doubles.check(table, NCK_FLOAT64, doubles.head.data());
+        }
+      }
+    }
+  });
+}
+
+TEST_CASE(a_row_has_its_bits_among_any_rows_and_threads) {
+  const Small small;
+  constexpr std::int64_t rows = 60, vocab = Small::vocab;
+  const std::vector<float> all = small.read(0, rows, 1);
+  for (const int threads : {2, 3, 64}) CHECK(small.read(0, rows, threads) == all);
+  for (const std::int64_t row : {0, 1, 47, 48, 59}) {
+    const std::vector<float> alone = small.read(row, 1, 1);
+    for (std::int64_t i = 0; i < static_cast<std::int64_t>(alone.size()); ++i) {
+      CHECK(alone[index(i)] == all[index((i / vocab * rows + row) * vocab + i % vocab)]);
+    }
+  }
+}
+
+TEST_CASE(a_decoder_that_cannot_be_opened_says_why) {
+  Small small;
+  small.model.n_head = 5;
+  nck_decoder* decoder = nullptr;
+  CHECK(nck_open_decoder(&small.model, 1, &decoder) == NCK_ARGUMENT);
+  CHECK(std::string(nck_last_error()) == "n_head must divide n_embd 12, got 5");
+  CHECK(decoder == nullptr);
+  CHECK(nck_open_decoder(nullptr, 1, &decoder) == NCK_ARGUMENT);
+  CHECK(std::string(nck_last_error()) == "model must not be NULL");
+  nck_close_decoder(nullptr);
+}

@@ -1,0 +1,117 @@
+"""Models for nck_decode, stored as the kernel reads them, and decoders as NumPy calls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from native.calls import OK, UNWRITTEN, last_error, pointer
+from native.storage import Place, number_type, to_float64, to_stored
+from numpy.typing import NDArray
+from oracles.numpy_gpt import NumpyGPT
+
+from nanochat import native
+from nanochat.config import TrainConfig
+from nanochat.training.parameters import ROPE_BASE, parameter_specs
+
+ACTIVATIONS = {"relu": 0, "relu2": 1}
+MATRICES = {
+    "wqkv": ("attn_wq", "attn_wk", "attn_wv"), "wo": ("attn_wo",),
+    "fc1": ("mlp_fc1",), "fc2": ("mlp_fc2",),
+}  # fmt: skip
+
+
+class GPT:
+    """Random weights of a config's model, as stored in `dtype`, and as float64 for the oracle."""
+
+    def __init__(
+        self, dtype: str, vocab: int, *, seed: int = 0, place: Place = lambda array: array,
+        **options: Any,
+    ) -> None:  # fmt: skip
+        shape = {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 8}
+        self.config = TrainConfig(mode="tensor", **{**shape, **options})
+        self.dtype, self.vocab, self.place = dtype, vocab, place
+        random = np.random.default_rng(seed)
+        self.stored: dict[str, NDArray[Any]] = {}
+        self.weights: dict[str, NDArray[np.float64]] = {}
+        number = "float64" if dtype == "float64" else "float32"
+        for spec in parameter_specs(self.config, vocab):
+            values = random.normal(size=spec.shape) * (1.5 / spec.shape[1] ** 0.5)
+            kept = number if spec.group == "embedding" and not self.config.tie_lm_head else dtype
+            stored = to_stored(values, kept)
+            self.stored[spec.name] = stored
+            self.weights[spec.name] = to_float64(stored, kept)
+
+    def oracle(self, ids: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(rows, width, vocab) logits behind each token of (rows, width) ids."""
+        models = [NumpyGPT(self.config, self.weights, self.config.block_size) for _ in ids]
+        rows = zip(models, ids.tolist(), strict=True)
+        return np.array([[m.logits(token, i) for i, token in enumerate(row)] for m, row in rows])
+
+    def _numbers(self, *names: str) -> NDArray[Any]:
+        numbers = np.concatenate([self.weights[name].ravel() for name in names])
+        return self.place(numbers.astype(number_type(self.dtype)))
+
+    def _matrix(self, *names: str) -> NDArray[Any]:
+        return self.place(np.concatenate([self.stored[name].ravel() for name in names]))
+
+    def described(self, **changes: Any) -> tuple[Any, dict[str, Any]]:
+        """nck_gpt and, by name, all that it points to."""
+        config, keep = self.config, {}
+
+        def kept(name: str, array: NDArray[Any]) -> Any:
+            keep[name] = array
+            return pointer(array)
+
+        layers = native.ffi.new("nck_gpt_layer[]", max(config.n_layer, 1))
+        keep["layers"] = layers
+        for i in range(config.n_layer):
+            for field, names in MATRICES.items():
+                array = self._matrix(*(f"layer{i}.{name}" for name in names))
+                setattr(layers[i], field, kept(f"{field}{i}", array))
+        learned = config.positions == "learned"
+        tables = ["wte", *(f"wte{k}" for k in range(1, config.past_embeds + 1))]
+        fields = {
+            "vocab": self.vocab, "n_embd": config.n_embd, "n_layer": config.n_layer,
+            "n_head": config.n_head, "block_size": config.block_size,
+            "dtype": native.DTYPES[self.dtype], "activation": ACTIVATIONS[config.activation],
+            "input_norm": config.input_rmsnorm, "qk_norm": config.qk_norm, "eps": 1e-5,
+            "rope_base": 0.0 if learned else ROPE_BASE, "softcap": config.logit_softcap,
+            "past_embeds": config.past_embeds, "wte": kept("wte", self._numbers(*tables)),
+            "wpe": kept("wpe", self._numbers("wpe")) if learned else native.ffi.NULL,
+            "lm_head": kept("lm_head", self._matrix("wte" if config.tie_lm_head else "lm_head")),
+            "layers": layers,
+        }  # fmt: skip
+        return native.ffi.new("nck_gpt *", {**fields, **changes}), keep
+
+
+class Decoder:
+    """nck_open_decoder … nck_close_decoder."""
+
+    def __init__(self, model: GPT, rows: int) -> None:
+        self.model, self.rows, self.count = model, rows, 0
+        self._described, self.arrays = model.described()
+        handle = native.ffi.new("nck_decoder **")
+        assert native.cpu().nck_open_decoder(self._described, rows, handle) == OK, last_error()
+        self.handle = native.ffi.gc(handle[0], native.cpu().nck_close_decoder)
+
+    def call(
+        self, ids: NDArray[np.int64], first: int, threads: int = 1
+    ) -> tuple[int, NDArray[Any]]:
+        """Status and logits, (rows, vocab)."""
+        place = self.model.place
+        tokens = place(np.ascontiguousarray(ids, np.int64).ravel())
+        number = number_type(self.model.dtype)
+        logits = place(np.full(self.rows * self.model.vocab, UNWRITTEN, number))
+        status = native.cpu().nck_decode(
+            self.handle, native.ffi.cast("int64_t *", tokens.ctypes.data), ids.shape[1], first,
+            pointer(logits), threads,
+        )  # fmt: skip
+        return status, logits.reshape(self.rows, -1)
+
+    def read(self, ids: NDArray[np.int64], threads: int = 1) -> NDArray[Any]:
+        """Logits behind the next tokens, (rows, width)."""
+        status, logits = self.call(ids, self.count, threads)
+        assert status == OK, last_error()
+        self.count += ids.shape[1]
+        return logits

@@ -1,0 +1,270 @@
+"""nck_decode against the models in NumPy float64, one token after another."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+from native.calls import ARGUMENT, MEMORY, OK, UNWRITTEN, last_error
+from native.gpt import GPT, Decoder
+from native.test_guard_pages import Side, beside
+from numpy.typing import NDArray
+
+from nanochat import native
+
+DTYPES = ("float32", "float64", "bfloat16")
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"qk_norm": False, "activation": "relu", "input_rmsnorm": False},
+    {"positions": "learned", "tie_lm_head": True},
+    {"positions": "learned", "qk_norm": False, "logit_softcap": 8.0},
+    {"n_layer": 0},
+    {"n_layer": 3, "logit_softcap": 15.0},
+    {"past_embeds": 3},
+    {"past_embeds": 11, "positions": "learned", "tie_lm_head": True},
+]
+# head_dim below, at and beyond the vector widths of every set, and none of them a multiple.
+SHAPES = [  # n_head, n_embd, vocab
+    (1, 4, 27), (3, 12, 2), (2, 20, 65), (2, 32, 257), (3, 66, 65), (2, 128, 1), (1, 130, 33),
+]  # fmt: skip
+
+
+def tokens(model: GPT, rows: int, width: int) -> NDArray[np.int64]:
+    return np.random.default_rng(1).integers(0, model.vocab, (rows, width))
+
+
+def assert_near(found: NDArray[Any], expected: NDArray[np.float64], model: GPT) -> None:
+    """Within the roundings of a few products: activations are numbers, whatever the weights."""
+    unit = 2.0**-53 if model.dtype == "float64" else 2.0**-24
+    cap = model.config.logit_softcap
+    products = cap * np.arctanh(expected / cap) if cap else expected
+    np.testing.assert_allclose(found, expected, rtol=0, atol=64 * unit * abs(products).max())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_logits_are_the_oracles_for_every_option(options: dict[str, Any], dtype: str) -> None:
+    model = GPT(dtype, 27, **options)
+    ids = tokens(model, 3, 8)
+    expected = model.oracle(ids)
+    decoder = Decoder(model, 3)
+    assert_near(decoder.read(ids[:, :4]), expected[:, 3], model)
+    for column in range(4, 8):
+        assert_near(decoder.read(ids[:, column : column + 1]), expected[:, column], model)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_logits_are_the_oracles_for_every_shape(shape: tuple[int, int, int], dtype: str) -> None:
+    n_head, n_embd, vocab = shape
+    model = GPT(dtype, vocab, n_head=n_head, n_embd=n_embd, block_size=19)
+    ids = tokens(model, 2, 19)
+    expected = model.oracle(ids)
+    decoder = Decoder(model, 2)
+    for column in range(19):
+        assert_near(decoder.read(ids[:, column : column + 1]), expected[:, column], model)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("block_size", [1, 5, 16, 33])
+def test_the_newest_token_takes_the_place_of_the_oldest(block_size: int, dtype: str) -> None:
+    model = GPT(dtype, 27, block_size=block_size)
+    ids = tokens(model, 2, 2 * block_size + 3)
+    expected = model.oracle(ids)
+    decoder = Decoder(model, 2)
+    assert_near(decoder.read(ids[:, :block_size]), expected[:, block_size - 1], model)
+    for column in range(block_size, ids.shape[1]):
+        assert_near(decoder.read(ids[:, column : column + 1]), expected[:, column], model)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows", [1, 2, 7, 64, 113])
+def test_a_rows_bits_depend_on_no_other_row_and_no_thread(rows: int, dtype: str) -> None:
+    model = GPT(dtype, 65, n_embd=36, block_size=6)
+    ids = tokens(model, rows, 8)
+    alone = [Decoder(model, 1) for _ in ids]
+    several = {threads: Decoder(model, rows) for threads in (1, 2, 3, 4, 64)}
+    for column in range(8):
+        next_ids = ids[:, column : column + 1]
+        expected = [d.read(i[None]) for d, i in zip(alone, next_ids, strict=True)]
+        for threads, decoder in several.items():
+            found = decoder.read(next_ids, threads)
+            np.testing.assert_array_equal(found, np.concatenate(expected))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("rows", "width"), [(1, 50), (1, 130), (5, 7), (20, 50)])
+def test_a_prompt_has_the_bits_of_its_tokens_one_by_one(rows: int, width: int, dtype: str) -> None:
+    model = GPT(dtype, 27, block_size=140, n_layer=2)
+    ids = tokens(model, rows, width + 1)
+    at_once, singly = Decoder(model, rows), Decoder(model, rows)
+    for column in range(width):
+        last = singly.read(ids[:, column : column + 1])
+    np.testing.assert_array_equal(at_once.read(ids[:, :width], threads=2), last)
+    found, expected = (each.read(ids[:, width:]) for each in (at_once, singly))
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_a_first_of_0_forgets_what_was_read() -> None:
+    model = GPT("float32", 27, positions="learned")
+    ids = tokens(model, 2, 8)
+    decoder, fresh = Decoder(model, 2), Decoder(model, 2)
+    decoder.read(ids)
+    decoder.count = 0
+    np.testing.assert_array_equal(decoder.read(ids[:, 3:6]), fresh.read(ids[:, 3:6]))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_nan_in_a_weight_reaches_the_logits(dtype: str) -> None:
+    model = GPT(dtype, 5, activation="relu")
+    bad = 0x7FC5 if dtype == "bfloat16" else np.nan
+    model.stored["layer0.mlp_fc1"][3, 2] = bad
+    assert np.isnan(Decoder(model, 2).read(np.array([[1], [2]]))).all()
+
+
+def test_a_change_of_the_matrices_changes_no_open_decoder() -> None:
+    model = GPT("float32", 27)
+    decoder, other = Decoder(model, 1), Decoder(model, 1)
+    for name in ("wqkv0", "wo0", "fc10", "fc21", "lm_head"):
+        decoder.arrays[name][:] = 0
+    ids = tokens(model, 1, 4)
+    np.testing.assert_array_equal(decoder.read(ids), other.read(ids))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no mprotect()")
+@pytest.mark.parametrize("side", ["begin", "end"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("positions", ["rope", "learned"])
+def test_a_decoder_stays_within_its_arrays(side: Side, dtype: str, positions: str) -> None:
+    for n_head, n_embd, vocab in [(1, 2, 1), *SHAPES]:
+        model = GPT(
+            dtype, vocab, n_head=n_head, n_embd=n_embd, positions=positions, place=beside(side)
+        )
+        decoder = Decoder(model, 3)
+        ids = tokens(model, 3, 8)
+        decoder.read(ids[:, :5])
+        assert np.isfinite(decoder.read(ids[:, 5:6])).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vocab": 0}, "vocab must be in [1, 1073741824], got 0"),
+        ({"n_embd": 0}, "n_embd must be in [1, 65536], got 0"),
+        ({"n_layer": -1}, "n_layer must be in [0, 4096], got -1"),
+        ({"n_head": 0}, "n_head must be in [1, 16], got 0"),
+        ({"n_head": 3}, "n_head must divide n_embd 16, got 3"),
+        ({"n_head": 16}, "n_embd / n_head must be even under a rope_base, got 1"),
+        ({"block_size": 0}, "block_size must be in [1, 16777216], got 0"),
+        ({"past_embeds": 1025}, "past_embeds must be in [0, 1024], got 1025"),
+        ({"dtype": 3}, "dtype must be NCK_FLOAT32, NCK_FLOAT64 or NCK_BFLOAT16, got 3"),
+        ({"dtype": -1}, "dtype must be NCK_FLOAT32, NCK_FLOAT64 or NCK_BFLOAT16, got -1"),
+        ({"activation": 2}, "activation must be NCK_RELU or NCK_RELU2, got 2"),
+        ({"input_norm": 2}, "input_norm must be in [0, 1], got 2"),
+        ({"qk_norm": -1}, "qk_norm must be in [0, 1], got -1"),
+        ({"eps": -1.0}, "eps must be finite and at least 0, got -1"),
+        ({"eps": np.nan}, "eps must be finite and at least 0, got nan"),
+        ({"rope_base": 0.5}, "rope_base must be 0 or finite and at least 1, got 0.5"),
+        ({"rope_base": np.inf}, "rope_base must be 0 or finite and at least 1, got inf"),
+        ({"softcap": -1.0}, "softcap must be 0 or in [1e-30, 1e30], got -1"),
+        ({"wte": native.ffi.NULL}, "wte must not be NULL"),
+        ({"lm_head": native.ffi.NULL}, "lm_head must not be NULL"),
+        ({"layers": native.ffi.NULL}, "layers must not be NULL"),
+    ],
+)
+def test_a_wrong_model_is_named_and_nothing_is_opened(
+    changes: dict[str, Any], message: str
+) -> None:
+    described, _keep = GPT("float32", 27).described(**changes)
+    handle = native.ffi.new("nck_decoder **")
+    assert native.cpu().nck_open_decoder(described, 1, handle) == ARGUMENT
+    assert last_error() == message
+    assert handle[0] == native.ffi.NULL
+
+
+@pytest.mark.parametrize("name", ["wqkv", "wo", "fc1", "fc2"])
+def test_a_missing_matrix_is_named(name: str) -> None:
+    described, keep = GPT("float32", 27).described()
+    setattr(keep["layers"][1], name, native.ffi.NULL)
+    handle = native.ffi.new("nck_decoder **")
+    assert native.cpu().nck_open_decoder(described, 1, handle) == ARGUMENT
+    assert last_error() == f"{name} must not be NULL"
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (0, "rows must be in [1, 1048576], got 0"),
+        (2**20 + 1, f"rows must be in [1, 1048576], got {2**20 + 1}"),
+    ],
+)
+def test_wrong_rows_are_named(rows: int, message: str) -> None:
+    described, _keep = GPT("float32", 27).described()
+    handle = native.ffi.new("nck_decoder **")
+    assert native.cpu().nck_open_decoder(described, rows, handle) == ARGUMENT
+    assert last_error() == message
+
+
+READ = "first must be 0 or the 2 tokens that were read, got"
+
+
+@pytest.mark.parametrize(
+    ("positions", "width", "first", "threads", "message"),
+    [
+        ("rope", 9, 0, 1, "width must be in [1, 8], got 9"),
+        ("rope", 1, 1, 1, f"{READ} 1"),
+        ("rope", 1, 3, 1, f"{READ} 3"),
+        ("rope", 1, -1, 1, f"{READ} -1"),
+        ("rope", 7, 2, 1, "first + width must be at most block_size 8, got 9"),
+        ("learned", 7, 2, 1, "first + width must be at most block_size 8, got 9"),
+        ("rope", 1, 2, 0, "threads must be at least 1, got 0"),
+    ],
+)
+def test_a_wrong_step_is_named_and_nothing_is_written(
+    positions: str, width: int, first: int, threads: int, message: str
+) -> None:
+    decoder = Decoder(GPT("float32", 27, positions=positions), 2)
+    decoder.read(np.zeros((2, 2), np.int64))
+    status, logits = decoder.call(np.zeros((2, width), np.int64), first, threads)
+    assert status == ARGUMENT
+    assert last_error() == message
+    assert (logits == UNWRITTEN).all()
+
+
+def test_learned_positions_end_with_the_block() -> None:
+    decoder = Decoder(GPT("float32", 27, positions="learned"), 1)
+    decoder.read(np.zeros((1, 8), np.int64))
+    status, _ = decoder.call(np.zeros((1, 1), np.int64), 8)
+    assert status == ARGUMENT
+    assert last_error() == "first + width must be at most block_size 8, got 9"
+
+
+@pytest.mark.parametrize("token", [-1, 27, 2**62])
+def test_what_is_no_token_is_named_with_its_row(token: int) -> None:
+    decoder = Decoder(GPT("float32", 27), 3)
+    ids = np.zeros((3, 2), np.int64)
+    ids[1, 1] = token
+    status, logits = decoder.call(ids, 0)
+    assert status == ARGUMENT
+    assert last_error() == f"token 1 of row 1 must be in [0, 27), got {token}"
+    assert (logits == UNWRITTEN).all()
+    assert decoder.call(np.zeros((3, 2), np.int64), 0)[0] == OK
+
+
+@pytest.mark.parametrize("argument", ["decoder", "tokens", "logits"])
+def test_a_step_without_a_pointer_is_refused(argument: str) -> None:
+    decoder = Decoder(GPT("float32", 27), 1)
+    tokens_, logits = native.ffi.new("int64_t[1]"), native.ffi.new("float[27]")
+    arguments = {"decoder": decoder.handle, "tokens": tokens_, "width": 1, "first": 0,
+                 "logits": logits, "threads": 1, argument: native.ffi.NULL}  # fmt: skip
+    assert native.cpu().nck_decode(*arguments.values()) == ARGUMENT
+    assert last_error() == f"{argument} must not be NULL"
+
+
+def test_caches_beyond_all_memory_are_a_status() -> None:
+    described, _keep = GPT("float32", 27).described(block_size=2**24)
+    handle = native.ffi.new("nck_decoder **")
+    assert native.cpu().nck_open_decoder(described, 2**20, handle) == MEMORY
+    assert last_error() == "no memory for the working space of a kernel"

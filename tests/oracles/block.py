@@ -1,0 +1,77 @@
+"""Oracle: what a transformer block does between its products, in NumPy float64, with derivatives.
+
+Attention one head of one row at a time, from its definition: whole score matrices, no blocks.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+def rms_norm(x: Array, eps: float) -> tuple[Array, Array]:
+    """The norm over the last dimension and one over the root mean squares, (..., 1)."""
+    inverse = (np.mean(x * x, axis=-1, keepdims=True) + eps) ** -0.5
+    return x * inverse, inverse
+
+
+def rms_norm_backward(gradient: Array, x: Array, eps: float) -> Array:
+    y, inverse = rms_norm(x, eps)
+    return inverse * (gradient - y * np.mean(gradient * y, axis=-1, keepdims=True))
+
+
+def turned(x: Array, cos: Array, sin: Array, direction: int = 1) -> Array:
+    """Rotation in halves; −1 turns back."""
+    a, b = np.split(x, 2, axis=-1)
+    sin = sin * direction
+    return np.concatenate([a * cos + b * sin, b * cos - a * sin], axis=-1)
+
+
+class Attention:
+    """Forward and backward of (rows, width, 3, heads, head_dim) queries, keys and values."""
+
+    def __init__(
+        self,
+        qkv: Array,
+        angles: tuple[Array, Array] | None,  # cos and sin, (rows, width, head_dim / 2)
+        starts: NDArray[np.int64],  # (rows, width)
+        eps: float | None,  # of the norm, if there is one
+    ) -> None:
+        self.qkv, self.angles, self.eps = qkv, angles, eps
+        q, k, self.v = np.moveaxis(qkv, 2, 0)
+        self.q, self.k = self._placed(q), self._placed(k)
+        columns = np.arange(qkv.shape[1])
+        seen = (columns <= columns[:, None]) & (columns >= starts[..., None])
+        self.scale = qkv.shape[-1] ** -0.5
+        scores = np.einsum("bihd,bjhd->bhij", self.q, self.k) * self.scale
+        scores = np.where(seen[:, None], scores, -np.inf)
+        powers = np.exp(scores - scores.max(-1, keepdims=True))
+        self.weights = powers / powers.sum(-1, keepdims=True)
+        self.mixed = np.einsum("bhij,bjhd->bihd", self.weights, self.v)
+
+    def backward(self, gradient: Array) -> Array:  # as mixed -> as qkv
+        d_weights = np.einsum("bihd,bjhd->bhij", gradient, self.v)
+        along = (d_weights * self.weights).sum(-1, keepdims=True)
+        d_scores = self.weights * (d_weights - along) * self.scale
+        d_q = np.einsum("bhij,bjhd->bihd", d_scores, self.k)
+        d_k = np.einsum("bhij,bihd->bjhd", d_scores, self.q)
+        d_v = np.einsum("bhij,bihd->bjhd", self.weights, gradient)
+        q, k, _ = np.moveaxis(self.qkv, 2, 0)
+        return np.stack([self._placed_back(d_q, q), self._placed_back(d_k, k), d_v], axis=2)
+
+    def _turned(self, x: Array, direction: int = 1) -> Array:
+        if self.angles is None:
+            return x
+        cos, sin = (each[:, :, None] for each in self.angles)
+        return turned(x, cos, sin, direction)
+
+    def _placed(self, x: Array) -> Array:
+        x = self._turned(x)
+        return x if self.eps is None else rms_norm(x, self.eps)[0]
+
+    def _placed_back(self, gradient: Array, x: Array) -> Array:
+        if self.eps is not None:
+            gradient = rms_norm_backward(gradient, self._turned(x), self.eps)
+        return self._turned(gradient, -1)
