@@ -9,7 +9,7 @@ also runs the reference to its end for N seeds, with our `Value` in place of its
 this changes no bit of a loss is checked first), and sets the mean loss of the last 50 steps beside
 that of `nanochat train --mode scalar --preset microgpt`. The reference then runs beside itself with
 the README's changed lines (recorded.py), and the padding of a batch's lanes is counted. Each peer
-(peers.py) races against our side of its case (ours.py): processes in turn, best and median round,
+(ports.py) races against our side of its case (ours.py): processes in turn, best and median round,
 the machine's limit (limits.py) beside them; `--about` keeps a peer's revision and flags beside its
 figures. drop_in.py, micrograd.py and value.py time `Value` itself.
 """
@@ -28,7 +28,7 @@ from engine import compare_spread, compare_steps
 from limits import best_of, lengths_of, limit, measured_alone, padding, texts_of
 from machine import write_result
 from ours import measure_floor
-from peers import STEPS, parse_named, race
+from ports import STEPS, parse_named, race
 from recorded import compare_recorded
 
 from nanochat.commands.environment import cpu_features

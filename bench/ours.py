@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from limits import best_seconds, lengths_of, texts_of
-from peers import STEPS
+from ports import STEPS
 
 from nanochat import _scalar
 from nanochat.config import TrainConfig

@@ -2,7 +2,7 @@
 recorded, with the changed lines that the README shows.
 
 Works for any script with the names docs, uchars, state_dict, loss, step and num_steps; recorded()
-for the final gist. Knows nothing of other implementations (peers.py) and nothing of our engine
+for the final gist. Knows nothing of other implementations (ports.py) and nothing of our engine
 (engine.py).
 """
 
