@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,3 +37,12 @@ def prepare_text(source: Path, folder: Path) -> RaceText:
     whole.write_bytes(data)
     cut = len(data) // 10 * 9
     return RaceText(whole, data[:cut], data[cut:])
+
+
+def documents(text: str) -> list[str]:
+    """The parts between blank lines, each with the blank lines after it: together the text.
+
+    >>> documents("a\\nb\\n\\nc")
+    ['a\\nb\\n\\n', 'c']
+    """
+    return re.findall(r".+?(?:\n{2,}|\Z)", text, re.DOTALL)

@@ -14,7 +14,7 @@ from race_statistics import p_below, ratio_interval
 
 SCHEMA = Path(__file__).parent / "race.schema.json"
 COLUMNS = (
-    "parameters", "whole process, s", "steps alone, s", "nats a byte", "bits a byte",
+    "parameters", "context", "whole process, s", "steps alone, s", "nats a byte", "bits a byte",
     "times faster", "p (score below the peer's)", "runs",
 )  # fmt: skip
 
@@ -48,7 +48,7 @@ def _row(
         if values:
             row[name] = statistics.mean(values)
             row[f"{name}_sd"] = statistics.stdev(values) if len(values) > 1 else 0.0
-    row["parameters"] = done[0]["parameters"]
+    row |= {name: done[0][name] for name in ("parameters", "context")}
     if beside and not is_reference:
         scores = [run["score"] for run in done]
         row["p_below_reference"] = p_below(scores, statistics.mean(run["score"] for run in beside))
@@ -81,7 +81,7 @@ def table(summary: Sequence[Mapping[str, Any]]) -> str:
     for row in summary:
         if "score" not in row:
             notes = "; ".join(row["notes"]) or "no score"
-            lines.append(f"| {row['side']} | | | | | | | {notes} | 0/{row['started']} |")
+            lines.append(f"| {row['side']} | | | | | | | | {notes} | 0/{row['started']} |")
             continue
         faster = row.get("times_faster")
         ratio = (
@@ -89,7 +89,8 @@ def table(summary: Sequence[Mapping[str, Any]]) -> str:
         )
         p = f"{row['p_below_reference']:.1g}" if "p_below_reference" in row else ""
         lines.append(
-            f"| {row['side']} | {row['parameters']:,} | {_spread(row, 'seconds', 1)}"
+            f"| {row['side']} | {row['parameters']:,} | {row['context']}"
+            f" | {_spread(row, 'seconds', 1)}"
             f" | {_spread(row, 'steps_seconds', 1)} | {_spread(row, 'score', 4)}"
             f" | {_spread(row, 'bpb', 4)} | {ratio} | {p}"
             f" | {row['finished']}/{row['started']} |"

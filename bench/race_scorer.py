@@ -1,10 +1,10 @@
-"""One scorer for every side: nats of each validation byte under a checkpoint, in a process.
+"""One scorer for every side: nats of all validation bytes under a checkpoint, in a process.
 
-    python bench/race_scorer.py {ours,nanogpt} CHECKPOINT VALIDATION_FILE CONTEXT [CHECKOUT]
+    python bench/race_scorer.py {ours,nanogpt,nanochat} CHECKPOINT VALIDATION_FILE [CHECKOUT]
 
-Every byte but the first is a target once, in disjoint windows of CONTEXT bytes; a window sees
-nothing of the one before. The side computes logits; the loss is computed here, in float64, for all
-sides alike. Prints one JSON object.
+Every byte is a target once (the first only where a model starts from BOS), in disjoint windows as
+long as the checkpoint's own context; a window sees nothing of the one before. The side computes
+float32 logits; the loss is computed here, in float64, for all sides alike. Prints one JSON object.
 """
 
 from __future__ import annotations
@@ -13,18 +13,32 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from race_data import documents
 from torch import Tensor
 
 ROWS = 64  # windows scored together
-Logits = Callable[[Tensor], Tensor]  # (rows, width) tokens -> (rows, width, vocab)
+Windows = Iterator[tuple[Tensor, Tensor]]  # (rows, width) inputs and targets
 
 
-def windows(ids: np.ndarray, context: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Inputs and targets, (rows, width): whole windows together, then the rest as one."""
+@dataclass(frozen=True)
+class Scored:
+    """What a side gives to be scored."""
+
+    logits: Callable[[Tensor], Tensor]  # (rows, width) tokens -> (rows, width, vocab)
+    windows: Windows
+    context: int  # tokens a window
+    bytes: int  # that are targets
+    parameters: int
+    free: int = -1  # a target that costs nothing: BOS
+
+
+def windows(ids: np.ndarray, context: int) -> Windows:
+    """Whole windows of a stream together, then the rest as one; its first token is no target."""
     whole = (len(ids) - 1) // context
     tokens = torch.from_numpy(ids.astype(np.int64))
     inputs = tokens[: whole * context].view(whole, context)
@@ -35,50 +49,59 @@ def windows(ids: np.ndarray, context: int) -> Iterator[tuple[Tensor, Tensor]]:
         yield tokens[whole * context : -1][None], tokens[whole * context + 1 :][None]
 
 
-def nats(logits_of: Logits, ids: np.ndarray, context: int) -> tuple[float, int]:
-    """Sum over all targets, and their number."""
-    total, count = 0.0, 0
+def windows_from(start: int, ids: np.ndarray, context: int) -> Windows:
+    """The same where each window begins with the token `start` and all of `ids` are targets."""
+    tokens = torch.from_numpy(ids.astype(np.int64))
+    whole = len(ids) // context * context
+    for part in (tokens[:whole].view(-1, context), tokens[whole:][None]):
+        for first in range(0, len(part) if part.numel() else 0, ROWS):
+            targets = part[first : first + ROWS]
+            starts = torch.full((len(targets), 1), start)
+            yield torch.cat([starts, targets[:, :-1]], 1), targets
+
+
+def nats(scored: Scored) -> float:
+    """Sum over all targets that are not free."""
+    total = 0.0
     with torch.no_grad():
-        for inputs, targets in windows(ids, context):
-            logits = logits_of(inputs).double()
-            log_sums = torch.logsumexp(logits, -1)
+        for inputs, targets in scored.windows:
+            logits = scored.logits(inputs).double()
             chosen = logits.gather(-1, targets[..., None])[..., 0]
-            total += float((log_sums - chosen).sum())
-            count += targets.numel()
-    return total, count
+            losses = torch.logsumexp(logits, -1) - chosen
+            total += float(losses[targets != scored.free].sum())
+    return total
 
 
-def load_ours(checkpoint: Path) -> tuple[Logits, Callable[[str], list[int]], int]:
+def load_ours(checkpoint: Path, text: str) -> Scored:
     from nanochat.commands.trained import load_trained, read_checkpoint
     from nanochat.config import EvalConfig
     from nanochat.data.batches import Batch
 
     found, config, _ = read_checkpoint(str(checkpoint))
-    trained = load_trained(EvalConfig(checkpoint=str(checkpoint)), found, config)
+    # The torch engine reads the checkpoints of both.
+    asked = EvalConfig(checkpoint=str(checkpoint), mode="tensor", dtype="float32")
+    trained = load_trained(asked, found, config)
     engine = trained.engine
 
-    def batch(inputs: Tensor) -> Batch:
+    def logits(inputs: Tensor) -> Tensor:
         tokens = inputs.numpy()
         rows, width = tokens.shape
-        return Batch(
+        batch = Batch(
             inputs=tokens, targets=np.zeros_like(tokens),
             positions=np.tile(np.arange(width), (rows, 1)), segments=np.zeros_like(tokens),
             lengths=np.full(rows, width), global_targets=tokens.size,
         )  # fmt: skip
-
-    def logits(inputs: Tensor) -> Tensor:
-        hidden = engine.model.hidden(engine._inputs(batch(inputs)))
+        hidden = engine.model.hidden(engine._inputs(batch))
         result = (hidden @ engine.model.head.t()).view(*inputs.shape, -1).double()
         cap = trained.config.logit_softcap
         return cap * torch.tanh(result / cap) if cap else result
 
     size = sum(weight.size for weight in found.state.weights.values())
-    return logits, lambda text: trained.tokenizer.encode(text).tolist(), size
+    ids, context = np.asarray(trained.tokenizer.encode(text)), trained.config.block_size
+    return Scored(logits, windows(ids, context), context, len(text) - 1, size)
 
 
-def load_nanogpt(
-    checkpoint: Path, checkout: Path
-) -> tuple[Logits, Callable[[str], list[int]], int]:
+def load_nanogpt(checkpoint: Path, text: str, checkout: Path) -> Scored:
     import pickle
 
     sys.path.insert(0, str(checkout))
@@ -91,28 +114,47 @@ def load_nanogpt(
     model.eval()
     meta = checkout / "data" / "shakespeare_char" / "meta.pkl"
     number = pickle.loads(meta.read_bytes())["stoi"]
+    ids, context = np.array([number[c] for c in text]), saved["model_args"]["block_size"]
 
     def logits(inputs: Tensor) -> Tensor:
         result: Tensor = model(inputs, inputs)[0]  # with targets it gives logits everywhere
         return result
 
     size = sum(p.numel() for p in model.parameters())
-    return logits, lambda text: [number[c] for c in text], size
+    return Scored(logits, windows(ids, context), context, len(text) - 1, size)
+
+
+def load_nanochat(checkpoint: Path, text: str, checkout: Path) -> Scored:
+    """BOS before each document and each window, as in its training; BOS as a target is free."""
+    import os
+
+    os.environ["NANOCHAT_BASE_DIR"] = str(checkpoint.parent.parent)
+    sys.path.insert(0, str(checkout))
+    from nanochat.checkpoint_manager import load_model
+
+    cpu = torch.device("cpu")
+    model, tokenizer, meta = load_model("base", cpu, phase="eval", model_tag=checkpoint.name)
+    bos, context = tokenizer.get_bos_token_id(), meta["model_config"]["sequence_len"]
+    rows = tokenizer.encode(documents(text), prepend=bos)
+    ids = np.array([token for row in rows for token in row][1:])
+    size = sum(p.numel() for p in model.parameters())
+    return Scored(model, windows_from(bos, ids, context), context, len(text), size, free=bos)
+
+
+LOADERS = {"ours": load_ours, "nanogpt": load_nanogpt, "nanochat": load_nanochat}
 
 
 def main() -> None:
-    kind, checkpoint, validation, context = sys.argv[1:5]
-    if kind == "ours":
-        logits, encode, size = load_ours(Path(checkpoint))
-    else:
-        # Its own words go to stdout.
-        sys.stdout, out = sys.stderr, sys.stdout
-        logits, encode, size = load_nanogpt(Path(checkpoint), Path(sys.argv[5]))
-        sys.stdout = out
+    kind, checkpoint, validation, *checkout = sys.argv[1:]
     text = Path(validation).read_bytes().decode("ascii")
-    total, count = nats(logits, np.array(encode(text)), int(context))
-    record = {"nats": total, "targets": count, "parameters": size, "context": int(context)}
-    print(json.dumps({**record, "score": total / count, "bpb": total / count / math.log(2)}))
+    sys.stdout, out = sys.stderr, sys.stdout  # a side's own words
+    scored = LOADERS[kind](Path(checkpoint), text, *map(Path, checkout))
+    total = nats(scored)
+    sys.stdout = out
+    score = total / scored.bytes
+    record = {"nats": total, "bytes": scored.bytes, "parameters": scored.parameters}
+    record |= {"context": scored.context, "score": score, "bpb": score / math.log(2)}
+    print(json.dumps(record))
 
 
 if __name__ == "__main__":

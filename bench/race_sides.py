@@ -1,64 +1,76 @@
-"""The sides of a race: how each is started on the same bytes, and what its run left behind.
+"""One run of a race: its processes, what they printed and when, and the checkpoint that they left.
 
-Peers run unmodified, in their own checkout and by their own commands. Only the seed of nanoGPT,
-which it has no option for, is moved from outside.
+How each side is started on the same bytes is in race_entrants.py.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import shlex
-import shutil
 import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar, Protocol
 
 from race_data import RaceText
 
-NANOGPT_RECIPE = (  # its README's for a CPU
-    "config/train_shakespeare_char.py", "--device=cpu", "--compile=False", "--eval_iters=20",
-    "--log_interval=1", "--block_size=64", "--batch_size=12", "--n_layer=4", "--n_head=4",
-    "--n_embd=128", "--max_iters=2000", "--lr_decay_iters=2000", "--dropout=0.0",
-)  # fmt: skip
+Lines = Sequence[tuple[float, str]]  # second since the start, line of the log
 
-# Its train.py seeds torch with a constant: the same, moved by ours.
-_SEEDED = (
-    "import runpy, sys, torch; moved = int(sys.argv.pop(1)); seeds = torch.manual_seed;"
-    " torch.manual_seed = lambda seed: seeds(seed + moved); sys.argv = sys.argv[1:];"
-    " runpy.run_path(sys.argv[0], run_name='__main__')"
-)
+
+class Entrant(Protocol):
+    """How one program is prepared, started and read."""
+
+    loss: ClassVar[re.Pattern[str]]  # a validation loss in its log
+    loss_unit: ClassVar[float]  # nats a byte in one of it
+
+    def commands(
+        self, arguments: Sequence[str], seed: int, text: RaceText, out: Path
+    ) -> list[list[str]]:
+        """Its processes, one after the other, on an empty folder `out`."""
+
+    def folder(self, out: Path) -> Path:
+        """Where they start."""
+
+    def environment(self, out: Path) -> Mapping[str, str]: ...
+
+    def steps_seconds(self, lines: Lines) -> float | None:
+        """Of its training steps alone, by its own log."""
+
+    def checkpoint(self, out: Path) -> Path: ...
+
+    def score_command(self, checkpoint: Path, validation: Path) -> list[str]: ...
 
 
 @dataclass(frozen=True)
 class Side:
-    """One entrant. `kind` says how it is run and scored."""
+    """One row of the race: an entrant with its options and seeds."""
 
     name: str
-    kind: str  # ours, nanogpt
-    arguments: tuple[str, ...]  # of `nanochat train`, or beside nanoGPT's recipe
+    kind: str  # ours, nanogpt, nanochat
+    entrant: Entrant | None  # none where no checkout was given
+    arguments: tuple[str, ...]
     seeds: tuple[int, ...]
-    checkout: Path | None = None
-    skipped: str = ""  # why it does not start
 
 
 @dataclass
 class Run:
-    """One process, from its start to its end."""
+    """One run, from the start of its first process to the end of its last."""
 
     side: str
     seed: int
     status: str = "ok"  # ok, failed, timeout, skipped
     reason: str = ""
-    seconds: float | None = None  # the whole process
-    steps_seconds: float | None = None  # of its training steps alone, by its own log
+    seconds: float | None = None  # whole processes
+    steps_seconds: float | None = None
     checkpoint: Path | None = None
     curve: list[tuple[float, float]] = field(default_factory=list)  # seconds, its own estimate
+
+    def fail(self, status: str, reason: str) -> Run:
+        self.status, self.reason = status, reason[:400]
+        return self
 
     def record(self) -> dict[str, object]:
         return {
@@ -68,121 +80,57 @@ class Run:
         }  # fmt: skip
 
 
-def checkout_of(source: str, folder: Path) -> Path:
-    """A folder, or `URL@REVISION`, cloned. Raises SystemExit where git cannot."""
-    if Path(source).is_dir():
-        return Path(source).resolve()
-    url, _, revision = source.rpartition("@")
-    target = folder / "checkout"
-    clone = ["git", "clone", "--quiet", url or source, str(target)]
-    choose = ["git", "-C", str(target), "checkout", "--quiet", revision or "HEAD"]
-    for command in (clone, choose):
-        if subprocess.run(command).returncode:
-            raise SystemExit(f"cannot check out {source}: {shlex.join(command)} failed")
-    return target
-
-
-def prepare_nanogpt(checkout: Path, text: RaceText, folder: Path) -> Path:
-    """A copy of the checkout whose own script has made its data of the text."""
-    copy = folder / "nanoGPT"
-    shutil.copytree(checkout, copy, ignore=shutil.ignore_patterns(".git", "out*"))
-    data = copy / "data" / "shakespeare_char"
-    shutil.copy(text.whole, data / "input.txt")
-    subprocess.run([sys.executable, "prepare.py"], cwd=data, check=True, capture_output=True)
-    check_nanogpt_split(data, text)
-    return copy
-
-
-def check_nanogpt_split(data: Path, text: RaceText) -> None:
-    """Its token files, spelled out, are the bytes that all sides have. Raises SystemExit."""
-    import pickle
-
-    import numpy as np
-
-    spelled = pickle.loads((data / "meta.pkl").read_bytes())["itos"]
-    for name, part in (("train", text.train), ("val", text.val)):
-        ids = np.fromfile(data / f"{name}.bin", dtype=np.uint16)
-        if "".join(spelled[i] for i in ids.tolist()).encode() != part:
-            raise SystemExit(f"nanoGPT's {name} part is not the {len(part)} bytes of the others")
-
-
 def run(side: Side, seed: int, text: RaceText, folder: Path, timeout: float) -> Run:
-    """Start the side's process in an empty folder with empty caches, and wait for its end."""
+    """Start the side in an empty folder with empty caches, and wait for its end."""
     done = Run(side.name, seed)
-    if side.skipped:
-        done.status, done.reason = "skipped", side.skipped
-        return done
+    entrant = side.entrant
+    if entrant is None:
+        return done.fail("skipped", f"no --{side.kind} was given")
     out = Path(tempfile.mkdtemp(dir=folder))
-    command, cwd = command_of(side, seed, text, out)
-    lines, status = _timed_lines(command, cwd, _empty_caches(out), timeout, done)
+    commands = entrant.commands(side.arguments, seed, text, out)
+    lines, status = _logged(commands, entrant, out, timeout)
+    done.seconds = lines[-1][0]
+    done.curve = [
+        (second, float(found[1]) * entrant.loss_unit)
+        for second, line in lines
+        if (found := entrant.loss.search(line))
+    ]
+    done.steps_seconds = entrant.steps_seconds(lines)
     if status == "timeout":
-        done.status, done.reason = status, f"ran past {timeout:g} s"
-    elif status != "0":
-        last = lines[-1][1] if lines else "no output"
-        done.status, done.reason = "failed", f"exit status {status}: {last[:300]}"
-    _read_log(side, lines, done)
-    if done.status == "ok":
-        done.checkpoint = out / ("run" if side.kind == "ours" else "ckpt.pt")
-        if not done.checkpoint.exists():
-            done.status, done.reason = "failed", f"left no {done.checkpoint.name}"
+        return done.fail(status, f"ran past {timeout:g} s")
+    if status != "0":
+        last = next((line for _, line in reversed(lines) if line), "no output")
+        return done.fail("failed", f"exit status {status}: {last}")
+    checkpoint = entrant.checkpoint(out)
+    if not checkpoint.exists():
+        return done.fail("failed", f"left no {checkpoint.name}")
+    done.checkpoint = checkpoint
     return done
 
 
-def command_of(side: Side, seed: int, text: RaceText, out: Path) -> tuple[list[str], Path]:
-    if side.kind == "ours":
-        command = [
-            sys.executable, "-m", "nanochat", "train", "--data", str(text.whole), "--documents",
-            "file", "--seed", str(seed), "--out", str(out / "run"), *side.arguments,
-        ]  # fmt: skip
-        return command, out
-    assert side.checkout is not None
-    recipe = [*NANOGPT_RECIPE, f"--out_dir={out}", *side.arguments]
-    return [sys.executable, "-c", _SEEDED, str(seed), "train.py", *recipe], side.checkout
-
-
-def _empty_caches(out: Path) -> Mapping[str, str]:
-    caches = {name: str(out / name) for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")}
-    return {**os.environ, **caches}
-
-
-def _timed_lines(
-    command: Sequence[str], cwd: Path, environment: Mapping[str, str], timeout: float, done: Run
+def _logged(
+    commands: Sequence[Sequence[str]], entrant: Entrant, out: Path, timeout: float
 ) -> tuple[list[tuple[float, str]], str]:
-    """What the process printed, each line with its second, and its exit status or `timeout`."""
+    """All lines with their seconds, an empty one at the end, and the exit status or `timeout`."""
     lines: list[tuple[float, str]] = []
     started = time.perf_counter()
-    with subprocess.Popen(
-        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        stdin=subprocess.DEVNULL, text=True, bufsize=1,
-    ) as process:  # fmt: skip
-        # A timer of its own, because reading a line waits for it.
-        killer = _kill_after(process, timeout)
-        assert process.stdout is not None
-        lines.extend((time.perf_counter() - started, line.rstrip()) for line in process.stdout)
-        status = process.wait()
-        done.seconds = time.perf_counter() - started
-        killer.cancel()
-    return lines, "timeout" if done.seconds >= timeout else str(status)
-
-
-def _kill_after(process: subprocess.Popen[str], timeout: float) -> threading.Timer:
-    killer = threading.Timer(timeout, process.kill)
-    killer.start()
-    return killer
-
-
-_OURS_EVALUATED = re.compile(r"^step \d+/\d+ .*?val loss ([\d.]+)")
-_OURS_RATE = re.compile(r"\bsteps=(\d+) .*\bsteps_per_sec=([\d.]+)")
-_NANOGPT_EVALUATED = re.compile(r"^step \d+: train loss [\d.]+, val loss ([\d.]+)")
-_NANOGPT_STEP = re.compile(r"^iter \d+: loss .*, time ([\d.]+)ms")
-
-
-def _read_log(side: Side, lines: Sequence[tuple[float, str]], done: Run) -> None:
-    evaluated = _OURS_EVALUATED if side.kind == "ours" else _NANOGPT_EVALUATED
-    for second, line in lines:
-        if found := evaluated.search(line):
-            done.curve.append((second, float(found[1])))
-        if side.kind == "ours" and (found := _OURS_RATE.search(line)):
-            done.steps_seconds = int(found[1]) / float(found[2])
-        elif side.kind == "nanogpt" and (found := _NANOGPT_STEP.search(line)):
-            done.steps_seconds = (done.steps_seconds or 0.0) + float(found[1]) / 1e3
+    status = "0"
+    for command in commands:
+        with subprocess.Popen(
+            command, cwd=entrant.folder(out), env=entrant.environment(out), text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, bufsize=1,
+        ) as process:  # fmt: skip
+            # A timer of its own, because reading a line waits for it.
+            left = timeout - (time.perf_counter() - started)
+            killer = threading.Timer(max(left, 0), process.kill)
+            killer.start()
+            assert process.stdout is not None
+            lines.extend((time.perf_counter() - started, line.rstrip()) for line in process.stdout)
+            status = str(process.wait())
+            killer.cancel()
+        if time.perf_counter() - started >= timeout:
+            status = "timeout"
+        if status != "0":
+            break
+    lines.append((time.perf_counter() - started, ""))
+    return lines, status
