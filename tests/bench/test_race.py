@@ -1,0 +1,286 @@
+"""The race harness: what it feeds every side, how it scores, and that no failure stops it."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+import race_report
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from race_data import RaceText, documents, prepare_text
+from race_entrants import check_nanogpt_split
+from race_scorer import Scored, nats, windows, windows_from
+from race_sides import Lines, Side, run
+from race_statistics import p_below, ratio_interval
+
+from nanochat.config import TrainConfig
+from nanochat.data.prepare import prepare
+
+LINES = "".join(f"line {i} of a text\n" + "\n" * (i % 5 == 0) for i in range(900))
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> RaceText:
+    (tmp_path / "source.txt").write_text(LINES)
+    folder = tmp_path / "race"
+    folder.mkdir()
+    return prepare_text(tmp_path / "source.txt", folder)
+
+
+# ---------------------------------------------------------------------------------------- data
+
+
+def test_a_text_is_split_at_nine_tenths(text: RaceText) -> None:
+    whole = LINES.encode()[: len(LINES) // 10 * 10]
+    assert text.train + text.val == whole
+    assert len(text.train) * 10 == len(whole) * 9
+    assert text.record()["val_sha256"] == hashlib.sha256(whole[len(text.train) :]).hexdigest()
+
+
+def test_our_own_split_is_the_same_bytes(text: RaceText) -> None:
+    prepared = prepare(TrainConfig(mode="tensor", data=str(text.whole), documents="file"))
+    for part, expected in ((prepared.train, text.train), (prepared.val, text.val)):
+        assert prepared.tokenizer.decode(part.tokens.tolist()).encode() == expected
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [(b"short", "must hold at least 10000 bytes, got 0"), (b"\xc3\xa9" * 9000, "must be ASCII")],
+)
+def test_a_text_that_cannot_race_is_refused(tmp_path: Path, data: bytes, words: str) -> None:
+    source = tmp_path / "source.txt"
+    source.write_bytes(data)
+    with pytest.raises(SystemExit, match=words):
+        prepare_text(source, tmp_path)
+
+
+@given(st.text(alphabet="ab\n", min_size=1, max_size=60))
+def test_documents_are_the_text_in_parts(text: str) -> None:
+    parts = documents(text)
+    assert "".join(parts) == text
+    assert all(re.search(r"\n\n[^\n]", part.lstrip("\n")) is None for part in parts)
+
+
+def test_another_split_of_nanogpt_is_refused(text: RaceText, tmp_path: Path) -> None:
+    import pickle
+
+    letters = sorted(set(LINES))
+    (tmp_path / "meta.pkl").write_bytes(pickle.dumps({"itos": dict(enumerate(letters))}))
+
+    def save(name: str, part: bytes) -> None:
+        ids = np.array([letters.index(c) for c in part.decode()], dtype=np.uint16)
+        ids.tofile(tmp_path / f"{name}.bin")
+
+    save("train", text.train)
+    save("val", text.val)
+    check_nanogpt_split(tmp_path, text)
+    save("val", text.val[1:])
+    with pytest.raises(SystemExit, match=f"val part is not the {len(text.val)} bytes"):
+        check_nanogpt_split(tmp_path, text)
+
+
+# -------------------------------------------------------------------------------------- scorer
+
+
+def counting_logits(inputs: torch.Tensor) -> torch.Tensor:
+    """Of a model that reads a whole window: token t scores by how often it was seen so far."""
+    seen = torch.nn.functional.one_hot(inputs, 7).cumsum(1)
+    return 0.3 * seen.float() - 0.1 * torch.arange(7)
+
+
+def by_hand(inputs: Sequence[int], target: int) -> float:
+    """The same in plain Python: nats of `target` after the window's tokens so far."""
+    scores = [0.3 * inputs.count(t) - 0.1 * t for t in range(7)]
+    return math.log(sum(math.exp(score) for score in scores)) - scores[target]
+
+
+@given(st.lists(st.integers(0, 6), min_size=2, max_size=300), st.integers(1, 9))
+def test_each_target_is_scored_once_in_its_own_window(ids: list[int], context: int) -> None:
+    expected = 0.0
+    for i in range(1, len(ids)):
+        first = (i - 1) // context * context
+        expected += by_hand(ids[first:i], ids[i])
+    cut = windows(np.array(ids), context)
+    total = nats(Scored(counting_logits, cut, context, len(ids) - 1, 0))
+    assert total == pytest.approx(expected, rel=1e-6)
+
+
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=300), st.integers(1, 9))
+def test_windows_after_bos_score_every_token_but_bos(ids: list[int], context: int) -> None:
+    bos = 6
+    expected = 0.0
+    for i, target in enumerate(ids):
+        first = i // context * context
+        if target != bos:
+            expected += by_hand([bos, *ids[first:i]], target)
+    cut = windows_from(bos, np.array(ids), context)
+    total = nats(Scored(counting_logits, cut, context, len(ids), 0, free=bos))
+    assert total == pytest.approx(expected, rel=1e-6, abs=1e-12)
+
+
+# ---------------------------------------------------------------------------------- statistics
+
+
+@pytest.mark.parametrize(  # NIST/SEMATECH handbook, 1.3.6.7.2: upper critical values of t
+    ("runs", "t", "p"), [(2, 6.314, 0.05), (5, 3.747, 0.01), (10, 1.833, 0.05), (31, 3.385, 0.001)]
+)
+def test_p_is_of_students_t(runs: int, t: float, p: float) -> None:
+    values = [(-1.0) ** i if i < runs // 2 * 2 else 0.0 for i in range(runs)]
+    deviation = math.sqrt(sum(v * v for v in values) / (runs - 1))
+    assert p_below(values, t * deviation / math.sqrt(runs)) == pytest.approx(p, rel=2e-3)
+
+
+def test_a_single_run_shows_nothing_and_equal_runs_show_all() -> None:
+    assert math.isnan(p_below([1.0], 2.0))
+    assert (p_below([1.0, 1.0], 2.0), p_below([1.0, 1.0], 1.0)) == (0.0, 1.0)
+
+
+def test_the_interval_of_a_ratio_is_that_of_the_logarithms_difference() -> None:
+    a, b = [10.0, 11.0, 12.1], [2.0, 2.0, 2.0 * math.exp(1e-9)]
+    ratio, low, high = ratio_interval(a, b)
+    assert ratio == pytest.approx(33.1 / 3 / 2)
+    # Nearly all of the spread is of a: 2 degrees of freedom, t = 4.303.
+    error = math.log(1.1) / math.sqrt(3)
+    assert math.log(high / 5.5) == pytest.approx(4.303 * error, rel=1e-3)
+    assert math.log(5.5 / low) == pytest.approx(4.303 * error, rel=1e-3)
+
+
+# ------------------------------------------------------------------------------------ one side
+
+
+@dataclass(frozen=True)
+class Fake:
+    """An entrant that is a line of Python."""
+
+    code: str
+    loss = re.compile(r"^loss ([\d.]+)")
+    loss_unit = 0.5
+
+    def commands(
+        self, arguments: Sequence[str], seed: int, text: RaceText, out: Path
+    ) -> list[list[str]]:
+        return [[sys.executable, "-c", self.code, str(seed), *arguments]]
+
+    def folder(self, out: Path) -> Path:
+        return out
+
+    def environment(self, out: Path) -> Mapping[str, str]:
+        return {}
+
+    def steps_seconds(self, lines: Lines) -> float | None:
+        return 0.25
+
+    def checkpoint(self, out: Path) -> Path:
+        return out / "weights"
+
+    def score_command(self, checkpoint: Path, validation: Path) -> list[str]:
+        return [sys.executable, "-c", "pass"]
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "reason"),
+    [
+        ("import sys; open('weights', 'w').write(sys.argv[1])", "ok", ""),
+        ("raise ValueError('no luck')", "failed", "exit status 1: ValueError: no luck"),
+        ("pass", "failed", "left no weights"),
+        ("import time; print('on', flush=True); time.sleep(60)", "timeout", "ran past 1.5 s"),
+    ],
+)
+def test_a_run_ends_with_a_status_and_a_reason(
+    text: RaceText, tmp_path: Path, code: str, status: str, reason: str
+) -> None:
+    done = run(Side("fake", "ours", Fake(code), (), (7,)), 7, text, tmp_path, timeout=1.5)
+    assert (done.status, done.reason) == (status, reason)
+    assert done.seconds is not None
+    assert (done.checkpoint is None) == (status != "ok")
+    if done.checkpoint:
+        assert done.checkpoint.read_text() == "7"
+
+
+def test_a_side_without_a_checkout_is_skipped(text: RaceText, tmp_path: Path) -> None:
+    done = run(Side("gone", "nanogpt", None, (), (1,)), 1, text, tmp_path, timeout=9)
+    assert (done.status, done.reason, done.seconds) == ("skipped", "no --nanogpt was given", None)
+
+
+def test_the_curve_is_what_the_log_says_in_nats(text: RaceText, tmp_path: Path) -> None:
+    fake = Fake("open('weights', 'w'); print('loss 4.0'); print('other 3'); print('loss 3.0')")
+    done = run(Side("fake", "ours", fake, (), (1,)), 1, text, tmp_path, timeout=60)
+    assert [loss for _, loss in done.curve] == [2.0, 1.5]
+    assert done.steps_seconds == 0.25
+
+
+# -------------------------------------------------------------------------------------- report
+
+
+def a_run(side: str, seed: int, score: float | None, seconds: float = 3.0) -> dict[str, object]:
+    status = ("ok", "") if score is not None else ("failed", "exit status 1: no luck")
+    return {
+        "side": side, "seed": seed, "status": status[0], "reason": status[1], "seconds": seconds,
+        "steps_seconds": None, "score": score, "bpb": None if score is None else score / 0.6931,
+        "parameters": 10, "context": 64, "curve": [[1.0, 2.0], [2.0, 1.9]],
+    }  # fmt: skip
+
+
+def a_record(runs: list[dict[str, object]]) -> dict[str, object]:
+    part = {"train_bytes": 9, "val_bytes": 1, "train_sha256": "0" * 64, "val_sha256": "f" * 64}
+    side = {"name": "peer", "kind": "nanogpt", "arguments": [], "seeds": [1], "revision": ""}
+    return {
+        "name": "short", "title": "A race", "quick": True, "text": part, "sides": [side],
+        "runs": runs, "summary": race_report.summarise(runs, "peer"), "versions": {},
+        "environment": {},
+    }  # fmt: skip
+
+
+RUNS = [
+    a_run("peer", 1, 1.9, 100.0), a_run("ours", 1, 1.6, 5.0), a_run("peer", 2, 1.8, 110.0),
+    a_run("ours", 2, 1.5, 5.5), a_run("broken", 1, None),
+]  # fmt: skip
+
+
+def test_a_summary_compares_with_the_peers_mean() -> None:
+    rows = {row["side"]: row for row in race_report.summarise(RUNS, "peer")}
+    assert rows["ours"]["score"] == pytest.approx(1.55)
+    assert rows["ours"]["times_faster"]["ratio"] == pytest.approx(20.0)
+    assert rows["ours"]["p_below_reference"] == pytest.approx(p_below([1.6, 1.5], 1.85))
+    assert (rows["broken"]["finished"], rows["broken"]["started"]) == (0, 1)
+    assert rows["broken"]["notes"] == ["exit status 1: no luck"]
+    assert "times_faster" not in rows["peer"]
+
+
+def test_a_report_is_four_files_that_name_every_side(tmp_path: Path) -> None:
+    race_report.write_report(a_record(RUNS), tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "short.csv", "short.json", "short.md", "short.png",
+    ]  # fmt: skip
+    assert json.loads((tmp_path / "short.json").read_text())["runs"] == RUNS
+    words = (tmp_path / "short.md").read_text()
+    assert "| broken |" in words
+    assert "exit status 1: no luck" in words
+    assert len((tmp_path / "short.csv").read_text().splitlines()) == 1 + len(RUNS)
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [("status", "fine"), ("score", None), ("seconds", -1.0), ("curve", [[1.0]])],
+)
+def test_a_record_that_the_schema_refuses_is_not_written(
+    tmp_path: Path, where: str, value: object
+) -> None:
+    runs = copy.deepcopy(RUNS)
+    record = a_record(runs)
+    runs[0][where] = value
+    with pytest.raises(jsonschema.ValidationError):
+        race_report.write_report(record, tmp_path)
+    assert list(tmp_path.iterdir()) == []
