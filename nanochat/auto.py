@@ -68,6 +68,8 @@ def _of_tensor_alone(options: Mapping[str, Any]) -> str:
         return "past_embeds"
     if options["dropout"] > 0:
         return "dropout"
+    if options["auto_batch"]:
+        return "auto_batch"
     if processes.world() > 1:
         return "several processes"
     return ""

@@ -136,6 +136,10 @@ class TrainConfig:
         64, "Rows a microbatch.", group=_OPTIM, low=1, high=1 << 20, common=True
     )
     grad_accum: int = option(1, "Microbatches a step.", group=_OPTIM, low=1, high=1 << 16)
+    auto_batch: bool = option(
+        False, "Where memory runs out, halve the microbatches and double their number"
+        " (tensor only).", group=_OPTIM,
+    )  # fmt: skip
     optimizer: str = option(
         "adamw", "muon: Muon for the blocks' matrices, AdamW for the rest (tensor only).",
         group=_OPTIM, choices=("sgd", "adamw", "muon"),

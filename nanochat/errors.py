@@ -16,6 +16,7 @@ __all__ = [
     "MissingDependency",
     "NanochatError",
     "NonFiniteStep",
+    "OutOfMemory",
     "OutputError",
     "PromptTooLong",
     "RunInterrupted",
@@ -105,6 +106,18 @@ class NonFiniteStep(NanochatError):
     """A loss or gradient that is not finite; the weights are those from before the step."""
 
     exit_code = 1
+
+
+class OutOfMemory(NanochatError):
+    """A microbatch that does not fit in memory."""
+
+    exit_code = 1
+
+    def __init__(self, rows: int, block_size: int, halved: bool) -> None:
+        way_out = "lower block_size or n_embd" if halved else "lower it or use --auto-batch"
+        super().__init__(
+            f"batch_size must fit in memory, got {rows} rows of {block_size} tokens; {way_out}"
+        )
 
 
 class MemoryDrift(NanochatError):

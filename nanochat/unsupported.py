@@ -33,6 +33,8 @@ UNSUPPORTED: tuple[_Rule, ...] = (
           lambda c: c.mode == "scalar" and c.dropout > 0),
     _rule(errors.UnsupportedOption, "mode", "past_embeds", "use past_embeds 0 or mode tensor",
           lambda c: c.mode == "scalar" and c.past_embeds > 0),
+    _rule(errors.UnsupportedOption, "mode", "auto_batch", "leave it out or use mode tensor",
+          lambda c: c.mode == "scalar" and c.auto_batch),
     _rule(errors.UnsupportedOption, "mode", "loss", "leave it out or use mode tensor",
           lambda c: c.mode == "scalar" and c.loss == "torch"),
     _rule(errors.UnsupportedOption, "mode", "numerics", "use numerics fast or mode scalar",

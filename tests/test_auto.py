@@ -22,7 +22,7 @@ CHOICES = [
     ({"data": "haiku.txt", "documents": "line"}, "scalar", SMALL),
     ({"numerics": "exact", "n_embd": 128}, "scalar", "only it has numerics exact"),
     ({"preset": "mini"}, "tensor", LARGE),
-    ({"preset": "nano"}, "tensor", "only it has optimizer muon"),
+    ({"preset": "nano"}, "tensor", "only it has past_embeds"),
     ({"n_embd": 128}, "tensor", LARGE),
     ({"n_layer": 6}, "tensor", LARGE),
     ({"batch_size": 256}, "scalar", SMALL),
@@ -37,6 +37,7 @@ CHOICES = [
     ({"dtype": "bfloat16"}, "tensor", "only it has dtype bfloat16"),
     ({"dropout": 0.1}, "tensor", "only it has dropout"),
     ({"past_embeds": 1}, "tensor", "only it has past_embeds"),
+    ({"auto_batch": True}, "tensor", "only it has auto_batch"),
     ({"optimizer": "muon"}, "tensor", "only it has optimizer muon"),
 ]
 

@@ -295,6 +295,8 @@ REFUSED = [  # in the order of the table
      "mode scalar does not support dropout 0.1; use dropout 0 or mode tensor"),
     ({"mode": "scalar", "past_embeds": 1}, errors.UnsupportedOption,
      "mode scalar does not support past_embeds 1; use past_embeds 0 or mode tensor"),
+    ({"mode": "scalar", "auto_batch": True}, errors.UnsupportedOption,
+     "mode scalar does not support auto_batch true; leave it out or use mode tensor"),
     ({"mode": "scalar", "loss": "torch"}, errors.UnsupportedOption,
      "mode scalar does not support loss torch; leave it out or use mode tensor"),
     ({"mode": "tensor", "numerics": "exact"}, errors.UnsupportedOption,

@@ -258,6 +258,12 @@ def _finish(
     terminal: Terminal,
 ) -> TrainResult:
     metrics = _metrics(engine, config, prepared, result)
+    if (parts := getattr(engine, "parts", 1)) > 1:
+        terminal.warn(
+            f"batch_size {config.batch_size} did not fit in memory: trained as {parts} parts,"
+            f" --batch-size {-(-config.batch_size // parts)} --grad-accum"
+            f" {config.grad_accum * parts}"
+        )
     folder.write_json(folder.result, {**metrics, "split_sha256": prepared.split_sha256})
     draw_losses(folder.metrics, folder.plot, f"{config.data}, {config.model_kind}, {config.mode}")
     context = prompt_tokens(prepared.tokenizer, "", prepared.start, config.block_size)

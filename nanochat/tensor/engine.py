@@ -20,12 +20,13 @@ from torch import Tensor
 from nanochat import native, philox
 from nanochat.config import TrainConfig
 from nanochat.data.batches import IGNORE, Batch
-from nanochat.errors import KernelError, UnsupportedDevice, UnsupportedDtype
+from nanochat.errors import KernelError, OutOfMemory, UnsupportedDevice, UnsupportedDtype
 from nanochat.ops.linear_cross_entropy import linear_cross_entropy
 from nanochat.tensor import distributed
 from nanochat.tensor.bigram import Bigram
 from nanochat.tensor.decoder import open_decoder
 from nanochat.tensor.inputs import InputsMaker
+from nanochat.tensor.memory import in_parts, is_out_of_memory
 from nanochat.tensor.minigpt import MiniGPT
 from nanochat.tensor.optimizer import FlatOptimizer
 from nanochat.tensor.weights import FlatWeights
@@ -132,17 +133,34 @@ class TensorEngine:
         self._dropout = torch.Generator(place) if config.dropout else None
         self._fused = config.loss == "fused"
         self._steps = 0  # begun since the start of training; names the draws of dropout
+        self.parts = 1  # that a microbatch is trained in; auto_batch doubles it
 
     @property
     def using_gpu(self) -> bool:
         return self.device != "cpu"
 
     def step(self, microbatches: Sequence[Batch], settings: StepSettings) -> QueuedStep:
-        for index, batch in enumerate(microbatches):
-            self._accumulate(batch, self._dropout_of(index))
+        while not self._fits(microbatches):
+            self.weights.zero()  # what the failed try left
         distributed.all_reduce(self.weights.step_sums)
         self._steps += 1
         return QueuedStep(*self.optimizer.step(settings))
+
+    def _fits(self, microbatches: Sequence[Batch]) -> bool:
+        """Accumulate all; False where memory ran out and smaller parts are to be tried."""
+        try:
+            for index, batch in enumerate(microbatches):
+                for part, piece in enumerate(in_parts(batch, self.parts)):
+                    self._accumulate(piece, self._dropout_of(index * self.parts + part))
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            rows = -(-max(len(batch.inputs) for batch in microbatches) // self.parts)
+            if not self.config.auto_batch or rows == 1:
+                raise OutOfMemory(rows, self.config.block_size, self.config.auto_batch) from None
+            self.parts *= 2
+            return False
+        return True
 
     def _accumulate(self, batch: Batch, dropout: torch.Generator | None) -> None:
         """Add one microbatch's part of the step's loss and gradients."""
@@ -161,7 +179,7 @@ class TensorEngine:
     def _dropout_of(self, microbatch: int) -> torch.Generator | None:
         if self._dropout is None:
             return None
-        item = self._steps << 16 | microbatch  # grad_accum is at most 2¹⁶
+        item = self._steps << 32 | microbatch
         rank = distributed.rank()
         seed = philox.random_u64(self.config.seed, philox.Stream.DROPOUT, item, 1, first=rank)
         return self._dropout.manual_seed(int(seed[0] >> np.uint64(1)))
