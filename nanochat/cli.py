@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
+from nanochat import processes
 from nanochat.config import AblateConfig, EvalConfig, Knob, SampleConfig, TrainConfig, knobs
 from nanochat.errors import NanochatError
 from nanochat.settings import gather_options
@@ -163,7 +164,9 @@ def _run(command: str, options: Mapping[str, Any], terminal: Terminal) -> None:
     if command == "train":
         from nanochat.commands.train import train
 
-        train(TrainConfig(**options), terminal=terminal)
+        config = TrainConfig(**options)
+        age = processes.age() if config.time_budget is not None else 0.0
+        train(config, terminal=terminal, age=age)
     elif command == "sample":
         from nanochat.commands.sample import sample
 

@@ -9,10 +9,11 @@ constructor, so all of them refuse the same things in the same words.
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from nanochat import errors
+from nanochat import errors, processes
 from nanochat.auto import choose_engine
 from nanochat.errors import ConfigError
 from nanochat.knob import UNSET, Knob, check_knobs, closest, fill, filled, knobs, option
@@ -31,6 +32,7 @@ __all__ = [
     "Knob",
     "SampleConfig",
     "TrainConfig",
+    "budget_seconds",
     "check_knobs",
     "closest",
     "knobs",
@@ -132,6 +134,10 @@ class TrainConfig:
 
     # optimization
     steps: int = option(600, "Optimizer steps.", group=_OPTIM, low=0, high=10**9, common=True)
+    time_budget: str | None = option(
+        None, "Time for the whole run, 60s or 5m; chooses preset, batch and steps.", group=_OPTIM,
+        kind=str, optional=True, common=True,
+    )  # fmt: skip
     batch_size: int = option(
         64, "Rows a microbatch.", group=_OPTIM, low=1, high=1 << 20, common=True
     )
@@ -284,6 +290,15 @@ class TrainConfig:
             raise ConfigError(knob.refusal(name, value))
 
     def _check_together(self) -> None:
+        if self.time_budget is not None:
+            budget_seconds(self.time_budget)
+            usual = PRESETS[self.preset].get("steps", knobs(type(self))["steps"].default)
+            if self.steps != usual:
+                raise ConfigError(f"time_budget chooses steps; leave out steps, got {self.steps}")
+            if processes.world() > 1:
+                raise ConfigError(
+                    f"time_budget must be of one process, got {processes.world()}; use steps"
+                )
         if self.n_embd % self.n_head:
             raise ConfigError(
                 f"n_embd must be a multiple of n_head, got n_embd {self.n_embd} and n_head"
@@ -307,6 +322,22 @@ class TrainConfig:
     @property
     def head_dim(self) -> int:
         return self.n_embd // self.n_head
+
+
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
+
+
+def budget_seconds(text: str) -> float:
+    """Seconds of a time like 90, 60s, 1.5m or 2h. Raises ConfigError for any other text.
+
+    >>> budget_seconds("1.5m")
+    90.0
+    """
+    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?) ?([smh]?)", text.strip())
+    seconds = float(found[1]) * _UNITS[found[2]] if found else 0.0
+    if seconds <= 0:
+        raise ConfigError(f"time_budget must be a time like 60s, 5m or 1h, got {text!r}")
+    return seconds
 
 
 def _preset(preset: Any, mode: str, model_kind: Any) -> str:

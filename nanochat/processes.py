@@ -1,10 +1,12 @@
-"""Which of several processes this is, as torchrun says in the environment; torch-free."""
+"""Which of several processes this is, as torchrun says in the environment, and since when;
+torch-free."""
 
 from __future__ import annotations
 
 import os
+import time
 
-__all__ = ["local_rank", "rank", "world"]
+__all__ = ["age", "local_rank", "rank", "world"]
 
 
 def rank() -> int:
@@ -20,3 +22,10 @@ def world() -> int:
 def local_rank() -> int:
     """Number of this process on its machine; it picks the GPU."""
     return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def age() -> float:
+    """Seconds since this process was started."""
+    import psutil  # only a time budget asks
+
+    return max(time.time() - float(psutil.Process().create_time()), 0.0)

@@ -12,6 +12,7 @@ from typing import Any
 
 from nanochat import processes
 from nanochat.auto import choose_engine
+from nanochat.commands.budget import fit_to_budget
 from nanochat.commands.curve import draw_losses
 from nanochat.commands.environment import describe_environment
 from nanochat.commands.generate import (
@@ -24,7 +25,6 @@ from nanochat.commands.run import RunFolder, refuse_used
 from nanochat.commands.signals import stop_requested
 from nanochat.commands.terminal import SILENT, Terminal
 from nanochat.config import RUNS_DIR, TrainConfig, knobs
-from nanochat.data.batches import evaluation_batches, make_batcher
 from nanochat.data.prepare import Prepared, prepare
 from nanochat.engines import build_engine, resolve_hardware, tape_warning
 from nanochat.errors import CheckpointError, ConfigError
@@ -44,7 +44,6 @@ from nanochat.training.parameters import parameter_specs
 __all__ = ["TrainResult", "train"]
 
 STYLE_WEIGHT = 1.0
-EVAL_TOKENS = 4096  # a batch of evaluation: small training batches leave cores idle there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +55,12 @@ class TrainResult:
     run: Path  # the run's folder
 
 
-def train(config: TrainConfig | None = None, *, terminal: Terminal = SILENT) -> TrainResult:
+def train(
+    config: TrainConfig | None = None,
+    *,
+    terminal: Terminal = SILENT,
+    age: float = 0.0,  # seconds of a time budget that have gone already
+) -> TrainResult:
     """Train one model and write its run folder; the default is the default of the command line.
 
     Raises a NanochatError for whatever a user can get wrong; `RunInterrupted` after SIGINT or
@@ -67,6 +71,7 @@ def train(config: TrainConfig | None = None, *, terminal: Terminal = SILENT) -> 
     >>> run.metrics["steps"], len(run.samples)
     (3, 2)
     """
+    started = time.perf_counter() - age
     config = config or TrainConfig()
     chosen = "mode" in config.given or config.resume  # by the user, not by the rule of mode auto
     terminal = terminal if processes.rank() == 0 else SILENT
@@ -78,6 +83,10 @@ def train(config: TrainConfig | None = None, *, terminal: Terminal = SILENT) -> 
         config = _resumed_config(config, checkpoint)
     elif config.out is not None and processes.rank() == 0:
         refuse_used(Path(config.out))  # before any work, not only when the folder is made
+    if config.time_budget is not None:
+        fit = fit_to_budget(config, started)
+        terminal.note(f"{config.time_budget}: {fit}")
+        config, chosen = fit.config, True
     config, prepared, reason = _resolve(config, chosen)
     if checkpoint is not None:
         _check_same_data(prepared, checkpoint)
@@ -214,15 +223,8 @@ def _run_loop(
     checkpoint: Checkpoint | None,
     terminal: Terminal,
 ) -> LoopResult:
-    batcher = make_batcher(
-        config.batching, prepared.train, batch_size=config.batch_size,
-        block_size=config.block_size, grad_accum=config.grad_accum, seed=config.seed,
-        rank=processes.rank(), world=processes.world(),
-    )  # fmt: skip
-    evaluation_set = evaluation_batches(
-        prepared.val, batch_size=max(config.batch_size, EVAL_TOKENS // config.block_size),
-        block_size=config.block_size, max_tokens=config.eval_tokens,
-    )  # fmt: skip
+    batcher = prepared.batcher(config, processes.rank(), processes.world())
+    evaluation_set = prepared.evaluation_set(config)
 
     def save(trainer: TrainerState) -> str:
         path = save_checkpoint(

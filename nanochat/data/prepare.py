@@ -6,7 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from nanochat.config import TrainConfig
-from nanochat.data.batches import resolve_batching
+from nanochat.data.batches import (
+    Batch,
+    Batcher,
+    evaluation_batches,
+    make_batcher,
+    resolve_batching,
+)
 from nanochat.data.corpus import load_corpus
 from nanochat.data.documents import Documents, encode_documents
 from nanochat.data.splits import split_documents
@@ -15,6 +21,8 @@ from nanochat.data.tokenizer import BOS, Tokenizer, build_tokenizer
 from nanochat.errors import TokenizerError
 
 __all__ = ["Prepared", "prepare", "start_text"]
+
+EVAL_TOKENS = 4096  # a batch of evaluation: small training batches leave cores idle there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +42,21 @@ class Prepared:
         """Positions of the longest segment that training or validation can meet."""
         parts = (self.train.lengths, self.val.lengths)
         return min(block_size, 1 + max(int(lengths.max(initial=0)) for lengths in parts))
+
+    def batcher(self, config: TrainConfig, rank: int = 0, world: int = 1) -> Batcher:
+        """The training batches of a config."""
+        return make_batcher(
+            resolve_batching(config.batching, self.train, config.block_size), self.train,
+            batch_size=config.batch_size, block_size=config.block_size,
+            grad_accum=config.grad_accum, seed=config.seed, rank=rank, world=world,
+        )  # fmt: skip
+
+    def evaluation_set(self, config: TrainConfig) -> list[Batch]:
+        """The validation part, or the eval_tokens of it that the config asks for."""
+        return evaluation_batches(
+            self.val, batch_size=max(config.batch_size, EVAL_TOKENS // config.block_size),
+            block_size=config.block_size, max_tokens=config.eval_tokens,
+        )  # fmt: skip
 
     def describe(self) -> dict[str, Any]:
         """What artifacts keep of the data; never the text itself."""
