@@ -333,7 +333,7 @@ def budget_seconds(text: str) -> float:
     >>> budget_seconds("1.5m")
     90.0
     """
-    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?) ?([smh]?)", text.strip())
+    found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?([smh]?)", text)
     seconds = float(found[1]) * _UNITS[found[2]] if found else 0.0
     if seconds <= 0:
         raise ConfigError(f"time_budget must be a time like 60s, 5m or 1h, got {text!r}")
