@@ -25,10 +25,10 @@ import nanochat
 # What is changed, and how; several options where one needs the others.
 CHANGES: Sequence[tuple[str, Mapping[str, Any]]] = (
     ("the preset", {}),
-    ("AdamW for all, rate 0.003", {"optimizer": "adamw", "matrix_lr": 0.003, "lr": 0.003,
-                                   "head_lr": 0.003}),
-    ("AdamW for all, rate 0.006", {"optimizer": "adamw", "matrix_lr": 0.006, "lr": 0.006,
-                                   "head_lr": 0.006}),
+    ("Muon for the matrices", {
+        "optimizer": "muon", "matrix_lr": 0.02, "lr": 0.01, "head_lr": 0.005, "beta2": 0.95,
+        "muon_momentum": 0.9, "weight_decay": 0.0,
+    }),
     ("no embeddings of the past", {"past_embeds": 0}),
     ("past_embeds 1", {"past_embeds": 1}),
     ("past_embeds 2", {"past_embeds": 2}),
@@ -44,18 +44,17 @@ CHANGES: Sequence[tuple[str, Mapping[str, Any]]] = (
     ("tied head", {"tie_lm_head": True}),
     ("soft-cap 15", {"logit_softcap": 15.0}),
     ("init_std 0.04", {"init_std": 0.04}),
-    ("init_std 0.16", {"init_std": 0.16}),
-    ("matrix_lr 0.01", {"matrix_lr": 0.01}),
-    ("matrix_lr 0.03", {"matrix_lr": 0.03}),
-    ("lr 0.005", {"lr": 0.005}),
-    ("lr 0.02", {"lr": 0.02}),
-    ("head_lr 0.0025", {"head_lr": 0.0025}),
-    ("head_lr 0.01", {"head_lr": 0.01}),
-    ("Muon's momentum 0.85", {"muon_momentum": 0.85}),
-    ("Muon's momentum 0.95", {"muon_momentum": 0.95}),
+    ("lr 0.003", {"lr": 0.003}),
+    ("lr 0.006", {"lr": 0.006}),
+    ("lr 0.01 of the embeddings", {"lr": 0.01, "matrix_lr": 0.004, "head_lr": 0.004}),
+    ("lr 0.008 of the head", {"head_lr": 0.008}),
+    ("beta1 0.9", {"beta1": 0.9}),
+    ("beta2 0.95", {"beta2": 0.95}),
     ("linear warmdown over all", {"lr_schedule": "linear"}),
     ("linear warmdown over the last half", {"lr_schedule": "linear", "warmdown_ratio": 0.5}),
-    ("weight decay 0.1", {"weight_decay": 0.1}),
+    ("no weight decay", {"weight_decay": 0.0}),
+    ("weight decay 0.5", {"weight_decay": 0.5}),
+    ("dropout 0.05", {"dropout": 0.05}),
     ("batch 8, as many tokens", {"batch_size": 8, "steps": 1.5}),
     ("batch 24, as many tokens", {"batch_size": 24, "steps": 0.5}),
     ("float32", {"dtype": "float32"}),
@@ -72,14 +71,15 @@ def training_part(text: Path, folder: Path) -> Path:
 
 def losses(
     change: Mapping[str, Any], base: Mapping[str, Any], seeds: int, out: Path
-) -> list[float]:
-    """Validation losses of one change, a seed each, nats a token."""
+) -> tuple[list[float], float]:
+    """Validation losses of one change, a seed each, nats a token; and milliseconds a step."""
     options = {**base, **change}
     options["steps"] = round(base["steps"] * change.get("steps", 1))
     steps = options.pop("steps")
     config = nanochat.AblateConfig(vary=(f"steps={steps}",), seeds=seeds, jobs=2, out=str(out))
     result = nanochat.ablate(config, {**options, "threads": 1})
-    return [float(run["val_loss"]) for run in result.runs]
+    rates = [float(run["steps_per_sec"]) for run in result.runs]
+    return [float(run["val_loss"]) for run in result.runs], 1e3 / statistics.median(rates)
 
 
 def interval(values: Sequence[float]) -> float:
@@ -105,7 +105,7 @@ def main() -> None:
         for number, (name, change) in enumerate(CHANGES):
             if number and options.only not in name:
                 continue
-            found = losses(change, base, options.seeds, Path(folder) / str(number))
+            found, step_ms = losses(change, base, options.seeds, Path(folder) / str(number))
             change_of = (
                 [a - b for a, b in zip(found, rows[0]["losses"], strict=True)] if rows else []
             )
@@ -114,6 +114,7 @@ def main() -> None:
                     "change": name,
                     "options": dict(change),
                     "losses": found,
+                    "step_ms": step_ms,
                     "mean": statistics.mean(found),
                     "effect": statistics.mean(change_of) if change_of else 0.0,
                     "interval": interval(change_of) if change_of else interval(found),
@@ -124,7 +125,8 @@ def main() -> None:
 
 
 def line(row: Mapping[str, Any]) -> str:
-    return f"| {row['change']} | {row['mean']:.4f} | {row['effect']:+.4f} ± {row['interval']:.4f} |"
+    effect = f"{row['effect']:+.4f} ± {row['interval']:.4f}"
+    return f"| {row['change']} | {row['mean']:.4f} | {effect} | {row['step_ms']:.1f} |"
 
 
 if __name__ == "__main__":

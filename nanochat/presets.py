@@ -77,7 +77,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "lr": 4e-3,
         "weight_decay": 0.2,
         "beta1": 0.8,
-        "beta2": 0.98,
+        "beta2": 0.95,
         "lr_schedule": "cosine",
         "warmup_ratio": 0.05,
         "warmdown_ratio": 0.95,
