@@ -1,11 +1,12 @@
 """What each option of the nano preset is worth: ablations on a part of the training bytes.
 
-    python bench/recipe.py --text FILE [--steps 300] [--seeds 3] [--only WORD]
+    python bench/recipe.py --text FILE [--notebook adamw|muon] [--steps 300] [--seeds 3]
 
 FILE is split 90/10 as `nanochat train` splits it, and its last part is put away: tuning never sees
 what the race is scored on. What is left is split again for these runs. Each line of the table
 changes one option (or one with the settings that it needs) and is trained by `nanochat ablate`
-with the same seeds. Writes results/recipe.json and prints the table of docs/recipe.md.
+with the same seeds. The model's options were measured around Muon, the rates around both
+optimizers. Writes results/recipe-NOTEBOOK.json and prints a table of docs/recipe.md.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ from machine import write_result
 
 import nanochat
 
+MUON = {
+    "optimizer": "muon", "matrix_lr": 0.02, "lr": 0.01, "head_lr": 0.005, "muon_momentum": 0.9,
+    "beta2": 0.95, "weight_decay": 0.0,
+}  # fmt: skip
+
 # What is changed, and how; several options where one needs the others.
-CHANGES: Sequence[tuple[str, Mapping[str, Any]]] = (
-    ("the preset", {}),
-    ("Muon for the matrices", {
-        "optimizer": "muon", "matrix_lr": 0.02, "lr": 0.01, "head_lr": 0.005, "beta2": 0.95,
-        "muon_momentum": 0.9, "weight_decay": 0.0,
-    }),
+Changes = Sequence[tuple[str, Mapping[str, Any]]]
+MODEL: Changes = (
     ("no embeddings of the past", {"past_embeds": 0}),
     ("past_embeds 1", {"past_embeds": 1}),
     ("past_embeds 2", {"past_embeds": 2}),
@@ -44,21 +46,46 @@ CHANGES: Sequence[tuple[str, Mapping[str, Any]]] = (
     ("tied head", {"tie_lm_head": True}),
     ("soft-cap 15", {"logit_softcap": 15.0}),
     ("init_std 0.04", {"init_std": 0.04}),
-    ("lr 0.003", {"lr": 0.003}),
-    ("lr 0.006", {"lr": 0.006}),
-    ("lr 0.01 of the embeddings", {"lr": 0.01, "matrix_lr": 0.004, "head_lr": 0.004}),
-    ("lr 0.008 of the head", {"head_lr": 0.008}),
-    ("beta1 0.9", {"beta1": 0.9}),
-    ("beta2 0.95", {"beta2": 0.95}),
+    ("init_std 0.16", {"init_std": 0.16}),
+)  # fmt: skip
+MUON_RATES: Changes = (
+    ("AdamW for all, rate 0.003", {"optimizer": "adamw", "matrix_lr": 0.003, "lr": 0.003,
+                                   "head_lr": 0.003}),
+    ("AdamW for all, rate 0.006", {"optimizer": "adamw", "matrix_lr": 0.006, "lr": 0.006,
+                                   "head_lr": 0.006}),
+    ("matrix_lr 0.01", {"matrix_lr": 0.01}),
+    ("matrix_lr 0.03", {"matrix_lr": 0.03}),
+    ("lr 0.005", {"lr": 0.005}),
+    ("lr 0.02", {"lr": 0.02}),
+    ("head_lr 0.0025", {"head_lr": 0.0025}),
+    ("head_lr 0.01", {"head_lr": 0.01}),
+    ("Muon's momentum 0.85", {"muon_momentum": 0.85}),
+    ("Muon's momentum 0.95", {"muon_momentum": 0.95}),
     ("linear warmdown over all", {"lr_schedule": "linear"}),
     ("linear warmdown over the last half", {"lr_schedule": "linear", "warmdown_ratio": 0.5}),
-    ("no weight decay", {"weight_decay": 0.0}),
-    ("weight decay 0.5", {"weight_decay": 0.5}),
-    ("dropout 0.05", {"dropout": 0.05}),
+    ("weight decay 0.1", {"weight_decay": 0.1}),
     ("batch 8, as many tokens", {"batch_size": 8, "steps": 1.5}),
     ("batch 24, as many tokens", {"batch_size": 24, "steps": 0.5}),
     ("float32", {"dtype": "float32"}),
 )  # fmt: skip
+ADAMW_RATES: Changes = (
+    ("Muon for the matrices", MUON),
+    ("lr 0.003", {"lr": 0.003}),
+    ("lr 0.006", {"lr": 0.006}),
+    ("lr 0.01 of the embeddings", {"lr": 0.01, "matrix_lr": 0.004, "head_lr": 0.004}),
+    ("head_lr 0.008", {"head_lr": 0.008}),
+    ("beta1 0.9", {"beta1": 0.9}),
+    ("beta2 0.98", {"beta2": 0.98}),
+    ("no weight decay", {"weight_decay": 0.0}),
+    ("weight decay 0.5", {"weight_decay": 0.5}),
+    ("dropout 0.05", {"dropout": 0.05}),
+    ("no embeddings of the past", {"past_embeds": 0}),
+    ("float32", {"dtype": "float32"}),
+)  # fmt: skip
+NOTEBOOKS: Mapping[str, tuple[Mapping[str, Any], Changes]] = {
+    "muon": (MUON, (("the recipe", {}), *MODEL, *MUON_RATES)),
+    "adamw": ({}, (("the preset", {}), *ADAMW_RATES)),
+}
 
 
 def training_part(text: Path, folder: Path) -> Path:
@@ -93,18 +120,17 @@ def main() -> None:
     parser.add_argument("--text", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=3, choices=(2, 3, 4, 5))
-    parser.add_argument("--only", default="", help="changes whose name holds this")
+    parser.add_argument("--notebook", default="adamw", choices=NOTEBOOKS)
     options = parser.parse_args()
+    around, changes = NOTEBOOKS[options.notebook]
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         text = training_part(options.text, Path(folder))
         base = {
             "preset": "nano", "data": str(text), "mode": "tensor", "steps": options.steps,
-            "num_samples": 0,
+            "num_samples": 0, **around,
         }  # fmt: skip
-        for number, (name, change) in enumerate(CHANGES):
-            if number and options.only not in name:
-                continue
+        for number, (name, change) in enumerate(changes):
             found, step_ms = losses(change, base, options.seeds, Path(folder) / str(number))
             change_of = (
                 [a - b for a, b in zip(found, rows[0]["losses"], strict=True)] if rows else []
@@ -121,7 +147,8 @@ def main() -> None:
                 }
             )
             print(line(rows[-1]), flush=True)
-    write_result("recipe", {"steps": options.steps, "seeds": options.seeds, "changes": rows})
+    record = {"steps": options.steps, "seeds": options.seeds, "changes": rows}
+    write_result(f"recipe-{options.notebook}", record)
 
 
 def line(row: Mapping[str, Any]) -> str:

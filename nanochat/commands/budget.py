@@ -7,6 +7,7 @@ clock. Owns the choice; which presets there are is presets.py's.
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -23,11 +24,12 @@ from nanochat.training.loop import step_settings
 
 __all__ = ["LADDERS", "Fit", "fit_to_budget"]
 
-# Presets for long documents and for short ones, the largest first, with the steps from which each
-# beats the next in the same time.
+# Presets for long documents, for short ones and for the scalar engine, the largest first, with the
+# steps from which each is worth its slower steps.
 LADDERS: Mapping[str, tuple[tuple[str, int], ...]] = {
-    "windows": (("small", 2500), ("nano", 0)),
-    "packed": (("mini", 400), ("pico", 0)),
+    "long": (("small", 1000), ("nano", 0)),
+    "short": (("mini", 400), ("pico", 0)),
+    "scalar": (("pico", 0),),
 }
 
 LARGEST_BATCH = 16  # times the preset's
@@ -66,8 +68,9 @@ def fit_to_budget(
     budget = budget_seconds(str(config.time_budget))
     given = {name: getattr(config, name) for name in config.given - {"time_budget", "steps"}}
     prepared = prepare(TrainConfig(**given))
-    kind = "windows" if prepared.batching == "windows" else "packed"
-    ladder = LADDERS[kind]
+    ladder = LADDERS["long" if prepared.batching == "windows" else "short"]
+    if given.get("mode") == "scalar" or importlib.util.find_spec("torch") is None:
+        ladder = LADDERS["scalar"]
     if "preset" in given or config.model_kind != "mini-gpt":
         ladder = ((config.preset, 0),)
     for preset, least in ladder:
@@ -123,7 +126,7 @@ class _Trial:
             if step_s > self.step_s * FREE_ROWS:
                 return
             self.step_s = step_s
-            # As many times the noise less: the learning rate goes with the root (BASELINES' rule).
+            # As many times the noise less: the learning rate goes with the root (Malladi et al. 2022).
             self._options = {"batch_size": rows, "lr": self._config.lr * times**0.5}
 
     def _step_s(self, rows: int, end: float) -> float:

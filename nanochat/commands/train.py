@@ -207,6 +207,8 @@ def _announce(
     )
     if warning := tape_warning(engine, config):
         terminal.warn(warning)
+    if config.preset == "gpt2-124m" and config.device == "cpu":
+        terminal.warn("preset gpt2-124m is made for a GPU; a step on a CPU takes many minutes")
     if checkpoint is not None:
         terminal.note(f"going on from {checkpoint.path} after step {checkpoint.trainer.step}")
 

@@ -83,7 +83,7 @@ def test_steps_and_what_surrounds_them_fill_the_budget(lines, budget):
 
 
 def test_more_time_takes_a_larger_preset(lines, long_text):
-    for options, kind in ((lines, "packed"), (long_text, "windows")):
+    for options, kind in ((lines, "short"), (long_text, "long")):
         (large, least), (small, _) = LADDERS[kind]
         chosen = {}
         for budget in (least * TICK * 0.7, least * TICK * 4):
@@ -91,6 +91,18 @@ def test_more_time_takes_a_larger_preset(lines, long_text):
             config = TrainConfig(time_budget=f"{budget:.3f}s", **options)
             chosen[budget] = fit_to_budget(config, clock(), clock=clock).config.preset
         assert list(chosen.values()) == [small, large]
+
+
+def test_the_scalar_engine_takes_its_own_preset_for_any_text(lines, long_text, monkeypatch):
+    for options in (lines, {**long_text, "n_embd": 8, "threads": 0}):
+        clock = Clock()
+        config = TrainConfig(time_budget="9s", mode="scalar", **options)
+        chosen = fit_to_budget(config, clock(), clock=clock).config
+        assert (chosen.preset, chosen.mode) == ("pico", "scalar")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # a machine without torch
+    clock = Clock()
+    chosen = fit_to_budget(TrainConfig(time_budget="9s", **lines), clock(), clock=clock).config
+    assert (chosen.preset, chosen.mode) == ("pico", "scalar")
 
 
 def test_rows_that_cost_nothing_are_taken_at_the_roots_rate(lines):
