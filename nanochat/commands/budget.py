@@ -126,7 +126,7 @@ class _Trial:
             if step_s > self.step_s * FREE_ROWS:
                 return
             self.step_s = step_s
-            # As many times the noise less: the learning rate goes with the root (Malladi et al. 2022).
+            # The rate goes with the root of the batch (Malladi et al. 2022).
             self._options = {"batch_size": rows, "lr": self._config.lr * times**0.5}
 
     def _step_s(self, rows: int, end: float) -> float:
