@@ -27,7 +27,15 @@ from typing import Any
 import torch
 from machine import RESULTS
 from race_data import RaceText, prepare_text
-from race_entrants import Nanochat, NanoGPT, Ours, checkout_of, prepare_nanochat, prepare_nanogpt
+from race_entrants import (
+    Nanochat,
+    NanoGPT,
+    Ours,
+    OursOfPieces,
+    checkout_of,
+    prepare_nanochat,
+    prepare_nanogpt,
+)
 from race_report import summarise, table, write_report
 from race_sides import Run, Side, run
 
@@ -104,7 +112,8 @@ def sides_of(options: argparse.Namespace, text: RaceText, folder: Path) -> list[
         if options.quick:  # our own options may be given once
             kept = shlex.split(re.sub(r"--steps[ =]\d+", "", shlex.join(arguments)))
             arguments = (*kept, *QUICK["ours"])
-        sides.append(Side(f"ours {name}", "ours", Ours(), arguments, seeds))
+        mine = OursOfPieces() if "bpe" in arguments else Ours()
+        sides.append(Side(f"ours {name}", "ours", mine, arguments, seeds))
     return sides
 
 

@@ -91,6 +91,13 @@ class Ours:
 
 
 @dataclass(frozen=True)
+class OursOfPieces(Ours):
+    """`nanochat train` with word pieces: its log has losses a token, which no curve shows."""
+
+    loss: ClassVar[re.Pattern[str]] = re.compile(r"(?!)([\d.]+)")
+
+
+@dataclass(frozen=True)
 class NanoGPT:
     """karpathy/nanoGPT's train.py, by its README's recipe for a CPU."""
 

@@ -2,9 +2,10 @@
 
     python bench/race_scorer.py {ours,nanogpt,nanochat} CHECKPOINT VALIDATION_FILE [CHECKOUT]
 
-Every byte is a target once (the first only where a model starts from BOS), in disjoint windows as
-long as the checkpoint's own context; a window sees nothing of the one before. The side computes
-float32 logits; the loss is computed here, in float64, for all sides alike. Prints one JSON object.
+Every byte is a target once (those of the first token only where a model starts from BOS), in
+disjoint windows as long as the checkpoint's own context; a window sees nothing of the one before.
+The side computes float32 logits; the loss is computed here, in float64, for all sides alike. Prints
+one JSON object.
 """
 
 from __future__ import annotations
@@ -98,7 +99,8 @@ def load_ours(checkpoint: Path, text: str) -> Scored:
 
     size = sum(weight.size for weight in found.state.weights.values())
     ids, context = np.asarray(trained.tokenizer.encode(text)), trained.config.block_size
-    return Scored(logits, windows(ids, context), context, len(text) - 1, size)
+    targets = int(trained.tokenizer.token_bytes[ids[1:]].sum())
+    return Scored(logits, windows(ids, context), context, targets, size)
 
 
 def load_nanogpt(checkpoint: Path, text: str, checkout: Path) -> Scored:

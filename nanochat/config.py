@@ -119,7 +119,14 @@ class TrainConfig:
         "auto", "What one document is; auto: line for name lists, file else.", group=_DATA,
         choices=("auto", "file", "line", "paragraph"),
     )  # fmt: skip
-    tokenizer: str = option("char", "Tokenizer.", group=_DATA, choices=("char", "byte"))
+    tokenizer: str = option(
+        "char", "Characters, bytes, or word pieces learned from the training part.", group=_DATA,
+        choices=("char", "byte", "bpe"),
+    )  # fmt: skip
+    vocab_size: int = option(
+        1024, "Tokens of tokenizer bpe, the 256 bytes and BOS among them.", group=_DATA, low=258,
+        high=1 << 17,
+    )  # fmt: skip
     val_fraction: float = option(
         0.1, "Part held out for validation; 0 for none.", group=_DATA, low=0, high=0.99
     )

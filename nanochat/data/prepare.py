@@ -76,7 +76,7 @@ def prepare(config: TrainConfig) -> Prepared:
     corpus = load_corpus(config.data, config.documents, config.data_dir)
     split = split_documents(corpus.documents, config.val_fraction, config.seed)
     train = [*split.train, *(style_documents() if config.style == "futuristic" else ())]
-    tokenizer = build_tokenizer(config.tokenizer, [*train, *split.val])
+    tokenizer = build_tokenizer(config.tokenizer, train, split.val, config.vocab_size)
     documents = encode_documents(tokenizer, train)
     return Prepared(
         tokenizer=tokenizer,

@@ -1,7 +1,8 @@
 """Text to token ids and back: characters or bytes, with BOS = 0 before both.
 
 Owns the ids, their byte lengths, their JSON form and decoding one token at a time. Leaves out
-which text a tokenizer is built from (the caller gives it) and where BOS is put (documents.py).
+which text a tokenizer is built from (the caller gives it), where BOS is put (documents.py) and
+word pieces (bpe.py).
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ __all__ = [
     "TextStream",
     "Tokenizer",
     "build_tokenizer",
+    "checked_ids",
+    "surrogate_error",
     "tokenizer_from_dict",
 ]
 
@@ -100,7 +103,7 @@ class CharTokenizer:
         return ids, lengths
 
     def decode(self, ids: ArrayLike) -> str:
-        tokens = _checked(ids, self.vocab_size)
+        tokens = checked_ids(ids, self.vocab_size)
         points: bytes = self._points[tokens[tokens != BOS] - 1].tobytes()
         return points.decode("utf-32-le")
 
@@ -139,12 +142,12 @@ class ByteTokenizer:
         try:
             encoded = [text.encode("utf-8") for text in texts]
         except UnicodeEncodeError as error:
-            raise _surrogate(error, "text") from error
+            raise surrogate_error(error, "text") from error
         lengths = np.fromiter(map(len, encoded), dtype=np.int64, count=len(texts))
         return np.frombuffer(b"".join(encoded), dtype=np.uint8).astype(np.int64) + 1, lengths
 
     def decode(self, ids: ArrayLike) -> str:
-        tokens = _checked(ids, self.vocab_size)
+        tokens = checked_ids(ids, self.vocab_size)
         raw: bytes = (tokens[tokens != BOS] - 1).astype(np.uint8).tobytes()
         return raw.decode("utf-8", "replace")
 
@@ -160,20 +163,27 @@ class _ByteStream:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token: int) -> str:
-        _checked([token], ByteTokenizer.vocab_size)
+        checked_ids([token], ByteTokenizer.vocab_size)
         return self._decoder.decode(b"" if token == BOS else bytes([token - 1]))
 
     def flush(self) -> str:
         return self._decoder.decode(b"", final=True)
 
 
-def build_tokenizer(kind: str, documents: Iterable[str]) -> Tokenizer:
-    """The tokenizer of a kind; char takes every character of all the documents."""
+def build_tokenizer(
+    kind: str, train: Iterable[str], val: Iterable[str] = (), vocab_size: int = 0
+) -> Tokenizer:
+    """The tokenizer of a kind: char takes every character of both parts, bpe learns `vocab_size`
+    ids from the training part alone. Raises TokenizerError, MissingDependency."""
     if kind == "char":
-        return CharTokenizer(set().union(*documents))
+        return CharTokenizer(set().union(*train, *val))
     if kind == "byte":
         return ByteTokenizer()
-    raise TokenizerError(f"tokenizer must be one of char, byte, got {kind}")
+    if kind == "bpe":
+        from nanochat.data.bpe import learn
+
+        return learn(train, vocab_size)
+    raise TokenizerError(f"tokenizer must be one of char, byte, bpe, got {kind}")
 
 
 def tokenizer_from_dict(saved: Mapping[str, Any]) -> Tokenizer:
@@ -181,6 +191,10 @@ def tokenizer_from_dict(saved: Mapping[str, Any]) -> Tokenizer:
     kind = saved.get("kind") if isinstance(saved, Mapping) else None
     if kind == "byte" and set(saved) == {"kind"}:
         return ByteTokenizer()
+    if kind == "bpe" and set(saved) == {"kind", "pattern", "merged"}:
+        from nanochat.data.bpe import BpeTokenizer
+
+        return BpeTokenizer.from_dict(saved)
     if kind == "char" and set(saved) == {"kind", "characters"}:
         characters = saved["characters"]
         if isinstance(characters, str):
@@ -189,7 +203,7 @@ def tokenizer_from_dict(saved: Mapping[str, Any]) -> Tokenizer:
                 return tokenizer
         raise TokenizerError("saved tokenizer: characters must be a sorted text without repeats")
     raise TokenizerError(
-        "saved tokenizer must be {kind: byte} or {kind: char, characters: …},"
+        "saved tokenizer must be {kind: byte}, {kind: char, characters: …} or {kind: bpe, …},"
         f" got {str(saved)[:60]!r}"
     )
 
@@ -198,10 +212,10 @@ def _code_points(text: str, what: str) -> NDArray[np.uint32]:
     try:
         return np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
     except UnicodeEncodeError as error:
-        raise _surrogate(error, what) from error
+        raise surrogate_error(error, what) from error
 
 
-def _surrogate(error: UnicodeEncodeError, what: str) -> TokenizerError:
+def surrogate_error(error: UnicodeEncodeError, what: str) -> TokenizerError:
     point = ord(error.object[error.start])
     return TokenizerError(
         f"{what} must be Unicode text, got the lone surrogate U+{point:04X} at position"
@@ -218,7 +232,7 @@ def _place(position: int, lengths: NDArray[np.int64]) -> str:
     return f"{position - int(ends[document] - lengths[document])} of document {document}"
 
 
-def _checked(ids: ArrayLike, vocab_size: int) -> NDArray[np.int64]:
+def checked_ids(ids: ArrayLike, vocab_size: int) -> NDArray[np.int64]:
     tokens = np.asarray(ids, dtype=np.int64).reshape(-1)
     wrong = (tokens < 0) | (tokens >= vocab_size)
     if wrong.any():

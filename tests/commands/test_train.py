@@ -695,7 +695,7 @@ CHANGES = {
 SEEN_ELSEWHERE = {  # by which test; they are no option of the training itself
     "mode": "metrics_say_what_was_trained", "loss": "tensor engine", "device": "refused by the table",
     "numerics": "microgpt, parity", "data": "bad_input", "data_dir": "registry", "threads": "tensor", "deterministic": "tensor",
-    "muon_momentum": "tensor muon", "time_budget": "budget", "auto_batch": "tensor memory",
+    "muon_momentum": "tensor muon", "time_budget": "budget", "vocab_size": "bpe", "auto_batch": "tensor memory",
     "eval_every": "log", "eval_tokens": "below", "checkpoint_every": "resume",
     "memory_drift": "loop", "out": "folder", "resume": "resume", "num_samples": "stdout",
     "max_new_tokens": "sample", "temperature": "sample", "top_k": "sample", "top_p": "sample",

@@ -162,7 +162,8 @@ def test_id_outside_the_vocabulary_is_refused(tokenizer):
 
 
 def test_unknown_kind_is_refused():
-    assert failure(build_tokenizer, "bpe", ["a"]) == "tokenizer must be one of char, byte, got bpe"
+    words = "tokenizer must be one of char, byte, bpe, got word"
+    assert failure(build_tokenizer, "word", ["a"]) == words
 
 
 # ------------------------------------------------------------------------------------------ JSON

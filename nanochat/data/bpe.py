@@ -1,0 +1,138 @@
+"""Byte-pair encoding: word pieces over bytes, learned by rustbpe and applied by tiktoken.
+
+Owns the ids (BOS, then tokens by rank), the JSON form and the split into words. Nothing is
+pickled, and any text has an encoding, because every byte is a token.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nanochat.data.tokenizer import BOS, checked_ids, surrogate_error
+from nanochat.errors import MissingDependency, TokenizerError
+
+if TYPE_CHECKING:
+    import tiktoken
+
+__all__ = ["PATTERN", "BpeTokenizer", "learn"]
+
+BYTES = 256
+
+# Words with the space before them, numbers of up to three digits, signs, line breaks, other space.
+# Merges never reach over two of these.
+PATTERN = r" ?\p{L}+| ?\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\n+|[^\S\n]+"
+
+
+def learn(documents: Iterable[str], vocab_size: int) -> BpeTokenizer:
+    """Merge the most frequent pairs until there are `vocab_size` ids, BOS and bytes included.
+
+    Fewer where no pair is left. Raises TokenizerError for text that has no UTF-8, and
+    MissingDependency.
+    """
+    if vocab_size < BYTES + 2:
+        raise TokenizerError(
+            f"vocab_size of tokenizer bpe must be at least {BYTES + 2}, got {vocab_size}"
+        )
+    try:
+        import rustbpe
+    except ModuleNotFoundError as error:
+        raise _missing() from error
+    trainer = rustbpe.Tokenizer()
+    trainer.train_from_iterator(iter(documents), vocab_size - 1, pattern=PATTERN)
+    ranks = sorted((int(rank), bytes(token)) for token, rank in trainer.get_mergeable_ranks())
+    return BpeTokenizer([token for _, token in ranks[BYTES:]])
+
+
+class BpeTokenizer:
+    """Ids 1 … 256 are the bytes, those above the merged tokens in the order they were learned."""
+
+    kind = "bpe"
+
+    def __init__(self, merged: Sequence[bytes]) -> None:
+        self._tokens = [b"", *(bytes([byte]) for byte in range(BYTES)), *merged]
+        self.vocab_size = len(self._tokens)
+        self.token_bytes = np.array([len(token) for token in self._tokens], dtype=np.int64)
+
+    @cached_property
+    def _encoding(self) -> tiktoken.Encoding:
+        try:
+            import tiktoken
+        except ModuleNotFoundError as error:
+            raise _missing() from error
+        ranks = {token: rank for rank, token in enumerate(self._tokens[1:])}
+        return tiktoken.Encoding(
+            name="nanochat", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={}
+        )
+
+    def encode(self, text: str) -> NDArray[np.int64]:
+        return self.encode_all([text])[0]
+
+    def encode_all(self, texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        for text in texts:
+            _check_unicode(text)
+        rows = self._encoding.encode_ordinary_batch(list(texts))
+        lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
+        ids = np.fromiter((i for row in rows for i in row), np.int64, count=int(lengths.sum()))
+        return ids + 1, lengths
+
+    def decode(self, ids: ArrayLike) -> str:
+        return self._bytes(ids).decode("utf-8", "replace")
+
+    def _bytes(self, ids: ArrayLike) -> bytes:
+        return b"".join(self._tokens[i] for i in checked_ids(ids, self.vocab_size).tolist())
+
+    def to_dict(self) -> dict[str, Any]:
+        merged = [token.hex() for token in self._tokens[BYTES + 1 :]]
+        return {"kind": self.kind, "pattern": PATTERN, "merged": merged}
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> BpeTokenizer:
+        """What to_dict wrote. Raises TokenizerError on anything else."""
+        if saved["pattern"] != PATTERN:
+            raise TokenizerError("saved tokenizer: pattern is of another version of nanochat")
+        try:
+            merged = [bytes.fromhex(token) for token in saved["merged"]]
+        except (TypeError, ValueError) as error:
+            raise TokenizerError(
+                "saved tokenizer: merged must be a list of tokens in hexadecimal"
+            ) from error
+        if len(set(merged)) != len(merged) or any(len(token) < 2 for token in merged):
+            raise TokenizerError(
+                "saved tokenizer: merged must be tokens of two bytes or more, without repeats"
+            )
+        return cls(merged)
+
+    def stream(self) -> _BpeStream:
+        return _BpeStream(self)
+
+
+class _BpeStream:
+    def __init__(self, tokenizer: BpeTokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, token: int) -> str:
+        return self._decoder.decode(self._tokenizer._bytes([token]))
+
+    def flush(self) -> str:
+        return self._decoder.decode(b"", final=True)
+
+
+def _check_unicode(text: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise surrogate_error(error, "text") from error
+
+
+def _missing() -> MissingDependency:
+    return MissingDependency(
+        "tokenizer bpe needs rustbpe and tiktoken, which are not installed; install them or use"
+        " tokenizer char"
+    )

@@ -1,0 +1,168 @@
+"""Byte-pair encoding beside a plain-Python one, and what it promises to the rest of the data."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nanochat import TrainConfig
+from nanochat.data.bpe import BpeTokenizer, learn
+from nanochat.data.prepare import prepare
+from nanochat.data.tokenizer import BOS, build_tokenizer, tokenizer_from_dict
+from nanochat.errors import MissingDependency, TokenizerError
+
+TEXT = "the cat sat on the mat, the rat ran; 12345 numbers\n\n    def there(it):\n" * 20
+LEARNED = learn([TEXT], 285)
+# PATTERN in the words of the standard library, for text of Latin letters and ASCII digits.
+LATIN_WORDS = re.compile(r" ?[^\W\d_]+| ?[0-9]{1,3}| ?(?:[^\s\w]|_)+|\n+|[^\S\n]+")
+
+plain_text = st.text(alphabet="thecatsonmr ,;\n_é12", max_size=80)
+
+
+def tokens_of(tokenizer: BpeTokenizer) -> list[bytes]:
+    merged = [bytes.fromhex(token) for token in tokenizer.to_dict()["merged"]]
+    return [bytes([byte]) for byte in range(256)] + merged
+
+
+def merged_by_hand(word: bytes, ranks: dict[bytes, int]) -> list[int]:
+    """Join the neighbours of the lowest rank, the leftmost first, until there are none."""
+    parts = [bytes([byte]) for byte in word]
+    while True:
+        pairs = [(ranks[a + b], i) for i, (a, b) in enumerate(zip(parts, parts[1:], strict=False))
+                 if a + b in ranks]  # fmt: skip
+        if not pairs:
+            return [ranks[part] for part in parts]
+        _, i = min(pairs)
+        parts[i : i + 2] = [parts[i] + parts[i + 1]]
+
+
+@given(plain_text)
+def test_encoding_is_that_of_plain_merging_inside_words(text):
+    ranks = {token: rank for rank, token in enumerate(tokens_of(LEARNED))}
+    words = LATIN_WORDS.findall(text)
+    assert "".join(words) == text
+    expected = [rank + 1 for word in words for rank in merged_by_hand(word.encode(), ranks)]
+    assert LEARNED.encode(text).tolist() == expected
+
+
+@given(st.text(alphabet=st.characters(exclude_categories=["Cs"])))
+def test_any_text_comes_back(text):
+    ids = LEARNED.encode(text)
+    assert LEARNED.decode(ids) == text
+    assert LEARNED.token_bytes[ids].sum() == len(text.encode())
+    stream = LEARNED.stream()
+    assert "".join(stream.push(int(token)) for token in ids) + stream.flush() == text
+
+
+@given(st.lists(plain_text, max_size=5))
+def test_texts_together_are_the_texts_apart(texts):
+    ids, lengths = LEARNED.encode_all(texts)
+    apart = [LEARNED.encode(text) for text in texts]
+    assert lengths.tolist() == [len(part) for part in apart]
+    assert ids.tolist() == [token for part in apart for token in part.tolist()]
+
+
+def test_the_first_merge_is_the_most_frequent_pair():
+    pairs: Counter[bytes] = Counter()
+    for word in LATIN_WORDS.findall(TEXT):
+        raw = word.encode()
+        pairs.update(raw[i : i + 2] for i in range(len(raw) - 1))
+    first = tokens_of(LEARNED)[256]
+    assert pairs[first] == max(pairs.values())
+
+
+def test_every_merge_joins_two_tokens_before_it():
+    tokens = tokens_of(LEARNED)
+    for rank in range(256, len(tokens)):
+        before, token = set(tokens[:rank]), tokens[rank]
+        assert any({token[:cut], token[cut:]} <= before for cut in range(1, len(token)))
+    assert len(set(tokens)) == len(tokens)
+
+
+@pytest.mark.parametrize("size", [258, 270, 280])
+def test_the_vocabulary_has_the_size_that_was_asked_for(size):
+    tokenizer = learn([TEXT], size)
+    assert tokenizer.vocab_size == len(tokenizer.token_bytes) == size
+    assert tokens_of(tokenizer) == tokens_of(LEARNED)[: size - 1]
+
+
+def test_a_text_without_pairs_gives_fewer():
+    assert learn(["a b c"], 400).vocab_size < 400
+    assert learn(["abab"], 400).vocab_size == 259  # ab, abab
+
+
+def test_bos_is_no_text():
+    assert LEARNED.decode([BOS, *LEARNED.encode("cat"), BOS]) == "cat"
+    assert LEARNED.token_bytes[BOS] == 0
+    assert BOS not in LEARNED.encode(TEXT)
+
+
+def test_the_saved_form_is_json_and_gives_the_same_ids():
+    saved = json.loads(json.dumps(LEARNED.to_dict()))
+    again = tokenizer_from_dict(saved)
+    np.testing.assert_array_equal(again.encode(TEXT), LEARNED.encode(TEXT))
+    assert again.to_dict() == LEARNED.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"pattern": "."}, "saved tokenizer: pattern is of another version of nanochat"),
+        ({"merged": ["7468", "7468"]}, "merged must be tokens of two bytes or more, without"),
+        ({"merged": ["74"]}, "merged must be tokens of two bytes or more, without repeats"),
+        ({"merged": ["xy"]}, "saved tokenizer: merged must be a list of tokens in hexadecimal"),
+        ({"merged": [5]}, "saved tokenizer: merged must be a list of tokens in hexadecimal"),
+        ({"more": 1}, "saved tokenizer must be {kind: byte}, "),
+    ],
+)
+def test_a_damaged_form_is_refused(changes, words):
+    with pytest.raises(TokenizerError, match=f"^{re.escape(words)}|{re.escape(words)}"):
+        tokenizer_from_dict({**LEARNED.to_dict(), **changes})
+
+
+@pytest.mark.parametrize("ids", [[-1], [LEARNED.vocab_size]])
+def test_an_id_out_of_range_is_named(ids):
+    with pytest.raises(TokenizerError, match=f"between 0 and 284, got {ids[0]}"):
+        LEARNED.decode(ids)
+
+
+def test_a_lone_surrogate_is_named():
+    with pytest.raises(TokenizerError, match=r"lone surrogate U\+D800 at position 1"):
+        LEARNED.encode("a\ud800")
+
+
+def test_a_vocabulary_smaller_than_the_bytes_is_refused():
+    with pytest.raises(TokenizerError, match="vocab_size of tokenizer bpe must be at least 258"):
+        build_tokenizer("bpe", ["a"], vocab_size=257)
+
+
+def test_it_learns_from_the_training_part_alone(tmp_path):
+    head, tail = "aa bb " * 300, "zq zq " * 30
+    path = tmp_path / "text.txt"
+    path.write_text(head + tail)
+    prepared = prepare(TrainConfig(mode="tensor", data=str(path), tokenizer="bpe", vocab_size=280))
+    assert b"zq" not in tokens_of(prepared.tokenizer)
+    assert b"aa" in tokens_of(prepared.tokenizer)
+    assert prepared.tokenizer.decode(prepared.val.tokens).endswith("zq zq ")
+
+
+def test_missing_packages_are_one_clear_line(monkeypatch):
+    import builtins
+
+    found = builtins.__import__
+
+    def without(name, *args, **options):
+        if name in ("rustbpe", "tiktoken"):
+            raise ModuleNotFoundError(name=name)
+        return found(name, *args, **options)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    for use in (lambda: learn(["a"], 300), lambda: BpeTokenizer([]).encode("a")):
+        with pytest.raises(MissingDependency, match="needs rustbpe and tiktoken, which are not"):
+            use()
