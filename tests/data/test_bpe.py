@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -34,8 +35,8 @@ def merged_by_hand(word: bytes, ranks: dict[bytes, int]) -> list[int]:
     """Join the neighbours of the lowest rank, the leftmost first, until there are none."""
     parts = [bytes([byte]) for byte in word]
     while True:
-        pairs = [(ranks[a + b], i) for i, (a, b) in enumerate(zip(parts, parts[1:], strict=False))
-                 if a + b in ranks]  # fmt: skip
+        joined = [a + b for a, b in pairwise(parts)]
+        pairs = [(ranks[both], i) for i, both in enumerate(joined) if both in ranks]
         if not pairs:
             return [ranks[part] for part in parts]
         _, i = min(pairs)
