@@ -105,30 +105,35 @@ def _spread(row: Mapping[str, Any], name: str, digits: int) -> str:
 
 
 def draw(record: Mapping[str, Any], path: Path) -> None:
-    """External scores at the ends of the processes; beside them the losses that runs printed."""
+    """External scores at the ends of the processes; lines are the losses that a run printed."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
     for number, side in enumerate(dict.fromkeys(run["side"] for run in record["runs"])):
         color = f"C{number}"
-        runs = [run for run in record["runs"] if run["side"] == side]
+        runs = [run for run in record["runs"] if run["side"] == side and run["score"] is not None]
         for run in runs:
-            if len(run["curve"]) > 1:
+            if len(run["curve"]) > 2:  # two points are no curve
                 axes.plot(*zip(*run["curve"], strict=True), color=color, alpha=0.35, linewidth=1)
-        scored = [run for run in runs if run["score"] is not None]
-        axes.scatter(
-            [run["seconds"] for run in scored], [run["score"] for run in scored],
-            color=color, zorder=3, s=28, label=side,
-        )  # fmt: skip
+        if runs:
+            axes.scatter(
+                [run["seconds"] for run in runs], [run["score"] for run in runs],
+                color=color, zorder=3, s=28, label=side,
+            )  # fmt: skip
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("seconds from the start of the process")
     axes.set_ylabel("validation loss, nats a byte")
     axes.set_ylim(top=min(axes.get_ylim()[1], 2.6))
     axes.grid(alpha=0.25, which="both")
-    axes.legend(frameon=False)
+    if axes.has_data():
+        axes.legend(frameon=False)
     axes.set_title(record["title"], fontsize=10)
     figure.savefig(path, dpi=150)
     plt.close(figure)
