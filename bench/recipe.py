@@ -1,6 +1,6 @@
 """What each option of the nano preset is worth: ablations on a part of the training bytes.
 
-    python bench/recipe.py --text FILE [--notebook adamw|muon] [--steps 300] [--seeds 3]
+    python bench/recipe.py --text FILE [--notebook adamw|muon|pieces] [--steps 300] [--seeds 3]
 
 FILE is split 90/10 as `nanochat train` splits it, and its last part is put away: tuning never sees
 what the race is scored on. What is left is split again for these runs. Each line of the table
@@ -82,9 +82,24 @@ ADAMW_RATES: Changes = (
     ("no embeddings of the past", {"past_embeds": 0}),
     ("float32", {"dtype": "float32"}),
 )  # fmt: skip
+PIECES = {
+    "tokenizer": "bpe", "vocab_size": 1024, "block_size": 128, "batch_size": 6, "past_embeds": 1,
+    "lr": 0.003, "weight_decay": 0.5, "beta2": 0.98, "final_lr_frac": 0.0,
+}  # fmt: skip
+PIECES_CHANGES: Changes = (
+    ("characters, context 256", {"tokenizer": "char", "block_size": 256, "past_embeds": 3}),
+    ("512 pieces", {"vocab_size": 512}),
+    ("2048 pieces", {"vocab_size": 2048}),
+    ("no embeddings of the past", {"past_embeds": 0}),
+    ("past_embeds 3", {"past_embeds": 3}),
+    ("no weight decay", {"weight_decay": 0.0}),
+    ("weight decay 1", {"weight_decay": 1.0}),
+    ("lr 0.004", {"lr": 0.004}),
+)  # fmt: skip
 NOTEBOOKS: Mapping[str, tuple[Mapping[str, Any], Changes]] = {
     "muon": (MUON, (("the recipe", {}), *MODEL, *MUON_RATES)),
     "adamw": ({}, (("the preset", {}), *ADAMW_RATES)),
+    "pieces": (PIECES, (("the recipe", {}), *PIECES_CHANGES)),
 }
 
 
@@ -99,14 +114,16 @@ def training_part(text: Path, folder: Path) -> Path:
 def losses(
     change: Mapping[str, Any], base: Mapping[str, Any], seeds: int, out: Path
 ) -> tuple[list[float], float]:
-    """Validation losses of one change, a seed each, nats a token; and milliseconds a step."""
+    """Validation losses of one change, a seed each, nats a byte; and milliseconds a step."""
     options = {**base, **change}
     options["steps"] = round(base["steps"] * change.get("steps", 1))
     steps = options.pop("steps")
     config = nanochat.AblateConfig(vary=(f"steps={steps}",), seeds=seeds, jobs=2, out=str(out))
     result = nanochat.ablate(config, {**options, "threads": 1})
     rates = [float(run["steps_per_sec"]) for run in result.runs]
-    return [float(run["val_loss"]) for run in result.runs], 1e3 / statistics.median(rates)
+    return [float(run["val_bpb"]) * math.log(2) for run in result.runs], 1e3 / statistics.median(
+        rates
+    )
 
 
 def interval(values: Sequence[float]) -> float:
