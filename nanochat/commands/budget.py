@@ -27,10 +27,12 @@ __all__ = ["LADDERS", "Fit", "fit_to_budget"]
 # Presets for long documents, for short ones and for the scalar engine, the largest first, with the
 # steps from which each is worth its slower steps.
 LADDERS: Mapping[str, tuple[tuple[str, int], ...]] = {
-    "long": (("small", 1000), ("nano", 0)),
+    "long": (("small", 300), ("nano", 0)),
     "short": (("mini", 400), ("pico", 0)),
     "scalar": (("pico", 0),),
 }
+
+SMALLEST_TEXT = 500_000  # tokens, below which word pieces of `small` would be too rare
 
 LARGEST_BATCH = 16  # times the preset's
 FREE_ROWS = 1.25  # a step of twice the rows may take this much longer and still be taken
@@ -69,6 +71,8 @@ def fit_to_budget(
     given = {name: getattr(config, name) for name in config.given - {"time_budget", "steps"}}
     prepared = prepare(TrainConfig(**given))
     ladder = LADDERS["long" if prepared.batching == "windows" else "short"]
+    if ladder is LADDERS["long"] and len(prepared.train.tokens) < SMALLEST_TEXT:
+        ladder = ladder[-1:]
     if given.get("mode") == "scalar" or importlib.util.find_spec("torch") is None:
         ladder = LADDERS["scalar"]
     if "preset" in given or config.model_kind != "mini-gpt":

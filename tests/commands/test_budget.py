@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import nanochat
 from nanochat import TrainConfig
+from nanochat.commands import budget
 from nanochat.commands.budget import LADDERS, fit_to_budget
 from nanochat.commands.trained import read_checkpoint
 from nanochat.config import budget_seconds
@@ -72,25 +73,32 @@ def test_several_processes_have_no_common_clock(monkeypatch):
         TrainConfig(time_budget="5s")
 
 
-@pytest.mark.parametrize("budget", ["4s", "9s", "20s"])
-def test_steps_and_what_surrounds_them_fill_the_budget(lines, budget):
+@pytest.mark.parametrize("time_budget", ["4s", "9s", "20s"])
+def test_steps_and_what_surrounds_them_fill_the_budget(lines, time_budget):
     clock = Clock()
-    fit = fit_to_budget(TrainConfig(time_budget=budget, **lines), clock(), clock=clock)
-    left = budget_seconds(budget) - clock()
+    fit = fit_to_budget(TrainConfig(time_budget=time_budget, **lines), clock(), clock=clock)
+    left = budget_seconds(time_budget) - clock()
     planned = fit.config.steps * fit.step_s + fit.around_s
     assert left - 10 * TICK <= planned <= left + 10 * TICK
     assert fit.step_s == pytest.approx(TICK)
 
 
-def test_more_time_takes_a_larger_preset(lines, long_text):
+def test_more_time_takes_a_larger_preset(lines, long_text, monkeypatch):
+    monkeypatch.setattr(budget, "SMALLEST_TEXT", 1000)
     for options, kind in ((lines, "short"), (long_text, "long")):
         (large, least), (small, _) = LADDERS[kind]
         chosen = {}
-        for budget in (least * TICK * 0.7, least * TICK * 4):
+        for seconds in (least * TICK * 0.7, least * TICK * 4):
             clock = Clock()
-            config = TrainConfig(time_budget=f"{budget:.3f}s", **options)
-            chosen[budget] = fit_to_budget(config, clock(), clock=clock).config.preset
+            config = TrainConfig(time_budget=f"{seconds:.3f}s", **options)
+            chosen[seconds] = fit_to_budget(config, clock(), clock=clock).config.preset
         assert list(chosen.values()) == [small, large]
+
+
+def test_a_short_text_gets_no_word_pieces(long_text):
+    clock = Clock()
+    config = TrainConfig(time_budget="1h", **long_text)
+    assert fit_to_budget(config, clock(), clock=clock).config.preset == "nano"
 
 
 def test_the_scalar_engine_takes_its_own_preset_for_any_text(lines, long_text, monkeypatch):
