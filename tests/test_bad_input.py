@@ -144,7 +144,15 @@ def test_every_error_class_is_met_on_a_real_path(folder, tiny, trained, monkeypa
             nanochat.AblateConfig(vary=("tie_lm_head=true",), seeds=1), tiny(data="no.txt")
         ),
         "RunInterrupted": lambda: stop_after(2) or train(config(**tiny())),
+        "OutOfMemory": lambda: starve() or train(config(**tiny(mode="tensor", threads=1))),
     }
+
+    def starve():
+        def no_memory(*arguments, **options):
+            raise MemoryError
+
+        monkeypatch.setattr("nanochat.tensor.engine.TensorEngine._accumulate", no_memory)
+
     assert set(ways) == set(errors.__all__) - {"NanochatError"}
     write("a.parquet", b"PAR1")
     monkeypatch.setattr("nanochat.training.guards.DRIFT_BYTES", -1)

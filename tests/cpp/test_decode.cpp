@@ -93,6 +93,7 @@ struct Small {
              .n_layer = 1,
              .n_head = 3,
              .block_size = 5,
+             .past_embeds = 0,
              .dtype = NCK_FLOAT32,
              .activation = NCK_RELU2,
              .input_norm = 1,
