@@ -69,8 +69,23 @@ TEST_CASE(decoders_read_at_once) {
   const nck_gpt_layer layer{at, at + 3 * width * width, at + 4 * width * width,
                             at + 8 * width * width};
   const float* const head = at + 12 * width * width;
-  const nck_gpt model{vocab, width, 1,     2, 16,   NCK_FLOAT32, NCK_RELU, 1,
-                      1,     1e-5,  10000, 0, head, nullptr,     head,     &layer};
+  const nck_gpt model{.vocab = vocab,
+                      .n_embd = width,
+                      .n_layer = 1,
+                      .n_head = 2,
+                      .block_size = 16,
+                      .past_embeds = 0,
+                      .dtype = NCK_FLOAT32,
+                      .activation = NCK_RELU,
+                      .input_norm = 1,
+                      .qk_norm = 1,
+                      .eps = 1e-5,
+                      .rope_base = 10000,
+                      .softcap = 0,
+                      .wte = head,
+                      .wpe = nullptr,
+                      .lm_head = head,
+                      .layers = &layer};
   const auto read = [&](int threads) {
     nck_decoder* decoder = nullptr;
     CHECK(nck_open_decoder(&model, texts, &decoder) == NCK_OK);
