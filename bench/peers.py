@@ -1,10 +1,12 @@
-"""The race: `nanochat train` beside nanoGPT and karpathy/nanochat on the same bytes, in turn.
+"""The race: `nanochat train` beside its peers on the same bytes, in turn.
 
     python bench/peers.py --text FILE [--nanogpt CHECKOUT] [--nanochat CHECKOUT]
         [--ours "NAME=OPTIONS"]… [--nanogpt-entry "NAME=OPTIONS"]… [--nanochat-entry …]… [--quick]
+    python bench/peers.py --text NAMES --lines [--eemicrogpt CHECKOUT] [--compiler COMMAND] …
 
 CHECKOUT is a folder or URL@REVISION. Every side is trained on the first nine tenths of FILE and
-scored by one scorer (race_scorer.py) on all of the rest, in disjoint windows of its own context.
+scored by one scorer (race_scorer.py) on all of the rest, in disjoint windows of its own context;
+with --lines each line is a document, and the lines are put in the order of their hashes first.
 Seconds are those of whole processes, imports, data, tokenizer and evaluations included, with
 caches empty. Seeds are listed beforehand; a side that fails, runs past --timeout or is not there
 stands in the record with its reason, and the others go on. Writes results/NAME.{json,csv,md,png}
@@ -20,29 +22,42 @@ import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from machine import RESULTS
-from race_data import RaceText, prepare_text
+from race_data import RaceText, prepare_lines, prepare_text
 from race_entrants import (
+    Eemicrogpt,
     Nanochat,
     NanoGPT,
     Ours,
+    OursOfLines,
     OursOfPieces,
     checkout_of,
+    prepare_eemicrogpt,
     prepare_nanochat,
     prepare_nanogpt,
 )
 from race_report import summarise, table, write_report
-from race_sides import Run, Side, run
+from race_sides import Entrant, Run, Side, run
 
 from nanochat.commands.environment import describe_environment
 
 # nanoGPT's final score in a few seconds; its wall time used to the end.
 OURS = ("fast=--preset nano --steps 150", "long=--preset nano --steps 4000")
+OURS_OF_LINES = ("scalar=--mode scalar --preset pico --n-embd 32",)
+Prepare = Callable[[Path, str, RaceText, Path], Entrant]
+# How each peer is made ready, and whether its documents are lines.
+PEERS: dict[str, tuple[Prepare, bool]] = {
+    "nanogpt": (prepare_nanogpt, False),
+    "nanochat": (prepare_nanochat, False),
+    "eemicrogpt": (prepare_eemicrogpt, True),
+}
+RECIPES = (NanoGPT, Nanochat, Eemicrogpt)
+COMPILER = "gcc -O3 -march=native -ffast-math"  # add -I for SIMDe where NEON is missing
 # What a side of a quick race is given after its own options.
 QUICK = {
     "ours": ("--steps=20",),
@@ -51,6 +66,7 @@ QUICK = {
         "--depth=1", "--max-seq-len=64", "--device-batch-size=4", "--total-batch-size=256",
         "--num-iterations=4",
     ),
+    "eemicrogpt": ("-DN_STEPS=20",),
 }  # fmt: skip
 
 
@@ -60,7 +76,10 @@ def main() -> None:
         raise SystemExit("--require-gpu: torch finds no GPU")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        text = prepare_text(options.text, folder)
+        if options.lines:
+            text = prepare_lines(options.text, folder, Eemicrogpt.LONGEST)
+        else:
+            text = prepare_text(options.text, folder)
         sides = sides_of(options, text, folder)
         record = race(sides, text, folder, options)
     print(table(record["summary"]))
@@ -72,10 +91,17 @@ def parsed() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--text", type=Path, required=True, help="ASCII text")
+    add("--lines", action="store_true", help="each line is a document; the race with eemicrogpt")
     add("--ours", action="append", metavar="NAME=OPTIONS", help="of nanochat train")
-    for peer in ("nanogpt", "nanochat"):
+    for peer in PEERS:
         add(f"--{peer}", metavar="CHECKOUT", help="folder or URL@REVISION")
-        add(f"--{peer}-python", default=sys.executable, help="interpreter of its environment")
+        if peer == "eemicrogpt":
+            add("--compiler", dest="eemicrogpt_with", default=COMPILER, help="and its flags")
+        else:
+            add(
+                f"--{peer}-python", dest=f"{peer}_with", default=sys.executable,
+                help="interpreter of its environment",
+            )  # fmt: skip
         add(
             f"--{peer}-entry", action="append", metavar="NAME=OPTIONS",
             help="beside its documented recipe's; default: that alone",
@@ -87,7 +113,11 @@ def parsed() -> argparse.Namespace:
     add("--title", default="Shakespeare, two cores")
     add("--quick", action="store_true", help="a few steps of each: does it run?")
     add("--require-gpu", action=argparse.BooleanOptionalAction, default=False)
-    return parser.parse_args()
+    options = parser.parse_args()
+    for peer, (_, of_lines) in PEERS.items():
+        if getattr(options, peer) and of_lines != options.lines:
+            raise SystemExit(f"--{peer} must be {'with' if of_lines else 'without'} --lines")
+    return options
 
 
 def sides_of(options: argparse.Namespace, text: RaceText, folder: Path) -> list[Side]:
@@ -97,24 +127,29 @@ def sides_of(options: argparse.Namespace, text: RaceText, folder: Path) -> list[
         for count in (options.seeds, options.peer_seeds)
     )
     sides: list[Side] = []
-    prepares: dict[str, Callable[[Path, str, RaceText, Path], NanoGPT | Nanochat]] = {
-        "nanogpt": prepare_nanogpt, "nanochat": prepare_nanochat,
-    }  # fmt: skip
-    for peer, prepare in prepares.items():
+    for peer, (prepare, of_lines) in PEERS.items():
+        if of_lines != options.lines:
+            continue
         source, entrant = getattr(options, peer), None
         if source:
-            python = getattr(options, f"{peer}_python")
-            entrant = prepare(checkout_of(source, folder), python, text, folder)
+            entrant = prepare(
+                checkout_of(source, folder), getattr(options, f"{peer}_with"), text, folder
+            )
         for name, arguments in entries(getattr(options, f"{peer}_entry") or ["documented="]):
             extra = QUICK[peer] if options.quick else ()
             sides.append(Side(f"{peer} {name}", peer, entrant, (*arguments, *extra), peer_seeds))
-    for name, arguments in entries(options.ours or OURS):
+    for name, arguments in entries(options.ours or (OURS_OF_LINES if options.lines else OURS)):
         if options.quick:  # our own options may be given once
             kept = shlex.split(re.sub(r"--steps[ =]\d+", "", shlex.join(arguments)))
             arguments = (*kept, *QUICK["ours"])
-        mine = OursOfPieces() if "bpe" in arguments else Ours()
-        sides.append(Side(f"ours {name}", "ours", mine, arguments, seeds))
+        sides.append(Side(f"ours {name}", "ours", ours(arguments, options.lines), arguments, seeds))
     return sides
+
+
+def ours(arguments: Sequence[str], lines: bool) -> Ours:
+    if lines:
+        return OursOfLines()
+    return OursOfPieces() if {"bpe", "small"} & set(arguments) else Ours()
 
 
 def entries(given: list[str] | tuple[str, ...]) -> list[tuple[str, tuple[str, ...]]]:
@@ -139,7 +174,7 @@ def race(
         "quick": options.quick,
         "text": text.record(),
         "sides": [describe(side, options) for side in sides],
-        "recipes": {"nanogpt": list(NanoGPT.RECIPE), "nanochat": list(Nanochat.RECIPE)},
+        "recipes": {entrant.__name__: list(entrant.RECIPE) for entrant in RECIPES},
         "versions": {"torch": torch.__version__, "python": sys.version.split()[0]},
         "environment": describe_environment(0),
         "runs": [],

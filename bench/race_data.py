@@ -12,7 +12,8 @@ from pathlib import Path
 class RaceText:
     """A text that every side splits at the same byte, nine tenths before the rest."""
 
-    whole: Path  # the text; its length is a multiple of ten, so that all roundings agree
+    whole: Path
+    train_file: Path
     train: bytes
     val: bytes
 
@@ -26,17 +27,40 @@ class RaceText:
 
 
 def prepare_text(source: Path, folder: Path) -> RaceText:
-    """Copy an ASCII text, without its last few bytes. Raises SystemExit for any other."""
+    """Copy an ASCII text, without its last few bytes: nine tenths of a multiple of ten is the same
+    number on every side. Raises SystemExit for any other text."""
+    data = _ascii(source)
+    data = data[: len(data) // 10 * 10]
+    cut = len(data) // 10 * 9
+    return _parts(data[:cut], data[cut:], folder)
+
+
+def prepare_lines(source: Path, folder: Path, longest: int) -> RaceText:
+    """Copy the lines of an ASCII text of at most `longest` characters, each a document of its own,
+    in the order of their hashes; the parts end with a line. Raises SystemExit as prepare_text."""
+    lines = {line for line in _ascii(source).splitlines() if 0 < len(line) <= longest}
+    ordered = sorted(lines, key=lambda line: hashlib.sha256(line).digest())
+    cut = len(ordered) // 10 * 9
+    train, val = (
+        b"".join(line + b"\n" for line in part) for part in (ordered[:cut], ordered[cut:])
+    )
+    return _parts(train, val, folder)
+
+
+def _ascii(source: Path) -> bytes:
     data = source.read_bytes()
     if not data.isascii():  # a character would not be a byte on every side
         raise SystemExit(f"--text must be ASCII, got {source}")
-    data = data[: len(data) // 10 * 10]
     if len(data) < 10_000:
         raise SystemExit(f"--text must hold at least 10000 bytes, got {len(data)} in {source}")
-    whole = folder / "text.txt"
-    whole.write_bytes(data)
-    cut = len(data) // 10 * 9
-    return RaceText(whole, data[:cut], data[cut:])
+    return data
+
+
+def _parts(train: bytes, val: bytes, folder: Path) -> RaceText:
+    whole, train_file = folder / "text.txt", folder / "train.txt"
+    whole.write_bytes(train + val)
+    train_file.write_bytes(train)
+    return RaceText(whole, train_file, train, val)
 
 
 def documents(text: str) -> list[str]:

@@ -68,8 +68,11 @@ class Ours:
     def commands(
         self, arguments: Sequence[str], seed: int, text: RaceText, out: Path
     ) -> list[list[str]]:
-        train = ["train", "--data", str(text.whole), "--documents", "file", "--seed", str(seed)]
-        return [[sys.executable, "-m", "nanochat", *train, "--out", str(out / "run"), *arguments]]
+        train = ["train", *self.data(text), "--seed", str(seed), "--out", str(out / "run")]
+        return [[sys.executable, "-m", "nanochat", *train, *arguments]]
+
+    def data(self, text: RaceText) -> list[str]:
+        return ["--data", str(text.whole), "--documents", "file"]
 
     def folder(self, out: Path) -> Path:
         return out
@@ -95,6 +98,17 @@ class OursOfPieces(Ours):
     """`nanochat train` with word pieces: its log has losses a token, which no curve shows."""
 
     loss: ClassVar[re.Pattern[str]] = re.compile(r"(?!)([\d.]+)")
+
+
+@dataclass(frozen=True)
+class OursOfLines(Ours):
+    """`nanochat train` on documents of a line: the training part, from a file of its own."""
+
+    def data(self, text: RaceText) -> list[str]:
+        return ["--data", str(text.train_file), "--documents", "line", "--val-fraction", "0"]
+
+    def score_command(self, checkpoint: Path, validation: Path) -> list[str]:
+        return [sys.executable, str(SCORER), "ours-lines", str(checkpoint), str(validation)]
 
 
 @dataclass(frozen=True)
@@ -218,3 +232,52 @@ def prepare_nanochat(checkout: Path, python: str, text: RaceText, folder: Path) 
         table = pa.table({"text": documents(part.decode("ascii"))})
         pq.write_table(table, shards / f"shard_{number:05d}.parquet", row_group_size=1000)
     return Nanochat(checkout, python, shards)
+
+
+@dataclass(frozen=True)
+class Eemicrogpt:
+    """Entrpi/eemicrogpt at 32 dims, compiled before the race once for each set of -D options."""
+
+    checkout: Path
+    compiler: tuple[str, ...]
+    builds: Path
+
+    loss: ClassVar[re.Pattern[str]] = re.compile(r"(?!)([\d.]+)")  # it prints the training loss
+    loss_unit: ClassVar[float] = 1.0
+    LONGEST: ClassVar[int] = 14  # letters; it cuts longer names
+    RECIPE: ClassVar[tuple[str, ...]] = ("-DD_MODEL=32", "-DLR_INIT=0.007f")  # its README's best
+
+    def commands(
+        self, arguments: Sequence[str], seed: int, text: RaceText, out: Path
+    ) -> list[list[str]]:
+        shutil.copy(text.train_file, out / "names.txt")
+        given = {option.partition("=")[0]: option for option in (*self.RECIPE, *arguments)}
+        binary = self.builds / "".join(given.values())
+        source = Path(__file__).parent / "eemicrogpt"
+        include = [f"-I{self.checkout}", f"-I{source / 'outside_apple'}"]
+        build = [*self.compiler, *include, *given.values(), str(source / "leave_weights.c"), "-lm"]
+        build += ["-o", str(binary)]
+        if not binary.exists() and subprocess.run(build, capture_output=True).returncode:
+            return [build]  # fails as the run, with its reason
+        return [[str(binary), str(seed)]]
+
+    def folder(self, out: Path) -> Path:
+        return out
+
+    def environment(self, out: Path) -> Mapping[str, str]:
+        return os.environ
+
+    def steps_seconds(self, lines: Lines) -> float | None:
+        return _sum_ms(r"^Training complete in ([\d.]+) ms", lines)
+
+    def checkpoint(self, out: Path) -> Path:
+        return out / "weights.bin"
+
+    def score_command(self, checkpoint: Path, validation: Path) -> list[str]:
+        return [sys.executable, str(SCORER), "eemicrogpt", str(checkpoint), str(validation)]
+
+
+def prepare_eemicrogpt(checkout: Path, compiler: str, text: RaceText, folder: Path) -> Eemicrogpt:
+    builds = folder / "builds"
+    builds.mkdir()
+    return Eemicrogpt(checkout, tuple(shlex.split(compiler)), builds)

@@ -1,11 +1,12 @@
 """One scorer for every side: nats of all validation bytes under a checkpoint, in a process.
 
-    python bench/race_scorer.py {ours,nanogpt,nanochat} CHECKPOINT VALIDATION_FILE [CHECKOUT]
+    python bench/race_scorer.py KIND CHECKPOINT VALIDATION_FILE [CHECKOUT]
 
-Every byte is a target once (those of the first token only where a model starts from BOS), in
-disjoint windows as long as the checkpoint's own context; a window sees nothing of the one before.
-The side computes float32 logits; the loss is computed here, in float64, for all sides alike. Prints
-one JSON object.
+KIND is ours, nanogpt or nanochat for a text: every byte is a target once (those of the first token
+only where a model starts from BOS), in disjoint windows as long as the checkpoint's own context; a
+window sees nothing of the one before. It is ours-lines or eemicrogpt where each line is a document,
+scored from its first letter to its end. The side computes float32 logits; the loss is computed
+here, in float64, for all sides alike. Prints one JSON object.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +64,16 @@ def windows_from(start: int, ids: np.ndarray, context: int) -> Windows:
             yield torch.cat([starts, targets[:, :-1]], 1), targets
 
 
+def windows_of_lines(start: int, lines: Sequence[np.ndarray]) -> Windows:
+    """Each line from the token `start` to `start` again; lines of one length together."""
+    by_length: dict[int, list[np.ndarray]] = defaultdict(list)
+    for line in lines:
+        by_length[len(line)].append(np.concatenate([[start], line, [start]]))
+    for same in by_length.values():
+        tokens = torch.from_numpy(np.stack(same))
+        yield tokens[:, :-1], tokens[:, 1:]
+
+
 def nats(scored: Scored) -> float:
     """Sum over all targets that are not free."""
     total = 0.0
@@ -73,10 +86,11 @@ def nats(scored: Scored) -> float:
     return total
 
 
-def load_ours(checkpoint: Path, text: str) -> Scored:
+def load_ours(checkpoint: Path, text: str, lines: bool = False) -> Scored:
     from nanochat.commands.trained import load_trained, read_checkpoint
     from nanochat.config import EvalConfig
     from nanochat.data.batches import Batch
+    from nanochat.data.tokenizer import BOS
 
     found, config, _ = read_checkpoint(str(checkpoint))
     # The torch engine reads the checkpoints of both.
@@ -98,7 +112,11 @@ def load_ours(checkpoint: Path, text: str) -> Scored:
         return cap * torch.tanh(result / cap) if cap else result
 
     size = sum(weight.size for weight in found.state.weights.values())
-    ids, context = np.asarray(trained.tokenizer.encode(text)), trained.config.block_size
+    context = trained.config.block_size
+    if lines:
+        rows = [np.asarray(trained.tokenizer.encode(line)) for line in text.splitlines()]
+        return Scored(logits, windows_of_lines(BOS, rows), context, len(text), size)
+    ids = np.asarray(trained.tokenizer.encode(text))
     targets = int(trained.tokenizer.token_bytes[ids[1:]].sum())
     return Scored(logits, windows(ids, context), context, targets, size)
 
@@ -143,7 +161,46 @@ def load_nanochat(checkpoint: Path, text: str, checkout: Path) -> Scored:
     return Scored(model, windows_from(bos, ids, context), context, len(text), size, free=bos)
 
 
-LOADERS = {"ours": load_ours, "nanogpt": load_nanogpt, "nanochat": load_nanochat}
+def load_eemicrogpt(checkpoint: Path, text: str) -> Scored:
+    """Its forward pass on the weights in the order of its struct: one block, four heads, ReLU,
+    RMSNorm of the embedding, before attention and before the MLP."""
+    flat = torch.from_numpy(np.fromfile(checkpoint, dtype=np.float32))
+    boundary, context = 26, 16
+    width = round((math.sqrt(4900 + 48 * len(flat)) - 70) / 24)  # 12 width² + 70 width weights
+    shapes = {
+        "token": (27, width), "position": (context, width), "query": (width, width),
+        "key": (width, width), "value": (width, width), "out": (width, width),
+        "expand": (4 * width, width), "contract": (width, 4 * width), "head": (27, width),
+    }  # fmt: skip
+    parts = flat.split([math.prod(shape) for shape in shapes.values()])
+    weights = {
+        name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)
+    }
+
+    def norm(x: Tensor) -> Tensor:
+        return torch.nn.functional.rms_norm(x, (width,), eps=1e-5)
+
+    def logits(inputs: Tensor) -> Tensor:
+        rows, length = inputs.shape
+        x = norm(weights["token"][inputs] + weights["position"][:length])
+        q, k, v = (
+            (norm(x) @ weights[name].t()).view(rows, length, 4, -1).transpose(1, 2)
+            for name in ("query", "key", "value")
+        )
+        attended = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + attended.transpose(1, 2).reshape(rows, length, width) @ weights["out"].t()
+        x = x + torch.relu(norm(x) @ weights["expand"].t()) @ weights["contract"].t()
+        return x @ weights["head"].t()
+
+    lines = [np.frombuffer(line.encode(), np.uint8).astype(np.int64) for line in text.splitlines()]
+    cut = windows_of_lines(boundary, [line - ord("a") for line in lines])
+    return Scored(logits, cut, context, len(text), len(flat))
+
+
+LOADERS = {
+    "ours": load_ours, "ours-lines": partial(load_ours, lines=True), "nanogpt": load_nanogpt,
+    "nanochat": load_nanochat, "eemicrogpt": load_eemicrogpt,
+}  # fmt: skip
 
 
 def main() -> None:

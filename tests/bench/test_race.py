@@ -19,9 +19,16 @@ import race_report
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from race_data import RaceText, documents, prepare_text
+from race_data import RaceText, documents, prepare_lines, prepare_text
 from race_entrants import check_nanogpt_split
-from race_scorer import Scored, nats, windows, windows_from
+from race_scorer import (
+    Scored,
+    load_eemicrogpt,
+    nats,
+    windows,
+    windows_from,
+    windows_of_lines,
+)
 from race_sides import Lines, Side, run
 from race_statistics import p_below, ratio_interval
 
@@ -57,13 +64,25 @@ def test_our_own_split_is_the_same_bytes(text: RaceText) -> None:
 
 @pytest.mark.parametrize(
     ("data", "words"),
-    [(b"short", "must hold at least 10000 bytes, got 0"), (b"\xc3\xa9" * 9000, "must be ASCII")],
+    [(b"short", "must hold at least 10000 bytes, got 5"), (b"\xc3\xa9" * 9000, "must be ASCII")],
 )
 def test_a_text_that_cannot_race_is_refused(tmp_path: Path, data: bytes, words: str) -> None:
     source = tmp_path / "source.txt"
     source.write_bytes(data)
     with pytest.raises(SystemExit, match=words):
         prepare_text(source, tmp_path)
+
+
+def test_lines_are_split_whole_once_each_and_without_long_ones(tmp_path: Path) -> None:
+    names = [f"name{'x' * (i % 9)}{chr(97 + i % 26)}{i}" for i in range(1500)]
+    (tmp_path / "names.txt").write_text("\n".join([*names, names[0], ""]))
+    text = prepare_lines(tmp_path / "names.txt", tmp_path, longest=10)
+    kept = [name for name in names if len(name) <= 10]
+    train, val = (part.decode().splitlines() for part in (text.train, text.val))
+    assert sorted(train + val) == sorted(kept)
+    assert len(train) == len(kept) // 10 * 9
+    assert text.train_file.read_bytes() == text.train
+    assert train[:50] != kept[:50]  # not in the order of the source
 
 
 @given(st.text(alphabet="ab\n", min_size=1, max_size=60))
@@ -128,6 +147,61 @@ def test_windows_after_bos_score_every_token_but_bos(ids: list[int], context: in
     cut = windows_from(bos, np.array(ids), context)
     total = nats(Scored(counting_logits, cut, context, len(ids), 0, free=bos))
     assert total == pytest.approx(expected, rel=1e-6, abs=1e-12)
+
+
+@given(st.lists(st.lists(st.integers(0, 5), max_size=9), max_size=40))
+def test_a_line_is_scored_alone_from_its_first_token_to_its_end(lines: list[list[int]]) -> None:
+    bos = 6
+    expected = sum(
+        by_hand([bos, *line[:i]], target) for line in lines for i, target in enumerate([*line, bos])
+    )
+    cut = windows_of_lines(bos, [np.array(line, dtype=np.int64) for line in lines])
+    total = nats(Scored(counting_logits, cut, 16, 1, 0))
+    assert total == pytest.approx(expected, rel=1e-6, abs=1e-12)
+
+
+def eemicrogpt_by_hand(w: dict[str, np.ndarray], ids: list[int]) -> np.ndarray:
+    """Logits after `ids`, position by position and head by head in float64."""
+
+    def norm(x: np.ndarray) -> np.ndarray:
+        return x / math.sqrt(float(np.mean(x * x)) + 1e-5)
+
+    keys: list[np.ndarray] = []
+    values: list[np.ndarray] = []
+    for position, token in enumerate(ids):
+        x = norm(w["token"][token] + w["position"][position])
+        query = w["query"] @ norm(x)
+        keys.append(w["key"] @ norm(x))
+        values.append(w["value"] @ norm(x))
+        heads = []
+        for head in range(4):
+            part = slice(head * 2, head * 2 + 2)
+            scores = [math.exp(float(query[part] @ key[part]) / math.sqrt(2)) for key in keys]
+            mixed = sum(s * value[part] for s, value in zip(scores, values, strict=True))
+            heads.append(mixed / sum(scores))
+        x = x + w["out"] @ np.concatenate(heads)
+        x = x + w["contract"] @ np.maximum(w["expand"] @ norm(x), 0)
+    return w["head"] @ x
+
+
+def test_eemicrogpts_weights_are_scored_by_its_model(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    shapes = {
+        "token": (27, 8), "position": (16, 8), "query": (8, 8), "key": (8, 8), "value": (8, 8),
+        "out": (8, 8), "expand": (32, 8), "contract": (8, 32), "head": (27, 8),
+    }  # fmt: skip
+    w = {name: rng.normal(0, 0.5, shape).astype(np.float32) for name, shape in shapes.items()}
+    np.concatenate([part.ravel() for part in w.values()]).tofile(tmp_path / "weights.bin")
+    exact = {name: part.astype(np.float64) for name, part in w.items()}
+    scored = load_eemicrogpt(tmp_path / "weights.bin", "ada\nbo\neve\n")
+    expected = 0.0
+    for name in ("ada", "bo", "eve"):
+        ids = [26, *(ord(letter) - ord("a") for letter in name), 26]
+        for i in range(1, len(ids)):
+            logits = eemicrogpt_by_hand(exact, ids[:i])
+            expected += math.log(np.exp(logits).sum()) - logits[ids[i]]
+    assert nats(scored) == pytest.approx(expected, rel=1e-5)
+    assert (scored.bytes, scored.parameters) == (11, sum(part.size for part in w.values()))
 
 
 # ---------------------------------------------------------------------------------- statistics
