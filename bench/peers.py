@@ -7,6 +7,7 @@
 CHECKOUT is a folder or URL@REVISION. Every side is trained on the first nine tenths of FILE and
 scored by one scorer (race_scorer.py) on all of the rest, in disjoint windows of its own context;
 with --lines each line is a document, and the lines are put in the order of their hashes first.
+An entry of ours is compared with the peer's entry of its name, or else with the first peer's first.
 Seconds are those of whole processes, imports, data, tokenizer and evaluations included, with
 caches empty. Seeds are listed beforehand; a side that fails, runs past --timeout or is not there
 stands in the record with its reason, and the others go on. Writes results/NAME.{json,csv,md,png}

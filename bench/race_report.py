@@ -20,12 +20,18 @@ COLUMNS = (
 
 
 def summarise(runs: Sequence[Mapping[str, Any]], reference: str) -> list[dict[str, Any]]:
-    """One row a side: means over its scored runs, beside those of the `reference` side."""
+    """One row a side: means over its scored runs; ours beside those of the peer's entry of the same
+    name, the others beside those of the side `reference`."""
     sides = list(dict.fromkeys(run["side"] for run in runs))
     done = {side: [r for r in runs if r["side"] == side and r["score"] is not None]
             for side in sides}  # fmt: skip
-    beside = done.get(reference, [])
-    return [_row(side, runs, done[side], beside, side == reference) for side in sides]
+    entry = {side: side.partition(" ")[2] for side in sides}
+    peers = {entry[side]: side for side in sides if not side.startswith("ours ")}
+    rows = []
+    for side in sides:
+        other = peers.get(entry[side], reference) if side.startswith("ours ") else reference
+        rows.append(_row(side, runs, done[side], done.get(other, []), side == other))
+    return rows
 
 
 def _row(
