@@ -27,6 +27,7 @@ COMMANDS = {
     "microgpt, 0 steps": [*MICROGPT, "--steps", "0"],
     "microgpt, 1,000 steps": [*MICROGPT, "--steps", "1000"],
     "nanochat train": [*NANOCHAT, "train"],
+    "nanochat train --mode tensor": [*NANOCHAT, "train", "--mode", "tensor"],
 }
 
 
@@ -58,7 +59,7 @@ def main() -> None:
             "clock_best_s": min(clock), "clock_median_s": statistics.median(clock),
             "processor_best_s": min(processor), "processor_median_s": statistics.median(processor),
         }  # fmt: skip
-        print(f"{name:22}", *(f"{key} {value:.3f}" for key, value in record[name].items()))
+        print(f"{name:28}", *(f"{key} {value:.3f}" for key, value in record[name].items()))
     print(write_result("start", {"runs": RUNS, "commands": record}))
 
 

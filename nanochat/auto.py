@@ -66,6 +66,8 @@ def _of_tensor_alone(options: Mapping[str, Any]) -> str:
         return "optimizer muon"
     if options["past_embeds"] > 0:
         return "past_embeds"
+    if options["ngram_rows"] > 0:
+        return "ngram_rows"
     if options["dropout"] > 0:
         return "dropout"
     if options["auto_batch"]:

@@ -88,6 +88,13 @@ class TrainConfig:
         0, "Embeddings of this many tokens before are added to a token's own (tensor only).",
         group=_MODEL, low=0, high=64,
     )  # fmt: skip
+    ngram_rows: int = option(
+        0, "Rows of a table of n-grams' embeddings, by their hash, added as well (tensor only).",
+        group=_MODEL, low=0, high=1 << 24,
+    )  # fmt: skip
+    ngram_longest: int = option(
+        4, "Tokens of its longest n-grams; the shortest have two.", group=_MODEL, low=2, high=64
+    )
     tie_lm_head: bool = option(False, "Head shares the token embedding.", group=_MODEL)
     input_rmsnorm: bool = option(True, "RMSNorm right after the embedding.", group=_MODEL)
     qk_norm: bool = option(True, "RMSNorm on each head's queries and keys.", group=_MODEL)

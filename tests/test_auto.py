@@ -37,6 +37,7 @@ CHOICES = [
     ({"dtype": "bfloat16"}, "tensor", "only it has dtype bfloat16"),
     ({"dropout": 0.1}, "tensor", "only it has dropout"),
     ({"past_embeds": 1}, "tensor", "only it has past_embeds"),
+    ({"ngram_rows": 1}, "tensor", "only it has ngram_rows"),
     ({"auto_batch": True}, "tensor", "only it has auto_batch"),
     ({"optimizer": "muon"}, "tensor", "only it has optimizer muon"),
 ]

@@ -150,7 +150,8 @@ def test_every_knob_says_what_it_is(command, name, knob):
 
 OF_TENSOR_ALONE = {
     name for name, values in PRESETS.items()
-    if values.get("optimizer") == "muon" or values.get("past_embeds") or values.get("auto_batch")
+    if values.get("optimizer") == "muon" or values.get("past_embeds")
+    or values.get("ngram_rows") or values.get("auto_batch")
 }  # fmt: skip
 ON_ENGINES = [
     (preset, mode) for preset in PRESETS for mode in ("scalar", "tensor")
@@ -300,6 +301,8 @@ REFUSED = [  # in the order of the table
      "mode scalar does not support dropout 0.1; use dropout 0 or mode tensor"),
     ({"mode": "scalar", "past_embeds": 1}, errors.UnsupportedOption,
      "mode scalar does not support past_embeds 1; use past_embeds 0 or mode tensor"),
+    ({"mode": "scalar", "ngram_rows": 7}, errors.UnsupportedOption,
+     "mode scalar does not support ngram_rows 7; use ngram_rows 0 or mode tensor"),
     ({"mode": "scalar", "auto_batch": True}, errors.UnsupportedOption,
      "mode scalar does not support auto_batch true; leave it out or use mode tensor"),
     ({"mode": "scalar", "loss": "torch"}, errors.UnsupportedOption,
@@ -325,6 +328,8 @@ REFUSED = [  # in the order of the table
      "model_kind bigram does not support qk_norm true; leave it out or use model_kind mini-gpt"),
     ({**BIGRAM, "past_embeds": 2}, errors.UnsupportedOption,
      "model_kind bigram does not support past_embeds 2; use past_embeds 0 or model_kind mini-gpt"),
+    ({**BIGRAM, "ngram_rows": 2}, errors.UnsupportedOption,
+     "model_kind bigram does not support ngram_rows 2; use ngram_rows 0 or model_kind mini-gpt"),
     ({**BIGRAM, "dropout": 0.5}, errors.UnsupportedOption,
      "model_kind bigram does not support dropout 0.5; use dropout 0 or model_kind mini-gpt"),
 ]  # fmt: skip

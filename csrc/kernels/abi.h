@@ -12,7 +12,7 @@
    "number" is float for logits of NCK_FLOAT32, NCK_BFLOAT16 and NCK_FLOAT16, double for
    NCK_FLOAT64. */
 
-enum { NCK_ABI_VERSION = 2 };
+enum { NCK_ABI_VERSION = 3 };
 
 /* Status. */
 enum {
@@ -59,24 +59,31 @@ typedef struct {
 
 /* A GPT. With norm(x) = x / sqrt(mean x² + eps), for a token t at position p:
 
-     x = wte[t] + wte[k · vocab + the token k before] … + wpe[p], for k up to past_embeds and as
-         far as tokens were read; normed under input_norm
+     x = wte[t] + wte[k · vocab + the token k before] … + the row of each n-gram that t ends …
+         + wpe[p], for k up to past_embeds, n from 2 to ngram_longest, and as far as tokens were
+         read; normed under input_norm
      in each layer   x += wo · attention(wqkv · norm(x)), then x += fc2 · activation(fc1 · norm(x))
      logits = lm_head · x, then softcap · tanh(logits / softcap)
 
    In a head, queries and keys are rotated in halves by the angles p · rope_base^(−2j / head_dim),
    normed under qk_norm, and softmax(q · k / √head_dim) weighs the values of the last block_size
-   tokens. */
+   tokens.
+
+   The n-gram of the tokens t, t1 before it, t2 before that, … has the row (past_embeds + 1) · vocab
+   + ⌊⌊key / 2^32⌋ · ngram_rows / 2^32⌋ with key = (… ((t + 1) · M + t1 + 1) · M + …) · M modulo
+   2^64 and M = 0x9E3779B97F4A7C15. */
 typedef struct {
   int64_t vocab, n_embd, n_layer, n_head, block_size; /* head_dim = n_embd / n_head */
   int64_t past_embeds;                                /* 0 … 2^10 */
+  int64_t ngram_rows;                                 /* 0 … 2^31; 0: no n-grams */
+  int64_t ngram_longest;                              /* 2 … 2^10 where there are rows */
   int32_t dtype;               /* of the matrices; NCK_FLOAT16 is not offered */
   int32_t activation;          /* NCK_RELU or NCK_RELU2 */
   int32_t input_norm, qk_norm; /* 0 or 1 */
   double eps;                  /* at least 0 */
   double rope_base;            /* at least 1; 0: no rotation */
   double softcap;              /* as in nck_loss */
-  const void* wte;             /* ((past_embeds + 1) * vocab, n_embd) numbers */
+  const void* wte;             /* ((past_embeds + 1) * vocab + ngram_rows, n_embd) numbers */
   const void* wpe;             /* (block_size, n_embd) numbers, or NULL */
   const void* lm_head;         /* (vocab, n_embd) of dtype */
   const nck_gpt_layer* layers; /* n_layer */

@@ -8,8 +8,9 @@ from torch import Tensor
 from typing_extensions import Never
 
 from nanochat.config import TrainConfig
+from nanochat.tensor.embeddings import Bags
 from nanochat.tensor.functions import rmsnorm
-from nanochat.tensor.inputs import Bags, Inputs
+from nanochat.tensor.inputs import Inputs
 from nanochat.tensor.weights import FlatWeights
 
 __all__ = ["Bigram", "embedded"]

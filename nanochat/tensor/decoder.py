@@ -24,7 +24,8 @@ from nanochat.ops.sample import draw, refuse_rows_without_token
 from nanochat.tensor.attention import rotate
 from nanochat.tensor.bigram import Bigram
 from nanochat.tensor.blocks import Block
-from nanochat.tensor.inputs import Bags, Rotary, RotaryTable, embedding_bags
+from nanochat.tensor.embeddings import Bags, Embeddings
+from nanochat.tensor.inputs import Rotary, RotaryTable
 from nanochat.tensor.minigpt import MiniGPT
 from nanochat.tensor.native_decoder import NativeDecoder, runs_natively
 from nanochat.training.parameters import RMSNORM_EPS
@@ -79,6 +80,7 @@ class TensorDecoder:
         # Learned positions are absolute: a moved window is a new text, read again as a whole.
         self._rereads = config.model_kind == "mini-gpt" and table is None
         self._window = torch.tensor(prompts, dtype=torch.int64, device=device)  # (rows, tokens)
+        self._embeddings = Embeddings.of(config, len(model.head))
         self._past: NDArray[np.int64] = np.empty((len(prompts), 0), dtype=np.int64)
         self._read_prompts()
 
@@ -163,7 +165,7 @@ class TensorDecoder:
         self._count += width
         rotary = self._table.span(first, self._count) if self._table else None
         matrix = _rotation(rotary) if rotary and width == 1 else None
-        bags = self._bags(tokens) if self._config.past_embeds else None
+        bags = self._bags(tokens) if self._embeddings.lookback else None
         x = self._model.embed(tokens, self._places[slot : slot + width], bags).flatten(0, 1)
         for block, cache in zip(self._model.blocks, self._caches, strict=True):
             qkv = torch.mm(self._normed(x), block.wqkv.t())
@@ -176,12 +178,9 @@ class TensorDecoder:
 
     def _bags(self, tokens: Tensor) -> Bags:
         """What the tokens embed, and remember the last of them for those to come."""
-        past, before = self._config.past_embeds, self._past.shape[1]
         text = np.concatenate((self._past, tokens.cpu().numpy()), axis=1)
-        rows, offsets = embedding_bags(
-            text, np.zeros_like(text), past=past, vocab_size=len(self._model.head), first=before
-        )
-        self._past = text[:, -past:]
+        rows, offsets = self._embeddings.bags(text, np.zeros_like(text), first=self._past.shape[1])
+        self._past = text[:, -self._embeddings.lookback :]
         return Bags(
             torch.from_numpy(rows).to(self._device), torch.from_numpy(offsets).to(self._device)
         )

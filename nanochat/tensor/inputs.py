@@ -15,16 +15,15 @@ from torch import Tensor
 
 from nanochat.config import TrainConfig
 from nanochat.data.batches import Batch
+from nanochat.tensor.embeddings import Bags, Embeddings
 from nanochat.training.parameters import rotary_angles
 
 __all__ = [
     "NATIVE_WIDTH",
-    "Bags",
     "Inputs",
     "InputsMaker",
     "Rotary",
     "RotaryTable",
-    "embedding_bags",
 ]
 
 # Up to this width the CPU runs our own attention, beyond it torch's, which never holds a head's
@@ -83,29 +82,6 @@ class RotaryTable:
         return Rotary(self._cos[index].unsqueeze(1), self._sin[index].unsqueeze(1))
 
 
-class Bags(NamedTuple):
-    """Which embeddings each token adds up: its own and those of the tokens before it."""
-
-    rows: Tensor  # (n,) int64, of the tables wte, wte1, … as one
-    offsets: Tensor  # (tokens,) int64, where a token's rows begin
-
-
-def embedding_bags(
-    tokens: NDArray[np.int64],  # (rows, width)
-    starts: NDArray[np.int64],  # (rows, width) first column of the token's segment
-    *,
-    past: int,  # how many tokens before are added
-    vocab_size: int,
-    first: int = 0,  # the first column that is embedded
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows and offsets of Bags for the columns from `first` on, row by row."""
-    columns = np.arange(first, tokens.shape[1])[:, None] - np.arange(past + 1)
-    found = tokens[:, np.maximum(columns, 0)] + np.arange(past + 1) * vocab_size
-    present = columns >= starts[:, first:, None]
-    counts = present.sum(-1).reshape(-1)
-    return found[present], np.cumsum(counts) - counts
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
     """One batch on its device. Tokens of a row follow one another: index = row · width + column."""
@@ -129,7 +105,7 @@ class InputsMaker:
     def __init__(
         self, config: TrainConfig, vocab_size: int, *, device: torch.device, dtype: torch.dtype
     ) -> None:
-        self._past, self._vocab_size = config.past_embeds, vocab_size
+        self._embeddings = Embeddings.of(config, vocab_size)
         self._attends = config.model_kind == "mini-gpt"
         # Dropout draws its masks in torch.
         self._native = device.type == "cpu" and config.loss == "fused" and not config.dropout
@@ -160,11 +136,9 @@ class InputsMaker:
         return replace(inputs, angles=angles, starts=starts)
 
     def _bags(self, tokens: NDArray[np.int64], segments: NDArray[np.int64]) -> Bags | None:
-        if not self._past:
+        if not self._embeddings.lookback:
             return None
-        rows, offsets = embedding_bags(
-            tokens, _starts(segments), past=self._past, vocab_size=self._vocab_size
-        )
+        rows, offsets = self._embeddings.bags(tokens, _starts(segments))
         return Bags(self._to_device(rows), self._to_device(offsets))
 
     def _to_device(self, numbers: NDArray[np.int64]) -> Tensor:

@@ -10,8 +10,9 @@ from nanochat.config import TrainConfig
 from nanochat.tensor.attention import attention_branch
 from nanochat.tensor.bigram import embedded
 from nanochat.tensor.blocks import Block, Shape, run_blocks
+from nanochat.tensor.embeddings import Bags, Embeddings
 from nanochat.tensor.functions import rmsnorm
-from nanochat.tensor.inputs import Bags, Inputs
+from nanochat.tensor.inputs import Inputs
 from nanochat.tensor.mlp import mlp_branch
 from nanochat.tensor.weights import FlatWeights
 
@@ -33,8 +34,8 @@ class MiniGPT:
     def __init__(self, config: TrainConfig, weights: FlatWeights, vocab_size: int) -> None:
         self.config = config
         self.dtype = weights.dtype
-        tables = 1 + config.past_embeds  # wte, wte1, … lie one behind the other
-        self.wte = weights.leaf("wte", rows=tables * vocab_size, master=True)
+        rows = Embeddings.of(config, vocab_size).rows
+        self.wte = weights.leaf("wte", rows=rows, master=True)
         self.wpe = None
         if config.positions == "learned":
             self.wpe = weights.leaf("wpe", rows=config.block_size, master=True)
@@ -62,7 +63,7 @@ class MiniGPT:
     def embed(
         self, tokens: Tensor, positions: Tensor, bags: Bags | None
     ) -> Tensor:  # (...,) -> (..., n_embd)
-        """The residual stream at the start, in the master dtype; bags where there are wte1, …."""
+        """The residual stream at the start, in the master dtype; bags where wte is not alone."""
         norm = self.config.input_rmsnorm
         if bags is None and self.wpe is None:
             return embedded(self.wte, tokens, norm=norm)

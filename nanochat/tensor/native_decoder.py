@@ -184,6 +184,8 @@ def _options(model: MiniGPT, config: TrainConfig) -> dict[str, Any]:
         "n_head": config.n_head,
         "block_size": config.block_size,
         "past_embeds": config.past_embeds,
+        "ngram_rows": config.ngram_rows,
+        "ngram_longest": config.ngram_longest,
         "dtype": _DTYPES[model.dtype],
         "activation": _ACTIVATIONS[config.activation],
         "input_norm": config.input_rmsnorm,

@@ -39,7 +39,8 @@ class Spec:
 def parameter_specs(config: TrainConfig, vocab_size: int) -> list[Spec]:
     """The parameters of the config's model, in microgpt's order: wte, wpe, lm_head, layers.
 
-    wte<k> embeds the token k places before; these tables stand behind wte, in order of k.
+    wte<k> embeds the token k places before; these tables stand behind wte, in order of k, and
+    behind them wte_ngram, that of n-grams by their hash.
     """
     width = config.n_embd
 
@@ -50,6 +51,8 @@ def parameter_specs(config: TrainConfig, vocab_size: int) -> list[Spec]:
 
     names = ["wte", *(f"wte{k}" for k in range(1, config.past_embeds + 1))]
     specs = [spec(name, vocab_size, width, "embedding") for name in names]
+    if config.ngram_rows:
+        specs.append(spec("wte_ngram", config.ngram_rows, width, "embedding"))
     if config.model_kind == "mini-gpt" and config.positions == "learned":
         specs.append(spec("wpe", config.block_size, width, "embedding"))
     if not config.tie_lm_head:

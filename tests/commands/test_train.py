@@ -683,7 +683,8 @@ def test_a_title_of_any_letters_is_drawn_as_it_is(run, folder):
 
 CHANGES = {
     "n_layer": 2, "n_head": 1, "n_embd": 8, "block_size": 2, "activation": "relu2",
-    "positions": "rope", "past_embeds": 1, "tie_lm_head": True, "input_rmsnorm": False, "qk_norm": True,
+    "positions": "rope", "past_embeds": 1, "ngram_rows": 8,
+    "tie_lm_head": True, "input_rmsnorm": False, "qk_norm": True,
     "logit_softcap": 0.05, "init_std": 0.5, "zero_init": True, "dropout": 0.5,
     "documents": "file", "tokenizer": "byte", "val_fraction": 0.5, "style": "futuristic", "batching": "windows",
     "steps": 7, "batch_size": 3, "grad_accum": 2, "optimizer": "sgd", "lr": 0.05,
@@ -695,7 +696,7 @@ CHANGES = {
 SEEN_ELSEWHERE = {  # by which test; they are no option of the training itself
     "mode": "metrics_say_what_was_trained", "loss": "tensor engine", "device": "refused by the table",
     "numerics": "microgpt, parity", "data": "bad_input", "data_dir": "registry", "threads": "tensor", "deterministic": "tensor",
-    "muon_momentum": "tensor muon", "time_budget": "budget", "vocab_size": "bpe", "auto_batch": "tensor memory",
+    "muon_momentum": "tensor muon", "time_budget": "budget", "vocab_size": "bpe", "ngram_longest": "tensor models", "auto_batch": "tensor memory",
     "eval_every": "log", "eval_tokens": "below", "checkpoint_every": "resume",
     "memory_drift": "loop", "out": "folder", "resume": "resume", "num_samples": "stdout",
     "max_new_tokens": "sample", "temperature": "sample", "top_k": "sample", "top_p": "sample",
@@ -732,7 +733,7 @@ def test_every_training_option_changes_the_losses_or_is_refused(
                              steps=4, num_samples=0)  # fmt: skip
         assert config.n_embd == 16
         changed = [r.get("loss", r.get("val_loss")) for r in records(nanochat.train(config).run)]
-    elif mode == "scalar" and name in ("dropout", "past_embeds"):
+    elif mode == "scalar" and name in ("dropout", "past_embeds", "ngram_rows"):
         with pytest.raises(nanochat.NanochatError, match=f"^mode scalar does not support {name}"):
             losses(**options)
         return

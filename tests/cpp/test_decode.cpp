@@ -94,6 +94,8 @@ struct Small {
              .n_head = 3,
              .block_size = 5,
              .past_embeds = 0,
+             .ngram_rows = 0,
+             .ngram_longest = 0,
              .dtype = NCK_FLOAT32,
              .activation = NCK_RELU2,
              .input_norm = 1,

@@ -75,6 +75,8 @@ TEST_CASE(decoders_read_at_once) {
                       .n_head = 2,
                       .block_size = 16,
                       .past_embeds = 0,
+                      .ngram_rows = 0,
+                      .ngram_longest = 0,
                       .dtype = NCK_FLOAT32,
                       .activation = NCK_RELU,
                       .input_norm = 1,

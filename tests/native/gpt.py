@@ -70,14 +70,15 @@ class GPT:
                 array = self._matrix(*(f"layer{i}.{name}" for name in names))
                 setattr(layers[i], field, kept(f"{field}{i}", array))
         learned = config.positions == "learned"
-        tables = ["wte", *(f"wte{k}" for k in range(1, config.past_embeds + 1))]
+        tables = [name for name in self.weights if name.startswith("wte")]
         fields = {
             "vocab": self.vocab, "n_embd": config.n_embd, "n_layer": config.n_layer,
             "n_head": config.n_head, "block_size": config.block_size,
             "dtype": native.DTYPES[self.dtype], "activation": ACTIVATIONS[config.activation],
             "input_norm": config.input_rmsnorm, "qk_norm": config.qk_norm, "eps": 1e-5,
             "rope_base": 0.0 if learned else ROPE_BASE, "softcap": config.logit_softcap,
-            "past_embeds": config.past_embeds, "wte": kept("wte", self._numbers(*tables)),
+            "past_embeds": config.past_embeds, "ngram_rows": config.ngram_rows,
+            "ngram_longest": config.ngram_longest, "wte": kept("wte", self._numbers(*tables)),
             "wpe": kept("wpe", self._numbers("wpe")) if learned else native.ffi.NULL,
             "lm_head": kept("lm_head", self._matrix("wte" if config.tie_lm_head else "lm_head")),
             "layers": layers,

@@ -5,7 +5,7 @@ Slow and obvious on purpose; it shares nothing with an engine but parameter name
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,14 @@ def softmax(x: Array) -> Array:
     return exps / exps.sum()
 
 
+def ngram_row(tokens: Sequence[int], rows: int) -> int:
+    """Of the hash that abi.h gives, in integers without a limit."""
+    key = 0
+    for token in reversed(tokens):
+        key = (key + token + 1) * 0x9E3779B97F4A7C15
+    return (key % 2**64 // 2**32) * rows // 2**32
+
+
 class NumpyGPT:
     """Token by token; `reset` starts a segment. `window` tokens at most are remembered."""
 
@@ -53,6 +61,9 @@ class NumpyGPT:
         x = weights["wte"][token]
         for k, before in enumerate(self.text[-2::-1][: config.past_embeds], start=1):
             x = x + weights[f"wte{k}"][before]
+        for n in range(2, config.ngram_longest + 1 if config.ngram_rows else 0):
+            if len(self.text) >= n:
+                x = x + weights["wte_ngram"][ngram_row(self.text[-n:], config.ngram_rows)]
         if config.model_kind == "mini-gpt" and config.positions == "learned":
             x = x + weights["wpe"][position]
         if config.input_rmsnorm:

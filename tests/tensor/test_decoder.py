@@ -27,6 +27,8 @@ MODELS: list[dict[str, Any]] = [
     {"positions": "rope", "qk_norm": False, "input_rmsnorm": False, "logit_softcap": 1.5},
     {"n_layer": 0, "positions": "learned"},
     {"positions": "rope", "past_embeds": 3},
+    {"positions": "rope", "past_embeds": 1, "ngram_rows": 50},
+    {"positions": "learned", "ngram_rows": 9, "ngram_longest": 6, "tie_lm_head": True},
     {"positions": "learned", "past_embeds": 1, "tie_lm_head": True},
 ]
 

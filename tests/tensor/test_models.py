@@ -43,6 +43,10 @@ MINIGPTS: list[dict[str, Any]] = [
     )
 ]  # fmt: skip
 
+MINIGPTS += [
+    {**options, "past_embeds": i % 2, "ngram_rows": 20 * (1 + i % 3), "ngram_longest": 2 + i % 3}
+    for i, options in enumerate(MINIGPTS[3::7])
+]
 MINIGPTS += [{**options, "past_embeds": 2 + i % 3} for i, options in enumerate(MINIGPTS[::7])]
 
 

@@ -142,6 +142,9 @@ struct nck_decoder {
         .head_dim = head_dim,
         .block_size = model.block_size,
         .past_embeds = model.past_embeds,
+        .ngram_rows = model.ngram_rows,
+        .ngram_longest = model.ngram_longest,
+        .lookback = std::max(model.past_embeds, model.ngram_rows > 0 ? model.ngram_longest - 1 : 0),
         .squared = model.activation == NCK_RELU2,
         .qk_norm = model.qk_norm != 0,
         .input_norm = model.input_norm != 0,
@@ -200,7 +203,7 @@ struct nck_decoder {
   // The tokens behind those of each row that were read last, as DecodeStep takes them.
   const std::int64_t* with_past(const std::int64_t* tokens, std::int64_t width,
                                 std::int64_t first) {
-    const std::int64_t past = decode_.past_embeds;
+    const std::int64_t past = decode_.lookback;
     if (past == 0) return tokens;
     past_.resize(static_cast<std::size_t>(decode_.rows * past), -1);
     if (first == 0) std::fill(past_.begin(), past_.end(), -1);
@@ -215,7 +218,7 @@ struct nck_decoder {
 
   // What with_past() gave ends with the tokens that were read last now.
   void remember(std::int64_t width) noexcept {
-    const std::int64_t past = decode_.past_embeds;
+    const std::int64_t past = decode_.lookback;
     for (std::int64_t row = 0; past > 0 && row < decode_.rows; ++row) {
       std::copy_n(text_.data() + row * (past + width) + width, past, past_.data() + row * past);
     }

@@ -26,9 +26,11 @@ struct DecodeLayer {  // packed matrices
 // in the working space, at least the columns of whole panels.
 struct Decode {
   std::int64_t vocab, n_embd, n_layer, n_head, head_dim, block_size, past_embeds;
+  std::int64_t ngram_rows, ngram_longest;
+  std::int64_t lookback;  // so many tokens before a token count where it is embedded
   bool squared, qk_norm, input_norm, rotates;
   double eps, softcap;
-  const void* wte;            // ((past_embeds + 1) · vocab, n_embd) numbers
+  const void* wte;            // ((past_embeds + 1) · vocab + ngram_rows, n_embd) numbers
   const void* wpe;            // (block_size, n_embd) numbers, or null
   const void* lm_head;        // packed
   const DecodeLayer* layers;  // n_layer
@@ -42,7 +44,7 @@ struct Decode {
 };
 
 struct DecodeStep {
-  // (rows, past_embeds + width): before each row's own tokens those that were read last, or −1
+  // (rows, lookback + width): before each row's own tokens those that were read last, or −1
   // where there were none.
   const std::int64_t* tokens;
   std::int64_t width, first;  // position of the first of them

@@ -11,7 +11,8 @@ namespace nanochat::kernels {
 
 // With these no product of sizes that is taken below is beyond 63 bits, but for the caches.
 inline constexpr std::int64_t most_embd = 1 << 16, most_layers = 1 << 12, most_positions = 1 << 24,
-                              most_decoder_rows = 1 << 20, most_past = 1 << 10;
+                              most_decoder_rows = 1 << 20, most_past = 1 << 10,
+                              most_ngram_rows = std::int64_t{1} << 31;
 
 inline void check_sizes(const nck_gpt& model, std::int64_t rows) {
   check_range("vocab", model.vocab, 1, most_vocab);
@@ -20,6 +21,8 @@ inline void check_sizes(const nck_gpt& model, std::int64_t rows) {
   check_range("n_head", model.n_head, 1, model.n_embd);
   check_range("block_size", model.block_size, 1, most_positions);
   check_range("past_embeds", model.past_embeds, 0, most_past);
+  check_range("ngram_rows", model.ngram_rows, 0, most_ngram_rows);
+  if (model.ngram_rows > 0) check_range("ngram_longest", model.ngram_longest, 2, most_past);
   check_range("rows", rows, 1, most_decoder_rows);
   if (model.n_embd % model.n_head != 0) {
     throw Failure(NCK_ARGUMENT, "n_head must divide n_embd %lld, got %lld",

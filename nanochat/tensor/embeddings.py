@@ -1,0 +1,85 @@
+"""What is added up where a token is embedded: itself, tokens before it and the n-grams it ends.
+
+Which rows of the one table wte, wte1, …, wte_ngram each token takes. What they are is learned.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nanochat.config import TrainConfig
+
+__all__ = ["Bags", "Embeddings"]
+
+# The golden ratio of 2^64 (Knuth, The Art of Computer Programming 3, 6.4), as in abi.h.
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+_HALF = np.uint64(32)
+
+
+class Bags(NamedTuple):
+    """The rows that each token adds up."""
+
+    rows: Tensor  # (n,) int64
+    offsets: Tensor  # (tokens,) int64, where a token's rows begin
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """The tables of a model, one behind the other."""
+
+    vocab_size: int
+    past: int  # tables of tokens before
+    ngram_rows: int  # of the table of n-grams, several of which may meet in a row; 0: no table
+    ngram_longest: int  # tokens; the shortest has two
+
+    @classmethod
+    def of(cls, config: TrainConfig, vocab_size: int) -> Embeddings:
+        return cls(vocab_size, config.past_embeds, config.ngram_rows, config.ngram_longest)
+
+    @property
+    def rows(self) -> int:
+        return (self.past + 1) * self.vocab_size + self.ngram_rows
+
+    @property
+    def lookback(self) -> int:
+        """So many tokens before a token count where it is embedded."""
+        return max(self.past, self.ngram_longest - 1 if self.ngram_rows else 0)
+
+    def bags(
+        self,
+        tokens: NDArray[np.int64],  # (rows, width)
+        starts: NDArray[np.int64],  # (rows, width) first column of the token's segment
+        *,
+        first: int = 0,  # the first column that is embedded
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Rows and offsets of Bags for the columns from `first` on, row by row."""
+        before = np.arange(self.lookback + 1)
+        columns = np.arange(first, tokens.shape[1])[:, None] - before
+        text = tokens[:, np.maximum(columns, 0)]  # (rows, columns, tokens back)
+        seen = columns >= starts[:, first:, None]
+        tables = slice(0, self.past + 1)
+        found = text[..., tables] + before[tables] * self.vocab_size
+        present = seen[..., tables]
+        if self.ngram_rows:
+            longest = slice(1, self.ngram_longest)
+            found = np.concatenate((found, self._ngrams(text)), axis=-1)
+            present = np.concatenate((present, seen[..., longest]), axis=-1)
+        counts = present.sum(-1).reshape(-1)
+        return found[present], np.cumsum(counts) - counts
+
+    def _ngrams(self, text: NDArray[np.int64]) -> NDArray[np.int64]:  # (…, longest − 1)
+        """Rows of the n-grams that end with text[..., 0]; text[..., k] stands k before it."""
+        following = text.astype(np.uint64) + np.uint64(1)
+        rows = np.uint64(self.ngram_rows)
+        key = following[..., 0] * _MULTIPLIER  # modulo 2^64
+        found = []
+        for k in range(1, self.ngram_longest):
+            key = (key + following[..., k]) * _MULTIPLIER
+            found.append((key >> _HALF) * rows >> _HALF)
+        first = (self.past + 1) * self.vocab_size
+        return np.stack(found, axis=-1).astype(np.int64) + first
