@@ -1,12 +1,14 @@
 """What each option of the nano preset is worth: ablations on a part of the training bytes.
 
-    python bench/recipe.py --text FILE [--notebook adamw|muon|pieces] [--steps 300] [--seeds 3]
+    python bench/recipe.py --text FILE [--notebook muon|adamw|ngrams|pieces] [--steps 300]
+        [--seeds 3]
 
 FILE is split 90/10 as `nanochat train` splits it, and its last part is put away: tuning never sees
 what the race is scored on. What is left is split again for these runs. Each line of the table
 changes one option (or one with the settings that it needs) and is trained by `nanochat ablate`
 with the same seeds. The model's options were measured around Muon, the rates around both
-optimizers. Writes results/recipe-NOTEBOOK.json and prints a table of docs/recipe.md.
+optimizers, n-grams around what these gave. Writes results/recipe-NOTEBOOK.json and prints a table
+of docs/recipe.md.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ from machine import write_result
 
 import nanochat
 
+NO_NGRAMS = {"ngram_rows": 0, "n_layer": 3, "n_embd": 144}  # as many parameters in wider blocks
 MUON = {
+    **NO_NGRAMS,
     "optimizer": "muon", "matrix_lr": 0.02, "lr": 0.01, "head_lr": 0.005, "muon_momentum": 0.9,
     "beta2": 0.95, "weight_decay": 0.0,
 }  # fmt: skip
@@ -82,24 +86,47 @@ ADAMW_RATES: Changes = (
     ("no embeddings of the past", {"past_embeds": 0}),
     ("float32", {"dtype": "float32"}),
 )  # fmt: skip
-PIECES = {
-    "tokenizer": "bpe", "vocab_size": 1024, "block_size": 128, "batch_size": 6, "past_embeds": 1,
-    "lr": 0.003, "weight_decay": 0.5, "beta2": 0.98, "final_lr_frac": 0.0,
-}  # fmt: skip
+NGRAMS: Changes = (
+    ("no n-grams, 3 layers of 144", NO_NGRAMS),
+    ("no n-grams, the same blocks", {"ngram_rows": 0}),
+    ("1,024 rows, 3 layers of 128", {"ngram_rows": 1024, "n_layer": 3, "n_embd": 128}),
+    ("2,560 rows, 2 layers of 128", {"ngram_rows": 2560, "n_embd": 128}),
+    ("6,400 rows, 1 layer of 96", {"ngram_rows": 6400, "n_layer": 1}),
+    ("9,216 rows, 2 layers of 64", {"ngram_rows": 9216, "n_embd": 64}),
+    ("n-grams of 2 tokens", {"ngram_longest": 2}),
+    ("n-grams of 2 and 3 tokens", {"ngram_longest": 3}),
+    ("n-grams of 2 to 6 tokens", {"ngram_longest": 6}),
+    ("no embeddings of the past", {"past_embeds": 0}),
+    ("lr 0.003", {"lr": 0.003}),
+    ("lr 0.008", {"lr": 0.008}),
+    ("beta1 0.7", {"beta1": 0.7}),
+    ("beta1 0.9", {"beta1": 0.9}),
+    ("no weight decay", {"weight_decay": 0.0}),
+    ("weight decay 0.5", {"weight_decay": 0.5}),
+    ("batch 6, as many tokens", {"batch_size": 6, "steps": 2.0}),
+    ("batch 4, as many tokens", {"batch_size": 4, "steps": 3.0}),
+    ("batch 24, as many tokens", {"batch_size": 24, "steps": 0.5}),
+)  # fmt: skip
+PIECES = {"preset": "small", "lr": 0.004}
 PIECES_CHANGES: Changes = (
-    ("characters, context 256", {"tokenizer": "char", "block_size": 256, "past_embeds": 3}),
+    ("characters", {"tokenizer": "char", "block_size": 256, "past_embeds": 3}),
     ("512 pieces", {"vocab_size": 512}),
     ("2048 pieces", {"vocab_size": 2048}),
+    ("no n-grams, 3 layers of 144", NO_NGRAMS),
+    ("no n-grams, the same blocks", {"ngram_rows": 0}),
+    ("n-grams of 2 and 3 pieces", {"ngram_longest": 3}),
     ("no embeddings of the past", {"past_embeds": 0}),
     ("past_embeds 3", {"past_embeds": 3}),
     ("no weight decay", {"weight_decay": 0.0}),
-    ("weight decay 1", {"weight_decay": 1.0}),
-    ("lr 0.004", {"lr": 0.004}),
+    ("weight decay 0.3", {"weight_decay": 0.3}),
+    ("lr 0.002", {"lr": 0.002}),
+    ("lr 0.006", {"lr": 0.006}),
 )  # fmt: skip
 NOTEBOOKS: Mapping[str, tuple[Mapping[str, Any], Changes]] = {
     "muon": (MUON, (("the recipe", {}), *MODEL, *MUON_RATES)),
-    "adamw": ({}, (("the preset", {}), *ADAMW_RATES)),
-    "pieces": (PIECES, (("the recipe", {}), *PIECES_CHANGES)),
+    "adamw": (NO_NGRAMS, (("the recipe", {}), *ADAMW_RATES)),
+    "ngrams": ({}, (("the preset", {}), *NGRAMS)),
+    "pieces": (PIECES, (("the preset", {}), *PIECES_CHANGES)),
 }
 
 

@@ -65,11 +65,12 @@ PRESETS: dict[str, dict[str, Any]] = {
     "nano": {
         "model_kind": "mini-gpt",
         "data": "shakespeare",
-        "n_layer": 3,
+        "n_layer": 2,
         "n_head": 4,
-        "n_embd": 144,
+        "n_embd": 96,
         "block_size": 64,
         "past_embeds": 3,
+        "ngram_rows": 5120,
         "zero_init": True,
         "batching": "windows",
         "batch_size": 12,
@@ -87,8 +88,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "max_new_tokens": 300,
         "num_samples": 1,
     },
-    # Texts of a megabyte and more, from half a minute on: nano's recipe over word pieces, which
-    # read three times the text in a step (docs/recipe.md).
+    # Texts of a megabyte and more, from half a minute on: word pieces, which read three times the
+    # text in a step. N-grams of pieces would overfit by then (docs/recipe.md).
     "small": {
         "model_kind": "mini-gpt",
         "data": "shakespeare",
