@@ -48,7 +48,7 @@ from race_sides import Entrant, Run, Side, run
 from nanochat.commands.environment import describe_environment
 
 # nanoGPT's final score in a few seconds; its wall time used to the end.
-OURS = ("fast=--preset nano --steps 150", "long=--preset nano --steps 4000")
+OURS = ("fast=--preset nano --steps 130 --lr 0.006", "long=--preset nano --steps 4000")
 OURS_OF_LINES = ("scalar=--mode scalar --preset pico --n-embd 32",)
 Prepare = Callable[[Path, str, RaceText, Path], Entrant]
 # How each peer is made ready, and whether its documents are lines.

@@ -138,9 +138,8 @@ def product_peak(dtype: str, device: str) -> float:
 def flops(config: TrainConfig, vocab_size: int) -> float:
     """Of one step, forward and backward."""
     tokens = config.batch_size * config.grad_accum * config.block_size
-    tables = {"wte", "wpe", *(f"wte{k}" for k in range(1, config.past_embeds + 1))}
     specs = parameter_specs(config, vocab_size)
-    weights = sum(s.shape[0] * s.shape[1] for s in specs if s.name not in tables)
+    weights = sum(s.shape[0] * s.shape[1] for s in specs if s.group != "embedding")
     attention = config.n_layer * config.n_embd * config.block_size
     return 6.0 * tokens * weights + 12.0 * tokens * attention
 

@@ -14,13 +14,14 @@ from pathlib import Path
 
 import jsonschema
 import numpy as np
+import peers
 import pytest
 import race_report
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from race_data import RaceText, documents, prepare_lines, prepare_text
-from race_entrants import check_nanogpt_split
+from race_entrants import Eemicrogpt, check_nanogpt_split
 from race_scorer import (
     Scored,
     load_eemicrogpt,
@@ -293,6 +294,29 @@ def test_the_curve_is_what_the_log_says_in_nats(text: RaceText, tmp_path: Path) 
     done = run(Side("fake", "ours", fake, (), (1,)), 1, text, tmp_path, timeout=60)
     assert [loss for _, loss in done.curve] == [2.0, 1.5]
     assert done.steps_seconds == 0.25
+
+
+def test_a_peer_that_does_not_compile_stands_in_the_record(text: RaceText, tmp_path: Path) -> None:
+    compiler = (sys.executable, "-c", "raise SystemExit('no such header')")
+    (tmp_path / "builds").mkdir()
+    peer = Eemicrogpt(tmp_path, compiler, tmp_path / "builds")
+    done = run(Side("peer", "eemicrogpt", peer, (), (1,)), 1, text, tmp_path, timeout=60)
+    assert (done.status, done.reason) == ("failed", "exit status 1: no such header")
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--lines", "--nanogpt", "somewhere"], "--nanogpt must be without --lines"),
+        (["--eemicrogpt", "somewhere"], "--eemicrogpt must be with --lines"),
+    ],
+)
+def test_a_peer_races_on_documents_of_its_kind(
+    monkeypatch: pytest.MonkeyPatch, flags: list[str], words: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["peers.py", "--text", "names.txt", *flags])
+    with pytest.raises(SystemExit, match=words):
+        peers.parsed()
 
 
 # -------------------------------------------------------------------------------------- report
