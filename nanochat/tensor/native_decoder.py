@@ -28,7 +28,7 @@ __all__ = ["NativeDecoder", "runs_natively"]
 # that is busy, wait for its time slices.
 ONE_THREAD = 6_000_000
 
-_PARAMETERS = re.compile(r"wte\d*|wpe|lm_head|layer\d+\.(attn_w[qkvo]|mlp_fc[12])")
+_PARAMETERS = re.compile(r"wte(\d*|_ngram)|wpe|lm_head|layer\d+\.(attn_w[qkvo]|mlp_fc[12])")
 _ACTIVATIONS = {"relu": 0, "relu2": 1}  # NCK_RELU, NCK_RELU2
 _DTYPES = {getattr(torch, name): native.DTYPES[name] for name in ("float32", "float64", "bfloat16")}
 

@@ -217,9 +217,7 @@ def test_nck_decode_errs_no_more_than_the_calls_of_torch(
 @pytest.mark.parametrize(
     ("changes", "device", "expected"),
     [
-        ({}, "cpu", True),
-        ({"positions": "learned", "activation": "relu", "tie_lm_head": True}, "cpu", True),
-        ({"model_kind": "bigram"}, "cpu", False),
+        *((options, "cpu", options.get("model_kind") != "bigram") for options in MODELS),
         ({}, "cuda", False),
         ({}, "mps", False),
     ],
