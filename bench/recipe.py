@@ -32,6 +32,8 @@ MUON = {
     "beta2": 0.95, "weight_decay": 0.0,
 }  # fmt: skip
 
+MUON_ALONE = {name: value for name, value in MUON.items() if name not in NO_NGRAMS}
+
 # What is changed, and how; several options where one needs the others.
 Changes = Sequence[tuple[str, Mapping[str, Any]]]
 MODEL: Changes = (
@@ -123,10 +125,21 @@ PIECES_CHANGES: Changes = (
     ("lr 0.002", {"lr": 0.002}),
     ("lr 0.006", {"lr": 0.006}),
 )  # fmt: skip
+TRIED: Changes = (
+    ("value embeddings", {"value_embeds": True}),
+    ("x0 skip", {"x0_skip": True}),
+    ("beta1 rising from 0.5", {"momentum_from": 0.5}),
+    ("weight decay falling to 0", {"weight_decay_final_frac": 0.0}),
+    ("weight decay 0.5 falling to 0", {"weight_decay": 0.5, "weight_decay_final_frac": 0.0}),
+    ("half of the batch for the first 40 %, as many tokens", {"batch_warmup": 0.4, "steps": 1.25}),
+    ("Muon for the matrices", MUON_ALONE),
+    ("Muon, its momentum rising from 0.7", {**MUON_ALONE, "momentum_from": 0.7, "beta1": 0.7}),
+)
 NOTEBOOKS: Mapping[str, tuple[Mapping[str, Any], Changes]] = {
     "muon": (MUON, (("the recipe", {}), *MODEL, *MUON_RATES)),
     "adamw": (NO_NGRAMS, (("the recipe", {}), *ADAMW_RATES)),
     "ngrams": ({}, (("the preset", {}), *NGRAMS)),
+    "tried": ({}, (("the preset", {}), *TRIED)),
     "pieces": (PIECES, (("the preset", {}), *PIECES_CHANGES)),
 }
 

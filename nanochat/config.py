@@ -95,6 +95,13 @@ class TrainConfig:
     ngram_longest: int = option(
         4, "Tokens of its longest n-grams; the shortest have two.", group=_MODEL, low=2, high=64
     )
+    value_embeds: bool = option(
+        False, "A table of each layer's own, by token, is added to its values (tensor only).",
+        group=_MODEL,
+    )  # fmt: skip
+    x0_skip: bool = option(
+        False, "The embedding is mixed into each layer's input again (tensor only).", group=_MODEL
+    )
     tie_lm_head: bool = option(False, "Head shares the token embedding.", group=_MODEL)
     input_rmsnorm: bool = option(True, "RMSNorm right after the embedding.", group=_MODEL)
     qk_norm: bool = option(True, "RMSNorm on each head's queries and keys.", group=_MODEL)
@@ -189,6 +196,17 @@ class TrainConfig:
     weight_decay: float = option(0.0, "Decoupled weight decay.", group=_OPTIM, low=0, high=1e3)
     beta1: float = option(
         0.9, "AdamW first-moment decay; SGD momentum.", group=_OPTIM, low=0, high=0.999999
+    )
+    momentum_from: float = option(
+        0.0, "beta1 and muon_momentum at first; they rise to their values over the first 30 %;"
+        " 0: no rise.", group=_OPTIM, low=0, high=0.999999,
+    )  # fmt: skip
+    weight_decay_final_frac: float = option(
+        1.0, "Weight decay at the end as a part of weight_decay, falling linearly.", group=_OPTIM,
+        low=0, high=1,
+    )  # fmt: skip
+    batch_warmup: float = option(
+        0.0, "Part of the steps, at first, with half of the rows.", group=_OPTIM, low=0, high=1
     )
     muon_momentum: float = option(0.95, "Muon's momentum.", group=_OPTIM, low=0, high=0.999999)
     beta2: float = option(0.99, "AdamW second-moment decay.", group=_OPTIM, low=0, high=0.9999999)

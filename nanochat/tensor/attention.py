@@ -25,10 +25,13 @@ def attention_branch(
     *,
     heads: int,
     qk_norm: bool,
+    values: Tensor | None = None,  # (rows · width, n_embd) compute dtype, added to the values
 ) -> Tensor:  # (rows · width, n_embd) master dtype
     """x + mask · attention(rmsnorm(x)). In a head: rotation first, then the norm, then
     softmax(q·k / √head_dim) over the visible tokens."""
     qkv = F.linear(rmsnorm(x).to(wqkv.dtype), wqkv)
+    if values is not None:
+        qkv = torch.cat((qkv[:, : -x.shape[1]], qkv[:, -x.shape[1] :] + values), dim=1)
     return add_product(x, _torch_attention(qkv, inputs, heads, qk_norm), wo, mask)
 
 

@@ -108,7 +108,11 @@ class InputsMaker:
         self._embeddings = Embeddings.of(config, vocab_size)
         self._attends = config.model_kind == "mini-gpt"
         # Dropout draws its masks in torch.
-        self._native = device.type == "cpu" and config.loss == "fused" and not config.dropout
+        self._native = (
+            device.type == "cpu"
+            and config.loss == "fused"
+            and not (config.dropout or config.value_embeds or config.x0_skip)
+        )
         self._device, self._dtype = device, dtype
         self.table = None
         if config.positions == "rope":

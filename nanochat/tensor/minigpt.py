@@ -40,6 +40,13 @@ class MiniGPT:
         if config.positions == "learned":
             self.wpe = weights.leaf("wpe", rows=config.block_size, master=True)
         self.head = weights.leaf("wte" if config.tie_lm_head else "lm_head", rows=vocab_size)
+        self.value_embeds = [
+            weights.leaf(f"layer{layer}.value_embed", rows=vocab_size, master=True)
+            for layer in range(config.n_layer if config.value_embeds else 0)
+        ]
+        self.x0 = None
+        if config.x0_skip:
+            self.x0 = weights.leaf("x0", rows=config.n_layer, master=True)
         self.blocks = [_block(weights, layer, config.n_embd) for layer in range(config.n_layer)]
 
     def hidden(self, inputs: Inputs, dropout: torch.Generator | None = None) -> Tensor:
@@ -51,10 +58,16 @@ class MiniGPT:
             return run_blocks(x, self.blocks, inputs, Shape(heads, qk_norm, squared))
         mask = self.mask(x, dropout)
         x = x if mask is None else x * mask
-        for block in self.blocks:
+        x0 = x
+        for layer, block in enumerate(self.blocks):
+            if self.x0 is not None:
+                x = (1 + self.x0[layer, 0]) * x + self.x0[layer, 1] * x0
+            values = None
+            if self.value_embeds:
+                values = F.embedding(inputs.tokens, self.value_embeds[layer]).to(self.dtype)
             mask = self.mask(x, dropout)
             x = attention_branch(
-                x, block.wqkv, block.wo, mask, inputs, heads=heads, qk_norm=qk_norm
+                x, block.wqkv, block.wo, mask, inputs, heads=heads, qk_norm=qk_norm, values=values
             )
             mask = self.mask(x, dropout)
             x = mlp_branch(x, block.fc1, block.fc2, mask, squared=squared)

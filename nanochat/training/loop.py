@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from nanochat.config import TrainConfig
-from nanochat.data.batches import Batch, Batcher
+from nanochat.data.batches import IGNORE, Batch, Batcher
 from nanochat.errors import RunInterrupted
 from nanochat.training.cadence import Cadence
 from nanochat.training.checkpoint import TrainerState
@@ -75,11 +75,18 @@ def step_settings(config: TrainConfig, step: int) -> StepSettings:
         warmdown_ratio=config.warmdown_ratio, final_lr_frac=config.final_lr_frac,
     )  # fmt: skip
     peaks = {"matrix": config.matrix_lr, "head": config.head_lr}
+    progress = step / max(config.steps, 1)
+    decay = config.weight_decay * (1 - progress * (1 - config.weight_decay_final_frac))
+
+    def momentum(value: float) -> float:
+        low = config.momentum_from
+        return low + (value - low) * min(progress / 0.3, 1.0) if low else value
+
     return StepSettings(
         lr={group: (peaks.get(group) or config.lr) * multiplier for group in GROUPS},
-        weight_decay=dict.fromkeys(GROUPS, config.weight_decay),
-        momentum=config.beta1,
-        muon_momentum=config.muon_momentum,
+        weight_decay=dict.fromkeys(GROUPS, decay),
+        momentum=momentum(config.beta1),
+        muon_momentum=momentum(config.muon_momentum),
         clip=config.grad_clip,
     )
 
@@ -163,11 +170,23 @@ def train(
 
 def _take_step(engine: Engine, config: TrainConfig, batcher: Batcher, at: _Progress) -> None:
     microbatches = batcher.step(at.step)
+    if at.step < config.batch_warmup * config.steps:
+        microbatches = [_half(batch) for batch in microbatches]
     settings = step_settings(config, at.step)
     result = engine.step(microbatches, settings)
     at.step += 1
     tokens = microbatches[0].global_targets
     at.pending.append((at.step, settings.lr[GROUPS[0]], tokens, result))
+
+
+def _half(batch: Batch) -> Batch:
+    """The first half of a batch's rows, for a step of one microbatch in one process."""
+    rows = slice(0, -(-len(batch.inputs) // 2))
+    return Batch(
+        inputs=batch.inputs[rows], targets=batch.targets[rows], positions=batch.positions[rows],
+        segments=batch.segments[rows], lengths=batch.lengths[rows],
+        global_targets=int((batch.targets[rows] != IGNORE).sum()),
+    )  # fmt: skip
 
 
 def _drain(at: _Progress, log: JsonlWriter, observer: Observer, leave: int = 0) -> None:

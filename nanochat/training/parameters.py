@@ -55,6 +55,11 @@ def parameter_specs(config: TrainConfig, vocab_size: int) -> list[Spec]:
         specs.append(spec("wte_ngram", config.ngram_rows, width, "embedding"))
     if config.model_kind == "mini-gpt" and config.positions == "learned":
         specs.append(spec("wpe", config.block_size, width, "embedding"))
+    for i in range(config.n_layer if config.value_embeds else 0):
+        name = f"layer{i}.value_embed"
+        specs.append(Spec(name=name, shape=(vocab_size, width), std=0.0, group="embedding"))
+    if config.x0_skip:  # a row a layer: what is added to 1 for x and to 0 for x0
+        specs.append(Spec(name="x0", shape=(config.n_layer, 2), std=0.0, group="embedding"))
     if not config.tie_lm_head:
         specs.append(spec("lm_head", vocab_size, width, "head"))
     for i in range(config.n_layer if config.model_kind == "mini-gpt" else 0):
