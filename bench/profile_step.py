@@ -58,7 +58,10 @@ def main() -> None:
     peak = product_peak(config.dtype, config.device)
     operations = flops(config, tokenizer.vocab_size)
     record = {
-        "options": {name: getattr(config, name) for name in sorted(config.given)},
+        "options": {
+            **{name: getattr(config, name) for name in sorted(config.given)},
+            "data": options.text.name,  # its bytes matter, not its folder
+        },
         "step_ms": step_ms,
         "best_ms": min(times) * 1e3,
         "gflop": operations / 1e9,
