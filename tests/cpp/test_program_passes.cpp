@@ -167,6 +167,61 @@ TEST_CASE(candidates_without_a_common_factor_stay) {
   CHECK(graph.nodes.size() == before && kind(graph, graph.outputs[0]) == Kind::select);
 }
 
+TEST_CASE(the_log_of_a_softmax_has_no_probability) {
+  Trace t;
+  const NodeId p = t.parameters(1, 2);
+  const NodeId x = t.tape.exp(p), y = t.tape.exp(p + 1);
+  const NodeId inverse = t.tape.pow_const(t.tape.add(x, y), -1.0);
+  const NodeId chance = t.select(0, {t.tape.mul(x, inverse), t.tape.mul(y, inverse)});
+  Graph graph = t.graph({t.tape.log(chance)});
+  assign_stages(graph);
+  hoist_selections(graph);
+  split_logs(graph);
+  remove_dead(graph);
+  CHECK(text(graph) ==
+        "%0 = parameter 0\n"
+        "%1 = parameter 1\n"
+        "%2 = exp %0  (stage 0)\n"
+        "%3 = exp %1  (stage 0)\n"
+        "%4 = sum %2 %3  (stage 0)\n"
+        "%5 = select %0 %1 slot 0  (stage 0)\n"
+        "%6 = log %4  (stage 0)\n"
+        "%7 = constant -1\n"
+        "%8 = sum %5 %6*%7  (stage 0)\n");
+}
+
+TEST_CASE(a_log_stays_where_a_sign_is_open_or_no_exp_would_go) {
+  Trace t;
+  const NodeId p = t.parameters(1, 2);
+  const NodeId x = t.tape.exp(p), y = t.tape.exp(p + 1);
+  const NodeId sum = t.tape.add(x, y);
+  for (const NodeId of : {t.tape.mul(x, p + 1), t.tape.add(x, p), t.tape.mul(sum, sum),
+                          t.select(0, {x, p}), t.tape.pow_const(p, 2.0)}) {
+    Graph graph = t.graph({t.tape.log(of)});
+    split_logs(graph);
+    CHECK(kind(graph, graph.outputs[0]) == Kind::log);
+  }
+}
+
+TEST_CASE(a_log_of_a_power_of_exp_is_a_multiple) {
+  Trace t;
+  const NodeId p = t.parameters(1, 1);
+  Graph graph = t.graph({t.tape.log(t.tape.pow_const(t.tape.exp(p), 3.0))});
+  split_logs(graph);
+  remove_dead(graph);
+  CHECK(text(graph) ==
+        "%0 = parameter 0\n"
+        "%1 = constant 3\n"
+        "%2 = sum %0*%1\n");
+}
+
+TEST_CASE(adding_minus_zero_keeps_minus_zero) {
+  Trace t;
+  const NodeId p = t.parameters(1, 1);
+  Graph graph = t.graph({t.tape.add_const(p, -0.0)});
+  CHECK(kind(graph, graph.outputs[0]) == Kind::add_constant);
+}
+
 TEST_CASE(gradients_are_nodes_and_nothing_flows_into_a_maximum) {
   Trace t;
   const NodeId p = t.parameters(1, 3);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from scalar.error_bound import UNIT
 from scalar.program_models import (
     OnTape,
@@ -22,7 +24,7 @@ from scalar.program_models import (
 
 import nanochat
 from nanochat.errors import ProgramError
-from nanochat.scalar.functions import softmax
+from nanochat.scalar.functions import cross_entropy, softmax
 from nanochat.scalar.program import Program
 from nanochat.scalar.value import Tape, Value, detached_max, select
 
@@ -163,6 +165,30 @@ def test_a_step_is_adamw_of_plain_python(weight_decay: float, recipe: Recipe) ->
                 assert got.tolist() == expected
             else:
                 assert np.all(np.abs(got - expected) <= 1e-12 * (np.abs(before) + 1e-3))
+
+
+@pytest.mark.parametrize(("dtype", "unit"), [("float64", 1e-15), ("float32", 2e-7)])
+@settings(max_examples=200, deadline=None)
+@given(
+    logits=st.lists(st.floats(-2000, 2000, width=32), min_size=2, max_size=5),
+    target=st.integers(0, 1),
+)
+def test_a_cross_entropy_is_right_however_unlikely_its_target(
+    dtype: str, unit: float, logits: list[float], target: int
+) -> None:
+    """Also where the probability is no number any more; the oracle is log-sum-exp by math.fsum."""
+    tape = Tape()
+    p = values(tape, *logits)
+    program = nanochat.compile(
+        lambda tokens: cross_entropy(p, tokens[0]), p, tokens=1, tape=tape, dtype=dtype
+    )
+    top = max(logits)
+    exps = [math.exp(x - top) for x in logits]
+    total = math.fsum(exps)
+    loss = math.log(total) + (top - logits[target])
+    assert program.grad([target]) == pytest.approx(loss, rel=8 * unit, abs=8 * unit)
+    expected = [e / total - (i == target) for i, e in enumerate(exps)]
+    assert [v.grad for v in p] == pytest.approx(expected, rel=8 * unit, abs=8 * unit)
 
 
 # What random functions once found, each in the smallest function that shows it.

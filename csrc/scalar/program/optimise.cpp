@@ -41,6 +41,9 @@ Loss optimise(Graph& graph, Numerics numerics, bool split, const Watch& watch) {
   if (numerics == Numerics::fast) {
     hoist_selections(graph);
     after("hoist_selections");
+    split_logs(graph);
+    remove_dead(graph);
+    after("split_logs");
   }
   differentiate(graph, numerics);
   after("differentiate");

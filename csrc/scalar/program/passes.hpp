@@ -29,6 +29,7 @@ std::vector<Id> first_equals(const Graph& graph);
 // twins: of each node, whether another one is equal.
 void collect_dots(Graph& graph, const std::vector<char>& twins);
 void hoist_selections(Graph& graph);
+void split_logs(Graph& graph);
 void differentiate(Graph& graph, Numerics numerics);
 void collect_sums(Graph& graph);
 void remove_dead(Graph& graph);

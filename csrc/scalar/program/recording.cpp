@@ -4,6 +4,7 @@
 #include "scalar/program/recording.hpp"
 
 #include <algorithm>
+#include <cmath>
 
 namespace nanochat::program {
 namespace {
@@ -158,7 +159,7 @@ class Extraction {
         break;
       }
       case Op::add_const:
-        made = c == 0.0 ? sum({{a, one}}) : unary(Kind::add_constant);
+        made = c == 0.0 && !std::signbit(c) ? sum({{a, one}}) : unary(Kind::add_constant);
         break;
       case Op::mul_const: {
         const Id b = constant(c);
