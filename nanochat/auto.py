@@ -72,6 +72,8 @@ def _of_tensor_alone(options: Mapping[str, Any]) -> str:
         return "dropout"
     if options["auto_batch"]:
         return "auto_batch"
+    if options["compile"] == "on":
+        return "compile"
     if processes.world() > 1:
         return "several processes"
     return ""

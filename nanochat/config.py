@@ -218,6 +218,10 @@ class TrainConfig:
         "fused", "Tensor engine: the project's own loss kernels, or plain torch.", group=_RUN,
         choices=("fused", "torch"),
     )  # fmt: skip
+    compile: str = option(
+        "auto", "torch.compile for the steps (tensor only); auto: in long runs on CUDA.",
+        group=_RUN, choices=("auto", "on", "off"),
+    )  # fmt: skip
     threads: int = option(0, "CPU threads; 0: one a core.", group=_RUN, low=0, high=4096)
     deterministic: bool = option(
         False, "Same bits run after run on CUDA too (slower there).", group=_RUN

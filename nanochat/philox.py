@@ -21,6 +21,7 @@ __all__ = [
     "permutation",
     "philox4x32",
     "random_u64",
+    "random_u64s",
     "uniforms",
 ]
 
@@ -79,6 +80,21 @@ def random_u64(
     )
     start = first - 2 * first_block
     return pairs.reshape(-1)[start : start + count]
+
+
+def random_u64s(
+    seed: int, stream: Stream, item: int, items: int, count: int
+) -> NDArray[np.uint64]:  # (items, count)
+    """`random_u64` of consecutive items, from their first index on, in one call."""
+    blocks = (count + 1) // 2
+    counter = np.zeros((items, blocks, 4), dtype=np.uint32)
+    counter[:, :, 0] = np.arange(blocks)
+    numbers = np.arange(item, item + items, dtype=np.uint64)[:, None]
+    counter[:, :, 2] = numbers & _LOW
+    counter[:, :, 3] = numbers >> _SHIFT
+    words = philox4x32(counter.reshape(-1, 4), (seed, int(stream))).astype(np.uint64)
+    draws = words[:, 0::2] << _SHIFT | words[:, 1::2]
+    return draws.reshape(items, -1)[:, :count]
 
 
 def uniforms(seed: int, stream: Stream, item: int, count: int) -> NDArray[np.float64]:

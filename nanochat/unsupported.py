@@ -39,6 +39,8 @@ UNSUPPORTED: tuple[_Rule, ...] = (
           lambda c: c.mode == "scalar" and c.auto_batch),
     _rule(errors.UnsupportedOption, "mode", "loss", "leave it out or use mode tensor",
           lambda c: c.mode == "scalar" and c.loss == "torch"),
+    _rule(errors.UnsupportedOption, "mode", "compile", "leave it out or use mode tensor",
+          lambda c: c.mode == "scalar" and c.compile == "on"),
     _rule(errors.UnsupportedOption, "mode", "numerics", "use numerics fast or mode scalar",
           lambda c: c.mode == "tensor" and c.numerics == "exact"),
     _rule(errors.UnsupportedDtype, "device", "dtype", "use dtype float32",

@@ -39,6 +39,7 @@ CHOICES = [
     ({"past_embeds": 1}, "tensor", "only it has past_embeds"),
     ({"ngram_rows": 1}, "tensor", "only it has ngram_rows"),
     ({"auto_batch": True}, "tensor", "only it has auto_batch"),
+    ({"compile": "on"}, "tensor", "only it has compile"),
     ({"optimizer": "muon"}, "tensor", "only it has optimizer muon"),
 ]
 

@@ -307,6 +307,8 @@ REFUSED = [  # in the order of the table
      "mode scalar does not support auto_batch true; leave it out or use mode tensor"),
     ({"mode": "scalar", "loss": "torch"}, errors.UnsupportedOption,
      "mode scalar does not support loss torch; leave it out or use mode tensor"),
+    ({"mode": "scalar", "compile": "on"}, errors.UnsupportedOption,
+     "mode scalar does not support compile on; leave it out or use mode tensor"),
     ({"mode": "tensor", "numerics": "exact"}, errors.UnsupportedOption,
      "mode tensor does not support numerics exact; use numerics fast or mode scalar"),
     ({"mode": "tensor", "device": "mps", "dtype": "float64", "loss": "torch"},

@@ -16,6 +16,7 @@ from nanochat.philox import (
     permutation,
     philox4x32,
     random_u64,
+    random_u64s,
     uniforms,
 )
 
@@ -72,6 +73,14 @@ def test_u64_is_two_words_of_the_counter_that_the_docstring_names(seed, item, fi
         high, low = words[2 * (index % 2)], words[2 * (index % 2) + 1]
         expected.append(high << 32 | low)
     assert random_u64(seed, Stream.BATCHES, item, count, first).tolist() == expected
+
+
+@given(seed=st.integers(0, ONES), item=st.integers(0, 2**63), items=st.integers(1, 4),
+       count=st.integers(1, 9))  # fmt: skip
+def test_items_in_one_call_are_those_of_calls_of_one(seed, item, items, count):
+    found = random_u64s(seed, Stream.BATCHES, item, items, count)
+    expected = [random_u64(seed, Stream.BATCHES, item + i, count) for i in range(items)]
+    assert np.array_equal(found, expected)
 
 
 @given(first=st.integers(0, 40), count=st.integers(0, 40))

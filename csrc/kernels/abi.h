@@ -12,7 +12,7 @@
    "number" is float for logits of NCK_FLOAT32, NCK_BFLOAT16 and NCK_FLOAT16, double for
    NCK_FLOAT64. */
 
-enum { NCK_ABI_VERSION = 3 };
+enum { NCK_ABI_VERSION = 4 };
 
 /* Status. */
 enum {
@@ -89,6 +89,15 @@ typedef struct {
   const nck_gpt_layer* layers; /* n_layer */
 } nck_gpt;
 
+/* What an embedding adds up: the rows of one table that nck_gpt names for each token. */
+typedef struct {
+  int64_t vocab, width; /* width: numbers in a row */
+  int64_t past_embeds;  /* these three as in nck_gpt */
+  int64_t ngram_rows;
+  int64_t ngram_longest;
+  int32_t dtype; /* NCK_FLOAT32 or NCK_FLOAT64: of the table and all else */
+} nck_embeddings;
+
 /* A model that reads texts of its own, token by token; what it has read is in its cache. */
 typedef struct nck_decoder nck_decoder;
 
@@ -145,6 +154,17 @@ int32_t nck_sample(const void* logits, int64_t rows, int64_t vocab, int64_t row_
                    int32_t dtype, const uint64_t* random, const int64_t* state,
                    const int64_t* items, double temperature, int64_t top_k, double top_p,
                    int64_t* tokens, int32_t threads);
+
+/* sums: (rows · columns, width), the sum of the table's rows of each token. tokens: rows · columns
+   of them, in [0, vocab). starts: the first column of its row that a token looks back to, for each
+   token, or NULL for 0. */
+int32_t nck_embed(const nck_embeddings* embeddings, const void* table, const int64_t* tokens,
+                  int64_t rows, int64_t columns, const int64_t* starts, void* sums,
+                  int32_t threads);
+/* table_gradient += the derivative of Σ gradient · sums by the table. */
+int32_t nck_embed_backward(const nck_embeddings* embeddings, const int64_t* tokens, int64_t rows,
+                           int64_t columns, const int64_t* starts, const void* gradient,
+                           void* table_gradient, int32_t threads);
 
 /* What a transformer block does between its matrix products. Matrices are contiguous; `x`, `onto`
    and what is said to be numbers are the residual stream, numbers; all else is of the dtype.

@@ -18,7 +18,7 @@ from nanochat.data.documents import Documents, stream
 from nanochat.data.packing import Rows, cut, pack
 from nanochat.data.tokenizer import BOS
 from nanochat.errors import ConfigError
-from nanochat.philox import Stream, permutation, philox4x32, random_u64
+from nanochat.philox import Stream, permutation, random_u64s
 
 __all__ = [
     "IGNORE",
@@ -80,11 +80,11 @@ class _Layout:
         """Rows of a step, over all microbatches and ranks."""
         return self.grad_accum * self.world * self.batch_size
 
-    def first_rows(self) -> list[int]:
-        """First row in the step of each microbatch of this rank."""
-        return [
-            (micro * self.world + self.rank) * self.batch_size for micro in range(self.grad_accum)
-        ]
+    @property
+    def own(self) -> NDArray[np.int64]:  # (grad_accum · batch_size,)
+        """This rank's rows among those of a step, microbatch by microbatch."""
+        firsts = (np.arange(self.grad_accum) * self.world + self.rank) * self.batch_size
+        return (firsts[:, None] + np.arange(self.batch_size)).reshape(-1)
 
 
 def resolve_batching(batching: str, documents: Documents, block_size: int) -> str:
@@ -145,7 +145,23 @@ def evaluation_batches(
 # ------------------------------------------------------------------------------------- batchers
 
 
-class _Windows:
+class _InBlocks:
+    """Steps cut out of a block of them: a small step costs its calls, whatever their size."""
+
+    def __init__(self, layout: _Layout, longest: int) -> None:
+        self._layout = layout
+        self._steps_a_block = max(1, _BLOCK_TOKENS // (layout.rows * longest))
+        self._block = lru_cache(maxsize=2)(self._draw)
+
+    def step(self, step: int) -> list[Batch]:
+        block, place = divmod(step, self._steps_a_block)
+        return self._block(block).cut(place, self._layout)
+
+    def _draw(self, block: int) -> _Block:
+        raise NotImplementedError
+
+
+class _Windows(_InBlocks):
     """Windows of the BOS-delimited stream, each start uniform over all that fit."""
 
     kind = "windows"
@@ -154,64 +170,62 @@ class _Windows:
         self._tokens = stream(documents)
         self._width = min(block_size, documents.pairs)
         self._starts = np.uint64(documents.pairs - self._width + 1)
-        self._seed, self._layout = seed, layout
+        self._seed = seed
+        super().__init__(layout, self._width)
 
-    def step(self, step: int) -> list[Batch]:
-        return [self._microbatch(step, first) for first in self._layout.first_rows()]
-
-    def _microbatch(self, step: int, first: int) -> Batch:
-        rows = self._layout.batch_size
-        draws = random_u64(self._seed, Stream.BATCHES, step, rows, first)
-        starts = (draws % self._starts).astype(np.int64)  # bias below starts · 2⁻⁶⁴
+    def _draw(self, block: int) -> _Block:
+        steps, rows = self._steps_a_block, self._layout.rows
+        draws = random_u64s(self._seed, Stream.BATCHES, block * steps, steps, rows)
+        # Bias below starts · 2⁻⁶⁴.
+        starts = (draws[:, self._layout.own] % self._starts).astype(np.int64).reshape(-1)
         pairs = starts[:, None] + np.arange(self._width)
-        lengths = np.full(rows, self._width, dtype=np.int64)
-        return _batch(self._tokens, pairs, lengths, self._width * self._layout.rows)
+        lengths = np.full(len(starts), self._width, dtype=np.int64)
+        targets = self._width * rows
+        return _Block(
+            batch=_batch(self._tokens, pairs, lengths, targets),
+            widths=[self._width] * (len(starts) // self._layout.batch_size),
+            targets=[targets] * steps,
+        )
 
 
-class _EpochRows:
+class _EpochRows(_InBlocks):
     """Rows made once, visited in a new seeded order every epoch; a step may span epochs."""
 
     def __init__(
         self, kind: str, documents: Documents, rows: Rows, seed: int, layout: _Layout
     ) -> None:
         self.kind = kind
-        self._tokens, self._rows, self._layout = stream(documents), rows, layout
+        self._tokens, self._rows = stream(documents), rows
         self._order = _EpochOrder(seed, rows.count)
-        longest = int(np.diff(rows.offsets).max())
-        self._steps_a_block = max(1, _BLOCK_TOKENS // (layout.rows * longest))
-        # Small steps are cut out of one large one: a tenth of the time, the same batches.
-        self._block = lru_cache(maxsize=2)(self._draw)
-
-    def step(self, step: int) -> list[Batch]:
-        block, place = divmod(step, self._steps_a_block)
-        return self._block(block).cut(place, self._layout)
+        super().__init__(layout, int(np.diff(rows.offsets).max()))
 
     def _draw(self, block: int) -> _Block:
-        rows = self._steps_a_block * self._layout.rows
-        numbers = self._order.rows(block * rows, rows)
-        lengths = _row_lengths(self._rows, numbers)
+        steps, layout = self._steps_a_block, self._layout
+        numbers = self._order.rows(block * steps * layout.rows, steps * layout.rows)
+        targets = _row_lengths(self._rows, numbers).reshape(steps, -1).sum(axis=1)
+        own = numbers.reshape(steps, -1)[:, layout.own].reshape(-1)
+        lengths = _row_lengths(self._rows, own)
         return _Block(
-            batch=_batch_of_rows(self._tokens, self._rows, numbers, int(lengths.sum())),
-            widths=lengths.reshape(-1, self._layout.batch_size).max(axis=1).tolist(),
-            targets=lengths.reshape(self._steps_a_block, -1).sum(axis=1).tolist(),
+            batch=_batch_of_rows(self._tokens, self._rows, own, int(targets.sum())),
+            widths=lengths.reshape(-1, layout.batch_size).max(axis=1).tolist(),
+            targets=targets.tolist(),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    """The rows of consecutive steps, of all ranks, as one batch."""
+    """A rank's rows of consecutive steps as one batch."""
 
     batch: Batch
     widths: list[int]  # of each microbatch: its longest row
-    targets: list[int]  # of each step
+    targets: list[int]  # of each step, over all ranks
 
     def cut(self, place: int, layout: _Layout) -> list[Batch]:
-        """The microbatches of a rank in the step at that place of the block."""
+        """The microbatches of the step at that place of the block."""
         whole, cut = self.batch, []
-        for first_in_step in layout.first_rows():
-            first = place * layout.rows + first_in_step
-            rows = slice(first, first + layout.batch_size)
-            width = self.widths[first // layout.batch_size]
+        for micro in range(place * layout.grad_accum, (place + 1) * layout.grad_accum):
+            rows = slice(micro * layout.batch_size, (micro + 1) * layout.batch_size)
+            width = self.widths[micro]
             whole_rows = (whole.inputs, whole.targets, whole.positions, whole.segments)
             inputs, targets, positions, segments = (
                 np.ascontiguousarray(array[rows, :width]) for array in whole_rows
@@ -253,21 +267,8 @@ class _EpochOrder:
         item = _FIRST_EPOCH_ITEM + block * self._epochs
         if self._epochs == 1:
             return permutation(self._seed, Stream.BATCHES, item, self._count)
-        keys = _keys_of_items(self._seed, item, self._epochs, self._count)
+        keys = random_u64s(self._seed, Stream.BATCHES, item, self._epochs, self._count)
         return np.argsort(keys, axis=1, kind="stable").reshape(-1)
-
-
-def _keys_of_items(seed: int, item: int, items: int, count: int) -> NDArray[np.uint64]:
-    """(items, count): philox.random_u64 of consecutive items, in one call."""
-    blocks = (count + 1) // 2
-    counter = np.zeros((items, blocks, 4), dtype=np.uint32)
-    counter[:, :, 0] = np.arange(blocks)
-    item_numbers = np.arange(item, item + items, dtype=np.uint64)[:, None]
-    counter[:, :, 2] = item_numbers & np.uint64(0xFFFFFFFF)
-    counter[:, :, 3] = item_numbers >> np.uint64(32)
-    words = philox4x32(counter.reshape(-1, 4), (seed, int(Stream.BATCHES))).astype(np.uint64)
-    keys = words[:, 0::2] << np.uint64(32) | words[:, 1::2]
-    return keys.reshape(items, -1)[:, :count]
 
 
 # ----------------------------------------------------------------------------------------- rows

@@ -1,6 +1,6 @@
 """The attention branch of a block in plain torch: norm, causal attention inside segments, residual.
 
-For GPUs, long rows, dropout and `--loss torch`; what the CPU runs else is in blocks.py.
+For GPUs, long rows, torch.compile and `--loss torch`; what the CPU runs else is in blocks.py.
 """
 
 from __future__ import annotations

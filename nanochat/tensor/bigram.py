@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import Never
@@ -35,7 +36,7 @@ class Bigram:
         self.head = weights.leaf("wte" if config.tie_lm_head else "lm_head", rows=vocab_size)
         self.blocks: list[Never] = []
 
-    def hidden(self, inputs: Inputs, dropout: torch.Generator | None = None) -> Tensor:
+    def hidden(self, inputs: Inputs, masks: Sequence[Tensor] = ()) -> Tensor:
         """(rows · width, n_embd) in the compute dtype; the bigram has no dropout."""
         return self.embed(inputs.tokens, inputs.positions, None).to(self.dtype)
 

@@ -16,8 +16,9 @@ from torch import Tensor
 from nanochat.tensor import kernels
 from nanochat.tensor.functions import add_gradient, apply
 from nanochat.tensor.inputs import Inputs
+from nanochat.tensor.mlp import add_product
 
-__all__ = ["Block", "Shape", "run_blocks"]
+__all__ = ["Block", "Masks", "Shape", "run_blocks"]
 
 
 class Block(NamedTuple):
@@ -37,6 +38,9 @@ class Shape(NamedTuple):
     squared: bool  # ReLU² instead of ReLU
 
 
+Masks = Sequence[Tensor | None]  # two a block, of attention and of the MLP; see MiniGPT.masks
+
+
 class _Kept(NamedTuple):
     """What the derivative of one block reads."""
 
@@ -52,68 +56,81 @@ class _Kept(NamedTuple):
     active: Tensor
 
 
-def run_blocks(x: Tensor, blocks: Sequence[Block], inputs: Inputs, shape: Shape) -> Tensor:
+def run_blocks(
+    x: Tensor, blocks: Sequence[Block], inputs: Inputs, shape: Shape, masks: Masks
+) -> Tensor:
     """The residual stream behind all blocks, (rows · width, n_embd), in the matrices' dtype.
 
     x: (rows · width, n_embd) numbers. Gradients of the matrices go straight to their buffers.
     """
     if torch.is_grad_enabled():
-        return apply(_Blocks, x, blocks, inputs, shape)
-    return _forward(x, blocks, inputs, shape, None)
+        return apply(_Blocks, x, blocks, inputs, shape, masks)
+    return _forward(x, blocks, inputs, shape, masks, None)
 
 
 def _forward(
-    x: Tensor, blocks: Sequence[Block], inputs: Inputs, shape: Shape, kept: list[_Kept] | None
-) -> Tensor:
+    x: Tensor, blocks: Sequence[Block], inputs: Inputs, shape: Shape, masks: Masks,
+    kept: list[_Kept] | None,
+) -> Tensor:  # fmt: skip
     dtype = blocks[0].wo.dtype
     branch: Tensor | None = None
-    for block in blocks:
+    for layer, block in enumerate(blocks):
         x, normed, inverse = kernels.rms_norm(x, branch, dtype)
         qkv = normed @ block.wqkv.t()
         mixed = kernels.attention(qkv, inputs, heads=shape.heads, qk_norm=shape.qk_norm)
-        x2, branch = _joined(x, mixed, block.wo)
+        x2, branch = _joined(x, mixed, block.wo, masks[2 * layer])
         x2, normed2, inverse2 = kernels.rms_norm(x2, branch, dtype)
         inner = normed2 @ block.fc1.t()
         active = kernels.activation(inner, squared=shape.squared)
         if kept is not None:
             kept.append(_Kept(x, inverse, normed, qkv, mixed, x2, inverse2, normed2, inner, active))
-        x, branch = _joined(x2, active, block.fc2)
-    return x if branch is None else (x + branch).to(dtype)
+        x, branch = _joined(x2, active, block.fc2, masks[2 * layer + 1])
+    return (x if branch is None else x + branch).to(dtype)
 
 
-def _joined(x: Tensor, mixed: Tensor, weight: Tensor) -> tuple[Tensor, Tensor | None]:
+def _joined(
+    x: Tensor, mixed: Tensor, weight: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
     """x and what is still to be added to it: a product adds itself where the types are one."""
-    if x.dtype == mixed.dtype:
-        return torch.addmm(x, mixed, weight.t()), None
+    if mask is not None or x.dtype == mixed.dtype:
+        return add_product(x, mixed, weight, mask), None
     return x, mixed @ weight.t()
 
 
 class _Blocks(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, blocks: Sequence[Block], inputs: Inputs, shape: Shape
+        ctx: Any, x: Tensor, blocks: Sequence[Block], inputs: Inputs, shape: Shape, masks: Masks
     ) -> Tensor:
-        ctx.kept, ctx.blocks, ctx.inputs, ctx.shape = [], blocks, inputs, shape
-        return _forward(x, blocks, inputs, shape, ctx.kept)
+        ctx.kept, ctx.blocks, ctx.inputs, ctx.shape, ctx.masks = [], blocks, inputs, shape, masks
+        return _forward(x, blocks, inputs, shape, masks, ctx.kept)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         shape: Shape = ctx.shape
         narrow = gradient.contiguous()
         d_x = narrow.to(ctx.kept[0].x.dtype)
-        for block in reversed(ctx.blocks):
+        for layer in reversed(range(len(ctx.blocks))):
+            block: Block = ctx.blocks[layer]
             kept: _Kept = ctx.kept.pop()
-            add_gradient(block.fc2, narrow, kept.active)
-            d_inner = narrow @ block.fc2
+            d_branch = _masked(d_x, narrow, ctx.masks[2 * layer + 1])
+            add_gradient(block.fc2, d_branch, kept.active)
+            d_inner = d_branch @ block.fc2
             kernels.activation_backward(kept.inner, d_inner, squared=shape.squared)
             add_gradient(block.fc1, d_inner, kept.normed2)
             d_x, narrow = kernels.rms_norm_backward(
                 d_inner @ block.fc1, kept.x2, kept.inverse2, d_x
             )
-            add_gradient(block.wo, narrow, kept.mixed)
+            d_branch = _masked(d_x, narrow, ctx.masks[2 * layer])
+            add_gradient(block.wo, d_branch, kept.mixed)
             d_qkv = kernels.attention_backward(
-                narrow @ block.wo, kept.qkv, ctx.inputs, heads=shape.heads, qk_norm=shape.qk_norm
+                d_branch @ block.wo, kept.qkv, ctx.inputs, heads=shape.heads, qk_norm=shape.qk_norm
             )
             add_gradient(block.wqkv, d_qkv, kept.normed)
             d_x, narrow = kernels.rms_norm_backward(d_qkv @ block.wqkv, kept.x, kept.inverse, d_x)
-        return d_x, None, None, None
+        return d_x, None, None, None, None
+
+
+def _masked(gradient: Tensor, narrow: Tensor, mask: Tensor | None) -> Tensor:
+    """The gradient of a branch, in the matrices' dtype, from that of the residual stream."""
+    return narrow if mask is None else (gradient * mask).to(narrow.dtype)

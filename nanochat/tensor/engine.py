@@ -24,8 +24,9 @@ from nanochat.errors import KernelError, OutOfMemory, UnsupportedDevice, Unsuppo
 from nanochat.ops.linear_cross_entropy import linear_cross_entropy
 from nanochat.tensor import distributed
 from nanochat.tensor.bigram import Bigram
+from nanochat.tensor.compiled import compile_pays, compiled, has_one_shape
 from nanochat.tensor.decoder import open_decoder
-from nanochat.tensor.inputs import InputsMaker
+from nanochat.tensor.inputs import Inputs, InputsMaker
 from nanochat.tensor.memory import in_parts, is_out_of_memory
 from nanochat.tensor.minigpt import MiniGPT
 from nanochat.tensor.optimizer import FlatOptimizer
@@ -93,22 +94,31 @@ def _check_kernels(device: str, dtype: str) -> None:
 
 
 class QueuedStep:
-    """A step that may still be running; its numbers are where it runs."""
+    """A step that may still be running; whoever reads it waits for it, not for later ones."""
 
-    __slots__ = ("_grad_norm", "_loss")
+    __slots__ = ("_numbers", "_written")
 
     def __init__(self, loss: Tensor, grad_norm: Tensor) -> None:
-        self._loss, self._grad_norm = loss, grad_norm
+        numbers = torch.stack((loss, grad_norm))
+        self._written: torch.cuda.Event | None = None
+        if numbers.is_cuda:  # a plain read would stand in the queue behind the next step
+            on_host = torch.empty(2, dtype=numbers.dtype, pin_memory=True)
+            numbers = on_host.copy_(numbers, non_blocking=True)
+            self._written = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch has no types here
+            self._written.record()
+        self._numbers = numbers
 
     def read(self) -> StepMetrics:
-        return StepMetrics(loss=float(self._loss), grad_norm=float(self._grad_norm))
+        if self._written is not None:
+            self._written.synchronize()
+        loss, grad_norm = self._numbers.tolist()
+        return StepMetrics(loss=loss, grad_norm=grad_norm)
 
 
 class TensorEngine:
     """One model in torch with its optimizer. Device and dtype are resolved, never `auto`."""
 
     mode = "tensor"
-    backend = "torch"
 
     def __init__(
         self,
@@ -132,6 +142,11 @@ class TensorEngine:
         self._token_bytes = np.asarray(token_bytes, dtype=np.int64)
         self._dropout = torch.Generator(place) if config.dropout else None
         self._fused = config.loss == "fused"
+        self._compiled = compile_pays(config, device)
+        self.backend = "torch-compiled" if self._compiled else "torch"
+        self._nats = self._summed
+        if self._compiled:
+            self._nats = compiled(self._summed, graphs=device == "cuda" and has_one_shape(config))
         self._steps = 0  # begun since the start of training; names the draws of dropout
         self.parts = 1  # that a microbatch is trained in; auto_batch doubles it
 
@@ -164,17 +179,20 @@ class TensorEngine:
 
     def _accumulate(self, batch: Batch, dropout: torch.Generator | None) -> None:
         """Add one microbatch's part of the step's loss and gradients."""
-        inputs = self._inputs(batch)
-        hidden = self.model.hidden(inputs, dropout)
-        cap = self.config.logit_softcap
-        nats: Tensor = linear_cross_entropy(
-            hidden, self.model.head, inputs.targets, softcap=cap, reduction="sum",
-            use_native=self._fused,
-        )  # fmt: skip
-        loss = nats / batch.global_targets
+        inputs = self._inputs(batch, compiled=self._compiled)
+        masks = self.model.masks(len(inputs.tokens), dropout) if dropout else ()
+        loss = self._nats(inputs, masks) / batch.global_targets
         loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
         self.weights.gather()
         self.weights.loss.add_(loss.detach())
+
+    def _summed(self, inputs: Inputs, masks: Sequence[Tensor]) -> Tensor:
+        """The loss of all targets, (), in nats."""
+        nats: Tensor = linear_cross_entropy(
+            self.model.hidden(inputs, masks), self.model.head, inputs.targets,
+            softcap=self.config.logit_softcap, reduction="sum", use_native=self._fused,
+        )  # fmt: skip
+        return nats
 
     def _dropout_of(self, microbatch: int) -> torch.Generator | None:
         if self._dropout is None:

@@ -72,7 +72,7 @@ class _RMSNorm(torch.autograd.Function):
 
 def rmsnorm(x: Tensor) -> Tensor:
     """x / rms(x) over the last dimension (Zhang & Sennrich 2019), without weights."""
-    if not torch.is_grad_enabled():
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
         normed: Tensor = F.rms_norm(x, (x.shape[-1],), eps=RMSNORM_EPS)
         return normed
     return apply(_RMSNorm, x)

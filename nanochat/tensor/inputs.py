@@ -91,7 +91,7 @@ class Inputs:
     tokens: Tensor  # (rows · width,) int64
     targets: Tensor  # (rows · width,) int64, −1 counts in no loss
     positions: Tensor  # (rows · width,) int64
-    bags: Bags | None  # of tokens to embed together; None: each alone
+    bags: Bags | None  # for torch, of rows to add up; None: a token's own row alone
     native: bool  # for the kernels, which take angles and starts, or for torch: rotary and mask
     rotary: Rotary | None = None
     angles: Rotary | None = None  # by position, halves
@@ -107,23 +107,23 @@ class InputsMaker:
     ) -> None:
         self._embeddings = Embeddings.of(config, vocab_size)
         self._attends = config.model_kind == "mini-gpt"
-        # Dropout draws its masks in torch.
-        self._native = device.type == "cpu" and config.loss == "fused" and not config.dropout
+        self._native = device.type == "cpu" and config.loss == "fused"
         self._device, self._dtype = device, dtype
         self.table = None
         if config.positions == "rope":
             self.table = RotaryTable(config.head_dim, config.block_size, device=device, dtype=dtype)
 
-    def __call__(self, batch: Batch) -> Inputs:
+    def __call__(self, batch: Batch, *, compiled: bool = False) -> Inputs:
+        """The batch for the model as it is written, or as torch.compile reads it."""
         rows, width = len(batch.lengths), max(1, int(batch.lengths.max()))  # padding columns go
         positions = batch.positions[:, :width]
         numbers = np.stack([batch.inputs[:, :width], batch.targets[:, :width], positions])
         tokens, targets, flat_positions = self._to_device(numbers.reshape(3, rows * width))
-        native = self._native and width <= NATIVE_WIDTH
+        native = self._native and width <= NATIVE_WIDTH and not compiled
         segments = batch.segments[:, :width]
         inputs = Inputs(
             rows=rows, width=width, tokens=tokens, targets=targets, positions=flat_positions,
-            bags=self._bags(batch.inputs[:, :width], segments), native=native,
+            bags=None if native else self._bags(batch.inputs[:, :width], segments), native=native,
         )  # fmt: skip
         if not self._attends:
             return inputs

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nanochat import native
 from nanochat.ops.launch import DTYPES
+from nanochat.tensor.embeddings import Embeddings
 from nanochat.tensor.inputs import Inputs
 from nanochat.training.parameters import RMSNORM_EPS
 
@@ -22,6 +23,8 @@ __all__ = [
     "activation_backward",
     "attention",
     "attention_backward",
+    "embed",
+    "embed_backward",
     "rms_norm",
     "rms_norm_backward",
 ]
@@ -30,6 +33,40 @@ __all__ = [
 def _done(status: int) -> None:
     if status:
         native.check(status, native.cpu())
+
+
+@lru_cache(maxsize=16)
+def _sizes(embeddings: Embeddings, width: int, dtype: torch.dtype) -> Any:
+    """An nck_embeddings; never changed, so that calls may share it."""
+    sizes = (embeddings.vocab_size, width, embeddings.past, embeddings.ngram_rows,
+             embeddings.ngram_longest, DTYPES[dtype])  # fmt: skip
+    return native.ffi.new("nck_embeddings *", sizes)
+
+
+def embed(table: Tensor, inputs: Inputs, embeddings: Embeddings) -> Tensor:
+    """(rows · width, n_embd): the sums of the table's rows that each token takes."""
+    sums = table.new_empty(len(inputs.tokens), table.shape[1])
+    _done(native.kernel("embed")(
+        native.address(_sizes(embeddings, table.shape[1], table.dtype)), table.data_ptr(),
+        inputs.tokens.data_ptr(), inputs.rows, inputs.width,
+        0 if inputs.starts is None else inputs.starts.data_ptr(), sums.data_ptr(),
+        torch.get_num_threads(),
+    ))  # fmt: skip
+    return sums
+
+
+def embed_backward(
+    gradient: Tensor,  # (rows · width, n_embd) of the result of `embed`
+    inputs: Inputs,
+    embeddings: Embeddings,
+    onto: Tensor,  # as the table
+) -> None:
+    """Add the gradient of the table."""
+    _done(native.kernel("embed_backward")(
+        native.address(_sizes(embeddings, onto.shape[1], onto.dtype)), inputs.tokens.data_ptr(),
+        inputs.rows, inputs.width, 0 if inputs.starts is None else inputs.starts.data_ptr(),
+        gradient.data_ptr(), onto.data_ptr(), torch.get_num_threads(),
+    ))  # fmt: skip
 
 
 def rms_norm(

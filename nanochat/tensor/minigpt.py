@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -9,10 +11,11 @@ from torch import Tensor
 from nanochat.config import TrainConfig
 from nanochat.tensor.attention import attention_branch
 from nanochat.tensor.bigram import embedded
-from nanochat.tensor.blocks import Block, Shape, run_blocks
+from nanochat.tensor.blocks import Block, Masks, Shape, run_blocks
 from nanochat.tensor.embeddings import Bags, Embeddings
 from nanochat.tensor.functions import rmsnorm
 from nanochat.tensor.inputs import Inputs
+from nanochat.tensor.lookup import look_up
 from nanochat.tensor.mlp import mlp_branch
 from nanochat.tensor.weights import FlatWeights
 
@@ -34,31 +37,41 @@ class MiniGPT:
     def __init__(self, config: TrainConfig, weights: FlatWeights, vocab_size: int) -> None:
         self.config = config
         self.dtype = weights.dtype
-        rows = Embeddings.of(config, vocab_size).rows
-        self.wte = weights.leaf("wte", rows=rows, master=True)
+        self._embeddings = Embeddings.of(config, vocab_size)
+        self.wte = weights.leaf("wte", rows=self._embeddings.rows, master=True)
         self.wpe = None
         if config.positions == "learned":
             self.wpe = weights.leaf("wpe", rows=config.block_size, master=True)
         self.head = weights.leaf("wte" if config.tie_lm_head else "lm_head", rows=vocab_size)
         self.blocks = [_block(weights, layer, config.n_embd) for layer in range(config.n_layer)]
 
-    def hidden(self, inputs: Inputs, dropout: torch.Generator | None = None) -> Tensor:
-        """(rows · width, n_embd) in the compute dtype; `dropout` draws the masks of training."""
+    def hidden(self, inputs: Inputs, masks: Sequence[Tensor] = ()) -> Tensor:
+        """(rows · width, n_embd) in the compute dtype; `masks` are those of dropout, if any."""
         heads, qk_norm = self.config.n_head, self.config.qk_norm
         squared = self.config.activation == "relu2"
-        x = self.embed(inputs.tokens, inputs.positions, inputs.bags)
+        x = self._embed(inputs)
+        x = x * masks[0] if masks else x
+        branches: Masks = masks[1:] or (None,) * (2 * len(self.blocks))
         if inputs.native and self.blocks:
-            return run_blocks(x, self.blocks, inputs, Shape(heads, qk_norm, squared))
-        mask = self.mask(x, dropout)
-        x = x if mask is None else x * mask
-        for block in self.blocks:
-            mask = self.mask(x, dropout)
+            return run_blocks(x, self.blocks, inputs, Shape(heads, qk_norm, squared), branches)
+        for layer, block in enumerate(self.blocks):
+            of_attention, of_mlp = branches[2 * layer : 2 * layer + 2]
             x = attention_branch(
-                x, block.wqkv, block.wo, mask, inputs, heads=heads, qk_norm=qk_norm
+                x, block.wqkv, block.wo, of_attention, inputs, heads=heads, qk_norm=qk_norm
             )
-            mask = self.mask(x, dropout)
-            x = mlp_branch(x, block.fc1, block.fc2, mask, squared=squared)
+            x = mlp_branch(x, block.fc1, block.fc2, of_mlp, squared=squared)
         return x.to(self.dtype)
+
+    def _embed(self, inputs: Inputs) -> Tensor:
+        """`embed` of a batch, by the kernels where they are to run."""
+        if not inputs.native:
+            return self.embed(inputs.tokens, inputs.positions, inputs.bags)
+        norm = self.config.input_rmsnorm
+        if self.wpe is None:
+            return look_up(self.wte, inputs, self._embeddings, norm=norm)
+        x = look_up(self.wte, inputs, self._embeddings, norm=False)
+        x = x + F.embedding(inputs.positions, self.wpe)
+        return rmsnorm(x) if norm else x
 
     def embed(
         self, tokens: Tensor, positions: Tensor, bags: Bags | None
@@ -76,9 +89,13 @@ class MiniGPT:
             x = x + F.embedding(positions, self.wpe)
         return rmsnorm(x) if norm else x
 
-    def mask(self, x: Tensor, dropout: torch.Generator | None) -> Tensor | None:
-        """Inverted dropout (Srivastava et al. 2014): 0 or 1 / keep, drawn from the generator."""
-        if dropout is None:
-            return None
+    def masks(self, tokens: int, dropout: torch.Generator) -> list[Tensor]:
+        """Inverted dropout (Srivastava et al. 2014) of the embedding and of each branch, in turn:
+        (tokens, n_embd) 0 or 1 / keep, drawn from the generator."""
         keep = 1.0 - self.config.dropout
-        return torch.empty_like(x).bernoulli_(keep, generator=dropout).div_(keep)
+        return [
+            self.wte.new_empty(tokens, self.config.n_embd)
+            .bernoulli_(keep, generator=dropout)
+            .div_(keep)
+            for _ in range(1 + 2 * len(self.blocks))
+        ]

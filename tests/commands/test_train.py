@@ -694,7 +694,7 @@ CHANGES = {
     "dtype": "float64", "model_kind": "bigram", "preset": "microgpt",
 }  # fmt: skip
 SEEN_ELSEWHERE = {  # by which test; they are no option of the training itself
-    "mode": "metrics_say_what_was_trained", "loss": "tensor engine", "device": "refused by the table",
+    "mode": "metrics_say_what_was_trained", "loss": "tensor engine", "compile": "tensor compiled", "device": "refused by the table",
     "numerics": "microgpt, parity", "data": "bad_input", "data_dir": "registry", "threads": "tensor", "deterministic": "tensor",
     "muon_momentum": "tensor muon", "time_budget": "budget", "vocab_size": "bpe", "ngram_longest": "tensor models", "auto_batch": "tensor memory",
     "eval_every": "log", "eval_tokens": "below", "checkpoint_every": "resume",

@@ -118,6 +118,25 @@ TEST_CASE(rows_are_scaled_by_a_team) {
   });
 }
 
+TEST_CASE(a_table_and_its_gradient_are_shared_by_a_team) {
+  constexpr std::int64_t width = 130, tokens = 900, vocabulary = 40;
+  const nck_embeddings sizes{vocabulary, width, 1, 0, 0, NCK_FLOAT32};
+  const std::vector<float> table(2 * vocabulary * width, 1.0F);
+  std::vector<std::int64_t> text(tokens);
+  for (std::size_t i = 0; i < text.size(); ++i) text[i] = static_cast<std::int64_t>(i * i % 40);
+  at_once(2, [&](int) {
+    std::vector<float> sums(tokens * width), gradient(table.size());
+    CHECK(nck_embed(&sizes, table.data(), text.data(), 3, tokens / 3, nullptr, sums.data(), 3) ==
+          NCK_OK);
+    CHECK(nck_embed_backward(&sizes, text.data(), 3, tokens / 3, nullptr, sums.data(),
+                             gradient.data(), 4) == NCK_OK);
+    double total = 0, expected = 0;
+    for (const float x : gradient) total += static_cast<double>(x);
+    for (const float x : sums) expected += static_cast<double>(x) * static_cast<double>(x);
+    CHECK(total == expected);  // whole numbers: each sum goes to as many rows as it was made of
+  });
+}
+
 TEST_CASE(a_failed_call_leaves_its_message_to_its_own_thread) {
   at_once(3, [](int caller) {
     for (int turn = 0; turn < 50; ++turn) {

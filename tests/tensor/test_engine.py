@@ -116,10 +116,11 @@ def test_dropout_is_off_in_sums_and_decoding() -> None:
 
 def test_dropout_keeps_the_expected_value() -> None:
     engine = make_engine(small_config(dropout=0.25))
-    x = torch.ones(100_000, dtype=torch.float64)
-    dropped = engine.model.mask(x, torch.Generator().manual_seed(1))
-    assert set(dropped.unique().tolist()) == {0.0, 1 / 0.75}
-    assert float(dropped.mean()) == pytest.approx(1.0, abs=0.01)
+    masks = engine.model.masks(20_000, torch.Generator().manual_seed(1))
+    assert [mask.shape for mask in masks] == [(20_000, 8)] * 5
+    for mask in masks:
+        assert set(mask.unique().tolist()) == {0.0, 1 / 0.75}
+        assert float(mask.mean()) == pytest.approx(1.0, abs=0.01)
 
 
 def test_threads_are_set() -> None:

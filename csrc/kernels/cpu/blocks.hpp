@@ -32,6 +32,15 @@ struct RmsNormBackward {
   void* narrow;  // elements, or null
 };
 
+struct Embed {
+  nck_embeddings embeddings;
+  const std::int64_t* tokens;  // (rows, columns)
+  std::int64_t rows, columns;
+  const std::int64_t* starts;  // the first column of its row that a token looks back to, or null
+  const void* from;            // numbers: the table, or the gradient of the sums
+  void* to;                    // numbers: the sums, or the table's gradient
+};
+
 struct Attention {
   nck_attention_shape shape;
   const void* qkv;                // elements
@@ -52,6 +61,9 @@ struct BlockTable {
                              std::int64_t last) noexcept;
   void (*activation_backward[dtypes])(const void* x, bool squared, void* gradient,
                                       std::int64_t first, std::int64_t last) noexcept;
+  // Of numbers, NCK_FLOAT32 or NCK_FLOAT64. Tokens first … last − 1; columns of the table.
+  void (*embed[2])(const Embed&, std::int64_t first, std::int64_t last) noexcept;
+  void (*embed_backward[2])(const Embed&, std::int64_t first, std::int64_t last) noexcept;
 };
 
 struct AttentionTable {

@@ -3,6 +3,7 @@
 #include "kernels/cpu/decode.hpp"
 #include "kernels/cpu/decode_attention.hpp"
 #include "kernels/cpu/decode_products.hpp"
+#include "kernels/cpu/embedded_rows.hpp"
 
 namespace nanochat::kernels::NCLAB_SIMD {
 // Unnamed, so that no instruction set's copy stands in for another's:
@@ -58,30 +59,17 @@ class Pass {
           step_.tokens + row_of(i) * (lookback + step_.width) + lookback + column;
       N* const x = x_ + i * model_.embd_stride;
       const N* const tables = static_cast<const N*>(model_.wte);
-      add(tables + token[0] * model_.n_embd, nullptr, x);
-      for (std::int64_t k = 1; k <= model_.past_embeds && token[-k] >= 0; ++k) {
-        add(tables + (k * model_.vocab + token[-k]) * model_.n_embd, x, x);
-      }
-      if (model_.ngram_rows > 0) add_ngrams(token, x);
+      const N* sum = nullptr;
+      for_embedded_rows(
+          model_, token, [&](std::int64_t k) { return token[-k] >= 0; },
+          [&](std::int64_t row) {
+            add(tables + row * model_.n_embd, sum, x);
+            sum = x;
+          });
       if (model_.wpe != nullptr) {
         add(static_cast<const N*>(model_.wpe) + (step_.first + column) * model_.n_embd, x, x);
       }
       if (model_.input_norm) normalise(x, model_.n_embd, model_.eps, x);
-    }
-  }
-
-  void add_ngrams(const std::int64_t* token, N* x) noexcept {
-    constexpr std::uint64_t multiplier = 0x9E3779B97F4A7C15U;  // abi.h
-    const auto rows = static_cast<std::uint64_t>(model_.ngram_rows);
-    const std::int64_t first = (model_.past_embeds + 1) * model_.vocab;
-    const auto following = [&](std::int64_t k) {
-      return static_cast<std::uint64_t>(token[-k]) + 1;
-    };
-    std::uint64_t key = following(0) * multiplier;
-    for (std::int64_t k = 1; k < model_.ngram_longest && token[-k] >= 0; ++k) {
-      key = (key + following(k)) * multiplier;
-      const auto row = static_cast<std::int64_t>((key >> 32U) * rows >> 32U);
-      add(static_cast<const N*>(model_.wte) + (first + row) * model_.n_embd, x, x);
     }
   }
 

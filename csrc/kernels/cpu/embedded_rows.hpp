@@ -1,0 +1,35 @@
+// Which rows of its table a token's embedding adds up (abi.h), under the rule of simd/vector.hpp.
+#ifndef NANOCHAT_KERNELS_CPU_EMBEDDED_ROWS_HPP_
+#define NANOCHAT_KERNELS_CPU_EMBEDDED_ROWS_HPP_
+
+#include <cstdint>
+
+namespace nanochat::kernels::NCLAB_SIMD {
+// Unnamed, so that no instruction set's copy stands in for another's:
+// NOLINTNEXTLINE(cert-dcl59-cpp): each instruction set needs a copy of its own
+namespace {
+
+// visit(row) for each, the token's own first. token[-k] is the token k before, read only where
+// seen(k), which holds up to some k. sizes: an nck_embeddings or whatever has its names.
+template <class Sizes, class Seen, class Visit>
+inline void for_embedded_rows(const Sizes& sizes, const std::int64_t* token, const Seen& seen,
+                              const Visit& visit) noexcept {
+  constexpr std::uint64_t multiplier = 0x9E3779B97F4A7C15U;  // abi.h
+  visit(token[0]);
+  for (std::int64_t k = 1; k <= sizes.past_embeds && seen(k); ++k) {
+    visit(k * sizes.vocab + token[-k]);
+  }
+  if (sizes.ngram_rows == 0) return;
+  const auto rows = static_cast<std::uint64_t>(sizes.ngram_rows);
+  const std::int64_t first = (sizes.past_embeds + 1) * sizes.vocab;
+  std::uint64_t key = (static_cast<std::uint64_t>(token[0]) + 1) * multiplier;
+  for (std::int64_t k = 1; k < sizes.ngram_longest && seen(k); ++k) {
+    key = (key + static_cast<std::uint64_t>(token[-k]) + 1) * multiplier;
+    visit(first + static_cast<std::int64_t>((key >> 32U) * rows >> 32U));
+  }
+}
+
+}  // namespace
+}  // namespace nanochat::kernels::NCLAB_SIMD
+
+#endif  // NANOCHAT_KERNELS_CPU_EMBEDDED_ROWS_HPP_

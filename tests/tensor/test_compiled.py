@@ -1,0 +1,131 @@
+"""`--compile`: the same steps through torch.compile, when `auto` takes it, and where it cannot be."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tensor.batch_makers import everything, make_engine, packed, settings, small_config, windows
+
+from nanochat.errors import UnsupportedOption
+from nanochat.tensor.compiled import GPU_STEPS, compile_pays, has_one_shape
+
+# What torch's own compiler warns of while it is imported.
+OWN_WARNINGS = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*")
+BATCHES = {"windows": windows, "packed": lambda rows, width, seed: packed(seed)}
+
+
+def walk(steps: int = 6, dtype: str = "float64", kind: str = "windows", **options: Any) -> Any:
+    """Losses and norms of some steps, and the engine."""
+    engine = make_engine(small_config(**options), dtype=dtype)
+    found = []
+    for seed in range(steps):
+        metrics = engine.step([BATCHES[kind](4, 8, seed=seed)], settings(clip=1.0)).read()
+        found.append((metrics.loss, metrics.grad_norm))
+    return found, engine
+
+
+def check_same(dtype: str = "float64", rtol: float = 1e-10, **options: Any) -> None:
+    expected, plain = walk(dtype=dtype, **options)
+    found, engine = walk(dtype=dtype, compile="on", **options)
+    assert (plain.backend, engine.backend) == ("torch", "torch-compiled")
+    np.testing.assert_allclose(found, expected, rtol=rtol)
+    assert engine.sums(packed(99)).nats == pytest.approx(plain.sums(packed(99)).nats, rel=rtol)
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.compile that traces and differentiates as ever, and has torch run the result."""
+    torch.compiler.reset()
+    whole = partial(torch.compile, backend="aot_eager", fullgraph=True)
+    monkeypatch.setattr("torch.compile", lambda function, mode: whole(function))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"activation": "relu", "positions": "learned", "qk_norm": False, "input_rmsnorm": False},
+        {"logit_softcap": 5.0, "tie_lm_head": True, "loss": "torch"},
+        {"kind": "packed", "past_embeds": 1, "ngram_rows": 16},
+        {"dropout": 0.3, "optimizer": "muon"},
+        {"model_kind": "bigram"},
+    ],
+    ids=["classic", "tied", "bags", "dropout", "bigram"],
+)
+def test_compiled_steps_walk_the_losses_of_plain_ones(
+    traced: None, options: dict[str, Any]
+) -> None:
+    check_same(**options)
+
+
+@OWN_WARNINGS
+def test_the_compilers_own_code_walks_them_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    torch.compiler.reset()
+    check_same(dtype="float32", rtol=1e-5, dropout=0.1)
+
+
+def test_native_blocks_with_dropout_walk_the_losses_of_torchs() -> None:
+    """Both draw the same masks; microbatches of different widths, segments and padding."""
+    for dtype, rtol in (("float64", 1e-12), ("float32", 1e-5), ("bfloat16", 0.02)):
+        runs = [
+            walk(dtype=dtype, kind="packed", dropout=0.3, loss=loss) for loss in ("fused", "torch")
+        ]
+        np.testing.assert_allclose(runs[0][0], runs[1][0], rtol=rtol)
+        if dtype == "float64":
+            np.testing.assert_allclose(
+                *(np.concatenate([a.ravel() for a in weights(engine)]) for _, engine in runs),
+                rtol=1e-9, atol=1e-12,
+            )  # fmt: skip
+
+
+def weights(engine: Any) -> list[Any]:
+    return list(engine.state_dict().weights.values())
+
+
+@pytest.mark.parametrize(
+    ("compile_option", "device", "steps", "expected"),
+    [
+        ("auto", "cpu", 10**6, False),
+        ("auto", "cuda", GPU_STEPS - 1, False),
+        ("auto", "cuda", GPU_STEPS, True),
+        ("on", "cpu", 1, True),
+        ("off", "cuda", 10**6, False),
+    ],
+)
+def test_auto_compiles_long_runs_on_a_gpu(
+    compile_option: str, device: str, steps: int, expected: bool
+) -> None:
+    assert compile_pays(small_config(compile=compile_option, steps=steps), device) is expected
+
+
+def test_graphs_are_for_batches_of_one_shape() -> None:
+    assert has_one_shape(small_config(batching="windows"))
+    assert not has_one_shape(small_config(batching="packed"))
+    assert not has_one_shape(small_config(batching="windows", past_embeds=1))
+
+
+@OWN_WARNINGS
+def test_a_missing_compiler_is_one_clear_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
+    monkeypatch.setattr("torch._inductor.config.compile_threads", 1)
+    torch.compiler.reset()
+    engine = make_engine(small_config(compile="on", n_embd=4), dtype="float32")
+    before = everything(engine)
+    with pytest.raises(UnsupportedOption) as caught:
+        engine.step([windows(4, 8)], settings())
+    message = str(caught.value)
+    assert message.startswith("compile cannot be on here: ") and message.endswith(
+        "; use compile off"
+    )
+    assert "\n" not in message
+    assert everything(engine) == before
