@@ -167,3 +167,12 @@ def test_commands_of_the_scalar_engine_never_import_torch(python, commands, tmp_
 def test_help_loads_neither_numpy_nor_any_command(python, tmp_path):
     code = "from nanochat.cli import main\nassert main(['train', '--help']) == 0"
     assert not loaded_after(python, code, tmp_path) & {"numpy", "numba", "matplotlib", "psutil"}
+
+
+def test_the_tensor_engine_loads_no_compiler_before_it_compiles(python, tmp_path):
+    """torch's own takes as long to load as torch."""
+    words = ["train", "--mode=tensor", "--model-kind=bigram", "--n-embd=4", "--steps=2",
+             "--eval-tokens=20", "--batch-size=2", "--num-samples=1"]  # fmt: skip
+    code = f"from nanochat.cli import main\nassert main({words!r}) == 0\n"
+    code += "assert not {'torch._dynamo', 'torch._inductor'} & set(sys.modules)"
+    assert "torch" in loaded_after(python, code, tmp_path)

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._dynamo.exc import TorchDynamoException
 
 from nanochat.config import TrainConfig
 from nanochat.errors import UnsupportedOption
@@ -41,6 +40,8 @@ def compiled(loss: Callable[..., Tensor], *, graphs: bool) -> Callable[..., Tens
 
     Raises UnsupportedOption where the compiler fails, such as without a C++ compiler.
     """
+    from torch._dynamo.exc import TorchDynamoException  # a second, which other runs need not wait
+
     fast = torch.compile(loss, mode="reduce-overhead" if graphs else "default")
 
     def call(*arguments: Any) -> Tensor:
