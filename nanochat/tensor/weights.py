@@ -51,6 +51,9 @@ class FlatWeights:
         if dtype != master:
             self._narrow = torch.zeros(self.size, dtype=dtype, device=device)
             self._narrow_gradients = torch.zeros_like(self._narrow)
+        # From here on the models read the narrow copy; embeddings, which they read in the master
+        # dtype, stand before it and may be most of the parameters.
+        self._first_narrow = self.size
         self.load(initial)
 
     @property
@@ -67,6 +70,7 @@ class FlatWeights:
         values, gradients = self.values, self.gradients
         if self._narrow is not None and self._narrow_gradients is not None and not master:
             values, gradients = self._narrow, self._narrow_gradients
+            self._cover(self.offsets[name])
         columns = next(spec.shape[1] for spec in self.specs if spec.name == name)
         start = self.offsets[name]
         piece = slice(start, start + rows * columns)
@@ -74,22 +78,30 @@ class FlatWeights:
         weight.grad = gradients[piece].view(rows, columns)
         return weight
 
+    def _cover(self, start: int) -> None:
+        """Keep the narrow copy up to date from `start` on."""
+        if start < self._first_narrow:
+            self._first_narrow = start
+            self.publish()
+
     def gather(self) -> None:
         """Add the gradients of one microbatch in the compute dtype to the master gradients."""
         if self._narrow_gradients is not None:
-            self.gradients.add_(self._narrow_gradients)
-            self._narrow_gradients.zero_()
+            narrow = self._narrow_gradients[self._first_narrow :]
+            self.gradients[self._first_narrow :].add_(narrow)
+            narrow.zero_()
 
     def publish(self) -> None:
         """Bring the copy in the compute dtype up to date after an update of the masters."""
         if self._narrow is not None:
-            self._narrow.copy_(self.values)
+            first = self._first_narrow
+            self._narrow[first:].copy_(self.values[first:])
 
     def zero(self) -> None:
         """Forget gradients and loss."""
         self._sums.zero_()
         if self._narrow_gradients is not None:
-            self._narrow_gradients.zero_()
+            self._narrow_gradients[self._first_narrow :].zero_()
 
     def load(self, arrays: Mapping[str, NDArray[np.floating]]) -> None:
         """Take weights by name; shapes have been checked."""

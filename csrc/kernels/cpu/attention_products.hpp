@@ -55,16 +55,18 @@ inline void product_rows(Factor<N> a, const N* b, std::int64_t b_row, std::int64
                          std::int64_t columns) noexcept {
   constexpr std::int64_t lanes = width<N>;
   std::int64_t at = 0;
-  for (; at + tile_vectors * lanes <= columns; at += tile_vectors * lanes) {
+  // Never a single vector behind a full tile: its few sums would wait for each other.
+  for (; columns - at >= tile_vectors * lanes && columns - at != (tile_vectors + 1) * lanes;
+       at += tile_vectors * lanes) {
     product_tile<N, rows, tile_vectors>(a, b + at, b_row, first, last, c + at, c_row);
   }
-  if (tile_vectors > 2 && at + 2 * lanes <= columns) {
+  for (; columns - at >= 3 * lanes; at += 3 * lanes) {
+    product_tile<N, rows, 3>(a, b + at, b_row, first, last, c + at, c_row);
+  }
+  for (; columns - at >= 2 * lanes; at += 2 * lanes) {
     product_tile<N, rows, 2>(a, b + at, b_row, first, last, c + at, c_row);
-    at += 2 * lanes;
   }
-  for (; at < columns; at += lanes) {
-    product_tile<N, rows, 1>(a, b + at, b_row, first, last, c + at, c_row);
-  }
+  if (at < columns) product_tile<N, rows, 1>(a, b + at, b_row, first, last, c + at, c_row);
 }
 
 // c(i, j) = Σ a(i, k) · b(k, j) over k in [first, last), for `rows` ≤ tile_rows rows and `columns`,

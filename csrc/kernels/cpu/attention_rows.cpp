@@ -5,6 +5,7 @@
 #include "kernels/cpu/attention_products.hpp"
 #include "kernels/cpu/blocks.hpp"
 #include "simd/math.hpp"
+#include "simd/transpose.hpp"
 
 namespace nanochat::kernels::NCLAB_SIMD {
 // Unnamed, so that no instruction set's copy stands in for another's:
@@ -160,6 +161,12 @@ class Head {
 
   // Rotates a query or key, norms it, and scales it; returns what it was divided by, inverted.
   N place(const S* from, N scale, std::int64_t t, N* to) const noexcept {
+    store<V>(to + size_room_ - lanes, V{});
+    if (call_.cosines != nullptr) {
+      if (size_ <= 2 * lanes) return place_turned<1>(from, scale, t, to);
+      if (size_ <= 4 * lanes) return place_turned<2>(from, scale, t, to);
+      if (size_ <= 6 * lanes) return place_turned<3>(from, scale, t, to);
+    }
     V squares{};
     if (call_.cosines == nullptr) {
       for_vectors<V>(size_, [&](std::int64_t at, int count) {
@@ -169,25 +176,15 @@ class Head {
       });
     } else {
       const std::int64_t half = size_ / 2;
-      const std::int64_t angles = call_.positions[first_token_ + t] * half;
-      const N* const cosines = static_cast<const N*>(call_.cosines) + angles;
-      const N* const sines = static_cast<const N*>(call_.sines) + angles;
+      const Angles angles = angles_of(t);
       for_vectors<V>(half, [&](std::int64_t at, int count) {
-        const V a = load_at(from, at, count), b = load_at(from + half, at, count);
-        const V cosine = load_at(cosines, at, count), sine = load_at(sines, at, count);
-        const V turned_a = fused_multiply_add(a, cosine, b * sine);
-        const V turned_b = fused_multiply_add(b, cosine, -(a * sine));
-        squares = fused_multiply_add(turned_a, turned_a, squares);
-        squares = fused_multiply_add(turned_b, turned_b, squares);
-        store_at(to, at, count, turned_a);
-        store_at(to + half, at, count, turned_b);
+        const Pair x = turned(load_pair(from, at, count), angles, at, count);
+        squares = fused_multiply_add(x.a, x.a, squares);
+        squares = fused_multiply_add(x.b, x.b, squares);
+        store_pair(to, at, count, x);
       });
     }
-    N inverse = 1;
-    if (call_.shape.normed != 0) {
-      const N mean = sum_of_lanes(squares) / static_cast<N>(size_);
-      inverse = 1 / square_root_of(mean + static_cast<N>(call_.shape.eps));
-    }
+    const N inverse = inverse_of(squares);
     const N factor = inverse * scale;
     for_vectors<V>(size_, [&](std::int64_t at, int count) {
       store_at(to, at, count, load_at(to, at, count) * factor);
@@ -195,40 +192,135 @@ class Head {
     return inverse;
   }
 
-  // The way back: `placed` is what place() made with `scale`, `gradient` is of it and changes.
+  // place() with a rotation, for halves of at most `vectors` vectors: they stay in registers.
+  template <int vectors>
+  N place_turned(const S* from, N scale, std::int64_t t, N* to) const noexcept {
+    const Angles angles = angles_of(t);
+    Pair x[vectors];
+    V squares{};
+    for_halves<vectors>([&](int v, std::int64_t at, int count) {
+      x[v] = turned(load_pair(from, at, count), angles, at, count);
+      squares = fused_multiply_add(x[v].a, x[v].a, squares);
+      squares = fused_multiply_add(x[v].b, x[v].b, squares);
+    });
+    const N inverse = inverse_of(squares);
+    const N factor = inverse * scale;
+    for_halves<vectors>([&](int v, std::int64_t at, int count) {
+      store_pair(to, at, count, Pair{x[v].a * factor, x[v].b * factor});
+    });
+    return inverse;
+  }
+
+  // The way back: `placed` is what place() made with `scale`, `gradient` is of it and may change.
   void place_back(const N* placed, N scale, N inverse, N* gradient, std::int64_t t,
                   S* to) const noexcept {
-    N along = 0;
-    if (call_.shape.normed != 0) {
-      V products{};
-      for_vectors<V>(size_, [&](std::int64_t at, int count) {
-        products =
-            fused_multiply_add(load_at(placed, at, count), load_at(gradient, at, count), products);
-      });
-      along = -sum_of_lanes(products) / static_cast<N>(size_) * inverse / scale;
+    if (call_.cosines != nullptr) {
+      if (size_ <= 2 * lanes) return turn_back<1>(placed, scale, inverse, gradient, t, to);
+      if (size_ <= 4 * lanes) return turn_back<2>(placed, scale, inverse, gradient, t, to);
+      if (size_ <= 6 * lanes) return turn_back<3>(placed, scale, inverse, gradient, t, to);
     }
-    const V straight = broadcast<V>(inverse * scale), back = broadcast<V>(along);
+    V products{};
+    for_vectors<V>(size_, [&](std::int64_t at, int count) {
+      products =
+          fused_multiply_add(load_at(placed, at, count), load_at(gradient, at, count), products);
+    });
+    const V straight = broadcast<V>(inverse * scale);
+    const V back = broadcast<V>(along(products, scale, inverse));
     for_vectors<V>(size_, [&](std::int64_t at, int count) {
       const V x = load_at(placed, at, count) * back;
       store_at(gradient, at, count, fused_multiply_add(load_at(gradient, at, count), straight, x));
     });
     if (call_.cosines == nullptr) return copy(gradient, to);
-    const std::int64_t half = size_ / 2;
-    const std::int64_t angles = call_.positions[first_token_ + t] * half;
-    const N* const cosines = static_cast<const N*>(call_.cosines) + angles;
-    const N* const sines = static_cast<const N*>(call_.sines) + angles;
-    for_vectors<V>(half, [&](std::int64_t at, int count) {
-      const V a = load_at(gradient, at, count), b = load_at(gradient + half, at, count);
-      const V cosine = load_at(cosines, at, count), sine = load_at(sines, at, count);
-      store_at(to, at, count, fused_multiply_add(a, cosine, -(b * sine)));
-      store_at(to + half, at, count, fused_multiply_add(b, cosine, a * sine));
+    const Angles angles = angles_of(t);
+    for_vectors<V>(size_ / 2, [&](std::int64_t at, int count) {
+      store_pair(to, at, count, turned_back(load_pair(gradient, at, count), angles, at, count));
     });
   }
 
-  void widened(const S* from, N* to) const noexcept {
-    for_vectors<V>(size_, [&](std::int64_t at, int count) {
-      store_at(to, at, count, load_at(from, at, count));
+  // place_back() with a rotation, for halves of at most `vectors` vectors.
+  template <int vectors>
+  void turn_back(const N* placed, N scale, N inverse, const N* gradient, std::int64_t t,
+                 S* to) const noexcept {
+    Pair x[vectors], g[vectors];
+    V products{};
+    for_halves<vectors>([&](int v, std::int64_t at, int count) {
+      x[v] = load_pair(placed, at, count);
+      g[v] = load_pair(gradient, at, count);
+      products = fused_multiply_add(x[v].a, g[v].a, products);
+      products = fused_multiply_add(x[v].b, g[v].b, products);
     });
+    const V straight = broadcast<V>(inverse * scale);
+    const V back = broadcast<V>(along(products, scale, inverse));
+    const Angles angles = angles_of(t);
+    for_halves<vectors>([&](int v, std::int64_t at, int count) {
+      const Pair d{fused_multiply_add(g[v].a, straight, x[v].a * back),
+                   fused_multiply_add(g[v].b, straight, x[v].b * back)};
+      store_pair(to, at, count, turned_back(d, angles, at, count));
+    });
+  }
+
+  // Lanes of a query or key that are rotated together: of its first half and of its second.
+  struct Pair {
+    V a, b;
+  };
+  struct Angles {
+    const N *cosines, *sines;
+  };
+
+  Angles angles_of(std::int64_t t) const noexcept {
+    const std::int64_t at = call_.positions[first_token_ + t] * (size_ / 2);
+    return {static_cast<const N*>(call_.cosines) + at, static_cast<const N*>(call_.sines) + at};
+  }
+
+  template <class T>
+  Pair load_pair(const T* from, std::int64_t at, int count) const noexcept {
+    return {load_at(from, at, count), load_at(from + size_ / 2, at, count)};
+  }
+
+  template <class T>
+  void store_pair(T* to, std::int64_t at, int count, Pair x) const noexcept {
+    store_at(to, at, count, x.a);
+    store_at(to + size_ / 2, at, count, x.b);
+  }
+
+  static Pair turned(Pair x, Angles angles, std::int64_t at, int count) noexcept {
+    const V cosine = load_at(angles.cosines, at, count), sine = load_at(angles.sines, at, count);
+    return {fused_multiply_add(x.a, cosine, x.b * sine),
+            fused_multiply_add(x.b, cosine, -(x.a * sine))};
+  }
+
+  static Pair turned_back(Pair x, Angles angles, std::int64_t at, int count) noexcept {
+    const V cosine = load_at(angles.cosines, at, count), sine = load_at(angles.sines, at, count);
+    return {fused_multiply_add(x.a, cosine, -(x.b * sine)),
+            fused_multiply_add(x.b, cosine, x.a * sine)};
+  }
+
+  // Calls body(number, offset, count) for the `vectors` vectors of a half; the last may be short.
+  template <int vectors, class Body>
+  void for_halves(const Body& body) const noexcept {
+#pragma GCC unroll 4
+    for (int v = 0; v + 1 < vectors; ++v) body(v, v * lanes, static_cast<int>(lanes));
+    constexpr std::int64_t at = (vectors - 1) * lanes;
+    body(vectors - 1, at, static_cast<int>(size_ / 2 - at));
+  }
+
+  // One over the root mean square of a query or key whose squares are summed in lanes; 1 if
+  // unnormed.
+  N inverse_of(V squares) const noexcept {
+    if (call_.shape.normed == 0) return 1;
+    const N mean = sum_of_lanes(squares) / static_cast<N>(size_);
+    return 1 / square_root_of(mean + static_cast<N>(call_.shape.eps));
+  }
+
+  // How much of what was placed the norm takes out of its gradient.
+  N along(V products, N scale, N inverse) const noexcept {
+    if (call_.shape.normed == 0) return 0;
+    return -sum_of_lanes(products) / static_cast<N>(size_) * inverse / scale;
+  }
+
+  void widened(const S* from, N* to) const noexcept {
+    for_vectors<V>(
+        size_, [&](std::int64_t at, int count) { store<V>(to + at, load_at(from, at, count)); });
   }
 
   void copy(const N* from, S* to) const noexcept {
@@ -237,12 +329,22 @@ class Head {
     });
   }
 
-  // across_ = the transpose of (width, size) rows; the room behind a row is zero.
+  // across_ = the transpose of (width, size) rows, a square at a time; what lies behind a row is 0.
   void turn(const N* from) const noexcept {
-    for (std::int64_t d = 0; d < size_; ++d) {
-      N* const to = across_ + d * width_room_;
-      for (std::int64_t t = 0; t < width_; ++t) to[t] = from[t * size_room_ + d];
-      for (std::int64_t t = width_; t < width_room_; ++t) to[t] = 0;
+    using Row = Vector<N, side<N>>;
+    for (std::int64_t t = 0; t < width_room_; t += side<N>) {
+      for (std::int64_t d = 0; d < size_; d += side<N>) {
+        Row square[side<N>];
+#pragma GCC unroll 8
+        for (int i = 0; i < side<N>; ++i) {
+          square[i] = t + i < width_ ? load<Row>(from + (t + i) * size_room_ + d) : Row{};
+        }
+        transpose_square(square);
+#pragma GCC unroll 8
+        for (int i = 0; i < side<N>; ++i) {
+          if (d + i < size_) store<Row>(across_ + (d + i) * width_room_ + t, square[i]);
+        }
+      }
     }
   }
 
@@ -291,7 +393,8 @@ class Head {
   const Attention& call_;
   std::int64_t width_, size_, stride_, size_room_, width_room_, first_token_, head_;
   N scale_;
-  // (width, size_room) each; q_ times scale_, mixed_ the mixed values or their gradient.
+  // (width, size_room) each; q_ times scale_, mixed_ the mixed values or their gradient. What lies
+  // behind a row is 0: the products read it, and subnormal leavings there would slow them tenfold.
   N *q_, *k_, *v_, *mixed_, *d_q_, *d_k_, *d_v_;
   N* across_;             // (size, width_room) keys or values, transposed
   N *weights_, *scores_;  // (width, width_room)
