@@ -3,11 +3,13 @@
     python bench/peers.py --text FILE [--nanogpt CHECKOUT] [--nanochat CHECKOUT]
         [--ours "NAME=OPTIONS"]… [--nanogpt-entry "NAME=OPTIONS"]… [--nanochat-entry …]… [--quick]
     python bench/peers.py --text NAMES --lines [--eemicrogpt CHECKOUT] [--compiler COMMAND] …
+    python bench/peers.py @bench/races/NAME.args --text FILE --PEER CHECKOUT
 
-CHECKOUT is a folder or URL@REVISION. Every side is trained on the first nine tenths of FILE and
-scored by one scorer (race_scorer.py) on all of the rest, in disjoint windows of its own context;
-with --lines each line is a document, and the lines are put in the order of their hashes first.
-An entry of ours is compared with the peer's entry of its name, or else with the first peer's first.
+The last form takes the entries of a race that results/ has a record of from their file. CHECKOUT is
+a folder or URL@REVISION. Every side is trained on the first nine tenths of FILE and scored by one
+scorer (race_scorer.py) on all of the rest, in disjoint windows of its own context; with --lines
+each line is a document, and the lines are put in the order of their hashes first. An entry of ours
+is compared with the peer's entry of its name, or else with the first peer's first.
 Seconds are those of whole processes, imports, data, tokenizer and evaluations included, with
 caches empty. Seeds are listed beforehand; a side that fails, runs past --timeout or is not there
 stands in the record with its reason, and the others go on. Writes results/NAME.{json,csv,md,png}
@@ -88,8 +90,10 @@ def main() -> None:
 
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        fromfile_prefix_chars="@",
+    )  # fmt: skip
+    parser.convert_arg_line_to_args = words_of_line  # type: ignore[method-assign]  # argparse's way
     add = parser.add_argument
     add("--text", type=Path, required=True, help="ASCII text")
     add("--lines", action="store_true", help="each line is a document; the race with eemicrogpt")
@@ -119,6 +123,11 @@ def parsed() -> argparse.Namespace:
         if getattr(options, peer) and of_lines != options.lines:
             raise SystemExit(f"--{peer} must be {'with' if of_lines else 'without'} --lines")
     return options
+
+
+def words_of_line(line: str) -> list[str]:
+    """The words of a line of an @FILE, as a shell reads them; # begins a comment."""
+    return shlex.split(line, comments=True)
 
 
 def sides_of(options: argparse.Namespace, text: RaceText, folder: Path) -> list[Side]:

@@ -1,7 +1,6 @@
 """What each option of the nano preset is worth: ablations on a part of the training bytes.
 
-    python bench/recipe.py --text FILE [--notebook muon|adamw|ngrams|pieces] [--steps 300]
-        [--seeds 3]
+    python bench/recipe.py --text FILE [--notebook NOTEBOOK] [--steps 300] [--seeds 3]
 
 FILE is split 90/10 as `nanochat train` splits it, and its last part is put away: tuning never sees
 what the race is scored on. What is left is split again for these runs. Each line of the table
@@ -123,11 +122,14 @@ PIECES_CHANGES: Changes = (
     ("lr 0.002", {"lr": 0.002}),
     ("lr 0.006", {"lr": 0.006}),
 )  # fmt: skip
+HEADS: Changes = tuple((f"{n} heads", {"n_head": n}) for n in (1, 2, 4, 6))
 NOTEBOOKS: Mapping[str, tuple[Mapping[str, Any], Changes]] = {
     "muon": (MUON, (("the recipe", {}), *MODEL, *MUON_RATES)),
     "adamw": (NO_NGRAMS, (("the recipe", {}), *ADAMW_RATES)),
     "ngrams": ({}, (("the preset", {}), *NGRAMS)),
     "pieces": (PIECES, (("the preset", {}), *PIECES_CHANGES)),
+    "heads": ({}, (("the preset", {}), *HEADS)),
+    "pieces-heads": (PIECES, (("the preset", {}), *HEADS)),
 }
 
 

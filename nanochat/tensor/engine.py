@@ -71,7 +71,7 @@ def resolve_device(config: TrainConfig) -> tuple[str, str]:
 
 def _bfloat16_wins(config: TrainConfig, device: str) -> bool:
     """Whether a CPU step is faster in bfloat16: where the processor multiplies in it and the
-    matrices are large enough for products to be most of the step (bench/results/dtypes.csv)."""
+    matrices are large enough for products to be most of the step (bench/results/dtypes.json)."""
     if device != "cpu" or config.loss != "fused" or config.n_embd < BFLOAT16_WIDTH:
         return False
     return bool(native.ffi.string(native.cpu().nck_target()) == b"avx512bf16")

@@ -33,8 +33,10 @@ from race_scorer import (
 from race_sides import Lines, Side, run
 from race_statistics import p_below, ratio_interval
 
-from nanochat.config import TrainConfig
+from nanochat.cli import _plain_flags
+from nanochat.config import TrainConfig, knobs
 from nanochat.data.prepare import prepare
+from nanochat.settings import gather_options
 
 LINES = "".join(f"line {i} of a text\n" + "\n" * (i % 5 == 0) for i in range(900))
 
@@ -317,6 +319,29 @@ def test_a_peer_races_on_documents_of_its_kind(
     monkeypatch.setattr(sys, "argv", ["peers.py", "--text", "names.txt", *flags])
     with pytest.raises(SystemExit, match=words):
         peers.parsed()
+
+
+RACES = sorted((Path(peers.__file__).parent / "races").glob("*.args"))
+
+
+@pytest.mark.parametrize("file", RACES, ids=lambda file: file.stem)
+def test_a_race_of_a_file_is_what_its_record_is_of(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["peers.py", f"@{file}", "--text", "a text.txt"])
+    options = peers.parsed()
+    assert (options.name, options.text) == (file.stem, Path("a text.txt"))
+    entries = peers.entries(options.ours)
+    assert len({name for name, _ in entries}) == len(entries) > 0
+    for _, arguments in entries:
+        flags = _plain_flags(["train", *arguments])
+        assert flags is not None, arguments
+        TrainConfig(**gather_options(knobs(TrainConfig), flags, {}, None))
+
+
+def test_a_line_of_a_race_file_is_read_as_a_shell_reads_it() -> None:
+    assert peers.words_of_line('--ours "a b=--steps 3"  # why') == ["--ours", "a b=--steps 3"]
+    assert peers.words_of_line("# a comment") == []
 
 
 # -------------------------------------------------------------------------------------- report
