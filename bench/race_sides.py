@@ -18,6 +18,7 @@ from typing import ClassVar, Protocol
 from race_data import RaceText
 
 Lines = Sequence[tuple[float, str]]  # second since the start, line of the log
+_VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*=.*")
 
 
 class Entrant(Protocol):
@@ -51,8 +52,16 @@ class Side:
     name: str
     kind: str  # ours, nanogpt, nanochat
     entrant: Entrant | None  # none where no checkout was given
-    arguments: tuple[str, ...]
+    arguments: tuple[str, ...]  # leading words NAME=VALUE are for its environment
     seeds: tuple[int, ...]
+
+    def settings(self) -> tuple[dict[str, str], tuple[str, ...]]:
+        """What goes into its environment, and the options behind it."""
+        count = 0
+        while count < len(self.arguments) and _VARIABLE.fullmatch(self.arguments[count]):
+            count += 1
+        pairs = (word.split("=", 1) for word in self.arguments[:count])
+        return dict(pairs), self.arguments[count:]
 
 
 @dataclass
@@ -87,8 +96,10 @@ def run(side: Side, seed: int, text: RaceText, folder: Path, timeout: float) -> 
     if entrant is None:
         return done.fail("skipped", f"no --{side.kind} was given")
     out = Path(tempfile.mkdtemp(dir=folder))
-    commands = entrant.commands(side.arguments, seed, text, out)
-    lines, status = _logged(commands, entrant, out, timeout)
+    variables, arguments = side.settings()
+    commands = entrant.commands(arguments, seed, text, out)
+    environment = {**entrant.environment(out), **variables}
+    lines, status = _logged(commands, entrant.folder(out), environment, timeout)
     done.seconds = lines[-1][0]
     done.curve = [
         (second, float(found[1]) * entrant.loss_unit)
@@ -109,7 +120,7 @@ def run(side: Side, seed: int, text: RaceText, folder: Path, timeout: float) -> 
 
 
 def _logged(
-    commands: Sequence[Sequence[str]], entrant: Entrant, out: Path, timeout: float
+    commands: Sequence[Sequence[str]], folder: Path, environment: Mapping[str, str], timeout: float
 ) -> tuple[list[tuple[float, str]], str]:
     """All lines with their seconds, an empty one at the end, and the exit status or `timeout`."""
     lines: list[tuple[float, str]] = []
@@ -117,7 +128,7 @@ def _logged(
     status = "0"
     for command in commands:
         with subprocess.Popen(
-            command, cwd=entrant.folder(out), env=entrant.environment(out), text=True,
+            command, cwd=folder, env=environment, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, bufsize=1,
         ) as process:  # fmt: skip
             # A timer of its own, because reading a line waits for it.

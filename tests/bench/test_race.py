@@ -298,6 +298,14 @@ def test_the_curve_is_what_the_log_says_in_nats(text: RaceText, tmp_path: Path) 
     assert done.steps_seconds == 0.25
 
 
+def test_leading_words_of_an_entry_are_variables(text: RaceText, tmp_path: Path) -> None:
+    fake = Fake("import os; open('weights', 'w'); print('loss', float(os.environ['RATE']) * 2)")
+    side = Side("fake", "ours", fake, ("RATE=1.5", "--steps=3", "NOT=1"), (1,))
+    assert side.settings() == ({"RATE": "1.5"}, ("--steps=3", "NOT=1"))
+    done = run(side, 1, text, tmp_path, timeout=60)
+    assert [loss for _, loss in done.curve] == [1.5]
+
+
 def test_a_peer_that_does_not_compile_stands_in_the_record(text: RaceText, tmp_path: Path) -> None:
     compiler = (sys.executable, "-c", "raise SystemExit('no such header')")
     (tmp_path / "builds").mkdir()
