@@ -26,7 +26,10 @@ def summarise(runs: Sequence[Mapping[str, Any]], reference: str) -> list[dict[st
     done = {side: [r for r in runs if r["side"] == side and r["score"] is not None]
             for side in sides}  # fmt: skip
     entry = {side: side.partition(" ")[2] for side in sides}
-    peers = {entry[side]: side for side in sides if not side.startswith("ours ")}
+    peers: dict[str, str] = {}  # the first that has a score, where several have an entry's name
+    for side in sides:
+        if done[side] and not side.startswith("ours "):
+            peers.setdefault(entry[side], side)
     rows = []
     for side in sides:
         other = peers.get(entry[side], reference) if side.startswith("ours ") else reference

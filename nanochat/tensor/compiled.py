@@ -1,7 +1,7 @@
 """The model's loss through torch.compile: when it pays, and what it says where it cannot.
 
-On the CPU it does not pay: our kernels take half the time of what the compiler writes, and it
-compiles for a quarter of a minute (bench/results/compile.json). On a GPU the blocks are plain
+On the CPU it does not pay: our kernels take less time than what the compiler writes, which begins by
+compiling (`python bench/compile.py`). On a GPU the blocks are plain
 torch, and a small model's step is the host's calls: compiled, it is a few kernels, and with CUDA
 graphs one call.
 """

@@ -393,7 +393,8 @@ def test_a_summary_compares_with_the_peers_mean() -> None:
 def test_an_entry_is_compared_with_the_peers_of_its_name() -> None:
     runs = [
         a_run("peer short", 1, 1.9, 10.0), a_run("peer long", 1, 1.7, 90.0),
-        a_run("ours long", 1, 1.6, 30.0), a_run("ours other", 1, 1.8, 5.0),
+        a_run("absent long", 1, None), a_run("ours long", 1, 1.6, 30.0),
+        a_run("ours other", 1, 1.8, 5.0),
     ]  # fmt: skip
     rows = {row["side"]: row for row in race_report.summarise(runs, "peer short")}
     assert rows["ours long"]["times_faster"]["ratio"] == pytest.approx(3.0)
