@@ -122,12 +122,13 @@ PIECES_CHANGES: Changes = (
     ("lr 0.002", {"lr": 0.002}),
     ("lr 0.006", {"lr": 0.006}),
 )  # fmt: skip
+FOUR = {"n_head": 4}  # as the presets had until the notebook "heads"
 HEADS: Changes = tuple((f"{n} heads", {"n_head": n}) for n in (1, 2, 4, 6))
 NOTEBOOKS: Mapping[str, tuple[Mapping[str, Any], Changes]] = {
-    "muon": (MUON, (("the recipe", {}), *MODEL, *MUON_RATES)),
-    "adamw": (NO_NGRAMS, (("the recipe", {}), *ADAMW_RATES)),
-    "ngrams": ({}, (("the preset", {}), *NGRAMS)),
-    "pieces": (PIECES, (("the preset", {}), *PIECES_CHANGES)),
+    "muon": ({**FOUR, **MUON}, (("the recipe", {}), *MODEL, *MUON_RATES)),
+    "adamw": ({**FOUR, **NO_NGRAMS}, (("the recipe", {}), *ADAMW_RATES)),
+    "ngrams": (FOUR, (("the preset", {}), *NGRAMS)),
+    "pieces": ({**FOUR, **PIECES}, (("the preset", {}), *PIECES_CHANGES)),
     "heads": ({}, (("the preset", {}), *HEADS)),
     "pieces-heads": (PIECES, (("the preset", {}), *HEADS)),
 }

@@ -320,7 +320,7 @@ class TrainConfig:
         if self.n_embd % self.n_head:
             raise ConfigError(
                 f"n_embd must be a multiple of n_head, got n_embd {self.n_embd} and n_head"
-                f" {self.n_head}"
+                f" {self.n_head}; give both"
             )
         if self.positions == "rope" and (self.n_embd // self.n_head) % 2:
             raise ConfigError(

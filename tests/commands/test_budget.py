@@ -35,7 +35,7 @@ class Clock:
 def lines(tmp_path):
     path = tmp_path / "lines.txt"
     path.write_text(LINES)
-    size = {"n_layer": 1, "n_embd": 16, "threads": 1}
+    size = {"n_layer": 1, "n_embd": 16, "n_head": 4, "threads": 1}
     sampling = {"num_samples": 1, "max_new_tokens": 3}
     return {"data": str(path), "documents": "line", **sampling, **size}
 
@@ -44,7 +44,7 @@ def lines(tmp_path):
 def long_text(tmp_path):
     path = tmp_path / "long.txt"
     path.write_text("To be, or not to be, that is the question.\n" * 60)
-    size = {"n_layer": 1, "n_embd": 16, "block_size": 16, "batch_size": 2}
+    size = {"n_layer": 1, "n_embd": 16, "n_head": 4, "block_size": 16, "batch_size": 2}
     return {"data": str(path), "num_samples": 0, "threads": 1, **size}
 
 

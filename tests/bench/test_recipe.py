@@ -1,0 +1,23 @@
+"""The notebooks of the recipe: what they vary are configs that train."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import recipe
+
+from nanochat.config import TrainConfig
+
+ROWS = [
+    (notebook, name, {**around, **change})
+    for notebook, (around, changes) in recipe.NOTEBOOKS.items()
+    for name, change in changes
+]
+
+
+@pytest.mark.parametrize("options", [row[2] for row in ROWS], ids=[f"{a}-{b}" for a, b, _ in ROWS])
+def test_each_row_of_a_notebook_is_a_config(options: dict[str, Any]) -> None:
+    given = {"preset": "nano", "mode": "tensor", **options, "steps": 300}
+    config = TrainConfig(**given)
+    assert {name: getattr(config, name) for name in given} == given
