@@ -266,7 +266,7 @@ def test_head_dim_is_the_width_of_a_head():
 
 TOGETHER = [
     ({"n_embd": 30, "n_head": 4},
-     "n_embd must be a multiple of n_head, got n_embd 30 and n_head 4"),
+     "n_embd must be a multiple of n_head, got n_embd 30 and n_head 4; give both"),
     ({"n_embd": 12, "n_head": 4, "positions": "rope"},
      "positions rope needs an even head size n_embd / n_head, got 3; use positions learned or"
      " change n_head"),

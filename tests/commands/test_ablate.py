@@ -125,7 +125,7 @@ def test_a_grid_that_cannot_be_built_is_refused_before_any_run(
         ({"seed": 2**32 - 1}, "seed must be a whole number between 0 and 4294967295, got"
          " 4294967296"),
         ({"n_embd": 30, "n_head": 4}, "n_embd must be a multiple of n_head, got n_embd 30 and"
-         " n_head 4"),
+         " n_head 4; give both"),
     ],
 )  # fmt: skip
 def test_options_that_the_runs_cannot_have_are_refused(options, message, folder):
