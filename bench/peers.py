@@ -93,7 +93,7 @@ def parsed() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
         fromfile_prefix_chars="@",
     )  # fmt: skip
-    parser.convert_arg_line_to_args = words_of_line  # type: ignore[method-assign]  # argparse's way
+    parser.convert_arg_line_to_args = words_of_line
     add = parser.add_argument
     add("--text", type=Path, required=True, help="ASCII text")
     add("--lines", action="store_true", help="each line is a document; the race with eemicrogpt")
