@@ -190,7 +190,7 @@ class Program:
 
     def _try_shorter(self) -> None:
         """A short document's losses, by replay and by the function itself."""
-        if not self._several or self.core.stages < 2 or not self._tokens:
+        if not self._several or self.core.stages < 2 or not self.core.slots:
             return
         count = max(self.core.slots // 2, self.core.fewest_tokens)
         tokens = [(7 * i + 1) % limit for i, limit in enumerate(self.core.limits[:count])]

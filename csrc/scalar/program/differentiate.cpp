@@ -2,42 +2,31 @@
 //
 // Needs: stages; operands before users. Adds: a seed for each output, one sum for the gradient of
 // every node that depends on a parameter, its products in the order in which microgpt.py's
-// backward() adds them: depth-first post-order from the outputs, children left to right, reversed.
-// A dot product was recorded as a chain of additions, in which each product has its turn after what
-// its own factors lead to: it is walked, and hands on its gradient, product by product.
-// A sum of the single product 1 · g is g itself. Right by the chain rule; the later passes then
-// treat forward and backward alike.
-//
-// A selection is only known at replay, yet microgpt.py walks the selected candidate first, so what
-// that candidate alone leads to is walked before the same part of the others, and comes last when
-// reversed. `exact` writes this out: a shared node collects from every candidate's own part the
-// gradient masked to 0 where it is selected, and then, in the place of candidate 0, the gradients
-// masked to 0 where it is not. Adding a zero changes no bit of a sum that started from 0.
+// backward() adds them: the walk's (walk.hpp) reversed, with what selections make of it
+// (selections.hpp). A sum of the single product 1 · g is g itself. Right by the chain rule; the
+// later passes then treat forward and backward alike.
+#include <optional>
 #include <utility>
 
 #include "scalar/program/passes.hpp"
+#include "scalar/program/selections.hpp"
+#include "scalar/program/walk.hpp"
 
 namespace nanochat::program {
 namespace {
 
-// Which candidate of which selection a node serves alone; select is `none` for no one's.
-struct Column {
-  Id select = none;
-  std::int32_t index = 0;
-  bool operator==(const Column&) const = default;
-};
-
 struct Contribution {
-  Id local;     // factor, or `one`
-  Id upstream;  // gradient
-  Id from;      // the node that passes it on
+  Id local;            // factor, or `one`
+  Id upstream;         // gradient
+  Id from;             // the node that passes it on, `none` for a seed
+  std::uint32_t part;  // which of its operands
   std::uint32_t next;
 };
 
-// Products [begin, end) of a node, which the walk left one after the other.
-struct Turn {
-  Id id;
-  std::uint32_t begin, end;
+// A contribution and the mask of its column: see Share.
+struct Placed {
+  std::uint32_t at;
+  Kind mask;
 };
 
 class Differentiation {
@@ -49,11 +38,11 @@ class Differentiation {
         head_(size_, none),
         tail_(size_, none) {
     mark_active();
-    if (numerics == Numerics::exact) mark_columns();
+    if (numerics == Numerics::exact) selections_.emplace(graph, active_);
   }
 
   void run() {
-    order_nodes();
+    const std::vector<Turn> order = walk();
     contributions_.reserve(2 * graph_.products.size());
     check_outputs();
     for (std::size_t i = 0; i < graph_.outputs.size(); ++i) {
@@ -64,13 +53,13 @@ class Differentiation {
       seed.order = static_cast<Id>(i);
       const Id id = graph_.add(seed);
       graph_.seeds.push_back(id);
-      if (active_[graph_.outputs[i]]) add(graph_.outputs[i], one, id, none);
+      if (active_[graph_.outputs[i]]) add(graph_.outputs[i], {one, id, none, 0, none});
     }
-    for (std::size_t i = order_.size(); i-- > 0;) {
-      const Id id = order_[i].id;
+    for (std::size_t i = order.size(); i-- > 0;) {
+      const Id id = order[i].id;
       if (head_[id] == none) continue;
       if (gradient_[id] == none) gradient_[id] = collect(id);
-      pass_on(order_[i], gradient_[id]);
+      pass_on(order[i], gradient_[id]);
     }
     graph_.parameter_gradients.assign(graph_.parameters, none);
     for (Id id = 0; id < size_; ++id) {
@@ -79,7 +68,12 @@ class Differentiation {
         graph_.parameter_gradients[index] = collect(id);
       }
     }
-    for (const Id leaf : gathers_) graph_.gather_gradients.push_back({leaf, collect(leaf)});
+    for (const Id leaf : gathers_) {
+      graph_.gather_gradients.push_back({leaf, collect(leaf)});
+      // microgpt.py adds to the row user by user, a program leaf by leaf.
+      if (placed_.size() > 1) graph_.ordered = false;
+    }
+    if (selections_) check_selections();
   }
 
  private:
@@ -95,39 +89,14 @@ class Differentiation {
     }
   }
 
-  // Downwards from each candidate, as long as its own users agree.
-  void mark_columns() {
-    constexpr std::int32_t several = -1;
-    columns_.assign(size_, {});
-    const auto mark = [&](Id id, Column column) {
-      if (is_leaf(graph_.nodes[id].kind)) return;
-      if (columns_[id].select == none) {
-        columns_[id] = column;
-      } else if (columns_[id].select != column.select || columns_[id].index != column.index) {
-        columns_[id].index = several;
-      }
-    };
-    for (Id id = static_cast<Id>(size_); id-- > 0;) {
-      const Node& node = graph_.nodes[id];
-      if (node.kind == Kind::select) {
-        for (std::uint32_t i = 0; i < node.count; ++i) {
-          mark(graph_.operands[node.first + i], {id, static_cast<std::int32_t>(i)});
-        }
-      } else if (columns_[id].select != none && columns_[id].index != several) {
-        graph_.for_operands(id, [&](Id& operand) { mark(operand, columns_[id]); });
-      }
-    }
-    for (Column& column : columns_) {
-      if (column.index == several) column = {};
-    }
-  }
-
   // A loss that another loss uses gets its own seed when the sum of losses is walked, between the
   // gradients of the others; here seeds come first.
   void check_outputs() {
     std::vector<char> is_output(size_, 0);
     for (const Id id : graph_.outputs) {
-      if (is_output[id] || is_leaf(graph_.nodes[id].kind)) graph_.ordered = false;
+      if (is_output[id] || is_leaf(graph_.nodes[id].kind) || is_transparent(id)) {
+        graph_.ordered = false;
+      }
       is_output[id] = 1;
     }
     for (Id id = 0; id < size_; ++id) {
@@ -137,128 +106,133 @@ class Differentiation {
     }
   }
 
-  bool is_dot(const Node& node) const {
-    return node.kind == Kind::sum && graph_.products[node.first].b != one;
-  }
+  bool is_transparent(Id id) const { return selections_ && selections_->is_transparent(id); }
 
-  // Depth-first post-order of the computed nodes under the outputs, first operand first.
-  void order_nodes() {
-    seen_.assign(size_, 0);
-    std::vector<Turn> stack;
-    const auto visit = [&](Id id) {
-      seen_[id] = 1;
-      stack.push_back({id, 0, 0});
-    };
+  // The computed nodes under the outputs.
+  std::vector<Turn> walk() {
+    Walk walk(graph_, active_);
     for (const Id output : graph_.outputs) {
-      if (unseen(output)) visit(output);
-      while (!stack.empty()) {
-        const Id next = next_operand(stack.back());
-        if (next != none) {
-          visit(next);
-        } else {
-          note(stack.back());
-          stack.pop_back();
-        }
-      }
+      walk.from(
+          output,
+          [&](Id id) {
+            if (selections_) selections_->enter(id);
+            return true;
+          },
+          [&](Id id) {
+            if (selections_) selections_->leave(id);
+          });
     }
+    return std::move(walk.order);
   }
 
-  bool unseen(Id id) const {
-    return id < one && !seen_[id] && active_[id] && !is_leaf(graph_.nodes[id].kind);
-  }
-
-  // What to walk before operand or product top.end has its turn; `none`: nothing is left.
-  Id next_operand(Turn& top) {
-    const Node& node = graph_.nodes[top.id];
-    const std::uint32_t count = is_unary(node.kind) ? 1 : node.count;
-    for (; top.end < count; ++top.end) {
-      if (node.kind != Kind::sum) {
-        const Id operand = is_unary(node.kind) ? node.first : graph_.operands[node.first + top.end];
-        if (unseen(operand)) return operand;
-        continue;
-      }
-      const Product& product = graph_.products[node.first + top.end];
-      for (const Id factor : {product.a, product.b}) {
-        if (!unseen(factor)) continue;
-        if (graph_.products[node.first].b != one) note(top);  // of a dot product: those before
-        return factor;
-      }
+  void add(Id id, Contribution contribution) {
+    if (is_transparent(id)) {
+      add_to_candidates(id, contribution);
+      return;
     }
-    return none;
-  }
-
-  void note(Turn& top) {
-    if (top.end > top.begin) order_.push_back(top);
-    top.begin = top.end;
-  }
-
-  void add(Id id, Id local, Id upstream, Id from) {
     if (graph_.nodes[id].kind == Kind::gather && head_[id] == none) gathers_.push_back(id);
     const auto at = static_cast<std::uint32_t>(contributions_.size());
-    contributions_.push_back({local, upstream, from, none});
+    contributions_.push_back(contribution);
     (head_[id] == none ? head_[id] : contributions_[tail_[id]].next) = at;
     tail_[id] = at;
   }
 
+  void add_to_candidates(Id select, const Contribution& contribution) {
+    const Node node = graph_.nodes[select];
+    for (std::uint32_t i = 0; i < node.count; ++i) {
+      const Id candidate = graph_.operands[node.first + i];
+      if (!active_[candidate]) continue;
+      Contribution masked = contribution;
+      masked.upstream =
+          mask(contribution.upstream, Kind::one_hot, {select, static_cast<std::int32_t>(i)});
+      add(candidate, masked);
+    }
+  }
+
   // The gradient of a node whose users have all been walked.
   Id collect(Id id) {
-    gathered_.clear();
-    for (std::uint32_t at = head_[id]; at != none; at = contributions_[at].next) {
-      gathered_.push_back(contributions_[at]);
+    place(id);
+    if (placed_.size() == 1 && contributions_[placed_[0].at].local == one) {
+      return contributions_[placed_[0].at].upstream;
+    }
+    products_.clear();
+    for (const Placed& each : placed_) {
+      const Contribution& contribution = contributions_[each.at];
+      const Id local = contribution.local;
+      Id upstream = contribution.upstream;
+      if (each.mask != Kind::sum) {
+        upstream = mask(upstream, each.mask, selections_->column(contribution.from));
+      }
+      products_.push_back(local == one ? Product{upstream, one} : Product{local, upstream});
     }
     const Node node = graph_.nodes[id];
-    if (gathered_.size() == 1 && gathered_[0].local == one) return gathered_[0].upstream;
-    products_.clear();
-    for (std::size_t i = 0; i < gathered_.size(); ++i) {
-      const Contribution& each = gathered_[i];
-      const Column column = column_of(each);
-      if (!several_columns(column.select)) {
-        append(each.local, each.upstream);
-        continue;
-      }
-      append(each.local, masked(each, Kind::not_one_hot));
-      if (column.index != 0 ||
-          (i + 1 < gathered_.size() && column_of(gathered_[i + 1]) == column)) {
-        continue;
-      }
-      for (const Contribution& selected : gathered_) {
-        if (column_of(selected).select == column.select) {
-          append(selected.local, masked(selected, Kind::one_hot));
-        }
-      }
-    }
     const Id sum = graph_.add_sum(products_.data(), products_.size(), node.stage, node.order);
     graph_.nodes[sum].gradient = true;
     return sum;
   }
 
-  void append(Id local, Id upstream) {
-    products_.push_back(local == one ? Product{upstream, one} : Product{local, upstream});
-  }
-
-  Column column_of(const Contribution& each) const {
-    return columns_.empty() || each.from == none ? Column{} : columns_[each.from];
-  }
-
-  bool several_columns(Id select) const {
-    if (select == none) return false;
-    std::int32_t first = -1;
-    for (const Contribution& each : gathered_) {
-      const Column column = column_of(each);
-      if (column.select != select) continue;
-      if (first < 0) first = column.index;
-      if (column.index != first) return true;
+  // A node's contributions, in the order of addition: what comes from several columns of one
+  // selection twice, in its place unless chosen, and behind the last of them if chosen.
+  void place(Id id) {
+    placed_.clear();
+    for (std::uint32_t at = head_[id]; at != none; at = contributions_[at].next) {
+      placed_.push_back({at, Kind::sum});
     }
-    return false;
+    if (!selections_) return;
+    for (std::size_t i = 0; i < placed_.size(); ++i) {
+      const Id select = column_of(placed_[i]).select;
+      if (select == none) continue;
+      chosen_.clear();
+      bool several = false;
+      std::size_t end = i;  // what was walked under one selection stands together
+      for (std::size_t j = i; j < placed_.size() && is_under(placed_[j], select); ++j) {
+        if (column_of(placed_[j]).select != select) continue;
+        several = several || column_of(placed_[j]) != column_of(placed_[i]);
+        chosen_.push_back({placed_[j].at, Kind::one_hot});
+        end = j + 1;
+      }
+      if (several) {
+        for (std::size_t j = i; j < end; ++j) {
+          if (column_of(placed_[j]).select == select) placed_[j].mask = Kind::not_one_hot;
+        }
+        placed_.insert(placed_.begin() + static_cast<std::ptrdiff_t>(end), chosen_.begin(),
+                       chosen_.end());
+        end += chosen_.size();
+      }
+      i = end - 1;
+    }
   }
 
-  Id masked(const Contribution& contribution, Kind kind) {
-    const Column column = column_of(contribution);
+  bool is_under(const Placed& placed, Id select) const {
+    const Id from = contributions_[placed.at].from;
+    return from != none && selections_->is_under(from, select);
+  }
+
+  Column column_of(const Placed& placed) const {
+    const Id from = contributions_[placed.at].from;
+    return from == none ? Column{} : selections_->column(from);
+  }
+
+  void check_selections() {
+    SelectionCheck check(graph_, active_, *selections_, [&](Id id) {
+      place(id);
+      std::vector<Share> shares;
+      for (const Placed& each : placed_) {
+        const Contribution& contribution = contributions_[each.at];
+        if (contribution.from == none) continue;
+        shares.push_back({contribution.from, contribution.part, each.mask});
+      }
+      return shares;
+    });
+    for (Id id = 0; id < size_ && graph_.ordered; ++id) {
+      if (graph_.nodes[id].kind == Kind::select) graph_.ordered = check.holds(id);
+    }
+  }
+
+  Id mask(Id upstream, Kind kind, const Column& column) {
     const Node select = graph_.nodes[column.select];
-    const Id order = graph_.nodes[contribution.upstream].order;
-    const Id mask = indicator(kind, select, column.index);
-    const Product product{mask, contribution.upstream};
-    return graph_.add_sum(&product, 1, select.stage, order);
+    const Product product{indicator(kind, select, column.index), upstream};
+    return graph_.add_sum(&product, 1, select.stage, graph_.nodes[upstream].order);
   }
 
   Id indicator(Kind kind, const Node& select, std::int32_t index) {
@@ -274,26 +248,26 @@ class Differentiation {
   // A node hands its gradient to its operands.
   void pass_on(const Turn& turn, Id gradient) {
     const Node node = graph_.nodes[turn.id];
-    const auto give = [&](Id operand, Id local) {
-      if (operand < one && active_[operand]) add(operand, local, gradient, turn.id);
+    const auto give = [&](Id operand, Id local, std::uint32_t part) {
+      if (operand < one && active_[operand]) add(operand, {local, gradient, turn.id, part, none});
     };
     if (node.kind == Kind::sum) {
-      const bool dot = graph_.products[node.first].b != one;
+      const bool dot = is_dot(graph_, node);
       for (std::uint32_t i = turn.begin; i < turn.end; ++i) {
         const std::uint32_t at = dot ? turn.begin + turn.end - 1 - i : i;
         const Product product = graph_.products[node.first + at];
-        give(product.a, product.b);
-        give(product.b, product.a);
+        give(product.a, product.b, at);
+        give(product.b, product.a, at);
       }
     } else if (node.kind == Kind::select) {
       for (std::uint32_t i = 0; i < node.count; ++i) {
         const Id candidate = graph_.operands[node.first + i];
         if (active_[candidate]) {
-          give(candidate, indicator(Kind::one_hot, node, static_cast<std::int32_t>(i)));
+          give(candidate, indicator(Kind::one_hot, node, static_cast<std::int32_t>(i)), i);
         }
       }
     } else if (is_unary(node.kind) && active_[node.first]) {
-      give(node.first, local_gradient(turn.id, node));
+      give(node.first, local_gradient(turn.id, node), 0);
     }
   }
 
@@ -320,14 +294,12 @@ class Differentiation {
   Graph& graph_;
   std::size_t size_;  // nodes before
   std::vector<char> active_;
-  std::vector<Column> columns_;
-  std::vector<char> seen_;
-  std::vector<Turn> order_;
+  std::optional<Selections> selections_;    // exact
   std::vector<Id> gradient_;                // of each node that has passed on part of it
   std::vector<std::uint32_t> head_, tail_;  // of each node's contributions
   std::vector<Contribution> contributions_;
   std::vector<Id> gathers_;
-  std::vector<Contribution> gathered_;
+  std::vector<Placed> placed_, chosen_;
   std::vector<Product> products_;
 };
 

@@ -111,19 +111,18 @@ void Lowering::find_first_writes(std::size_t first) {
 }
 
 // microgpt.py adds to a row whenever a user of it is walked. A replay adds leaf by leaf, from the
-// last stage to the first: the same when each leaf has one user, stages fall in the order of the
-// walk, and nothing but tokens reaches the matrix.
+// last stage to the first: the same when each leaf has one user (which differentiate() saw to),
+// stages fall in the order of the walk, and nothing but tokens reaches the matrix.
 void Lowering::check_scatter_order(const std::vector<Product>& pairs) {
   for (std::size_t i = 0; i < pairs.size(); ++i) {
-    const Node &leaf = node(pairs[i].a), &gradient = node(pairs[i].b);
-    const bool several = gradient.gradient && gradient.order == leaf.order && gradient.count > 1;
+    const Node& leaf = node(pairs[i].a);
     const bool rises = i > 0 && leaf.stage > node(pairs[i - 1].a).stage;
     bool direct = false;
     const std::int32_t row = leaf.stride;
     for (std::int32_t at = leaf.index; at < leaf.index + row * leaf.rows; at += row) {
       direct = direct || graph_.parameter_gradients[static_cast<std::size_t>(at)] != none;
     }
-    if (several || rises || direct) program_.ordered = false;
+    if (rises || direct) program_.ordered = false;
   }
 }
 
