@@ -358,7 +358,7 @@ class Head {
     for (std::int64_t at = 0; at < block.columns; at += lanes) {
       const auto column = lane_numbers<V>() + static_cast<Bits<N>>(at);
       const V score = load<V>(row + at);
-      const V seen = (column >= from) & (column <= to) ? score : least;
+      const V seen = ((column >= from) & (column <= to)) ? score : least;
       most = larger(most, seen);
       store<V>(row + at, seen);
     }
