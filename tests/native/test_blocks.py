@@ -28,9 +28,14 @@ def unit(dtype: str) -> float:
     return UNIT["float64" if dtype == "float64" else "float32"]
 
 
-def assert_near(found: Array, expected: Array, dtype: str, *, numbers: bool, terms: int) -> None:
-    """One rounding to the dtype of what is stored in it, and a few of the sums beside it."""
-    size = np.abs(expected).max(initial=1.0)
+def assert_near(
+    found: Array, expected: Array, dtype: str, *, numbers: bool, terms: int, size: float = 1.0
+) -> None:
+    """One rounding to the dtype of what is stored in it, and a few of the sums beside it.
+
+    size: of the numbers on the way, where they are larger than what is expected.
+    """
+    size = np.abs(expected).max(initial=size)
     bound = 4 * (terms + 8) ** 0.5 * unit(dtype) * size
     stored = 0.0 if numbers else UNIT[dtype] * np.abs(expected)
     assert (np.abs(found - expected) <= bound + stored).all()
@@ -246,8 +251,9 @@ class Heads:
         mixed = to_float64(self.found(backward=False), self.dtype)
         assert_near(mixed, expected.mixed, self.dtype, numbers=False, terms=terms)
         gradient = to_float64(self.found(backward=True), self.dtype)
-        derived = expected.backward(to_float64(self.gradient, self.dtype))
-        assert_near(gradient, derived, self.dtype, numbers=False, terms=terms)
+        upstream = to_float64(self.gradient, self.dtype)
+        derived, size = expected.backward(upstream), expected.backward_size(upstream)
+        assert_near(gradient, derived, self.dtype, numbers=False, terms=terms, size=max(1.0, size))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -61,6 +61,26 @@ class Attention:
         q, k, _ = np.moveaxis(self.qkv, 2, 0)
         return np.stack([self._placed_back(d_q, q), self._placed_back(d_k, k), d_v], axis=2)
 
+    def backward_size(self, gradient: Array) -> float:
+        """The largest sum of absolute values among those that backward() makes.
+
+        Its roundings are of this size: scores nearly cancel, and the norm of a short vector
+        enlarges what is left of them.
+        """
+        q, k, v = (np.abs(x) for x in (self.q, self.k, self.v))
+        d_weights = np.einsum("bihd,bjhd->bhij", np.abs(gradient), v)
+        along = (d_weights * self.weights).sum(-1, keepdims=True)
+        d_scores = self.weights * (d_weights + along) * self.scale
+        d_q = np.einsum("bhij,bjhd->bihd", d_scores, k)
+        d_k = np.einsum("bhij,bihd->bjhd", d_scores, q)
+        d_v = np.einsum("bhij,bihd->bjhd", self.weights, np.abs(gradient))
+        if self.eps is not None:
+            d_q, d_k = (
+                d * rms_norm(x, self.eps)[1]  # the same of the turned vectors
+                for d, x in zip((d_q, d_k), np.moveaxis(self.qkv, 2, 0), strict=False)
+            )
+        return float(max(d.max() for d in (d_q, d_k, d_v)))
+
     def _turned(self, x: Array, direction: int = 1) -> Array:
         if self.angles is None:
             return x
