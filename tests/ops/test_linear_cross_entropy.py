@@ -193,7 +193,8 @@ def peak():
 
 def run(rows):
     hidden = torch.randn(rows, width).to(dtype).requires_grad_()
-    weight = torch.randn(vocab, width).to(dtype).requires_grad_()
+    scale = width**-0.5  # a probability below 1e-38 would slow the products tenfold
+    weight = (scale * torch.randn(vocab, width)).to(dtype).requires_grad_()
     with open("/proc/self/clear_refs", "w") as refs:
         refs.write("5")  # the peak begins at what is resident now
     before = peak()

@@ -218,7 +218,7 @@ void Replay<T>::bind_sum(const Instruction& instruction, std::int32_t stage, boo
   bound.sums.push_back({destination(instruction.group, where, instruction.row), dst_step,
                         instruction.features, count,
                         static_cast<std::int32_t>(instruction.terms.size()), terms,
-                        instruction.accumulate, instruction.outer});
+                        instruction.accumulate, instruction.outer, start_of<T>(instruction)});
   if (count == 1 && dst_step == 1) lay_features_along(bound.sums.back(), terms);
 }
 
@@ -247,7 +247,7 @@ void Replay<T>::bind_matrix(const Instruction& instruction, std::int32_t stage, 
       {instruction.features, count, products, a,
        step(instruction.terms.front().a, stage, instruction.terms.front().a.f_step), b,
        destination(instruction.group, instruction.stage == own ? own : stage, instruction.row),
-       row_step(instruction.group, stage), instruction.accumulate});
+       row_step(instruction.group, stage), instruction.accumulate, start_of<T>(instruction)});
 }
 
 template <class T>

@@ -37,12 +37,11 @@ struct Replay<T>::CrossBinder {
   T* dst;  // row 0 of the destination
   std::ptrdiff_t dst_step;
   std::int32_t lanes;
-  bool accumulate, alone;         // alone: the instruction has no other part
+  bool accumulate;
+  T start;                        // if it does not accumulate
   simd::Term<T>* last = nullptr;  // of the sum made last, while a run could continue it
   const Run* before = nullptr;    // the run bound last, by steps or as a fan
   std::int32_t first = 0;         // its first product that is alive
-
-  T start(const Run& run) const noexcept { return alone && run.k == 1 ? -T{0} : T{0}; }
 
   void bind(const Run& run) {
     if (run.otb == 0 && (b.uniform || run.dtb == 0)) return bind_steps(run);
@@ -80,7 +79,7 @@ struct Replay<T>::CrossBinder {
     const T* const* heads = again ? bound.fans.back().b : new_heads(run);
     bound.call_next(forward, CallKind::fan, bound.fans.size());
     bound.fans.push_back({to, dst_step, from, a_step, heads, b_step, head - heads[0], run.k, run.o,
-                          lanes, accumulate, start(run)});
+                          lanes, accumulate, start});
     before = &run;
   }
 
@@ -106,7 +105,7 @@ struct Replay<T>::CrossBinder {
     last = bound.terms.take(1);
     *last = {{from, 0, a_step, false}, {head, 0, b_step, true}, run.k};
     bound.call(forward, CallKind::sum, bound.sums.size());
-    bound.sums.push_back({to, 0, 1, run.o, 1, last, accumulate, 1});
+    bound.sums.push_back({to, 0, 1, run.o, 1, last, accumulate, 1, start});
   }
 
   const T* const* new_heads(const Run& run) {
@@ -132,7 +131,7 @@ struct Replay<T>::CrossBinder {
     cross.lanes = lanes;
     cross.b_next = run.ofb * b.stage[run.tb].step;
     cross.accumulate = accumulate;
-    cross.start = start(run);
+    cross.start = start;
     if (cross.a != nullptr && before->dfa == run.dfa && (a.uniform || run.dta == 0)) {
       cross.a_shift += (run.fa - before->fa) * a.stage[run.ta].step;
     } else {
@@ -214,7 +213,7 @@ void Replay<T>::bind_cross(const Instruction& instruction, bool forward) {
                          row_step(instruction.group, s),
                          width_[static_cast<std::size_t>(s)],
                          part.accumulate,
-                         instruction.parts.size() == 1};
+                         start_of<T>(instruction)};
       for (std::uint32_t i = part.begin[at]; i < part.begin[at + 1]; ++i) binder.bind(part.runs[i]);
     }
   }

@@ -66,9 +66,9 @@ struct NestOf {
   Kind kind = Kind::sum;  // map
   double constant = 0.0;  // map
   bool accumulate = false;
-  bool from_zero = true;  // a sum of one product else has no 0 in front of it
-  std::vector<N> counts;  // outermost first
-  Linear<N> needs;        // the last position that takes part; shared: none
+  bool from_zero = false;  // a sum with 0 in front
+  std::vector<N> counts;   // outermost first
+  Linear<N> needs;         // the last position that takes part; shared: none
   Operand<N> dst;
   std::vector<Products<N>> terms;
 };
@@ -98,7 +98,8 @@ std::vector<Table> tables_of(const std::vector<Position>& positions);
 
 // One instruction (sum, map, largest; a part of a cross; moves) at one position or all of its own.
 std::vector<Position> positions_of(const VectorProgram& program, const Instruction& instruction);
-std::vector<Position> positions_of(const Group& group, std::int32_t g, const CrossPart& part);
+std::vector<Position> positions_of(const Group& group, std::int32_t g, const CrossPart& part,
+                                   bool from_zero);
 std::vector<Position> moves_of(const Instruction& instruction);
 Position odds_of(const std::vector<Odd>& odds);
 Position outputs_of(const VectorProgram& program);

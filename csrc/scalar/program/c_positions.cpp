@@ -69,7 +69,7 @@ Ref moving(Ref ref) {
   return ref;
 }
 
-Nest nest_of(const Group& group, const Instruction& instruction, std::int32_t stage, bool exact) {
+Nest nest_of(const Group& group, const Instruction& instruction, std::int32_t stage) {
   Nest nest;
   nest.body = instruction.op == Op::map       ? Body::map
               : instruction.op == Op::largest ? Body::largest
@@ -88,13 +88,11 @@ Nest nest_of(const Group& group, const Instruction& instruction, std::int32_t st
   nest.dst = destination(group, instruction.group, stage,
                          counts.place(whole ? 0 : instruction.row, features, 1, 0), counts);
   nest.accumulate = instruction.accumulate;
-  std::int32_t products = 0;
   for (const Term& term : instruction.terms) {
     nest.terms.push_back({term.k, factor_of(whole ? moving(term.a) : term.a, stage, counts),
                           factor_of(whole ? moving(term.b) : term.b, stage, counts), false});
-    products += term.k;
   }
-  nest.from_zero = exact && (instruction.matrix || products != 1);
+  nest.from_zero = instruction.from_zero;
   return nest;
 }
 
@@ -103,7 +101,6 @@ Nest copy_of(Factor to, Factor from, const Counts& counts, std::int32_t stage) {
   Nest nest;
   nest.counts = counts.kept;
   nest.needs = counts.still(stage);
-  nest.from_zero = false;
   nest.dst = std::move(to);
   const Factor unit{Where::unit, 0, 0, counts.still(0), counts.still(0), counts.still(0)};
   nest.terms.push_back({1, std::move(from), unit, false});
@@ -154,21 +151,21 @@ Nest move_of(const Instruction& instruction, const Move& move) {
 
 std::vector<Position> positions_of(const VectorProgram& program, const Instruction& instruction) {
   const Group& group = program.groups[static_cast<std::size_t>(instruction.group)];
-  const bool exact = program.numerics == Numerics::exact;
   std::vector<Position> positions;
   if (group.is_shared() || instruction.stage != own) {
     const std::int32_t stage = group.is_shared() ? shared : instruction.stage;
-    positions.push_back({stage, {nest_of(group, instruction, stage, exact)}});
+    positions.push_back({stage, {nest_of(group, instruction, stage)}});
     return positions;
   }
   for (std::int32_t s = group.begin; s < group.end; ++s) {
     if (instruction.whole && group.features_at(s) == 0) continue;
-    positions.push_back({s, {nest_of(group, instruction, s, exact)}});
+    positions.push_back({s, {nest_of(group, instruction, s)}});
   }
   return positions;
 }
 
-std::vector<Position> positions_of(const Group& group, std::int32_t g, const CrossPart& part) {
+std::vector<Position> positions_of(const Group& group, std::int32_t g, const CrossPart& part,
+                                   bool from_zero) {
   const Counts counts(1, 1);
   const auto side = [&](std::int32_t from, std::int32_t t, std::int32_t dt, std::int32_t f,
                         std::int32_t df) -> Factor {
@@ -194,6 +191,7 @@ std::vector<Position> positions_of(const Group& group, std::int32_t g, const Cro
       nest.needs = counts.still(s);
       nest.dst = destination(group, g, s, {run.f, {}, 0}, counts);
       nest.accumulate = part.accumulate;
+      nest.from_zero = from_zero;
       nest.terms.push_back({run.k, side(part.a_group, run.ta, run.dta, run.fa, run.dfa),
                             side(part.b_group, run.tb, run.dtb, run.fb, run.dfb), false});
       position.nests.push_back(std::move(nest));

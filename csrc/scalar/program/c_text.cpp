@@ -77,7 +77,9 @@ std::string Writer::still_there(const NestOf<Number>& nest, const Products<Numbe
 void Writer::sum(const NestOf<Number>& nest, const Headers& headers) {
   const std::string to = operand(nest.dst);
   // A sum that starts from 0.0 is never -0.0: only the exact numerics care.
-  const bool from_zero = nest.from_zero && program_.numerics == Numerics::exact;
+  const bool exact = program_.numerics == Numerics::exact;
+  const bool from_zero = nest.from_zero && exact;
+  const std::string start = number_of(nest.from_zero || !exact ? 0.0 : -0.0);
   const bool plain = std::all_of(nest.terms.begin(), nest.terms.end(),
                                  [](const auto& term) { return term.k.is(1) && !term.ends; });
   if (plain) {
@@ -89,17 +91,17 @@ void Writer::sum(const NestOf<Number>& nest, const Headers& headers) {
     } else if (nest.accumulate) {
       statement = to + " = " + to + " + " + text + ";";
     } else if (nest.terms.empty()) {
-      statement = to + " = " + number_of(0.0) + ";";
+      statement = to + " = " + start + ";";
     } else {
-      statement = to + " = " + (from_zero ? number_of(0.0) + " + " : "") + text + ";";
+      statement = to + " = " + (from_zero ? start + " + " : "") + text + ";";
     }
     if (nest.terms.size() <= 1 ||
         statement.size() + 2 * (indent_ + headers.size()) <= longest_line) {
       return block(headers, {statement});
     }
   }
-  std::vector<std::string> lines{std::string(real()) +
-                                 " s = " + (nest.accumulate ? to : number_of(0.0)) + ";"};
+  std::vector<std::string> lines{std::string(real()) + " s = " + (nest.accumulate ? to : start) +
+                                 ";"};
   const std::size_t room = longest_line - 2 * std::min(indent_ + headers.size(), longest_line / 4);
   for (const auto& term : nest.terms) {
     std::string head = term.k.is(1) ? "" : for_loop("k", number(term.k));
@@ -327,7 +329,7 @@ void Writer::list(const std::vector<Instruction>& instructions) {
     if (!nested(head)) {
       if (head.op == Op::cross) {
         for (const CrossPart& part : head.parts) {
-          compressed(positions_of(group(head.group), head.group, part));
+          compressed(positions_of(group(head.group), head.group, part, head.from_zero));
         }
       } else {
         compressed(moves_of(head));

@@ -57,6 +57,7 @@ class Dots {
     }
     std::uint32_t first = left->first;
     const std::uint32_t count = left->count;
+    node.from_zero = node.from_zero || left->from_zero || (right != nullptr && right->from_zero);
     // A dot product grows in place: its next product was recorded right after it.
     if (right != nullptr && right->first != first + count) {
       if (first + count != pool_.size()) first = append_again(first, count);

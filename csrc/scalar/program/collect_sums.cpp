@@ -26,13 +26,15 @@ void collect_sums(Graph& graph) {
     const bool lone = product.b == one && uses[product.a] == 1;
     return lone && graph.nodes[product.a].kind == Kind::sum ? &graph.nodes[product.a] : nullptr;
   };
-  const auto opened = [&](const Product& product) {
+  const auto opened = [&](const Product& product, Node& into) {
     if (product.b != one || product.a >= one) return product;
     const Node& inner = graph.nodes[product.a];
     if (inner.kind != Kind::sum || inner.count != 1) return product;
     const Product lone = pool[inner.first];
     const bool scaled = lone.b < one && graph.nodes[lone.b].kind == Kind::constant;
-    return scaled || uses[product.a] == 1 ? lone : product;
+    if (!scaled && uses[product.a] != 1) return product;
+    into.from_zero = into.from_zero || inner.from_zero;
+    return lone;
   };
   for (Node& node : graph.nodes) {
     if (node.kind != Kind::sum) continue;
@@ -45,7 +47,7 @@ void collect_sums(Graph& graph) {
     }
     const Node* left = private_sum(terms[0]);
     if (left != nullptr && node.count == 2) {
-      const Product right = opened(terms[1]);
+      const Product right = opened(terms[1], node);
       const Product last = pool[left->first + left->count - 1];
       if (left->count > 1 && (last.b == one) != (right.b == one)) left = nullptr;
     } else if (node.count > 2) {
@@ -53,7 +55,7 @@ void collect_sums(Graph& graph) {
     }
     if (left == nullptr) {
       const auto first = static_cast<std::uint32_t>(pool.size());
-      for (std::uint32_t i = 0; i < node.count; ++i) pool.push_back(opened(terms[i]));
+      for (std::uint32_t i = 0; i < node.count; ++i) pool.push_back(opened(terms[i], node));
       node.first = first;
       continue;
     }
@@ -61,7 +63,7 @@ void collect_sums(Graph& graph) {
     // follows them; otherwise it moves to the end.
     std::uint32_t first = left->first, count = left->count;
     const bool more = node.count == 2;
-    const Product right = more ? opened(terms[1]) : Product{one, one};
+    const Product right = more ? opened(terms[1], node) : Product{one, one};
     const std::size_t end = first + count;
     const bool follows =
         more && end + 1 == pool.size() && pool[end].a == right.a && pool[end].b == right.b;
@@ -71,6 +73,7 @@ void collect_sums(Graph& graph) {
       first = moved;
     }
     if (more && !follows) pool.push_back(right);
+    node.from_zero = node.from_zero || left->from_zero;
     node.first = first;
     node.count = count + (more ? 1 : 0);
   }

@@ -167,7 +167,7 @@ class Differentiation {
     }
     const Node node = graph_.nodes[id];
     const Id sum = graph_.add_sum(products_.data(), products_.size(), node.stage, node.order);
-    graph_.nodes[sum].gradient = true;
+    graph_.nodes[sum].gradient = graph_.nodes[sum].from_zero = true;
     return sum;
   }
 

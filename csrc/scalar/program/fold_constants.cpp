@@ -35,7 +35,7 @@ void fold_constants(Graph& graph) {
   for (Id id = 0; id < graph.nodes.size(); ++id) {
     Node& node = graph.nodes[id];
     if (is_leaf(node.kind)) continue;
-    double result = 0.0;
+    double result = node.from_zero ? 0.0 : -0.0;
     if (node.kind == Kind::sum) {
       bool all = true;
       for (std::uint32_t i = 0; i < node.count; ++i) {

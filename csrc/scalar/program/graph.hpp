@@ -58,6 +58,7 @@ struct Node {
   Kind kind = Kind::constant;
   bool gradient = false;        // made by differentiate
   bool product = false;         // a sum of one that was recorded as a product
+  bool from_zero = false;       // a sum that begins with 0, and so is never −0
   std::int32_t stage = shared;  // the first output that needs it
   Id order = 0;                 // features of a group are sorted by it: the recorded order
   std::uint32_t first = 0;      // into products or operands; the operand itself of a unary node

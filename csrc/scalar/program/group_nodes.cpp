@@ -51,7 +51,7 @@ class Classes {
       hash = mix(hash, 3);
     } else if (node.kind == Kind::sum) {
       // A run of alike products counts once; what was written as a product stays one.
-      hash = mix(hash, node.product ? 4 : 5);
+      hash = mix(hash, (node.product ? 4 : 5) + (node.from_zero ? 2 : 0));
       std::uint64_t before = 0;
       for (std::uint32_t i = 0; i < node.count; ++i) {
         const Product& product = graph_.products[node.first + i];

@@ -65,6 +65,7 @@ std::size_t part_of(std::vector<CrossPart>& parts, std::size_t nth, std::int32_t
 void Lowering::lower_cross(const std::vector<Lists>& all) {
   Instruction cross{};
   cross.op = Op::cross;
+  cross.from_zero = node(members().front()).from_zero;
   for (std::size_t s = 0; s < all.size(); ++s) {
     const Lists& lists = all[s];
     const std::int32_t here = group().begin + static_cast<std::int32_t>(s);
@@ -94,6 +95,7 @@ void Lowering::lower_cross(const std::vector<Lists>& all) {
     Instruction zero{};
     zero.op = Op::sum;
     zero.whole = true;
+    zero.from_zero = cross.from_zero;
     emit(std::move(zero));
   }
   emit(std::move(cross));

@@ -190,6 +190,7 @@ void Lowering::lower_sum() {
   if (is_whole(all)) {
     Instruction sum{};
     sum.op = Op::sum;
+    sum.from_zero = node(members().front()).from_zero;
     emit_whole(all.front(), std::move(sum));
     return;
   }
@@ -217,10 +218,12 @@ void Lowering::emit_sum(std::int32_t stage, const Nest& nest) {
     const bool matrix = nest.outer == 1 && is_matrix_term(term, nest.features);
     return std::tuple(width_of(term), matrix, matrix ? term.a.f_step : 0);
   };
+  const bool from_zero = node(members().front()).from_zero;
   std::vector<Instruction> parts;
   for (std::size_t at = 0; at < nest.terms.size();) {
     Instruction part{};
     part.op = Op::sum;
+    part.from_zero = from_zero;
     const auto key = key_of(nest.terms[at]);
     part.width = std::get<0>(key);
     part.matrix = std::get<1>(key);
@@ -242,6 +245,7 @@ void Lowering::emit_sum(std::int32_t stage, const Nest& nest) {
   if (parts.empty() || parts.front().width != own) {
     Instruction zero{};
     zero.op = Op::sum;
+    zero.from_zero = from_zero;
     place_part(zero, stage, nest);
     emit(std::move(zero));
     written = true;

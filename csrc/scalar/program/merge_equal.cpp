@@ -88,7 +88,7 @@ class Equals {
     }
     if (is_unary(x.kind)) return of(x.first) == of(y.first);
     if (is_leaf(x.kind)) return true;
-    if (x.count != y.count) return false;
+    if (x.count != y.count || x.from_zero != y.from_zero) return false;
     for (std::uint32_t i = 0; i < x.count; ++i) {
       if (x.kind == Kind::sum) {
         const Product &p = graph_.products[x.first + i], &q = graph_.products[y.first + i];

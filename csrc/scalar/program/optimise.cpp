@@ -17,6 +17,11 @@ std::vector<char> find_twins(const Graph& graph) {
   return twins;
 }
 
+// Fast numerics leave the sign of a zero open: every sum but a recorded product begins with 0.
+void forget_signs_of_zero(Graph& graph) {
+  for (Node& node : graph.nodes) node.from_zero = node.kind == Kind::sum && !node.product;
+}
+
 }  // namespace
 
 Loss optimise(Graph& graph, Numerics numerics, bool split, const Watch& watch) {
@@ -30,6 +35,7 @@ Loss optimise(Graph& graph, Numerics numerics, bool split, const Watch& watch) {
   fold_constants(graph);
   after("fold_constants");
   if (numerics == Numerics::fast) {
+    forget_signs_of_zero(graph);
     merge_equal(graph);
     after("merge_equal");
     collect_dots(graph, std::vector<char>(graph.nodes.size(), 0));
@@ -55,6 +61,7 @@ Loss optimise(Graph& graph, Numerics numerics, bool split, const Watch& watch) {
   collect_sums(graph);
   after("collect_sums");
   remove_dead(graph);
+  if (numerics == Numerics::fast) forget_signs_of_zero(graph);
   after("remove_dead");
   return loss;
 }

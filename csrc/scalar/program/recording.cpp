@@ -159,7 +159,12 @@ class Extraction {
         break;
       }
       case Op::add_const:
-        made = c == 0.0 && !std::signbit(c) ? sum({{a, one}}) : unary(Kind::add_constant);
+        if (c == 0.0 && !std::signbit(c)) {
+          made = sum({{a, one}});
+          graph_.nodes[made].from_zero = true;
+        } else {
+          made = unary(Kind::add_constant);
+        }
         break;
       case Op::mul_const: {
         const Id b = constant(c);

@@ -113,15 +113,22 @@ struct Instruction {
   std::int32_t features = 1, outer = 1;
   bool whole = false;  // operands have the destination's own shape: one run over all its memory
   bool accumulate = false;
-  bool matrix = false;    // sum: all terms are numbers times rows that features share
-  bool negated = false;   // one_hot: its complement
-  Kind kind = Kind::sum;  // map
-  double constant = 0.0;  // map
-  std::int32_t slot = 0;  // select
+  bool from_zero = false;  // sum, cross: begins with 0, not with its first product
+  bool matrix = false;     // sum: all terms are numbers times rows that features share
+  bool negated = false;    // one_hot: its complement
+  Kind kind = Kind::sum;   // map
+  double constant = 0.0;   // map
+  std::int32_t slot = 0;   // select
   std::vector<Term> terms{};
   std::vector<Move> moves{};
   std::vector<CrossPart> parts{};
 };
+
+// What a sum adds its products to: −0 adds nothing.
+template <class T>
+T start_of(const Instruction& instruction) noexcept {
+  return instruction.from_zero ? T{0} : -T{0};
+}
 
 // gradient[index + m * m_step + n] (+)= Σ lanes a[m] · b[n]. The destination is a parameter's
 // gradient or, with group ≥ 0, a number of that shared group.

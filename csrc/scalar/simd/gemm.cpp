@@ -25,7 +25,7 @@ void tile(const Gemm<typename N::T>& g, std::int32_t i, std::int32_t n, int last
 #pragma GCC unroll 16
   for (int r = 0; r < rows; ++r) {
 #pragma GCC unroll 4
-    for (int v = 0; v < vectors; ++v) sum[r][v] = V{};
+    for (int v = 0; v < vectors; ++v) sum[r][v] = broadcast<V>(g.start);
   }
   if (g.accumulate) {
 #pragma GCC unroll 16

@@ -20,8 +20,9 @@ namespace nanochat::simd {
 
 inline constexpr std::size_t row_pad = 16;  // elements
 
-// c[i][n] = Σ_k a[k][i * a_step] · b[k][n] for i < m, n < lanes; terms in the order of k, starting
-// from 0, or from what c holds when `accumulate`. b's rows are read whole, c's rows are not.
+// c[i][n] = start + Σ_k a[k][i * a_step] · b[k][n] for i < m, n < lanes; terms in the order of k.
+// It adds to what c holds when `accumulate`. A start of −0 adds nothing, so that a sum of −0 is −0.
+// b's rows are read whole, c's rows are not.
 template <class T>
 struct Gemm {
   std::int32_t m, lanes, k;
@@ -31,6 +32,7 @@ struct Gemm {
   T* c;
   std::ptrdiff_t c_step;  // elements between rows of c
   bool accumulate;
+  T start = 0;
 };
 
 // One operand of a Term: `base + o * o_step + f * f_step + k * k_step` is the address of a row, or
@@ -49,9 +51,8 @@ struct Term {
   std::int32_t k;  // products in this term
 };
 
-// dst[o][f][n] = Σ_terms Σ_k a·b, terms and products in order, for o < outer, f < features, n <
-// lanes; rows of dst follow each other. A sum of a single product is the product itself; any other
-// starts from 0, or from dst when `accumulate`.
+// dst[o][f][n] = start + Σ_terms Σ_k a·b, terms and products in order, for o < outer, f < features,
+// n < lanes; rows of dst follow each other. It adds to dst when `accumulate`.
 template <class T>
 struct Sum {
   T* dst;
@@ -60,6 +61,7 @@ struct Sum {
   const Term<T>* term;
   bool accumulate;
   std::int32_t outer = 1;
+  T start = 0;
 };
 
 // dst[i][n] = start + Σ_k a[k][n] · b[k][i][n] for i < outs, n < lanes: destinations that share

@@ -51,20 +51,12 @@ inline void add_term(V (&sum)[vectors], Cursor<typename N::T> a, Cursor<typename
   }
 }
 
-// -0 + x is x for every x, so a single product keeps the sign of its zero.
-template <class T>
-inline T start_of(const Sum<T>& s) noexcept {
-  std::int64_t products = 0;
-  for (std::int32_t t = 0; t < s.terms; ++t) products += s.term[t].k;
-  return products == 1 ? -T{0} : T{0};
-}
-
 template <class N, int vectors, bool part>
 void sum_columns(const Sum<typename N::T>& s, std::int32_t o, std::int32_t n, int last) noexcept {
   using T = typename N::T;
   using V = Whole<T>;
   constexpr int lanes = width<T>;
-  const V start = broadcast<V>(start_of(s));
+  const V start = broadcast<V>(s.start);
   for (std::int32_t f = 0; f < s.features; ++f) {
     T* const dst = s.dst + (o * s.features + f) * s.dst_step + n;
     V sum[vectors];
@@ -136,7 +128,7 @@ void elementwise(const Sum<typename N::T>& s, std::int32_t o, Factors<typename N
   using T = typename N::T;
   using V = Whole<T>;
   constexpr int lanes = width<T>;
-  const V start = broadcast<V>(start_of(s));
+  const V start = broadcast<V>(s.start);
   const std::int32_t whole = s.lanes / lanes * lanes;
   const int rest = s.lanes - whole;
   T* dst = s.dst + o * s.features * s.dst_step;
