@@ -317,6 +317,39 @@ TEST_CASE(a_chain_of_additions_is_one_sum_and_a_sum_on_the_right_is_not_opened) 
   CHECK(right.kind == Kind::sum && right.count == 2);
 }
 
+TEST_CASE(a_sum_remembers_whether_it_was_begun_with_zero) {
+  Trace t;
+  const NodeId p = t.parameters(1, 4);
+  const NodeId started = t.sum({t.tape.mul(p, p + 1)});
+  const NodeId plain = t.tape.add(t.tape.mul(p, p + 2), t.tape.mul(p + 1, p + 3));
+  const NodeId inside = t.tape.add(p, t.tape.add_const(p + 1, 0.0));
+  for (const bool early : {false, true}) {
+    Graph graph = t.graph({t.tape.exp(started), t.tape.exp(plain), t.tape.exp(inside)});
+    if (early) collect_dots(graph, std::vector<char>(graph.nodes.size(), 0));
+    collect_sums(graph);
+    const auto from_zero = [&](std::size_t output) {
+      return graph.nodes[graph.nodes[graph.outputs[output]].first].from_zero;
+    };
+    CHECK(from_zero(0) && !from_zero(1) && from_zero(2));
+  }
+}
+
+TEST_CASE(a_selection_is_exact_where_every_walk_adds_alike) {
+  // Both candidates reach p: in turn where what else they lead to is walked either way, not where
+  // one of them is walked under the selection or behind it.
+  Trace t;
+  const NodeId p = t.parameters(1, 3);
+  const NodeId first = t.tape.tanh(t.tape.mul(p, p + 1)), second = t.tape.exp(t.tape.mul(p, p + 2));
+  const NodeId chosen = t.select(0, {first, second});
+  for (const bool again : {false, true}) {
+    const NodeId other = again ? t.tape.exp(second) : t.tape.exp(p);
+    Graph graph = t.graph({t.tape.add(chosen, t.tape.mul(other, p))});
+    assign_stages(graph);
+    differentiate(graph, Numerics::exact);
+    CHECK(graph.ordered == !again);
+  }
+}
+
 TEST_CASE(a_sum_that_others_use_keeps_its_name) {
   Trace t;
   const NodeId p = t.parameters(1, 3);

@@ -32,10 +32,12 @@ void check_gemm(const S& s, std::int32_t m, std::int32_t lanes, std::int32_t k, 
     pb.push_back(b.row(i));
   }
   const std::ptrdiff_t a_step = unit_step ? 1 : a.step;
-  s.table.gemm(Gemm<T>{m, lanes, k, pa.data(), a_step, pb.data(), c.row(0), c.step, accumulate});
+  const T start = random() % 2 == 0 ? T{0} : -T{0};
+  s.table.gemm(
+      Gemm<T>{m, lanes, k, pa.data(), a_step, pb.data(), c.row(0), c.step, accumulate, start});
   for (std::int32_t i = 0; i < m; ++i) {
     for (std::int32_t n = 0; n < lanes; ++n) {
-      T sum = accumulate ? expected(i, n) : T{0};
+      T sum = accumulate ? expected(i, n) : start;
       for (std::int32_t j = 0; j < k; ++j) {
         sum = s.multiply_add(pa[simd_testing::index(j)][i * a_step], b(j, n), sum);
       }
@@ -49,21 +51,18 @@ void check_gemm(const S& s, std::int32_t m, std::int32_t lanes, std::int32_t k, 
 template <class S, class T>
 T reference_sum(const S& s, const Sum<T>& sum, std::ptrdiff_t o, std::ptrdiff_t f, std::ptrdiff_t n,
                 T old) {
-  T total = sum.accumulate ? old : T{0};
-  std::ptrdiff_t products = 0;
-  T product{};
+  T total = sum.accumulate ? old : sum.start;
   for (std::int32_t t = 0; t < sum.terms; ++t) {
     const Term<T>& term = sum.term[t];
     const auto at = [o, f, n](const Operand<T>& x, std::int32_t k) {
       if (x.base == nullptr) return T{1};
       return x.base[o * x.o_step + f * x.f_step + k * x.k_step + (x.row ? n : 0)];
     };
-    for (std::int32_t k = 0; k < term.k; ++k, ++products) {
-      product = at(term.a, k) * at(term.b, k);
+    for (std::int32_t k = 0; k < term.k; ++k) {
       total = s.multiply_add(at(term.a, k), at(term.b, k), total);
     }
   }
-  return products == 1 && !sum.accumulate ? product : total;
+  return total;
 }
 
 template <class S>
@@ -97,8 +96,15 @@ void check_sum(const S& s, std::int32_t features, std::int32_t lanes, std::mt199
     std::fill(dst.memory.begin(), dst.memory.end(), T{1});
   }
   Rows<T> expected = dst;
-  const Sum<T> sum{dst.row(0),   dst.step,          features, lanes, static_cast<int>(terms.size()),
-                   terms.data(), random() % 2 == 0, outer};
+  const Sum<T> sum{dst.row(0),
+                   dst.step,
+                   features,
+                   lanes,
+                   static_cast<int>(terms.size()),
+                   terms.data(),
+                   random() % 2 == 0,
+                   outer,
+                   random() % 2 == 0 ? T{0} : -T{0}};
   s.table.sum(sum);
   for (std::int32_t f = 0; f < outer * features; ++f) {
     for (std::int32_t n = 0; n < lanes; ++n) {
@@ -225,17 +231,19 @@ TEST_CASE(simd_sum_adds_in_order_and_writes_no_other_lane) {
   });
 }
 
-TEST_CASE(simd_sum_of_one_product_keeps_the_sign_of_zero) {
+TEST_CASE(simd_sum_of_zeros_has_the_sign_of_its_start) {
   for_each_table([](const auto& s) {
     using T = Number<decltype(s)>;
     const T zero = T(-0.0);
-    T dst = T{1};
     const Term<T> negated{{&zero, 0, 0, true}, {nullptr, 0, 0, false}, 1};
-    s.table.sum(Sum<T>{&dst, 1, 1, 1, 1, &negated, false});
-    CHECK(dst == T{0} && std::signbit(dst));
     const Term<T> twice[] = {negated, negated};
-    s.table.sum(Sum<T>{&dst, 1, 1, 1, 2, twice, false});
-    CHECK(dst == T{0} && !std::signbit(dst));
+    for (const std::int32_t terms : {0, 1, 2}) {
+      for (const T start : {T{0}, -T{0}}) {
+        T dst = T{1};
+        s.table.sum(Sum<T>{&dst, 1, 1, 1, terms, twice, false, 1, start});
+        CHECK(dst == T{0} && std::signbit(dst) == std::signbit(start));
+      }
+    }
   });
 }
 
