@@ -204,9 +204,9 @@ TEST_CASE(simd_gemm_adds_in_order_and_writes_no_other_lane) {
   std::mt19937_64 random(1);
   for_each_table([&](const auto& s) {
     for (std::int32_t m = 1; m <= 40; ++m) {
-      for (std::int32_t lanes = 1; lanes <= 40; ++lanes) {
+      for (auto lanes = 1 + static_cast<std::int32_t>(random() % 3); lanes <= 40; lanes += 3) {
         const auto k = static_cast<std::int32_t>(random() % 41);
-        check_gemm(s, m, lanes, k, lanes % 2 == 0, random() % 2 == 0, random);
+        check_gemm(s, m, lanes, k, random() % 2 == 0, random() % 2 == 0, random);
       }
     }
     for (const std::int32_t k : {0, 1, 2, 16, 64}) {
