@@ -1,9 +1,9 @@
 """The model's loss through torch.compile: when it pays, and what it says where it cannot.
 
-On the CPU it does not pay, short of thousands of steps at a long context: our kernels take less
-time than what the compiler writes, and compiling takes its own (`python bench/compile.py`). On a
-GPU the blocks are plain torch, and a small model's step is the host's calls: compiled, it is a few
-kernels, and with CUDA graphs one call.
+On the CPU it does not pay, short of thousands of steps at a context so long that attention is
+torch's: our kernels take less time than what the compiler writes, and compiling takes its own
+(`python bench/compile.py`). On a GPU the blocks are plain torch, and a small model's step is the
+host's calls: compiled, it is a few kernels, and with CUDA graphs one call.
 """
 
 from __future__ import annotations
