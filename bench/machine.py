@@ -1,4 +1,4 @@
-"""The machine and versions that stand beside every figure, and where results are written."""
+"""The machine and versions that each record names, and where records are written."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nanochat.commands.environment import describe_environment
+from nanochat.system.environment import describe_environment
 
 RESULTS = Path(__file__).parent / "results"
 
 
 def write_result(name: str, record: Mapping[str, Any]) -> Path:
-    """bench/results/<name>.json: the record with the machine it was measured on."""
-    RESULTS.mkdir(exist_ok=True)
+    """Write bench/results/<name>.json: the record and the machine it was measured on.
+
+    `name` is FAMILY/NAME, as in `scalar/threads`.
+    """
     path = RESULTS / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     environment = describe_environment(0)
     path.write_text(json.dumps({**record, "environment": environment}, indent=2) + "\n")
     return path

@@ -6,8 +6,13 @@ numpy nor torch.
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+if not any(name.startswith("_scalar.") for name in os.listdir(__path__[0])):
+    # An unbuilt checkout: take the compiled files of the installed package.
+    import_module("nanochat.system.checkout").borrow_compiled_files(__path__)
 
 if TYPE_CHECKING:
     from nanochat.commands.ablate import AblationResult, ablate
@@ -15,19 +20,19 @@ if TYPE_CHECKING:
     from nanochat.commands.info import info
     from nanochat.commands.sample import sample
     from nanochat.commands.train import TrainResult, train
-    from nanochat.config import AblateConfig, EvalConfig, SampleConfig, TrainConfig
+    from nanochat.config.options import AblateConfig, EvalConfig, SampleConfig, TrainConfig
     from nanochat.errors import NanochatError
     from nanochat.scalar.program import Program, compile  # noqa: A004 – nanochat.compile, as torch
     from nanochat.scalar.value import Matrix, Value, detached_max, select
 
 _HOMES = {
-    "AblateConfig": "nanochat.config",
+    "AblateConfig": "nanochat.config.options",
     "AblationResult": "nanochat.commands.ablate",
-    "EvalConfig": "nanochat.config",
+    "EvalConfig": "nanochat.config.options",
     "EvalResult": "nanochat.commands.evaluate",
     "NanochatError": "nanochat.errors",
-    "SampleConfig": "nanochat.config",
-    "TrainConfig": "nanochat.config",
+    "SampleConfig": "nanochat.config.options",
+    "TrainConfig": "nanochat.config.options",
     "TrainResult": "nanochat.commands.train",
     "Matrix": "nanochat.scalar.value",
     "Program": "nanochat.scalar.program",

@@ -15,15 +15,15 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
-from nanochat import processes
-from nanochat.config import AblateConfig, EvalConfig, Knob, SampleConfig, TrainConfig, knobs
+from nanochat.config.options import AblateConfig, EvalConfig, Knob, SampleConfig, TrainConfig, knobs
+from nanochat.config.sources import gather_options
 from nanochat.errors import NanochatError
-from nanochat.settings import gather_options
+from nanochat.system import processes
 
 if TYPE_CHECKING:
     from cyclopts import App
 
-    from nanochat.commands.terminal import Terminal
+    from nanochat.output.terminal import Terminal
 
 __all__ = ["main"]
 
@@ -134,7 +134,7 @@ def _print_error(message: str) -> None:
 
 def _call(command: str, flags: dict[str, Any]) -> int:
     """Run a command with its flags as they were read, None where not given."""
-    from nanochat.commands.terminal import Terminal
+    from nanochat.output.terminal import Terminal
 
     terminal = Terminal(quiet=flags.pop("quiet", False), as_json=flags.pop("json", False))
     config_file = flags.pop("config", None)

@@ -7,12 +7,12 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
-from nanochat import processes
-from nanochat.config import TrainConfig
+from nanochat.config.options import TrainConfig
 from nanochat.errors import MissingDependency, UnsupportedOption
+from nanochat.model.parameters import parameter_specs
+from nanochat.system import processes
 from nanochat.training.engine import Engine
 from nanochat.training.guards import check_memory_fits, training_bytes
-from nanochat.training.parameters import parameter_specs
 
 __all__ = ["build_engine", "resolve_hardware", "tape_warning"]
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from nanochat.config import TrainConfig
+from nanochat.config.options import TrainConfig
 from nanochat.data.batches import evaluation_batches, make_batcher
 from nanochat.data.counts import bigram_optimum, transition_counts
-from nanochat.data.prepare import prepare
+from nanochat.data.dataset import prepare
 from nanochat.engines import build_engine, resolve_hardware
 from nanochat.training.loop import evaluate, step_settings
 

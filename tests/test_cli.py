@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 
 from nanochat import cli as module
 from nanochat.cli import main
-from nanochat.commands.terminal import _Bar
-from nanochat.config import AblateConfig, EvalConfig, SampleConfig, TrainConfig, knobs
+from nanochat.config.options import AblateConfig, EvalConfig, SampleConfig, TrainConfig, knobs
+from nanochat.output.terminal import _Bar
 
 SNAPSHOT = Path(__file__).parent / "snapshots" / "cli.json"
 COMMANDS = ("train", "sample", "eval", "ablate", "info")

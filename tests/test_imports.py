@@ -16,15 +16,18 @@ FLOORS = (
     {"__main__"},
     {"cli"},
     {"commands"},
+    {"output"},
+    {"runs"},
     {"engines"},
     {"scalar", "tensor"},
     {"ops"},
+    {"sampling"},
     {"training"},
+    {"model"},
     {"data"},
-    {"settings"},
     {"config"},
-    {"auto", "knob", "presets", "unsupported", "native"},
-    {"errors", "philox", "processes", "threads", "_scalar"},
+    {"system", "native"},
+    {"errors", "philox", "_scalar"},
 )
 # The package itself names everything it offers, and imports it only when it is asked for.
 FRONT_DOOR = "__init__"

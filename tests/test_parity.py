@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nanochat.config import TrainConfig
+from nanochat.config.options import TrainConfig
 from nanochat.data.batches import Batcher, make_batcher
 from nanochat.data.corpus import load_corpus
 from nanochat.data.documents import encode_documents

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from nanochat.config import PRESETS, TrainConfig
+from nanochat.config.options import PRESETS, TrainConfig
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 

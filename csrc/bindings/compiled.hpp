@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "bindings/recorder.hpp"
-#include "scalar/program/shards.hpp"
+#include "scalar/program/replay/shards.hpp"
 
 namespace nanochat::bindings {
 

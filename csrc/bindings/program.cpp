@@ -8,8 +8,8 @@
 #include <type_traits>
 
 #include "bindings/compiled.hpp"
-#include "scalar/program/passes.hpp"
-#include "scalar/program/to_c.hpp"
+#include "scalar/program/passes/passes.hpp"
+#include "scalar/program/c_text/to_c.hpp"
 
 namespace nanochat::bindings {
 namespace {

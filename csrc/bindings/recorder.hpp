@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "bindings/matrix.hpp"
-#include "scalar/program/recording.hpp"
+#include "scalar/program/graph/recording.hpp"
 
 namespace nanochat::bindings {
 

@@ -1,5 +1,5 @@
 // The CPU library: everything of nck_cpu, and what it says of itself.
-#include "kernels/cpu/tables.hpp"
+#include "kernels/cpu/runtime/tables.hpp"
 #include "kernels/nck.h"
 
 extern "C" const char* nck_target(void) { return nanochat::kernels::tables_name(); }

@@ -19,11 +19,9 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from nanochat.commands.report import Report, write_report
-from nanochat.commands.run import RUN_FILES, RunFolder
-from nanochat.commands.terminal import SILENT, Terminal
 from nanochat.commands.train import train
-from nanochat.config import ABLATIONS_DIR, AblateConfig, TrainConfig, closest, knobs
+from nanochat.config.options import ABLATIONS_DIR, AblateConfig, TrainConfig, closest, knobs
+from nanochat.config.sources import parse_text, read_config_file
 from nanochat.errors import (
     AblationError,
     CheckpointError,
@@ -32,9 +30,11 @@ from nanochat.errors import (
     OutputError,
     RunInterrupted,
 )
-from nanochat.settings import parse_text, read_config_file
-from nanochat.training.checkpoint import newest_checkpoint
-from nanochat.training.durable import output_error
+from nanochat.output.ablation_report import Report, write_report
+from nanochat.output.terminal import SILENT, Terminal
+from nanochat.runs.checkpoint import newest_checkpoint
+from nanochat.runs.folder import RUN_FILES, RunFolder
+from nanochat.system.durable import output_error
 
 __all__ = ["AblationResult", "Cell", "ablate", "grid"]
 

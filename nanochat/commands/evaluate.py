@@ -5,15 +5,15 @@ from __future__ import annotations
 import shlex
 from dataclasses import asdict, dataclass, replace
 
-from nanochat.commands.terminal import SILENT, Terminal
-from nanochat.commands.trained import TrainedModel, load_trained, read_checkpoint
-from nanochat.config import EvalConfig
+from nanochat.config.options import EvalConfig
 from nanochat.data.batches import evaluation_batches
 from nanochat.data.corpus import load_corpus
+from nanochat.data.dataset import prepare
 from nanochat.data.documents import Documents, encode_documents
-from nanochat.data.prepare import prepare
 from nanochat.data.registry import REGISTRY
 from nanochat.errors import CheckpointError
+from nanochat.output.terminal import SILENT, Terminal
+from nanochat.runs.load import TrainedModel, load_trained, read_checkpoint
 from nanochat.training.metrics import LossTotals
 
 __all__ = ["EvalResult", "evaluate"]

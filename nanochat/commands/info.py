@@ -6,8 +6,8 @@ import importlib
 import importlib.util
 from typing import Any
 
-from nanochat.commands.environment import describe_environment
-from nanochat.commands.terminal import SILENT, Terminal
+from nanochat.output.terminal import SILENT, Terminal
+from nanochat.system.environment import describe_environment
 
 __all__ = ["info"]
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from nanochat.commands.generate import (
+from nanochat.config.options import RUNS_DIR, SampleConfig, TrainConfig
+from nanochat.data.counts import transition_counts
+from nanochat.data.dataset import prepare
+from nanochat.output.terminal import SILENT, Terminal
+from nanochat.runs.load import load_trained, read_checkpoint
+from nanochat.sampling.count_bigram import CountBigram
+from nanochat.sampling.generate import (
     generate,
     phrase_bias,
     prompt_tokens,
     sampling_settings,
 )
-from nanochat.commands.terminal import SILENT, Terminal
-from nanochat.commands.trained import load_trained, read_checkpoint
-from nanochat.config import RUNS_DIR, SampleConfig, TrainConfig
-from nanochat.data.counts import transition_counts
-from nanochat.data.prepare import prepare
-from nanochat.training.baseline import CountBigram
 
 __all__ = ["sample"]
 

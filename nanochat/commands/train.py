@@ -10,36 +10,36 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nanochat import processes
-from nanochat.auto import choose_engine
-from nanochat.commands.budget import fit_to_budget
-from nanochat.commands.curve import draw_losses
-from nanochat.commands.environment import describe_environment
-from nanochat.commands.generate import (
-    generate,
-    phrase_bias,
-    prompt_tokens,
-    sampling_settings,
-)
-from nanochat.commands.run import RunFolder, refuse_used
 from nanochat.commands.signals import stop_requested
-from nanochat.commands.terminal import SILENT, Terminal
-from nanochat.config import RUNS_DIR, TrainConfig, knobs
-from nanochat.data.prepare import Prepared, prepare
+from nanochat.commands.time_budget import fit_to_budget
+from nanochat.config.engine_choice import choose_engine
+from nanochat.config.options import RUNS_DIR, TrainConfig, knobs
+from nanochat.data.dataset import Prepared, prepare
 from nanochat.engines import build_engine, resolve_hardware, tape_warning
 from nanochat.errors import CheckpointError, ConfigError
-from nanochat.training.checkpoint import (
+from nanochat.model.parameters import parameter_specs
+from nanochat.output.loss_curve import draw_losses
+from nanochat.output.terminal import SILENT, Terminal
+from nanochat.runs.checkpoint import (
     Checkpoint,
     TrainerState,
     newest_checkpoint,
     newest_run,
     save_checkpoint,
 )
+from nanochat.runs.folder import RunFolder, refuse_used
+from nanochat.sampling.generate import (
+    generate,
+    phrase_bias,
+    prompt_tokens,
+    sampling_settings,
+)
+from nanochat.system import processes
+from nanochat.system.environment import describe_environment
 from nanochat.training.engine import Engine
 from nanochat.training.loop import LoopResult
 from nanochat.training.loop import train as train_loop
 from nanochat.training.metrics import JsonlWriter, metrics_line
-from nanochat.training.parameters import parameter_specs
 
 __all__ = ["TrainResult", "train"]
 

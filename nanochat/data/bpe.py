@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nanochat.data.tokenizer import checked_ids, surrogate_error
+from nanochat.data.token_checks import checked_ids, surrogate_error
 from nanochat.errors import MissingDependency, TokenizerError
 
 if TYPE_CHECKING:

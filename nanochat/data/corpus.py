@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from nanochat.config import closest
+from nanochat.config.options import closest
 from nanochat.data import registry
 from nanochat.errors import CorpusError, MissingDependency
 

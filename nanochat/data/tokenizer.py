@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from nanochat.data.token_checks import checked_ids, surrogate_error
 from nanochat.errors import TokenizerError
 
 __all__ = [
@@ -23,8 +24,6 @@ __all__ = [
     "TextStream",
     "Tokenizer",
     "build_tokenizer",
-    "checked_ids",
-    "surrogate_error",
     "tokenizer_from_dict",
 ]
 
@@ -215,14 +214,6 @@ def _code_points(text: str, what: str) -> NDArray[np.uint32]:
         raise surrogate_error(error, what) from error
 
 
-def surrogate_error(error: UnicodeEncodeError, what: str) -> TokenizerError:
-    point = ord(error.object[error.start])
-    return TokenizerError(
-        f"{what} must be Unicode text, got the lone surrogate U+{point:04X} at position"
-        f" {error.start}; replace it"
-    )
-
-
 def _place(position: int, lengths: NDArray[np.int64]) -> str:
     """The position within its document, and which document if there are several."""
     if len(lengths) == 1:
@@ -230,13 +221,3 @@ def _place(position: int, lengths: NDArray[np.int64]) -> str:
     ends = np.cumsum(lengths)
     document = int(np.searchsorted(ends, position, side="right"))
     return f"{position - int(ends[document] - lengths[document])} of document {document}"
-
-
-def checked_ids(ids: ArrayLike, vocab_size: int) -> NDArray[np.int64]:
-    tokens = np.asarray(ids, dtype=np.int64).reshape(-1)
-    wrong = (tokens < 0) | (tokens >= vocab_size)
-    if wrong.any():
-        raise TokenizerError(
-            f"token id must be between 0 and {vocab_size - 1}, got {tokens[wrong][0]}"
-        )
-    return tokens

@@ -1,0 +1,11 @@
+"""Fused loss and sampling ops for torch: `cross_entropy`, `linear_cross_entropy` and `sample`.
+
+They run on the project's own CPU and CUDA kernels, have derivatives, and work under
+torch.compile, autocast and DistributedDataParallel.
+"""
+
+from nanochat.ops._cross_entropy import cross_entropy
+from nanochat.ops._linear_cross_entropy import linear_cross_entropy
+from nanochat.ops._sample import sample
+
+__all__ = ["cross_entropy", "linear_cross_entropy", "sample"]

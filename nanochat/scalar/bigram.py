@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from nanochat.config import TrainConfig
+from nanochat.config.options import TrainConfig
 from nanochat.scalar.functions import linear, rmsnorm, softcap
 from nanochat.scalar.value import Matrix, Value
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nanochat.config import TrainConfig
+from nanochat.config.options import TrainConfig
 from nanochat.scalar.draw import draw
 from nanochat.scalar.replay import Replay, Texts
 from nanochat.scalar.value import Tape

@@ -1,6 +1,6 @@
 """The token draw in C++: training/draw.py's tokens, to the bit.
 
-The CPU kernel nck_sample (csrc/kernels/cpu/sample.cpp) without torch. Logits are float32 or float64
+The CPU kernel nck_sample (csrc/kernels/cpu/sample/sample.cpp) without torch. Logits are float32 or float64
 arrays, as decoders give them.
 """
 
@@ -25,7 +25,7 @@ def draw(
     top_k: int = 0,  # 0: all
     top_p: float = 1.0,
 ) -> NDArray[np.int64]:  # (rows,)
-    """One token a row. Raises what nanochat.training.draw.draw raises, and TypeError for logits of
+    """One token a row. Raises what nanochat.sampling.draw.draw raises, and TypeError for logits of
     another dtype."""
     check_temperature(temperature)
     return _scalar.draw(logits, random, temperature, top_k, top_p)

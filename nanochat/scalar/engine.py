@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nanochat.config import TrainConfig
+from nanochat.config.options import TrainConfig
 from nanochat.data.batches import IGNORE, Batch
+from nanochat.model.parameters import initial_weights, parameter_specs
+from nanochat.model.state import check_shapes
 from nanochat.scalar.bigram import Bigram
 from nanochat.scalar.decoder import ReplayDecoder, ScalarDecoder
 from nanochat.scalar.functions import cross_entropy, total
@@ -24,8 +26,6 @@ from nanochat.scalar.optimizer import ScalarOptimizer
 from nanochat.scalar.replay import MOST_NODES, Replay, first_stages, recorded_nodes, texts_of
 from nanochat.scalar.value import Tape, Value
 from nanochat.training.engine import Decoder, EngineState, LossSums, StepMetrics, StepSettings
-from nanochat.training.parameters import initial_weights, parameter_specs
-from nanochat.training.state import check_shapes
 
 __all__ = ["ScalarEngine"]
 

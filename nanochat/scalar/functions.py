@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from operator import mul
 from typing import cast
 
+from nanochat.model.parameters import RMSNORM_EPS
 from nanochat.scalar.value import Token, Value, detached_max, select
-from nanochat.training.parameters import RMSNORM_EPS
 
 __all__ = ["cross_entropy", "dot", "linear", "rmsnorm", "rotate", "softcap", "softmax", "total"]
 

@@ -11,10 +11,10 @@ from operator import add
 
 import numpy as np
 
-from nanochat.config import TrainConfig
+from nanochat.config.options import TrainConfig
+from nanochat.model.parameters import rotary_angles
 from nanochat.scalar.functions import dot, linear, rmsnorm, rotate, softcap, softmax
 from nanochat.scalar.value import Matrix, Value
-from nanochat.training.parameters import rotary_angles
 
 __all__ = ["KeyValueCache", "MiniGPT"]
 

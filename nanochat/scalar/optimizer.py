@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from nanochat import _scalar
-from nanochat.config import TrainConfig
+from nanochat.config.options import TrainConfig
+from nanochat.model.parameters import Spec
+from nanochat.model.state import check_shapes
 from nanochat.scalar.value import Matrix
 from nanochat.training.engine import StepSettings
-from nanochat.training.parameters import Spec
-from nanochat.training.state import check_shapes
 
 __all__ = ["ScalarOptimizer"]
 

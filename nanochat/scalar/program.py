@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from nanochat import _scalar
 from nanochat.errors import ProgramError
 from nanochat.scalar.value import Matrix, Tape, Value
-from nanochat.threads import thread_count
+from nanochat.system.threads import thread_count
 
 __all__ = ["Program", "compile"]
 

@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanochat import _scalar
-from nanochat.config import TrainConfig
+from nanochat.config.options import TrainConfig
 from nanochat.data.batches import IGNORE, Batch
+from nanochat.model.parameters import Spec
 from nanochat.scalar.functions import cross_entropy
 from nanochat.scalar.value import Matrix, Tape, Value
-from nanochat.threads import thread_count
-from nanochat.training.parameters import Spec
+from nanochat.system.threads import thread_count
 
 __all__ = ["Replay", "Texts", "first_stages", "recorded_nodes", "texts_of"]
 

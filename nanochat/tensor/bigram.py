@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import Never
 
-from nanochat.config import TrainConfig
+from nanochat.config.options import TrainConfig
 from nanochat.tensor.embeddings import Bags
 from nanochat.tensor.functions import rmsnorm
 from nanochat.tensor.inputs import Inputs

@@ -2,7 +2,7 @@
 
 On the CPU it does not pay, short of thousands of steps at a context so long that attention is
 torch's: our kernels take less time than what the compiler writes, and compiling takes its own
-(`python bench/compile.py`). On a GPU the blocks are plain torch, and a small model's step is the
+(`python -m bench.tensor.compile`). On a GPU the blocks are plain torch, and a small model's step is the
 host's calls: compiled, it is a few kernels, and with CUDA graphs one call.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nanochat.config import TrainConfig
+from nanochat.config.options import TrainConfig
 from nanochat.errors import UnsupportedOption
 
 __all__ = ["compile_pays", "compiled", "has_one_shape"]

@@ -17,18 +17,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nanochat import native
-from nanochat.config import TrainConfig
+from nanochat.config.options import TrainConfig
 from nanochat.errors import KernelError
+from nanochat.model.parameters import RMSNORM_EPS
+from nanochat.ops._sample import draw, refuse_rows_without_token
 from nanochat.ops.reference import head_logits
-from nanochat.ops.sample import draw, refuse_rows_without_token
 from nanochat.tensor.attention import rotate
 from nanochat.tensor.bigram import Bigram
-from nanochat.tensor.blocks import Block
 from nanochat.tensor.embeddings import Bags, Embeddings
 from nanochat.tensor.inputs import Rotary, RotaryTable
-from nanochat.tensor.minigpt import MiniGPT
-from nanochat.tensor.native_decoder import NativeDecoder, runs_natively
-from nanochat.training.parameters import RMSNORM_EPS
+from nanochat.tensor.model import MiniGPT
+from nanochat.tensor.native.blocks import Block
+from nanochat.tensor.native.decoder import NativeDecoder, runs_natively
 
 __all__ = ["TensorDecoder", "open_decoder"]
 

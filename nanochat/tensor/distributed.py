@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from nanochat.processes import local_rank, rank, world
+from nanochat.system.processes import local_rank, rank, world
 
 __all__ = ["all_reduce", "init", "local_rank", "rank", "world"]
 

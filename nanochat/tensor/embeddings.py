@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nanochat.config import TrainConfig
+from nanochat.config.options import TrainConfig
 
 __all__ = ["Bags", "Embeddings"]
 

@@ -18,22 +18,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nanochat import native, philox
-from nanochat.config import TrainConfig
+from nanochat.config.options import TrainConfig
 from nanochat.data.batches import IGNORE, Batch
 from nanochat.errors import KernelError, OutOfMemory, UnsupportedDevice, UnsupportedDtype
-from nanochat.ops.linear_cross_entropy import linear_cross_entropy
+from nanochat.model.parameters import initial_weights, parameter_specs
+from nanochat.model.state import check_shapes
+from nanochat.ops._linear_cross_entropy import linear_cross_entropy
 from nanochat.tensor import distributed
 from nanochat.tensor.bigram import Bigram
 from nanochat.tensor.compiled import compile_pays, compiled, has_one_shape
 from nanochat.tensor.decoder import open_decoder
 from nanochat.tensor.inputs import Inputs, InputsMaker
-from nanochat.tensor.memory import in_parts, is_out_of_memory
-from nanochat.tensor.minigpt import MiniGPT
+from nanochat.tensor.model import MiniGPT
 from nanochat.tensor.optimizer import FlatOptimizer
+from nanochat.tensor.parts import in_parts, is_out_of_memory
 from nanochat.tensor.weights import FlatWeights
 from nanochat.training.engine import Decoder, EngineState, LossSums, StepMetrics, StepSettings
-from nanochat.training.parameters import initial_weights, parameter_specs
-from nanochat.training.state import check_shapes
 
 __all__ = ["QueuedStep", "TensorEngine", "resolve_device"]
 
@@ -71,7 +71,7 @@ def resolve_device(config: TrainConfig) -> tuple[str, str]:
 
 def _bfloat16_wins(config: TrainConfig, device: str) -> bool:
     """Whether a CPU step is faster in bfloat16: where the processor multiplies in it and the
-    matrices are large enough for products to be most of the step (bench/results/dtypes.json)."""
+    matrices are large enough for products to be most of the step (bench/results/tensor/dtypes.json)."""
     if device != "cpu" or config.loss != "fused" or config.n_embd < BFLOAT16_WIDTH:
         return False
     return bool(native.ffi.string(native.cpu().nck_target()) == b"avx512bf16")

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanochat.training.parameters import RMSNORM_EPS
+from nanochat.model.parameters import RMSNORM_EPS
 
 __all__ = ["add_gradient", "apply", "inverse_rms", "rmsnorm", "rmsnorm_backward"]
 

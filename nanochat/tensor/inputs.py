@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nanochat.config import TrainConfig
+from nanochat.config.options import TrainConfig
 from nanochat.data.batches import Batch
+from nanochat.model.parameters import rotary_angles
 from nanochat.tensor.embeddings import Bags, Embeddings
-from nanochat.training.parameters import rotary_angles
 
 __all__ = [
     "NATIVE_WIDTH",

@@ -15,12 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nanochat.config import TrainConfig
+from nanochat.config.options import TrainConfig
+from nanochat.model.parameters import Spec
+from nanochat.model.state import check_shapes
 from nanochat.tensor.muon import Muon
 from nanochat.tensor.weights import FlatWeights
 from nanochat.training.engine import StepSettings
-from nanochat.training.parameters import Spec
-from nanochat.training.state import check_shapes
 
 __all__ = ["FlatOptimizer"]
 

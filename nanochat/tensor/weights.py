@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nanochat.training.parameters import Spec
+from nanochat.model.parameters import Spec
 
 __all__ = ["FlatWeights"]
 

@@ -11,10 +11,10 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from nanochat.config import TrainConfig
+from nanochat.config.options import TrainConfig
 from nanochat.errors import ConfigError, MemoryDrift, NonFiniteStep, PromptTooLong
+from nanochat.model.parameters import Spec
 from nanochat.training.engine import StepMetrics
-from nanochat.training.parameters import Spec
 
 __all__ = [
     "MemoryGuard",

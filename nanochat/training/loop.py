@@ -11,15 +11,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from nanochat.config import TrainConfig
+from nanochat.config.options import TrainConfig
 from nanochat.data.batches import Batch, Batcher
 from nanochat.errors import RunInterrupted
+from nanochat.model.parameters import GROUPS
+from nanochat.model.state import TrainerState
 from nanochat.training.cadence import Cadence
-from nanochat.training.checkpoint import TrainerState
 from nanochat.training.engine import Engine, StepResult, StepSettings
 from nanochat.training.guards import MemoryGuard, check_finite
 from nanochat.training.metrics import JsonlWriter, LossTotals, RecentLosses, Stopwatch
-from nanochat.training.parameters import GROUPS
 from nanochat.training.schedule import lr_multiplier
 
 __all__ = ["Evaluation", "LoopResult", "Observer", "evaluate", "step_settings", "train"]

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from nanochat.errors import OutputError
-from nanochat.training.durable import output_error
+from nanochat.system.durable import output_error
 from nanochat.training.engine import LossSums
 
 __all__ = [

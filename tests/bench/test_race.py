@@ -14,15 +14,16 @@ from pathlib import Path
 
 import jsonschema
 import numpy as np
-import peers
 import pytest
-import race_report
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from race_data import RaceText, documents, prepare_lines, prepare_text
-from race_entrants import Eemicrogpt, check_nanogpt_split
-from race_scorer import (
+
+from bench.race import __main__ as peers
+from bench.race import report as race_report
+from bench.race.data import RaceText, documents, prepare_lines, prepare_text
+from bench.race.entrants import Eemicrogpt, check_nanogpt_split
+from bench.race.scorer import (
     Scored,
     load_eemicrogpt,
     nats,
@@ -30,13 +31,12 @@ from race_scorer import (
     windows_from,
     windows_of_lines,
 )
-from race_sides import Lines, Side, run
-from race_statistics import p_below, ratio_interval
-
+from bench.race.sides import Lines, Side, run
+from bench.race.statistics import p_below, ratio_interval
 from nanochat.cli import _plain_flags
-from nanochat.config import TrainConfig, knobs
-from nanochat.data.prepare import prepare
-from nanochat.settings import gather_options
+from nanochat.config.options import TrainConfig, knobs
+from nanochat.config.sources import gather_options
+from nanochat.data.dataset import prepare
 
 LINES = "".join(f"line {i} of a text\n" + "\n" * (i % 5 == 0) for i in range(900))
 
@@ -329,7 +329,7 @@ def test_a_peer_races_on_documents_of_its_kind(
         peers.parsed()
 
 
-RACES = sorted((Path(peers.__file__).parent / "races").glob("*.args"))
+RACES = sorted((Path(peers.__file__).parent / "entries").glob("*.args"))
 
 
 @pytest.mark.parametrize("file", RACES, ids=lambda file: file.stem)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import race_pages
+
+from bench.race import pages as race_pages
 
 
 def a_record() -> dict[str, Any]:
@@ -34,7 +35,8 @@ def a_record() -> dict[str, Any]:
 
 @pytest.fixture
 def records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "short.json").write_text(json.dumps(a_record()))
+    (tmp_path / "race").mkdir()
+    (tmp_path / "race" / "short.json").write_text(json.dumps(a_record()))
     monkeypatch.setattr(race_pages, "RESULTS", tmp_path)
     race_pages.record.cache_clear()
 

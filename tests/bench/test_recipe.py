@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import recipe
 
-from nanochat.config import TrainConfig
+from bench.choices import recipe
+from nanochat.config.options import TrainConfig
 
 ROWS = [
     (notebook, name, {**around, **change})

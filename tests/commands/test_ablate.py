@@ -18,9 +18,9 @@ import pytest
 import nanochat
 from nanochat.commands import ablate as module
 from nanochat.commands.ablate import grid
-from nanochat.commands.report import confidence_95
-from nanochat.config import AblateConfig
+from nanochat.config.options import AblateConfig
 from nanochat.errors import AblationError, ConfigError, OutputError, RunInterrupted
+from nanochat.output.ablation_report import confidence_95
 from nanochat.training.metrics import METRIC_KEYS
 
 TIMINGS = ("steps_per_sec", "tokens_per_sec")

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import nanochat
-from nanochat.commands.trained import load_trained, read_checkpoint
-from nanochat.config import EvalConfig, SampleConfig, TrainConfig
+from nanochat.config.options import EvalConfig, SampleConfig, TrainConfig
 from nanochat.errors import CheckpointError, TokenizerError
+from nanochat.runs.load import load_trained, read_checkpoint
 
 
 def score(run, **options):

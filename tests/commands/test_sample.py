@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 import nanochat
-from nanochat.commands.trained import load_trained, read_checkpoint
-from nanochat.config import SampleConfig, TrainConfig
+from nanochat.config.options import SampleConfig, TrainConfig
 from nanochat.data.batches import evaluation_batches
 from nanochat.data.counts import add_one_probabilities, transition_counts
-from nanochat.data.prepare import prepare
+from nanochat.data.dataset import prepare
 from nanochat.engines import build_engine, resolve_hardware
 from nanochat.errors import PromptTooLong, TokenizerError
-from nanochat.training.checkpoint import load_checkpoint
+from nanochat.runs.checkpoint import load_checkpoint
+from nanochat.runs.load import load_trained, read_checkpoint
 
 
 def draw(run, **options):

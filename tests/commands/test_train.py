@@ -20,8 +20,8 @@ from xml.etree import ElementTree
 import pytest
 
 import nanochat
-from nanochat.commands.terminal import Terminal
-from nanochat.config import TrainConfig, knobs
+from nanochat.config.options import TrainConfig, knobs
+from nanochat.config.sources import read_config_file
 from nanochat.errors import (
     CheckpointError,
     ConfigError,
@@ -29,9 +29,9 @@ from nanochat.errors import (
     OutputError,
     RunInterrupted,
 )
-from nanochat.settings import read_config_file
-from nanochat.training import checkpoint as checkpoint_module
-from nanochat.training.checkpoint import load_checkpoint, newest_run
+from nanochat.output.terminal import Terminal
+from nanochat.runs import checkpoint as checkpoint_module
+from nanochat.runs.checkpoint import load_checkpoint, newest_run
 from nanochat.training.metrics import METRIC_KEYS
 
 TIMINGS = ("steps_per_sec", "tokens_per_sec")
@@ -178,7 +178,7 @@ def test_no_steps_leave_the_initial_weights_evaluated_and_saved(run):
 
 
 def test_runs_without_a_name_lie_below_runs_and_never_share_a_folder(run, monkeypatch):
-    from nanochat.commands import run as module
+    from nanochat.runs import folder as module
 
     monkeypatch.setattr(module.time, "strftime", lambda _: "now")
     folders = [run(steps=1, num_samples=0).run for _ in range(3)]

@@ -8,8 +8,8 @@ import pytest
 
 import nanochat
 from nanochat import EvalConfig, SampleConfig, TrainConfig
-from nanochat.commands.trained import read_checkpoint
 from nanochat.data.tokenizer import tokenizer_from_dict
+from nanochat.runs.load import read_checkpoint
 
 TEXT = "the cat sat on the mat and the rat ran from the cat\n" * 40
 

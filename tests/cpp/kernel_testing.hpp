@@ -10,7 +10,7 @@
 #include <limits>
 #include <vector>
 
-#include "kernels/cpu/tables.hpp"
+#include "kernels/cpu/runtime/tables.hpp"
 #include "kernels/nck.h"
 #include "simd/instruction_set.hpp"
 #include "testing.hpp"

@@ -6,7 +6,7 @@
 #include <cmath>
 
 #include "program_testing.hpp"
-#include "scalar/program/replay.hpp"
+#include "scalar/program/replay/replay.hpp"
 
 namespace testing {
 

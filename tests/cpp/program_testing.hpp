@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "scalar/program/passes.hpp"
-#include "scalar/program/recording.hpp"
+#include "scalar/program/passes/passes.hpp"
+#include "scalar/program/graph/recording.hpp"
 
 namespace testing {
 

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "kernel_testing.hpp"
-#include "kernels/cpu/decode.hpp"
+#include "kernels/cpu/decode/decode.hpp"
 
 namespace kernels = nanochat::kernels;
 using kernel_testing::for_each_set;

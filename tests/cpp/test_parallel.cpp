@@ -8,7 +8,7 @@
 #include <thread>
 #include <vector>
 
-#include "kernels/cpu/parallel.hpp"
+#include "kernels/cpu/runtime/parallel.hpp"
 #include "testing.hpp"
 
 namespace {

@@ -1,7 +1,7 @@
 // Each pass alone, on graphs of a few nodes: what it leaves, as text, and what it must not touch.
 #include "program_testing.hpp"
-#include "scalar/program/groups.hpp"
-#include "scalar/program/lower.hpp"
+#include "scalar/program/lowering/groups.hpp"
+#include "scalar/program/lowering/lower.hpp"
 #include "testing.hpp"
 
 using namespace nanochat::program;

@@ -2,7 +2,7 @@
 #include <cmath>
 
 #include "program_model.hpp"
-#include "scalar/program/replay.hpp"
+#include "scalar/program/replay/replay.hpp"
 #include "testing.hpp"
 
 using namespace nanochat::program;

@@ -7,7 +7,7 @@
 #include <cmath>
 
 #include "program_model.hpp"
-#include "scalar/program/shards.hpp"
+#include "scalar/program/replay/shards.hpp"
 #include "testing.hpp"
 #include "threads/workers.hpp"
 

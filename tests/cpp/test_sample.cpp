@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "kernels/cpu/tables.hpp"
+#include "kernels/cpu/runtime/tables.hpp"
 #include "kernels/draw_arithmetic.hpp"
 #include "kernels/nck.h"
 #include "kernels/philox.hpp"

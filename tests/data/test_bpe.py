@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from nanochat import TrainConfig
 from nanochat.data.bpe import BpeTokenizer, learn
-from nanochat.data.prepare import prepare
+from nanochat.data.dataset import prepare
 from nanochat.data.tokenizer import BOS, build_tokenizer, tokenizer_from_dict
 from nanochat.errors import MissingDependency, TokenizerError
 

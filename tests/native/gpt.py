@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from oracles.numpy_gpt import NumpyGPT
 
 from nanochat import native
-from nanochat.config import TrainConfig
-from nanochat.training.parameters import ROPE_BASE, parameter_specs
+from nanochat.config.options import TrainConfig
+from nanochat.model.parameters import ROPE_BASE, parameter_specs
 
 ACTIVATIONS = {"relu": 0, "relu2": 1}
 MATRICES = {

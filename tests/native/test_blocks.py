@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from oracles import block as oracle
 
 from nanochat import native
-from nanochat.training.parameters import rotary_angles
+from nanochat.model.parameters import rotary_angles
 
 EPS = 1e-5
 WIDTHS = (1, 7, 17, 64, 65, 130)

@@ -13,7 +13,7 @@ from oracles.losses import DTYPES, HARD, definition, exactly, gradients_of, rand
 from torch import Tensor
 
 from nanochat.errors import KernelError
-from nanochat.ops.cross_entropy import cross_entropy
+from nanochat.ops._cross_entropy import cross_entropy
 
 NUMBER = {dtype: torch.float64 if dtype == torch.float64 else torch.float32 for dtype in DTYPES}
 BOUND = {torch.float64: 1e-13, torch.float32: 2e-6, torch.bfloat16: 8e-3, torch.float16: 1e-3}

@@ -15,8 +15,8 @@ from oracles.losses import DTYPES, definition
 from torch import Tensor
 
 from nanochat.errors import KernelError
-from nanochat.ops import linear_cross_entropy as module
-from nanochat.ops.linear_cross_entropy import linear_cross_entropy
+from nanochat.ops import _linear_cross_entropy as module
+from nanochat.ops._linear_cross_entropy import linear_cross_entropy
 from nanochat.ops.reference import head_logits
 
 
@@ -182,7 +182,7 @@ def test_head_logits_are_capped_and_at_least_float32() -> None:
 PEAK = """
 import sys
 import torch
-from nanochat.ops.linear_cross_entropy import linear_cross_entropy
+from nanochat.ops._linear_cross_entropy import linear_cross_entropy
 
 dtype, width, rows, vocab = getattr(torch, sys.argv[1]), int(sys.argv[2]), 2048, 32768
 

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from nanochat import philox
 from nanochat.errors import KernelError
-from nanochat.ops.sample import draw, refuse_rows_without_token, sample
+from nanochat.ops._sample import draw, refuse_rows_without_token, sample
 from nanochat.philox import Stream
-from nanochat.training import draw as specification
+from nanochat.sampling import draw as specification
 
 INF = math.inf
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -147,7 +147,7 @@ def test_any_number_of_threads_draws_the_same_tokens():
 
 TOKENS_OF_AN_INSTRUCTION_SET = """
 import json, torch
-from nanochat.ops.sample import sample
+from nanochat.ops._sample import sample
 generator = torch.Generator().manual_seed(9)
 found = []
 for vocab in (65, 3001):

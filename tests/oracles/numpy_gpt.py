@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from nanochat.config import TrainConfig
+from nanochat.config.options import TrainConfig
 from nanochat.data.batches import Batch
-from nanochat.training.parameters import rotary_angles
+from nanochat.model.parameters import rotary_angles
 
 Array = NDArray[np.float64]
 

@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat import _scalar, philox
-from nanochat.config import TrainConfig
+from nanochat.config.options import TrainConfig
 from nanochat.errors import ConfigError
 from nanochat.philox import Stream
+from nanochat.sampling import draw as specification
+from nanochat.sampling import sampling
 from nanochat.scalar.draw import draw
 from nanochat.scalar.engine import ScalarEngine
-from nanochat.training import draw as specification
-from nanochat.training import sampling
 
 INF = math.inf
 

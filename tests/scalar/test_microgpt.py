@@ -8,14 +8,14 @@ from oracles.plain_gpt import Adam, document_loss
 from oracles.plain_value import PlainValue
 
 from nanochat import _scalar
-from nanochat.config import TrainConfig
+from nanochat.config.options import TrainConfig
 from nanochat.data.batches import make_batcher
 from nanochat.data.corpus import load_corpus
 from nanochat.data.documents import encode_documents
 from nanochat.data.tokenizer import build_tokenizer
+from nanochat.model.parameters import initial_weights
 from nanochat.scalar.engine import ScalarEngine
 from nanochat.training.loop import step_settings
-from nanochat.training.parameters import initial_weights
 
 STEPS = 50
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nanochat.config import TrainConfig
+from nanochat.config.options import TrainConfig
 from nanochat.data.batches import IGNORE, Batch
 from nanochat.scalar.engine import ScalarEngine
 from nanochat.scalar.functions import total

@@ -12,16 +12,16 @@ from oracles.plain_value import PlainValue
 from scalar.program_models import PlainAdamW
 
 import nanochat
-from nanochat.config import TrainConfig
+from nanochat.config.options import TrainConfig
 from nanochat.data.batches import make_batcher
 from nanochat.data.corpus import load_corpus
 from nanochat.data.documents import encode_documents
 from nanochat.data.tokenizer import build_tokenizer
+from nanochat.model.parameters import initial_weights
 from nanochat.scalar.functions import cross_entropy
 from nanochat.scalar.minigpt import MiniGPT
 from nanochat.scalar.program import Program
 from nanochat.scalar.value import Matrix, Tape, Value
-from nanochat.training.parameters import initial_weights
 
 PLAIN_STEPS = 40
 LONG_STEPS = 1000

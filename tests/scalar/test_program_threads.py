@@ -14,7 +14,7 @@ from nanochat.errors import ProgramError
 from nanochat.scalar.functions import cross_entropy, linear
 from nanochat.scalar.program import Program
 from nanochat.scalar.value import Tape, Value
-from nanochat.threads import thread_count
+from nanochat.system.threads import thread_count
 
 VOCAB, WIDTH, LONGEST = 48, 48, 8
 SIZES = (64, 1, 2, 40, 129, 64, 17)

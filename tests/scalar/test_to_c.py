@@ -16,7 +16,7 @@ import pytest
 
 import nanochat
 from nanochat._scalar import Token
-from nanochat.config import TrainConfig
+from nanochat.config.options import TrainConfig
 from nanochat.scalar.engine import ScalarEngine
 from nanochat.scalar.functions import cross_entropy, linear
 from nanochat.scalar.program import Program

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from nanochat.config import TrainConfig
+from nanochat.config.options import TrainConfig
 from nanochat.data.batches import IGNORE, Batch
+from nanochat.model.parameters import GROUPS
 from nanochat.tensor.engine import TensorEngine
 from nanochat.training.engine import StepSettings
-from nanochat.training.parameters import GROUPS
 
 VOCAB = 7
 TOKEN_BYTES = np.array([0, 1, 1, 2, 1, 3, 1])  # BOS has none

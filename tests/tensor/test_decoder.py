@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from oracles.numpy_gpt import NumpyGPT
 from tensor.batch_makers import VOCAB, make_engine, small_config, windows
 
+from nanochat.model.parameters import Spec, parameter_specs
+from nanochat.sampling import sampling
 from nanochat.tensor import decoder as decoder_module
-from nanochat.tensor import native_decoder
 from nanochat.tensor.engine import TensorEngine
-from nanochat.tensor.minigpt import MiniGPT
-from nanochat.tensor.native_decoder import runs_natively
-from nanochat.training import sampling
-from nanochat.training.parameters import Spec, parameter_specs
+from nanochat.tensor.model import MiniGPT
+from nanochat.tensor.native import decoder as native_decoder
+from nanochat.tensor.native.decoder import runs_natively
 
 MODELS: list[dict[str, Any]] = [
     {"model_kind": "bigram"},

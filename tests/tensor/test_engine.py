@@ -20,11 +20,11 @@ from tensor.batch_makers import (
     windows,
 )
 
-from nanochat.config import TrainConfig
+from nanochat.config.options import TrainConfig
 from nanochat.errors import KernelError, UnsupportedDevice, UnsupportedDtype
+from nanochat.model.parameters import GROUPS
 from nanochat.tensor.engine import TensorEngine, resolve_device
 from nanochat.training.engine import Engine
-from nanochat.training.parameters import GROUPS
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 STILL = settings(lr=dict.fromkeys(GROUPS, 0.0))  # steps that change no weight

@@ -22,11 +22,11 @@ from tensor.batch_makers import (
     windows,
 )
 
-from nanochat.config import TrainConfig
+from nanochat.config.options import TrainConfig
 from nanochat.data.batches import Batch
+from nanochat.model.parameters import GROUPS
 from nanochat.tensor import inputs as inputs_module
 from nanochat.tensor.engine import TensorEngine
-from nanochat.training.parameters import GROUPS
 
 BIGRAMS: list[dict[str, Any]] = [
     {"model_kind": "bigram", "tie_lm_head": tie, "input_rmsnorm": norm, "logit_softcap": cap}

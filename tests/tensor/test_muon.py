@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from tensor import batch_makers
 from tensor.batch_makers import make_engine, small_config
 
+from nanochat.model.parameters import GROUPS
 from nanochat.tensor.muon import COEFFICIENTS, ITERATIONS, orthogonalized
-from nanochat.training.parameters import GROUPS
 
 
 def iterated(sizes: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from tensor.batch_makers import everything, make_engine, packed, settings, small_config
 
+from nanochat.model.parameters import GROUPS
 from nanochat.tensor.engine import TensorEngine
-from nanochat.training.parameters import GROUPS
 
 
 def torch_optimizer(

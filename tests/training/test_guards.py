@@ -7,8 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from nanochat.config import TrainConfig
+from nanochat.config.options import TrainConfig
 from nanochat.errors import ConfigError, MemoryDrift, NonFiniteStep, PromptTooLong
+from nanochat.model.parameters import parameter_specs
 from nanochat.training.engine import StepMetrics
 from nanochat.training.guards import (
     MemoryGuard,
@@ -18,7 +19,6 @@ from nanochat.training.guards import (
     check_temperature,
     training_bytes,
 )
-from nanochat.training.parameters import parameter_specs
 
 MIB = 1 << 20
 

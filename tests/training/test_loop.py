@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 from training.toy_engine import ToyEngine
 
-from nanochat.config import TrainConfig
+from nanochat.config.options import TrainConfig
 from nanochat.data.batches import Batch, evaluation_batches, make_batcher
 from nanochat.data.counts import bigram_optimum, transition_counts
 from nanochat.data.documents import encode_documents
 from nanochat.data.tokenizer import build_tokenizer
 from nanochat.errors import MemoryDrift, NonFiniteStep, OutputError, RunInterrupted
+from nanochat.model.parameters import GROUPS
+from nanochat.model.state import TrainerState
 from nanochat.training import guards, loop
-from nanochat.training.checkpoint import TrainerState
 from nanochat.training.engine import Engine, StepMetrics
 from nanochat.training.metrics import JsonlWriter
-from nanochat.training.parameters import GROUPS
 from nanochat.training.schedule import lr_multiplier
 
 NAMES = ["anna", "bob", "carl", "dora", "emma", "fred"]

@@ -9,13 +9,13 @@ import pytest
 import torch
 from training.toy_engine import TABLE, ToyEngine
 
-from nanochat.config import TrainConfig
+from nanochat.config.options import TrainConfig
 from nanochat.data.batches import IGNORE, Batch
 from nanochat.errors import CheckpointError
-from nanochat.training.baseline import CountBigram
+from nanochat.model.parameters import GROUPS
+from nanochat.sampling.count_bigram import CountBigram
 from nanochat.training.engine import Engine, EngineState, StepSettings
 from nanochat.training.metrics import LossTotals
-from nanochat.training.parameters import GROUPS
 
 TOKEN_BYTES = np.array([0, 1, 2, 1])
 ROWS = np.array([[0, 1, 2, 3, 0], [0, 3, 3, 1, 2]])

@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from nanochat.config import TrainConfig
+from nanochat.config.options import TrainConfig
 from nanochat.data.batches import IGNORE, Batch
+from nanochat.model.state import check_shapes
 from nanochat.training.engine import EngineState, LossSums, StepMetrics, StepSettings
-from nanochat.training.state import check_shapes
 
 TABLE = "table"
 GROUP = "matrix"

@@ -1,0 +1,1 @@
+"""Benchmarks: every published figure, with the command that measures it."""

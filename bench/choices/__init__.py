@@ -1,0 +1,1 @@
+"""Benchmarks behind the choices of presets, engine and budget."""

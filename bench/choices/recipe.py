@@ -1,0 +1,207 @@
+"""What each option of the nano preset is worth: ablations on a part of the training bytes.
+
+    python -m bench.choices.recipe --text FILE [--notebook NOTEBOOK] [--steps 300] [--seeds 3]
+
+FILE is split 90/10 as `nanochat train` splits it, and its last part is put away: tuning never sees
+what the race is scored on. What is left is split again for these runs. Each line of the table
+changes one option (or one with the settings that it needs) and is trained by `nanochat ablate`
+with the same seeds. The model's options were measured around Muon, the rates around both
+optimizers, n-grams around what these gave. Writes results/choices/recipe-NOTEBOOK.json and prints a table
+of docs/recipe.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nanochat
+from bench.machine import write_result
+
+NO_NGRAMS = {"ngram_rows": 0, "n_layer": 3, "n_embd": 144}  # as many parameters in wider blocks
+MUON = {
+    **NO_NGRAMS,
+    "optimizer": "muon", "matrix_lr": 0.02, "lr": 0.01, "head_lr": 0.005, "muon_momentum": 0.9,
+    "beta2": 0.95, "weight_decay": 0.0,
+}  # fmt: skip
+
+# What is changed, and how; several options where one needs the others.
+Changes = Sequence[tuple[str, Mapping[str, Any]]]
+MODEL: Changes = (
+    ("no embeddings of the past", {"past_embeds": 0}),
+    ("past_embeds 1", {"past_embeds": 1}),
+    ("past_embeds 2", {"past_embeds": 2}),
+    ("past_embeds 4", {"past_embeds": 4}),
+    ("4 layers of 128", {"n_layer": 4, "n_embd": 128}),
+    ("2 layers of 176", {"n_layer": 2, "n_embd": 176}),
+    ("6 heads", {"n_head": 6}),
+    ("output projections not zero", {"zero_init": False}),
+    ("ReLU", {"activation": "relu"}),
+    ("learned positions", {"positions": "learned"}),
+    ("no QK norm", {"qk_norm": False}),
+    ("no norm of the embedding", {"input_rmsnorm": False}),
+    ("tied head", {"tie_lm_head": True}),
+    ("soft-cap 15", {"logit_softcap": 15.0}),
+    ("init_std 0.04", {"init_std": 0.04}),
+    ("init_std 0.16", {"init_std": 0.16}),
+)  # fmt: skip
+MUON_RATES: Changes = (
+    ("AdamW for all, rate 0.003", {"optimizer": "adamw", "matrix_lr": 0.003, "lr": 0.003,
+                                   "head_lr": 0.003}),
+    ("AdamW for all, rate 0.006", {"optimizer": "adamw", "matrix_lr": 0.006, "lr": 0.006,
+                                   "head_lr": 0.006}),
+    ("matrix_lr 0.01", {"matrix_lr": 0.01}),
+    ("matrix_lr 0.03", {"matrix_lr": 0.03}),
+    ("lr 0.005", {"lr": 0.005}),
+    ("lr 0.02", {"lr": 0.02}),
+    ("head_lr 0.0025", {"head_lr": 0.0025}),
+    ("head_lr 0.01", {"head_lr": 0.01}),
+    ("Muon's momentum 0.85", {"muon_momentum": 0.85}),
+    ("Muon's momentum 0.95", {"muon_momentum": 0.95}),
+    ("linear warmdown over all", {"lr_schedule": "linear"}),
+    ("linear warmdown over the last half", {"lr_schedule": "linear", "warmdown_ratio": 0.5}),
+    ("weight decay 0.1", {"weight_decay": 0.1}),
+    ("batch 8, as many tokens", {"batch_size": 8, "steps": 1.5}),
+    ("batch 24, as many tokens", {"batch_size": 24, "steps": 0.5}),
+    ("float32", {"dtype": "float32"}),
+)  # fmt: skip
+ADAMW_RATES: Changes = (
+    ("Muon for the matrices", MUON),
+    ("lr 0.003", {"lr": 0.003}),
+    ("lr 0.006", {"lr": 0.006}),
+    ("lr 0.01 of the embeddings", {"lr": 0.01, "matrix_lr": 0.004, "head_lr": 0.004}),
+    ("head_lr 0.008", {"head_lr": 0.008}),
+    ("beta1 0.9", {"beta1": 0.9}),
+    ("beta2 0.98", {"beta2": 0.98}),
+    ("no weight decay", {"weight_decay": 0.0}),
+    ("weight decay 0.5", {"weight_decay": 0.5}),
+    ("dropout 0.05", {"dropout": 0.05}),
+    ("no embeddings of the past", {"past_embeds": 0}),
+    ("float32", {"dtype": "float32"}),
+)  # fmt: skip
+NGRAMS: Changes = (
+    ("no n-grams, 3 layers of 144", NO_NGRAMS),
+    ("no n-grams, the same blocks", {"ngram_rows": 0}),
+    ("1,024 rows, 3 layers of 128", {"ngram_rows": 1024, "n_layer": 3, "n_embd": 128}),
+    ("2,560 rows, 2 layers of 128", {"ngram_rows": 2560, "n_embd": 128}),
+    ("6,400 rows, 1 layer of 96", {"ngram_rows": 6400, "n_layer": 1}),
+    ("9,216 rows, 2 layers of 64", {"ngram_rows": 9216, "n_embd": 64}),
+    ("n-grams of 2 tokens", {"ngram_longest": 2}),
+    ("n-grams of 2 and 3 tokens", {"ngram_longest": 3}),
+    ("n-grams of 2 to 6 tokens", {"ngram_longest": 6}),
+    ("no embeddings of the past", {"past_embeds": 0}),
+    ("lr 0.003", {"lr": 0.003}),
+    ("lr 0.008", {"lr": 0.008}),
+    ("beta1 0.7", {"beta1": 0.7}),
+    ("beta1 0.9", {"beta1": 0.9}),
+    ("no weight decay", {"weight_decay": 0.0}),
+    ("weight decay 0.5", {"weight_decay": 0.5}),
+    ("batch 6, as many tokens", {"batch_size": 6, "steps": 2.0}),
+    ("batch 4, as many tokens", {"batch_size": 4, "steps": 3.0}),
+    ("batch 24, as many tokens", {"batch_size": 24, "steps": 0.5}),
+)  # fmt: skip
+PIECES = {"preset": "small", "lr": 0.004}
+PIECES_CHANGES: Changes = (
+    ("characters", {"tokenizer": "char", "block_size": 256, "past_embeds": 3}),
+    ("512 pieces", {"vocab_size": 512}),
+    ("2048 pieces", {"vocab_size": 2048}),
+    ("4,096 rows of n-grams of 2, 2 layers of 128",
+     {"ngram_rows": 4096, "ngram_longest": 2, "n_layer": 2, "n_embd": 128}),
+    ("4,096 rows of n-grams of 2 and 3, 2 layers of 128",
+     {"ngram_rows": 4096, "ngram_longest": 3, "n_layer": 2, "n_embd": 128}),
+    ("no embeddings of the past", {"past_embeds": 0}),
+    ("past_embeds 3", {"past_embeds": 3}),
+    ("no weight decay", {"weight_decay": 0.0}),
+    ("weight decay 0.3", {"weight_decay": 0.3}),
+    ("lr 0.002", {"lr": 0.002}),
+    ("lr 0.006", {"lr": 0.006}),
+)  # fmt: skip
+FOUR = {"n_head": 4}  # as the presets had until the notebook "heads"
+HEADS: Changes = tuple((f"{n} heads", {"n_head": n}) for n in (1, 2, 4, 6))
+NOTEBOOKS: Mapping[str, tuple[Mapping[str, Any], Changes]] = {
+    "muon": ({**FOUR, **MUON}, (("the recipe", {}), *MODEL, *MUON_RATES)),
+    "adamw": ({**FOUR, **NO_NGRAMS}, (("the recipe", {}), *ADAMW_RATES)),
+    "ngrams": (FOUR, (("the preset", {}), *NGRAMS)),
+    "pieces": ({**FOUR, **PIECES}, (("the preset", {}), *PIECES_CHANGES)),
+    "heads": ({}, (("the preset", {}), *HEADS)),
+    "pieces-heads": (PIECES, (("the preset", {}), *HEADS)),
+}
+
+
+def training_part(text: Path, folder: Path) -> Path:
+    """The first nine tenths of the bytes: what a run on the whole text is trained on."""
+    data = text.read_bytes()
+    part = folder / "training.txt"
+    part.write_bytes(data[: len(data) * 9 // 10])
+    return part
+
+
+def losses(
+    change: Mapping[str, Any], base: Mapping[str, Any], seeds: int, out: Path
+) -> tuple[list[float], float]:
+    """Validation losses of one change, a seed each, nats a byte; and milliseconds a step."""
+    options = {**base, **change}
+    options["steps"] = round(base["steps"] * change.get("steps", 1))
+    steps = options.pop("steps")
+    config = nanochat.AblateConfig(vary=(f"steps={steps}",), seeds=seeds, jobs=2, out=str(out))
+    result = nanochat.ablate(config, {**options, "threads": 1})
+    rates = [float(run["steps_per_sec"]) for run in result.runs]
+    return [float(run["val_bpb"]) * math.log(2) for run in result.runs], 1e3 / statistics.median(
+        rates
+    )
+
+
+def interval(values: Sequence[float]) -> float:
+    """Half the 95 % interval of the mean, by Student's t."""
+    t = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}[len(values)]
+    return t * statistics.stdev(values) / math.sqrt(len(values))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--text", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--seeds", type=int, default=3, choices=(2, 3, 4, 5))
+    parser.add_argument("--notebook", default="adamw", choices=NOTEBOOKS)
+    options = parser.parse_args()
+    around, changes = NOTEBOOKS[options.notebook]
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        text = training_part(options.text, Path(folder))
+        base = {
+            "preset": "nano", "data": str(text), "mode": "tensor", "steps": options.steps,
+            "num_samples": 0, **around,
+        }  # fmt: skip
+        for number, (name, change) in enumerate(changes):
+            found, step_ms = losses(change, base, options.seeds, Path(folder) / str(number))
+            change_of = (
+                [a - b for a, b in zip(found, rows[0]["losses"], strict=True)] if rows else []
+            )
+            rows.append(
+                {
+                    "change": name,
+                    "options": dict(change),
+                    "losses": found,
+                    "step_ms": step_ms,
+                    "mean": statistics.mean(found),
+                    "effect": statistics.mean(change_of) if change_of else 0.0,
+                    "interval": interval(change_of) if change_of else interval(found),
+                }
+            )
+            print(line(rows[-1]), flush=True)
+    record = {"steps": options.steps, "seeds": options.seeds, "changes": rows}
+    write_result(f"choices/recipe-{options.notebook}", record)
+
+
+def line(row: Mapping[str, Any]) -> str:
+    effect = f"{row['effect']:+.4f} ± {row['interval']:.4f}"
+    return f"| {row['change']} | {row['mean']:.4f} | {effect} | {row['step_ms']:.1f} |"
+
+
+if __name__ == "__main__":
+    main()

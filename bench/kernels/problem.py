@@ -1,0 +1,95 @@
+"""A case of bench/kernels/__main__.py set up: its inputs, and what a contestant is. CPU and CUDA."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.kernels.cases import Case
+from nanochat import native
+
+__all__ = [
+    "DTYPES", "SEED", "Contestant", "Entry", "Missing", "Problem", "address", "backward", "problem",
+]  # fmt: skip
+
+SEED = 1337
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass
+class Problem:
+    """The inputs of a case; leaves whose gradient is asked for require it."""
+
+    case: Case
+    logits: Tensor | None  # (rows, vocab)
+    targets: Tensor | None  # (rows,) int64
+    hidden: Tensor | None = None  # (rows, width)
+    weight: Tensor | None = None  # (vocab, width)
+
+    @cached_property
+    def scratch(self) -> Tensor:
+        """As large as the logits, shared by all contestants; each run may leave anything in it."""
+        assert self.logits is not None
+        return torch.zeros_like(self.logits.detach())
+
+    def leaves(self) -> list[Tensor]:
+        return [each for each in (self.logits, self.hidden, self.weight) if each is not None]
+
+    def forget_gradients(self) -> None:
+        for leaf in self.leaves():
+            leaf.grad = None
+
+
+@dataclass
+class Contestant:
+    """Roles: ours, peer, limit; and bare peer: without autograd and into memory that is there, as
+    our ABI is called."""
+
+    name: str
+    role: str
+    run: Callable[[], Any]
+    prepare: Callable[[], object] = lambda: None  # before each run, not timed
+
+
+@dataclass
+class Missing:
+    """What would run if it were there: an op that has not landed, a package not installed."""
+
+    name: str
+    reason: str
+
+
+Entry = Contestant | Missing
+
+
+def problem(case: Case, device: str = "cpu") -> Problem:
+    dtype = DTYPES[case.dtype]
+    generator = torch.Generator(device).manual_seed(SEED)
+
+    def normal(rows: int, columns: int, scale: float) -> Tensor:
+        made = torch.empty(rows, columns, dtype=dtype, device=device)
+        return made.normal_(0, scale, generator=generator)
+
+    targets = torch.randint(case.vocab, (case.rows,), generator=generator, device=device)
+    if case.kind == "linear_cross_entropy":
+        hidden = normal(case.rows, case.width, 1).requires_grad_()
+        weight = normal(case.vocab, case.width, case.width**-0.5).requires_grad_()
+        return Problem(case, None, targets, hidden, weight)
+    logits = normal(case.rows, case.vocab, 2)
+    return Problem(case, logits.requires_grad_(case.kind == "cross_entropy"), targets)
+
+
+def backward(loss: Callable[[], Tensor]) -> Tensor:
+    """Forward and backward: what is timed of a loss."""
+    value = loss()
+    value.backward()
+    return value.detach()
+
+
+def address(tensor: Tensor | None, ctype: str = "void *") -> Any:
+    return native.ffi.NULL if tensor is None else native.ffi.cast(ctype, tensor.data_ptr())

@@ -1,0 +1,221 @@
+"""One process of bench/kernels/__main__.py: sets a case's contestants up and runs them on command.
+
+    python -m bench.kernels.worker cpu|cuda THREADS
+
+A line of JSON comes in and a line goes out. open: sets up the contestants of a case, checks ours
+against the reference and runs each untimed. run: times `count` runs of a contestant, seconds each.
+close: frees the case. What libraries print goes to stderr.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from bench.kernels.cases import Case
+from bench.kernels.limits import limits
+from bench.kernels.losses import (
+    cross_entropy_abi,
+    cross_entropy_ops,
+    cross_entropy_peers,
+    linear_ops,
+    linear_peers,
+)
+from bench.kernels.problem import Contestant, Entry, Missing, Problem, problem
+from bench.kernels.sampling import STATE, sample_abi, sample_ops, sample_peers
+from nanochat import native, philox
+from nanochat.philox import Stream
+from nanochat.sampling.draw import draw as specification
+
+OPS = {"cross_entropy": cross_entropy_ops, "linear_cross_entropy": linear_ops, "sample": sample_ops}
+ABI = {"cross_entropy": cross_entropy_abi, "sample": sample_abi}
+PEERS = {
+    "cross_entropy": cross_entropy_peers,
+    "linear_cross_entropy": linear_peers,
+    "sample": sample_peers,
+}
+LONG_S = 0.1
+CHECKED_ROWS = 4
+
+
+def nothing(*_: Any) -> Iterable[Entry]:
+    return ()
+
+
+def timed(run: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
+
+
+class Worker:
+    """Holds at most one case."""
+
+    def __init__(self, device: str) -> None:
+        self.device, self.timed, self.abi, self.more_peers = device, timed, ABI, nothing
+        if device == "cuda":
+            from bench.kernels import cuda as kernel_cuda
+
+            self.timed = kernel_cuda.Timer().timed
+            self.abi, self.more_peers = kernel_cuda.ABI, kernel_cuda.peers
+        self.given: Problem | None = None
+        self.contestants: dict[str, Contestant] = {}
+
+    def open(self, case: dict[str, Any], roles: list[str], compiles: bool) -> dict[str, Any]:
+        given = problem(Case.from_json(case), self.device)
+        self.given, kind = given, given.case.kind
+        entries: list[Iterable[Entry]] = []
+        if "limit" in roles:
+            entries.append(limits(given))
+        if "ours" in roles:
+            entries += [OPS.get(kind, nothing)(given), self.abi.get(kind, nothing)(given)]
+        if "peer" in roles:
+            entries += [PEERS.get(kind, nothing)(given, compiles), self.more_peers(given)]
+        missing = {}
+        for entry in chain.from_iterable(entries):
+            if isinstance(entry, Missing):
+                missing[entry.name] = entry.reason
+            else:
+                self.contestants[entry.name] = entry
+        for entry in self.contestants.values():
+            if entry.role == "ours":
+                check(entry, given)
+        took = {name: self._warm_up(name) for name in self.contestants}
+        described = [
+            {"name": each.name, "role": each.role, "seconds": took[each.name]}
+            for each in self.contestants.values()
+        ]
+        return {"contestants": described, "missing": missing}
+
+    def _warm_up(self, name: str) -> float:
+        """Seconds of the last of a few runs, of two where they are long."""
+        seconds = self.run(name, 2)["seconds"][-1]
+        return seconds if seconds > LONG_S else self.run(name, 2)["seconds"][-1]
+
+    def run(self, name: str, count: int) -> dict[str, Any]:
+        contestant = self.contestants[name]
+        return {"seconds": [self._run_once(contestant) for _ in range(count)]}
+
+    def _run_once(self, contestant: Contestant) -> float:
+        assert self.given is not None
+        contestant.prepare()
+        seconds = self.timed(contestant.run)
+        self.given.forget_gradients()
+        return seconds
+
+    def close(self) -> dict[str, Any]:
+        self.contestants.clear()
+        self.given = None
+        torch._dynamo.reset()
+        gc.collect()
+        native.cpu().nck_drop_buffers()
+        if self.device == "cuda":
+            torch.cuda.empty_cache()
+        return {}
+
+
+def check(contestant: Contestant, given: Problem) -> None:
+    """That ours gives what the reference gives. Leaves no gradient behind."""
+    contestant.prepare()
+    found = contestant.run()
+    try:
+        if given.case.kind == "sample":
+            check_tokens(found, given)
+        else:
+            check_loss(contestant.name, found, given)
+    finally:
+        given.forget_gradients()
+
+
+def check_tokens(tokens: torch.Tensor, given: Problem) -> None:
+    case, (seed, item, index) = given.case, STATE
+    assert given.logits is not None
+    rows = given.logits[:CHECKED_ROWS].float().cpu().numpy()
+    words = [
+        philox.random_u64(seed, Stream.SAMPLING, item + i, 1, index)[0] for i in range(len(rows))
+    ]
+    wanted = specification(
+        rows,
+        np.array(words, dtype=np.uint64),
+        temperature=case.temperature,
+        top_k=case.top_k,
+        top_p=case.top_p,
+    )
+    assert tokens[: len(rows)].tolist() == wanted.tolist(), "tokens are not the specification's"
+
+
+def check_loss(name: str, loss: torch.Tensor, given: Problem) -> None:
+    """Loss against torch's, and a few rows of the gradient, in float64, where it can be had."""
+    case, targets = given.case, given.targets
+    assert targets is not None
+    logits = given.logits
+    gradient = given.scratch if "in place" in name else given.leaves()[0].grad
+    with torch.no_grad():
+        if logits is None:
+            assert given.hidden is not None
+            assert given.weight is not None
+            logits = F.linear(given.hidden, given.weight)
+        wanted = F.cross_entropy(logits.float(), targets).item()
+        precision = 1e-5 if case.dtype == "float32" else 1e-2
+        assert abs(loss.item() - wanted) <= precision * abs(wanted), (name, loss.item(), wanted)
+        if gradient is None:  # of a call of the ABI: compared by the tests
+            return
+        few = logits[:CHECKED_ROWS].double()
+        slope = F.softmax(few, dim=1)
+        slope[range(len(few)), targets[: len(few)]] -= 1
+        slope /= case.rows
+        if given.weight is not None:
+            slope = slope @ given.weight.double()
+        error = (gradient[: len(few)].double() - slope).abs().max() / slope.abs().max()
+        assert error <= 10 * precision, (name, error.item())
+
+
+def versions(device: str) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "instruction_set": native.ffi.string(native.cpu().nck_target()).decode(),
+        "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", ""),
+        "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", ""),
+    }
+    if device == "cuda":
+        from bench.kernels import cuda as kernel_cuda
+
+        found.update(kernel_cuda.versions())
+    return found
+
+
+def main() -> None:
+    device, threads = sys.argv[1], int(sys.argv[2])
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    torch.set_num_threads(threads)
+    worker = Worker(device)
+    commands = {
+        "open": worker.open,
+        "run": worker.run,
+        "close": worker.close,
+        "versions": lambda: versions(device),
+    }
+    for line in sys.stdin:
+        command = json.loads(line)
+        try:
+            reply = commands[command.pop("do")](**command)
+        except Exception:
+            reply = {"error": traceback.format_exc()}
+        print(json.dumps(reply), file=replies, flush=True)
+
+
+if __name__ == "__main__":
+    main()

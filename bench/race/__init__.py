@@ -1,0 +1,1 @@
+"""The race with nanoGPT, karpathy/nanochat and eemicrogpt."""

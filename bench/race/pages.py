@@ -1,0 +1,109 @@
+"""The tables of README.md and docs/race.md, written from the races' records.
+
+    python -m bench.race.pages [--check]
+
+A table stands between `<!-- race: RECORD SIDE | RECORD SIDE | … -->`, which names its rows, and
+`<!-- end -->`; a record's name alone stands for all of its sides that finished. --check writes
+nothing and exits with 1 where a page says something else than its records.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from bench.machine import RESULTS
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PAGES = (ROOT / "README.md", ROOT / "docs" / "race.md")
+TABLE = re.compile(r"(<!-- race: (.*?) -->\n).*?(?=<!-- end -->)", re.DOTALL)
+HEAD = (
+    "| | parameters | context | whole process | its steps alone | nats a byte | times faster |\n"
+    "|---|---|---|---|---|---|---|\n"
+)
+PEERS = {"nanogpt": "nanoGPT", "nanochat": "karpathy/nanochat", "eemicrogpt": "eemicrogpt"}
+LEVEL = 0.01  # of the one-sided test that a mean score is below its peer's
+# What every run of ours is given only for the race.
+SILENT = {"--eval-tokens", "--eval-every", "--num-samples"}
+
+
+@cache
+def record(name: str) -> Any:
+    return json.loads((RESULTS / "race" / f"{name}.json").read_text())
+
+
+def rows(names: str) -> str:
+    """The lines of a table from the words of its marker. Raises SystemExit for an unknown side."""
+    lines = []
+    for name in names.split("|"):
+        file, _, wanted = name.strip().partition(" ")
+        found = record(file)
+        sides = {side["name"]: side for side in found["sides"]}
+        summary = {row["side"]: row for row in found["summary"] if "score" in row}
+        chosen = [wanted] if wanted else list(summary)
+        for side in chosen:
+            if side not in summary:
+                raise SystemExit(f"{file}: no side {side!r} finished; there are {list(summary)}")
+            lines.append(row(summary[side], sides[side]))
+    return HEAD + "".join(lines)
+
+
+def row(summary: Mapping[str, Any], side: Mapping[str, Any]) -> str:
+    faster = summary.get("times_faster") if side["kind"] == "ours" else None
+    beaten = side["kind"] != "ours" or summary["p_below_reference"] < LEVEL
+    ratio = f"{faster['ratio']:.1f} ({faster['low']:.1f}–{faster['high']:.1f})" if faster else ""
+    cells = (
+        label(side),
+        f"{summary['parameters']:,}",
+        str(summary["context"]),
+        f"{summary['seconds']:.1f} s ± {summary['seconds_sd']:.1f}",
+        f"{summary['steps_seconds']:.1f} s",
+        f"{summary['score']:.3f} ± {summary['score_sd']:.3f}" + ("" if beaten else ", not below"),
+        ratio,
+    )
+    return f"| {' | '.join(cells)} |\n"
+
+
+def label(side: Mapping[str, Any]) -> str:
+    """A peer by its name and its entry's; ours by the options of `nanochat train`."""
+    kind, _, entry = side["name"].partition(" ")
+    if side["kind"] != "ours":
+        return f"{PEERS[kind]}, {entry}"
+    return f"`{shlex.join(shown(side['arguments']))}`"
+
+
+def shown(arguments: Sequence[str]) -> list[str]:
+    """
+    >>> shown(["--preset", "nano", "--eval-tokens", "8192", "--steps", "130"])
+    ['--preset', 'nano', '--steps', '130']
+    """
+    pairs = zip(arguments[::2], arguments[1::2], strict=True)
+    return [word for pair in pairs if pair[0] not in SILENT for word in pair]
+
+
+def written(page: str) -> str:
+    return TABLE.sub(lambda found: found[1] + rows(found[2]), page)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
+    for page in PAGES:
+        old = page.read_text(encoding="utf-8")
+        new = written(old)
+        if check and new != old:
+            sys.exit(f"{page.name} does not say what its records do: python -m bench.race.pages")
+        if new != old:
+            page.write_text(new, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,221 @@
+"""One scorer for every side: nats of all validation bytes under a checkpoint, in a process.
+
+    python -m bench.race.scorer KIND CHECKPOINT VALIDATION_FILE [CHECKOUT]
+
+KIND is ours, nanogpt or nanochat for a text: every byte is a target once (those of the first token
+only where a model starts from BOS), in disjoint windows as long as the checkpoint's own context; a
+window sees nothing of the one before. It is ours-lines or eemicrogpt where each line is a document,
+scored from its first letter to its end. The side computes float32 logits; the loss is computed
+here, in float64, for all sides alike. Prints one JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.race.data import documents
+
+ROWS = 64  # windows scored together
+Windows = Iterator[tuple[Tensor, Tensor]]  # (rows, width) inputs and targets
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a side gives to be scored."""
+
+    logits: Callable[[Tensor], Tensor]  # (rows, width) tokens -> (rows, width, vocab)
+    windows: Windows
+    context: int  # tokens a window
+    bytes: int  # that are targets
+    parameters: int
+    free: int = -1  # a target that costs nothing: BOS
+
+
+def windows(ids: np.ndarray, context: int) -> Windows:
+    """Whole windows of a stream together, then the rest as one; its first token is no target."""
+    whole = (len(ids) - 1) // context
+    tokens = torch.from_numpy(ids.astype(np.int64))
+    inputs = tokens[: whole * context].view(whole, context)
+    targets = tokens[1 : whole * context + 1].view(whole, context)
+    for first in range(0, whole, ROWS):
+        yield inputs[first : first + ROWS], targets[first : first + ROWS]
+    if whole * context < len(ids) - 1:
+        yield tokens[whole * context : -1][None], tokens[whole * context + 1 :][None]
+
+
+def windows_from(start: int, ids: np.ndarray, context: int) -> Windows:
+    """The same where each window begins with the token `start` and all of `ids` are targets."""
+    tokens = torch.from_numpy(ids.astype(np.int64))
+    whole = len(ids) // context * context
+    for part in (tokens[:whole].view(-1, context), tokens[whole:][None]):
+        for first in range(0, len(part) if part.numel() else 0, ROWS):
+            targets = part[first : first + ROWS]
+            starts = torch.full((len(targets), 1), start)
+            yield torch.cat([starts, targets[:, :-1]], 1), targets
+
+
+def windows_of_lines(start: int, lines: Sequence[np.ndarray]) -> Windows:
+    """Each line from the token `start` to `start` again; lines of one length together."""
+    by_length: dict[int, list[np.ndarray]] = defaultdict(list)
+    for line in lines:
+        by_length[len(line)].append(np.concatenate([[start], line, [start]]))
+    for same in by_length.values():
+        tokens = torch.from_numpy(np.stack(same))
+        yield tokens[:, :-1], tokens[:, 1:]
+
+
+def nats(scored: Scored) -> float:
+    """Sum over all targets that are not free."""
+    total = 0.0
+    with torch.no_grad():
+        for inputs, targets in scored.windows:
+            logits = scored.logits(inputs).double()
+            chosen = logits.gather(-1, targets[..., None])[..., 0]
+            losses = torch.logsumexp(logits, -1) - chosen
+            total += float(losses[targets != scored.free].sum())
+    return total
+
+
+def load_ours(checkpoint: Path, text: str, lines: bool = False) -> Scored:
+    from nanochat.config.options import EvalConfig
+    from nanochat.data.batches import Batch
+    from nanochat.data.tokenizer import BOS
+    from nanochat.runs.load import load_trained, read_checkpoint
+
+    found, config, _ = read_checkpoint(str(checkpoint))
+    # The torch engine reads the checkpoints of both.
+    asked = EvalConfig(checkpoint=str(checkpoint), mode="tensor", dtype="float32")
+    trained = load_trained(asked, found, config)
+    engine = trained.engine
+
+    def logits(inputs: Tensor) -> Tensor:
+        tokens = inputs.numpy()
+        rows, width = tokens.shape
+        batch = Batch(
+            inputs=tokens, targets=np.zeros_like(tokens),
+            positions=np.tile(np.arange(width), (rows, 1)), segments=np.zeros_like(tokens),
+            lengths=np.full(rows, width), global_targets=tokens.size,
+        )  # fmt: skip
+        hidden = engine.model.hidden(engine._inputs(batch))
+        result = (hidden @ engine.model.head.t()).view(*inputs.shape, -1).double()
+        cap = trained.config.logit_softcap
+        return cap * torch.tanh(result / cap) if cap else result
+
+    size = sum(weight.size for weight in found.state.weights.values())
+    context = trained.config.block_size
+    if lines:
+        rows = [np.asarray(trained.tokenizer.encode(line)) for line in text.splitlines()]
+        return Scored(logits, windows_of_lines(BOS, rows), context, len(text), size)
+    ids = np.asarray(trained.tokenizer.encode(text))
+    targets = int(trained.tokenizer.token_bytes[ids[1:]].sum())
+    return Scored(logits, windows(ids, context), context, targets, size)
+
+
+def load_nanogpt(checkpoint: Path, text: str, checkout: Path) -> Scored:
+    import pickle
+
+    sys.path.insert(0, str(checkout))
+    from model import GPT, GPTConfig
+
+    saved = torch.load(checkpoint, map_location="cpu", weights_only=False)
+    model = GPT(GPTConfig(**saved["model_args"]))
+    weights = {name.removeprefix("_orig_mod."): w for name, w in saved["model"].items()}
+    model.load_state_dict(weights)
+    model.eval()
+    meta = checkout / "data" / "shakespeare_char" / "meta.pkl"
+    number = pickle.loads(meta.read_bytes())["stoi"]
+    ids, context = np.array([number[c] for c in text]), saved["model_args"]["block_size"]
+
+    def logits(inputs: Tensor) -> Tensor:
+        result: Tensor = model(inputs, inputs)[0]  # with targets it gives logits everywhere
+        return result
+
+    size = sum(p.numel() for p in model.parameters())
+    return Scored(logits, windows(ids, context), context, len(text) - 1, size)
+
+
+def load_nanochat(checkpoint: Path, text: str, checkout: Path) -> Scored:
+    """BOS before each document and each window, as in its training; BOS as a target is free."""
+    import os
+
+    os.environ["NANOCHAT_BASE_DIR"] = str(checkpoint.parent.parent)
+    sys.path.insert(0, str(checkout))
+    from nanochat.checkpoint_manager import load_model
+
+    cpu = torch.device("cpu")
+    model, tokenizer, meta = load_model("base", cpu, phase="eval", model_tag=checkpoint.name)
+    bos, context = tokenizer.get_bos_token_id(), meta["model_config"]["sequence_len"]
+    rows = tokenizer.encode(documents(text), prepend=bos)
+    ids = np.array([token for row in rows for token in row][1:])
+    size = sum(p.numel() for p in model.parameters())
+    return Scored(model, windows_from(bos, ids, context), context, len(text), size, free=bos)
+
+
+def load_eemicrogpt(checkpoint: Path, text: str) -> Scored:
+    """Its forward pass on the weights in the order of its struct: one block, four heads, ReLU,
+    RMSNorm of the embedding, before attention and before the MLP."""
+    flat = torch.from_numpy(np.fromfile(checkpoint, dtype=np.float32))
+    boundary, context = 26, 16
+    width = round((math.sqrt(4900 + 48 * len(flat)) - 70) / 24)  # 12 width² + 70 width weights
+    shapes = {
+        "token": (27, width), "position": (context, width), "query": (width, width),
+        "key": (width, width), "value": (width, width), "out": (width, width),
+        "expand": (4 * width, width), "contract": (width, 4 * width), "head": (27, width),
+    }  # fmt: skip
+    parts = flat.split([math.prod(shape) for shape in shapes.values()])
+    weights = {
+        name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)
+    }
+
+    def norm(x: Tensor) -> Tensor:
+        return torch.nn.functional.rms_norm(x, (width,), eps=1e-5)
+
+    def logits(inputs: Tensor) -> Tensor:
+        rows, length = inputs.shape
+        x = norm(weights["token"][inputs] + weights["position"][:length])
+        q, k, v = (
+            (norm(x) @ weights[name].t()).view(rows, length, 4, -1).transpose(1, 2)
+            for name in ("query", "key", "value")
+        )
+        attended = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + attended.transpose(1, 2).reshape(rows, length, width) @ weights["out"].t()
+        x = x + torch.relu(norm(x) @ weights["expand"].t()) @ weights["contract"].t()
+        return x @ weights["head"].t()
+
+    lines = [np.frombuffer(line.encode(), np.uint8).astype(np.int64) for line in text.splitlines()]
+    cut = windows_of_lines(boundary, [line - ord("a") for line in lines])
+    return Scored(logits, cut, context, len(text), len(flat))
+
+
+LOADERS = {
+    "ours": load_ours, "ours-lines": partial(load_ours, lines=True), "nanogpt": load_nanogpt,
+    "nanochat": load_nanochat, "eemicrogpt": load_eemicrogpt,
+}  # fmt: skip
+
+
+def main() -> None:
+    kind, checkpoint, validation, *checkout = sys.argv[1:]
+    text = Path(validation).read_bytes().decode("ascii")
+    sys.stdout, out = sys.stderr, sys.stdout  # a side's own words
+    scored = LOADERS[kind](Path(checkpoint), text, *map(Path, checkout))
+    total = nats(scored)
+    sys.stdout = out
+    score = total / scored.bytes
+    record = {"nats": total, "bytes": scored.bytes, "parameters": scored.parameters}
+    record |= {"context": scored.context, "score": score, "bpb": score / math.log(2)}
+    print(json.dumps(record))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+// nck_attention and nck_attention_backward: arguments checked, heads shared out.
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <new>
+
+#include "kernels/checks.hpp"
+#include "kernels/cpu/norm/blocks.hpp"
+#include "kernels/cpu/runtime/parallel.hpp"
+#include "kernels/cpu/runtime/scratch.hpp"
+#include "kernels/cpu/runtime/tables.hpp"
+
+namespace nanochat::kernels {
+namespace {
+
+// Tokens by number for tables that they index.
+void check_tokens(const Attention& call) {
+  const std::int64_t width = call.shape.width;
+  for (std::int64_t t = 0; t < call.shape.rows * width; ++t) {
+    if (call.cosines != nullptr && call.positions[t] < 0) {
+      throw Failure(NCK_ARGUMENT, "positions must be at least 0, got %lld for token %lld",
+                    static_cast<long long>(call.positions[t]), static_cast<long long>(t));
+    }
+    if (call.starts == nullptr) continue;
+    const std::int64_t column = t % width, start = call.starts[t];
+    const std::int64_t least = column == 0 ? 0 : call.starts[t - 1];
+    if (start < least || start > column) {
+      throw Failure(NCK_ARGUMENT, "starts must be in [%lld, %lld] for token %lld, got %lld",
+                    static_cast<long long>(least), static_cast<long long>(column),
+                    static_cast<long long>(t), static_cast<long long>(start));
+    }
+  }
+}
+
+Attention checked(const nck_attention_shape* shape, const void* qkv, const void* cosines,
+                  const void* sines, const std::int64_t* positions, const std::int64_t* starts,
+                  std::int32_t threads) {
+  check_pointer(shape, "shape");
+  element_bytes(shape->dtype);
+  check_range("rows", shape->rows, 0, std::int64_t{1} << 31U);
+  check_range("width", shape->width, 1, std::int64_t{1} << 12U);
+  check_range("heads", shape->heads, 1, std::int64_t{1} << 10U);
+  check_range("head_dim", shape->head_dim, 1, std::int64_t{1} << 10U);
+  if (shape->normed != 0 && !(shape->eps > 0 && shape->eps <= 1)) {
+    throw Failure(NCK_ARGUMENT, "eps must be above 0 and at most 1, got %g", shape->eps);
+  }
+  check_threads(threads);
+  const Attention call{*shape, qkv, cosines, sines, positions, starts, nullptr, nullptr};
+  if (shape->rows == 0) return call;
+  check_pointer(qkv, "qkv");
+  if (cosines != nullptr) {
+    check_pointer(sines, "sines");
+    check_pointer(positions, "positions");
+    if (shape->head_dim % 2 != 0) {
+      throw Failure(NCK_ARGUMENT, "head_dim must be even for a rotation, got %lld",
+                    static_cast<long long>(shape->head_dim));
+    }
+  }
+  check_tokens(call);
+  return call;
+}
+
+// Bytes of working space of a head: eight matrices of width × head_dim, two of width × width, two
+// rows, each row rounded up to vectors of 64 bytes.
+std::size_t space_of(const nck_attention_shape& shape) noexcept {
+  const std::int64_t bytes = shape.dtype == NCK_FLOAT64 ? 8 : 4, lanes = 64 / bytes;
+  const auto room = [lanes](std::int64_t count) { return (count + lanes - 1) / lanes * lanes; };
+  const std::int64_t size = room(shape.head_dim), width = room(shape.width);
+  return static_cast<std::size_t>(bytes * (7 * shape.width * size + shape.head_dim * width +
+                                           2 * shape.width * width + 2 * width));
+}
+
+using Kernel = void (*)(const Attention&, std::int64_t row, std::int64_t head,
+                        void* scratch) noexcept;
+
+void run(const Attention& call, Kernel kernel, std::int32_t threads) {
+  const std::size_t space = space_of(call.shape);
+  std::atomic<bool> has_memory{true};
+  parallel_for(call.shape.rows * call.shape.heads, 1, threads,
+               [&](std::int64_t number, std::int64_t) {
+                 void* const memory = scratch(space);
+                 if (memory == nullptr) {
+                   has_memory = false;
+                   return;
+                 }
+                 kernel(call, number / call.shape.heads, number % call.shape.heads, memory);
+               });
+  if (!has_memory) throw std::bad_alloc();
+}
+
+}  // namespace
+}  // namespace nanochat::kernels
+
+extern "C" std::int32_t nck_attention(const nck_attention_shape* shape, const void* qkv,
+                                      const void* cosines, const void* sines,
+                                      const std::int64_t* positions, const std::int64_t* starts,
+                                      void* mixed, std::int32_t threads) {
+  using namespace nanochat::kernels;
+  return guarded([&] {
+    Attention call = checked(shape, qkv, cosines, sines, positions, starts, threads);
+    if (shape->rows == 0) return;
+    check_pointer(mixed, "mixed");
+    call.result = mixed;
+    run(call, tables().attention->forward[shape->dtype], threads);
+  });
+}
+
+extern "C" std::int32_t nck_attention_backward(const nck_attention_shape* shape, const void* qkv,
+                                               const void* cosines, const void* sines,
+                                               const std::int64_t* positions,
+                                               const std::int64_t* starts, const void* gradient,
+                                               void* result, std::int32_t threads) {
+  using namespace nanochat::kernels;
+  return guarded([&] {
+    Attention call = checked(shape, qkv, cosines, sines, positions, starts, threads);
+    if (shape->rows == 0) return;
+    check_pointer(gradient, "gradient");
+    check_pointer(result, "result");
+    call.gradient = gradient;
+    call.result = result;
+    run(call, tables().attention->backward[shape->dtype], threads);
+  });
+}

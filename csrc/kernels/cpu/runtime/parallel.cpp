@@ -1,0 +1,79 @@
+#include "kernels/cpu/runtime/parallel.hpp"
+
+#include <exception>
+#include <memory>
+#include <mutex>
+
+#include "threads/workers.hpp"
+
+#ifdef __linux__
+#include <dlfcn.h>
+#endif
+
+namespace nanochat::kernels {
+namespace {
+
+// GNU OpenMP's entry point, what a compiler calls for `#pragma omp parallel`.
+using RunParallel = void (*)(void (*)(void*), void*, unsigned threads, unsigned flags);
+
+// Only of a runtime that is loaded: a second one would bring threads of its own.
+RunParallel loaded_openmp() noexcept {
+#ifdef __linux__
+  static std::atomic<RunParallel> found{nullptr};
+  RunParallel run = found.load(std::memory_order_acquire);
+  if (run != nullptr) return run;
+  void* const library = dlopen("libgomp.so.1", RTLD_NOW | RTLD_NOLOAD);
+  if (library == nullptr) return nullptr;
+  run = reinterpret_cast<RunParallel>(dlsym(library, "GOMP_parallel"));
+  found.store(run, std::memory_order_release);
+  return run;
+#else
+  return nullptr;
+#endif
+}
+
+// The process's own threads, made when they are first asked for and kept.
+class OwnThreads {
+ public:
+  // False where they are busy with another caller's loop or cannot be had.
+  bool run(int threads, void (*member)(void*), void* context) {
+    const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+    if (!lock.owns_lock()) return false;
+    if (!workers_ || workers_->threads() < threads - 1) {
+      workers_.reset();
+      try {
+        workers_ = std::make_unique<Workers>(threads - 1);
+      } catch (const std::exception&) {  // no thread, or no memory for one
+        return false;
+      }
+    }
+    workers_->run(threads, [&](int) { member(context); });
+    return true;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::unique_ptr<Workers> workers_;
+};
+
+OwnThreads& own_threads() {
+  // Never destroyed: a thread may still wait for work when the process ends.
+  static auto* const threads = new OwnThreads;
+  return *threads;
+}
+
+// Of the process that loaded this library. A child of fork() may not use the OpenMP runtime even if
+// this library never did in the parent: the parent's threads, which others may have used, are gone.
+const std::int64_t first_process = process_id();
+
+}  // namespace
+
+void run_team(int threads, void (*member)(void* context), void* context) {
+  if (process_id() != first_process) return member(context);
+  if (const RunParallel run = loaded_openmp()) {
+    return run(member, context, static_cast<unsigned>(threads), 0);
+  }
+  if (!own_threads().run(threads, member, context)) member(context);
+}
+
+}  // namespace nanochat::kernels

@@ -1,0 +1,104 @@
+"""From a config to what training reads: text → corpus → split → tokenizer → tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from nanochat.config.options import TrainConfig
+from nanochat.data.batches import (
+    Batch,
+    Batcher,
+    evaluation_batches,
+    make_batcher,
+    resolve_batching,
+)
+from nanochat.data.corpus import load_corpus
+from nanochat.data.documents import Documents, encode_documents
+from nanochat.data.splits import split_documents
+from nanochat.data.style import style_documents
+from nanochat.data.tokenizer import BOS, Tokenizer, build_tokenizer
+from nanochat.errors import TokenizerError
+
+__all__ = ["Prepared", "prepare", "start_text"]
+
+EVAL_TOKENS = 4096  # a batch of evaluation: small training batches leave cores idle there
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """Everything about the text of a run."""
+
+    tokenizer: Tokenizer
+    train: Documents
+    val: Documents
+    val_source: str  # val, train or none
+    split_sha256: str
+    batching: str  # windows, packed or documents
+    start: list[int]  # the tokens that an unprompted sample starts from
+    warning: str | None
+
+    def longest_segment(self, block_size: int) -> int:
+        """Positions of the longest segment that training or validation can meet."""
+        parts = (self.train.lengths, self.val.lengths)
+        return min(block_size, 1 + max(int(lengths.max(initial=0)) for lengths in parts))
+
+    def batcher(self, config: TrainConfig, rank: int = 0, world: int = 1) -> Batcher:
+        """The training batches of a config."""
+        return make_batcher(
+            resolve_batching(config.batching, self.train, config.block_size), self.train,
+            batch_size=config.batch_size, block_size=config.block_size,
+            grad_accum=config.grad_accum, seed=config.seed, rank=rank, world=world,
+        )  # fmt: skip
+
+    def evaluation_set(self, config: TrainConfig) -> list[Batch]:
+        """The validation part, or the eval_tokens of it that the config asks for."""
+        return evaluation_batches(
+            self.val, batch_size=max(config.batch_size, EVAL_TOKENS // config.block_size),
+            block_size=config.block_size, max_tokens=config.eval_tokens,
+        )  # fmt: skip
+
+    def describe(self) -> dict[str, Any]:
+        """What artifacts keep of the data; never the text itself."""
+        return {
+            "split_sha256": self.split_sha256,
+            "val_source": self.val_source,
+            "train_documents": self.train.count,
+            "train_tokens": len(self.train.tokens),
+            "val_documents": self.val.count,
+            "val_tokens": len(self.val.tokens),
+            "start": self.start,
+        }
+
+
+def prepare(config: TrainConfig) -> Prepared:
+    """Read, split and tokenize the config's corpus. Raises CorpusError, TokenizerError."""
+    corpus = load_corpus(config.data, config.documents, config.data_dir)
+    split = split_documents(corpus.documents, config.val_fraction, config.seed)
+    train = [*split.train, *(style_documents() if config.style == "futuristic" else ())]
+    tokenizer = build_tokenizer(config.tokenizer, train, split.val, config.vocab_size)
+    documents = encode_documents(tokenizer, train)
+    return Prepared(
+        tokenizer=tokenizer,
+        train=documents,
+        val=encode_documents(tokenizer, split.val),
+        val_source=split.val_source,
+        split_sha256=split.sha256,
+        batching=resolve_batching(config.batching, documents, config.block_size),
+        start=start_text(tokenizer, len(split.train)),
+        warning=split.warning,
+    )
+
+
+def start_text(tokenizer: Tokenizer, train_documents: int) -> list[int]:
+    """What an unprompted sample starts from.
+
+    BOS opens every document; but a model of one long document has hardly ever seen it, so there
+    a newline starts the text, where the vocabulary has one.
+    """
+    if train_documents == 1:
+        try:
+            return [int(token) for token in tokenizer.encode("\n")]
+        except TokenizerError:
+            return [BOS]
+    return [BOS]

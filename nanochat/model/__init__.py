@@ -1,0 +1,1 @@
+"""Which parameters a model has, and whether a saved state fits it."""

@@ -1,0 +1,92 @@
+"""Which parameters a model has, their shapes and their initial values, for every engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanochat import philox
+from nanochat.config.options import TrainConfig
+from nanochat.philox import Stream
+
+__all__ = [
+    "GROUPS",
+    "RMSNORM_EPS",
+    "ROPE_BASE",
+    "Spec",
+    "initial_weights",
+    "parameter_specs",
+    "rotary_angles",
+]
+
+GROUPS = ("embedding", "matrix", "head")
+RMSNORM_EPS = 1e-5  # as microgpt
+ROPE_BASE = 10000.0  # Su et al. 2021
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """One parameter matrix, by microgpt's name."""
+
+    name: str
+    shape: tuple[int, int]  # (out, in)
+    std: float
+    group: str  # one of GROUPS
+
+
+def parameter_specs(config: TrainConfig, vocab_size: int) -> list[Spec]:
+    """The parameters of the config's model, in microgpt's order: wte, wpe, lm_head, layers.
+
+    wte<k> embeds the token k places before; these tables stand behind wte, in order of k, and
+    behind them wte_ngram, that of n-grams by their hash.
+    """
+    width = config.n_embd
+
+    def spec(name: str, rows: int, columns: int, group: str) -> Spec:
+        joins = name.endswith(("attn_wo", "mlp_fc2"))
+        std = 0.0 if config.zero_init and joins else config.init_std
+        return Spec(name=name, shape=(rows, columns), std=std, group=group)
+
+    names = ["wte", *(f"wte{k}" for k in range(1, config.past_embeds + 1))]
+    specs = [spec(name, vocab_size, width, "embedding") for name in names]
+    if config.ngram_rows:
+        specs.append(spec("wte_ngram", config.ngram_rows, width, "embedding"))
+    if config.model_kind == "mini-gpt" and config.positions == "learned":
+        specs.append(spec("wpe", config.block_size, width, "embedding"))
+    if not config.tie_lm_head:
+        specs.append(spec("lm_head", vocab_size, width, "head"))
+    for i in range(config.n_layer if config.model_kind == "mini-gpt" else 0):
+        specs += [
+            spec(f"layer{i}.attn_{part}", width, width, "matrix")
+            for part in ("wq", "wk", "wv", "wo")
+        ]
+        specs.append(spec(f"layer{i}.mlp_fc1", 4 * width, width, "matrix"))
+        specs.append(spec(f"layer{i}.mlp_fc2", width, 4 * width, "matrix"))
+    return specs
+
+
+def initial_weights(config: TrainConfig, vocab_size: int) -> dict[str, NDArray[np.float64]]:
+    """N(0, std) draws in float64; a tensor's draws depend on the seed and its own name alone."""
+    weights = {}
+    for spec in parameter_specs(config, vocab_size):
+        rows, columns = spec.shape
+        draws = philox.normals(
+            config.seed, Stream.INIT, philox.item_of_name(spec.name), rows * columns
+        )
+        weights[spec.name] = (spec.std * draws).reshape(spec.shape)
+    return weights
+
+
+def rotary_angles(
+    positions: NDArray[np.int64], head_dim: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """cos and sin, each (*positions.shape, head_dim / 2), of the rotary embedding.
+
+    A head is rotated in halves: y₁ = x₁·cos + x₂·sin, y₂ = x₂·cos − x₁·sin.
+    """
+    half = head_dim // 2
+    frequencies = ROPE_BASE ** (-np.arange(half, dtype=np.float64) / half)
+    angles = positions[..., None].astype(np.float64) * frequencies
+    return np.cos(angles), np.sin(angles)

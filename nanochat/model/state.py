@@ -1,0 +1,37 @@
+"""The state that a checkpoint holds, and whether it fits a model: one check for every engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nanochat.errors import CheckpointError
+
+__all__ = ["TrainerState", "check_shapes"]
+
+
+@dataclass
+class TrainerState:
+    """Where the training loop was when a checkpoint was saved."""
+
+    step: int  # finished steps
+    last_losses: list[float]  # oldest first
+    tokens: int  # trained so far
+    elapsed_s: float  # of training alone
+    metrics_length: int  # bytes of metrics.jsonl, to which a resume truncates it
+
+
+def check_shapes(
+    arrays: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]], what: str
+) -> None:
+    """Raise CheckpointError unless the arrays have exactly the expected names and shapes."""
+    for name in (*expected, *arrays):
+        if name not in arrays:
+            raise CheckpointError(f"checkpoint has no {what} {name}; it is of another model")
+        if name not in expected:
+            raise CheckpointError(f"checkpoint has a {what} {name} that the model lacks")
+        if tuple(arrays[name].shape) != expected[name]:
+            raise CheckpointError(
+                f"{what} {name} must have shape {expected[name]}, got {tuple(arrays[name].shape)}"
+            )

@@ -1,0 +1,190 @@
+"""Tokens from a decoder, row by row, until BOS: the loop around the draw.
+
+Owns which random number a (row, position) gets, when a row is finished and the bias towards
+phrases of a style. Leaves out the draw itself (draw.py) and the text of the tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanochat import philox
+from nanochat.config.options import SampleConfig, knobs
+from nanochat.data.tokenizer import BOS
+from nanochat.errors import ConfigError
+from nanochat.philox import Stream
+from nanochat.sampling.draw import draw
+from nanochat.training.engine import Decoder
+from nanochat.training.guards import check_temperature
+
+__all__ = [
+    "DrawsOwnTokens",
+    "DrawsTokens",
+    "OpensDecoders",
+    "PhraseBias",
+    "SamplingSettings",
+    "sample_tokens",
+]
+
+_BLOCK = 128  # positions whose random integers are made at a time
+
+
+class OpensDecoders(Protocol):
+    """What sampling needs of an engine; the count-based bigram offers it too."""
+
+    def open_decoder(self, prompts: Sequence[Sequence[int]]) -> Decoder: ...
+
+
+@runtime_checkable
+class DrawsTokens(Protocol):
+    """A decoder with a draw of its own, which gives the tokens of draw.py's to the bit."""
+
+    def draw(
+        self,
+        logits: NDArray[Any],  # (rows, vocab), its own or with a bias added
+        random: NDArray[np.uint64],  # (rows,)
+        *,
+        temperature: float,
+        top_k: int,
+        top_p: float,
+    ) -> NDArray[np.int64]: ...  # (rows,)
+
+
+@runtime_checkable
+class DrawsOwnTokens(Protocol):
+    """A decoder that draws the same tokens from its logits where they lie, without a copy here."""
+
+    def draw_own(
+        self,
+        rows: NDArray[np.intp],  # of its logits, ascending
+        random: NDArray[np.uint64],  # one for each of these rows
+        *,
+        temperature: float,
+        top_k: int,
+        top_p: float,
+    ) -> NDArray[np.int64]: ...  # one for each of these rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingSettings:
+    """How tokens are drawn. Raises ConfigError for a value that `nanochat sample` would refuse."""
+
+    temperature: float
+    top_k: int  # 0: all
+    top_p: float
+    max_new_tokens: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        check_temperature(self.temperature)
+        known = knobs(SampleConfig)
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not known[field.name].accepts(value):
+                raise ConfigError(known[field.name].refusal(field.name, value))
+
+
+class PhraseBias:
+    """Adds `weight` to the logit of every token that continues a phrase the text has begun."""
+
+    def __init__(self, phrases: Sequence[Sequence[int]], weight: float) -> None:
+        self.weight = weight
+        self._continuations: dict[tuple[int, ...], set[int]] = {}
+        for phrase in phrases:
+            for length in range(1, len(phrase)):
+                prefix = tuple(phrase[:length])
+                self._continuations.setdefault(prefix, set()).add(phrase[length])
+        self._lengths = sorted({len(prefix) for prefix in self._continuations})
+
+    def apply(self, logits: NDArray[Any], history: Sequence[int]) -> NDArray[Any]:
+        """(vocab,) logits after `history`; a token counts once, however many phrases want it."""
+        wanted: set[int] = set()
+        for length in self._lengths:
+            if length > len(history):
+                break
+            wanted |= self._continuations.get(tuple(history[-length:]), set())
+        if not wanted or not self.weight:
+            return logits
+        biased = logits.copy()
+        biased[sorted(wanted)] += self.weight
+        return biased
+
+
+def sample_tokens(
+    engine: OpensDecoders,
+    prompt: Sequence[int],  # as the model reads it, at least one token
+    settings: SamplingSettings,
+    *,
+    rows: int,
+    first_row: int = 0,
+    bias: PhraseBias | None = None,
+) -> Iterator[list[int | None]]:
+    """For each new position one token a row, None for a row that has drawn BOS before.
+
+    Ends when every row has drawn BOS, or after max_new_tokens. Row i draws as sample number
+    first_row + i, so that a sample does not depend on how many are drawn beside it.
+    """
+    assert len(prompt)  # the caller opens it with BOS or start text
+    if not rows:
+        return
+    decoder = engine.open_decoder([list(prompt)] * rows)
+    histories = [list(prompt) for _ in range(rows)]
+    active = np.arange(rows)
+    draw_tokens = _drawer(decoder, settings, bias)
+    for position in range(settings.max_new_tokens):
+        if position:
+            decoder.advance([history[-1] for history in histories])
+        if position % _BLOCK == 0:
+            random = _random_block(settings, first_row, rows, position)
+        words = random[active, position % _BLOCK]
+        tokens = draw_tokens(active, words, [histories[i] for i in active])
+        step: list[int | None] = [None] * rows
+        for row, token in zip(active.tolist(), tokens.tolist(), strict=True):
+            step[row] = token
+            histories[row].append(token)
+        yield step
+        active = active[tokens != BOS]
+        if not len(active):
+            return
+
+
+def _drawer(
+    decoder: Decoder, settings: SamplingSettings, bias: PhraseBias | None
+) -> Callable[
+    [NDArray[np.intp], NDArray[np.uint64], Sequence[Sequence[int]]], NDArray[np.int64]
+]:  # rows of the decoder, a random integer and the text of each → a token of each
+    how: dict[str, Any] = {
+        "temperature": settings.temperature, "top_k": settings.top_k, "top_p": settings.top_p,
+    }  # fmt: skip
+    if bias is None and isinstance(decoder, DrawsOwnTokens):
+        own = decoder.draw_own
+        return lambda rows, random, _: own(rows, random, **how)
+    draw_here = decoder.draw if isinstance(decoder, DrawsTokens) else draw
+
+    def draw_tokens(
+        rows: NDArray[np.intp], random: NDArray[np.uint64], histories: Sequence[Sequence[int]]
+    ) -> NDArray[np.int64]:
+        logits = np.asarray(decoder.logits)[rows]
+        if bias is not None:
+            pairs = zip(logits, histories, strict=True)
+            logits = np.stack([bias.apply(row, history) for row, history in pairs])
+        return draw_here(logits, random, **how)
+
+    return draw_tokens
+
+
+def _random_block(
+    settings: SamplingSettings, first_row: int, rows: int, position: int
+) -> NDArray[np.uint64]:  # (rows, positions of this block)
+    count = min(_BLOCK, settings.max_new_tokens - position)
+    return np.stack(
+        [
+            philox.random_u64(settings.seed, Stream.SAMPLING, first_row + row, count, position)
+            for row in range(rows)
+        ]
+    )

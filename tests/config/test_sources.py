@@ -1,0 +1,234 @@
+"""Where options come from: defaults, preset, file, environment, flags; and misspelt ones."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nanochat.config.options import (
+    PRESETS,
+    AblateConfig,
+    EvalConfig,
+    SampleConfig,
+    TrainConfig,
+    knobs,
+)
+from nanochat.config.sources import gather_options, parse_text, read_config_file
+from nanochat.errors import ConfigError
+
+KNOWN = knobs(TrainConfig)
+CONFIGS = (TrainConfig, SampleConfig, EvalConfig, AblateConfig)
+
+
+@pytest.fixture
+def toml(folder):
+    def write(text, name="run.toml"):
+        (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+        return name
+
+    return write
+
+
+def gather(flags=None, environment=None, file=None):
+    return gather_options(KNOWN, flags or {}, environment or {}, file)
+
+
+# ---------------------------------------------------------------------------------- precedence
+
+LAYERS = st.fixed_dictionaries(
+    {},
+    optional={
+        "flag": st.integers(1, 9), "variable": st.integers(11, 19), "file": st.integers(21, 29),
+    },
+)  # fmt: skip
+
+
+@given(LAYERS, st.sampled_from(sorted(PRESETS)))
+@settings(deadline=None)
+def test_flags_go_over_variables_over_the_file_over_the_preset_over_defaults(
+    tmp_path_factory, layers, preset
+):
+    file = tmp_path_factory.mktemp("config") / "run.toml"
+    lines = [f'preset = "{preset}"']
+    if "file" in layers:
+        lines.append(f"batch_size = {layers['file']}")
+    file.write_text("\n".join(lines))
+    options = gather(
+        {"batch_size": str(layers["flag"]) if "flag" in layers else None},
+        {"NCLAB_BATCH_SIZE": str(layers["variable"])} if "variable" in layers else {},
+        str(file),
+    )
+    given_value = layers.get("flag", layers.get("variable", layers.get("file")))
+    default = PRESETS[preset].get("batch_size", KNOWN["batch_size"].default)
+    config = TrainConfig(**options)
+    assert config.batch_size == (given_value if given_value is not None else default)
+    assert config.preset == preset
+
+
+def test_the_command_line_puts_flags_over_variables_over_the_file(
+    folder, toml, cli, flags, tiny, monkeypatch
+):
+    toml("steps = 1\nlr = 0.1\nseed = 1\n")
+    monkeypatch.setenv("NCLAB_STEPS", "2")
+    monkeypatch.setenv("NCLAB_LR", "0.2")
+    options = tiny()
+    for name in ("steps", "lr"):
+        del options[name]
+    words = flags(**options, steps=3, out="run", config="run.toml")
+    assert cli("train", *words).code == 0
+    saved = read_config_file("run/config.toml", KNOWN)
+    assert (saved["steps"], saved["lr"], saved["seed"]) == (3, 0.2, 1)
+
+
+# ------------------------------------------------------------------------------- text to values
+
+
+def text_of(knob):
+    """(text, value) pairs that a knob takes."""
+    if knob.choices:
+        return st.sampled_from(knob.choices).map(lambda c: (c, c))
+    if knob.kind is bool:
+        return st.sampled_from(
+            [("true", True), ("false", False), ("1", True), ("0", False), ("True", True)]
+        )
+    if knob.kind is int:
+        return st.integers(int(knob.low), int(knob.high)).map(lambda v: (str(v), v))
+    if knob.kind is float:
+        values = st.floats(knob.low, knob.high, exclude_min=knob.low_open)
+        return values.map(lambda v: (repr(v), v))
+    return st.text("abc/.é ").map(lambda t: (t, t))
+
+
+@pytest.mark.parametrize("name", KNOWN)
+@given(data=st.data())
+@settings(deadline=None, max_examples=20)
+def test_a_variable_and_a_flag_of_the_same_text_mean_the_same_value(name, data):
+    text, value = data.draw(text_of(KNOWN[name]))
+    from_flag = gather(flags={name: text})
+    from_variable = gather(environment={f"NCLAB_{name.upper()}": text})
+    assert from_flag == from_variable == {name: value}
+    assert type(from_flag[name]) is type(value)
+
+
+def test_lists_of_texts_are_split_at_spaces():
+    known = knobs(AblateConfig)
+    assert parse_text("vary", "n_layer=1,2 tie_lm_head=true", known["vary"]) == (
+        "n_layer=1,2",
+        "tie_lm_head=true",
+    )
+    environment = {"NCLAB_VARY": "n_layer=1,2"}
+    assert gather_options(known, {}, environment, None) == {"vary": ("n_layer=1,2",)}
+
+
+# -------------------------------------------------------------------------------------- mistakes
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_a_variable_of_another_command_is_left_to_it(config):
+    environment = {
+        f"NCLAB_{name.upper()}": "auto" for c in CONFIGS for name in knobs(c)
+        if name not in knobs(config)
+    }  # fmt: skip
+    assert gather_options(knobs(config), {}, environment, None) == {}
+
+
+def test_a_misspelt_variable_is_an_error_with_a_suggestion():
+    with pytest.raises(ConfigError) as caught:
+        gather(environment={"NCLAB_STESP": "3"})
+    assert str(caught.value) == (
+        "environment variable NCLAB_STESP is no option (did you mean 'NCLAB_STEPS'?)"
+    )
+
+
+@pytest.mark.parametrize("command", ["train", "sample", "eval", "ablate", "info"])
+def test_every_command_refuses_a_misspelt_variable(command, refused, monkeypatch, folder):
+    monkeypatch.setenv("NCLAB_STESP", "3")
+    assert refused(command) == (
+        "environment variable NCLAB_STESP is no option (did you mean 'NCLAB_STEPS'?)"
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["CUDA", "PYTHON", "CPP_TESTS", "SANITIZE", "WERROR", "KERNELS", "SIMD"]
+)
+def test_variables_of_the_build_are_no_business_of_a_command(name):
+    assert gather(environment={f"NCLAB_{name}": "ON"}) == {}
+
+
+def test_variables_of_others_are_ignored():
+    assert gather(environment={"NANOCHAT_STEPS": "3", "STEPS": "4", "nclab_steps": "5"}) == {}
+
+
+def test_a_wrong_value_says_in_which_variable_it_stands(refused, monkeypatch, folder):
+    monkeypatch.setenv("NCLAB_STEPS", "many")
+    assert refused("train") == (
+        "steps must be a whole number between 0 and 1000000000, got many; it stands in NCLAB_STEPS"
+    )
+
+
+def test_a_misspelt_flag_is_an_error_with_a_suggestion(refused, folder):
+    assert refused("train", "--stpes=3") == "Unknown option: --stpes. Did you mean --steps?"
+
+
+def test_a_misspelt_key_is_an_error_with_a_suggestion(toml, refused):
+    toml("stpes = 3\n")
+    message = "config file run.toml: stpes is no option (did you mean 'steps'?)"
+    with pytest.raises(ConfigError) as caught:
+        read_config_file("run.toml", KNOWN)
+    assert str(caught.value) == message
+    assert refused("train", "--config=run.toml") == message
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('steps = "3"', "steps must be a whole number between 0 and 1000000000, got 3; it stands in"
+         " run.toml"),
+        ("steps = 3.0", "steps must be a whole number between 0 and 1000000000, got 3.0; it stands"
+         " in run.toml"),
+        ("lr = nan", "lr must be finite and > 0, got nan; it stands in run.toml"),
+        ("lr = true", "lr must be finite and > 0, got True; it stands in run.toml"),
+        ("tie_lm_head = 1", "tie_lm_head must be true or false, got 1; it stands in run.toml"),
+        ("data = 1979-05-27", "data must be text, got 1979-05-27; it stands in run.toml"),
+        ("data = []", "data must be text, got []; it stands in run.toml"),
+        ('mode = "scaler"', "mode must be one of auto, scalar, tensor, got scaler (did you mean"
+         " 'scalar'?); it stands in run.toml"),
+        ("[model]\nn_layer = 1", "config file run.toml: model is no option"),
+    ],
+)  # fmt: skip
+def test_a_wrong_type_in_the_file_names_rule_value_and_file(toml, refused, text, message):
+    toml(text)
+    assert refused("train", "--config=run.toml").split(" (did you mean 'mode")[0] == message
+
+
+@pytest.mark.parametrize(
+    "text", ["steps = ", "steps 3", "steps = 3\nsteps = 4", "a = " + "[" * 100_000]
+)
+def test_a_file_that_is_no_toml_is_one_clear_line(toml, refused, text):
+    toml(text)
+    assert refused("train", "--config=run.toml").startswith("config file run.toml is not TOML: ")
+
+
+def test_a_binary_file_is_no_config(toml, refused):
+    toml(b"steps = 3 # \xff\xfe")
+    assert refused("train", "--config=run.toml") == "config file run.toml is not UTF-8: byte 12"
+
+
+def test_a_missing_file_and_a_folder_are_no_config(folder, refused):
+    assert refused("train", "--config=no.toml") == (
+        "cannot read config file no.toml: No such file or directory"
+    )
+    assert refused("eval", "--config=.") == "cannot read config file .: Is a directory"
+
+
+def test_whole_numbers_are_numbers_in_the_file(toml):
+    toml("lr = 1\nsteps = 3\nval_fraction = 0\n")
+    config = TrainConfig(**read_config_file("run.toml", KNOWN))
+    assert (config.lr, config.steps, config.val_fraction) == (1.0, 3, 0.0)
+
+
+def test_vary_is_a_list_in_the_file(toml):
+    toml('vary = ["n_layer=1,2"]\nseeds = 2\n')
+    known = knobs(AblateConfig)
+    assert AblateConfig(**read_config_file("run.toml", known)).vary == ("n_layer=1,2",)

@@ -1,0 +1,124 @@
+"""The loss curve: what an XML reader finds in the picture, compared with the log."""
+
+from __future__ import annotations
+
+import json
+import math
+from xml.etree import ElementTree
+
+import pytest
+
+from nanochat.errors import OutputError
+from nanochat.output.loss_curve import draw_losses
+
+SVG = "{http://www.w3.org/2000/svg}"
+TRAIN, MEAN, VAL = "#b8c4d6", "#1f4e8c", "#d1495b"
+
+
+def steps(losses):
+    return [{"kind": "step", "step": i, "loss": loss} for i, loss in enumerate(losses, start=1)]
+
+
+def evaluation(step, loss):
+    return {"kind": "eval", "step": step, "val_loss": loss}
+
+
+@pytest.fixture
+def drawn(tmp_path):
+    """The picture of the records, as the root of its XML."""
+
+    def draw(records, title="title"):
+        log = tmp_path / "m.jsonl"
+        log.write_text("".join(json.dumps(record) + "\n" for record in records))
+        draw_losses(log, tmp_path / "p.svg", title)
+        return ElementTree.parse(tmp_path / "p.svg").getroot()
+
+    return draw
+
+
+def texts(picture):
+    return [
+        (t.text or "", float(t.get("x")), float(t.get("y"))) for t in picture.iter(SVG + "text")
+    ]
+
+
+def read_off(picture, colour):
+    """The points of a line in steps and nats, by the labels of the axes: two of each."""
+    numbers = [(float(t.replace(",", "")), x, y) for t, x, y in texts(picture) if is_number(t)]
+    left = min(x for _, x, _ in numbers)
+    vertical = [(value, y - 4) for value, x, y in numbers if x == left]
+    horizontal = [(value, x) for value, x, _ in numbers if x != left]
+    (line,) = (p for p in picture.iter(SVG + "polyline") if p.get("stroke") == colour)
+    points = [tuple(map(float, point.split(","))) for point in line.get("points").split()]
+    return [(between(x, horizontal), between(y, vertical)) for x, y in points]
+
+
+def is_number(text):
+    return text.replace(",", "").replace(".", "").replace("-", "").isdigit()
+
+
+def between(place, labels):
+    (low, start), (high, end) = labels[0], labels[-1]
+    return low + (high - low) * (place - start) / (end - start)
+
+
+def close(points, expected, tolerance):
+    assert len(points) == len(expected)
+    for (x, y), (step, loss) in zip(points, expected, strict=True):
+        assert x == pytest.approx(step, abs=tolerance[0])
+        assert y == pytest.approx(loss, abs=tolerance[1])
+
+
+def test_losses_their_running_mean_and_evaluations_are_where_the_axes_say(drawn):
+    losses = [2 + math.sin(i) for i in range(100)]
+    picture = drawn([evaluation(0, 3.5), *steps(losses), evaluation(100, 1.5)])
+    near = (0.1, 0.01)  # a tenth of a pixel
+    close(read_off(picture, TRAIN), list(enumerate(losses, start=1)), near)
+    means = [sum(losses[max(0, i - 3) : i + 1]) / min(i + 1, 4) for i in range(100)]
+    close(read_off(picture, MEAN), list(enumerate(means, start=1)), near)
+    close(read_off(picture, VAL), [(0, 3.5), (100, 1.5)], near)
+    words = [text for text, _, _ in texts(picture)]
+    assert "validation loss (last 1.500)" in words
+    assert {"title", "step", "loss, nats per token", "training loss, each step"} <= set(words)
+
+
+def test_a_long_run_keeps_its_extremes_and_stays_small(drawn, tmp_path):
+    losses = [2.0] * 100_000
+    losses[31_415], losses[92_653] = 9.0, 0.5
+    line = read_off(drawn(steps(losses)), TRAIN)
+    assert max(y for _, y in line) == pytest.approx(9.0, abs=0.05)
+    assert min(y for _, y in line) == pytest.approx(0.5, abs=0.05)
+    assert [x for x, _ in line] == sorted(x for x, _ in line)
+    assert (tmp_path / "p.svg").stat().st_size < 100_000
+
+
+@pytest.mark.parametrize(
+    "records",
+    [[], steps([2.0]), [evaluation(0, None)], [evaluation(0, 3.0)], steps([0.0]), steps([1e30]),
+     [*steps([2.0, 1.0]), evaluation(2, "inf")], [*steps([2.0]), evaluation(1, "nan")],
+     steps([5.0, 5.0]), steps([5.0, 5.0 + 1e-12])],
+)  # fmt: skip
+def test_any_log_makes_a_picture_inside_its_frame(drawn, records):
+    picture = drawn(records)
+    width, height = float(picture.get("width")), float(picture.get("height"))
+    for line in picture.iter(SVG + "polyline"):
+        for x, y in (map(float, point.split(",")) for point in line.get("points").split()):
+            assert 0 <= x <= width and 0 <= y <= height
+
+
+@pytest.mark.parametrize(
+    "title", ["<b> & \"x\" 'y' ]]>", "$x_{2$ \\frac", "数据 😀", "", "a" * 500]
+)
+def test_any_title_is_drawn_as_text(drawn, title):
+    assert title in [text for text, _, _ in texts(drawn(steps([1.0]), title))]
+
+
+def test_a_control_code_that_xml_cannot_hold_is_shown_as_a_replacement(drawn):
+    assert "a\ufffdb" in [text for text, _, _ in texts(drawn([], "a\x1bb"))]
+
+
+def test_a_picture_that_cannot_be_written_is_one_clear_line(tmp_path):
+    (tmp_path / "p.svg").mkdir()
+    (tmp_path / "m.jsonl").write_text("")
+    with pytest.raises(OutputError, match="p.svg: Is a directory; choose a writable out$"):
+        draw_losses(tmp_path / "m.jsonl", tmp_path / "p.svg", "title")

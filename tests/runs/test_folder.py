@@ -1,0 +1,82 @@
+"""The run's folder: made once, never shared, found again."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+from pathlib import Path
+
+import pytest
+
+from nanochat.config.options import TrainConfig, knobs
+from nanochat.config.sources import read_config_file
+from nanochat.errors import OutputError
+from nanochat.runs import folder as module
+from nanochat.runs.folder import RUN_FILES, RunFolder
+
+
+def test_runs_that_start_in_the_same_second_get_folders_of_their_own(folder, monkeypatch):
+    monkeypatch.setattr(module.time, "strftime", lambda _: "20300101-000000")
+    made: list[str] = []
+    threads = [
+        threading.Thread(target=lambda: made.append(str(RunFolder.create(None, "x").path)))
+        for _ in range(20)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(made)) == 20
+    assert {Path(path).parent for path in made} == {Path("runs")}
+
+
+def test_the_saved_config_is_read_back_whatever_its_texts_hold(folder):
+    data = 'a "quoted"\\ path\nwith é and 数 and \t tabs'
+    config = TrainConfig(data=data, lr=0.1 + 0.2, mode="scalar", eps=5e-324, seed=2**32 - 1)
+    run = RunFolder.create("run", "")
+    run.write_config(config.to_dict())
+    assert TrainConfig(**read_config_file("run/config.toml", knobs(TrainConfig))) == config
+
+
+def test_figures_that_json_lacks_are_written_as_text(folder):
+    run = RunFolder.create("run", "")
+    run.write_json(run.result, {"loss": math.nan, "best": [math.inf, -math.inf], "path": Path("x")})
+    text = run.result.read_text()
+    assert json.loads(text, parse_constant=pytest.fail) == {
+        "loss": "nan", "best": ["inf", "-inf"], "path": "x",
+    }  # fmt: skip
+
+
+def test_the_names_that_a_run_writes_are_known(folder, tiny):
+    import nanochat
+
+    run = nanochat.train(TrainConfig(**tiny(out="run", steps=1))).run
+    assert {p.name for p in run.iterdir()} <= RUN_FILES
+
+
+def test_a_file_is_whole_or_absent(folder, monkeypatch):
+    run = RunFolder.create("run", "")
+    run.write_json(run.result, {"a": 1})
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.os, "replace", full)
+        with pytest.raises(OutputError, match=r"^cannot write run/result.json: No space left"):
+            run.write_json(run.result, {"a": 2})
+    assert json.loads(Path("run/result.json").read_text()) == {"a": 1}
+    assert {p.name for p in Path("run").iterdir()} == {"result.json", "checkpoints"}
+
+
+def test_a_folder_that_cannot_be_looked_into_is_one_clear_line(folder, monkeypatch):
+    Path("shut").mkdir()
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(OutputError) as caught:
+        RunFolder.create("shut", "")
+    assert str(caught.value) == "cannot write shut: Permission denied; choose a writable out"
