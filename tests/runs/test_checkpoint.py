@@ -564,7 +564,7 @@ def test_a_pickle_under_a_checkpoints_name_is_refused_unread(tmp_path):
 
 def test_a_checkpoint_that_still_has_the_former_empty_field_is_read(tmp_path, monkeypatch):
     fields = {**dataclasses.asdict(trainer()), "extra": {}}
-    monkeypatch.setattr(checkpoint, "asdict", lambda _: fields)
+    monkeypatch.setattr(module, "asdict", lambda _: fields)
     path = save(tmp_path)
     assert json.loads((path / "trainer.json").read_text()) == fields
     assert load_checkpoint(path).trainer == trainer()
