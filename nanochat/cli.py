@@ -15,7 +15,14 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
-from nanochat.config.options import AblateConfig, EvalConfig, Knob, SampleConfig, TrainConfig, knobs
+from nanochat.config.options import (
+    AblateConfig,
+    EvalConfig,
+    Option,
+    SampleConfig,
+    TrainConfig,
+    options_of,
+)
 from nanochat.config.sources import gather_options
 from nanochat.errors import NanochatError
 from nanochat.system import processes
@@ -76,12 +83,12 @@ def _plain_flags(words: Sequence[str]) -> dict[str, Any] | None:
     command, *rest = words or [""]
     if command not in _SUMMARIES:
         return None
-    known = _command_knobs(command)
+    known = _command_options(command)
     switches = {"quiet": ("quiet", True), "json": ("json", True)}
-    for name, knob in known.items():
-        if knob.kind is bool:
+    for name, option in known.items():
+        if option.kind is bool:
             switches[name], switches[f"no_{name}"] = (name, True), (name, False)
-    texts = {name for name, knob in known.items() if knob.kind not in (bool, tuple)}
+    texts = {name for name, option in known.items() if option.kind not in (bool, tuple)}
     texts |= {"config"} if known else set()
     flags: dict[str, Any] = {}
     rest.reverse()
@@ -138,7 +145,7 @@ def _call(command: str, flags: dict[str, Any]) -> int:
 
     terminal = Terminal(quiet=flags.pop("quiet", False), as_json=flags.pop("json", False))
     config_file = flags.pop("config", None)
-    known = _command_knobs(command)
+    known = _command_options(command)
     options = gather_options(known, flags, os.environ, config_file)
     if known:
         _load_numpy()
@@ -178,7 +185,7 @@ def _run(command: str, options: Mapping[str, Any], terminal: Terminal) -> None:
     elif command == "ablate":
         from nanochat.commands.ablate import ablate
 
-        own = {name: options[name] for name in knobs(AblateConfig) if name in options}
+        own = {name: options[name] for name in options_of(AblateConfig) if name in options}
         base = {name: value for name, value in options.items() if name not in own}
         ablate(AblateConfig(**own), base, terminal=terminal)
     else:
@@ -187,24 +194,26 @@ def _run(command: str, options: Mapping[str, Any], terminal: Terminal) -> None:
         info(terminal=terminal)
 
 
-def _command_knobs(command: str) -> dict[str, Knob]:
+def _command_options(command: str) -> dict[str, Option]:
     """The options of a command; an ablation takes every training option as the base of its runs."""
     config = _CONFIGS[command]
-    known = knobs(config) if config is not None else {}
+    known = options_of(config) if config is not None else {}
     if command == "ablate":
-        base = {name: k for name, k in knobs(TrainConfig).items() if name not in ("resume", *known)}
+        base = {
+            name: k for name, k in options_of(TrainConfig).items() if name not in ("resume", *known)
+        }
         known = {**known, **base}
     return known
 
 
 def _handler(command: str, show_all: bool) -> Callable[..., int]:
     """The function that cyclopts calls: one keyword argument an option, None where not given."""
-    known = _command_knobs(command)
+    known = _command_options(command)
 
     def handle(**flags: Any) -> int:
         return _call(command, flags)
 
-    parameters = [_parameter(name, knob, show_all) for name, knob in known.items()]
+    parameters = [_parameter(name, option, show_all) for name, option in known.items()]
     parameters += _output_parameters(with_config=bool(known), show_all=show_all)
     handle.__signature__ = inspect.Signature(parameters, return_annotation=int)  # type: ignore[attr-defined]
     handle.__annotations__ = {p.name: p.annotation for p in parameters}
@@ -213,25 +222,25 @@ def _handler(command: str, show_all: bool) -> Callable[..., int]:
     return handle
 
 
-def _parameter(name: str, knob: Knob, show_all: bool) -> inspect.Parameter:
+def _parameter(name: str, option: Option, show_all: bool) -> inspect.Parameter:
     from cyclopts import Parameter
 
     details: dict[str, Any] = {
-        "group": knob.group,
-        "show": knob.common or show_all,
+        "group": option.group,
+        "show": option.common or show_all,
         "show_default": False,
     }
-    default = "" if knob.default in (None, "", ()) else f" [default: {_spelled(knob.default)}]"
-    if knob.choices:
-        default = f" [{', '.join(knob.choices)}]{default}"
-    details["help"] = knob.help + default
+    default = "" if option.default in (None, "", ()) else f" [default: {_spelled(option.default)}]"
+    if option.choices:
+        default = f" [{', '.join(option.choices)}]{default}"
+    details["help"] = option.help + default
     details["metavar"] = {int: "N", float: "X", bool: ""}.get(
-        knob.kind, "NAME" if knob.choices else "TEXT"
+        option.kind, "NAME" if option.choices else "TEXT"
     )
-    if knob.kind is tuple:
+    if option.kind is tuple:
         annotation: Any = Optional[tuple[str, ...]]
         details["negative"] = ""
-    elif knob.kind is bool:
+    elif option.kind is bool:
         annotation = Optional[bool]
     else:
         annotation = Optional[str]  # text: our own words for a wrong value, the same as the API's

@@ -96,9 +96,7 @@ PUBLIC = {
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_the_public_surface_of_the_common_layer_is_pinned(name):
-    assert sorted(importlib.import_module(f"nanochat.{name}").__all__) == sorted(
-        PUBLIC[name]
-    )
+    assert sorted(importlib.import_module(f"nanochat.{name}").__all__) == sorted(PUBLIC[name])
 
 
 def test_an_engine_is_what_the_protocol_says_and_no_more():

@@ -9,7 +9,7 @@ import pytest
 from nanochat.config.options import TrainConfig
 from nanochat.data.batches import evaluation_batches, make_batcher
 from nanochat.data.counts import bigram_optimum, transition_counts
-from nanochat.data.dataset import prepare
+from nanochat.data.dataset import load_dataset
 from nanochat.engines import build_engine, resolve_hardware
 from nanochat.training.loop import evaluate, step_settings
 
@@ -19,18 +19,18 @@ def gap_to_optimum(**options: Any) -> float:
     config = resolve_hardware(
         TrainConfig(mode="tensor", model_kind="bigram", steps=600, threads=1, **options)
     )
-    prepared = prepare(config)
-    engine = build_engine(config, prepared.tokenizer.vocab_size, prepared.tokenizer.token_bytes)
+    dataset = load_dataset(config)
+    engine = build_engine(config, dataset.tokenizer.vocab_size, dataset.tokenizer.token_bytes)
     batcher = make_batcher(
-        prepared.batching, prepared.train, batch_size=config.batch_size,
+        dataset.batching, dataset.train, batch_size=config.batch_size,
         block_size=config.block_size, seed=config.seed,
     )  # fmt: skip
     for step in range(config.steps):
         engine.step(batcher.step(step), step_settings(config, step))
-    training_part = evaluation_batches(prepared.train, batch_size=512, block_size=config.block_size)
+    training_part = evaluation_batches(dataset.train, batch_size=512, block_size=config.block_size)
     loss = evaluate(engine, training_part, config.steps).loss
     assert loss is not None
-    return loss - bigram_optimum(transition_counts(prepared.train, prepared.tokenizer.vocab_size))
+    return loss - bigram_optimum(transition_counts(dataset.train, dataset.tokenizer.vocab_size))
 
 
 @pytest.mark.parametrize("input_rmsnorm", [True, False])

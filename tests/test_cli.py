@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from nanochat import cli as module
 from nanochat.cli import main
-from nanochat.config.options import AblateConfig, EvalConfig, SampleConfig, TrainConfig, knobs
+from nanochat.config.options import AblateConfig, EvalConfig, SampleConfig, TrainConfig, options_of
 from nanochat.output.terminal import _Bar
 
 SNAPSHOT = Path(__file__).parent / "snapshots" / "cli.json"
@@ -35,16 +35,16 @@ def surface() -> dict[str, dict[str, object]]:
     commands: dict[str, dict[str, object]] = {}
     for command in COMMANDS:
         options = {}
-        for name, knob in module._command_knobs(command).items():
+        for name, option in module._command_options(command).items():
             options["--" + name.replace("_", "-")] = {
-                "kind": knob.kind.__name__,
-                "default": list(knob.default) if knob.kind is tuple else knob.default,
-                "choices": list(knob.choices) if knob.choices else None,
-                "low": knob.low,
-                "high": knob.high,
-                "low_open": knob.low_open,
-                "group": knob.group,
-                "common": knob.common,
+                "kind": option.kind.__name__,
+                "default": list(option.default) if option.kind is tuple else option.default,
+                "choices": list(option.choices) if option.choices else None,
+                "low": option.low,
+                "high": option.high,
+                "low_open": option.low_open,
+                "group": option.group,
+                "common": option.common,
             }
         commands[command] = options
     return commands
@@ -119,7 +119,7 @@ def test_every_config_is_a_command():
     }  # fmt: skip
     assert set(surface()["ablate"]) == {
         "--" + name.replace("_", "-")
-        for name in {**knobs(AblateConfig), **knobs(TrainConfig)} if name != "resume"
+        for name in {**options_of(AblateConfig), **options_of(TrainConfig)} if name != "resume"
     }  # fmt: skip
 
 
@@ -312,11 +312,11 @@ def test_results_on_a_terminal_are_plain_text(folder, tiny, flags):
 def plain_words(command: str) -> st.SearchStrategy[list[str]]:
     """Well-formed options of a command, each once, in any order and spelling."""
     each = []
-    for name, knob in module._command_knobs(command).items():
+    for name, option in module._command_options(command).items():
         flag = "--" + name.replace("_", "-")
-        if knob.kind is bool:
+        if option.kind is bool:
             each.append(st.sampled_from([[flag], ["--no-" + flag[2:]]]))
-        elif knob.kind is not tuple:
+        elif option.kind is not tuple:
             value = st.sampled_from(["1", "0.5", "a b", "x=y", "é"])
             each.append(st.builds(lambda f, v: [f"{f}={v}"], st.just(flag), value))
             each.append(st.builds(lambda f, v: [f, v], st.just(flag), value))

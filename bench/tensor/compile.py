@@ -44,13 +44,13 @@ def text() -> str:
 def time_steps(case: dict[str, Any], mode: str, path: str) -> None:
     """In a process of its own: prints the seconds of the first step and of the median step."""
     from nanochat.config.options import TrainConfig
-    from nanochat.data.dataset import prepare
+    from nanochat.data.dataset import load_dataset
     from nanochat.engines import build_engine, resolve_hardware
     from nanochat.training.loop import step_settings
 
     config = resolve_hardware(TrainConfig(mode="tensor", data=path, compile=mode, **case))
-    prepared = prepare(config)
-    batcher, vocab = prepared.batcher(config), prepared.tokenizer
+    dataset = load_dataset(config)
+    batcher, vocab = dataset.batcher(config), dataset.tokenizer
     engine = build_engine(config, vocab.vocab_size, vocab.token_bytes, config.block_size)
     times = []
     for step in range(1 + WARM_STEPS + STEPS):

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from bench.machine import write_result
 from bench.tensor.compile import text
 from nanochat.config.options import TrainConfig
-from nanochat.data.dataset import prepare
+from nanochat.data.dataset import load_dataset
 from nanochat.engines import build_engine, resolve_hardware
 from nanochat.training.loop import step_settings
 
@@ -31,8 +31,8 @@ def stepper(width: int, dtype: str, path: str) -> Callable[[], float]:
     config = resolve_hardware(
         TrainConfig(mode="tensor", preset="nano", data=path, n_embd=width, n_head=2, dtype=dtype)
     )
-    prepared = prepare(config)
-    batcher, vocab = prepared.batcher(config), prepared.tokenizer
+    dataset = load_dataset(config)
+    batcher, vocab = dataset.batcher(config), dataset.tokenizer
     engine = build_engine(config, vocab.vocab_size, vocab.token_bytes, config.block_size)
 
     def run() -> float:

@@ -25,9 +25,9 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from bench.machine import write_result
 from nanochat.cli import _plain_flags
-from nanochat.config.options import TrainConfig, knobs
+from nanochat.config.options import TrainConfig, options_of
 from nanochat.config.sources import gather_options
-from nanochat.data.dataset import prepare
+from nanochat.data.dataset import load_dataset
 from nanochat.engines import build_engine, resolve_hardware
 from nanochat.model.parameters import parameter_specs
 from nanochat.tensor.native import kernels
@@ -39,10 +39,10 @@ PEAK_SIZE = 1024
 def main() -> None:
     options, config = parsed()
     config = resolve_hardware(config)
-    prepared = prepare(config)
-    tokenizer, longest = prepared.tokenizer, prepared.longest_segment(config.block_size)
+    dataset = load_dataset(config)
+    tokenizer, longest = dataset.tokenizer, dataset.longest_segment(config.block_size)
     engine = build_engine(config, tokenizer.vocab_size, tokenizer.token_bytes, longest)
-    batcher = prepared.batcher(config)
+    batcher = dataset.batcher(config)
 
     def step(number: int) -> None:
         with record_function("batch"):
@@ -85,7 +85,7 @@ def parsed() -> tuple[argparse.Namespace, TrainConfig]:
     flags = _plain_flags(["train", *options.train])
     if flags is None:
         raise SystemExit(f"options must be those of nanochat train, got {options.train}")
-    given = gather_options(knobs(TrainConfig), flags, {}, None)
+    given = gather_options(options_of(TrainConfig), flags, {}, None)
     return options, TrainConfig(**{"mode": "tensor", "data": str(options.text), **given})
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat.commands.train import train
-from nanochat.config.options import ABLATIONS_DIR, AblateConfig, TrainConfig, closest, knobs
+from nanochat.config.options import ABLATIONS_DIR, AblateConfig, TrainConfig, closest, options_of
 from nanochat.config.sources import parse_text, read_config_file
 from nanochat.errors import (
     AblationError,
@@ -127,8 +127,8 @@ def grid(config: AblateConfig, base: Mapping[str, Any]) -> list[Cell]:
         if name in options:
             raise ConfigError(f"{name} must not be an option of the runs, got {options[name]}")
     first_seed = options.pop("seed", FIRST_SEED)
-    if not knobs(TrainConfig)["seed"].accepts(first_seed):
-        raise ConfigError(knobs(TrainConfig)["seed"].refusal("seed", first_seed))
+    if not options_of(TrainConfig)["seed"].accepts(first_seed):
+        raise ConfigError(options_of(TrainConfig)["seed"].refusal("seed", first_seed))
     cells = []
     for values in itertools.product(*(values for _, values in axes)):
         variant = dict(zip(names, values, strict=True))
@@ -164,7 +164,7 @@ def _axis(text: str) -> tuple[str, list[Any]]:
     """`n_layer=1,2` as a name and checked values."""
     name, _, listed = text.partition("=")
     name = name.strip().replace("-", "_")
-    known = knobs(TrainConfig)
+    known = options_of(TrainConfig)
     if name not in known or name in _NOT_VARIED:
         allowed = [option for option in known if option not in _NOT_VARIED]
         raise ConfigError(f"vary must name a training option, got {name!r}{closest(name, allowed)}")
@@ -285,7 +285,7 @@ def _is_finished(cell: Cell) -> bool:
     folder = RunFolder(Path(str(cell.config.out)))
     if not folder.config.exists():
         return False
-    saved = read_config_file(str(folder.config), knobs(TrainConfig))
+    saved = read_config_file(str(folder.config), options_of(TrainConfig))
     resolved_later = {"device", "dtype", "batching", "resume", "threads"}
     for name, value in cell.config.to_dict().items():
         if name not in resolved_later and saved.get(name) != value:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from nanochat.config.options import EvalConfig
 from nanochat.data.batches import evaluation_batches
 from nanochat.data.corpus import load_corpus
-from nanochat.data.dataset import prepare
+from nanochat.data.dataset import load_dataset
 from nanochat.data.documents import Documents, encode_documents
 from nanochat.data.registry import REGISTRY
 from nanochat.errors import CheckpointError
@@ -71,17 +71,17 @@ def _documents(config: EvalConfig, trained: TrainedModel) -> tuple[Documents, st
         corpus = load_corpus(config.data, kind, config.data_dir)
         return encode_documents(trained.tokenizer, corpus.documents), config.data
     data_dir = config.data_dir or trained.config.data_dir
-    prepared = prepare(replace(trained.config, data_dir=data_dir))
-    if prepared.split_sha256 != trained.checkpoint.data["split_sha256"]:
+    dataset = load_dataset(replace(trained.config, data_dir=data_dir))
+    if dataset.split_sha256 != trained.checkpoint.data["split_sha256"]:
         raise CheckpointError(
             f"the corpus {trained.config.data} is no longer the one of {trained.checkpoint.path};"
             " name the text with --data"
         )
-    if prepared.val_source == "none":
+    if dataset.val_source == "none":
         raise CheckpointError(
             f"{trained.checkpoint.path} has no validation part; name a text with --data"
         )
-    return prepared.val, f"{trained.config.data}:{prepared.val_source}"
+    return dataset.val, f"{trained.config.data}:{dataset.val_source}"
 
 
 def _kind_of_documents(config: EvalConfig, trained: TrainedModel) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nanochat.config.options import RUNS_DIR, SampleConfig, TrainConfig
 from nanochat.data.counts import transition_counts
-from nanochat.data.dataset import prepare
+from nanochat.data.dataset import load_dataset
 from nanochat.output.terminal import SILENT, Terminal
 from nanochat.runs.load import load_trained, read_checkpoint
 from nanochat.sampling.count_bigram import CountBigram
@@ -61,11 +61,11 @@ def _sample_counts(config: SampleConfig, terminal: Terminal) -> list[str]:
     if config.checkpoint is not None or any(Path(RUNS_DIR).glob("*")):
         trained_config = read_checkpoint(config.checkpoint)[1]
     data_dir = config.data_dir or trained_config.data_dir
-    prepared = prepare(replace(trained_config, data_dir=data_dir))
-    tokenizer = prepared.tokenizer
-    counts = transition_counts(prepared.train, tokenizer.vocab_size)
+    dataset = load_dataset(replace(trained_config, data_dir=data_dir))
+    tokenizer = dataset.tokenizer
+    counts = transition_counts(dataset.train, tokenizer.vocab_size)
     bigram = CountBigram(counts, tokenizer.token_bytes)
-    context = prompt_tokens(tokenizer, config.prompt, prepared.start, trained_config.block_size)
+    context = prompt_tokens(tokenizer, config.prompt, dataset.start, trained_config.block_size)
     terminal.note(f"sampling from the counted bigram of {trained_config.data}")
     settings = sampling_settings(config)
     texts = generate(bigram, tokenizer, context, settings, config.num_samples)

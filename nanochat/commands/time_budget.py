@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nanochat.config.options import TrainConfig, budget_seconds
-from nanochat.data.dataset import Prepared, prepare
+from nanochat.data.dataset import Dataset, load_dataset
 from nanochat.engines import build_engine, resolve_hardware
 from nanochat.errors import ConfigError
 from nanochat.sampling.generate import generate, prompt_tokens, sampling_settings
@@ -69,16 +69,16 @@ def fit_to_budget(
     """
     budget = budget_seconds(str(config.time_budget))
     given = {name: getattr(config, name) for name in config.given - {"time_budget", "steps"}}
-    prepared = prepare(TrainConfig(**given))
-    ladder = LADDERS["long" if prepared.batching == "windows" else "short"]
-    if ladder is LADDERS["long"] and len(prepared.train.tokens) < SMALLEST_TEXT:
+    dataset = load_dataset(TrainConfig(**given))
+    ladder = LADDERS["long" if dataset.batching == "windows" else "short"]
+    if ladder is LADDERS["long"] and len(dataset.train.tokens) < SMALLEST_TEXT:
         ladder = ladder[-1:]
     if given.get("mode") == "scalar" or importlib.util.find_spec("torch") is None:
         ladder = LADDERS["scalar"]
     if "preset" in given or config.model_kind != "mini-gpt":
         ladder = ((config.preset, 0),)
     for preset, least in ladder:
-        trial = _Trial(TrainConfig(**{**given, "preset": preset}), prepared, clock)
+        trial = _Trial(TrainConfig(**{**given, "preset": preset}), dataset, clock)
         steps = trial.steps_in(started + budget, at_least=least)
         if steps >= max(least, 1):
             return trial.fit(steps)
@@ -92,16 +92,16 @@ def fit_to_budget(
 class _Trial:
     """A preset on this text and machine: an engine that is thrown away after it was timed."""
 
-    def __init__(self, config: TrainConfig, prepared: Prepared, clock: Callable[[], float]) -> None:
+    def __init__(self, config: TrainConfig, dataset: Dataset, clock: Callable[[], float]) -> None:
         self._given = {name: getattr(config, name) for name in config.given}
         self._options: dict[str, Any] = {}  # beside what was given
         config = resolve_hardware(config)
-        self._config, self._prepared, self._clock = config, prepared, clock
-        tokenizer = prepared.tokenizer
+        self._config, self._dataset, self._clock = config, dataset, clock
+        tokenizer = dataset.tokenizer
         began = clock()
         self._engine: Engine = build_engine(
             config, tokenizer.vocab_size, tokenizer.token_bytes,
-            prepared.longest_segment(config.block_size),
+            dataset.longest_segment(config.block_size),
         )  # fmt: skip
         self._build_s = clock() - began
         self.step_s = self.around_s = 0.0
@@ -136,7 +136,7 @@ class _Trial:
     def _step_s(self, rows: int, end: float) -> float:
         """Mean of a few steps after the first ones; of fewer where steps are slow."""
         config = self._config
-        batcher = self._prepared.batcher(dataclasses.replace(config, batch_size=rows))
+        batcher = self._dataset.batcher(dataclasses.replace(config, batch_size=rows))
         times: list[float] = []
         patience = (end - self._clock()) / 50
         while len(times) < 3 or (sum(times) < patience and len(times) < 100):
@@ -148,7 +148,7 @@ class _Trial:
         return statistics.mean(times[2:] or times)
 
     def _evaluation_s(self) -> float:
-        batches = self._prepared.evaluation_set(self._config)
+        batches = self._dataset.evaluation_set(self._config)
         timed = batches[:3]
         began = self._clock()
         for batch in timed:
@@ -156,10 +156,10 @@ class _Trial:
         return (self._clock() - began) / max(len(timed), 1) * len(batches)
 
     def _samples_s(self) -> float:
-        config, tokenizer = self._config, self._prepared.tokenizer
+        config, tokenizer = self._config, self._dataset.tokenizer
         if config.num_samples == 0:
             return 0.0
-        context = prompt_tokens(tokenizer, "", self._prepared.start, config.block_size)
+        context = prompt_tokens(tokenizer, "", self._dataset.start, config.block_size)
         settings = sampling_settings(config)
         began = self._clock()
         generate(self._engine, tokenizer, context, settings, config.num_samples)

@@ -13,16 +13,16 @@ from typing import Any
 from nanochat.commands.signals import stop_requested
 from nanochat.commands.time_budget import fit_to_budget
 from nanochat.config.engine_choice import choose_engine
-from nanochat.config.options import RUNS_DIR, TrainConfig, knobs
-from nanochat.data.dataset import Prepared, prepare
+from nanochat.config.options import RUNS_DIR, TrainConfig, options_of
+from nanochat.data.dataset import Dataset, load_dataset
 from nanochat.engines import build_engine, resolve_hardware, tape_warning
 from nanochat.errors import CheckpointError, ConfigError
 from nanochat.model.parameters import parameter_specs
+from nanochat.model.state import TrainerState
 from nanochat.output.loss_curve import draw_losses
 from nanochat.output.terminal import SILENT, Terminal
 from nanochat.runs.checkpoint import (
     Checkpoint,
-    TrainerState,
     newest_checkpoint,
     newest_run,
     save_checkpoint,
@@ -87,37 +87,37 @@ def train(
         fit = fit_to_budget(config, started)
         terminal.note(f"{config.time_budget}: {fit}")
         config, chosen = fit.config, True
-    config, prepared, reason = _resolve(config, chosen)
+    config, dataset, reason = _resolve(config, chosen)
     if checkpoint is not None:
-        _check_same_data(prepared, checkpoint)
-    elif prepared.warning:
-        terminal.warn(prepared.warning)
-    tokenizer, longest = prepared.tokenizer, prepared.longest_segment(config.block_size)
+        _check_same_data(dataset, checkpoint)
+    elif dataset.warning:
+        terminal.warn(dataset.warning)
+    tokenizer, longest = dataset.tokenizer, dataset.longest_segment(config.block_size)
     engine = build_engine(config, tokenizer.vocab_size, tokenizer.token_bytes, longest)
     if checkpoint is not None:
         engine.load_state_dict(checkpoint.state)
     with _folder_of_process(folder, config) as folder:
-        _announce(engine, config, prepared, checkpoint, reason, terminal)
-        result = _run_loop(engine, config, prepared, folder, checkpoint, terminal)
-        return _finish(engine, config, prepared, folder, result, terminal)
+        _announce(engine, config, dataset, checkpoint, reason, terminal)
+        result = _run_loop(engine, config, dataset, folder, checkpoint, terminal)
+        return _finish(engine, config, dataset, folder, result, terminal)
 
 
-def _resolve(config: TrainConfig, chosen: bool) -> tuple[TrainConfig, Prepared, str]:
+def _resolve(config: TrainConfig, chosen: bool) -> tuple[TrainConfig, Dataset, str]:
     """The config as this machine and text make it, the text, and why mode auto took its engine.
 
     A text of very many characters makes a small model large; only now is that known.
     """
     resolved = resolve_hardware(config)
-    prepared = prepare(resolved)
-    resolved = dataclasses.replace(resolved, batching=prepared.batching)
+    dataset = load_dataset(resolved)
+    resolved = dataclasses.replace(resolved, batching=dataset.batching)
     if chosen:
-        return resolved, prepared, ""
-    mode, reason = choose_engine(config.to_dict(), prepared.tokenizer.vocab_size)
+        return resolved, dataset, ""
+    mode, reason = choose_engine(config.to_dict(), dataset.tokenizer.vocab_size)
     if mode == config.mode:
-        return resolved, prepared, reason
+        return resolved, dataset, reason
     given = {name: getattr(config, name) for name in config.given}
-    resolved, prepared, _ = _resolve(TrainConfig(**given, mode=mode), chosen=True)
-    return resolved, prepared, reason
+    resolved, dataset, _ = _resolve(TrainConfig(**given, mode=mode), chosen=True)
+    return resolved, dataset, reason
 
 
 @contextmanager
@@ -152,7 +152,7 @@ def _find_resumed(config: TrainConfig) -> tuple[RunFolder, Checkpoint, list[str]
 def _resumed_config(config: TrainConfig, checkpoint: Checkpoint) -> TrainConfig:
     """The saved config, with the output options that were given now. Raises ConfigError."""
     saved = dict(checkpoint.config)
-    known = knobs(TrainConfig)
+    known = options_of(TrainConfig)
     for name in sorted(config.given):
         value = getattr(config, name)
         if known[name].output or (
@@ -175,9 +175,9 @@ def _resumed_config(config: TrainConfig, checkpoint: Checkpoint) -> TrainConfig:
         ) from error
 
 
-def _check_same_data(prepared: Prepared, checkpoint: Checkpoint) -> None:
-    now, then = prepared.split_sha256, checkpoint.data["split_sha256"]
-    if now != then or prepared.tokenizer.to_dict() != checkpoint.tokenizer:
+def _check_same_data(dataset: Dataset, checkpoint: Checkpoint) -> None:
+    now, then = dataset.split_sha256, checkpoint.data["split_sha256"]
+    if now != then or dataset.tokenizer.to_dict() != checkpoint.tokenizer:
         raise CheckpointError(
             f"the corpus must be the one of the checkpoint (split SHA-256 {then[:12]}…), got"
             f" {now[:12]}…; put the text back or start a new run"
@@ -190,20 +190,20 @@ def _check_same_data(prepared: Prepared, checkpoint: Checkpoint) -> None:
 def _announce(
     engine: Engine,
     config: TrainConfig,
-    prepared: Prepared,
+    dataset: Dataset,
     checkpoint: Checkpoint | None,
     reason: str,  # why mode auto took this engine; empty if it was asked for
     terminal: Terminal,
 ) -> None:
-    params = _parameter_count(config, prepared.tokenizer.vocab_size)
+    params = _parameter_count(config, dataset.tokenizer.vocab_size)
     terminal.note(
         f"{config.model_kind} {config.preset}: {params:,} parameters, {config.mode} engine,"
         f" {config.device} {config.dtype}{f' ({reason})' if reason else ''}"
     )
     terminal.note(
-        f"{config.data}: {prepared.train.count:,} documents, {len(prepared.train.tokens):,} tokens"
-        f" to train on, {len(prepared.val.tokens):,} to validate on, vocabulary"
-        f" {prepared.tokenizer.vocab_size}"
+        f"{config.data}: {dataset.train.count:,} documents, {len(dataset.train.tokens):,} tokens"
+        f" to train on, {len(dataset.val.tokens):,} to validate on, vocabulary"
+        f" {dataset.tokenizer.vocab_size}"
     )
     if warning := tape_warning(engine, config):
         terminal.warn(warning)
@@ -220,18 +220,18 @@ def _parameter_count(config: TrainConfig, vocab_size: int) -> int:
 def _run_loop(
     engine: Engine,
     config: TrainConfig,
-    prepared: Prepared,
+    dataset: Dataset,
     folder: RunFolder,
     checkpoint: Checkpoint | None,
     terminal: Terminal,
 ) -> LoopResult:
-    batcher = prepared.batcher(config, processes.rank(), processes.world())
-    evaluation_set = prepared.evaluation_set(config)
+    batcher = dataset.batcher(config, processes.rank(), processes.world())
+    evaluation_set = dataset.evaluation_set(config)
 
     def save(trainer: TrainerState) -> str:
         path = save_checkpoint(
-            folder.checkpoints, config=config.to_dict(), tokenizer=prepared.tokenizer.to_dict(),
-            data=prepared.describe(), trainer=trainer, state=engine.state_dict(),
+            folder.checkpoints, config=config.to_dict(), tokenizer=dataset.tokenizer.to_dict(),
+            data=dataset.describe(), trainer=trainer, state=engine.state_dict(),
         )  # fmt: skip
         return str(path)
 
@@ -256,26 +256,26 @@ def _run_loop(
 def _finish(
     engine: Engine,
     config: TrainConfig,
-    prepared: Prepared,
+    dataset: Dataset,
     folder: RunFolder,
     result: LoopResult,
     terminal: Terminal,
 ) -> TrainResult:
-    metrics = _metrics(engine, config, prepared, result)
+    metrics = _metrics(engine, config, dataset, result)
     if (parts := getattr(engine, "parts", 1)) > 1:
         terminal.warn(
             f"batch_size {config.batch_size} did not fit in memory: trained as {parts} parts,"
             f" --batch-size {-(-config.batch_size // parts)} --grad-accum"
             f" {config.grad_accum * parts}"
         )
-    folder.write_json(folder.result, {**metrics, "split_sha256": prepared.split_sha256})
+    folder.write_json(folder.result, {**metrics, "split_sha256": dataset.split_sha256})
     draw_losses(folder.metrics, folder.plot, f"{config.data}, {config.model_kind}, {config.mode}")
-    context = prompt_tokens(prepared.tokenizer, "", prepared.start, config.block_size)
-    bias = phrase_bias(prepared.tokenizer, config.style, STYLE_WEIGHT)
+    context = prompt_tokens(dataset.tokenizer, "", dataset.start, config.block_size)
+    bias = phrase_bias(dataset.tokenizer, config.style, STYLE_WEIGHT)
     started = time.perf_counter()
     samples = generate(
         engine,
-        prepared.tokenizer,
+        dataset.tokenizer,
         context,
         sampling_settings(config),
         config.num_samples,
@@ -291,7 +291,7 @@ def _finish(
 
 
 def _metrics(
-    engine: Engine, config: TrainConfig, prepared: Prepared, result: LoopResult
+    engine: Engine, config: TrainConfig, dataset: Dataset, result: LoopResult
 ) -> dict[str, Any]:
     rate = 1 / result.elapsed_s if result.elapsed_s > 0 else 0.0
     return {
@@ -303,16 +303,16 @@ def _metrics(
         "using_gpu": config.device != "cpu",
         "tie_lm_head": config.tie_lm_head,
         "input_rmsnorm": config.input_rmsnorm,
-        "params": _parameter_count(config, prepared.tokenizer.vocab_size),
+        "params": _parameter_count(config, dataset.tokenizer.vocab_size),
         "steps": result.steps,
         "final_loss": result.final_loss,
         "val_loss": result.evaluation.loss,
         "val_bpb": result.evaluation.bpb,
-        "val_source": prepared.val_source,
+        "val_source": dataset.val_source,
         "mean_loss_last_50": result.mean_loss_last_50,
         "steps_per_sec": result.steps * rate,
         "tokens_per_sec": result.tokens * rate,
-        "vocab_size": prepared.tokenizer.vocab_size,
+        "vocab_size": dataset.tokenizer.vocab_size,
         "train_tokens": result.tokens,
         "seed": config.seed,
     }

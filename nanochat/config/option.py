@@ -11,13 +11,13 @@ from typing import Any
 
 from nanochat.errors import ConfigError
 
-__all__ = ["UNSET", "Knob", "check_knobs", "closest", "fill", "filled", "knobs", "option"]
+__all__ = ["UNSET", "Option", "check_options", "closest", "fill", "filled", "options_of", "option"]
 
 UNSET: Any = type("_Unset", (), {"__repr__": lambda _: "<from preset>"})()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Knob:
+class Option:
     """What is known of one option beside its name."""
 
     kind: type
@@ -87,14 +87,14 @@ def _is_text(value: Any) -> bool:
 def option(default: Any, help: str, *, group: str, **details: Any) -> Any:
     """A dataclass field whose default comes from the preset, then from `default`."""
     details.setdefault("kind", type(default))
-    knob = Knob(default=default, help=help, group=group, **details)
-    return field(default=UNSET, metadata={"knob": knob})
+    option = Option(default=default, help=help, group=group, **details)
+    return field(default=UNSET, metadata={"option": option})
 
 
-def knobs(config_class: type) -> dict[str, Knob]:
-    """The knobs of a config class, by field name, in order."""
+def options_of(config_class: type) -> dict[str, Option]:
+    """The options of a config class, by field name, in order."""
     fields = dataclasses.fields(config_class)
-    return {f.name: f.metadata["knob"] for f in fields if "knob" in f.metadata}
+    return {f.name: f.metadata["option"] for f in fields if "option" in f.metadata}
 
 
 def closest(name: str, known: Iterable[str]) -> str:
@@ -105,23 +105,23 @@ def closest(name: str, known: Iterable[str]) -> str:
     return f" (did you mean '{near[0]}'?)" if near else ""
 
 
-def check_knobs(config: Any) -> None:
-    """Each value against its own knob. Raises ConfigError with name, rule and value."""
-    for name, knob in knobs(type(config)).items():
+def check_options(config: Any) -> None:
+    """Each value against its own option. Raises ConfigError with name, rule and value."""
+    for name, option in options_of(type(config)).items():
         value = getattr(config, name)
-        if not knob.accepts(value):
-            raise ConfigError(knob.refusal(name, value))
-        if knob.kind in (int, float, tuple) and value is not None:
+        if not option.accepts(value):
+            raise ConfigError(option.refusal(name, value))
+        if option.kind in (int, float, tuple) and value is not None:
             # NumPy's numbers are accepted; what is kept is Python's, which every format can write.
-            object.__setattr__(config, name, knob.kind(value))
+            object.__setattr__(config, name, option.kind(value))
 
 
 def filled(config: Any, preset: Mapping[str, Any]) -> dict[str, Any]:
-    """Every option by name: as given, else the preset's value, else the knob's default."""
-    given = {name: getattr(config, name) for name in knobs(type(config))}
+    """Every option by name: as given, else the preset's value, else the option's default."""
+    given = {name: getattr(config, name) for name in options_of(type(config))}
     return {
-        name: preset.get(name, knob.default) if given[name] is UNSET else given[name]
-        for name, knob in knobs(type(config)).items()
+        name: preset.get(name, option.default) if given[name] is UNSET else given[name]
+        for name, option in options_of(type(config)).items()
     }
 
 

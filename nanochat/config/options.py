@@ -1,4 +1,4 @@
-"""Every knob of every command: its type, default, help and check stand here and nowhere else.
+"""Every option of every command: its type, default, help and check stand here and nowhere else.
 
 A `TrainConfig` is whole as soon as it exists: what is not given comes from its preset, `auto`
 values that need no device are replaced, and every value and combination has been checked. The
@@ -15,7 +15,16 @@ from typing import Any
 
 from nanochat import errors
 from nanochat.config.engine_choice import choose_engine
-from nanochat.config.option import UNSET, Knob, check_knobs, closest, fill, filled, knobs, option
+from nanochat.config.option import (
+    UNSET,
+    Option,
+    check_options,
+    closest,
+    fill,
+    filled,
+    option,
+    options_of,
+)
 from nanochat.config.presets import PRESETS
 from nanochat.config.unsupported import UNSUPPORTED, check_supported
 from nanochat.errors import ConfigError
@@ -30,13 +39,13 @@ __all__ = [
     "UNSUPPORTED",
     "AblateConfig",
     "EvalConfig",
-    "Knob",
+    "Option",
     "SampleConfig",
     "TrainConfig",
     "budget_seconds",
-    "check_knobs",
+    "check_options",
     "closest",
-    "knobs",
+    "options_of",
 ]
 
 RUNS_DIR = "runs"
@@ -275,9 +284,11 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         # `auto` asks for nothing in particular.
-        given = frozenset(n for n in knobs(type(self)) if getattr(self, n) not in (UNSET, "auto"))
+        given = frozenset(
+            n for n in options_of(type(self)) if getattr(self, n) not in (UNSET, "auto")
+        )
         object.__setattr__(self, "given", given)
-        for name in knobs(type(self)):
+        for name in options_of(type(self)):
             if name in given:
                 self._check_choice(name)
         given_kind = self.model_kind
@@ -297,21 +308,21 @@ class TrainConfig:
         if self.numerics == "exact":  # it has programs in float64 alone
             defaults = {name: value for name, value in defaults.items() if name != "dtype"}
         fill(self, defaults)
-        check_knobs(self)
+        check_options(self)
         if not self.resume:  # else the saved config rules, and only what is given is compared
             self._check_together()
             check_supported(self)
 
     def _check_choice(self, name: str) -> None:
         value = getattr(self, name)
-        knob = knobs(type(self))[name]
-        if not knob.accepts(value):
-            raise ConfigError(knob.refusal(name, value))
+        option = options_of(type(self))[name]
+        if not option.accepts(value):
+            raise ConfigError(option.refusal(name, value))
 
     def _check_together(self) -> None:
         if self.time_budget is not None:
             budget_seconds(self.time_budget)
-            usual = PRESETS[self.preset].get("steps", knobs(type(self))["steps"].default)
+            usual = PRESETS[self.preset].get("steps", options_of(type(self))["steps"].default)
             if self.steps != usual:
                 raise ConfigError(f"time_budget chooses steps; leave out steps, got {self.steps}")
             if processes.world() > 1:
@@ -336,7 +347,7 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Every field with its resolved value; `TrainConfig(**d)` builds an equal config."""
-        return {name: getattr(self, name) for name in knobs(type(self))}
+        return {name: getattr(self, name) for name in options_of(type(self))}
 
     @property
     def head_dim(self) -> int:
@@ -370,12 +381,12 @@ def _preset(preset: Any, mode: str, model_kind: Any) -> str:
 
 # -------------------------------------------------------------------------- the other commands
 
-_TRAIN = knobs(TrainConfig)
+_TRAIN = options_of(TrainConfig)
 
 
 def _same(name: str, **changes: Any) -> Any:
-    """The knob of the same name in TrainConfig, so that it is written once."""
-    return field(default=UNSET, metadata={"knob": dataclasses.replace(_TRAIN[name], **changes)})
+    """The option of the same name in TrainConfig, so that it is written once."""
+    return field(default=UNSET, metadata={"option": dataclasses.replace(_TRAIN[name], **changes)})
 
 
 class _Checked:
@@ -385,7 +396,7 @@ class _Checked:
 
     def __post_init__(self) -> None:
         fill(self, {})
-        check_knobs(self)
+        check_options(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

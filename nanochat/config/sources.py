@@ -1,4 +1,4 @@
-"""Options from text: flags over NCLAB_* variables over a TOML file, each checked by its knob.
+"""Options from text: flags over NCLAB_* variables over a TOML file, each checked by its option.
 
 It gives a mapping of what was said; defaults and presets are config.py's.
 """
@@ -13,11 +13,11 @@ from typing import Any
 from nanochat.config.options import (
     AblateConfig,
     EvalConfig,
-    Knob,
+    Option,
     SampleConfig,
     TrainConfig,
     closest,
-    knobs,
+    options_of,
 )
 from nanochat.errors import ConfigError
 
@@ -33,25 +33,25 @@ _BUILD = frozenset(
 _CONFIGS = (TrainConfig, SampleConfig, EvalConfig, AblateConfig)
 
 
-def parse_text(name: str, text: str, knob: Knob) -> Any:
+def parse_text(name: str, text: str, option: Option) -> Any:
     """A value from a flag, variable or list. Raises ConfigError with name, rule and text."""
     value: Any = text
-    if knob.kind is tuple:
+    if option.kind is tuple:
         value = tuple(text.split())
-    elif knob.kind is bool:
+    elif option.kind is bool:
         value = {"true": True, "1": True, "false": False, "0": False}.get(text.lower(), text)
-    elif knob.kind in (int, float):
+    elif option.kind in (int, float):
         try:
-            value = knob.kind(text)
+            value = option.kind(text)
         except ValueError:
             value = text
-    if not knob.accepts(value):
-        raise ConfigError(knob.refusal(name, value))
+    if not option.accepts(value):
+        raise ConfigError(option.refusal(name, value))
     return value
 
 
 def gather_options(
-    known: Mapping[str, Knob],
+    known: Mapping[str, Option],
     flags: Mapping[str, Any],  # None: not given
     environment: Mapping[str, str],
     config_file: str | None,
@@ -67,8 +67,10 @@ def gather_options(
     return options
 
 
-def _from_environment(known: Mapping[str, Knob], environment: Mapping[str, str]) -> dict[str, Any]:
-    every = {PREFIX + name.upper() for config in _CONFIGS for name in knobs(config)}
+def _from_environment(
+    known: Mapping[str, Option], environment: Mapping[str, str]
+) -> dict[str, Any]:
+    every = {PREFIX + name.upper() for config in _CONFIGS for name in options_of(config)}
     options = {}
     for variable in sorted(environment):
         if not variable.startswith(PREFIX) or variable in _BUILD:
@@ -87,7 +89,7 @@ def _from_environment(known: Mapping[str, Knob], environment: Mapping[str, str])
     return options
 
 
-def read_config_file(path: str, known: Mapping[str, Knob]) -> dict[str, Any]:
+def read_config_file(path: str, known: Mapping[str, Option]) -> dict[str, Any]:
     """The options in a TOML file of `option = value` lines. Raises ConfigError."""
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -114,7 +116,7 @@ def _parse_toml(text: str) -> dict[str, Any]:
     return tomllib.loads(text)
 
 
-def _refuse_unknown(path: str, options: Iterable[str], known: Mapping[str, Knob]) -> None:
+def _refuse_unknown(path: str, options: Iterable[str], known: Mapping[str, Option]) -> None:
     for name in options:
         if name not in known:
             raise ConfigError(f"config file {path}: {name} is no option{closest(name, known)}")

@@ -20,13 +20,13 @@ from nanochat.data.style import style_documents
 from nanochat.data.tokenizer import BOS, Tokenizer, build_tokenizer
 from nanochat.errors import TokenizerError
 
-__all__ = ["Prepared", "prepare", "start_text"]
+__all__ = ["Dataset", "load_dataset", "start_text"]
 
 EVAL_TOKENS = 4096  # a batch of evaluation: small training batches leave cores idle there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
+class Dataset:
     """Everything about the text of a run."""
 
     tokenizer: Tokenizer
@@ -71,14 +71,14 @@ class Prepared:
         }
 
 
-def prepare(config: TrainConfig) -> Prepared:
+def load_dataset(config: TrainConfig) -> Dataset:
     """Read, split and tokenize the config's corpus. Raises CorpusError, TokenizerError."""
     corpus = load_corpus(config.data, config.documents, config.data_dir)
     split = split_documents(corpus.documents, config.val_fraction, config.seed)
     train = [*split.train, *(style_documents() if config.style == "futuristic" else ())]
     tokenizer = build_tokenizer(config.tokenizer, train, split.val, config.vocab_size)
     documents = encode_documents(tokenizer, train)
-    return Prepared(
+    return Dataset(
         tokenizer=tokenizer,
         train=documents,
         val=encode_documents(tokenizer, split.val),

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanochat import philox
-from nanochat.config.options import SampleConfig, knobs
+from nanochat.config.options import SampleConfig, options_of
 from nanochat.data.tokenizer import BOS
 from nanochat.errors import ConfigError
 from nanochat.philox import Stream
@@ -82,7 +82,7 @@ class SamplingSettings:
 
     def __post_init__(self) -> None:
         check_temperature(self.temperature)
-        known = knobs(SampleConfig)
+        known = options_of(SampleConfig)
         for field in fields(self):
             value = getattr(self, field.name)
             if not known[field.name].accepts(value):

@@ -34,9 +34,9 @@ from bench.race.scorer import (
 from bench.race.sides import Lines, Side, run
 from bench.race.statistics import p_below, ratio_interval
 from nanochat.cli import _plain_flags
-from nanochat.config.options import TrainConfig, knobs
+from nanochat.config.options import TrainConfig, options_of
 from nanochat.config.sources import gather_options
-from nanochat.data.dataset import prepare
+from nanochat.data.dataset import load_dataset
 
 LINES = "".join(f"line {i} of a text\n" + "\n" * (i % 5 == 0) for i in range(900))
 
@@ -60,9 +60,9 @@ def test_a_text_is_split_at_nine_tenths(text: RaceText) -> None:
 
 
 def test_our_own_split_is_the_same_bytes(text: RaceText) -> None:
-    prepared = prepare(TrainConfig(mode="tensor", data=str(text.whole), documents="file"))
-    for part, expected in ((prepared.train, text.train), (prepared.val, text.val)):
-        assert prepared.tokenizer.decode(part.tokens.tolist()).encode() == expected
+    dataset = load_dataset(TrainConfig(mode="tensor", data=str(text.whole), documents="file"))
+    for part, expected in ((dataset.train, text.train), (dataset.val, text.val)):
+        assert dataset.tokenizer.decode(part.tokens.tolist()).encode() == expected
 
 
 @pytest.mark.parametrize(
@@ -344,7 +344,7 @@ def test_a_race_of_a_file_is_what_its_record_is_of(
     for _, arguments in entries:
         flags = _plain_flags(["train", *arguments])
         assert flags is not None, arguments
-        TrainConfig(**gather_options(knobs(TrainConfig), flags, {}, None))
+        TrainConfig(**gather_options(options_of(TrainConfig), flags, {}, None))
 
 
 def test_a_line_of_a_race_file_is_read_as_a_shell_reads_it() -> None:

@@ -15,7 +15,7 @@ import nanochat
 from nanochat.config.options import SampleConfig, TrainConfig
 from nanochat.data.batches import evaluation_batches
 from nanochat.data.counts import add_one_probabilities, transition_counts
-from nanochat.data.dataset import prepare
+from nanochat.data.dataset import load_dataset
 from nanochat.engines import build_engine, resolve_hardware
 from nanochat.errors import PromptTooLong, TokenizerError
 from nanochat.runs.checkpoint import load_checkpoint
@@ -85,8 +85,8 @@ def test_a_candidate_list_of_every_token_changes_nothing(trained):
 
 def test_loaded_logits_equal_those_of_the_trained_engine_bit_for_bit(trained):
     config = resolve_hardware(TrainConfig(**{**trained.options, "out": None}))
-    prepared = prepare(config)
-    vocab, sizes = prepared.tokenizer.vocab_size, prepared.tokenizer.token_bytes
+    dataset = load_dataset(config)
+    vocab, sizes = dataset.tokenizer.vocab_size, dataset.tokenizer.token_bytes
     saved = load_checkpoint(max((trained.path / "checkpoints").iterdir()))
     engine = build_engine(config, vocab, sizes)
     engine.load_state_dict(saved.state)
@@ -98,7 +98,7 @@ def test_loaded_logits_equal_those_of_the_trained_engine_bit_for_bit(trained):
         assert ours.logits.tobytes() == theirs.logits.tobytes()
         for decoder in (ours, theirs):
             decoder.advance([token, token])
-    for batch in evaluation_batches(prepared.val, batch_size=2, block_size=8):
+    for batch in evaluation_batches(dataset.val, batch_size=2, block_size=8):
         assert engine.sums(batch) == loaded.sums(batch)
 
 
@@ -230,13 +230,13 @@ def test_one_sample_is_streamed_as_it_is_and_several_are_a_line_each(trained, cl
 
 def test_the_counted_bigram_draws_by_the_counts_of_the_training_part(trained):
     config = TrainConfig(**trained.options)
-    prepared = prepare(config)
-    counts = transition_counts(prepared.train, prepared.tokenizer.vocab_size)
+    dataset = load_dataset(config)
+    counts = transition_counts(dataset.train, dataset.tokenizer.vocab_size)
     probabilities = add_one_probabilities(counts)
     texts = draw(trained, baseline="counts", num_samples=4000, max_new_tokens=1, temperature=1.0)
-    drawn = np.zeros(prepared.tokenizer.vocab_size)
+    drawn = np.zeros(dataset.tokenizer.vocab_size)
     for text in texts:
-        drawn[prepared.tokenizer.encode(text)[0] if text else 0] += 1
+        drawn[dataset.tokenizer.encode(text)[0] if text else 0] += 1
     expected = probabilities[0] * len(texts)
     chi_square = ((drawn - expected) ** 2 / expected).sum()
     freedom = len(expected) - 1

@@ -20,7 +20,7 @@ from xml.etree import ElementTree
 import pytest
 
 import nanochat
-from nanochat.config.options import TrainConfig, knobs
+from nanochat.config.options import TrainConfig, options_of
 from nanochat.config.sources import read_config_file
 from nanochat.errors import (
     CheckpointError,
@@ -98,7 +98,7 @@ def test_a_run_folder_holds_config_environment_log_plot_result_and_checkpoints(r
 
 def test_the_saved_config_is_whole_and_loads_to_the_same_config(run, tiny):
     run(out="run", tie_lm_head=True)
-    saved = read_config_file("run/config.toml", knobs(TrainConfig))
+    saved = read_config_file("run/config.toml", options_of(TrainConfig))
     asked = TrainConfig(**tiny(out="run", tie_lm_head=True))
     resolved = {"device": "cpu", "dtype": "float64", "batching": "packed"}
     assert TrainConfig(**saved) == dataclasses.replace(asked, **resolved)
@@ -110,7 +110,7 @@ def test_the_saved_config_is_whole_and_loads_to_the_same_config(run, tiny):
 
 def test_a_run_repeated_from_its_saved_config_ends_with_the_same_bits(run):
     first = run("mini-gpt", out="first")
-    saved = read_config_file("first/config.toml", knobs(TrainConfig))
+    saved = read_config_file("first/config.toml", options_of(TrainConfig))
     again = nanochat.train(TrainConfig(**{**saved, "out": "again"}))
     assert weights_sha256(first.run) == weights_sha256(again.run)
     assert untimed(first.metrics) == untimed(again.metrics)
@@ -508,7 +508,7 @@ def test_resume_refuses_any_other_value_than_the_saved_one(run, stop_after, refu
     stop_after(3)
     with pytest.raises(RunInterrupted):
         run(out="run")
-    saved = read_config_file("run/config.toml", knobs(TrainConfig))[name]
+    saved = read_config_file("run/config.toml", options_of(TrainConfig))[name]
     value = CHANGED[name]
     message = (
         f"--resume keeps the saved {name} {saved}, got {value}; leave it out, or start a new run"
@@ -704,7 +704,7 @@ SEEN_ELSEWHERE = {  # by which test; they are no option of the training itself
 
 
 def test_every_option_of_a_run_is_accounted_for():
-    assert {*CHANGES, *SEEN_ELSEWHERE} == set(knobs(TrainConfig))
+    assert {*CHANGES, *SEEN_ELSEWHERE} == set(options_of(TrainConfig))
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Every knob, preset and combination of the config classes, through API and command line."""
+"""Every option, preset and combination of the config classes, through API and command line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat import errors
-from nanochat.config.option import Knob, check_knobs, closest
+from nanochat.config.option import Option, check_options, closest
 from nanochat.config.options import (
     PRESETS,
     UNSUPPORTED,
@@ -20,14 +20,14 @@ from nanochat.config.options import (
     EvalConfig,
     SampleConfig,
     TrainConfig,
-    knobs,
+    options_of,
 )
 from nanochat.errors import ConfigError, NanochatError
 
 CONFIGS = {
     "train": TrainConfig, "sample": SampleConfig, "eval": EvalConfig, "ablate": AblateConfig,
 }  # fmt: skip
-KNOBS = [(command, name, k) for command, c in CONFIGS.items() for name, k in knobs(c).items()]
+KNOBS = [(command, name, k) for command, c in CONFIGS.items() for name, k in options_of(c).items()]
 NUMBERS = [(command, name, k) for command, name, k in KNOBS if k.kind in (int, float)]
 CHOICES = [(command, name, k) for command, name, k in KNOBS if k.choices]
 
@@ -36,25 +36,25 @@ def ids(cases):
     return [f"{command}-{name}" for command, name, _ in cases]
 
 
-def outside(knob: Knob) -> list[tuple[object, str]]:
-    """Values that the knob must refuse, with their text on the command line."""
+def outside(option: Option) -> list[tuple[object, str]]:
+    """Values that the option must refuse, with their text on the command line."""
     values: list[tuple[object, str]] = [
         (math.nan, "nan"), (math.inf, "inf"), (-math.inf, "-inf"), ("text", "text"), ("", ""),
-        (knob.kind(10**30), str(knob.kind(10**30))),
+        (option.kind(10**30), str(option.kind(10**30))),
     ]  # fmt: skip
-    if knob.low_open:
-        values.append((knob.kind(knob.low), str(knob.kind(knob.low))))
-    values.append((knob.kind(knob.low - 1), str(knob.kind(knob.low - 1))))
-    if knob.kind is int:
+    if option.low_open:
+        values.append((option.kind(option.low), str(option.kind(option.low))))
+    values.append((option.kind(option.low - 1), str(option.kind(option.low - 1))))
+    if option.kind is int:
         values += [(1.5, "1.5"), (10**400, str(10**400))]
     return values
 
 
-@pytest.mark.parametrize(("command", "name", "knob"), NUMBERS, ids=ids(NUMBERS))
+@pytest.mark.parametrize(("command", "name", "option"), NUMBERS, ids=ids(NUMBERS))
 def test_numbers_out_of_range_are_refused_alike_by_api_and_command_line(
-    command, name, knob, refused, folder
+    command, name, option, refused, folder
 ):
-    for value, text in outside(knob):
+    for value, text in outside(option):
         with pytest.raises(ConfigError) as caught:
             CONFIGS[command](**{name: value})
         message = str(caught.value)
@@ -65,33 +65,33 @@ def test_numbers_out_of_range_are_refused_alike_by_api_and_command_line(
     assert list(folder.iterdir()) == [folder / "names.txt"]
 
 
-@pytest.mark.parametrize(("command", "name", "knob"), NUMBERS, ids=ids(NUMBERS))
-def test_truth_values_are_no_numbers(command, name, knob, refused):
+@pytest.mark.parametrize(("command", "name", "option"), NUMBERS, ids=ids(NUMBERS))
+def test_truth_values_are_no_numbers(command, name, option, refused):
     for value in (True, False, np.True_):
         with pytest.raises(ConfigError, match=f"^{name} must be .*, got {value}$"):
             CONFIGS[command](**{name: value})
     assert refused(command, f"--{name.replace('_', '-')}=true").endswith(", got true")
 
 
-@pytest.mark.parametrize(("command", "name", "knob"), NUMBERS, ids=ids(NUMBERS))
-def test_bounds_themselves_and_numpy_numbers_are_accepted(command, name, knob):
-    inside = knob.high if knob.low_open else knob.low
-    assert knob.accepts(knob.kind(inside))
-    assert knob.accepts(knob.kind(knob.high))
-    kept = getattr(CONFIGS[command](**{name: np.array([knob.default])[0]}), name)
-    assert type(kept) is knob.kind
-    assert kept == knob.default
+@pytest.mark.parametrize(("command", "name", "option"), NUMBERS, ids=ids(NUMBERS))
+def test_bounds_themselves_and_numpy_numbers_are_accepted(command, name, option):
+    inside = option.high if option.low_open else option.low
+    assert option.accepts(option.kind(inside))
+    assert option.accepts(option.kind(option.high))
+    kept = getattr(CONFIGS[command](**{name: np.array([option.default])[0]}), name)
+    assert type(kept) is option.kind
+    assert kept == option.default
 
 
-@pytest.mark.parametrize(("command", "name", "knob"), CHOICES, ids=ids(CHOICES))
+@pytest.mark.parametrize(("command", "name", "option"), CHOICES, ids=ids(CHOICES))
 def test_a_misspelt_choice_is_refused_with_the_choices_and_a_suggestion(
-    command, name, knob, refused
+    command, name, option, refused
 ):
-    right = max(knob.choices, key=len)
+    right = max(option.choices, key=len)
     wrong = right[:-1] + "_"
-    near = closest(wrong, knob.choices)
+    near = closest(wrong, option.choices)
     assert "did you mean '" in near
-    message = f"{name} must be one of {', '.join(knob.choices)}, got {wrong}{near}"
+    message = f"{name} must be one of {', '.join(option.choices)}, got {wrong}{near}"
     with pytest.raises(ConfigError) as caught:
         CONFIGS[command](**{name: wrong})
     assert str(caught.value) == message
@@ -104,15 +104,15 @@ def test_a_misspelt_choice_is_refused_with_the_choices_and_a_suggestion(
 TEXTS = [(c, name, k) for c, name, k in KNOBS if k.kind is str and not k.choices]
 
 
-@pytest.mark.parametrize(("command", "name", "knob"), TEXTS, ids=ids(TEXTS))
-def test_texts_that_no_path_or_terminal_can_hold_are_refused(command, name, knob):
+@pytest.mark.parametrize(("command", "name", "option"), TEXTS, ids=ids(TEXTS))
+def test_texts_that_no_path_or_terminal_can_hold_are_refused(command, name, option):
     for value in ("a\0b", "\udcff"):
         with pytest.raises(ConfigError, match=f"^{name} must be Unicode text without NUL, got "):
             CONFIGS[command](**{name: value})
     for value in (1, 1.5, b"bytes", True):
         with pytest.raises(ConfigError, match=f"^{name} must be text, got "):
             CONFIGS[command](**{name: value})
-    if not knob.optional:
+    if not option.optional:
         with pytest.raises(ConfigError, match=f"^{name} must be text, got None$"):
             CONFIGS[command](**{name: None})
 
@@ -120,8 +120,8 @@ def test_texts_that_no_path_or_terminal_can_hold_are_refused(command, name, knob
 FLAGS = [(c, name, k) for c, name, k in KNOBS if k.kind is bool]
 
 
-@pytest.mark.parametrize(("command", "name", "knob"), FLAGS, ids=ids(FLAGS))
-def test_truth_values_alone_are_truth_values(command, name, knob):
+@pytest.mark.parametrize(("command", "name", "option"), FLAGS, ids=ids(FLAGS))
+def test_truth_values_alone_are_truth_values(command, name, option):
     for value in (1, 0, "true", None, math.nan):
         with pytest.raises(ConfigError, match=f"^{name} must be true or false, got {value}$"):
             CONFIGS[command](**{name: value})
@@ -134,15 +134,15 @@ def test_vary_takes_texts_alone():
             AblateConfig(vary=value)
 
 
-@pytest.mark.parametrize(("command", "name", "knob"), KNOBS, ids=ids(KNOBS))
-def test_every_knob_says_what_it_is(command, name, knob):
-    assert knob.help.endswith((".", "…"))
-    assert knob.group
-    assert knob.accepts(knob.default)
-    assert knob.kind in (int, float, str, bool, tuple)
-    if knob.kind in (int, float):
-        assert knob.low is not None and knob.high is not None
-        assert knob.low < knob.high
+@pytest.mark.parametrize(("command", "name", "option"), KNOBS, ids=ids(KNOBS))
+def test_every_knob_says_what_it_is(command, name, option):
+    assert option.help.endswith((".", "…"))
+    assert option.group
+    assert option.accepts(option.default)
+    assert option.kind in (int, float, str, bool, tuple)
+    if option.kind in (int, float):
+        assert option.low is not None and option.high is not None
+        assert option.low < option.high
 
 
 # ------------------------------------------------------------------------------------ whole configs
@@ -163,22 +163,22 @@ ON_ENGINES = [
 def test_every_preset_is_valid_and_complete_on_its_engines(preset, mode):
     config = TrainConfig(preset=preset, mode=mode)
     for name, value in PRESETS[preset].items():
-        assert name in knobs(TrainConfig)
+        assert name in options_of(TrainConfig)
         assert getattr(config, name) == value
-    for name, knob in knobs(TrainConfig).items():
+    for name, option in options_of(TrainConfig).items():
         if name not in (*PRESETS[preset], "preset", "mode"):
-            assert getattr(config, name) == knob.default
+            assert getattr(config, name) == option.default
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_given_value_goes_over_the_preset_even_if_it_is_the_default(preset):
     for name in PRESETS[preset]:
-        knob = knobs(TrainConfig)[name]
+        option = options_of(TrainConfig)[name]
         if name in ("model_kind", "n_head", "n_layer", "qk_norm", "positions", "activation"):
             continue  # not free of the others
-        if name == "n_embd" and knob.default % PRESETS[preset]["n_head"]:
+        if name == "n_embd" and option.default % PRESETS[preset]["n_head"]:
             continue
-        assert getattr(TrainConfig(preset=preset, **{name: knob.default}), name) == knob.default
+        assert getattr(TrainConfig(preset=preset, **{name: option.default}), name) == option.default
 
 
 @pytest.mark.parametrize(
@@ -210,19 +210,21 @@ def test_microgpts_preset_is_the_final_gist():
     assert {name: getattr(config, name) for name in gist} == gist
 
 
-def valid(knob: Knob):
-    if knob.choices:
-        return st.sampled_from(knob.choices)
-    if knob.kind is bool:
+def valid(option: Option):
+    if option.choices:
+        return st.sampled_from(option.choices)
+    if option.kind is bool:
         return st.booleans()
-    if knob.kind is int:
-        return st.integers(int(knob.low), int(knob.high))
-    if knob.kind is float:
-        return st.floats(knob.low, knob.high, exclude_min=knob.low_open)
+    if option.kind is int:
+        return st.integers(int(option.low), int(option.high))
+    if option.kind is float:
+        return st.floats(option.low, option.high, exclude_min=option.low_open)
     return st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
 
 
-@given(st.fixed_dictionaries({}, optional={n: valid(k) for n, k in knobs(TrainConfig).items()}))
+@given(
+    st.fixed_dictionaries({}, optional={n: valid(k) for n, k in options_of(TrainConfig).items()})
+)
 @settings(deadline=None, max_examples=300)
 def test_any_mix_of_valid_values_builds_a_whole_config_or_says_what_does_not_go_together(options):
     try:
@@ -237,7 +239,7 @@ def test_any_mix_of_valid_values_builds_a_whole_config_or_says_what_does_not_go_
     for name, value in options.items():
         if not (name in ("mode", "preset") and value == "auto"):
             assert getattr(config, name) == value
-    check_knobs(config)
+    check_options(config)
     again = TrainConfig(**config.to_dict())
     assert again == config
     assert again.to_dict() == config.to_dict()
@@ -248,7 +250,7 @@ def test_any_mix_of_valid_values_builds_a_whole_config_or_says_what_does_not_go_
 def test_configs_are_frozen_and_keyword_only(config):
     made = config()
     with pytest.raises(dataclasses.FrozenInstanceError):
-        setattr(made, next(iter(knobs(config))), "auto")
+        setattr(made, next(iter(options_of(config))), "auto")
     with pytest.raises(TypeError):
         config("auto")
     with pytest.raises(TypeError):
@@ -356,7 +358,7 @@ def test_a_row_of_the_table_refuses_its_example_through_api_and_command_line(
     assert refused("train", *flags(**options)) == message
     assert refused("ablate", *flags(**options), "--seeds=1", "--vary=lr=0.1") == message
     # Exactly this row, and none before it, is what the example meets.
-    defaults = {name: knob.default for name, knob in knobs(TrainConfig).items()}
+    defaults = {name: option.default for name, option in options_of(TrainConfig).items()}
     preset = PRESETS["bigram"] if "model_kind" in options else {}
     stand_in = SimpleNamespace(**{**defaults, **preset, **options})
     applied = [i for i, (_, applies, *_) in enumerate(UNSUPPORTED) if applies(stand_in)]

@@ -12,12 +12,12 @@ from nanochat.config.options import (
     EvalConfig,
     SampleConfig,
     TrainConfig,
-    knobs,
+    options_of,
 )
 from nanochat.config.sources import gather_options, parse_text, read_config_file
 from nanochat.errors import ConfigError
 
-KNOWN = knobs(TrainConfig)
+KNOWN = options_of(TrainConfig)
 CONFIGS = (TrainConfig, SampleConfig, EvalConfig, AblateConfig)
 
 
@@ -84,18 +84,18 @@ def test_the_command_line_puts_flags_over_variables_over_the_file(
 # ------------------------------------------------------------------------------- text to values
 
 
-def text_of(knob):
-    """(text, value) pairs that a knob takes."""
-    if knob.choices:
-        return st.sampled_from(knob.choices).map(lambda c: (c, c))
-    if knob.kind is bool:
+def text_of(option):
+    """(text, value) pairs that a option takes."""
+    if option.choices:
+        return st.sampled_from(option.choices).map(lambda c: (c, c))
+    if option.kind is bool:
         return st.sampled_from(
             [("true", True), ("false", False), ("1", True), ("0", False), ("True", True)]
         )
-    if knob.kind is int:
-        return st.integers(int(knob.low), int(knob.high)).map(lambda v: (str(v), v))
-    if knob.kind is float:
-        values = st.floats(knob.low, knob.high, exclude_min=knob.low_open)
+    if option.kind is int:
+        return st.integers(int(option.low), int(option.high)).map(lambda v: (str(v), v))
+    if option.kind is float:
+        values = st.floats(option.low, option.high, exclude_min=option.low_open)
         return values.map(lambda v: (repr(v), v))
     return st.text("abc/.é ").map(lambda t: (t, t))
 
@@ -112,7 +112,7 @@ def test_a_variable_and_a_flag_of_the_same_text_mean_the_same_value(name, data):
 
 
 def test_lists_of_texts_are_split_at_spaces():
-    known = knobs(AblateConfig)
+    known = options_of(AblateConfig)
     assert parse_text("vary", "n_layer=1,2 tie_lm_head=true", known["vary"]) == (
         "n_layer=1,2",
         "tie_lm_head=true",
@@ -127,10 +127,10 @@ def test_lists_of_texts_are_split_at_spaces():
 @pytest.mark.parametrize("config", CONFIGS)
 def test_a_variable_of_another_command_is_left_to_it(config):
     environment = {
-        f"NCLAB_{name.upper()}": "auto" for c in CONFIGS for name in knobs(c)
-        if name not in knobs(config)
+        f"NCLAB_{name.upper()}": "auto" for c in CONFIGS for name in options_of(c)
+        if name not in options_of(config)
     }  # fmt: skip
-    assert gather_options(knobs(config), {}, environment, None) == {}
+    assert gather_options(options_of(config), {}, environment, None) == {}
 
 
 def test_a_misspelt_variable_is_an_error_with_a_suggestion():
@@ -230,5 +230,5 @@ def test_whole_numbers_are_numbers_in_the_file(toml):
 
 def test_vary_is_a_list_in_the_file(toml):
     toml('vary = ["n_layer=1,2"]\nseeds = 2\n')
-    known = knobs(AblateConfig)
+    known = options_of(AblateConfig)
     assert AblateConfig(**read_config_file("run.toml", known)).vary == ("n_layer=1,2",)

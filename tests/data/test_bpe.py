@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from nanochat import TrainConfig
 from nanochat.data.bpe import BpeTokenizer, learn
-from nanochat.data.dataset import prepare
+from nanochat.data.dataset import load_dataset
 from nanochat.data.tokenizer import BOS, build_tokenizer, tokenizer_from_dict
 from nanochat.errors import MissingDependency, TokenizerError
 
@@ -147,10 +147,12 @@ def test_it_learns_from_the_training_part_alone(tmp_path):
     head, tail = "aa bb " * 300, "zq zq " * 30
     path = tmp_path / "text.txt"
     path.write_text(head + tail)
-    prepared = prepare(TrainConfig(mode="tensor", data=str(path), tokenizer="bpe", vocab_size=280))
-    assert b"zq" not in tokens_of(prepared.tokenizer)
-    assert b"aa" in tokens_of(prepared.tokenizer)
-    assert prepared.tokenizer.decode(prepared.val.tokens).endswith("zq zq ")
+    dataset = load_dataset(
+        TrainConfig(mode="tensor", data=str(path), tokenizer="bpe", vocab_size=280)
+    )
+    assert b"zq" not in tokens_of(dataset.tokenizer)
+    assert b"aa" in tokens_of(dataset.tokenizer)
+    assert dataset.tokenizer.decode(dataset.val.tokens).endswith("zq zq ")
 
 
 def test_missing_packages_are_one_clear_line(monkeypatch):

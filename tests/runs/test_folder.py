@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nanochat.config.options import TrainConfig, knobs
+from nanochat.config.options import TrainConfig, options_of
 from nanochat.config.sources import read_config_file
 from nanochat.errors import OutputError
 from nanochat.runs import folder as module
@@ -36,7 +36,7 @@ def test_the_saved_config_is_read_back_whatever_its_texts_hold(folder):
     config = TrainConfig(data=data, lr=0.1 + 0.2, mode="scalar", eps=5e-324, seed=2**32 - 1)
     run = RunFolder.create("run", "")
     run.write_config(config.to_dict())
-    assert TrainConfig(**read_config_file("run/config.toml", knobs(TrainConfig))) == config
+    assert TrainConfig(**read_config_file("run/config.toml", options_of(TrainConfig))) == config
 
 
 def test_figures_that_json_lacks_are_written_as_text(folder):

@@ -65,9 +65,9 @@ def texts(vocab: int, most: int) -> list[list[int]]:
     return [[random.randrange(vocab) for _ in range(length)] for length in lengths]
 
 
-def microgpt(numerics: str, dtype: str = "float64", **knobs: int | str) -> Program:
+def microgpt(numerics: str, dtype: str = "float64", **options_of: int | str) -> Program:
     """The model of the scalar engine, recorded for documents of up to BLOCK + 1 tokens."""
-    config = TrainConfig(mode="scalar", preset="microgpt", **knobs)  # type: ignore[arg-type]  # each knob its type
+    config = TrainConfig(mode="scalar", preset="microgpt", **options_of)  # type: ignore[arg-type]  # each option its type
     engine = ScalarEngine(config, VOCAB, np.ones(VOCAB, dtype=np.int64), dtype=dtype)
 
     def losses(tokens: list[Token]) -> list[Value]:
