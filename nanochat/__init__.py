@@ -1,7 +1,39 @@
-"""Train, sample, evaluate and ablate small language models, in scalars and in tensors.
+"""Train, sample, evaluate and compare small language models on your own text.
 
-Everything named here is imported when it is first used: `import nanochat` itself loads neither
-numpy nor torch.
+Train a model on the embedded names, then use it:
+
+    import nanochat
+
+    run = nanochat.train(nanochat.TrainConfig(steps=200))
+    print(run.metrics["val_loss"], run.samples)
+
+    print(nanochat.sample(nanochat.SampleConfig(checkpoint=str(run.run), prompt="an")))
+    print(nanochat.evaluate(nanochat.EvalConfig(checkpoint=str(run.run))).loss)
+
+For your own text, pass `data="my.txt"` to TrainConfig. Every option of the command line
+(`nanochat train --help-all`) is a field of a config class, with the same name and check.
+
+Commands as functions, each with its config and its result:
+
+    train(TrainConfig) -> TrainResult           train a model and write its run folder
+    sample(SampleConfig) -> list of str         write text with a trained model
+    evaluate(EvalConfig) -> EvalResult          loss and bits per byte of a text
+    ablate(AblateConfig, base) -> AblationResult    a grid of options over seeds
+    info() -> dict                              versions, machine, native modules
+
+Scalars with gradients, in the manner of micrograd and microgpt.py:
+
+    Value           a number that remembers how it was computed; .backward() fills .grad
+    Matrix          rows of Values that are stored together
+    compile         record a function of Values once and replay it at SIMD speed -> Program
+    select          the element of a list that a token names, for recorded functions
+    detached_max    the largest of a list as a plain number, for recorded functions
+
+`nanochat.ops` has the fused loss and sampling ops for torch programs: cross_entropy,
+linear_cross_entropy and sample.
+
+Mistakes raise a subclass of NanochatError whose message names the thing, the rule and the value.
+Importing nanochat loads neither NumPy nor torch; each name is imported when it is first used.
 """
 
 from __future__ import annotations
