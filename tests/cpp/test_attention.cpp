@@ -8,7 +8,7 @@
 #include <random>
 
 #include "kernel_testing.hpp"
-#include "kernels/cpu/norm/blocks.hpp"
+#include "kernels/cpu/attention/attention.hpp"
 
 namespace {
 

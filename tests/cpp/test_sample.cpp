@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kernels/cpu/runtime/tables.hpp"
+#include "kernels/cpu/sample/sample.hpp"
 #include "kernels/draw_arithmetic.hpp"
 #include "kernels/nck.h"
 #include "kernels/philox.hpp"

@@ -3,6 +3,7 @@
 #include <random>
 
 #include "kernel_testing.hpp"
+#include "kernels/cpu/scale_rows/scale_rows.hpp"
 
 namespace {
 
@@ -24,7 +25,7 @@ std::vector<std::uint16_t> scaled(const Tables& tables, int dtype,
   std::vector<std::uint16_t> result(row.size() * factors.size(), 0x7fff);
   // Every row reads the same memory: a stride of 0.
   const ScaleRows call{row.data(), vocab, 0, factors.data(), 1, result.data(), vocab};
-  tables.scale_rows[dtype](call, 0, rows);
+  tables.scale_rows->rows[dtype](call, 0, rows);
   return result;
 }
 

@@ -1,11 +1,12 @@
 // nck_attention and nck_attention_backward: arguments checked, heads shared out.
+#include "kernels/cpu/attention/attention.hpp"
+
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <new>
 
 #include "kernels/checks.hpp"
-#include "kernels/cpu/norm/blocks.hpp"
 #include "kernels/cpu/runtime/parallel.hpp"
 #include "kernels/cpu/runtime/scratch.hpp"
 #include "kernels/cpu/runtime/tables.hpp"

@@ -2,8 +2,8 @@
 // queries are a block; what lies after a block's last token or before its first visible column is
 // not computed. The backward pass computes the weights again: a seventh more products, and nothing
 // as large as the scores is ever kept.
+#include "kernels/cpu/attention/attention.hpp"
 #include "kernels/cpu/attention/products.hpp"
-#include "kernels/cpu/norm/blocks.hpp"
 #include "simd/math.hpp"
 #include "simd/transpose.hpp"
 

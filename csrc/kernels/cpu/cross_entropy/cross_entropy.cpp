@@ -1,5 +1,7 @@
 // nck_cross_entropy and nck_target_weight: arguments checked, rows shared out, losses reduced. What
 // is done to a row is in cross_entropy_rows.cpp.
+#include "kernels/cpu/cross_entropy/cross_entropy.hpp"
+
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
@@ -106,7 +108,7 @@ struct Outputs {
 
 void run(const CrossEntropy& call, std::int64_t rows, std::int32_t dtype, const Outputs& outputs,
          const Targets& targets, int threads) {
-  const auto kernel = tables().cross_entropy[dtype];
+  const auto kernel = tables().cross_entropy->rows[dtype];
   const std::int64_t chunk = rows_a_chunk(rows, call.vocab);
   std::vector<Sums> sums(static_cast<std::size_t>((rows + chunk - 1) / chunk));
   std::atomic<bool> has_memory{true};

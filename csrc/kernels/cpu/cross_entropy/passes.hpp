@@ -3,7 +3,7 @@
 #ifndef NANOCHAT_KERNELS_CPU_CROSS_ENTROPY_PASSES_HPP_
 #define NANOCHAT_KERNELS_CPU_CROSS_ENTROPY_PASSES_HPP_
 
-#include "kernels/cpu/runtime/rows.hpp"
+#include "kernels/cpu/cross_entropy/cross_entropy.hpp"
 #include "simd/lanes.hpp"
 #include "simd/math.hpp"
 

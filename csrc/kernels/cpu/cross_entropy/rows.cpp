@@ -207,8 +207,6 @@ class Rows {
   mutable double weighted_[cross_entropy_rows];
 };
 
-}  // namespace
-
 template <class S>
 void cross_entropy(const CrossEntropy& call, std::int64_t first, std::int64_t last, void* scratch,
                    CrossEntropyResult& result) noexcept {
@@ -216,34 +214,12 @@ void cross_entropy(const CrossEntropy& call, std::int64_t first, std::int64_t la
   rows.run(first, last, result);
 }
 
-template <class S>
-void scale_rows(const ScaleRows& call, std::int64_t first, std::int64_t last) noexcept {
-  using V = Whole<Number<S>>;
-  const auto* const factors = static_cast<const Number<S>*>(call.upstream);
-  for (std::int64_t i = first; i < last; ++i) {
-    const S* const from = static_cast<const S*>(call.matrix) + i * call.row_stride;
-    S* const to = static_cast<S*>(call.result) + i * call.result_stride;
-    const Number<S> factor = factors[i * call.upstream_stride];
-    if (from == to && factor == Number<S>{1}) continue;
-    for_vectors<V>(call.vocab, [&](std::int64_t at, int count) {
-      store_at(to, at, count, load_at(from, at, count) * factor);
-    });
-  }
-}
+}  // namespace
 
-extern const SampleTable sample_table;
-extern const BlockTable block_table;
-extern const AttentionTable attention_table;
-extern const DecodeTable decode_table;
-extern const Tables kernel_tables;
-const Tables kernel_tables = {
+extern const CrossEntropyTable cross_entropy_table;
+const CrossEntropyTable cross_entropy_table = {
     {&cross_entropy<float>, &cross_entropy<double>, &cross_entropy<BFloat16>,
      &cross_entropy<Float16>},
-    {&scale_rows<float>, &scale_rows<double>, &scale_rows<BFloat16>, &scale_rows<Float16>},
-    &sample_table,
-    &block_table,
-    &attention_table,
-    &decode_table,
 };
 
 }  // namespace nanochat::kernels::NCLAB_SIMD

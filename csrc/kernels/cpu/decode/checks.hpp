@@ -6,13 +6,13 @@
 #include <cstdint>
 
 #include "kernels/checks.hpp"
+#include "kernels/cpu/embedding/limits.hpp"
 
 namespace nanochat::kernels {
 
 // With these no product of sizes that is taken below is beyond 63 bits, but for the caches.
-inline constexpr std::int64_t most_embd = 1 << 16, most_layers = 1 << 12, most_positions = 1 << 24,
-                              most_decoder_rows = 1 << 20, most_past = 1 << 10,
-                              most_ngram_rows = std::int64_t{1} << 31;
+inline constexpr std::int64_t most_layers = 1 << 12, most_positions = 1 << 24,
+                              most_decoder_rows = 1 << 20;
 
 inline void check_sizes(const nck_gpt& model, std::int64_t rows) {
   check_range("vocab", model.vocab, 1, most_vocab);

@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-#include "kernels/cpu/runtime/rows.hpp"
+#include "kernels/cpu/runtime/dtypes.hpp"
 
 namespace nanochat::kernels {
 
@@ -57,12 +57,12 @@ struct DecodeTable {
   std::int64_t vector_bytes;
   // A matrix (outputs, inputs) in panels of two vectors of outputs; in each, input by input, the
   // weights of its outputs side by side, 0 beyond the last output.
-  void (*pack[dtypes])(const void* matrix, std::int64_t outputs, std::int64_t inputs,
-                       void* packed) noexcept;
+  void (*pack[dtype_count])(const void* matrix, std::int64_t outputs, std::int64_t inputs,
+                            void* packed) noexcept;
   // Rows first_row … last_row − 1. scratch: for each of decode_tokens tokens 2 · embd_stride +
   // qkv_stride + inner_stride numbers, and slots numbers, aligned to 64 bytes.
-  void (*run[dtypes])(const Decode&, const DecodeStep&, std::int64_t first_row,
-                      std::int64_t last_row, void* scratch) noexcept;
+  void (*run[dtype_count])(const Decode&, const DecodeStep&, std::int64_t first_row,
+                           std::int64_t last_row, void* scratch) noexcept;
 };
 
 }  // namespace nanochat::kernels

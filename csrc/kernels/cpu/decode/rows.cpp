@@ -1,7 +1,7 @@
 // A decode step over a few rows, layer by layer. Tokens that go through the layers together share
 // each weight that is read; nothing else of a token depends on those beside it.
-#include "kernels/cpu/decode/decode.hpp"
 #include "kernels/cpu/decode/attention.hpp"
+#include "kernels/cpu/decode/decode.hpp"
 #include "kernels/cpu/decode/products.hpp"
 #include "kernels/cpu/embedding/embedded_rows.hpp"
 

@@ -1,10 +1,11 @@
 // nck_embed and its derivative: arguments checked, tokens or columns shared out.
+#include "kernels/cpu/embedding/embedding.hpp"
+
 #include <algorithm>
 #include <cstdint>
 
 #include "kernels/checks.hpp"
-#include "kernels/cpu/norm/blocks.hpp"
-#include "kernels/cpu/decode/checks.hpp"
+#include "kernels/cpu/embedding/limits.hpp"
 #include "kernels/cpu/runtime/parallel.hpp"
 #include "kernels/cpu/runtime/tables.hpp"
 
@@ -62,7 +63,7 @@ extern "C" std::int32_t nck_embed(const nck_embeddings* embeddings, const void* 
     if (rows * columns == 0) return;
     check_pointer(table, "table");
     check_pointer(sums, "sums");
-    const auto kernel = nanochat::kernels::tables().blocks->embed[embeddings->dtype];
+    const auto kernel = tables().embed->forward[embeddings->dtype];
     const std::int64_t chunk = std::max<std::int64_t>(chunk_numbers / embeddings->width, 1);
     parallel_for(rows * columns, chunk, threads,
                  [&](std::int64_t first, std::int64_t last) { kernel(call, first, last); });
@@ -82,7 +83,7 @@ extern "C" std::int32_t nck_embed_backward(const nck_embeddings* embeddings,
     if (rows * columns == 0) return;
     check_pointer(gradient, "gradient");
     check_pointer(table_gradient, "table_gradient");
-    const auto kernel = nanochat::kernels::tables().blocks->embed_backward[embeddings->dtype];
+    const auto kernel = tables().embed->backward[embeddings->dtype];
     const std::int64_t width = embeddings->width;
     // Every thread reads all tokens: a share of the columns that is small is not worth it.
     const std::int64_t shares = rows * columns * width / chunk_numbers + 1;

@@ -1,9 +1,9 @@
 // The token draw over a few rows. No row is sorted: top-k and top-p find the key of the last token
 // that they keep, among the few that a vector compare lets through. Rows of other types are rounded
 // to floats first, so that all else is one code.
-#include "kernels/cpu/runtime/rows.hpp"
 #include "kernels/cpu/sample/order.hpp"
 #include "kernels/cpu/sample/passes.hpp"
+#include "kernels/cpu/sample/sample.hpp"
 
 namespace nanochat::kernels::NCLAB_SIMD {
 // Unnamed, so that no instruction set's copy stands in for another's:
@@ -209,8 +209,6 @@ class Draw {
   std::int64_t count_ = 0;  // candidates
 };
 
-}  // namespace
-
 template <class S>
 void sample(const Sample& call, std::int64_t first, std::int64_t last, const std::uint64_t* random,
             void* scratch) noexcept {
@@ -227,6 +225,8 @@ void sample(const Sample& call, std::int64_t first, std::int64_t last, const std
     call.tokens[i] = draw.token(random[i - first]);
   }
 }
+
+}  // namespace
 
 extern const SampleTable sample_table;
 const SampleTable sample_table = {&sample<float>, &sample<double>, &sample<BFloat16>,

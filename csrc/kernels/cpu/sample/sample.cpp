@@ -1,5 +1,7 @@
 // nck_sample: arguments checked, random integers made, rows shared out. What is done to a row is in
 // sample_rows.cpp.
+#include "kernels/cpu/sample/sample.hpp"
+
 #include <algorithm>
 #include <atomic>
 #include <cmath>

@@ -1,5 +1,5 @@
-// nck_rms_norm, nck_activation and their derivatives: arguments checked, rows shared out.
-#include "kernels/cpu/norm/blocks.hpp"
+// nck_rms_norm and its derivative: arguments checked, rows shared out.
+#include "kernels/cpu/norm/norm.hpp"
 
 #include <algorithm>
 #include <cstdint>
@@ -24,13 +24,6 @@ void check_eps(double eps) {
   }
 }
 
-void check_count(std::int64_t count) {
-  if (count < 0) {
-    throw Failure(NCK_ARGUMENT, "count must be at least 0, got %lld",
-                  static_cast<long long>(count));
-  }
-}
-
 }  // namespace
 }  // namespace nanochat::kernels
 
@@ -46,7 +39,7 @@ extern "C" std::int32_t nck_rms_norm(const void* x, const void* branch, std::int
     if (branch != nullptr) check_pointer(sum, "sum");
     check_pointer(normed, "normed");
     check_pointer(inverse, "inverse");
-    const auto kernel = tables().blocks->rms_norm[dtype];
+    const auto kernel = tables().norm->forward[dtype];
     const RmsNorm call{x, branch, width, eps, sum, normed, inverse};
     parallel_for(rows, rows_a_chunk(width), threads,
                  [&](std::int64_t first, std::int64_t last) { kernel(call, first, last); });
@@ -67,44 +60,9 @@ extern "C" std::int32_t nck_rms_norm_backward(const void* gradient, const void* 
     check_pointer(inverse, "inverse");
     check_pointer(onto, "onto");
     check_pointer(result, "result");
-    const auto kernel = tables().blocks->rms_norm_backward[dtype];
+    const auto kernel = tables().norm->backward[dtype];
     const RmsNormBackward call{gradient, x, inverse, onto, width, result, narrow};
     parallel_for(rows, rows_a_chunk(width), threads,
                  [&](std::int64_t first, std::int64_t last) { kernel(call, first, last); });
-  });
-}
-
-extern "C" std::int32_t nck_activation(const void* x, std::int64_t count, std::int32_t dtype,
-                                       std::int32_t squared, void* result, std::int32_t threads) {
-  using namespace nanochat::kernels;
-  return guarded([&] {
-    check_count(count);
-    element_bytes(dtype);
-    check_threads(threads);
-    if (count == 0) return;
-    check_pointer(x, "x");
-    check_pointer(result, "result");
-    const auto kernel = tables().blocks->activation[dtype];
-    parallel_for(count, chunk_elements, threads, [&](std::int64_t first, std::int64_t last) {
-      kernel(x, squared != 0, result, first, last);
-    });
-  });
-}
-
-extern "C" std::int32_t nck_activation_backward(const void* x, std::int64_t count,
-                                                std::int32_t dtype, std::int32_t squared,
-                                                void* gradient, std::int32_t threads) {
-  using namespace nanochat::kernels;
-  return guarded([&] {
-    check_count(count);
-    element_bytes(dtype);
-    check_threads(threads);
-    if (count == 0) return;
-    check_pointer(x, "x");
-    check_pointer(gradient, "gradient");
-    const auto kernel = tables().blocks->activation_backward[dtype];
-    parallel_for(count, chunk_elements, threads, [&](std::int64_t first, std::int64_t last) {
-      kernel(x, squared != 0, gradient, first, last);
-    });
   });
 }
