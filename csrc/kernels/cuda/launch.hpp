@@ -13,6 +13,7 @@ namespace nanochat::kernels {
 
 inline void check_cuda(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return;
+  cudaGetLastError();  // clears the error: the caller's next call must not report it again
   throw Failure(NCK_DEVICE, "%s: %s", what, cudaGetErrorString(error));
 }
 

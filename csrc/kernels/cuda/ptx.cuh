@@ -14,7 +14,8 @@ inline __device__ uint4* dynamic_shared_memory() {
   return memory;
 }
 
-// Starts to copy 16 bytes from global to shared memory. The copy belongs to the thread's next group.
+// Starts to copy 16 bytes from global to shared memory. The copy belongs to the thread's next
+// group.
 inline __device__ void copy_async(uint4* shared, const uint4* global) {
   const auto to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(global) : "memory");

@@ -1,4 +1,5 @@
-// nck_activation and its derivative: arguments checked, elements shared out.
+// nck_activation and nck_activation_backward: check the arguments and share the elements among
+// threads.
 #include "kernels/cpu/activation/activation.hpp"
 
 #include <cstdint>
@@ -10,7 +11,7 @@
 namespace nanochat::kernels {
 namespace {
 
-// Elements that make a chunk worth a thread's while.
+// The fewest elements for which a thread is worth its start.
 constexpr std::int64_t chunk_elements = 16384;
 
 void check_count(std::int64_t count) {

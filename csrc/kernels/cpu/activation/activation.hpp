@@ -1,5 +1,5 @@
-// The functions of the activation kernel of one instruction set.
-// Read by files that follow the rule of simd/vector.hpp, so it defines no functions.
+// The functions of the activation kernel of one instruction set. Follows the rule of
+// simd/vector.hpp: no functions are defined here.
 #ifndef NANOCHAT_KERNELS_CPU_ACTIVATION_ACTIVATION_HPP_
 #define NANOCHAT_KERNELS_CPU_ACTIVATION_ACTIVATION_HPP_
 

@@ -1,10 +1,10 @@
-// Activations over some elements, forward and backward.
+// Activations over a range of elements, forward and backward.
 #include "kernels/cpu/activation/activation.hpp"
 #include "simd/lanes.hpp"
 
 namespace nanochat::kernels::NCLAB_SIMD {
-// Unnamed, so that no instruction set's copy stands in for another's:
-// NOLINTNEXTLINE(cert-dcl59-cpp): each instruction set needs a copy of its own
+// Unnamed: the linker must not merge the copies of two instruction sets.
+// NOLINTNEXTLINE(cert-dcl59-cpp): each instruction set needs its own copy
 namespace {
 
 using namespace simd::NCLAB_SIMD;
@@ -12,12 +12,12 @@ using namespace simd::NCLAB_SIMD;
 template <class S>
 void activation(const void* x, bool squared, void* result, std::int64_t first,
                 std::int64_t last) noexcept {
-  using V = Whole<Number<S>>;
+  using V = Whole<AccumType<S>>;
   const S* const from = static_cast<const S*>(x) + first;
   S* const to = static_cast<S*>(result) + first;
   for_vectors<V>(last - first, [&](std::int64_t at, int count) {
     const V v = load_at(from, at, count);
-    const V positive = v < 0 ? V{} : v;  // nan stays
+    const V positive = v < 0 ? V{} : v;  // NaN stays NaN
     store_at(to, at, count, squared ? positive * positive : positive);
   });
 }
@@ -25,7 +25,7 @@ void activation(const void* x, bool squared, void* result, std::int64_t first,
 template <class S>
 void activation_backward(const void* x, bool squared, void* gradient, std::int64_t first,
                          std::int64_t last) noexcept {
-  using V = Whole<Number<S>>;
+  using V = Whole<AccumType<S>>;
   const S* const from = static_cast<const S*>(x) + first;
   S* const to = static_cast<S*>(gradient) + first;
   for_vectors<V>(last - first, [&](std::int64_t at, int count) {

@@ -1,5 +1,5 @@
-// One call of the embedding or of its derivative, and their functions of one instruction set.
-// Read by files that follow the rule of simd/vector.hpp, so it defines no functions.
+// One call of the embedding or its derivative, and the functions of one instruction set. Follows
+// the rule of simd/vector.hpp: no functions are defined here.
 #ifndef NANOCHAT_KERNELS_CPU_EMBEDDING_EMBEDDING_HPP_
 #define NANOCHAT_KERNELS_CPU_EMBEDDING_EMBEDDING_HPP_
 
@@ -13,9 +13,9 @@ struct Embed {
   nck_embeddings embeddings;
   const std::int64_t* tokens;  // (rows, columns)
   std::int64_t rows, columns;
-  const std::int64_t* starts;  // the first column of its row that a token looks back to, or null
-  const void* from;            // numbers: the table, or the gradient of the sums
-  void* to;                    // numbers: the sums, or the table's gradient
+  const std::int64_t* starts;  // the first column that each token looks back to, or null
+  const void* input;           // the table, or the gradient of the sums
+  void* output;                // the sums, or the table's gradient
 };
 
 struct EmbedTable {

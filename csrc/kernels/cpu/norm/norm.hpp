@@ -1,5 +1,5 @@
-// One call of the RMS norm or of its derivative, and their functions of one instruction set.
-// Read by files that follow the rule of simd/vector.hpp, so it defines no functions.
+// One call of the RMS norm or its derivative, and the functions of one instruction set. Follows the
+// rule of simd/vector.hpp: no functions are defined here.
 #ifndef NANOCHAT_KERNELS_CPU_NORM_NORM_HPP_
 #define NANOCHAT_KERNELS_CPU_NORM_NORM_HPP_
 
@@ -9,25 +9,26 @@
 
 namespace nanochat::kernels {
 
-// "number" as in abi.h: float, or double for NCK_FLOAT64; "element": of the call's dtype.
+// "accum": of the accumulation dtype, double for NCK_FLOAT64 and float otherwise; "elements": of
+// the call's dtype.
 struct RmsNorm {
-  const void* x;       // numbers
+  const void* x;       // (rows, hidden_size) accum
   const void* branch;  // elements, or null
-  std::int64_t width;
+  std::int64_t hidden_size;
   double eps;
-  void* sum;      // numbers, may be x; null where branch is
+  void* sum;      // accum, may be x; null if branch is null
   void* normed;   // elements
-  void* inverse;  // a number a row
+  void* inverse;  // (rows) accum
 };
 
 struct RmsNormBackward {
-  const void* gradient;  // elements, of what was normed
-  const void* x;         // numbers, what was normed
-  const void* inverse;   // a number a row
-  const void* onto;      // numbers
-  std::int64_t width;
-  void* result;  // numbers, may be onto
-  void* narrow;  // elements, or null
+  const void* gradient;  // elements, of the normed rows
+  const void* x;         // accum, the input of the norm
+  const void* inverse;   // (rows) accum
+  const void* onto;      // accum
+  std::int64_t hidden_size;
+  void* result;         // accum, may be onto
+  void* stored_result;  // elements, or null
 };
 
 struct NormTable {

@@ -1,17 +1,17 @@
-// RMS norm over a few rows, forward and backward: one pass each, sums in a fixed order.
+// RMS norm over a few rows, forward and backward, in one pass each. Sums have a fixed order.
 #include "kernels/cpu/norm/norm.hpp"
 #include "simd/lanes.hpp"
 
 namespace nanochat::kernels::NCLAB_SIMD {
-// Unnamed, so that no instruction set's copy stands in for another's:
-// NOLINTNEXTLINE(cert-dcl59-cpp): each instruction set needs a copy of its own
+// Unnamed: the linker must not merge the copies of two instruction sets.
+// NOLINTNEXTLINE(cert-dcl59-cpp): each instruction set needs its own copy
 namespace {
 
 using namespace simd::NCLAB_SIMD;
 
-template <class N>
-inline N inverse_root(N x) noexcept {
-  if constexpr (sizeof(N) == 8) {
+template <class A>
+inline A inverse_root(A x) noexcept {
+  if constexpr (sizeof(A) == 8) {
     return 1 / __builtin_sqrt(x);
   } else {
     return 1 / __builtin_sqrtf(x);
@@ -20,32 +20,32 @@ inline N inverse_root(N x) noexcept {
 
 template <class S>
 void rms_norm(const RmsNorm& call, std::int64_t first, std::int64_t last) noexcept {
-  using N = Number<S>;
-  using V = Whole<N>;
-  const std::int64_t width = call.width;
+  using A = AccumType<S>;
+  using V = Whole<A>;
+  const std::int64_t hidden_size = call.hidden_size;
   for (std::int64_t i = first; i < last; ++i) {
-    const N* x = static_cast<const N*>(call.x) + i * width;
+    const A* x = static_cast<const A*>(call.x) + i * hidden_size;
     V squares{};
     if (call.branch != nullptr) {
-      const S* const branch = static_cast<const S*>(call.branch) + i * width;
-      N* const sum = static_cast<N*>(call.sum) + i * width;
-      for_vectors<V>(width, [&](std::int64_t at, int count) {
+      const S* const branch = static_cast<const S*>(call.branch) + i * hidden_size;
+      A* const sum = static_cast<A*>(call.sum) + i * hidden_size;
+      for_vectors<V>(hidden_size, [&](std::int64_t at, int count) {
         const V v = load_at(x, at, count) + load_at(branch, at, count);
         store_at(sum, at, count, v);
         squares = fused_multiply_add(v, v, squares);
       });
       x = sum;
     } else {
-      for_vectors<V>(width, [&](std::int64_t at, int count) {
+      for_vectors<V>(hidden_size, [&](std::int64_t at, int count) {
         const V v = load_at(x, at, count);
         squares = fused_multiply_add(v, v, squares);
       });
     }
-    const N mean = sum_of_lanes(squares) / static_cast<N>(width);
-    const N inverse = inverse_root(mean + static_cast<N>(call.eps));
-    static_cast<N*>(call.inverse)[i] = inverse;
-    S* const normed = static_cast<S*>(call.normed) + i * width;
-    for_vectors<V>(width, [&](std::int64_t at, int count) {
+    const A mean = sum_of_lanes(squares) / static_cast<A>(hidden_size);
+    const A inverse = inverse_root(mean + static_cast<A>(call.eps));
+    static_cast<A*>(call.inverse)[i] = inverse;
+    S* const normed = static_cast<S*>(call.normed) + i * hidden_size;
+    for_vectors<V>(hidden_size, [&](std::int64_t at, int count) {
       store_at(normed, at, count, load_at(x, at, count) * inverse);
     });
   }
@@ -54,30 +54,32 @@ void rms_norm(const RmsNorm& call, std::int64_t first, std::int64_t last) noexce
 template <class S>
 void rms_norm_backward(const RmsNormBackward& call, std::int64_t first,
                        std::int64_t last) noexcept {
-  using N = Number<S>;
-  using V = Whole<N>;
-  const std::int64_t width = call.width;
+  using A = AccumType<S>;
+  using V = Whole<A>;
+  const std::int64_t hidden_size = call.hidden_size;
   for (std::int64_t i = first; i < last; ++i) {
-    const S* const gradient = static_cast<const S*>(call.gradient) + i * width;
-    const N* const x = static_cast<const N*>(call.x) + i * width;
-    const N* const onto = static_cast<const N*>(call.onto) + i * width;
-    N* const result = static_cast<N*>(call.result) + i * width;
-    const N inverse = static_cast<const N*>(call.inverse)[i];
+    const S* const gradient = static_cast<const S*>(call.gradient) + i * hidden_size;
+    const A* const x = static_cast<const A*>(call.x) + i * hidden_size;
+    const A* const onto = static_cast<const A*>(call.onto) + i * hidden_size;
+    A* const result = static_cast<A*>(call.result) + i * hidden_size;
+    const A inverse = static_cast<const A*>(call.inverse)[i];
     V products{};
-    for_vectors<V>(width, [&](std::int64_t at, int count) {
+    for_vectors<V>(hidden_size, [&](std::int64_t at, int count) {
       products = fused_multiply_add(load_at(gradient, at, count), load_at(x, at, count), products);
     });
-    // With y = x · inverse: inverse · (dy − y · mean(dy · y)).
-    const N mean = sum_of_lanes(products) / static_cast<N>(width);
-    const V along = broadcast<V>(-mean * inverse * inverse * inverse),
-            scale = broadcast<V>(inverse);
-    S* const narrow = call.narrow == nullptr ? nullptr : static_cast<S*>(call.narrow) + i * width;
-    for_vectors<V>(width, [&](std::int64_t at, int count) {
-      const V straight =
-          fused_multiply_add(load_at(gradient, at, count), scale, load_at(onto, at, count));
-      const V v = fused_multiply_add(load_at(x, at, count), along, straight);
+    // With y = x · inverse, the gradient is inverse · (dy − y · mean(dy · y)).
+    const A mean = sum_of_lanes(products) / static_cast<A>(hidden_size);
+    const V x_factor = broadcast<V>(-mean * inverse * inverse * inverse),
+            gradient_factor = broadcast<V>(inverse);
+    S* const stored_result = call.stored_result == nullptr
+                                 ? nullptr
+                                 : static_cast<S*>(call.stored_result) + i * hidden_size;
+    for_vectors<V>(hidden_size, [&](std::int64_t at, int count) {
+      const V sum = fused_multiply_add(load_at(gradient, at, count), gradient_factor,
+                                       load_at(onto, at, count));
+      const V v = fused_multiply_add(load_at(x, at, count), x_factor, sum);
       store_at(result, at, count, v);
-      if (narrow != nullptr) store_at(narrow, at, count, v);
+      if (stored_result != nullptr) store_at(stored_result, at, count, v);
     });
   }
 }

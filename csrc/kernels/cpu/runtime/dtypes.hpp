@@ -1,4 +1,4 @@
-// The size of a table that has one function per element type.
+// The size of a table with one function per element type.
 #ifndef NANOCHAT_KERNELS_CPU_RUNTIME_DTYPES_HPP_
 #define NANOCHAT_KERNELS_CPU_RUNTIME_DTYPES_HPP_
 
@@ -6,7 +6,7 @@
 
 namespace nanochat::kernels {
 
-// NCK_FLOAT32 … NCK_FLOAT16 are indices of such a table.
+// NCK_FLOAT32 … NCK_FLOAT16 index such a table.
 inline constexpr int dtype_count = 4;
 
 }  // namespace nanochat::kernels

@@ -1,4 +1,4 @@
-// The tables of one instruction set, gathered: this file is compiled once per set.
+// The functions of all kernels of one instruction set. Compiled once per set.
 #include "kernels/cpu/runtime/tables.hpp"
 
 namespace nanochat::kernels::NCLAB_SIMD {

@@ -1,4 +1,4 @@
-// The row kernels of one instruction set, and which set's run.
+// The functions of all kernels of one instruction set, and the choice of the set.
 #ifndef NANOCHAT_KERNELS_CPU_TABLES_HPP_
 #define NANOCHAT_KERNELS_CPU_TABLES_HPP_
 
@@ -24,11 +24,12 @@ struct Tables {
   const DecodeTable* decode;
 };
 
-// Of simd::chosen_instruction_set(). Throws std::invalid_argument as it does.
+// Returns the functions of simd::chosen_instruction_set(). Throws std::invalid_argument like that
+// function.
 const Tables& tables();
-// Null where this build or processor has no such set.
+// Returns null if this build or processor does not have the set.
 const Tables* tables_named(const char* name) noexcept;
-// The chosen set's name, or "none" where NCLAB_SIMD names none that runs.
+// Returns the name of the chosen set, or "none" if NCLAB_SIMD names a set that does not run.
 const char* tables_name() noexcept;
 
 }  // namespace nanochat::kernels

@@ -1,5 +1,5 @@
-// One call of the token draw, and its functions of one instruction set.
-// Read by files that follow the rule of simd/vector.hpp, so it defines no functions.
+// One call of the token draw, and the functions of one instruction set. Follows the rule of
+// simd/vector.hpp: no functions are defined here.
 #ifndef NANOCHAT_KERNELS_CPU_SAMPLE_SAMPLE_HPP_
 #define NANOCHAT_KERNELS_CPU_SAMPLE_SAMPLE_HPP_
 
@@ -18,13 +18,13 @@ struct Sample {
   std::int64_t* tokens;
 };
 
-// At most this many rows at a time.
+// The most rows of one call.
 inline constexpr std::int64_t sample_rows = 64;
-// Bytes of working space for each token of a row and of sample_pad more.
+// Bytes of working space per token of a row and of sample_pad more tokens.
 inline constexpr std::int64_t sample_bytes = 52, sample_pad = 128;
 
 struct SampleTable {
-  // random: the integer of row `first` + i at i. scratch: sample_bytes · (vocab + sample_pad)
+  // random: element i is the integer of row first + i. scratch: sample_bytes · (vocab + sample_pad)
   // bytes, aligned to 64.
   void (*rows[dtype_count])(const Sample&, std::int64_t first, std::int64_t last,
                             const std::uint64_t* random, void* scratch) noexcept;

@@ -1,23 +1,23 @@
-// Rows times a factor each.
+// Multiplies rows by one factor each.
 #include "kernels/cpu/scale_rows/scale_rows.hpp"
 #include "simd/lanes.hpp"
 
 namespace nanochat::kernels::NCLAB_SIMD {
-// Unnamed, so that no instruction set's copy stands in for another's:
-// NOLINTNEXTLINE(cert-dcl59-cpp): each instruction set needs a copy of its own
+// Unnamed: the linker must not merge the copies of two instruction sets.
+// NOLINTNEXTLINE(cert-dcl59-cpp): each instruction set needs its own copy
 namespace {
 
 using namespace simd::NCLAB_SIMD;
 
 template <class S>
 void scale_rows(const ScaleRows& call, std::int64_t first, std::int64_t last) noexcept {
-  using V = Whole<Number<S>>;
-  const auto* const factors = static_cast<const Number<S>*>(call.upstream);
+  using V = Whole<AccumType<S>>;
+  const auto* const factors = static_cast<const AccumType<S>*>(call.upstream);
   for (std::int64_t i = first; i < last; ++i) {
     const S* const from = static_cast<const S*>(call.matrix) + i * call.row_stride;
     S* const to = static_cast<S*>(call.result) + i * call.result_stride;
-    const Number<S> factor = factors[i * call.upstream_stride];
-    if (from == to && factor == Number<S>{1}) continue;
+    const AccumType<S> factor = factors[i * call.upstream_stride];
+    if (from == to && factor == AccumType<S>{1}) continue;
     for_vectors<V>(call.vocab, [&](std::int64_t at, int count) {
       store_at(to, at, count, load_at(from, at, count) * factor);
     });

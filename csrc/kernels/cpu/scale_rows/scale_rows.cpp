@@ -1,4 +1,4 @@
-// nck_scale_rows: arguments checked, rows shared out.
+// nck_scale_rows: checks the arguments and shares the rows among threads.
 #include "kernels/cpu/scale_rows/scale_rows.hpp"
 
 #include <algorithm>

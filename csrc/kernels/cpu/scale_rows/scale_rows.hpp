@@ -1,5 +1,5 @@
-// One call of the kernel that scales rows, and its functions of one instruction set.
-// Read by files that follow the rule of simd/vector.hpp, so it defines no functions.
+// One call of the kernel that scales rows, and the functions of one instruction set. Follows the
+// rule of simd/vector.hpp: no functions are defined here.
 #ifndef NANOCHAT_KERNELS_CPU_SCALE_ROWS_SCALE_ROWS_HPP_
 #define NANOCHAT_KERNELS_CPU_SCALE_ROWS_SCALE_ROWS_HPP_
 
@@ -12,7 +12,7 @@ namespace nanochat::kernels {
 struct ScaleRows {
   const void* matrix;
   std::int64_t vocab, row_stride;
-  const void* upstream;  // numbers
+  const void* upstream;  // accumulation dtype
   std::int64_t upstream_stride;
   void* result;
   std::int64_t result_stride;

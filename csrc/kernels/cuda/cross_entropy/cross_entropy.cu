@@ -1,11 +1,11 @@
-// nck_cuda_cross_entropy and its workspace: arguments checked, a way chosen, losses reduced.
-#include "kernels/cuda/cross_entropy.hpp"
-#include "kernels/cuda/launch.hpp"
+// nck_cuda_cross_entropy and its workspace: checks arguments, chooses a kernel, reduces losses.
+#include "kernels/cuda/checks.hpp"
+#include "kernels/cuda/cross_entropy/cross_entropy.hpp"
 
 namespace nanochat::kernels {
 namespace {
 
-// Totals, then a loss and a correctness for each row.
+// The workspace: the totals, then a loss and a correctness per row.
 constexpr std::int64_t totals_bytes = 64;
 static_assert(sizeof(Totals) <= totals_bytes);
 
@@ -14,7 +14,7 @@ std::int64_t workspace_bytes(std::int64_t rows) {
 }
 
 void queue_rows(const CrossEntropyCall& call, cudaStream_t stream) {
-  if (call.of.vocab <= small_vocab) {
+  if (call.targets.vocab <= small_vocab) {
     queue_small_rows(call, stream);
   } else if (call.gradient == nullptr) {
     queue_streamed_rows(call, stream);
@@ -27,7 +27,7 @@ void queue_rows(const CrossEntropyCall& call, cudaStream_t stream) {
   }
 }
 
-// Rows' results where they were asked for, or where their sum will look for them.
+// Queues the rows and the sums over them. Results of rows that are summed go to the workspace.
 void queue_reduced(CrossEntropyCall call, std::int32_t reduction, void* workspace,
                    cudaStream_t stream) {
   auto* const totals = static_cast<Totals*>(workspace);
@@ -36,21 +36,22 @@ void queue_reduced(CrossEntropyCall call, std::int32_t reduction, void* workspac
   const bool smooths = call.terms.smooth > 0 && call.terms.has_class_weights;
   call.is_mean = reduction == NCK_MEAN;
   if (call.is_mean || smooths) {
-    queue_totals(call.of, totals, stream);
+    queue_totals(call.targets, totals, stream);
     call.totals = totals;
   }
   if (reduction != NCK_NONE) {
     auto* const rows = reinterpret_cast<float*>(static_cast<char*>(workspace) + totals_bytes);
     if (losses != nullptr) call.losses = rows;
-    if (correct != nullptr) call.correct = rows + call.of.rows;
+    if (correct != nullptr) call.correct = rows + call.targets.rows;
   }
-  if (call.of.rows > 0) queue_rows(call, stream);
+  if (call.targets.rows > 0) queue_rows(call, stream);
   if (reduction == NCK_NONE) return;
   if (losses != nullptr) {
-    queue_sum(call.losses, call.of.rows, call.is_mean ? &totals->weight : nullptr, losses, stream);
+    queue_sum(call.losses, call.targets.rows, call.is_mean ? &totals->weight : nullptr, losses,
+              stream);
   }
   if (correct != nullptr) {
-    queue_sum(call.correct, call.of.rows, call.is_mean ? &totals->counted : nullptr, correct,
+    queue_sum(call.correct, call.targets.rows, call.is_mean ? &totals->counted : nullptr, correct,
               stream);
   }
 }
@@ -62,7 +63,7 @@ extern "C" {
 
 std::int64_t nck_cuda_workspace(std::int64_t rows, std::int64_t /*vocab*/, std::int32_t /*dtype*/) {
   using namespace nanochat::kernels;
-  // The draw needs none of it.
+  // nck_cuda_sample takes the workspace too, but needs none.
   return rows < 0 || rows > most_rows ? workspace_bytes(0) : workspace_bytes(rows);
 }
 
@@ -91,8 +92,9 @@ std::int32_t nck_cuda_cross_entropy(const void* logits, std::int64_t rows, std::
         .row_stride = row_stride,
         .gradient_stride = gradient_stride,
         .dtype = dtype,
-        .of = {targets, rows, vocab, loss->ignore_index, static_cast<const float*>(class_weights),
-               static_cast<const float*>(token_weights)},
+        .targets = {targets, rows, vocab, loss->ignore_index,
+                    static_cast<const float*>(class_weights),
+                    static_cast<const float*>(token_weights)},
         .upstream = static_cast<const float*>(upstream),
         .upstream_stride = upstream_stride,
         .terms = loss_terms(loss->label_smoothing, loss->z_loss, loss->softcap, vocab,

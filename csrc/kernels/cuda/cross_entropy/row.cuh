@@ -1,20 +1,20 @@
-// What the kernels of the cross-entropy share: a row's inputs, its sums over slots, its sums over
-// threads, its results. All arithmetic is row_arithmetic.hpp's.
-#ifndef NANOCHAT_KERNELS_CUDA_ROW_CUH_
-#define NANOCHAT_KERNELS_CUDA_ROW_CUH_
+// What the cross-entropy kernels share: a row's inputs, its sums over slots and threads, and its
+// results. The arithmetic is in row_arithmetic.hpp.
+#ifndef NANOCHAT_KERNELS_CUDA_CROSS_ENTROPY_ROW_CUH_
+#define NANOCHAT_KERNELS_CUDA_CROSS_ENTROPY_ROW_CUH_
 
-#include "kernels/cuda/cross_entropy.hpp"
+#include <type_traits>
+
+#include "kernels/cuda/cross_entropy/cross_entropy.hpp"
 #include "kernels/cuda/slots.cuh"
+#include "kernels/cuda/warp.cuh"
 
 namespace nanochat::kernels {
 
-inline constexpr unsigned whole_warp = 0xFFFFFFFFU;
-inline constexpr int warp_lanes = 32;
-
-// What threads sum up over a row.
+// The sums over a row.
 struct RowSums {
   RowSum sum;
-  float deviations;  // Σ c · (z − pivot), under smoothing
+  float deviations;  // Σ c · (z − pivot), with label smoothing
 };
 
 template <class S, bool is_plain>
@@ -22,9 +22,9 @@ __device__ inline RowSums merged_sums(const RowSums& a, const RowSums& b) {
   return {merged<S::is_fast>(a.sum, b.sum), is_plain ? 0.0f : a.deviations + b.deviations};
 }
 
-// Over groups of `lanes` neighbouring lanes, a power of two; every lane ends with the same bits.
+// Sums over groups of `lanes` neighboring lanes, a power of two. All lanes get the same bits.
 template <class S, bool is_plain>
-__device__ inline RowSums over_lanes(RowSums own, int lanes) {
+__device__ inline RowSums sum_over_lanes(RowSums own, int lanes) {
   for (int other = lanes / 2; other > 0; other /= 2) {
     RowSums far{};
     far.sum.maximum = __shfl_xor_sync(whole_warp, own.sum.maximum, other);
@@ -36,30 +36,32 @@ __device__ inline RowSums over_lanes(RowSums own, int lanes) {
   return own;
 }
 
-// Over a block of whole warps, by way of `shared`: a place for each warp.
+// Sums over a block of whole warps. shared: one element per warp.
 template <class S, bool is_plain>
-__device__ inline RowSums over_block(RowSums own, RowSums* shared) {
-  own = over_lanes<S, is_plain>(own, warp_lanes);
+__device__ inline RowSums sum_over_block(RowSums own, RowSums* shared) {
+  own = sum_over_lanes<S, is_plain>(own, warp_lanes);
   const unsigned lane = threadIdx.x % warp_lanes;
   if (lane == 0) shared[threadIdx.x / warp_lanes] = own;
   __syncthreads();
   const bool is_warp = lane < blockDim.x / warp_lanes;
-  return over_lanes<S, is_plain>(is_warp ? shared[lane] : RowSums{empty_sum(), 0.0f}, warp_lanes);
+  return sum_over_lanes<S, is_plain>(is_warp ? shared[lane] : RowSums{empty_sum(), 0.0f},
+                                     warp_lanes);
 }
 
+// One row of a call. is_plain: neither label smoothing nor a soft-cap.
 template <class S, bool is_plain>
-class Row {
+class LossRow {
  public:
   static constexpr int elements = slot_elements<S>;
 
-  __device__ Row(const CrossEntropyCall& call, std::int64_t row)
+  __device__ LossRow(const CrossEntropyCall& call, std::int64_t row)
       : call_(call),
         row_(row),
         logits_(static_cast<const typename S::Bits*>(call.logits) + row * call.row_stride),
         slots_(logits_, vocab()),
-        target_(call.of.targets[row]),
-        kind_(row_kind(target_, call.of.vocab, call.of.ignore_index)) {
-    if (kind_ == RowKind::token) z_target_ = capped_logit(S::number(logits_[target_]));
+        target_(call.targets.ids[row]),
+        kind_(row_kind(target_, call.targets.vocab, call.targets.ignore_index)) {
+    if (kind_ == RowKind::token) z_target_ = capped_logit(S::to_float(logits_[target_]));
   }
 
   __device__ const Slots<S>& slots() const { return slots_; }
@@ -73,12 +75,13 @@ class Row {
     sums.sum = with_elements<S::is_fast>(sums.sum, z, index, vocab());
     if constexpr (!is_plain) {
       if (call_.terms.smooth > 0.0f) {
-        sums.deviations += deviations_of(z, index, vocab(), z_target_, call_.of.class_weights);
+        sums.deviations += deviations_of(z, index, vocab(), z_target_, call_.targets.class_weights);
       }
     }
   }
 
-  // Call it once all threads of the row know `sums`; `writes` in one of them.
+  // Returns the gradient's factors. Call it when all threads of the row have read its logits;
+  // `writes` is true in one of them.
   __device__ RowSlopes finish(const RowSums& sums, bool writes) const {
     const RowOutcome outcome =
         finish_row(call_.terms, weights(), sums.sum, z_target_, sums.deviations);
@@ -86,7 +89,7 @@ class Row {
     return outcome.slopes;
   }
 
-  // Of a row without a token.
+  // The loss and the gradient of a row whose target is no token.
   __device__ float finish_empty(bool writes) const {
     const float value = kind_ == RowKind::ignored ? 0.0f : float_nan;
     if (writes) write(value, value, false);
@@ -103,12 +106,12 @@ class Row {
     float z[elements];
     values(raw, slot, z);
     differentiate_elements<S::is_fast, is_plain>(z, slots_.index(slot), vocab(), target_, slopes,
-                                                 call_.terms, call_.of.class_weights);
+                                                 call_.terms, call_.targets.class_weights);
     return packed<S>(z);
   }
 
  private:
-  __device__ std::int32_t vocab() const { return static_cast<std::int32_t>(call_.of.vocab); }
+  __device__ std::int32_t vocab() const { return static_cast<std::int32_t>(call_.targets.vocab); }
 
   __device__ float capped_logit(float logit) const {
     if constexpr (is_plain) return logit;
@@ -122,12 +125,12 @@ class Row {
   }
 
   __device__ RowWeights weights() const {
-    const float token = number_or_one(call_.of.token_weights, row_);
+    const float token = number_or_one(call_.targets.token_weights, row_);
     const float upstream = number_or_one(call_.upstream, row_ * call_.upstream_stride);
     const float scale = call_.is_mean ? call_.totals->mean_scale : 1.0f;
     const float classes =
         call_.totals == nullptr ? static_cast<float>(vocab()) : call_.totals->class_sum;
-    return {number_or_one(call_.of.class_weights, target_), token, token * upstream * scale,
+    return {number_or_one(call_.targets.class_weights, target_), token, token * upstream * scale,
             classes};
   }
 
@@ -146,10 +149,10 @@ class Row {
   float z_target_ = 0.0f;
 };
 
-// The gradient of a row without a token, by threads `first`, first + step, …
+// Fills the gradient of a row whose target is no token. first, step: the slots of this thread.
 template <class S, bool is_plain>
-__device__ inline void fill_row(const Row<S, is_plain>& row, float value, std::int32_t first,
-                                std::int32_t step) {
+__device__ inline void fill_gradient(const LossRow<S, is_plain>& row, float value,
+                                     std::int32_t first, std::int32_t step) {
   if (!row.has_gradient()) return;
   float z[slot_elements<S>];
 #pragma unroll
@@ -161,6 +164,18 @@ __device__ inline void fill_row(const Row<S, is_plain>& row, float value, std::i
   }
 }
 
+// Calls body(storage, is_plain) with the types of a call's variant.
+template <class Body>
+void with_variant(const CrossEntropyCall& call, const Body& body) {
+  with_storage(call.dtype, [&](auto storage) {
+    if (is_plain(call.terms)) {
+      body(storage, std::true_type{});
+    } else {
+      body(storage, std::false_type{});
+    }
+  });
+}
+
 }  // namespace nanochat::kernels
 
-#endif  // NANOCHAT_KERNELS_CUDA_ROW_CUH_
+#endif  // NANOCHAT_KERNELS_CUDA_CROSS_ENTROPY_ROW_CUH_

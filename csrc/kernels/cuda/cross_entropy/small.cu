@@ -1,22 +1,23 @@
-// Small vocabularies: a row for every few lanes of a warp, its logits in their registers.
+// Cross-entropy of small vocabularies: a few lanes of a warp per row, which hold its logits in
+// registers.
 #include <algorithm>
 
+#include "kernels/cuda/cross_entropy/row.cuh"
 #include "kernels/cuda/launch.hpp"
-#include "kernels/cuda/row.cuh"
 
 namespace nanochat::kernels {
 namespace {
 
 constexpr int threads = 128;
 
-// held: slots a lane. Lanes beyond the last row take part in the exchanges with nothing to give.
+// held: slots per lane. Lanes after the last row take part in the exchanges with empty sums.
 template <class S, bool is_plain, int held>
 __global__ void __launch_bounds__(threads)
     small_rows(const __grid_constant__ CrossEntropyCall call, int lanes) {
   const std::int64_t thread = std::int64_t{blockIdx.x} * threads + threadIdx.x;
   const int lane = static_cast<int>(thread % lanes);
-  const bool exists = thread / lanes < call.of.rows;
-  const Row<S, is_plain> row(call, exists ? thread / lanes : 0);
+  const bool exists = thread / lanes < call.targets.rows;
+  const LossRow<S, is_plain> row(call, exists ? thread / lanes : 0);
   const bool has_token = exists && row.has_token();
   uint4 raw[held];
   RowSums sums{empty_sum(), 0.0f};
@@ -32,12 +33,12 @@ __global__ void __launch_bounds__(threads)
       if (slot < row.slots().count()) row.add(sums, raw[i], slot);
     }
   }
-  sums = over_lanes<S, is_plain>(sums, lanes);
-  // The target's logit has been read by all before its place may become the gradient's.
+  sums = sum_over_lanes<S, is_plain>(sums, lanes);
+  // All lanes have read the target's logit before a gradient in place overwrites it.
   __syncwarp();
   if (!exists) return;
   if (!has_token) {
-    fill_row(row, row.finish_empty(lane == 0), lane, lanes);
+    fill_gradient(row, row.finish_empty(lane == 0), lane, lanes);
     return;
   }
   const RowSlopes slopes = row.finish(sums, lane == 0);
@@ -53,34 +54,26 @@ __global__ void __launch_bounds__(threads)
 }
 
 template <class S, bool is_plain>
-void launch(const CrossEntropyCall& call, cudaStream_t stream) {
-  // Rows that begin inside a slot take part of one more.
-  const auto vocab = static_cast<std::int32_t>(call.of.vocab);
+void queue(const CrossEntropyCall& call, cudaStream_t stream) {
+  // A row that begins inside a slot takes part of one more.
+  const auto vocab = static_cast<std::int32_t>(call.targets.vocab);
   const std::int32_t most_slots = (vocab + slot_elements<S> - 2) / slot_elements<S> + 1;
   constexpr int few = 2, many = (small_vocab / slot_elements<S>) / warp_lanes + 1;
   int lanes = 4;
   while (lanes < warp_lanes && lanes * few < most_slots) lanes *= 2;
-  const std::int64_t rows_a_block = threads / lanes;
-  const auto blocks = static_cast<unsigned>((call.of.rows + rows_a_block - 1) / rows_a_block);
-  if (lanes * few >= most_slots) {
-    small_rows<S, is_plain, few><<<blocks, threads, 0, stream>>>(call, lanes);
-  } else {
-    small_rows<S, is_plain, many><<<blocks, threads, 0, stream>>>(call, lanes);
-  }
+  const std::int64_t rows_per_block = threads / lanes;
+  const Grid grid{(call.targets.rows + rows_per_block - 1) / rows_per_block, threads};
+  const auto kernel =
+      lanes * few >= most_slots ? small_rows<S, is_plain, few> : small_rows<S, is_plain, many>;
+  launch("cross-entropy kernel of small rows", kernel, grid, stream, call, lanes);
 }
 
 }  // namespace
 
 void queue_small_rows(const CrossEntropyCall& call, cudaStream_t stream) {
-  with_storage<Float32, BFloat16, Float16>(call.dtype, [&](auto storage) {
-    using S = decltype(storage);
-    if (is_plain(call.terms)) {
-      launch<S, true>(call, stream);
-    } else {
-      launch<S, false>(call, stream);
-    }
+  with_variant(call, [&](auto storage, auto is_plain) {
+    queue<decltype(storage), is_plain()>(call, stream);
   });
-  check_launch("cross-entropy kernel of small rows");
 }
 
 }  // namespace nanochat::kernels

@@ -1,13 +1,16 @@
+// Sums over all rows, and nck_cuda_target_weight.
+#include "kernels/cuda/checks.hpp"
+#include "kernels/cuda/cross_entropy/totals.hpp"
 #include "kernels/cuda/launch.hpp"
-#include "kernels/cuda/totals.hpp"
 #include "kernels/row_arithmetic.hpp"
 
 namespace nanochat::kernels {
 namespace {
 
 constexpr int threads = 1024;
+constexpr Grid one_block{1, threads};
 
-// Σ value(i) over i < count, in every thread: strided by threads, then halved.
+// Returns Σ value(i) over i < count in every thread: each sums a stride, then halves are added.
 template <class Value>
 __device__ double block_sum(std::int64_t count, const Value& value) {
   __shared__ double partial[threads];
@@ -25,7 +28,7 @@ __device__ double block_sum(std::int64_t count, const Value& value) {
 }
 
 __device__ double row_weight(const Targets& t, std::int64_t i) {
-  const std::int64_t target = t.targets[i];
+  const std::int64_t target = t.ids[i];
   if (row_kind(target, t.vocab, t.ignore_index) != RowKind::token) return 0;
   const double of_class = t.class_weights == nullptr ? 1 : t.class_weights[target];
   return of_class * (t.token_weights == nullptr ? 1 : t.token_weights[i]);
@@ -38,7 +41,7 @@ __device__ double weight_of(const Targets& t) {
 __global__ void __launch_bounds__(threads) totals_kernel(Targets t, Totals* totals) {
   const double weight = weight_of(t);
   const double counted = block_sum(t.rows, [&](std::int64_t i) {
-    return row_kind(t.targets[i], t.vocab, t.ignore_index) == RowKind::token ? 1.0 : 0.0;
+    return row_kind(t.ids[i], t.vocab, t.ignore_index) == RowKind::token ? 1.0 : 0.0;
   });
   const double classes =
       t.class_weights == nullptr
@@ -63,19 +66,16 @@ __global__ void __launch_bounds__(threads)
 }  // namespace
 
 void queue_totals(const Targets& targets, Totals* totals, cudaStream_t stream) {
-  totals_kernel<<<1, threads, 0, stream>>>(targets, totals);
-  check_launch("kernel of the rows' weights");
+  launch("kernel of the rows' weights", totals_kernel, one_block, stream, targets, totals);
 }
 
 void queue_weight(const Targets& targets, float* weight, cudaStream_t stream) {
-  weight_kernel<<<1, threads, 0, stream>>>(targets, weight);
-  check_launch("kernel of the rows' weights");
+  launch("kernel of the rows' weights", weight_kernel, one_block, stream, targets, weight);
 }
 
 void queue_sum(const float* values, std::int64_t count, const double* divisor, float* sum,
                cudaStream_t stream) {
-  sum_kernel<<<1, threads, 0, stream>>>(values, count, divisor, sum);
-  check_launch("kernel of the sum over rows");
+  launch("kernel of the sum over rows", sum_kernel, one_block, stream, values, count, divisor, sum);
 }
 
 }  // namespace nanochat::kernels

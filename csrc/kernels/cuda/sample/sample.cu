@@ -1,19 +1,19 @@
-// nck_cuda_sample: a block a row. Compiled without fused multiply-add (see CMakeLists.txt): the
-// weights are bits of a specification.
+// nck_cuda_sample: one block per row. Compiled without fused multiply-add (see CMakeLists.txt),
+// because the draw must be bit-identical to its specification.
 #include <cmath>
 
+#include "kernels/cuda/checks.hpp"
 #include "kernels/cuda/launch.hpp"
 #include "kernels/cuda/slots.cuh"
+#include "kernels/cuda/warp.cuh"
 #include "kernels/draw_selection.hpp"
 #include "kernels/philox.hpp"
 
 namespace nanochat::kernels {
 namespace {
 
-constexpr unsigned whole_warp = 0xFFFFFFFFU;
-constexpr int warp_lanes = 32;
 constexpr int most_threads = 1024;
-constexpr int at_once = 4;  // loads of a thread on their way together
+constexpr int loads_in_flight = 4;  // per thread
 constexpr std::int64_t most_draw_vocab = std::int64_t{1} << 20U;
 
 struct Shared {
@@ -29,26 +29,27 @@ __device__ std::uint64_t sum_over_warp(std::uint64_t own) {
   return own;
 }
 
-// Calls visit(i, read(i)) for i = first, first + step, … below end, reads ahead of visits.
+// Calls visit(i, read(i)) for i = first, first + step, … below end. Several reads precede the
+// visits.
 template <class Read, class Visit>
 __device__ void visit_all(std::int32_t first, std::int32_t end, std::int32_t step, const Read& read,
                           const Visit& visit) {
-  for (std::int32_t begin = first; begin < end; begin += at_once * step) {
-    decltype(read(0)) values[at_once];
+  for (std::int32_t begin = first; begin < end; begin += loads_in_flight * step) {
+    decltype(read(0)) values[loads_in_flight];
 #pragma unroll
-    for (int i = 0; i < at_once; ++i) {
+    for (int i = 0; i < loads_in_flight; ++i) {
       const std::int32_t at = begin + i * step;
       values[i] = read(at < end ? at : begin);
     }
 #pragma unroll
-    for (int i = 0; i < at_once; ++i) {
+    for (int i = 0; i < loads_in_flight; ++i) {
       const std::int32_t at = begin + i * step;
       if (at < end) visit(at, values[i]);
     }
   }
 }
 
-// A block as draw_selection.hpp's Team.
+// A block of threads as the Team of draw_selection.hpp.
 class Block {
  public:
   __device__ explicit Block(Shared& shared) : shared_(shared) {}
@@ -74,13 +75,13 @@ class Block {
   template <class Read, class Value>
   __device__ std::uint64_t parts(std::int32_t begin, std::int32_t end, std::int32_t size,
                                  const Read& read, const Value& value) {
-    __syncthreads();  // all have read the last call's sums
+    __syncthreads();  // all threads have read the sums of the previous call
     for (std::int32_t piece = warp(); piece < draw_pieces; piece += warps()) {
       const std::int32_t first = begin + piece * size;
       std::uint64_t own = 0;
-      using Number = decltype(read(0));
+      using Input = decltype(read(0));
       visit_all(first + lane(), min(first + size, end), warp_lanes, read,
-                [&](std::int32_t i, Number number) { own += value(i, number); });
+                [&](std::int32_t i, Input input) { own += value(i, input); });
       own = sum_over_warp(own);
       if (lane() == 0) shared_.pieces[piece] = own;
     }
@@ -101,7 +102,7 @@ class Block {
   }
 
   __device__ void clear_bins() {
-    __syncthreads();  // all have read the last round's bins
+    __syncthreads();  // all threads have read the bins of the previous round
     for (std::int32_t i = thread(); i < draw_bins; i += threads()) {
       shared_.low[i] = shared_.high[i] = 0;
     }
@@ -151,7 +152,7 @@ __global__ void __launch_bounds__(most_threads) sample_rows(const __grid_constan
   const auto* const logits =
       static_cast<const typename S::Bits*>(call.logits) + row * call.row_stride;
   const std::int64_t token = draw_token(
-      block, call.vocab, [logits](std::int32_t i) { return S::number(logits[i]); },
+      block, call.vocab, [logits](std::int32_t i) { return S::to_float(logits[i]); },
       random_of(call, row), call.options);
   if (threadIdx.x == 0) call.tokens[row] = token;
 }
@@ -168,7 +169,7 @@ void check_draw(double temperature, std::int64_t top_k, double top_p) {
   }
 }
 
-unsigned threads_for(std::int32_t vocab) {
+int threads_for(std::int32_t vocab) {
   return vocab <= 2048 ? 128 : vocab <= 8192 ? 512 : most_threads;
 }
 
@@ -193,10 +194,9 @@ extern "C" std::int32_t nck_cuda_sample(const void* logits, std::int64_t rows, s
     check_pointer(tokens, "tokens");
     const Sample call{logits, row_stride, static_cast<std::int32_t>(vocab),        random,
                       state,  items,      draw_options(temperature, top_k, top_p), tokens};
-    with_storage<Float32, BFloat16, Float16>(dtype, [&](auto storage) {
-      sample_rows<decltype(storage)><<<static_cast<unsigned>(rows), threads_for(call.vocab), 0,
-                                       static_cast<cudaStream_t>(stream)>>>(call);
+    with_storage(dtype, [&](auto storage) {
+      launch("kernel of the draw", sample_rows<decltype(storage)>,
+             Grid{rows, threads_for(call.vocab)}, static_cast<cudaStream_t>(stream), call);
     });
-    check_launch("kernel of the draw");
   });
 }

@@ -1,4 +1,5 @@
-// nck_cuda_scale_rows: as many threads a row as it has use for.
+// nck_cuda_scale_rows: as many threads per row as it can use.
+#include "kernels/cuda/checks.hpp"
 #include "kernels/cuda/launch.hpp"
 #include "kernels/cuda/slots.cuh"
 
@@ -28,9 +29,9 @@ __device__ uint4 scaled(const uint4& raw, float factor) {
 
 template <class S>
 __global__ void __launch_bounds__(threads)
-    scale_rows(const __grid_constant__ ScaleRows call, int threads_a_row) {
+    scale_rows(const __grid_constant__ ScaleRows call, int threads_per_row) {
   const std::int64_t thread = std::int64_t{blockIdx.x} * threads + threadIdx.x;
-  const std::int64_t row = thread / threads_a_row;
+  const std::int64_t row = thread / threads_per_row;
   if (row >= call.rows) return;
   using Bits = typename S::Bits;
   const auto* const from = static_cast<const Bits*>(call.matrix) + row * call.row_stride;
@@ -39,21 +40,21 @@ __global__ void __launch_bounds__(threads)
   if (factor == 1.0f && from == to) return;
   const Slots<S> source(from, call.vocab), result(to, call.vocab, source.phase());
 #pragma unroll 4
-  for (auto slot = static_cast<std::int32_t>(thread % threads_a_row); slot < source.count();
-       slot += threads_a_row) {
+  for (auto slot = static_cast<std::int32_t>(thread % threads_per_row); slot < source.count();
+       slot += threads_per_row) {
     result.store(slot, scaled<S>(source.load(slot), factor));
   }
 }
 
 template <class S>
-void launch(const ScaleRows& call, cudaStream_t stream) {
-  int threads_a_row = 4;
-  while (threads_a_row < threads && threads_a_row * 2 * slot_elements<S> < call.vocab) {
-    threads_a_row *= 2;
+void queue(const ScaleRows& call, cudaStream_t stream) {
+  int threads_per_row = 4;
+  while (threads_per_row < threads && threads_per_row * 2 * slot_elements<S> < call.vocab) {
+    threads_per_row *= 2;
   }
-  const std::int64_t rows_a_block = threads / threads_a_row;
-  const auto blocks = static_cast<unsigned>((call.rows + rows_a_block - 1) / rows_a_block);
-  scale_rows<S><<<blocks, threads, 0, stream>>>(call, threads_a_row);
+  const std::int64_t rows_per_block = threads / threads_per_row;
+  const Grid grid{(call.rows + rows_per_block - 1) / rows_per_block, threads};
+  launch("kernel that scales rows", scale_rows<S>, grid, stream, call, threads_per_row);
 }
 
 }  // namespace
@@ -80,9 +81,8 @@ extern "C" std::int32_t nck_cuda_scale_rows(const void* matrix, std::int64_t row
                          upstream_stride,
                          result,
                          result_stride};
-    const auto queue = static_cast<cudaStream_t>(stream);
-    with_storage<Float32, BFloat16, Float16>(
-        dtype, [&](auto storage) { launch<decltype(storage)>(call, queue); });
-    check_launch("kernel that scales rows");
+    with_storage(dtype, [&](auto storage) {
+      queue<decltype(storage)>(call, static_cast<cudaStream_t>(stream));
+    });
   });
 }
