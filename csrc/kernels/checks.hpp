@@ -1,4 +1,4 @@
-// What every call checks of its arguments before it reads or writes anything, on either device.
+// Checks of arguments, before a call reads or writes memory, for both devices.
 #ifndef NANOCHAT_KERNELS_CHECKS_HPP_
 #define NANOCHAT_KERNELS_CHECKS_HPP_
 
@@ -36,11 +36,11 @@ inline std::int64_t element_bytes(std::int32_t dtype) {
   }
 }
 
-// A lane's number fits 32 bits.
+// Lane numbers must fit in 32 bits.
 inline constexpr std::int64_t most_vocab = std::int64_t{1} << 30U;
 
-// rows ≥ 0, vocab in [1, 2³⁰], stride ≥ vocab where there is a second row, offsets that fit 63
-// bits.
+// Checks that rows ≥ 0, vocab is in [1, 2³⁰], stride ≥ vocab if there is a second row, and that
+// offsets fit in 63 bits.
 inline void check_matrix(const char* name, const void* data, std::int64_t rows, std::int64_t vocab,
                          std::int64_t stride, std::int32_t dtype) {
   const std::int64_t bytes = element_bytes(dtype);
@@ -60,7 +60,7 @@ inline void check_matrix(const char* name, const void* data, std::int64_t rows, 
   if (rows > 0) check_pointer(data, name);
 }
 
-// Beyond these, its reciprocal or a logit's quotient by it would be no normal float.
+// Beyond these limits, 1 / softcap or logit / softcap may not be a normal float.
 inline void check_softcap(double softcap) {
   if (softcap != 0 && !(softcap >= 1e-30 && softcap <= 1e30)) {
     throw Failure(NCK_ARGUMENT, "softcap must be 0 or in [1e-30, 1e30], got %g", softcap);
@@ -99,7 +99,7 @@ inline void check_threads(std::int32_t threads) {
                 (long long)row, (long long)vocab, (long long)ignore_index, (long long)target);
 }
 
-// `b` is `a` itself or lies apart from it.
+// Checks that `b` is `a` or does not overlap it.
 inline void check_apart(const char* a_name, const void* a, std::int64_t a_stride,
                         const char* b_name, const void* b, std::int64_t b_stride, std::int64_t rows,
                         std::int64_t vocab, std::int32_t dtype) {

@@ -1,12 +1,10 @@
-// The arithmetic of the token draw: plain functions, the bits of nanochat/training/draw.py.
-//
-// Contract: float32 logits and float32 operations, each rounded once (compile without contraction
-// or fast-math, with the default rounding mode, subnormals kept). After the exponential everything
-// is an integer, so that no vector width and no order of summation can change a token: weights are
-// at most 2⁴⁰ and a row at most 2²⁰ tokens, so that sums stay below 2⁶¹.
-//
-// Every file gets functions of its own and they call none of the standard library: files compiled
-// for different instruction sets include them.
+// The arithmetic of the token draw, bit-identical to nanochat/sampling/draw.py.
+// Contract: float32 logits and float32 operations, each rounded once. Compile without contraction
+// or fast-math, with the default rounding mode and subnormals. After the exponential everything is
+// an integer, so neither the vector width nor the order of summation can change a token. Weights
+// are at most 2⁴⁰ and rows have at most 2²⁰ tokens, so sums stay below 2⁶¹.
+// The functions are static and call nothing of the standard library, because files compiled for
+// different instruction sets include them.
 #ifndef NANOCHAT_KERNELS_DRAW_ARITHMETIC_HPP_
 #define NANOCHAT_KERNELS_DRAW_ARITHMETIC_HPP_
 
@@ -17,30 +15,31 @@
 namespace nanochat::kernels {
 
 inline constexpr std::int64_t max_vocab = std::int64_t{1} << 20U;
-// What stands for a token where a row holds NaN, or nothing above −∞.
+// The results for a row that holds NaN, or nothing above −∞.
 inline constexpr std::int64_t token_of_nan = -1, token_of_all_minus_infinity = -2;
 
-inline constexpr float smallest_exponent = -87.0f;  // exp of it is still a normal float
+inline constexpr float smallest_exponent = -87.0f;  // its exp is still a normal float
 
-// 1 / temperature as a float, at most the largest finite one; temperature finite and > 0.
+// 1 / temperature as a float, at most the largest finite one. temperature: finite and > 0.
 NCK_HOST_DEVICE static inline float inverse_temperature(double temperature) noexcept {
   constexpr double largest = 0x1.fffffep127;
   const double inverse = 1.0 / temperature;
   return static_cast<float>(inverse < largest ? inverse : largest);
 }
 
-// ⌊top_p·2³²⌋; 2³² keeps all.
+// ⌊top_p·2³²⌋; 2³² keeps all tokens.
 inline constexpr std::uint64_t whole_share = std::uint64_t{1} << 32U;
 NCK_HOST_DEVICE static inline std::uint64_t share_of(double top_p) noexcept {
   return static_cast<std::uint64_t>(top_p * 0x1p32);
 }
 
-// exp of z in [−87, 0], times 2^shift, a float or a vector V of them whose bits are U: exactly 1 at
-// 0, never above 1. The polynomial is Cephes' expf (Moshier), minimax on [−ln2/2, ln2/2].
+// exp of z in [−87, 0], times 2^shift: exactly 1 at 0 and never above 1. V: a float or a vector of
+// floats; U: the integer type of its bits. The polynomial is Cephes' expf (Moshier), minimax on
+// [−ln2/2, ln2/2].
 template <class V, class U = std::uint32_t>
 NCK_HOST_DEVICE static inline V exp_in_range(V z, std::uint32_t shift = 0) noexcept {
-  constexpr float to_integer = 12582912.0f;   // 1.5 · 2²³: a sum with it has no fraction, ties even
-  constexpr float ln2_high = 0.693359375f;    // ten bits, so that its product with n is exact
+  constexpr float to_integer = 12582912.0f;  // 1.5 · 2²³: a sum with it is an integer, ties to even
+  constexpr float ln2_high = 0.693359375f;   // ten bits: its product with n is exact
   constexpr float ln2_low = -2.12194440e-4f;  // ln 2 − ln2_high
   const V shifted = z * 1.44269504088896341f + to_integer;
   const V n = shifted - to_integer;
@@ -52,26 +51,26 @@ NCK_HOST_DEVICE static inline V exp_in_range(V z, std::uint32_t shift = 0) noexc
   power = power * r + 5.0000001201e-1f;
   power = power * r + 1.0f;
   power = power * r + 1.0f;
-  // The low bits of `shifted` are n ≥ −126, so that 2ⁿ is normal and the product exact.
+  // The low bits of `shifted` are n ≥ −126, so 2ⁿ is normal and the product exact.
   return power * __builtin_bit_cast(V, (__builtin_bit_cast(U, shifted) + (127U + shift)) << 23U);
 }
 
-// The specification's exponential, of z ≤ 0: 0 below −87.
+// The exponential of the specification, of z ≤ 0: 0 below −87.
 NCK_HOST_DEVICE static inline float exp32(float z) noexcept {
   return z < smallest_exponent ? 0.0f : exp_in_range(z);
 }
 
-// A token's unnormalised probability times 2⁴⁰, for a finite largest logit; `scale` is
-// inverse_temperature's. What is below −87 counts as −87 here, and so does −∞, whose product with a
-// scale of 0 is NaN: either way the integer weight is 0, and vectors have no branches.
+// A token's unnormalized probability times 2⁴⁰, for a finite largest logit. scale: from
+// inverse_temperature. Vectors have no branches: z below −87 counts as −87, and so does −∞, whose
+// product with a scale of 0 is NaN. Either way the integer weight is 0.
 NCK_HOST_DEVICE static inline float float_weight(float logit, float largest, float scale) noexcept {
   const float z = (logit - largest) * scale;
   return exp_in_range(z > smallest_exponent ? z : smallest_exponent, 40U);
 }
 
-// Rounded down.
+// Rounds down.
 NCK_HOST_DEVICE static inline std::uint64_t integer_weight(float weight) noexcept {
-  // By way of the signed type: one instruction everywhere.
+  // The signed type takes one instruction on every processor.
   return static_cast<std::uint64_t>(static_cast<std::int64_t>(weight));
 }
 
@@ -92,7 +91,8 @@ NCK_HOST_DEVICE static inline std::uint64_t part_of(std::uint64_t share,
   return share * (total >> 32U) + (below >> 32U) + ((below & low) != 0 ? 1 : 0);
 }
 
-// Integers in the order of floats, and back: their maximum is a vector operation without fast-math.
+// Integers in the order of floats, and back. The maximum of integers is a vector operation without
+// fast-math.
 NCK_HOST_DEVICE static inline std::uint32_t flipped_if_negative(std::uint32_t bits) noexcept {
   return bits ^ ((0U - (bits >> 31U)) >> 1U);
 }

@@ -1,15 +1,14 @@
-// The draw of a token by many threads, without sorting: the tokens of nanochat/training/draw.py.
-// All sums are of integers, so that no order of theirs can change a token.
+// The draw of a token by many threads, without sorting; the tokens are those of
+// nanochat/sampling/draw.py. All sums are of integers, so their order cannot change a token.
 //
-// The threads are a Team, which offers what every thread of it calls alike:
-//   each(count, read, visit)       visit(i, read(i)) for all i < count, then a barrier
-//   largest(count, read)           the largest std::int32_t
+// The threads are a Team. All its threads call its functions in the same order:
+//   each(count, read, visit)       calls visit(i, read(i)) for all i < count; ends with a barrier
+//   largest(count, read)           returns the largest std::int32_t
 //   parts(begin, end, size, read, value)
-//                                  sums value(i, read(i)) over pieces of `size`; returns their
-//                                  total
-//   locate(target)                 the first piece at which the running sum is above the target
+//                                  sums value(i, read(i)) by pieces of `size`; returns the total
+//   locate(target)                 returns the first piece at which the running sum exceeds target
 //   clear_bins(), add_to_bin(bin, value), bin(i)
-//                                  draw_bins sums; additions may come from all threads at once
+//                                  draw_bins sums; all threads may add at the same time
 #ifndef NANOCHAT_KERNELS_DRAW_SELECTION_HPP_
 #define NANOCHAT_KERNELS_DRAW_SELECTION_HPP_
 
@@ -38,7 +37,7 @@ inline constexpr std::int32_t order_of_nan = 0x7FFFFFFF;  // above that of +∞
 inline constexpr std::int32_t order_of_infinity = 0x7F800000;
 inline constexpr std::int32_t order_of_minus_infinity = -0x7F800001;
 
-// Integers in the order of a draw: the larger logit first, −0 with +0.
+// Integers in the order of a draw: larger logits first; −0 equals +0.
 NCK_HOST_DEVICE inline std::uint32_t rank_of(float logit) noexcept {
   return static_cast<std::uint32_t>(order_of(logit + 0.0f)) ^ 0x7FFFFFFFU;
 }
@@ -46,10 +45,10 @@ NCK_HOST_DEVICE inline float logit_of(std::uint32_t rank) noexcept {
   return float_of(static_cast<std::int32_t>(rank ^ 0x7FFFFFFFU));
 }
 
-// A token's integer weight beside the row's largest logit.
+// The integer weight of a token, given the row's largest logit.
 struct Weigher {
   float largest, scale;
-  bool is_infinite;  // the largest is +∞: only its equals weigh anything
+  bool is_infinite;  // the largest is +∞: only logits equal to it weigh anything
 
   NCK_HOST_DEVICE std::uint64_t operator()(float logit) const noexcept {
     if (is_infinite) return logit == largest ? std::uint64_t{1} << 40U : 0;
@@ -57,7 +56,7 @@ struct Weigher {
   }
 };
 
-// What is kept: the ranks before `rank`, and its own tokens before index `end`.
+// The tokens that are kept: the ranks before `rank`, and those of `rank` before index `end`.
 struct Cut {
   std::uint32_t rank;
   std::int32_t end;
@@ -70,11 +69,12 @@ struct Cut {
 
 struct Found {
   std::int32_t index;
-  std::uint64_t before;  // the sum of all that comes before it
+  std::uint64_t before;  // the sum of everything before it
 };
 
-// A 64-bit sum in two words of 32, because shared memory adds only those by itself. fetch_add(word,
-// value) returns what was there; how often the low word overflows does not depend on the order.
+// Adds to a 64-bit sum in two 32-bit words, because shared memory has no fast 64-bit addition.
+// fetch_add(word, value) returns the previous value. The number of overflows of the low word does
+// not depend on the order.
 template <class FetchAdd>
 NCK_HOST_DEVICE inline void add_split(std::uint32_t* low, std::uint32_t* high, std::uint64_t value,
                                       const FetchAdd& fetch_add) noexcept {
@@ -85,7 +85,8 @@ NCK_HOST_DEVICE inline void add_split(std::uint32_t* low, std::uint32_t* high, s
   if (above != 0) fetch_add(high, above);
 }
 
-// The first i < count at which the running sum of value(i, read(i)) is above target_of(total).
+// Returns the first i < count at which the running sum of value(i, read(i)) exceeds
+// target_of(total).
 template <class Team, class Read, class Value, class TargetOf>
 NCK_HOST_DEVICE inline Found find(Team& team, std::int32_t count, const Read& read,
                                   const Value& value, const TargetOf& target_of) noexcept {
@@ -110,8 +111,9 @@ struct Selected {
   std::uint64_t before;  // the sum over all ranks before it
 };
 
-// The first rank at which the running sum of measure(i, logit), in the order of ranks, reaches
-// `goal`, which is at least 1 and at most the sum over the row: digit by digit, from the highest.
+// Returns the first rank at which the running sum of measure(i, logit), in the order of ranks,
+// reaches `goal`, digit by digit from the highest. goal: at least 1 and at most the sum over the
+// row.
 template <class Team, class Read, class Measure>
 NCK_HOST_DEVICE inline Selected select_rank(Team& team, std::int32_t vocab, const Read& read,
                                             const Measure& measure, std::uint64_t goal) noexcept {
@@ -143,7 +145,7 @@ NCK_HOST_DEVICE inline Selected select_rank(Team& team, std::int32_t vocab, cons
   return {prefix, before};
 }
 
-// The cut after the first `ties` tokens of a rank, at least 1.
+// Returns the cut after the first `ties` tokens of a rank; ties is at least 1.
 template <class Team, class Read>
 NCK_HOST_DEVICE inline Cut cut_after(Team& team, std::int32_t vocab, const Read& read,
                                      std::uint32_t rank, std::uint64_t ties) noexcept {
@@ -175,7 +177,7 @@ NCK_HOST_DEVICE inline Cut top_p_cut(Team& team, std::int32_t vocab, const Read&
       team.parts(0, vocab, (vocab + draw_pieces - 1) / draw_pieces, read, kept_weight);
   const std::uint64_t part = part_of(share, total), needed = part == 0 ? 1 : part;
   const Selected last = select_rank(team, vocab, read, kept_weight, needed);
-  // Equal logits weigh the same, and not 0: the sum went above the target among them.
+  // Equal logits have equal weights, which are not 0: the sum exceeded the target at one of them.
   const std::uint64_t weight = weigh(logit_of(last.rank));
   const std::uint64_t ties = (needed - last.before + weight - 1) / weight;
   return cut_after(team, vocab, read, last.rank, ties);

@@ -1,4 +1,4 @@
-// The mark of a function that runs on the CPU and on a GPU; empty for a compiler without CUDA.
+// Marks a function that runs on the CPU and on a GPU; empty for a compiler without CUDA.
 #ifndef NANOCHAT_KERNELS_HOST_DEVICE_HPP_
 #define NANOCHAT_KERNELS_HOST_DEVICE_HPP_
 

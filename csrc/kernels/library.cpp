@@ -1,4 +1,4 @@
-// The CPU library: everything of nck_cpu, and what it says of itself.
+// The CPU library: all of nck_cpu, and nck_target.
 #include "kernels/cpu/runtime/tables.hpp"
 #include "kernels/nck.h"
 

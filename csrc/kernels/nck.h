@@ -1,4 +1,4 @@
-/* abi.h for a compiler: what it includes are the bare declarations that cffi reads too. */
+/* abi.h for a compiler: abi.h itself holds only declarations, because cffi reads it too. */
 #ifndef NANOCHAT_KERNELS_NCK_H_
 #define NANOCHAT_KERNELS_NCK_H_
 

@@ -1,4 +1,4 @@
-// Philox4x32-10 (Salmon, Moraes, Dror, Shaw 2011), the numbers of nanochat/philox.py: a draw is a
+// Philox4x32-10 (Salmon, Moraes, Dror, Shaw 2011), with the same numbers as nanochat/philox.py: a
 // pure function of (seed, stream, item, index).
 #ifndef NANOCHAT_KERNELS_PHILOX_HPP_
 #define NANOCHAT_KERNELS_PHILOX_HPP_
@@ -9,7 +9,7 @@
 
 namespace nanochat::kernels {
 
-inline constexpr std::uint32_t sampling_stream = 3;  // philox.py's Stream.SAMPLING
+inline constexpr std::uint32_t sampling_stream = 3;  // Stream.SAMPLING of philox.py
 
 struct PhiloxWords {
   std::uint32_t word[4];

@@ -1,10 +1,9 @@
-// The arithmetic of the GPU's cross-entropy, one row, a few elements or one element at a time.
-// Plain functions of numbers, so that tests run on the CPU what the kernels run; who computes which
-// elements is in kernels/cuda.
-//
-// All of it is float32. Σ exp(z − maximum) is held as 1 + rest, with the term of one largest logit
-// left out: a likely target's loss, log1p(rest), and its slope, −rest / (1 + rest), keep their
-// digits where a sum near 1 would have lost them.
+// The arithmetic of the GPU's cross-entropy, for one row, a few elements or one element. Plain
+// functions, so tests can run on the CPU what the kernels run; kernels/cuda decides which thread
+// computes which elements.
+// Everything is float32. Σ exp(z − maximum) is stored as 1 + rest, without the term of one largest
+// logit. The loss of a likely target, log1p(rest), and its slope, −rest / (1 + rest), keep the
+// digits that a sum near 1 would lose.
 #ifndef NANOCHAT_KERNELS_ROW_ARITHMETIC_HPP_
 #define NANOCHAT_KERNELS_ROW_ARITHMETIC_HPP_
 
@@ -12,6 +11,9 @@
 #include <cstdint>
 #include <limits>
 
+#ifdef __CUDA_ARCH__
+#include "kernels/cuda/ptx.cuh"
+#endif
 #include "kernels/host_device.hpp"
 
 namespace nanochat::kernels {
@@ -20,30 +22,28 @@ inline constexpr float float_infinity = std::numeric_limits<float>::infinity();
 inline constexpr float float_nan = std::numeric_limits<float>::quiet_NaN();
 inline constexpr std::int32_t no_index = std::numeric_limits<std::int32_t>::max();
 
-// exp of d ≤ 0. is_fast: two units in the last place and an argument rounded once more, for logits
-// of 16 bits, whose own steps are far larger.
+// exp of d ≤ 0. is_fast: two units in the last place and a rounded argument, accurate enough for
+// logits of 16 bits.
 template <bool is_fast>
 NCK_HOST_DEVICE inline float exp_below(float d) noexcept {
 #ifdef __CUDA_ARCH__
   if constexpr (is_fast) {
-    float power;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(d * 1.44269504088896341f));
-    return power;
+    return fast_exp2(d * 1.44269504088896341f);
   }
 #endif
   return ::expf(d);
 }
 
-// Softmax's denominator over some of a row's elements. Of none: maximum −∞, rest −1.
+// Softmax's denominator over some of a row's elements. Without elements: maximum −∞, rest −1.
 struct RowSum {
-  float maximum;       // leaving NaN aside
+  float maximum;       // NaN is ignored
   float rest;          // NaN if there was a NaN
   std::int32_t first;  // lowest index of the maximum, or no_index
 };
 
 NCK_HOST_DEVICE inline RowSum empty_sum() noexcept { return {-float_infinity, -1.0f, no_index}; }
 
-// Same bits with a and b exchanged, so that all lanes of a butterfly end with the same sum.
+// Symmetric in a and b, so all lanes of a butterfly get the same bits.
 template <bool is_fast>
 NCK_HOST_DEVICE inline RowSum merged(const RowSum& a, const RowSum& b) noexcept {
   if (a.maximum == b.maximum) {
@@ -56,7 +56,8 @@ NCK_HOST_DEVICE inline RowSum merged(const RowSum& a, const RowSum& b) noexcept 
           a_leads ? a.first : b.first};
 }
 
-// The lowest index of a `value` among elements index … index + count − 1 that are in the row.
+// Returns the lowest index of `value` among the elements index … index + count − 1 that are in the
+// row.
 template <int count>
 NCK_HOST_DEVICE inline std::int32_t first_equal(const float (&z)[count], float value,
                                                 std::int32_t index, std::int32_t vocab) noexcept {
@@ -68,7 +69,8 @@ NCK_HOST_DEVICE inline std::int32_t first_equal(const float (&z)[count], float v
   return first;
 }
 
-// The sum with elements index … index + count − 1, above all it has; those outside the row are −∞.
+// Adds elements index … index + count − 1, which come after those of `sum`. Elements outside the
+// row are −∞.
 template <bool is_fast, int count>
 NCK_HOST_DEVICE inline RowSum with_elements(const RowSum& sum, const float (&z)[count],
                                             std::int32_t index, std::int32_t vocab) noexcept {
@@ -94,7 +96,7 @@ NCK_HOST_DEVICE inline float capped(float logit, float cap, float inverse_cap) n
   return ::tanhf(logit * inverse_cap) * cap;
 }
 
-// What a loss is made of, the same for all rows.
+// The constants of a loss, the same for all rows.
 struct LossTerms {
   float kept;    // 1 − ε
   float smooth;  // ε / vocab
@@ -121,7 +123,8 @@ NCK_HOST_DEVICE inline RowKind row_kind(std::int64_t target, std::int64_t vocab,
   return target >= 0 && target < vocab ? RowKind::token : RowKind::stray;
 }
 
-// Smoothing sums Σ c · (z − pivot): a common offset of the logits would drown the differences.
+// Smoothing sums Σ c · (z − pivot): without the pivot, a common offset of the logits would absorb
+// the differences.
 NCK_HOST_DEVICE inline float pivot_of(float z_target) noexcept {
   return ::fabsf(z_target) < float_infinity ? z_target : 0.0f;
 }
@@ -133,8 +136,8 @@ struct RowWeights {
   float class_sum;  // Σ c
 };
 
-// A gradient's parts: of element j, (exp(z − maximum) · factor − smooth · c[j]) · the soft-cap's
-// derivative; the target's own is whole.
+// The factors of a gradient. Element j is (exp(z − maximum) · factor − smooth · c[j]) times the
+// derivative of the soft-cap; at_target is the target's element.
 struct RowSlopes {
   float maximum, factor, smooth, at_target;
 };
@@ -166,7 +169,7 @@ NCK_HOST_DEVICE inline RowSlopes slopes_of(const LossTerms& terms, const RowWeig
                                            float maximum, float rest, float log_sum,
                                            float z_target) noexcept {
   const float own = terms.kept * weights.target;
-  float others = 0.0f;  // what besides `own` multiplies the probabilities
+  float others = 0.0f;  // the other factors of the probabilities
   if (terms.smooth > 0.0f) others += terms.smooth * weights.class_sum;
   if (terms.z_loss > 0.0f) others += 2.0f * terms.z_loss * log_sum;
   const float sum = 1.0f + rest;
@@ -178,11 +181,12 @@ NCK_HOST_DEVICE inline RowSlopes slopes_of(const LossTerms& terms, const RowWeig
           weights.slope * at_target};
 }
 
-// deviations: Σ c · (z − pivot), read under smoothing only.
+// deviations: Σ c · (z − pivot), used only with smoothing.
 NCK_HOST_DEVICE inline RowOutcome finish_row(const LossTerms& terms, const RowWeights& weights,
                                              const RowSum& sum, float z_target,
                                              float deviations) noexcept {
-  // +∞ leaves a finite rest, nothing above −∞ a sum of 0; neither is a distribution.
+  // A maximum of +∞ leaves a finite rest, and a maximum of −∞ a sum of 0. Neither is a
+  // distribution.
   const float rest = ::fabsf(sum.maximum) < float_infinity ? sum.rest : float_nan;
   const float log_rest = ::log1pf(rest);
   const float log_sum = sum.maximum + log_rest;
@@ -191,7 +195,7 @@ NCK_HOST_DEVICE inline RowOutcome finish_row(const LossTerms& terms, const RowWe
           slopes_of(terms, weights, sum.maximum, rest, log_sum, z_target)};
 }
 
-// Of an element that is not the target. is_plain: neither smoothing nor soft-cap.
+// The gradient of an element other than the target. is_plain: neither smoothing nor a soft-cap.
 template <bool is_fast, bool is_plain>
 NCK_HOST_DEVICE inline float gradient_of(float z, const RowSlopes& slopes, float class_weight,
                                          const LossTerms& terms) noexcept {
@@ -205,9 +209,9 @@ NCK_HOST_DEVICE inline float number_or_one(const float* numbers, std::int64_t i)
   return numbers == nullptr ? 1.0f : numbers[i];
 }
 
-// What follows takes elements index … index + count − 1 of a row, some of which may lie outside it.
+// The functions below take elements index … index + count − 1 of a row; some may be outside it.
 
-// Turns logits into z: after the soft-cap, −∞ outside the row.
+// Turns logits into z: applies the soft-cap, and sets elements outside the row to −∞.
 template <bool is_plain, int count>
 NCK_HOST_DEVICE inline void cap_elements(float (&z)[count], std::int32_t index, std::int32_t vocab,
                                          const LossTerms& terms) noexcept {
@@ -220,7 +224,7 @@ NCK_HOST_DEVICE inline void cap_elements(float (&z)[count], std::int32_t index, 
   }
 }
 
-// Σ c · (z − pivot) over those in the row.
+// Σ c · (z − pivot) over the elements in the row.
 template <int count>
 NCK_HOST_DEVICE inline float deviations_of(const float (&z)[count], std::int32_t index,
                                            std::int32_t vocab, float z_target,

@@ -1,4 +1,4 @@
-// How a call of the C ABI fails: an exception inside, a status and a message outside.
+// How a call of the C ABI fails: with an exception inside, and a status and a message outside.
 #ifndef NANOCHAT_KERNELS_STATUS_HPP_
 #define NANOCHAT_KERNELS_STATUS_HPP_
 
@@ -10,10 +10,11 @@
 
 namespace nanochat::kernels {
 
-// What a call refuses or cannot do. Holds its words without memory of its own.
+// An argument that a call refuses, or an operation that failed. Stores its message without
+// allocation.
 class Failure : public std::exception {
  public:
-  // format and what follows as in printf; at most 255 characters are kept.
+  // format and the other arguments are those of printf; at most 255 characters are kept.
   [[gnu::format(printf, 3, 4)]] Failure(std::int32_t status, const char* format, ...) noexcept;
   const char* what() const noexcept override { return text_; }
   std::int32_t status() const noexcept { return status_; }
@@ -23,11 +24,11 @@ class Failure : public std::exception {
   char text_[256];
 };
 
-// What nck_last_error() gives this thread from now on.
+// Sets the message of nck_last_error() for this thread.
 void set_last_error(const char* text) noexcept;
 const char* last_error() noexcept;
 
-// The one place where exceptions end: runs `body` and returns its status.
+// The only place where exceptions end: runs `body` and returns its status.
 template <class Body>
 std::int32_t guarded(const Body& body) noexcept {
   try {

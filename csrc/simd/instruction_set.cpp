@@ -1,4 +1,4 @@
-// See instruction_set.hpp. Compiled for the baseline: it runs on every processor.
+// Compiled for the baseline, so it runs on every processor.
 #include "simd/instruction_set.hpp"
 
 #include <cstdlib>

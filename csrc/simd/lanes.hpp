@@ -1,4 +1,4 @@
-// The lanes of a vector folded into one, and loops over rows by vectors, under the rule of
+// Reductions over the lanes of a vector, and loops over rows by vectors. Follows the rule of
 // vector.hpp.
 #ifndef NANOCHAT_SIMD_LANES_HPP_
 #define NANOCHAT_SIMD_LANES_HPP_
@@ -6,8 +6,8 @@
 #include "simd/storage.hpp"
 
 namespace nanochat::simd::NCLAB_SIMD {
-// Unnamed, so that no instruction set's copy stands in for another's:
-// NOLINTNEXTLINE(cert-dcl59-cpp): each instruction set needs a copy of its own
+// Unnamed: the linker must not merge the copies of two instruction sets.
+// NOLINTNEXTLINE(cert-dcl59-cpp): each instruction set needs its own copy
 namespace {
 
 template <class V>
@@ -52,14 +52,14 @@ inline void for_vectors(std::int64_t vocab, const Body& body) noexcept {
 }
 
 template <class S>
-inline Whole<Number<S>> load_at(const S* from, std::int64_t at, int count) noexcept {
-  constexpr int lanes = width<Number<S>>;
+inline Whole<AccumType<S>> load_at(const S* from, std::int64_t at, int count) noexcept {
+  constexpr int lanes = width<AccumType<S>>;
   return count == lanes ? Stored<S>::load(from + at) : Stored<S>::load_first(from + at, count);
 }
 
 template <class S>
-inline void store_at(S* to, std::int64_t at, int count, Whole<Number<S>> v) noexcept {
-  constexpr int lanes = width<Number<S>>;
+inline void store_at(S* to, std::int64_t at, int count, Whole<AccumType<S>> v) noexcept {
+  constexpr int lanes = width<AccumType<S>>;
   if (count == lanes) {
     Stored<S>::store(to + at, v);
   } else {

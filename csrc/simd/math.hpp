@@ -1,6 +1,5 @@
-// exp, log and tanh of whole vectors, without branches, under the rule of vector.hpp.
-//
-// The polynomials interpolate their function at Chebyshev nodes of the reduced range; the error of
+// exp, log and tanh of whole vectors, without branches. Follows the rule of vector.hpp.
+// The polynomials interpolate their functions at Chebyshev nodes of the reduced range. The error of
 // each is given relative to the result.
 #ifndef NANOCHAT_SIMD_MATH_HPP_
 #define NANOCHAT_SIMD_MATH_HPP_
@@ -8,8 +7,8 @@
 #include "simd/vector.hpp"
 
 namespace nanochat::simd::NCLAB_SIMD {
-// Unnamed, so that no instruction set's copy stands in for another's:
-// NOLINTNEXTLINE(cert-dcl59-cpp): each instruction set needs a copy of its own
+// Unnamed: the linker must not merge the copies of two instruction sets.
+// NOLINTNEXTLINE(cert-dcl59-cpp): each instruction set needs its own copy
 namespace {
 
 template <class T>
@@ -20,7 +19,7 @@ struct Constants<double> {
   static constexpr int mantissa = 52;
   static constexpr std::int64_t bias = 1023;
   static constexpr double rounder = 0x1.8p52;  // adding it leaves an integer in the low bits
-  // ln 2 in two parts; the first has zeros enough for n * ln2_high to be exact.
+  // ln 2 in two parts; the first has enough zeros for n * ln2_high to be exact.
   static constexpr double ln2_high = 0x1.62e42fefa3800p-1, ln2_low = 0x1.ef35793c76730p-45;
   static constexpr double log2_e = 0x1.71547652b82fep+0;
   static constexpr double exp_most = 710.0, exp_least = -746.0, exp_normal = -708.0;
@@ -82,7 +81,7 @@ inline V polynomial(V x, const Element<V> (&terms)[count]) noexcept {
   return sum;
 }
 
-// For x = n * ln 2 + r with |r| <= ln(2) / 2.
+// x = n * ln 2 + r with |r| <= ln(2) / 2.
 template <class V>
 struct Reduced {
   Integers<V> n;
@@ -101,7 +100,7 @@ inline Reduced<V> reduced_exp(V x) noexcept {
           fused_multiply_add(r * r, polynomial(r, C::exp_terms), r)};
 }
 
-// 2**n for n that a normal number can hold.
+// 2**n for an n within the exponents of normal numbers.
 template <class V>
 inline V power_of_two(Integers<V> n) noexcept {
   using C = Constants<Element<V>>;
@@ -111,16 +110,16 @@ inline V power_of_two(Integers<V> n) noexcept {
 template <class V>
 inline V vector_exp(V x) noexcept {
   using C = Constants<Element<V>>;
-  V bounded = x > C::exp_most ? broadcast<V>(C::exp_most) : x;  // nan stays
+  V bounded = x > C::exp_most ? broadcast<V>(C::exp_most) : x;  // NaN stays NaN
   bounded = bounded < C::exp_least ? broadcast<V>(C::exp_least) : bounded;
   const Reduced<V> e = reduced_exp(bounded);
-  // In two steps: 2**n alone may be too large or too small for a normal number.
+  // In two steps: 2**n alone may be outside the range of normal numbers.
   const Integers<V> half = e.n >> 1;
   return (e.r_minus + Element<V>{1}) * power_of_two<V>(half) * power_of_two<V>(e.n - half);
 }
 
 #if NCLAB_SIMD_BYTES == 64
-// x * 2**n for whole n, rounded once where the result is no normal number.
+// x * 2**n for an integer n, rounded once if the result is subnormal.
 inline Vector<float, 16> scaled(Vector<float, 16> x, Vector<float, 16> n) noexcept {
   return (Vector<float, 16>)_mm512_maskz_scalef_ps(0xffff, (__m512)x, (__m512)n);
 }
@@ -129,13 +128,13 @@ inline Vector<double, 8> scaled(Vector<double, 8> x, Vector<double, 8> n) noexce
 }
 #endif
 
-// exp of x <= 0 as 2**(x * log2(e)); nan stays. The constant is rounded, so that beside one unit in
-// the last place the error grows with x: by a fifth of a unit each. Without AVX-512's scaling the
-// result is 0 below exp_normal, where it is no normal number any more.
+// exp of x <= 0 as 2**(x * log2(e)); NaN stays NaN. The error is one unit in the last place plus a
+// fifth of a unit per unit of x, because log2(e) is rounded. Without AVX-512's scaling the result
+// is 0 below exp_normal, where it would be subnormal.
 template <class V>
 inline V exp_of_nonpositive(V x) noexcept {
   using C = Constants<Element<V>>;
-  const V bounded = larger(broadcast<V>(C::exp_least), x);  // nan stays
+  const V bounded = larger(broadcast<V>(C::exp_least), x);  // NaN stays NaN
   const V log2_e = broadcast<V>(C::log2_e), rounder = broadcast<V>(C::rounder);
   const V shifted = fused_multiply_add(bounded, log2_e, rounder);
   const V n = shifted - rounder;
@@ -154,7 +153,7 @@ inline V vector_log(V x) noexcept {
   using T = Element<V>;
   using I = Integers<V>;
   using C = Constants<T>;
-  // Denormals borrow an exponent.
+  // Subnormal numbers are scaled up first.
   const auto denormal = x < C::least_normal;
   const V scaled = denormal ? x * C::lift : x;
   using U = Unsigned<V>;
@@ -163,8 +162,8 @@ inline V vector_log(V x) noexcept {
   const V rounder = broadcast<V>(C::rounder);
   V e = (V)(exponent + (I)rounder) - rounder;
   e = denormal ? e - C::lift_log2 : e;
-  // log(1 + f) = f - f**2 / 2 + s * (f**2 / 2 + R), s = f / (2 + f): f is exact, so what is rounded
-  // is small beside it.
+  // log(1 + f) = f - f**2 / 2 + s * (f**2 / 2 + R), s = f / (2 + f). f is exact, and the rounded
+  // terms are small compared with it.
   const V f = m - T{1};
   const V s = f / (m + T{1});
   const V z = s * s;
@@ -173,7 +172,7 @@ inline V vector_log(V x) noexcept {
   const V low = fused_multiply_add(s, rest, e * C::ln2_low);
   const V result = fused_multiply_add(e, broadcast<V>(C::ln2_high), f - (half_square - low));
   const V infinite = broadcast<V>(C::infinity);
-  V special = x > T{0} ? x : infinite - infinite;  // nan below 0; inf and nan stay
+  V special = x > T{0} ? x : infinite - infinite;  // NaN below 0; inf and NaN stay
   special = x == T{0} ? -infinite : special;
   special = x != x ? x : special;
   const auto ordinary = (x > T{0}) & (x < C::infinity);
@@ -189,7 +188,7 @@ inline V vector_tanh(V x) noexcept {
   const V size = (V)((I)x ^ sign);
   const V square = size * size;
   const V small = fused_multiply_add(size * square, polynomial(square, C::tanh_terms), size);
-  // (exp(2x) - 1) / (exp(2x) + 1). tanh is 1 from some x on; nan stays.
+  // (exp(2x) - 1) / (exp(2x) + 1). Beyond tanh_most, tanh is 1. NaN stays NaN.
   const V y = size > C::tanh_most ? broadcast<V>(T{2} * C::tanh_most) : T{2} * size;
   const Reduced<V> e = reduced_exp(y);
   const V scale = power_of_two<V>(e.n);

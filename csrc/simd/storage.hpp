@@ -1,13 +1,13 @@
-// Rows of float, double, bfloat16 and float16 as vectors of float or double, under the rule of
-// vector.hpp. Narrowing rounds to nearest, ties to even; NaN stays NaN.
+// Rows of float, double, bfloat16 and float16 as vectors of float or double. Follows the rule of
+// vector.hpp. Conversions to 16 bits round to nearest, ties to even; NaN stays NaN.
 #ifndef NANOCHAT_SIMD_STORAGE_HPP_
 #define NANOCHAT_SIMD_STORAGE_HPP_
 
 #include "simd/vector.hpp"
 
 namespace nanochat::simd::NCLAB_SIMD {
-// Unnamed, so that no instruction set's copy stands in for another's:
-// NOLINTNEXTLINE(cert-dcl59-cpp): each instruction set needs a copy of its own
+// Unnamed: the linker must not merge the copies of two instruction sets.
+// NOLINTNEXTLINE(cert-dcl59-cpp): each instruction set needs its own copy
 namespace {
 
 struct BFloat16 {
@@ -17,21 +17,21 @@ struct Float16 {
   std::uint16_t bits;
 };
 
-// The type that a stored element is computed in.
+// The type in which stored elements are computed and accumulated.
 template <class S>
-struct NumberOf {
+struct AccumTypeOf {
   using type = S;
 };
 template <>
-struct NumberOf<BFloat16> {
+struct AccumTypeOf<BFloat16> {
   using type = float;
 };
 template <>
-struct NumberOf<Float16> {
+struct AccumTypeOf<Float16> {
   using type = float;
 };
 template <class S>
-using Number = typename NumberOf<S>::type;
+using AccumType = typename AccumTypeOf<S>::type;
 
 constexpr int float_lanes = width<float>;
 using Floats = Whole<float>;
@@ -71,7 +71,7 @@ inline void store_first_shorts(void* to, Shorts v, int count) noexcept {
 #endif
 }
 
-inline Floats widen(BFloat16, Shorts v) noexcept {
+inline Floats to_floats(BFloat16, Shorts v) noexcept {
 #if NCLAB_SIMD_BYTES == 64
   constexpr Vector<std::uint16_t, 32> lanes = {0, 0,  0, 1,  0, 2,  0, 3,  0, 4, 0,
                                                5, 0,  6, 0,  7, 0,  8, 0,  9, 0, 10,
@@ -82,7 +82,7 @@ inline Floats widen(BFloat16, Shorts v) noexcept {
   return (Floats)(__builtin_convertvector(v, Words) << 16U);
 }
 
-inline Shorts narrow(BFloat16, Floats v) noexcept {
+inline Shorts from_floats(BFloat16, Floats v) noexcept {
 #if defined(__AVX512BF16__)
   return (Shorts)_mm512_cvtneps_pbh((__m512)v);
 #else
@@ -93,7 +93,7 @@ inline Shorts narrow(BFloat16, Floats v) noexcept {
 #endif
 }
 
-inline Floats widen(Float16, Shorts v) noexcept {
+inline Floats to_floats(Float16, Shorts v) noexcept {
 #if NCLAB_SIMD_BYTES == 64
   return (Floats)_mm512_maskz_cvtph_ps(0xffff, (__m256i)v);
 #elif NCLAB_SIMD_BYTES == 32
@@ -101,7 +101,8 @@ inline Floats widen(Float16, Shorts v) noexcept {
 #else
   const Words bits = __builtin_convertvector(v, Words);
   const Words magnitude = (bits & 0x7fffU) << 13U;
-  // The product moves the exponent and makes subnormals normal; infinity and NaN stand above.
+  // The product adjusts the exponent and normalizes subnormals; infinity and NaN are set
+  // separately.
   const Floats finite = (Floats)magnitude * 0x1p112f;
   const Words special = magnitude | 0x7f800000U;
   const Words value = magnitude >= (0x7c00U << 13U) ? special : (Words)finite;
@@ -109,7 +110,7 @@ inline Floats widen(Float16, Shorts v) noexcept {
 #endif
 }
 
-inline Shorts narrow(Float16, Floats v) noexcept {
+inline Shorts from_floats(Float16, Floats v) noexcept {
 #if NCLAB_SIMD_BYTES == 64
   return (Shorts)_mm512_maskz_cvtps_ph(0xffff, (__m512)v,
                                        _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -119,7 +120,7 @@ inline Shorts narrow(Float16, Floats v) noexcept {
   const Words bits = (Words)v;
   const Words sign = bits & 0x80000000U;
   const Words magnitude = bits ^ sign;
-  // A sum with 1/2 rounds a subnormal at its last place, 2⁻²⁴.
+  // Adding 1/2 rounds a subnormal at its last bit, 2⁻²⁴.
   const Words subnormal = (Words)((Floats)magnitude + 0.5f) - 0x3f000000U;
   const Words normal =
       (magnitude + 0xc8000fffU + ((magnitude >> 13U) & 1U)) >> 13U;  // −112 in the exponent
@@ -130,7 +131,7 @@ inline Shorts narrow(Float16, Floats v) noexcept {
 #endif
 }
 
-// What a row kernel reads and writes: whole vectors of numbers, or the first `count` lanes of one.
+// Loads and stores of a row kernel: whole vectors, or the first `count` lanes of one.
 template <class S>
 struct Stored {
   using V = Whole<S>;
@@ -147,16 +148,16 @@ struct Stored {
 template <class S>
 struct StoredShorts {
   using V = Floats;
-  static V load(const S* from) noexcept { return widen(S{}, load_shorts(from)); }
+  static V load(const S* from) noexcept { return to_floats(S{}, load_shorts(from)); }
   static V load_first(const S* from, int count) noexcept {
-    return widen(S{}, load_first_shorts(from, count));
+    return to_floats(S{}, load_first_shorts(from, count));
   }
   static void store(S* to, V v) noexcept {
-    const Shorts narrowed = narrow(S{}, v);
-    __builtin_memcpy(to, &narrowed, sizeof narrowed);
+    const Shorts stored = from_floats(S{}, v);
+    __builtin_memcpy(to, &stored, sizeof stored);
   }
   static void store_first(S* to, V v, int count) noexcept {
-    store_first_shorts(to, narrow(S{}, v), count);
+    store_first_shorts(to, from_floats(S{}, v), count);
   }
 };
 template <>
@@ -164,9 +165,9 @@ struct Stored<BFloat16> : StoredShorts<BFloat16> {};
 template <>
 struct Stored<Float16> : StoredShorts<Float16> {};
 
-// A store past the caches, for `to` aligned to the size of what is written.
+// A store past the caches. `to` must be aligned to the size of the stored vector.
 template <class S>
-inline void store_streaming(S* to, Whole<Number<S>> v) noexcept {
+inline void store_streaming(S* to, Whole<AccumType<S>> v) noexcept {
   Stored<S>::store(to, v);
 }
 #if NCLAB_SIMD_BYTES == 64
@@ -180,11 +181,11 @@ inline void store_streaming<double>(double* to, Whole<double> v) noexcept {
 }
 template <>
 inline void store_streaming<BFloat16>(BFloat16* to, Whole<float> v) noexcept {
-  _mm256_stream_si256(reinterpret_cast<__m256i*>(to), (__m256i)narrow(BFloat16{}, v));
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(to), (__m256i)from_floats(BFloat16{}, v));
 }
 template <>
 inline void store_streaming<Float16>(Float16* to, Whole<float> v) noexcept {
-  _mm256_stream_si256(reinterpret_cast<__m256i*>(to), (__m256i)narrow(Float16{}, v));
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(to), (__m256i)from_floats(Float16{}, v));
 }
 #elif NCLAB_SIMD_BYTES == 32
 template <>
@@ -197,15 +198,15 @@ inline void store_streaming<double>(double* to, Whole<double> v) noexcept {
 }
 template <>
 inline void store_streaming<BFloat16>(BFloat16* to, Whole<float> v) noexcept {
-  _mm_stream_si128(reinterpret_cast<__m128i*>(to), (__m128i)narrow(BFloat16{}, v));
+  _mm_stream_si128(reinterpret_cast<__m128i*>(to), (__m128i)from_floats(BFloat16{}, v));
 }
 template <>
 inline void store_streaming<Float16>(Float16* to, Whole<float> v) noexcept {
-  _mm_stream_si128(reinterpret_cast<__m128i*>(to), (__m128i)narrow(Float16{}, v));
+  _mm_stream_si128(reinterpret_cast<__m128i*>(to), (__m128i)from_floats(Float16{}, v));
 }
 #endif
 
-// After streaming stores, before another thread may read what was written.
+// Call it after streaming stores, before another thread may read the memory.
 inline void end_streaming() noexcept {
 #if NCLAB_SIMD_BYTES >= 32
   _mm_sfence();

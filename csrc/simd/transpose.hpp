@@ -1,16 +1,16 @@
-// Rows made columns in registers, under the rule of vector.hpp.
+// Transposition of squares in registers. Follows the rule of vector.hpp.
 #ifndef NANOCHAT_SIMD_TRANSPOSE_HPP_
 #define NANOCHAT_SIMD_TRANSPOSE_HPP_
 
 #include "simd/vector.hpp"
 
 namespace nanochat::simd::NCLAB_SIMD {
-// Unnamed, so that no instruction set's copy stands in for another's:
-// NOLINTNEXTLINE(cert-dcl59-cpp): each instruction set needs a copy of its own
+// Unnamed: the linker must not merge the copies of two instruction sets.
+// NOLINTNEXTLINE(cert-dcl59-cpp): each instruction set needs its own copy
 namespace {
 
-// A square of `side` vectors of `side` lanes is transposed by log2(side) rounds of interleaving
-// each vector of the first half with its partner in the second.
+// A square of `side` vectors of `side` lanes is transposed in log2(side) rounds. A round
+// interleaves each vector of the first half with its partner in the second half.
 template <class T>
 constexpr int side = (NCLAB_SIMD_BYTES > 16 ? 32 : 16) / static_cast<int>(sizeof(T));
 

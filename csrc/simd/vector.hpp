@@ -1,9 +1,9 @@
 // Vectors of one instruction set: loads and stores of a few lanes, fused multiply-add.
-//
-// A file that includes this one is compiled once for each set, with that set's flags and
-// NCLAB_SIMD, its name, and NCLAB_SIMD_BYTES, its width. Such a file uses no function that another
-// file could share (standard library templates, inline functions of other headers): the linker
-// keeps one copy of those, and it could be the one that an older processor cannot run.
+// The rule: a file that includes this one is compiled once per instruction set, with the set's
+// compiler flags, its name in NCLAB_SIMD and its vector size in NCLAB_SIMD_BYTES. Such a file must
+// not use functions that another file could share (standard library templates, inline functions of
+// other headers). The linker keeps one copy of a shared function, possibly one that an older
+// processor cannot run.
 #ifndef NANOCHAT_SIMD_VECTOR_HPP_
 #define NANOCHAT_SIMD_VECTOR_HPP_
 
@@ -14,8 +14,8 @@
 #include <cstdint>
 
 namespace nanochat::simd::NCLAB_SIMD {
-// Unnamed, so that no instruction set's copy stands in for another's:
-// NOLINTNEXTLINE(cert-dcl59-cpp): each instruction set needs a copy of its own
+// Unnamed: the linker must not merge the copies of two instruction sets.
+// NOLINTNEXTLINE(cert-dcl59-cpp): each instruction set needs its own copy
 namespace {
 
 template <class T, int n>
@@ -29,7 +29,7 @@ template <class T>
 constexpr int width = NCLAB_SIMD_BYTES / static_cast<int>(sizeof(T));
 template <class T>
 using Whole = Vector<T, width<T>>;
-// Where wide operations run as two halves, a short tail costs half in a half vector.
+// A short tail takes half the time in a half vector if wide operations run as two halves.
 template <class T>
 constexpr int tail_width = NCLAB_SIMD_BYTES == 64 ? width<T> / 2 : width<T>;
 
@@ -60,7 +60,7 @@ using Element = typename Traits<V>::T;
 template <class V>
 using Integers = typename Traits<V>::I;
 template <class V>
-using Unsigned = typename Traits<V>::U;  // where sums may wrap
+using Unsigned = typename Traits<V>::U;  // sums may wrap
 
 template <class V>
 inline V broadcast(Element<V> x) noexcept {
@@ -94,13 +94,13 @@ inline Integers<V> first_lanes(int count) noexcept {
   return lane_numbers<V>() < static_cast<Bits<Element<V>>>(count) - Integers<V>{};
 }
 
-// The first `count` lanes of `yes`, the others of `no`.
+// The first `count` lanes of `yes`, the other lanes of `no`.
 template <class V>
 inline V keep_first(V yes, V no, int count) noexcept {
   return first_lanes<V>(count) ? yes : no;
 }
 
-// Reads and writes nothing beyond the first `count` lanes; the others of the vector are 0.
+// Accesses only the first `count` lanes in memory; the other lanes of the vector are 0.
 template <class V>
 inline V load_first(const Element<V>* from, int count) noexcept {
   [[maybe_unused]] constexpr int bytes = sizeof(V);
@@ -153,7 +153,7 @@ inline void store_first(Element<V>* to, V v, int count) noexcept {
   for (int i = 0; i < Traits<V>::lanes && i < count; ++i) to[i] = v[i];
 }
 
-// a * b + c with one rounding where the instruction set can, with two where it cannot.
+// a * b + c, rounded once if the instruction set supports it, otherwise twice.
 template <class V>
 inline V fused_multiply_add(V a, V b, V c) noexcept {
   [[maybe_unused]] constexpr int bytes = sizeof(V);
@@ -191,7 +191,7 @@ inline float fused_multiply_add(float a, float b, float c) noexcept {
 #endif
 }
 
-// a * b + c in the numerics N: vectors and single numbers.
+// a * b + c in the numerics N, for vectors and single numbers.
 template <class N, class V>
 inline V multiply_add(V a, V b, V c) noexcept {
   if constexpr (N::fused) {
@@ -205,7 +205,8 @@ template <class V>
 inline V square_root(V x) noexcept {
   [[maybe_unused]] constexpr bool wide = sizeof(Element<V>) == 8;
 #if NCLAB_SIMD_BYTES == 64
-  // All lanes by mask: GCC warns of an uninitialized variable inside the form without.
+  // The masked form, with all lanes: GCC reports an uninitialized variable in the form without a
+  // mask.
   if constexpr (sizeof(V) == 64 && wide) {
     return (V)_mm512_maskz_sqrt_pd(0xff, (__m512d)x);
   } else if constexpr (sizeof(V) == 64) {
@@ -226,7 +227,7 @@ inline V square_root(V x) noexcept {
   return root;
 }
 
-// The larger of each lane; `b` where either is NaN.
+// The larger of each lane; `b` if either is NaN.
 template <class V>
 inline V larger(V a, V b) noexcept {
 #if NCLAB_SIMD_BYTES == 64

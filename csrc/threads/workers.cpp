@@ -1,5 +1,5 @@
-// See workers.hpp. The caller takes tasks too, from the first on: where no thread wakes in time (a
-// busy machine), it has done the work itself, and a task is long beside the lock around its number.
+// The calling thread takes tasks too: if no thread wakes in time on a busy machine, it does all the
+// work. A task takes long compared with the lock around its index.
 #include "threads/workers.hpp"
 
 #ifndef _WIN32
@@ -12,8 +12,7 @@
 namespace nanochat {
 namespace {
 
-// How long a thread stays awake for the next run, the backward pass or the next step: to wake from
-// sleep takes about as long.
+// How long a thread stays awake for the next run: waking from sleep takes about as long.
 constexpr std::chrono::microseconds patience{30};
 
 }  // namespace
@@ -68,7 +67,7 @@ void Workers::run(int count, const std::function<void(int)>& task) {
   if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
 }
 
-// Runs the next task, without the lock.
+// Runs the next task without holding the lock.
 void Workers::take(std::unique_lock<std::mutex>& lock) {
   const int number = next_++;
   const std::function<void(int)>& task = *task_;

@@ -1,5 +1,6 @@
-// What the tests of the kernels share: every instruction set that this processor runs, stored types
-// converted one number at a time, and rows whose neighbours must not change.
+// Shared by the tests of the kernels: a loop over the instruction sets that this processor
+// supports, and conversions between 16-bit formats and double, written from the definition of the
+// formats.
 #ifndef NANOCHAT_TESTS_KERNEL_TESTING_HPP_
 #define NANOCHAT_TESTS_KERNEL_TESTING_HPP_
 
@@ -19,7 +20,7 @@ namespace kernel_testing {
 
 using nanochat::kernels::Tables;
 
-// body(name, tables) for every set that runs here; "portable" does everywhere.
+// Calls body(name, tables) for every set that runs on this processor; "portable" always does.
 template <class Body>
 void for_each_set(const Body& body) {
   for (const char* name : nanochat::simd::instruction_sets) {
@@ -37,7 +38,7 @@ struct Format {
 };
 inline constexpr Format bfloat16{8, 7}, float16{5, 10};
 
-// The number that the bits stand for, from their definition.
+// Returns the value of the bits, from the definition of the format.
 inline double widen(Format format, std::uint16_t bits) {
   const int exponent = (bits & format.infinity()) >> format.fraction_bits;
   const int fraction = bits & ((1 << format.fraction_bits) - 1);
@@ -54,19 +55,19 @@ inline double widen(Format format, std::uint16_t bits) {
   return (bits >> 15U) != 0 ? -size : size;
 }
 
-// Bits of the number nearest to `value`, of two equally near ones the even one. NaN: some NaN.
+// Returns the bits of the value nearest to `value`, ties to even. NaN gives some NaN.
 inline std::uint16_t narrow(Format format, double value) {
   const int sign = std::signbit(value) ? 0x8000 : 0;
   if (std::isnan(value)) return static_cast<std::uint16_t>(sign | format.infinity() | 1);
   if (std::isinf(value)) return static_cast<std::uint16_t>(sign | format.infinity());
   if (value == 0) return static_cast<std::uint16_t>(sign);
   const double size = std::fabs(value);
-  // Distance of neighbours at this size; below the normal numbers it no longer shrinks.
+  // The distance of adjacent values at this size; it is constant below the normal numbers.
   int exponent = 0;
   std::frexp(size, &exponent);
   const int least = 1 - format.bias();
   const int place = (exponent - 1 < least ? least : exponent - 1) - format.fraction_bits;
-  // Bits of non-negative numbers count up as the numbers do, through every power of two.
+  // Bits of non-negative numbers are ordered as the numbers are, across powers of two too.
   const double steps = std::nearbyint(std::ldexp(size, -place));
   const int lowest = (place + format.fraction_bits - least) << format.fraction_bits;
   const int bits = lowest + static_cast<int>(steps);

@@ -1,4 +1,4 @@
-// Runs every registered case; the first failure ends the process with status 1.
+// Runs every registered case. The first failure ends the process with status 1.
 #include "testing.hpp"
 
 int main() {

@@ -1,5 +1,5 @@
-// What the tests of the vector kernels share: random rows with guarded ends, every instruction set
-// that this processor runs, and the reference arithmetic.
+// Shared by the tests of the vector kernels: random rows with guarded ends, a loop over the
+// instruction sets that this processor supports, and the reference arithmetic.
 #ifndef NANOCHAT_TESTS_SIMD_TESTING_HPP_
 #define NANOCHAT_TESTS_SIMD_TESTING_HPP_
 
@@ -38,7 +38,7 @@ struct Subject {
   T multiply_add(T a, T b, T c) const { return fused ? std::fma(a, b, c) : a * b + c; }
 };
 
-// body(subject) for every table of every instruction set.
+// Calls body(subject) for every table of every instruction set.
 template <class Body>
 void for_each_table(Body body) {
   for (const Tables* each : available()) {
@@ -59,8 +59,8 @@ bool same(T a, T b) {
 
 inline std::size_t index(std::ptrdiff_t i) { return static_cast<std::size_t>(i); }
 
-// Rows of `lanes` numbers, `step` apart. What stands between them is a guard that no kernel may
-// write, and a nan that would spoil every lane it reached.
+// Rows of `lanes` numbers, `step` apart. Guards lie between them: NaNs that no kernel may
+// overwrite, and that would spoil every lane that reads them.
 template <class T>
 struct Rows {
   std::ptrdiff_t lanes, step;

@@ -1,5 +1,5 @@
-// Attention computes with nothing that it did not write: what earlier calls left in its working
-// space is in no sum, where it could be subnormal and slow each product tenfold.
+// Attention computes only with values that it wrote. Values left in the working space by earlier
+// calls enter no sum: they could be subnormal and slow down each product tenfold.
 #include <algorithm>
 #include <cfenv>
 #include <cstdlib>
@@ -8,14 +8,14 @@
 #include <random>
 
 #include "kernel_testing.hpp"
-#include "kernels/cpu/norm/blocks.hpp"
+#include "kernels/cpu/attention/attention.hpp"
 
 namespace {
 
 using namespace kernel_testing;
 using nanochat::kernels::Attention;
 
-// Signaling NaNs: moving one raises no flag, computing with one raises FE_INVALID.
+// Fills the space with signaling NaNs: a move raises no flag, a computation raises FE_INVALID.
 template <class N>
 void leave_signals(void* space, std::size_t bytes) {
   using Bits = std::conditional_t<sizeof(N) == 8, std::uint64_t, std::uint32_t>;
@@ -60,7 +60,7 @@ void check_working_space(const nanochat::kernels::AttentionTable& table, std::in
   }
 }
 
-TEST_CASE(attention_reads_no_leavings_of_its_working_space) {
+TEST_CASE(attention_computes_with_no_value_left_in_its_working_space) {
   for_each_set([&](const char* name, const Tables& tables) {
     std::printf("  %s\n", name);
     for (const std::int64_t width : {1, 6, 17, 64}) {

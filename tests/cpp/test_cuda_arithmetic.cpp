@@ -1,4 +1,4 @@
-// The arithmetic of the GPU's cross-entropy, run on the CPU by lanes that take turns, beside
+// The arithmetic of the GPU's cross-entropy, run on the CPU by lanes that take turns, compared with
 // float64.
 #include <algorithm>
 #include <cmath>
@@ -30,7 +30,7 @@ struct Outcome {
   std::vector<double> gradient = {};
 };
 
-// ── The cross-entropy as a block takes it ──
+// ── The cross-entropy in the order of a block of threads ──
 
 constexpr int elements = 8;
 
@@ -135,7 +135,7 @@ Outcome emulated(const std::vector<float>& logits, std::int32_t target, const Op
   return is_plain ? block.run<true>() : block.run<false>();
 }
 
-// ── The same in float64, straight from abi.h ──
+// ── The same in float64, from the formula in abi.h ──
 
 double class_weight(const Options& options, std::size_t j) {
   return options.class_weights.empty() ? 1.0 : double{options.class_weights[j]};
@@ -170,7 +170,7 @@ Outcome reference(const std::vector<float>& logits, std::int32_t target, const O
       double{options.token_weight} * double{options.upstream} * double{options.scale};
   for (std::size_t j = 0; j < vocab; ++j) {
     double g = share * std::exp(z[j] - largest) / sum - smooth * class_weight(options, j);
-    // p − 1 as −(the others' share): near p = 1 the difference has no digits left.
+    // p − 1 as −(the others' share): near p = 1 the difference loses all digits.
     if (j == t && z[t] == largest) {
       g = (share - own) / sum - own * (below + (equal - 1)) / sum -
           smooth * class_weight(options, j);
@@ -187,7 +187,7 @@ bool is_near(double a, double b, double relative, double absolute) {
   return a == b || std::fabs(a - b) <= relative * std::fabs(b) + absolute;
 }
 
-// slack: how much further from float64 the inputs' own rounding may put a result.
+// slack: a factor on the tolerance, for inputs whose rounding the result amplifies.
 void check_row(const std::vector<float>& logits, std::int32_t target, const Options& options,
                double slack = 1) {
   const Outcome want = reference(logits, target, options);
@@ -256,7 +256,7 @@ TEST_CASE(cuda_rows_keep_the_digits_of_a_likely_target) {
   check_row(row, 16, {});
 }
 
-TEST_CASE(cuda_rows_bear_a_large_offset) {
+TEST_CASE(cuda_rows_are_accurate_under_a_large_offset) {
   std::vector<float> row = random_row(777, 5, 2.0f);
   for (float& each : row) each += 1e4f;
   check_row(row, 300, {});
@@ -279,7 +279,7 @@ void check_nan(const std::vector<float>& row, std::int32_t target, const Options
   }
 }
 
-TEST_CASE(cuda_rows_that_are_no_distribution_are_nan_throughout) {
+TEST_CASE(cuda_rows_without_a_distribution_are_nan) {
   const float nan = std::numeric_limits<float>::quiet_NaN();
   for (const std::size_t at : {std::size_t{0}, std::size_t{40}, std::size_t{64}}) {
     for (const float bad : {nan, infinity}) {
@@ -294,7 +294,7 @@ TEST_CASE(cuda_rows_that_are_no_distribution_are_nan_throughout) {
   check_nan(std::vector<float>(1, -infinity), 0, {});
 }
 
-TEST_CASE(cuda_rows_with_masked_logits_are_finite_beside_them) {
+TEST_CASE(cuda_rows_with_masked_logits_are_finite_elsewhere) {
   std::vector<float> row = random_row(65, 2, 1.0f);
   for (std::size_t j = 0; j < 40; ++j) row[j] = -infinity;
   check_row(row, 50, {});

@@ -1,5 +1,5 @@
-// The GPU's draw by a team of one thread, whose pieces and bins are those of a block, beside a
-// sort; and the random integers it takes.
+// The GPU's draw by a team of one thread with the pieces and bins of a block, compared with a sort;
+// and its random integers.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -31,7 +31,7 @@ class OneThread {
  public:
   template <class Read, class Visit>
   void each(std::int32_t count, const Read& read, const Visit& visit) {
-    for (std::int32_t i = count - 1; i >= 0; --i) visit(i, read(i));  // no order is promised
+    for (std::int32_t i = count - 1; i >= 0; --i) visit(i, read(i));  // any order is allowed
   }
   template <class Read>
   std::int32_t largest(std::int32_t count, const Read& read) {
@@ -78,7 +78,7 @@ class OneThread {
   std::vector<std::uint32_t> low_, high_;
 };
 
-// draw.py, step by step.
+// The steps of draw.py.
 std::int64_t sorted_draw(const std::vector<float>& row, std::uint64_t random, double temperature,
                          std::size_t top_k, double top_p) {
   const float largest = *std::max_element(row.begin(), row.end());
@@ -143,7 +143,7 @@ TEST_CASE(cuda_draws_equal_those_of_a_sort) {
 
 TEST_CASE(cuda_draws_break_ties_by_the_lower_index) {
   std::vector<float> row = random_row(300, 4, 2.0f);
-  for (float& each : row) each = std::round(each);  // −0 and 0 among them
+  for (float& each : row) each = std::round(each);  // gives both −0 and 0
   check_draws(row, 12);
   check_draws(std::vector<float>(100, 0.5f), 13);
   std::vector<float> zeros(70, 0.0f);
@@ -151,7 +151,7 @@ TEST_CASE(cuda_draws_break_ties_by_the_lower_index) {
   check_draws(zeros, 14);
 }
 
-TEST_CASE(cuda_draws_bear_infinities) {
+TEST_CASE(cuda_draws_handle_infinities) {
   std::vector<float> row = random_row(200, 6, 2.0f);
   for (std::size_t i = 0; i < row.size(); i += 2) row[i] = -infinity;
   check_draws(row, 15);
@@ -164,7 +164,7 @@ TEST_CASE(cuda_draws_bear_infinities) {
 }
 
 TEST_CASE(philox_gives_the_numbers_of_random123) {
-  // kat_vectors of Random123: philox4x32 10.
+  // The kat_vectors of Random123: philox4x32 10.
   const PhiloxWords zeros = philox4x32({{0, 0, 0, 0}}, 0, 0);
   CHECK(zeros.word[0] == 0x6627e8d5U && zeros.word[1] == 0xe169c58dU);
   CHECK(zeros.word[2] == 0xbc57ac4cU && zeros.word[3] == 0x9b00dbd8U);

@@ -1,5 +1,5 @@
-// nck_decode: every instruction set's products on numbers that need no rounding, and what a row's
-// bits may depend on. The models as a whole are held to NumPy's by tests/native/test_decode.py.
+// nck_decode: products of every instruction set on numbers that need no rounding, and the
+// independence of a row's bits. tests/native/test_decode.py compares whole models with NumPy.
 #include <bit>
 #include <cstddef>
 #include <cstdint>
@@ -15,11 +15,11 @@ using kernel_testing::index;
 
 namespace {
 
-std::int64_t filled_up(std::int64_t count, std::int64_t unit) {
+std::int64_t round_up(std::int64_t count, std::int64_t unit) {
   return (count + unit - 1) / unit * unit;
 }
 
-// Small whole numbers, which every type holds.
+// Small integers, which every type represents exactly.
 template <class T>
 std::vector<T> whole_numbers(std::int64_t count, unsigned seed) {
   std::vector<T> numbers(index(count));
@@ -47,9 +47,9 @@ struct Products {
 
   void check(const kernels::DecodeTable& table, std::int32_t dtype, const void* stored) const {
     const std::int64_t lanes = table.vector_bytes / static_cast<std::int64_t>(sizeof(N));
-    std::vector<N> packed(index(filled_up(vocab, 2 * lanes) * width));
+    std::vector<N> packed(index(round_up(vocab, 2 * lanes) * width));
     table.pack[dtype](stored, vocab, width, packed.data());
-    kernels::Decode model{};
+    kernels::DecodeModel model{};
     model.vocab = vocab;
     model.n_embd = model.head_dim = width;
     model.n_head = model.block_size = 1;
@@ -57,7 +57,7 @@ struct Products {
     model.lm_head = packed.data();
     model.rows = rows;
     model.slots = model.value_width = lanes;
-    model.embd_stride = model.qkv_stride = model.inner_stride = filled_up(width, 2 * lanes);
+    model.embd_stride = model.qkv_stride = model.mlp_stride = round_up(width, 2 * lanes);
     std::vector<std::int64_t> tokens(index(rows));
     for (std::size_t i = 0; i < tokens.size(); ++i)
       tokens[i] = static_cast<std::int64_t>(i) % vocab;
@@ -77,7 +77,7 @@ struct Products {
   }
 };
 
-// A GPT of one layer with weights of its own.
+// A GPT of one layer with its weights.
 struct Small {
   static constexpr std::int64_t vocab = 29, width = 12;
   std::vector<float> weights = whole_numbers<float>((12 * width + 2 * vocab) * width, 5);
@@ -111,7 +111,7 @@ struct Small {
   Small(const Small&) = delete;
   Small& operator=(const Small&) = delete;
 
-  // All logits of `steps` steps of these rows, one token each.
+  // Returns the logits of all steps, one token per row and step.
   std::vector<float> read(std::int64_t first_row, std::int64_t rows, int threads) const {
     constexpr std::int64_t steps = 8;
     nck_decoder* decoder = nullptr;
@@ -149,7 +149,7 @@ TEST_CASE(every_set_multiplies_whole_numbers_exactly) {
   });
 }
 
-TEST_CASE(a_row_has_its_bits_among_any_rows_and_threads) {
+TEST_CASE(a_row_has_the_same_bits_among_any_rows_and_threads) {
   const Small small;
   constexpr std::int64_t rows = 60, vocab = Small::vocab;
   const std::vector<float> all = small.read(0, rows, 1);
@@ -162,7 +162,7 @@ TEST_CASE(a_row_has_its_bits_among_any_rows_and_threads) {
   }
 }
 
-TEST_CASE(a_decoder_that_cannot_be_opened_says_why) {
+TEST_CASE(a_decoder_that_cannot_be_opened_reports_the_reason) {
   Small small;
   small.model.n_head = 5;
   nck_decoder* decoder = nullptr;

@@ -1,5 +1,5 @@
-// The arithmetic of a draw against double precision, long multiplication and the bits that
-// nanochat/training/draw.py pins; Philox against the vectors of its authors.
+// The arithmetic of a draw, compared with double precision, long multiplication and the bits that
+// nanochat/sampling/draw.py pins; and Philox, compared with the vectors of its authors.
 #include <bit>
 #include <cmath>
 #include <limits>
@@ -35,7 +35,7 @@ TEST_CASE(exponential_is_one_at_zero_and_zero_below_minus_87) {
   CHECK(kernels::exp32(-infinity) == 0.0f);
 }
 
-// FNV-1a of every 1009th float32 of [2⁻³⁰, 87], negated; the same sum over draw.py's exp32.
+// FNV-1a of every 1009th float32 of [2⁻³⁰, 87], negated; draw.py's exp32 has the same sum.
 TEST_CASE(exponential_has_the_bits_of_the_specification) {
   const auto first = std::bit_cast<std::uint32_t>(0x1p-30f);
   const auto last = std::bit_cast<std::uint32_t>(87.0f);
@@ -90,7 +90,7 @@ TEST_CASE(parts_are_rounded_up) {
         (std::uint64_t{1} << 60U) - (std::uint64_t{1} << 28U));
 }
 
-// Random123's own vectors for Philox4x32-10.
+// Random123's vectors for Philox4x32-10.
 TEST_CASE(philox_has_the_words_of_random123) {
   CHECK(kernels::random_u64(0, 0, 0, 0) == 0x6627e8d5e169c58dU);
   CHECK(kernels::random_u64(0, 0, 0, 1) == 0xbc57ac4c9b00dbd8U);

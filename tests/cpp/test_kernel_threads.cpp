@@ -1,5 +1,5 @@
-// The threaded driver through the C ABI, for ThreadSanitizer: callers at once, on teams of threads
-// of our own (no OpenMP runtime is loaded here), and buffers that change hands.
+// Threads through the C ABI, for ThreadSanitizer: several callers at once, on the library's threads
+// (no OpenMP runtime is loaded), and buffers that move between threads.
 #include <cstring>
 #include <thread>
 #include <vector>
@@ -44,14 +44,14 @@ void at_once(int callers, const Body& body) {
   for (std::thread& thread : threads) thread.join();
 }
 
-TEST_CASE(callers_at_once_have_the_results_of_one_alone) {
+TEST_CASE(concurrent_callers_get_the_results_of_one_alone) {
   Batch alone;
   CHECK(alone.run(1, false) == NCK_OK);
   at_once(2, [&](int caller) {
     for (int turn = 0; turn < 40; ++turn) {
       Batch own;
       const bool in_place = turn % 2 == 1;
-      // Sizes differ, so that threads are made anew between two runs.
+      // Sizes differ, so the threads are started anew between two runs.
       CHECK(own.run(2 + (turn / 10 + caller) % 3, in_place) == NCK_OK);
       CHECK(own.losses == alone.losses);
       CHECK((in_place ? own.logits : own.gradient) == alone.gradient);
@@ -59,7 +59,7 @@ TEST_CASE(callers_at_once_have_the_results_of_one_alone) {
   });
 }
 
-TEST_CASE(decoders_read_at_once) {
+TEST_CASE(decoders_run_concurrently) {
   constexpr std::int64_t texts = 100, width = 8;
   std::vector<float> weights((12 * width + vocab) * width);
   for (std::size_t i = 0; i < weights.size(); ++i) {
@@ -133,11 +133,11 @@ TEST_CASE(a_table_and_its_gradient_are_shared_by_a_team) {
     double total = 0, expected = 0;
     for (const float x : gradient) total += static_cast<double>(x);
     for (const float x : sums) expected += static_cast<double>(x) * static_cast<double>(x);
-    CHECK(total == expected);  // whole numbers: each sum goes to as many rows as it was made of
+    CHECK(total == expected);  // integers: each sum is added to as many rows as it has terms
   });
 }
 
-TEST_CASE(a_failed_call_leaves_its_message_to_its_own_thread) {
+TEST_CASE(a_failed_call_sets_the_message_of_its_thread_only) {
   at_once(3, [](int caller) {
     for (int turn = 0; turn < 50; ++turn) {
       Batch own;
@@ -150,7 +150,7 @@ TEST_CASE(a_failed_call_leaves_its_message_to_its_own_thread) {
   });
 }
 
-TEST_CASE(buffers_change_hands_among_threads) {
+TEST_CASE(buffers_move_between_threads) {
   at_once(4, [](int caller) {
     for (int turn = 0; turn < 100; ++turn) {
       void* buffer = nullptr;

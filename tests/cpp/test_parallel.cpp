@@ -1,4 +1,4 @@
-// parallel_for and the teams behind it: every chunk once, whatever the counts and callers.
+// parallel_for and its teams run every chunk once, for any counts and callers.
 #include <atomic>
 #include <cstdint>
 #include <limits>
@@ -18,7 +18,7 @@ using nanochat::kernels::run_team;
 
 constexpr std::int64_t most = std::numeric_limits<std::int64_t>::max();
 
-// The chunks that a loop was given, as [first, last).
+// The chunks that a loop received, as [first, last).
 std::multiset<std::pair<std::int64_t, std::int64_t>> chunks_of(std::int64_t count,
                                                                std::int64_t chunk, int threads) {
   std::multiset<std::pair<std::int64_t, std::int64_t>> seen;
@@ -61,7 +61,7 @@ TEST_CASE(counts_near_the_largest_integer_do_not_overflow) {
   }
 }
 
-TEST_CASE(a_loop_over_nothing_calls_nobody) {
+TEST_CASE(an_empty_loop_calls_nothing) {
   for (const int threads : {1, 4}) CHECK(chunks_of(0, 5, threads).empty());
 }
 
@@ -80,7 +80,7 @@ TEST_CASE(a_team_has_no_more_members_than_threads_asked_for_or_chunks) {
   }
 }
 
-TEST_CASE(a_team_runs_its_member_at_least_once_and_returns_when_all_have) {
+TEST_CASE(a_team_runs_its_member_and_returns_when_all_have_returned) {
   for (int turn = 0; turn < 200; ++turn) {
     struct State {
       std::atomic<int> begun{0}, ended{0};
@@ -99,7 +99,7 @@ TEST_CASE(a_team_runs_its_member_at_least_once_and_returns_when_all_have) {
   }
 }
 
-TEST_CASE(callers_at_once_each_have_their_loop_done) {
+TEST_CASE(concurrent_callers_each_complete_their_loop) {
   constexpr int callers = 4, turns = 100;
   constexpr std::int64_t count = 1001;
   std::vector<int> wrong(callers, 0);
@@ -108,7 +108,7 @@ TEST_CASE(callers_at_once_each_have_their_loop_done) {
     threads.emplace_back([&wrong, caller] {
       for (int turn = 0; turn < turns; ++turn) {
         std::vector<std::atomic<int>> visits(count);
-        // Teams of different sizes, so that the threads are made anew while others ask for them.
+        // Teams of different sizes: the threads are started anew while other callers want them.
         parallel_for(count, 7, 2 + (turn + caller) % 5, [&](std::int64_t first, std::int64_t last) {
           for (std::int64_t i = first; i < last; ++i) ++visits[static_cast<std::size_t>(i)];
         });

@@ -1,4 +1,4 @@
-// nck_sample against a slow draw by sorting, for every instruction set, type and shape of row.
+// nck_sample compared with a slow draw by sorting, for every instruction set, dtype and row size.
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kernels/cpu/runtime/tables.hpp"
+#include "kernels/cpu/sample/sample.hpp"
 #include "kernels/draw_arithmetic.hpp"
 #include "kernels/nck.h"
 #include "kernels/philox.hpp"
@@ -30,7 +31,7 @@ struct Settings {
   double top_p = 1.0;
 };
 
-// The specification, one token after another in the order of a sort.
+// The specification: one token after another, in sorted order.
 std::int64_t slow_draw(const std::vector<float>& row, std::uint64_t random, const Settings& how) {
   const float largest = *std::max_element(row.begin(), row.end());
   const float scale = kernels::inverse_temperature(how.temperature);
@@ -89,7 +90,7 @@ std::int64_t draw_with(const kernels::Tables& tables, const std::vector<S>& row,
   return token;
 }
 
-// body(tables) of each instruction set that runs here.
+// Calls body(tables) for each instruction set that runs on this processor.
 template <class Body>
 void for_each_set(const Body& body) {
   for (const char* name : nanochat::simd::instruction_sets) {
@@ -106,7 +107,7 @@ struct Random {
   std::uint64_t below(std::uint64_t n) { return (word() >> 20U) % n; }
 };
 
-// Logits rounded to a few values or none, so that there are ties, and some that are -infinity.
+// Logits rounded to a few values, which makes ties, or not rounded; some are -infinity.
 std::vector<float> random_row(Random& random, std::size_t vocab) {
   std::vector<float> row(vocab);
   const double steps = std::ldexp(1.0, static_cast<int>(random.below(20)) - 2);
@@ -135,7 +136,7 @@ std::int64_t draw(const std::vector<float>& row, std::uint64_t random, double te
   return draw_with(kernels::tables(), row, NCK_FLOAT32, random, {temperature, top_k, top_p});
 }
 
-// Which tokens any random word can draw.
+// Returns the tokens that some random integer draws.
 std::vector<std::int64_t> kept(const std::vector<float>& row, double temperature,
                                std::int64_t top_k, double top_p) {
   std::vector<std::int64_t> tokens;
@@ -163,7 +164,7 @@ TEST_CASE(equal_logits_share_the_words_equally) {
 TEST_CASE(long_rows_draw_at_the_running_sum) {
   const std::vector<float> row(1000, -2.5f);
   for (std::uint64_t i = 0; i < 1000; ++i) {
-    // ⌈i · 2⁶⁴ / 1000⌉ is the first word of token i.
+    // ⌈i · 2⁶⁴ / 1000⌉ is the first random integer that draws token i.
     const std::uint64_t first = i * (last_word / 1000) + (i * (last_word % 1000) + i + 999) / 1000;
     CHECK(draw(row, first) == static_cast<std::int64_t>(i));
     if (i > 0) CHECK(draw(row, first - 1) == static_cast<std::int64_t>(i) - 1);
@@ -211,7 +212,7 @@ TEST_CASE(long_rows_are_pruned_without_changing_a_token) {
     for (const std::size_t vocab : {1023U, 4096U, 5000U, 16411U}) {
       for (int i = 0; i < 12; ++i) {
         std::vector<float> row = random_row(random, vocab);
-        // Now and then one token has nearly all the weight, so that a sample misses it.
+        // In some rows one token has nearly all the weight, so a sample of the row misses it.
         if (i % 3 == 0) row[random.below(vocab)] = 40.0f;
         if (i % 4 == 0) std::sort(row.begin(), row.end());
         Settings how = random_settings(random, vocab);
@@ -239,7 +240,7 @@ TEST_CASE(rows_that_are_all_one_logit_are_tied_by_index) {
   });
 }
 
-TEST_CASE(other_types_draw_as_their_floats) {
+TEST_CASE(other_dtypes_draw_like_their_floats) {
   for_each_set([](const kernels::Tables& tables) {
     Random random{3};
     for (std::size_t vocab = 1; vocab <= 90; ++vocab) {
@@ -306,7 +307,7 @@ TEST_CASE(a_state_gives_each_row_an_integer_of_its_item) {
   }
 }
 
-TEST_CASE(rows_without_a_token_say_why) {
+TEST_CASE(rows_without_a_token_report_the_reason) {
   const float nan = std::numeric_limits<float>::quiet_NaN();
   CHECK(draw({0.0f, nan, infinity}, 0) == token_of_nan);
   CHECK(draw({-infinity, -nan}, 0) == token_of_nan);
@@ -329,7 +330,7 @@ TEST_CASE(rows_without_a_token_say_why) {
   CHECK((tokens == Tokens{0, -2, -1}));
 }
 
-TEST_CASE(arguments_out_of_range_are_refused_in_words) {
+TEST_CASE(arguments_out_of_range_are_refused_with_a_message) {
   const float row[] = {0, 1};
   const std::uint64_t words[] = {0};
   std::int64_t token = 0;

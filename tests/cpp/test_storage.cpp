@@ -1,8 +1,9 @@
-// bfloat16 and float16 against their definitions, through scale_rows of every instruction set: each
-// of the 65536 patterns widened, and float numbers of every kind narrowed.
+// bfloat16 and float16 compared with their definitions, through scale_rows of every instruction
+// set: each of the 65536 bit patterns as input, and floats of every kind as result.
 #include <random>
 
 #include "kernel_testing.hpp"
+#include "kernels/cpu/scale_rows/scale_rows.hpp"
 
 namespace {
 
@@ -15,16 +16,16 @@ struct Half {
 };
 constexpr Half halves[] = {{NCK_BFLOAT16, bfloat16}, {NCK_FLOAT16, float16}};
 
-// The patterns times factor, one row of them for each.
+// Returns the patterns times each factor, one row per factor.
 std::vector<std::uint16_t> scaled(const Tables& tables, int dtype,
                                   const std::vector<std::uint16_t>& row,
                                   const std::vector<float>& factors) {
   const auto vocab = static_cast<std::int64_t>(row.size());
   const auto rows = static_cast<std::int64_t>(factors.size());
   std::vector<std::uint16_t> result(row.size() * factors.size(), 0x7fff);
-  // Every row reads the same memory: a stride of 0.
+  // Every row reads the same memory: the stride is 0.
   const ScaleRows call{row.data(), vocab, 0, factors.data(), 1, result.data(), vocab};
-  tables.scale_rows[dtype](call, 0, rows);
+  tables.scale_rows->rows[dtype](call, 0, rows);
   return result;
 }
 
@@ -34,7 +35,8 @@ std::vector<std::uint16_t> patterns() {
   return all;
 }
 
-// Equal bits, or NaN both; a set with bfloat16 conversions of its own flushes what is below 2⁻¹²⁶.
+// Returns whether the bits are equal or both NaN. A set with bfloat16 instructions flushes values
+// below 2⁻¹²⁶.
 bool same(Format format, std::uint16_t got, std::uint16_t wanted) {
   if (got == wanted) return true;
   if (std::isnan(widen(format, wanted))) return std::isnan(widen(format, got));
@@ -65,7 +67,7 @@ TEST_CASE(every_half_number_survives_widening_and_narrowing) {
 }
 
 TEST_CASE(products_of_every_half_number_are_rounded_to_nearest_even) {
-  // A product is rounded to float first, and then to the half type: that is what is wanted here.
+  // A product is first rounded to float, then to the 16-bit type; this test does the same.
   const std::vector<float> factors = {
       1.5F,      -1.25F,      1 + 0x1p-9F, 1 - 0x1p-12F, 1 + 0x1p-23F, 0x1p-14F,   0x1.8p-20F,
       0x1p-130F, 0x1.fffp10F, 0x1p100F,    0x1.0204p-1F, -0.0F,        0x1.4p-24F, 0x1.55555p3F};
@@ -83,12 +85,12 @@ TEST_CASE(products_of_every_half_number_are_rounded_to_nearest_even) {
   });
 }
 
-// Any float reaches the narrowing as a factor of 1.
+// A factor of 1 sends any float through the rounding.
 TEST_CASE(floats_of_every_kind_are_rounded_to_nearest_even) {
   std::vector<float> numbers;
   for (const Half& half : halves) {
     for (std::uint32_t i = 0; i < 0x8000; i += 3) {
-      // The number between two neighbours, and the floats on both sides of it.
+      // The middle of two adjacent values, and the floats on both sides of it.
       const double low = widen(half.format, static_cast<std::uint16_t>(i));
       const double high = widen(half.format, static_cast<std::uint16_t>(i + 1));
       const auto middle = static_cast<float>((low + high) / 2);

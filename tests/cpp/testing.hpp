@@ -1,4 +1,4 @@
-// The smallest test harness that does: named cases, and a check that is not compiled away.
+// A minimal test harness: named cases, and a check that stays on in Release builds.
 #ifndef NANOCHAT_TESTS_TESTING_HPP_
 #define NANOCHAT_TESTS_TESTING_HPP_
 
@@ -29,7 +29,7 @@ inline void fail(const char* file, int line, const char* claim) {
   std::exit(1);
 }
 
-// Equal to the bit: tells 0.0 from -0.0, and nan equals the same nan.
+// Returns whether the bits are equal: 0.0 differs from -0.0, and NaN equals the same NaN.
 inline bool same_bits(double a, double b) {
   return std::bit_cast<std::uint64_t>(a) == std::bit_cast<std::uint64_t>(b);
 }

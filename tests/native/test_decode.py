@@ -218,12 +218,12 @@ READ = "first must be 0 or the 2 tokens that were read, got"
 @pytest.mark.parametrize(
     ("positions", "width", "first", "threads", "message"),
     [
-        ("rope", 9, 0, 1, "width must be in [1, 8], got 9"),
+        ("rope", 9, 0, 1, "length must be in [1, 8], got 9"),
         ("rope", 1, 1, 1, f"{READ} 1"),
         ("rope", 1, 3, 1, f"{READ} 3"),
         ("rope", 1, -1, 1, f"{READ} -1"),
-        ("rope", 7, 2, 1, "first + width must be at most block_size 8, got 9"),
-        ("learned", 7, 2, 1, "first + width must be at most block_size 8, got 9"),
+        ("rope", 7, 2, 1, "first + length must be at most block_size 8, got 9"),
+        ("learned", 7, 2, 1, "first + length must be at most block_size 8, got 9"),
         ("rope", 1, 2, 0, "threads must be at least 1, got 0"),
     ],
 )
@@ -243,7 +243,7 @@ def test_learned_positions_end_with_the_block() -> None:
     decoder.read(np.zeros((1, 8), np.int64))
     status, _ = decoder.call(np.zeros((1, 1), np.int64), 8)
     assert status == ARGUMENT
-    assert last_error() == "first + width must be at most block_size 8, got 9"
+    assert last_error() == "first + length must be at most block_size 8, got 9"
 
 
 @pytest.mark.parametrize("token", [-1, 27, 2**62])

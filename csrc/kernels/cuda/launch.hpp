@@ -1,25 +1,21 @@
-// What every call on the GPU does around its kernels: checks that the CPU library does not need,
-// and errors of the CUDA runtime as failures.
+// Kernel launches, and errors of the CUDA runtime as failures.
 #ifndef NANOCHAT_KERNELS_CUDA_LAUNCH_HPP_
 #define NANOCHAT_KERNELS_CUDA_LAUNCH_HPP_
 
 #include <cuda_runtime.h>
 
+#include <cstddef>
 #include <cstdint>
 
-#include "kernels/checks.hpp"
+#include "kernels/status.hpp"
 
 namespace nanochat::kernels {
 
-// Rows are blocks of a grid.
-inline constexpr std::int64_t most_rows = (std::int64_t{1} << 31U) - 1;
-
 inline void check_cuda(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return;
+  cudaGetLastError();  // clears the error: the caller's next call must not report it again
   throw Failure(NCK_DEVICE, "%s: %s", what, cudaGetErrorString(error));
 }
-
-inline void check_launch(const char* kernel) { check_cuda(cudaGetLastError(), kernel); }
 
 inline int device_attribute(cudaDeviceAttr attribute) {
   int device = 0, value = 0;
@@ -28,48 +24,41 @@ inline int device_attribute(cudaDeviceAttr attribute) {
   return value;
 }
 
-inline void check_cuda_sizes(std::int64_t rows, std::int64_t vocab, std::int32_t dtype) {
-  if (dtype == NCK_FLOAT64) {
-    throw Failure(NCK_ARGUMENT,
-                  "dtype must be NCK_FLOAT32, NCK_BFLOAT16 or NCK_FLOAT16 on a GPU, got "
-                  "NCK_FLOAT64: the CPU library has it");
-  }
-  element_bytes(dtype);
-  if (rows < 0 || rows > most_rows) {
-    throw Failure(NCK_ARGUMENT, "rows must be in [0, 2^31) on a GPU, got %lld", (long long)rows);
-  }
-  if (vocab < 1 || vocab > most_vocab) {
-    throw Failure(NCK_ARGUMENT, "vocab must be in [1, 2^30], got %lld", (long long)vocab);
-  }
+// The size of a launch, in one dimension.
+struct Grid {
+  std::int64_t blocks;
+  int threads;                   // per block
+  std::size_t shared_bytes = 0;  // dynamic shared memory per block
+};
+
+inline cudaLaunchConfig_t launch_config(const Grid& grid, cudaStream_t stream) {
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(grid.blocks));
+  config.blockDim = dim3(static_cast<unsigned>(grid.threads));
+  config.dynamicSmemBytes = grid.shared_bytes;
+  config.stream = stream;
+  return config;
 }
 
-inline void check_cuda_matrix(const char* name, const void* data, std::int64_t rows,
-                              std::int64_t vocab, std::int64_t stride, std::int32_t dtype) {
-  check_cuda_sizes(rows, vocab, dtype);
-  check_matrix(name, data, rows, vocab, stride, dtype);
-  if (reinterpret_cast<std::uintptr_t>(data) % static_cast<std::uintptr_t>(element_bytes(dtype)) !=
-      0) {
-    throw Failure(NCK_ARGUMENT, "%s must be aligned to its elements, got address %p", name, data);
-  }
+// Lets a kernel take more dynamic shared memory than a launch may use by default.
+template <class... Parameters>
+void allow_shared_memory(void (*kernel)(Parameters...), std::size_t bytes) {
+  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                  static_cast<int>(bytes)),
+             "shared memory of a kernel");
 }
 
-inline void check_workspace(const void* workspace) {
-  check_pointer(workspace, "workspace");
-  if (reinterpret_cast<std::uintptr_t>(workspace) % 16 != 0) {
-    throw Failure(NCK_ARGUMENT, "workspace must be aligned to 16 bytes, got %p", workspace);
-  }
+// Queues kernel(arguments…). name: what an error message calls the kernel.
+template <class... Parameters, class... Arguments>
+void launch(const char* name, void (*kernel)(Parameters...), const cudaLaunchConfig_t& config,
+            const Arguments&... arguments) {
+  check_cuda(cudaLaunchKernelEx(&config, kernel, arguments...), name);
 }
 
-// Calls body with the storage type of a dtype that check_cuda_sizes passed.
-template <class Float32, class BFloat16, class Float16, class Body>
-void with_storage(std::int32_t dtype, const Body& body) {
-  if (dtype == NCK_FLOAT32) {
-    body(Float32{});
-  } else if (dtype == NCK_BFLOAT16) {
-    body(BFloat16{});
-  } else {
-    body(Float16{});
-  }
+template <class... Parameters, class... Arguments>
+void launch(const char* name, void (*kernel)(Parameters...), const Grid& grid, cudaStream_t stream,
+            const Arguments&... arguments) {
+  launch(name, kernel, launch_config(grid, stream), arguments...);
 }
 
 }  // namespace nanochat::kernels

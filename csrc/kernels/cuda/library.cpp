@@ -1,4 +1,4 @@
-// What the CUDA library says of itself.
+// nck_target of the CUDA library.
 #include "kernels/nck.h"
 
 extern "C" const char* nck_target(void) { return NCK_CUDA_TARGET; }

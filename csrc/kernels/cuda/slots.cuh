@@ -1,5 +1,5 @@
-// A row as 16-byte slots of memory, the first and the last of which it may share with its
-// neighbours: whole slots are read and written at once, shared ones element by element.
+// A row as 16-byte slots of memory. It may share its first and last slot with its neighbors: those
+// are read and written element by element, the others at once.
 #ifndef NANOCHAT_KERNELS_CUDA_SLOTS_CUH_
 #define NANOCHAT_KERNELS_CUDA_SLOTS_CUH_
 
@@ -8,31 +8,37 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/ptx.cuh"
+#include "kernels/nck.h"
+
 namespace nanochat::kernels {
 
 inline constexpr int slot_bytes = 16;
 
+// Element types. is_fast: the approximate exponential is accurate enough.
 struct Float32 {
   using Bits = std::uint32_t;
   static constexpr bool is_fast = false;
-  static __device__ float number(Bits bits) { return __uint_as_float(bits); }
-  static __device__ Bits bits(float x) { return __float_as_uint(x); }
+  static __device__ float to_float(Bits bits) { return __uint_as_float(bits); }
+  static __device__ Bits from_float(float x) { return __float_as_uint(x); }
 };
 
 struct BFloat16 {
   using Bits = std::uint16_t;
   static constexpr bool is_fast = true;
-  static __device__ float number(Bits bits) {
+  static __device__ float to_float(Bits bits) {
     return __uint_as_float(static_cast<std::uint32_t>(bits) << 16U);
   }
-  static __device__ Bits bits(float x) { return __bfloat16_as_ushort(__float2bfloat16_rn(x)); }
+  static __device__ Bits from_float(float x) {
+    return __bfloat16_as_ushort(__float2bfloat16_rn(x));
+  }
 };
 
 struct Float16 {
   using Bits = std::uint16_t;
   static constexpr bool is_fast = true;
-  static __device__ float number(Bits bits) { return __half2float(__ushort_as_half(bits)); }
-  static __device__ Bits bits(float x) { return __half_as_ushort(__float2half_rn(x)); }
+  static __device__ float to_float(Bits bits) { return __half2float(__ushort_as_half(bits)); }
+  static __device__ Bits from_float(float x) { return __half_as_ushort(__float2half_rn(x)); }
 };
 
 template <class S>
@@ -46,16 +52,16 @@ inline __device__ void set_word(uint4& slot, int i, std::uint32_t word) {
   (i == 0 ? slot.x : i == 1 ? slot.y : i == 2 ? slot.z : slot.w) = word;
 }
 
-// All indices of registers are constants once the loops are unrolled; so they are below.
+// The loops here and below are unrolled, so every index of a register is a constant.
 template <class S>
 __device__ inline void unpack(const uint4& slot, float (&z)[slot_elements<S>]) {
 #pragma unroll
   for (int i = 0; i < slot_elements<S>; ++i) {
     if constexpr (sizeof(typename S::Bits) == 4) {
-      z[i] = S::number(word_of(slot, i));
+      z[i] = S::to_float(word_of(slot, i));
     } else {
       const std::uint32_t word = word_of(slot, i / 2) >> (i % 2 * 16);
-      z[i] = S::number(static_cast<std::uint16_t>(word & 0xFFFFU));
+      z[i] = S::to_float(static_cast<std::uint16_t>(word & 0xFFFFU));
     }
   }
 }
@@ -66,20 +72,13 @@ __device__ inline uint4 packed(const float (&z)[slot_elements<S>]) {
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     if constexpr (sizeof(typename S::Bits) == 4) {
-      set_word(slot, i, S::bits(z[i]));
+      set_word(slot, i, S::from_float(z[i]));
     } else {
-      const std::uint32_t high = S::bits(z[2 * i + 1]);
-      set_word(slot, i, high << 16U | S::bits(z[2 * i]));
+      const std::uint32_t high = S::from_float(z[2 * i + 1]);
+      set_word(slot, i, high << 16U | S::from_float(z[2 * i]));
     }
   }
   return slot;
-}
-
-// Not an assignment, which the compiler takes apart into four stores of a word.
-inline __device__ void store_whole(uint4* to, const uint4& value) {
-  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(value.x), "r"(value.y),
-               "r"(value.z), "r"(value.w)
-               : "memory");
 }
 
 // A row whose slots begin `phase` elements before it.
@@ -94,7 +93,7 @@ class Slots {
       : Slots(row, vocab,
               static_cast<int>(reinterpret_cast<std::uintptr_t>(row) % slot_bytes / sizeof(Bits))) {
   }
-  // With another row's slots, so that one index means the same elements in both.
+  // Takes the phase of another row: a slot then has the same elements in both.
   __device__ Slots(const void* row, std::int32_t vocab, int phase)
       : row_(static_cast<const Bits*>(row)),
         vocab_(vocab),
@@ -104,9 +103,9 @@ class Slots {
 
   __device__ int phase() const { return phase_; }
   __device__ std::int32_t count() const { return (phase_ + vocab_ + elements - 1) / elements; }
-  // Of a slot's first element; below 0 in a first slot that is shared.
+  // The index of a slot's first element; negative in a first slot that is shared.
   __device__ std::int32_t index(std::int32_t slot) const { return slot * elements - phase_; }
-  // Whether all its elements are the row's and lie in one aligned piece of memory.
+  // Whether all elements of a slot belong to the row and are aligned as one piece.
   __device__ bool is_whole(std::int32_t slot) const { return is_aligned_ && is_inside(slot); }
   __device__ bool is_inside(std::int32_t slot) const {
     return index(slot) >= 0 && index(slot) + elements <= vocab_;
@@ -115,7 +114,7 @@ class Slots {
     return reinterpret_cast<const uint4*>(row_ + index(slot));
   }
 
-  // Elements outside the row are 0.
+  // Elements outside the row read as 0.
   __device__ uint4 load(std::int32_t slot) const {
     return is_whole(slot) ? *at(slot) : load_elements(slot);
   }
@@ -126,24 +125,24 @@ class Slots {
     for (int i = 0; i < elements; ++i) {
       const std::int32_t j = index(slot) + i;
       const std::uint32_t bits = j >= 0 && j < vocab_ ? row_[j] : Bits{0};
-      constexpr int a_word = 4 / static_cast<int>(sizeof(Bits));
-      const std::uint32_t placed = bits << (i % a_word * 16);
-      set_word(result, i / a_word, word_of(result, i / a_word) | placed);
+      constexpr int per_word = 4 / static_cast<int>(sizeof(Bits));
+      const std::uint32_t shifted = bits << (i % per_word * 16);
+      set_word(result, i / per_word, word_of(result, i / per_word) | shifted);
     }
     return result;
   }
 
   __device__ void store(std::int32_t slot, const uint4& value) const {
     if (is_whole(slot)) {
-      store_whole(const_cast<uint4*>(at(slot)), value);
+      store_16_bytes(const_cast<uint4*>(at(slot)), value);
       return;
     }
     Bits* const to = const_cast<Bits*>(row_);
 #pragma unroll
     for (int i = 0; i < elements; ++i) {
       const std::int32_t j = index(slot) + i;
-      constexpr int a_word = 4 / static_cast<int>(sizeof(Bits));
-      const std::uint32_t bits = word_of(value, i / a_word) >> (i % a_word * 16);
+      constexpr int per_word = 4 / static_cast<int>(sizeof(Bits));
+      const std::uint32_t bits = word_of(value, i / per_word) >> (i % per_word * 16);
       if (j >= 0 && j < vocab_) to[j] = static_cast<Bits>(bits);
     }
   }
@@ -154,6 +153,18 @@ class Slots {
   int phase_;
   bool is_aligned_;
 };
+
+// Calls body with the storage type of a dtype that check_cuda_sizes accepted.
+template <class Body>
+void with_storage(std::int32_t dtype, const Body& body) {
+  if (dtype == NCK_FLOAT32) {
+    body(Float32{});
+  } else if (dtype == NCK_BFLOAT16) {
+    body(BFloat16{});
+  } else {
+    body(Float16{});
+  }
+}
 
 }  // namespace nanochat::kernels
 

@@ -1,11 +1,12 @@
-// nck_attention and nck_attention_backward: arguments checked, heads shared out.
+// nck_attention and nck_attention_backward: check the arguments and share the heads among threads.
+#include "kernels/cpu/attention/attention.hpp"
+
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <new>
 
 #include "kernels/checks.hpp"
-#include "kernels/cpu/norm/blocks.hpp"
 #include "kernels/cpu/runtime/parallel.hpp"
 #include "kernels/cpu/runtime/scratch.hpp"
 #include "kernels/cpu/runtime/tables.hpp"
@@ -13,16 +14,16 @@
 namespace nanochat::kernels {
 namespace {
 
-// Tokens by number for tables that they index.
+// Checks the per-token indices: positions and starts.
 void check_tokens(const Attention& call) {
-  const std::int64_t width = call.shape.width;
-  for (std::int64_t t = 0; t < call.shape.rows * width; ++t) {
+  const std::int64_t length = call.shape.sequence_length;
+  for (std::int64_t t = 0; t < call.shape.rows * length; ++t) {
     if (call.cosines != nullptr && call.positions[t] < 0) {
       throw Failure(NCK_ARGUMENT, "positions must be at least 0, got %lld for token %lld",
                     static_cast<long long>(call.positions[t]), static_cast<long long>(t));
     }
     if (call.starts == nullptr) continue;
-    const std::int64_t column = t % width, start = call.starts[t];
+    const std::int64_t column = t % length, start = call.starts[t];
     const std::int64_t least = column == 0 ? 0 : call.starts[t - 1];
     if (start < least || start > column) {
       throw Failure(NCK_ARGUMENT, "starts must be in [%lld, %lld] for token %lld, got %lld",
@@ -38,7 +39,7 @@ Attention checked(const nck_attention_shape* shape, const void* qkv, const void*
   check_pointer(shape, "shape");
   element_bytes(shape->dtype);
   check_range("rows", shape->rows, 0, std::int64_t{1} << 31U);
-  check_range("width", shape->width, 1, std::int64_t{1} << 12U);
+  check_range("sequence_length", shape->sequence_length, 1, std::int64_t{1} << 12U);
   check_range("heads", shape->heads, 1, std::int64_t{1} << 10U);
   check_range("head_dim", shape->head_dim, 1, std::int64_t{1} << 10U);
   if (shape->normed != 0 && !(shape->eps > 0 && shape->eps <= 1)) {
@@ -60,25 +61,26 @@ Attention checked(const nck_attention_shape* shape, const void* qkv, const void*
   return call;
 }
 
-// Bytes of working space of a head: eight matrices of width × head_dim, two of width × width, two
-// rows, each row rounded up to vectors of 64 bytes.
-std::size_t space_of(const nck_attention_shape& shape) noexcept {
+// Bytes of working space per head: eight matrices of length × head_dim, two of length × length, and
+// two rows. Each row is rounded up to vectors of 64 bytes.
+std::size_t workspace_bytes(const nck_attention_shape& shape) noexcept {
   const std::int64_t bytes = shape.dtype == NCK_FLOAT64 ? 8 : 4, lanes = 64 / bytes;
   const auto room = [lanes](std::int64_t count) { return (count + lanes - 1) / lanes * lanes; };
-  const std::int64_t size = room(shape.head_dim), width = room(shape.width);
-  return static_cast<std::size_t>(bytes * (7 * shape.width * size + shape.head_dim * width +
-                                           2 * shape.width * width + 2 * width));
+  const std::int64_t size = room(shape.head_dim), length = room(shape.sequence_length);
+  return static_cast<std::size_t>(bytes *
+                                  (7 * shape.sequence_length * size + shape.head_dim * length +
+                                   2 * shape.sequence_length * length + 2 * length));
 }
 
 using Kernel = void (*)(const Attention&, std::int64_t row, std::int64_t head,
                         void* scratch) noexcept;
 
 void run(const Attention& call, Kernel kernel, std::int32_t threads) {
-  const std::size_t space = space_of(call.shape);
+  const std::size_t bytes = workspace_bytes(call.shape);
   std::atomic<bool> has_memory{true};
   parallel_for(call.shape.rows * call.shape.heads, 1, threads,
                [&](std::int64_t number, std::int64_t) {
-                 void* const memory = scratch(space);
+                 void* const memory = scratch(bytes);
                  if (memory == nullptr) {
                    has_memory = false;
                    return;

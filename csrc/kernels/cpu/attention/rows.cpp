@@ -1,362 +1,376 @@
-// Causal attention of one head of one row, forward and backward, all of it in the caches. Four
-// queries are a block; what lies after a block's last token or before its first visible column is
-// not computed. The backward pass computes the weights again: a seventh more products, and nothing
-// as large as the scores is ever kept.
+// Causal attention of one head of one row, forward and backward, all in the caches. Queries are
+// processed in blocks of four. Columns after a block's last token or before its first visible
+// column are not computed. The backward pass computes the weights again: this costs a seventh more
+// products, but the scores are never stored.
+#include "kernels/cpu/attention/attention.hpp"
 #include "kernels/cpu/attention/products.hpp"
-#include "kernels/cpu/norm/blocks.hpp"
 #include "simd/math.hpp"
 #include "simd/transpose.hpp"
 
 namespace nanochat::kernels::NCLAB_SIMD {
-// Unnamed, so that no instruction set's copy stands in for another's:
-// NOLINTNEXTLINE(cert-dcl59-cpp): each instruction set needs a copy of its own
+// Unnamed: the linker must not merge the copies of two instruction sets.
+// NOLINTNEXTLINE(cert-dcl59-cpp): each instruction set needs its own copy
 namespace {
 
-template <class N>
-inline N square_root_of(N x) noexcept {
-  if constexpr (sizeof(N) == 8) {
+template <class A>
+inline A square_root_of(A x) noexcept {
+  if constexpr (sizeof(A) == 8) {
     return __builtin_sqrt(x);
   } else {
     return __builtin_sqrtf(x);
   }
 }
 
-template <class N>
+template <class A>
 constexpr std::int64_t whole_vectors(std::int64_t count) {
-  return (count + width<N> - 1) / width<N> * width<N>;
+  return (count + width<A> - 1) / width<A> * width<A>;
 }
 
-// Hands out the working space, row by row of whole vectors.
-template <class N>
-class Space {
+// Hands out the working space as rows of whole vectors.
+template <class A>
+class Arena {
  public:
-  explicit Space(void* memory) noexcept : next_(static_cast<N*>(memory)) {}
-  N* take(std::int64_t rows, std::int64_t row) noexcept {
-    N* const taken = next_;
+  explicit Arena(void* memory) noexcept : next_(static_cast<A*>(memory)) {}
+  A* take(std::int64_t rows, std::int64_t row) noexcept {
+    A* const taken = next_;
     next_ += rows * row;
     return taken;
   }
 
  private:
-  N* next_;
+  A* next_;
 };
 
 template <class S>
-class Head {
-  using N = Number<S>;
-  using V = Whole<N>;
-  static constexpr std::int64_t lanes = width<N>;
-  // Columns of a block begin at a multiple of it: whole vectors, and no later than a block of rows.
-  static constexpr std::int64_t step = lanes > tile_rows ? lanes : tile_rows;
+class AttentionHead {
+  using A = AccumType<S>;
+  using V = Whole<A>;
+  static constexpr std::int64_t lanes = width<A>;
+  // The columns of a block begin at a multiple of this: whole vectors, and at most a block's first
+  // row.
+  static constexpr std::int64_t column_step = lanes > tile_rows ? lanes : tile_rows;
 
  public:
-  Head(const Attention& call, std::int64_t row, std::int64_t head, void* scratch) noexcept
+  AttentionHead(const Attention& call, std::int64_t row, std::int64_t head, void* scratch) noexcept
       : call_(call),
-        width_(call.shape.width),
-        size_(call.shape.head_dim),
-        stride_(call.shape.heads * size_),
-        size_room_(whole_vectors<N>(size_)),
-        width_room_(whole_vectors<N>(width_)),
-        first_token_(row * width_),
-        head_(head * size_),
-        scale_(1 / square_root_of(static_cast<N>(size_))) {
-    Space<N> space(scratch);
-    q_ = space.take(width_, size_room_);
-    k_ = space.take(width_, size_room_);
-    v_ = space.take(width_, size_room_);
-    mixed_ = space.take(width_, size_room_);
-    across_ = space.take(size_, width_room_);
-    weights_ = space.take(width_, width_room_);
-    scores_ = space.take(width_, width_room_);
-    d_q_ = space.take(width_, size_room_);
-    d_k_ = space.take(width_, size_room_);
-    d_v_ = space.take(width_, size_room_);
-    q_inverse_ = space.take(1, width_room_);
-    k_inverse_ = space.take(1, width_room_);
+        length_(call.shape.sequence_length),
+        head_dim_(call.shape.head_dim),
+        token_stride_(call.shape.heads * head_dim_),
+        head_stride_(whole_vectors<A>(head_dim_)),
+        length_stride_(whole_vectors<A>(length_)),
+        first_token_(row * length_),
+        head_offset_(head * head_dim_),
+        scale_(1 / square_root_of(static_cast<A>(head_dim_))) {
+    Arena<A> arena(scratch);
+    q_ = arena.take(length_, head_stride_);
+    k_ = arena.take(length_, head_stride_);
+    v_ = arena.take(length_, head_stride_);
+    mixed_ = arena.take(length_, head_stride_);
+    transposed_ = arena.take(head_dim_, length_stride_);
+    weights_ = arena.take(length_, length_stride_);
+    scores_ = arena.take(length_, length_stride_);
+    q_gradient_ = arena.take(length_, head_stride_);
+    k_gradient_ = arena.take(length_, head_stride_);
+    v_gradient_ = arena.take(length_, head_stride_);
+    q_inverse_ = arena.take(1, length_stride_);
+    k_inverse_ = arena.take(1, length_stride_);
   }
 
   void forward() const noexcept {
-    weigh();
-    for (std::int64_t i = 0; i < width_; i += tile_rows) {
+    compute_weights();
+    for (std::int64_t i = 0; i < length_; i += tile_rows) {
       const Block block = block_at(i);
-      product<N>({weights_ + i * width_room_, width_room_, 1}, block.rows, v_, size_room_,
-                 block.low, block.high, mixed_ + i * size_room_, size_room_, size_room_);
+      product<A>({weights_ + i * length_stride_, length_stride_, 1}, block.rows, v_, head_stride_,
+                 block.low, block.high, mixed_ + i * head_stride_, head_stride_, head_stride_);
     }
     S* const result = static_cast<S*>(call_.result);
-    for (std::int64_t t = 0; t < width_; ++t) {
-      copy(mixed_ + t * size_room_, result + (first_token_ + t) * stride_ + head_);
+    for (std::int64_t t = 0; t < length_; ++t) {
+      store_row(mixed_ + t * head_stride_,
+                result + (first_token_ + t) * token_stride_ + head_offset_);
     }
   }
 
   void backward() const noexcept {
-    weigh();
+    compute_weights();
     const S* const gradient = static_cast<const S*>(call_.gradient);
-    for (std::int64_t t = 0; t < width_; ++t) {  // of the mixed values, from here on
-      widened(gradient + (first_token_ + t) * stride_ + head_, mixed_ + t * size_room_);
+    for (std::int64_t t = 0; t < length_; ++t) {  // from here on mixed_ holds the gradient
+      load_row(gradient + (first_token_ + t) * token_stride_ + head_offset_,
+               mixed_ + t * head_stride_);
     }
-    turn(v_);
-    for (std::int64_t i = 0; i < width_; i += tile_rows) {
+    transpose(v_);
+    for (std::int64_t i = 0; i < length_; i += tile_rows) {
       const Block block = block_at(i);
-      product<N>({mixed_ + i * size_room_, size_room_, 1}, block.rows, across_ + block.low,
-                 width_room_, 0, size_, scores_ + i * width_room_ + block.low, width_room_,
-                 block.columns);
+      product<A>({mixed_ + i * head_stride_, head_stride_, 1}, block.rows, transposed_ + block.low,
+                 length_stride_, 0, head_dim_, scores_ + i * length_stride_ + block.low,
+                 length_stride_, block.columns);
       for (std::int64_t t = i; t < i + block.rows; ++t) differentiate_softmax(t, block);
-      product<N>({scores_ + i * width_room_, width_room_, 1}, block.rows, k_, size_room_, block.low,
-                 block.high, d_q_ + i * size_room_, size_room_, size_room_);
+      product<A>({scores_ + i * length_stride_, length_stride_, 1}, block.rows, k_, head_stride_,
+                 block.low, block.high, q_gradient_ + i * head_stride_, head_stride_, head_stride_);
     }
-    for (std::int64_t j = 0; j < width_; j += tile_rows) {
-      const std::int64_t rows = width_ - j < tile_rows ? width_ - j : tile_rows;
-      std::int64_t last = j;  // beyond it no block of queries sees these columns
-      while (last < width_ && block_at(last).low <= j) last += tile_rows;
-      last = last < width_ ? last : width_;
-      product<N>({scores_ + j, 1, width_room_}, rows, q_, size_room_, j, last,
-                 d_k_ + j * size_room_, size_room_, size_room_);
-      product<N>({weights_ + j, 1, width_room_}, rows, mixed_, size_room_, j, last,
-                 d_v_ + j * size_room_, size_room_, size_room_);
+    for (std::int64_t j = 0; j < length_; j += tile_rows) {
+      const std::int64_t rows = length_ - j < tile_rows ? length_ - j : tile_rows;
+      std::int64_t last = j;  // no query from here on sees these columns
+      while (last < length_ && block_at(last).low <= j) last += tile_rows;
+      last = last < length_ ? last : length_;
+      product<A>({scores_ + j, 1, length_stride_}, rows, q_, head_stride_, j, last,
+                 k_gradient_ + j * head_stride_, head_stride_, head_stride_);
+      product<A>({weights_ + j, 1, length_stride_}, rows, mixed_, head_stride_, j, last,
+                 v_gradient_ + j * head_stride_, head_stride_, head_stride_);
     }
-    S* const result = static_cast<S*>(call_.result) + 3 * first_token_ * stride_ + head_;
-    for (std::int64_t t = 0; t < width_; ++t) {
-      S* const to = result + 3 * t * stride_;
-      // q_ holds the queries times scale_, so that d_k is whole and d_q lacks it.
-      place_back(q_ + t * size_room_, scale_, q_inverse_[t], d_q_ + t * size_room_, t, to);
-      place_back(k_ + t * size_room_, 1, k_inverse_[t], d_k_ + t * size_room_, t, to + stride_);
-      copy(d_v_ + t * size_room_, to + 2 * stride_);
+    S* const result =
+        static_cast<S*>(call_.result) + 3 * first_token_ * token_stride_ + head_offset_;
+    for (std::int64_t t = 0; t < length_; ++t) {
+      S* const to = result + 3 * t * token_stride_;
+      // q_ holds the queries times scale_, so k_gradient_ is complete and q_gradient_ lacks scale_.
+      prepare_backward(q_ + t * head_stride_, scale_, q_inverse_[t], q_gradient_ + t * head_stride_,
+                       t, to);
+      prepare_backward(k_ + t * head_stride_, 1, k_inverse_[t], k_gradient_ + t * head_stride_, t,
+                       to + token_stride_);
+      store_row(v_gradient_ + t * head_stride_, to + 2 * token_stride_);
     }
   }
 
  private:
-  // Queries i … i + rows − 1 and the columns that they see: low … high − 1, in whole vectors from
-  // low on `columns`.
+  // Queries i … i + rows − 1. They see the columns low … high − 1. columns: their count, rounded up
+  // to whole vectors.
   struct Block {
     std::int64_t rows, low, high, columns;
   };
 
   Block block_at(std::int64_t i) const noexcept {
-    const std::int64_t rows = width_ - i < tile_rows ? width_ - i : tile_rows;
-    const std::int64_t low = start(i) / step * step;
-    return {rows, low, i + rows, whole_vectors<N>(i + rows - low)};
+    const std::int64_t rows = length_ - i < tile_rows ? length_ - i : tile_rows;
+    const std::int64_t low = start(i) / column_step * column_step;
+    return {rows, low, i + rows, whole_vectors<A>(i + rows - low)};
   }
 
   std::int64_t start(std::int64_t t) const noexcept {
     return call_.starts == nullptr ? 0 : call_.starts[first_token_ + t];
   }
 
-  // Fills q_, k_, v_ and the weights.
-  void weigh() const noexcept {
-    const S* const qkv = static_cast<const S*>(call_.qkv) + 3 * first_token_ * stride_ + head_;
-    for (std::int64_t t = 0; t < width_; ++t) {
-      const S* const token = qkv + 3 * t * stride_;
-      q_inverse_[t] = place(token, scale_, t, q_ + t * size_room_);
-      k_inverse_[t] = place(token + stride_, 1, t, k_ + t * size_room_);
-      widened(token + 2 * stride_, v_ + t * size_room_);
+  // Fills q_, k_, v_ and weights_.
+  void compute_weights() const noexcept {
+    const S* const qkv =
+        static_cast<const S*>(call_.qkv) + 3 * first_token_ * token_stride_ + head_offset_;
+    for (std::int64_t t = 0; t < length_; ++t) {
+      const S* const token = qkv + 3 * t * token_stride_;
+      q_inverse_[t] = prepare(token, scale_, t, q_ + t * head_stride_);
+      k_inverse_[t] = prepare(token + token_stride_, 1, t, k_ + t * head_stride_);
+      load_row(token + 2 * token_stride_, v_ + t * head_stride_);
     }
-    turn(k_);
-    for (std::int64_t i = 0; i < width_; i += tile_rows) {
+    transpose(k_);
+    for (std::int64_t i = 0; i < length_; i += tile_rows) {
       const Block block = block_at(i);
-      product<N>({q_ + i * size_room_, size_room_, 1}, block.rows, across_ + block.low, width_room_,
-                 0, size_, weights_ + i * width_room_ + block.low, width_room_, block.columns);
+      product<A>({q_ + i * head_stride_, head_stride_, 1}, block.rows, transposed_ + block.low,
+                 length_stride_, 0, head_dim_, weights_ + i * length_stride_ + block.low,
+                 length_stride_, block.columns);
       for (std::int64_t t = i; t < i + block.rows; ++t) softmax(t, block);
     }
   }
 
-  // Rotates a query or key, norms it, and scales it; returns what it was divided by, inverted.
-  N place(const S* from, N scale, std::int64_t t, N* to) const noexcept {
-    store<V>(to + size_room_ - lanes, V{});
+  // Rotates, normalizes and scales a query or key. Returns the inverse of its root mean square.
+  A prepare(const S* from, A scale, std::int64_t t, A* to) const noexcept {
+    store<V>(to + head_stride_ - lanes, V{});
     if (call_.cosines != nullptr) {
-      if (size_ <= 2 * lanes) return place_turned<1>(from, scale, t, to);
-      if (size_ <= 4 * lanes) return place_turned<2>(from, scale, t, to);
-      if (size_ <= 6 * lanes) return place_turned<3>(from, scale, t, to);
+      if (head_dim_ <= 2 * lanes) return prepare_in_registers<1>(from, scale, t, to);
+      if (head_dim_ <= 4 * lanes) return prepare_in_registers<2>(from, scale, t, to);
+      if (head_dim_ <= 6 * lanes) return prepare_in_registers<3>(from, scale, t, to);
     }
     V squares{};
     if (call_.cosines == nullptr) {
-      for_vectors<V>(size_, [&](std::int64_t at, int count) {
+      for_vectors<V>(head_dim_, [&](std::int64_t at, int count) {
         const V x = load_at(from, at, count);
         squares = fused_multiply_add(x, x, squares);
         store_at(to, at, count, x);
       });
     } else {
-      const std::int64_t half = size_ / 2;
+      const std::int64_t half = head_dim_ / 2;
       const Angles angles = angles_of(t);
       for_vectors<V>(half, [&](std::int64_t at, int count) {
-        const Pair x = turned(load_pair(from, at, count), angles, at, count);
+        const Pair x = rotated(load_pair(from, at, count), angles, at, count);
         squares = fused_multiply_add(x.a, x.a, squares);
         squares = fused_multiply_add(x.b, x.b, squares);
         store_pair(to, at, count, x);
       });
     }
-    const N inverse = inverse_of(squares);
-    const N factor = inverse * scale;
-    for_vectors<V>(size_, [&](std::int64_t at, int count) {
+    const A inverse = inverse_rms(squares);
+    const A factor = inverse * scale;
+    for_vectors<V>(head_dim_, [&](std::int64_t at, int count) {
       store_at(to, at, count, load_at(to, at, count) * factor);
     });
     return inverse;
   }
 
-  // place() with a rotation, for halves of at most `vectors` vectors: they stay in registers.
+  // prepare() with a rotation, for halves of at most `vectors` vectors, which stay in registers.
   template <int vectors>
-  N place_turned(const S* from, N scale, std::int64_t t, N* to) const noexcept {
+  A prepare_in_registers(const S* from, A scale, std::int64_t t, A* to) const noexcept {
     const Angles angles = angles_of(t);
     Pair x[vectors];
     V squares{};
     for_halves<vectors>([&](int v, std::int64_t at, int count) {
-      x[v] = turned(load_pair(from, at, count), angles, at, count);
+      x[v] = rotated(load_pair(from, at, count), angles, at, count);
       squares = fused_multiply_add(x[v].a, x[v].a, squares);
       squares = fused_multiply_add(x[v].b, x[v].b, squares);
     });
-    const N inverse = inverse_of(squares);
-    const N factor = inverse * scale;
+    const A inverse = inverse_rms(squares);
+    const A factor = inverse * scale;
     for_halves<vectors>([&](int v, std::int64_t at, int count) {
       store_pair(to, at, count, Pair{x[v].a * factor, x[v].b * factor});
     });
     return inverse;
   }
 
-  // The way back: `placed` is what place() made with `scale`, `gradient` is of it and may change.
-  void place_back(const N* placed, N scale, N inverse, N* gradient, std::int64_t t,
-                  S* to) const noexcept {
+  // The derivative of prepare(). prepared: its result with `scale`; gradient: the result's
+  // gradient, which is overwritten.
+  void prepare_backward(const A* prepared, A scale, A inverse, A* gradient, std::int64_t t,
+                        S* to) const noexcept {
     if (call_.cosines != nullptr) {
-      if (size_ <= 2 * lanes) return turn_back<1>(placed, scale, inverse, gradient, t, to);
-      if (size_ <= 4 * lanes) return turn_back<2>(placed, scale, inverse, gradient, t, to);
-      if (size_ <= 6 * lanes) return turn_back<3>(placed, scale, inverse, gradient, t, to);
+      if (head_dim_ <= 2 * lanes)
+        return prepare_backward_in_registers<1>(prepared, scale, inverse, gradient, t, to);
+      if (head_dim_ <= 4 * lanes)
+        return prepare_backward_in_registers<2>(prepared, scale, inverse, gradient, t, to);
+      if (head_dim_ <= 6 * lanes)
+        return prepare_backward_in_registers<3>(prepared, scale, inverse, gradient, t, to);
     }
     V products{};
-    for_vectors<V>(size_, [&](std::int64_t at, int count) {
+    for_vectors<V>(head_dim_, [&](std::int64_t at, int count) {
       products =
-          fused_multiply_add(load_at(placed, at, count), load_at(gradient, at, count), products);
+          fused_multiply_add(load_at(prepared, at, count), load_at(gradient, at, count), products);
     });
-    const V straight = broadcast<V>(inverse * scale);
-    const V back = broadcast<V>(along(products, scale, inverse));
-    for_vectors<V>(size_, [&](std::int64_t at, int count) {
-      const V x = load_at(placed, at, count) * back;
-      store_at(gradient, at, count, fused_multiply_add(load_at(gradient, at, count), straight, x));
+    const V gradient_factor = broadcast<V>(inverse * scale);
+    const V input_factor = broadcast<V>(norm_coefficient(products, scale, inverse));
+    for_vectors<V>(head_dim_, [&](std::int64_t at, int count) {
+      const V x = load_at(prepared, at, count) * input_factor;
+      store_at(gradient, at, count,
+               fused_multiply_add(load_at(gradient, at, count), gradient_factor, x));
     });
-    if (call_.cosines == nullptr) return copy(gradient, to);
+    if (call_.cosines == nullptr) return store_row(gradient, to);
     const Angles angles = angles_of(t);
-    for_vectors<V>(size_ / 2, [&](std::int64_t at, int count) {
-      store_pair(to, at, count, turned_back(load_pair(gradient, at, count), angles, at, count));
+    for_vectors<V>(head_dim_ / 2, [&](std::int64_t at, int count) {
+      store_pair(to, at, count, rotated_back(load_pair(gradient, at, count), angles, at, count));
     });
   }
 
-  // place_back() with a rotation, for halves of at most `vectors` vectors.
+  // prepare_backward() with a rotation, for halves of at most `vectors` vectors.
   template <int vectors>
-  void turn_back(const N* placed, N scale, N inverse, const N* gradient, std::int64_t t,
-                 S* to) const noexcept {
+  void prepare_backward_in_registers(const A* prepared, A scale, A inverse, const A* gradient,
+                                     std::int64_t t, S* to) const noexcept {
     Pair x[vectors], g[vectors];
     V products{};
     for_halves<vectors>([&](int v, std::int64_t at, int count) {
-      x[v] = load_pair(placed, at, count);
+      x[v] = load_pair(prepared, at, count);
       g[v] = load_pair(gradient, at, count);
       products = fused_multiply_add(x[v].a, g[v].a, products);
       products = fused_multiply_add(x[v].b, g[v].b, products);
     });
-    const V straight = broadcast<V>(inverse * scale);
-    const V back = broadcast<V>(along(products, scale, inverse));
+    const V gradient_factor = broadcast<V>(inverse * scale);
+    const V input_factor = broadcast<V>(norm_coefficient(products, scale, inverse));
     const Angles angles = angles_of(t);
     for_halves<vectors>([&](int v, std::int64_t at, int count) {
-      const Pair d{fused_multiply_add(g[v].a, straight, x[v].a * back),
-                   fused_multiply_add(g[v].b, straight, x[v].b * back)};
-      store_pair(to, at, count, turned_back(d, angles, at, count));
+      const Pair d{fused_multiply_add(g[v].a, gradient_factor, x[v].a * input_factor),
+                   fused_multiply_add(g[v].b, gradient_factor, x[v].b * input_factor)};
+      store_pair(to, at, count, rotated_back(d, angles, at, count));
     });
   }
 
-  // Lanes of a query or key that are rotated together: of its first half and of its second.
+  // The lanes of a query or key that are rotated together: one from each half.
   struct Pair {
     V a, b;
   };
   struct Angles {
-    const N *cosines, *sines;
+    const A *cosines, *sines;
   };
 
   Angles angles_of(std::int64_t t) const noexcept {
-    const std::int64_t at = call_.positions[first_token_ + t] * (size_ / 2);
-    return {static_cast<const N*>(call_.cosines) + at, static_cast<const N*>(call_.sines) + at};
+    const std::int64_t at = call_.positions[first_token_ + t] * (head_dim_ / 2);
+    return {static_cast<const A*>(call_.cosines) + at, static_cast<const A*>(call_.sines) + at};
   }
 
   template <class T>
   Pair load_pair(const T* from, std::int64_t at, int count) const noexcept {
-    return {load_at(from, at, count), load_at(from + size_ / 2, at, count)};
+    return {load_at(from, at, count), load_at(from + head_dim_ / 2, at, count)};
   }
 
   template <class T>
   void store_pair(T* to, std::int64_t at, int count, Pair x) const noexcept {
     store_at(to, at, count, x.a);
-    store_at(to + size_ / 2, at, count, x.b);
+    store_at(to + head_dim_ / 2, at, count, x.b);
   }
 
-  static Pair turned(Pair x, Angles angles, std::int64_t at, int count) noexcept {
+  static Pair rotated(Pair x, Angles angles, std::int64_t at, int count) noexcept {
     const V cosine = load_at(angles.cosines, at, count), sine = load_at(angles.sines, at, count);
     return {fused_multiply_add(x.a, cosine, x.b * sine),
             fused_multiply_add(x.b, cosine, -(x.a * sine))};
   }
 
-  static Pair turned_back(Pair x, Angles angles, std::int64_t at, int count) noexcept {
+  static Pair rotated_back(Pair x, Angles angles, std::int64_t at, int count) noexcept {
     const V cosine = load_at(angles.cosines, at, count), sine = load_at(angles.sines, at, count);
     return {fused_multiply_add(x.a, cosine, -(x.b * sine)),
             fused_multiply_add(x.b, cosine, x.a * sine)};
   }
 
-  // Calls body(number, offset, count) for the `vectors` vectors of a half; the last may be short.
+  // Calls body(index, offset, count) for the `vectors` vectors of a half; the last may be short.
   template <int vectors, class Body>
   void for_halves(const Body& body) const noexcept {
 #pragma GCC unroll 4
     for (int v = 0; v + 1 < vectors; ++v) body(v, v * lanes, static_cast<int>(lanes));
     constexpr std::int64_t at = (vectors - 1) * lanes;
-    body(vectors - 1, at, static_cast<int>(size_ / 2 - at));
+    body(vectors - 1, at, static_cast<int>(head_dim_ / 2 - at));
   }
 
-  // One over the root mean square of a query or key whose squares are summed in lanes; 1 if
-  // unnormed.
-  N inverse_of(V squares) const noexcept {
+  // The inverse root mean square from the sums of squares, or 1 without a norm.
+  A inverse_rms(V squares) const noexcept {
     if (call_.shape.normed == 0) return 1;
-    const N mean = sum_of_lanes(squares) / static_cast<N>(size_);
-    return 1 / square_root_of(mean + static_cast<N>(call_.shape.eps));
+    const A mean = sum_of_lanes(squares) / static_cast<A>(head_dim_);
+    return 1 / square_root_of(mean + static_cast<A>(call_.shape.eps));
   }
 
-  // How much of what was placed the norm takes out of its gradient.
-  N along(V products, N scale, N inverse) const noexcept {
+  // The factor of the prepared row in the gradient of the norm.
+  A norm_coefficient(V products, A scale, A inverse) const noexcept {
     if (call_.shape.normed == 0) return 0;
-    return -sum_of_lanes(products) / static_cast<N>(size_) * inverse / scale;
+    return -sum_of_lanes(products) / static_cast<A>(head_dim_) * inverse / scale;
   }
 
-  void widened(const S* from, N* to) const noexcept {
-    for_vectors<V>(
-        size_, [&](std::int64_t at, int count) { store<V>(to + at, load_at(from, at, count)); });
+  void load_row(const S* from, A* to) const noexcept {
+    for_vectors<V>(head_dim_, [&](std::int64_t at, int count) {
+      store<V>(to + at, load_at(from, at, count));
+    });
   }
 
-  void copy(const N* from, S* to) const noexcept {
-    for_vectors<V>(size_, [&](std::int64_t at, int count) {
+  void store_row(const A* from, S* to) const noexcept {
+    for_vectors<V>(head_dim_, [&](std::int64_t at, int count) {
       store_at(to, at, count, load_at(from, at, count));
     });
   }
 
-  // across_ = the transpose of (width, size) rows, a square at a time; what lies behind a row is 0.
-  void turn(const N* from) const noexcept {
-    using Row = Vector<N, side<N>>;
-    for (std::int64_t t = 0; t < width_room_; t += side<N>) {
-      for (std::int64_t d = 0; d < size_; d += side<N>) {
-        Row square[side<N>];
+  // transposed_ = the transpose of (length, head_dim) rows, one tile at a time. The padding is 0.
+  void transpose(const A* from) const noexcept {
+    using TileRow = Vector<A, side<A>>;
+    for (std::int64_t t = 0; t < length_stride_; t += side<A>) {
+      for (std::int64_t d = 0; d < head_dim_; d += side<A>) {
+        TileRow tile[side<A>];
 #pragma GCC unroll 8
-        for (int i = 0; i < side<N>; ++i) {
-          square[i] = t + i < width_ ? load<Row>(from + (t + i) * size_room_ + d) : Row{};
+        for (int i = 0; i < side<A>; ++i) {
+          tile[i] = t + i < length_ ? load<TileRow>(from + (t + i) * head_stride_ + d) : TileRow{};
         }
-        transpose_square(square);
+        transpose_square(tile);
 #pragma GCC unroll 8
-        for (int i = 0; i < side<N>; ++i) {
-          if (d + i < size_) store<Row>(across_ + (d + i) * width_room_ + t, square[i]);
+        for (int i = 0; i < side<A>; ++i) {
+          if (d + i < head_dim_)
+            store<TileRow>(transposed_ + (d + i) * length_stride_ + t, tile[i]);
         }
       }
     }
   }
 
-  // Scores of query t become weights; columns of its block that it does not see become 0.
+  // Turns the scores of query t into weights. Columns of its block that it does not see become 0.
   void softmax(std::int64_t t, const Block& block) const noexcept {
-    N* const row = weights_ + t * width_room_ + block.low;
-    const auto from = static_cast<Bits<N>>(start(t) - block.low);
-    const auto to = static_cast<Bits<N>>(t - block.low);
-    const V least = broadcast<V>(-static_cast<N>(__builtin_inff()));
+    A* const row = weights_ + t * length_stride_ + block.low;
+    const auto from = static_cast<Bits<A>>(start(t) - block.low);
+    const auto to = static_cast<Bits<A>>(t - block.low);
+    const V least = broadcast<V>(-static_cast<A>(__builtin_inff()));
     V most = least;
     for (std::int64_t at = 0; at < block.columns; at += lanes) {
-      const auto column = lane_numbers<V>() + static_cast<Bits<N>>(at);
+      const auto column = lane_numbers<V>() + static_cast<Bits<A>>(at);
       const V score = load<V>(row + at);
       const V seen = ((column >= from) & (column <= to)) ? score : least;
       most = larger(most, seen);
@@ -376,10 +390,10 @@ class Head {
     }
   }
 
-  // scores_ of query t: from the gradient of its weights to that of its scores.
+  // Turns the gradient of query t's weights, in scores_, into the gradient of its scores.
   void differentiate_softmax(std::int64_t t, const Block& block) const noexcept {
-    const N* const weights = weights_ + t * width_room_ + block.low;
-    N* const row = scores_ + t * width_room_ + block.low;
+    const A* const weights = weights_ + t * length_stride_ + block.low;
+    A* const row = scores_ + t * length_stride_ + block.low;
     V sums{};
     for (std::int64_t at = 0; at < block.columns; at += lanes) {
       sums = fused_multiply_add(load<V>(weights + at), load<V>(row + at), sums);
@@ -391,24 +405,26 @@ class Head {
   }
 
   const Attention& call_;
-  std::int64_t width_, size_, stride_, size_room_, width_room_, first_token_, head_;
-  N scale_;
-  // (width, size_room) each; q_ times scale_, mixed_ the mixed values or their gradient. What lies
-  // behind a row is 0: the products read it, and subnormal leavings there would slow them tenfold.
-  N *q_, *k_, *v_, *mixed_, *d_q_, *d_k_, *d_v_;
-  N* across_;             // (size, width_room) keys or values, transposed
-  N *weights_, *scores_;  // (width, width_room)
-  N *q_inverse_, *k_inverse_;
+  std::int64_t length_, head_dim_, token_stride_, head_stride_, length_stride_, first_token_,
+      head_offset_;
+  A scale_;
+  // (length, head_stride) each. q_ includes scale_; mixed_ holds the mixed values or their
+  // gradient. The padding of each row is 0: the products read it, and subnormal numbers left there
+  // by earlier calls would slow them down tenfold.
+  A *q_, *k_, *v_, *mixed_, *q_gradient_, *k_gradient_, *v_gradient_;
+  A* transposed_;         // (head_dim, length_stride): keys or values, transposed
+  A *weights_, *scores_;  // (length, length_stride)
+  A *q_inverse_, *k_inverse_;
 };
 
 template <class S>
 void forward(const Attention& call, std::int64_t row, std::int64_t head, void* scratch) noexcept {
-  Head<S>(call, row, head, scratch).forward();
+  AttentionHead<S>(call, row, head, scratch).forward();
 }
 
 template <class S>
 void backward(const Attention& call, std::int64_t row, std::int64_t head, void* scratch) noexcept {
-  Head<S>(call, row, head, scratch).backward();
+  AttentionHead<S>(call, row, head, scratch).backward();
 }
 
 }  // namespace

@@ -1,5 +1,7 @@
-// nck_cross_entropy and nck_target_weight: arguments checked, rows shared out, losses reduced. What
-// is done to a row is in cross_entropy_rows.cpp.
+// nck_cross_entropy and nck_target_weight: check the arguments, share the rows among threads and
+// reduce the losses. The computation of a row is in rows.cpp.
+#include "kernels/cpu/cross_entropy/cross_entropy.hpp"
+
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
@@ -14,29 +16,29 @@
 namespace nanochat::kernels {
 namespace {
 
-// From so many bytes on, a gradient is written past the caches: it would not be there any more when
-// it is read.
+// The size from which a gradient is written past the caches: it would not stay there until it is
+// read.
 constexpr std::int64_t streaming_bytes = std::int64_t{16} << 20U;
-// Elements that make a chunk of rows worth a thread's while.
+// The fewest elements of a chunk for which a thread is worth its start.
 constexpr std::int64_t chunk_elements = 8192;
-// A row is fetched while the one before it in its chunk is worked on, so that chunks of long rows
-// have several too, unless so many chunks are fewer than this.
+// A row is prefetched while the previous row of its chunk is computed. Chunks of long rows
+// therefore have several rows too, unless that leaves fewer chunks than fewest_chunks.
 constexpr std::int64_t rows_to_fetch = 16, fewest_chunks = 16;
 
-// Of rows and vocab alone: the order of sums over the rows follows from it.
-std::int64_t rows_a_chunk(std::int64_t rows, std::int64_t vocab) noexcept {
+// Depends on the shape only, because the chunks determine the order of sums over the rows.
+std::int64_t rows_per_chunk(std::int64_t rows, std::int64_t vocab) noexcept {
   const std::int64_t fetching = std::min(rows_to_fetch, rows / fewest_chunks);
   return std::clamp<std::int64_t>(std::max(chunk_elements / vocab, fetching), 1,
                                   cross_entropy_rows);
 }
 
-double number_at(const void* numbers, std::int64_t i, std::int32_t dtype) noexcept {
+double value_at(const void* numbers, std::int64_t i, std::int32_t dtype) noexcept {
   if (numbers == nullptr) return 1;
   return dtype == NCK_FLOAT64 ? static_cast<const double*>(numbers)[i]
                               : static_cast<double>(static_cast<const float*>(numbers)[i]);
 }
 
-void set_number(void* numbers, std::int64_t i, std::int32_t dtype, double value) noexcept {
+void set_value(void* numbers, std::int64_t i, std::int32_t dtype, double value) noexcept {
   if (dtype == NCK_FLOAT64) {
     static_cast<double*>(numbers)[i] = value;
   } else {
@@ -59,7 +61,7 @@ Targets check_targets(const std::int64_t* targets, std::int64_t rows, std::int64
     if (target < 0 || target >= vocab) refuse_target(i, target, vocab, ignore_index);
     ++all.counted;
     if (class_weights != nullptr || token_weights != nullptr) {
-      all.weight += number_at(class_weights, target, dtype) * number_at(token_weights, i, dtype);
+      all.weight += value_at(class_weights, target, dtype) * value_at(token_weights, i, dtype);
     }
   }
   if (class_weights == nullptr && token_weights == nullptr) {
@@ -68,7 +70,8 @@ Targets check_targets(const std::int64_t* targets, std::int64_t rows, std::int64
   return all;
 }
 
-// Sums over the rows, chunk by chunk, so that no thread count changes their order.
+// Sums over the rows of a chunk. Adding them in the order of the chunks makes the result
+// independent of the thread count.
 struct Sums {
   double loss = 0, correct = 0;
 };
@@ -79,10 +82,10 @@ struct Outputs {
 
   void set_rows(std::int64_t first, std::int64_t last, const CrossEntropyResult& result) const {
     for (std::int64_t i = first; i < last; ++i) {
-      if (log_sums != nullptr) set_number(log_sums, i, dtype, result.log_sums[i - first]);
+      if (log_sums != nullptr) set_value(log_sums, i, dtype, result.log_sums[i - first]);
       if (reduction != NCK_NONE) continue;
-      if (losses != nullptr) set_number(losses, i, dtype, result.losses[i - first]);
-      if (correct != nullptr) set_number(correct, i, dtype, result.correct[i - first] ? 1 : 0);
+      if (losses != nullptr) set_value(losses, i, dtype, result.losses[i - first]);
+      if (correct != nullptr) set_value(correct, i, dtype, result.correct[i - first] ? 1 : 0);
     }
   }
 
@@ -96,18 +99,18 @@ struct Outputs {
     const bool mean = reduction == NCK_MEAN;
     const auto counted = static_cast<double>(targets.counted);
     if (losses != nullptr) {
-      set_number(losses, 0, dtype, mean ? total.loss / targets.weight : total.loss);
+      set_value(losses, 0, dtype, mean ? total.loss / targets.weight : total.loss);
     }
     if (correct != nullptr) {
-      set_number(correct, 0, dtype, mean ? total.correct / counted : total.correct);
+      set_value(correct, 0, dtype, mean ? total.correct / counted : total.correct);
     }
   }
 };
 
 void run(const CrossEntropy& call, std::int64_t rows, std::int32_t dtype, const Outputs& outputs,
          const Targets& targets, int threads) {
-  const auto kernel = tables().cross_entropy[dtype];
-  const std::int64_t chunk = rows_a_chunk(rows, call.vocab);
+  const auto kernel = tables().cross_entropy->rows[dtype];
+  const std::int64_t chunk = rows_per_chunk(rows, call.vocab);
   std::vector<Sums> sums(static_cast<std::size_t>((rows + chunk - 1) / chunk));
   std::atomic<bool> has_memory{true};
   parallel_for(rows, chunk, threads, [&](std::int64_t first, std::int64_t last) {
@@ -131,11 +134,12 @@ void run(const CrossEntropy& call, std::int64_t rows, std::int32_t dtype, const 
 
 }  // namespace
 
-// Two working rows of numbers, each with room for a whole vector at its end, or the short rows.
+// Two working rows of the accumulation dtype, each padded by at least one vector, or the short
+// rows.
 std::size_t cross_entropy_scratch(std::int64_t vocab, std::int32_t dtype) noexcept {
   const std::size_t number = dtype == NCK_FLOAT64 ? 8 : 4;
   return std::max(2 * (static_cast<std::size_t>(vocab) + 128) * number,
-                  static_cast<std::size_t>(short_space));
+                  static_cast<std::size_t>(short_rows_bytes));
 }
 
 }  // namespace nanochat::kernels
@@ -167,7 +171,7 @@ std::int32_t nck_cross_entropy(const void* logits, std::int64_t rows, std::int64
     if (class_weights != nullptr && loss->label_smoothing > 0) {
       class_weight_sum = 0;
       for (std::int64_t j = 0; j < vocab; ++j)
-        class_weight_sum += number_at(class_weights, j, dtype);
+        class_weight_sum += value_at(class_weights, j, dtype);
     }
     const bool in_place = gradient == logits;
     const CrossEntropy call{

@@ -1,41 +1,40 @@
-// The passes of a cross-entropy over one row, in the order in which a row meets them. Under the
-// rule of simd/vector.hpp.
+// The passes of a cross-entropy over one row, in their order. Follows the rule of simd/vector.hpp.
 #ifndef NANOCHAT_KERNELS_CPU_CROSS_ENTROPY_PASSES_HPP_
 #define NANOCHAT_KERNELS_CPU_CROSS_ENTROPY_PASSES_HPP_
 
-#include "kernels/cpu/runtime/rows.hpp"
+#include "kernels/cpu/cross_entropy/cross_entropy.hpp"
 #include "simd/lanes.hpp"
 #include "simd/math.hpp"
 
 namespace nanochat::kernels::NCLAB_SIMD {
-// Unnamed, so that no instruction set's copy stands in for another's:
-// NOLINTNEXTLINE(cert-dcl59-cpp): each instruction set needs a copy of its own
+// Unnamed: the linker must not merge the copies of two instruction sets.
+// NOLINTNEXTLINE(cert-dcl59-cpp): each instruction set needs its own copy
 namespace {
 
 using namespace simd::NCLAB_SIMD;
 
 constexpr std::int64_t line = 64;  // bytes of a cache line
-// Vectors between two folds of the running sums into double: the fewer, the less of many small
-// terms is lost beside a large one.
-constexpr int vectors_a_fold = 16;
+// Vectors that are summed before the sum is added to one in double. A small number loses less of
+// many small terms next to a large one.
+constexpr int vectors_per_fold = 16;
 
 using Doubles = Whole<double>;
 
 inline Doubles as_doubles(Whole<double> v) noexcept { return v; }
 inline Doubles as_doubles(Whole<float> v) noexcept {
   const Halves<Whole<float>> parts = halves(v);
-#if NCLAB_SIMD_BYTES == 64  // GCC's own conversion goes by way of quarters
+#if NCLAB_SIMD_BYTES == 64  // GCC's own conversion goes through quarters
   return (Doubles)_mm512_maskz_cvtps_pd(0xff, (__m256)parts.low) +
          (Doubles)_mm512_maskz_cvtps_pd(0xff, (__m256)parts.high);
 #endif
   return __builtin_convertvector(parts.low, Doubles) + __builtin_convertvector(parts.high, Doubles);
 }
 
-// Fetches the next row into the second-level cache while this one is worked on: the first half of
-// it beside the exponentials, the second beside the gradient.
+// Prefetches the next row into the second-level cache: the first half of it while the exponentials
+// of this row are computed, the second half while its gradient is.
 template <class S>
-struct Ahead {
-  const S* row;  // null: there is none
+struct Prefetcher {
+  const S* row;  // null: no next row
   std::int64_t middle;
 
   void first_half(std::int64_t at) const noexcept {
@@ -46,20 +45,20 @@ struct Ahead {
   }
 };
 
-// A row's working space.
+// The working space of a row.
 template <class S>
-struct Row {
+struct RowBuffers {
   std::int64_t vocab;
-  const Number<S>* exponentials;
-  const Number<S>* capped;  // the logits after the soft-cap
+  const AccumType<S>* exponentials;
+  const AccumType<S>* capped;  // the logits after the soft-cap
 };
 
-// The largest logit, leaving NaN aside.
+// The largest logit; NaN is ignored.
 template <class S>
-inline Number<S> row_maximum(const S* logits, std::int64_t vocab) noexcept {
-  using N = Number<S>;
-  using V = Whole<N>;
-  constexpr int lanes = width<N>;
+inline AccumType<S> row_maximum(const S* logits, std::int64_t vocab) noexcept {
+  using A = AccumType<S>;
+  using V = Whole<A>;
+  constexpr int lanes = width<A>;
   const V least = broadcast<V>(-__builtin_inff());
   V best[4] = {least, least, least, least};
   std::int64_t at = 0;
@@ -78,13 +77,13 @@ inline Number<S> row_maximum(const S* logits, std::int64_t vocab) noexcept {
   return largest_lane(larger(larger(best[0], best[1]), larger(best[2], best[3])));
 }
 
-// cap · tanh(logit / cap) into `capped`, and the largest of it.
+// Writes cap · tanh(logit / cap) to `capped` and returns the largest of it.
 template <class S>
-inline Number<S> cap_row(const S* logits, std::int64_t vocab, double cap,
-                         Number<S>* capped) noexcept {
-  using N = Number<S>;
-  using V = Whole<N>;
-  const N bound = static_cast<N>(cap), inverse = static_cast<N>(1 / cap);
+inline AccumType<S> cap_row(const S* logits, std::int64_t vocab, double cap,
+                            AccumType<S>* capped) noexcept {
+  using A = AccumType<S>;
+  using V = Whole<A>;
+  const A bound = static_cast<A>(cap), inverse = static_cast<A>(1 / cap);
   const V least = broadcast<V>(-__builtin_inff());
   V best = least;
   for_vectors<V>(vocab, [&](std::int64_t at, int count) {
@@ -95,27 +94,27 @@ inline Number<S> cap_row(const S* logits, std::int64_t vocab, double cap,
   return largest_lane(best);
 }
 
-// A vector with 0 in the lane of that number, if it has one.
+// Returns v with 0 in one lane, if it has that lane.
 template <class V>
 inline V without(V v, int lane) noexcept {
   using Index = Bits<Element<V>>;
   return lane_numbers<V>() == static_cast<Index>(lane) - Integers<V>{} ? V{} : v;
 }
 
-// exp(z − maximum) into `exponentials`; returns their sum without the target's. Where the target's
-// is 1 and the others are small, they would be lost in a sum with it.
+// Writes exp(z − maximum) to `exponentials` and returns their sum without the target's, which may
+// be 1 and would absorb the others if they are small.
 template <class S, class Z>
 inline double exponentials_of(const Z* z, std::int64_t vocab, std::int64_t target,
-                              Number<S> maximum, Number<S>* exponentials,
-                              const Ahead<S>& ahead) noexcept {
-  using N = Number<S>;
-  using V = Whole<N>;
-  constexpr int lanes = width<N>, fold = vectors_a_fold * lanes;
+                              AccumType<S> maximum, AccumType<S>* exponentials,
+                              const Prefetcher<S>& prefetch) noexcept {
+  using A = AccumType<S>;
+  using V = Whole<A>;
+  constexpr int lanes = width<A>, fold = vectors_per_fold * lanes;
   const V largest = broadcast<V>(maximum);
   const auto exponential = [&](std::int64_t at) {
     const V e = exp_of_nonpositive(Stored<Z>::load(z + at) - largest);
     store(exponentials + at, e);
-    ahead.first_half(at);
+    prefetch.first_half(at);
     return e;
   };
   const auto next = [&](std::int64_t at) {
@@ -124,7 +123,7 @@ inline double exponentials_of(const Z* z, std::int64_t vocab, std::int64_t targe
   const auto fold_of = [](std::int64_t at, const auto& term) {
     V sums[4] = {term(at), term(at + lanes), term(at + 2 * lanes), term(at + 3 * lanes)};
 #pragma GCC unroll 1
-    for (int i = 4; i < vectors_a_fold; i += 4) {
+    for (int i = 4; i < vectors_per_fold; i += 4) {
 #pragma GCC unroll 4
       for (int k = 0; k < 4; ++k) sums[k] += term(at + (i + k) * lanes);
     }
@@ -148,13 +147,13 @@ inline double exponentials_of(const Z* z, std::int64_t vocab, std::int64_t targe
   return sum_of_lanes(total);
 }
 
-// The same for a short row, with its largest logit: all in registers, `vectors` of them, the last
-// with `count` elements.
+// exponentials_of() for a short row, with its largest logit. The row stays in registers, `vectors`
+// of them; the last has `count` elements.
 template <class S, int vectors>
-inline double short_row(const S* logits, int count, int target, Number<S>& maximum,
-                        Number<S>* exponentials) noexcept {
-  using V = Whole<Number<S>>;
-  constexpr int lanes = width<Number<S>>;
+inline double short_row(const S* logits, int count, int target, AccumType<S>& maximum,
+                        AccumType<S>* exponentials) noexcept {
+  using V = Whole<AccumType<S>>;
+  constexpr int lanes = width<AccumType<S>>;
   const V least = broadcast<V>(-__builtin_inff());
   V e[vectors];
 #pragma GCC unroll 8
@@ -164,7 +163,7 @@ inline double short_row(const S* logits, int count, int target, Number<S>& maxim
   V best = e[0];
 #pragma GCC unroll 8
   for (int i = 1; i < vectors; ++i) best = larger(e[i], best);
-  maximum = largest_lane(larger(best, least));  // NaN is left aside
+  maximum = largest_lane(larger(best, least));  // NaN is ignored
   const V largest = broadcast<V>(maximum);
   V sum{};
 #pragma GCC unroll 8
@@ -180,8 +179,8 @@ constexpr int most_vectors = 8;
 
 template <class S>
 inline double short_row(const S* logits, std::int64_t vocab, std::int64_t target,
-                        Number<S>& maximum, Number<S>* exponentials) noexcept {
-  constexpr int lanes = width<Number<S>>;
+                        AccumType<S>& maximum, AccumType<S>* exponentials) noexcept {
+  constexpr int lanes = width<AccumType<S>>;
   const int vectors = static_cast<int>((vocab + lanes - 1) / lanes);
   const int count = static_cast<int>(vocab) - (vectors - 1) * lanes;
   const int own = static_cast<int>(target);
@@ -205,10 +204,10 @@ inline double short_row(const S* logits, std::int64_t vocab, std::int64_t target
   }
 }
 
-// Σ weights[j] · z[j], or Σ z[j].
+// Returns Σ weights[j] · z[j], or Σ z[j] without weights.
 template <class S>
-inline double weighted_sum(const S* z, std::int64_t vocab, const Number<S>* weights) noexcept {
-  using V = Whole<Number<S>>;
+inline double weighted_sum(const S* z, std::int64_t vocab, const AccumType<S>* weights) noexcept {
+  using V = Whole<AccumType<S>>;
   Doubles total{};
   for_vectors<V>(vocab, [&](std::int64_t at, int count) {
     const V value = load_at(z, at, count);
@@ -217,38 +216,38 @@ inline double weighted_sum(const S* z, std::int64_t vocab, const Number<S>* weig
   return sum_of_lanes(total);
 }
 
-// The gradient of a row is exponentials · factor − class weights · smooth, but for the target's
-// own, all times the soft-cap's derivative.
+// The gradient of a row is (exponentials · factor − class weights · smooth) times the derivative of
+// the soft-cap, except the target's element.
 struct Slope {
   double factor, smooth;
-  double at_target;  // as it is written
+  double at_target;  // the target's element as it is written
 };
 
 template <class S>
-inline void write_gradient_plain(const Number<S>* exponentials, std::int64_t vocab,
-                                 Number<S> factor, S* gradient, bool streaming,
-                                 const Ahead<S>& ahead) noexcept {
-  using V = Whole<Number<S>>;
-  constexpr int lanes = width<Number<S>>;
+inline void write_gradient_plain(const AccumType<S>* exponentials, std::int64_t vocab,
+                                 AccumType<S> factor, S* gradient, bool streaming,
+                                 const Prefetcher<S>& prefetch) noexcept {
+  using V = Whole<AccumType<S>>;
+  constexpr int lanes = width<AccumType<S>>;
   std::int64_t at = 0;
   if (streaming) {
     constexpr std::int64_t bytes = lanes * static_cast<std::int64_t>(sizeof(S));
-    const auto misplaced = static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(gradient) %
-                                                     static_cast<std::uintptr_t>(bytes));
-    if (misplaced != 0) {
-      const std::int64_t head = (bytes - misplaced) / static_cast<std::int64_t>(sizeof(S));
+    const auto misaligned = static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(gradient) %
+                                                      static_cast<std::uintptr_t>(bytes));
+    if (misaligned != 0) {
+      const std::int64_t head = (bytes - misaligned) / static_cast<std::int64_t>(sizeof(S));
       const int count = static_cast<int>(head < vocab ? head : vocab);
       Stored<S>::store_first(gradient, load<V>(exponentials) * factor, count);
       at = count;
     }
     for (; at + lanes <= vocab; at += lanes) {
       store_streaming<S>(gradient + at, load<V>(exponentials + at) * factor);
-      ahead.second_half(at);
+      prefetch.second_half(at);
     }
   } else {
     for (; at + lanes <= vocab; at += lanes) {
       Stored<S>::store(gradient + at, load<V>(exponentials + at) * factor);
-      ahead.second_half(at);
+      prefetch.second_half(at);
     }
   }
   if (at < vocab) {
@@ -258,34 +257,35 @@ inline void write_gradient_plain(const Number<S>* exponentials, std::int64_t voc
 }
 
 template <class S>
-inline void write_gradient(const Row<S>& row, const Slope& slope, double cap,
-                           const Number<S>* weights, S* gradient, const Ahead<S>& ahead) noexcept {
-  using N = Number<S>;
-  using V = Whole<N>;
-  const N factor = static_cast<N>(slope.factor), smooth = static_cast<N>(slope.smooth);
-  const N inverse = cap > 0 ? static_cast<N>(1 / cap) : N{0};
+inline void write_gradient(const RowBuffers<S>& row, const Slope& slope, double cap,
+                           const AccumType<S>* weights, S* gradient,
+                           const Prefetcher<S>& prefetch) noexcept {
+  using A = AccumType<S>;
+  using V = Whole<A>;
+  const A factor = static_cast<A>(slope.factor), smooth = static_cast<A>(slope.smooth);
+  const A inverse = cap > 0 ? static_cast<A>(1 / cap) : A{0};
   for_vectors<V>(row.vocab, [&](std::int64_t at, int count) {
     V g = load<V>(row.exponentials + at) * factor;
     g -= weights == nullptr ? broadcast<V>(smooth) : load_at(weights, at, count) * smooth;
     if (cap > 0) {
       const V t = load<V>(row.capped + at) * inverse;
-      g *= N{1} - t * t;
+      g *= A{1} - t * t;
     }
     store_at(gradient, at, count, g);
-    ahead.second_half(at);
+    prefetch.second_half(at);
   });
 }
 
 template <class S>
-inline void fill(S* to, std::int64_t vocab, Number<S> value) noexcept {
-  using V = Whole<Number<S>>;
+inline void fill(S* to, std::int64_t vocab, AccumType<S> value) noexcept {
+  using V = Whole<AccumType<S>>;
   const V all = broadcast<V>(value);
   for_vectors<V>(vocab, [&](std::int64_t at, int count) { store_at(to, at, count, all); });
 }
 
 template <class S>
-inline double number_at(const S* from) noexcept {
-  if constexpr (sizeof(S) == sizeof(Number<S>)) {
+inline double value_at(const S* from) noexcept {
+  if constexpr (sizeof(S) == sizeof(AccumType<S>)) {
     return static_cast<double>(*from);
   } else {
     return static_cast<double>(Stored<S>::load_first(from, 1)[0]);
@@ -293,19 +293,19 @@ inline double number_at(const S* from) noexcept {
 }
 
 template <class S>
-inline void set_number(S* to, double value) noexcept {
-  if constexpr (sizeof(S) == sizeof(Number<S>)) {
+inline void set_value(S* to, double value) noexcept {
+  if constexpr (sizeof(S) == sizeof(AccumType<S>)) {
     *to = static_cast<S>(value);
   } else {
     Stored<S>::store_first(to, broadcast<Whole<float>>(static_cast<float>(value)), 1);
   }
 }
 
-// Whether the first of the largest logits is the target's.
+// Returns whether the first of the largest logits is the target's.
 template <class S>
-inline bool is_correct(const S* z, std::int64_t target, Number<S> maximum) noexcept {
-  if (!(number_at(z + target) == static_cast<double>(maximum))) return false;
-  using V = Whole<Number<S>>;
+inline bool is_correct(const S* z, std::int64_t target, AccumType<S> maximum) noexcept {
+  if (!(value_at(z + target) == static_cast<double>(maximum))) return false;
+  using V = Whole<AccumType<S>>;
   const V largest = broadcast<V>(maximum);
   const V nothing = broadcast<V>(__builtin_nanf(""));
   Integers<V> equal{};

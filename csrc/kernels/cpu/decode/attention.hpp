@@ -1,5 +1,5 @@
-// What a decode step does to one token beside its products: the norm, the rotation, attention over
-// the cache. Under the rule of simd/vector.hpp.
+// The steps of one token between the matrix products: norm, rotation, and attention over the cache.
+// Follows the rule of simd/vector.hpp.
 #ifndef NANOCHAT_KERNELS_CPU_DECODE_ATTENTION_HPP_
 #define NANOCHAT_KERNELS_CPU_DECODE_ATTENTION_HPP_
 
@@ -7,32 +7,32 @@
 #include "simd/math.hpp"
 
 namespace nanochat::kernels::NCLAB_SIMD {
-// Unnamed, so that no instruction set's copy stands in for another's:
-// NOLINTNEXTLINE(cert-dcl59-cpp): each instruction set needs a copy of its own
+// Unnamed: the linker must not merge the copies of two instruction sets.
+// NOLINTNEXTLINE(cert-dcl59-cpp): each instruction set needs its own copy
 namespace {
 
 using namespace simd::NCLAB_SIMD;
 
 // to = x / √(mean x² + eps); may be x.
-template <class N>
-inline void normalise(const N* x, std::int64_t size, double eps, N* to) noexcept {
-  using V = Whole<N>;
+template <class A>
+inline void normalise(const A* x, std::int64_t size, double eps, A* to) noexcept {
+  using V = Whole<A>;
   V squares{};
   for_vectors<V>(size, [&](std::int64_t at, int count) {
     const V v = load_at(x, at, count);
     squares = fused_multiply_add(v, v, squares);
   });
-  const N mean = sum_of_lanes(squares) / static_cast<N>(size) + static_cast<N>(eps);
-  const V inverse = N{1} / square_root(broadcast<V>(mean));
+  const A mean = sum_of_lanes(squares) / static_cast<A>(size) + static_cast<A>(eps);
+  const V inverse = A{1} / square_root(broadcast<V>(mean));
   for_vectors<V>(size, [&](std::int64_t at, int count) {
     store_at(to, at, count, load_at(x, at, count) * inverse);
   });
 }
 
-// y₁ = x₁·cos + x₂·sin, y₂ = x₂·cos − x₁·sin in halves, in place.
-template <class N>
-inline void rotate(N* x, std::int64_t half, const N* cosines, const N* sines) noexcept {
-  using V = Whole<N>;
+// Rotates halves in place: y₁ = x₁·cos + x₂·sin, y₂ = x₂·cos − x₁·sin.
+template <class A>
+inline void rotate(A* x, std::int64_t half, const A* cosines, const A* sines) noexcept {
+  using V = Whole<A>;
   for_vectors<V>(half, [&](std::int64_t at, int count) {
     const V first = load_at(x, at, count), second = load_at(x + half, at, count);
     const V c = load_at(cosines, at, count), s = load_at(sines, at, count);
@@ -41,25 +41,25 @@ inline void rotate(N* x, std::int64_t half, const N* cosines, const N* sines) no
   });
 }
 
-// One head's part of the cache.
-template <class N>
-struct Head {
-  const N* keys;    // (size, slots)
-  const N* values;  // (filled, value_width)
+// The part of the cache of one head.
+template <class A>
+struct CachedHead {
+  const A* keys;    // (size, slots)
+  const A* values;  // (filled, value_width)
   std::int64_t size, slots, value_width;
   std::int64_t filled;  // slots that hold a token
 };
 
 // Scores of `vectors` whole vectors of slots.
-template <int vectors, class N>
-inline void scores_at(const Head<N>& head, const N* query, std::int64_t slot, N scale,
-                      N* scores) noexcept {
-  using V = Whole<N>;
-  constexpr int lanes = width<N>;
+template <int vectors, class A>
+inline void scores_at(const CachedHead<A>& head, const A* query, std::int64_t slot, A scale,
+                      A* scores) noexcept {
+  using V = Whole<A>;
+  constexpr int lanes = width<A>;
   V sums[vectors] = {};
   for (std::int64_t d = 0; d < head.size; ++d) {
     const V q = broadcast<V>(query[d]);
-    const N* const from = head.keys + d * head.slots + slot;
+    const A* const from = head.keys + d * head.slots + slot;
 #pragma GCC unroll 4
     for (int i = 0; i < vectors; ++i) {
       sums[i] = fused_multiply_add(q, load<V>(from + i * lanes), sums[i]);
@@ -69,12 +69,12 @@ inline void scores_at(const Head<N>& head, const N* query, std::int64_t slot, N 
   for (int i = 0; i < vectors; ++i) store(scores + slot + i * lanes, sums[i] * scale);
 }
 
-// exp(score − largest) in place of the scores, 0 beyond the filled slots; their sum.
-template <class N>
-inline N exponentials(N* scores, std::int64_t filled) noexcept {
-  using V = Whole<N>;
-  constexpr int lanes = width<N>;
-  const V least = broadcast<V>(-Constants<N>::infinity);
+// Replaces the scores by exp(score − largest), and by 0 beyond the filled slots. Returns their sum.
+template <class A>
+inline A exponentials(A* scores, std::int64_t filled) noexcept {
+  using V = Whole<A>;
+  constexpr int lanes = width<A>;
+  const V least = broadcast<V>(-Constants<A>::infinity);
   V largest = least;
   for (std::int64_t t = 0; t < filled; t += lanes) {
     const auto count = static_cast<int>(filled - t < lanes ? filled - t : lanes);
@@ -93,21 +93,22 @@ inline N exponentials(N* scores, std::int64_t filled) noexcept {
   return sum_of_lanes(sum);
 }
 
-// mixed = softmax(query · keys · scale) · values. scores: head.slots numbers of working space.
-template <class N>
-inline void attend(const Head<N>& head, const N* query, N scale, N* scores, N* mixed) noexcept {
-  using V = Whole<N>;
-  constexpr int lanes = width<N>;
+// mixed = softmax(query · keys · scale) · values. scores: working space of head.slots elements.
+template <class A>
+inline void attend(const CachedHead<A>& head, const A* query, A scale, A* scores,
+                   A* mixed) noexcept {
+  using V = Whole<A>;
+  constexpr int lanes = width<A>;
   std::int64_t t = 0;
   for (; t + 4 * lanes <= head.slots && t < head.filled; t += 4 * lanes) {
     scores_at<4>(head, query, t, scale, scores);
   }
   for (; t < head.filled; t += lanes) scores_at<1>(head, query, t, scale, scores);
-  const V inverse = N{1} / broadcast<V>(exponentials(scores, head.filled));
+  const V inverse = A{1} / broadcast<V>(exponentials(scores, head.filled));
   for (std::int64_t d = 0; d < head.size; d += lanes) {
-    // Four sums, so that none waits for the one before.
+    // Four independent sums hide the latency of the additions.
     V sums[4] = {};
-    const N* const values = head.values + d;
+    const A* const values = head.values + d;
     std::int64_t slot = 0;
     for (; slot + 4 <= head.filled; slot += 4) {
 #pragma GCC unroll 4

@@ -1,4 +1,4 @@
-// What nck_open_decoder checks of a model before it reads any of it.
+// The checks of nck_open_decoder. They read nothing through the model's pointers except the layers.
 #ifndef NANOCHAT_KERNELS_CPU_DECODE_CHECKS_HPP_
 #define NANOCHAT_KERNELS_CPU_DECODE_CHECKS_HPP_
 
@@ -6,13 +6,13 @@
 #include <cstdint>
 
 #include "kernels/checks.hpp"
+#include "kernels/cpu/embedding/limits.hpp"
 
 namespace nanochat::kernels {
 
-// With these no product of sizes that is taken below is beyond 63 bits, but for the caches.
-inline constexpr std::int64_t most_embd = 1 << 16, most_layers = 1 << 12, most_positions = 1 << 24,
-                              most_decoder_rows = 1 << 20, most_past = 1 << 10,
-                              most_ngram_rows = std::int64_t{1} << 31;
+// With these limits no product of sizes overflows 63 bits, except the size of the caches.
+inline constexpr std::int64_t most_layers = 1 << 12, most_positions = 1 << 24,
+                              most_decoder_rows = 1 << 20;
 
 inline void check_sizes(const nck_gpt& model, std::int64_t rows) {
   check_range("vocab", model.vocab, 1, most_vocab);

@@ -1,17 +1,17 @@
-// A decode step of a GPT over some rows, one table of functions for each instruction set. What is
-// computed is in abi.h; decode.cpp checks arguments and owns all that is pointed to. Included by
-// files under the rule of simd/vector.hpp: no functions here.
+// A decode step of a GPT over some rows, and the functions of one instruction set. The computation
+// is specified in abi.h; decode.cpp checks the arguments and owns the memory. Follows the rule of
+// simd/vector.hpp: no functions are defined here.
 #ifndef NANOCHAT_KERNELS_CPU_DECODE_HPP_
 #define NANOCHAT_KERNELS_CPU_DECODE_HPP_
 
 #include <cstdint>
 
-#include "kernels/cpu/runtime/rows.hpp"
+#include "kernels/cpu/runtime/dtypes.hpp"
 
 namespace nanochat::kernels {
 
-// So many tokens go through a layer together: enough for its weights to come from memory while the
-// tokens are multiplied with those before, few enough for what they carry to stay in the
+// The tokens that go through a layer together. Enough to load the layer's weights from memory while
+// earlier weights are multiplied, and few enough to keep the tokens' activations in the
 // second-level cache.
 inline constexpr std::int64_t decode_tokens = 48;
 
@@ -22,47 +22,49 @@ struct DecodeLayer {  // packed matrices
   const void* fc2;
 };
 
-// A model as the kernels read it and its caches. "number" as in abi.h. A stride is that of tokens
-// in the working space, at least the columns of whole panels.
-struct Decode {
+// A model as the kernels read it, and its caches. "accum": of the accumulation dtype, double for
+// NCK_FLOAT64 and float otherwise. Strides are those of tokens in the working space; they include
+// whole panels.
+struct DecodeModel {
   std::int64_t vocab, n_embd, n_layer, n_head, head_dim, block_size, past_embeds;
   std::int64_t ngram_rows, ngram_longest;
-  std::int64_t lookback;  // so many tokens before a token count where it is embedded
+  std::int64_t lookback;  // how many earlier tokens the embedding of a token reads
   bool squared, qk_norm, input_norm, rotates;
   double eps, softcap;
-  const void* wte;            // ((past_embeds + 1) · vocab + ngram_rows, n_embd) numbers
-  const void* wpe;            // (block_size, n_embd) numbers, or null
+  const void* wte;            // ((past_embeds + 1) · vocab + ngram_rows, n_embd) accum
+  const void* wpe;            // (block_size, n_embd) accum, or null
   const void* lm_head;        // packed
   const DecodeLayer* layers;  // n_layer
   std::int64_t rows;
-  // Keys lie with the slots side by side, so that a vector holds one dimension of several of them;
-  // values as they are summed, a slot's dimensions side by side.
-  void* keys;                       // (n_layer, rows, n_head, head_dim, slots) numbers
-  void* values;                     // (n_layer, rows, n_head, block_size, value_width) numbers
-  std::int64_t slots, value_width;  // block_size and head_dim filled up to whole vectors
-  std::int64_t embd_stride, qkv_stride, inner_stride;
+  // The slots of keys are adjacent: a vector holds one dimension of several slots. The dimensions
+  // of values are adjacent, as they are summed.
+  void* keys;                       // (n_layer, rows, n_head, head_dim, slots) accum
+  void* values;                     // (n_layer, rows, n_head, block_size, value_width) accum
+  std::int64_t slots, value_width;  // block_size and head_dim, rounded up to whole vectors
+  std::int64_t embd_stride, qkv_stride, mlp_stride;
 };
 
 struct DecodeStep {
-  // (rows, lookback + width): before each row's own tokens those that were read last, or −1
-  // where there were none.
+  // (rows, lookback + length): the tokens of each row, preceded by those read before, or by −1
+  // where there are none.
   const std::int64_t* tokens;
-  std::int64_t width, first;  // position of the first of them
-  const void* cosines;        // (width, head_dim / 2) numbers, where the model rotates
+  std::int64_t length, first;  // tokens per row, and the position of the first
+  const void* cosines;         // (length, head_dim / 2) accum, if the model rotates
   const void* sines;
-  void* logits;  // (rows, vocab) numbers
+  void* logits;  // (rows, vocab) accum
 };
 
 struct DecodeTable {
   std::int64_t vector_bytes;
-  // A matrix (outputs, inputs) in panels of two vectors of outputs; in each, input by input, the
-  // weights of its outputs side by side, 0 beyond the last output.
-  void (*pack[dtypes])(const void* matrix, std::int64_t outputs, std::int64_t inputs,
-                       void* packed) noexcept;
-  // Rows first_row … last_row − 1. scratch: for each of decode_tokens tokens 2 · embd_stride +
-  // qkv_stride + inner_stride numbers, and slots numbers, aligned to 64 bytes.
-  void (*run[dtypes])(const Decode&, const DecodeStep&, std::int64_t first_row,
-                      std::int64_t last_row, void* scratch) noexcept;
+  // Packs a matrix (outputs, inputs) into panels of two vectors of outputs. In a panel, the weights
+  // of all outputs for the first input are adjacent, then those for the second, and so on. Outputs
+  // beyond the last are 0.
+  void (*pack[dtype_count])(const void* matrix, std::int64_t outputs, std::int64_t inputs,
+                            void* packed) noexcept;
+  // Rows first_row … last_row − 1. scratch: (2 · embd_stride + qkv_stride + mlp_stride) accum
+  // elements for each of decode_tokens tokens, and slots more, aligned to 64 bytes.
+  void (*run[dtype_count])(const DecodeModel&, const DecodeStep&, std::int64_t first_row,
+                           std::int64_t last_row, void* scratch) noexcept;
 };
 
 }  // namespace nanochat::kernels

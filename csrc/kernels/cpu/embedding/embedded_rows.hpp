@@ -1,20 +1,21 @@
-// Which rows of its table a token's embedding adds up (abi.h), under the rule of simd/vector.hpp.
+// The table rows that a token's embedding sums (abi.h). Follows the rule of simd/vector.hpp.
 #ifndef NANOCHAT_KERNELS_CPU_EMBEDDED_ROWS_HPP_
 #define NANOCHAT_KERNELS_CPU_EMBEDDED_ROWS_HPP_
 
 #include <cstdint>
 
 namespace nanochat::kernels::NCLAB_SIMD {
-// Unnamed, so that no instruction set's copy stands in for another's:
-// NOLINTNEXTLINE(cert-dcl59-cpp): each instruction set needs a copy of its own
+// Unnamed: the linker must not merge the copies of two instruction sets.
+// NOLINTNEXTLINE(cert-dcl59-cpp): each instruction set needs its own copy
 namespace {
 
-// visit(row) for each, the token's own first. token[-k] is the token k before, read only where
-// seen(k), which holds up to some k. sizes: an nck_embeddings or whatever has its names.
+// Calls visit(row) for each table row of a token, the token's own row first. token[-k] is the k-th
+// token before; it is read only if seen(k), which holds up to some k. sizes: any struct with the
+// fields of nck_embeddings.
 template <class Sizes, class Seen, class Visit>
 inline void for_embedded_rows(const Sizes& sizes, const std::int64_t* token, const Seen& seen,
                               const Visit& visit) noexcept {
-  constexpr std::uint64_t multiplier = 0x9E3779B97F4A7C15U;  // abi.h
+  constexpr std::uint64_t multiplier = 0x9E3779B97F4A7C15U;  // as in abi.h
   visit(token[0]);
   for (std::int64_t k = 1; k <= sizes.past_embeds && seen(k); ++k) {
     visit(k * sizes.vocab + token[-k]);

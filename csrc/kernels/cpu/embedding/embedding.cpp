@@ -1,29 +1,30 @@
-// nck_embed and its derivative: arguments checked, tokens or columns shared out.
+// nck_embed and nck_embed_backward: check the arguments and share tokens or columns among threads.
+#include "kernels/cpu/embedding/embedding.hpp"
+
 #include <algorithm>
 #include <cstdint>
 
 #include "kernels/checks.hpp"
-#include "kernels/cpu/norm/blocks.hpp"
-#include "kernels/cpu/decode/checks.hpp"
+#include "kernels/cpu/embedding/limits.hpp"
 #include "kernels/cpu/runtime/parallel.hpp"
 #include "kernels/cpu/runtime/tables.hpp"
 
 namespace nanochat::kernels {
 namespace {
 
-// Numbers that make a chunk worth a thread's while, and columns that no two threads share: a line
-// of the cache is 64 bytes.
+// The fewest values for which a thread is worth its start, and the columns of a 64-byte cache line,
+// which no two threads share.
 constexpr std::int64_t chunk_numbers = 16384, line_columns = 16;
 
 void check_embed(const Embed& call, std::int32_t threads) {
-  const nck_embeddings& of = call.embeddings;
-  check_range("vocab", of.vocab, 1, most_vocab);
-  check_range("width", of.width, 1, most_embd);
-  check_range("past_embeds", of.past_embeds, 0, most_past);
-  check_range("ngram_rows", of.ngram_rows, 0, most_ngram_rows);
-  if (of.ngram_rows > 0) check_range("ngram_longest", of.ngram_longest, 2, most_past);
-  if (of.dtype != NCK_FLOAT32 && of.dtype != NCK_FLOAT64) {
-    throw Failure(NCK_ARGUMENT, "dtype must be NCK_FLOAT32 or NCK_FLOAT64, got %d", of.dtype);
+  const nck_embeddings& sizes = call.embeddings;
+  check_range("vocab", sizes.vocab, 1, most_vocab);
+  check_range("hidden_size", sizes.hidden_size, 1, most_embd);
+  check_range("past_embeds", sizes.past_embeds, 0, most_past);
+  check_range("ngram_rows", sizes.ngram_rows, 0, most_ngram_rows);
+  if (sizes.ngram_rows > 0) check_range("ngram_longest", sizes.ngram_longest, 2, most_past);
+  if (sizes.dtype != NCK_FLOAT32 && sizes.dtype != NCK_FLOAT64) {
+    throw Failure(NCK_ARGUMENT, "dtype must be NCK_FLOAT32 or NCK_FLOAT64, got %d", sizes.dtype);
   }
   check_range("rows", call.rows, 0, most_vocab);
   check_range("columns", call.columns, 0, most_vocab);
@@ -34,9 +35,9 @@ void check_embed(const Embed& call, std::int32_t threads) {
   for (std::int64_t i = 0; i < count; ++i) {
     const auto row = static_cast<long long>(i / call.columns);
     const std::int64_t column = i % call.columns;
-    if (call.tokens[i] < 0 || call.tokens[i] >= of.vocab) {
+    if (call.tokens[i] < 0 || call.tokens[i] >= sizes.vocab) {
       throw Failure(NCK_ARGUMENT, "token %lld of row %lld must be in [0, %lld), got %lld",
-                    static_cast<long long>(column), row, static_cast<long long>(of.vocab),
+                    static_cast<long long>(column), row, static_cast<long long>(sizes.vocab),
                     static_cast<long long>(call.tokens[i]));
     }
     if (call.starts != nullptr && (call.starts[i] < 0 || call.starts[i] > column)) {
@@ -62,8 +63,8 @@ extern "C" std::int32_t nck_embed(const nck_embeddings* embeddings, const void* 
     if (rows * columns == 0) return;
     check_pointer(table, "table");
     check_pointer(sums, "sums");
-    const auto kernel = nanochat::kernels::tables().blocks->embed[embeddings->dtype];
-    const std::int64_t chunk = std::max<std::int64_t>(chunk_numbers / embeddings->width, 1);
+    const auto kernel = tables().embed->forward[embeddings->dtype];
+    const std::int64_t chunk = std::max<std::int64_t>(chunk_numbers / embeddings->hidden_size, 1);
     parallel_for(rows * columns, chunk, threads,
                  [&](std::int64_t first, std::int64_t last) { kernel(call, first, last); });
   });
@@ -82,13 +83,13 @@ extern "C" std::int32_t nck_embed_backward(const nck_embeddings* embeddings,
     if (rows * columns == 0) return;
     check_pointer(gradient, "gradient");
     check_pointer(table_gradient, "table_gradient");
-    const auto kernel = nanochat::kernels::tables().blocks->embed_backward[embeddings->dtype];
-    const std::int64_t width = embeddings->width;
-    // Every thread reads all tokens: a share of the columns that is small is not worth it.
-    const std::int64_t shares = rows * columns * width / chunk_numbers + 1;
-    const std::int64_t share = width / std::min<std::int64_t>(shares, threads) + 1;
+    const auto kernel = tables().embed->backward[embeddings->dtype];
+    const std::int64_t hidden_size = embeddings->hidden_size;
+    // Every thread reads all tokens, so a small share of the columns is not worth a thread.
+    const std::int64_t shares = rows * columns * hidden_size / chunk_numbers + 1;
+    const std::int64_t share = hidden_size / std::min<std::int64_t>(shares, threads) + 1;
     const std::int64_t chunk = (share + line_columns - 1) / line_columns * line_columns;
-    parallel_for(width, chunk, threads,
+    parallel_for(hidden_size, chunk, threads,
                  [&](std::int64_t first, std::int64_t last) { kernel(call, first, last); });
   });
 }

@@ -1,6 +1,6 @@
-// Memory for large results. A fresh page costs more to fault in and clear than a kernel needs to
-// fill it, so buffers are kept for the next taker; a large one is marked as free for the system to
-// take back when memory runs short, which costs nothing unless it does.
+// A store of memory for large results. Faulting in and clearing a fresh page costs more than a
+// kernel needs to fill it, so returned buffers are kept for later calls. Large ones are marked as
+// reclaimable: the system may take their pages when memory runs short.
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
@@ -19,11 +19,11 @@ namespace nanochat::kernels {
 namespace {
 
 constexpr std::size_t huge_page = std::size_t{2} << 20U;
-// What is kept up to here is not offered to the system, which would cost more than a small kernel.
+// Smaller kept buffers are not marked as reclaimable: the mark would cost more than a small kernel.
 constexpr std::size_t small_bytes = 4 * huge_page;
 
 #ifdef __linux__
-// Whole huge pages, aligned to one.
+// Maps whole, aligned huge pages.
 void* map(std::size_t bytes) {
   const std::size_t room = bytes + huge_page;
   void* const mapped =
@@ -34,7 +34,7 @@ void* map(std::size_t bytes) {
   char* const first = static_cast<char*>(mapped) + (aligned - begin);
   if (aligned > begin) munmap(mapped, aligned - begin);
   munmap(first + bytes, room - bytes - (aligned - begin));
-  madvise(first, bytes, MADV_HUGEPAGE);  // without huge pages it works too, only slower
+  madvise(first, bytes, MADV_HUGEPAGE);  // an optimization: it may fail
   return first;
 }
 void unmap(void* memory, std::size_t bytes) noexcept { munmap(memory, bytes); }
@@ -80,7 +80,7 @@ class Buffers {
   void give(void* memory) noexcept {
     const std::lock_guard<std::mutex> lock(mutex_);
     const auto found = taken_.find(memory);
-    if (found == taken_.end()) return;  // NULL, or given already
+    if (found == taken_.end()) return;  // NULL, or already returned
     const Buffer buffer{memory, found->second};
     taken_.erase(found);
     if (buffer.bytes > small_bytes) offer_to_system(buffer.memory, buffer.bytes);
@@ -105,7 +105,7 @@ class Buffers {
   }
 
  private:
-  // At most half of a buffer may lie idle under a smaller result.
+  // A buffer is reused only if the new result fills at least half of it.
   std::vector<Buffer>::iterator smallest_kept(std::size_t needed) {
     auto best = kept_.end();
     for (auto each = kept_.begin(); each != kept_.end(); ++each) {
@@ -127,7 +127,7 @@ class Buffers {
 };
 
 Buffers& buffers() {
-  // Never destroyed: tensors may outlive the library's own objects.
+  // Never destroyed: tensors may outlive the library's static objects.
   static auto* const all = new Buffers;
   return *all;
 }

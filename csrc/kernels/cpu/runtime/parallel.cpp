@@ -13,10 +13,11 @@
 namespace nanochat::kernels {
 namespace {
 
-// GNU OpenMP's entry point, what a compiler calls for `#pragma omp parallel`.
+// GNU OpenMP's entry point, which a compiler calls for `#pragma omp parallel`.
 using RunParallel = void (*)(void (*)(void*), void*, unsigned threads, unsigned flags);
 
-// Only of a runtime that is loaded: a second one would bring threads of its own.
+// Finds the entry point only in a runtime that is already loaded: a second runtime would start more
+// threads.
 RunParallel loaded_openmp() noexcept {
 #ifdef __linux__
   static std::atomic<RunParallel> found{nullptr};
@@ -32,10 +33,10 @@ RunParallel loaded_openmp() noexcept {
 #endif
 }
 
-// The process's own threads, made when they are first asked for and kept.
+// The library's threads, started by the first loop that needs them and then kept.
 class OwnThreads {
  public:
-  // False where they are busy with another caller's loop or cannot be had.
+  // Returns false if another caller's loop uses the threads or if they cannot be started.
   bool run(int threads, void (*member)(void*), void* context) {
     const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
     if (!lock.owns_lock()) return false;
@@ -62,8 +63,8 @@ OwnThreads& own_threads() {
   return *threads;
 }
 
-// Of the process that loaded this library. A child of fork() may not use the OpenMP runtime even if
-// this library never did in the parent: the parent's threads, which others may have used, are gone.
+// The process that loaded this library. A child of fork() must not use the OpenMP runtime: the
+// parent's threads, which other code may have started, do not exist in the child.
 const std::int64_t first_process = process_id();
 
 }  // namespace

@@ -1,5 +1,5 @@
-// One loop over numbered chunks, shared out among threads. Which thread runs a chunk is left to
-// chance, so a result may depend on the chunks' bounds but on no thread.
+// A parallel loop over numbered chunks. Any thread may run any chunk, so a result may depend on the
+// bounds of the chunks but not on the threads.
 #ifndef NANOCHAT_KERNELS_CPU_PARALLEL_HPP_
 #define NANOCHAT_KERNELS_CPU_PARALLEL_HPP_
 
@@ -9,17 +9,18 @@
 
 namespace nanochat::kernels {
 
-// More would only wait for each other; and where the OpenMP runtime cannot start as many threads as
-// it is asked for, it ends the process.
+// More threads would only wait for each other. The OpenMP runtime ends the process if it cannot
+// start the threads that a loop asks for.
 inline constexpr std::int64_t most_threads = 1024;
 
-// Calls member(context) on up to `threads` threads, this one among them, at the same time; returns
-// when all have returned. Threads are those of the OpenMP runtime that the process has loaded
-// already (torch's), so that two libraries do not compete for the cores, else our own. A child of
-// fork(), which has neither, runs alone.
+// Calls member(context) on up to `threads` threads at the same time, the calling thread among them,
+// and returns when all calls have returned. Uses the OpenMP runtime that the process has loaded
+// (torch's), which keeps two thread pools from competing for the cores, or otherwise the library's
+// threads. A child of fork() has neither and runs the call on one thread.
 void run_team(int threads, void (*member)(void* context), void* context);
 
-// body(first, last) for the chunks [0, chunk), [chunk, 2·chunk), … of [0, count), each once.
+// Calls body(first, last) once for each of the chunks [0, chunk), [chunk, 2·chunk), … of [0,
+// count).
 template <class Body>
 void parallel_for(std::int64_t count, std::int64_t chunk, int threads, const Body& body) noexcept {
   struct Loop {
@@ -42,7 +43,8 @@ void parallel_for(std::int64_t count, std::int64_t chunk, int threads, const Bod
         auto& own = *static_cast<Loop*>(context);
         for (;;) {
           const std::int64_t number = own.next.fetch_add(1, std::memory_order_relaxed);
-          // In this order, for the product of a number beyond the last chunk could overflow.
+          // The comparison divides: the product of a chunk index past the end and the chunk size
+          // may overflow.
           if (number > (own.count - 1) / own.chunk) return;
           const std::int64_t first = number * own.chunk;
           own.body(first, first + std::min(own.chunk, own.count - first));

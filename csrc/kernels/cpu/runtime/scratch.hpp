@@ -1,4 +1,4 @@
-// Working space of the calling thread, kept from call to call.
+// Working space of the calling thread, kept between calls.
 #ifndef NANOCHAT_KERNELS_CPU_SCRATCH_HPP_
 #define NANOCHAT_KERNELS_CPU_SCRATCH_HPP_
 
@@ -6,7 +6,8 @@
 
 namespace nanochat::kernels {
 
-// At least `bytes`, aligned to 64, until this thread's next call; null where there is no memory.
+// Returns at least `bytes`, aligned to 64 and valid until the thread's next call, or null if there
+// is no memory.
 void* scratch(std::size_t bytes) noexcept;
 
 }  // namespace nanochat::kernels

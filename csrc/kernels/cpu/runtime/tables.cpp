@@ -34,7 +34,7 @@ const Tables* tables_named(const char* name) noexcept {
 
 namespace {
 
-// Once, so that what is said to run runs, whatever becomes of the environment.
+// Chosen once: the reported set stays the one that runs if the environment changes later.
 const char* chosen() {
   static const char* const name = simd::chosen_instruction_set();
   return name;

@@ -1,20 +1,35 @@
-// The row kernels of one instruction set, and which set's run.
+// The functions of all kernels of one instruction set, and the choice of the set.
 #ifndef NANOCHAT_KERNELS_CPU_TABLES_HPP_
 #define NANOCHAT_KERNELS_CPU_TABLES_HPP_
 
-#include <cstddef>
-
-#include "kernels/cpu/runtime/rows.hpp"
-
 namespace nanochat::kernels {
 
-// Of simd::chosen_instruction_set(). Throws std::invalid_argument as it does.
+struct ActivationTable;
+struct AttentionTable;
+struct CrossEntropyTable;
+struct DecodeTable;
+struct EmbedTable;
+struct NormTable;
+struct SampleTable;
+struct ScaleRowsTable;
+
+struct Tables {
+  const CrossEntropyTable* cross_entropy;
+  const ScaleRowsTable* scale_rows;
+  const SampleTable* sample;
+  const NormTable* norm;
+  const ActivationTable* activation;
+  const EmbedTable* embed;
+  const AttentionTable* attention;
+  const DecodeTable* decode;
+};
+
+// Returns the functions of simd::chosen_instruction_set(). Throws std::invalid_argument like that
+// function.
 const Tables& tables();
-// Null where this build or processor has no such set.
+// Returns null if this build or processor does not have the set.
 const Tables* tables_named(const char* name) noexcept;
-// Bytes of working space that a call of cross_entropy needs, aligned to 64.
-std::size_t cross_entropy_scratch(std::int64_t vocab, std::int32_t dtype) noexcept;
-// The chosen set's name, or "none" where NCLAB_SIMD names none that runs.
+// Returns the name of the chosen set, or "none" if NCLAB_SIMD names a set that does not run.
 const char* tables_name() noexcept;
 
 }  // namespace nanochat::kernels

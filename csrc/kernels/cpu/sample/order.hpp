@@ -1,5 +1,5 @@
-// The order of a row's tokens, larger logit first and equal ones by lower index, as integers: the
-// key of a token comes before another's where it is smaller. Under the rule of simd/vector.hpp.
+// The order of a row's tokens as integer keys: a larger logit first, then the lower index. A
+// smaller key comes first. Follows the rule of simd/vector.hpp.
 #ifndef NANOCHAT_KERNELS_CPU_SAMPLE_ORDER_HPP_
 #define NANOCHAT_KERNELS_CPU_SAMPLE_ORDER_HPP_
 
@@ -8,14 +8,14 @@
 #include "kernels/draw_arithmetic.hpp"
 
 namespace nanochat::kernels::NCLAB_SIMD {
-// Unnamed, so that no instruction set's copy stands in for another's:
-// NOLINTNEXTLINE(cert-dcl59-cpp): each instruction set needs a copy of its own
+// Unnamed: the linker must not merge the copies of two instruction sets.
+// NOLINTNEXTLINE(cert-dcl59-cpp): each instruction set needs its own copy
 namespace {
 
-inline std::uint64_t key_of(float logit, std::uint32_t place) noexcept {
-  // The sum makes −0 the +0 that it equals.
+inline std::uint64_t key_of(float logit, std::uint32_t index) noexcept {
+  // The sum turns −0 into +0, which it equals.
   const auto order = static_cast<std::uint32_t>(order_of(logit + 0.0f));
-  return std::uint64_t{order ^ 0x7FFFFFFFU} << 32U | place;
+  return std::uint64_t{order ^ 0x7FFFFFFFU} << 32U | index;
 }
 
 inline float logit_of(std::uint64_t key) noexcept {
@@ -35,7 +35,7 @@ inline Extent extent_of(const std::uint64_t* keys, std::int64_t count) noexcept 
   return extent;
 }
 
-// Each key counts one, or the integer weight at its place.
+// What a key counts: one, or the integer weight at its index.
 struct Ones {
   std::uint64_t operator[](std::int64_t) const noexcept { return 1; }
   void copy_to(float*, std::int64_t, std::int64_t) const noexcept {}
@@ -55,9 +55,10 @@ struct Weights {
   static Weights at(const float* weights) noexcept { return {weights}; }
 };
 
-// The smallest key up to which what the keys count sums to `needed`, at least 1 and at most the sum
-// over all. Keys are distinct. A radix selection: eight bits below the highest that differs, then
-// the same among the keys that share them. The spare arrays have room for `count`.
+// Returns the smallest key up to which the counts of the keys sum to `needed`, which is at least 1
+// and at most the total. Keys are distinct. A radix selection: it sums by the eight bits below the
+// highest bit that differs and continues among the keys that share the digit found. The spare
+// arrays have room for `count` elements.
 template <class Counts>
 inline std::uint64_t boundary_key(const std::uint64_t* keys, Counts counts, std::int64_t count,
                                   std::uint64_t needed, std::uint64_t* spare_keys,

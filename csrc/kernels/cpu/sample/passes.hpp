@@ -1,5 +1,4 @@
-// The passes over a row that the draw is made of, in vectors of floats, under the rule of
-// simd/vector.hpp.
+// The passes of a draw over a row, in vectors of floats. Follows the rule of simd/vector.hpp.
 #ifndef NANOCHAT_KERNELS_CPU_SAMPLE_PASSES_HPP_
 #define NANOCHAT_KERNELS_CPU_SAMPLE_PASSES_HPP_
 
@@ -7,8 +6,8 @@
 #include "simd/storage.hpp"
 
 namespace nanochat::kernels::NCLAB_SIMD {
-// Unnamed, so that no instruction set's copy stands in for another's:
-// NOLINTNEXTLINE(cert-dcl59-cpp): each instruction set needs a copy of its own
+// Unnamed: the linker must not merge the copies of two instruction sets.
+// NOLINTNEXTLINE(cert-dcl59-cpp): each instruction set needs its own copy
 namespace {
 
 using namespace simd::NCLAB_SIMD;
@@ -18,7 +17,7 @@ using Ints = Vector<std::int32_t, lanes>;
 constexpr float infinity = __builtin_inff();
 constexpr float largest_finite = 0x1.fffffep127f;
 
-// All lanes as one, by halves: combine(a, b) of vectors or single elements.
+// Reduces the lanes by halves. combine(a, b) takes vectors or single elements.
 template <class T, int n, class Combine>
 inline T folded(Vector<T, n> v, const Combine& combine) noexcept {
   if constexpr (n > 4) {
@@ -35,14 +34,14 @@ inline T folded(Vector<T, n> v, const Combine& combine) noexcept {
 constexpr auto sum_of = [](auto a, auto b) { return a + b; };
 constexpr auto larger_of = [](auto a, auto b) { return a > b ? a : b; };
 
-// Up to `count` logits, at most a vector, and −∞ after them.
+// Loads up to `count` logits, at most a vector, followed by −∞.
 inline Floats load_logits(const float* from, std::int64_t count) noexcept {
   if (count >= lanes) return load<Floats>(from);
-  const int some = static_cast<int>(count);
-  return keep_first(load_first<Floats>(from, some), broadcast<Floats>(-infinity), some);
+  const int lanes_left = static_cast<int>(count);
+  return keep_first(load_first<Floats>(from, lanes_left), broadcast<Floats>(-infinity), lanes_left);
 }
 
-// The row as floats; `rounded` has room for a whole vector after it.
+// Returns the row as floats. rounded: room for the row and one more vector.
 inline const float* as_floats(const float* row, std::int64_t, float*) noexcept { return row; }
 
 inline const float* as_floats(const double* row, std::int64_t vocab, float* rounded) noexcept {
@@ -60,7 +59,8 @@ inline const float* as_floats(const S* row, std::int64_t vocab, float* rounded) 
   return rounded;
 }
 
-// Lanes where either is NaN, as all their bits or, where there are masks, as one.
+// The lanes where either input is NaN: as all bits of a lane, or as one bit where there are mask
+// registers.
 #if NCLAB_SIMD_BYTES == 64
 using Unordered = __mmask16;
 inline Unordered unordered(Floats a, Floats b) noexcept {
@@ -76,15 +76,16 @@ inline bool any(Unordered lanes_of) noexcept {
 #endif
 
 struct Scan {
-  float largest;  // leaving NaN aside
+  float largest;  // NaN is ignored
   bool has_nan;
 };
 
-constexpr std::int64_t block = 8 * lanes;  // tokens that scan() tells from others
+constexpr std::int64_t block = 8 * lanes;  // tokens; scan() keeps the maxima of each block
 
-// The largest logit, and those of each lane of each block into `maxima`.
+// Returns the largest logit, and writes the maxima of each lane of each block to `maxima`.
 inline Scan scan(const float* x, std::int64_t vocab, float* maxima) noexcept {
-  constexpr std::int64_t ahead = 4096;  // bytes: the processor itself stops at the end of a page
+  constexpr std::int64_t prefetch =
+      4096;  // bytes: the hardware prefetcher stops at the end of a page
   const Floats least = broadcast<Floats>(-infinity);
   Floats all = least;
   Unordered nans{};
@@ -95,8 +96,8 @@ inline Scan scan(const float* x, std::int64_t vocab, float* maxima) noexcept {
       for (int i = 0; i < 4; ++i) {
         const float* const from = x + at + 2 * i * lanes;
         const Floats v[2] = {load<Floats>(from), load<Floats>(from + lanes)};
-        __builtin_prefetch(reinterpret_cast<const char*>(from) + ahead, 0, 2);
-        __builtin_prefetch(reinterpret_cast<const char*>(from + lanes) + ahead, 0, 2);
+        __builtin_prefetch(reinterpret_cast<const char*>(from) + prefetch, 0, 2);
+        __builtin_prefetch(reinterpret_cast<const char*>(from + lanes) + prefetch, 0, 2);
         best[0] = larger(v[0], best[0]);
         best[1] = larger(v[1], best[1]);
         nans |= unordered(v[0], v[1]);
@@ -108,15 +109,15 @@ inline Scan scan(const float* x, std::int64_t vocab, float* maxima) noexcept {
         nans |= unordered(v, v);
       }
     }
-    const Floats here = larger(best[0], best[1]);
-    store(maxima, here);
-    all = larger(here, all);
+    const Floats block_maximum = larger(best[0], best[1]);
+    store(maxima, block_maximum);
+    all = larger(block_maximum, all);
   }
   return {folded<float, lanes>(all, larger_of), any(nans)};
 }
 
-// Weights of tokens in units of 2²⁰, as float_weight; where the largest logit is +∞, 2⁴⁰ for those
-// that are and 0 for the others.
+// Weights of tokens in units of 2²⁰, equal to float_weight. If the largest logit is +∞, tokens with
+// it weigh 2⁴⁰ and the others 0.
 struct Weigher {
   float largest, scale;
 
@@ -128,18 +129,17 @@ struct Weigher {
   }
 };
 
-constexpr std::int64_t chunk = 256;  // tokens to a partial sum
+constexpr std::int64_t chunk = 256;  // tokens per partial sum
 
-// Integer weights of tokens summed chunk by chunk into `sums`; the sum of all. weights(offset): a
-// vector of them in units of 2²⁰, what is beyond `count` less than 2⁻²⁰.
+// Sums integer weights by chunks into `sums` and returns the total. weights(offset): a vector of
+// weights in units of 2²⁰; those beyond `count` must be less than 2⁻²⁰.
 template <class FloatWeights>
 inline std::uint64_t sum_chunks(std::int64_t count, std::uint64_t* sums,
                                 FloatWeights weights) noexcept {
   std::uint64_t total = 0;
   for (std::int64_t first = 0; first < count; first += chunk) {
     const std::int64_t end = first + chunk < count ? first + chunk : count;
-    // What is above the point of a weight and what is below, both exact: sums of either fit 32
-    // bits.
+    // The integer and the fractional part of a weight, both exact. Sums of either fit in 32 bits.
     Ints high{}, low{};
     for (std::int64_t at = first; at < end; at += lanes) {
       const Floats w = weights(at);
@@ -156,7 +156,8 @@ inline std::uint64_t sum_chunks(std::int64_t count, std::uint64_t* sums,
   return total;
 }
 
-// The first token at which the running sum of integer weights is above the share of the total that
+// Returns the first token at which the running sum of the integer weights exceeds total · random /
+// 2⁶⁴.
 // `random` says.
 inline std::int64_t pick(const float* weights, std::int64_t count, const std::uint64_t* sums,
                          std::uint64_t total, std::uint64_t random) noexcept {
@@ -166,7 +167,7 @@ inline std::int64_t pick(const float* weights, std::int64_t count, const std::ui
   const std::int64_t end = first + chunk < count ? first + chunk : count;
   std::uint64_t running = 0;
   std::int64_t token = first;
-  // Counted, not searched: a branch at a random place costs more than the rest of a chunk.
+  // A count without branches: one mispredicted branch costs more than the rest of a chunk.
   for (std::int64_t i = first; i < end; ++i) {
     running += integer_weight(weights[i] * 0x1p20f);
     token += running <= target ? 1 : 0;
@@ -174,8 +175,8 @@ inline std::int64_t pick(const float* weights, std::int64_t count, const std::ui
   return token;
 }
 
-// Fetches the row that comes next while this one is computed on.
-struct Ahead {
+// Prefetches the next row while this one is computed.
+struct Prefetcher {
   const char* next;
   const char* end;
   void operator()(int bytes) noexcept {
@@ -183,7 +184,7 @@ struct Ahead {
   }
 };
 
-// One bit for each lane where a ≥ b.
+// Returns one bit per lane: whether a ≥ b.
 inline unsigned at_least(Floats a, Floats b) noexcept {
 #if NCLAB_SIMD_BYTES == 64
   return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_GE_OQ);
@@ -196,33 +197,34 @@ inline unsigned at_least(Floats a, Floats b) noexcept {
 #endif
 }
 
-// A range of logits, both ends in it; floor is finite.
+// A range of logits that includes both ends. floor is finite.
 struct Window {
   float floor = -largest_finite, ceiling = infinity;
 };
 
-// The logits of the window and their places, in order; maxima of scan(). Returns how many.
+// Collects the logits in the window and their indices, in order. maxima: from scan(). Returns the
+// count.
 inline std::int64_t gather(const float* x, std::int64_t vocab, Window window, const float* maxima,
-                           float* values, std::uint32_t* places, Ahead ahead) noexcept {
+                           float* values, std::uint32_t* indices, Prefetcher prefetch) noexcept {
   const Floats floor = broadcast<Floats>(window.floor), ceiling = Floats{} + window.ceiling;
   std::int64_t count = 0;
   for (std::int64_t first = 0; first < vocab; first += block, maxima += lanes) {
-    ahead(256);  // bytes of the next row, half of what is looked through of this one
+    prefetch(256);  // bytes of the next row: half of what is scanned here
     if (at_least(load<Floats>(maxima), floor) == 0) continue;
     const std::int64_t end = first + block < vocab ? first + block : vocab;
     for (std::int64_t at = first; at < end; at += lanes) {
       const Floats v = load_logits(x + at, end - at);
       for (unsigned bits = at_least(v, floor) & at_least(ceiling, v); bits != 0; bits &= bits - 1) {
-        const std::int64_t place = at + __builtin_ctz(bits);
-        values[count] = x[place];
-        places[count++] = static_cast<std::uint32_t>(place);
+        const std::int64_t index = at + __builtin_ctz(bits);
+        values[count] = x[index];
+        indices[count++] = static_cast<std::uint32_t>(index);
       }
     }
   }
   return count;
 }
 
-// The sum of the weights of logits above `ceiling`; sums as in sum_chunks().
+// Returns the sum of the weights of logits above `ceiling`. sums: as in sum_chunks().
 inline std::uint64_t sum_above(const float* x, std::int64_t vocab, float ceiling,
                                const float* weights, std::uint64_t* sums) noexcept {
   if (ceiling == infinity) return 0;
@@ -231,22 +233,23 @@ inline std::uint64_t sum_above(const float* x, std::int64_t vocab, float ceiling
   });
 }
 
-// Weighs nothing the tokens after (logit, place) in the order of the row; the sum of the others.
-inline std::uint64_t leave_out_after(float logit, std::int32_t place, const float* x,
+// Sets the weights of the tokens after (logit, index) in the order of the row to 0. Returns the sum
+// of the others.
+inline std::uint64_t leave_out_after(float logit, std::int32_t index, const float* x,
                                      std::int64_t vocab, float* weights,
                                      std::uint64_t* sums) noexcept {
   Ints lane;
   for (int i = 0; i < lanes; ++i) lane[i] = i;
   return sum_chunks(vocab, sums, [=](std::int64_t at) {
     const Floats v = load_logits(x + at, vocab - at);
-    const auto before = lane <= place - static_cast<std::int32_t>(at);
+    const auto before = lane <= index - static_cast<std::int32_t>(at);
     const Floats w = (v > logit) | ((v == logit) & before) ? load<Floats>(weights + at) : Floats{};
     store(weights + at, w);
     return w;
   });
 }
 
-// Maxima of so many times more tokens; returns how many.
+// Merges the maxima of `times` blocks into one. Returns the count of the merged maxima.
 inline std::int64_t merge(const float* maxima, std::int64_t count, std::int64_t times,
                           float* merged) noexcept {
   float* to = merged;
@@ -261,9 +264,10 @@ inline std::int64_t merge(const float* maxima, std::int64_t count, std::int64_t 
   return to - merged;
 }
 
-// A logit that at least k of `count` maxima reach, and few more; at least the least finite one.
-inline float reached_by(std::int64_t k, const float* maxima, std::int64_t count,
-                        float largest) noexcept {
+// Returns a logit that at least k of `count` maxima reach and not many more; at least the smallest
+// finite one.
+inline float floor_reached_by(std::int64_t k, const float* maxima, std::int64_t count,
+                              float largest) noexcept {
   const auto reaching = [&](float floor) {
     Ints found{};
     for (std::int64_t at = 0; at < count; at += lanes) {
@@ -275,15 +279,16 @@ inline float reached_by(std::int64_t k, const float* maxima, std::int64_t count,
   std::int64_t high = order_of(least);
   for (std::int64_t i = 0; i < count; ++i) least = maxima[i] < least ? maxima[i] : least;
   std::int64_t low = order_of(least > -largest_finite ? least : -largest_finite);
-  // Any `low` that k maxima reach is right; each step leaves fewer logits for the exact selection.
+  // Any `low` that k maxima reach is correct. Each step leaves fewer logits for the exact
+  // selection.
   for (std::int64_t found = count; high - low > 1 && found > k + k / 8 + 4;) {
     const std::int64_t middle = (low + high) / 2;
-    const std::int64_t here = reaching(float_of(static_cast<std::int32_t>(middle)));
-    if (here < k) {
+    const std::int64_t block_maximum = reaching(float_of(static_cast<std::int32_t>(middle)));
+    if (block_maximum < k) {
       high = middle;
     } else {
       low = middle;
-      found = here;
+      found = block_maximum;
     }
   }
   return float_of(static_cast<std::int32_t>(low));

@@ -1,5 +1,7 @@
-// nck_sample: arguments checked, random integers made, rows shared out. What is done to a row is in
-// sample_rows.cpp.
+// nck_sample: checks the arguments, makes the random integers and shares the rows among threads.
+// The computation of a row is in rows.cpp.
+#include "kernels/cpu/sample/sample.hpp"
+
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -16,15 +18,15 @@
 namespace nanochat::kernels {
 namespace {
 
-// Rows that a thread takes at a time: elements enough to be worth its while, a share that leaves no
-// other waiting long, and several of them, for a row fetches the next one.
-std::int64_t chunk_of(std::int64_t rows, std::int64_t vocab, int threads) {
+// The rows per chunk: enough elements to be worth a thread's start, few enough to balance the
+// threads, and several rows, because a row prefetches the next one.
+std::int64_t rows_per_chunk(std::int64_t rows, std::int64_t vocab, int threads) {
   const std::int64_t least = 16384 / vocab, most = 262144 / vocab;
   return std::clamp<std::int64_t>(std::min(most, rows / (4 * threads)),
                                   std::clamp<std::int64_t>(least, 1, sample_rows), sample_rows);
 }
 
-void check_settings(std::int64_t vocab, double temperature, std::int64_t top_k, double top_p) {
+void check_options(std::int64_t vocab, double temperature, std::int64_t top_k, double top_p) {
   if (vocab > max_vocab) {
     throw Failure(NCK_ARGUMENT, "vocabulary must be at most %lld tokens, got %lld",
                   static_cast<long long>(max_vocab), static_cast<long long>(vocab));
@@ -41,7 +43,7 @@ void check_settings(std::int64_t vocab, double temperature, std::int64_t top_k, 
   }
 }
 
-// Where the random integer of a row comes from.
+// The source of the rows' random integers.
 struct Randomness {
   const std::uint64_t* given;  // or null
   const std::int64_t* state;   // {seed, item of the first row, index}
@@ -74,7 +76,7 @@ void run(const Sample& call, std::int64_t rows, std::int32_t dtype, const Random
          int threads) {
   const auto kernel = tables().sample->rows[dtype];
   std::atomic<bool> has_memory{true};
-  parallel_for(rows, chunk_of(rows, call.vocab, threads), threads,
+  parallel_for(rows, rows_per_chunk(rows, call.vocab, threads), threads,
                [&](std::int64_t first, std::int64_t last) {
                  void* const space =
                      scratch(static_cast<std::size_t>(sample_bytes * (call.vocab + sample_pad)));
@@ -110,7 +112,7 @@ extern "C" std::int32_t nck_sample(const void* logits, std::int64_t rows, std::i
   using namespace nanochat::kernels;
   return guarded([&] {
     check_matrix("logits", logits, rows, vocab, row_stride, dtype);
-    check_settings(vocab, temperature, top_k, top_p);
+    check_options(vocab, temperature, top_k, top_p);
     check_threads(threads);
     if (rows == 0) return;
     check_pointer(tokens, "tokens");

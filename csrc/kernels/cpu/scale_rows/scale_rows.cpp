@@ -1,4 +1,6 @@
-// nck_scale_rows: arguments checked, rows shared out.
+// nck_scale_rows: checks the arguments and shares the rows among threads.
+#include "kernels/cpu/scale_rows/scale_rows.hpp"
+
 #include <algorithm>
 #include <cstdint>
 
@@ -19,7 +21,7 @@ extern "C" std::int32_t nck_scale_rows(const void* matrix, std::int64_t rows, st
     check_upstream_stride(upstream_stride);
     check_threads(threads);
     if (rows > 0) check_pointer(upstream, "upstream");
-    const auto kernel = tables().scale_rows[dtype];
+    const auto kernel = tables().scale_rows->rows[dtype];
     const ScaleRows call{matrix,          vocab,  row_stride,   upstream,
                          upstream_stride, result, result_stride};
     constexpr std::int64_t chunk_elements = 65536;
