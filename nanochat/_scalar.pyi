@@ -112,7 +112,7 @@ def sgd_step(
     grad_scale: float = 1.0,
 ) -> None: ...
 def grad_sum_of_squares(matrix: Matrix) -> float: ...
-def draw(
+def draw_tokens(
     logits: NDArray[np.floating],
     random: NDArray[np.uint64],
     temperature: float = 1.0,

@@ -28,4 +28,4 @@ def draw(
     """One token a row. Raises what nanochat.sampling.draw.draw raises, and TypeError for logits of
     another dtype."""
     check_temperature(temperature)
-    return _scalar.draw(logits, random, temperature, top_k, top_p)
+    return _scalar.draw_tokens(logits, random, temperature, top_k, top_p)
