@@ -92,7 +92,7 @@ constexpr const char* matrix_doc =
     "    [[0.0, 0.0], [4.0, 3.0]]";
 
 constexpr const char* row_doc =
-    "row($self, token)\n--\n\n"
+    "row(self, token)\n--\n\n"
     "Return the Values of one row as a new list of `cols` Values.\n\n"
     "Every call returns the same Value objects. In a function that compile() records, `token` may\n"
     "be a Token: the replay then reads the row of the token that it is given.\n\n"
@@ -161,7 +161,7 @@ std::unique_ptr<Matrix> new_matrix(const TapeOwner& tape, py::ssize_t rows, py::
 void register_matrix(py::module_& module) {
   py::class_<Matrix>(module, "Matrix", matrix_doc)
       .def(py::init(&matrix_of), py::arg("rows"),
-           "__init__($self, rows)\n--\n\nCopy rows of numbers to the default tape.")
+           "__init__(self, rows)\n--\n\nCopy rows of numbers to the default tape.")
       .def_property_readonly(
           "shape", [](const Matrix& self) { return py::make_tuple(self.rows(), self.cols()); },
           "The shape, a tuple (rows, cols).")
@@ -174,13 +174,13 @@ void register_matrix(py::module_& module) {
           "The gradients as a NumPy view, (rows, cols) float64.")
       .def("row", &row_of, py::arg("token"), row_doc)
       .def("__getitem__", &row_of, py::arg("token"),
-           "__getitem__($self, token)\n--\n\nReturn the Values of one row, as row().")
+           "__getitem__(self, token)\n--\n\nReturn the Values of one row, as row().")
       .def("__len__", &Matrix::rows)
       .def("__iter__", [](Matrix& self) { return py::iter(self.all_rows()); })
       .def("rows", &Matrix::all_rows,
-           "rows($self)\n--\n\nReturn the Values of all rows as a list of lists.")
+           "rows(self)\n--\n\nReturn the Values of all rows as a list of lists.")
       .def("zero_grad", &Matrix::zero_grad,
-           "zero_grad($self)\n--\n\nSet all gradients of the matrix to 0.")
+           "zero_grad(self)\n--\n\nSet all gradients of the matrix to 0.")
       .def("__repr__", [](const Matrix& self) {
         return "Matrix(" + std::to_string(self.rows()) + " x " + std::to_string(self.cols()) + ")";
       });

@@ -172,7 +172,7 @@ void register_recorder(py::module_& module) {
                     "select() accept a Token in place of an int; each replay supplies the int.\n"
                     "Every other use of the number raises TypeError.")
       .def(py::init<std::int32_t, py::ssize_t>(), py::arg("slot"), py::arg("value"),
-           "__init__($self, slot, value)\n--\n\n"
+           "__init__(self, slot, value)\n--\n\n"
            "Create the token of a slot; `value` is the int that is used while recording.")
       .def_readonly("slot", &Token::slot, "The position of the token in a document, an int.")
       .def("__index__", &refuse_choice)
@@ -189,7 +189,7 @@ void register_recorder(py::module_& module) {
       .def(py::init<const TapeOwner&, const py::sequence&>(), py::arg("tape"),
            py::arg("parameters"))
       .def("input", &Recorder::input, py::arg("slot"), py::arg("value") = 0.0,
-           "input($self, slot, value=0.0)\n--\n\n"
+           "input(self, slot, value=0.0)\n--\n\n"
            "Return a Value that each replay sets to number `slot` of its inputs.")
       .def("__enter__",
            [](py::object self) {

@@ -72,16 +72,16 @@ void register_tape(py::module_& module) {
              return TapeOwner(new SharedTape(precision_named(dtype)));
            }),
            py::arg("dtype") = "float64",
-           "__init__($self, dtype='float64')\n--\n\nCreate an empty tape.")
+           "__init__(self, dtype='float64')\n--\n\nCreate an empty tape.")
       .def("value", &new_value, py::arg("data") = 0.0,
-           "value($self, data=0.0)\n--\n\nReturn a new Value without operands.")
+           "value(self, data=0.0)\n--\n\nReturn a new Value without operands.")
       .def("matrix", &new_matrix, py::arg("rows"), py::arg("cols"),
-           "matrix($self, rows, cols)\n--\n\n"
+           "matrix(self, rows, cols)\n--\n\n"
            "Return a Matrix of rows x cols parameters, all zero.\n\n"
            "Raises ValueError unless both are at least 1, MemoryError beyond 2^31 nodes.")
       .def(
           "no_grad", [](const TapeOwner& self) { return NoGrad(self); },
-          "no_grad($self)\n--\n\n"
+          "no_grad(self)\n--\n\n"
           "Return a context manager inside which operations compute values and record no\n"
           "operands. A result is then freed as soon as its Value is. It can be nested.")
       .def_property_readonly(

@@ -222,11 +222,12 @@ PyMethodDef methods[] = {
      "Return e**self as a new Value; inf on overflow, as in IEEE 754."},
     {"log", apply<&Tape::log>, METH_NOARGS,
      "log($self, /)\n--\n\n"
-     "Return the natural logarithm as a new Value. log(0) is -inf, log of a negative number nan."},
+     "Return the natural logarithm as a new Value.\n\n"
+     "log(0) is -inf, the log of a negative number is nan."},
     {"relu", apply<&Tape::relu>, METH_NOARGS,
      "relu($self, /)\n--\n\n"
-     "Return self if it is positive, otherwise 0, as a new Value. relu(nan) is nan; the gradient\n"
-     "at 0 is 0."},
+     "Return self if it is positive, otherwise 0, as a new Value.\n\n"
+     "relu(nan) is nan; the gradient at 0 is 0."},
     {"tanh", apply<&Tape::tanh>, METH_NOARGS,
      "tanh($self, /)\n--\n\n"
      "Return the hyperbolic tangent as a new Value; the local gradient is 1 - tanh**2."},
@@ -258,9 +259,7 @@ PyGetSetDef attributes[] = {
      nullptr},
     {"grad", get_grad, set_grad, "The gradient that backward() has accumulated, a float.", nullptr},
     {"children", get_children, nullptr,
-     "The operands, a tuple of 0, 1 or 2 Values. A number is part of the operation, not an "
-     "operand.",
-     nullptr},
+     "The operands, a tuple of 0, 1 or 2 Values. Numbers are part of the operation.", nullptr},
     {"op", get_op, nullptr,
      "The operation: '+', '*', '+2.0', '*2.0', '**2.0', 'neg', 'exp', …; '' for a leaf.", nullptr},
     {nullptr, nullptr, nullptr, nullptr, nullptr},
@@ -270,11 +269,10 @@ constexpr const char* value_doc =
     "Value(data=0.0)\n--\n\n"
     "A scalar with its gradient: one node of a computation.\n\n"
     "The operators + - * / accept Values and numbers on both sides; ** accepts a number as\n"
-    "exponent. A result keeps its operands alive, for backward(). Results are\n"
-    "bit-identical to microgpt.py: float64, a - b is a + (-b) and a / b is a * b**-1. Unlike\n"
-    "Python's math module, exp(), log(), ** and division by a Value follow IEEE 754 and return "
-    "inf\n"
-    "or nan where math raises. x**0 is 1 with gradient 0 for every x.\n\n"
+    "exponent. A result keeps its operands alive, for backward(). Results are bit-identical to\n"
+    "microgpt.py: float64, a - b is a + (-b) and a / b is a * b**-1. Unlike Python's math module,\n"
+    "exp(), log(), ** and division by a Value follow IEEE 754 and return inf or nan where math\n"
+    "raises. x**0 is 1 with gradient 0 for every x.\n\n"
     "Two Values are equal if they are the same node. Values cannot be pickled, copied or\n"
     "subclassed.\n\n"
     "Args:\n"
