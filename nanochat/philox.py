@@ -1,9 +1,10 @@
-"""The one source of random numbers: Philox4x32-10, counter-based, without state.
+"""Random numbers of the whole project: Philox4x32-10, counter-based and without state.
 
 Source: Salmon, Moraes, Dror, Shaw, "Parallel Random Numbers: As Easy as 1, 2, 3" (SC 2011).
-A draw is a pure function of (seed, stream, item, index): key = (seed, stream), counter =
-(index low, index high, item low, item high). Nothing is carried from one draw to the next, so
-every engine, thread count and process count sees the same numbers and a resume loses none.
+Every number is a pure function of (seed, stream, item, index): the key is (seed, stream), the
+counter is (index low, index high, item low, item high). There is no generator state, so the numbers
+do not depend on the engine or on the number of threads and processes, and a resumed run continues
+with the same ones.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _ROUNDS = 10
 
 
 class Stream(IntEnum):
-    """What a draw is for; different streams of one seed are independent."""
+    """The purpose of a random number. Different streams of one seed are independent."""
 
     INIT = 1
     BATCHES = 2
@@ -46,7 +47,7 @@ def philox4x32(
     counter: NDArray[np.uint32],  # (n, 4)
     key: tuple[int, int],
 ) -> NDArray[np.uint32]:  # (n, 4)
-    """Ten rounds of Philox4x32 on each counter; equals the Random123 vectors."""
+    """Apply ten rounds of Philox4x32 to each counter. Matches the test vectors of Random123."""
     c0, c1, c2, c3 = (counter[:, i].astype(np.uint64) for i in range(4))
     k0, k1 = key
     for _ in range(_ROUNDS):
@@ -66,7 +67,7 @@ def philox4x32(
 def random_u64(
     seed: int, stream: Stream, item: int, count: int, first: int = 0
 ) -> NDArray[np.uint64]:
-    """`count` 64-bit integers, uniform: indices `first` … `first + count − 1` of the item."""
+    """Return `count` uniform 64-bit integers: indices `first` … `first + count − 1` of the item."""
     first_block, last_block = first // 2, (first + count + 1) // 2
     index = np.arange(first_block, last_block, dtype=np.uint64)
     counter = np.empty((len(index), 4), dtype=np.uint32)
@@ -85,25 +86,25 @@ def random_u64(
 def random_u64s(
     seed: int, stream: Stream, item: int, items: int, count: int
 ) -> NDArray[np.uint64]:  # (items, count)
-    """`random_u64` of consecutive items, from their first index on, in one call."""
+    """Return random_u64(seed, stream, i, count) for `items` consecutive items i from `item` on."""
     blocks = (count + 1) // 2
     counter = np.zeros((items, blocks, 4), dtype=np.uint32)
     counter[:, :, 0] = np.arange(blocks)
-    numbers = np.arange(item, item + items, dtype=np.uint64)[:, None]
-    counter[:, :, 2] = numbers & _LOW
-    counter[:, :, 3] = numbers >> _SHIFT
+    item_ids = np.arange(item, item + items, dtype=np.uint64)[:, None]
+    counter[:, :, 2] = item_ids & _LOW
+    counter[:, :, 3] = item_ids >> _SHIFT
     words = philox4x32(counter.reshape(-1, 4), (seed, int(stream))).astype(np.uint64)
-    draws = words[:, 0::2] << _SHIFT | words[:, 1::2]
-    return draws.reshape(items, -1)[:, :count]
+    pairs = words[:, 0::2] << _SHIFT | words[:, 1::2]
+    return pairs.reshape(items, -1)[:, :count]
 
 
 def uniforms(seed: int, stream: Stream, item: int, count: int) -> NDArray[np.float64]:
-    """`count` doubles in [0, 1), each a multiple of 2⁻⁵³."""
+    """Return `count` doubles in [0, 1), each a multiple of 2⁻⁵³."""
     return (random_u64(seed, stream, item, count) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def normals(seed: int, stream: Stream, item: int, count: int) -> NDArray[np.float64]:
-    """`count` standard normals by Box–Muller; elements 2i and 2i+1 share one Philox block."""
+    """Return `count` standard normals by Box–Muller. Elements 2i and 2i+1 share a Philox block."""
     pairs = uniforms(seed, stream, item, count + count % 2).reshape(-1, 2)
     radius = np.sqrt(-2.0 * np.log1p(-pairs[:, 0]))
     angle = 2.0 * np.pi * pairs[:, 1]
@@ -111,10 +112,10 @@ def normals(seed: int, stream: Stream, item: int, count: int) -> NDArray[np.floa
 
 
 def permutation(seed: int, stream: Stream, item: int, count: int) -> NDArray[np.int64]:
-    """A uniform permutation of range(count), by sorting 64-bit keys (ties by index)."""
+    """Return a uniform permutation of range(count), by sorting 64-bit keys (ties by index)."""
     return np.argsort(random_u64(seed, stream, item, count), kind="stable")
 
 
 def item_of_name(name: str) -> int:
-    """The counter item of a named tensor, so that one tensor's draws depend on no other."""
+    """Return the counter item of a named tensor. Its numbers then depend on no other tensor."""
     return zlib.crc32(name.encode())

@@ -36,7 +36,7 @@ def model(n_embd: int, dtype: str, threads: int, vocab: int) -> Any:
     engine = ScalarEngine(config, vocab, np.ones(vocab, dtype=np.int64), dtype=dtype)
     replay = Replay(
         engine.model, engine.tape, engine.matrices,
-        numerics="fast", vocab_size=vocab, watch=False, threads=threads,
+        numerics="fast", vocab_size=vocab, threads=threads,
     )  # fmt: skip
     replay.reserve(config.block_size)
     return replay.core

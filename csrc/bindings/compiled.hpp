@@ -1,11 +1,10 @@
-// Compiled: what stands behind a Program of Python, and the reading of what it is given.
+// Compiled: the C++ state of a Python Program, and functions that read and check its arguments.
 #ifndef NANOCHAT_BINDINGS_COMPILED_HPP_
 #define NANOCHAT_BINDINGS_COMPILED_HPP_
 
 #include <pybind11/numpy.h>
 
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <utility>
@@ -24,57 +23,75 @@ using Integers = py::array_t<std::int32_t, py::array::c_style | py::array::force
 using Doubles = py::array_t<double, py::array::c_style | py::array::forcecast>;
 using Flags = py::array_t<std::uint8_t, py::array::c_style | py::array::forcecast>;
 
+// The last complete replay. backward() and outputs() need the rows that `forward` leaves.
+enum class LastReplay : std::uint8_t { none, forward, forward_backward };
+
 struct Compiled {
   explicit Compiled(const Recorder& recorder)
       : tape(recorder.tape()), blocks(recorder.recording().blocks), owners(recorder.owners()) {}
 
   TapeOwner tape;
-  std::vector<program::Block> blocks;  // the parameters, in their order
+  std::vector<program::Block> blocks;  // the parameters, in order
   py::list owners;                     // keeps them alive
   VectorProgram program;
   std::vector<std::pair<std::string, std::string>> passes;  // name, summary
   bool single = false;                                      // float32
-  bool mean = false;  // the loss is the mean of the outputs, however many a document has
+  bool mean = false;  // the loss is the mean of the document's outputs
   std::unique_ptr<Shards<double>> double_replay;
   std::unique_ptr<Shards<float>> float_replay;
   std::vector<std::int32_t> lengths;    // of the last forward
-  std::vector<std::int32_t> last_slot;  // the highest slot that stages up to each one read
-  long long steps = 0;                  // of Adam
-  std::int32_t given_tokens = 0;        // what a document of step() has,
-  std::int32_t given_inputs = 0;        // used or not
+  std::vector<std::int32_t> last_slot;  // per stage: the highest slot that stages up to it read
+  long long steps = 0;                  // of AdamW
+  std::int32_t given_tokens = 0;        // tokens per document of step(), read or not
+  std::int32_t given_inputs = 0;        // inputs per document of step(), read or not
   std::vector<std::int32_t> tokens;     // of step()
   std::vector<double> numbers, scale, totals;
-  mutable std::recursive_mutex in_use;
+  LastReplay last = LastReplay::none;
+  mutable bool in_use = false;
 
-  // Calls visit with the replay of this program's dtype.
+  // Calls visit with the replay of this program's dtype. The caller holds an InUse.
   template <class Visit>
   decltype(auto) replay(Visit&& visit) const {
-    const auto alone = lock();
     return single ? visit(*float_replay) : visit(*double_replay);
-  }
-
-  // Long replays run without the interpreter's lock; this one keeps other threads out of them.
-  std::unique_lock<std::recursive_mutex> lock() const {
-    std::unique_lock<std::recursive_mutex> alone(in_use, std::try_to_lock);
-    if (!alone.owns_lock()) {
-      const py::gil_scoped_release release;  // its holder needs it to finish
-      alone.lock();
-    }
-    return alone;
   }
 };
 
-// The documents of step(), loss() and grad(): one, or several as a sequence of sequences, with
-// their numbers. They stay in `self`, with the weight of each in the loss. Raises TypeError or
-// ValueError naming what does not fit.
+// Marks a program as in use for the duration of one call. A second call, from another thread or
+// from Python code that the first call runs (such as a token's __index__), raises ProgramError:
+// both would write to the same buffers. The interpreter's lock protects the mark. It is held here,
+// even if the replay releases it in between.
+class InUse {
+ public:
+  explicit InUse(const Compiled& program) : program_(program) {
+    if (program.in_use) {
+      raise_program_error(
+          "a program runs one call at a time, and this one is in use; wait until the first call "
+          "returns, or compile a second program");
+    }
+    program.in_use = true;
+  }
+  InUse(const InUse&) = delete;
+  InUse& operator=(const InUse&) = delete;
+  ~InUse() { program_.in_use = false; }
+
+ private:
+  const Compiled& program_;
+};
+
+// Reads the documents of step(), loss() and grad(): one sequence of tokens or a sequence of such
+// sequences, and their inputs. The result points into `self`. Raises TypeError or ValueError that
+// names the argument.
 Documents read_documents(Compiled& self, const py::object& tokens, const py::object& inputs);
 
-// The same as arrays, (documents, slots), (documents, inputs) and (documents, stages), which the
-// caller keeps. Raises ValueError naming the one that does not fit.
+// Reads the same as arrays (documents, slots), (documents, inputs) and (documents, stages). The
+// result points into the caller's arrays. A token of −1 is valid where `counted` is given: the
+// target of an output that does not count. Raises ValueError that names the array.
 Documents read_arrays(Compiled& self, const Integers& lengths, const Integers& tokens,
                       const Doubles& scale, const std::optional<Doubles>& inputs,
                       const std::optional<Flags>& counted);
 
 }  // namespace nanochat::bindings
+
+NANOCHAT_BOUND_CLASS(nanochat::bindings::Compiled);
 
 #endif  // NANOCHAT_BINDINGS_COMPILED_HPP_

@@ -1,6 +1,7 @@
-// What a program is given, read and checked: the token, the length or the shape that does not fit
-// is named, with the rule and the value. Leaves out what becomes of it (program.cpp).
+// Reads and checks the documents of a program. An error names the token, length or shape, the rule
+// and the value. Running the documents is program.cpp's part.
 #include <algorithm>
+#include <limits>
 
 #include "bindings/compiled.hpp"
 
@@ -11,16 +12,30 @@ void require(bool holds, const std::string& message) {
   if (!holds) throw py::value_error(message);
 }
 
-template <class Array>
-void require_shape(const Array& array, py::ssize_t rows, py::ssize_t cols, const char* name) {
-  require(
-      array.ndim() == 2 && array.shape(0) == rows && array.shape(1) >= cols,
-      std::string(name) + " must be (" + std::to_string(rows) + ", " + std::to_string(cols) + ")");
+std::string shape_of(const py::array& array) {
+  std::string shape = "(";
+  for (py::ssize_t i = 0; i < array.ndim(); ++i) {
+    if (i > 0) shape += ", ";
+    shape += std::to_string(array.shape(i));
+  }
+  return shape += ")";
 }
 
-std::string text_of(const py::handle& object) { return py::cast<std::string>(py::repr(object)); }
+void require_shape(const py::array& array, py::ssize_t rows, py::ssize_t cols, const char* name) {
+  require(array.ndim() == 2 && array.shape(0) == rows && array.shape(1) == cols,
+          std::string(name) + " must be (" + std::to_string(rows) + ", " + std::to_string(cols) +
+              "), got " + shape_of(array));
+}
 
-std::string type_of(const py::handle& object) { return Py_TYPE(object.ptr())->tp_name; }
+// Kernels index (documents, slots) and (documents, stages) with 32 bits.
+void require_indexable(const VectorProgram& program, py::ssize_t count) {
+  const auto widest = static_cast<py::ssize_t>(std::max(program.slots, program.stages));
+  require(count <= std::numeric_limits<std::int32_t>::max() / std::max<py::ssize_t>(widest, 1),
+          "a batch must have fewer than 2^31 tokens, got " + std::to_string(count) +
+              " documents of " + std::to_string(widest));
+}
+
+std::string repr_of(const py::handle& object) { return py::cast<std::string>(py::repr(object)); }
 
 bool is_sequence(const py::handle& object) {
   return PySequence_Check(object.ptr()) != 0 && !PyUnicode_Check(object.ptr()) &&
@@ -28,110 +43,152 @@ bool is_sequence(const py::handle& object) {
 }
 
 std::int32_t read_token(const py::handle& item, std::int32_t position, std::int32_t limit) {
-  const std::string name = "token " + std::to_string(position);
   if (!PyIndex_Check(item.ptr())) {
-    throw py::type_error(name + " must be an int, got " + type_of(item));
+    throw py::type_error("token " + std::to_string(position) + " must be an int, got " +
+                         type_name(item));
   }
   int overflow = 0;
   const auto index = py::reinterpret_steal<py::object>(PyNumber_Index(item.ptr()));
   if (!index) throw py::error_already_set();
   const long token = PyLong_AsLongAndOverflow(index.ptr(), &overflow);
-  require(overflow == 0 && token >= 0 && token < limit,
-          name + " must be 0 … " + std::to_string(limit - 1) + ", got " + text_of(index));
+  if (overflow != 0 || token < 0 || token >= limit) {
+    throw py::value_error("token " + std::to_string(position) + " must be 0 … " +
+                          std::to_string(limit - 1) + ", got " + repr_of(index));
+  }
   return static_cast<std::int32_t>(token);
 }
 
-// One document: its tokens, and how many positions they are enough for.
+// The number of positions that `count` tokens are enough for.
+std::int32_t length_of(const Compiled& self, std::int32_t count) {
+  const std::int32_t stages = self.program.stages;
+  std::int32_t length = 0;
+  while (length < stages && self.last_slot[static_cast<std::size_t>(length)] < count) ++length;
+  const std::int32_t least = self.mean ? self.last_slot.front() + 1 : self.given_tokens;
+  const bool ends_with_output =
+      length == stages || (self.mean && length > 0 &&
+                           count == self.last_slot[static_cast<std::size_t>(length - 1)] + 1);
+  if (count < least || count > self.given_tokens || length == 0 || !ends_with_output) {
+    throw py::value_error("a document must have " +
+                          (least == self.given_tokens ? "" : std::to_string(least) + " … ") +
+                          std::to_string(self.given_tokens) + " tokens, got " +
+                          std::to_string(count));
+  }
+  return length;
+}
+
 void read_tokens(Compiled& self, const py::handle& document) {
   const VectorProgram& program = self.program;
-  require(is_sequence(document),
-          "a document must be a sequence of tokens, got " + type_of(document));
+  if (!is_sequence(document)) {
+    throw py::value_error("a document must be a sequence of tokens, got " + type_name(document));
+  }
   const auto items = py::reinterpret_steal<py::object>(PySequence_Fast(document.ptr(), "tokens"));
   if (!items) throw py::error_already_set();
-  const auto count = static_cast<std::int32_t>(PySequence_Fast_GET_SIZE(items.ptr()));
-  std::int32_t length = 0;
-  while (length < program.stages && self.last_slot[static_cast<std::size_t>(length)] < count) {
-    ++length;
-  }
-  const std::int32_t least = self.mean ? self.last_slot.front() + 1 : self.given_tokens;
-  require(count >= least && count <= self.given_tokens && length > 0 &&
-              (length == program.stages ||
-               (self.mean && count == self.last_slot[static_cast<std::size_t>(length - 1)] + 1)),
-          "a document must have " +
-              (least == self.given_tokens ? "" : std::to_string(least) + " … ") +
-              std::to_string(self.given_tokens) + " tokens, got " + std::to_string(count));
+  const Py_ssize_t size = PySequence_Fast_GET_SIZE(items.ptr());
+  const auto count = static_cast<std::int32_t>(
+      std::min<Py_ssize_t>(size, std::numeric_limits<std::int32_t>::max()));
+  self.lengths.push_back(length_of(self, count));
   const std::size_t start = self.tokens.size();
   self.tokens.resize(start + static_cast<std::size_t>(program.slots), 0);
   for (std::int32_t i = 0; i < std::min(count, program.slots); ++i) {
-    self.tokens[start + static_cast<std::size_t>(i)] = read_token(
-        PySequence_Fast_GET_ITEM(items.ptr(), i), i, program.limits[static_cast<std::size_t>(i)]);
+    // A token's __index__ may be Python code that changes the document.
+    if (PySequence_Fast_GET_SIZE(items.ptr()) != size) {
+      throw py::value_error("a document must not change while it is read, got " +
+                            std::to_string(size) + " and " +
+                            std::to_string(PySequence_Fast_GET_SIZE(items.ptr())) + " tokens");
+    }
+    const auto item = py::reinterpret_borrow<py::object>(PySequence_Fast_GET_ITEM(items.ptr(), i));
+    const std::int32_t token = read_token(item, i, program.limits[static_cast<std::size_t>(i)]);
+    self.tokens[start + static_cast<std::size_t>(i)] = token;
   }
-  self.lengths.push_back(length);
 }
 
-// Numbers of `count` documents, or of as many as there are when the program takes no tokens.
+// Returns the number of documents.
+py::ssize_t read_all_tokens(Compiled& self, const py::object& tokens) {
+  require(is_sequence(tokens), "tokens must be a sequence of ints, got " +
+                                   (tokens.is_none() ? "None" : type_name(tokens)));
+  const auto size = static_cast<py::ssize_t>(py::len(tokens));
+  const bool several = size > 0 && is_sequence(py::object(tokens[py::int_(0)]));
+  if (!several) {
+    read_tokens(self, tokens);
+    return 1;
+  }
+  for (const py::handle document : tokens) read_tokens(self, document);
+  const auto found = static_cast<py::ssize_t>(self.lengths.size());
+  require(found == size, "tokens must have len(tokens) documents, got " + std::to_string(found) +
+                             " instead of " + std::to_string(size));
+  return size;
+}
+
+// Reads the inputs of `count` documents. Without tokens, the inputs determine the count.
 void read_inputs(Compiled& self, const py::object& inputs, py::ssize_t& count) {
   const std::int32_t width = self.given_inputs;
   if (inputs.is_none()) {
     require(width == 0,
-            "inputs must be " + std::to_string(width) + " numbers a document, got none");
+            "inputs must be " + std::to_string(width) + " numbers per document, got none");
     return;
   }
-  require(width > 0, "inputs must be left out: this program takes none");
+  require(width > 0, "inputs must be omitted: this program takes none");
   const auto array = Doubles::ensure(inputs);
   if (!array) {
     PyErr_Clear();
-    throw py::type_error("inputs must be numbers, got " + text_of(inputs));
+    throw py::type_error("inputs must be numbers, got " + repr_of(inputs));
   }
   const bool one = array.ndim() == 1 && array.shape(0) == width;
   const bool several = array.ndim() == 2 && array.shape(1) == width && array.shape(0) > 0;
-  std::string shape;
-  for (py::ssize_t i = 0; i < array.ndim(); ++i) {
-    shape += (i == 0 ? "" : ", ") + std::to_string(array.shape(i));
-  }
   require(one || several, "inputs must be " + std::to_string(width) +
-                              " numbers a document, at least one document, got shape (" + shape +
-                              ")");
+                              " numbers per document, for at least one document, got shape " +
+                              shape_of(array));
   const py::ssize_t documents = one ? 1 : array.shape(0);
   if (self.given_tokens == 0) count = documents;
-  require(documents == count, "inputs must be for " + std::to_string(count) +
-                                  " documents, as the tokens are, got " +
-                                  std::to_string(documents));
-  // Of a row, what the function reads; the rest is given all the same.
+  require(documents == count, "inputs must have as many documents as the tokens, got " +
+                                  std::to_string(documents) + " and " + std::to_string(count));
+  // A program stores only the inputs that its function reads.
   for (py::ssize_t d = 0; d < count; ++d) {
     const double* row = array.data() + d * width;
     self.numbers.insert(self.numbers.end(), row, row + self.program.inputs);
   }
 }
 
+// Engines mark the target of an output that does not count with −1. Only slots of positions in use
+// are read.
+void check_tokens(const Compiled& self, const Integers& tokens, bool with_counted) {
+  const std::int32_t least = with_counted ? -1 : 0;
+  const std::int32_t* row = tokens.data();
+  for (const std::int32_t length : self.lengths) {
+    const std::int32_t slots = self.last_slot[static_cast<std::size_t>(length - 1)] + 1;
+    for (std::int32_t i = 0; i < slots; ++i) {
+      const std::int32_t limit = self.program.limits[static_cast<std::size_t>(i)];
+      if (row[i] >= least && row[i] < limit) continue;
+      throw py::value_error("token " + std::to_string(i) + " must be 0 … " +
+                            std::to_string(limit - 1) + ", got " + std::to_string(row[i]));
+    }
+    row += self.program.slots;
+  }
+}
+
 }  // namespace
 
 Documents read_documents(Compiled& self, const py::object& tokens, const py::object& inputs) {
+  const VectorProgram& program = self.program;
+  require(program.slots <= self.given_tokens && program.inputs <= self.given_inputs,
+          "this program was compiled without given_tokens or given_inputs; run it by forward()");
   self.tokens.clear();
   self.lengths.clear();
   self.numbers.clear();
   self.scale.clear();
   py::ssize_t count = 1;
   if (self.given_tokens > 0) {
-    require(is_sequence(tokens), "tokens must be a sequence of ints, got " +
-                                     (tokens.is_none() ? "None" : type_of(tokens)));
-    const auto size = static_cast<py::ssize_t>(py::len(tokens));
-    const bool several = size > 0 && is_sequence(py::object(tokens[py::int_(0)]));
-    if (several) {
-      count = size;
-      for (const py::handle document : tokens) read_tokens(self, document);
-    } else {
-      read_tokens(self, tokens);
-    }
+    count = read_all_tokens(self, tokens);
   } else {
-    require(tokens.is_none(), "tokens must be left out: this program takes none");
+    require(tokens.is_none(), "tokens must be omitted: this program takes none");
   }
   read_inputs(self, inputs, count);
+  require_indexable(program, count);
   if (self.given_tokens == 0) {
-    self.lengths.assign(static_cast<std::size_t>(count), self.program.stages);
+    self.lengths.assign(static_cast<std::size_t>(count), program.stages);
   }
   for (const std::int32_t length : self.lengths) {
-    self.scale.push_back(self.mean ? 1.0 / length : self.program.weight);
+    self.scale.push_back(self.mean ? 1.0 / length : program.weight);
     if (count > 1) self.scale.back() /= static_cast<double>(count);
   }
   return {static_cast<std::int32_t>(count),
@@ -148,28 +205,23 @@ Documents read_arrays(Compiled& self, const Integers& lengths, const Integers& t
   const VectorProgram& program = self.program;
   const py::ssize_t count = lengths.size();
   require(count > 0, "a replay needs at least one document");
+  require_indexable(program, count);
   require_shape(tokens, count, program.slots, "tokens");
-  require(tokens.shape(1) == program.slots, "tokens must have a column for each of the " +
-                                                std::to_string(program.slots) + " slots, got " +
-                                                std::to_string(tokens.shape(1)));
-  require(scale.size() == count, "scale must have one number a document");
-  require(inputs.has_value() || program.inputs == 0,
-          "inputs are missing: the program reads " + std::to_string(program.inputs));
-  if (inputs) {
-    require_shape(*inputs, count, program.inputs, "inputs");
-    require(inputs->shape(1) == program.inputs,
-            "inputs must have " + std::to_string(program.inputs) + " columns");
-  }
-  if (counted) {
-    require_shape(*counted, count, program.stages, "counted");
-    require(counted->shape(1) == program.stages, "counted must have a column for each output");
-  }
+  require(scale.size() == count, "scale must have one number per document, got " +
+                                     std::to_string(scale.size()) + " for " +
+                                     std::to_string(count) + " documents");
+  require(inputs.has_value() || program.inputs == 0, "inputs must be given: the program reads " +
+                                                         std::to_string(program.inputs) +
+                                                         " per document");
+  if (inputs) require_shape(*inputs, count, program.inputs, "inputs");
+  if (counted) require_shape(*counted, count, program.stages, "counted");
   self.lengths.assign(lengths.data(), lengths.data() + count);
   for (const std::int32_t length : self.lengths) {
     require(length >= 1 && length <= program.stages,
             "a document must have 1 … " + std::to_string(program.stages) + " positions, got " +
                 std::to_string(length));
   }
+  check_tokens(self, tokens, counted.has_value());
   return {
       static_cast<std::int32_t>(count),  self.lengths.data(), tokens.data(),
       inputs ? inputs->data() : nullptr, scale.data(),        counted ? counted->data() : nullptr};

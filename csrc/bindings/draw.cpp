@@ -1,4 +1,5 @@
-// The token draw of the CPU kernels over the rows of a NumPy array, for engines without torch.
+// draw_tokens: samples one token per row of a NumPy array with the CPU kernel nck_sample, for
+// engines without torch.
 #include <pybind11/numpy.h>
 
 #include <cmath>
@@ -11,25 +12,25 @@
 namespace nanochat::bindings {
 namespace {
 
-using Words = py::array_t<std::uint64_t, py::array::c_style>;
+using RandomIntegers = py::array_t<std::uint64_t, py::array::c_style>;
 using Tokens = py::array_t<std::int64_t>;
 
-std::string text(const py::handle& object) { return py::str(object).cast<std::string>(); }
+std::string str(const py::handle& object) { return py::str(object).cast<std::string>(); }
 
-void check(double temperature, py::ssize_t top_k, double top_p) {
+void check_options(double temperature, py::ssize_t top_k, double top_p) {
   if (!std::isfinite(temperature) || temperature <= 0) {
     throw py::value_error("temperature must be finite and > 0, got " +
-                          text(py::float_(temperature)));
+                          str(py::float_(temperature)));
   }
   if (top_k < 0) throw py::value_error("top_k must be at least 0, got " + std::to_string(top_k));
   if (!(top_p > 0 && top_p <= 1)) {
-    throw py::value_error("top_p must be above 0 and at most 1, got " + text(py::float_(top_p)));
+    throw py::value_error("top_p must be above 0 and at most 1, got " + str(py::float_(top_p)));
   }
 }
 
 template <class Number, std::int32_t dtype>
-Tokens draw_rows(const py::array& given, const Words& random, double temperature, py::ssize_t top_k,
-                 double top_p) {
+Tokens draw_rows(const py::array& given, const RandomIntegers& random, double temperature,
+                 py::ssize_t top_k, double top_p) {
   const auto logits = py::array_t<Number, py::array::c_style>::ensure(given);
   if (!logits) throw py::error_already_set();
   const py::ssize_t rows = logits.shape(0), vocab = logits.shape(1);
@@ -42,12 +43,12 @@ Tokens draw_rows(const py::array& given, const Words& random, double temperature
   return tokens;
 }
 
-Tokens draw(const py::array& logits, const Words& random, double temperature, py::ssize_t top_k,
-            double top_p) {
-  check(temperature, top_k, top_p);
+Tokens draw_tokens(const py::array& logits, const RandomIntegers& random, double temperature,
+                   py::ssize_t top_k, double top_p) {
+  check_options(temperature, top_k, top_p);
   if (logits.ndim() != 2 || random.ndim() != 1 || random.shape(0) != logits.shape(0)) {
     throw py::value_error("draw() takes (rows, vocab) logits and (rows,) random integers, got " +
-                          text(logits.attr("shape")) + " and " + text(random.attr("shape")));
+                          str(logits.attr("shape")) + " and " + str(random.attr("shape")));
   }
   if (logits.shape(1) < 1) throw py::value_error("vocabulary must be at least 1 token, got 0");
   if (py::isinstance<py::array_t<float>>(logits)) {
@@ -56,18 +57,23 @@ Tokens draw(const py::array& logits, const Words& random, double temperature, py
   if (py::isinstance<py::array_t<double>>(logits)) {
     return draw_rows<double, NCK_FLOAT64>(logits, random, temperature, top_k, top_p);
   }
-  throw py::type_error("logits must be float32 or float64, got " + text(logits.dtype()));
+  throw py::type_error("logits must be float32 or float64, got " + str(logits.dtype()));
 }
 
 }  // namespace
 
 void register_draw(py::module_& module) {
-  module.def("draw", &draw, py::arg("logits"), py::arg("random").noconvert(),
-             py::arg("temperature") = 1.0, py::arg("top_k") = 0, py::arg("top_p") = 1.0,
-             "One token a row, an int64 array: the tokens of nanochat.training.draw.draw.\n\n"
-             "logits: (rows, vocab) float32 or float64; random: (rows,) uint64, C-contiguous;\n"
-             "top_k of 0 keeps all. Raises ValueError as the reference does, and for a setting\n"
-             "out of range; TypeError for another dtype.");
+  module.def(
+      "draw_tokens", &draw_tokens, py::arg("logits"), py::arg("random").noconvert(),
+      py::arg("temperature") = 1.0, py::arg("top_k") = 0, py::arg("top_p") = 1.0,
+      "draw_tokens(logits, random, temperature=1.0, top_k=0, top_p=1.0)\n--\n\n"
+      "Sample one token per row: the same tokens as nanochat.sampling.draw.draw.\n\n"
+      "Args:\n"
+      "    logits: (rows, vocab) float32 or float64.\n"
+      "    random: (rows,) uint64, C-contiguous.\n"
+      "    top_k: number of tokens to keep; 0 keeps all.\n\n"
+      "Returns an int64 array (rows,). Raises ValueError for an option that is out of range or a\n"
+      "row that the reference refuses, TypeError for another dtype.");
 }
 
 }  // namespace nanochat::bindings

@@ -10,35 +10,98 @@
 namespace nanochat::bindings {
 namespace {
 
-// A zero-copy view; the Matrix lives as long as the view.
+// A view without a copy. It keeps the Matrix alive.
 py::array_t<double> view(const py::object& self, double* (Matrix::*array)() const noexcept) {
   const auto& matrix = self.cast<const Matrix&>();
   return py::array_t<double>({matrix.rows(), matrix.cols()}, (matrix.*array)(), self);
 }
 
-// Matrix(rows): parameters of the default tape with these values.
-std::unique_ptr<Matrix> matrix_of(const py::sequence& rows) {
-  static SharedTape* const tape = default_tape();
-  const auto first = py::len(rows) > 0 ? py::sequence(rows[0]) : py::sequence(py::list());
-  const auto cols = static_cast<py::ssize_t>(py::len(first));
-  auto matrix = new_matrix(TapeOwner(tape), static_cast<py::ssize_t>(py::len(rows)), cols);
-  double* value = matrix->values();
-  for (const py::handle row : rows) {
-    if (static_cast<py::ssize_t>(py::len(row)) != cols) {
-      throw py::value_error("the rows of a matrix must be equally long");
-    }
-    for (const py::handle number : row) *value++ = number.cast<double>();
+// float(item) of one element. A Value counts as its number.
+double element(py::handle item, std::size_t row, std::size_t column) {
+  const double number = PyFloat_AsDouble(item.ptr());
+  if (number != -1.0 || PyErr_Occurred() == nullptr) return number;
+  if (!PyErr_ExceptionMatches(PyExc_TypeError) || is_value(item.ptr())) {
+    throw py::error_already_set();
   }
+  PyErr_Clear();
+  throw py::type_error("Matrix(rows): row " + std::to_string(row) + ", column " +
+                       std::to_string(column) + " must be a number, got " + type_name(item));
+}
+
+// Matrix(rows): parameters of the default tape. All rows are read before any memory is taken.
+std::unique_ptr<Matrix> matrix_of(const py::object& rows) {
+  if (PySequence_Check(rows.ptr()) == 0) {
+    throw py::type_error("Matrix(rows) needs a sequence of rows, got " + type_name(rows));
+  }
+  const py::list row_list = items_of(rows);
+  std::vector<double> numbers;
+  std::size_t cols = 0;
+  for (std::size_t row = 0; row < row_list.size(); ++row) {
+    const py::handle items = row_list[row];
+    if (PySequence_Check(items.ptr()) == 0) {
+      throw py::type_error("Matrix(rows): row " + std::to_string(row) +
+                           " must be a sequence of numbers, got " + type_name(items));
+    }
+    const py::list row_items = items_of(items);
+    if (row == 0) cols = row_items.size();
+    if (row_items.size() != cols) {
+      throw py::value_error("Matrix(rows): all rows must have the same length, got " +
+                            std::to_string(cols) + " and " + std::to_string(row_items.size()));
+    }
+    for (std::size_t column = 0; column < cols; ++column) {
+      numbers.push_back(element(row_items[column], row, column));
+    }
+  }
+  auto matrix = new_matrix(TapeOwner(default_tape()), static_cast<py::ssize_t>(row_list.size()),
+                           static_cast<py::ssize_t>(cols));
+  std::copy(numbers.begin(), numbers.end(), matrix->values());
   return matrix;
 }
 
-// The row of a token that a replay chooses.
-py::list recorded_row(const Matrix& matrix, const Token& token) {
-  if (matrix.tape()->recorder == nullptr) {
-    throw std::runtime_error("row(Token) outside a recorded function");
+// The row of an int, or of a Token that a replay supplies.
+py::list row_of(Matrix& self, const py::object& token) {
+  if (!PyLong_Check(token.ptr()) && py::isinstance<Token>(token)) {
+    if (self.tape()->recorder == nullptr) {
+      throw std::runtime_error("row(Token) needs a function that is being recorded");
+    }
+    return self.tape()->recorder->gather(self, token.cast<const Token&>());
   }
-  return matrix.tape()->recorder->gather(matrix, token);
+  if (PyIndex_Check(token.ptr()) == 0) {
+    throw py::type_error("row(token) needs an int or a Token, got " + type_name(token));
+  }
+  const Py_ssize_t index = PyNumber_AsSsize_t(token.ptr(), PyExc_IndexError);
+  if (index == -1 && PyErr_Occurred() != nullptr) throw py::error_already_set();
+  return self.row(index);
 }
+
+constexpr const char* matrix_doc =
+    "A block of parameters: rows x cols Values with contiguous values and gradients.\n\n"
+    "Matrix(rows) copies a sequence of rows (lists of numbers, or a 2-D NumPy array) to the\n"
+    "default tape. Tape.matrix(rows, cols) creates a matrix of zeros on any tape.\n\n"
+    "The memory lives as long as the Matrix, a NumPy view of it, one of its Values, or a result\n"
+    "that was computed from one.\n\n"
+    "Raises:\n"
+    "    TypeError: an element is not a number, or `rows` is not a sequence of sequences.\n"
+    "    ValueError: the rows differ in length, or there is no row or no column.\n\n"
+    "Example:\n"
+    "    >>> from nanochat import Matrix\n"
+    "    >>> w = Matrix([[1.0, 2.0], [3.0, 4.0]])\n"
+    "    >>> a, b = w.row(1)\n"
+    "    >>> (a * b).backward()\n"
+    "    >>> w.grads.tolist()\n"
+    "    [[0.0, 0.0], [4.0, 3.0]]";
+
+constexpr const char* row_doc =
+    "row(self, token)\n--\n\n"
+    "Return the Values of one row as a new list of `cols` Values.\n\n"
+    "Every call returns the same Value objects. In a function that compile() records, `token` may\n"
+    "be a Token: the replay then reads the row of the token that it is given.\n\n"
+    "Args:\n"
+    "    token: an int from 0 to rows - 1, or a Token.\n\n"
+    "Raises:\n"
+    "    IndexError: the row is outside the matrix. A negative row does not count from the end.\n"
+    "    TypeError: `token` is neither an int nor a Token.\n"
+    "    RuntimeError: `token` is a Token and no function is being recorded.";
 
 }  // namespace
 
@@ -96,34 +159,28 @@ std::unique_ptr<Matrix> new_matrix(const TapeOwner& tape, py::ssize_t rows, py::
 }
 
 void register_matrix(py::module_& module) {
-  py::class_<Matrix>(module, "Matrix",
-                     "Parameters of a tape, rows x cols, contiguous; made by Tape.matrix(). They\n"
-                     "live as long as the Matrix, a view of it, or a Value that is one of them or\n"
-                     "was computed from one.")
+  py::class_<Matrix>(module, "Matrix", matrix_doc)
       .def(py::init(&matrix_of), py::arg("rows"),
-           "Parameters of the default tape: rows of numbers, equally long.")
+           "__init__(self, rows)\n--\n\nCopy rows of numbers to the default tape.")
       .def_property_readonly(
           "shape", [](const Matrix& self) { return py::make_tuple(self.rows(), self.cols()); },
-          "(rows, cols).")
+          "The shape, a tuple (rows, cols).")
       .def_property_readonly(
           "values", [](const py::object& self) { return view(self, &Matrix::values); },
-          "NumPy view, (rows, cols) float64; writing to it writes the parameters. On a float32 "
-          "tape,\n"
-          "write numbers that float32 can hold.")
+          "The parameters as a NumPy view, (rows, cols) float64. Writing to the view writes the\n"
+          "parameters. On a float32 tape, write numbers that float32 can represent.")
       .def_property_readonly(
           "grads", [](const py::object& self) { return view(self, &Matrix::grads); },
-          "NumPy view, (rows, cols) float64, of the gradients.")
-      .def(
-          "row", &Matrix::row, py::arg("token"),
-          "The Values of one row, a new list of the same cols Values each time. Raises IndexError\n"
-          "outside 0 … rows - 1: a negative row does not count from the end.")
-      .def("row", &recorded_row, py::arg("token"))
-      .def("__getitem__", &Matrix::row, py::arg("token"))
-      .def("__getitem__", &recorded_row, py::arg("token"))
+          "The gradients as a NumPy view, (rows, cols) float64.")
+      .def("row", &row_of, py::arg("token"), row_doc)
+      .def("__getitem__", &row_of, py::arg("token"),
+           "__getitem__(self, token)\n--\n\nReturn the Values of one row, as row().")
       .def("__len__", &Matrix::rows)
       .def("__iter__", [](Matrix& self) { return py::iter(self.all_rows()); })
-      .def("rows", &Matrix::all_rows, "The Values of all rows, a list of rows lists.")
-      .def("zero_grad", &Matrix::zero_grad, "Set all gradients to 0.")
+      .def("rows", &Matrix::all_rows,
+           "rows(self)\n--\n\nReturn the Values of all rows as a list of lists.")
+      .def("zero_grad", &Matrix::zero_grad,
+           "zero_grad(self)\n--\n\nSet all gradients of the matrix to 0.")
       .def("__repr__", [](const Matrix& self) {
         return "Matrix(" + std::to_string(self.rows()) + " x " + std::to_string(self.cols()) + ")";
       });

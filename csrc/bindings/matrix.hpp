@@ -1,4 +1,4 @@
-// Matrix: the Python face of one parameter block. Tapes make it, optimizers step it.
+// Matrix: the Python object of one parameter block. Tapes create it; optimizers update it.
 #ifndef NANOCHAT_BINDINGS_MATRIX_HPP_
 #define NANOCHAT_BINDINGS_MATRIX_HPP_
 
@@ -27,7 +27,7 @@ class Matrix {
   NodeId first() const noexcept { return first_; }
   Precision precision() const noexcept { return tape_->precision(); }
 
-  // A fresh list of row `index`'s Values; the Values are the same at every call.
+  // A new list of the Values of row `index`. The Values are the same objects at every call.
   py::list row(py::ssize_t index);
   py::list all_rows();
   void zero_grad() noexcept;
@@ -37,11 +37,13 @@ class Matrix {
   std::size_t rows_;
   std::size_t cols_;
   NodeId first_;
-  std::vector<py::list> cached_;  // filled row by row, when first asked for
+  std::vector<py::list> cached_;  // rows are created on first access
 };
 
 std::unique_ptr<Matrix> new_matrix(const TapeOwner& tape, py::ssize_t rows, py::ssize_t cols);
 
 }  // namespace nanochat::bindings
+
+NANOCHAT_BOUND_CLASS(nanochat::bindings::Matrix);
 
 #endif  // NANOCHAT_BINDINGS_MATRIX_HPP_

@@ -1,5 +1,5 @@
-// Program: a recorded function, optimised, with its parameters and optimizer state, ready to
-// replay.
+// Program: a recorded function, optimized, with its parameters and optimizer state. See
+// compiled.hpp.
 #include <pybind11/functional.h>
 #include <pybind11/stl.h>
 
@@ -8,13 +8,17 @@
 #include <type_traits>
 
 #include "bindings/compiled.hpp"
-#include "scalar/program/passes/passes.hpp"
 #include "scalar/program/c_text/to_c.hpp"
+#include "scalar/program/passes/passes.hpp"
 
 namespace nanochat::bindings {
 namespace {
 
-// Runs `body` without the interpreter's lock where it takes long enough for others to gain by it.
+void require(bool holds, const std::string& message) {
+  if (!holds) throw py::value_error(message);
+}
+
+// Runs `body`, without the interpreter's lock if it takes long enough for other threads to benefit.
 template <class T, class Body>
 void run_long(const Shards<T>& replay, const Documents& documents, Body body) {
   std::optional<py::gil_scoped_release> release;
@@ -22,12 +26,11 @@ void run_long(const Shards<T>& replay, const Documents& documents, Body body) {
   body();
 }
 
-std::vector<NodeId> ids_of(const py::sequence& values, const Recorder& recorder, const char* what) {
+std::vector<NodeId> ids_of(const py::list& values, const Recorder& recorder, const char* what) {
   std::vector<NodeId> ids;
   for (const py::handle value : values) {
     if (!is_value(value.ptr())) {
-      throw py::type_error(std::string(what) + " must be Values, got " +
-                           Py_TYPE(value.ptr())->tp_name);
+      throw py::type_error(std::string(what) + " must be Values, got " + type_name(value));
     }
     if (as_value(value.ptr())->tape != recorder.tape().get()) {
       throw py::value_error(std::string(what) + " are on another tape");
@@ -57,19 +60,23 @@ std::unique_ptr<Compiled> compile(const Recorder& recorder, const py::sequence& 
                                   const std::string& dtype, bool mean, std::size_t dump_nodes,
                                   std::int32_t given_tokens, std::int32_t given_inputs,
                                   int threads) {
-  if (numerics != "fast" && numerics != "exact") {
-    throw py::value_error("numerics must be 'fast' or 'exact', got '" + numerics + "'");
-  }
-  if (dtype != "float64" && dtype != "float32") {
-    throw py::value_error("dtype must be 'float64' or 'float32', got '" + dtype + "'");
-  }
+  require(numerics == "fast" || numerics == "exact",
+          "numerics must be 'fast' or 'exact', got '" + numerics + "'");
+  require(dtype == "float64" || dtype == "float32",
+          "dtype must be 'float64' or 'float32', got '" + dtype + "'");
   const bool exact = numerics == "exact";
-  if (exact && dtype != "float64") throw py::value_error("exact numerics need dtype 'float64'");
-  if (py::len(outputs) == 0) throw py::value_error("a program needs at least one output");
+  require(!exact || dtype == "float64", "exact numerics need dtype 'float64'");
+  require(given_tokens >= 0 && given_inputs >= 0,
+          "given_tokens and given_inputs must be at least 0, got " + std::to_string(given_tokens) +
+              " and " + std::to_string(given_inputs));
+  require(threads >= 1, "threads must be at least 1, got " + std::to_string(threads));
+  // Private copies, which keep the Values alive until the graph is made.
+  const py::list output_list = items_of(outputs), watched_list = items_of(watched);
+  require(!output_list.empty(), "a program needs at least one output");
   auto compiled = std::make_unique<Compiled>(recorder);
   program::Graph graph = program::to_graph(*recorder.tape().get(), recorder.recording(),
-                                           ids_of(outputs, recorder, "outputs"),
-                                           ids_of(watched, recorder, "watched values"));
+                                           ids_of(output_list, recorder, "outputs"),
+                                           ids_of(watched_list, recorder, "watched values"));
   const auto kind = exact ? program::Numerics::exact : program::Numerics::fast;
   const program::Loss loss =
       program::optimise(graph, kind, !mean, [&](const char* pass, const program::Graph& after) {
@@ -105,7 +112,7 @@ void copy_numbers(const From* from, std::size_t count, To* to) {
   }
 }
 
-// Parameters between the tape's Values and the replay.
+// Copies the parameters from the tape's Values to the replay.
 void load(Compiled& self) {
   self.replay([&](auto& replay) {
     auto* to = replay.values();
@@ -117,6 +124,7 @@ void load(Compiled& self) {
   });
 }
 
+// Copies the parameters, or the gradients, from the replay to the tape's Values.
 void store(const Compiled& self, bool gradients) {
   self.replay([&](auto& replay) {
     const auto* from = gradients ? replay.gradients() : replay.values();
@@ -129,39 +137,54 @@ void store(const Compiled& self, bool gradients) {
   });
 }
 
-Doubles forward(Compiled& self, const Integers& lengths, const Integers& tokens,
-                const Doubles& scale, const std::optional<Doubles>& inputs,
-                const std::optional<Flags>& counted, std::optional<bool> accumulate) {
-  const auto alone = self.lock();
-  const Documents documents = read_arrays(self, lengths, tokens, scale, inputs, counted);
-  Doubles totals(documents.count);
-  double* const to = totals.mutable_data();
+// Replays the documents, with a backward pass if `accumulate` is given.
+void replay_documents(Compiled& self, const Documents& documents, std::optional<bool> accumulate,
+                      double* totals) {
+  self.last = LastReplay::none;  // also after an exception
   self.replay([&](auto& replay) {
     run_long(replay, documents, [&] {
       if (accumulate) {
-        replay.forward_backward(documents, to, *accumulate);
+        replay.forward_backward(documents, totals, *accumulate);
       } else {
-        replay.forward(documents, to);
+        replay.forward(documents, totals);
       }
     });
   });
+  self.last = accumulate ? LastReplay::forward_backward : LastReplay::forward;
+}
+
+Doubles forward(Compiled& self, const Integers& lengths, const Integers& tokens,
+                const Doubles& scale, const std::optional<Doubles>& inputs,
+                const std::optional<Flags>& counted, std::optional<bool> accumulate) {
+  const InUse in_use(self);
+  const Documents documents = read_arrays(self, lengths, tokens, scale, inputs, counted);
+  Doubles totals(documents.count);
+  replay_documents(self, documents, accumulate, totals.mutable_data());
   return totals;
 }
 
-// Mean loss of one document (a sequence of ints) or of several (a sequence of such sequences);
-// leaves the gradients in the replay.
+void require_rows(const Compiled& self, const char* what) {
+  if (self.last == LastReplay::forward) return;
+  raise_program_error(std::string(what) +
+                      " needs a forward() without gradients directly before it");
+}
+
+void backward(Compiled& self, bool accumulate) {
+  const InUse in_use(self);
+  require_rows(self, "backward()");
+  self.replay([&](auto& replay) {
+    std::optional<py::gil_scoped_release> release;
+    if (replay.shards_in_use() > 1) release.emplace();
+    replay.backward(accumulate);
+  });
+}
+
+// Mean loss of the documents. With `backward`, leaves the gradients in the replay.
 double run(Compiled& self, const py::object& tokens, const py::object& inputs, bool backward) {
   const Documents documents = read_documents(self, tokens, inputs);
   self.totals.resize(self.lengths.size());
-  self.replay([&](auto& replay) {
-    run_long(replay, documents, [&] {
-      if (backward) {
-        replay.forward_backward(documents, self.totals.data(), false);
-      } else {
-        replay.forward(documents, self.totals.data());
-      }
-    });
-  });
+  replay_documents(self, documents, backward ? std::optional(false) : std::nullopt,
+                   self.totals.data());
   double loss = 0.0;
   for (std::size_t d = 0; d < self.totals.size(); ++d) {
     const double weighted = self.scale[d] * self.totals[d];
@@ -172,7 +195,7 @@ double run(Compiled& self, const py::object& tokens, const py::object& inputs, b
 
 double step(Compiled& self, const py::object& tokens, const py::object& inputs, double lr,
             double beta1, double beta2, double eps, double weight_decay) {
-  const auto alone = self.lock();
+  const InUse in_use(self);
   load(self);
   const double loss = run(self, tokens, inputs, true);
   const auto t = static_cast<double>(++self.steps);
@@ -184,8 +207,85 @@ double step(Compiled& self, const py::object& tokens, const py::object& inputs, 
   return loss;
 }
 
+double loss(Compiled& self, const py::object& tokens, const py::object& inputs) {
+  const InUse in_use(self);
+  load(self);
+  return run(self, tokens, inputs, false);
+}
+
+double grad(Compiled& self, const py::object& tokens, const py::object& inputs) {
+  const InUse in_use(self);
+  load(self);
+  const double mean = run(self, tokens, inputs, true);
+  store(self, true);
+  return mean;
+}
+
+void require_range(std::size_t begin, std::size_t end, std::size_t count, const char* what) {
+  require(begin <= end && end <= count, std::string(what) + " must be a range within 0 … " +
+                                            std::to_string(count) + ", got " +
+                                            std::to_string(begin) + " … " + std::to_string(end));
+}
+
+void adamw(Compiled& self, std::size_t begin, std::size_t end, double lr, double beta1,
+           double beta2, double eps, double weight_decay, long long t, double grad_scale) {
+  const InUse in_use(self);
+  require_range(begin, end, self.program.parameters, "parameters");
+  require(t >= 1, "t counts steps from 1, got " + std::to_string(t));
+  const auto step = static_cast<double>(t);
+  const simd::Adam settings{lr,
+                            beta1,
+                            beta2,
+                            eps,
+                            weight_decay,
+                            1.0 - libm::pow(beta1, step),
+                            1.0 - libm::pow(beta2, step),
+                            grad_scale};
+  self.replay([&](auto& replay) { replay.adamw(begin, end, settings); });
+}
+
+void sgd(Compiled& self, std::size_t begin, std::size_t end, double lr, double momentum,
+         double weight_decay, bool first, double grad_scale) {
+  const InUse in_use(self);
+  require_range(begin, end, self.program.parameters, "parameters");
+  const simd::Sgd settings{lr, momentum, weight_decay, first, grad_scale};
+  self.replay([&](auto& replay) { replay.sgd(begin, end, settings); });
+}
+
+// (documents, end - begin) numbers: cell(replay, i, document) for i from begin to end.
+template <class Cell>
+py::array_t<double> table(const Compiled& self, std::size_t begin, std::size_t end, Cell cell) {
+  return self.replay([&](auto& replay) {
+    const auto count = static_cast<py::ssize_t>(replay.documents());
+    py::array_t<double> result({count, static_cast<py::ssize_t>(end - begin)});
+    auto cells = result.mutable_unchecked<2>();
+    for (py::ssize_t d = 0; d < count; ++d) {
+      for (std::size_t i = begin; i < end; ++i) {
+        cells(d, static_cast<py::ssize_t>(i - begin)) =
+            cell(replay, i, static_cast<std::int32_t>(d));
+      }
+    }
+    return result;
+  });
+}
+
+py::array_t<double> outputs(const Compiled& self) {
+  const InUse in_use(self);
+  require_rows(self, "outputs()");
+  return table(self, 0, static_cast<std::size_t>(self.program.stages),
+               [](auto& replay, std::size_t i, std::int32_t d) { return replay.output(i, d); });
+}
+
+py::array_t<double> watched(const Compiled& self, std::size_t begin, std::size_t end) {
+  const InUse in_use(self);
+  require_rows(self, "watched()");
+  require_range(begin, end, self.program.watched.size(), "watched values");
+  return table(self, begin, end,
+               [](auto& replay, std::size_t i, std::int32_t d) { return replay.watched(i, d); });
+}
+
 std::string to_c(Compiled& self) {
-  const auto alone = self.lock();
+  const InUse in_use(self);
   load(self);
   program::Trained trained{self.single, self.mean, self.blocks, self.last_slot,
                            {},          {},        {},          self.steps};
@@ -200,127 +300,98 @@ std::string to_c(Compiled& self) {
   return program::to_c(self.program, trained);
 }
 
-py::array view(const py::object& self, int which) {
+enum class Array : std::uint8_t { values, gradients, first_moments, second_moments };
+
+template <Array which>
+py::array view(const py::object& self) {
   auto& compiled = self.cast<Compiled&>();
+  const InUse in_use(compiled);
   return compiled.replay([&](auto& replay) -> py::array {
-    auto* data = which == 0   ? replay.values()
-                 : which == 1 ? replay.gradients()
-                 : which == 2 ? replay.first_moments()
-                              : replay.second_moments();
+    auto* data = which == Array::values          ? replay.values()
+                 : which == Array::gradients     ? replay.gradients()
+                 : which == Array::first_moments ? replay.first_moments()
+                                                 : replay.second_moments();
     using Number = std::remove_pointer_t<decltype(data)>;
-    return py::array_t<Number>({compiled.program.parameters}, data, self);
+    return py::array_t<Number>(static_cast<py::ssize_t>(compiled.program.parameters), data, self);
   });
 }
 
 }  // namespace
 
+void raise_program_error(const std::string& message) {
+  const py::object type = py::module_::import("nanochat.errors").attr("ProgramError");
+  PyErr_SetString(type.ptr(), message.c_str());
+  throw py::error_already_set();
+}
+
 void register_program(py::module_& module) {
-  py::class_<Compiled> face(module, "Program");
-  face.def_static("compile", &compile, py::arg("recorder"), py::arg("outputs"), py::arg("watched"),
-                  py::arg("numerics"), py::arg("dtype"), py::arg("mean") = true,
-                  py::arg("dump_nodes") = 0, py::arg("given_tokens") = 0,
-                  py::arg("given_inputs") = 0, py::arg("threads") = 1)
+  py::class_<Compiled> bound(
+      module, "Program",
+      "A recorded function, optimized, with its parameters and optimizer state.\n\n"
+      "nanochat.compile() and the scalar engine use it; documents are sequences of tokens and\n"
+      "inputs (step, loss, grad) or arrays of a whole batch (forward). One call runs at a time: a\n"
+      "second one raises ProgramError.");
+  bound
+      .def_static(
+          "compile", &compile, py::arg("recorder"), py::arg("outputs"), py::arg("watched"),
+          py::arg("numerics"), py::arg("dtype"), py::arg("mean") = true, py::arg("dump_nodes") = 0,
+          py::arg("given_tokens") = 0, py::arg("given_inputs") = 0, py::arg("threads") = 1,
+          "Optimize what a Recorder has recorded. `watched`: Values whose numbers watched()\n"
+          "returns.")
       .def("step", &step, py::arg("tokens") = py::none(), py::arg("inputs") = py::none(),
            py::arg("lr") = 0.01, py::arg("beta1") = 0.9, py::arg("beta2") = 0.999,
-           py::arg("eps") = 1e-8, py::arg("weight_decay") = 0.0)
+           py::arg("eps") = 1e-8, py::arg("weight_decay") = 0.0,
+           "Run one AdamW step on the mean of the documents; return the loss before it.")
+      .def("loss", &loss, py::arg("tokens") = py::none(), py::arg("inputs") = py::none(),
+           "Return the mean loss of the documents.")
+      .def("grad", &grad, py::arg("tokens") = py::none(), py::arg("inputs") = py::none(),
+           "Return the mean loss; store its gradients in the parameters' Values.")
       .def(
-          "loss",
-          [](Compiled& self, const py::object& tokens, const py::object& inputs) {
-            const auto alone = self.lock();
+          "load",
+          [](Compiled& self) {
+            const InUse in_use(self);
             load(self);
-            return run(self, tokens, inputs, false);
           },
-          py::arg("tokens") = py::none(), py::arg("inputs") = py::none())
+          "Copy the parameters from their Values to the program.")
       .def(
-          "grad",
-          [](Compiled& self, const py::object& tokens, const py::object& inputs) {
-            const auto alone = self.lock();
-            load(self);
-            const double loss = run(self, tokens, inputs, true);
-            store(self, true);
-            return loss;
+          "store",
+          [](const Compiled& self) {
+            const InUse in_use(self);
+            store(self, false);
           },
-          py::arg("tokens") = py::none(), py::arg("inputs") = py::none())
-      .def("load", &load)
-      .def("store", [](const Compiled& self) { store(self, false); })
+          "Copy the parameters from the program to their Values.")
       .def("forward", &forward, py::arg("lengths"), py::arg("tokens"), py::arg("scale"),
            py::arg("inputs") = py::none(), py::arg("counted") = py::none(),
-           py::arg("accumulate") = py::none())
+           py::arg("accumulate") = py::none(),
+           "Run a batch; return the sum of the outputs of each document, (documents,) float64.\n\n"
+           "lengths: (documents,) positions. tokens: (documents, slots). scale: (documents,), the\n"
+           "gradient of each output. inputs: (documents, inputs). counted: (documents, stages), 0\n"
+           "for an output that does not count. accumulate: None runs no backward pass; otherwise\n"
+           "whether the gradients are added to the previous ones.")
+      .def("backward", &backward, py::arg("accumulate") = false,
+           "Compute the gradients of the last forward(), which must have had no backward pass.")
+      .def("adamw", &adamw, py::arg("begin"), py::arg("end"), py::arg("lr"), py::arg("beta1"),
+           py::arg("beta2"), py::arg("eps"), py::arg("weight_decay"), py::arg("t"),
+           py::arg("grad_scale") = 1.0, "Update parameters begin … end - 1 by one AdamW step.")
+      .def("sgd", &sgd, py::arg("begin"), py::arg("end"), py::arg("lr"), py::arg("momentum"),
+           py::arg("weight_decay"), py::arg("first"), py::arg("grad_scale") = 1.0,
+           "Update parameters begin … end - 1 by one SGD step.")
       .def(
-          "backward",
-          [](Compiled& self, bool accumulate) {
-            self.replay([&](auto& replay) {
-              std::optional<py::gil_scoped_release> release;
-              if (replay.shards_in_use() > 1) release.emplace();
-              replay.backward(accumulate);
-            });
+          "grad_sum_of_squares",
+          [](const Compiled& self) {
+            const InUse in_use(self);
+            return self.replay([](auto& replay) { return replay.gradient_sum_of_squares(); });
           },
-          py::arg("accumulate") = false)
-      .def(
-          "adamw",
-          [](Compiled& self, std::size_t begin, std::size_t end, double lr, double beta1,
-             double beta2, double eps, double weight_decay, long long t, double grad_scale) {
-            const auto step = static_cast<double>(t);
-            const simd::Adam settings{lr,
-                                      beta1,
-                                      beta2,
-                                      eps,
-                                      weight_decay,
-                                      1.0 - libm::pow(beta1, step),
-                                      1.0 - libm::pow(beta2, step),
-                                      grad_scale};
-            self.replay([&](auto& replay) { replay.adamw(begin, end, settings); });
-          },
-          py::arg("begin"), py::arg("end"), py::arg("lr"), py::arg("beta1"), py::arg("beta2"),
-          py::arg("eps"), py::arg("weight_decay"), py::arg("t"), py::arg("grad_scale") = 1.0)
-      .def(
-          "sgd",
-          [](Compiled& self, std::size_t begin, std::size_t end, double lr, double momentum,
-             double weight_decay, bool first, double grad_scale) {
-            const simd::Sgd settings{lr, momentum, weight_decay, first, grad_scale};
-            self.replay([&](auto& replay) { replay.sgd(begin, end, settings); });
-          },
-          py::arg("begin"), py::arg("end"), py::arg("lr"), py::arg("momentum"),
-          py::arg("weight_decay"), py::arg("first"), py::arg("grad_scale") = 1.0)
-      .def("grad_sum_of_squares",
-           [](const Compiled& self) {
-             return self.replay([](auto& replay) { return replay.gradient_sum_of_squares(); });
-           })
-      .def("outputs",
-           [](const Compiled& self) {
-             const auto count = static_cast<py::ssize_t>(
-                 self.replay([](auto& replay) { return replay.documents(); }));
-             py::array_t<double> result({count, static_cast<py::ssize_t>(self.program.stages)});
-             auto cells = result.mutable_unchecked<2>();
-             for (py::ssize_t d = 0; d < count; ++d) {
-               for (py::ssize_t i = 0; i < self.program.stages; ++i) {
-                 cells(d, i) = self.replay([&](auto& replay) {
-                   return replay.output(static_cast<std::size_t>(i), static_cast<std::int32_t>(d));
-                 });
-               }
-             }
-             return result;
-           })
-      .def(
-          "watched",
-          [](const Compiled& self, std::size_t begin, std::size_t end) {
-            const auto count = static_cast<py::ssize_t>(
-                self.replay([](auto& replay) { return replay.documents(); }));
-            py::array_t<double> result({count, static_cast<py::ssize_t>(end - begin)});
-            auto cells = result.mutable_unchecked<2>();
-            for (py::ssize_t d = 0; d < count; ++d) {
-              for (std::size_t i = begin; i < end; ++i) {
-                cells(d, static_cast<py::ssize_t>(i - begin)) = self.replay(
-                    [&](auto& replay) { return replay.watched(i, static_cast<std::int32_t>(d)); });
-              }
-            }
-            return result;
-          },
-          py::arg("begin"), py::arg("end"))
-      .def_property_readonly("values", [](const py::object& self) { return view(self, 0); })
-      .def_property_readonly("gradients", [](const py::object& self) { return view(self, 1); })
-      .def_property_readonly("first_moments", [](const py::object& self) { return view(self, 2); })
-      .def_property_readonly("second_moments", [](const py::object& self) { return view(self, 3); })
+          "Return the sum of the squared gradients, a float.")
+      .def("outputs", &outputs,
+           "Return the outputs of the last forward(), (documents, stages) float64; 0 beyond the\n"
+           "length of a document.")
+      .def("watched", &watched, py::arg("begin"), py::arg("end"),
+           "Return watched values begin … end - 1 of the last forward(), (documents, end - begin).")
+      .def_property_readonly("values", &view<Array::values>)
+      .def_property_readonly("gradients", &view<Array::gradients>)
+      .def_property_readonly("first_moments", &view<Array::first_moments>)
+      .def_property_readonly("second_moments", &view<Array::second_moments>)
       .def_property_readonly("stages", [](const Compiled& self) { return self.program.stages; })
       .def_property_readonly("slots", [](const Compiled& self) { return self.program.slots; })
       .def_property_readonly("inputs", [](const Compiled& self) { return self.program.inputs; })
@@ -333,14 +404,18 @@ void register_program(py::module_& module) {
       .def_property_readonly(
           "shards",
           [](const Compiled& self) {
+            const InUse in_use(self);
             return self.replay([](auto& replay) { return replay.shards_in_use(); });
           })
       .def_property_readonly("bytes",
                              [](const Compiled& self) {
+                               const InUse in_use(self);
                                return self.replay([](auto& replay) { return replay.bytes(); });
                              })
-      .def("listing", [](const Compiled& self) { return program::listing(self.program); })
-      .def("to_c", &to_c);
+      .def(
+          "listing", [](const Compiled& self) { return program::listing(self.program); },
+          "Return the vector program as text.")
+      .def("to_c", &to_c, "Return a C file that trains the program from its present state.");
 }
 
 }  // namespace nanochat::bindings

@@ -6,28 +6,65 @@
 
 namespace nanochat::bindings {
 
-Recorder::Recorder(const TapeOwner& tape, const py::sequence& blocks) : tape_(tape) {
-  for (const py::handle block : blocks) {
-    owners_.append(block);
-    if (is_value(block.ptr())) {
-      const ValueObject* value = as_value(block.ptr());
-      if (value->tape != tape_.get()) throw py::value_error("a parameter is on another tape");
-      if (tape_->op(value->id) != Op::leaf) {
-        throw py::value_error("a parameter must be a Value without operands");
-      }
-      recording_.blocks.push_back({value->id, 1, 1});
-    } else {
-      const auto& matrix = block.cast<const Matrix&>();
-      if (matrix.tape() != tape_.get()) throw py::value_error("a parameter is on another tape");
-      recording_.blocks.push_back({matrix.first(), matrix.rows(), matrix.cols()});
+namespace {
+
+// Slots are counted in 32 bits, and tables of a program have one entry per slot.
+constexpr std::int32_t most_slots = 1 << 24;
+
+void check_slot(std::int32_t slot) {
+  if (slot < 0 || slot >= most_slots) {
+    throw py::value_error("slot must be 0 … " + std::to_string(most_slots - 1) + ", got " +
+                          std::to_string(slot));
+  }
+}
+
+void check_token(const Token& token, std::size_t count, const char* what) {
+  if (static_cast<std::size_t>(token.value) < count) return;
+  throw py::index_error("Token(slot=" + std::to_string(token.slot) + ") has the value " +
+                        std::to_string(token.value) + ", which is out of range for " +
+                        std::to_string(count) + what);
+}
+
+program::Block block_of(py::handle parameter, const TapeOwner& tape) {
+  const auto check_tape = [&](const SharedTape* own) {
+    if (own != tape.get()) throw py::value_error("a parameter is on another tape");
+  };
+  if (is_value(parameter.ptr())) {
+    const ValueObject* value = as_value(parameter.ptr());
+    check_tape(value->tape);
+    if (tape->op(value->id) != Op::leaf) {
+      throw py::value_error("a parameter must be a Value without operands");
     }
+    return {value->id, 1, 1};
+  }
+  if (!py::isinstance<Matrix>(parameter)) {
+    throw py::type_error("parameters must be Matrices and Values, got " + type_name(parameter));
+  }
+  const auto& matrix = parameter.cast<const Matrix&>();
+  check_tape(matrix.tape());
+  return {matrix.first(), matrix.rows(), matrix.cols()};
+}
+
+}  // namespace
+
+Token::Token(std::int32_t slot_, py::ssize_t value_) : slot(slot_), value(value_) {
+  check_slot(slot);
+  if (value < 0) {
+    throw py::value_error("the value of a Token must be at least 0, got " + std::to_string(value));
+  }
+}
+
+Recorder::Recorder(const TapeOwner& tape, const py::sequence& blocks)
+    : tape_(tape), owners_(items_of(blocks)) {
+  for (const py::handle parameter : owners_) {
+    recording_.blocks.push_back(block_of(parameter, tape_));
   }
   auto sorted = recording_.blocks;
   std::sort(sorted.begin(), sorted.end(),
             [](const program::Block& a, const program::Block& b) { return a.first < b.first; });
   for (std::size_t i = 1; i < sorted.size(); ++i) {
     if (sorted[i - 1].first + sorted[i - 1].rows * sorted[i - 1].cols > sorted[i].first) {
-      throw py::value_error("a parameter stands twice among the parameters");
+      throw py::value_error("a parameter is given twice");
     }
   }
 }
@@ -53,7 +90,7 @@ void Recorder::exit() noexcept {
 }
 
 py::object Recorder::symbol(double value, program::Symbol symbol) {
-  // Nothing on the tape itself refers to a symbol's operands.
+  // The tape itself holds no reference to a symbol's operands.
   for (const NodeId operand : symbol.operands) tape_->retain(operand);
   const NodeId id = tape_->leaf(value);
   recording_.symbols.emplace(id, std::move(symbol));
@@ -71,6 +108,7 @@ py::list Recorder::gather(const Matrix& matrix, const Token& token) {
   if (block == recording_.blocks.size()) {
     throw py::value_error("row(token): the matrix is not among the parameters of this program");
   }
+  check_token(token, matrix.rows(), " rows");
   py::list row;
   for (std::size_t column = 0; column < matrix.cols(); ++column) {
     const auto at = static_cast<std::size_t>(token.value) * matrix.cols() + column;
@@ -79,36 +117,41 @@ py::list Recorder::gather(const Matrix& matrix, const Token& token) {
   return row;
 }
 
-py::object Recorder::select(const py::sequence& values, const Token& token) {
+NodeId Recorder::node_of(py::handle value) const {
+  const ValueObject* object = as_value(value.ptr());
+  if (object->tape != tape_.get()) {
+    throw py::value_error(
+        "all values of a recorded selection must be on the tape that is recorded");
+  }
+  return object->id;
+}
+
+py::object Recorder::select(const py::list& values, const Token& token) {
   program::Symbol symbol_of{program::Kind::select, token.slot};
-  double chosen = 0.0;
-  py::ssize_t index = 0;
   for (const py::handle value : values) {
-    if (!is_value(value.ptr())) throw py::type_error("select() by a token takes Values alone");
-    symbol_of.operands.push_back(as_value(value.ptr())->id);
-    if (index++ == token.value) chosen = tape_->value(as_value(value.ptr())->id);
+    if (!is_value(value.ptr())) throw py::type_error("select() by a Token takes only Values");
+    symbol_of.operands.push_back(node_of(value));
   }
   if (symbol_of.operands.empty()) throw py::value_error("select() needs at least one value");
+  check_token(token, symbol_of.operands.size(), " values");
+  const double chosen = tape_->value(symbol_of.operands[static_cast<std::size_t>(token.value)]);
   return symbol(chosen, std::move(symbol_of));
 }
 
-py::object Recorder::largest(const py::sequence& values, double value) {
+py::object Recorder::largest(const py::list& values, double value) {
   program::Symbol symbol_of{program::Kind::largest};
-  bool any = false;
   for (const py::handle each : values) {
-    if (is_value(each.ptr())) {
-      any = true;
-      symbol_of.operands.push_back(as_value(each.ptr())->id);
+    if (!is_value(each.ptr())) {
+      throw py::type_error("detached_max() of a recorded function takes only Values, got " +
+                           type_name(each));
     }
-  }
-  if (!any) return py::none();
-  if (symbol_of.operands.size() != py::len(values)) {
-    throw py::type_error("detached_max() of a recorded function takes Values alone");
+    symbol_of.operands.push_back(node_of(each));
   }
   return symbol(value, std::move(symbol_of));
 }
 
 py::object Recorder::input(std::int32_t slot, double value) {
+  check_slot(slot);
   return symbol(value, {program::Kind::input, slot});
 }
 
@@ -116,7 +159,7 @@ namespace {
 
 int refuse_choice(const Token& token) {
   throw py::type_error("Token " + std::to_string(token.slot) +
-                       " is only known at replay and cannot decide what is recorded; give it to "
+                       " is known only at replay and cannot decide what is recorded; pass it to "
                        "Matrix.row() or select()");
 }
 
@@ -124,10 +167,14 @@ int refuse_choice(const Token& token) {
 
 void register_recorder(py::module_& module) {
   py::class_<Token>(module, "Token",
-                    "The token of a slot: what Matrix.row() and select() take in a recorded\n"
-                    "function in place of an int that a replay chooses.")
-      .def(py::init<std::int32_t, py::ssize_t>(), py::arg("slot"), py::arg("value"))
-      .def_readonly("slot", &Token::slot)
+                    "The token of one slot of a recorded function.\n\n"
+                    "compile() passes Tokens to the function that it records. Matrix.row() and\n"
+                    "select() accept a Token in place of an int; each replay supplies the int.\n"
+                    "Every other use of the number raises TypeError.")
+      .def(py::init<std::int32_t, py::ssize_t>(), py::arg("slot"), py::arg("value"),
+           "__init__(self, slot, value)\n--\n\n"
+           "Create the token of a slot; `value` is the int that is used while recording.")
+      .def_readonly("slot", &Token::slot, "The position of the token in a document, an int.")
       .def("__index__", &refuse_choice)
       .def("__bool__", &refuse_choice)
       .def("__hash__", &refuse_choice)
@@ -136,13 +183,14 @@ void register_recorder(py::module_& module) {
            [](const Token& self) { return "Token(slot=" + std::to_string(self.slot) + ")"; });
   py::class_<Recorder>(
       module, "Recorder",
-      "Records what is computed on a tape inside `with recorder:`. parameters:\n"
-      "Matrices and Values without operands. Raises ValueError for a parameter of\n"
-      "another tape or with operands.")
+      "Recorder(tape, parameters): records the operations on a tape inside `with recorder:`.\n\n"
+      "parameters: Matrices and Values without operands. Raises TypeError for another object,\n"
+      "ValueError for a parameter that is on another tape, has operands or is given twice.")
       .def(py::init<const TapeOwner&, const py::sequence&>(), py::arg("tape"),
            py::arg("parameters"))
       .def("input", &Recorder::input, py::arg("slot"), py::arg("value") = 0.0,
-           "A Value that a replay sets: number `slot` of its inputs.")
+           "input(self, slot, value=0.0)\n--\n\n"
+           "Return a Value that each replay sets to number `slot` of its inputs.")
       .def("__enter__",
            [](py::object self) {
              self.cast<Recorder&>().enter();

@@ -1,5 +1,5 @@
-// Recorder: a tape being recorded. While it is active, a row by token, a selection, a maximum and
-// an input leave symbols that a replay fills anew.
+// Recorder: records the operations on a tape. While it is active, a matrix row by token, a
+// selection, a detached maximum and an input become symbols, which a replay computes again.
 #ifndef NANOCHAT_BINDINGS_RECORDER_HPP_
 #define NANOCHAT_BINDINGS_RECORDER_HPP_
 
@@ -10,15 +10,17 @@
 
 namespace nanochat::bindings {
 
-// The token of a slot: an index that a replay chooses.
+// The token of one slot. A replay supplies the index.
 struct Token {
+  Token(std::int32_t slot, py::ssize_t value);
+
   std::int32_t slot;
-  py::ssize_t value;  // at the time of recording
+  py::ssize_t value;  // used while recording
 };
 
 class Recorder {
  public:
-  // blocks: Matrix and Value objects, the parameters in their order. Keeps them alive.
+  // blocks: Matrix and Value objects, the parameters in order. The recorder keeps them alive.
   Recorder(const TapeOwner& tape, const py::sequence& blocks);
   Recorder(const Recorder&) = delete;
   Recorder& operator=(const Recorder&) = delete;
@@ -28,9 +30,8 @@ class Recorder {
   void exit() noexcept;
 
   py::list gather(const Matrix& matrix, const Token& token);
-  py::object select(const py::sequence& values, const Token& token);
-  // None when no value is a Value.
-  py::object largest(const py::sequence& values, double value);
+  py::object select(const py::list& values, const Token& token);
+  py::object largest(const py::list& values, double value);
   py::object input(std::int32_t slot, double value);
 
   const TapeOwner& tape() const noexcept { return tape_; }
@@ -39,6 +40,7 @@ class Recorder {
 
  private:
   py::object symbol(double value, program::Symbol symbol);
+  NodeId node_of(py::handle value) const;
 
   TapeOwner tape_;
   py::list owners_;
@@ -47,5 +49,8 @@ class Recorder {
 };
 
 }  // namespace nanochat::bindings
+
+NANOCHAT_BOUND_CLASS(nanochat::bindings::Token);
+NANOCHAT_BOUND_CLASS(nanochat::bindings::Recorder);
 
 #endif  // NANOCHAT_BINDINGS_RECORDER_HPP_

@@ -1,22 +1,17 @@
-// Tape and its no_grad() context manager.
+// Tape and the context manager of Tape.no_grad().
 #include "bindings/matrix.hpp"
 
 namespace nanochat::bindings {
-namespace {
 
-Precision precision_named(const std::string& dtype) {
-  if (dtype == "float64") return Precision::float64;
-  if (dtype == "float32") return Precision::float32;
-  throw py::value_error("dtype must be 'float64' or 'float32', got '" + dtype + "'");
-}
-
-// `with tape.no_grad():` – restores on exit what it found on entry, so that it nests.
+// `with tape.no_grad():`. Restores on exit the state that it found on entry, so it can be nested.
 class NoGrad {
  public:
   explicit NoGrad(const TapeOwner& tape) : tape_(tape) {}
   void enter() {
     if (tape_->recorder != nullptr) {
-      throw std::runtime_error("no_grad() inside a recorded function would freeze its numbers");
+      throw std::runtime_error(
+          "no_grad() cannot be entered while a function is recorded: its results would become "
+          "constants");
     }
     found_.push_back(tape_->recording());
     tape_->set_recording(false);
@@ -32,17 +27,21 @@ class NoGrad {
   std::vector<bool> found_;
 };
 
+}  // namespace nanochat::bindings
+
+NANOCHAT_BOUND_CLASS(nanochat::bindings::NoGrad);
+
+namespace nanochat::bindings {
+namespace {
+
+Precision precision_named(const std::string& dtype) {
+  if (dtype == "float64") return Precision::float64;
+  if (dtype == "float32") return Precision::float32;
+  throw py::value_error("dtype must be 'float64' or 'float32', got '" + dtype + "'");
+}
+
 py::object new_value(const TapeOwner& tape, py::handle data) {
-  double number;
-  switch (to_double(data.ptr(), number)) {
-    case Conversion::failed:
-      throw py::error_already_set();
-    case Conversion::not_a_number:
-      throw py::type_error(std::string("Tape.value(data) needs a number, got ") +
-                           Py_TYPE(data.ptr())->tp_name);
-    case Conversion::done:
-      break;
-  }
+  const double number = required_number(data, "Tape.value(data) needs a number");
   PyObject* value = wrap_node(tape.get(), tape->leaf(number));
   if (value == nullptr) throw py::error_already_set();
   return py::reinterpret_steal<py::object>(value);
@@ -51,46 +50,59 @@ py::object new_value(const TapeOwner& tape, py::handle data) {
 }  // namespace
 
 void register_tape(py::module_& module) {
-  py::class_<NoGrad>(module, "NoGrad", "Context manager: operations record no operands inside it.")
+  py::class_<NoGrad>(module, "NoGrad",
+                     "The context manager of Tape.no_grad(): operations record no operands.")
       .def("__enter__", &NoGrad::enter)
       .def("__exit__", [](NoGrad& self, const py::args&) { self.exit(); });
 
   py::class_<TapeOwner>(
       module, "Tape",
-      "Tape(dtype='float64')\n\n"
-      "Where Values live. Values of different tapes do not mix. With dtype 'float32' every value,\n"
-      "local gradient, product and accumulated gradient is rounded to float32.")
+      "Tape(dtype='float64'): the memory in which Values live.\n\n"
+      "Values of different tapes cannot be combined. With dtype 'float32' every value, local\n"
+      "gradient, product and accumulated gradient is rounded to float32.\n\n"
+      "Raises ValueError for another dtype.\n\n"
+      "Example:\n"
+      "    >>> from nanochat.scalar.value import Tape\n"
+      "    >>> tape = Tape()\n"
+      "    >>> x = tape.value(3.0)\n"
+      "    >>> with tape.no_grad():\n"
+      "    ...     (x * x).children\n"
+      "    ()")
       .def(py::init([](const std::string& dtype) {
              return TapeOwner(new SharedTape(precision_named(dtype)));
            }),
-           py::arg("dtype") = "float64")
-      .def("value", &new_value, py::arg("data") = 0.0, "A new Value without operands.")
+           py::arg("dtype") = "float64",
+           "__init__(self, dtype='float64')\n--\n\nCreate an empty tape.")
+      .def("value", &new_value, py::arg("data") = 0.0,
+           "value(self, data=0.0)\n--\n\nReturn a new Value without operands.")
       .def("matrix", &new_matrix, py::arg("rows"), py::arg("cols"),
-           "A block of rows x cols parameters, zero at first, as a Matrix.\n"
-           "Raises ValueError unless both are at least 1.")
+           "matrix(self, rows, cols)\n--\n\n"
+           "Return a Matrix of rows x cols parameters, all zero.\n\n"
+           "Raises ValueError unless both are at least 1, MemoryError beyond 2^31 nodes.")
       .def(
           "no_grad", [](const TapeOwner& self) { return NoGrad(self); },
-          "Context manager: inside it, operations on this tape compute their value and record no\n"
-          "operands, so that memory is freed as soon as a Value goes. It nests.")
+          "no_grad(self)\n--\n\n"
+          "Return a context manager inside which operations compute values and record no\n"
+          "operands. A result is then freed as soon as its Value is. It can be nested.")
       .def_property_readonly(
           "recording", [](const TapeOwner& self) { return self->recording(); },
-          "False inside no_grad().")
+          "Whether operations record their operands. False inside no_grad().")
       .def_property_readonly(
           "nodes", [](const TapeOwner& self) { return self->store().nodes(); },
-          "Nodes alive: results, leaves and the parameters of living matrices.")
+          "Number of live nodes: results, leaves and the parameters of live matrices.")
       .def_property_readonly(
           "segments", [](const TapeOwner& self) { return self->store().segments(); },
-          "Segments of 4096 nodes allocated, those waiting to be used again included.")
+          "Number of allocated segments of 4096 nodes, including free ones.")
       .def_property_readonly(
           "bytes", [](const TapeOwner& self) { return self->store().bytes(); },
-          "Bytes allocated for nodes, recycled ones included: the most this tape has needed.\n"
-          "backward() keeps a further 4 bytes for each node that it has ordered.")
+          "Bytes allocated for nodes, including free ones: the peak of this tape. backward()\n"
+          "keeps 4 more bytes per node that it has ordered.")
       .def_property_readonly(
           "dtype",
           [](const TapeOwner& self) {
             return self->precision() == Precision::float32 ? "float32" : "float64";
           },
-          "'float64' or 'float32'.")
+          "The dtype, 'float64' or 'float32'.")
       .def("__repr__", [](const TapeOwner& self) {
         return "Tape(dtype='" +
                std::string(self->precision() == Precision::float32 ? "float32" : "float64") +
@@ -98,11 +110,12 @@ void register_tape(py::module_& module) {
                ", bytes=" + std::to_string(self->store().bytes()) + ")";
       });
 
-  // One object for the process, never destroyed: the default tape outlives every module.
+  // Never destroyed: the default tape outlives every module.
   static PyObject* const shared_default = py::cast(TapeOwner(default_tape())).release().ptr();
   module.def(
       "default_tape", [] { return py::reinterpret_borrow<py::object>(shared_default); },
-      "The tape of Values made with Value(data): float64, one for the process.");
+      "default_tape()\n--\n\n"
+      "Return the tape of Value(data) and Matrix(rows): float64, one per process.");
 }
 
 }  // namespace nanochat::bindings

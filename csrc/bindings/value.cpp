@@ -1,5 +1,5 @@
-// The Value type: a CPython type with C slots (a pybind11 class costs 16 times as much per
-// addition) whose objects name a node of a tape. Arithmetic slots are in value_number.cpp.
+// The Value type. Its objects refer to a node of a tape. It is a CPython type with C slots, because
+// a pybind11 class costs 16 times as much per addition. Arithmetic slots are in value_number.cpp.
 #include <string>
 
 #include "bindings/bindings.hpp"
@@ -7,8 +7,8 @@
 namespace nanochat::bindings {
 namespace {
 
-// Dead objects wait here to be used again: a graph makes and drops one Value for each operation.
-// Guarded by the interpreter lock, as every list of this kind in CPython is.
+// Freed objects that are used again: a graph creates and drops one Value per operation. Protected
+// by the interpreter's lock, as the free lists of CPython are.
 constexpr int free_list_size = 1024;
 ValueObject* free_list[free_list_size];
 int free_count = 0;
@@ -48,7 +48,7 @@ PyObject* make_value(PyTypeObject*, PyObject* args, PyObject* keywords) noexcept
   });
 }
 
-// Equal means the same node, so that `v.children[0] == a` and a set of visited nodes work.
+// Values of the same node are equal: `v.children[0] == a` and sets of visited nodes work.
 PyObject* compare(PyObject* left, PyObject* right, int operation) noexcept {
   if (!is_value(left) || !is_value(right) || (operation != Py_EQ && operation != Py_NE)) {
     Py_RETURN_NOTIMPLEMENTED;
@@ -59,7 +59,7 @@ PyObject* compare(PyObject* left, PyObject* right, int operation) noexcept {
 }
 
 Py_hash_t hash(PyObject* self) noexcept {
-  // Never -1: the id takes 31 bits.
+  // Never -1: an id has 31 bits.
   return static_cast<Py_hash_t>(as_value(self)->id);
 }
 
@@ -148,7 +148,7 @@ PyObject* get_grad(PyObject* self, void*) noexcept {
   return PyFloat_FromDouble(as_value(self)->tape->grad(as_value(self)->id));
 }
 
-// Created when the module is; lives as long as it.
+// Created with the module, which keeps it alive.
 PyObject* recording_error = nullptr;
 
 bool is_recorded(PyObject* self) noexcept { return as_value(self)->tape->recorder != nullptr; }
@@ -168,22 +168,22 @@ bool assigned_number(PyObject* assigned, const char* name, double& number) noexc
 
 int set_data(PyObject* self, PyObject* assigned, void*) noexcept {
   double number;
+  if (!assigned_number(assigned, "data", number)) return -1;
   if (is_recorded(self)) {
     refuse_change("Value.data cannot be written");
     return -1;
   }
-  if (!assigned_number(assigned, "data", number)) return -1;
   as_value(self)->tape->set_value(as_value(self)->id, number);
   return 0;
 }
 
 int set_grad(PyObject* self, PyObject* assigned, void*) noexcept {
   double number;
+  if (!assigned_number(assigned, "grad", number)) return -1;
   if (is_recorded(self)) {
     refuse_change("Value.grad cannot be written");
     return -1;
   }
-  if (!assigned_number(assigned, "grad", number)) return -1;
   as_value(self)->tape->set_grad(as_value(self)->id, number);
   return 0;
 }
@@ -218,31 +218,46 @@ PyObject* refuse_pickle(PyObject*, PyObject*) noexcept {
 
 PyMethodDef methods[] = {
     {"exp", apply<&Tape::exp>, METH_NOARGS,
-     "exp($self, /)\n--\n\ne**self, a new Value; inf on overflow (IEEE 754)."},
+     "exp($self, /)\n--\n\n"
+     "Return e**self as a new Value; inf on overflow, as in IEEE 754."},
     {"log", apply<&Tape::log>, METH_NOARGS,
-     "log($self, /)\n--\n\nNatural logarithm, a new Value; log(0) is -inf, log of a negative "
-     "number nan."},
+     "log($self, /)\n--\n\n"
+     "Return the natural logarithm as a new Value.\n\n"
+     "log(0) is -inf, the log of a negative number is nan."},
     {"relu", apply<&Tape::relu>, METH_NOARGS,
-     "relu($self, /)\n--\n\nself where positive, else 0, a new Value; relu(nan) is nan."},
+     "relu($self, /)\n--\n\n"
+     "Return self if it is positive, otherwise 0, as a new Value.\n\n"
+     "relu(nan) is nan; the gradient at 0 is 0."},
     {"tanh", apply<&Tape::tanh>, METH_NOARGS,
-     "tanh($self, /)\n--\n\nHyperbolic tangent, a new Value; local gradient 1 - tanh**2."},
+     "tanh($self, /)\n--\n\n"
+     "Return the hyperbolic tangent as a new Value; the local gradient is 1 - tanh**2."},
     {"backward", traverse<&Tape::backward>, METH_NOARGS,
      "backward($self, /)\n--\n\n"
-     "Set self.grad to 1 and add d self / d v to v.grad for every v under self.\n\n"
-     "Order of accumulation: depth-first post-order, children left to right, reversed, as in\n"
-     "microgpt.py. Gradients add up over calls; zero_grad() clears them. Depth is unlimited."},
+     "Set self.grad to 1 and add d self / d v to v.grad for every Value v under self.\n\n"
+     "Gradients add up over calls; zero_grad() clears them. They are added in microgpt.py's "
+     "order:\n"
+     "depth-first post-order, children from left to right, reversed. The depth is not limited.\n\n"
+     "Raises RecordingError while a function is being recorded.\n\n"
+     "Example:\n"
+     "    >>> from nanochat import Value\n"
+     "    >>> x = Value(3.0)\n"
+     "    >>> (x * x).backward()\n"
+     "    >>> x.grad\n"
+     "    6.0"},
     {"zero_grad", traverse<&Tape::zero_grad>, METH_NOARGS,
-     "zero_grad($self, /)\n--\n\nSet the gradient of self and of every Value under it to 0."},
-    {"__reduce__", refuse_pickle, METH_NOARGS, "Refused: raises TypeError."},
+     "zero_grad($self, /)\n--\n\n"
+     "Set the gradient of self and of every Value under it to 0."},
+    {"__reduce__", refuse_pickle, METH_NOARGS,
+     "__reduce__($self, /)\n--\n\nRaise TypeError: a Value cannot be pickled or copied."},
     {nullptr, nullptr, 0, nullptr},
 };
 
 PyGetSetDef attributes[] = {
     {"data", get_data, set_data,
-     "The value, a float. Setting it writes to the node (and to its Matrix); results computed "
-     "earlier stay as they are.",
+     "The number, a float. Assigning to it changes the node (and its Matrix); results that were\n"
+     "computed before keep their numbers.",
      nullptr},
-    {"grad", get_grad, set_grad, "The gradient accumulated by backward(), a float.", nullptr},
+    {"grad", get_grad, set_grad, "The gradient that backward() has accumulated, a float.", nullptr},
     {"children", get_children, nullptr,
      "The operands, a tuple of 0, 1 or 2 Values. Numbers are part of the operation.", nullptr},
     {"op", get_op, nullptr,
@@ -252,17 +267,31 @@ PyGetSetDef attributes[] = {
 
 constexpr const char* value_doc =
     "Value(data=0.0)\n--\n\n"
-    "One number of a computation, with its gradient: a node of a tape.\n\n"
-    "Operators + - * / take Values and numbers on both sides, ** a number as exponent. As in\n"
-    "microgpt.py, a - b is a + (-b) and a / b is a * b**-1, in float64 and bit for bit; other "
-    "than\n"
-    "Python's math module, exp, log, ** and division by a Value follow IEEE 754 and return inf or\n"
-    "nan instead of raising. Two Values are equal when they are the same node.\n\n"
-    "Raises TypeError for data that is not a number, OverflowError for an int beyond a double,\n"
-    "ValueError when operands are on different tapes, ZeroDivisionError for / 0 (a number).\n"
+    "A scalar with its gradient: one node of a computation.\n\n"
+    "The operators + - * / accept Values and numbers on both sides; ** accepts a number as\n"
+    "exponent. A result keeps its operands alive, for backward(). Results are bit-identical to\n"
+    "microgpt.py: float64, a - b is a + (-b) and a / b is a * b**-1. Unlike Python's math module,\n"
+    "exp(), log(), ** and division by a Value follow IEEE 754 and return inf or nan where math\n"
+    "raises. x**0 is 1 with gradient 0 for every x.\n\n"
+    "Two Values are equal if they are the same node. Values cannot be pickled, copied or\n"
+    "subclassed.\n\n"
+    "Args:\n"
+    "    data: any number; float(data) is stored.\n\n"
+    "Raises:\n"
+    "    TypeError: `data` or an operand is not a number, or an exponent is a Value.\n"
+    "    OverflowError: an int is beyond the range of a float.\n"
+    "    ValueError: the operands are on different tapes.\n"
+    "    ZeroDivisionError: division by the number 0.\n\n"
+    "Example:\n"
+    "    >>> from nanochat import Value\n"
+    "    >>> a, b = Value(2.0), Value(-3.0)\n"
+    "    >>> loss = (a * b + 10).tanh() / 2\n"
+    "    >>> loss.backward()\n"
+    "    >>> round(loss.data, 4), round(a.grad, 4)\n"
+    "    (0.4997, -0.002)\n\n"
     "Source: micrograd and microgpt.py (Karpathy).";
 
-// NumPy leaves operators with a Value to Value when the type says __array_ufunc__ = None.
+// With __array_ufunc__ = None, NumPy leaves operators that have a Value operand to Value.
 PyObject* type_dict() {
   PyObject* dict = PyDict_New();
   if (dict == nullptr || PyDict_SetItemString(dict, "__array_ufunc__", Py_None) < 0) {
@@ -272,7 +301,8 @@ PyObject* type_dict() {
 }
 
 void ready_type() {
-  static const PyVarObject heads[] = {PyVarObject_HEAD_INIT(nullptr, 0)};  // ends in a comma
+  static const PyVarObject heads[] = {
+      PyVarObject_HEAD_INIT(nullptr, 0)};  // the macro ends in a comma
   value_type.ob_base = heads[0];
   value_type.tp_name = "nanochat._scalar.Value";
   value_type.tp_basicsize = sizeof(ValueObject);
@@ -335,10 +365,11 @@ void register_value(py::module_& module) {
 }
 
 PyObject* refuse_change(const char* what) noexcept {
-  PyErr_Format(recording_error,
-               "%s while its tape is recorded: a program keeps what is computed, not what is "
-               "changed; do it before compile(), or by the program's step()",
-               what);
+  PyErr_Format(
+      recording_error,
+      "%s while its tape is recorded: a program repeats operations, not assignments; do it "
+      "before compile(), or use the program's step()",
+      what);
   return nullptr;
 }
 

@@ -1,5 +1,5 @@
-// Value's arithmetic slots: + - * / ** with Values and with numbers on either side.
-// A number becomes a constant inside the operation, not a node. See value.cpp for the rest.
+// Arithmetic slots of Value: + - * / ** with Values, and with numbers on either side. A number
+// becomes a constant of the operation, not a node. The rest of Value is in value.cpp.
 #include "bindings/bindings.hpp"
 
 namespace nanochat::bindings {
@@ -8,14 +8,13 @@ namespace {
 PyObject* mixed_tapes() noexcept {
   PyErr_SetString(
       PyExc_ValueError,
-      "both operands must be on the same tape; make them with the same Tape's value() or "
-      "matrix(), or pass .data of one of them");
+      "both operands must be on the same tape; create them by value() or matrix() of one Tape, or "
+      "use .data of one of them");
   return nullptr;
 }
 
-// One arithmetic operator: the number slot's dispatch over which side is a Value.
-// `Rule` gives values(tape, a, b), number_right(tape, a, c), number_left(tape, c, b), and whether
-// the number zero on the right is an error.
+// One arithmetic operator. `Rule` defines values(tape, a, b), number_right(tape, a, c) and
+// number_left(tape, c, b), and whether the number zero on the right is an error.
 template <class Rule>
 PyObject* arithmetic(PyObject* left, PyObject* right) noexcept {
   return guarded([&]() -> PyObject* {
@@ -93,7 +92,7 @@ PyObject* power(PyObject* base, PyObject* exponent, PyObject* modulus) noexcept 
                     "a ** b");
     return nullptr;
   }
-  if (!is_value(base)) Py_RETURN_NOTIMPLEMENTED;  // only the modulus slot was a Value
+  if (!is_value(base)) Py_RETURN_NOTIMPLEMENTED;  // only the modulus is a Value
   double number;
   switch (to_double(exponent, number)) {
     case Conversion::failed:
@@ -141,8 +140,8 @@ PyNumberMethods number_methods() noexcept {
 
 PyObject* refuse_data() noexcept {
   PyErr_SetString(PyExc_TypeError,
-                  "the number of a Value cannot be read while it is recorded: it would be frozen "
-                  "into the program; detached_max() and select() are recorded");
+                  "the number of a Value cannot be read while it is recorded: it would become a "
+                  "constant of the program; use detached_max() or select(), which are recorded");
   return nullptr;
 }
 
@@ -163,12 +162,25 @@ Conversion to_double(PyObject* object, double& number) noexcept {
   }
   number = PyFloat_AsDouble(object);
   if (number == -1.0 && PyErr_Occurred()) {
-    // An array of several elements has __float__ and refuses: let the other operand try.
+    // An array of several elements has a __float__ that raises: let the other operand try.
     if (!PyErr_ExceptionMatches(PyExc_TypeError)) return Conversion::failed;
     PyErr_Clear();
     return Conversion::not_a_number;
   }
   return Conversion::done;
+}
+
+double required_number(py::handle object, const char* rule) {
+  double number = 0.0;
+  switch (to_double(object.ptr(), number)) {
+    case Conversion::failed:
+      throw py::error_already_set();
+    case Conversion::not_a_number:
+      throw py::type_error(std::string(rule) + ", got " + type_name(object));
+    case Conversion::done:
+      break;
+  }
+  return number;
 }
 
 }  // namespace nanochat::bindings

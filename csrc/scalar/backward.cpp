@@ -94,7 +94,8 @@ void Tape::propagate() {
         break;
       case Op::pow_const: {
         const double c = home.constant[at];
-        accumulate(a, r(c * r(pow_locals_(value(a), r(c - 1.0)))), g);
+        // x ** 0 is 1 everywhere, also at 0, where 0 * 0 ** -1 would be nan.
+        accumulate(a, c == 0.0 ? 0.0 : r(c * r(pow_locals_(value(a), r(c - 1.0)))), g);
         break;
       }
       case Op::neg:

@@ -88,7 +88,7 @@ class NodeStore {
     write_common(at, op, value);
     filling_.first[at] = operand;
     filling_.constant[at] = constant;
-    add_reference(operand);
+    retain(operand);
     return base_ | at;
   }
   NodeId new_binary(Op op, NodeId first, NodeId second, double value) {
@@ -98,8 +98,8 @@ class NodeStore {
     write_common(at, op, value);
     filling_.first[at] = first;
     filling_.second[at] = second;
-    add_reference(first);
-    add_reference(second);
+    retain(first);
+    retain(second);
     return base_ | at;
   }
 
@@ -157,7 +157,6 @@ class NodeStore {
     filling_.references[at] = 1;
     filling_.op[at] = op;
   }
-  void add_reference(NodeId id) noexcept { ++segment(id).references[offset(id)]; }
   NodeId block_head(NodeId id) const noexcept { return details_[id >> segment_bits].link; }
 
   void start_segment();

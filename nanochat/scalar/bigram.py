@@ -1,4 +1,4 @@
-"""The bigram in scalars: one embedding, one head; the next token depends on this one alone."""
+"""The bigram in scalars: an embedding and an LM head. Only the last token counts."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ __all__ = ["Bigram"]
 
 
 class Bigram:
-    """logits = head · norm?(wte[token])."""
+    """logits = lm_head · wte[token], optionally with RMSNorm of the embedding."""
 
     def __init__(self, config: TrainConfig, matrices: Mapping[str, Matrix]) -> None:
         self.config = config
         self.wte = matrices["wte"]
-        self.head = (self.wte if config.tie_lm_head else matrices["lm_head"]).rows()
+        self.lm_head = (self.wte if config.tie_lm_head else matrices["lm_head"]).rows()
 
     def new_cache(self) -> None:
-        """A bigram remembers nothing."""
+        """Return None: a bigram needs no keys and values."""
 
     def logits(self, token: int, position: int, cache: None) -> list[Value]:
+        """Return the logits of the next token, (vocab_size,)."""
         x = self.wte.row(token)
         if self.config.input_rmsnorm:
             x = rmsnorm(x)
-        return softcap(linear(x, self.head), self.config.logit_softcap)
+        return softcap(linear(x, self.lm_head), self.config.logit_softcap)

@@ -1,4 +1,4 @@
-"""Decoding with the scalar models: no graph is kept, only keys and values."""
+"""Decoding with the scalar models. Keeps keys and values, but no graph."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 
 from nanochat.config.options import TrainConfig
 from nanochat.scalar.draw import draw
-from nanochat.scalar.replay import Replay, Texts
+from nanochat.scalar.replay import Replay, Segments
 from nanochat.scalar.value import Tape
 
 __all__ = ["ReplayDecoder", "ScalarDecoder"]
 
 
 class ScalarDecoder:
-    """Next-token logits of rows that grow together; see training.engine.Decoder."""
+    """Next-token logits of rows that grow together, on the tape; see training.engine.Decoder."""
 
     draw = staticmethod(draw)
 
@@ -41,7 +41,7 @@ class ScalarDecoder:
         tokens.append(token)
         full = len(tokens) > block_size and self._config.model_kind == "mini-gpt"
         if full and self._config.positions == "learned":
-            # Learned positions are absolute, so a moved window is a new text.
+            # Learned positions are absolute: a window that moves is computed again.
             self._caches[row] = self._model.new_cache()
             window = tokens[-block_size:]
             logits = [self._model.logits(t, i, self._caches[row]) for i, t in enumerate(window)][-1]
@@ -53,10 +53,10 @@ class ScalarDecoder:
 
 
 class ReplayDecoder:
-    """The same by replay: the whole window anew for each token, which costs microseconds.
+    """The same by replay: the whole window again per token, which takes microseconds.
 
-    Rotated positions past block_size keep their keys from token to token, which a replay of the
-    window does not: from there on the tape decodes.
+    With rotary positions, tokens beyond block_size need the keys of earlier tokens, which a replay
+    of the window does not keep. From that length on, a ScalarDecoder takes over.
     """
 
     draw = staticmethod(draw)
@@ -71,7 +71,7 @@ class ReplayDecoder:
     ) -> None:
         self._replay, self._model, self._tape, self._config = replay, model, tape, config
         self._tokens = [list(prompt) for prompt in prompts]
-        self._window = Texts(
+        self._window = Segments(
             np.zeros(len(prompts), dtype=np.int32), np.empty((len(prompts), 0), np.int32), None
         )
         self._on_tape: ScalarDecoder | None = None
@@ -102,7 +102,7 @@ class ReplayDecoder:
         self.logits = logits.astype(self._tape.dtype, copy=False)
 
     def _move_window(self, length: int) -> None:
-        """Read the last `length` tokens of each row; while it only grows, the last one is new."""
+        """Set the window to the last `length` tokens of each row; a window that grows adds one."""
         lengths, tokens = self._window.lengths, self._window.tokens
         grown = len(lengths) and length == lengths[0] + 1
         if grown and tokens.shape[1] == 2 * self._replay.stages:
@@ -110,5 +110,5 @@ class ReplayDecoder:
         else:
             tokens = np.zeros((len(lengths), 2 * self._replay.stages), dtype=np.int32)
             tokens[:, 0 : 2 * length : 2] = [row[-length:] for row in self._tokens]
-            self._window = Texts(lengths, tokens, None)
+            self._window = Segments(lengths, tokens, None)
         lengths[:] = length

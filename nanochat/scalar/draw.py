@@ -1,7 +1,6 @@
-"""The token draw in C++: training/draw.py's tokens, to the bit.
+"""Token sampling in C++: the same tokens as nanochat.sampling.draw, bit-identical.
 
-The CPU kernel nck_sample (csrc/kernels/cpu/sample/sample.cpp) without torch. Logits are float32 or float64
-arrays, as decoders give them.
+Calls the CPU kernel nck_sample (csrc/kernels/cpu/sample/sample.cpp) without torch.
 """
 
 from __future__ import annotations
@@ -22,10 +21,12 @@ def draw(
     random: NDArray[np.uint64],  # (rows,)
     *,
     temperature: float = 1.0,
-    top_k: int = 0,  # 0: all
+    top_k: int = 0,  # 0 keeps all
     top_p: float = 1.0,
 ) -> NDArray[np.int64]:  # (rows,)
-    """One token a row. Raises what nanochat.sampling.draw.draw raises, and TypeError for logits of
-    another dtype."""
+    """Sample one token per row.
+
+    Raises the errors of nanochat.sampling.draw.draw, and TypeError for logits of another dtype.
+    """
     check_temperature(temperature)
-    return _scalar.draw(logits, random, temperature, top_k, top_p)
+    return _scalar.draw_tokens(logits, random, temperature, top_k, top_p)

@@ -1,8 +1,9 @@
-"""The scalar engine: the models of this package as recorded programs, behind the shared Protocol.
+"""The scalar engine: the models of this package as recorded programs, behind the engine Protocol.
 
-A model is written in scalars, recorded once and replayed in C++ (replay.py). Where that cannot be
-(exact numerics with gradients in an order that no program has, float32 exact, a recording beyond
-the memory), the same model runs on the tape, node by node: the numbers are the exact ones.
+A model is written in scalars, recorded once and replayed in C++ (replay.py). If a program is not
+possible, the same model runs on the tape, node by node, with the exact numerics. That is the case
+for exact numerics in float32 or with a gradient order that no program has, and for a recording
+that is too large for memory.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from nanochat.scalar.decoder import ReplayDecoder, ScalarDecoder
 from nanochat.scalar.functions import cross_entropy, total
 from nanochat.scalar.minigpt import MiniGPT
 from nanochat.scalar.optimizer import ScalarOptimizer
-from nanochat.scalar.replay import MOST_NODES, Replay, first_stages, recorded_nodes, texts_of
+from nanochat.scalar.replay import MOST_NODES, Replay, first_stages, recorded_nodes, segments_of
 from nanochat.scalar.value import Tape, Value
 from nanochat.training.engine import Decoder, EngineState, LossSums, StepMetrics, StepSettings
 
@@ -33,7 +34,7 @@ MODELS: Mapping[str, type[Any]] = {"bigram": Bigram, "mini-gpt": MiniGPT}
 
 
 class FinishedStep:
-    """A step whose numbers are already there."""
+    """A step whose metrics are already computed."""
 
     def __init__(self, metrics: StepMetrics) -> None:
         self._metrics = metrics
@@ -43,10 +44,10 @@ class FinishedStep:
 
 
 class ScalarEngine:
-    """One model in scalars with its optimizer. dtype: 'float64' or 'float32'."""
+    """One scalar model with its optimizer. dtype: 'float64' or 'float32'."""
 
     mode = "scalar"
-    backend = "cpp-program"  # cpp-tape where a program cannot be
+    backend = "cpp-program"  # "cpp-tape" if a program is not possible
     device = "cpu"
 
     def __init__(
@@ -56,7 +57,7 @@ class ScalarEngine:
         token_bytes: NDArray[np.int64],  # (vocab_size,) raw bytes a token
         *,
         dtype: str,
-        longest: int = 0,  # positions of the longest segment to come; 0: grow when it comes
+        longest: int = 0,  # positions of the longest segment; 0: unknown, grow on demand
     ) -> None:
         self.config = config
         self.specs = parameter_specs(config, vocab_size)
@@ -72,7 +73,7 @@ class ScalarEngine:
         self._open_replay(vocab_size, longest)
 
     def _open_replay(self, vocab_size: int, longest: int) -> None:
-        """Record the program, or leave the engine on the tape where there can be none."""
+        """Record the program, unless only the tape computes these numerics."""
         exact = self.config.numerics == "exact"
         if exact and self.tape.dtype == "float32":
             self.backend = "cpp-tape"
@@ -84,23 +85,23 @@ class ScalarEngine:
         self._reserve(longest or first_stages(self.config, self.specs))
 
     def _reserve(self, longest: int) -> Replay | None:
-        """The program of at least `longest` positions, or None where the tape has to do."""
+        """Return the program for at least `longest` positions, or None for the tape."""
         replay = self._replay
         if replay is None or longest <= replay.stages:
             return replay
-        # In eights, so that a longer text now and then costs no recording of its own.
+        # Multiples of 8: a slightly longer segment then needs no new recording.
         stages = min(-(-longest // 8) * 8, max(longest, self.config.block_size))
         if recorded_nodes(self.config, self.specs, stages) > MOST_NODES:
             self._leave_replay()
             return None
         replay.reserve(stages)
         if self.config.numerics == "exact" and not replay.ordered:
-            self._leave_replay()  # its gradients have an order that no program has
+            self._leave_replay()  # no program has this gradient order
             return None
         return replay
 
     def _replay_for(self, batches: Sequence[Batch]) -> Replay | None:
-        """The program for these batches' longest segment, or None where the tape has to do."""
+        """Return the program for the longest segment of these batches, or None for the tape."""
         replay = self._replay
         if replay is None or max([batch.inputs.shape[1] for batch in batches]) <= replay.stages:
             return replay  # no segment is longer than its row
@@ -109,21 +110,20 @@ class ScalarEngine:
     def _leave_replay(self) -> None:
         assert self._replay is not None
         if self._replay.stages:
-            self.optimizer.adopt(self._replay.core)
+            self.optimizer.copy_moments_from(self._replay.core)
         self._replay, self.backend = None, "cpp-tape"
 
     def step(self, microbatches: Sequence[Batch], settings: StepSettings) -> FinishedStep:
         replay = self._replay_for(microbatches)
         if replay is None:
             return self._step_on_tape(microbatches, settings)
-        replay.core.load()  # the matrices are what a user sees and may have written to
+        replay.core.load()  # a user may have written to the matrices
         loss, fresh = 0.0, True
         for batch in microbatches:
             scale = 1 / batch.global_targets if batch.global_targets else 0.0
-            for text_loss in replay.backward(
-                texts_of(batch, replay.stages), scale, accumulate=not fresh
-            ):
-                loss += scale * text_loss
+            segments = segments_of(batch, replay.stages)
+            for segment_loss in replay.backward(segments, scale, accumulate=not fresh):
+                loss += scale * segment_loss
             fresh = False
         grad_norm = math.sqrt(replay.core.grad_sum_of_squares())
         if self._is_healthy(loss, grad_norm):
@@ -155,7 +155,7 @@ class ScalarEngine:
         targets = batch.targets[batch.segments >= 0]
         if replay is not None:
             replay.core.load()
-            texts = texts_of(batch, replay.stages)
+            texts = segments_of(batch, replay.stages)
             by_text = replay.losses(texts)
             nats = by_text[np.arange(replay.stages) < texts.lengths[:, None]]
             counts = targets != IGNORE
@@ -173,17 +173,17 @@ class ScalarEngine:
         )  # fmt: skip
 
     def _losses_by_row(self, batch: Batch) -> Iterator[list[Value]]:
-        """The losses of each row's targets; a row's graph lives until the next is asked for."""
+        """Yield the losses of each row's targets. A row's graph is freed before the next row."""
         columns = (batch.inputs, batch.targets, batch.positions, batch.segments)
         for row, length in enumerate(batch.lengths.tolist()):
             tokens, targets, positions, segments = (c[row, :length].tolist() for c in columns)
             losses = []
             cache, segment = None, None
-            for token, target, position, here in zip(
+            for token, target, position, token_segment in zip(
                 tokens, targets, positions, segments, strict=True
             ):
-                if here != segment:
-                    cache, segment = self.model.new_cache(), here
+                if token_segment != segment:
+                    cache, segment = self.model.new_cache(), token_segment
                 logits = self.model.logits(token, position, cache)
                 if target != IGNORE:
                     losses.append(cross_entropy(logits, target))
@@ -200,7 +200,7 @@ class ScalarEngine:
     def state_dict(self) -> EngineState:
         dtype = np.dtype(self.tape.dtype)
         if self._replay is not None:
-            self.optimizer.adopt(self._replay.core)
+            self.optimizer.copy_moments_from(self._replay.core)
         weights = {name: matrix.values.astype(dtype) for name, matrix in self.matrices.items()}
         return EngineState(weights=weights, optimizer=self.optimizer.state_dict(dtype))
 
@@ -211,4 +211,4 @@ class ScalarEngine:
             matrix.values[:] = state.weights[name].astype(self.tape.dtype)
         if self._replay is not None:
             self._replay.core.load()
-            self.optimizer.hand_over(self._replay.core)
+            self.optimizer.copy_moments_to(self._replay.core)

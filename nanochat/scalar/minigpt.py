@@ -1,6 +1,7 @@
-"""The mini-GPT in scalars, one token at a time, as microgpt writes it.
+"""MiniGPT in scalars: one token at a time, as microgpt.py writes it.
 
-With `--preset microgpt` this is exactly microgpt.py's model: same operations in the same order.
+Read it next to tensor/model.py, the same model in tensors. With `--preset microgpt` it is exactly
+the model of microgpt.py: the same operations in the same order.
 """
 
 from __future__ import annotations
@@ -18,13 +19,15 @@ from nanochat.scalar.value import Matrix, Value
 
 __all__ = ["KeyValueCache", "MiniGPT"]
 
+Vector = list[Value]
+
 
 class KeyValueCache:
-    """The keys and values of the tokens so far: [layer][token][n_embd]."""
+    """Keys and values of the tokens so far: [layer][token][n_embd]."""
 
     def __init__(self, n_layer: int) -> None:
-        self.keys: list[list[list[Value]]] = [[] for _ in range(n_layer)]
-        self.values: list[list[list[Value]]] = [[] for _ in range(n_layer)]
+        self.keys: list[list[Vector]] = [[] for _ in range(n_layer)]
+        self.values: list[list[Vector]] = [[] for _ in range(n_layer)]
 
     def drop_oldest(self) -> None:
         for layer in (*self.keys, *self.values):
@@ -32,73 +35,49 @@ class KeyValueCache:
 
 
 class Block:
-    """The weights of one transformer block, as rows of scalars."""
+    """One transformer block: attention over the tokens so far, then an MLP, both with RMSNorm."""
 
-    def __init__(self, matrices: Mapping[str, Matrix], layer: int) -> None:
-        def rows(name: str) -> list[list[Value]]:
+    def __init__(self, config: TrainConfig, matrices: Mapping[str, Matrix], layer: int) -> None:
+        def rows(name: str) -> list[Vector]:
             return matrices[f"layer{layer}.{name}"].rows()
 
-        self.wq, self.wk, self.wv, self.wo = (rows(f"attn_w{part}") for part in "qkvo")
+        self.config = config
+        self.wq, self.wk, self.wv, self.wo = (rows(f"attn_w{name}") for name in "qkvo")
         self.fc1, self.fc2 = rows("mlp_fc1"), rows("mlp_fc2")
 
-
-class MiniGPT:
-    """Token by token: embed, then attention and MLP a block, then one logit a token."""
-
-    def __init__(self, config: TrainConfig, matrices: Mapping[str, Matrix]) -> None:
-        self.config = config
-        self.wte = matrices["wte"]
-        self.wpe = matrices.get("wpe")
-        self.head = (self.wte if config.tie_lm_head else matrices["lm_head"]).rows()
-        self.blocks = [Block(matrices, layer) for layer in range(config.n_layer)]
-
-    def new_cache(self) -> KeyValueCache:
-        """The memory of one segment; attention never looks outside it."""
-        return KeyValueCache(self.config.n_layer)
-
-    def logits(self, token: int, position: int, cache: KeyValueCache) -> list[Value]:
-        """Logits of the token after this one; the cache gains this token."""
-        x = self.wte.row(token)
-        if self.wpe is not None:
-            x = list(map(add, x, self.wpe.row(position)))
-        if self.config.input_rmsnorm:
-            x = rmsnorm(x)
-        for layer, block in enumerate(self.blocks):
-            attended = self._attention(
-                rmsnorm(x), position, block, cache.keys[layer], cache.values[layer]
-            )
-            x = list(map(add, attended, x))
-            x = list(map(add, self._mlp(rmsnorm(x), block), x))
-        return softcap(linear(x, self.head), self.config.logit_softcap)
-
-    def _attention(
+    def forward(
         self,
-        x: Sequence[Value],  # (n_embd,) normalised
+        x: Vector,  # (n_embd,)
         position: int,
-        block: Block,
-        keys: list[list[Value]],  # (tokens so far, n_embd); gains one
-        values: list[list[Value]],
-    ) -> list[Value]:
-        query, key, value = linear(x, block.wq), linear(x, block.wk), linear(x, block.wv)
-        keys.append(self._by_head(key, position))
-        values.append(value)
-        query = self._by_head(query, position)
-        size = self.config.head_dim
-        heads: list[Value] = []
-        for start in range(0, self.config.n_embd, size):
-            q = query[start : start + size]
-            scores = [dot(q, k[start : start + size]) / size**0.5 for k in keys]
-            weights = softmax(scores)
-            columns = zip(*(v[start : start + size] for v in values), strict=True)
-            heads += [dot(weights, column) for column in columns]
-        return linear(heads, block.wo)
+        keys: list[Vector],  # (tokens so far, n_embd), extended by this token
+        values: list[Vector],
+    ) -> Vector:  # (n_embd,)
+        x = _sum(self.attention(rmsnorm(x), position, keys, values), x)
+        return _sum(self.mlp(rmsnorm(x)), x)
 
-    def _by_head(self, x: list[Value], position: int) -> list[Value]:
-        """Queries or keys with their rotation and norm, head by head."""
+    def attention(
+        self, x: Vector, position: int, keys: list[Vector], values: list[Vector]
+    ) -> Vector:
+        query, key, value = linear(x, self.wq), linear(x, self.wk), linear(x, self.wv)
+        keys.append(self.rotate_and_norm(key, position))
+        values.append(value)
+        query = self.rotate_and_norm(query, position)
+        size = self.config.head_dim
+        heads: Vector = []
+        for start in range(0, self.config.n_embd, size):
+            head = slice(start, start + size)
+            scores = [dot(query[head], k[head]) / size**0.5 for k in keys]
+            weights = softmax(scores)
+            columns = zip(*(v[head] for v in values), strict=True)
+            heads += [dot(weights, column) for column in columns]
+        return linear(heads, self.wo)
+
+    def rotate_and_norm(self, x: Vector, position: int) -> Vector:
+        """Return a query or key with the rotation of its position and QK norm, head by head."""
         config = self.config
         if config.positions != "rope" and not config.qk_norm:
             return x
-        result: list[Value] = []
+        result: Vector = []
         for start in range(0, config.n_embd, config.head_dim):
             head = x[start : start + config.head_dim]
             if config.positions == "rope":
@@ -106,11 +85,41 @@ class MiniGPT:
             result += rmsnorm(head) if config.qk_norm else head
         return result
 
-    def _mlp(self, x: Sequence[Value], block: Block) -> list[Value]:
-        hidden = [h.relu() for h in linear(x, block.fc1)]
+    def mlp(self, x: Vector) -> Vector:
+        hidden = [h.relu() for h in linear(x, self.fc1)]
         if self.config.activation == "relu2":
             hidden = [h * h for h in hidden]
-        return linear(hidden, block.fc2)
+        return linear(hidden, self.fc2)
+
+
+class MiniGPT:
+    """Embeddings, blocks and LM head; logits() processes one token."""
+
+    def __init__(self, config: TrainConfig, matrices: Mapping[str, Matrix]) -> None:
+        self.config = config
+        self.wte = matrices["wte"]
+        self.wpe = matrices.get("wpe")
+        self.lm_head = (self.wte if config.tie_lm_head else matrices["lm_head"]).rows()
+        self.blocks = [Block(config, matrices, layer) for layer in range(config.n_layer)]
+
+    def new_cache(self) -> KeyValueCache:
+        """Return the empty cache of one segment. Attention never looks outside a segment."""
+        return KeyValueCache(self.config.n_layer)
+
+    def logits(self, token: int, position: int, cache: KeyValueCache) -> Vector:
+        """Return the logits of the next token, (vocab_size,), and add this token to the cache."""
+        x = self.wte.row(token)
+        if self.wpe is not None:
+            x = _sum(x, self.wpe.row(position))
+        if self.config.input_rmsnorm:
+            x = rmsnorm(x)
+        for block, keys, values in zip(self.blocks, cache.keys, cache.values, strict=True):
+            x = block.forward(x, position, keys, values)
+        return softcap(linear(x, self.lm_head), self.config.logit_softcap)
+
+
+def _sum(a: Sequence[Value], b: Sequence[Value]) -> Vector:
+    return list(map(add, a, b))
 
 
 @lru_cache(maxsize=4096)

@@ -1,4 +1,4 @@
-"""SGD and AdamW over the parameter blocks: the state here, the arithmetic in C++."""
+"""SGD and AdamW over the parameter matrices. Owns the state; the arithmetic is in C++."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _clip_scale(settings: StepSettings, grad_norm: float) -> float:
 
 
 class ScalarOptimizer:
-    """Updates every matrix in place; AdamW is microgpt's Adam with decoupled weight decay."""
+    """Updates all matrices in place. AdamW is microgpt.py's Adam with decoupled weight decay."""
 
     def __init__(self, config: TrainConfig, specs: Sequence[Spec]) -> None:
         self.config = config
@@ -41,17 +41,17 @@ class ScalarOptimizer:
         self._ranges = list(self._parameter_ranges())
 
     def _parameter_ranges(self) -> Iterator[tuple[str, int, int]]:
-        """Runs of parameters of one group, in the order of the specs: (group, begin, end)."""
-        at = 0
+        """Yield (group, begin, end) of neighboring parameters of one group, in spec order."""
+        end = 0
         for group, specs in groupby(self.specs, key=lambda spec: spec.group):
-            begin = at
-            at += sum(int(np.prod(spec.shape)) for spec in specs)
-            yield group, begin, at
+            begin = end
+            end += sum(int(np.prod(spec.shape)) for spec in specs)
+            yield group, begin, end
 
     def step(
         self, matrices: Mapping[str, Matrix], settings: StepSettings, grad_norm: float
     ) -> None:
-        """One update; gradients above settings.clip are scaled as torch's clip_grad_norm_ does."""
+        """Update the matrices once. A norm above settings.clip is clipped as in torch."""
         scale = _clip_scale(settings, grad_norm)
         self.steps += 1
         for spec in self.specs:
@@ -73,7 +73,7 @@ class ScalarOptimizer:
     def step_program(
         self, program: _scalar.Program, settings: StepSettings, grad_norm: float
     ) -> None:
-        """The same update on a program's own arrays."""
+        """Update the arrays of a program once."""
         scale = _clip_scale(settings, grad_norm)
         self.steps += 1
         for group, begin, end in self._ranges:
@@ -86,13 +86,13 @@ class ScalarOptimizer:
             else:
                 program.sgd(begin, end, lr, settings.momentum, weight_decay, self.steps == 1, scale)
 
-    def adopt(self, program: _scalar.Program) -> None:
-        """Take the moments out of a program."""
+    def copy_moments_from(self, program: _scalar.Program) -> None:
+        """Copy the moments from a program."""
         for array, held in self._held_by(program):
             array[:] = held.reshape(array.shape)
 
-    def hand_over(self, program: _scalar.Program) -> None:
-        """Put the moments into a program."""
+    def copy_moments_to(self, program: _scalar.Program) -> None:
+        """Copy the moments to a program."""
         for array, held in self._held_by(program):
             held[:] = array.ravel()
 
@@ -112,7 +112,7 @@ class ScalarOptimizer:
         return {**state, "step": np.array([self.steps], dtype=np.float64)}
 
     def load_state_dict(self, state: Mapping[str, NDArray[np.floating]]) -> None:
-        """Take a saved state; an empty mapping resets."""
+        """Load a saved state. An empty mapping resets the optimizer."""
         if not state:
             self.steps = 0
             for array in self.moments.values():

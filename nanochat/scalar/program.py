@@ -1,12 +1,13 @@
-"""compile(): a function of Values, recorded once, becomes a Program that replays without Python.
+"""compile(): records a function of Values once and returns a Program that replays it in C++.
 
-The front of nanochat._scalar's Program: what is recorded and checked. The passes are in
-csrc/scalar/program, one file each; docs/program.md walks through them.
+Owns what is recorded and how arguments are checked. The compiler passes are in csrc/scalar/program,
+one file per pass; docs/program.md explains them.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
@@ -22,53 +23,107 @@ __all__ = ["Program", "compile"]
 
 Parameters = Matrix | Value | Mapping[Any, Any] | Iterable[Any]
 
+# Larger counts are mistakes: recording creates one object per token and input.
+LARGEST = {"tokens": 1_000_000, "inputs": 1_000_000, "dump_nodes": 2**31 - 1, "threads": 4096}
+
 
 def compile(
     function: Callable[..., Any],
-    parameters: Parameters,  # Matrices and Values, in any nesting of lists and mappings
+    parameters: Parameters,
     *,
-    tokens: int = 0,  # how many tokens the function takes, at most
-    inputs: int = 0,  # how many numbers
+    tokens: int = 0,
+    inputs: int = 0,
     numerics: str = "fast",
     dtype: str = "float64",
-    dump_nodes: int = 0,  # of the graph after each pass, kept for explain()
-    threads: int = 0,  # at most; 0: OMP_NUM_THREADS, or one a core
+    dump_nodes: int = 0,
+    threads: int = 0,
     tape: Tape | None = None,
 ) -> Program:
-    """Record `function` and return the Program that trains its parameters.
+    """Record a function once and return the Program that trains its parameters.
 
-    The function is called once, with a list of `tokens` Tokens and a list of `inputs` Values (each
-    left out when there are none), and returns its loss: one Value, or a list of one Value a
-    position, of which the loss is the mean. A Token stands for an int that a replay chooses: give
-    it to `Matrix.row(token)` (or `matrix[token]`) and `select(values, token)`. The largest of some
-    values, as a constant, is `detached_max(values)`. Reading `.data` of a Value while it is
-    recorded raises TypeError: the number would be frozen into the program. Writing it, or calling
-    `backward()`, raises ProgramError, and so does an argument out of its range.
+    The function is called with a list of `tokens` Tokens and a list of `inputs` Values; an empty
+    list is not passed. It returns its loss: one Value, or a list of Values, one per position, whose
+    mean is the loss. A Token represents an int that each replay supplies: pass it to
+    `Matrix.row(token)`, `matrix[token]` or `select(values, token)`. `detached_max(values)` is the
+    largest of some values as a constant.
 
-    A document may be shorter than `tokens`: it runs the positions whose tokens it has. The losses
-    of a document's beginning must therefore be the beginning of its losses; this is tried out on
-    one short document, and ProgramError is raised when it does not hold.
+    A function that returns a list also accepts shorter documents: they run the positions whose
+    tokens they have. The losses of the beginning of a document must therefore be the beginning of
+    its losses. compile() checks this with one short document.
 
-    numerics: "exact" gives the bits of the same function on Values, each operation rounded once,
-    gradients added in microgpt.py's order; "fast" fuses and regroups (relative difference about
-    1e-15 a step). dtype: "float64", or "float32" with fast.
+    Args:
+        function: the function to record. It must not read `.data` or `.grad` of a Value, assign to
+            them, or call backward().
+        parameters: Matrices and Values without operands, in any nesting of lists and mappings.
+        tokens: the largest number of tokens per document, at most 1,000,000.
+        inputs: the number of inputs per document, at most 1,000,000.
+        numerics: "exact" is bit-identical to the same function on Values: each operation is rounded
+            once and gradients are added in microgpt.py's order. "fast" fuses and reorders
+            operations (relative difference about 1e-15 per step).
+        dtype: "float64", or "float32" with fast numerics.
+        dump_nodes: how many nodes of the graph explain() prints after each pass.
+        threads: the largest number of threads; 0 means OMP_NUM_THREADS, or one per core.
+        tape: the tape of the parameters; None means the default tape, as for Value(data).
 
-    With fast numerics a batch of at least 16 documents (in float32: 32) and two million
-    multiply-adds is dealt to shards, which threads share. The shards depend on the batch alone and
-    their gradients are added in a fixed order: any number of threads gives the same bits.
+    With fast numerics, a batch of at least 16 documents (32 in float32) and two million
+    multiply-adds is split into shards, which threads run in parallel. The shards depend only on the
+    batch and their gradients are added in a fixed order: the result is bit-identical for any number
+    of threads.
+
+    Raises:
+        ProgramError: an argument is out of its range, the function changes a Value, or its losses
+            are not the first losses of a longer document.
+        TypeError: the function reads a number while it is recorded, which would make the number a
+            constant of the program.
+        ValueError: a parameter is on another tape, has operands or is given twice.
+
+    Example:
+        >>> from nanochat import Matrix, compile
+        >>> w = Matrix([[0.5, -0.5]])
+        >>> def loss(inputs):
+        ...     (a, b), (x, y) = w.row(0), inputs
+        ...     return (a * x + b - y) ** 2
+        >>> program = compile(loss, w, inputs=2)
+        >>> round(program.loss(inputs=[3.0, 7.0]), 6)
+        36.0
+        >>> for _ in range(300):
+        ...     _ = program.step(inputs=[[1.0, 3.0], [2.0, 5.0]], lr=0.1)
+        >>> w.values.round(1).tolist()
+        [[2.0, 1.0]]
     """
     counts = {"tokens": tokens, "inputs": inputs, "dump_nodes": dump_nodes, "threads": threads}
     _check_options(function, counts, numerics, dtype, tape)
-    flat = list(_flatten(parameters))
+    try:
+        flat = list(_flatten(parameters))
+    except RecursionError:
+        raise ProgramError("parameters must be nested less deeply, or contain no cycle") from None
     if not flat:
         raise ProgramError("a program needs at least one parameter, got none")
     program = Program(function, flat, tokens, inputs, numerics, dtype, dump_nodes, threads, tape)
-    program._try_shorter()
+    program._check_shorter_documents()
     return program
 
 
 class Program:
-    """A recorded function, optimised. Made by compile()."""
+    """A recorded and optimized function with its parameters and AdamW state.
+
+    compile() creates it. A Program runs one call at a time: a second call, from another thread or
+    from a token's `__index__`, raises ProgramError.
+
+    Example:
+        >>> from nanochat import Matrix, compile, select
+        >>> w = Matrix([[0.1, 0.2], [0.3, 0.4]])
+        >>> def losses(tokens):
+        ...     current, target = tokens
+        ...     return -select(w.row(current), target)
+        >>> program = compile(losses, w, tokens=2)
+        >>> program.loss([1, 0])
+        -0.3
+        >>> program.grad([1, 0])
+        -0.3
+        >>> w.grads.tolist()
+        [[0.0, 0.0], [-1.0, 0.0]]
+    """
 
     def __init__(
         self,
@@ -90,22 +145,21 @@ class Program:
         recorder = _scalar.Recorder(tape, list(parameters))
         with recorder:
             try:
-                losses = self._call(
+                returned = self._call(
                     [_scalar.Token(i, 0) for i in range(tokens)],
                     [recorder.input(i) for i in range(inputs)],
                 )
             except _scalar.RecordingError as error:
                 raise ProgramError(str(error)) from error
-            self._several = not isinstance(losses, Value)
-            outputs = _losses(losses)
+            self._returns_list = not isinstance(returned, Value)
             self.core = _scalar.Program.compile(
-                recorder, outputs, [], numerics, dtype, self._several, dump_nodes,
+                recorder, _losses(returned), [], numerics, dtype, self._returns_list, dump_nodes,
                 tokens, inputs, thread_count(threads),
             )  # fmt: skip
         if numerics == "exact" and not self.core.ordered:
             raise ProgramError(
-                "this function's gradients cannot be added in microgpt.py's order by a program; "
-                "use numerics='fast', or backward() of its Values"
+                "a program cannot add this function's gradients in microgpt.py's order; use "
+                "numerics='fast', or backward() of its Values"
             )
 
     def step(
@@ -119,21 +173,30 @@ class Program:
         eps: float = 1e-8,
         weight_decay: float = 0.0,
     ) -> float:
-        """One step of AdamW on a document, or on the mean of several; returns the loss before it.
+        """Run one AdamW step on the mean loss of the documents; return the loss before the step.
 
-        tokens: a list of ints, or a list of such lists; inputs: (inputs,) or (documents, inputs)
-        numbers. The parameters' Values are read before and written after. Raises ValueError for a
-        token or a length out of range, ProgramError for a setting out of its range.
+        Reads the parameters' numbers before the step and writes them after it.
+
+        Args:
+            tokens: the tokens of one document, or a sequence of documents; None if the function
+                takes none.
+            inputs: the inputs, (inputs,) or (documents, inputs); None if the function takes none.
+            lr, eps, weight_decay: finite numbers of at least 0; the decay is decoupled.
+            beta1, beta2: numbers of at least 0 and below 1.
+
+        Raises:
+            ProgramError: an option is out of its range, or the program is in use.
+            ValueError: a token, a number of tokens or the shape of the inputs does not fit.
+            TypeError: a token is not an int, or an input is not a number.
         """
         try:
-            fits = 0 <= lr < math.inf and 0 <= beta1 < 1 and 0 <= beta2 < 1
-            fits = fits and 0 <= eps < math.inf and 0 <= weight_decay < math.inf
+            fits = 0 <= lr <= sys.float_info.max and 0 <= beta1 < 1 and 0 <= beta2 < 1
+            fits = fits and 0 <= eps <= sys.float_info.max
+            fits = fits and 0 <= weight_decay <= sys.float_info.max
         except TypeError:
             fits = False
         if not fits:
-            raise _unfit_setting(
-                lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay
-            )
+            raise _option_error(lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay)
         return self.core.step(tokens, inputs, lr, beta1, beta2, eps, weight_decay)
 
     def loss(
@@ -141,7 +204,7 @@ class Program:
         tokens: Sequence[int] | Sequence[Sequence[int]] | None = None,
         inputs: ArrayLike | None = None,
     ) -> float:
-        """The loss, as step() takes it; nothing changes."""
+        """Return the mean loss of the documents. Arguments and errors are those of step()."""
         return self.core.loss(tokens, inputs)
 
     def grad(
@@ -149,53 +212,56 @@ class Program:
         tokens: Sequence[int] | Sequence[Sequence[int]] | None = None,
         inputs: ArrayLike | None = None,
     ) -> float:
-        """The loss; the parameters' `.grad` become its gradients."""
+        """Return the mean loss and set the `.grad` of the parameters to its gradients.
+
+        Arguments and errors are those of step().
+        """
         return self.core.grad(tokens, inputs)
 
     def explain(self) -> str:
-        """What each pass left of the graph, by kind of node, and the vector program, as text.
+        """Return the graph after each pass, counted by kind of node, and the vector program.
 
-        With compile(dump_nodes=n) the first n nodes after each pass are written out too.
+        With compile(dump_nodes=n), the first n nodes after each pass are printed too.
         """
         passes = [f"{name}: {text}" for name, text in self.core.passes]
         return "\n".join([*passes, self.core.listing()])
 
     def to_c(self) -> str:
-        """The program as one C file that compiles and trains by itself, with the same numbers."""
+        """Return a C program that trains from the present state with the same numbers."""
         return self.core.to_c()
 
-    def _shake(self) -> list[Any]:
-        """Move each parameter a little, so that zeros hide nothing; returns what they were."""
-        kept: list[Any] = []
+    def _shift_parameters(self) -> list[Any]:
+        """Add a small number to each parameter, since zeros hide errors; return the old ones."""
+        saved: list[Any] = []
         for i, parameter in enumerate(self._parameters, start=1):
             if isinstance(parameter, Value):
-                kept.append(parameter.data)
+                saved.append(parameter.data)
                 parameter.data += 0.01 * math.sin(i)
             else:
-                kept.append(parameter.values.copy())
+                saved.append(parameter.values.copy())
                 steps = np.arange(parameter.values.size).reshape(parameter.shape)
                 parameter.values[:] += 0.01 * np.sin(i + steps)
-        return kept
+        return saved
 
-    def _put_back(self, kept: Sequence[Any]) -> None:
-        for parameter, was in zip(self._parameters, kept, strict=True):
+    def _restore_parameters(self, saved: Sequence[Any]) -> None:
+        for parameter, numbers in zip(self._parameters, saved, strict=True):
             if isinstance(parameter, Value):
-                parameter.data = was
+                parameter.data = numbers
             else:
-                parameter.values[:] = was
+                parameter.values[:] = numbers
 
     def _call(self, tokens: list[Any], inputs: list[Any]) -> Any:
         arguments = ([tokens] if self._tokens else []) + ([inputs] if self._inputs else [])
         return self._function(*arguments)
 
-    def _try_shorter(self) -> None:
-        """A short document's losses, by replay and by the function itself."""
-        if not self._several or self.core.stages < 2 or not self.core.slots:
+    def _check_shorter_documents(self) -> None:
+        """Compare the losses of a short document by replay with those of the function itself."""
+        if not self._returns_list or self.core.stages < 2 or not self.core.slots:
             return
         count = max(self.core.slots // 2, self.core.fewest_tokens)
         tokens = [(7 * i + 1) % limit for i, limit in enumerate(self.core.limits[:count])]
         numbers = [1.0 + 0.1 * i for i in range(self._inputs)]
-        kept = self._shake()
+        saved = self._shift_parameters()
         try:
             losses = self._call(tokens, [self._tape.value(number) for number in numbers])
             expected = sum(loss.data for loss in losses) / len(losses)
@@ -207,7 +273,7 @@ class Program:
         else:
             got = self.core.loss(tokens, np.array(numbers) if numbers else None)
         finally:
-            self._put_back(kept)
+            self._restore_parameters(saved)
         if not math.isclose(got, expected, rel_tol=1e-4, abs_tol=1e-6):
             raise ProgramError(
                 f"the losses of {count} tokens are not the first losses of {self._tokens} tokens "
@@ -223,6 +289,8 @@ def _check_options(
     for name, count in counts.items():
         if not isinstance(count, int) or isinstance(count, bool) or count < 0:
             raise ProgramError(f"{name} must be an int, at least 0, got {count!r}")
+        if count > LARGEST[name]:
+            raise ProgramError(f"{name} must be at most {LARGEST[name]:,}, got {_short(count)}")
     if numerics not in ("fast", "exact"):
         raise ProgramError(f"numerics must be 'fast' or 'exact', got {numerics!r}")
     if dtype not in ("float64", "float32"):
@@ -231,14 +299,21 @@ def _check_options(
         raise ProgramError(f"tape must be a Tape or None, got {type(tape).__name__}")
 
 
-def _unfit_setting(**settings: Any) -> ProgramError:
-    """The error that names the first setting of step() out of its range."""
-    for name, value in settings.items():
-        below = 1 if name.startswith("beta") else math.inf
-        if not isinstance(value, (int, float, np.number)) or not 0 <= value < below:
-            rule = "at least 0 and below 1" if below == 1 else "finite and at least 0"
-            return ProgramError(f"{name} must be a number, {rule}, got {value!r}")
-    raise AssertionError(settings)
+def _option_error(**options: Any) -> ProgramError:
+    """Return the error that names the first option of step() that is out of its range."""
+    for name, value in options.items():
+        below_1 = name.startswith("beta")
+        number = isinstance(value, (int, float, np.integer, np.floating))
+        if not number or not 0 <= value <= sys.float_info.max or (below_1 and value >= 1):
+            rule = "at least 0 and below 1" if below_1 else "finite and at least 0"
+            return ProgramError(f"{name} must be a number, {rule}, got {_short(value)}")
+    raise AssertionError(options)
+
+
+def _short(value: Any) -> str:
+    """Return repr(value), which Python refuses for very long ints."""
+    long = isinstance(value, int) and value.bit_length() > 64
+    return f"an int of {value.bit_length()} bits" if long else repr(value)
 
 
 def _losses(returned: Any) -> list[Value]:

@@ -1,4 +1,4 @@
-"""The scalar engine's numbers: Value, Tape, Matrix. A front for nanochat._scalar; no logic here."""
+"""Value, Tape, Matrix and the functions on Values: names of nanochat._scalar, without logic."""
 
 from nanochat._scalar import Matrix, Tape, Token, Value, default_tape, detached_max, select
 

@@ -149,7 +149,7 @@ def test_temperature_must_be_finite_and_positive(temperature):
     with pytest.raises(ConfigError, match=r"^temperature must be finite and > 0, got "):
         draw(np.zeros((1, 2)), np.zeros(1, dtype=np.uint64), temperature=temperature)
     with pytest.raises(ValueError, match=r"^temperature must be finite and > 0, got "):
-        _scalar.draw(np.zeros((1, 2)), np.zeros(1, dtype=np.uint64), temperature)
+        _scalar.draw_tokens(np.zeros((1, 2)), np.zeros(1, dtype=np.uint64), temperature)
 
 
 @pytest.mark.parametrize(

@@ -127,11 +127,11 @@ def test_float32_tape_rounds_parameters_and_state_after_the_update(optimizer):
 
 def test_state_of_the_wrong_size_names_the_sizes():
     matrix = Tape().matrix(2, 3)
-    with pytest.raises(ValueError, match="m has 5 elements, needs 6"):
+    with pytest.raises(ValueError, match="m has 5 elements, but the matrix has 6 parameters"):
         adamw_step(matrix, np.zeros(5), np.zeros(6), LR, BETA1, BETA2, EPS, 0.0, 1)
-    with pytest.raises(ValueError, match="v has 7 elements, needs 6"):
+    with pytest.raises(ValueError, match="v has 7 elements, but the matrix has 6"):
         adamw_step(matrix, np.zeros(6), np.zeros(7), LR, BETA1, BETA2, EPS, 0.0, 1)
-    with pytest.raises(ValueError, match="buf has 4 elements, needs 6"):
+    with pytest.raises(ValueError, match="buf has 4 elements, but the matrix has 6"):
         sgd_step(matrix, np.zeros(4), LR, 0.9, 0.0, True)
 
 

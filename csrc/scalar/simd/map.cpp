@@ -114,6 +114,8 @@ void map(Map op, typename N::T* dst, const typename N::T* src, std::size_t n, do
     case Map::power:
       return power_of<N>(dst, src, n, c, 1.0);
     case Map::power_local:
+      // x ** 0 is 1 everywhere, also at 0, where 0 * 0 ** -1 would be nan.
+      if (c == 0.0) return each_vector(dst, src, n, [](V) { return V{}; });
       return power_of<N>(dst, src, n, c - 1.0, c);
     case Map::one_minus_square:
       return each_vector(dst, src, n, [](V x) {

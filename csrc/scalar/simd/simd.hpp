@@ -105,7 +105,7 @@ enum class Map : std::uint8_t {
   step,              // x > 0: 1, else 0
   inverse,           // 1 / x
   power,             // x ** c
-  power_local,       // c * x ** (c - 1)
+  power_local,       // c * x ** (c - 1); 0 if c is 0
   one_minus_square,  // 1 - x * x
   add_constant,      // x + c
 };

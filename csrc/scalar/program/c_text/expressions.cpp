@@ -186,7 +186,7 @@ std::string Writer::mapped(Kind kind, double constant, const std::string& x) con
     case Kind::power:
       return power(x, constant, 1.0);
     case Kind::power_local:
-      return power(x, constant - 1.0, constant);
+      return constant == 0.0 ? zero : power(x, constant - 1.0, constant);
     case Kind::one_minus_square:
       return unit + " - " + x + " * " + x;
     default:

@@ -39,7 +39,7 @@ enum class Kind : std::uint8_t {
   step,              // 1 where x > 0, else 0
   inverse,           // 1 / x
   power,             // x ** value
-  power_local,       // value * x ** (value - 1)
+  power_local,       // value * x ** (value - 1); 0 if value is 0
   one_minus_square,  // 1 - x * x
   add_constant,      // x + value
 };

@@ -87,8 +87,29 @@ class Extraction {
   Id next_order() const { return static_cast<Id>(graph_.nodes.size()); }
 
   // The node of an operand. Leaves are placed at their first use, which is after their operands.
+  // Selections of selections may be nested to any depth, so this is a loop and not a recursion.
   Id operand(NodeId id) {
     if (place(id) < reached) return place(id);
+    pending_.push_back(id);
+    while (!pending_.empty()) {
+      const NodeId top = pending_.back();
+      const std::size_t open = pending_.size();
+      const auto found = recording_.symbols.find(top);
+      if (found != recording_.symbols.end() && place(top) >= reached) {
+        const std::vector<NodeId>& operands = found->second.operands;
+        for (auto each = operands.rbegin(); each != operands.rend(); ++each) {
+          if (place(*each) >= reached) pending_.push_back(*each);
+        }
+      }
+      if (pending_.size() > open) continue;
+      pending_.pop_back();
+      if (place(top) >= reached) place_leaf(top);
+    }
+    return place(id);
+  }
+
+  // Precondition: its operands are placed.
+  void place_leaf(NodeId id) {
     Node node;
     node.order = next_order();
     const auto found = recording_.symbols.find(id);
@@ -105,17 +126,12 @@ class Extraction {
         node.rows = static_cast<std::int32_t>(recording_.blocks[symbol.block].rows);
         node.stride = static_cast<std::int32_t>(recording_.blocks[symbol.block].cols);
       } else if (!symbol.operands.empty()) {
-        std::vector<Id> operands;
-        for (const NodeId each : symbol.operands) operands.push_back(operand(each));
-        node.order = next_order();
         node.first = static_cast<std::uint32_t>(graph_.operands.size());
-        node.count = static_cast<std::uint32_t>(operands.size());
-        graph_.operands.insert(graph_.operands.end(), operands.begin(), operands.end());
+        node.count = static_cast<std::uint32_t>(symbol.operands.size());
+        for (const NodeId each : symbol.operands) graph_.operands.push_back(place(each));
       }
     }
-    const Id made = graph_.add(node);
-    place(id) = made;
-    return made;
+    place(id) = graph_.add(node);
   }
 
   Id constant(double value) {

@@ -75,7 +75,7 @@ class Logs {
         terms_.push_back({term.times, term.value, false});
       } else if (seen >= limit) {
         return out.add(node);
-      } else if (of.kind == Kind::power && positive(of.first)) {
+      } else if (of.kind == Kind::power && of.value != 0.0 && positive(of.first)) {
         left[open++] = {term.times * of.value, of.first, true};
       } else if (of.kind == Kind::sum && of.count == 1 && positive_[term.value] != 0 &&
                  open + 2 <= limit) {

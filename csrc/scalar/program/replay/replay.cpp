@@ -66,17 +66,26 @@ void Replay<T>::set_shape(const Documents& documents) {
   if (documents.count == 1) {
     by_length_.resize(stages + 1);
     auto& bound = by_length_[static_cast<std::size_t>(longest_)];
-    if (!bound) {
-      bound = std::make_unique<Bound>();
-      bound_ = bound.get();
-      bind();
-    }
+    if (!bound) bind_shape(bound);
     bound_ = bound.get();
     return;
   }
-  if (!other_) other_ = std::make_unique<Bound>();
+  if (!other_ || other_->width != width_) bind_shape(other_);
   bound_ = other_.get();
-  if (bound_->width != width_) bind();
+}
+
+// A shape whose binding runs out of memory is forgotten: some of its calls would be missing.
+template <class T>
+void Replay<T>::bind_shape(std::unique_ptr<Bound>& bound) {
+  if (!bound) bound = std::make_unique<Bound>();
+  bound_ = bound.get();
+  try {
+    bind();
+  } catch (...) {
+    bound.reset();
+    bound_ = nullptr;
+    throw;
+  }
 }
 
 // One run of memory for all groups of this shape. Rows start on a cache line where they are long.

@@ -75,6 +75,7 @@ class Replay {
 
   void set_shape(const Documents& documents);
   void lay_out();
+  void bind_shape(std::unique_ptr<Bound>& bound);
   void bind();
   const T* row(const Ref& ref, std::int32_t stage) const noexcept;
   T* destination(std::int32_t group, std::int32_t stage, std::int32_t index) const noexcept;
