@@ -46,6 +46,7 @@ __all__ = [
     "budget_seconds",
     "closest",
     "options_of",
+    "preset_defaults",
     "resolve_preset",
 ]
 
@@ -147,8 +148,8 @@ class TrainConfig:
         group=_DATA, choices=("auto", "file", "line", "paragraph"),
     )  # fmt: skip
     tokenizer: str = option(
-        "char", "Tokens: characters, bytes, or word pieces learned from the training text.",
-        group=_DATA, choices=("char", "byte", "bpe"),
+        "char", "Unit of a token; bpe: word pieces learned from the training text.", group=_DATA,
+        choices=("char", "byte", "bpe"),
     )  # fmt: skip
     vocab_size: int = option(
         1024, "Tokens of tokenizer bpe, including the 256 bytes and BOS.", group=_DATA, low=258,
@@ -159,7 +160,7 @@ class TrainConfig:
         high=0.99,
     )  # fmt: skip
     style: str = option(
-        "classic", "futuristic: add a small style corpus to the training text.", group=_DATA,
+        "classic", "Style; futuristic: add a small style corpus to the training text.", group=_DATA,
         choices=("classic", "futuristic"), common=True,
     )  # fmt: skip
     batching: str = option(
@@ -237,8 +238,9 @@ class TrainConfig:
     )  # fmt: skip
     dtype: str = option(
         "auto",
-        "auto: float64 (scalar), bfloat16 on CUDA and on CPUs where it is faster, otherwise"
-        " float32.", group=_RUN, choices=("auto", "float64", "float32", "bfloat16"), common=True,
+        "Number format; auto: float64 (scalar), bfloat16 on CUDA and on CPUs where it is faster,"
+        " otherwise float32.", group=_RUN, choices=("auto", "float64", "float32", "bfloat16"),
+        common=True,
     )  # fmt: skip
     numerics: str = option(
         "fast", "Arithmetic of the scalar engine; exact: bit-identical to microgpt, fast: fused.",
@@ -305,7 +307,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         given = parse_given(self)
         mode, preset = resolve_preset(given)
-        assign(self, {**_defaults(preset, given), **given, "mode": mode, "preset": preset})
+        assign(self, {**preset_defaults(preset, given), **given, "mode": mode, "preset": preset})
         assign(self, {"given": frozenset(name for name in given if given[name] != "auto")})
         if self.resume:
             return  # the saved config applies, and only given options are compared with it
@@ -361,7 +363,7 @@ def resolve_preset(given: Mapping[str, Any]) -> tuple[str, str]:
     mode = given.get("mode", "auto")
     preset = _preset_for("scalar" if mode == "auto" else mode, given)
     if mode == "auto":
-        mode = choose_engine({**_defaults(preset, given), **given})[0]
+        mode = choose_engine({**preset_defaults(preset, given), **given})[0]
         preset = _preset_for(mode, given)
     kind = PRESETS[preset]["model_kind"]
     if given.get("model_kind", kind) != kind:
@@ -381,7 +383,8 @@ def _preset_for(mode: str, given: Mapping[str, Any]) -> str:
     return "pico" if mode == "scalar" else "mini"
 
 
-def _defaults(preset: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def preset_defaults(preset: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the default of every training option under a preset and the given options."""
     values = dict(PRESETS[preset])
     if given.get("numerics") == "exact":  # its programs need float64, not the dtype of a preset
         values.pop("dtype", None)
@@ -443,7 +446,8 @@ class SampleConfig(_WithoutPreset):
         group=_SAMPLE, low=0, high=100,
     )  # fmt: skip
     baseline: str = option(
-        "none", "counts: sample from bigram counts of the training text instead of the weights.",
+        "none",
+        "Baseline; counts: sample from bigram counts of the training text, not from the weights.",
         group=_SAMPLE, choices=("none", "counts"), common=True,
     )  # fmt: skip
     data_dir: str | None = _same("data_dir")
