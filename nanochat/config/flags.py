@@ -9,9 +9,9 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from nanochat.config.option import Option, as_text, closest, options_of, shown
 from nanochat.config.options import AblateConfig, EvalConfig, SampleConfig, TrainConfig
@@ -39,8 +39,7 @@ _HELP = "Train, sample, evaluate and ablate small language models from a text co
 _NEGATIVE_NUMBER = re.compile(r"-(?:\.?[0-9]|inf|nan)", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(NamedTuple):
     """One command: a line about it and the class of its options."""
 
     summary: str
@@ -101,9 +100,8 @@ def read_front_flags(words: Sequence[str]) -> dict[str, Any]:
     namespace, rest = front_parser(with_options=False).parse_known_args(words)
     for word in rest:
         near = closest(word, ["--version", "--print-completion", "--install-completion", "--help"])
-        raise ConfigError(
-            f"unknown option {shown(word)}{near}; options of a command follow the command"
-        )
+        hint = "; put a command first" if word in ("--quiet", "--json", "--config") else near
+        raise ConfigError(f"unknown option {shown(word)} of {PROGRAM}{hint}")
     return vars(namespace)
 
 

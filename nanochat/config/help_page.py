@@ -5,10 +5,11 @@ Imports rich, so the command line imports this file only for a help page.
 
 from __future__ import annotations
 
+import argparse
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from rich.console import Console
 from rich_argparse import RichHelpFormatter
@@ -30,14 +31,21 @@ __all__ = ["command_page", "front_page", "show"]
 NARROWEST, WIDEST = 40, 100  # columns
 
 
+def _capitalized(name: str) -> str:
+    return name[:1].upper() + name[1:]
+
+
 class _Formatter(RichHelpFormatter):
     """Read no markup in square brackets, and keep the case of group names."""
 
-    @staticmethod
-    def group_name_formatter(name: str) -> str:
-        return name[:1].upper() + name[1:]
-
+    group_name_formatter: ClassVar[Callable[[str], str]] = _capitalized
     help_markup = text_markup = False
+
+    def _rich_format_action(self, action: argparse.Action) -> Iterator[Any]:
+        lines = super()._rich_format_action(action)
+        if isinstance(action, argparse._SubParsersAction):
+            next(lines)  # an empty heading above the commands
+        return lines
 
 
 def front_page() -> Parser:
@@ -85,4 +93,4 @@ def show(parser: Parser) -> None:
     console = Console(width=width)
     formatter: Any = partial(_Formatter, width=width, max_help_position=30, console=console)
     parser.formatter_class = formatter
-    print(parser.format_help(), end="")
+    print(parser.format_help().rstrip("\n"))
