@@ -1,4 +1,4 @@
-"""`python -m nanochat`, the same command as `nanochat`."""
+"""Run `python -m nanochat`: the same command as `nanochat`."""
 
 from nanochat.cli import main
 

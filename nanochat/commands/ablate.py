@@ -21,7 +21,7 @@ from typing import Any
 
 from nanochat.commands.train import train
 from nanochat.config.options import ABLATIONS_DIR, AblateConfig, TrainConfig, closest, options_of
-from nanochat.config.sources import parse_text, read_config_file
+from nanochat.config.sources import read_config_file
 from nanochat.errors import (
     AblationError,
     CheckpointError,
@@ -126,9 +126,7 @@ def grid(config: AblateConfig, base: Mapping[str, Any]) -> list[Cell]:
     for name in ("out", "resume"):
         if name in options:
             raise ConfigError(f"{name} must not be an option of the runs, got {options[name]}")
-    first_seed = options.pop("seed", FIRST_SEED)
-    if not options_of(TrainConfig)["seed"].accepts(first_seed):
-        raise ConfigError(options_of(TrainConfig)["seed"].refusal("seed", first_seed))
+    first_seed = options_of(TrainConfig)["seed"].parse("seed", options.pop("seed", FIRST_SEED))
     cells = []
     for values in itertools.product(*(values for _, values in axes)):
         variant = dict(zip(names, values, strict=True))
@@ -169,7 +167,7 @@ def _axis(text: str) -> tuple[str, list[Any]]:
         allowed = [option for option in known if option not in _NOT_VARIED]
         raise ConfigError(f"vary must name a training option, got {name!r}{closest(name, allowed)}")
     values = [
-        parse_text(name, value.strip(), known[name]) for value in listed.split(",") if value.strip()
+        known[name].parse(name, value.strip()) for value in listed.split(",") if value.strip()
     ]
     if not values:
         raise ConfigError(f"vary {name} must list values, as in {name}=a,b, got {text!r}")

@@ -1,48 +1,49 @@
-"""What `--mode auto` takes: the engine that trains the model sooner, by a rule that was measured.
+"""The engine that `--mode auto` chooses: the faster one, by a rule that was measured.
 
-The scalar engine steps a small model several times faster than torch does, but records it first,
-and a recording grows with the model. `bench/choices/auto.py` times both over a grid of sizes; up to
-MOST_PRODUCTS the scalar engine was ahead at every batch of up to MOST_ROWS rows, on two cores
-(bench/results/choices/auto.json). Long documents need the attention over long contexts that torch is good
-at, and a larger model than a recording holds.
-Owns the rule and its words. Which options exist is config.py's.
+The scalar engine steps a small model several times faster than torch, but records it first, and a
+recording grows with the model. `bench/choices/auto.py` times both engines over a grid of sizes. On
+two cores the scalar engine was faster for every model of up to MOST_PRODUCTS multiplications and
+every batch of up to MOST_ROWS rows (bench/results/choices/auto.json). Long documents need a larger
+model than a recording holds, and attention over long contexts, which is faster in torch.
 """
 
 from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
+from nanochat.config.unsupported import UNSUPPORTED
 from nanochat.system import processes
 
 __all__ = ["LINE_CORPORA", "MOST_PRODUCTS", "MOST_ROWS", "choose_engine", "products"]
 
-# Multiplications of one text of block_size tokens, each of which becomes two recorded nodes.
+# Multiplications for one text of block_size tokens; each becomes two recorded nodes.
 MOST_PRODUCTS = 450_000
-MOST_ROWS = 256  # of a step, the most that were measured; torch has all cores for more
+MOST_ROWS = 256  # rows per step, the most that were measured; torch uses all cores for more
 
-# Registry corpora of short documents, one a line.
+# Registry corpora of short documents, one per line.
 LINE_CORPORA = ("names", "names-makemore")
 
 
 def products(options: Mapping[str, Any], vocab_size: int) -> int:
-    """Multiplications of a model reading one text of block_size tokens."""
-    width, block_size = options["n_embd"], options["block_size"]
-    per_layer = 12 * width + block_size
-    return int(block_size * width * (options["n_layer"] * per_layer + vocab_size))
+    """Return the multiplications of a model that reads one text of block_size tokens."""
+    n_embd, block_size = options["n_embd"], options["block_size"]
+    per_layer = 12 * n_embd + block_size
+    return int(block_size * n_embd * (options["n_layer"] * per_layer + vocab_size))
 
 
 def choose_engine(
     options: Mapping[str, Any],  # every training option, with the scalar engine's preset
     vocab_size: int = 0,  # 0: not known yet
 ) -> tuple[str, str]:
-    """scalar or tensor, and why, in words for the terminal."""
-    wanted = _of_tensor_alone(options)
-    if wanted:
-        return "tensor", f"only it has {wanted}"
+    """Return `scalar` or `tensor`, and the reason in words for the terminal."""
+    needed = _needs_tensor(options)
+    if needed:
+        return "tensor", f"only this engine supports {needed}"
     if options["numerics"] == "exact":
-        return "scalar", "only it has numerics exact"
+        return "scalar", "only this engine supports numerics exact"
     short = _has_short_documents(options)
     rows = options["batch_size"] * options["grad_accum"]
     small = products(options, vocab_size) <= MOST_PRODUCTS and rows <= MOST_ROWS
@@ -54,29 +55,14 @@ def choose_engine(
     return "tensor", f"the faster engine for {slow}"
 
 
-def _of_tensor_alone(options: Mapping[str, Any]) -> str:
-    """The first option that was asked for and that the scalar engine lacks, or nothing."""
-    if options["device"] in ("cuda", "mps"):
-        return f"device {options['device']}"
-    if options["dtype"] == "bfloat16":
-        return "dtype bfloat16"
-    if options["loss"] == "torch":
-        return "loss torch"
-    if options["optimizer"] == "muon":
-        return "optimizer muon"
-    if options["past_embeds"] > 0:
-        return "past_embeds"
-    if options["ngram_rows"] > 0:
-        return "ngram_rows"
-    if options["dropout"] > 0:
-        return "dropout"
-    if options["auto_batch"]:
-        return "auto_batch"
-    if options["compile"] == "on":
-        return "compile"
-    if processes.world() > 1:
-        return "several processes"
-    return ""
+def _needs_tensor(options: Mapping[str, Any]) -> str:
+    """Return the first given option that the scalar engine does not support, or nothing."""
+    scalar = SimpleNamespace(**{**options, "mode": "scalar"})
+    for rule in UNSUPPORTED:
+        if rule.owner == "mode" and rule.applies(scalar):
+            value = options[rule.option]
+            return f"{rule.option} {value}" if isinstance(value, str) else rule.option
+    return "several processes" if processes.world() > 1 else ""
 
 
 def _has_short_documents(options: Mapping[str, Any]) -> bool:

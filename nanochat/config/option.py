@@ -1,62 +1,92 @@
-"""One option: its type, default, help and check, and what is done with all options of a config."""
+"""One option: its type, default, help text and check, and the one function that parses its values.
+
+Flags, environment variables, TOML files and Python all pass their values through `Option.parse`, so
+all of them accept the same values and refuse the others in the same words.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import numbers
+import os
+import re
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from nanochat.errors import ConfigError
 
-__all__ = ["UNSET", "Option", "check_options", "closest", "fill", "filled", "options_of", "option"]
+__all__ = [
+    "UNSET",
+    "Option",
+    "as_text",
+    "assign",
+    "closest",
+    "defaults_of",
+    "option",
+    "options_of",
+    "parse_given",
+    "shown",
+]
 
 UNSET: Any = type("_Unset", (), {"__repr__": lambda _: "<from preset>"})()
+
+MAX_SHOWN = 60  # characters of a value that a message repeats
+
+# ASCII only: int() and float() also accept other digits and underscores.
+_INTEGER = re.compile(r"[+-]?[0-9]+")
+_DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
-    """What is known of one option beside its name."""
+    """Everything about one option except its name."""
 
-    kind: type
+    kind: type  # str, int, float, bool or tuple
     default: Any
     help: str
     group: str
     choices: tuple[str, ...] | None = None
     low: float | None = None
     high: float | None = None
-    low_open: bool = False
-    common: bool = False
+    low_open: bool = False  # `low` itself is refused
+    common: bool = False  # listed by --help, not only by --help-all
     output: bool = False  # may differ between a run and its resume
     optional: bool = False  # None is a value
+    path: bool = False  # accepts os.PathLike; shells complete file names
 
-    def refusal(self, name: str, value: Any) -> str:
-        """The message for a value that is not accepted: name, rule, value, and a suggestion."""
-        near = closest(value, self.choices) if self.choices and isinstance(value, str) else ""
-        return f"{name} must be {self._rule(value)}, got {value}{near}"
+    def parse(self, name: str, value: Any) -> Any:
+        """Return `value` as this option's type.
 
-    def _rule(self, value: Any) -> str:
-        if self.choices:
-            return f"one of {', '.join(self.choices)}"
-        if self.kind is str:
-            return "Unicode text without NUL" if isinstance(value, str) else "text"
+        Accepts text for every type, `os.PathLike` for paths, and NumPy scalars. Raises ConfigError
+        with the option's name, its rule and the value.
+        """
+        parsed = self._converted(_without_numpy(value))
+        if not self.accepts(parsed):
+            raise ConfigError(self.refusal(name, value))
+        return parsed if parsed is None else self.kind(parsed)
+
+    def _converted(self, value: Any) -> Any:
+        """Convert text and paths; return everything else as it is."""
+        if self.path and isinstance(value, os.PathLike):
+            return os.fspath(value)
+        if not isinstance(value, str) or self.kind is str:
+            return value
         if self.kind is tuple:
-            return "a list of texts like 'n_layer=1,2'"
+            return tuple(value.split())
         if self.kind is bool:
-            return "true or false"
-        if self.low is None or self.high is None:
-            return "finite"
-        if self.kind is int:
-            return f"a whole number between {int(self.low)} and {int(self.high)}"
-        if self.low_open:
-            # Most upper bounds only catch slips; the rule names one where it is what was broken.
-            too_large = isinstance(value, (int, float)) and self.high < value < math.inf
-            return f"finite and > {self.low:g}" + (f" and <= {self.high:g}" if too_large else "")
-        return f"finite and between {self.low:g} and {self.high:g}"
+            return _BOOLEANS.get(value.lower(), value)
+        pattern = _INTEGER if self.kind is int else _DECIMAL
+        try:
+            return self.kind(value) if pattern.fullmatch(value.strip()) else value
+        except ValueError:  # more digits than Python converts
+            return value
 
     def accepts(self, value: Any) -> bool:
+        """Return whether `value`, which has this option's type already, is allowed."""
         if value is None:
             return self.optional
         if self.kind is str:
@@ -74,9 +104,54 @@ class Option:
             return False
         return self.high is None or value <= self.high
 
+    def refusal(self, name: str, value: Any) -> str:
+        """Return the message for a refused value: name, rule, value, and a suggestion."""
+        value = _without_numpy(value)
+        near = closest(value, self.choices) if self.choices and isinstance(value, str) else ""
+        return f"{name} must be {self._rule(value)}, got {shown(value)}{near}"
+
+    def _rule(self, value: Any) -> str:
+        if self.choices:
+            return f"one of {', '.join(self.choices)}"
+        if self.kind is str:
+            return "Unicode text without NUL" if isinstance(value, str) else "text"
+        if self.kind is tuple:
+            return "a list of texts like 'n_layer=1,2'"
+        if self.kind is bool:
+            return "true or false"
+        return self._range(self._converted(value)) + _digits_rule(self.kind, value)
+
+    def _range(self, value: Any) -> str:
+        if self.low is None or self.high is None:
+            return "finite"
+        if self.kind is int:
+            return f"a whole number between {int(self.low)} and {int(self.high)}"
+        if self.low_open:
+            # Most upper bounds only catch typing errors; the rule names one only if it was broken.
+            too_large = isinstance(value, (int, float)) and self.high < value < math.inf
+            return f"finite and > {self.low:g}" + (f" and <= {self.high:g}" if too_large else "")
+        return f"finite and between {self.low:g} and {self.high:g}"
+
+
+def _digits_rule(kind: type, text: Any) -> str:
+    """Name the digits if Python itself would have read the refused text as a number."""
+    if not isinstance(text, str) or (text.isascii() and "_" not in text):
+        return ""
+    try:
+        kind(text)
+    except ValueError:
+        return ""
+    return ", written in the digits 0 to 9"
+
+
+def _without_numpy(value: Any) -> Any:
+    """Return a NumPy scalar as Python's, which every file format can write."""
+    numpy = sys.modules.get("numpy")  # a NumPy value exists only after its import
+    return value.item() if numpy is not None and isinstance(value, numpy.generic) else value
+
 
 def _is_text(value: Any) -> bool:
-    """Text that a path, a config file and a terminal can all hold."""
+    """Return whether a path, a config file and a terminal can all hold this text."""
     return (
         isinstance(value, str)
         and "\0" not in value
@@ -84,47 +159,71 @@ def _is_text(value: Any) -> bool:
     )
 
 
-def option(default: Any, help: str, *, group: str, **details: Any) -> Any:
-    """A dataclass field whose default comes from the preset, then from `default`."""
-    details.setdefault("kind", type(default))
-    option = Option(default=default, help=help, group=group, **details)
-    return field(default=UNSET, metadata={"option": option})
+# ---------------------------------------------------------------------------------------- messages
 
 
-def options_of(config_class: type) -> dict[str, Option]:
-    """The options of a config class, by field name, in order."""
-    fields = dataclasses.fields(config_class)
-    return {f.name: f.metadata["option"] for f in fields if "option" in f.metadata}
+def as_text(value: Any) -> str:
+    """Return a value as options are written: `true` and `false` for booleans."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def shown(value: Any) -> str:
+    """Return a value for a message: on one line, printable, and shortened if it is long."""
+    try:
+        text = as_text(value)
+    except ValueError:  # more digits than Python prints
+        return "a number with thousands of digits"
+    if not text:
+        return "''"
+    text = text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "…"
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def closest(name: str, known: Iterable[str]) -> str:
-    """` (did you mean 'x'?)` for a misspelt name, or nothing."""
+    """Return ` (did you mean 'x'?)` for a misspelt name, or nothing."""
+    if len(name) > MAX_SHOWN:
+        return ""
     import difflib  # only a mistake needs it
 
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f" (did you mean '{near[0]}'?)" if near else ""
 
 
-def check_options(config: Any) -> None:
-    """Each value against its own option. Raises ConfigError with name, rule and value."""
-    for name, option in options_of(type(config)).items():
-        value = getattr(config, name)
-        if not option.accepts(value):
-            raise ConfigError(option.refusal(name, value))
-        if option.kind in (int, float, tuple) and value is not None:
-            # NumPy's numbers are accepted; what is kept is Python's, which every format can write.
-            object.__setattr__(config, name, option.kind(value))
+# ------------------------------------------------------------------------ the options of a config
 
 
-def filled(config: Any, preset: Mapping[str, Any]) -> dict[str, Any]:
-    """Every option by name: as given, else the preset's value, else the option's default."""
-    given = {name: getattr(config, name) for name in options_of(type(config))}
+def option(default: Any, help: str, *, group: str, **details: Any) -> Any:
+    """Declare a dataclass field whose default is the preset's, or `default` if it has none."""
+    details.setdefault("kind", type(default))
+    declared = Option(default=default, help=help, group=group, **details)
+    return field(default=UNSET, metadata={"option": declared})
+
+
+def options_of(config_class: type) -> dict[str, Option]:
+    """Return the options of a config class by field name, in order."""
+    fields = dataclasses.fields(config_class)
+    return {f.name: f.metadata["option"] for f in fields if "option" in f.metadata}
+
+
+def parse_given(config: Any) -> dict[str, Any]:
+    """Return the values that a config was constructed with, parsed. Raises ConfigError."""
+    values = {name: getattr(config, name) for name in options_of(type(config))}
     return {
-        name: preset.get(name, option.default) if given[name] is UNSET else given[name]
-        for name, option in options_of(type(config)).items()
+        name: declared.parse(name, values[name])
+        for name, declared in options_of(type(config)).items()
+        if values[name] is not UNSET
     }
 
 
-def fill(config: Any, preset: Mapping[str, Any]) -> None:
-    for name, value in filled(config, preset).items():
+def defaults_of(config_class: type, preset: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the default of every option: the preset's, or the option's if it has none."""
+    return {
+        name: preset.get(name, declared.default)
+        for name, declared in options_of(config_class).items()
+    }
+
+
+def assign(config: Any, values: Mapping[str, Any]) -> None:
+    """Set the fields of a frozen config that is being constructed."""
+    for name, value in values.items():
         object.__setattr__(config, name, value)

@@ -1,6 +1,6 @@
-"""Options from text: flags over NCLAB_* variables over a TOML file, each checked by its option.
+"""Where option values come from: flags override NCLAB_* variables, which override a TOML file.
 
-It gives a mapping of what was said; defaults and presets are config.py's.
+Returns only the values that were given. Defaults and presets belong to options.py.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from nanochat.config.options import (
 )
 from nanochat.errors import ConfigError
 
-__all__ = ["PREFIX", "gather_options", "parse_text", "read_config_file"]
+__all__ = ["PREFIX", "gather_options", "read_config_file"]
 
 PREFIX = "NCLAB_"
-# Variables of the build (CMakeLists.txt), which a shell may still hold when a command runs, and
-# those that pick a build of the kernels (native.py) and its instruction set.
+# Variables of the build (CMakeLists.txt), which may still be set in the shell that runs a command,
+# and those that choose a build of the kernels (native.py) and its instruction set.
 _BUILD = frozenset(
     PREFIX + name
     for name in ("CUDA", "PYTHON", "CPP_TESTS", "SANITIZE", "WERROR", "KERNELS", "SIMD")
@@ -33,37 +33,18 @@ _BUILD = frozenset(
 _CONFIGS = (TrainConfig, SampleConfig, EvalConfig, AblateConfig)
 
 
-def parse_text(name: str, text: str, option: Option) -> Any:
-    """A value from a flag, variable or list. Raises ConfigError with name, rule and text."""
-    value: Any = text
-    if option.kind is tuple:
-        value = tuple(text.split())
-    elif option.kind is bool:
-        value = {"true": True, "1": True, "false": False, "0": False}.get(text.lower(), text)
-    elif option.kind in (int, float):
-        try:
-            value = option.kind(text)
-        except ValueError:
-            value = text
-    if not option.accepts(value):
-        raise ConfigError(option.refusal(name, value))
-    return value
-
-
 def gather_options(
     known: Mapping[str, Option],
-    flags: Mapping[str, Any],  # None: not given
+    flags: Mapping[str, Any],  # by field name; None: not given
     environment: Mapping[str, str],
     config_file: str | None,
 ) -> dict[str, Any]:
-    """The options that were given, by field name. Raises ConfigError."""
+    """Return the given options by field name, parsed. Raises ConfigError."""
     options = read_config_file(config_file, known) if config_file is not None else {}
     options.update(_from_environment(known, environment))
     for name, value in flags.items():
         if value is not None:
-            options[name] = (
-                parse_text(name, value, known[name]) if isinstance(value, str) else value
-            )
+            options[name] = known[name].parse(name, value)
     return options
 
 
@@ -77,20 +58,17 @@ def _from_environment(
             continue
         if variable not in every:
             raise ConfigError(
-                f"environment variable {variable} is no option{closest(variable, every)}"
+                f"environment variable {variable} does not name an option{closest(variable, every)}"
             )
         name = variable.removeprefix(PREFIX).lower()
-        if name not in known:
-            continue  # an option of another command
-        try:
-            options[name] = parse_text(name, environment[variable], known[name])
-        except ConfigError as error:
-            raise ConfigError(f"{error}; it stands in {variable}") from None
+        if name in known:  # otherwise an option of another command
+            source = f"environment variable {variable}"
+            options[name] = _parse(known[name], name, environment[variable], source)
     return options
 
 
 def read_config_file(path: str, known: Mapping[str, Option]) -> dict[str, Any]:
-    """The options in a TOML file of `option = value` lines. Raises ConfigError."""
+    """Return the options in a TOML file of `option = value` lines, parsed. Raises ConfigError."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
@@ -99,13 +77,21 @@ def read_config_file(path: str, known: Mapping[str, Option]) -> dict[str, Any]:
         raise ConfigError(f"config file {path} is not UTF-8: byte {error.start}") from error
     try:
         options = _parse_toml(text)
-    except (ValueError, RecursionError) as error:  # TOMLDecodeError of either parser
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError
         raise ConfigError(f"config file {path} is not TOML: {error}") from error
     _refuse_unknown(path, options, known)
-    for name, value in options.items():
-        if not known[name].accepts(value):
-            raise ConfigError(f"{known[name].refusal(name, value)}; it stands in {path}")
-    return options
+    return {
+        name: _parse(known[name], name, value, f"config file {path}")
+        for name, value in options.items()
+    }
+
+
+def _parse(option: Option, name: str, value: Any, source: str) -> Any:
+    """Parse a value; the message of a refusal names where the value came from."""
+    try:
+        return option.parse(name, value)
+    except ConfigError as error:
+        raise ConfigError(f"{error}, in {source}") from None
 
 
 def _parse_toml(text: str) -> dict[str, Any]:
@@ -119,4 +105,4 @@ def _parse_toml(text: str) -> dict[str, Any]:
 def _refuse_unknown(path: str, options: Iterable[str], known: Mapping[str, Option]) -> None:
     for name in options:
         if name not in known:
-            raise ConfigError(f"config file {path}: {name} is no option{closest(name, known)}")
+            raise ConfigError(f"config file {path}: {name} is not an option{closest(name, known)}")

@@ -1,0 +1,318 @@
+"""The command line's argument parser, built from the option table.
+
+Reads words into text by option name. `Option.parse` turns the text into values, so argparse itself
+checks no types and no choices. Help pages are in help_page.py, completion scripts in completion.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+
+from nanochat.config.option import Option, as_text, closest, options_of, shown
+from nanochat.config.options import AblateConfig, EvalConfig, SampleConfig, TrainConfig
+from nanochat.errors import ConfigError
+
+__all__ = [
+    "COMMANDS",
+    "HELP_FLAGS",
+    "PROGRAM",
+    "Command",
+    "Parser",
+    "command_options",
+    "command_parser",
+    "flag_of",
+    "front_parser",
+    "read_flags",
+    "read_front_flags",
+]
+
+PROGRAM = "nanochat"
+HELP_FLAGS = ("-h", "--help", "--help-all")
+
+_GENERAL = "General"
+_HELP = "Train, sample, evaluate and ablate small language models from a text corpus."
+_NEGATIVE_NUMBER = re.compile(r"-(?:\.?[0-9]|inf|nan)", re.IGNORECASE)
+
+
+class Command(NamedTuple):
+    """One command: a line about it and the class of its options."""
+
+    summary: str
+    config: type | None = None
+
+
+COMMANDS = {
+    "train": Command("Train a model on a text and write samples.", TrainConfig),
+    "sample": Command("Write text with a trained model.", SampleConfig),
+    "eval": Command("Evaluate a trained model on a text: loss and bits per byte.", EvalConfig),
+    "ablate": Command("Train a grid of variants over seeds and compare them.", AblateConfig),
+    "info": Command("Show versions, machine and native modules, for a bug report."),
+}
+
+
+def command_options(command: str) -> dict[str, Option]:
+    """Return the options of a command; ablate also takes the training options of its runs."""
+    config = COMMANDS[command].config
+    known = options_of(config) if config is not None else {}
+    if command == "ablate":
+        runs = options_of(TrainConfig)
+        del runs["resume"]
+        known = {**known, **{name: runs[name] for name in runs if name not in known}}
+    return known
+
+
+def flag_of(name: str) -> str:
+    """Return the command-line spelling of an option's name."""
+    return "--" + name.replace("_", "-")
+
+
+# ------------------------------------------------------------------------------- reading the words
+
+
+def read_flags(command: str, words: Sequence[str]) -> dict[str, Any]:
+    """Return the given flags of a command by option name: text, booleans, lists of text.
+
+    Raises ConfigError. `config`, `quiet` and `json` are among the names.
+    """
+    options = command_options(command)
+    parser = command_parser(command)
+    namespace, rest = parser.parse_known_args(_normalized(words, options))
+    flags = vars(namespace)
+    _refuse_unknown(command, options, rest)
+    paths = [*flags.pop("paths", []), *(word for word in rest if word != "--")]
+    if paths:
+        _take_path(command, flags, paths)
+    return flags
+
+
+def read_front_flags(words: Sequence[str]) -> dict[str, Any]:
+    """Return the given flags that precede any command. Raises ConfigError."""
+    if words and not words[0].startswith("-"):
+        near = closest(words[0], COMMANDS)
+        raise ConfigError(
+            f"unknown command {shown(words[0])}{near}; the commands are {', '.join(COMMANDS)}"
+        )
+    namespace, rest = front_parser(with_options=False).parse_known_args(words)
+    for word in rest:
+        near = closest(word, ["--version", "--print-completion", "--install-completion", "--help"])
+        hint = "; put a command first" if word in ("--quiet", "--json", "--config") else near
+        raise ConfigError(f"unknown option {shown(word)} of {PROGRAM}{hint}")
+    return vars(namespace)
+
+
+def _normalized(words: Sequence[str], options: Mapping[str, Option]) -> Iterator[str]:
+    """Respell what argparse does not read: `--n_embd 4`, `--lr -1`, `--qk-norm=false`.
+
+    argparse takes only some negative numbers for values, and no value for a boolean.
+    """
+    known = {flag_of(name): (name, option) for name, option in options.items()}
+    left = list(reversed(words))
+    while left:
+        word = left.pop()
+        if word == "--":
+            yield from (word, *reversed(left))
+            return
+        flag, equals, value = word.partition("=")
+        flag = flag.replace("_", "-") if flag.startswith("--") else flag
+        name, option = known.get(flag, ("", None))
+        if option is None:
+            yield flag + equals + value
+        elif option.kind is bool:
+            if not equals and left and left[-1].lower() in ("true", "false"):
+                equals, value = "=", left.pop()
+            yield flag if not equals or option.parse(name, value) else _negated(flag)
+        elif not equals and left and _NEGATIVE_NUMBER.match(left[-1]):
+            yield f"{flag}={left.pop()}"
+        else:
+            yield flag + equals + value
+
+
+def _negated(flag: str) -> str:
+    return "--no-" + flag.removeprefix("--")
+
+
+def _refuse_unknown(command: str, options: Mapping[str, Option], rest: Sequence[str]) -> None:
+    for word in rest:
+        if word.startswith("-") and word.strip("-"):
+            flag = word.partition("=")[0]
+            raise ConfigError(
+                f"unknown option {shown(flag)} of {PROGRAM} {command}{_hint(flag, options)}"
+            )
+
+
+def _hint(flag: str, options: Mapping[str, Option]) -> str:
+    """Name the commands that have an unknown option, or the most similar option."""
+    name = flag.removeprefix("--").removeprefix("no-").replace("-", "_")
+    owners = [command for command in COMMANDS if name in command_options(command)]
+    if owners:
+        return f"; it is an option of {' and '.join(owners)}"
+    flags = ["--quiet", "--json", *HELP_FLAGS, *(["--config"] if options else [])]
+    for known, option in options.items():
+        flags += _spellings(known, option)
+    return closest(flag, flags)
+
+
+def _spellings(name: str, option: Option) -> list[str]:
+    flag = flag_of(name)
+    return [flag, _negated(flag)] if option.kind is bool else [flag]
+
+
+def _take_path(command: str, flags: dict[str, Any], paths: Sequence[str]) -> None:
+    """Take the positional path of `train` as its option data."""
+    if command != "train":
+        raise ConfigError(f"{PROGRAM} {command} takes options only, got {shown(paths[0])}")
+    if len(paths) > 1:
+        raise ConfigError(
+            f"train takes one path, got {shown(' '.join(paths))}; give a folder to train on"
+            " several files"
+        )
+    if "data" in flags:
+        raise ConfigError(
+            f"the text must be given once, got {shown(paths[0])} and --data"
+            f" {shown(flags['data'])}; leave one out"
+        )
+    flags["data"] = paths[0]
+
+
+# ------------------------------------------------------------------------------ building the parser
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that raises ConfigError instead of leaving the process."""
+
+    def __init__(self, **details: Any) -> None:
+        self.commands: dict[str, argparse.ArgumentParser] = {}
+        # A given width spares argparse the import of shutil and a look at the terminal.
+        plain = partial(argparse.HelpFormatter, width=80)
+        super().__init__(
+            formatter_class=plain, add_help=False, allow_abbrev=False,
+            argument_default=argparse.SUPPRESS, **details,
+        )  # fmt: skip
+
+    def error(self, message: str) -> Any:
+        option, _, problem = message.removeprefix("argument ").partition(": ")
+        if problem.startswith("expected"):
+            problem = f"needs a value, as in {option}=VALUE"
+        elif problem.startswith("ignored"):
+            problem = "takes no value"
+        raise ConfigError(f"option {option} {problem}")
+
+
+class _Once(argparse.Action):
+    """Store one value; refuse a repeated option."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
+        option_string: str | None = None,
+    ) -> None:  # fmt: skip
+        if self.dest in namespace:
+            raise ConfigError(f"option {self.option_strings[0]} must be given once")
+        given = option_string == self.option_strings[0] if self.nargs == 0 else values
+        setattr(namespace, self.dest, given)
+
+
+def front_parser(*, with_options: bool) -> Parser:
+    """Return the parser of the words before a command; `with_options`: and of every command."""
+    parser = Parser(prog=PROGRAM, description=_HELP, usage="%(prog)s COMMAND [OPTIONS]")
+    parser.epilog = "`%(prog)s COMMAND --help` shows the options of a command."
+    commands = parser.add_subparsers(title="Commands", metavar="")
+    for name, command in COMMANDS.items():
+        parser.commands[name] = commands.add_parser(name, help=command.summary)
+        if with_options:
+            _fill(parser.commands[name], name, {}, show_all=True)
+    general = parser.add_argument_group(_GENERAL)
+    _add_help(general, with_all=False)
+    general.add_argument("--version", action=_Once, nargs=0, help="Show the version and exit.")
+    general.add_argument(
+        "--print-completion", action=_Once, metavar="SHELL",
+        help="Print the completion script for bash, zsh, fish or tcsh and exit.",
+    )  # fmt: skip
+    general.add_argument(
+        "--install-completion", action=_Once, metavar="SHELL", nargs="?", const="",
+        help="Install the completion script for bash, zsh or fish and exit; default: the shell"
+        " in $SHELL.",
+    )  # fmt: skip
+    return parser
+
+
+def command_parser(
+    command: str,
+    defaults: Mapping[str, Any] | None = None,  # for its help page; None: those of the options
+    *,
+    show_all: bool = False,
+) -> Parser:
+    """Return the parser of one command."""
+    parser = Parser(prog=f"{PROGRAM} {command}")
+    _fill(parser, command, defaults or {}, show_all=show_all)
+    return parser
+
+
+def _fill(
+    parser: argparse.ArgumentParser, command: str, defaults: Mapping[str, Any], *, show_all: bool
+) -> None:
+    """Add a command's options in their groups."""
+    options = command_options(command)
+    parser.description = COMMANDS[command].summary
+    parser.usage = "%(prog)s [OPTIONS]" + (" [PATH]" if command == "train" else "")
+    if not show_all and not all(option.common for option in options.values()):
+        parser.epilog = "`%(prog)s --help-all` shows every option."
+    groups: dict[str, Any] = {}
+    for name, option in options.items():
+        if option.group not in groups:
+            groups[option.group] = parser.add_argument_group(option.group)
+        if (command, name) == ("train", "data"):
+            groups[option.group].add_argument(
+                "paths", nargs="*", metavar="PATH", help="The same as --data PATH."
+            )
+        declared = replace(option, default=defaults[name]) if name in defaults else option
+        _add_option(groups[option.group], name, declared, visible=option.common or show_all)
+    general = parser.add_argument_group(_GENERAL)
+    if options:
+        general.add_argument(
+            "--config", action=_Once, metavar="FILE",
+            help="TOML file of options; flags and NCLAB_* variables override it.",
+        )  # fmt: skip
+    general.add_argument("--quiet", action=_Once, nargs=0, help="Show no progress and no notes.")
+    general.add_argument(
+        "--json", action=_Once, nargs=0, help="Write one JSON object to stdout instead of text."
+    )
+    _add_help(general, with_all=bool(options))
+
+
+def _add_help(group: Any, *, with_all: bool) -> None:
+    every = "Show every option and exit." if with_all else argparse.SUPPRESS
+    group.add_argument("-h", "--help", action="store_true", help="Show this page and exit.")
+    group.add_argument("--help-all", action="store_true", help=every)
+
+
+def _add_option(group: Any, name: str, option: Option, *, visible: bool) -> None:
+    flags = _spellings(name, option)
+    text = _help_text(option) if visible else argparse.SUPPRESS
+    if option.kind is bool:
+        group.add_argument(*flags, dest=name, action=_Once, nargs=0, help=text)
+    else:
+        action: Any = "append" if option.kind is tuple else _Once
+        group.add_argument(*flags, dest=name, action=action, metavar=_metavar(option), help=text)
+
+
+def _metavar(option: Option) -> str:
+    if option.choices:
+        return "NAME"
+    if option.path:
+        return "PATH"
+    return {int: "N", float: "X"}.get(option.kind, "TEXT")
+
+
+def _help_text(option: Option) -> str:
+    """Return an option's help with its choices and default, for argparse's %-formatting."""
+    text = option.help
+    if option.choices:
+        text += f" [{', '.join(option.choices)}]"
+    if option.default not in (None, "", ()):
+        text += f" [default: {as_text(option.default)}]"
+    return text.replace("%", "%%")
