@@ -111,9 +111,7 @@ def chosen(device: str, names: Sequence[str]) -> list[Case]:
     cases = [case for case in CASES[device] if not names or any(n in case.name for n in names)]
     if not cases:
         known = "\n  ".join(case.name for case in CASES[device])
-        raise SystemExit(
-            f"--cases must be parts of names, got {' '.join(names)}; names:\n  {known}"
-        )
+        raise SystemExit(f"--cases must be parts of names, got {' '.join(names)}:\n  {known}")
     return cases
 
 

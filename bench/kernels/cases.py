@@ -58,7 +58,7 @@ class Case:
 
     @property
     def bytes(self) -> int:
-        """The least bytes that memory must move: each operand read once, each result written once."""
+        """The least bytes that memory must move: operands read once, results written once."""
         if self.kind == "cross_entropy":
             return 2 * self.matrix_bytes
         if self.kind == "linear_cross_entropy":

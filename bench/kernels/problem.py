@@ -33,7 +33,7 @@ class Problem:
 
     @cached_property
     def scratch(self) -> Tensor:
-        """A buffer of the size of the logits, shared by all contestants. Any run may write to it."""
+        """A buffer of the logits' size, shared by all contestants. Any run may write to it."""
         assert self.logits is not None
         return torch.zeros_like(self.logits.detach())
 
