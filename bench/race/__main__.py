@@ -249,7 +249,8 @@ def scored(side: Side, done: Run, validation: Path) -> dict[str, Any]:
 def outcome(run: dict[str, Any]) -> str:
     if run["score"] is None:
         return f"{run['side']} seed {run['seed']}: {run['status']}: {run['reason']}"
-    return f"{run['side']} seed {run['seed']}: {run['seconds']:.1f} s, {run['score']:.4f} nats per byte"
+    figures = f"{run['seconds']:.1f} s, {run['score']:.4f} nats per byte"
+    return f"{run['side']} seed {run['seed']}: {figures}"
 
 
 if __name__ == "__main__":

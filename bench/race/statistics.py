@@ -10,7 +10,7 @@ from scipy import stats
 
 
 def p_below(values: Sequence[float], target: float) -> float:
-    """Return the one-sided p of "the mean is not below the target" by Student's t, nan for one run."""
+    """Return the one-sided p of "the mean is not below the target" (Student's t). nan for 1 run."""
     if len(values) < 2:
         return math.nan
     if len(set(values)) == 1:  # without spread, t is undefined
