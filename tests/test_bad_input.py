@@ -33,7 +33,7 @@ def write(path: str, content: bytes) -> None:
 CORPORA = [
     ("no.txt", {}, "no such file or folder: no.txt"),
     ("empty.txt", {"empty.txt": b""}, EMPTY),
-    ("texts", {"texts/.hidden": b"x"}, "folder texts holds no text file; hidden files do not count"),
+    ("texts", {"texts/.hidden": b"x"}, "folder texts contains no text file; hidden files are skipped"),
     ("a.bin", {"a.bin": b"ab\0cd"}, "a.bin is not text: NUL at byte 2; give UTF-8 text"),
     ("a.txt", {"a.txt": b"ab\xffcd"},
      "a.txt is not UTF-8: byte 0xff at byte 2; convert it, for example with iconv"),
@@ -100,7 +100,7 @@ def test_a_registry_name_that_is_nowhere_says_where_it_was_looked_for(folder, re
         f"data shakespeare is not on this machine: it is not in data_dir {folder}, it is not in"
         f" the cache {folder / 'cache'}, and its download failed (ConnectionError); put"
         " https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
-        " into a folder and give that as --data-dir or NCLAB_DATA_DIR"
+        " into a folder and name the folder with --data-dir or NCLAB_DATA_DIR"
     )
 
 

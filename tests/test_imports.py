@@ -98,6 +98,57 @@ def test_the_walk_sees_a_breach():
     assert rooms_imported(tree) == {"cli", "tensor"}
 
 
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def module_graph(sources: dict[str, str]) -> dict[str, set[str]]:
+    """The modules that each module imports, inside functions and for type checking included."""
+    graph: dict[str, set[str]] = {}
+    for module, source in sources.items():
+        imported = set()
+        for node, name in imported_modules(ast.parse(source)):
+            inner = {f"{name}.{alias.name}" for alias in node.names} & sources.keys()
+            imported |= inner if isinstance(node, ast.ImportFrom) and inner else {name}
+        graph[module] = imported & sources.keys() - {module}
+    return graph
+
+
+def import_cycle(graph: dict[str, set[str]]) -> list[str]:
+    """The modules of one cycle, or of none."""
+    finished: set[str] = set()
+
+    def visit(module: str, path: list[str]) -> list[str]:
+        if module in path:
+            return path[path.index(module) :]
+        if module not in finished:
+            for other in sorted(graph[module]):
+                if cycle := visit(other, [*path, module]):
+                    return cycle
+            finished.add(module)
+        return []
+
+    return next((cycle for module in sorted(graph) if (cycle := visit(module, []))), [])
+
+
+def test_modules_import_each_other_in_no_cycle():
+    files = [*sources(), *PACKAGE.rglob("*.pyi")]  # stubs are the compiled modules
+    texts = {module_name(path): path.read_text(encoding="utf-8") for path in files}
+    assert " → ".join(import_cycle(module_graph(texts))) == ""
+
+
+@pytest.mark.parametrize(
+    "closing",
+    ["from p.a import x", "from p import a", "import p.a", "def f():\n    from p.a import x",
+     "if TYPE_CHECKING:\n    from p.a import X"],
+)  # fmt: skip
+def test_the_walk_sees_a_cycle(closing):
+    modules = {"p": "", "p.a": "from p import b", "p.b": "from p.c import y", "p.c": closing}
+    assert import_cycle(module_graph(modules)) == ["p.a", "p.b", "p.c"]
+    assert import_cycle(module_graph({**modules, "p.c": "import p.d", "p.d": ""})) == []
+
+
 def test_the_front_door_imports_nothing_until_it_is_asked():
     tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
     modules = {name for node in runs_at_import(tree) for _, name in imported_modules(node)}

@@ -1,12 +1,13 @@
-"""The rule of `--mode auto`: both engines over a grid of sizes, in turn, in one run.
+"""The measurement behind `--mode auto`: both engines over a grid of sizes, in turn, in one run.
 
-    python -m bench.choices.auto
+    python -m bench.choices.auto [--quick]
 
-times for each cell what `nanochat train` would wait for: until the first step is done (torch's
-import, the scalar engine's recording) and a step after it. Rows are packed from synthetic lines of
-block_size / 2 … block_size − 1 tokens of 27 kinds; each engine runs in its default dtype, torch on
-one core and on all, whichever is better. The best of the rounds counts. Wherever the rule takes the
-scalar engine it must finish STEPS steps sooner. Writes results/choices/auto.json.
+Measures the waiting time of `nanochat train` in each cell: the time to the end of the first step
+(with the import of torch, or the recording of the scalar engine) and the time of a later step. Rows
+are packed from synthetic lines of block_size / 2 … block_size − 1 tokens, 27 different ones. Each
+engine runs in its default dtype; torch runs on one core and on all, and the better one counts, as
+does the best of the rounds. Where the rule chooses the scalar engine, it must finish STEPS steps
+sooner. Writes results/choices/auto.json. --quick measures one cell and writes nothing.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.command import command_parser
 from bench.machine import write_result
 from nanochat.config.engine_choice import MOST_PRODUCTS, products
 from nanochat.config.options import TrainConfig
@@ -30,7 +32,7 @@ from nanochat.training.loop import step_settings
 VOCAB = 27
 STEPS = 1000
 ROUNDS = 3
-SHORTEST_S = 0.3  # of steps, in each round
+SHORTEST_S = 0.3  # of measured steps per round
 SHAPES = (  # n_layer, n_embd, block_size
     (1, 16, 16), (1, 32, 16), (1, 48, 16), (1, 64, 16), (1, 96, 16),
     (2, 16, 16), (2, 32, 16), (2, 48, 16), (2, 64, 16), (4, 16, 16), (4, 32, 16),
@@ -41,9 +43,9 @@ ROWS = (1, 16, 64, 256)
 
 @dataclass
 class Times:
-    """Of one engine in one cell."""
+    """The times of one engine in one cell."""
 
-    first_s: float  # until the first step is done, imports left out
+    first_s: float  # to the end of the first step, without imports
     step_s: float
 
     def total_s(self, import_s: float) -> float:
@@ -58,7 +60,7 @@ def synthetic_lines(block_size: int) -> Documents:
 
 
 def time_engine(config: TrainConfig, documents: Documents) -> Times:
-    """Building it to the end of the first step, then the steps of one round."""
+    """Time the engine from building it to the end of the first step, and one round of steps."""
     config = resolve_hardware(config)
     batcher = make_batcher(
         "packed", documents, batch_size=config.batch_size, block_size=config.block_size, seed=1
@@ -79,7 +81,7 @@ def time_engine(config: TrainConfig, documents: Documents) -> Times:
 
 
 def import_torch_s() -> float:
-    """Seconds until a new Python that has numpy has torch too, the best of the rounds."""
+    """Return the seconds to import torch after numpy in a new Python: the best of the rounds."""
     code = "import numpy, time; t = time.perf_counter(); import torch; print(time.perf_counter()-t)"
     runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
             for _ in range(ROUNDS)]  # fmt: skip
@@ -96,8 +98,8 @@ def time_cell(shape: tuple[int, int, int], rows: int, torch_s: float) -> dict[st
     rounds: dict[str, list[Times]] = {"scalar": [], "tensor": []}
     for _ in range(ROUNDS):
         for mode, threads in (("scalar", 1), ("tensor", 1), ("tensor", 0)):
-            settings = replace(config, mode=mode, threads=threads)
-            rounds[mode].append(time_engine(settings, documents))
+            candidate = replace(config, mode=mode, threads=threads)
+            rounds[mode].append(time_engine(candidate, documents))
     best = {
         mode: Times(min(t.first_s for t in times), min(t.step_s for t in times))
         for mode, times in rounds.items()
@@ -116,22 +118,29 @@ def time_cell(shape: tuple[int, int, int], rows: int, torch_s: float) -> dict[st
 
 
 def main() -> None:
+    parser = command_parser(__doc__)
+    parser.add_argument("--quick", action="store_true", help="one cell; writes nothing")
+    quick = parser.parse_args().quick
     torch_s = import_torch_s()
     time_engine(TrainConfig(mode="tensor", preset="microgpt"), synthetic_lines(16))  # warms torch
     cells = []
-    print("layers width block rows  products rule    scalar: s, ns a token   tensor: s, ns a token")
-    for shape in SHAPES:
-        for rows in ROWS:
+    print(
+        "n_layer n_embd block rows products rule   scalar: s, ns per token  tensor: s, ns per token"
+    )
+    for shape in SHAPES[:1] if quick else SHAPES:
+        for rows in ROWS[:1] if quick else ROWS:
             cell = time_cell(shape, rows, torch_s)
             cells.append(cell)
             takes = "scalar" if cell["products"] <= MOST_PRODUCTS else "tensor"
             print(
-                "{:6} {:5} {:5} {:4}".format(*shape, rows), f"{cell['products']:9,} {takes}",
+                "{:7} {:6} {:5} {:4}".format(*shape, rows), f"{cell['products']:9,} {takes}",
                 *(f"{cell[f'{mode}_first_step_s']:13.2f} {cell[f'{mode}_ns_per_token']:8,.0f}"
                   for mode in ("scalar", "tensor")),
-                "" if cell["scalar_total_s"] < cell["tensor_total_s"] else " tensor is sooner",
+                "" if cell["scalar_total_s"] < cell["tensor_total_s"] else " tensor is faster",
                 flush=True,
             )  # fmt: skip
+    if quick:
+        return
     record = {"steps": STEPS, "most_products": MOST_PRODUCTS, "torch_import_s": torch_s,
               "cells": cells}  # fmt: skip
     print(write_result("choices/auto", record))

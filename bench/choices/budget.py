@@ -1,29 +1,28 @@
-"""Where the larger preset of `--time-budget`'s ladders begins to win: both at the same budgets.
+"""The budget from which the larger preset of a `--time-budget` ladder is better.
 
     python -m bench.choices.budget --long FILE --short FILE [--seeds 3] [--quick]
 
-For each ladder, budget and seed, both presets train by the clock in turn, whole processes, on the
-training part of FILE (its last tenth is put away for the race). Printed and written to
-results/choices/budget.json: bits a byte on these runs' own validation part, steps, seconds. The larger
-preset's steps at the first budget from which it stays ahead are what LADDERS should ask of it.
+For each ladder, budget and seed, both presets train under the same time budget in turn, as whole
+processes, on the first nine tenths of FILE (the last tenth is reserved for the race). Prints and
+writes to results/choices/budget.json the bits per byte on the runs' own validation part, the steps
+and the seconds. The larger preset should require, in LADDERS, the steps that it takes at the first
+budget from which it stays ahead. --quick runs one seed at the first budget and writes nothing.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from bench.choices.recipe import training_part
+from bench.command import command_parser, environment_without_root, nanochat_command
 from bench.machine import write_result
 
-NANOCHAT = [sys.executable, "-c", "from nanochat.cli import main; raise SystemExit(main())"]
 LADDERS: dict[str, tuple[str, str, tuple[int, ...]]] = {  # larger, smaller, budgets in seconds
     "long": ("small", "nano", (6, 9, 13, 20, 30)),
     "short": ("mini", "pico", (4, 6, 9, 13)),
@@ -40,7 +39,12 @@ def train(
         "time-budget": f"{budget}s", "num-samples": 0, "out": folder,
     }  # fmt: skip
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    subprocess.run([*NANOCHAT, "train", "--quiet", *words], check=True, capture_output=True)
+    done = subprocess.run(
+        [nanochat_command(), "train", "--quiet", *words], cwd=folder.parent,
+        env=environment_without_root(), capture_output=True, text=True,
+    )  # fmt: skip
+    if done.returncode:
+        raise SystemExit(f"{preset} within {budget} s failed:\n{done.stderr[-2000:]}")
     clock_s = time.perf_counter() - began
     result = json.loads((folder / "result.json").read_text())
     return {
@@ -50,7 +54,7 @@ def train(
 
 
 def first_lead(runs: list[dict[str, Any]], larger: str, smaller: str) -> dict[str, Any] | None:
-    """The larger preset's mean steps at the first budget from which its mean stays ahead."""
+    """Return the larger preset's mean steps at the first budget from which it stays ahead."""
 
     def mean(preset: str, budget: int, name: str) -> float:
         return statistics.mean(
@@ -61,7 +65,7 @@ def first_lead(runs: list[dict[str, Any]], larger: str, smaller: str) -> dict[st
     for budget in sorted({run["budget_s"] for run in runs}, reverse=True):
         lead = mean(smaller, budget, "val_bpb") - mean(larger, budget, "val_bpb")
         print(
-            f"{budget:3} s: {larger} {mean(larger, budget, 'val_bpb'):.3f} bits a byte in"
+            f"{budget:3} s: {larger} {mean(larger, budget, 'val_bpb'):.3f} bits per byte in"
             f" {mean(larger, budget, 'steps'):.0f} steps, {smaller}"
             f" {mean(smaller, budget, 'val_bpb'):.3f} in {mean(smaller, budget, 'steps'):.0f}"
         )
@@ -72,11 +76,11 @@ def first_lead(runs: list[dict[str, Any]], larger: str, smaller: str) -> dict[st
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--long", type=Path, required=True)
-    parser.add_argument("--short", type=Path, required=True)
+    parser = command_parser(__doc__)
+    parser.add_argument("--long", type=Path, required=True, help="one long document")
+    parser.add_argument("--short", type=Path, required=True, help="one document per line")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="one seed, the first budget")
+    parser.add_argument("--quick", action="store_true", help="one seed, one budget; writes nothing")
     options = parser.parse_args()
     seeds = range(1, 2 if options.quick else options.seeds + 1)
     record: dict[str, Any] = {}
@@ -98,10 +102,11 @@ def main() -> None:
                 for seed in seeds
                 for preset in (larger, smaller)
             ]
-            print(f"{ladder} documents, {larger} against {smaller}")
+            print(f"{ladder} documents, {larger} compared with {smaller}")
             record[ladder] = {"runs": runs, "first_lead": first_lead(runs, larger, smaller)}
             print(f"ahead from {record[ladder]['first_lead']}", flush=True)
-    print(write_result("choices/budget", {"seeds": list(seeds), **record}))
+    if not options.quick:
+        print(write_result("choices/budget", {"seeds": list(seeds), **record}))
 
 
 if __name__ == "__main__":

@@ -1,18 +1,17 @@
-"""What each option of the nano preset is worth: ablations on a part of the training bytes.
+"""The effect of each option of the nano preset: ablations on a part of the training bytes.
 
     python -m bench.choices.recipe --text FILE [--notebook NOTEBOOK] [--steps 300] [--seeds 3]
 
-FILE is split 90/10 as `nanochat train` splits it, and its last part is put away: tuning never sees
-what the race is scored on. What is left is split again for these runs. Each line of the table
-changes one option (or one with the settings that it needs) and is trained by `nanochat ablate`
-with the same seeds. The model's options were measured around Muon, the rates around both
-optimizers, n-grams around what these gave. Writes results/choices/recipe-NOTEBOOK.json and prints a table
-of docs/recipe.md.
+FILE is split 90/10 as `nanochat train` splits it, and its last part is reserved: tuning never sees
+the bytes that score the race. The first part is split again for these runs. Each row of the table
+changes one option, or one option and those that it needs, and is trained by `nanochat.ablate` with
+the same seeds. The model's options were measured around Muon, the learning rates around both
+optimizers, and n-grams around the resulting recipe. Writes results/choices/recipe-NOTEBOOK.json and
+prints a table of docs/recipe.md. --rows N limits the run to the first N rows and writes nothing.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 import statistics
 import tempfile
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import nanochat
+from bench.command import command_parser
 from bench.machine import write_result
 
 NO_NGRAMS = {"ngram_rows": 0, "n_layer": 3, "n_embd": 144}  # as many parameters in wider blocks
@@ -30,7 +30,7 @@ MUON = {
     "beta2": 0.95, "weight_decay": 0.0,
 }  # fmt: skip
 
-# What is changed, and how; several options where one needs the others.
+# The name of a change, and its options: several where one option needs the others.
 Changes = Sequence[tuple[str, Mapping[str, Any]]]
 MODEL: Changes = (
     ("no embeddings of the past", {"past_embeds": 0}),
@@ -105,8 +105,8 @@ NGRAMS: Changes = (
     ("batch 4, as many tokens", {"batch_size": 4, "steps": 3.0}),
     ("batch 24, as many tokens", {"batch_size": 24, "steps": 0.5}),
 )  # fmt: skip
-PIECES = {"preset": "small", "lr": 0.004}
-PIECES_CHANGES: Changes = (
+BPE = {"preset": "small", "lr": 0.004}
+BPE_CHANGES: Changes = (
     ("characters", {"tokenizer": "char", "block_size": 256, "past_embeds": 3}),
     ("512 pieces", {"vocab_size": 512}),
     ("2048 pieces", {"vocab_size": 2048}),
@@ -121,20 +121,20 @@ PIECES_CHANGES: Changes = (
     ("lr 0.002", {"lr": 0.002}),
     ("lr 0.006", {"lr": 0.006}),
 )  # fmt: skip
-FOUR = {"n_head": 4}  # as the presets had until the notebook "heads"
+FOUR = {"n_head": 4}  # of the presets before the notebook "heads"
 HEADS: Changes = tuple((f"{n} heads", {"n_head": n}) for n in (1, 2, 4, 6))
 NOTEBOOKS: Mapping[str, tuple[Mapping[str, Any], Changes]] = {
     "muon": ({**FOUR, **MUON}, (("the recipe", {}), *MODEL, *MUON_RATES)),
     "adamw": ({**FOUR, **NO_NGRAMS}, (("the recipe", {}), *ADAMW_RATES)),
     "ngrams": (FOUR, (("the preset", {}), *NGRAMS)),
-    "pieces": ({**FOUR, **PIECES}, (("the preset", {}), *PIECES_CHANGES)),
+    "pieces": ({**FOUR, **BPE}, (("the preset", {}), *BPE_CHANGES)),
     "heads": ({}, (("the preset", {}), *HEADS)),
-    "pieces-heads": (PIECES, (("the preset", {}), *HEADS)),
+    "pieces-heads": (BPE, (("the preset", {}), *HEADS)),
 }
 
 
 def training_part(text: Path, folder: Path) -> Path:
-    """The first nine tenths of the bytes: what a run on the whole text is trained on."""
+    """Write the first nine tenths of the bytes, the training part of a run on the whole text."""
     data = text.read_bytes()
     part = folder / "training.txt"
     part.write_bytes(data[: len(data) * 9 // 10])
@@ -144,7 +144,7 @@ def training_part(text: Path, folder: Path) -> Path:
 def losses(
     change: Mapping[str, Any], base: Mapping[str, Any], seeds: int, out: Path
 ) -> tuple[list[float], float]:
-    """Validation losses of one change, a seed each, nats a byte; and milliseconds a step."""
+    """Return the validation losses of a change (nats per byte, per seed) and ms per step."""
     options = {**base, **change}
     options["steps"] = round(base["steps"] * change.get("steps", 1))
     steps = options.pop("steps")
@@ -157,17 +157,18 @@ def losses(
 
 
 def interval(values: Sequence[float]) -> float:
-    """Half the 95 % interval of the mean, by Student's t."""
+    """Return half the 95 % interval of the mean, by Student's t."""
     t = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}[len(values)]
     return t * statistics.stdev(values) / math.sqrt(len(values))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = command_parser(__doc__)
     parser.add_argument("--text", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=3, choices=(2, 3, 4, 5))
     parser.add_argument("--notebook", default="adamw", choices=NOTEBOOKS)
+    parser.add_argument("--rows", type=int, help="only the first ones; writes nothing")
     options = parser.parse_args()
     around, changes = NOTEBOOKS[options.notebook]
     rows: list[dict[str, Any]] = []
@@ -177,7 +178,7 @@ def main() -> None:
             "preset": "nano", "data": str(text), "mode": "tensor", "steps": options.steps,
             "num_samples": 0, **around,
         }  # fmt: skip
-        for number, (name, change) in enumerate(changes):
+        for number, (name, change) in enumerate(changes[: options.rows]):
             found, step_ms = losses(change, base, options.seeds, Path(folder) / str(number))
             change_of = (
                 [a - b for a, b in zip(found, rows[0]["losses"], strict=True)] if rows else []
@@ -193,12 +194,13 @@ def main() -> None:
                     "interval": interval(change_of) if change_of else interval(found),
                 }
             )
-            print(line(rows[-1]), flush=True)
+            print(table_row(rows[-1]), flush=True)
     record = {"steps": options.steps, "seeds": options.seeds, "changes": rows}
-    write_result(f"choices/recipe-{options.notebook}", record)
+    if options.rows is None:
+        print(write_result(f"choices/recipe-{options.notebook}", record))
 
 
-def line(row: Mapping[str, Any]) -> str:
+def table_row(row: Mapping[str, Any]) -> str:
     effect = f"{row['effect']:+.4f} ± {row['interval']:.4f}"
     return f"| {row['change']} | {row['mean']:.4f} | {effect} | {row['step_ms']:.1f} |"
 

@@ -1,33 +1,32 @@
-"""Our cross-entropy, linear cross-entropy and sampling kernels beside torch and the limits.
+"""Our cross-entropy, linear cross-entropy and sampling kernels compared with torch and the limits.
 
     python -m bench.kernels [--rounds N] [--threads N] [--cases NAME…] [--device cpu|cuda]
     python -m bench.kernels --quick    under a minute: fewer rows, no torch.compile, writes nothing
-    python -m bench.kernels --docs     measures nothing: pictures and the table of docs/kernels.md
+    python -m bench.kernels --docs     no measurement: the plots and the table of docs/kernels.md
 
-All contestants of a case run in turn, round by round, in this one run. A process environment is a
-worker process that keeps its contestants set up: the default, and glibc's allocator on huge pages,
-which only torch needs. Forward and backward are timed together; clearing .grad and putting logits
-back after an in-place run are not. Before it is timed, a loss of ours is compared with torch's and
-a draw with its specification. Each round times enough runs of a short case. A whole run takes some
-ten minutes.
+All contestants of a case run in turn, round by round, in one run. There is one worker process per
+environment, which keeps its contestants set up: the default environment, and glibc's allocator on
+huge pages, which only torch needs. Forward and backward are timed together; clearing .grad and
+restoring logits after an in-place run are not timed. Before the timing, our loss is compared with
+torch's, and our draw with its specification. Short cases run several times per round. A whole run
+takes about ten minutes.
 
-Writes results/kernels/kernels.csv, kernels.json and kernels.png (kernels_cuda.… with --device cuda). With
---cases, which takes parts of names, the other cases keep what they have.
+Writes results/kernels/kernels.csv, kernels.json and kernels.png (kernels_cuda.… with --device
+cuda). --cases takes parts of names; the other cases keep their figures.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import nanochat.tensor  # noqa: F401  # its rule for OpenMP's spinning, for all workers alike
+import nanochat.tensor  # noqa: F401  # sets OpenMP's spinning, for all workers alike
+from bench.command import ROOT, command_parser, module_command, module_environment
 from bench.kernels.cases import CPU_CASES, CUDA_CASES, MACHINE, Case, quick
 from bench.kernels.report import Report, csv_rows, print_table, write_csv
 from bench.machine import RESULTS, write_result
@@ -35,21 +34,20 @@ from bench.machine import RESULTS, write_result
 CASES = {"cpu": CPU_CASES, "cuda": CUDA_CASES}
 NAMES = {"cpu": "kernels", "cuda": "kernels_cuda"}
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-BATCH_S = 0.05  # of runs, each round
-MOST_RUNS = 200  # of a contestant in a round
+BATCH_S = 0.05  # of runs per contestant and round
+MOST_RUNS = 200  # per contestant and round
 
 
 class Worker:
-    """A process that holds contestants: kernel_worker.py, with this environment from its start."""
+    """A process that holds contestants (worker.py), started with its environment variables."""
 
     def __init__(self, device: str, threads: int, environment: dict[str, str]) -> None:
-        script = Path(__file__).with_name("kernel_worker.py")
         self._process = subprocess.Popen(
-            [sys.executable, str(script), device, str(threads)],
+            module_command("bench.kernels.worker", device, threads),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "OMP_NUM_THREADS": str(threads), **environment},
+            env=module_environment(OMP_NUM_THREADS=str(threads), **environment),
         )
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
@@ -72,7 +70,7 @@ class Worker:
 
 
 def start_workers(device: str, threads: int) -> dict[str, Worker]:
-    """By the suffix of their contestants' names; the first has ours and the limits too."""
+    """Return the workers by the suffix of their contestants' names. The first has all roles."""
     workers = {"": Worker(device, threads, {})}
     if device == "cpu" and sys.platform == "linux":
         workers[", huge pages"] = Worker(device, threads, HUGE_PAGES)
@@ -82,7 +80,7 @@ def start_workers(device: str, threads: int) -> dict[str, Worker]:
 def measure(
     case: Case, workers: dict[str, Worker], rounds: int, compiles: bool, batch_s: float
 ) -> dict[str, Any]:
-    """Seconds of every run of every contestant of a case, by name."""
+    """Return the seconds of every run of every contestant of a case, by name."""
     turns: list[tuple[str, Worker, str, int]] = []
     contestants: dict[str, dict[str, Any]] = {}
     missing: dict[str, str] = {}
@@ -99,7 +97,7 @@ def measure(
             contestants[name] = {"role": each["role"], "seconds": []}
     for round_number in range(rounds):
         for name, worker, known_as, runs in turns if round_number % 2 == 0 else turns[::-1]:
-            # The first of many finds the caches as another contestant left them.
+            # The first of several runs starts with the caches of another contestant.
             extra = 1 if runs > 1 else 0
             seconds = worker.ask("run", name=known_as, count=runs + extra)["seconds"]
             contestants[name]["seconds"].append(seconds[extra:])
@@ -113,7 +111,7 @@ def chosen(device: str, names: Sequence[str]) -> list[Case]:
     cases = [case for case in CASES[device] if not names or any(n in case.name for n in names)]
     if not cases:
         known = "\n  ".join(case.name for case in CASES[device])
-        raise SystemExit(f"no case has {' or '.join(names)} in its name; there are\n  {known}")
+        raise SystemExit(f"--cases must be parts of names, got {' '.join(names)}:\n  {known}")
     return cases
 
 
@@ -123,7 +121,7 @@ def run(options: argparse.Namespace) -> Report:
     cases = [*MACHINE[options.device], *chosen(options.device, options.cases)]
     if options.quick:
         cases = [quick(case) for case in cases]
-        print("quick: large cases with fewer rows, no torch.compile, nothing is written")
+        print("quick: fewer rows in large cases, no torch.compile, nothing is written")
     workers = start_workers(options.device, options.threads)
     versions = {suffix or "default": each.ask("versions") for suffix, each in workers.items()}
     report = Report({"rounds": rounds, "versions": versions, "cases": {}})
@@ -141,18 +139,16 @@ def draw(report: Report, device: str) -> None:
 
     plot_cases(report, RESULTS / "kernels" / f"{NAMES[device]}.png")
     if device == "cpu":
-        docs = Path(__file__).parents[2] / "docs"
+        docs = ROOT / "docs"
         plot_roofline(report, docs / "kernels-roofline.png")
         report.fill_table(docs / "kernels.md")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, help="7; 3 with --quick")
+    parser.add_argument("--rounds", type=int, help="default: 7, or 3 with --quick")
     parser.add_argument("--cases", nargs="+", default=[], metavar="NAME")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--docs", action="store_true")

@@ -1,4 +1,4 @@
-"""The cases of bench/kernels/__main__.py, the work that each must do, and the goals. No torch."""
+"""The cases of the kernel benchmark, the work of each, and the goals. Imports no torch."""
 
 from __future__ import annotations
 
@@ -10,26 +10,28 @@ __all__ = ["CPU_CASES", "CUDA_CASES", "MACHINE", "Case", "Goal", "quick"]
 
 ELEMENT_BYTES = {"float32": 4, "bfloat16": 2}
 
-# Of an element of a cross-entropy: compare, subtract, exponential, add, multiply; of one that is
-# sampled from: compare, subtract, multiply, exponential, add. The exponential counts as one.
+# Per element of a cross-entropy: compare, subtract, exponential, add, multiply. Per element of a
+# draw: compare, subtract, multiply, exponential, add. The exponential counts as one operation.
 ELEMENT_OPERATIONS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Goal:
-    """When a case counts as won, by medians."""
+    """The medians at which a case counts as won."""
 
     ratio: float = 1.0  # best peer's time / ours, at least
-    limit_share: float = 0.0  # the limit's time / ours, at least; 0: not asked
+    limit_share: float = 0.0  # the limit's time / ours, at least; 0: no goal
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
+    """One operation with its shapes, dtype and options."""
+
     kind: str  # "cross_entropy", "linear_cross_entropy", "sample" or "machine"
     rows: int
     vocab: int
     dtype: str = "float32"
-    width: int = 0  # of the hidden rows, for linear_cross_entropy
+    width: int = 0  # hidden size, for linear_cross_entropy
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
@@ -51,12 +53,12 @@ class Case:
 
     @property
     def matrix_bytes(self) -> int:
-        """Of the logits."""
+        """Bytes of the logits."""
         return self.rows * self.vocab * ELEMENT_BYTES[self.dtype]
 
     @property
     def bytes(self) -> int:
-        """The least that memory must move: what is read once plus what is written once."""
+        """The least bytes that memory must move: operands read once, results written once."""
         if self.kind == "cross_entropy":
             return 2 * self.matrix_bytes
         if self.kind == "linear_cross_entropy":
@@ -66,17 +68,18 @@ class Case:
 
     @property
     def operations(self) -> int:
-        """Floating-point operations: of the three products of a linear case, else by element."""
+        """Floating-point operations: per element, plus the three products of a linear case."""
         elements = ELEMENT_OPERATIONS * self.rows * self.vocab
         return elements + 3 * 2 * self.rows * self.width * self.vocab
 
     @property
     def intensity(self) -> float:
+        """Operations per byte."""
         return self.operations / self.bytes
 
     @property
     def limit(self) -> str:
-        """What the contestants of role "limit" of this case do."""
+        """The operation of this case's contestants of role "limit"."""
         return {
             "cross_entropy": "copy",
             "linear_cross_entropy": "three products",
@@ -111,7 +114,7 @@ def _sample(rows: int, vocab: int, dtype: str = "float32", **options: Any) -> Ca
     return Case(kind="sample", rows=rows, vocab=vocab, dtype=dtype, temperature=0.8, **options)
 
 
-# Measured first, in every run: the copy and the reading of a large buffer, and square products.
+# Measured first in every run: copying and reading a large buffer, and square products.
 MACHINE = {
     "cpu": [
         Case(kind="machine", rows=4096, vocab=32768, dtype="float32"),
@@ -158,13 +161,13 @@ CUDA_CASES = [
     _sample(1, 65),
 ]
 
-QUICK_BYTES, QUICK_OPERATIONS = 32 << 20, 15e9  # of logits; of a case
+QUICK_BYTES, QUICK_OPERATIONS = 32 << 20, 15e9  # of the logits; of the case
 QUICK_MACHINE_BYTES = 128 << 20
 
 
 def quick(case: Case) -> Case:
-    """The same case with fewer rows where it is large."""
-    most = QUICK_MACHINE_BYTES if case.kind == "machine" else QUICK_BYTES
-    while case.matrix_bytes > most or case.operations > QUICK_OPERATIONS:
+    """Return the case, with fewer rows if it is large."""
+    max_bytes = QUICK_MACHINE_BYTES if case.kind == "machine" else QUICK_BYTES
+    while case.matrix_bytes > max_bytes or case.operations > QUICK_OPERATIONS:
         case = replace(case, rows=case.rows // 2)
     return case

@@ -1,7 +1,7 @@
-"""The CUDA side of bench/kernels/__main__.py: its clock, our library's calls, the peers that need a GPU.
+"""The CUDA side of the kernel benchmark: its clock, our library's calls, and peers on GPUs.
 
-Liger and quack take part where they are installed. Liger writes the gradient over the logits: it
-gets a copy that is put back before each run.
+Liger and quack take part if they are installed. Liger overwrites the logits with the gradient, so
+it gets a copy that is restored before each run.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ FLUSH_BYTES = 256 << 20  # several times the second-level cache
 
 
 class Timer:
-    """CUDA events around a run, after the second-level cache was filled with something else."""
+    """CUDA events around a run, after the second-level cache was filled with other data."""
 
     def __init__(self) -> None:
         self.other = torch.empty(FLUSH_BYTES, dtype=torch.int8, device="cuda")
 
     def timed(self, run: Callable[[], Any]) -> float:
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        # The host queues the run meanwhile, so that launches are not what is measured.
+        # The host queues the run during this fill, which hides the launch time.
         self.other.zero_()
         start.record()
         run()

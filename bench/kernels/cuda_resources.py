@@ -1,15 +1,15 @@
-"""What the compiler made of each CUDA kernel: registers, spills, shared memory, 16-byte accesses.
+"""The resources of each compiled CUDA kernel: registers, spills, shared memory, 16-byte accesses.
 
     python -m bench.kernels.cuda_resources LIBNCK_CUDA [--cuobjdump COMMAND]
 
-Reads the machine code in the built library: needs no GPU, but cuobjdump and nvdisasm, of the CUDA
-toolkit or the packages nvidia-cuda-cuobjdump and nvidia-cuda-nvdisasm. Writes
-results/kernels/cuda_resources.csv; fails if a kernel uses local memory or moves a matrix in small pieces.
+Reads the machine code of the built library. Needs no GPU, but cuobjdump and nvdisasm, which are in
+the CUDA toolkit and in the packages nvidia-cuda-cuobjdump and nvidia-cuda-nvdisasm. Writes
+results/kernels/cuda_resources.csv. Fails if a kernel uses local memory, or moves a matrix in
+accesses of less than 16 bytes.
 """
 
 from __future__ import annotations
 
-import argparse
 import csv
 import os
 import re
@@ -17,9 +17,11 @@ import subprocess
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-RESULTS = Path(__file__).parents[1] / "results" / "kernels" / "cuda_resources.csv"
+from bench.command import ROOT, command_parser
+
+RESULT = ROOT / "bench" / "results" / "kernels" / "cuda_resources.csv"
 TARGETS = ("sm_80", "sm_90")
-# Kernels that move whole matrices. Clusters begin with sm_90; before it their kernel is empty.
+# Kernels that move whole matrices. Clusters need sm_90; for older targets their kernel is empty.
 WIDE = {
     "sm_80": ("block_rows", "scale_rows", "small_rows", "streamed_rows"),
     "sm_90": ("block_rows", "cluster_rows", "scale_rows", "small_rows", "streamed_rows"),
@@ -34,17 +36,17 @@ class Kernel:
     storage: str  # of the matrix; empty for kernels without one
     variant: str  # template arguments besides the storage
     target: str
-    registers: int  # a thread
-    stack_bytes: int  # a thread
+    registers: int  # per thread
+    stack_bytes: int  # per thread
     spills: int  # instructions that read or write local memory
-    shared_bytes: int  # a block, besides dynamic shared memory
-    loads_16: int  # instructions that read 16 bytes a thread from global memory
-    stores_16: int  # instructions that write 16 bytes a thread to global memory
+    shared_bytes: int  # per block, without dynamic shared memory
+    loads_16: int  # instructions that read 16 bytes per thread from global memory
+    stores_16: int  # instructions that write 16 bytes per thread to global memory
     instructions: int
 
 
 def run_cuobjdump(command: str, library: Path, *options: str) -> str:
-    # cuobjdump looks for nvdisasm in PATH; packages put it beside.
+    # cuobjdump searches PATH for nvdisasm; the packages install both in one folder.
     path = os.pathsep.join((str(Path(command).parent), os.environ.get("PATH", "")))
     done = subprocess.run(
         [command, *options, str(library)],
@@ -57,7 +59,7 @@ def run_cuobjdump(command: str, library: Path, *options: str) -> str:
 
 
 def describe(mangled: str) -> tuple[str, str, str]:
-    """Name, storage and further template arguments of a mangled kernel."""
+    """Return the name, the storage and the other template arguments of a mangled kernel."""
     rest, name = mangled.removeprefix("_ZN"), ""
     while length := re.match(r"\d+", rest):
         begin, end = length.end(), length.end() + int(length[0])
@@ -70,7 +72,7 @@ def describe(mangled: str) -> tuple[str, str, str]:
 
 
 def usages(text: str) -> dict[str, dict[str, int]]:
-    """REG, STACK, SHARED, … of each mangled kernel."""
+    """Return REG, STACK, SHARED, … of each mangled kernel."""
     found = re.findall(r"Function (\S+):\n\s*(REG:.*)", text)
     return {
         name: {key: int(value) for key, value in re.findall(r"(\w+):(\d+)", figures)}
@@ -79,7 +81,7 @@ def usages(text: str) -> dict[str, dict[str, int]]:
 
 
 def codes(text: str) -> dict[str, list[str]]:
-    """The instructions of each mangled kernel, without addresses and predicates."""
+    """Return the instructions of each mangled kernel, without addresses and predicates."""
     result: dict[str, list[str]] = {}
     for part in text.split("Function : ")[1:]:
         name, _, body = part.partition("\n")
@@ -91,7 +93,7 @@ def codes(text: str) -> dict[str, list[str]]:
 def kernels_of(command: str, library: Path, target: str) -> list[Kernel]:
     usage = usages(run_cuobjdump(command, library, "-arch", target, "--dump-resource-usage"))
     code = codes(run_cuobjdump(command, library, "-arch", target, "-sass"))
-    assert usage.keys() == code.keys(), "one dump lists other kernels than the other"
+    assert usage.keys() == code.keys(), "the two dumps list different kernels"
     result = []
     for mangled, figures in usage.items():
         name, storage, variant = describe(mangled)
@@ -117,18 +119,18 @@ def kernels_of(command: str, library: Path, target: str) -> list[Kernel]:
 def check(kernels: list[Kernel]) -> None:
     spilling = [kernel for kernel in kernels if kernel.spills or kernel.stack_bytes]
     if spilling:
-        raise SystemExit(f"kernels that use local memory: {spilling}")
-    narrow = [
+        raise SystemExit(f"kernels must not use local memory, got {spilling}")
+    without_16 = [
         kernel
         for kernel in kernels
         if kernel.kernel in WIDE[kernel.target] and not (kernel.loads_16 and kernel.stores_16)
     ]
-    if narrow:
-        raise SystemExit(f"kernels without 16-byte loads and stores: {narrow}")
+    if without_16:
+        raise SystemExit(f"kernels must load and store 16 bytes, got {without_16}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_parser(__doc__)
     parser.add_argument("library", type=Path)
     parser.add_argument("--cuobjdump", default="cuobjdump")
     arguments = parser.parse_args()
@@ -138,7 +140,7 @@ def main() -> None:
         for kernel in kernels_of(arguments.cuobjdump, arguments.library, target)
     ]
     names = [field.name for field in fields(Kernel)]
-    with RESULTS.open("w", newline="") as file:
+    with RESULT.open("w", newline="") as file:
         writer = csv.DictWriter(file, names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(kernel) for kernel in kernels)

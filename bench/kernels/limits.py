@@ -1,4 +1,4 @@
-"""What the machine allows: the contestants of role "limit" in bench/kernels/__main__.py. CPU and CUDA."""
+"""The machine's limits: the contestants of role "limit", on CPU and CUDA."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["limits"]
 
 
 def _copy_by_memmove(to: Tensor, source: Tensor) -> Callable[[], None]:
-    """The C library's memmove, a share of the bytes on each thread."""
+    """Return a copy by the C library's memmove, with equal shares of the bytes per thread."""
     threads, size = torch.get_num_threads(), source.numel() * source.element_size()
     pool = ThreadPoolExecutor(threads)
     bounds = [size * i // threads for i in range(threads + 1)]
@@ -43,7 +43,7 @@ def _copies(given: Problem) -> Iterable[Contestant]:
 def _reads(matrix: Tensor) -> Iterable[Contestant]:
     flat = matrix.flatten()
     if flat.dtype == torch.bfloat16 and len(flat) % 2 == 0:
-        flat = flat.view(torch.float32)  # a conversion is no part of reading
+        flat = flat.view(torch.float32)  # avoids a conversion, which is not part of reading
     yield Contestant("read: torch sum", "limit", flat.sum)
     yield Contestant("read: torch amax", "limit", flat.amax)
 
@@ -56,7 +56,7 @@ def _square_product(case: Case, device: str) -> Contestant:
 
 
 def _products(given: Problem) -> Contestant:
-    """The three products of a linear case and nothing else, into memory that is there."""
+    """Return the three products of a linear case alone, into preallocated memory."""
     assert given.hidden is not None
     assert given.weight is not None
     hidden, weight = given.hidden.detach(), given.weight.detach()

@@ -1,7 +1,7 @@
-"""The losses that bench/kernels/__main__.py compares: ours, and torch's as its users write them.
+"""The losses that the kernel benchmark compares: ours, and torch's as its users write them.
 
-The ops and torch's functions are called in the same way on CPU and CUDA; the ABI's call is the
-CPU's.
+Ops and torch's functions are called in the same way on CPU and CUDA. The call of the ABI is for the
+CPU.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Loss = Callable[..., Tensor]
 
 
 class _Produced(torch.autograd.Function):
-    """Gives the memory of `source` as if a layer had just made it; no work in either direction."""
+    """Returns the memory of `source` as a layer's output, without work in either direction."""
 
     @staticmethod
     def forward(ctx: Any, anchor: Tensor, source: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ class _Produced(torch.autograd.Function):
 
 
 class InPlace:
-    """Runs a loss whose gradient takes the place of the logits, which are put back before."""
+    """Runs a loss whose gradient overwrites the logits, which are restored before each run."""
 
     def __init__(self, given: Problem, loss: Callable[[Tensor], Tensor]) -> None:
         self.given, self.loss = given, loss
@@ -64,12 +64,12 @@ def cross_entropy_ops(given: Problem) -> Iterable[Entry]:
         return
     logits, targets = given.logits, given.targets
     yield Contestant(name, "ours", lambda: backward(lambda: cross_entropy(logits, targets)))
-    in_place = InPlace(given, lambda made: cross_entropy(made, targets, inplace=True))
+    in_place = InPlace(given, lambda logits: cross_entropy(logits, targets, inplace=True))
     yield Contestant(f"{name}, in place", "ours", in_place.run, in_place.prepare)
 
 
 def _abi_call(given: Problem, logits: Tensor, gradient: Tensor) -> Callable[[], Tensor]:
-    """nck_cross_entropy alone, its arguments ready."""
+    """Return a call of nck_cross_entropy alone, with its arguments prepared."""
     library, null = native.cpu(), native.ffi.NULL
     rows, vocab = logits.shape
     loss = native.ffi.new("nck_loss *", {"ignore_index": IGNORE, "reduction": 1})
@@ -84,7 +84,7 @@ def _abi_call(given: Problem, logits: Tensor, gradient: Tensor) -> Callable[[], 
         native.check(library.nck_cross_entropy(*arguments), library)
         return value
 
-    run.memory = (given, logits, gradient)  # type: ignore[attr-defined]  # behind the addresses
+    run.memory = (given, logits, gradient)  # type: ignore[attr-defined]  # keeps it alive
     return run
 
 
@@ -100,8 +100,10 @@ def cross_entropy_abi(given: Problem) -> Iterable[Entry]:
 
 
 class _SoftmaxByHand(torch.autograd.Function):
-    """What a user may write who wants few passes: one softmax and two corrections in place. Its
-    loss is inf where a probability underflows."""
+    """A user's loss with few passes: one softmax and two corrections in place.
+
+    The loss is inf if a probability underflows.
+    """
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor, out: Tensor | None) -> Tensor:
@@ -119,7 +121,7 @@ class _SoftmaxByHand(torch.autograd.Function):
 
 
 class _Bare:
-    """An autograd.Function without autograd: what its two halves alone cost."""
+    """Runs the two halves of an autograd.Function without autograd."""
 
     gradient: Tensor | None = None
 
@@ -163,18 +165,18 @@ def _linear(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(F.linear(hidden, weight), targets)
 
 
-def _linear_widened(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+def _linear_float(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(F.linear(hidden, weight).float(), targets)
 
 
 def linear_peers(given: Problem, compiles: bool) -> Iterable[Entry]:
     losses: dict[str, Loss] = {"F.linear, F.cross_entropy": _linear}
     if given.case.dtype != "float32":
-        losses["F.linear, float, F.cross_entropy"] = _linear_widened
+        losses["F.linear, float, F.cross_entropy"] = _linear_float
     if hasattr(F, "linear_cross_entropy"):
         losses["F.linear_cross_entropy"] = F.linear_cross_entropy
-        # Of 128 … 1024 rows and its three policies the fastest; what it chooses by itself takes
-        # chunks of a few rows and 18 times as long.
+        # The fastest of 128 … 1024 rows and its three policies. Its default takes chunks of a few
+        # rows and 18 times as long.
         options = torch.nn.LinearCrossEntropyOptions(
             batch_chunk_size=512, chunking_method=None, acc_policy="compact"
         )

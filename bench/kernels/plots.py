@@ -1,4 +1,4 @@
-"""The pictures of bench/kernels/__main__.py: every contestant beside the limit, and a roofline."""
+"""The plots of the kernel benchmark: every contestant relative to the limit, and a roofline."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["plot_cases", "plot_roofline"]
 
 OURS, PEER, TORCH, LIMIT = "#1f4e8c", "#b8c4d6", "#d1495b", "#555555"
 KINDS = {"cross_entropy": "CE", "linear_cross_entropy": "linear CE", "sample": "sample"}
-SPREAD = 1.8  # factor between the outermost of equal intensities
+SPREAD = 1.8  # factor between the outermost points of equal intensity
 LIMITS = {"cross_entropy": "copy", "linear_cross_entropy": "products", "sample": "read"}
 
 
@@ -40,7 +40,7 @@ def _label(figures: CaseFigures) -> str:
 
 
 def plot_cases(report: Report, picture: Path) -> None:
-    """A row a case: the time of each contestant over the limit's, best of ours and theirs named."""
+    """Plot one row per case: the time of each contestant divided by the limit's."""
     every = [each for each in report.cases() if each.limit is not None]
     figure, axes = _axes(10, 1.6 + 0.42 * len(every))
     labels = []
@@ -65,7 +65,7 @@ def plot_cases(report: Report, picture: Path) -> None:
     axes.axvline(1, color=LIMIT, linewidth=1.2)
     for marker, colour, text in (
         ("o", OURS, "nanochat: op, ABI, in place"),
-        ("D", TORCH, "torch as it stands"),
+        ("D", TORCH, "plain torch"),
         ("s", PEER, "torch: huge pages, compiled, other idioms"),
     ):
         axes.plot([], [], marker, color=colour, label=text)
@@ -73,9 +73,7 @@ def plot_cases(report: Report, picture: Path) -> None:
     axes.xaxis.set_major_formatter(_plain_number)
     axes.set_yticks(range(len(every)), labels, fontsize=8)
     axes.invert_yaxis()
-    axes.set_xlabel(
-        "median time over the limit's: 1 is one copy, one reading, or the products alone"
-    )
+    axes.set_xlabel("median time / limit: 1 is one copy, one reading, or the products alone")
     figure.legend(loc="outside upper center", ncols=3, fontsize=8, frameon=False)
     _save(figure, picture)
 
@@ -85,7 +83,7 @@ def _plain_number(value: float, _position: object) -> str:
 
 
 def plot_roofline(report: Report, picture: Path) -> None:
-    """Best of ours and best peer of each case under the copy and the matrix products."""
+    """Plot our best and the best peer of each case below the copy and the matrix products."""
     figure, axes = _axes(10, 6)
     copy = report.copy_gb_per_s()
     points = [(each, _points(each)) for each in report.cases()]
@@ -99,9 +97,9 @@ def plot_roofline(report: Report, picture: Path) -> None:
         _note(axes, text, (high, peak), (0, 3), "right")
     _note(axes, f"copy {copy:.1f} GB/s", (low, low * copy), (6, -12), "left")
     marks = _marks(len(points))
-    places = _apart([figures for figures, _ in points])
+    xs = _apart([figures for figures, _ in points])
     for (figures, both), (marker, colour) in zip(points, marks, strict=True):
-        x = places[figures.case.name]
+        x = xs[figures.case.name]
         for line_ms, filled in both:
             y = figures.case.operations / line_ms / 1e6
             face = colour if filled else "white"
@@ -110,11 +108,11 @@ def plot_roofline(report: Report, picture: Path) -> None:
     axes.set(xscale="log", yscale="log", xlim=(low, high))
     axes.xaxis.set_major_formatter(_plain_number)
     axes.yaxis.set_major_formatter(_plain_number)
-    axes.set_xlabel("operations a byte that must be moved")
+    axes.set_xlabel("operations per byte that must be moved")
     axes.set_ylabel("GFLOP/s")
     axes.set_title(
-        "filled: nanochat; open: the best peer; neighbours are moved apart sideways;\n"
-        "what fits in the caches may stand above the line of the copy",
+        "filled: nanochat; open: the best peer; neighbors are moved apart horizontally;\n"
+        "data that fits in the caches may lie above the line of the copy",
         fontsize=9,
     )
     figure.legend(loc="outside right upper", fontsize=8, frameon=False)
@@ -122,14 +120,14 @@ def plot_roofline(report: Report, picture: Path) -> None:
 
 
 def _apart(every: Sequence[CaseFigures]) -> dict[str, float]:
-    """Intensities by case, equal ones spread beside each other."""
-    places = {}
+    """Return the intensities by case, with equal ones spread apart."""
+    xs = {}
     for figures in every:
         x = figures.case.intensity
         same = [each.case.name for each in every if each.case.intensity == x]
         share = (same.index(figures.case.name) + 0.5) / len(same) - 0.5
-        places[figures.case.name] = x * SPREAD**share
-    return places
+        xs[figures.case.name] = x * SPREAD**share
+    return xs
 
 
 def _note(
@@ -139,7 +137,7 @@ def _note(
 
 
 def _points(figures: CaseFigures) -> list[tuple[float, bool]]:
-    """(median ms, whether ours): the fastest of ours and the best peer that it is compared with."""
+    """Return (median ms, is ours) of our fastest and of the best peer that it is compared with."""
     ours = figures.fastest("ours")
     peer = figures.best_peer(ours) if ours else figures.fastest("peer")
     found = [(ours, True), (peer, False)]

@@ -1,4 +1,4 @@
-"""A case of bench/kernels/__main__.py set up: its inputs, and what a contestant is. CPU and CUDA."""
+"""The inputs of a case of the kernel benchmark, and its contestants, on CPU and CUDA."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 @dataclass
 class Problem:
-    """The inputs of a case; leaves whose gradient is asked for require it."""
+    """The inputs of a case. Leaves require a gradient if the case computes it."""
 
     case: Case
     logits: Tensor | None  # (rows, vocab)
@@ -33,7 +33,7 @@ class Problem:
 
     @cached_property
     def scratch(self) -> Tensor:
-        """As large as the logits, shared by all contestants; each run may leave anything in it."""
+        """A buffer of the logits' size, shared by all contestants. Any run may write to it."""
         assert self.logits is not None
         return torch.zeros_like(self.logits.detach())
 
@@ -47,8 +47,11 @@ class Problem:
 
 @dataclass
 class Contestant:
-    """Roles: ours, peer, limit; and bare peer: without autograd and into memory that is there, as
-    our ABI is called."""
+    """One implementation of a case.
+
+    Roles: ours, peer, limit, and bare peer: without autograd and into preallocated memory, as our
+    ABI is called.
+    """
 
     name: str
     role: str
@@ -58,7 +61,7 @@ class Contestant:
 
 @dataclass
 class Missing:
-    """What would run if it were there: an op that has not landed, a package not installed."""
+    """A contestant that cannot run: an op that does not exist, or a package not installed."""
 
     name: str
     reason: str
@@ -68,12 +71,13 @@ Entry = Contestant | Missing
 
 
 def problem(case: Case, device: str = "cpu") -> Problem:
+    """Draw the inputs of a case."""
     dtype = DTYPES[case.dtype]
     generator = torch.Generator(device).manual_seed(SEED)
 
     def normal(rows: int, columns: int, scale: float) -> Tensor:
-        made = torch.empty(rows, columns, dtype=dtype, device=device)
-        return made.normal_(0, scale, generator=generator)
+        values = torch.empty(rows, columns, dtype=dtype, device=device)
+        return values.normal_(0, scale, generator=generator)
 
     targets = torch.randint(case.vocab, (case.rows,), generator=generator, device=device)
     if case.kind == "linear_cross_entropy":
@@ -85,7 +89,7 @@ def problem(case: Case, device: str = "cpu") -> Problem:
 
 
 def backward(loss: Callable[[], Tensor]) -> Tensor:
-    """Forward and backward: what is timed of a loss."""
+    """Run forward and backward, the timed part of a loss."""
     value = loss()
     value.backward()
     return value.detach()

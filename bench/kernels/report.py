@@ -1,4 +1,4 @@
-"""From the seconds of bench/kernels/__main__.py to figures: CSV, printed table, table of the docs."""
+"""Figures of the kernel benchmark from its seconds: CSV, printed table, table of the docs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PLAIN_TORCH = ("F.cross_entropy", "F.linear, F.cross_entropy", "nanoGPT's idiom"
 
 @dataclass(frozen=True)
 class Line:
-    """A contestant of a case."""
+    """The times of one contestant of a case."""
 
     case: Case
     name: str
@@ -36,7 +36,7 @@ class Line:
 
 
 class CaseFigures:
-    """The lines of a case and what they are compared with. Ratios are of medians."""
+    """The lines of a case, and the lines that they are compared with. Ratios are of medians."""
 
     def __init__(self, case: Case, contestants: dict[str, Any]) -> None:
         self.case = case
@@ -63,7 +63,7 @@ class CaseFigures:
         return self.fastest("limit", prefix)
 
     def best_peer(self, line: Line) -> Line | None:
-        """Of a call of the ABI alone a peer without autograd is one too."""
+        """Return the fastest peer. For calls of the ABI, peers without autograd count too."""
         found = [self.fastest("peer")]
         if "ABI" in line.name:
             found.append(self.fastest("bare peer"))
@@ -88,7 +88,7 @@ class CaseFigures:
 
 
 class Report:
-    """What a run measured: the record that is written as JSON, and figures made from it."""
+    """The record of a run, which is written as JSON, and the figures computed from it."""
 
     def __init__(self, record: dict[str, Any]) -> None:
         self.record = record
@@ -116,14 +116,14 @@ class Report:
         }
 
     def keep_others_of(self, before: Report) -> None:
-        """Takes the cases that this run did not measure from an earlier one, in the usual order."""
+        """Take the cases that this run did not measure from an earlier one, in the usual order."""
         every = {**before.record["cases"], **self.record["cases"]}
         known = [case.name for case in (*CPU_CASES, *CUDA_CASES) if case.name in every]
         machine = [name for name in self.record["cases"] if name not in known]
         self.record["cases"] = {name: every[name] for name in (*machine, *known)}
 
     def cases(self) -> Iterator[CaseFigures]:
-        """All but the machine's."""
+        """Yield all cases except those of the machine."""
         for each in self.record["cases"].values():
             case = Case.from_json(each["case"])
             if case.kind != "machine":
@@ -134,10 +134,10 @@ class Report:
             case = Case.from_json(each["case"])
             if case.kind == "machine" and case.dtype == dtype:
                 return CaseFigures(case, each["contestants"])
-        raise SystemExit(f"no limits of the machine for {dtype}")
+        raise SystemExit(f"the record must have the machine's limits for {dtype}; measure again")
 
     def copy_gb_per_s(self, figures: CaseFigures | None = None) -> float:
-        """Of a copy as large as the case's logits, its median; else the best of a large one."""
+        """Return the rate of a copy: of the case's logits (median), or of a large buffer (best)."""
         line = figures.fastest("limit", "copy") if figures else None
         if line is not None:
             return line.gb_per_s
@@ -153,18 +153,18 @@ class Report:
         return 2 * size**3 / line.best_ms / 1e6
 
     def fill_table(self, page: Path) -> None:
-        """Writes the figures between the page's two marks."""
+        """Write the figures between the two markers of a page."""
         text = page.read_text(encoding="utf-8")
         head, _, rest = text.partition(BEGIN)
         _, _, tail = rest.partition(END)
         if not tail:
-            raise SystemExit(f"{page} lacks the lines {BEGIN} and {END}")
+            raise SystemExit(f"{page} must have the lines {BEGIN} and {END}")
         table = "\n".join(docs_table(self))
         page.write_text(f"{head}{BEGIN}\n\n{table}\n\n{END}{tail}", encoding="utf-8")
 
 
 def moved(case: Case, name: str) -> int:
-    """Bytes that count for a contestant: what its task must move, however much it moves."""
+    """Return the bytes that a contestant's task must move, which count even if it moves more."""
     if name.startswith("copy"):
         return 2 * case.matrix_bytes
     if name.startswith("read"):
@@ -173,7 +173,7 @@ def moved(case: Case, name: str) -> int:
 
 
 def short(value: float) -> str:
-    """Three digits or more, never an exponent."""
+    """Format with three or more digits and without an exponent."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
@@ -240,7 +240,7 @@ def _cells(report: Report) -> Iterator[tuple[str, ...]]:
 
 
 def print_table(report: Report) -> None:
-    """Medians; the ratio is the best peer's time over ours."""
+    """Print the medians. The ratio is the best peer's time divided by ours."""
     rows = [HEADER, *_cells(report)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(HEADER))]
     numbers = {i for i, title in enumerate(HEADER) if title in ("ms", "ratio") or "%" in title}

@@ -1,5 +1,7 @@
-"""The draws that bench/kernels/__main__.py compares: ours, and the idioms of nanoGPT, nanochat, gpt-fast and
-Llama with torch."""
+"""The draws that the kernel benchmark compares: ours, and the idioms of other projects in torch.
+
+The idioms are those of nanoGPT, karpathy/nanochat, gpt-fast and Llama.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,7 @@ def sample_ops(given: Problem) -> Iterable[Entry]:
 
 
 def sample_abi(given: Problem) -> Iterable[Entry]:
-    """nck_sample alone, its arguments ready."""
+    """Yield a call of nck_sample alone, with its arguments prepared."""
     library, null, case = native.cpu(), native.ffi.NULL, given.case
     name = "nanochat ABI"
     if not hasattr(library, "nck_sample"):
@@ -52,12 +54,12 @@ def sample_abi(given: Problem) -> Iterable[Entry]:
         native.check(library.nck_sample(*arguments), library)
         return tokens
 
-    run.memory = (given, state)  # type: ignore[attr-defined]  # behind the addresses
+    run.memory = (given, state)  # type: ignore[attr-defined]  # keeps it alive
     yield Contestant(name, "ours", run)
 
 
 def nanogpt_idiom(logits: Tensor, case: Case) -> Tensor:
-    """nanoGPT's generate: the softmax and the draw are over the whole vocabulary."""
+    """Draw as nanoGPT's generate: softmax and draw over the whole vocabulary."""
     logits = logits / case.temperature
     if case.top_k:
         largest, _ = torch.topk(logits, case.top_k)
@@ -66,21 +68,21 @@ def nanogpt_idiom(logits: Tensor, case: Case) -> Tensor:
 
 
 def nanochat_idiom(logits: Tensor, case: Case) -> Tensor:
-    """nanochat's sample_next_token: the softmax and the draw are over the k largest."""
+    """Draw as nanochat's sample_next_token: softmax and draw over the k largest."""
     largest, tokens = torch.topk(logits, case.top_k)
     choice = torch.multinomial(F.softmax(largest / case.temperature, dim=-1), 1)
     return tokens.gather(1, choice)
 
 
 def race_idiom(logits: Tensor, case: Case) -> Tensor:
-    """gpt-fast's draw: the first of exponential clocks, no running sum."""
+    """Draw as gpt-fast: the first of exponential clocks, without a running sum."""
     probabilities = F.softmax(logits / case.temperature, dim=-1)
     clocks = torch.empty_like(probabilities).exponential_(1)
     return (probabilities / clocks).argmax(dim=-1, keepdim=True)
 
 
 def llama_idiom(logits: Tensor, case: Case) -> Tensor:
-    """Llama's sample_top_p: all probabilities sorted."""
+    """Draw as Llama's sample_top_p: with all probabilities sorted."""
     probabilities = torch.softmax(logits / case.temperature, dim=-1)
     ordered, tokens = torch.sort(probabilities, dim=-1, descending=True)
     before = torch.cumsum(ordered, dim=-1) - ordered

@@ -1,10 +1,10 @@
-"""One process of bench/kernels/__main__.py: sets a case's contestants up and runs them on command.
+"""A process of the kernel benchmark that sets up the contestants of a case and runs them.
 
     python -m bench.kernels.worker cpu|cuda THREADS
 
-A line of JSON comes in and a line goes out. open: sets up the contestants of a case, checks ours
-against the reference and runs each untimed. run: times `count` runs of a contestant, seconds each.
-close: frees the case. What libraries print goes to stderr.
+Reads commands as lines of JSON and answers each with one line. open: sets up the contestants of a
+case, compares ours with the reference and runs each one untimed. run: times `count` runs of a
+contestant, in seconds. close: frees the case. The output of libraries goes to stderr.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from bench.command import command_parser
 from bench.kernels.cases import Case
 from bench.kernels.limits import limits
 from bench.kernels.losses import (
@@ -60,7 +61,7 @@ def timed(run: Callable[[], Any]) -> float:
 
 
 class Worker:
-    """Holds at most one case."""
+    """Holds the contestants of at most one case."""
 
     def __init__(self, device: str) -> None:
         self.device, self.timed, self.abi, self.more_peers = device, timed, ABI, nothing
@@ -99,7 +100,7 @@ class Worker:
         return {"contestants": described, "missing": missing}
 
     def _warm_up(self, name: str) -> float:
-        """Seconds of the last of a few runs, of two where they are long."""
+        """Return the seconds of the last of four runs, or of two if they are long."""
         seconds = self.run(name, 2)["seconds"][-1]
         return seconds if seconds > LONG_S else self.run(name, 2)["seconds"][-1]
 
@@ -126,7 +127,7 @@ class Worker:
 
 
 def check(contestant: Contestant, given: Problem) -> None:
-    """That ours gives what the reference gives. Leaves no gradient behind."""
+    """Compare a contestant of ours with the reference. Leaves no gradient."""
     contestant.prepare()
     found = contestant.run()
     try:
@@ -145,18 +146,18 @@ def check_tokens(tokens: torch.Tensor, given: Problem) -> None:
     words = [
         philox.random_u64(seed, Stream.SAMPLING, item + i, 1, index)[0] for i in range(len(rows))
     ]
-    wanted = specification(
+    expected = specification(
         rows,
         np.array(words, dtype=np.uint64),
         temperature=case.temperature,
         top_k=case.top_k,
         top_p=case.top_p,
     )
-    assert tokens[: len(rows)].tolist() == wanted.tolist(), "tokens are not the specification's"
+    assert tokens[: len(rows)].tolist() == expected.tolist(), "tokens differ from the specification"
 
 
 def check_loss(name: str, loss: torch.Tensor, given: Problem) -> None:
-    """Loss against torch's, and a few rows of the gradient, in float64, where it can be had."""
+    """Compare the loss with torch's, and a few rows of the gradient with float64 if available."""
     case, targets = given.case, given.targets
     assert targets is not None
     logits = given.logits
@@ -166,10 +167,10 @@ def check_loss(name: str, loss: torch.Tensor, given: Problem) -> None:
             assert given.hidden is not None
             assert given.weight is not None
             logits = F.linear(given.hidden, given.weight)
-        wanted = F.cross_entropy(logits.float(), targets).item()
+        expected = F.cross_entropy(logits.float(), targets).item()
         precision = 1e-5 if case.dtype == "float32" else 1e-2
-        assert abs(loss.item() - wanted) <= precision * abs(wanted), (name, loss.item(), wanted)
-        if gradient is None:  # of a call of the ABI: compared by the tests
+        assert abs(loss.item() - expected) <= precision * abs(expected), (name, loss, expected)
+        if gradient is None:  # the tests check the gradients of ABI calls
             return
         few = logits[:CHECKED_ROWS].double()
         slope = F.softmax(few, dim=1)
@@ -197,16 +198,19 @@ def versions(device: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    device, threads = sys.argv[1], int(sys.argv[2])
+    parser = command_parser(__doc__)
+    parser.add_argument("device", choices=("cpu", "cuda"))
+    parser.add_argument("threads", type=int)
+    options = parser.parse_args()
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    torch.set_num_threads(threads)
-    worker = Worker(device)
+    torch.set_num_threads(options.threads)
+    worker = Worker(options.device)
     commands = {
         "open": worker.open,
         "run": worker.run,
         "close": worker.close,
-        "versions": lambda: versions(device),
+        "versions": lambda: versions(options.device),
     }
     for line in sys.stdin:
         command = json.loads(line)

@@ -1,19 +1,20 @@
-"""The race: `nanochat train` beside its peers on the same bytes, in turn.
+"""The race: `nanochat train` compared with its peers on the same bytes, in turn.
 
     python -m bench.race --text FILE [--nanogpt CHECKOUT] [--nanochat CHECKOUT]
         [--ours "NAME=OPTIONS"]… [--nanogpt-entry "NAME=OPTIONS"]… [--nanochat-entry …]… [--quick]
     python -m bench.race --text NAMES --lines [--eemicrogpt CHECKOUT] [--compiler COMMAND] …
     python -m bench.race @bench/race/entries/NAME.args --text FILE --PEER CHECKOUT
 
-The last form takes the entries of a race that results/ has a record of from their file. CHECKOUT is
-a folder or URL@REVISION. Every side is trained on the first nine tenths of FILE and scored by one
-scorer (race_scorer.py) on all of the rest, in disjoint windows of its own context; with --lines
-each line is a document, and the lines are put in the order of their hashes first. An entry of ours
-is compared with the peer's entry of its name, or else with the first peer's first.
-Seconds are those of whole processes, imports, data, tokenizer and evaluations included, with
-caches empty. Seeds are listed beforehand; a side that fails, runs past --timeout or is not there
-stands in the record with its reason, and the others go on. Writes results/race/NAME.{json,csv,md,png}
-after each run.
+The last form reads the entries of a recorded race from a file. CHECKOUT is a folder or
+URL@REVISION. Every side is trained on the first nine tenths of FILE. One scorer (scorer.py) scores
+all sides on the rest, in disjoint windows of each side's own context. With --lines, each line is a
+document, and the lines are sorted by their hashes first. An entry of ours is compared with the
+peer's entry of the same name, or with the first entry of the first peer if there is none.
+
+Seconds are those of whole processes, including imports, data, tokenizer and evaluations, with empty
+caches. Seeds are fixed beforehand. A side that fails, exceeds --timeout or is not available is
+recorded with the reason, and the others continue. Writes results/race/NAME.{json,csv,md,png} after
+each run. A --quick race writes them to a temporary folder.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from typing import Any
 
 import torch
 
+from bench.command import ROOT, command_parser, module_environment
 from bench.machine import RESULTS
 from bench.race.data import RaceText, prepare_lines, prepare_text
 from bench.race.entrants import (
@@ -38,8 +40,8 @@ from bench.race.entrants import (
     Nanochat,
     NanoGPT,
     Ours,
+    OursOfBpe,
     OursOfLines,
-    OursOfPieces,
     checkout_of,
     prepare_eemicrogpt,
     prepare_nanochat,
@@ -49,11 +51,11 @@ from bench.race.report import summarise, table, write_report
 from bench.race.sides import Entrant, Run, Side, run
 from nanochat.system.environment import describe_environment
 
-# nanoGPT's final score in a few seconds; its wall time used to the end.
+# The first reaches nanoGPT's final score in a few seconds; the second uses its wall time.
 OURS = ("fast=--preset nano --steps 130 --lr 0.006", "long=--preset nano --steps 4000")
 OURS_OF_LINES = ("scalar=--mode scalar --preset pico --n-embd 32",)
 Prepare = Callable[[Path, str, RaceText, Path], Entrant]
-# How each peer is made ready, and whether its documents are lines.
+# How each peer is prepared, and whether its documents are lines.
 PEERS: dict[str, tuple[Prepare, bool]] = {
     "nanogpt": (prepare_nanogpt, False),
     "nanochat": (prepare_nanochat, False),
@@ -61,7 +63,7 @@ PEERS: dict[str, tuple[Prepare, bool]] = {
 }
 RECIPES = (NanoGPT, Nanochat, Eemicrogpt)
 COMPILER = "gcc -O3 -march=native -ffast-math"  # add -I for SIMDe where NEON is missing
-# What a side of a quick race is given after its own options.
+# Options of a quick race, which follow a side's own.
 QUICK = {
     "ours": ("--steps=20",),
     "nanogpt": ("--max_iters=20", "--lr_decay_iters=20", "--eval_interval=20", "--eval_iters=2"),
@@ -86,22 +88,31 @@ def main() -> None:
         sides = sides_of(options, text, folder)
         record = race(sides, text, folder, options)
     print(table(record["summary"]))
+    if not any(row["finished"] for row in record["summary"] if row["side"].startswith("ours ")):
+        raise SystemExit("no run of ours was scored")
 
 
 def parsed() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-        fromfile_prefix_chars="@",
-    )  # fmt: skip
+    parser = command_parser(__doc__, fromfile_prefix_chars="@")
     parser.convert_arg_line_to_args = words_of_line
     add = parser.add_argument
     add("--text", type=Path, required=True, help="ASCII text")
-    add("--lines", action="store_true", help="each line is a document; the race with eemicrogpt")
-    add("--ours", action="append", metavar="NAME=OPTIONS", help="of nanochat train")
+    add("--lines", action="store_true", help="one document per line; for eemicrogpt")
+    add(
+        "--ours",
+        action="append",
+        metavar="NAME=OPTIONS",
+        help="an entry of ours: options of nanochat train",
+    )
     for peer in PEERS:
         add(f"--{peer}", metavar="CHECKOUT", help="folder or URL@REVISION")
         if peer == "eemicrogpt":
-            add("--compiler", dest="eemicrogpt_with", default=COMPILER, help="and its flags")
+            add(
+                "--compiler",
+                dest="eemicrogpt_with",
+                default=COMPILER,
+                help="compiler and its flags",
+            )
         else:
             add(
                 f"--{peer}-python", dest=f"{peer}_with", default=sys.executable,
@@ -109,14 +120,14 @@ def parsed() -> argparse.Namespace:
             )  # fmt: skip
         add(
             f"--{peer}-entry", action="append", metavar="NAME=OPTIONS",
-            help="beside its documented recipe's; default: that alone",
+            help="options added to its documented recipe; default: none",
         )  # fmt: skip
-    add("--seeds", type=int, default=5, help="of ours: 1, 2, …")
+    add("--seeds", type=int, default=5, help="of our entries: 1, 2, …")
     add("--peer-seeds", type=int, default=3)
-    add("--timeout", type=float, default=600.0, help="seconds a run")
-    add("--name", default="peers")
+    add("--timeout", type=float, default=600.0, help="seconds per run")
+    add("--name", default="peers", help="of the files in results/race")
     add("--title", default="Shakespeare, two cores")
-    add("--quick", action="store_true", help="a few steps of each: does it run?")
+    add("--quick", action="store_true", help="one seed and a few steps per side; keeps no results")
     add("--require-gpu", action=argparse.BooleanOptionalAction, default=False)
     options = parser.parse_args()
     for peer, (_, of_lines) in PEERS.items():
@@ -126,12 +137,12 @@ def parsed() -> argparse.Namespace:
 
 
 def words_of_line(line: str) -> list[str]:
-    """The words of a line of an @FILE, as a shell reads them; # begins a comment."""
+    """Split a line of an @FILE into words as a shell does. # starts a comment."""
     return shlex.split(line, comments=True)
 
 
 def sides_of(options: argparse.Namespace, text: RaceText, folder: Path) -> list[Side]:
-    """All entrants, peers first. A quick race takes one seed and a few steps."""
+    """Return all sides, peers first. A quick race has one seed and a few steps."""
     seeds, peer_seeds = (
         tuple(range(1, 1 + (1 if options.quick else count)))
         for count in (options.seeds, options.peer_seeds)
@@ -149,7 +160,7 @@ def sides_of(options: argparse.Namespace, text: RaceText, folder: Path) -> list[
             extra = QUICK[peer] if options.quick else ()
             sides.append(Side(f"{peer} {name}", peer, entrant, (*arguments, *extra), peer_seeds))
     for name, arguments in entries(options.ours or (OURS_OF_LINES if options.lines else OURS)):
-        if options.quick:  # our own options may be given once
+        if options.quick:  # an option may be given only once
             kept = shlex.split(re.sub(r"--steps[ =]\d+", "", shlex.join(arguments)))
             arguments = (*kept, *QUICK["ours"])
         sides.append(Side(f"ours {name}", "ours", ours(arguments, options.lines), arguments, seeds))
@@ -159,11 +170,11 @@ def sides_of(options: argparse.Namespace, text: RaceText, folder: Path) -> list[
 def ours(arguments: Sequence[str], lines: bool) -> Ours:
     if lines:
         return OursOfLines()
-    return OursOfPieces() if {"bpe", "small"} & set(arguments) else Ours()
+    return OursOfBpe() if {"bpe", "small"} & set(arguments) else Ours()
 
 
 def entries(given: list[str] | tuple[str, ...]) -> list[tuple[str, tuple[str, ...]]]:
-    """NAME=OPTIONS, each apart. Raises SystemExit for an entry without a name."""
+    """Split each NAME=OPTIONS. Raises SystemExit for an entry without a name."""
     found = []
     for entry in given:
         name, equals, words = entry.partition("=")
@@ -176,7 +187,8 @@ def entries(given: list[str] | tuple[str, ...]) -> list[tuple[str, tuple[str, ..
 def race(
     sides: list[Side], text: RaceText, folder: Path, options: argparse.Namespace
 ) -> dict[str, Any]:
-    """Every seed of every side, a seed of each in turn."""
+    """Run every seed of every side: the first seed of each side, then the second, and so on."""
+    results = folder / "results" if options.quick else RESULTS / "race"
     (folder / "validation.txt").write_bytes(text.val)
     record: dict[str, Any] = {
         "name": options.name,
@@ -198,13 +210,13 @@ def race(
             done = run(side, side.seeds[number], text, folder, options.timeout)
             record["runs"].append(scored(side, done, folder / "validation.txt"))
             record["summary"] = summarise(record["runs"], reference)
-            write_report(record, RESULTS / "race")
-            print(said(record["runs"][-1]), flush=True)
+            write_report(record, results)
+            print(outcome(record["runs"][-1]), flush=True)
     return record
 
 
 def describe(side: Side, options: argparse.Namespace) -> dict[str, Any]:
-    source = str(Path(__file__).parent) if side.kind == "ours" else getattr(options, side.kind)
+    source = str(ROOT) if side.kind == "ours" else getattr(options, side.kind)
     return {
         "name": side.name, "kind": side.kind, "arguments": list(side.arguments),
         "seeds": list(side.seeds), "revision": _revision(source) if source else "",
@@ -221,25 +233,24 @@ def _revision(source: str) -> str:
 
 
 def scored(side: Side, done: Run, validation: Path) -> dict[str, Any]:
-    """The run's record with the external score, or with why there is none."""
-    empty: dict[str, Any] = {"score": None, "bpb": None, "parameters": None, "context": None}
+    """Return the run's record with the score, or with the reason why there is none."""
+    unscored: dict[str, Any] = {"score": None, "bpb": None, "parameters": None, "context": None}
     if side.entrant is None or done.checkpoint is None:
-        return {**done.record(), **empty}
+        return {**done.record(), **unscored}
     command = side.entrant.score_command(done.checkpoint, validation)
-    finished = subprocess.run(command, capture_output=True, text=True)
+    finished = subprocess.run(command, env=module_environment(), capture_output=True, text=True)
     if finished.returncode:
         last = (finished.stderr.strip().splitlines() or ["no output"])[-1]
-        return {**done.fail("failed", f"not scored: {last}").record(), **empty}
+        return {**done.fail("failed", f"not scored: {last}").record(), **unscored}
     score = json.loads(finished.stdout.splitlines()[-1])
-    return {**done.record(), **{name: score[name] for name in empty}}
+    return {**done.record(), **{name: score[name] for name in unscored}}
 
 
-def said(run: dict[str, Any]) -> str:
+def outcome(run: dict[str, Any]) -> str:
     if run["score"] is None:
         return f"{run['side']} seed {run['seed']}: {run['status']}: {run['reason']}"
-    return (
-        f"{run['side']} seed {run['seed']}: {run['seconds']:.1f} s, {run['score']:.4f} nats a byte"
-    )
+    figures = f"{run['seconds']:.1f} s, {run['score']:.4f} nats per byte"
+    return f"{run['side']} seed {run['seed']}: {figures}"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The bytes of a race: one training and one validation part, the same for every side."""
+"""The text of a race: one training and one validation part, with the same bytes for every side."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class RaceText:
-    """A text that every side splits at the same byte, nine tenths before the rest."""
+    """A text that every side splits at the same byte: the first nine tenths are for training."""
 
     whole: Path
     train_file: Path
@@ -27,32 +27,36 @@ class RaceText:
 
 
 def prepare_text(source: Path, folder: Path) -> RaceText:
-    """Copy an ASCII text, without its last few bytes: nine tenths of a multiple of ten is the same
-    number on every side. Raises SystemExit for any other text."""
+    """Copy an ASCII text. Raises SystemExit for other text.
+
+    The length is rounded down to a multiple of ten, whose nine tenths every side computes alike.
+    """
     data = _ascii(source)
     data = data[: len(data) // 10 * 10]
-    cut = len(data) // 10 * 9
-    return _parts(data[:cut], data[cut:], folder)
+    boundary = len(data) // 10 * 9
+    return _parts(data[:boundary], data[boundary:], folder)
 
 
 def prepare_lines(source: Path, folder: Path, longest: int) -> RaceText:
-    """Copy the lines of an ASCII text of at most `longest` characters, each a document of its own,
-    in the order of their hashes; the parts end with a line. Raises SystemExit as prepare_text."""
+    """Copy the lines of an ASCII text that have at most `longest` characters, sorted by hash.
+
+    Each line is a document, and duplicates are dropped. Raises SystemExit for other text.
+    """
     lines = {line for line in _ascii(source).splitlines() if 0 < len(line) <= longest}
     ordered = sorted(lines, key=lambda line: hashlib.sha256(line).digest())
-    cut = len(ordered) // 10 * 9
+    boundary = len(ordered) // 10 * 9
     train, val = (
-        b"".join(line + b"\n" for line in part) for part in (ordered[:cut], ordered[cut:])
+        b"".join(line + b"\n" for line in part) for part in (ordered[:boundary], ordered[boundary:])
     )
     return _parts(train, val, folder)
 
 
 def _ascii(source: Path) -> bytes:
     data = source.read_bytes()
-    if not data.isascii():  # a character would not be a byte on every side
+    if not data.isascii():  # other characters are more than one byte
         raise SystemExit(f"--text must be ASCII, got {source}")
     if len(data) < 10_000:
-        raise SystemExit(f"--text must hold at least 10000 bytes, got {len(data)} in {source}")
+        raise SystemExit(f"--text must have at least 10000 bytes, got {len(data)} in {source}")
     return data
 
 
@@ -64,7 +68,7 @@ def _parts(train: bytes, val: bytes, folder: Path) -> RaceText:
 
 
 def documents(text: str) -> list[str]:
-    """The parts between blank lines, each with the blank lines after it: together the text.
+    """Split the text after its blank lines. The joined parts are the text.
 
     >>> documents("a\\nb\\n\\nc")
     ['a\\nb\\n\\n', 'c']

@@ -1,7 +1,7 @@
-"""The programs of a race, each started by its own commands on the same bytes.
+"""The programs of a race. Each is started by its own commands on the same bytes.
 
-Peers run unmodified, in copies of their checkouts and under an interpreter of their own. Only
-their seed, which neither has an option for, is moved from outside.
+Peers run unmodified, in copies of their checkouts and under separate interpreters. Only their seed
+is changed from outside, because they have no option for it.
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ from typing import ClassVar
 
 import numpy as np
 
+from bench.command import environment_without_root, module_command, nanochat_command
 from bench.race.data import RaceText, documents
 from bench.race.sides import Lines
 
-SCORER = Path(__file__).parent / "race_scorer.py"
-
-# Both peers seed torch with a constant: the same, moved by the race's.
+# Both peers seed torch with a constant. The seed of the race is added to it.
 _SEEDED = (
     "import runpy, sys, torch; moved = int(sys.argv.pop(1)); seeds = torch.manual_seed;"
     " torch.manual_seed = lambda seed: seeds(seed + moved); sys.argv = sys.argv[1:];"
@@ -35,7 +34,7 @@ _SEEDED = (
 
 
 def checkout_of(source: str, folder: Path) -> Path:
-    """A folder, or `URL@REVISION`, cloned. Raises SystemExit where git cannot."""
+    """Return the folder, or clone `URL@REVISION`. Raises SystemExit if git fails."""
     if Path(source).is_dir():
         return Path(source).resolve()
     url, _, revision = source.rpartition("@")
@@ -49,9 +48,17 @@ def checkout_of(source: str, folder: Path) -> Path:
 
 
 def _caches(out: Path) -> dict[str, str]:
-    """The environment with compilers' caches in an empty folder."""
+    """Return the environment with the compilers' caches in an empty folder."""
     caches = {name: str(out / name) for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")}
-    return {**os.environ, **caches}
+    return {**environment_without_root(), **caches}
+
+
+def score(
+    kind: str, checkpoint: Path, validation: Path, *checkout: Path, python: str = sys.executable
+) -> list[str]:
+    """Return the command of the scorer."""
+    paths = (checkpoint, validation, *checkout)
+    return module_command("bench.race.scorer", kind, *paths, python=python)
 
 
 def _sum_ms(pattern: str, lines: Lines) -> float | None:
@@ -70,7 +77,7 @@ class Ours:
         self, arguments: Sequence[str], seed: int, text: RaceText, out: Path
     ) -> list[list[str]]:
         train = ["train", *self.data(text), "--seed", str(seed), "--out", str(out / "run")]
-        return [[sys.executable, "-m", "nanochat", *train, *arguments]]
+        return [[nanochat_command(), *train, *arguments]]
 
     def data(self, text: RaceText) -> list[str]:
         return ["--data", str(text.whole), "--documents", "file"]
@@ -91,32 +98,32 @@ class Ours:
         return out / "run"
 
     def score_command(self, checkpoint: Path, validation: Path) -> list[str]:
-        return [sys.executable, str(SCORER), "ours", str(checkpoint), str(validation)]
+        return score("ours", checkpoint, validation)
 
 
 @dataclass(frozen=True)
-class OursOfPieces(Ours):
-    """`nanochat train` with word pieces: its log has losses a token, which no curve shows."""
+class OursOfBpe(Ours):
+    """`nanochat train` with bpe: its log has losses per token, which the curve does not show."""
 
     loss: ClassVar[re.Pattern[str]] = re.compile(r"(?!)([\d.]+)")
 
 
 @dataclass(frozen=True)
 class OursOfLines(Ours):
-    """`nanochat train` on documents of a line: the training part, from a file of its own."""
+    """`nanochat train` with one document per line, on a file of the training part alone."""
 
     def data(self, text: RaceText) -> list[str]:
         return ["--data", str(text.train_file), "--documents", "line", "--val-fraction", "0"]
 
     def score_command(self, checkpoint: Path, validation: Path) -> list[str]:
-        return [sys.executable, str(SCORER), "ours-lines", str(checkpoint), str(validation)]
+        return score("ours-lines", checkpoint, validation)
 
 
 @dataclass(frozen=True)
 class NanoGPT:
-    """karpathy/nanoGPT's train.py, by its README's recipe for a CPU."""
+    """karpathy/nanoGPT's train.py with its README's recipe for a CPU."""
 
-    checkout: Path  # a copy whose data are the race's
+    checkout: Path  # a copy with the data of the race
     python: str
 
     loss: ClassVar[re.Pattern[str]] = re.compile(r"^step \d+: train loss [\d.]+, val loss ([\d.]+)")
@@ -146,12 +153,11 @@ class NanoGPT:
         return out / "ckpt.pt"
 
     def score_command(self, checkpoint: Path, validation: Path) -> list[str]:
-        paths = (SCORER, "nanogpt", checkpoint, validation, self.checkout)
-        return [self.python, *map(str, paths)]
+        return score("nanogpt", checkpoint, validation, self.checkout, python=self.python)
 
 
 def prepare_nanogpt(checkout: Path, python: str, text: RaceText, folder: Path) -> NanoGPT:
-    """A copy of the checkout whose own script has made its data of the text."""
+    """Copy the checkout and let its own script prepare the data."""
     copy = folder / "nanoGPT"
     shutil.copytree(checkout, copy, ignore=shutil.ignore_patterns(".git", "out*"))
     data = copy / "data" / "shakespeare_char"
@@ -162,25 +168,27 @@ def prepare_nanogpt(checkout: Path, python: str, text: RaceText, folder: Path) -
 
 
 def check_nanogpt_split(data: Path, text: RaceText) -> None:
-    """Its token files, spelled out, are the bytes that all sides have. Raises SystemExit."""
-    spelled = pickle.loads((data / "meta.pkl").read_bytes())["itos"]
+    """Compare its decoded token files with the bytes of all sides. Raises SystemExit."""
+    characters = pickle.loads((data / "meta.pkl").read_bytes())["itos"]
     for name, part in (("train", text.train), ("val", text.val)):
         ids = np.fromfile(data / f"{name}.bin", dtype=np.uint16)
-        if "".join(spelled[i] for i in ids.tolist()).encode() != part:
-            raise SystemExit(f"nanoGPT's {name} part is not the {len(part)} bytes of the others")
+        if "".join(characters[i] for i in ids.tolist()).encode() != part:
+            raise SystemExit(
+                f"nanoGPT's {name} part is not the {len(part)} bytes of the other sides"
+            )
 
 
 @dataclass(frozen=True)
 class Nanochat:
-    """karpathy/nanochat's tokenizer training and base training, by its runs/runcpu.sh.
+    """karpathy/nanochat's tokenizer training and base training, as in its runs/runcpu.sh.
 
-    Documents are the text's parts between blank lines, because its packing crops long ones.
+    Documents are the parts of the text between blank lines, because its packing crops long ones.
     Arguments before `--` go to scripts.tok_train, the others to scripts.base_train.
     """
 
     checkout: Path
     python: str
-    shards: Path  # the parquet files that stand for its dataset
+    shards: Path  # the parquet files that replace its dataset
 
     loss: ClassVar[re.Pattern[str]] = re.compile(r"^Step \d+ \| Validation bpb: ([\d.]+)")
     loss_unit: ClassVar[float] = math.log(2)
@@ -197,8 +205,8 @@ class Nanochat:
         folder.mkdir()
         for shard in self.shards.glob("*.parquet"):
             (folder / shard.name).symlink_to(shard)
-        cut = list(arguments).index("--") if "--" in arguments else 0
-        tokenizer, model = arguments[:cut], arguments[cut + 1 if cut else 0 :]
+        dashes = list(arguments).index("--") if "--" in arguments else 0
+        tokenizer, model = arguments[:dashes], arguments[dashes + 1 if dashes else 0 :]
         train = ["scripts/base_train.py", *self.RECIPE, "--model-tag=race", *model]
         return [
             [self.python, "-m", "scripts.tok_train", *tokenizer],
@@ -218,12 +226,11 @@ class Nanochat:
         return out / "base_checkpoints" / "race"
 
     def score_command(self, checkpoint: Path, validation: Path) -> list[str]:
-        paths = (SCORER, "nanochat", checkpoint, validation, self.checkout)
-        return [self.python, *map(str, paths)]
+        return score("nanochat", checkpoint, validation, self.checkout, python=self.python)
 
 
 def prepare_nanochat(checkout: Path, python: str, text: RaceText, folder: Path) -> Nanochat:
-    """Parquet shards of the text's documents; its last shard is its validation part."""
+    """Write the documents as parquet shards. The last shard is the validation part."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -237,7 +244,7 @@ def prepare_nanochat(checkout: Path, python: str, text: RaceText, folder: Path) 
 
 @dataclass(frozen=True)
 class Eemicrogpt:
-    """Entrpi/eemicrogpt at 32 dims, compiled before the race once for each set of -D options."""
+    """Entrpi/eemicrogpt with hidden size 32, compiled once per set of -D options."""
 
     checkout: Path
     compiler: tuple[str, ...]
@@ -245,7 +252,7 @@ class Eemicrogpt:
 
     loss: ClassVar[re.Pattern[str]] = re.compile(r"(?!)([\d.]+)")  # it prints the training loss
     loss_unit: ClassVar[float] = 1.0
-    LONGEST: ClassVar[int] = 14  # letters; it cuts longer names
+    LONGEST: ClassVar[int] = 14  # letters; it truncates longer names
     RECIPE: ClassVar[tuple[str, ...]] = ("-DD_MODEL=32", "-DLR_INIT=0.007f")  # its README's best
 
     def commands(
@@ -259,7 +266,7 @@ class Eemicrogpt:
         build = [*self.compiler, *include, *given.values(), str(source / "leave_weights.c"), "-lm"]
         build += ["-o", str(binary)]
         if not binary.exists() and subprocess.run(build, capture_output=True).returncode:
-            return [build]  # fails as the run, with its reason
+            return [build]  # fails again as the run, which records the reason
         return [[str(binary), str(seed)]]
 
     def folder(self, out: Path) -> Path:
@@ -275,7 +282,7 @@ class Eemicrogpt:
         return out / "weights.bin"
 
     def score_command(self, checkpoint: Path, validation: Path) -> list[str]:
-        return [sys.executable, str(SCORER), "eemicrogpt", str(checkpoint), str(validation)]
+        return score("eemicrogpt", checkpoint, validation)
 
 
 def prepare_eemicrogpt(checkout: Path, compiler: str, text: RaceText, folder: Path) -> Eemicrogpt:

@@ -1,27 +1,25 @@
-"""The tables of README.md and docs/race.md, written from the races' records.
+"""The tables of README.md and docs/race.md, written from the records of the races.
 
     python -m bench.race.pages [--check]
 
-A table stands between `<!-- race: RECORD SIDE | RECORD SIDE | … -->`, which names its rows, and
-`<!-- end -->`; a record's name alone stands for all of its sides that finished. --check writes
-nothing and exits with 1 where a page says something else than its records.
+A table lies between `<!-- race: RECORD SIDE | RECORD SIDE | … -->`, which names its rows, and
+`<!-- end -->`. The name of a record without a side means all of its sides that finished. --check
+writes nothing, and exits with status 1 if a page differs from its records.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
+from bench.command import ROOT, command_parser
 from bench.machine import RESULTS
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 PAGES = (ROOT / "README.md", ROOT / "docs" / "race.md")
 TABLE = re.compile(r"(<!-- race: (.*?) -->\n).*?(?=<!-- end -->)", re.DOTALL)
 HEAD = (
@@ -30,7 +28,7 @@ HEAD = (
 )
 PEERS = {"nanogpt": "nanoGPT", "nanochat": "karpathy/nanochat", "eemicrogpt": "eemicrogpt"}
 LEVEL = 0.01  # of the one-sided test that a mean score is below its peer's
-# What every run of ours is given only for the race.
+# Options of our entries that serve only the race; the tables leave them out.
 SILENT = {"--eval-tokens", "--eval-every", "--num-samples"}
 
 
@@ -40,7 +38,7 @@ def record(name: str) -> Any:
 
 
 def rows(names: str) -> str:
-    """The lines of a table from the words of its marker. Raises SystemExit for an unknown side."""
+    """Return the table for the words of its marker. Raises SystemExit for an unknown side."""
     lines = []
     for name in names.split("|"):
         file, _, wanted = name.strip().partition(" ")
@@ -50,7 +48,7 @@ def rows(names: str) -> str:
         chosen = [wanted] if wanted else list(summary)
         for side in chosen:
             if side not in summary:
-                raise SystemExit(f"{file}: no side {side!r} finished; there are {list(summary)}")
+                raise SystemExit(f"{file}: no side {side!r} finished; these did: {list(summary)}")
             lines.append(row(summary[side], sides[side]))
     return HEAD + "".join(lines)
 
@@ -72,7 +70,7 @@ def row(summary: Mapping[str, Any], side: Mapping[str, Any]) -> str:
 
 
 def label(side: Mapping[str, Any]) -> str:
-    """A peer by its name and its entry's; ours by the options of `nanochat train`."""
+    """Return the names of a peer and its entry, or the options of `nanochat train`."""
     kind, _, entry = side["name"].partition(" ")
     if side["kind"] != "ours":
         return f"{PEERS[kind]}, {entry}"
@@ -80,7 +78,8 @@ def label(side: Mapping[str, Any]) -> str:
 
 
 def shown(arguments: Sequence[str]) -> list[str]:
-    """
+    """Return the options without those that serve only the race.
+
     >>> shown(["--preset", "nano", "--eval-tokens", "8192", "--steps", "130"])
     ['--preset', 'nano', '--steps', '130']
     """
@@ -93,14 +92,14 @@ def written(page: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--check", action="store_true")
+    parser = command_parser(__doc__)
+    parser.add_argument("--check", action="store_true", help="compare without writing")
     check = parser.parse_args().check
     for page in PAGES:
         old = page.read_text(encoding="utf-8")
         new = written(old)
         if check and new != old:
-            sys.exit(f"{page.name} does not say what its records do: python -m bench.race.pages")
+            sys.exit(f"{page.name} differs from its records; run python -m bench.race.pages")
         if new != old:
             page.write_text(new, encoding="utf-8")
 

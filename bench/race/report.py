@@ -1,4 +1,4 @@
-"""What a race leaves: a record that a schema has checked, a CSV, a Markdown table and a plot."""
+"""The results of a race: a record checked by a schema, a CSV, a Markdown table and a plot."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ from bench.race.statistics import p_below, ratio_interval
 
 SCHEMA = Path(__file__).parent / "race.schema.json"
 COLUMNS = (
-    "parameters", "context", "whole process, s", "steps alone, s", "nats a byte", "bits a byte",
+    "parameters", "context", "whole process, s", "steps alone, s", "nats per byte", "bits per byte",
     "times faster", "p (score below the peer's)", "runs",
 )  # fmt: skip
 
 
 def summarise(runs: Sequence[Mapping[str, Any]], reference: str) -> list[dict[str, Any]]:
-    """One row a side: means over its scored runs; ours beside those of the peer's entry of the same
-    name, the others beside those of the side `reference`."""
+    """Return one row per side with the means over its scored runs.
+
+    Our sides are compared with the peer's entry of the same name, the others with `reference`.
+    """
     sides = list(dict.fromkeys(run["side"] for run in runs))
     done = {side: [r for r in runs if r["side"] == side and r["score"] is not None]
             for side in sides}  # fmt: skip
     entry = {side: side.partition(" ")[2] for side in sides}
-    peers: dict[str, str] = {}  # the first that has a score, where several have an entry's name
+    peers: dict[str, str] = {}  # by entry: the first peer with a score
     for side in sides:
         if done[side] and not side.startswith("ours "):
             peers.setdefault(entry[side], side)
@@ -42,7 +44,7 @@ def _row(
     side: str,
     runs: Sequence[Mapping[str, Any]],
     done: Sequence[Mapping[str, Any]],
-    beside: Sequence[Mapping[str, Any]],
+    compared: Sequence[Mapping[str, Any]],  # the runs of the side that it is compared with
     is_reference: bool,
 ) -> dict[str, Any]:
     row: dict[str, Any] = {
@@ -59,17 +61,19 @@ def _row(
             row[name] = statistics.mean(values)
             row[f"{name}_sd"] = statistics.stdev(values) if len(values) > 1 else 0.0
     row |= {name: done[0][name] for name in ("parameters", "context")}
-    if beside and not is_reference:
+    if compared and not is_reference:
         scores = [run["score"] for run in done]
-        row["p_below_reference"] = p_below(scores, statistics.mean(run["score"] for run in beside))
-        seconds = [[run["seconds"] for run in each] for each in (beside, done)]
+        row["p_below_reference"] = p_below(
+            scores, statistics.mean(run["score"] for run in compared)
+        )
+        seconds = [[run["seconds"] for run in each] for each in (compared, done)]
         ratio, low, high = ratio_interval(*seconds)
         row["times_faster"] = {"ratio": ratio, "low": low, "high": high}
     return row
 
 
 def write_report(record: Mapping[str, Any], folder: Path) -> None:
-    """NAME.json, .csv, .md and .png; nothing where the schema refuses (ValidationError)."""
+    """Write NAME.json, .csv, .md and .png. Raises ValidationError before writing."""
     jsonschema.validate(record, json.loads(SCHEMA.read_text()))
     folder.mkdir(exist_ok=True)
     name = folder / record["name"]
@@ -115,7 +119,7 @@ def _spread(row: Mapping[str, Any], name: str, digits: int) -> str:
 
 
 def draw(record: Mapping[str, Any], path: Path) -> None:
-    """External scores at the ends of the processes; lines are the losses that a run printed."""
+    """Plot the scores at the ends of the processes. Lines are the losses that a run printed."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -127,7 +131,7 @@ def draw(record: Mapping[str, Any], path: Path) -> None:
         color = f"C{number}"
         runs = [run for run in record["runs"] if run["side"] == side and run["score"] is not None]
         for run in runs:
-            if len(run["curve"]) > 2:  # two points are no curve
+            if len(run["curve"]) > 2:  # two points would be a straight line
                 axes.plot(*zip(*run["curve"], strict=True), color=color, alpha=0.35, linewidth=1)
         if runs:
             axes.scatter(
@@ -139,7 +143,7 @@ def draw(record: Mapping[str, Any], path: Path) -> None:
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("seconds from the start of the process")
-    axes.set_ylabel("validation loss, nats a byte")
+    axes.set_ylabel("validation loss, nats per byte")
     axes.set_ylim(top=min(axes.get_ylim()[1], 2.6))
     axes.grid(alpha=0.25, which="both")
     if axes.has_data():

@@ -1,12 +1,12 @@
-"""One scorer for every side: nats of all validation bytes under a checkpoint, in a process.
+"""One scorer for every side: the nats of all validation bytes under a checkpoint.
 
     python -m bench.race.scorer KIND CHECKPOINT VALIDATION_FILE [CHECKOUT]
 
-KIND is ours, nanogpt or nanochat for a text: every byte is a target once (those of the first token
-only where a model starts from BOS), in disjoint windows as long as the checkpoint's own context; a
-window sees nothing of the one before. It is ours-lines or eemicrogpt where each line is a document,
-scored from its first letter to its end. The side computes float32 logits; the loss is computed
-here, in float64, for all sides alike. Prints one JSON object.
+KIND is ours, nanogpt or nanochat for a text. Every byte is then a target once (those of the first
+token only if the model starts from BOS), in disjoint windows of the checkpoint's own context; a
+window does not see the previous one. KIND is ours-lines or eemicrogpt if each line is a document,
+which is scored from its first letter to its end. The side computes float32 logits. The scorer
+computes the loss of all sides from them in float64. Prints one JSON object.
 """
 
 from __future__ import annotations
@@ -24,26 +24,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench.command import command_parser
 from bench.race.data import documents
 
 ROWS = 64  # windows scored together
-Windows = Iterator[tuple[Tensor, Tensor]]  # (rows, width) inputs and targets
+Windows = Iterator[tuple[Tensor, Tensor]]  # (rows, length) inputs and targets
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What a side gives to be scored."""
+    """The model and the validation tokens of a side."""
 
-    logits: Callable[[Tensor], Tensor]  # (rows, width) tokens -> (rows, width, vocab)
+    logits: Callable[[Tensor], Tensor]  # (rows, length) tokens → (rows, length, vocab)
     windows: Windows
-    context: int  # tokens a window
-    bytes: int  # that are targets
+    context: int  # tokens per window
+    bytes: int  # in the targets
     parameters: int
-    free: int = -1  # a target that costs nothing: BOS
+    ignored: int = -1  # a target that is not scored: BOS
 
 
 def windows(ids: np.ndarray, context: int) -> Windows:
-    """Whole windows of a stream together, then the rest as one; its first token is no target."""
+    """Yield the whole windows of a token stream, then the rest. The first token is no target."""
     whole = (len(ids) - 1) // context
     tokens = torch.from_numpy(ids.astype(np.int64))
     inputs = tokens[: whole * context].view(whole, context)
@@ -55,7 +56,7 @@ def windows(ids: np.ndarray, context: int) -> Windows:
 
 
 def windows_from(start: int, ids: np.ndarray, context: int) -> Windows:
-    """The same where each window begins with the token `start` and all of `ids` are targets."""
+    """Yield windows that each start with the token `start`. All of `ids` are targets."""
     tokens = torch.from_numpy(ids.astype(np.int64))
     whole = len(ids) // context * context
     for part in (tokens[:whole].view(-1, context), tokens[whole:][None]):
@@ -66,7 +67,7 @@ def windows_from(start: int, ids: np.ndarray, context: int) -> Windows:
 
 
 def windows_of_lines(start: int, lines: Sequence[np.ndarray]) -> Windows:
-    """Each line from the token `start` to `start` again; lines of one length together."""
+    """Yield each line with the token `start` before and after it, grouped by length."""
     by_length: dict[int, list[np.ndarray]] = defaultdict(list)
     for line in lines:
         by_length[len(line)].append(np.concatenate([[start], line, [start]]))
@@ -76,14 +77,14 @@ def windows_of_lines(start: int, lines: Sequence[np.ndarray]) -> Windows:
 
 
 def nats(scored: Scored) -> float:
-    """Sum over all targets that are not free."""
+    """Return the sum over all targets that are not ignored."""
     total = 0.0
     with torch.no_grad():
         for inputs, targets in scored.windows:
             logits = scored.logits(inputs).double()
             chosen = logits.gather(-1, targets[..., None])[..., 0]
             losses = torch.logsumexp(logits, -1) - chosen
-            total += float(losses[targets != scored.free].sum())
+            total += float(losses[targets != scored.ignored].sum())
     return total
 
 
@@ -94,18 +95,18 @@ def load_ours(checkpoint: Path, text: str, lines: bool = False) -> Scored:
     from nanochat.runs.load import load_trained, read_checkpoint
 
     found, config, _ = read_checkpoint(str(checkpoint))
-    # The torch engine reads the checkpoints of both.
-    asked = EvalConfig(checkpoint=str(checkpoint), mode="tensor", dtype="float32")
-    trained = load_trained(asked, found, config)
+    # The tensor engine reads the checkpoints of both engines.
+    options = EvalConfig(checkpoint=str(checkpoint), mode="tensor", dtype="float32")
+    trained = load_trained(options, found, config)
     engine = trained.engine
 
     def logits(inputs: Tensor) -> Tensor:
         tokens = inputs.numpy()
-        rows, width = tokens.shape
+        rows, length = tokens.shape
         batch = Batch(
             inputs=tokens, targets=np.zeros_like(tokens),
-            positions=np.tile(np.arange(width), (rows, 1)), segments=np.zeros_like(tokens),
-            lengths=np.full(rows, width), global_targets=tokens.size,
+            positions=np.tile(np.arange(length), (rows, 1)), segments=np.zeros_like(tokens),
+            lengths=np.full(rows, length), global_targets=tokens.size,
         )  # fmt: skip
         hidden = engine.model.hidden(engine._inputs(batch))
         result = (hidden @ engine.model.head.t()).view(*inputs.shape, -1).double()
@@ -138,7 +139,7 @@ def load_nanogpt(checkpoint: Path, text: str, checkout: Path) -> Scored:
     ids, context = np.array([number[c] for c in text]), saved["model_args"]["block_size"]
 
     def logits(inputs: Tensor) -> Tensor:
-        result: Tensor = model(inputs, inputs)[0]  # with targets it gives logits everywhere
+        result: Tensor = model(inputs, inputs)[0]  # without targets it gives only the last logits
         return result
 
     size = sum(p.numel() for p in model.parameters())
@@ -146,7 +147,7 @@ def load_nanogpt(checkpoint: Path, text: str, checkout: Path) -> Scored:
 
 
 def load_nanochat(checkpoint: Path, text: str, checkout: Path) -> Scored:
-    """BOS before each document and each window, as in its training; BOS as a target is free."""
+    """Load a checkpoint. BOS precedes each document and window, as in its training."""
     import os
 
     os.environ["NANOCHAT_BASE_DIR"] = str(checkpoint.parent.parent)
@@ -159,14 +160,17 @@ def load_nanochat(checkpoint: Path, text: str, checkout: Path) -> Scored:
     rows = tokenizer.encode(documents(text), prepend=bos)
     ids = np.array([token for row in rows for token in row][1:])
     size = sum(p.numel() for p in model.parameters())
-    return Scored(model, windows_from(bos, ids, context), context, len(text), size, free=bos)
+    return Scored(model, windows_from(bos, ids, context), context, len(text), size, ignored=bos)
 
 
 def load_eemicrogpt(checkpoint: Path, text: str) -> Scored:
-    """Its forward pass on the weights in the order of its struct: one block, four heads, ReLU,
-    RMSNorm of the embedding, before attention and before the MLP."""
+    """Load the weights in the order of its struct, and compute its forward pass.
+
+    The model has one block, four heads, ReLU, and RMSNorm of the embedding, before attention and
+    before the MLP.
+    """
     flat = torch.from_numpy(np.fromfile(checkpoint, dtype=np.float32))
-    boundary, context = 26, 16
+    bos, context = 26, 16
     width = round((math.sqrt(4900 + 48 * len(flat)) - 70) / 24)  # 12 width² + 70 width weights
     shapes = {
         "token": (27, width), "position": (context, width), "query": (width, width),
@@ -194,8 +198,8 @@ def load_eemicrogpt(checkpoint: Path, text: str) -> Scored:
         return x @ weights["head"].t()
 
     lines = [np.frombuffer(line.encode(), np.uint8).astype(np.int64) for line in text.splitlines()]
-    cut = windows_of_lines(boundary, [line - ord("a") for line in lines])
-    return Scored(logits, cut, context, len(text), len(flat))
+    scored = windows_of_lines(bos, [line - ord("a") for line in lines])
+    return Scored(logits, scored, context, len(text), len(flat))
 
 
 LOADERS = {
@@ -205,10 +209,15 @@ LOADERS = {
 
 
 def main() -> None:
-    kind, checkpoint, validation, *checkout = sys.argv[1:]
-    text = Path(validation).read_bytes().decode("ascii")
-    sys.stdout, out = sys.stderr, sys.stdout  # a side's own words
-    scored = LOADERS[kind](Path(checkpoint), text, *map(Path, checkout))
+    parser = command_parser(__doc__)
+    parser.add_argument("kind", choices=LOADERS)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("validation", type=Path)
+    parser.add_argument("checkout", type=Path, nargs="*")
+    options = parser.parse_args()
+    text = options.validation.read_bytes().decode("ascii")
+    sys.stdout, out = sys.stderr, sys.stdout  # a side's own output goes to stderr
+    scored = LOADERS[options.kind](options.checkpoint, text, *options.checkout)
     total = nats(scored)
     sys.stdout = out
     score = total / scored.bytes

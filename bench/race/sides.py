@@ -1,6 +1,6 @@
-"""One run of a race: its processes, what they printed and when, and the checkpoint that they left.
+"""One run of a race: its processes, their output with times, and the checkpoint.
 
-How each side is started on the same bytes is in race_entrants.py.
+Leaves out how each program is started on the same bytes (entrants.py).
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from typing import ClassVar, Protocol
 
 from bench.race.data import RaceText
 
-Lines = Sequence[tuple[float, str]]  # second since the start, line of the log
+Lines = Sequence[tuple[float, str]]  # seconds since the start, line of the log
 _VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*=.*")
 
 
 class Entrant(Protocol):
-    """How one program is prepared, started and read."""
+    """How one program is prepared and started, and how its output is read."""
 
-    loss: ClassVar[re.Pattern[str]]  # a validation loss in its log
-    loss_unit: ClassVar[float]  # nats a byte in one of it
+    loss: ClassVar[re.Pattern[str]]  # finds a validation loss in its log
+    loss_unit: ClassVar[float]  # nats per byte for a logged 1
 
     def commands(
         self, arguments: Sequence[str], seed: int, text: RaceText, out: Path
     ) -> list[list[str]]:
-        """Its processes, one after the other, on an empty folder `out`."""
+        """Return its commands, run in this order, for an empty folder `out`."""
 
     def folder(self, out: Path) -> Path:
-        """Where they start."""
+        """Return the working folder of the commands."""
 
     def environment(self, out: Path) -> Mapping[str, str]: ...
 
     def steps_seconds(self, lines: Lines) -> float | None:
-        """Of its training steps alone, by its own log."""
+        """Return the seconds of its training steps alone, from its log."""
 
     def checkpoint(self, out: Path) -> Path: ...
 
@@ -50,13 +50,13 @@ class Side:
     """One row of the race: an entrant with its options and seeds."""
 
     name: str
-    kind: str  # ours, nanogpt, nanochat
-    entrant: Entrant | None  # none where no checkout was given
-    arguments: tuple[str, ...]  # leading words NAME=VALUE are for its environment
+    kind: str  # ours, nanogpt, nanochat, eemicrogpt
+    entrant: Entrant | None  # None if no checkout was given
+    arguments: tuple[str, ...]  # leading words NAME=VALUE are environment variables
     seeds: tuple[int, ...]
 
-    def settings(self) -> tuple[dict[str, str], tuple[str, ...]]:
-        """What goes into its environment, and the options behind it."""
+    def variables_and_options(self) -> tuple[dict[str, str], tuple[str, ...]]:
+        """Split the arguments into environment variables and options."""
         count = 0
         while count < len(self.arguments) and _VARIABLE.fullmatch(self.arguments[count]):
             count += 1
@@ -66,7 +66,7 @@ class Side:
 
 @dataclass
 class Run:
-    """One run, from the start of its first process to the end of its last."""
+    """One run, from the start of its first process to the end of its last one."""
 
     side: str
     seed: int
@@ -75,7 +75,7 @@ class Run:
     seconds: float | None = None  # whole processes
     steps_seconds: float | None = None
     checkpoint: Path | None = None
-    curve: list[tuple[float, float]] = field(default_factory=list)  # seconds, its own estimate
+    curve: list[tuple[float, float]] = field(default_factory=list)  # seconds, loss in its log
 
     def fail(self, status: str, reason: str) -> Run:
         self.status, self.reason = status, reason[:400]
@@ -90,13 +90,13 @@ class Run:
 
 
 def run(side: Side, seed: int, text: RaceText, folder: Path, timeout: float) -> Run:
-    """Start the side in an empty folder with empty caches, and wait for its end."""
+    """Run the side to its end in an empty folder with empty caches."""
     done = Run(side.name, seed)
     entrant = side.entrant
     if entrant is None:
         return done.fail("skipped", f"no --{side.kind} was given")
     out = Path(tempfile.mkdtemp(dir=folder))
-    variables, arguments = side.settings()
+    variables, arguments = side.variables_and_options()
     commands = entrant.commands(arguments, seed, text, out)
     environment = {**entrant.environment(out), **variables}
     lines, status = _logged(commands, entrant.folder(out), environment, timeout)
@@ -108,7 +108,7 @@ def run(side: Side, seed: int, text: RaceText, folder: Path, timeout: float) -> 
     ]
     done.steps_seconds = entrant.steps_seconds(lines)
     if status == "timeout":
-        return done.fail(status, f"ran past {timeout:g} s")
+        return done.fail(status, f"exceeded {timeout:g} s")
     if status != "0":
         last = next((line for _, line in reversed(lines) if line), "no output")
         return done.fail("failed", f"exit status {status}: {last}")
@@ -122,7 +122,7 @@ def run(side: Side, seed: int, text: RaceText, folder: Path, timeout: float) -> 
 def _logged(
     commands: Sequence[Sequence[str]], folder: Path, environment: Mapping[str, str], timeout: float
 ) -> tuple[list[tuple[float, str]], str]:
-    """All lines with their seconds, an empty one at the end, and the exit status or `timeout`."""
+    """Return the lines with their seconds, an empty last one, and the exit status or `timeout`."""
     lines: list[tuple[float, str]] = []
     started = time.perf_counter()
     status = "0"
@@ -131,7 +131,7 @@ def _logged(
             command, cwd=folder, env=environment, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, bufsize=1,
         ) as process:  # fmt: skip
-            # A timer of its own, because reading a line waits for it.
+            # A separate timer, because reading a line blocks.
             left = timeout - (time.perf_counter() - started)
             killer = threading.Timer(max(left, 0), process.kill)
             killer.start()

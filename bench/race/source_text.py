@@ -1,16 +1,18 @@
-"""The race's second text, on which no preset was tuned: Python's own standard library.
+"""The second text of the race, on which no preset was tuned: Python's standard library.
 
     python -m bench.race.source_text FILE
 
-Whole ASCII modules in the order of their names' hashes, as many bytes as Shakespeare's text has.
+Writes whole ASCII modules, sorted by the hashes of their names, until the file has as many bytes as
+Shakespeare's text.
 """
 
 from __future__ import annotations
 
 import hashlib
-import sys
 import sysconfig
 from pathlib import Path
+
+from bench.command import command_parser
 
 SIZE = 1_115_394  # of tinyshakespeare
 LEFT_OUT = {"site-packages", "test", "tests", "idlelib", "lib2to3", "__pycache__"}
@@ -28,7 +30,9 @@ def modules() -> list[bytes]:
 
 
 def main() -> None:
-    Path(sys.argv[1]).write_bytes(b"\n\n".join(modules())[:SIZE])
+    parser = command_parser(__doc__)
+    parser.add_argument("file", type=Path)
+    parser.parse_args().file.write_bytes(b"\n\n".join(modules())[:SIZE])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a few runs of each side can be said to show."""
+"""Tests and intervals for a few runs per side."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from scipy import stats
 
 
 def p_below(values: Sequence[float], target: float) -> float:
-    """One-sided p of "their mean is not below the target" (Student's t); nan for a single run."""
+    """Return the one-sided p of "the mean is not below the target" (Student's t). nan for 1 run."""
     if len(values) < 2:
         return math.nan
-    if len(set(values)) == 1:  # no spread: t has no value
+    if len(set(values)) == 1:  # without spread, t is undefined
         return 0.0 if values[0] < target else 1.0
     return float(stats.ttest_1samp(values, target, alternative="less").pvalue)
 
 
 def ratio_interval(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, float]:
-    """mean(a) / mean(b) and the 95 % interval of the geometric means' ratio (Welch's t)."""
+    """Return mean(a) / mean(b), and the 95 % interval of the geometric means' ratio (Welch's t)."""
     ratio = statistics.mean(a) / statistics.mean(b)
     if min(len(a), len(b)) < 2 or len({*a}) == len({*b}) == 1:
         return ratio, math.nan, math.nan

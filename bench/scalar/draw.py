@@ -1,17 +1,17 @@
-"""Nanoseconds of one token's draw from a row of logits: ours in C++, the specification in NumPy,
-and Python's random.choices, in turn, in one run.
+"""Nanoseconds per token drawn from a row of logits: C++, NumPy and random.choices compared.
 
     python -m bench.scalar.draw [--rounds N] [--vocab 27] [--temperature 0.5]
 
-`rows` draws from many rows in one call, so that a draw is C++ alone; `row` is a call for each row.
-random.choices is what microgpt.py samples with; it is given weights that are ready, while both
-others begin at the logits. That ours gives the specification's tokens is checked first. Best
-(median) of the rounds.
+The sides are the project's C++ function, its specification in NumPy, and Python's random.choices,
+timed in turn in one run. `rows` draws from many rows in one call, which measures the C++ code
+alone; `row` makes one call per row. microgpt.py samples with random.choices. It receives weights
+that are ready, while the other sides start from logits. Before the timing, the C++ tokens are
+compared with those of the specification. Prints the best round (and the median) and writes
+results/scalar/draw.json.
 """
 
 from __future__ import annotations
 
-import argparse
 import random
 import statistics
 import time
@@ -19,6 +19,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from bench.command import command_parser
 from bench.machine import write_result
 from nanochat import philox
 from nanochat.philox import Stream
@@ -29,13 +30,13 @@ ROWS = 1024
 
 
 def cases(vocab: int, temperature: float) -> dict[str, Callable[[], object]]:
-    """By name, a function that draws ROWS tokens."""
+    """Return functions that draw ROWS tokens, by name."""
     logits = 2 * philox.normals(1, Stream.INIT, 0, ROWS * vocab).reshape(ROWS, vocab)
     single = logits.astype(np.float32)
     words = philox.random_u64(1, Stream.SAMPLING, 0, ROWS)
-    wanted = specification.draw(logits, words, temperature=temperature)
+    expected = specification.draw(logits, words, temperature=temperature)
     for rows in (logits, single):
-        assert (draw(rows, words, temperature=temperature) == wanted).all()
+        assert (draw(rows, words, temperature=temperature) == expected).all()
     weights = np.exp((logits - logits.max(axis=1, keepdims=True)) / temperature).tolist()
     pairs = [(single[i : i + 1], words[i : i + 1]) for i in range(ROWS)]
     tokens = range(vocab)
@@ -55,9 +56,7 @@ def cases(vocab: int, temperature: float) -> dict[str, Callable[[], object]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--vocab", type=int, default=27)
     parser.add_argument("--temperature", type=float, default=0.5)
@@ -73,7 +72,7 @@ def main() -> None:
         name: {"best": min(ns), "median": statistics.median(ns)} for name, ns in times.items()
     }
     for name, ns in record.items():
-        print(f"{name:40} {ns['best']:10.1f} ns a draw ({ns['median']:.1f})")
+        print(f"{name:40} {ns['best']:10.1f} ns per draw ({ns['median']:.1f})")
     result = {"vocab": options.vocab, "temperature": options.temperature, "rows": ROWS,
               "rounds": options.rounds, "ns_per_draw": record}  # fmt: skip
     print(write_result("scalar/draw", result))

@@ -1,20 +1,21 @@
-"""microgpt.py with `class Value` replaced by `from nanochat import Value`, beside itself.
+"""microgpt.py compared with itself when `from nanochat import Value` replaces its `class Value`.
 
     python -m bench.scalar.drop_in --reference PATH/TO/microgpt.py --data PATH/TO/names.txt [--full]
 
-Nothing else of the script changes, but for num_steps (without --full). Both run as processes of
-their own, in turn, and what they print must be the same text; both run again with their loop
-watched: losses and trained weights must have the same bits, and each part of a step is timed.
+Nothing else in the script changes, except num_steps (without --full). Both versions run in turn as
+separate processes, and must print the same text. Both run again with instrumented loops: losses
+and trained weights must be bit-identical, and each part of a step is timed. Writes
+results/scalar/drop_in.json.
 """
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bench.command import command_parser
 from bench.machine import write_result
 from bench.scalar.microgpt_reference import (
     Reference,
@@ -29,7 +30,7 @@ SIDES = {"microgpt.py": False, "with nanochat.Value": True}
 
 
 def compare_processes(source: str, names: Path, steps: int | None, rounds: int) -> dict[str, Any]:
-    """Seconds of whole processes; their outputs must not differ."""
+    """Return the seconds of whole processes. Their outputs must be equal."""
     seconds: dict[str, list[float]] = {side: [] for side in SIDES}
     for _ in range(rounds):
         printed = {}
@@ -52,7 +53,7 @@ def same_bits(a: Reference, b: Reference) -> bool:
 
 
 def compare_steps(source: str, names: Path, steps: int, rounds: int) -> dict[str, Any]:
-    """Milliseconds of each part of a step, the mean over the steps; best and median round."""
+    """Return the mean milliseconds of each part of a step; best and median of the rounds."""
     runs: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
     for _ in range(rounds):
         seen = []
@@ -60,19 +61,17 @@ def compare_steps(source: str, names: Path, steps: int, rounds: int) -> dict[str
             seen.append(in_fresh_process(run_reference, source, names, steps, 42, ours))
             runs[side].append(seen[-1].clock.milliseconds())
         assert same_bits(*seen), "losses or weights differ"
-    print(f"{steps} losses and the weights after them have the same bits; a step, best (median):")
+    print(f"{steps} losses and the final weights are bit-identical; per step, best (median):")
     return {"steps": steps, "rounds": rounds, **compare_parts(runs)}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     parser.add_argument("--reference", type=Path, required=True, help="microgpt.py, the final gist")
     parser.add_argument("--data", type=Path, required=True, help="its input.txt: names.txt")
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--full", action="store_true", help="the processes run all their steps")
+    parser.add_argument("--full", action="store_true", help="run the processes for all steps")
     options = parser.parse_args()
     source, names = options.reference.read_text(encoding="utf-8"), options.data.resolve()
     steps = None if options.full else options.steps

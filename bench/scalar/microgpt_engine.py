@@ -1,5 +1,8 @@
-"""The scalar engine held to microgpt.py: the same losses from the same weights and documents, and
-the losses of whole runs beside the spread of the reference's over seeds."""
+"""The scalar engine compared with microgpt.py.
+
+Owns two comparisons: the losses from the same weights and documents, and the final loss of a whole
+run with the spread of the reference over seeds.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +26,11 @@ RECENT = 50
 
 
 def run_engine(reference: Reference, steps: int) -> tuple[list[float], list[float]]:
-    """Losses and seconds of the scalar engine from the reference's weights and documents."""
+    """Train the scalar engine on the reference's weights and documents; return losses, seconds."""
     config = TrainConfig(mode="scalar", preset="microgpt")
     vocab = len(reference.characters) + 1
     engine = ScalarEngine(config, vocab, np.ones(vocab, dtype=np.int64), dtype="float64")
-    # Its BOS is the last id, ours the first.
+    # BOS is the last id of the reference and the first id of the engine.
     order = [vocab - 1, *range(vocab - 1)]
     by_token = {"wte", "lm_head"}
     weights = {n: w[order] if n in by_token else w for n, w in reference.weights.items()}
@@ -61,7 +64,7 @@ def largest_relative_difference(ours: list[float], theirs: list[float]) -> float
 
 
 def compare_steps(source: str, names: Path, steps: int) -> dict[str, Any]:
-    """The engine's first losses beside the reference's, and the milliseconds of a step of each."""
+    """Compare the first losses and the milliseconds per step of engine and reference."""
     reference = run_reference(source, names, steps)
     losses, seconds = run_engine(reference, steps)
     dropped_in = run_reference(source, names, steps, ours=True)
@@ -84,7 +87,7 @@ def compare_steps(source: str, names: Path, steps: int) -> dict[str, Any]:
 
 
 def compare_spread(source: str, names: Path, seeds: int) -> dict[str, Any]:
-    """The mean of the last 50 losses: the reference's seeds, and one run of ours."""
+    """Compare the mean of the last 50 losses: several seeds of the reference, one run of ours."""
     theirs = []
     for seed in range(42, 42 + seeds):
         losses = run_reference(source, names, 1000, seed=seed, ours=True).losses
@@ -99,7 +102,7 @@ def compare_spread(source: str, names: Path, seeds: int) -> dict[str, Any]:
     ours = metrics["mean_loss_last_50"]
     mean, deviation = statistics.fmean(theirs), statistics.stdev(theirs)
     print(f"reference: {mean:.4f} ± {deviation:.4f} (sd), {min(theirs):.4f} … {max(theirs):.4f}")
-    print(f"ours: {ours:.4f}, {1e3 / metrics['steps_per_sec']:.2f} ms a step")
+    print(f"ours: {ours:.4f}, {1e3 / metrics['steps_per_sec']:.2f} ms per step")
     assert min(theirs) <= ours <= max(theirs)
     return {"reference_mean_loss_last_50": theirs, "ours_mean_loss_last_50": ours,
             "ours_ms_per_step": 1e3 / metrics["steps_per_sec"]}  # fmt: skip

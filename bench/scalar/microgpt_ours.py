@@ -1,13 +1,12 @@
-"""Our side of each race in bench/scalar/microgpt.py: one function a case, run as a process of its own.
+"""Our side of each race in microgpt.py: one function per case, each run in its own process.
 
     python -m bench.scalar.microgpt_ours CASE --data PATH/TO/names.txt
 
-trains as the case's peers do and prints `train seconds S`, the time of the training loop alone.
+Trains as the case's peers do and prints `train seconds S`, the time of the training loop alone.
 """
 
 from __future__ import annotations
 
-import argparse
 import re
 import time
 from collections.abc import Callable
@@ -16,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.scalar.microgpt_limits import best_seconds, lengths_of, texts_of
+from bench.command import command_parser
+from bench.scalar.microgpt_limits import best_seconds, documents_of, lengths_of
 from bench.scalar.microgpt_ports import STEPS
 from nanochat import _scalar
 from nanochat.config.options import TrainConfig
@@ -25,7 +25,7 @@ from nanochat.scalar.replay import Replay
 
 
 def make_core(vocab: int, n_embd: int, numerics: str, dtype: str) -> _scalar.Program:
-    """The microgpt preset, recorded at its block size."""
+    """Record the microgpt preset at its block size."""
     config = TrainConfig(mode="scalar", preset="microgpt", n_embd=n_embd, numerics=numerics)
     engine = ScalarEngine(config, vocab, np.ones(vocab, dtype=np.int64), dtype=dtype)
     replay = Replay(engine.model, engine.tape, engine.matrices, numerics=numerics, vocab_size=vocab)
@@ -34,17 +34,17 @@ def make_core(vocab: int, n_embd: int, numerics: str, dtype: str) -> _scalar.Pro
 
 
 def train(names: Path, steps: int, n_embd: int, batch: int, numerics: str, dtype: str) -> float:
-    """Seconds of the training loop: forward, backward and Adam by replay."""
-    texts = texts_of(names)
-    letters = sorted(set("".join(texts)))
+    """Return the seconds of the training loop: forward, backward and Adam by replay."""
+    documents = documents_of(names)
+    letters = sorted(set("".join(documents)))
     core = make_core(len(letters) + 1, n_embd, numerics, dtype)
     batches = []
-    for step, counts in enumerate(lengths_of(texts, steps, batch)):
+    for step, counts in enumerate(lengths_of(documents, steps, batch)):
         lengths = counts.astype(np.int32)
         tokens = np.zeros((batch, 2 * core.stages), dtype=np.int32)
         for row, n in enumerate(lengths):
-            text = texts[(step * batch + row) % len(texts)]
-            ids = [0, *(letters.index(c) + 1 for c in text), 0]
+            document = documents[(step * batch + row) % len(documents)]
+            ids = [0, *(letters.index(c) + 1 for c in document), 0]
             tokens[row, 0 : 2 * n : 2], tokens[row, 1 : 2 * n : 2] = ids[:n], ids[1 : n + 1]
         batches.append((lengths, tokens, 1 / lengths / batch))
     size = core.values.size
@@ -57,9 +57,12 @@ def train(names: Path, steps: int, n_embd: int, batch: int, numerics: str, dtype
 
 
 def measure_floor(names: Path, case: str, dtype: str) -> dict[str, float]:
-    """Batch 1: the step of a document of one position, where next to nothing is computed and the
-    calls that wait for each other are all that is left, and Adam, which has no shorter form."""
-    vocab = len(set("".join(texts_of(names)))) + 1
+    """Time the step of a document of one position at batch 1, and Adam.
+
+    Such a step computes next to nothing. What remains is the cost of consecutive calls that wait
+    for each other.
+    """
+    vocab = len(set("".join(documents_of(names)))) + 1
     core = make_core(vocab, 16, "exact" if case == "exact_replay" else "fast", dtype)
     lengths, scale = np.array([1], dtype=np.int32), np.ones(1)
     tokens = np.zeros((1, 2 * core.stages), dtype=np.int32)
@@ -73,7 +76,7 @@ def measure_floor(names: Path, case: str, dtype: str) -> dict[str, float]:
         core.adamw(0, size, 0.0, 0.85, 0.99, 1e-8, 0.0, 1)
 
     replay_us, adam_us = (1e6 * best_seconds(run, 5000) for run in (replay, adam))
-    # A line of the listing is a call; one marked with a later position is left out.
+    # Each line of the listing is one call. Lines marked with a later position do not run.
     body = core.listing().partition("\nforward\n")[2]
     calls = sum(
         line.startswith("  ") and not re.search(r"@[1-9]", line) for line in body.splitlines()
@@ -88,22 +91,22 @@ def measure_floor(names: Path, case: str, dtype: str) -> dict[str, float]:
 
 
 def ours_exact_replay(names: Path, steps: int) -> float:
-    """Seconds of `steps` steps, one document each, in float64 with microgpt.py's own rounding."""
+    """Train one document per step in float64, with the rounding of microgpt.py."""
     return train(names, steps, 16, 1, "exact", "float64")
 
 
 def ours_fast_replay(names: Path, steps: int) -> float:
-    """Seconds of `steps` steps, one document each, in float64, fused."""
+    """Train one document per step in float64, fused."""
     return train(names, steps, 16, 1, "fast", "float64")
 
 
 def ours_fast_replay_float32(names: Path, steps: int) -> float:
-    """The same in float32."""
+    """Train one document per step in float32, fused."""
     return train(names, steps, 16, 1, "fast", "float32")
 
 
 def ours_lanes(names: Path, steps: int, n_embd: int) -> float:
-    """Seconds of `steps` steps of 16 documents each, in float32, in lanes."""
+    """Train 16 documents per step in float32, in lanes."""
     return train(names, steps, n_embd, 16, "fast", "float32")
 
 
@@ -118,9 +121,7 @@ OURS: dict[str, Callable[[Path, int], float]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     parser.add_argument("case", choices=OURS)
     parser.add_argument("--data", type=Path, required=True, help="makemore's names.txt")
     options = parser.parse_args()

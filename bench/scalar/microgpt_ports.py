@@ -1,9 +1,9 @@
 """Other programs that train microgpt, and our side of each race, run as processes in turn.
 
-A peer is a command given as `--peer NAME=COMMAND`; it is built by its own instructions, elsewhere,
-and finds the corpus in its working folder as input.txt and as names.txt. The figures are what it
-prints. A peer that prints no time is timed as a whole process; bench/README.md says which lines to
-put around a training loop to have it print `train seconds S`.
+A peer is a command given as `--peer NAME=COMMAND`. It is built separately, by its own instructions,
+and finds the corpus in its working folder as input.txt and as names.txt. Its printed times are its
+figures. A peer that prints no time is timed as a whole process; bench/README.md says how to make a
+training loop print `train seconds S`.
 """
 
 from __future__ import annotations
@@ -19,20 +19,22 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-STEPS = 1000  # of every peer, and of ours
+from bench.command import module_environment
+
+STEPS = 1000  # of every peer and of our side
 
 
 @dataclass(frozen=True)
-class Printed:
-    """How a program's output gives the mean seconds of one of its steps."""
+class StepTime:
+    """How to read the mean seconds per step from a program's output."""
 
     pattern: str  # the number is its first group
-    scale: float  # seconds of a step for 1 of what is printed
+    scale: float  # seconds per step for a printed 1
 
 
-_LOOP = Printed(r"train seconds ([\d.]+)", 1.0 / STEPS)
-_STEP = Printed(r"Average step: ([\d.]+) us", 1e-6)
-PRINTED: dict[str, Printed] = {
+_LOOP = StepTime(r"train seconds ([\d.]+)", 1.0 / STEPS)
+_STEP = StepTime(r"Average step: ([\d.]+) us", 1e-6)
+STEP_TIMES: dict[str, StepTime] = {
     "ours": _LOOP,
     "microgpt.cpp": _LOOP,
     "microgpt.cpp-double": _LOOP,
@@ -45,10 +47,10 @@ PRINTED: dict[str, Printed] = {
 
 @dataclass(frozen=True)
 class Timing:
-    """What the runs of one side showed; a step is the mean over the steps of one run."""
+    """The times of one side's runs. A step is the mean over the steps of one run."""
 
     steps_timed_by: str  # "its output", or "whole process"
-    step_us: list[float]  # a run each
+    step_us: list[float]  # one per run
     process_s: list[float]
 
     def record(self) -> dict[str, object]:
@@ -62,19 +64,19 @@ class Timing:
 
 
 def parse_named(flag: str, texts: list[str]) -> dict[str, str]:
-    """`NAME=TEXT` of a flag, by name. Raises SystemExit for a name that is not in the table."""
+    """Parse the `NAME=TEXT` arguments of a flag. Raises SystemExit for an unknown name."""
     named = {}
     for text in texts:
         name, equals, value = text.partition("=")
-        if not equals or name == "ours" or name not in PRINTED:
-            names = ", ".join(peer for peer in PRINTED if peer != "ours")
-            raise SystemExit(f"{flag} takes NAME=TEXT with one of {names}; got {text!r}")
+        if not equals or name == "ours" or name not in STEP_TIMES:
+            names = ", ".join(peer for peer in STEP_TIMES if peer != "ours")
+            raise SystemExit(f"{flag} must be NAME=TEXT with one of {names}, got {text!r}")
         named[name] = value
     return named
 
 
 def race(commands: Mapping[str, str], names: Path, rounds: int) -> dict[str, Timing]:
-    """Run every side once a round, one after the other. Raises SystemExit when one fails."""
+    """Run every side once per round, in turn. Raises SystemExit when one fails."""
     runs: dict[str, list[tuple[float, float, str]]] = {side: [] for side in commands}
     with tempfile.TemporaryDirectory() as folder:
         for corpus in ("input.txt", "names.txt"):
@@ -93,13 +95,15 @@ def race(commands: Mapping[str, str], names: Path, rounds: int) -> dict[str, Tim
 
 
 def _run(side: str, command: str, folder: str) -> tuple[float, float, str]:
-    """Seconds of a step, seconds of the process, and where the former came from."""
+    """Return the seconds per step and per process, and the source of the former."""
     started = time.perf_counter()
-    done = subprocess.run(shlex.split(command), cwd=folder, capture_output=True, text=True)
+    done = subprocess.run(
+        shlex.split(command), cwd=folder, env=module_environment(), capture_output=True, text=True
+    )
     seconds = time.perf_counter() - started
     if done.returncode:
         raise SystemExit(f"{side}: {command} failed:\n{done.stderr[-2000:]}")
-    found = re.search(PRINTED[side].pattern, done.stdout)
+    found = re.search(STEP_TIMES[side].pattern, done.stdout)
     if found is None:
         return seconds / STEPS, seconds, "whole process"
-    return float(found[1]) * PRINTED[side].scale, seconds, "its output"
+    return float(found[1]) * STEP_TIMES[side].scale, seconds, "its output"

@@ -1,5 +1,7 @@
-"""microgpt.py with the README's changed lines (nanochat.compile, our Adam) beside itself: the same
-losses, and the median of forward + backward + step of each."""
+"""microgpt.py compared with its recorded form: equal losses, and the median time of a step.
+
+The recorded form has the changed lines of the README: nanochat.compile and our Adam.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,10 @@ STEPS = 1000  # of the recorded script: the whole run
 
 
 def compare_recorded(source: str, names: Path, steps: int, rounds: int) -> dict[str, Any]:
-    """Both sides in turn, each round in a process of its own; the unchanged script's first `steps`
-    steps. A step begins behind the tokens and ends before the print."""
+    """Run both sides in turn, one process per round: all steps recorded, `steps` unchanged.
+
+    A step starts after the tokens are encoded and ends before the print.
+    """
     theirs: list[Reference] = []
     ours: list[Reference] = []
     for _ in range(rounds):
@@ -49,11 +53,11 @@ def compare_recorded(source: str, names: Path, steps: int, rounds: int) -> dict[
         "ratio_of_medians": statistics.median(medians["microgpt.py"])
         / statistics.median(medians["recorded"]),
     }
-    print("microgpt.py and the same, recorded: median of forward + backward + step, best (median)")
+    print("microgpt.py and its recorded form: median step, forward to update, best (median)")
     for side, us in medians.items():
         print(
             f"  {side:12} {min(us):12.1f} us ({statistics.median(us):.1f}), "
-            f"{record['steps'][side]} steps, half of them of at most "
+            f"{record['steps'][side]} steps, half of them with at most "
             f"{record['positions_of_the_median_document'][side]:g} positions"
         )
     print(f"  ratio {record['ratio_of_best_medians']:.0f} ({record['ratio_of_medians']:.0f})")
@@ -62,6 +66,6 @@ def compare_recorded(source: str, names: Path, steps: int, rounds: int) -> dict[
 
 
 def _median_positions(run: Reference) -> float:
-    """Steps take the documents in turn, 16 positions at most."""
+    """Return the median positions of the documents in turn, at most 16 each."""
     used = [run.documents[step % len(run.documents)] for step in range(len(run.losses))]
     return statistics.median(min(16, len(text) + 1) for text in used)

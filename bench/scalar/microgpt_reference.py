@@ -1,9 +1,8 @@
-"""microgpt.py as the reference: run unmodified, with nanochat.Value in place of its own class, or
-recorded, with the changed lines that the README shows.
+"""microgpt.py as the reference: unmodified, with nanochat.Value as its class, or recorded.
 
 Works for any script with the names docs, uchars, state_dict, loss, step and num_steps; recorded()
-for the final gist. Knows nothing of other implementations (ports.py) and nothing of our engine
-(engine.py).
+works for the final gist. Leaves out other implementations (microgpt_ports.py) and our engine
+(microgpt_engine.py).
 """
 
 from __future__ import annotations
@@ -29,12 +28,12 @@ import numpy as np
 
 Result = TypeVar("Result")
 
-# Where each part of a step begins, by the text of its first statement; `print` ends the last one.
+# The first statement of each part of a step, by its text. `print` ends the last part.
 PARTS = {"keys, values =": "forward", "loss.backward()": "backward", "lr_t =": "update"}
 RECORDED_PARTS = {"lr_t =": "step"}
 
 _STEP = "program.step(tokens[:n + 1], lr=lr_t, beta1=beta1, beta2=beta2, eps=eps_adam)"
-# What the README changes outside the loop: each text stands once in the script.
+# The README's changes outside the loop. Each text occurs once in the script.
 _CHANGED = {
     "[[Value(random.gauss(0, std)) for _ in range(nin)] for _ in range(nout)]": (
         "Matrix([[random.gauss(0, std) for _ in range(nin)] for _ in range(nout)])"
@@ -46,9 +45,9 @@ _CHANGED = {
 
 
 def variant(source: str, *, ours: bool = False, steps: int | None = None) -> str:
-    """The script as it stands, but for its class Value (`ours`) or its num_steps (`steps`)."""
+    """Return the script with its class Value (`ours`) or its num_steps (`steps`) replaced."""
     lines = source.encode().splitlines(keepends=True)
-    # From the last statement to the first, so that the lines before an edit keep their numbers.
+    # From the last statement to the first: an edit keeps the numbers of the lines before it.
     for node in reversed(ast.parse(source).body):
         if ours and isinstance(node, ast.ClassDef) and node.name == "Value":
             lines[node.lineno - 1 : node.end_lineno] = [b"from nanochat import Value\n"]
@@ -62,20 +61,23 @@ def variant(source: str, *, ours: bool = False, steps: int | None = None) -> str
 
 
 def recorded(source: str) -> str:
-    """The final gist with the lines changed that the README shows: its forward pass a function that
-    nanochat.compile records, and program.step in place of backward and Adam."""
+    """Return the final gist with the changed lines of the README.
+
+    Its forward pass becomes a function that nanochat.compile records, and program.step replaces
+    backward and Adam.
+    """
     source = variant(source, ours=True).replace(
         "from nanochat import Value\n",
         "from nanochat import Matrix, Value, compile, detached_max, select\n",
     )
     for old, new in _CHANGED.items():
         if source.count(old) != 1:
-            raise SystemExit(f"the reference has no single {old!r}; the final gist is needed")
+            raise SystemExit(f"--reference must be the final gist, with one {old!r}")
         source = source.replace(old, new)
     loop = _training_loop(ast.parse(source))
     starts = {ast.unparse(node).split("\n")[0]: node.lineno - 1 for node in loop.body}
-    first = {want: line for want in ("keys, values =", "loss = ", "lr_t =", "for i, p in", "print(")
-             for text, line in starts.items() if text.startswith(want)}  # fmt: skip
+    first = {head: line for head in ("keys, values =", "loss = ", "lr_t =", "for i, p in", "print(")
+             for text, line in starts.items() if text.startswith(head)}  # fmt: skip
     lines = source.splitlines(keepends=True)
     return "".join([
         *lines[: loop.lineno - 1],
@@ -99,7 +101,7 @@ def _assigns(node: ast.stmt, name: str) -> bool:
 
 
 def mark(loop: ast.For, parts: Mapping[str, str]) -> None:
-    """Call `clock(part)` before the statements of the loop that begin with the given texts."""
+    """Call `clock(part)` before the statements of the loop that start with the given texts."""
     body: list[ast.stmt] = []
     missing = dict(parts)
     for statement in loop.body:
@@ -109,12 +111,12 @@ def mark(loop: ast.For, parts: Mapping[str, str]) -> None:
             body.append(ast.copy_location(call, statement))
         body.append(statement)
     if missing:
-        raise SystemExit(f"the reference's loop has no statement that begins with {list(missing)}")
+        raise SystemExit(f"--reference must have loop statements that start with {list(missing)}")
     loop.body = body
 
 
 class PartClock:
-    """Seconds of each part of each step: `clock("forward")` begins a part and ends the last one."""
+    """Seconds of each part of each step. `clock("forward")` starts a part and ends the last one."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, list[float]] = {}
@@ -128,18 +130,18 @@ class PartClock:
         self._running, self._since = part, time.perf_counter()
 
     def step_seconds(self) -> list[float]:
-        """The sum of the parts of each step."""
+        """Return the sum of the parts of each step."""
         return [sum(parts) for parts in zip(*self.seconds.values(), strict=True)]
 
     def milliseconds(self) -> dict[str, float]:
-        """The mean of each part over its steps, and their sums."""
+        """Return the mean of each part over its steps, and the sums of the parts."""
         parts = {part: 1e3 * statistics.fmean(spent) for part, spent in self.seconds.items()}
         both = parts["forward"] + parts["backward"]
         return {**parts, "forward + backward": both, "step": sum(parts.values())}
 
 
 def compare_parts(runs: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
-    """Two sides' rounds of `milliseconds()`: best and median of each part, and theirs / ours."""
+    """Compare two sides by their rounds of `milliseconds()`: best, median and theirs / ours."""
     record: dict[str, Any] = {"ms": {}, "ratio": {}}
     for part in next(iter(runs.values()))[0]:
         times = {side: [run[part] for run in rounds] for side, rounds in runs.items()}
@@ -157,7 +159,7 @@ def compare_parts(runs: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
 
 @dataclass
 class Reference:
-    """What a run of the reference showed."""
+    """The documents, weights, losses and times of one run of the reference."""
 
     documents: list[str] = field(default_factory=list)
     characters: list[str] = field(default_factory=list)
@@ -168,7 +170,7 @@ class Reference:
 
 
 class _Enough(Exception):
-    """Ends the reference after its last wanted step."""
+    """Ends the reference after the last requested step."""
 
 
 def run_reference(
@@ -179,7 +181,7 @@ def run_reference(
     ours: bool = False,
     parts: Mapping[str, str] = PARTS,
 ) -> Reference:
-    """Execute the script up to `steps` steps, timed; `print` is where it is watched."""
+    """Execute the script for at most `steps` steps, timed. Its `print` is the instrumentation."""
     tree = ast.parse(variant(source, ours=ours))
     mark(_training_loop(tree), parts)
     seen = Reference()
@@ -209,13 +211,13 @@ def run_reference(
 
 
 def in_fresh_process(function: Callable[..., Result], *arguments: Any) -> Result:
-    """The result of a call in a new interpreter, where Python's collector sees only that call."""
+    """Return the result of a call in a new interpreter, whose garbage collector starts empty."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 
 
 def run_script(text: str, names: Path) -> tuple[float, str]:
-    """Seconds of a process that runs the script, and all that it wrote on stdout."""
+    """Run the script as a process; return its seconds and its stdout."""
     with _folder_with(names):
         Path("script.py").write_text(text, encoding="utf-8")
         started = time.perf_counter()
@@ -226,24 +228,23 @@ def run_script(text: str, names: Path) -> tuple[float, str]:
 
 @contextmanager
 def _folder_with(names: Path) -> Iterator[None]:
-    """A working folder of its own that holds the corpus as input.txt."""
-    here = os.getcwd()
+    """Change to a temporary working folder that contains the corpus as input.txt."""
+    previous = os.getcwd()
     with tempfile.TemporaryDirectory() as folder:
         shutil.copy(names, Path(folder) / "input.txt")
         os.chdir(folder)
         try:
             yield
         finally:
-            os.chdir(here)
+            os.chdir(previous)
 
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    # The script seeds the module itself; this is the one place where another seed can enter.
+    # The script seeds the module with a constant; replacing the function changes the seed.
     set_seed = random.seed
     random.seed = lambda *_: set_seed(seed)  # type: ignore[assignment]
     try:
         yield
     finally:
-        # typed as a bound method of a hidden generator
         random.seed = set_seed  # type: ignore[assignment]

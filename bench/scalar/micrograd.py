@@ -1,19 +1,20 @@
-"""micrograd's demo and tests with nanochat.Value in place of its own, beside micrograd itself.
+"""micrograd compared with itself when nanochat.Value replaces its Value: the demo and the tests.
 
     python -m bench.scalar.micrograd --micrograd CHECKOUT [--steps N] [--rounds N]
 
 The demo is the checkout's demo.ipynb (an MLP 2-16-16-1 on 100 points of two moons, full batch),
-every cell as it stands but for the number of steps; the network is the checkout's nn.py. scikit-
-learn's make_moons, which the demo imports, is written here in NumPy with the same draws. micrograd
-keeps operands in a set, so its order of accumulation is not defined: losses agree to rounding.
+unchanged except for the number of steps; the network is the checkout's nn.py. The demo imports
+make_moons of scikit-learn, which this module replaces by a NumPy function with the same draws.
+micrograd keeps operands in a set, so its order of accumulation is undefined, and losses agree only
+up to rounding.
 
-Its nodes hold themselves in cycles, so most of its time goes to Python's collector of cycles;
-figures without the collector, on either side, stand beside those of the demo as it stands.
+micrograd's nodes form reference cycles, so most of its time goes to Python's garbage collector. The
+demo is therefore timed with and without the collector, on both sides. Writes
+results/scalar/micrograd.json.
 """
 
 from __future__ import annotations
 
-import argparse
 import ast
 import contextlib
 import gc
@@ -30,6 +31,7 @@ import matplotlib
 import numpy as np
 
 import nanochat
+from bench.command import command_parser
 from bench.machine import write_result
 from bench.scalar.microgpt_reference import PartClock, compare_parts, in_fresh_process, mark
 
@@ -41,7 +43,7 @@ SIDES = ("micrograd", "nanochat")
 
 
 def make_moons(n_samples: int, noise: float) -> tuple[np.ndarray, np.ndarray]:
-    """Two half circles of points, shuffled, with Gaussian noise; NumPy's global generator."""
+    """Return two half circles of shuffled, noisy points, from NumPy's global generator."""
     angles = np.linspace(0, np.pi, n_samples // 2)
     outer = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     points = np.concatenate([outer, [1.0, 0.5] - outer])
@@ -62,7 +64,7 @@ def load_module(path: Path, name: str) -> ModuleType:
 
 @contextlib.contextmanager
 def installed(checkout: Path, side: str) -> Iterator[None]:
-    """`import micrograd` gives the checkout's package; on our side its engine holds our Value."""
+    """Let `import micrograd` give the checkout's package, on our side with nanochat.Value."""
     names = ["sklearn", "sklearn.datasets", "micrograd", "micrograd.engine", "micrograd.nn"]
     modules = {name: ModuleType(name) for name in names}
     modules["sklearn.datasets"].__dict__.update(make_moons=make_moons, make_blobs=None)
@@ -89,7 +91,7 @@ def demo_source(checkout: Path) -> str:
 def run_demo(
     checkout: Path, side: str, steps: int, collector: bool
 ) -> tuple[list[float], list[float], PartClock]:
-    """Losses and accuracies of each step, and the time of its parts; the plots are drawn too."""
+    """Run the demo, its plots included; return losses, accuracies and the times of its parts."""
     tree = ast.parse(demo_source(checkout))
     loop = next(n for n in tree.body if isinstance(n, ast.For) and ast.unparse(n.target) == "k")
     loop.iter = ast.parse(f"range({steps})", mode="eval").body
@@ -112,7 +114,7 @@ def run_demo(
 
 
 def run_tests(checkout: Path) -> list[str]:
-    """The names of the checkout's tests, all passed with our Value."""
+    """Run the checkout's tests with nanochat.Value and return their names."""
     passed = []
     with installed(checkout, "nanochat"), contextlib.redirect_stdout(io.StringIO()):
         module = load_module(checkout / "test" / "test_engine.py", "test_engine")
@@ -140,16 +142,14 @@ def compare_demo(checkout: Path, steps: int, rounds: int, collector: bool) -> di
         assert accuracies["nanochat"] == accuracies["micrograd"]
     print(f"{steps} losses: largest relative difference {difference:.1e}, the same accuracies")
     assert difference <= 1e-9
-    print(f"a step, Python's collector {'on' if collector else 'off'}, best (median):")
+    print(f"per step, Python's garbage collector {'on' if collector else 'off'}, best (median):")
     return {"largest_relative_difference_of_losses": difference, **compare_parts(runs)}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     parser.add_argument("--micrograd", type=Path, required=True, help="checkout of the repository")
-    parser.add_argument("--steps", type=int, default=5, help="the demo's own are 100")
+    parser.add_argument("--steps", type=int, default=5, help="the unchanged demo has 100")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     checkout = options.micrograd.resolve()

@@ -1,17 +1,18 @@
-"""One neuron, from scalars in Python to vectors: nanoseconds and nodes at every floor.
+"""Nanoseconds and graph nodes of one neuron, from scalars in Python to vectors in C++.
 
     python -m bench.scalar.neuron [--rounds N]
 
 A neuron is `sum(wi * xi for wi, xi in zip(w, x))` of 16 terms. Eager: it runs on Values. Replayed:
-layers of 64 and of 256 such neurons with relu, on 16 positions of one document, are recorded; what
-192 neurons × 16 positions more cost is the time of one, its relu and its share of the sum included.
-The limit is what two vector units of fused multiply-adds could do at the clock that the system
-reports. Best (median) of the rounds, which go through the cases in turn. docs/program.md explains.
+layers of 64 and of 256 such neurons with relu are recorded on 16 positions of one document. The
+time of one neuron is the difference between both layers, divided by 192 neurons × 16 positions; it
+includes the relu and a share of the sum. The limit is the throughput of two vector units of fused
+multiply-adds at the clock rate that the system reports. The rounds go through the cases in turn;
+prints the best round (and the median). docs/program.md explains the figures. Writes
+results/scalar/neuron.json.
 """
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
@@ -21,12 +22,13 @@ from typing import Any
 import numpy as np
 
 import nanochat
+from bench.command import command_parser
 from bench.machine import write_result
 from nanochat.scalar.value import Tape, Value
 from nanochat.system.environment import cpu_features
 
 TERMS, POSITIONS, FEW, MANY = 16, 16, 64, 256
-REPEATS = 200  # of a case, in a round
+REPEATS = 200  # of a case per round
 
 
 def neuron(w: list[Value], x: list[Value]) -> Value:
@@ -36,7 +38,7 @@ def neuron(w: list[Value], x: list[Value]) -> Value:
 
 
 def layer(neurons: int, numerics: str) -> nanochat.Program:
-    """Losses Σ relu(neuron) of `neurons` neurons on one embedding a position."""
+    """Record losses Σ relu(neuron) of `neurons` neurons on one embedding per position."""
     tape = Tape()
     generator = np.random.default_rng(0)
     embedding, weight = tape.matrix(8, TERMS), tape.matrix(neurons, TERMS)
@@ -46,7 +48,7 @@ def layer(neurons: int, numerics: str) -> nanochat.Program:
     def losses(tokens: list[Any]) -> list[Value]:
         rows, found = weight.rows(), []
         for token in tokens:
-            # A number of its own for each position: exact gradients reach a row through one user.
+            # A separate node per position: an exact gradient of a row must have a single user.
             x = [e + 0.0 for e in embedding.row(token)]
             found.append(sum(neuron(w, x).relu() for w in rows))
         return found  # type: ignore[return-value]  # as above: sum() of Values is a Value
@@ -73,7 +75,7 @@ def eager(backward: bool) -> Callable[[], None]:
 
 
 def replay(program: nanochat.Program, backward: bool) -> Callable[[], None]:
-    """The replay itself: no list of tokens is read, nothing goes back to the Values."""
+    """Return the bare replay: no list of tokens is read, and no Value is updated."""
     core = program.core
     lengths = np.array([POSITIONS], dtype=np.int32)
     tokens = np.zeros((1, POSITIONS), dtype=np.int32)
@@ -99,9 +101,7 @@ def clock_ghz() -> float | None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=30)
     rounds = parser.parse_args().rounds
 
@@ -134,12 +134,12 @@ def main() -> None:
                 f.__name__: (f(many) - f(few)) / extra for f in (min, statistics.median)
             }
     for name, ns in record.items():
-        print(f"{name:24} {ns['min']:9.2f} ns a neuron ({ns['median']:.2f})")
+        print(f"{name:24} {ns['min']:9.2f} ns per neuron ({ns['median']:.2f})")
     lanes = 8 if "avx512f" in cpu_features() else 4
     ghz = clock_ghz()
     limit = TERMS / (2 * lanes) / ghz if ghz else None
     if limit:
-        print(f"two units of {lanes} multiply-adds at {ghz:.2f} GHz: {limit:.2f} ns a neuron")
+        print(f"two units of {lanes} multiply-adds at {ghz:.2f} GHz: {limit:.2f} ns per neuron")
     result = {"rounds": rounds, "terms": TERMS, "passes": passes, "ns_per_neuron": record,
               "lanes": lanes, "ghz": ghz, "limit_ns": limit}  # fmt: skip
     print(write_result("scalar/neuron", result))

@@ -1,16 +1,15 @@
-"""Steps of a traced microgpt on one thread and on two, in turn.
+"""Steps of a recorded microgpt on one thread and on two, in turn.
 
     python -m bench.scalar.threads [--rounds 15] [--threads 2]
 
-times `forward`, `backward` and Adam over batches of the embedded names, at three widths and four
-batch sizes, and writes medians and best rounds to bench/results/scalar/threads.json. The bits of both
-sides are compared first. On a machine that does other work the second thread has no core of its
-own: the load average stands beside the figures.
+Times `forward`, `backward` and Adam over batches of the embedded names, at three hidden sizes and
+four batch sizes, and writes the medians and the best rounds to results/scalar/threads.json. Before
+the timing, the weights of both sides must be bit-identical. On a busy machine the second thread
+shares its core with other processes, so the record has the load average.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import time
@@ -18,20 +17,21 @@ from typing import Any
 
 import numpy as np
 
+from bench.command import command_parser
 from bench.machine import write_result
 from nanochat.config.options import TrainConfig
 from nanochat.data.corpus import load_corpus
 from nanochat.scalar.engine import ScalarEngine
 from nanochat.scalar.replay import Replay
 
-WIDTHS = (16, 32, 64)
+HIDDEN_SIZES = (16, 32, 64)
 BATCHES = (16, 32, 64, 128)
-STEPS = 12  # a round; each a batch of its own
+STEPS = 12  # per round, each with its own batch
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def model(n_embd: int, dtype: str, threads: int, vocab: int) -> Any:
-    """The program of a microgpt of that width."""
+    """Return the recorded program of a microgpt with that hidden size."""
     config = TrainConfig(mode="scalar", preset="microgpt", n_embd=n_embd, threads=threads)
     engine = ScalarEngine(config, vocab, np.ones(vocab, dtype=np.int64), dtype=dtype)
     replay = Replay(
@@ -42,22 +42,22 @@ def model(n_embd: int, dtype: str, threads: int, vocab: int) -> Any:
     return replay.core
 
 
-def batches_of(texts: list[str], letters: list[str], size: int, stages: int) -> list[Batch]:
-    """(lengths, tokens, scale) of STEPS batches."""
-    made = []
+def batches_of(documents: list[str], letters: list[str], size: int, stages: int) -> list[Batch]:
+    """Return (lengths, tokens, scale) of STEPS batches."""
+    batches = []
     for step in range(STEPS):
-        chosen = [texts[(step * size + i) % len(texts)] for i in range(size)]
-        lengths = np.array([min(len(text) + 1, stages) for text in chosen], dtype=np.int32)
+        chosen = [documents[(step * size + i) % len(documents)] for i in range(size)]
+        lengths = np.array([min(len(document) + 1, stages) for document in chosen], dtype=np.int32)
         tokens = np.zeros((size, 2 * stages), dtype=np.int32)
-        for row, (text, n) in enumerate(zip(chosen, lengths, strict=True)):
-            ids = [0, *(letters.index(c) + 1 for c in text), 0]
+        for row, (document, n) in enumerate(zip(chosen, lengths, strict=True)):
+            ids = [0, *(letters.index(c) + 1 for c in document), 0]
             tokens[row, 0 : 2 * n : 2], tokens[row, 1 : 2 * n : 2] = ids[:n], ids[1 : n + 1]
-        made.append((lengths, tokens, 1 / lengths / size))
-    return made
+        batches.append((lengths, tokens, 1 / lengths / size))
+    return batches
 
 
 def train(core: Any, batches: list[Batch], lr: float) -> float:
-    """Microseconds a step."""
+    """Return the microseconds per step."""
     started = time.perf_counter()
     for lengths, tokens, scale in batches:
         core.forward(lengths, tokens, scale, None, None, False)
@@ -66,18 +66,18 @@ def train(core: Any, batches: list[Batch], lr: float) -> float:
 
 
 def compare(
-    n_embd: int, dtype: str, threads: int, rounds: int, texts: list[str]
+    n_embd: int, dtype: str, threads: int, rounds: int, documents: list[str]
 ) -> list[dict[str, Any]]:
-    """One record a batch size."""
-    letters = sorted(set("".join(texts)))
+    """Return one record per batch size."""
+    letters = sorted(set("".join(documents)))
     sides = {count: model(n_embd, dtype, count, len(letters) + 1) for count in (1, threads)}
     records = []
     for size in BATCHES:
-        batches = batches_of(texts, letters, size, sides[1].stages)
+        batches = batches_of(documents, letters, size, sides[1].stages)
         for core in sides.values():
             train(core, batches, 0.001)
         if not np.array_equal(sides[1].values, sides[threads].values):
-            raise SystemExit(f"{threads} threads have other bits than one at batch {size}")
+            raise SystemExit(f"{threads} threads and one thread differ in bits at batch {size}")
         found: dict[int, list[float]] = {count: [] for count in sides}
         for _ in range(rounds):
             for count, core in sides.items():
@@ -106,19 +106,17 @@ def compare(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
-    texts = list(load_corpus("names").documents)
+    documents = list(load_corpus("names").documents)
     load_before = os.getloadavg()
     records = [
         record
         for dtype in ("float32", "float64")
-        for n_embd in WIDTHS
-        for record in compare(n_embd, dtype, options.threads, options.rounds, texts)
+        for n_embd in HIDDEN_SIZES
+        for record in compare(n_embd, dtype, options.threads, options.rounds, documents)
     ]
     result = {"rounds": options.rounds, "load_average_before": load_before, "cases": records}
     print(write_result("scalar/threads", result))

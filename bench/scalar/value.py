@@ -2,26 +2,27 @@
 
     python -m bench.scalar.value [--rounds N]
 
-A row of one statement is the time of a loop of it, less the time of an empty loop: what the
-operation costs beyond the interpreter's own loop. Its result is dropped at once, so the row
-includes the death of the node. Best (median) of the rounds, which go through the rows in turn.
+The row of a statement is the time of a loop over it, minus the time of an empty loop. The result of
+the statement is dropped at once, so the row includes the deallocation of the node. The rounds go
+through the rows in turn; prints the best round (and the median) and writes
+results/scalar/value.json.
 """
 
 from __future__ import annotations
 
-import argparse
 import gc
 import itertools
 import statistics
 import time
 from collections.abc import Callable
 
+from bench.command import command_parser
 from bench.machine import write_result
 from nanochat import Value
 
 COUNT = 100_000
 EMPTY = "empty loop"
-# Rows that make a result and drop it.
+# Each statement creates a result and drops it.
 STATEMENTS = {
     "a + b": "a + b",
     "a - b": "a - b",
@@ -46,7 +47,7 @@ STATEMENTS = {
 
 
 def timed_loop(statement: str) -> Callable[[], float]:
-    """A function that runs the statement COUNT times and gives the seconds."""
+    """Return a function that runs the statement COUNT times and returns the seconds."""
     source = (
         "def run():\n"
         "    started = clock()\n"
@@ -59,13 +60,12 @@ def timed_loop(statement: str) -> Callable[[], float]:
         "clock": time.perf_counter, "repeat": itertools.repeat, "count": COUNT,
     }  # fmt: skip
     exec(source, space)
-    # exec() fills the namespace with what mypy sees as object.
-    run: Callable[[], float] = space["run"]  # type: ignore[assignment]
+    run: Callable[[], float] = space["run"]  # type: ignore[assignment]  # mypy sees object
     return run
 
 
 def time_sum() -> float:
-    """Seconds of sum() over COUNT Values, its chain kept alive meanwhile."""
+    """Return the seconds of sum() over COUNT Values, whose chain stays alive."""
     terms = [Value(0.5) for _ in range(COUNT)]
     started = time.perf_counter()
     total = sum(terms)
@@ -75,7 +75,7 @@ def time_sum() -> float:
 
 
 def time_dot() -> float:
-    """Seconds of microgpt.py's inner product, COUNT terms in rows of 16; two nodes a term."""
+    """Return the seconds of microgpt.py's inner product: COUNT terms in rows of 16."""
     row, x = [Value(0.5) for _ in range(16)], [Value(0.25) for _ in range(16)]
     started = time.perf_counter()
     for _ in itertools.repeat(None, COUNT // 16):
@@ -84,7 +84,7 @@ def time_dot() -> float:
 
 
 def time_backward() -> float:
-    """Seconds of backward() over about COUNT nodes, half of them products, half sums."""
+    """Return the seconds of backward() over about COUNT nodes: half products, half sums."""
     row, x = [Value(0.5) for _ in range(16)], [Value(0.25) for _ in range(16)]
     root = sum(w * v for _ in range(COUNT // 32) for w, v in zip(row, x))  # noqa: B905  # as above
     started = time.perf_counter()
@@ -93,7 +93,7 @@ def time_backward() -> float:
 
 
 def time_dealloc() -> float:
-    """Seconds in which a list of COUNT results, each alone, dies."""
+    """Return the seconds of deallocating a list of COUNT unconnected results."""
     a = Value(0.5)
     results = [a * a for _ in range(COUNT)]
     started = time.perf_counter()
@@ -112,9 +112,7 @@ ROWS: dict[str, Callable[[], float]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=15)
     rounds = parser.parse_args().rounds
     gc.disable()

@@ -1,48 +1,46 @@
-"""Steps as they are against steps through torch.compile: what the default of --compile stands on.
+"""Steps without and with torch.compile: the measurement behind the default of --compile.
 
-    python -m bench.tensor.compile [--rounds 3]
+    python -m bench.tensor.compile [--rounds 3] [--cases NAME…] [--steps 60]
 
-Each case runs in processes of its own, off and on in turn: the first step (compiling included, from
-an empty cache of the compiler's, and once more from the cache that this left) and the median of the
-steps after it. Break-even is the number of steps from which compiling would have paid. Writes
+Each case runs in separate processes, off and on in turn. Measures the first step (which includes
+compiling: once with an empty compiler cache, once with the cache that this leaves) and the median
+of the later steps. Break-even is the number of steps from which compiling saves time. Writes
 results/tensor/compile.json.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from typing import Any
 
+from bench.command import command_parser, module_command, module_environment
 from bench.machine import write_result
 
-STEPS = 60  # timed, after WARM_STEPS
+STEPS = 60  # timed after WARM_STEPS
 WARM_STEPS = 8
 CASES: dict[str, dict[str, Any]] = {
     "nano": {"preset": "nano"},
     "nano, dropout 0.1": {"preset": "nano", "dropout": 0.1},
     "nano, plain torch loss": {"preset": "nano", "loss": "torch"},
     "nano, context 1024": {"preset": "nano", "block_size": 1024, "batch_size": 2},
-    "small": {"preset": "small", "tokenizer": "byte"},  # its pieces take time to learn, not to run
+    "small": {"preset": "small", "tokenizer": "byte"},  # bpe would take time to train, not to run
 }
 
 
 def text() -> str:
-    """A megabyte of lines of a few hundred words: the time of a step is not in the words."""
+    """Return a megabyte of lines of a few hundred words. The words do not affect step times."""
     words = [f"{a}{b}{c}" for a in "bdfgklmnpr" for b in "aeiou" for c in "lmnrst"]
     return "".join(
         words[(i * 7919 + i * i) % len(words)] + (" " if i % 11 else "\n") for i in range(260_000)
     )
 
 
-def time_steps(case: dict[str, Any], mode: str, path: str) -> None:
-    """In a process of its own: prints the seconds of the first step and of the median step."""
+def time_steps(case: dict[str, Any], mode: str, path: str, steps: int) -> None:
+    """Print the seconds of the first step and of the median step, as one line of JSON."""
     from nanochat.config.options import TrainConfig
     from nanochat.data.dataset import load_dataset
     from nanochat.engines import build_engine, resolve_hardware
@@ -53,27 +51,31 @@ def time_steps(case: dict[str, Any], mode: str, path: str) -> None:
     batcher, vocab = dataset.batcher(config), dataset.tokenizer
     engine = build_engine(config, vocab.vocab_size, vocab.token_bytes, config.block_size)
     times = []
-    for step in range(1 + WARM_STEPS + STEPS):
+    for step in range(1 + WARM_STEPS + steps):
         began = time.perf_counter()
         engine.step(batcher.step(step), step_settings(config, step)).read()
         times.append(time.perf_counter() - began)
     print(json.dumps({"first_s": times[0], "step_s": statistics.median(times[1 + WARM_STEPS :])}))
 
 
-def run(case: str, mode: str, path: str, cache: str) -> dict[str, float]:
-    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": cache}
-    command = [sys.executable, __file__, "--case", case, "--mode", mode, "--text", path]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+def run(case: str, mode: str, path: str, steps: int, cache: str) -> dict[str, float]:
+    """Run time_steps() in a separate process."""
+    words = ("--case", case, "--mode", mode, "--text", path, "--steps", steps)
+    command = module_command("bench.tensor.compile", *words)
+    environment = module_environment(TORCHINDUCTOR_CACHE_DIR=cache)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{case}, compile {mode}, failed:\n{done.stderr[-2000:]}")
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def measure(case: str, path: str, rounds: int) -> dict[str, float | None]:
+def measure(case: str, path: str, steps: int, rounds: int) -> dict[str, float | None]:
     found: dict[str, list[dict[str, float]]] = {"off": [], "on": [], "again": []}
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as cache:
-            found["off"].append(run(case, "off", path, cache))
-            found["on"].append(run(case, "on", path, cache))
-            found["again"].append(run(case, "on", path, cache))
+            found["off"].append(run(case, "off", path, steps, cache))
+            found["on"].append(run(case, "on", path, steps, cache))
+            found["again"].append(run(case, "on", path, steps, cache))
 
     def median(kind: str, name: str) -> float:
         return statistics.median(each[name] for each in found[kind])
@@ -90,21 +92,24 @@ def measure(case: str, path: str, rounds: int) -> dict[str, float | None]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--case", choices=CASES)
-    parser.add_argument("--mode", choices=("off", "on"))
-    parser.add_argument("--text")
-    arguments = parser.parse_args()
-    if arguments.case:
-        time_steps(CASES[arguments.case], arguments.mode, arguments.text)
+    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES, metavar="NAME")
+    parser.add_argument("--steps", type=int, default=STEPS, help="timed in each process")
+    for_process = parser.add_argument_group("options of the measured processes")
+    for_process.add_argument("--case", choices=CASES, metavar="NAME")
+    for_process.add_argument("--mode", choices=("off", "on"))
+    for_process.add_argument("--text")
+    options = parser.parse_args()
+    if options.case:
+        time_steps(CASES[options.case], options.mode, options.text, options.steps)
         return
     record: dict[str, Any] = {}
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
         file.write(text())
         file.flush()
-        for case in CASES:
-            record[case] = row = measure(case, file.name, arguments.rounds)
+        for case in options.cases:
+            record[case] = row = measure(case, file.name, options.steps, options.rounds)
             even = row["break_even_steps"]
             pays = "never" if even is None else f"from {even:,.0f} steps"
             print(
@@ -113,7 +118,7 @@ def main() -> None:
                 f" cache): pays {pays}",
                 flush=True,
             )
-    print(write_result("tensor/compile", {"rounds": arguments.rounds, "cases": record}))
+    print(write_result("tensor/compile", {"rounds": options.rounds, "cases": record}))
 
 
 if __name__ == "__main__":

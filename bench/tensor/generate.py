@@ -1,18 +1,17 @@
-"""Tokens a second with a cache, beside nanoGPT (which has none) and nanochat, in turn, in one run.
+"""Tokens per second of generation, compared with nanoGPT and karpathy/nanochat, in one run.
 
     python -m bench.tensor.generate [--nanogpt CHECKOUT] [--nanochat CHECKOUT] [--rounds N]
 
-Models of nanoGPT's CPU recipe (4 layers, 4 heads, 128, context 64, vocabulary 65) with random
-weights, float32: ours by nck_decode and by calls of torch, nanoGPT's own `generate`, which has no
-cache, and the `Engine` of karpathy/nanochat, whose model has a little more (value embeddings,
-smear, vocabulary padded to 128). Each is a process of its own that draws 63 tokens from a prompt
-of one at temperature 1, through its own sampling loop: the text fits the context. Writes
-results/tensor/generate.json.
+The models have the shape of nanoGPT's CPU recipe (4 layers, 4 heads, hidden size 128, context 64,
+vocabulary 65) and random float32 weights. The sides are ours by nck_decode, ours by calls of torch,
+nanoGPT's `generate`, which has no cache, and the `Engine` of karpathy/nanochat, whose model has a
+little more (value embeddings, smear, vocabulary padded to 128). Each side is a separate process
+that draws 63 tokens from a prompt of one token at temperature 1, through its own sampling loop; the
+text fits the context. The sides run in turn. Writes results/tensor/generate.json.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
@@ -21,26 +20,25 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from bench.command import command_parser, module_command, module_environment
 from bench.machine import write_result
 
-WORKER = Path(__file__).parent / "generate_worker.py"
 BATCHES = (1, 64)
 TOKENS = 63
 
 
 class Side:
-    """A worker and what it has measured."""
+    """A worker process and its measured times."""
 
     def __init__(self, name: str, python: str, threads: int, checkout: Path | None) -> None:
-        command = [python, str(WORKER), name, str(threads)]
-        if checkout is not None:
-            command.append(str(checkout))
-        # Without PYTHONPATH, which could put this package before a checkout of the same name.
-        environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+        words = [name, threads, *([checkout.resolve()] if checkout else [])]
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env=environment if checkout is not None else None,
-        )  # fmt: skip
+            module_command("bench.tensor.generate_worker", *words, python=python),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=module_environment(),
+        )
         self.name = name
         self.versions: dict[str, str] = self._answer()
         if checkout is not None:
@@ -53,8 +51,8 @@ class Side:
             try:
                 return json.loads(line)
             except ValueError:
-                continue  # what the peer itself prints
-        raise SystemExit(f"{self.name} ended without an answer")
+                continue  # a line that the peer itself prints
+        raise SystemExit(f"the worker of {self.name} ended without an answer")
 
     def time(self, rows: int, seconds: float) -> float:
         assert self._process.stdin is not None  # opened above
@@ -76,7 +74,7 @@ def commit_of(checkout: Path) -> str:
 def measure(sides: list[Side], rounds: int, seconds: float) -> None:
     for rows in BATCHES:
         for side in sides:
-            side.time(rows, 0.1)  # warm
+            side.time(rows, 0.1)  # fills caches
         for _ in range(rounds):
             for side in sides:
                 side.seconds[rows].append(side.time(rows, seconds))
@@ -99,27 +97,28 @@ def summary(sides: list[Side]) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     parser.add_argument("--nanogpt", type=Path, help="checkout of karpathy/nanoGPT")
     parser.add_argument("--nanochat", type=Path, help="checkout of karpathy/nanochat")
-    parser.add_argument("--nanochat-python", default=sys.executable, help="its interpreter")
+    parser.add_argument(
+        "--nanochat-python", default=sys.executable, help="interpreter for --nanochat"
+    )
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--seconds", type=float, default=0.5, help="of each side in each round")
+    parser.add_argument("--seconds", type=float, default=0.5, help="per side and round")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
-    wanted = [(name, sys.executable, None) for name in ("native", "calls", "native-bfloat16")]
+    ours = ("native", "calls", "native-bfloat16")
+    sides = [Side(name, sys.executable, options.threads, None) for name in ours]
     if options.nanogpt:
-        wanted.append(("nanoGPT", sys.executable, options.nanogpt))
+        sides.append(Side("nanoGPT", sys.executable, options.threads, options.nanogpt))
     if options.nanochat:
-        wanted.append(("nanochat", options.nanochat_python, options.nanochat))
-    sides = [Side(name, python, options.threads, path) for name, python, path in wanted]
+        python = options.nanochat_python
+        sides.append(Side("nanochat", python, options.threads, options.nanochat))
     measure(sides, options.rounds, options.seconds)
     for side in sides:
         side.end()
     figures = summary(sides)
-    print(f"{'batch':>5} {'side':16} {'tokens/s':>10} {'best':>10} {'µs a step':>10} {'ratio':>6}")
+    print(f"{'batch':>5} {'side':16} {'tokens/s':>10} {'best':>10} {'µs/step':>10} {'ratio':>6}")
     for rows, by_side in figures.items():
         for name, figure in by_side.items():
             print(f"{rows:>5} {name:16} {figure['tokens_per_s']:10.0f}"

@@ -1,11 +1,11 @@
-"""One side of generate.py: a process that generates when it is told to and says how long it took.
+"""One side of generate.py: a process that generates tokens on request and reports the time.
 
     python -m bench.tensor.generate_worker SIDE THREADS [CHECKOUT]
 
-SIDE is native, native-bfloat16, calls (this package), nanoGPT or nanochat (of CHECKOUT). For each
-line of JSON on stdin, {"rows", "tokens", "seconds"}, it generates as many tokens for as many rows
-from a prompt of one token, again and again until the seconds are over, and prints a line with the
-seconds that one such generation took, the prompt included. The first line it prints has versions.
+SIDE is native, native-bfloat16 or calls (of this package), or nanoGPT or nanochat (of CHECKOUT).
+Prints a line with versions first. Reads lines of JSON from stdin, {"rows", "tokens", "seconds"}:
+for each one, generates that many tokens for that many rows from a prompt of one token, repeats this
+until the seconds have passed, and prints the mean seconds of one generation, prompt included.
 """
 
 from __future__ import annotations
@@ -21,8 +21,11 @@ from typing import Any
 
 import torch
 
+from bench.command import command_parser
+
+SIDES = ("native", "native-bfloat16", "calls", "nanoGPT", "nanochat")
 VOCAB, N_LAYER, N_HEAD, N_EMBD, BLOCK_SIZE = 65, 4, 4, 128, 64  # nanoGPT's CPU recipe
-NEVER = -1  # a token that is never drawn, where a side asks which ones end a text
+NEVER = -1  # a token that is never drawn, for sides that stop at a token
 
 Generate = Callable[[int, int], None]  # rows, tokens
 
@@ -67,14 +70,14 @@ def nanogpt(checkout: Path) -> Generate:
 
     @torch.no_grad()
     def generate(rows: int, tokens: int) -> None:
-        made = model.generate(torch.ones((rows, 1), dtype=torch.int64), tokens)
-        assert made.shape == (rows, 1 + tokens)
+        generated = model.generate(torch.ones((rows, 1), dtype=torch.int64), tokens)
+        assert generated.shape == (rows, 1 + tokens)
 
     return generate
 
 
 def nanochat(checkout: Path) -> Generate:
-    for name in ("rustbpe", "tiktoken"):  # its tokenizers, of which generation needs none
+    for name in ("rustbpe", "tiktoken"):  # its tokenizers, which generation does not need
         try:
             importlib.import_module(name)
         except ImportError:
@@ -89,10 +92,10 @@ def nanochat(checkout: Path) -> Generate:
     model.init_weights()
     model.eval()
     tokenizer = SimpleNamespace(encode_special=lambda _: NEVER, get_bos_token_id=lambda: NEVER)
-    made = engine.Engine(model, tokenizer)
+    decoder = engine.Engine(model, tokenizer)
 
     def generate(rows: int, tokens: int) -> None:
-        columns = list(made.generate([1], num_samples=rows, max_tokens=tokens))
+        columns = list(decoder.generate([1], num_samples=rows, max_tokens=tokens))
         assert len(columns) == tokens
         assert all(len(column) == rows for column, _ in columns)
 
@@ -100,39 +103,46 @@ def nanochat(checkout: Path) -> Generate:
 
 
 def _imported(name: str, checkout: Path) -> Any:
-    """A module of the checkout, which may be called as ours is."""
+    """Import a module of the checkout, which may have the name of ours."""
     sys.path.insert(0, str(checkout))
     module = importlib.import_module(name)
     if checkout not in Path(str(module.__file__)).resolve().parents:
         raise SystemExit(
-            f"{name} must come from {checkout}, got {module.__file__}; give this side a Python in"
-            " which nothing of that name is installed"
+            f"{name} must be imported from {checkout}, got {module.__file__}; give this side a"
+            " Python in which no package of that name is installed"
         )
     return module
 
 
-def seconds_of(generate: Generate, rows: int, tokens: int, at_least_s: float) -> float:
+def mean_seconds(generate: Generate, rows: int, tokens: int, seconds: float) -> float:
+    """Repeat a generation until `seconds` have passed and return the mean time of one."""
     started, count = time.perf_counter(), 0
-    while time.perf_counter() - started < at_least_s:
+    while time.perf_counter() - started < seconds:
         generate(rows, tokens)
         count += 1
     return (time.perf_counter() - started) / count
 
 
 def main() -> None:
-    side, threads, *rest = sys.argv[1:]
-    torch.set_num_threads(int(threads))
+    parser = command_parser(__doc__)
+    parser.add_argument("side", choices=SIDES)
+    parser.add_argument("threads", type=int)
+    parser.add_argument("checkout", type=Path, nargs="?")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     torch.manual_seed(1)
-    if side in ("nanoGPT", "nanochat"):
-        checkout = Path(rest[0]).resolve()
-        generate = nanogpt(checkout) if side == "nanoGPT" else nanochat(checkout)
+    peers = {"nanoGPT": nanogpt, "nanochat": nanochat}
+    if options.side in peers:
+        if options.checkout is None:
+            parser.error(f"side {options.side} needs a CHECKOUT")
+        generate = peers[options.side](options.checkout.resolve())
     else:
-        generate = ours(side)
+        generate = ours(options.side)
     versions = {"python": sys.version.split()[0], "torch": torch.__version__}
     print(json.dumps(versions), file=sys.__stdout__, flush=True)
     for line in sys.stdin:
-        asked = json.loads(line)
-        seconds = seconds_of(generate, asked["rows"], asked["tokens"], asked["seconds"])
+        request = json.loads(line)
+        seconds = mean_seconds(generate, **request)
         print(json.dumps(seconds), file=sys.__stdout__, flush=True)
 
 

@@ -1,13 +1,14 @@
-"""Where a training step's time goes: products, our kernels, the optimizer, everything between.
+"""The parts of a training step's time: matrix products, our kernels, the optimizer and the rest.
 
     python -m bench.tensor.profile_step --text FILE [--steps 100] [--name NAME] -- TRAINING OPTIONS
 
     python -m bench.tensor.profile_step --text FILE -- --preset nano --dtype float32 --past-embeds 0
 
-Times whole steps first, undisturbed, then the same number under torch.profiler with the project's
-kernels named. Arithmetic is counted as 6 operations a weight and token of every product, and
-attention's 12 a layer, width and pair of positions, masked ones included; the peak is what a large
-product reaches in the same dtype in the same run. Writes results/race/NAME.json.
+Times whole steps without a profiler first, and then the same number of steps under torch.profiler,
+in which the project's kernels have names. Counts 6 operations per weight and token for every
+product and 12 per layer, hidden dimension and pair of positions for attention, masked pairs
+included. The peak is the rate of a large product in the same dtype and the same run. Writes
+results/tensor/NAME.json.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from bench.command import command_parser
 from bench.machine import write_result
 from nanochat.cli import _plain_flags
 from nanochat.config.options import TrainConfig, options_of
@@ -60,7 +62,7 @@ def main() -> None:
     record = {
         "options": {
             **{name: getattr(config, name) for name in sorted(config.given)},
-            "data": options.text.name,  # its bytes matter, not its folder
+            "data": options.text.name,  # without the local folder
         },
         "step_ms": step_ms,
         "best_ms": min(times) * 1e3,
@@ -74,9 +76,7 @@ def main() -> None:
 
 
 def parsed() -> tuple[argparse.Namespace, TrainConfig]:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser(__doc__)
     parser.add_argument("--text", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--name", default="profile_step")
@@ -84,13 +84,13 @@ def parsed() -> tuple[argparse.Namespace, TrainConfig]:
     options = parser.parse_args()
     flags = _plain_flags(["train", *options.train])
     if flags is None:
-        raise SystemExit(f"options must be those of nanochat train, got {options.train}")
+        raise SystemExit(f"options after -- must be those of nanochat train, got {options.train}")
     given = gather_options(options_of(TrainConfig), flags, {}, None)
     return options, TrainConfig(**{"mode": "tensor", "data": str(options.text), **given})
 
 
 def name_kernels() -> None:
-    """Let the profiler see the calls of our kernels."""
+    """Give the calls of our kernels a name in the profile."""
     for name in kernels.__all__:
         function = getattr(kernels, name)
         if callable(function):
@@ -107,7 +107,7 @@ def _named(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def profiled(step: Callable[[int], None], steps: int, device: str) -> list[dict[str, Any]]:
-    """Own milliseconds a step of every operation, the largest first."""
+    """Return the own milliseconds per step of every operation, the largest first."""
     activities = [ProfilerActivity.CPU]
     if device == "cuda":
         activities.append(ProfilerActivity.CUDA)
@@ -124,7 +124,7 @@ def profiled(step: Callable[[int], None], steps: int, device: str) -> list[dict[
 
 
 def product_peak(dtype: str, device: str) -> float:
-    """Operations a second of a large product."""
+    """Measure the operations per second of a large product."""
     a = torch.randn(PEAK_SIZE, PEAK_SIZE, dtype=getattr(torch, dtype), device=device)
 
     def run() -> None:
@@ -139,7 +139,7 @@ def product_peak(dtype: str, device: str) -> float:
 
 
 def flops(config: TrainConfig, vocab_size: int) -> float:
-    """Of one step, forward and backward."""
+    """Count the operations of one step, forward and backward."""
     tokens = config.batch_size * config.grad_accum * config.block_size
     specs = parameter_specs(config, vocab_size)
     weights = sum(s.shape[0] * s.shape[1] for s in specs if s.group != "embedding")

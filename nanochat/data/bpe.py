@@ -1,7 +1,7 @@
-"""Byte-pair encoding: word pieces over bytes, learned by rustbpe and applied by tiktoken.
+"""Byte-pair encoding over bytes, trained by rustbpe and applied by tiktoken.
 
 Owns the ids (BOS, then tokens by rank), the JSON form and the split into words. Nothing is
-pickled, and any text has an encoding, because every byte is a token.
+pickled. Every text can be encoded, because every byte is a token.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ __all__ = ["PATTERN", "BpeTokenizer", "learn"]
 
 BYTES = 256
 
-# Words with the space before them, numbers of up to three digits, signs, line breaks, other space.
-# Merges never reach over two of these.
+# Words with the space before them, numbers of up to three digits, punctuation, line breaks, other
+# white space. A merge never crosses the boundary between two matches.
 PATTERN = r" ?\p{L}+| ?\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\n+|[^\S\n]+"
 
 
 def learn(documents: Iterable[str], vocab_size: int) -> BpeTokenizer:
-    """Merge the most frequent pairs until there are `vocab_size` ids, BOS and bytes included.
+    """Merge the most frequent pairs until there are `vocab_size` ids, including BOS and bytes.
 
-    Fewer where no pair is left. Raises TokenizerError for text that has no UTF-8, and
-    MissingDependency.
+    The vocabulary is smaller when no pair is left to merge. Raises TokenizerError for a vocab_size
+    that is too small, and MissingDependency without rustbpe.
     """
     if vocab_size < BYTES + 2:
         raise TokenizerError(
@@ -50,7 +50,7 @@ def learn(documents: Iterable[str], vocab_size: int) -> BpeTokenizer:
 
 
 class BpeTokenizer:
-    """Ids 1 … 256 are the bytes, those above the merged tokens in the order they were learned."""
+    """Ids 1 … 256 are the bytes; higher ids are the merged tokens in the order of training."""
 
     kind = "bpe"
 
@@ -73,12 +73,12 @@ class BpeTokenizer:
     def encode(self, text: str) -> NDArray[np.int64]:
         return self.encode_all([text])[0]
 
-    def encode_all(self, texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        for text in texts:
-            _check_unicode(text)
-        rows = self._encoding.encode_ordinary_batch(list(texts))
-        lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
-        ids = np.fromiter((i for row in rows for i in row), np.int64, count=int(lengths.sum()))
+    def encode_all(self, documents: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        for document in documents:
+            _check_unicode(document)
+        encoded = self._encoding.encode_ordinary_batch(list(documents))
+        lengths = np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded))
+        ids = np.fromiter((i for ids in encoded for i in ids), np.int64, count=int(lengths.sum()))
         return ids + 1, lengths
 
     def decode(self, ids: ArrayLike) -> str:
@@ -93,9 +93,12 @@ class BpeTokenizer:
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> BpeTokenizer:
-        """What to_dict wrote. Raises TokenizerError on anything else."""
+        """Read the output of to_dict. Raises TokenizerError for anything else."""
         if saved["pattern"] != PATTERN:
-            raise TokenizerError("saved tokenizer: pattern is of another version of nanochat")
+            raise TokenizerError(
+                "saved tokenizer: pattern must be that of this version of nanochat; load it with"
+                " the version that saved it"
+            )
         try:
             merged = [bytes.fromhex(token) for token in saved["merged"]]
         except (TypeError, ValueError) as error:
@@ -104,7 +107,7 @@ class BpeTokenizer:
             ) from error
         if len(set(merged)) != len(merged) or any(len(token) < 2 for token in merged):
             raise TokenizerError(
-                "saved tokenizer: merged must be tokens of two bytes or more, without repeats"
+                "saved tokenizer: merged must be tokens of two or more bytes, without repeats"
             )
         return cls(merged)
 

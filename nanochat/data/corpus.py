@@ -1,11 +1,12 @@
-"""From `--data` to a list of documents: text files, folders, .jsonl, .parquet, registry names.
+"""Read `--data` into a list of documents: text files, folders, .jsonl, .parquet, registry names.
 
-Owns reading, decoding and cutting into documents, and the message of every way that can fail.
-Leaves out where registry data comes from (registry.py), the split and the tokens.
+Owns reading, decoding and splitting text into documents, and the error message of every failure.
+Leaves out where registry data comes from (registry.py), the training split and the tokens.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -18,43 +19,46 @@ from nanochat.config.options import closest
 from nanochat.data import registry
 from nanochat.errors import CorpusError, MissingDependency
 
-__all__ = ["EMPTY", "Corpus", "load_corpus"]
+__all__ = ["EMPTY_DATASET", "Corpus", "load_corpus"]
 
-EMPTY = "dataset must contain at least one token pair"
+EMPTY_DATASET = "dataset must contain at least one token pair"
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Documents in the order they were read. Text is not normalised in any way."""
+    """The documents of a dataset in reading order. Text is not normalized."""
 
     name: str  # `--data` as given
     documents: tuple[str, ...] | list[str]
-    kind: str  # what one document is: file, line, paragraph, or record (.jsonl, .parquet)
+    kind: str  # the unit of one document: file, line, paragraph, or record (.jsonl, .parquet)
 
 
 def load_corpus(data: str, documents: str = "auto", data_dir: str | None = None) -> Corpus:
-    """Read the corpus that `data` names: a registry name first, else a path.
+    """Read the corpus that `data` names. Registry names take precedence over paths.
 
-    `documents` is auto, file, line or paragraph; auto follows the registry entry, and is one
-    document a record for .jsonl and .parquet and one a file for other text. `data_dir` is where
-    registry data is looked for before it is downloaded. Raises CorpusError for anything that
-    cannot be found, read or decoded and for an empty corpus, MissingDependency without pyarrow.
+    Args:
+        data: registry name, or path of a text file, a folder, a .jsonl or a .parquet file.
+        documents: auto, file, line or paragraph. auto follows the registry entry; otherwise one
+            document is one record (.jsonl, .parquet) or one file (other text).
+        data_dir: folder that is searched for registry data before it is downloaded.
+
+    Raises:
+        CorpusError: the data cannot be found, read or decoded, or contains no text.
+        MissingDependency: a .parquet file is given and pyarrow is not installed.
     """
     if data in registry.REGISTRY:
-        source = f"data {data}"
-        texts = [_decode(registry.read_entry(data, data_dir), source)]
+        contents = [_decode(registry.read_entry(data, data_dir), f"data {data}")]
         kind = registry.REGISTRY[data].documents if documents == "auto" else documents
     else:
-        path = _path_of(data)
-        texts, records = _read_path(path)
+        contents, are_records = _read_path(_path_of(data))
         kind = documents
-        if documents in ("auto", "file"):  # a record is to a .jsonl what a file is to a folder
-            kind = "record" if records else "file"
-    cut = _CUTTERS[kind]
-    parts = [part for text in texts for part in cut(text)]
-    if not any(parts):
-        raise CorpusError(EMPTY)
-    return Corpus(name=data, documents=parts, kind=kind)
+        if documents in ("auto", "file"):  # a .jsonl holds records as a folder holds files
+            kind = "record" if are_records else "file"
+    split = _SPLITTERS[kind]
+    found = [document for content in contents for document in split(content)]
+    if not any(found):
+        raise CorpusError(EMPTY_DATASET)
+    return Corpus(name=data, documents=found, kind=kind)
 
 
 # ---------------------------------------------------------------------------- text → documents
@@ -71,11 +75,11 @@ def _lines(text: str) -> Sequence[str]:
 
 def _paragraphs(text: str) -> Sequence[str]:
     lines = (line.removesuffix("\r") for line in text.split("\n"))
-    blocks = groupby(lines, lambda line: not line.strip())
-    return ["\n".join(block) for blank, block in blocks if not blank]
+    groups = groupby(lines, lambda line: not line.strip())
+    return ["\n".join(group) for is_blank, group in groups if not is_blank]
 
 
-_CUTTERS: dict[str, Callable[[str], Sequence[str]]] = {
+_SPLITTERS: dict[str, Callable[[str], Sequence[str]]] = {
     "file": _whole,
     "record": _whole,
     "line": _lines,
@@ -83,11 +87,11 @@ _CUTTERS: dict[str, Callable[[str], Sequence[str]]] = {
 }
 
 
-# --------------------------------------------------------------------------------- path → texts
+# ------------------------------------------------------------------------- path → file contents
 
 
 def _path_of(data: str) -> Path:
-    """The path that `data` names. Raises CorpusError if nothing is there."""
+    """Return the path that `data` names. Raises CorpusError if it does not exist."""
     path = Path(data).expanduser() if data.startswith("~") else Path(data)
     try:
         mode = os.stat(path).st_mode if data else 0
@@ -109,18 +113,21 @@ def _path_of(data: str) -> Path:
 
 
 def _read_path(path: Path) -> tuple[list[str], bool]:
-    """The texts of a file or of every file of a folder, and whether each is a record."""
+    """Return the text of every record or file, and whether all of them are records."""
     if not path.is_dir():
         return list(_read_file(path)), path.suffix in _RECORD_READERS
     files = _files_below(path)
     if not files:
-        raise CorpusError(f"folder {path} holds no text file; hidden files do not count")
-    texts = [text for file in files for text in _read_file(file)]
-    return texts, all(file.suffix in _RECORD_READERS for file in files)
+        raise CorpusError(f"folder {path} contains no text file; hidden files are skipped")
+    contents = [content for file in files for content in _read_file(file)]
+    return contents, all(file.suffix in _RECORD_READERS for file in files)
 
 
 def _files_below(folder: Path) -> list[Path]:
-    """Regular files that are not hidden, sorted by their path below the folder."""
+    """Return the regular files that are not hidden, sorted by their path below the folder.
+
+    A file with several links is listed once, under its first path. Linked folders are not entered.
+    """
     found: list[Path] = []
 
     def refuse(error: OSError) -> None:
@@ -129,11 +136,27 @@ def _files_below(folder: Path) -> list[Path]:
     for root, folders, files in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [Path(root, name) for name in files if not name.startswith(".")]
-    found = [file for file in found if file.is_file()]
+    found.sort(key=lambda file: file.relative_to(folder).as_posix())
+    # The split would put one link into training and another one into validation.
+    by_identity: dict[tuple[int, int], Path] = {}
     for file in found:
+        status = _status(file)
+        if status is None or not stat.S_ISREG(status.st_mode):
+            continue
         if _has_surrogate(str(file)):
             raise CorpusError(f"file name {os.fsencode(file)!r} is not UTF-8; rename the file")
-    return sorted(found, key=lambda file: file.relative_to(folder).as_posix())
+        by_identity.setdefault((status.st_dev, status.st_ino), file)
+    return list(by_identity.values())
+
+
+def _status(file: Path) -> os.stat_result | None:
+    """Return the status of the file that a path leads to, or None for a broken link."""
+    try:
+        return file.stat()
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return None
+        raise CorpusError(f"cannot read {file}: {error.strerror}") from error
 
 
 def _read_file(path: Path) -> Iterator[str]:
@@ -152,7 +175,7 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _decode(raw: bytes, source: str) -> str:
-    """UTF-8 to text, without a leading byte order mark; newlines stay as they are."""
+    """Decode UTF-8 and drop a leading byte order mark. Newlines are kept as they are."""
     nul = raw.find(b"\0")
     if nul >= 0:
         raise CorpusError(f"{source} is not text: NUL at byte {nul}; give UTF-8 text")
@@ -173,7 +196,7 @@ def _has_surrogate(text: str) -> bool:
     return False
 
 
-# ------------------------------------------------------------------------------ records → texts
+# ------------------------------------------------------------------------ records → their texts
 
 
 def _read_jsonl(path: Path) -> Iterator[str]:
@@ -189,7 +212,7 @@ def _read_jsonl(path: Path) -> Iterator[str]:
         if not isinstance(value, str):
             raise CorpusError(f'{path} line {number} must be an object with a string "text"')
         if _has_surrogate(value):
-            raise CorpusError(f'{path} line {number}: "text" holds a lone surrogate; replace it')
+            raise CorpusError(f'{path} line {number}: "text" contains a lone surrogate; replace it')
         yield value
 
 
@@ -203,7 +226,7 @@ def _read_parquet(path: Path) -> Iterator[str]:
     try:
         columns = parquet.read_schema(path).names
         if "text" not in columns:
-            raise CorpusError(f"{path} must have a column text, it has {', '.join(columns)}")
+            raise CorpusError(f"{path} must have a column text, got {', '.join(columns)}")
         values = parquet.read_table(path, columns=["text"])["text"].to_pylist()
     except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
         raise CorpusError(f"cannot read {path}: {' '.join(str(error).split())}") from error

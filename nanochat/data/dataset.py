@@ -1,4 +1,4 @@
-"""From a config to what training reads: text → corpus → split → tokenizer → tokens."""
+"""Build the dataset of a config: text → corpus → split → tokenizer → tokens."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from nanochat.data.batches import (
 )
 from nanochat.data.corpus import load_corpus
 from nanochat.data.documents import Documents, encode_documents
-from nanochat.data.splits import split_documents
+from nanochat.data.splits import Split, count_shared, split_documents
 from nanochat.data.style import style_documents
 from nanochat.data.tokenizer import BOS, Tokenizer, build_tokenizer
 from nanochat.errors import TokenizerError
 
 __all__ = ["Dataset", "load_dataset", "start_text"]
 
-EVAL_TOKENS = 4096  # a batch of evaluation: small training batches leave cores idle there
+EVAL_TOKENS = 4096  # per evaluation batch, at least: smaller batches leave cores idle
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
-    """Everything about the text of a run."""
+    """The text of a run as tokens, and everything that is known about it."""
 
     tokenizer: Tokenizer
     train: Documents
@@ -35,16 +35,16 @@ class Dataset:
     val_source: str  # val, train or none
     split_sha256: str
     batching: str  # windows, packed or documents
-    start: list[int]  # the tokens that an unprompted sample starts from
-    warning: str | None
+    start: list[int]  # tokens that a sample without a prompt starts from
+    warning: str | None  # one sentence for the user about the split
 
     def longest_segment(self, block_size: int) -> int:
-        """Positions of the longest segment that training or validation can meet."""
+        """Return the positions of the longest segment in training or validation."""
         parts = (self.train.lengths, self.val.lengths)
         return min(block_size, 1 + max(int(lengths.max(initial=0)) for lengths in parts))
 
     def batcher(self, config: TrainConfig, rank: int = 0, world: int = 1) -> Batcher:
-        """The training batches of a config."""
+        """Return the batcher of the training part."""
         return make_batcher(
             resolve_batching(config.batching, self.train, config.block_size), self.train,
             batch_size=config.batch_size, block_size=config.block_size,
@@ -52,14 +52,14 @@ class Dataset:
         )  # fmt: skip
 
     def evaluation_set(self, config: TrainConfig) -> list[Batch]:
-        """The validation part, or the eval_tokens of it that the config asks for."""
+        """Return the batches of the validation part, limited to the eval_tokens of the config."""
         return evaluation_batches(
             self.val, batch_size=max(config.batch_size, EVAL_TOKENS // config.block_size),
             block_size=config.block_size, max_tokens=config.eval_tokens,
         )  # fmt: skip
 
     def describe(self) -> dict[str, Any]:
-        """What artifacts keep of the data; never the text itself."""
+        """Return the record of the data that artifacts keep. It never contains the text."""
         return {
             "split_sha256": self.split_sha256,
             "val_source": self.val_source,
@@ -86,15 +86,26 @@ def load_dataset(config: TrainConfig) -> Dataset:
         split_sha256=split.sha256,
         batching=resolve_batching(config.batching, documents, config.block_size),
         start=start_text(tokenizer, len(split.train)),
-        warning=split.warning,
+        warning=split.warning or _shared_warning(split, train),
+    )
+
+
+def _shared_warning(split: Split, train: list[str]) -> str | None:
+    """Warn when documents that validation should hold out are also trained on."""
+    shared = count_shared(train, split.val) if split.val_source == "val" else 0
+    if not shared:
+        return None
+    return (
+        f"{shared:,} of {len(split.val):,} validation documents also occur in the training part,"
+        " so the validation loss is too low; remove duplicates from the data"
     )
 
 
 def start_text(tokenizer: Tokenizer, train_documents: int) -> list[int]:
-    """What an unprompted sample starts from.
+    """Return the tokens that a sample without a prompt starts from.
 
-    BOS opens every document; but a model of one long document has hardly ever seen it, so there
-    a newline starts the text, where the vocabulary has one.
+    BOS opens every document. A model of one long document has seen it only once, so its samples
+    start from a newline if the vocabulary has one.
     """
     if train_documents == 1:
         try:

@@ -1,7 +1,7 @@
-"""A corpus as token ids: one flat array and where each document begins.
+"""A corpus as token ids: one flat array, and where each document begins.
 
-Owns `Documents` and the BOS-delimited stream that every batcher reads. Leaves out how text
-becomes ids (tokenizer.py) and how rows are cut (batches.py).
+Owns `Documents` and the BOS-delimited token stream that every batcher reads. Leaves out how text
+becomes ids (tokenizer.py) and which tokens form a batch (batches.py).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from nanochat.data.tokenizer import BOS, Tokenizer
 
-__all__ = ["Documents", "encode_documents", "stream"]
+__all__ = ["Documents", "encode_documents", "token_stream"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Documents:
 
     @property
     def count(self) -> int:
+        """Number of documents."""
         return len(self.offsets) - 1
 
     @property
@@ -35,23 +36,26 @@ class Documents:
 
     @property
     def pairs(self) -> int:
-        """(input, target) pairs: n + 1 for a document of n tokens."""
+        """Number of (input, target) pairs: n + 1 for a document of n tokens."""
         return len(self.tokens) + self.count
 
 
-def encode_documents(tokenizer: Tokenizer, texts: Sequence[str]) -> Documents:
-    """Token ids of each text. Raises TokenizerError naming character, position and document."""
-    tokens, lengths = tokenizer.encode_all(texts)
-    offsets = np.zeros(len(texts) + 1, dtype=np.int64)
+def encode_documents(tokenizer: Tokenizer, documents: Sequence[str]) -> Documents:
+    """Encode each document. Raises TokenizerError naming character, position and document."""
+    tokens, lengths = tokenizer.encode_all(documents)
+    offsets = np.zeros(len(documents) + 1, dtype=np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return Documents(tokens, offsets)
 
 
-def stream(documents: Documents) -> NDArray[np.int64]:
-    """(pairs + 1,) BOS before every document and one at the end, so that pair p of the corpus is
-    stream[p] → stream[p + 1], and document d starts at pair offsets[d] + d."""
-    out = np.full(documents.pairs + 1, BOS, dtype=np.int64)
-    is_text = np.ones(len(out), dtype=np.bool_)
+def token_stream(documents: Documents) -> NDArray[np.int64]:  # (pairs + 1,)
+    """Join the documents with BOS before each one and one BOS at the end.
+
+    Pair p of the corpus is stream[p] → stream[p + 1], and document d starts at pair
+    offsets[d] + d.
+    """
+    stream = np.full(documents.pairs + 1, BOS, dtype=np.int64)
+    is_text = np.ones(len(stream), dtype=np.bool_)
     is_text[documents.offsets + np.arange(documents.count + 1)] = False
-    out[is_text] = documents.tokens
-    return out
+    stream[is_text] = documents.tokens
+    return stream

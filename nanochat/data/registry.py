@@ -1,7 +1,7 @@
-"""Corpora that have a name: where each comes from and how its bytes are known to be right.
+"""Corpora that have a name: their sources, and the hashes that their bytes are checked against.
 
-Owns the table of names and the search: the package itself, then `data_dir`, then one download
-into the user's cache. Leaves out decoding and cutting into documents (corpus.py).
+Owns the table of names and the search order: the package itself, then `data_dir`, then one
+download into the user's cache. Leaves out decoding and splitting into documents (corpus.py).
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _TIMEOUT_S = 15
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One named corpus; `resource` if the package carries it, else the other four."""
+    """One named corpus: a `resource` of the package, or a download with the other four fields."""
 
-    documents: str  # what `--documents auto` means
+    documents: str  # the meaning of `--documents auto`
     resource: str | None = None
     url: str = ""
     size: int = 0  # bytes
     sha256: str = ""
-    local_names: tuple[str, ...] = ()  # what people call the file
+    local_names: tuple[str, ...] = ()  # usual names of the file in data_dir
 
 
 REGISTRY: dict[str, Entry] = {
@@ -52,13 +52,16 @@ REGISTRY: dict[str, Entry] = {
 
 
 def embedded_text(resource: str) -> bytes:
-    """The bytes of a corpus that the package carries."""
+    """Return the bytes of a corpus that is part of the package."""
     return (Path(__file__).parent / "corpora" / resource).read_bytes()
 
 
 def read_entry(name: str, data_dir: str | None = None) -> bytes:
-    """The bytes of a registry corpus, with the pinned SHA-256. Raises CorpusError if they
-    are nowhere: one line with what is missing, where it was looked for and what to do."""
+    """Return the bytes of a registry corpus, checked against its pinned SHA-256.
+
+    Raises CorpusError when the corpus is not found. The message names the corpus, the places that
+    were searched and the remedy.
+    """
     entry = REGISTRY[name]
     if entry.resource is not None:
         return embedded_text(entry.resource)
@@ -72,20 +75,20 @@ def read_entry(name: str, data_dir: str | None = None) -> bytes:
 
 
 def _find_local(entry: Entry, folder: Path) -> tuple[bytes | None, str]:
-    """The file in the folder that has the hash, or None and what was seen instead."""
+    """Return the file with the right hash, or None and the reason why there is none."""
     if not folder.is_dir():
-        return None, f"data_dir {folder} is no folder"
+        return None, f"data_dir {folder} is not a folder"
     wrong: list[str] = []
     for path in _candidates(entry, folder):
         try:
             raw = path.read_bytes()
         except OSError as error:
-            wrong.append(f"{path.name} there cannot be read: {error.strerror}")
+            wrong.append(f"{path.name} cannot be read: {error.strerror}")
             continue
         if hashlib.sha256(raw).hexdigest() == entry.sha256:
             return raw, ""
         if path.name in entry.local_names:
-            wrong.append(f"{path.name} there has another SHA-256")
+            wrong.append(f"{path.name} has a different SHA-256")
     seen = f" ({', '.join(wrong)})" if wrong else ""
     return None, f"it is not in data_dir {folder}{seen}"
 
@@ -99,12 +102,12 @@ def _candidates(entry: Entry, folder: Path) -> Iterator[Path]:
 
 
 def _download(name: str, entry: Entry, looked: str) -> bytes:
-    """The file from the user's cache, fetched once; pooch checks the hash both times."""
+    """Return the file from the user's cache, downloading it once. pooch checks the hash."""
     import logging
 
-    import pooch  # 100 ms that only a download costs
+    import pooch  # takes 100 ms to import
 
-    pooch.get_logger().setLevel(logging.ERROR)  # its notes would mix with our progress
+    pooch.get_logger().setLevel(logging.ERROR)  # its messages would mix with the progress line
     cache = Path(pooch.os_cache("nanochat"))
     try:
         path = pooch.retrieve(
@@ -115,10 +118,11 @@ def _download(name: str, entry: Entry, looked: str) -> bytes:
             downloader=pooch.HTTPDownloader(timeout=_TIMEOUT_S),
         )
         return Path(path).read_bytes()
-    except (OSError, ValueError) as error:  # requests' errors are OSErrors, a wrong hash is not
-        reason = type(error).__name__ if isinstance(error, OSError) else "it has another SHA-256"
+    except (OSError, ValueError) as error:  # errors of requests are OSErrors; a wrong hash is not
+        is_network = isinstance(error, OSError)
+        reason = type(error).__name__ if is_network else "the file has a different SHA-256"
         raise CorpusError(
             f"data {name} is not on this machine: {looked}, it is not in the cache {cache},"
-            f" and its download failed ({reason}); put {entry.url} into a folder and give that"
-            f" as --data-dir or {DATA_DIR_VARIABLE}"
+            f" and its download failed ({reason}); put {entry.url} into a folder and name the"
+            f" folder with --data-dir or {DATA_DIR_VARIABLE}"
         ) from error

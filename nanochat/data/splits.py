@@ -1,7 +1,7 @@
 """The training and the validation part of a corpus, and the hash that names the split.
 
-Owns which documents go where. Leaves out tokens and the style corpus, which joins the training
-part later and never the validation part.
+Owns which documents go where. Leaves out tokens, and the style corpus, which is added to the
+training part later and never to the validation part.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from nanochat.data.corpus import EMPTY_DATASET
 from nanochat.errors import CorpusError
 from nanochat.philox import Stream, permutation
 
-__all__ = ["Split", "split_documents"]
+__all__ = ["Split", "count_shared", "split_documents"]
 
 
 @dataclass(frozen=True)
@@ -23,31 +24,31 @@ class Split:
 
     train: list[str]
     val: list[str]
-    val_source: str  # val; train: too little text, val is the training part; none: no val
+    val_source: str  # val; train: too little text, validation uses training; none: no validation
     sha256: str  # of both parts, document by document
-    warning: str | None  # why val_source is train
+    warning: str | None  # the reason for val_source train
 
 
 def split_documents(documents: Sequence[str], val_fraction: float, seed: int) -> Split:
-    """Hold out `val_fraction` of the documents, or of the characters if there is one document.
+    """Hold out `val_fraction` of the documents, or of the characters of a single document.
 
-    Of n, clamp(floor(n·f + 0.5), 1, n−1) are held out: the tail, after a seeded shuffle if there
-    are many documents. A part without a character makes no (input, target) pair worth a number;
-    then validation is the training part and `warning` says so. Raises CorpusError on no text.
+    Of n, clamp(floor(n·f + 0.5), 1, n−1) are held out: the tail, after a seeded shuffle when there
+    are several documents. When a part has no characters, its loss would be meaningless: validation
+    then uses the training part and `warning` says so. Raises CorpusError if there is no text.
     """
     if not any(documents):
-        raise CorpusError("dataset must contain at least one token pair")
+        raise CorpusError(EMPTY_DATASET)
     order = permutation(seed, Stream.SPLIT, 0, len(documents))
     shuffled = [documents[i] for i in order]
     if val_fraction == 0:
         return _split(shuffled, [], "none")
     if len(shuffled) == 1:
         text = shuffled[0]
-        cut = len(text) - _held_out(len(text), val_fraction)
-        train, val = [text[:cut]], [text[cut:]]
+        boundary = len(text) - _held_out(len(text), val_fraction)
+        train, val = [text[:boundary]], [text[boundary:]]
     else:
-        cut = len(shuffled) - _held_out(len(shuffled), val_fraction)
-        train, val = shuffled[:cut], shuffled[cut:]
+        boundary = len(shuffled) - _held_out(len(shuffled), val_fraction)
+        train, val = shuffled[:boundary], shuffled[boundary:]
     if any(train) and any(val):
         return _split(train, val, "val")
     characters = sum(map(len, shuffled))
@@ -59,6 +60,13 @@ def split_documents(documents: Sequence[str], val_fraction: float, seed: int) ->
     return _split(shuffled, list(shuffled), "train", warning)
 
 
+def count_shared(train: Sequence[str], val: Sequence[str]) -> int:
+    """Return how many validation documents with text also occur in the training part."""
+    held_out = set(val) - {""}
+    shared = held_out.intersection(train)  # the larger part is never copied into a set
+    return sum(document in shared for document in val) if shared else 0
+
+
 def _held_out(n: int, val_fraction: float) -> int:
     return max(1, min(math.floor(n * val_fraction + 0.5), n - 1))
 
@@ -68,13 +76,13 @@ def _split(train: list[str], val: list[str], val_source: str, warning: str | Non
 
 
 def _sha256(*parts: list[str]) -> str:
-    """Lengths stand before contents, so no two splits serialise to the same bytes."""
+    """Hash each length before its contents: two different splits never give the same bytes."""
     digest = hashlib.sha256()
     for part in parts:
         encoded = [document.encode("utf-8", "surrogatepass") for document in part]
         digest.update(len(encoded).to_bytes(8, "little"))
-        pieces: list[bytes] = []
+        fields: list[bytes] = []
         for raw in encoded:
-            pieces += (len(raw).to_bytes(8, "little"), raw)
-        digest.update(b"".join(pieces))
+            fields += (len(raw).to_bytes(8, "little"), raw)
+        digest.update(b"".join(fields))
     return digest.hexdigest()

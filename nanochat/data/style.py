@@ -1,7 +1,7 @@
-"""The futuristic style: its documents, for the training part, and its phrases, for sampling.
+"""The futuristic style: documents for the training part, and phrases for sampling.
 
-Owns reading the two embedded files. Leaves out what is done with them: the training part takes
-the documents, training/sampling.py weighs the phrases.
+Owns reading the two embedded files. Leaves out their use: dataset.py adds the documents to the
+training part, and sampling/sampling.py favors the phrases.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ __all__ = ["style_documents", "style_phrases"]
 
 
 def style_documents() -> list[str]:
-    """The style corpus, one line a document."""
+    """Return the style corpus, one document per line."""
     return embedded_text("futuristic.txt").decode("utf-8").splitlines()
 
 
 def style_phrases() -> list[str]:
-    """The phrases of that corpus whose continuation sampling favours."""
+    """Return the phrases of the style corpus that sampling favors."""
     return embedded_text("futuristic_phrases.txt").decode("utf-8").splitlines()

@@ -10,7 +10,8 @@ from nanochat.errors import TokenizerError
 __all__ = ["checked_ids", "surrogate_error"]
 
 
-def checked_ids(ids: ArrayLike, vocab_size: int) -> NDArray[np.int64]:
+def checked_ids(ids: ArrayLike, vocab_size: int) -> NDArray[np.int64]:  # (tokens,)
+    """Return the ids as a flat array. Raises TokenizerError for an id out of range."""
     tokens = np.asarray(ids, dtype=np.int64).reshape(-1)
     wrong = (tokens < 0) | (tokens >= vocab_size)
     if wrong.any():
@@ -20,9 +21,10 @@ def checked_ids(ids: ArrayLike, vocab_size: int) -> NDArray[np.int64]:
     return tokens
 
 
-def surrogate_error(error: UnicodeEncodeError, what: str) -> TokenizerError:
+def surrogate_error(error: UnicodeEncodeError, name: str) -> TokenizerError:
+    """Return the error for `name`, the kind of text that could not be encoded."""
     point = ord(error.object[error.start])
     return TokenizerError(
-        f"{what} must be Unicode text, got the lone surrogate U+{point:04X} at position"
+        f"{name} must be Unicode text, got the lone surrogate U+{point:04X} at position"
         f" {error.start}; replace it"
     )

@@ -1,8 +1,8 @@
-"""Text to token ids and back: characters or bytes, with BOS = 0 before both.
+"""Tokenizers of characters and bytes, and the functions that build or load one of any kind.
 
 Owns the ids, their byte lengths, their JSON form and decoding one token at a time. Leaves out
-which text a tokenizer is built from (the caller gives it), where BOS is put (documents.py) and
-word pieces (bpe.py).
+which text a tokenizer is built from (the caller's choice), where BOS is placed (documents.py) and
+byte-pair encoding (bpe.py).
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ __all__ = [
     "tokenizer_from_dict",
 ]
 
-BOS = 0  # opens every document and closes the last; stands for no text
+BOS = 0  # precedes every document and follows the last one; decodes to no text
 
 
 class TextStream(Protocol):
-    """Decodes tokens one by one; the pieces joined are the text of `decode`."""
+    """Decodes tokens one by one. The concatenated results equal `decode` of all tokens."""
 
     def push(self, token: int) -> str:
-        """The text that this token completes; empty inside a multi-byte character."""
+        """Return the text that this token completes; empty inside a multi-byte character."""
 
     def flush(self) -> str:
-        """What is left: U+FFFD for a character that never became complete."""
+        """Return the rest: U+FFFD for a character that was never completed."""
 
 
 class Tokenizer(Protocol):
@@ -51,25 +51,26 @@ class Tokenizer(Protocol):
 
     @property
     def token_bytes(self) -> NDArray[np.int64]:
-        """(vocab_size,) raw UTF-8 bytes that each token stands for; 0 for BOS."""
+        """(vocab_size,) raw UTF-8 bytes of each token; 0 for BOS."""
 
     def encode(self, text: str) -> NDArray[np.int64]:
-        """Ids of a text, without BOS. Raises TokenizerError on what it has no id for."""
+        """Return the ids of a text, without BOS. Raises TokenizerError for text without an id."""
 
-    def encode_all(self, texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Ids of all texts end to end, and the number of ids of each."""
+    def encode_all(self, documents: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the ids of all documents end to end, and the number of ids of each."""
 
     def decode(self, ids: ArrayLike) -> str:
-        """The text of the ids; BOS is nothing, invalid UTF-8 is U+FFFD."""
+        """Return the text of the ids. BOS is dropped; invalid UTF-8 becomes U+FFFD."""
 
     def to_dict(self) -> dict[str, Any]:
-        """What tokenizer_from_dict reads, as JSON types."""
+        """Return the JSON form that tokenizer_from_dict reads."""
 
-    def stream(self) -> TextStream: ...
+    def stream(self) -> TextStream:
+        """Return a decoder of one token at a time."""
 
 
 class CharTokenizer:
-    """One id a character: code points sorted, from 1."""
+    """One id per character: sorted code points, from 1."""
 
     kind = "char"
 
@@ -77,7 +78,7 @@ class CharTokenizer:
         self.characters = "".join(sorted(set(characters)))
         self._points = _code_points(self.characters, "characters")
         self.vocab_size = len(self._points) + 1
-        # One entry past the largest point is the id 0 of every unknown point above it.
+        # The extra entry at the end holds id 0 for all code points above the largest known one.
         self._ids = np.zeros(int(self._points.max(initial=0)) + 2, dtype=np.int64)
         self._ids[self._points] = np.arange(1, self.vocab_size)
         self.token_bytes = np.zeros(self.vocab_size, dtype=np.int64)
@@ -88,15 +89,15 @@ class CharTokenizer:
     def encode(self, text: str) -> NDArray[np.int64]:
         return self.encode_all([text])[0]
 
-    def encode_all(self, texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
-        text = "".join(texts)
+    def encode_all(self, documents: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        lengths = np.fromiter(map(len, documents), dtype=np.int64, count=len(documents))
+        text = "".join(documents)
         points = _code_points(text, "text")
         ids = self._ids[np.minimum(points, len(self._ids) - 1)]
         if not ids.all():
             position = int(np.argmin(ids != 0))
             raise TokenizerError(
-                f"unknown token {text[position]!r} at position {_place(position, lengths)};"
+                f"unknown token {text[position]!r} at position {_position_text(position, lengths)};"
                 " use characters of the training corpus, or train with tokenizer byte"
             )
         return ids, lengths
@@ -125,7 +126,7 @@ class _CharStream:
 
 
 class ByteTokenizer:
-    """One id a byte of UTF-8: byte + 1."""
+    """One id per byte of UTF-8: byte + 1."""
 
     kind = "byte"
     vocab_size = 257
@@ -137,12 +138,12 @@ class ByteTokenizer:
     def encode(self, text: str) -> NDArray[np.int64]:
         return self.encode_all([text])[0]
 
-    def encode_all(self, texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def encode_all(self, documents: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         try:
-            encoded = [text.encode("utf-8") for text in texts]
+            encoded = [document.encode("utf-8") for document in documents]
         except UnicodeEncodeError as error:
             raise surrogate_error(error, "text") from error
-        lengths = np.fromiter(map(len, encoded), dtype=np.int64, count=len(texts))
+        lengths = np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded))
         return np.frombuffer(b"".join(encoded), dtype=np.uint8).astype(np.int64) + 1, lengths
 
     def decode(self, ids: ArrayLike) -> str:
@@ -172,8 +173,11 @@ class _ByteStream:
 def build_tokenizer(
     kind: str, train: Iterable[str], val: Iterable[str] = (), vocab_size: int = 0
 ) -> Tokenizer:
-    """The tokenizer of a kind: char takes every character of both parts, bpe learns `vocab_size`
-    ids from the training part alone. Raises TokenizerError, MissingDependency."""
+    """Build the tokenizer of a kind.
+
+    char has every character of both parts; bpe learns `vocab_size` ids from the training part
+    alone. Raises TokenizerError, MissingDependency.
+    """
     if kind == "char":
         return CharTokenizer(set().union(*train, *val))
     if kind == "byte":
@@ -186,7 +190,7 @@ def build_tokenizer(
 
 
 def tokenizer_from_dict(saved: Mapping[str, Any]) -> Tokenizer:
-    """The tokenizer that to_dict wrote. Raises TokenizerError on anything else."""
+    """Load a tokenizer from the output of to_dict. Raises TokenizerError for anything else."""
     kind = saved.get("kind") if isinstance(saved, Mapping) else None
     if kind == "byte" and set(saved) == {"kind"}:
         return ByteTokenizer()
@@ -200,22 +204,22 @@ def tokenizer_from_dict(saved: Mapping[str, Any]) -> Tokenizer:
             tokenizer = CharTokenizer(characters)
             if tokenizer.characters == characters:
                 return tokenizer
-        raise TokenizerError("saved tokenizer: characters must be a sorted text without repeats")
+        raise TokenizerError("saved tokenizer: characters must be sorted and without repeats")
     raise TokenizerError(
         "saved tokenizer must be {kind: byte}, {kind: char, characters: …} or {kind: bpe, …},"
         f" got {str(saved)[:60]!r}"
     )
 
 
-def _code_points(text: str, what: str) -> NDArray[np.uint32]:
+def _code_points(text: str, name: str) -> NDArray[np.uint32]:
     try:
         return np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
     except UnicodeEncodeError as error:
-        raise surrogate_error(error, what) from error
+        raise surrogate_error(error, name) from error
 
 
-def _place(position: int, lengths: NDArray[np.int64]) -> str:
-    """The position within its document, and which document if there are several."""
+def _position_text(position: int, lengths: NDArray[np.int64]) -> str:
+    """Return the position within its document, and the document if there are several."""
     if len(lengths) == 1:
         return str(position)
     ends = np.cumsum(lengths)

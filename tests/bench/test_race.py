@@ -1,4 +1,4 @@
-"""The race harness: what it feeds every side, how it scores, and that no failure stops it."""
+"""The race: the data of every side, the scores, the report, and failures that stop nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.race import __main__ as peers
+from bench.race import __main__ as race
 from bench.race import report as race_report
 from bench.race.data import RaceText, documents, prepare_lines, prepare_text
 from bench.race.entrants import Eemicrogpt, check_nanogpt_split
@@ -67,7 +67,7 @@ def test_our_own_split_is_the_same_bytes(text: RaceText) -> None:
 
 @pytest.mark.parametrize(
     ("data", "words"),
-    [(b"short", "must hold at least 10000 bytes, got 5"), (b"\xc3\xa9" * 9000, "must be ASCII")],
+    [(b"short", "must have at least 10000 bytes, got 5"), (b"\xc3\xa9" * 9000, "must be ASCII")],
 )
 def test_a_text_that_cannot_race_is_refused(tmp_path: Path, data: bytes, words: str) -> None:
     source = tmp_path / "source.txt"
@@ -117,13 +117,13 @@ def test_another_split_of_nanogpt_is_refused(text: RaceText, tmp_path: Path) -> 
 
 
 def counting_logits(inputs: torch.Tensor) -> torch.Tensor:
-    """Of a model that reads a whole window: token t scores by how often it was seen so far."""
+    """Score token t by its count so far: the logits of a model that reads a whole window."""
     seen = torch.nn.functional.one_hot(inputs, 7).cumsum(1)
     return 0.3 * seen.float() - 0.1 * torch.arange(7)
 
 
 def by_hand(inputs: Sequence[int], target: int) -> float:
-    """The same in plain Python: nats of `target` after the window's tokens so far."""
+    """Compute the nats of `target` after `inputs` in plain Python."""
     scores = [0.3 * inputs.count(t) - 0.1 * t for t in range(7)]
     return math.log(sum(math.exp(score) for score in scores)) - scores[target]
 
@@ -134,8 +134,8 @@ def test_each_target_is_scored_once_in_its_own_window(ids: list[int], context: i
     for i in range(1, len(ids)):
         first = (i - 1) // context * context
         expected += by_hand(ids[first:i], ids[i])
-    cut = windows(np.array(ids), context)
-    total = nats(Scored(counting_logits, cut, context, len(ids) - 1, 0))
+    scored = windows(np.array(ids), context)
+    total = nats(Scored(counting_logits, scored, context, len(ids) - 1, 0))
     assert total == pytest.approx(expected, rel=1e-6)
 
 
@@ -147,8 +147,8 @@ def test_windows_after_bos_score_every_token_but_bos(ids: list[int], context: in
         first = i // context * context
         if target != bos:
             expected += by_hand([bos, *ids[first:i]], target)
-    cut = windows_from(bos, np.array(ids), context)
-    total = nats(Scored(counting_logits, cut, context, len(ids), 0, free=bos))
+    scored = windows_from(bos, np.array(ids), context)
+    total = nats(Scored(counting_logits, scored, context, len(ids), 0, ignored=bos))
     assert total == pytest.approx(expected, rel=1e-6, abs=1e-12)
 
 
@@ -158,13 +158,13 @@ def test_a_line_is_scored_alone_from_its_first_token_to_its_end(lines: list[list
     expected = sum(
         by_hand([bos, *line[:i]], target) for line in lines for i, target in enumerate([*line, bos])
     )
-    cut = windows_of_lines(bos, [np.array(line, dtype=np.int64) for line in lines])
-    total = nats(Scored(counting_logits, cut, 16, 1, 0))
+    scored = windows_of_lines(bos, [np.array(line, dtype=np.int64) for line in lines])
+    total = nats(Scored(counting_logits, scored, 16, 1, 0))
     assert total == pytest.approx(expected, rel=1e-6, abs=1e-12)
 
 
 def eemicrogpt_by_hand(w: dict[str, np.ndarray], ids: list[int]) -> np.ndarray:
-    """Logits after `ids`, position by position and head by head in float64."""
+    """Compute the logits after `ids`, position by position and head by head in float64."""
 
     def norm(x: np.ndarray) -> np.ndarray:
         return x / math.sqrt(float(np.mean(x * x)) + 1e-5)
@@ -228,7 +228,7 @@ def test_the_interval_of_a_ratio_is_that_of_the_logarithms_difference() -> None:
     a, b = [10.0, 11.0, 12.1], [2.0, 2.0, 2.0 * math.exp(1e-9)]
     ratio, low, high = ratio_interval(a, b)
     assert ratio == pytest.approx(33.1 / 3 / 2)
-    # Nearly all of the spread is of a: 2 degrees of freedom, t = 4.303.
+    # Nearly all of the spread is that of a: 2 degrees of freedom, t = 4.303.
     error = math.log(1.1) / math.sqrt(3)
     assert math.log(high / 5.5) == pytest.approx(4.303 * error, rel=1e-3)
     assert math.log(5.5 / low) == pytest.approx(4.303 * error, rel=1e-3)
@@ -239,7 +239,7 @@ def test_the_interval_of_a_ratio_is_that_of_the_logarithms_difference() -> None:
 
 @dataclass(frozen=True)
 class Fake:
-    """An entrant that is a line of Python."""
+    """An entrant whose program is a line of Python."""
 
     code: str
     loss = re.compile(r"^loss ([\d.]+)")
@@ -272,7 +272,7 @@ class Fake:
         ("import sys; open('weights', 'w').write(sys.argv[1])", "ok", ""),
         ("raise ValueError('no luck')", "failed", "exit status 1: ValueError: no luck"),
         ("pass", "failed", "left no weights"),
-        ("import time; print('on', flush=True); time.sleep(60)", "timeout", "ran past 1.5 s"),
+        ("import time; print('on', flush=True); time.sleep(60)", "timeout", "exceeded 1.5 s"),
     ],
 )
 def test_a_run_ends_with_a_status_and_a_reason(
@@ -301,12 +301,12 @@ def test_the_curve_is_what_the_log_says_in_nats(text: RaceText, tmp_path: Path) 
 def test_leading_words_of_an_entry_are_variables(text: RaceText, tmp_path: Path) -> None:
     fake = Fake("import os; open('weights', 'w'); print('loss', float(os.environ['RATE']) * 2)")
     side = Side("fake", "ours", fake, ("RATE=1.5", "--steps=3", "NOT=1"), (1,))
-    assert side.settings() == ({"RATE": "1.5"}, ("--steps=3", "NOT=1"))
+    assert side.variables_and_options() == ({"RATE": "1.5"}, ("--steps=3", "NOT=1"))
     done = run(side, 1, text, tmp_path, timeout=60)
     assert [loss for _, loss in done.curve] == [1.5]
 
 
-def test_a_peer_that_does_not_compile_stands_in_the_record(text: RaceText, tmp_path: Path) -> None:
+def test_a_peer_that_does_not_compile_is_recorded(text: RaceText, tmp_path: Path) -> None:
     compiler = (sys.executable, "-c", "raise SystemExit('no such header')")
     (tmp_path / "builds").mkdir()
     peer = Eemicrogpt(tmp_path, compiler, tmp_path / "builds")
@@ -324,22 +324,22 @@ def test_a_peer_that_does_not_compile_stands_in_the_record(text: RaceText, tmp_p
 def test_a_peer_races_on_documents_of_its_kind(
     monkeypatch: pytest.MonkeyPatch, flags: list[str], words: str
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["peers.py", "--text", "names.txt", *flags])
+    monkeypatch.setattr(sys, "argv", ["bench.race", "--text", "names.txt", *flags])
     with pytest.raises(SystemExit, match=words):
-        peers.parsed()
+        race.parsed()
 
 
-RACES = sorted((Path(peers.__file__).parent / "entries").glob("*.args"))
+RACES = sorted((Path(race.__file__).parent / "entries").glob("*.args"))
 
 
 @pytest.mark.parametrize("file", RACES, ids=lambda file: file.stem)
 def test_a_race_of_a_file_is_what_its_record_is_of(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["peers.py", f"@{file}", "--text", "a text.txt"])
-    options = peers.parsed()
+    monkeypatch.setattr(sys, "argv", ["bench.race", f"@{file}", "--text", "a text.txt"])
+    options = race.parsed()
     assert (options.name, options.text) == (file.stem, Path("a text.txt"))
-    entries = peers.entries(options.ours)
+    entries = race.entries(options.ours)
     assert len({name for name, _ in entries}) == len(entries) > 0
     for _, arguments in entries:
         flags = _plain_flags(["train", *arguments])
@@ -348,8 +348,8 @@ def test_a_race_of_a_file_is_what_its_record_is_of(
 
 
 def test_a_line_of_a_race_file_is_read_as_a_shell_reads_it() -> None:
-    assert peers.words_of_line('--ours "a b=--steps 3"  # why') == ["--ours", "a b=--steps 3"]
-    assert peers.words_of_line("# a comment") == []
+    assert race.words_of_line('--ours "a b=--steps 3"  # why') == ["--ours", "a b=--steps 3"]
+    assert race.words_of_line("# a comment") == []
 
 
 # -------------------------------------------------------------------------------------- report

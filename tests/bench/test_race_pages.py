@@ -1,4 +1,4 @@
-"""The tables of the race: what stands in the pages is what the records say."""
+"""The tables of the race: the pages agree with the records."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_row_is_its_sides_summary(records: None) -> None:
     ]
 
 
-def test_a_record_alone_stands_for_all_that_finished(records: None) -> None:
+def test_a_record_alone_means_all_sides_that_finished(records: None) -> None:
     table = race_pages.written("<!-- race: short -->\n<!-- end -->").splitlines()
     assert [re.split(r" *\| *", line)[1] for line in table[3:-1]] == [
         "nanoGPT, tuned", "`--preset nano --steps 130`", "`--preset nano --steps 130`",
@@ -65,12 +65,12 @@ def test_a_score_that_is_not_below_says_so(records: None) -> None:
 
 
 def test_a_side_that_did_not_finish_is_named(records: None) -> None:
-    with pytest.raises(SystemExit, match="short: no side 'nanochat x' finished"):
+    with pytest.raises(SystemExit, match="short: no side 'nanochat x' finished; these did"):
         race_pages.rows("short nanochat x")
 
 
 @pytest.mark.parametrize("page", race_pages.PAGES, ids=lambda page: page.name)
-def test_a_page_says_what_its_records_do(page: Path) -> None:
+def test_a_page_agrees_with_its_records(page: Path) -> None:
     race_pages.record.cache_clear()
     text = page.read_text(encoding="utf-8")
     assert race_pages.TABLE.search(text)

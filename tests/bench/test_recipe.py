@@ -1,4 +1,4 @@
-"""The notebooks of the recipe: what they vary are configs that train."""
+"""The notebooks of the recipe: each row is a valid config."""
 
 from __future__ import annotations
 

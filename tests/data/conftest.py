@@ -1,4 +1,4 @@
-"""Property tests here state no time limit: machines that run them differ."""
+"""Property tests of this folder have no time limit, because machines differ in speed."""
 
 from hypothesis import settings
 

@@ -1,4 +1,4 @@
-"""Batches against a plain reading of their contract: every pair where it belongs, once."""
+"""Batches compared with a plain reading of their contract: every pair in its place, once."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from nanochat.data.batches import (
     make_batcher,
     resolve_batching,
 )
-from nanochat.data.documents import Documents, encode_documents, stream
+from nanochat.data.documents import Documents, encode_documents, token_stream
 from nanochat.data.tokenizer import BOS, build_tokenizer
 from nanochat.errors import ConfigError
 from nanochat.philox import Stream, permutation, random_u64
 
 KINDS = ["windows", "packed", "documents"]
 lengths = st.lists(st.integers(0, 40), min_size=1, max_size=30)
-blocks = st.integers(1, 12)
+block_sizes = st.integers(1, 12)
 seeds = st.integers(0, 2**32 - 1)
 
 
 def numbered(document_lengths) -> Documents:
-    """Documents in which every token is another one, so that a pair tells where it is from."""
+    """Documents in which every token is different, so each pair identifies its place."""
     total = sum(document_lengths)
     offsets = np.concatenate([[0], np.cumsum(document_lengths)]).astype(np.int64)
     return Documents(np.arange(1, total + 1, dtype=np.int64), offsets)
 
 
 def pairs_of(documents: Documents) -> list[tuple[int, int]]:
-    tokens = stream(documents).tolist()
+    tokens = token_stream(documents).tolist()
     return list(pairwise(tokens))
 
 
@@ -65,7 +65,7 @@ def check_form(batch: Batch, documents: Documents, block_size: int, rows: int | 
     assert rows is None or shape[0] == rows
     assert 1 <= shape[1] <= block_size
     assert shape[1] == batch.lengths.max()
-    tokens = stream(documents).tolist()
+    tokens = token_stream(documents).tolist()
     followers: dict[int, set[int]] = {}
     for a, b in pairwise(tokens):
         followers.setdefault(a, set()).add(b)
@@ -92,7 +92,7 @@ def check_form(batch: Batch, documents: Documents, block_size: int, rows: int | 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@given(lengths, blocks, seeds, st.integers(1, 5), st.integers(1, 3), st.integers(0, 50))
+@given(lengths, block_sizes, seeds, st.integers(1, 5), st.integers(1, 3), st.integers(0, 50))
 def test_batches_have_the_form_of_the_contract(kind, sizes, block_size, seed, rows, accum, step):
     documents = numbered(sizes)
     batcher = make_batcher(
@@ -133,13 +133,13 @@ def test_ranks_partition_the_rows_of_one_process(kind, sizes, seed, world, accum
     for micro in range(accum):
         for rank in range(world):
             part, rows = parts[rank][micro], slice(2 * rank, 2 * rank + 2)
-            width = part.inputs.shape[1]
+            columns = part.inputs.shape[1]
             assert part.global_targets == whole[micro].global_targets
             assert np.array_equal(part.lengths, whole[micro].lengths[rows])
             for name in ("inputs", "targets", "positions", "segments"):
-                cut = getattr(whole[micro], name)[rows]
-                assert np.array_equal(getattr(part, name), cut[:, :width])
-                assert (whole[micro].segments[rows, width:] == -1).all()
+                expected = getattr(whole[micro], name)[rows]
+                assert np.array_equal(getattr(part, name), expected[:, :columns])
+                assert (whole[micro].segments[rows, columns:] == -1).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -162,10 +162,10 @@ def test_seeds_and_steps_differ(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("texts", [["a"], [""], ["", ""], ["a" * 500], ["aaa"] * 9])
-def test_smallest_and_dullest_corpora_work(kind, texts):
-    tokenizer = build_tokenizer("char", texts)
-    documents = encode_documents(tokenizer, texts)
+@pytest.mark.parametrize("corpus", [["a"], [""], ["", ""], ["a" * 500], ["aaa"] * 9])
+def test_smallest_and_dullest_corpora_work(kind, corpus):
+    tokenizer = build_tokenizer("char", corpus)
+    documents = encode_documents(tokenizer, corpus)
     batcher = make_batcher(kind, documents, batch_size=4, block_size=16, seed=0)
     for step in (0, 1, 10**9):
         (batch,) = batcher.step(step)
@@ -184,7 +184,7 @@ def test_unknown_kind_is_refused():
     ("sizes", "expected"),
     [([63, 63], "packed"), ([64, 63], "windows"), ([2, 2, 1000], "windows"), ([3] * 99, "packed")],
 )
-def test_auto_takes_windows_above_four_blocks_a_document(sizes, expected):
+def test_auto_takes_windows_above_four_block_sizes_per_document(sizes, expected):
     documents = numbered(sizes)
     assert resolve_batching("auto", documents, 16) == expected
     for kind in KINDS:
@@ -194,21 +194,21 @@ def test_auto_takes_windows_above_four_blocks_a_document(sizes, expected):
 # --------------------------------------------------------------------------------------- windows
 
 
-@given(lengths, blocks, seeds, st.integers(0, 2**40))
+@given(lengths, block_sizes, seeds, st.integers(0, 2**40))
 def test_windows_start_where_philox_says(sizes, block_size, seed, step):
     documents = numbered(sizes)
-    tokens = stream(documents).tolist()
-    width = min(block_size, documents.pairs)
-    starts = len(tokens) - width
+    tokens = token_stream(documents).tolist()
+    window = min(block_size, documents.pairs)
+    starts = len(tokens) - window
     make = {"block_size": block_size, "grad_accum": 2, "seed": seed, "rank": 1, "world": 2}
     microbatches = make_batcher("windows", documents, batch_size=3, **make).step(step)
     draws = random_u64(seed, Stream.BATCHES, step, 12).tolist()
     for micro, batch in enumerate(microbatches):
-        assert batch.global_targets == 12 * width
+        assert batch.global_targets == 12 * window
         for row in range(3):
             start = draws[(micro * 2 + 1) * 3 + row] % starts
-            assert batch.inputs[row].tolist() == tokens[start : start + width]
-            assert batch.targets[row].tolist() == tokens[start + 1 : start + width + 1]
+            assert batch.inputs[row].tolist() == tokens[start : start + window]
+            assert batch.targets[row].tolist() == tokens[start + 1 : start + window + 1]
 
 
 def test_every_window_is_equally_likely():
@@ -237,15 +237,15 @@ def test_corpus_shorter_than_a_window_is_one_window():
 # ---------------------------------------------------------------------------------------- epochs
 
 
-def epochs_of(batcher, rows_an_epoch: int, epochs: int) -> list[list[Batch]]:
-    """One row a step makes the bounds of epochs visible."""
+def epochs_of(batcher, rows_per_epoch: int, epochs: int) -> list[list[Batch]]:
+    """One row per step makes the bounds of epochs visible."""
     return [
-        [batcher.step(epoch * rows_an_epoch + row)[0] for row in range(rows_an_epoch)]
+        [batcher.step(epoch * rows_per_epoch + row)[0] for row in range(rows_per_epoch)]
         for epoch in range(epochs)
     ]
 
 
-@given(lengths, blocks, seeds)
+@given(lengths, block_sizes, seeds)
 def test_packed_epoch_holds_every_pair_exactly_once(sizes, block_size, seed):
     documents = numbered(sizes)
     rows = sum(b.inputs.shape[0] for b in evaluation_batches(
@@ -255,10 +255,10 @@ def test_packed_epoch_holds_every_pair_exactly_once(sizes, block_size, seed):
         assert sorted(pairs_in(epoch)) == sorted(pairs_of(documents))
 
 
-@given(lengths, blocks, seeds)
+@given(lengths, block_sizes, seeds)
 def test_documents_epoch_holds_the_head_of_every_document_once(sizes, block_size, seed):
     documents = numbered(sizes)
-    tokens = stream(documents).tolist()
+    tokens = token_stream(documents).tolist()
     batcher = make_batcher("documents", documents, batch_size=1, block_size=block_size, seed=seed)
     for number, epoch in enumerate(epochs_of(batcher, len(sizes), 2)):
         order = permutation(seed, Stream.BATCHES, number + 1, len(sizes)).tolist()
@@ -287,7 +287,7 @@ def test_step_may_span_epochs():
     assert [sorted(first[i : i + 3]) for i in (0, 3, 6)] == [[1, 2, 3]] * 3
 
 
-def test_packed_batch_is_as_wide_as_its_widest_row():
+def test_packed_batch_has_the_columns_of_its_longest_row():
     documents = numbered([2, 2, 5])
     batcher = make_batcher("packed", documents, batch_size=1, block_size=7, seed=0)
     assert sorted(batcher.step(step)[0].inputs.shape for step in range(2)) == [(1, 6), (1, 6)]
@@ -303,7 +303,7 @@ def test_which_documents_share_a_row_depends_on_the_seed():
     assert len(rows) == 10
 
 
-def test_long_document_is_packed_in_pieces_that_start_at_zero():
+def test_long_document_is_packed_in_chunks_that_start_at_zero():
     documents = numbered([9])  # 10 pairs: 4, 4, 2
     (batch,) = make_batcher("packed", documents, batch_size=3, block_size=4, seed=0).step(0)
     assert sorted(batch.inputs.tolist()) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 0, 0]]
@@ -314,7 +314,7 @@ def test_long_document_is_packed_in_pieces_that_start_at_zero():
 # ------------------------------------------------------------------------------------ evaluation
 
 
-@given(lengths, blocks, st.integers(1, 9))
+@given(lengths, block_sizes, st.integers(1, 9))
 def test_evaluation_holds_every_pair_exactly_once(sizes, block_size, batch_size):
     documents = numbered(sizes)
     batches = evaluation_batches(documents, batch_size=batch_size, block_size=block_size)
@@ -327,17 +327,17 @@ def test_evaluation_holds_every_pair_exactly_once(sizes, block_size, batch_size)
 
 
 @settings(max_examples=50)
-@given(lengths, blocks, st.integers(1, 200))
-def test_evaluation_of_max_tokens_is_the_first_pieces_that_reach_it(sizes, block_size, max_tokens):
+@given(lengths, block_sizes, st.integers(1, 200))
+def test_evaluation_of_max_tokens_is_the_first_chunks_that_reach_it(sizes, block_size, max_tokens):
     documents = numbered(sizes)
     expected, reached, first = [], 0, 0
     all_pairs = pairs_of(documents)
     for size in sizes:
         for start in range(0, size + 1, block_size):
             if reached < max_tokens:
-                piece = all_pairs[first + start : first + min(start + block_size, size + 1)]
-                expected += piece
-                reached += len(piece)
+                chunk = all_pairs[first + start : first + min(start + block_size, size + 1)]
+                expected += chunk
+                reached += len(chunk)
         first += size + 1
     batches = evaluation_batches(
         documents, batch_size=4, block_size=block_size, max_tokens=max_tokens

@@ -1,4 +1,4 @@
-"""Byte-pair encoding beside a plain-Python one, and what it promises to the rest of the data."""
+"""Byte-pair encoding compared with a plain-Python one, and its contract with the other modules."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from nanochat.errors import MissingDependency, TokenizerError
 
 TEXT = "the cat sat on the mat, the rat ran; 12345 numbers\n\n    def there(it):\n" * 20
 LEARNED = learn([TEXT], 285)
-# PATTERN in the words of the standard library, for text of Latin letters and ASCII digits.
+# PATTERN for the standard library's re, for text of Latin letters and ASCII digits.
 LATIN_WORDS = re.compile(r" ?[^\W\d_]+| ?[0-9]{1,3}| ?(?:[^\s\w]|_)+|\n+|[^\S\n]+")
 
 plain_text = st.text(alphabet="thecatsonmr ,;\n_é12", max_size=80)
@@ -32,7 +32,7 @@ def tokens_of(tokenizer: BpeTokenizer) -> list[bytes]:
 
 
 def merged_by_hand(word: bytes, ranks: dict[bytes, int]) -> list[int]:
-    """Join the neighbours of the lowest rank, the leftmost first, until there are none."""
+    """Join the neighbors of the lowest rank, the leftmost first, until none can be joined."""
     parts = [bytes([byte]) for byte in word]
     while True:
         joined = [a + b for a, b in pairwise(parts)]
@@ -62,9 +62,9 @@ def test_any_text_comes_back(text):
 
 
 @given(st.lists(plain_text, max_size=5))
-def test_texts_together_are_the_texts_apart(texts):
-    ids, lengths = LEARNED.encode_all(texts)
-    apart = [LEARNED.encode(text) for text in texts]
+def test_encoding_all_equals_encoding_each(documents):
+    ids, lengths = LEARNED.encode_all(documents)
+    apart = [LEARNED.encode(document) for document in documents]
     assert lengths.tolist() == [len(part) for part in apart]
     assert ids.tolist() == [token for part in apart for token in part.tolist()]
 
@@ -82,7 +82,7 @@ def test_every_merge_joins_two_tokens_before_it():
     tokens = tokens_of(LEARNED)
     for rank in range(256, len(tokens)):
         before, token = set(tokens[:rank]), tokens[rank]
-        assert any({token[:cut], token[cut:]} <= before for cut in range(1, len(token)))
+        assert any({token[:i], token[i:]} <= before for i in range(1, len(token)))
     assert len(set(tokens)) == len(tokens)
 
 
@@ -114,9 +114,12 @@ def test_the_saved_form_is_json_and_gives_the_same_ids():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"pattern": "."}, "saved tokenizer: pattern is of another version of nanochat"),
-        ({"merged": ["7468", "7468"]}, "merged must be tokens of two bytes or more, without"),
-        ({"merged": ["74"]}, "merged must be tokens of two bytes or more, without repeats"),
+        (
+            {"pattern": "."},
+            "saved tokenizer: pattern must be that of this version of nanochat; load it with",
+        ),
+        ({"merged": ["7468", "7468"]}, "merged must be tokens of two or more bytes, without"),
+        ({"merged": ["74"]}, "merged must be tokens of two or more bytes, without repeats"),
         ({"merged": ["xy"]}, "saved tokenizer: merged must be a list of tokens in hexadecimal"),
         ({"merged": [5]}, "saved tokenizer: merged must be a list of tokens in hexadecimal"),
         ({"more": 1}, "saved tokenizer must be {kind: byte}, "),

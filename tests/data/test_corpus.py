@@ -1,4 +1,4 @@
-"""What each kind of `--data` becomes, and the message of each that cannot be read."""
+"""The documents of each kind of `--data`, and the error message of each that cannot be read."""
 
 from __future__ import annotations
 
@@ -81,7 +81,46 @@ def test_folder_keeps_an_empty_file_as_an_empty_document(tmp_path):
     assert list(load_corpus(str(tmp_path)).documents) == ["", "B"]
 
 
-def test_jsonl_is_one_document_a_record(tmp_path):
+@pytest.mark.parametrize("link", [os.symlink, os.link], ids=["symbolic", "hard"])
+def test_folder_counts_a_file_once_however_many_links_point_to_it(tmp_path, link):
+    for number in range(20):
+        target = Path(write(tmp_path / f"d{number:02}", f"document {number}"))
+        link(target, tmp_path / f"d{number:02}.u8")
+        link(target, tmp_path / f"a{number:02}.txt")
+    documents = list(load_corpus(str(tmp_path)).documents)
+    assert documents == [f"document {number}" for number in range(20)]
+
+
+def test_first_path_in_sorted_order_names_a_linked_file(tmp_path):
+    write(tmp_path / "b.txt", '{"text": "record"}')
+    write(tmp_path / "c.txt", "C")
+    os.symlink("b.txt", tmp_path / "a.jsonl")  # read as records, because a.jsonl comes first
+    os.symlink("c.txt", tmp_path / "d.jsonl")  # never read as records
+    assert list(load_corpus(str(tmp_path)).documents) == ["record", "C"]
+
+
+def test_links_to_hidden_and_outside_files_are_read(tmp_path):
+    write(tmp_path / "folder" / ".hidden", "H")
+    write(tmp_path / "outside", "O")
+    os.symlink(".hidden", tmp_path / "folder" / "a")
+    os.symlink(tmp_path / "outside", tmp_path / "folder" / "b")
+    os.symlink(tmp_path / "outside", tmp_path / "folder" / "c")
+    assert list(load_corpus(str(tmp_path / "folder")).documents) == ["H", "O"]
+
+
+def test_loops_and_broken_links_end(tmp_path):
+    write(tmp_path / "folder" / "a.txt", "A")
+    os.symlink(tmp_path, tmp_path / "folder" / "up")
+    os.symlink(".", tmp_path / "folder" / "same")
+    os.symlink("loop", tmp_path / "loop")
+    os.symlink("two", tmp_path / "one")
+    os.symlink("one", tmp_path / "two")
+    os.symlink("nothing", tmp_path / "broken")
+    os.symlink("folder/a.txt/b", tmp_path / "below-a-file")
+    assert list(load_corpus(str(tmp_path)).documents) == ["A"]
+
+
+def test_jsonl_is_one_document_per_record(tmp_path):
     records = [{"text": "a\nb", "id": 1}, {"text": ""}, {"text": "ü"}]
     path = write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, records)) + "\r\n\n")
     corpus = load_corpus(path)
@@ -98,7 +137,7 @@ def test_folder_of_jsonl_is_the_records_of_all(tmp_path):
     assert (list(corpus.documents), corpus.kind) == (["a", "b"], "record")
 
 
-def test_parquet_is_one_document_a_row(tmp_path):
+def test_parquet_is_one_document_per_row(tmp_path):
     import pyarrow as arrow
     import pyarrow.parquet as parquet
 
@@ -106,7 +145,7 @@ def test_parquet_is_one_document_a_row(tmp_path):
     corpus = load_corpus(str(tmp_path / "a.parquet"))
     assert (list(corpus.documents), corpus.kind) == (["a\nb", "ü"], "record")
     parquet.write_table(arrow.table({"id": [1]}), tmp_path / "b.parquet")
-    assert message(str(tmp_path / "b.parquet")).endswith("must have a column text, it has id")
+    assert message(str(tmp_path / "b.parquet")).endswith("must have a column text, got id")
     parquet.write_table(arrow.table({"text": ["a", None]}), tmp_path / "c.parquet")
     assert message(str(tmp_path / "c.parquet")).endswith("row 1: text must be a string, got None")
     write(tmp_path / "d.parquet", "no parquet")
@@ -210,7 +249,7 @@ def test_invalid_file_in_a_folder_is_named(tmp_path):
 def test_folder_without_text_is_refused(tmp_path):
     write(tmp_path / ".hidden", "x")
     assert message(str(tmp_path)) == (
-        f"folder {tmp_path} holds no text file; hidden files do not count"
+        f"folder {tmp_path} contains no text file; hidden files are skipped"
     )
 
 
@@ -244,12 +283,12 @@ def test_record_nested_too_deeply_is_one_clear_line(tmp_path):
 
 def test_lone_surrogate_in_a_record_is_refused(tmp_path):
     path = write(tmp_path / "a.jsonl", '{"text": "a\\ud800"}')
-    assert message(path) == f'{path} line 1: "text" holds a lone surrogate; replace it'
+    assert message(path) == f'{path} line 1: "text" contains a lone surrogate; replace it'
 
 
 @contextmanager
 def bound_by_permissions() -> Iterator[None]:
-    """Root may read everything: within the block root is nobody."""
+    """Drop root's right to read everything inside the block."""
     if AS_ROOT:
         os.seteuid(65534)
     try:
@@ -259,10 +298,10 @@ def bound_by_permissions() -> Iterator[None]:
             os.seteuid(0)
 
 
-@pytest.mark.skipif(os.name == "nt", reason="permissions are another thing on Windows")
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other permissions")
 def test_unreadable_file_and_folder_are_named():
     with TemporaryDirectory() as name:
-        os.chmod(name, 0o755)  # what pytest makes is closed to others
+        os.chmod(name, 0o755)  # pytest's own folders are closed to other users
         path = Path(write(Path(name, "folder", "a.txt"), "x"))
         os.chmod(path, 0)
         os.chmod(path.parent, 0o755)

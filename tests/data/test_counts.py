@@ -1,4 +1,4 @@
-"""Counts against plain loops."""
+"""Counts compared with plain loops."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from nanochat.data.tokenizer import build_tokenizer
 corpora = st.lists(st.text("abé", max_size=6), min_size=1, max_size=8)
 
 
-def looped_counts(texts, tokenizer):
+def looped_counts(corpus, tokenizer):
     table = [[0] * tokenizer.vocab_size for _ in range(tokenizer.vocab_size)]
-    for text in texts:
+    for text in corpus:
         ids = [0, *tokenizer.encode(text).tolist(), 0]
         for i in range(len(ids) - 1):
             table[ids[i]][ids[i + 1]] += 1
@@ -33,21 +33,21 @@ def looped_counts(texts, tokenizer):
 
 @pytest.mark.parametrize("chunk", [1, 3, 1 << 22])
 @given(corpora)
-def test_counts_are_those_of_a_loop_over_pairs(chunk, texts):
+def test_counts_are_those_of_a_loop_over_pairs(chunk, corpus):
     tokenizer = build_tokenizer("char", ["abé"])
-    documents = encode_documents(tokenizer, texts)
+    documents = encode_documents(tokenizer, corpus)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(counts_module, "_CHUNK", chunk)
         table = transition_counts(documents, tokenizer.vocab_size)
     assert table.dtype == np.int64
-    assert table.tolist() == looped_counts(texts, tokenizer)
+    assert table.tolist() == looped_counts(corpus, tokenizer)
     assert table.sum() == documents.pairs
 
 
 @given(corpora)
-def test_optimum_is_the_mean_negative_log_of_the_count_ratios(texts):
-    tokenizer = build_tokenizer("char", texts)
-    table = looped_counts(texts, tokenizer)
+def test_optimum_is_the_mean_negative_log_of_the_count_ratios(corpus):
+    tokenizer = build_tokenizer("char", corpus)
+    table = looped_counts(corpus, tokenizer)
     nats, total = 0.0, 0
     for row in table:
         for count in row:
@@ -59,9 +59,9 @@ def test_optimum_is_the_mean_negative_log_of_the_count_ratios(texts):
 
 
 @given(corpora)
-def test_no_bigram_is_better_than_the_optimum_on_its_own_pairs(texts):
-    tokenizer = build_tokenizer("char", texts)
-    table = transition_counts(encode_documents(tokenizer, texts), tokenizer.vocab_size)
+def test_no_bigram_is_better_than_the_optimum_on_its_own_pairs(corpus):
+    tokenizer = build_tokenizer("char", corpus)
+    table = transition_counts(encode_documents(tokenizer, corpus), tokenizer.vocab_size)
     smoothed = -(table * np.log(add_one_probabilities(table))).sum() / table.sum()
     assert bigram_optimum(table) <= smoothed + 1e-12
 
@@ -86,7 +86,7 @@ def test_add_one_rows_are_smoothed_ratios_that_sum_to_one():
 
 @pytest.mark.parametrize("kind", ["char", "byte"])
 @given(corpora)
-def test_bytes_are_those_of_the_text(kind, texts):
-    tokenizer = build_tokenizer(kind, texts)
-    documents = encode_documents(tokenizer, texts)
-    assert byte_count(documents, tokenizer.token_bytes) == len("".join(texts).encode())
+def test_bytes_are_those_of_the_text(kind, corpus):
+    tokenizer = build_tokenizer(kind, corpus)
+    documents = encode_documents(tokenizer, corpus)
+    assert byte_count(documents, tokenizer.token_bytes) == len("".join(corpus).encode())

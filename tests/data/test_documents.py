@@ -1,4 +1,4 @@
-"""Documents end to end, and the BOS-delimited stream."""
+"""Documents end to end, and the BOS-delimited token stream."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanochat.data.documents import Documents, encode_documents, stream
+from nanochat.data.documents import Documents, encode_documents, token_stream
 from nanochat.data.tokenizer import build_tokenizer
 
 
 @given(st.lists(st.text("abc", max_size=5)))
-def test_stream_puts_bos_before_every_document_and_at_the_end(texts):
-    documents = encode_documents(build_tokenizer("char", ["abc"]), texts)
+def test_token_stream_puts_bos_before_every_document_and_at_the_end(corpus):
+    documents = encode_documents(build_tokenizer("char", ["abc"]), corpus)
     expected = [0]
-    for text in texts:
+    for text in corpus:
         expected += ["abc".index(c) + 1 for c in text] + [0]
-    got = stream(documents)
+    got = token_stream(documents)
     assert got.dtype == np.int64
     assert got.tolist() == expected
     assert documents.pairs == len(expected) - 1
-    assert documents.count == len(texts)
-    assert documents.lengths.tolist() == [len(text) for text in texts]
-    for d, text in enumerate(texts):
+    assert documents.count == len(corpus)
+    assert documents.lengths.tolist() == [len(text) for text in corpus]
+    for d, text in enumerate(corpus):
         first = documents.offsets[d] + d
         assert got[first] == 0
         assert got[first + len(text) + 1] == 0

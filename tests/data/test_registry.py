@@ -1,4 +1,4 @@
-"""Named corpora: the embedded one, the search by hash, and the one line when nothing is found."""
+"""Named corpora: the embedded one, the search by hash, and the message when nothing is found."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHARED = Path(__file__).parents[3] / "shared" / "data"
 
 
 class Pooch(types.ModuleType):
-    """Stands in for the network: answers with bytes, or fails."""
+    """A fake pooch that answers with bytes, or fails."""
 
     def __init__(self, cache: Path, answer: bytes | Exception) -> None:
         super().__init__("pooch")
@@ -30,7 +30,7 @@ class Pooch(types.ModuleType):
     def get_logger(self):
         import logging
 
-        return logging.getLogger("stand-in")
+        return logging.getLogger("fake")
 
     def HTTPDownloader(self, timeout):
         assert 0 < timeout <= 30
@@ -47,7 +47,7 @@ class Pooch(types.ModuleType):
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
-    """A registry entry whose bytes are known here."""
+    """Add a registry entry whose bytes are known."""
     monkeypatch.delenv("NCLAB_DATA_DIR", raising=False)
     entry = Entry(
         documents="line",
@@ -99,7 +99,7 @@ def test_variable_names_the_data_dir_and_the_argument_goes_first(tmp_path, offli
     (tmp_path / "tiny.txt").write_bytes(TEXT)
     monkeypatch.setenv("NCLAB_DATA_DIR", str(tmp_path))
     assert read_entry("tiny") == TEXT
-    with pytest.raises(CorpusError, match="elsewhere is no folder"):
+    with pytest.raises(CorpusError, match="elsewhere is not a folder"):
         read_entry("tiny", str(tmp_path / "elsewhere"))
 
 
@@ -118,7 +118,7 @@ def test_offline_is_one_line_with_what_where_and_what_to_do(offline):
     assert str(caught.value) == (
         "data tiny is not on this machine: no data_dir was given, it is not in the cache"
         f" {offline.cache / 'nanochat'}, and its download failed (ConnectionError); put"
-        " https://example.org/tiny.txt into a folder and give that as --data-dir or NCLAB_DATA_DIR"
+        " https://example.org/tiny.txt into a folder and name the folder with --data-dir or NCLAB_DATA_DIR"
     )
 
 
@@ -126,13 +126,15 @@ def test_wrong_hash_in_data_dir_is_told_when_nothing_else_is_found(tmp_path, off
     (tmp_path / "tiny.txt").write_bytes(b"wrong")
     with pytest.raises(CorpusError) as caught:
         read_entry("tiny", str(tmp_path))
-    seen = f"it is not in data_dir {tmp_path} (tiny.txt there has another SHA-256), it is not in"
+    seen = f"it is not in data_dir {tmp_path} (tiny.txt has a different SHA-256), it is not in"
     assert seen in str(caught.value)
 
 
 def test_download_of_something_else_is_refused(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pooch", Pooch(tmp_path, ValueError("hash does not match")))
-    with pytest.raises(CorpusError, match=r"its download failed \(it has another SHA-256\)"):
+    with pytest.raises(
+        CorpusError, match=r"its download failed \(the file has a different SHA-256\)"
+    ):
         read_entry("tiny")
 
 

@@ -1,4 +1,4 @@
-"""The split: what is held out, when it falls back, and the hash that names it."""
+"""The split: the documents held out, the fallback for short texts, and the hash."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ids, their bytes, and the way back; unknown text is refused by name and place."""
+"""Ids, their bytes and decoding; unknown text is refused with its position."""
 
 from __future__ import annotations
 
@@ -85,10 +85,10 @@ def test_encoding_all_equals_encoding_each(kind, documents):
 def test_bytes_stream_to_the_text_that_decode_gives(ids):
     tokenizer = ByteTokenizer()
     stream = tokenizer.stream()
-    pieces = [stream.push(token) for token in ids]
+    parts = [stream.push(token) for token in ids]
     raw = bytes(token - 1 for token in ids if token != BOS)
     assert (
-        "".join(pieces) + stream.flush() == tokenizer.decode(ids) == raw.decode("utf-8", "replace")
+        "".join(parts) + stream.flush() == tokenizer.decode(ids) == raw.decode("utf-8", "replace")
     )
 
 

@@ -1,18 +1,18 @@
-/* eemicrogpt as it is, its weights written to weights.bin when it gives them back at the end, and
- * its constant seed moved by the first argument. Its main allocates the model and hands it to no
- * one else, so the first block that main frees is the model. */
+/* Unmodified eemicrogpt that writes its weights to weights.bin when it frees them at the end, and
+ * adds the first argument to its constant seed. Its main allocates the model and passes it to no
+ * other function, so the first block that main frees is the model. */
 #include <stdio.h>
 #include <stdlib.h>
 
-static void give_back(void* block);
+static void write_and_free(void* block);
 
 #define main eemicrogpt_main
-#define free give_back
+#define free write_and_free
 #include "eemicrogpt.c"
 #undef free
 #undef main
 
-static void give_back(void* block) {
+static void write_and_free(void* block) {
   static int count = 0;
   if (count++ == 0) {
     FILE* file = fopen("weights.bin", "wb");

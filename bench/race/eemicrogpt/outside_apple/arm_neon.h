@@ -1,4 +1,4 @@
-/* NEON's intrinsics: the compiler's own on ARM, SIMDe's elsewhere. */
+/* NEON intrinsics: from the compiler on ARM, from SIMDe on other processors. */
 #ifdef __aarch64__
 #include_next <arm_neon.h>
 #else

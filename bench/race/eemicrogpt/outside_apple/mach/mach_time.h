@@ -1,4 +1,4 @@
-/* Apple's clock where there is none: nanoseconds of the monotonic one. */
+/* Apple's clock on other systems: nanoseconds of the monotonic clock. */
 #include <stdint.h>
 #include <time.h>
 
