@@ -26,6 +26,7 @@ from nanochat.config.options import (
 from nanochat.config.sources import gather_options
 from nanochat.errors import NanochatError
 from nanochat.system import processes
+from nanochat.system.streams import reserve_standard_files, write_progress
 
 if TYPE_CHECKING:
     from cyclopts import App
@@ -54,6 +55,7 @@ _CONFIGS: dict[str, type | None] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    reserve_standard_files()
     _never_fail_to_print()
     atexit.register(gc.freeze)  # at the end no one needs the cycles of all libraries searched
     try:
@@ -133,7 +135,7 @@ def _never_fail_to_print() -> None:
 
 
 def _print_error(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    write_progress(f"error: {message}")
 
 
 # ----------------------------------------------------------------------------------- the commands
@@ -172,8 +174,8 @@ def _run(command: str, options: Mapping[str, Any], terminal: Terminal) -> None:
         from nanochat.commands.train import train
 
         config = TrainConfig(**options)
-        age = processes.age() if config.time_budget is not None else 0.0
-        train(config, terminal=terminal, age=age)
+        elapsed_s = processes.age_s() if config.time_budget is not None else 0.0
+        train(config, terminal=terminal, elapsed_s=elapsed_s)
     elif command == "sample":
         from nanochat.commands.sample import sample
 

@@ -26,7 +26,7 @@ def run_engine(reference: Reference, steps: int) -> tuple[list[float], list[floa
     """Losses and seconds of the scalar engine from the reference's weights and documents."""
     config = TrainConfig(mode="scalar", preset="microgpt")
     vocab = len(reference.characters) + 1
-    engine = ScalarEngine(config, vocab, np.ones(vocab, dtype=np.int64), dtype="float64")
+    engine = ScalarEngine(config, vocab, dtype="float64")
     # Its BOS is the last id, ours the first.
     order = [vocab - 1, *range(vocab - 1)]
     by_token = {"wte", "lm_head"}
