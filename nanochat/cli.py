@@ -32,6 +32,7 @@ from nanochat.config.options import (
 from nanochat.config.sources import gather_options
 from nanochat.errors import NanochatError
 from nanochat.system import processes
+from nanochat.system.streams import reserve_standard_files, write_progress
 
 if TYPE_CHECKING:
     from nanochat.output.terminal import Terminal
@@ -42,6 +43,7 @@ __all__ = ["main"]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    reserve_standard_files()
     _escape_unprintable_output()
     atexit.register(gc.freeze)  # at exit nobody needs the cycles of all libraries to be searched
     try:
@@ -70,7 +72,7 @@ def _escape_unprintable_output() -> None:
 
 
 def _print_error(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    write_progress(f"error: {message}")
 
 
 def _answer(words: Sequence[str]) -> None:
@@ -146,8 +148,8 @@ def _run(command: str, options: Mapping[str, Any], terminal: Terminal) -> None:
         from nanochat.commands.train import train
 
         config = TrainConfig(**options)
-        age = processes.age() if config.time_budget is not None else 0.0
-        train(config, terminal=terminal, age=age)
+        elapsed_s = processes.age_s() if config.time_budget is not None else 0.0
+        train(config, terminal=terminal, elapsed_s=elapsed_s)
     elif command == "sample":
         from nanochat.commands.sample import sample
 

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import numpy as np
-from numpy.typing import NDArray
-
 from nanochat.config.options import TrainConfig
 from nanochat.errors import MissingDependency, UnsupportedOption
 from nanochat.model.parameters import parameter_specs
@@ -14,7 +11,7 @@ from nanochat.system import processes
 from nanochat.training.engine import Engine
 from nanochat.training.guards import check_memory_fits, training_bytes
 
-__all__ = ["build_engine", "resolve_hardware", "tape_warning"]
+__all__ = ["build_engine", "resolve_hardware"]
 
 _TORCH_MISSING = (
     "mode tensor needs torch, which is not installed; pip install 'torch>=2.11,<2.14',"
@@ -23,7 +20,7 @@ _TORCH_MISSING = (
 
 
 def resolve_hardware(config: TrainConfig) -> TrainConfig:
-    """The config with device and dtype resolved for this machine.
+    """Return the config with device and dtype resolved for this machine.
 
     Raises MissingDependency without torch in mode tensor, UnsupportedDevice, UnsupportedDtype.
     """
@@ -47,27 +44,15 @@ def resolve_hardware(config: TrainConfig) -> TrainConfig:
 def build_engine(
     config: TrainConfig,
     vocab_size: int,
-    token_bytes: NDArray[np.int64],  # (vocab_size,) raw bytes a token
-    longest: int = 0,  # positions of the longest segment to come; 0: not known
+    longest: int = 0,  # positions of the longest segment to come; 0 if unknown
 ) -> Engine:
-    """The engine of a config with resolved hardware. Raises ConfigError if it cannot fit."""
+    """Build the engine of a config with resolved hardware. Raises ConfigError if the model cannot
+    fit in memory."""
     check_memory_fits(training_bytes(parameter_specs(config, vocab_size), config))
     if config.mode == "scalar":
         from nanochat.scalar.engine import ScalarEngine
 
-        return ScalarEngine(config, vocab_size, token_bytes, dtype=config.dtype, longest=longest)
+        return ScalarEngine(config, vocab_size, dtype=config.dtype, longest=longest)
     from nanochat.tensor.engine import TensorEngine
 
-    return TensorEngine(config, vocab_size, token_bytes, device=config.device, dtype=config.dtype)
-
-
-def tape_warning(engine: Engine, config: TrainConfig) -> str:
-    """What to say where the scalar engine runs without a recorded program; empty where it does."""
-    if engine.backend != "cpp-tape":
-        return ""
-    if config.numerics == "exact":
-        return "numerics exact has no program for this model and dtype; each step runs on the tape"
-    return (
-        "the model is too large to be recorded as a program; each step runs on the tape, many"
-        " times slower; lower n_embd, n_layer or block_size, or use mode tensor"
-    )
+    return TensorEngine(config, vocab_size, device=config.device, dtype=config.dtype)

@@ -18,6 +18,7 @@ __all__ = [
     "NonFiniteStep",
     "OutOfMemory",
     "OutputError",
+    "ProcessGroupError",
     "PromptTooLong",
     "RunInterrupted",
     "TokenizerError",
@@ -122,6 +123,12 @@ class OutOfMemory(NanochatError):
 
 class MemoryDrift(NanochatError):
     """Resident memory that grew past the allowed ratio during a run."""
+
+    exit_code = 1
+
+
+class ProcessGroupError(NanochatError):
+    """Several processes that cannot find each other, or one of which has ended."""
 
     exit_code = 1
 

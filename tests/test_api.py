@@ -79,13 +79,13 @@ PUBLIC = {
     "training.cadence": ["Cadence"],
     "runs.checkpoint": ["Checkpoint", "load_checkpoint", "newest_checkpoint", "newest_run",
                         "resolve_checkpoint", "save_checkpoint"],
-    "training.engine": ["Decoder", "Engine", "EngineState", "LossSums", "StepMetrics", "StepResult",
+    "training.engine": ["Decoder", "Engine", "EngineState", "StepMetrics", "StepResult",
                "StepSettings"],
     "training.guards": ["MemoryGuard", "check_finite", "check_memory_fits", "check_prompt",
                "check_temperature", "training_bytes"],
-    "training.loop": ["Evaluation", "LoopResult", "Observer", "evaluate", "step_settings", "train"],
-    "training.metrics": ["METRIC_KEYS", "JsonlWriter", "LossTotals", "RecentLosses", "Stopwatch",
-                "metrics_line"],
+    "training.loop": ["EvalMetrics", "LoopResult", "Observer", "evaluate", "step_settings", "train"],
+    "training.metrics": ["METRIC_KEYS", "JsonlWriter", "LossTotals", "NullWriter", "RecentLosses",
+                "Stopwatch", "format_metric", "metrics_line"],
     "model.parameters": ["GROUPS", "RMSNORM_EPS", "ROPE_BASE", "Spec", "initial_weights",
                    "parameter_specs", "rotary_angles"],
     "sampling.sampling": ["DrawsOwnTokens", "DrawsTokens", "OpensDecoders", "PhraseBias", "SamplingSettings", "sample_tokens"],
@@ -105,7 +105,14 @@ def test_an_engine_is_what_the_protocol_says_and_no_more():
     hints = typing.get_type_hints(Engine)
     methods = {n for n, _ in inspect.getmembers(Engine, inspect.isfunction) if n[0] != "_"}
     assert set(hints) == {"mode", "backend", "device"}
-    assert methods == {"step", "sums", "open_decoder", "state_dict", "load_state_dict"}
+    assert methods == {
+        "step",
+        "token_losses",
+        "notes",
+        "open_decoder",
+        "state_dict",
+        "load_state_dict",
+    }
 
 
 # ------------------------------------------------------------------------------------------ behaviour

@@ -20,7 +20,7 @@ def gap_to_optimum(**options: Any) -> float:
         TrainConfig(mode="tensor", model_kind="bigram", steps=600, threads=1, **options)
     )
     dataset = load_dataset(config)
-    engine = build_engine(config, dataset.tokenizer.vocab_size, dataset.tokenizer.token_bytes)
+    engine = build_engine(config, dataset.tokenizer.vocab_size)
     batcher = make_batcher(
         dataset.batching, dataset.train, batch_size=config.batch_size,
         block_size=config.block_size, seed=config.seed,
@@ -28,7 +28,7 @@ def gap_to_optimum(**options: Any) -> float:
     for step in range(config.steps):
         engine.step(batcher.step(step), step_settings(config, step))
     training_part = evaluation_batches(dataset.train, batch_size=512, block_size=config.block_size)
-    loss = evaluate(engine, training_part, config.steps).loss
+    loss = evaluate(engine, training_part, dataset.tokenizer.token_bytes, config.steps).loss
     assert loss is not None
     return loss - bigram_optimum(transition_counts(dataset.train, dataset.tokenizer.vocab_size))
 

@@ -87,10 +87,9 @@ def corpus() -> tuple[Tokenizer, Any]:
 
 
 def engines(config: TrainConfig, tokenizer: Tokenizer, dtype: str) -> tuple[Engine, Engine]:
-    sizes = tokenizer.vocab_size, tokenizer.token_bytes
     return (
-        ScalarEngine(config, *sizes, dtype=dtype),
-        TensorEngine(config, *sizes, device="cpu", dtype=dtype),
+        ScalarEngine(config, tokenizer.vocab_size, dtype=dtype),
+        TensorEngine(config, tokenizer.vocab_size, device="cpu", dtype=dtype),
     )
 
 
@@ -176,7 +175,7 @@ def test_engines_score_and_decode_alike(case: tuple[str, Any], corpus: Any) -> N
     config = make_config(*case)
     batch = batcher_of(config, documents).step(0)[0]
     scalar, tensor = engines(config, tokenizer, "float64")
-    ours, theirs = scalar.sums(batch), tensor.sums(batch)
+    ours, theirs = scalar.token_losses(batch), tensor.token_losses(batch)
     np.testing.assert_allclose(ours, theirs, rtol=1e-12)
     decoders = [engine.open_decoder([[0, 5], [0, 7]]) for engine in (scalar, tensor)]
     for token in (3, 9, 1):

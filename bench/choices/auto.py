@@ -67,8 +67,7 @@ def time_engine(config: TrainConfig, documents: Documents) -> Times:
     )
     batches = [batcher.step(i) for i in range(4)]
     started = time.perf_counter()
-    sizes = np.ones(VOCAB, dtype=np.int64)
-    engine = build_engine(config, VOCAB, sizes, config.block_size)
+    engine = build_engine(config, VOCAB, config.block_size)
     engine.step(batches[0], step_settings(config, 0)).read()
     first_s = time.perf_counter() - started
     best, spent, step = float("inf"), 0.0, 1

@@ -29,7 +29,7 @@ def run_engine(reference: Reference, steps: int) -> tuple[list[float], list[floa
     """Train the scalar engine on the reference's weights and documents; return losses, seconds."""
     config = TrainConfig(mode="scalar", preset="microgpt")
     vocab = len(reference.characters) + 1
-    engine = ScalarEngine(config, vocab, np.ones(vocab, dtype=np.int64), dtype="float64")
+    engine = ScalarEngine(config, vocab, dtype="float64")
     # BOS is the last id of the reference and the first id of the engine.
     order = [vocab - 1, *range(vocab - 1)]
     by_token = {"wte", "lm_head"}

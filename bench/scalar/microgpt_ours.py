@@ -27,7 +27,7 @@ from nanochat.scalar.replay import Replay
 def make_core(vocab: int, n_embd: int, numerics: str, dtype: str) -> _scalar.Program:
     """Record the microgpt preset at its block size."""
     config = TrainConfig(mode="scalar", preset="microgpt", n_embd=n_embd, numerics=numerics)
-    engine = ScalarEngine(config, vocab, np.ones(vocab, dtype=np.int64), dtype=dtype)
+    engine = ScalarEngine(config, vocab, dtype=dtype)
     replay = Replay(engine.model, engine.tape, engine.matrices, numerics=numerics, vocab_size=vocab)
     replay.reserve(config.block_size)
     return replay.core

@@ -33,7 +33,7 @@ Batch = tuple[np.ndarray, np.ndarray, np.ndarray]
 def model(n_embd: int, dtype: str, threads: int, vocab: int) -> Any:
     """Return the recorded program of a microgpt with that hidden size."""
     config = TrainConfig(mode="scalar", preset="microgpt", n_embd=n_embd, threads=threads)
-    engine = ScalarEngine(config, vocab, np.ones(vocab, dtype=np.int64), dtype=dtype)
+    engine = ScalarEngine(config, vocab, dtype=dtype)
     replay = Replay(
         engine.model, engine.tape, engine.matrices,
         numerics="fast", vocab_size=vocab, threads=threads,

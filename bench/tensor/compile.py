@@ -49,7 +49,7 @@ def time_steps(case: dict[str, Any], mode: str, path: str, steps: int) -> None:
     config = resolve_hardware(TrainConfig(mode="tensor", data=path, compile=mode, **case))
     dataset = load_dataset(config)
     batcher, vocab = dataset.batcher(config), dataset.tokenizer
-    engine = build_engine(config, vocab.vocab_size, vocab.token_bytes, config.block_size)
+    engine = build_engine(config, vocab.vocab_size, config.block_size)
     times = []
     for step in range(1 + WARM_STEPS + steps):
         began = time.perf_counter()

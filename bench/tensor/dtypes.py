@@ -33,7 +33,7 @@ def build_stepper(n_embd: int, dtype: str, path: str) -> Callable[[], float]:
     )
     dataset = load_dataset(config)
     batcher, vocab = dataset.batcher(config), dataset.tokenizer
-    engine = build_engine(config, vocab.vocab_size, vocab.token_bytes, config.block_size)
+    engine = build_engine(config, vocab.vocab_size, config.block_size)
 
     def run() -> float:
         began = time.perf_counter()

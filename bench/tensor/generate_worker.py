@@ -31,7 +31,6 @@ Generate = Callable[[int, int], None]  # rows, tokens
 
 
 def ours(side: str) -> Generate:
-    import numpy as np
 
     from nanochat.config.options import TrainConfig
     from nanochat.sampling import sampling
@@ -42,7 +41,7 @@ def ours(side: str) -> Generate:
         mode="tensor", n_layer=N_LAYER, n_head=N_HEAD, n_embd=N_EMBD, block_size=BLOCK_SIZE
     )
     dtype = "bfloat16" if side == "native-bfloat16" else "float32"
-    engine = TensorEngine(config, VOCAB, np.ones(VOCAB, np.int64), device="cpu", dtype=dtype)
+    engine = TensorEngine(config, VOCAB, device="cpu", dtype=dtype)
     sampling.BOS = NEVER
     if side == "calls":
         decoder.runs_natively = lambda *_: False

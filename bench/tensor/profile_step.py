@@ -43,7 +43,7 @@ def main() -> None:
     config = resolve_hardware(config)
     dataset = load_dataset(config)
     tokenizer, longest = dataset.tokenizer, dataset.longest_segment(config.block_size)
-    engine = build_engine(config, tokenizer.vocab_size, tokenizer.token_bytes, longest)
+    engine = build_engine(config, tokenizer.vocab_size, longest)
     batcher = dataset.batcher(config)
 
     def step(number: int) -> None:

@@ -1,6 +1,7 @@
 """`nanochat ablate`: a grid of training runs over seeds, resumable, with intervals.
 
-Owns the grid, which runs are still to do, and doing them. The tables and the plot are report.py's.
+Owns the grid, the choice of the runs that are left, and running them. The tables and the plot are
+in output/ablation_report.py.
 """
 
 from __future__ import annotations
@@ -34,19 +35,20 @@ from nanochat.output.ablation_report import Report, write_report
 from nanochat.output.terminal import SILENT, Terminal
 from nanochat.runs.checkpoint import newest_checkpoint
 from nanochat.runs.folder import RUN_FILES, RunFolder
+from nanochat.runs.lock import LOCK, locked
 from nanochat.system.durable import output_error
 
-__all__ = ["AblationResult", "Cell", "ablate", "grid"]
+__all__ = ["AblationResult", "PlannedRun", "ablate", "plan_runs"]
 
 FIRST_SEED = 1337
-# Without --vary: does the head need its own matrix, and the embedding a norm?
+# The question without --vary: does the head need a separate matrix, and the embedding a norm?
 DEFAULT_VARY = ("tie_lm_head=true,false", "input_rmsnorm=true,false")
 _NOT_VARIED = ("seed", "out", "resume", "data_dir")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cell:
-    """One run of the grid."""
+class PlannedRun:
+    """One run of the grid, with the value of each varied option."""
 
     name: str  # of its folder
     variant: Mapping[str, Any]
@@ -55,7 +57,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AblationResult:
-    """Where the tables lie and what they say, one record a run and one a variant."""
+    """The folder of the tables and their records: one per run, one per variant."""
 
     folder: Path
     runs: Sequence[Mapping[str, Any]]
@@ -64,15 +66,15 @@ class AblationResult:
 
 def ablate(
     config: AblateConfig | None = None,
-    base: Mapping[str, Any] | None = None,  # TrainConfig options shared by every run
+    base: Mapping[str, Any] | None = None,  # TrainConfig options that all runs share
     *,
     terminal: Terminal = SILENT,
 ) -> AblationResult:
     """Train every variant with every seed and compare their validation losses.
 
-    Finished runs of an earlier call with the same options are kept, unfinished ones resumed.
-    Raises ConfigError for a grid that cannot be built, before any run, and AblationError at the
-    end if runs failed; the tables then hold the others.
+    Finished runs of an earlier call with the same options are kept, unfinished runs are resumed.
+    Raises ConfigError before any run if the grid cannot be built, and AblationError at the end if
+    runs failed; the tables then hold the other runs.
 
     >>> import nanochat
     >>> result = nanochat.ablate(
@@ -83,42 +85,70 @@ def ablate(
     (4, 2)
     """
     config = config or AblateConfig()
-    cells = grid(config, base or {})
+    planned = plan_runs(config, base or {})
     folder = _folder(config)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise output_error(folder, error) from error
-    failures = _run_all(cells, config.jobs, terminal)
-    finished = [cell for cell in cells if (RunFolder(Path(str(cell.config.out))).result).exists()]
-    rows = [_row(cell) for cell in finished]
-    report = Report(list(cells[0].variant), rows)
+    failures = _run_all(planned, config.jobs, terminal)
+    finished = [run for run in planned if _run_folder(run).result.exists()]
+    records = [_record(run) for run in finished]
+    report = Report(list(planned[0].variant), records)
     variants = write_report(report, folder)
     terminal.result(report.markdown())
     terminal.result(f"ablation: {folder}")
-    terminal.json_result({"runs": rows, "variants": variants, "folder": folder})
+    terminal.json_result({"runs": records, "variants": variants, "folder": folder})
     if failures:
         raise AblationError(
-            f"{len(failures)} of {len(cells)} runs failed, the first: {failures[0]};"
-            " the same command tries them again"
+            f"{len(failures)} of {len(planned)} runs failed, the first: {failures[0]};"
+            " run the same command again to retry them"
         )
-    return AblationResult(folder=folder, runs=rows, variants=variants)
+    return AblationResult(folder=folder, runs=records, variants=variants)
 
 
 # -------------------------------------------------------------------------------------- the grid
 
 
-def grid(config: AblateConfig, base: Mapping[str, Any]) -> list[Cell]:
-    """Every variant with every seed, variants in the order written, seeds inside."""
-    vary, options = config.vary, dict(base)
-    if not vary:
-        vary = DEFAULT_VARY
+def plan_runs(config: AblateConfig, base: Mapping[str, Any]) -> list[PlannedRun]:
+    """Return every variant with every seed: variants in the order written, seeds inside.
+
+    All runs use one engine: another engine or preset would change more than what is varied.
+    """
+    options = dict(base)
+    if not config.vary:
         options.setdefault("model_kind", "bigram")
-    axes = [_axis(text) for text in vary]
-    names = [name for name, _ in axes]
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigError(f"vary must name an option once, got {name} twice")
+    axes = _axes(config.vary or DEFAULT_VARY)
+    _check_base(options, axes)
+    seeds = _seeds(options.pop("seed", FIRST_SEED), config.seeds)
+    folder = _folder(config)
+    runs = _product(axes, seeds, options, folder)
+    if "mode" not in axes and len({run.config.mode for run in runs}) > 1:
+        runs = _product(axes, seeds, {**options, "mode": "tensor"}, folder)
+    _refuse_twins(runs)
+    return runs
+
+
+def _product(
+    axes: Mapping[str, Sequence[Any]], seeds: range, options: Mapping[str, Any], folder: Path
+) -> list[PlannedRun]:
+    runs = []
+    for values in itertools.product(*axes.values()):
+        variant = dict(zip(axes, values, strict=True))
+        for seed in seeds:
+            name = _run_name(variant, seed)
+            given = {**options, **variant, "seed": seed, "out": str(folder / name)}
+            runs.append(
+                PlannedRun(
+                    name=name, variant=variant, config=TrainConfig(**{"num_samples": 0, **given})
+                )
+            )
+    return runs
+
+
+def _check_base(options: Mapping[str, Any], axes: Mapping[str, Any]) -> None:
+    """Refuse options that differ between the runs."""
+    for name in axes:
         if name in options:
             raise ConfigError(
                 f"vary {name} must not be given as an option too, got {options[name]}"
@@ -126,40 +156,39 @@ def grid(config: AblateConfig, base: Mapping[str, Any]) -> list[Cell]:
     for name in ("out", "resume"):
         if name in options:
             raise ConfigError(f"{name} must not be an option of the runs, got {options[name]}")
-    first_seed = options_of(TrainConfig)["seed"].parse("seed", options.pop("seed", FIRST_SEED))
-    cells = []
-    for values in itertools.product(*(values for _, values in axes)):
-        variant = dict(zip(names, values, strict=True))
-        for seed in range(first_seed, first_seed + config.seeds):
-            name = _cell_name(variant, seed)
-            out = str(_folder(config) / name)
-            chosen = {"num_samples": 0, **options, **variant, "seed": seed, "out": out}
-            cells.append(Cell(name=name, variant=variant, config=TrainConfig(**chosen)))
-    _refuse_twins(cells)
-    if "mode" not in names and len({cell.config.mode for cell in cells}) > 1:
-        # One engine and preset for all, or a variant would differ in more than what is varied.
-        return grid(config, {**base, "mode": "tensor"})
-    return cells
 
 
-def _refuse_twins(cells: Sequence[Cell]) -> None:
-    """No two runs may share a folder."""
-    names = [cell.name for cell in cells]
+def _seeds(first: Any, count: int) -> range:
+    start = options_of(TrainConfig)["seed"].parse("seed", first)
+    return range(start, start + count)
+
+
+def _refuse_twins(runs: Sequence[PlannedRun]) -> None:
+    """Refuse two runs of one folder."""
+    names = [run.name for run in runs]
     for name in names:
         if names.count(name) > 1:
-            raise ConfigError(f"vary must give each run a name of its own, got {name} twice")
+            raise ConfigError(f"vary must give each run a different name, got {name} twice")
 
 
 def _folder(config: AblateConfig) -> Path:
-    """`out`, or a folder that only ablations of the same options share."""
-    names = (
-        text.partition("=")[0].strip().replace("-", "_") for text in config.vary or DEFAULT_VARY
-    )
-    return Path(config.out) if config.out else Path(ABLATIONS_DIR, ",".join(names))
+    """Return `out`, or a folder that ablations of the same options share."""
+    return Path(config.out or Path(ABLATIONS_DIR, ",".join(_axes(config.vary or DEFAULT_VARY))))
+
+
+def _axes(vary: Sequence[str]) -> dict[str, list[Any]]:
+    """Return the values of each varied option."""
+    axes: dict[str, list[Any]] = {}
+    for text in vary:
+        name, values = _axis(text)
+        if name in axes:
+            raise ConfigError(f"vary must name an option once, got {name} twice")
+        axes[name] = values
+    return axes
 
 
 def _axis(text: str) -> tuple[str, list[Any]]:
-    """`n_layer=1,2` as a name and checked values."""
+    """Parse `n_layer=1,2` into a name and checked values."""
     name, _, listed = text.partition("=")
     name = name.strip().replace("-", "_")
     known = options_of(TrainConfig)
@@ -177,7 +206,7 @@ def _axis(text: str) -> tuple[str, list[Any]]:
     return name, values
 
 
-def _cell_name(variant: Mapping[str, Any], seed: int) -> str:
+def _run_name(variant: Mapping[str, Any], seed: int) -> str:
     parts = [f"{name}={str(value).lower()}" for name, value in variant.items()]
     return re.sub(r"[^A-Za-z0-9_.,=+-]", "_", ",".join([*parts, f"seed={seed}"]))
 
@@ -185,43 +214,44 @@ def _cell_name(variant: Mapping[str, Any], seed: int) -> str:
 # -------------------------------------------------------------------------------------- the runs
 
 
-def _run_all(cells: Sequence[Cell], jobs: int, terminal: Terminal) -> list[str]:
-    """Train what is not finished; one line a failed run."""
-    todo = [cell for cell in cells if not _is_finished(cell)]
-    if len(todo) < len(cells):
-        terminal.note(f"{len(cells) - len(todo)} of {len(cells)} runs are there already")
+def _run_all(planned: Sequence[PlannedRun], jobs: int, terminal: Terminal) -> list[str]:
+    """Train what is not finished; return one line per failed run."""
+    left = [run for run in planned if not _is_finished(run)]
+    if len(left) < len(planned):
+        terminal.note(f"{len(planned) - len(left)} of {len(planned)} runs are finished already")
     failures = []
-    for done, (cell, failure) in enumerate(_outcomes(todo, jobs), start=1):
+    for done, (run, failure) in enumerate(_outcomes(left, jobs), start=1):
         terminal.note(
-            f"run {done}/{len(todo)}  {cell.name}{f'  failed: {failure}' if failure else ''}"
+            f"run {done}/{len(left)}  {run.name}{f'  failed: {failure}' if failure else ''}"
         )
         if failure:
-            failures.append(f"{cell.name}: {failure}")
+            failures.append(f"{run.name}: {failure}")
     return failures
 
 
-def _outcomes(cells: Sequence[Cell], jobs: int) -> Iterator[tuple[Cell, str | None]]:
+def _outcomes(runs: Sequence[PlannedRun], jobs: int) -> Iterator[tuple[PlannedRun, str | None]]:
+    """Train the runs, `jobs` at a time; yield each with its failure as it ends."""
     if jobs == 1:
-        for cell in cells:
-            yield cell, _train_cell(cell.config)
+        for run in runs:
+            yield run, _train_one(run.config)
         return
-    # Each process takes its share of the cores: more threads than cores only wait for each other.
+    # Processes share the cores: more threads than cores only wait for each other.
     threads = max(1, (os.cpu_count() or 1) // jobs)
     spawn = get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=spawn, initializer=_leave_signals_to_runs) as pool:
-        waiting = list(reversed(cells))
-        running: dict[Future[str | None], Cell] = {}
+        waiting = list(reversed(runs))
+        running: dict[Future[str | None], PlannedRun] = {}
         while waiting or running:
-            while waiting and len(running) < jobs:  # no more: an interrupt leaves the rest undone
-                cell = waiting.pop()
-                running[_submit(pool, cell.config, threads)] = cell
+            while waiting and len(running) < jobs:  # an interrupt leaves the rest unstarted
+                run = waiting.pop()
+                running[_submit(pool, run.config, threads)] = run
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 yield running.pop(future), _outcome(future)
 
 
 def _submit(pool: ProcessPoolExecutor, config: TrainConfig, threads: int) -> Future[str | None]:
     try:
-        return pool.submit(_train_cell, config, threads)
+        return pool.submit(_train_one, config, threads)
     except BrokenProcessPool as error:  # an earlier run's process was killed
         future: Future[str | None] = Future()
         future.set_exception(error)
@@ -229,7 +259,7 @@ def _submit(pool: ProcessPoolExecutor, config: TrainConfig, threads: int) -> Fut
 
 
 def _leave_signals_to_runs() -> None:
-    """In a worker Ctrl-C saves a run that is training; all else is the first process's business."""
+    """Ignore Ctrl-C in a worker except while a run trains, which saves it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -237,11 +267,11 @@ def _outcome(future: Future[str | None]) -> str | None:
     try:
         return future.result()
     except BrokenProcessPool:
-        return "its process was killed, perhaps for want of memory; lower jobs"
+        return "its process was killed, possibly because memory ran out; lower jobs"
 
 
-def _train_cell(config: TrainConfig, threads: int = 0) -> str | None:
-    """Start or resume one run; the message if it failed."""
+def _train_one(config: TrainConfig, threads: int = 0) -> str | None:
+    """Start or resume one run; return the message if it failed."""
     options = config.to_dict()
     if threads and not config.threads:
         options["threads"] = threads
@@ -250,7 +280,7 @@ def _train_cell(config: TrainConfig, threads: int = 0) -> str | None:
         if folder.exists():
             options["resume"] = _can_resume(RunFolder(folder))
             if not options["resume"]:
-                _remove_unstarted(folder)
+                _clear_unstarted(folder)
         resumed = {"out": options["out"], "resume": True, "num_samples": config.num_samples}
         train(TrainConfig(**resumed) if options["resume"] else TrainConfig(**options))
     except RunInterrupted:
@@ -260,12 +290,20 @@ def _train_cell(config: TrainConfig, threads: int = 0) -> str | None:
     return None
 
 
-def _remove_unstarted(folder: Path) -> None:
-    """Clear the folder of a run that was cut off before its first checkpoint, and no other."""
-    strangers = sorted({path.name for path in folder.iterdir()} - RUN_FILES)
-    if strangers:
-        raise OutputError(f"{folder} holds {strangers[0]}, which no run wrote; choose another out")
-    shutil.rmtree(folder)
+def _clear_unstarted(folder: Path) -> None:
+    """Empty the folder of a run that ended before its first checkpoint, and no other folder."""
+    with locked(folder):
+        entries = sorted(folder.iterdir())
+        for entry in entries:
+            if entry.name not in RUN_FILES:
+                raise OutputError(
+                    f"{folder} holds {entry.name}, which no run wrote; choose another out"
+                )
+        for entry in entries:
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            elif entry.name != LOCK:
+                entry.unlink()
 
 
 def _can_resume(folder: RunFolder) -> bool:
@@ -278,14 +316,18 @@ def _can_resume(folder: RunFolder) -> bool:
     return True
 
 
-def _is_finished(cell: Cell) -> bool:
-    """Whether the cell's folder holds its result; raises if it is of other options."""
-    folder = RunFolder(Path(str(cell.config.out)))
+def _run_folder(run: PlannedRun) -> RunFolder:
+    return RunFolder(Path(str(run.config.out)))
+
+
+def _is_finished(run: PlannedRun) -> bool:
+    """Whether the run's folder holds its result. Raises ConfigError if its options differ."""
+    folder = _run_folder(run)
     if not folder.config.exists():
         return False
     saved = read_config_file(str(folder.config), options_of(TrainConfig))
     resolved_later = {"device", "dtype", "batching", "resume", "threads"}
-    for name, value in cell.config.to_dict().items():
+    for name, value in run.config.to_dict().items():
         if name not in resolved_later and saved.get(name) != value:
             raise ConfigError(
                 f"{folder.path} holds a run with {name} {saved.get(name)}, got {value};"
@@ -294,11 +336,11 @@ def _is_finished(cell: Cell) -> bool:
     return folder.result.exists()
 
 
-def _row(cell: Cell) -> dict[str, Any]:
-    """The record of a finished run: variant, seed, then its metrics."""
-    metrics = json.loads(RunFolder(Path(str(cell.config.out))).result.read_text(encoding="utf-8"))
+def _record(run: PlannedRun) -> dict[str, Any]:
+    """Return the record of a finished run: variant, seed, then its metrics."""
+    metrics = json.loads(_run_folder(run).result.read_text(encoding="utf-8"))
     return {
-        **cell.variant,
-        "seed": cell.config.seed,
-        **{k: v for k, v in metrics.items() if k not in cell.variant},
+        **run.variant,
+        "seed": run.config.seed,
+        **{k: v for k, v in metrics.items() if k not in run.variant},
     }

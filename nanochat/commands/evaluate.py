@@ -14,7 +14,7 @@ from nanochat.data.registry import REGISTRY
 from nanochat.errors import CheckpointError
 from nanochat.output.terminal import SILENT, Terminal
 from nanochat.runs.load import TrainedModel, load_trained, read_checkpoint
-from nanochat.training.metrics import LossTotals
+from nanochat.training.metrics import LossTotals, format_metric
 
 __all__ = ["EvalResult", "evaluate"]
 
@@ -23,7 +23,7 @@ __all__ = ["EvalResult", "evaluate"]
 class EvalResult:
     """The score of one checkpoint on one text."""
 
-    loss: float | None  # nats per target, BOS counted
+    loss: float | None  # nats per target, BOS included
     bpb: float | None  # bits per byte of raw text
     targets: int
     bytes: int
@@ -36,7 +36,7 @@ def evaluate(config: EvalConfig | None = None, *, terminal: Terminal = SILENT) -
     """Score every token of a text once, in disjoint windows of the model's context.
 
     Without `data` the text is the validation part of the run. Raises CheckpointError, CorpusError,
-    TokenizerError for a character that the model does not know.
+    and TokenizerError for a character that the model does not know.
 
     >>> import nanochat
     >>> run = nanochat.train(nanochat.TrainConfig(mode="scalar", steps=1, num_samples=0))
@@ -53,15 +53,18 @@ def evaluate(config: EvalConfig | None = None, *, terminal: Terminal = SILENT) -
         documents, batch_size=config.batch_size, block_size=trained.config.block_size
     )
     terminal.note(f"scoring {name} with {checkpoint.path}")
-    totals = LossTotals()
+    totals = LossTotals(trained.tokenizer.token_bytes)
     for batch in batches:
-        totals.add(trained.engine.sums(batch))
+        totals.add(trained.engine.token_losses(batch), batch.targets)
     result = EvalResult(
-        loss=totals.loss, bpb=totals.bpb, targets=totals.sums.targets, bytes=totals.sums.bytes,
+        loss=totals.loss, bpb=totals.bpb, targets=totals.targets, bytes=totals.bytes,
         step=checkpoint.trainer.step, data=name, checkpoint=str(checkpoint.path),
     )  # fmt: skip
-    terminal.result(" ".join(f"{key}={_spelled(value)}" for key, value in asdict(result).items()))
-    terminal.json_result(asdict(result))
+    record = asdict(result)
+    # A path with spaces is quoted, as shlex reads it.
+    words = (f"{key}={shlex.quote(format_metric(value))}" for key, value in record.items())
+    terminal.result(" ".join(words))
+    terminal.json_result(record)
     return result
 
 
@@ -74,27 +77,20 @@ def _documents(config: EvalConfig, trained: TrainedModel) -> tuple[Documents, st
     dataset = load_dataset(replace(trained.config, data_dir=data_dir))
     if dataset.split_sha256 != trained.checkpoint.data["split_sha256"]:
         raise CheckpointError(
-            f"the corpus {trained.config.data} is no longer the one of {trained.checkpoint.path};"
-            " name the text with --data"
+            f"the text {trained.config.data} differs from that of {trained.checkpoint.path};"
+            " name the text to score with --data"
         )
     if dataset.val_source == "none":
         raise CheckpointError(
-            f"{trained.checkpoint.path} has no validation part; name a text with --data"
+            f"{trained.checkpoint.path} has no validation part; name the text to score with --data"
         )
     return dataset.val, f"{trained.config.data}:{dataset.val_source}"
 
 
 def _kind_of_documents(config: EvalConfig, trained: TrainedModel) -> str:
-    """What one document of the text is: as asked, else as in the text of the run."""
+    """Return what one document of the text is: the given option, or as in the run's text."""
     if config.documents != "auto":
         return config.documents
     run = trained.config
     entry = REGISTRY.get(run.data)
     return entry.documents if entry and run.documents == "auto" else run.documents
-
-
-def _spelled(value: object) -> str:
-    """One word of the line; a path with spaces is quoted, as shlex reads it."""
-    if value is None:
-        return "none"
-    return f"{value:.6g}" if isinstance(value, float) else shlex.quote(str(value))

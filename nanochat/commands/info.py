@@ -1,4 +1,4 @@
-"""`nanochat info`: what a bug report needs."""
+"""`nanochat info`: the facts that a bug report needs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["info"]
 
 
 def info(*, terminal: Terminal = SILENT) -> dict[str, Any]:
-    """Versions, machine, native modules and engines of this installation."""
+    """Return versions, machine, native modules and engines of this installation."""
     record = {
         **describe_environment(0),
         "native_modules": {"nanochat._scalar": _scalar_state()},
@@ -21,7 +21,7 @@ def info(*, terminal: Terminal = SILENT) -> dict[str, Any]:
         "gpu": _gpu(),
     }
     for key, value in record.items():
-        terminal.result(f"{key}: {_spelled(value)}")
+        terminal.result(f"{key}: {_in_words(value)}")
     terminal.json_result(record)
     return record
 
@@ -35,7 +35,7 @@ def _scalar_state() -> str:
 
 
 def _gpu() -> str | None:
-    """The GPU's name as the NVIDIA driver's tool gives it; asking torch would take seconds."""
+    """Return the GPU's name from the NVIDIA driver's tool; importing torch would take seconds."""
     import shutil
     import subprocess
 
@@ -51,9 +51,9 @@ def _gpu() -> str | None:
     return done.stdout.strip().replace("\n", "; ") or None
 
 
-def _spelled(value: Any) -> str:
+def _in_words(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_spelled(item)}" for key, item in value.items())
+        return ", ".join(f"{key} {_in_words(item)}" for key, item in value.items())
     if isinstance(value, list):
         return " ".join(map(str, value)) or "none"
     if isinstance(value, bool):

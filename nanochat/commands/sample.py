@@ -22,7 +22,7 @@ __all__ = ["sample"]
 
 
 def sample(config: SampleConfig | None = None, *, terminal: Terminal = SILENT) -> list[str]:
-    """Texts drawn from a trained model, the prompt included.
+    """Return texts sampled from a trained model, the prompt included.
 
     The same checkpoint, options and seed give the same texts. Raises CheckpointError,
     TokenizerError, PromptTooLong, ConfigError.
@@ -56,7 +56,7 @@ def sample(config: SampleConfig | None = None, *, terminal: Terminal = SILENT) -
 
 
 def _sample_counts(config: SampleConfig, terminal: Terminal) -> list[str]:
-    """The add-one transition counts of the training part, without any training."""
+    """Sample from the add-one transition counts of the training part, without training."""
     trained_config = TrainConfig(model_kind="bigram")
     if config.checkpoint is not None or any(Path(RUNS_DIR).glob("*")):
         trained_config = read_checkpoint(config.checkpoint)[1]
@@ -64,7 +64,7 @@ def _sample_counts(config: SampleConfig, terminal: Terminal) -> list[str]:
     dataset = load_dataset(replace(trained_config, data_dir=data_dir))
     tokenizer = dataset.tokenizer
     counts = transition_counts(dataset.train, tokenizer.vocab_size)
-    bigram = CountBigram(counts, tokenizer.token_bytes)
+    bigram = CountBigram(counts)
     context = prompt_tokens(tokenizer, config.prompt, dataset.start, trained_config.block_size)
     terminal.note(f"sampling from the counted bigram of {trained_config.data}")
     settings = sampling_settings(config)

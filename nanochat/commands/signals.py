@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a question that the training loop asks between steps."""
+"""SIGINT, SIGTERM and SIGHUP as a question that the training loop asks between steps."""
 
 from __future__ import annotations
 
@@ -8,27 +8,35 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from nanochat.system import processes
+
 __all__ = ["stop_requested"]
 
 
 @contextmanager
 def stop_requested() -> Iterator[Callable[[], bool]]:
-    """Within the block a first signal only makes the callable true; a second one interrupts.
+    """Yield a callable that is true after a first signal; a second one interrupts.
 
-    Outside the main thread Python has no signal handlers: there it is never true.
+    A repeated signal changes nothing where it is not a person's second Ctrl-C: a closing terminal
+    may send SIGHUP twice, and torchrun repeats to its processes what the terminal has sent them.
+    Outside the main thread Python has no signal handlers, and the callable is never true.
     """
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
+    alone = processes.world() == 1
 
-    def note(number: int, frame: FrameType | None) -> None:
-        if received:
+    def note_signal(number: int, frame: FrameType | None) -> None:
+        if received and alone and number != signal.SIGHUP:
             raise KeyboardInterrupt
         received.append(number)
 
-    wanted = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, note) for number in wanted}
+    handled = [signal.SIGINT, signal.SIGTERM]
+    # nohup ignores SIGHUP, so that the run survives its terminal; without it the run is saved.
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        handled.append(signal.SIGHUP)
+    before = {number: signal.signal(number, note_signal) for number in handled}
     try:
         yield lambda: bool(received)
     finally:

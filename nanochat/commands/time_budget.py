@@ -1,7 +1,7 @@
 """`--time-budget`: the preset, batch and steps that fit a time, from steps timed on this machine.
 
-What is chosen is written into the config, so that a run can be repeated and resumed without a
-clock. Owns the choice; which presets there are is presets.py's.
+The choice is written into the config: the run can be repeated and resumed without a clock. The
+presets themselves are in config/presets.py.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from nanochat.training.loop import step_settings
 
 __all__ = ["LADDERS", "Fit", "fit_to_budget"]
 
-# Presets for long documents, for short ones and for the scalar engine, the largest first, with the
-# steps from which each is worth its slower steps.
+# Presets for long documents, for short documents and for the scalar engine, the largest first, each
+# with the number of steps from which it beats the next despite its slower steps.
 LADDERS: Mapping[str, tuple[tuple[str, int], ...]] = {
     "long": (("small", 300), ("nano", 0)),
     "short": (("mini", 400), ("pico", 0)),
     "scalar": (("pico", 0),),
 }
 
-SMALLEST_TEXT = 500_000  # tokens, below which word pieces of `small` would be too rare
+SMALLEST_TEXT = 500_000  # tokens; in a shorter text the word pieces of `small` are too rare
 
-LARGEST_BATCH = 16  # times the preset's
-FREE_ROWS = 1.25  # a step of twice the rows may take this much longer and still be taken
+LARGEST_BATCH = 16  # times the preset's batch
+FREE_ROWS = 1.25  # the batch is doubled while its step takes at most this many times as long
 FILES_S = 0.3  # config, checkpoint, plot and the last lines
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """A config for a time, and the times that it was made from, in seconds."""
+    """A config that fits a time, and the measured times behind it, in seconds."""
 
     config: TrainConfig
     step_s: float
@@ -50,9 +50,8 @@ class Fit:
     def __str__(self) -> str:
         config = self.config
         return (
-            f"preset {config.preset}, {config.steps:,} steps of {self.step_s * 1e3:.3g} ms,"
-            f" {config.batch_size} rows each; evaluation, samples and files"
-            f" {self.around_s:.1f} s"
+            f"preset {config.preset}, {config.steps:,} steps of {self.step_s * 1e3:.3g} ms and"
+            f" {config.batch_size} rows; {self.around_s:.1f} s for evaluation, samples and files"
         )
 
 
@@ -62,10 +61,10 @@ def fit_to_budget(
     *,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Fit:
-    """The largest preset of the text's ladder that has enough steps in config.time_budget.
+    """Return the largest preset of the text's ladder that has enough steps in config.time_budget.
 
-    What was given goes over the presets; a preset that was given is the only one. Raises
-    ConfigError where nothing fits.
+    Given options override the presets; a given preset is the only candidate. Raises ConfigError
+    if nothing fits.
     """
     budget = budget_seconds(str(config.time_budget))
     given = {name: getattr(config, name) for name in config.given - {"time_budget", "steps"}}
@@ -85,29 +84,28 @@ def fit_to_budget(
     spent = clock() - started + trial.around_s
     raise ConfigError(
         f"time_budget must leave time for a step, got {config.time_budget}; start, evaluation and"
-        f" samples take {spent:.1f} s and a step {trial.step_s:.3g} s"
+        f" samples take {spent:.1f} s, a step takes {trial.step_s:.3g} s"
     )
 
 
 class _Trial:
-    """A preset on this text and machine: an engine that is thrown away after it was timed."""
+    """A preset on this text and machine: an engine that is timed, then discarded."""
 
     def __init__(self, config: TrainConfig, dataset: Dataset, clock: Callable[[], float]) -> None:
         self._given = {name: getattr(config, name) for name in config.given}
-        self._options: dict[str, Any] = {}  # beside what was given
+        self._options: dict[str, Any] = {}  # chosen here, in addition to the given options
         config = resolve_hardware(config)
         self._config, self._dataset, self._clock = config, dataset, clock
         tokenizer = dataset.tokenizer
         began = clock()
         self._engine: Engine = build_engine(
-            config, tokenizer.vocab_size, tokenizer.token_bytes,
-            dataset.longest_segment(config.block_size),
+            config, tokenizer.vocab_size, dataset.longest_segment(config.block_size)
         )  # fmt: skip
         self._build_s = clock() - began
         self.step_s = self.around_s = 0.0
 
     def steps_in(self, end: float, at_least: int) -> int:
-        """Steps that end, with all that comes after them, at `end` on the clock."""
+        """Return how many steps, with all that follows them, end at `end` on the clock."""
         rows = self._config.batch_size
         self.step_s = self._step_s(rows, end)
         if self._clock() + self.step_s * at_least >= end:
@@ -121,7 +119,7 @@ class _Trial:
         return Fit(TrainConfig(**options), self.step_s, self.around_s)
 
     def _enlarge_batch(self, end: float) -> None:
-        """Take more rows a step while the machine has them nearly for nothing."""
+        """Take more rows per step while they cost little more time."""
         if {"batch_size", "grad_accum"} & self._given.keys():
             return
         for times in (2**k for k in range(1, LARGEST_BATCH.bit_length())):
@@ -130,11 +128,11 @@ class _Trial:
             if step_s > self.step_s * FREE_ROWS:
                 return
             self.step_s = step_s
-            # The rate goes with the root of the batch (Malladi et al. 2022).
+            # The learning rate grows with the square root of the batch (Malladi et al. 2022).
             self._options = {"batch_size": rows, "lr": self._config.lr * times**0.5}
 
     def _step_s(self, rows: int, end: float) -> float:
-        """Mean of a few steps after the first ones; of fewer where steps are slow."""
+        """Return the mean time of a few steps after the first two; of fewer if they are slow."""
         config = self._config
         batcher = self._dataset.batcher(dataclasses.replace(config, batch_size=rows))
         times: list[float] = []
@@ -152,7 +150,7 @@ class _Trial:
         timed = batches[:3]
         began = self._clock()
         for batch in timed:
-            self._engine.sums(batch)
+            self._engine.token_losses(batch)
         return (self._clock() - began) / max(len(timed), 1) * len(batches)
 
     def _samples_s(self) -> float:

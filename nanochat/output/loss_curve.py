@@ -13,7 +13,7 @@ from pathlib import Path
 
 from nanochat.system.durable import output_error
 
-__all__ = ["draw_losses"]
+__all__ = ["write_loss_curve"]
 
 _Point = tuple[float, float]  # (step, loss), and in the picture (x, y) in pixels
 
@@ -24,7 +24,7 @@ _WINDOW = 0.04  # of the run, for the running mean
 _MOST_POINTS = 2000  # of a line; more than the picture has columns
 
 
-def draw_losses(metrics: Path, picture: Path, title: str) -> None:
+def write_loss_curve(metrics: Path, picture: Path, title: str) -> None:
     """The training loss of each step, its running mean, and each evaluation.
 
     Figures that are not finite are left out. Raises OutputError.

@@ -1,19 +1,21 @@
-"""The folder of a run: where it is, what lies in it, how it is opened and found again."""
+"""The folder of a run: its path, the files in it, how it is created and locked."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from nanochat.config.options import CHECKPOINTS_DIR, RUNS_DIR
 from nanochat.errors import OutputError
+from nanochat.runs.lock import LOCK, locked
 from nanochat.system.durable import output_error
 from nanochat.system.json_text import strict_json
 
-__all__ = ["RUN_FILES", "RunFolder", "refuse_used"]
+__all__ = ["RUN_FILES", "RunFolder", "new_run", "refuse_used"]
 
 CONFIG, ENVIRONMENT, METRICS, PLOT, RESULT = (
     "config.toml", "environment.json", "metrics.jsonl", "loss.svg", "result.json",
@@ -21,7 +23,7 @@ CONFIG, ENVIRONMENT, METRICS, PLOT, RESULT = (
 
 
 # Every name that a run writes at the top of its folder; the hidden ones only while it writes.
-RUN_FILES = {CONFIG, ENVIRONMENT, METRICS, PLOT, RESULT, CHECKPOINTS_DIR}
+RUN_FILES = {CONFIG, ENVIRONMENT, METRICS, PLOT, RESULT, CHECKPOINTS_DIR, LOCK}
 RUN_FILES |= {f".{name}.tmp" for name in (CONFIG, ENVIRONMENT, RESULT)}
 
 
@@ -37,29 +39,8 @@ class RunFolder:
         self.result = path / RESULT
         self.checkpoints = path / CHECKPOINTS_DIR
 
-    @classmethod
-    def create(cls, out: str | None, name: str) -> RunFolder:
-        """A new folder: `out`, which must not hold anything, or runs/<time>-<name>.
-
-        Raises OutputError if it cannot be made or holds something.
-        """
-        if out is not None:
-            path = Path(out)
-            refuse_used(path)
-        else:
-            path = Path(RUNS_DIR) / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
-        try:
-            if out is not None:
-                path.mkdir(parents=True, exist_ok=True)
-            else:
-                path = _make_unused(path)
-            (path / CHECKPOINTS_DIR).mkdir(exist_ok=True)
-        except OSError as error:
-            raise output_error(path, error) from error
-        return cls(path)
-
     def write_config(self, config: Mapping[str, Any]) -> None:
-        """The full resolved config, as a file that `--config` takes; None has no TOML."""
+        """Write the full resolved config as a file that `--config` takes; TOML has no None."""
         import tomli_w
 
         known = {key: value for key, value in config.items() if value is not None}
@@ -78,29 +59,56 @@ class RunFolder:
             raise output_error(path, error) from error
 
 
-def refuse_used(path: Path) -> None:
-    """Raise OutputError if `path` holds anything."""
+@contextmanager
+def new_run(out: str | None, name: str) -> Iterator[RunFolder]:
+    """Create a run's folder and lock it: `out`, or runs/<time>-<name>.
+
+    Raises OutputError if it cannot be created, holds anything, or another process writes to it.
+    """
     try:
-        used = path.exists() and (not path.is_dir() or any(path.iterdir()))
+        if out is None:
+            path = _make_unused(Path(RUNS_DIR) / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}")
+        else:
+            path = Path(out)
+            refuse_used(path)
+            path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise output_error(path, error) from error
-    if not used:
-        return
-    if (path / CONFIG).exists():
+    with locked(path):
+        refuse_used(path, locked_here=True)  # another process may have been faster
+        try:
+            (path / CHECKPOINTS_DIR).mkdir()
+        except OSError as error:
+            raise output_error(path, error) from error
+        yield RunFolder(path)
+
+
+def refuse_used(path: Path, *, locked_here: bool = False) -> None:
+    """Raise OutputError if `path` holds anything apart from this process's lock."""
+    try:
+        names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
+        is_file = path.exists() and not path.is_dir()
+    except OSError as error:
+        raise output_error(path, error) from error
+    if LOCK in names and not locked_here:
+        with locked(path):  # raises if its owner is running
+            pass
+    if CONFIG in names:
         raise OutputError(
-            f"out {path} already holds a run; add --resume to go on with it, or choose another out"
+            f"out {path} already holds a run; add --resume to continue it, or choose another out"
         )
-    raise OutputError(f"out {path} must be a new or an empty folder; choose another out")
+    if is_file or names - {LOCK}:
+        raise OutputError(f"out {path} must be a new or an empty folder; choose another out")
 
 
 def _make_unused(path: Path) -> Path:
-    """Make the folder, or path-2 … if runs start within the same second."""
+    """Create the folder, or path-2, path-3, … if runs start within the same second."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unused, number = path, 2
+    unused, suffix = path, 2
     while True:
         try:
             unused.mkdir()
         except FileExistsError:
-            unused, number = path.with_name(f"{path.name}-{number}"), number + 1
+            unused, suffix = path.with_name(f"{path.name}-{suffix}"), suffix + 1
         else:
             return unused

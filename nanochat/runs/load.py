@@ -1,4 +1,4 @@
-"""A trained model, loaded: what `sample` and `eval` share."""
+"""Loading a trained model, for `sample` and `eval`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["TrainedModel", "load_trained", "read_checkpoint"]
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class TrainedModel:
-    """An engine with the weights of a checkpoint, and what the checkpoint says of them."""
+    """An engine with the weights of a checkpoint, and the checkpoint itself."""
 
     engine: Engine
     config: TrainConfig
@@ -26,7 +26,10 @@ class TrainedModel:
 
 
 def read_checkpoint(path: str | None) -> tuple[Checkpoint, TrainConfig, list[str]]:
-    """The checkpoint, its config, and why newer ones were skipped. Raises CheckpointError."""
+    """Return the checkpoint, its config, and why newer checkpoints were skipped.
+
+    Raises CheckpointError.
+    """
     checkpoint, skipped = resolve_checkpoint(None if path is None else Path(path), Path(RUNS_DIR))
     try:
         config = TrainConfig(**checkpoint.config)
@@ -40,9 +43,10 @@ def read_checkpoint(path: str | None) -> tuple[Checkpoint, TrainConfig, list[str
 def load_trained(
     options: SampleConfig | EvalConfig, checkpoint: Checkpoint, config: TrainConfig
 ) -> TrainedModel:
-    """The engine that `options` asks for, the checkpoint's own by default, with its weights.
+    """Build the engine that `options` names, by default the checkpoint's, with its weights.
 
-    The optimizer's state is left behind. Another engine, device or dtype may be asked for.
+    The engine, device and dtype may differ from those of the training. The optimizer's state is
+    not loaded.
     """
     mode = config.mode if options.mode == "auto" else options.mode
     device = options.device
@@ -51,7 +55,7 @@ def load_trained(
     dtype = options.dtype
     if dtype == "auto":
         dtype = config.dtype if mode == config.mode and device == config.device else "auto"
-    wanted = dataclasses.replace(
+    requested = dataclasses.replace(
         config,
         mode=mode,
         device=device,
@@ -61,8 +65,8 @@ def load_trained(
         numerics=config.numerics if mode == config.mode else "fast",
         loss=config.loss if device == config.device else "torch" if device == "mps" else "fused",
     )
-    wanted = resolve_hardware(wanted)
+    resolved = resolve_hardware(requested)
     tokenizer = tokenizer_from_dict(checkpoint.tokenizer)
-    engine = build_engine(wanted, tokenizer.vocab_size, tokenizer.token_bytes)
+    engine = build_engine(resolved, tokenizer.vocab_size)
     engine.load_state_dict(EngineState(weights=checkpoint.state.weights, optimizer={}))
-    return TrainedModel(engine=engine, config=wanted, tokenizer=tokenizer, checkpoint=checkpoint)
+    return TrainedModel(engine=engine, config=resolved, tokenizer=tokenizer, checkpoint=checkpoint)

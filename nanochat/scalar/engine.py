@@ -26,7 +26,7 @@ from nanochat.scalar.minigpt import MiniGPT
 from nanochat.scalar.optimizer import ScalarOptimizer
 from nanochat.scalar.replay import MOST_NODES, Replay, first_stages, recorded_nodes, segments_of
 from nanochat.scalar.value import Tape, Value
-from nanochat.training.engine import Decoder, EngineState, LossSums, StepMetrics, StepSettings
+from nanochat.training.engine import Decoder, EngineState, StepMetrics, StepSettings
 
 __all__ = ["ScalarEngine"]
 
@@ -54,7 +54,6 @@ class ScalarEngine:
         self,
         config: TrainConfig,
         vocab_size: int,
-        token_bytes: NDArray[np.int64],  # (vocab_size,) raw bytes a token
         *,
         dtype: str,
         longest: int = 0,  # positions of the longest segment; 0: unknown, grow on demand
@@ -67,7 +66,6 @@ class ScalarEngine:
             self.matrices[name].values[:] = weights.astype(dtype)
         self.model = MODELS[config.model_kind](config, self.matrices)
         self.optimizer = ScalarOptimizer(config, self.specs)
-        self._token_bytes = token_bytes
         self._healthy = True
         self._replay: Replay | None = None
         self._open_replay(vocab_size, longest)
@@ -150,27 +148,35 @@ class ScalarEngine:
         self._healthy = self._healthy and math.isfinite(loss) and math.isfinite(grad_norm)
         return self._healthy
 
-    def sums(self, batch: Batch) -> LossSums:
+    def token_losses(self, batch: Batch) -> NDArray[np.float64]:  # (rows, length) nats
+        nats = np.zeros(batch.targets.shape)
+        counted = batch.targets != IGNORE
         replay = self._replay_for([batch])
-        targets = batch.targets[batch.segments >= 0]
-        if replay is not None:
-            replay.core.load()
-            texts = segments_of(batch, replay.stages)
-            by_text = replay.losses(texts)
-            nats = by_text[np.arange(replay.stages) < texts.lengths[:, None]]
-            counts = targets != IGNORE
-            nats, targets = nats[counts], targets[counts]
-        else:
+        if replay is None:
             with self.tape.no_grad():
                 rows = [[loss.data for loss in losses] for losses in self._losses_by_row(batch)]
-            nats = np.array([loss for row in rows for loss in row])
-            targets = targets[targets != IGNORE]
-        sizes = self._token_bytes[targets]
-        # Python's sum: from left to right, one rounding an addition.
-        return LossSums(
-            float(sum(nats.tolist())), len(targets),
-            float(sum(nats[sizes > 0].tolist())), int(sizes.sum()),
-        )  # fmt: skip
+            nats[counted] = [loss for row in rows for loss in row]
+            return nats
+        replay.core.load()
+        segments = segments_of(batch, replay.stages)
+        by_segment = replay.losses(segments)
+        nats[batch.segments >= 0] = by_segment[np.arange(replay.stages) < segments.lengths[:, None]]
+        nats[~counted] = 0.0
+        return nats
+
+    def notes(self) -> Sequence[str]:
+        if self.backend != "cpp-tape":
+            return ()
+        note = (
+            "the model is too large to be recorded as a program; each step runs on the tape, which"
+            " is many times slower; lower n_embd, n_layer or block_size, or use mode tensor"
+        )
+        if self.config.numerics == "exact":
+            note = (
+                "numerics exact has no program for this model and dtype; each step runs on the"
+                " tape, which is many times slower"
+            )
+        return (note,)
 
     def _losses_by_row(self, batch: Batch) -> Iterator[list[Value]]:
         """Yield the losses of each row's targets. A row's graph is freed before the next row."""

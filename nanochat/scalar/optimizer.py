@@ -20,9 +20,9 @@ __all__ = ["ScalarOptimizer"]
 MOMENTS = {"adamw": ("m", "v"), "sgd": ("momentum",)}
 
 
-def _clip_scale(settings: StepSettings, grad_norm: float) -> float:
-    if settings.clip and grad_norm > settings.clip:
-        return min(1.0, settings.clip / (grad_norm + 1e-6))
+def _clip_scale(clip: float, grad_norm: float) -> float:
+    if clip and grad_norm > clip:
+        return min(1.0, clip / (grad_norm + 1e-6))
     return 1.0
 
 
@@ -51,40 +51,43 @@ class ScalarOptimizer:
     def step(
         self, matrices: Mapping[str, Matrix], settings: StepSettings, grad_norm: float
     ) -> None:
-        """Update the matrices once. A norm above settings.clip is clipped as in torch."""
-        scale = _clip_scale(settings, grad_norm)
+        """Update the matrices once; gradients above grad_clip are clipped as in torch."""
+        config = self.config
+        scale = _clip_scale(config.grad_clip, grad_norm)
         self.steps += 1
         for spec in self.specs:
-            lr, weight_decay = settings.lr[spec.group], settings.weight_decay[spec.group]
-            matrix = matrices[spec.name]
-            if self.config.optimizer == "adamw":
+            lr, matrix = settings.lr[spec.group], matrices[spec.name]
+            if config.optimizer == "adamw":
                 m, v = self.moments[f"m.{spec.name}"], self.moments[f"v.{spec.name}"]
                 _scalar.adamw_step(
-                    matrix, m, v, lr=lr, beta1=settings.momentum, beta2=self.config.beta2,
-                    eps=self.config.eps, weight_decay=weight_decay, t=self.steps, grad_scale=scale,
+                    matrix, m, v, lr=lr, beta1=config.beta1, beta2=config.beta2, eps=config.eps,
+                    weight_decay=config.weight_decay, t=self.steps, grad_scale=scale,
                 )  # fmt: skip
             else:
                 buffer = self.moments[f"momentum.{spec.name}"]
                 _scalar.sgd_step(
-                    matrix, buffer, lr=lr, momentum=settings.momentum, weight_decay=weight_decay,
-                    first=self.steps == 1, grad_scale=scale,
+                    matrix, buffer, lr=lr, momentum=config.beta1,
+                    weight_decay=config.weight_decay, first=self.steps == 1, grad_scale=scale,
                 )  # fmt: skip
 
     def step_program(
         self, program: _scalar.Program, settings: StepSettings, grad_norm: float
     ) -> None:
         """Update the arrays of a program once."""
-        scale = _clip_scale(settings, grad_norm)
+        config = self.config
+        scale = _clip_scale(config.grad_clip, grad_norm)
         self.steps += 1
         for group, begin, end in self._ranges:
-            lr, weight_decay = settings.lr[group], settings.weight_decay[group]
-            if self.config.optimizer == "adamw":
+            lr = settings.lr[group]
+            if config.optimizer == "adamw":
                 program.adamw(
-                    begin, end, lr, settings.momentum, self.config.beta2, self.config.eps,
-                    weight_decay, self.steps, scale,
+                    begin, end, lr, config.beta1, config.beta2, config.eps, config.weight_decay,
+                    self.steps, scale,
                 )  # fmt: skip
             else:
-                program.sgd(begin, end, lr, settings.momentum, weight_decay, self.steps == 1, scale)
+                program.sgd(
+                    begin, end, lr, config.beta1, config.weight_decay, self.steps == 1, scale
+                )
 
     def copy_moments_from(self, program: _scalar.Program) -> None:
         """Copy the moments from a program."""

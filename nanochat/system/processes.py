@@ -1,31 +1,71 @@
-"""Which of several processes this is, as torchrun says in the environment, and since when;
-torch-free."""
+"""Rank and size of a group of processes, as torchrun puts them into the environment; torch-free."""
 
 from __future__ import annotations
 
 import os
 import time
 
-__all__ = ["age", "local_rank", "rank", "world"]
+from nanochat.errors import ConfigError
+
+__all__ = ["age_s", "check_rendezvous", "local_rank", "rank", "world"]
 
 
 def rank() -> int:
-    """Number of this process, from 0; 0 alone writes and prints."""
-    return int(os.environ.get("RANK", "0"))
+    """Return the number of this process, from 0; only rank 0 writes and prints.
+
+    Raises ConfigError if RANK and WORLD_SIZE are not numbers that fit together.
+    """
+    size = world()
+    if size > 1 and "RANK" not in os.environ:
+        raise ConfigError(
+            f"RANK must be set where WORLD_SIZE is, got WORLD_SIZE {size} alone; start the"
+            " processes with torchrun, or unset WORLD_SIZE"
+        )
+    number = _whole_number("RANK", default=0, least=0)
+    if number >= size:
+        raise ConfigError(
+            f"RANK must be below WORLD_SIZE, got RANK {number} and WORLD_SIZE"
+            f" {os.environ.get('WORLD_SIZE', '1 (not set)')}; start the processes with torchrun,"
+            " or unset both"
+        )
+    return number
 
 
 def world() -> int:
-    """How many processes train together."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    """Return how many processes train together. Raises ConfigError if WORLD_SIZE is no number."""
+    return _whole_number("WORLD_SIZE", default=1, least=1)
 
 
 def local_rank() -> int:
-    """Number of this process on its machine; it picks the GPU."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
+    """Return the number of this process on its machine, which selects the GPU."""
+    return _whole_number("LOCAL_RANK", default=0, least=0)
 
 
-def age() -> float:
-    """Seconds since this process was started."""
-    import psutil  # only a time budget asks
+def check_rendezvous() -> None:
+    """Raise ConfigError if several processes are to train but cannot find each other."""
+    rank()
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        if not os.environ.get(name):
+            raise ConfigError(
+                f"{name} must be set where WORLD_SIZE is above 1, got WORLD_SIZE {world()} without"
+                " it; start the processes with torchrun, or unset WORLD_SIZE"
+            )
+
+
+def _whole_number(name: str, *, default: int, least: int) -> int:
+    text = os.environ.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) >= least):
+        raise ConfigError(
+            f"{name} must be a whole number of at least {least}, got {text!r}; start the processes"
+            f" with torchrun, or unset {name}"
+        )
+    return int(text)
+
+
+def age_s() -> float:
+    """Return the seconds since this process was started."""
+    import psutil  # only a time budget needs it
 
     return max(time.time() - float(psutil.Process().create_time()), 0.0)

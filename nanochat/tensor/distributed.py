@@ -1,4 +1,4 @@
-"""One model on several processes under torchrun: who we are, and one sum over all of us."""
+"""One model in several processes under torchrun: the process group, and one sum over it."""
 
 from __future__ import annotations
 
@@ -8,21 +8,43 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from nanochat.system.processes import local_rank, rank, world
+from nanochat.errors import ProcessGroupError
+from nanochat.system.processes import check_rendezvous, local_rank, rank, world
 
 __all__ = ["all_reduce", "init", "local_rank", "rank", "world"]
 
 
 def init(device: torch.device) -> None:
-    """Join the group if there is one to join; a second call does nothing."""
+    """Join the process group if there are several processes; a second call does nothing.
+
+    Raises ConfigError for an incomplete environment, ProcessGroupError if joining fails.
+    """
     if world() == 1 or dist.is_initialized():
         return
-    if os.environ.get("MASTER_ADDR") in ("127.0.0.1", "localhost"):
+    check_rendezvous()
+    if os.environ["MASTER_ADDR"] in ("127.0.0.1", "localhost"):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # the host's own name may not resolve
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    except (RuntimeError, ValueError) as error:
+        address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise ProcessGroupError(
+            f"rank {rank()} cannot join {world()} processes at {address}: {_first_line(error)}"
+        ) from error
 
 
 def all_reduce(tensor: Tensor) -> None:
-    """Replace the tensor by its sum over all processes."""
-    if world() > 1:
+    """Replace the tensor by its sum over all processes. Raises ProcessGroupError if one ended."""
+    if world() == 1:
+        return
+    try:
         dist.all_reduce(tensor)
+    except RuntimeError as error:
+        raise ProcessGroupError(
+            f"rank {rank()} lost another process of this run, whose own message says why:"
+            f" {_first_line(error)}"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

@@ -6,7 +6,6 @@ result waits. What a step computes is in the models, the optimizer and `ops`.
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from nanochat import native, philox
 from nanochat.config.options import TrainConfig
-from nanochat.data.batches import IGNORE, Batch
+from nanochat.data.batches import Batch
 from nanochat.errors import KernelError, OutOfMemory, UnsupportedDevice, UnsupportedDtype
 from nanochat.model.parameters import initial_weights, parameter_specs
 from nanochat.model.state import check_shapes
@@ -33,7 +32,7 @@ from nanochat.tensor.model import MiniGPT
 from nanochat.tensor.optimizer import FlatOptimizer
 from nanochat.tensor.parts import in_parts, is_out_of_memory
 from nanochat.tensor.weights import FlatWeights
-from nanochat.training.engine import Decoder, EngineState, LossSums, StepMetrics, StepSettings
+from nanochat.training.engine import Decoder, EngineState, StepMetrics, StepSettings
 
 __all__ = ["QueuedStep", "TensorEngine", "resolve_device"]
 
@@ -98,11 +97,11 @@ class QueuedStep:
 
     __slots__ = ("_numbers", "_written")
 
-    def __init__(self, loss: Tensor, grad_norm: Tensor) -> None:
-        numbers = torch.stack((loss, grad_norm))
+    def __init__(self, loss: Tensor, grad_norm: Tensor, stop: Tensor | None) -> None:
+        numbers = torch.stack((loss, grad_norm) if stop is None else (loss, grad_norm, stop))
         self._written: torch.cuda.Event | None = None
         if numbers.is_cuda:  # a plain read would stand in the queue behind the next step
-            on_host = torch.empty(2, dtype=numbers.dtype, pin_memory=True)
+            on_host = torch.empty_like(numbers, device="cpu", pin_memory=True)
             numbers = on_host.copy_(numbers, non_blocking=True)
             self._written = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch has no types here
             self._written.record()
@@ -111,8 +110,8 @@ class QueuedStep:
     def read(self) -> StepMetrics:
         if self._written is not None:
             self._written.synchronize()
-        loss, grad_norm = self._numbers.tolist()
-        return StepMetrics(loss=loss, grad_norm=grad_norm)
+        loss, grad_norm, *stop = self._numbers.tolist()
+        return StepMetrics(loss=loss, grad_norm=grad_norm, stop=any(stop))
 
 
 class TensorEngine:
@@ -124,7 +123,6 @@ class TensorEngine:
         self,
         config: TrainConfig,
         vocab_size: int,
-        token_bytes: NDArray[np.int64],  # (vocab_size,) raw bytes a token
         *,
         device: str,
         dtype: str,
@@ -139,7 +137,6 @@ class TensorEngine:
         self.model = MODELS[config.model_kind](config, self.weights, vocab_size)
         self.optimizer = FlatOptimizer(config, self.weights)
         self._inputs = InputsMaker(config, vocab_size, device=place, dtype=compute)
-        self._token_bytes = np.asarray(token_bytes, dtype=np.int64)
         self._dropout = torch.Generator(place) if config.dropout else None
         self._fused = config.loss == "fused"
         self._compiled = compile_pays(config, device)
@@ -150,16 +147,22 @@ class TensorEngine:
         self._steps = 0  # begun since the start of training; names the draws of dropout
         self.parts = 1  # that a microbatch is trained in; auto_batch doubles it
 
-    @property
-    def using_gpu(self) -> bool:
-        return self.device != "cpu"
-
     def step(self, microbatches: Sequence[Batch], settings: StepSettings) -> QueuedStep:
         while not self._fits(microbatches):
             self.weights.zero()  # what the failed try left
-        distributed.all_reduce(self.weights.step_sums)
+        stop = self._reduce(settings.stop)
         self._steps += 1
-        return QueuedStep(*self.optimizer.step(settings))
+        return QueuedStep(*self.optimizer.step(settings), stop)
+
+    def _reduce(self, stop: bool) -> Tensor | None:
+        """Sum gradients, loss and requests to stop over all processes; return the last, () > 0
+        where a process made one, or None in a single process."""
+        if distributed.world() == 1:
+            return None
+        if stop:
+            self.weights.stop.fill_(1.0)
+        distributed.all_reduce(self.weights.step_sums)
+        return self.weights.stop.clone()
 
     def _fits(self, microbatches: Sequence[Batch]) -> bool:
         """Accumulate all; False where memory ran out and smaller parts are to be tried."""
@@ -203,20 +206,25 @@ class TensorEngine:
         return self._dropout.manual_seed(int(seed[0] >> np.uint64(1)))
 
     @torch.no_grad()
-    def sums(self, batch: Batch) -> LossSums:
+    def token_losses(self, batch: Batch) -> NDArray[np.float64]:  # (rows, length) nats
         inputs = self._inputs(batch)
-        hidden = self.model.hidden(inputs)
-        cap = self.config.logit_softcap
         losses = linear_cross_entropy(
-            hidden, self.model.head, inputs.targets, softcap=cap, reduction="none",
-            use_native=self._fused,
+            self.model.hidden(inputs), self.model.head, inputs.targets,
+            softcap=self.config.logit_softcap, reduction="none", use_native=self._fused,
         )  # fmt: skip
-        nats = losses.cpu().numpy().astype(np.float64)
-        targets = batch.targets[:, : inputs.width].reshape(-1)
-        counted = targets != IGNORE
-        sizes = np.where(counted, self._token_bytes[targets], 0)
-        byte_nats = math.fsum(nats[sizes > 0])
-        return LossSums(math.fsum(nats), int(counted.sum()), byte_nats, int(sizes.sum()))
+        nats = np.zeros(batch.targets.shape)  # columns past inputs.width hold padding alone
+        nats[:, : inputs.width] = losses.cpu().numpy().reshape(-1, inputs.width)
+        return nats
+
+    def notes(self) -> Sequence[str]:
+        if self.parts == 1:
+            return ()
+        rows, accumulated = self.config.batch_size, self.config.grad_accum
+        note = (
+            f"batch_size {rows} did not fit in memory: trained as {self.parts} parts,"
+            f" --batch-size {-(-rows // self.parts)} --grad-accum {accumulated * self.parts}"
+        )
+        return (note,)
 
     def open_decoder(self, prompts: Sequence[Sequence[int]]) -> Decoder:
         table, device = self._inputs.table, self.weights.device

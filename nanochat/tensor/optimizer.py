@@ -58,36 +58,33 @@ class FlatOptimizer:
         loss = weights.loss.clone()
         norm = torch.linalg.vector_norm(weights.gradients)
         self._stopped.logical_or_(torch.isfinite(loss + norm).logical_not_())
-        if settings.clip:
-            weights.gradients.mul_((settings.clip / (norm + 1e-6)).clamp_(max=1.0))
+        config = self._config
+        if config.grad_clip:
+            weights.gradients.mul_((config.grad_clip / (norm + 1e-6)).clamp_(max=1.0))
         self._count.add_(1 - self._stopped)
-        for piece, lr, weight_decay in self._pieces(settings):
-            if self._config.optimizer == "sgd":
-                self._sgd(piece, lr, weight_decay, settings.momentum)
+        for piece, lr in self._pieces(settings):
+            if config.optimizer == "sgd":
+                self._sgd(piece, lr)
             else:
-                self._adamw(piece, lr, weight_decay, settings.momentum)
+                self._adamw(piece, lr)
         if self._muon:
             self._muon.step(
-                lr=settings.lr["matrix"], weight_decay=settings.weight_decay["matrix"],
-                momentum=settings.muon_momentum, stopped=self._stopped,
+                lr=settings.lr["matrix"], weight_decay=config.weight_decay,
+                momentum=config.muon_momentum, stopped=self._stopped,
             )  # fmt: skip
         weights.zero()
         weights.publish()
         return loss, norm
 
-    def _pieces(self, settings: StepSettings) -> Iterator[tuple[slice, float, float]]:
-        """Stretches of AdamW's or SGD's part with equal learning rate and weight decay."""
-
-        def rates(spec: Spec) -> tuple[float, float]:
-            return settings.lr[spec.group], settings.weight_decay[spec.group]
-
+    def _pieces(self, settings: StepSettings) -> Iterator[tuple[slice, float]]:
+        """Consecutive weights of AdamW's or SGD's part with one learning rate."""
         start = 0
-        for (lr, weight_decay), specs in groupby(self._own, rates):
+        for lr, specs in groupby(self._own, lambda spec: settings.lr[spec.group]):
             stop = start + sum(spec.shape[0] * spec.shape[1] for spec in specs)
-            yield slice(start, stop), lr, weight_decay
+            yield slice(start, stop), lr
             start = stop
 
-    def _adamw(self, piece: slice, lr: float, weight_decay: float, beta1: float) -> None:
+    def _adamw(self, piece: slice, lr: float) -> None:
         torch._fused_adamw_(
             [self._weights.values[piece]],
             [self._weights.gradients[piece]],
@@ -96,17 +93,17 @@ class FlatOptimizer:
             [],
             [self._count],
             lr=lr,
-            beta1=beta1,
+            beta1=self._config.beta1,
             beta2=self._config.beta2,
-            weight_decay=weight_decay,
+            weight_decay=self._config.weight_decay,
             eps=self._config.eps,
             amsgrad=False,
             maximize=False,
             found_inf=self._stopped,
         )
 
-    def _sgd(self, piece: slice, lr: float, weight_decay: float, momentum: float) -> None:
-        values = self._weights.values[piece]
+    def _sgd(self, piece: slice, lr: float) -> None:
+        values, weight_decay = self._weights.values[piece], self._config.weight_decay
         if weight_decay:
             running = (1 - self._stopped).to(values.dtype)
             values.mul_(1 - running * (lr * weight_decay))
@@ -115,7 +112,7 @@ class FlatOptimizer:
             [self._weights.gradients[piece]],
             [self._moments["momentum"][0][piece]],  # zeros at first: momentum · 0 + g = g
             weight_decay=0.0,
-            momentum=momentum,
+            momentum=self._config.beta1,
             lr=lr,
             dampening=0.0,
             nesterov=False,

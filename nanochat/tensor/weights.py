@@ -43,10 +43,12 @@ class FlatWeights:
             self.offsets[spec.name] = self.size
             self.size += spec.shape[0] * spec.shape[1]
         self.values = torch.zeros(self.size, dtype=master, device=device)
-        # One element more than weights: the loss, so that one all-reduce carries both.
-        self._sums = torch.zeros(self.size + 1, dtype=master, device=device)
-        self.gradients = self._sums[:-1]
-        self.loss = self._sums[-1]
+        # Two elements more than weights, the loss and the requests to stop: one all-reduce
+        # carries all three.
+        self._sums = torch.zeros(self.size + 2, dtype=master, device=device)
+        self.gradients = self._sums[:-2]
+        self.loss = self._sums[-2]
+        self.stop = self._sums[-1]  # above 0 where a process was asked to stop
         self._narrow = self._narrow_gradients = None
         if dtype != master:
             self._narrow = torch.zeros(self.size, dtype=dtype, device=device)
@@ -57,8 +59,8 @@ class FlatWeights:
         self.load(initial)
 
     @property
-    def step_sums(self) -> Tensor:  # (size + 1,)
-        """Gradients and, last, the loss: everything that is summed over processes."""
+    def step_sums(self) -> Tensor:  # (size + 2,)
+        """Gradients, loss and requests to stop: everything that is summed over processes."""
         return self._sums
 
     def leaf(self, name: str, *, rows: int, master: bool = False) -> Tensor:  # (rows, in)

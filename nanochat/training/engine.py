@@ -1,10 +1,10 @@
-"""What the training loop asks of an engine, and nothing that only one engine could answer."""
+"""What the training loop asks of an engine; nothing in it is specific to one engine."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,6 @@ __all__ = [
     "Decoder",
     "Engine",
     "EngineState",
-    "LossSums",
     "StepMetrics",
     "StepResult",
     "StepSettings",
@@ -24,13 +23,10 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepSettings:
-    """Everything about one optimizer step that a schedule may change."""
+    """What may differ from one optimizer step to the next; everything else is in the config."""
 
     lr: Mapping[str, float]  # by parameter group
-    weight_decay: Mapping[str, float]  # by parameter group, decoupled
-    momentum: float  # beta1 of AdamW, momentum of SGD
-    muon_momentum: float  # of Muon's matrices
-    clip: float  # largest gradient norm; 0 is off
+    stop: bool = False  # this process was asked to stop; engines of one process ignore it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,35 +35,28 @@ class StepMetrics:
 
     loss: float  # nats per target of the step
     grad_norm: float  # before clipping
+    stop: bool = False  # StepSettings.stop was true in at least one of several processes
 
 
 class StepResult(Protocol):
     """A step that may still be running; reading waits for it."""
 
     def read(self) -> StepMetrics:
-        """The step's metrics, finite or not. A step whose loss or gradient norm is not finite
-        left weights and optimizer untouched, and so did every step since; the loop stops."""
-
-
-class LossSums(NamedTuple):
-    """Sums over the targets of one batch; bytes are those of the raw text."""
-
-    nats: float  # over all targets, BOS included
-    targets: int
-    byte_nats: float  # over targets that stand for at least one byte
-    bytes: int
+        """Return the step's metrics, finite or not. A step whose loss or gradient norm is not
+        finite leaves weights and optimizer untouched, and so does every later step; the loop
+        stops."""
 
 
 class Decoder(Protocol):
-    """Next-token logits of rows that grow together, one token a call."""
+    """Next-token logits of rows that grow together, one token per call."""
 
     @property
     def logits(self) -> NDArray[np.float64] | NDArray[np.float32]:
         """(rows, vocab) logits of the next token of each row."""
 
     def advance(self, ids: Sequence[int]) -> None:
-        """Append one token to each row. Past block_size the window slides: recomputed from its
-        last block_size tokens with learned positions, rolling in the cache with RoPE."""
+        """Append one token to each row. Past block_size the window slides: with learned positions
+        it is recomputed from its last block_size tokens, with RoPE the cache rolls."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,17 +77,21 @@ class Engine(Protocol):
     device: str  # cpu, cuda, …
 
     def step(self, microbatches: Sequence[Batch], settings: StepSettings) -> StepResult:
-        """One optimizer step on the summed loss of the microbatches."""
+        """Take one optimizer step on the summed loss of the microbatches."""
 
-    def sums(self, batch: Batch) -> LossSums:
-        """The loss of one batch, without dropout and without gradients."""
+    def token_losses(self, batch: Batch) -> NDArray[np.float64]:
+        """Return the loss of each target in nats, (rows, length) like batch.targets, 0 where the
+        target is IGNORE. No dropout, no gradients."""
+
+    def notes(self) -> Sequence[str]:
+        """Return what the user should know about how this engine runs, one line each."""
 
     def open_decoder(self, prompts: Sequence[Sequence[int]]) -> Decoder:
-        """A decoder that has read the prompts, all of one length ≥ 1."""
+        """Return a decoder that has read the prompts, all of one length ≥ 1."""
 
     def state_dict(self) -> EngineState:
-        """A copy of everything that training changes."""
+        """Return a copy of everything that training changes."""
 
     def load_state_dict(self, state: EngineState) -> None:
-        """Take a state of the same shapes; an empty optimizer mapping resets the optimizer.
-        Raises CheckpointError if a name is missing or left over, or a shape differs."""
+        """Load a state of the same shapes; an empty optimizer mapping resets the optimizer.
+        Raises CheckpointError if a name is missing or unexpected, or a shape differs."""

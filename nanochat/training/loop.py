@@ -1,7 +1,7 @@
 """The one training loop, for every engine: steps, cadence, log, checkpoints, guards.
 
-It owns the order of things and knows no model, no file format and no terminal: the caller hands
-in an engine, batches and three callbacks.
+Owns the order of events. It knows no model, no file format and no terminal: the caller passes an
+engine, batches and callbacks.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from nanochat.config.options import TrainConfig
 from nanochat.data.batches import Batch, Batcher
 from nanochat.errors import RunInterrupted
@@ -19,17 +22,17 @@ from nanochat.model.state import TrainerState
 from nanochat.training.cadence import Cadence
 from nanochat.training.engine import Engine, StepResult, StepSettings
 from nanochat.training.guards import MemoryGuard, check_finite
-from nanochat.training.metrics import JsonlWriter, LossTotals, RecentLosses, Stopwatch
+from nanochat.training.metrics import JsonlWriter, LossTotals, NullWriter, RecentLosses, Stopwatch
 from nanochat.training.schedule import lr_multiplier
 
-__all__ = ["Evaluation", "LoopResult", "Observer", "evaluate", "step_settings", "train"]
+__all__ = ["EvalMetrics", "LoopResult", "Observer", "evaluate", "step_settings", "train"]
 
 RECENT = 50  # losses in mean_loss_last_50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Evaluation:
-    """The fixed evaluation set, scored after `step` steps; None where there is nothing to score."""
+class EvalMetrics:
+    """The score of the evaluation set after `step` steps; None where nothing can be scored."""
 
     step: int
     loss: float | None  # nats per target
@@ -37,18 +40,18 @@ class Evaluation:
 
 
 class Observer(Protocol):
-    """What a person or a program may watch; nothing it does changes the run."""
+    """Receives the progress of a run; it cannot change the run."""
 
     def stepped(self, step: int, loss: float, tokens_per_s: float) -> None: ...
 
-    def evaluated(self, evaluation: Evaluation) -> None: ...
+    def evaluated(self, metrics: EvalMetrics) -> None: ...
 
 
 @dataclass(slots=True)
 class LoopResult:
     """Where training ended."""
 
-    evaluation: Evaluation
+    evaluation: EvalMetrics
     final_loss: float | None
     mean_loss_last_50: float | None
     steps: int
@@ -56,40 +59,28 @@ class LoopResult:
     elapsed_s: float  # training alone: no evaluation, no saving
 
 
-@dataclass(slots=True)
-class _Progress:
-    """What changes from step to step beside the engine's own state."""
-
-    step: int
-    recent: RecentLosses
-    watch: Stopwatch
-    tokens: int
-    last_checkpoint: str | None
-    pending: list[tuple[int, float, int, StepResult]] = field(default_factory=list)
-
-
-def step_settings(config: TrainConfig, step: int) -> StepSettings:
-    """The settings of one step, from 0, by the config's schedule."""
+def step_settings(config: TrainConfig, step: int, *, stop: bool = False) -> StepSettings:
+    """Return the settings of one step, from 0, by the config's schedule."""
     multiplier = lr_multiplier(
         config.lr_schedule, step, config.steps, warmup_ratio=config.warmup_ratio,
         warmdown_ratio=config.warmdown_ratio, final_lr_frac=config.final_lr_frac,
     )  # fmt: skip
     peaks = {"matrix": config.matrix_lr, "head": config.head_lr}
-    return StepSettings(
-        lr={group: (peaks.get(group) or config.lr) * multiplier for group in GROUPS},
-        weight_decay=dict.fromkeys(GROUPS, config.weight_decay),
-        momentum=config.beta1,
-        muon_momentum=config.muon_momentum,
-        clip=config.grad_clip,
-    )
+    lr = {group: (peaks.get(group) or config.lr) * multiplier for group in GROUPS}
+    return StepSettings(lr=lr, stop=stop)
 
 
-def evaluate(engine: Engine, batches: Sequence[Batch], step: int) -> Evaluation:
-    """Loss and bits per byte over the batches."""
-    totals = LossTotals()
+def evaluate(
+    engine: Engine,
+    batches: Sequence[Batch],
+    token_bytes: NDArray[np.int64],  # (vocab,) raw bytes per token
+    step: int,
+) -> EvalMetrics:
+    """Score the batches: loss and bits per byte."""
+    totals = LossTotals(token_bytes)
     for batch in batches:
-        totals.add(engine.sums(batch))
-    return Evaluation(step=step, loss=totals.loss, bpb=totals.bpb)
+        totals.add(engine.token_losses(batch), batch.targets)
+    return EvalMetrics(step=step, loss=totals.loss, bpb=totals.bpb)
 
 
 def train(
@@ -97,97 +88,130 @@ def train(
     config: TrainConfig,
     batcher: Batcher,
     evaluation_set: Sequence[Batch],
+    token_bytes: NDArray[np.int64],  # (vocab,) raw bytes per token
     *,
-    log: JsonlWriter,
-    save: Callable[[TrainerState], str],  # writes a checkpoint, returns its name
+    log: JsonlWriter | NullWriter,
+    save: Callable[[TrainerState], str],  # saves a checkpoint, returns its name
     observer: Observer,
     start: TrainerState | None = None,
     last_checkpoint: str | None = None,
     stop: Callable[[], bool] = lambda: False,
+    world: int = 1,  # processes that train this model together
     clock: Callable[[], float] = time.perf_counter,
 ) -> LoopResult:
-    """Train from `start` (or from nothing) to config.steps.
+    """Train from `start`, or from the initial weights, to config.steps.
 
-    The log line of a step is written when the step is read; at most one step is in flight, so
-    that a device never waits for the host. Raises NonFiniteStep before a bad update is made,
-    RunInterrupted after saving when `stop()` says so, MemoryDrift, OutputError.
+    A step's log line is written when the step is read. At most one step is in flight, which
+    keeps the device busy while the host writes. Several processes agree on the step after which
+    they stop: the request of one travels with the gradients to all.
+
+    Raises NonFiniteStep before a bad update, RunInterrupted after saving when `stop()` is true in
+    any process, MemoryDrift, OutputError.
     """
     cadence = Cadence(config.steps, config.eval_every, config.checkpoint_every)
     guard = MemoryGuard(config.memory_drift)
-    at = _Progress(
+    progress = _Progress(
         step=start.step if start else 0,
         recent=RecentLosses(RECENT, start.last_losses if start else ()),
-        watch=Stopwatch(clock, elapsed_s=start.elapsed_s if start else 0.0),
+        stopwatch=Stopwatch(clock, elapsed_s=start.elapsed_s if start else 0.0),
         tokens=start.tokens if start else 0,
         last_checkpoint=last_checkpoint,
     )
     evaluation = None
-
-    def pause(stopping: bool) -> Evaluation | None:
-        """Everything that happens between steps, in its order: save, then evaluate."""
-        with at.watch:  # the wait for the step in flight is training
-            _drain(at, log, observer)
-        resumed_here = start is not None and at.step == start.step
-        if (cadence.checkpoints(at.step) or stopping) and not resumed_here:
-            at.last_checkpoint = save(_trainer_state(at, log))
-        if stopping or not cadence.evaluates(at.step):
-            return None
-        guard.observe()
-        scored = evaluate(engine, evaluation_set, at.step)
-        log.write({"kind": "eval", "step": at.step, "val_loss": scored.loss, "val_bpb": scored.bpb})
-        observer.evaluated(scored)
-        return scored
-
     while True:
-        stopping = stop()
-        if stopping or cadence.evaluates(at.step) or cadence.checkpoints(at.step):
-            evaluation = pause(stopping) or evaluation
-        if stopping:
-            raise RunInterrupted(f"stopped after step {at.step}; saved {at.last_checkpoint}")
-        if at.step == config.steps:
+        requested = stop()
+        if world == 1:
+            progress.stopping = requested
+        evaluates, saves = cadence.evaluates(progress.step), cadence.checkpoints(progress.step)
+        if progress.stopping or evaluates or saves:
+            with progress.stopwatch:  # the wait for the step in flight counts as training
+                _read_steps(progress, log, observer)
+            resumed_here = start is not None and progress.step == start.step
+            if (progress.stopping or saves) and not resumed_here:
+                progress.last_checkpoint = save(_trainer_state(progress, log))
+        if progress.stopping:
+            raise RunInterrupted(
+                f"stopped after step {progress.step}; saved {progress.last_checkpoint}"
+            )
+        if evaluates:
+            guard.observe()
+            evaluation = evaluate(engine, evaluation_set, token_bytes, progress.step)
+            _report_evaluation(evaluation, log, observer)
+        if progress.step == config.steps:
             break
-        with at.watch:
-            _take_step(engine, config, batcher, at)
-            _drain(at, log, observer, leave=1)
+        with progress.stopwatch:
+            settings = step_settings(config, progress.step, stop=requested)
+            _start_step(engine, batcher, settings, progress)
+            _read_steps(progress, log, observer, leave=1)
     assert evaluation is not None and evaluation.step == config.steps  # the cadence's promise
-    values = at.recent.values
-    return LoopResult(
-        evaluation=evaluation,
-        final_loss=values[-1] if values else None,
-        mean_loss_last_50=at.recent.mean,
-        steps=at.step,
-        tokens=at.tokens,
-        elapsed_s=at.watch.elapsed_s,
+    return _result(progress, evaluation)
+
+
+@dataclass(slots=True)
+class _Progress:
+    """What changes from step to step, apart from the engine's own state."""
+
+    step: int  # steps begun
+    recent: RecentLosses
+    stopwatch: Stopwatch
+    tokens: int
+    last_checkpoint: str | None
+    stopping: bool = False  # agreed by all processes
+    in_flight: list[tuple[int, float, int, StepResult]] = field(default_factory=list)
+
+
+def _start_step(
+    engine: Engine, batcher: Batcher, settings: StepSettings, progress: _Progress
+) -> None:
+    microbatches = batcher.step(progress.step)
+    result = engine.step(microbatches, settings)
+    progress.step += 1
+    tokens = microbatches[0].global_targets
+    progress.in_flight.append((progress.step, settings.lr[GROUPS[0]], tokens, result))
+
+
+def _read_steps(
+    progress: _Progress, log: JsonlWriter | NullWriter, observer: Observer, leave: int = 0
+) -> None:
+    """Read the steps in flight, oldest first, until `leave` remain."""
+    while len(progress.in_flight) > leave:
+        step, lr, tokens, result = progress.in_flight.pop(0)
+        metrics = result.read()
+        check_finite(metrics, step, progress.last_checkpoint)
+        progress.recent.add(metrics.loss)
+        progress.tokens += tokens
+        progress.stopping = progress.stopping or metrics.stop
+        record: dict[str, Any] = {"kind": "step", "step": step, "loss": metrics.loss}
+        log.write({**record, "grad_norm": metrics.grad_norm, "lr": lr})
+        elapsed_s = max(progress.stopwatch.elapsed_s, 1e-9)
+        observer.stepped(step, metrics.loss, progress.tokens / elapsed_s)
+
+
+def _report_evaluation(
+    metrics: EvalMetrics, log: JsonlWriter | NullWriter, observer: Observer
+) -> None:
+    record = {"kind": "eval", "step": metrics.step, "val_loss": metrics.loss}
+    log.write({**record, "val_bpb": metrics.bpb})
+    observer.evaluated(metrics)
+
+
+def _trainer_state(progress: _Progress, log: JsonlWriter | NullWriter) -> TrainerState:
+    return TrainerState(
+        step=progress.step,
+        last_losses=progress.recent.values,
+        tokens=progress.tokens,
+        elapsed_s=progress.stopwatch.elapsed_s,
+        metrics_length=log.length,
     )
 
 
-def _take_step(engine: Engine, config: TrainConfig, batcher: Batcher, at: _Progress) -> None:
-    microbatches = batcher.step(at.step)
-    settings = step_settings(config, at.step)
-    result = engine.step(microbatches, settings)
-    at.step += 1
-    tokens = microbatches[0].global_targets
-    at.pending.append((at.step, settings.lr[GROUPS[0]], tokens, result))
-
-
-def _drain(at: _Progress, log: JsonlWriter, observer: Observer, leave: int = 0) -> None:
-    """Read finished steps, oldest first, until `leave` are in flight."""
-    while len(at.pending) > leave:
-        step, lr, tokens, result = at.pending.pop(0)
-        metrics = result.read()
-        check_finite(metrics, step, at.last_checkpoint)
-        at.recent.add(metrics.loss)
-        at.tokens += tokens
-        record: dict[str, Any] = {"kind": "step", "step": step, "loss": metrics.loss}
-        log.write({**record, "grad_norm": metrics.grad_norm, "lr": lr})
-        observer.stepped(step, metrics.loss, at.tokens / max(at.watch.elapsed_s, 1e-9))
-
-
-def _trainer_state(at: _Progress, log: JsonlWriter) -> TrainerState:
-    return TrainerState(
-        step=at.step,
-        last_losses=at.recent.values,
-        tokens=at.tokens,
-        elapsed_s=at.watch.elapsed_s,
-        metrics_length=log.length,
+def _result(progress: _Progress, evaluation: EvalMetrics) -> LoopResult:
+    losses = progress.recent.values
+    return LoopResult(
+        evaluation=evaluation,
+        final_loss=losses[-1] if losses else None,
+        mean_loss_last_50=progress.recent.mean,
+        steps=progress.step,
+        tokens=progress.tokens,
+        elapsed_s=progress.stopwatch.elapsed_s,
     )

@@ -1,6 +1,6 @@
-"""What a run measures and how it is written: sums, recent losses, time, the last line, the log.
+"""What a run measures and how it is written: losses, bytes, time, the metrics line, the log.
 
-Owns units and formats. When to evaluate is cadence.py's, which batches the loop's.
+Owns units and formats. cadence.py decides when to evaluate, the loop on which batches.
 """
 
 from __future__ import annotations
@@ -16,17 +16,20 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from nanochat.data.batches import IGNORE
 from nanochat.errors import OutputError
 from nanochat.system.durable import output_error
-from nanochat.training.engine import LossSums
 
 __all__ = [
     "METRIC_KEYS",
     "JsonlWriter",
     "LossTotals",
+    "NullWriter",
     "RecentLosses",
     "Stopwatch",
+    "format_metric",
     "metrics_line",
 ]
 
@@ -40,52 +43,60 @@ METRIC_KEYS = (
 
 
 def metrics_line(metrics: Mapping[str, Any]) -> str:
-    """The line at the end of a run: exactly METRIC_KEYS, in that order, as key=value."""
+    """Return the line at the end of a run: exactly METRIC_KEYS, in that order, as key=value."""
     assert set(metrics) == set(METRIC_KEYS), set(metrics) ^ set(METRIC_KEYS)
-    return " ".join(f"{key}={_spelled(metrics[key])}" for key in METRIC_KEYS)
+    values = {key: format_metric(metrics[key]) for key in METRIC_KEYS}
+    for value in values.values():
+        assert not any(character.isspace() for character in value), value  # split at spaces
+    return " ".join(f"{key}={value}" for key, value in values.items())
 
 
-def _spelled(value: Any) -> str:
+def format_metric(value: Any) -> str:
+    """Return a value as the key=value lines show it; None is `none`, floats have six digits."""
     if value is None:
         return "none"
     if isinstance(value, (bool, np.bool_)):
         return str(value).lower()
     if isinstance(value, (float, np.floating)):
         return f"{value:.6g}"
-    text = str(value)
-    assert not any(character.isspace() for character in text), text  # the line is split at spaces
-    return text
+    return str(value)
 
 
 class LossTotals:
-    """LossSums of many batches, and the two figures made of them."""
+    """Nats, targets and bytes of raw text, summed over batches, and the two ratios of them."""
 
-    def __init__(self) -> None:
-        self.sums = LossSums(0.0, 0, 0.0, 0)
+    def __init__(self, token_bytes: NDArray[np.int64]) -> None:  # (vocab,) raw bytes per token
+        self._token_bytes = token_bytes
+        self._nats = self._nats_with_bytes = 0.0
+        self.targets = self.bytes = 0
 
-    def add(self, sums: LossSums) -> None:
-        so_far = self.sums
-        self.sums = LossSums(
-            so_far.nats + sums.nats,
-            so_far.targets + sums.targets,
-            so_far.byte_nats + sums.byte_nats,
-            so_far.bytes + sums.bytes,
-        )
+    def add(
+        self,
+        nats: NDArray[np.float64],  # (rows, length) as Engine.token_losses returns them
+        targets: NDArray[np.int64],  # (rows, length) token ids or IGNORE
+    ) -> None:
+        counted = targets != IGNORE
+        nats, targets = nats[counted], targets[counted]
+        sizes = self._token_bytes[targets]
+        # math.fsum rounds once, so the order of the targets does not matter.
+        self._nats += math.fsum(nats)
+        self._nats_with_bytes += math.fsum(nats[sizes > 0])
+        self.targets += len(targets)
+        self.bytes += int(sizes.sum())
 
     @property
     def loss(self) -> float | None:
-        """Nats per target, BOS counted; None without targets."""
-        return self.sums.nats / self.sums.targets if self.sums.targets else None
+        """Nats per target, BOS included; None without targets."""
+        return self._nats / self.targets if self.targets else None
 
     @property
     def bpb(self) -> float | None:
-        """Bits per byte of raw text, BOS not counted; None without bytes."""
-        bytes_ = self.sums.bytes
-        return self.sums.byte_nats / (math.log(2) * bytes_) if bytes_ else None
+        """Bits per byte of raw text, BOS excluded; None without bytes."""
+        return self._nats_with_bytes / (math.log(2) * self.bytes) if self.bytes else None
 
 
 class RecentLosses:
-    """The last `size` losses, across a resume too."""
+    """The last `size` losses, including those from before a resume."""
 
     def __init__(self, size: int, values: Iterable[float] = ()) -> None:
         self._values: deque[float] = deque(values, maxlen=size)
@@ -104,7 +115,7 @@ class RecentLosses:
 
 
 class Stopwatch:
-    """Seconds of training alone, summed over its starts and stops and from before a resume."""
+    """Seconds of training alone, summed over starts and stops, including those before a resume."""
 
     def __init__(
         self, clock: Callable[[], float] = time.perf_counter, *, elapsed_s: float = 0.0
@@ -141,7 +152,7 @@ class Stopwatch:
 
 
 class JsonlWriter:
-    """`metrics.jsonl`: one compact, strict JSON object a line, appended and flushed.
+    """`metrics.jsonl`: one compact, strict JSON object per line, appended and flushed.
 
     Every method raises OutputError if the file system refuses.
     """
@@ -156,7 +167,7 @@ class JsonlWriter:
     def write(self, record: Mapping[str, Any]) -> None:
         try:
             line = _COMPACT.encode(record)
-        except (ValueError, TypeError):  # nan, inf or a number of NumPy's
+        except (ValueError, TypeError):  # nan, inf or a NumPy number
             line = _COMPACT.encode(_strict(record))
         try:
             self._file.write(line.encode() + b"\n")
@@ -166,7 +177,7 @@ class JsonlWriter:
 
     @property
     def length(self) -> int:
-        """Bytes so far, forced to disk: a checkpoint that names them must not outlive them."""
+        """Bytes so far, forced to disk before a checkpoint records their number."""
         try:
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -175,12 +186,12 @@ class JsonlWriter:
             raise output_error(self.path, error) from error
 
     def truncate(self, length: int) -> None:
-        """Drop what was written after the checkpoint that a run resumes from."""
+        """Drop the lines written after the checkpoint that the run resumes from."""
         present = self.length
         if present < length:
             raise OutputError(
-                f"{self.path} has {present} bytes, the checkpoint was saved at {length};"
-                " put the whole file back or start a new run"
+                f"{self.path} must have at least the {length} bytes that the checkpoint recorded,"
+                f" got {present}; restore the file or start a new run"
             )
         try:
             os.ftruncate(self._file.fileno(), length)
@@ -194,8 +205,23 @@ class JsonlWriter:
             raise output_error(self.path, error) from error
 
 
+class NullWriter:
+    """The log of a process that writes nothing: only rank 0 of several processes writes."""
+
+    length = 0
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        pass
+
+    def truncate(self, length: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 def _strict(value: Any) -> Any:
-    """JSON has no numbers for nan and inf: they become the texts nan, inf and -inf."""
+    """Replace nan and inf, which JSON lacks, by the strings nan, inf and -inf."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):

@@ -17,7 +17,7 @@ import pytest
 
 import nanochat
 from nanochat.commands import ablate as module
-from nanochat.commands.ablate import grid
+from nanochat.commands.ablate import plan_runs
 from nanochat.config.options import AblateConfig
 from nanochat.errors import AblationError, ConfigError, OutputError, RunInterrupted
 from nanochat.output.ablation_report import confidence_95
@@ -53,37 +53,37 @@ def untimed(path: str = "abl/results.csv") -> list[list[str]]:
 
 
 def test_the_default_grid_is_the_bigram_tied_or_not_with_and_without_norm():
-    cells = grid(AblateConfig(), {"mode": "scalar"})
-    assert [cell.name for cell in cells] == [
+    planned = plan_runs(AblateConfig(), {"mode": "scalar"})
+    assert [run.name for run in planned] == [
         f"tie_lm_head={tie},input_rmsnorm={norm},seed={seed}"
         for tie in ("true", "false") for norm in ("true", "false") for seed in (1337, 1338, 1339)
     ]  # fmt: skip
-    for cell in cells:
-        assert cell.config.model_kind == "bigram"
-        assert cell.config.tie_lm_head is cell.variant["tie_lm_head"]
-        assert cell.config.input_rmsnorm is cell.variant["input_rmsnorm"]
-        assert cell.config.out == str(Path("ablations", "tie_lm_head,input_rmsnorm", cell.name))
+    for run in planned:
+        assert run.config.model_kind == "bigram"
+        assert run.config.tie_lm_head is run.variant["tie_lm_head"]
+        assert run.config.input_rmsnorm is run.variant["input_rmsnorm"]
+        assert run.config.out == str(Path("ablations", "tie_lm_head,input_rmsnorm", run.name))
 
 
 def test_a_grid_is_the_product_of_its_axes_times_the_seeds():
     config = AblateConfig(vary=("n_layer=1, 2", "lr=0.1,0.01,1e-3"), seeds=2, out="x")
-    cells = grid(config, {"mode": "scalar", "seed": 7, "steps": 3})
-    assert [(c.config.n_layer, c.config.lr, c.config.seed) for c in cells] == [
+    planned = plan_runs(config, {"mode": "scalar", "seed": 7, "steps": 3})
+    assert [(c.config.n_layer, c.config.lr, c.config.seed) for c in planned] == [
         (layers, lr, seed) for layers in (1, 2) for lr in (0.1, 0.01, 0.001) for seed in (7, 8)
     ]
-    assert len({cell.name for cell in cells}) == 12
-    assert cells[0].name == "n_layer=1,lr=0.1,seed=7"
+    assert len({run.name for run in planned}) == 12
+    assert planned[0].name == "n_layer=1,lr=0.1,seed=7"
 
 
 def test_dashes_are_underscores_in_the_name_of_an_axis():
-    cells = grid(AblateConfig(vary=("n-layer=1",), seeds=1), {"mode": "scalar"})
-    assert cells[0].variant == {"n_layer": 1}
+    planned = plan_runs(AblateConfig(vary=("n-layer=1",), seeds=1), {"mode": "scalar"})
+    assert planned[0].variant == {"n_layer": 1}
 
 
 def test_names_of_folders_hold_nothing_that_a_file_system_minds():
-    cells = grid(AblateConfig(vary=("data=a/b:c.txt",), seeds=1), {"mode": "scalar"})
-    assert cells[0].name == "data=a_b_c.txt,seed=1337"
-    assert cells[0].config.data == "a/b:c.txt"
+    planned = plan_runs(AblateConfig(vary=("data=a/b:c.txt",), seeds=1), {"mode": "scalar"})
+    assert planned[0].name == "data=a_b_c.txt,seed=1337"
+    assert planned[0].config.data == "a/b:c.txt"
 
 
 REFUSED = [
@@ -168,12 +168,12 @@ def test_the_markdown_table_is_mean_and_interval_over_the_seeds(folder, base):
     ]
     for line, tie in zip(lines[2:], (True, False), strict=True):
         runs = [run for run in result.runs if run["tie_lm_head"] is tie]
-        cells = [f"tie_lm_head={str(tie).lower()}", "4"]
+        planned = [f"tie_lm_head={str(tie).lower()}", "4"]
         for key in ("val_loss", "val_bpb"):
             values = [run[key] for run in runs]
             mean, half = statistics.fmean(values), confidence_95(values)
-            cells.append(f"{mean:.4f} ± {half:.4f}")
-        assert line == f"| {' | '.join(cells)} |"
+            planned.append(f"{mean:.4f} ± {half:.4f}")
+        assert line == f"| {' | '.join(planned)} |"
 
 
 def test_a_run_of_the_grid_is_the_run_that_train_makes(folder, base, tiny):
@@ -334,7 +334,7 @@ def die(config, threads):
 
 
 def test_a_process_that_is_killed_fails_its_runs_in_words(folder, base, monkeypatch):
-    monkeypatch.setattr(module, "_train_cell", die)
+    monkeypatch.setattr(module, "_train_one", die)
     monkeypatch.setattr(module, "_leave_signals_to_runs", int)
     with pytest.raises(AblationError) as caught:
         ablate(base(), vary=("tie_lm_head=true,false",), jobs=2)

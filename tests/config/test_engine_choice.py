@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nanochat.commands.ablate import grid
+from nanochat.commands.ablate import plan_runs
 from nanochat.config import engine_choice as auto
 from nanochat.config.engine_choice import LINE_CORPORA, MOST_PRODUCTS, choose_engine, products
 from nanochat.config.options import AblateConfig, TrainConfig
@@ -99,11 +99,11 @@ def test_corpora_of_lines_are_those_of_the_registry():
 
 
 def test_an_ablation_trains_all_its_variants_with_one_engine_and_preset():
-    cells = grid(AblateConfig(vary=("n_embd=16,128",), seeds=1), {})
+    cells = plan_runs(AblateConfig(vary=("n_embd=16,128",), seeds=1), {})
     assert {(c.config.mode, c.config.preset) for c in cells} == {("tensor", "mini")}
-    cells = grid(AblateConfig(vary=("n_embd=16,24",), seeds=1), {})
+    cells = plan_runs(AblateConfig(vary=("n_embd=16,24",), seeds=1), {})
     assert {(c.config.mode, c.config.preset) for c in cells} == {("scalar", "pico")}
-    cells = grid(AblateConfig(vary=("mode=scalar,tensor",), seeds=1), {"preset": "microgpt"})
+    cells = plan_runs(AblateConfig(vary=("mode=scalar,tensor",), seeds=1), {"preset": "microgpt"})
     assert [c.config.mode for c in cells] == ["scalar", "tensor"]
 
 

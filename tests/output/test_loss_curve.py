@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from nanochat.errors import OutputError
-from nanochat.output.loss_curve import draw_losses
+from nanochat.output.loss_curve import write_loss_curve
 
 SVG = "{http://www.w3.org/2000/svg}"
 TRAIN, MEAN, VAL = "#b8c4d6", "#1f4e8c", "#d1495b"
@@ -30,7 +30,7 @@ def drawn(tmp_path):
     def draw(records, title="title"):
         log = tmp_path / "m.jsonl"
         log.write_text("".join(json.dumps(record) + "\n" for record in records))
-        draw_losses(log, tmp_path / "p.svg", title)
+        write_loss_curve(log, tmp_path / "p.svg", title)
         return ElementTree.parse(tmp_path / "p.svg").getroot()
 
     return draw
@@ -121,4 +121,4 @@ def test_a_picture_that_cannot_be_written_is_one_clear_line(tmp_path):
     (tmp_path / "p.svg").mkdir()
     (tmp_path / "m.jsonl").write_text("")
     with pytest.raises(OutputError, match="p.svg: Is a directory; choose a writable out$"):
-        draw_losses(tmp_path / "m.jsonl", tmp_path / "p.svg", "title")
+        write_loss_curve(tmp_path / "m.jsonl", tmp_path / "p.svg", "title")

@@ -1,10 +1,12 @@
-"""The run's folder: made once, never shared, found again."""
+"""The run's folder: created once, never shared, found again."""
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,16 +15,19 @@ from nanochat.config.options import TrainConfig, options_of
 from nanochat.config.sources import read_config_file
 from nanochat.errors import OutputError
 from nanochat.runs import folder as module
-from nanochat.runs.folder import RUN_FILES, RunFolder
+from nanochat.runs.folder import RUN_FILES, new_run, refuse_used
+from nanochat.runs.lock import LOCK, locked
 
 
-def test_runs_that_start_in_the_same_second_get_folders_of_their_own(folder, monkeypatch):
+def test_runs_that_start_in_the_same_second_get_different_folders(folder, monkeypatch):
     monkeypatch.setattr(module.time, "strftime", lambda _: "20300101-000000")
     made: list[str] = []
-    threads = [
-        threading.Thread(target=lambda: made.append(str(RunFolder.create(None, "x").path)))
-        for _ in range(20)
-    ]
+
+    def create():
+        with new_run(None, "x") as run:
+            made.append(str(run.path))
+
+    threads = [threading.Thread(target=create) for _ in range(20)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -34,13 +39,14 @@ def test_runs_that_start_in_the_same_second_get_folders_of_their_own(folder, mon
 def test_the_saved_config_is_read_back_whatever_its_texts_hold(folder):
     data = 'a "quoted"\\ path\nwith é and 数 and \t tabs'
     config = TrainConfig(data=data, lr=0.1 + 0.2, mode="scalar", eps=5e-324, seed=2**32 - 1)
-    run = RunFolder.create("run", "")
-    run.write_config(config.to_dict())
+    with new_run("run", "") as run:
+        run.write_config(config.to_dict())
     assert TrainConfig(**read_config_file("run/config.toml", options_of(TrainConfig))) == config
 
 
 def test_figures_that_json_lacks_are_written_as_text(folder):
-    run = RunFolder.create("run", "")
+    with new_run("run", "") as run:
+        pass
     run.write_json(run.result, {"loss": math.nan, "best": [math.inf, -math.inf], "path": Path("x")})
     text = run.result.read_text()
     assert json.loads(text, parse_constant=pytest.fail) == {
@@ -56,8 +62,8 @@ def test_the_names_that_a_run_writes_are_known(folder, tiny):
 
 
 def test_a_file_is_whole_or_absent(folder, monkeypatch):
-    run = RunFolder.create("run", "")
-    run.write_json(run.result, {"a": 1})
+    with new_run("run", "") as run:
+        run.write_json(run.result, {"a": 1})
 
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
@@ -77,6 +83,39 @@ def test_a_folder_that_cannot_be_looked_into_is_one_clear_line(folder, monkeypat
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "iterdir", refuse)
-    with pytest.raises(OutputError) as caught:
-        RunFolder.create("shut", "")
+    with pytest.raises(OutputError) as caught, new_run("shut", ""):
+        pass
     assert str(caught.value) == "cannot write shut: Permission denied; choose a writable out"
+
+
+def test_of_two_writers_of_a_new_folder_the_second_is_refused_and_the_first_goes_on(folder):
+    with new_run("run", "") as run:
+        run.write_config({"steps": 3})
+        message = rf"^process {os.getpid()} on host \S+ writes to run; wait for it or choose"
+        with pytest.raises(OutputError, match=message), new_run("run", ""):
+            pass
+        with pytest.raises(OutputError, match=message):
+            refuse_used(Path("run"))
+        assert run.config.read_text() == "steps = 3\n"
+    with pytest.raises(OutputError, match="^out run already holds a run; add --resume"):
+        refuse_used(Path("run"))
+
+
+def test_a_folder_that_holds_only_the_lock_of_a_dead_process_is_new(folder):
+    Path("run").mkdir()
+    owner = {"pid": 4194304, "host": os.uname().nodename, "started": None}  # above any on Linux
+    Path("run", LOCK).write_text(json.dumps(owner))
+    with new_run("run", "") as run:
+        assert {path.name for path in run.path.iterdir()} == {LOCK, "checkpoints"}
+
+
+def test_a_folder_that_another_process_filled_between_look_and_lock_is_refused(folder, monkeypatch):
+    @contextmanager
+    def slow(path):
+        Path(path, "config.toml").write_text("")
+        with locked(path):
+            yield
+
+    monkeypatch.setattr(module, "locked", slow)
+    with pytest.raises(OutputError, match="^out run already holds a run"), new_run("run", ""):
+        pass

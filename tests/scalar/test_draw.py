@@ -220,7 +220,7 @@ def test_sampling_draws_natively_what_the_specification_draws(monkeypatch, chang
     if dtype == "float32" and changes.get("numerics") == "exact":
         changes = {**changes, "numerics": "fast"}
     config = TrainConfig(mode="scalar", init_std=0.8, **changes)
-    engine = ScalarEngine(config, 11, np.ones(11, dtype=np.int64), dtype=dtype)
+    engine = ScalarEngine(config, 11, dtype=dtype)
     wanted = sampling.SamplingSettings(
         temperature=0.8, top_k=7, top_p=0.9, max_new_tokens=24, seed=3
     )

@@ -33,7 +33,7 @@ def test_microgpt_preset_is_recorded_once(monkeypatch: pytest.MonkeyPatch) -> No
         "documents", encode_documents(tokenizer, texts), batch_size=1,
         block_size=config.block_size, seed=config.seed,
     )  # fmt: skip
-    engine = ScalarEngine(config, tokenizer.vocab_size, tokenizer.token_bytes, dtype="float64")
+    engine = ScalarEngine(config, tokenizer.vocab_size, dtype="float64")
     for step in range(STEPS):
         engine.step(batcher.step(step), step_settings(config, step))
     engine.open_decoder([[0]]).advance([1])
@@ -48,7 +48,7 @@ def test_microgpt_preset_walks_the_losses_of_plain_python_bit_for_bit() -> None:
         "documents", encode_documents(tokenizer, texts), batch_size=1,
         block_size=config.block_size, seed=config.seed,
     )  # fmt: skip
-    engine = ScalarEngine(config, tokenizer.vocab_size, tokenizer.token_bytes, dtype="float64")
+    engine = ScalarEngine(config, tokenizer.vocab_size, dtype="float64")
     weights = {
         name: [[PlainValue(float(x)) for x in row] for row in matrix]
         for name, matrix in initial_weights(config, tokenizer.vocab_size).items()

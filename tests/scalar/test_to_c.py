@@ -68,7 +68,7 @@ def texts(vocab: int, most: int) -> list[list[int]]:
 def microgpt(numerics: str, dtype: str = "float64", **options_of: int | str) -> Program:
     """The model of the scalar engine, recorded for documents of up to BLOCK + 1 tokens."""
     config = TrainConfig(mode="scalar", preset="microgpt", **options_of)  # type: ignore[arg-type]  # each option its type
-    engine = ScalarEngine(config, VOCAB, np.ones(VOCAB, dtype=np.int64), dtype=dtype)
+    engine = ScalarEngine(config, VOCAB, dtype=dtype)
 
     def losses(tokens: list[Token]) -> list[Value]:
         cache = engine.model.new_cache()

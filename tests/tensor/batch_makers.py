@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,30 +15,29 @@ from nanochat.tensor.engine import TensorEngine
 from nanochat.training.engine import StepSettings
 
 VOCAB = 7
-TOKEN_BYTES = np.array([0, 1, 1, 2, 1, 3, 1])  # BOS has none
 
 
 def small_config(**options: Any) -> TrainConfig:
-    defaults: dict[str, Any] = {"n_embd": 8, "block_size": 8, "init_std": 0.3}
+    defaults: dict[str, Any] = {
+        "n_embd": 8, "block_size": 8, "init_std": 0.3, "weight_decay": 0.0, "beta1": 0.9,
+        "grad_clip": 0.0,
+    }  # fmt: skip
     if options.get("model_kind") != "bigram":
         defaults |= {"n_layer": 2, "n_head": 2}
     return TrainConfig(mode="tensor", **{**defaults, **options})
 
 
 def make_engine(config: TrainConfig, *, dtype: str = "float64", vocab: int = VOCAB) -> TensorEngine:
-    sizes = TOKEN_BYTES if vocab == VOCAB else np.ones(vocab, dtype=np.int64)
-    return TensorEngine(config, vocab, sizes, device="cpu", dtype=dtype)
+    return TensorEngine(config, vocab, device="cpu", dtype=dtype)
 
 
-def settings(**changes: Any) -> StepSettings:
-    values: dict[str, Any] = {
-        "lr": dict.fromkeys(GROUPS, 0.01),
-        "weight_decay": dict.fromkeys(GROUPS, 0.0),
-        "momentum": 0.9,
-        "muon_momentum": 0.95,
-        "clip": 0.0,
-    }
-    return StepSettings(**{**values, **changes})
+def settings(lr: Mapping[str, float] | None = None, *, stop: bool = False) -> StepSettings:
+    return StepSettings(lr=lr or dict.fromkeys(GROUPS, 0.01), stop=stop)
+
+
+def total_nats(engine: TensorEngine, batch: Batch) -> float:
+    """The loss summed over all targets."""
+    return math.fsum(engine.token_losses(batch).ravel())
 
 
 def batch_of(rows: list[list[list[int]]], width: int, global_targets: int | None = None) -> Batch:

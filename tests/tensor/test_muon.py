@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from tensor import batch_makers
 from tensor.batch_makers import make_engine, small_config
 
-from nanochat.model.parameters import GROUPS
 from nanochat.tensor.muon import COEFFICIENTS, ITERATIONS, orthogonalized
 
 
@@ -70,12 +69,12 @@ def matrices_of(config, name: str, array: NDArray[np.float64]) -> list[NDArray[n
 
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 def test_steps_equal_numpy_in_float64(decay: float) -> None:
-    config = small_config(optimizer="muon", positions="learned")
+    config = small_config(
+        optimizer="muon", positions="learned", weight_decay=decay, beta1=0.85, muon_momentum=0.9
+    )
     engine = make_engine(config)
     lr = {"embedding": 0.02, "matrix": 0.05, "head": 0.005}
-    rates = batch_makers.settings(
-        lr=lr, weight_decay=dict.fromkeys(GROUPS, decay), momentum=0.85, muon_momentum=0.9
-    )
+    rates = batch_makers.settings(lr)
     specs = [spec for spec in engine.weights.specs if spec.group == "matrix"]
     assert len(specs) == 6 * config.n_layer
     weights = {

@@ -14,14 +14,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nanochat.data.batches import IGNORE
 from nanochat.errors import OutputError
-from nanochat.training.engine import LossSums
 from nanochat.training.metrics import (
     METRIC_KEYS,
     JsonlWriter,
     LossTotals,
+    NullWriter,
     RecentLosses,
     Stopwatch,
+    format_metric,
     metrics_line,
 )
 
@@ -76,27 +78,48 @@ def test_a_value_with_a_space_is_our_mistake():
 # ------------------------------------------------------------------------------------------ totals
 
 
-@given(st.lists(st.tuples(st.integers(0, 999), st.integers(1, 9), st.integers(1, 9)), min_size=1))
-def test_totals_are_ratios_of_sums_not_means_of_ratios(parts):
-    totals = LossTotals()
-    for nats, targets, n_bytes in parts:
-        totals.add(LossSums(float(nats), targets, nats / 2, n_bytes))
-    nats = sum(p[0] for p in parts)
-    assert totals.loss == pytest.approx(float(Fraction(nats, sum(p[1] for p in parts))))
-    assert totals.bpb == pytest.approx(nats / 2 / math.log(2) / sum(p[2] for p in parts))
+TOKEN_BYTES = np.array([0, 1, 3, 2])  # BOS has none
+SCORED = st.tuples(st.sampled_from([IGNORE, 0, 1, 2, 3]), st.integers(0, 999))
+
+
+@given(st.lists(st.lists(SCORED, min_size=1), min_size=1))
+def test_totals_are_ratios_of_sums_not_means_of_ratios(batches):
+    totals = LossTotals(TOKEN_BYTES)
+    for batch in batches:
+        targets = np.array([[target for target, _ in batch]])
+        nats = np.array([[float(n) if target != IGNORE else 0.0 for target, n in batch]])
+        totals.add(nats, targets)
+    counted = [(t, n) for batch in batches for t, n in batch if t != IGNORE]
+    with_bytes = [(t, n) for t, n in counted if t != 0]
+    n_bytes = sum({1: 1, 2: 3, 3: 2}[t] for t, _ in with_bytes)
+    assert (totals.targets, totals.bytes) == (len(counted), n_bytes)
+    loss = float(Fraction(sum(n for _, n in counted), len(counted))) if counted else None
+    bpb = sum(n for _, n in with_bytes) / math.log(2) / n_bytes if with_bytes else None
+    assert totals.loss == pytest.approx(loss)
+    assert totals.bpb == pytest.approx(bpb)
 
 
 def test_totals_of_nothing_have_no_figures():
-    totals = LossTotals()
+    totals = LossTotals(TOKEN_BYTES)
     assert (totals.loss, totals.bpb) == (None, None)
-    totals.add(LossSums(1.5, 3, 0.0, 0))
+    totals.add(np.array([[0.5, 0.25, 0.75, 0.0]]), np.array([[0, 0, 0, IGNORE]]))
     assert (totals.loss, totals.bpb) == (0.5, None)
 
 
-def test_a_uniform_byte_model_has_eight_bits_a_byte():
-    totals = LossTotals()
-    totals.add(LossSums(10 * math.log(256), 10, 10 * math.log(256), 10))
+def test_a_uniform_byte_model_has_eight_bits_per_byte():
+    totals = LossTotals(np.array([0] + [1] * 256))
+    totals.add(np.full((2, 5), math.log(256)), np.arange(1, 11).reshape(2, 5))
     assert totals.bpb == pytest.approx(8.0, rel=1e-15)
+
+
+def test_the_order_of_the_targets_does_not_change_a_bit():
+    generator = np.random.default_rng(0)
+    nats, targets = generator.exponential(size=(3, 500)), generator.integers(0, 4, (3, 500))
+    order = generator.permutation(nats.size)
+    one, other = LossTotals(TOKEN_BYTES), LossTotals(TOKEN_BYTES)
+    one.add(nats, targets)
+    other.add(nats.ravel()[order][None], targets.ravel()[order][None])
+    assert (one.loss, one.bpb) == (other.loss, other.bpb)
 
 
 def test_recent_losses_are_the_last_ones():
@@ -251,10 +274,29 @@ def test_a_log_shorter_than_the_checkpoint_says_is_refused_and_left_alone(log):
     with pytest.raises(OutputError) as caught:
         log.truncate(500)
     assert str(caught.value) == (
-        f"{log.path} has 11 bytes, the checkpoint was saved at 500;"
-        " put the whole file back or start a new run"
+        f"{log.path} must have at least the 500 bytes that the checkpoint recorded, got 11;"
+        " restore the file or start a new run"
     )
     assert log.length == 11
+
+
+def test_a_null_writer_accepts_what_a_writer_accepts_and_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    log = NullWriter()
+    log.write({"step": 1, "loss": math.nan})
+    log.truncate(500)
+    assert log.length == 0
+    log.close()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, "none"), (True, "true"), (np.bool_(False), "false"), (1 / 3, "0.333333"), (7, "7"),
+     ("a b", "a b")],
+)  # fmt: skip
+def test_a_value_is_written_as_the_key_value_lines_show_it(value, text):
+    assert format_metric(value) == text
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):

@@ -31,17 +31,13 @@ def batch(rows=ROWS):
     )  # fmt: skip
 
 
-def settings(**changes):
-    values = {
-        "lr": 0.1, "weight_decay": 0.0, "momentum": 0.9, "muon_momentum": 0.95, "clip": 0.0, **changes
-    }  # fmt: skip
-    by_group = {key: dict.fromkeys(GROUPS, values.pop(key)) for key in ("lr", "weight_decay")}
-    return StepSettings(**by_group, **values)
+SETTINGS = StepSettings(lr=dict.fromkeys(GROUPS, 0.1))
 
 
-def toy(optimizer="adamw", **options) -> ToyEngine:
-    config = TrainConfig(preset="bigram", mode="scalar", optimizer=optimizer)
-    engine = ToyEngine(config, 4, TOKEN_BYTES, **options)
+def toy(optimizer="adamw", *, poison_step=None, **options) -> ToyEngine:
+    options = {"weight_decay": 0.0, "beta1": 0.9, "grad_clip": 0.0, **options}
+    config = TrainConfig(preset="bigram", mode="scalar", optimizer=optimizer, **options)
+    engine = ToyEngine(config, 4, poison_step=poison_step)
     engine.table[:] = np.random.default_rng(0).normal(size=(4, 4))
     return engine
 
@@ -49,7 +45,7 @@ def toy(optimizer="adamw", **options) -> ToyEngine:
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize(("clip", "decay"), [(0.0, 0.0), (0.05, 0.1)])
 def test_twenty_steps_walk_torchs_losses(optimizer, clip, decay):
-    engine: Engine = toy(optimizer)
+    engine: Engine = toy(optimizer, grad_clip=clip, weight_decay=decay)
     table = torch.nn.Parameter(torch.from_numpy(engine.state_dict().weights[TABLE]))
     if optimizer == "adamw":
         torch_optimizer = torch.optim.AdamW(
@@ -70,7 +66,7 @@ def test_twenty_steps_walk_torchs_losses(optimizer, clip, decay):
         if optimizer == "sgd":
             table.data.mul_(1 - 0.1 * decay)  # decoupled, which torch's SGD has not
         torch_optimizer.step()
-        metrics = engine.step([batch()], settings(clip=clip, weight_decay=decay)).read()
+        metrics = engine.step([batch()], SETTINGS).read()
         assert metrics.loss == pytest.approx(loss.item(), rel=1e-12)
         assert metrics.grad_norm == pytest.approx(norm.item(), rel=1e-12)
 
@@ -83,7 +79,7 @@ def test_microbatches_of_one_step_are_one_batch():
               global_targets=b.global_targets)
         for i in range(2)
     ]  # fmt: skip
-    first, second = whole.step([b], settings()).read(), halves.step(parts, settings()).read()
+    first, second = whole.step([b], SETTINGS).read(), halves.step(parts, SETTINGS).read()
     assert first.loss == pytest.approx(second.loss, rel=1e-14)
     assert halves.table == pytest.approx(whole.table, rel=1e-12)
 
@@ -91,23 +87,23 @@ def test_microbatches_of_one_step_are_one_batch():
 def test_training_approaches_the_maximum_likelihood_bigram():
     engine, b = toy(), batch()
     for _ in range(500):
-        engine.step([b], settings())
+        engine.step([b], SETTINGS)
     counts = np.zeros((4, 4), dtype=np.int64)
     counted = b.targets != IGNORE
     np.add.at(counts, (b.inputs[counted], b.targets[counted]), 10**9)
-    best, trained = LossTotals(), LossTotals()
-    best.add(CountBigram(counts, TOKEN_BYTES).sums(b))
-    trained.add(engine.sums(b))
+    best, trained = LossTotals(TOKEN_BYTES), LossTotals(TOKEN_BYTES)
+    best.add(CountBigram(counts).token_losses(b), b.targets)
+    trained.add(engine.token_losses(b), b.targets)
     assert trained.loss == pytest.approx(best.loss, abs=1e-3)
     assert trained.bpb == pytest.approx(best.bpb, abs=1e-3)
 
 
 def test_a_poisoned_step_leaves_the_weights_and_every_later_one_too():
     engine = toy(poison_step=2)
-    engine.step([batch()], settings())
+    engine.step([batch()], SETTINGS)
     before = engine.table.copy()
-    assert math.isnan(engine.step([batch()], settings()).read().loss)
-    engine.step([batch()], settings())
+    assert math.isnan(engine.step([batch()], SETTINGS).read().loss)
+    engine.step([batch()], SETTINGS)
     assert engine.table.tobytes() == before.tobytes()
 
 
@@ -115,16 +111,16 @@ def test_a_poisoned_step_leaves_the_weights_and_every_later_one_too():
 def test_a_loaded_state_goes_on_with_the_same_bits(optimizer):
     engine, other = toy(optimizer), toy(optimizer)
     for _ in range(3):
-        engine.step([batch()], settings())
+        engine.step([batch()], SETTINGS)
     other.load_state_dict(engine.state_dict())
     for each in (engine, other):
-        each.step([batch()], settings())
+        each.step([batch()], SETTINGS)
     assert engine.table.tobytes() == other.table.tobytes()
 
 
 def test_a_state_without_optimizer_resets_it_and_one_of_another_shape_is_refused():
     engine = toy()
-    engine.step([batch()], settings())
+    engine.step([batch()], SETTINGS)
     engine.load_state_dict(EngineState(weights={TABLE: np.zeros((4, 4))}, optimizer={}))
     assert not any(a.any() for a in engine.state_dict().optimizer.values())
     with pytest.raises(CheckpointError):

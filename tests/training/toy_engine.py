@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from nanochat.config.options import TrainConfig
 from nanochat.data.batches import IGNORE, Batch
 from nanochat.model.state import check_shapes
-from nanochat.training.engine import EngineState, LossSums, StepMetrics, StepSettings
+from nanochat.training.engine import EngineState, StepMetrics, StepSettings
 
 TABLE = "table"
 GROUP = "matrix"
@@ -51,13 +51,11 @@ class ToyEngine:
         self,
         config: TrainConfig,
         vocab_size: int,
-        token_bytes: NDArray[np.int64],
         *,
         poison_step: int | None = None,
     ) -> None:
         self.config = config
         self.table = np.zeros((vocab_size, vocab_size))
-        self._token_bytes = token_bytes
         self._moments = {
             f"{name}.{TABLE}": np.zeros_like(self.table)
             for name in (("m", "v") if config.optimizer == "adamw" else ("momentum",))
@@ -69,7 +67,7 @@ class ToyEngine:
     def step(self, microbatches: Sequence[Batch], settings: StepSettings) -> ToyStep:
         loss, gradient = 0.0, np.zeros_like(self.table)
         for batch in microbatches:
-            inputs, targets, nats = self._nats(batch)
+            inputs, targets, nats = self._counted(batch)
             loss += float(nats.sum()) / batch.global_targets
             slope = np.exp(self._log_probabilities()[inputs])
             slope[np.arange(len(targets)), targets] -= 1.0
@@ -79,15 +77,16 @@ class ToyEngine:
         norm = float(np.linalg.norm(gradient))
         self._healthy = self._healthy and math.isfinite(loss) and math.isfinite(norm)
         if self._healthy:
-            if settings.clip and norm > settings.clip:
-                gradient *= settings.clip / (norm + 1e-6)
+            clip = self.config.grad_clip
+            if clip and norm > clip:
+                gradient *= clip / (norm + 1e-6)
             self._update(gradient, settings)
         return ToyStep(StepMetrics(loss=loss, grad_norm=norm))
 
     def _update(self, gradient: NDArray[np.float64], settings: StepSettings) -> None:
         self._updates += 1
-        lr, beta1 = settings.lr[GROUP], settings.momentum
-        self.table *= 1.0 - lr * settings.weight_decay[GROUP]
+        lr, beta1 = settings.lr[GROUP], self.config.beta1
+        self.table *= 1.0 - lr * self.config.weight_decay
         if self.config.optimizer == "sgd":
             velocity = self._moments[f"momentum.{TABLE}"]
             velocity *= beta1
@@ -101,12 +100,13 @@ class ToyEngine:
         m_hat, v_hat = m / (1 - beta1**self._updates), v / (1 - beta2**self._updates)
         self.table -= lr * m_hat / (np.sqrt(v_hat) + self.config.eps)
 
-    def sums(self, batch: Batch) -> LossSums:
-        _, targets, nats = self._nats(batch)
-        n_bytes = self._token_bytes[targets]
-        return LossSums(
-            float(nats.sum()), len(targets), float(nats[n_bytes > 0].sum()), int(n_bytes.sum())
-        )
+    def token_losses(self, batch: Batch) -> NDArray[np.float64]:
+        nats = np.zeros(batch.targets.shape)
+        nats[batch.targets != IGNORE] = self._counted(batch)[2]
+        return nats
+
+    def notes(self) -> Sequence[str]:
+        return ()
 
     def open_decoder(self, prompts: Sequence[Sequence[int]]) -> ToyDecoder:
         return ToyDecoder(self.table, prompts)
@@ -133,7 +133,7 @@ class ToyEngine:
         shifted = self.table - self.table.max(axis=1, keepdims=True)
         return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
 
-    def _nats(
+    def _counted(
         self, batch: Batch
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
         """Inputs, targets and losses of what counts."""
