@@ -53,7 +53,7 @@ def test_a_missing_library_is_named_with_a_way_out(kernels: Path) -> None:
 def test_a_missing_cuda_library_is_named_with_a_way_out(kernels: Path) -> None:
     message = refusal(native.cuda.__wrapped__)
     assert str(kernels / native._file_name("nck_cuda")) in message
-    assert message.endswith("; install nanochat-lab again where nvcc is found")
+    assert message.endswith("; install nanochat-lab again on a machine with nvcc")
 
 
 def test_a_file_that_is_no_library_is_refused(kernels: Path) -> None:
