@@ -19,7 +19,7 @@ from native.storage import (
     to_float64,
     to_stored,
 )
-from native.test_guard_pages import Side, beside
+from native.test_guard_pages import Side, next_to_guard_page
 from numpy.typing import NDArray
 from oracles import block as oracle
 
@@ -168,11 +168,13 @@ def test_activations_are_one_rounding_away(dtype: str, squared: bool, side: Side
         x, gradient = (to_stored(random.normal(size=count), dtype) for _ in range(2))
         values, upstream = to_float64(x, dtype), to_float64(gradient, dtype)
         positive = np.maximum(values, 0)
-        found = to_float64(activated(x, dtype, squared, beside(side)), dtype)
+        found = to_float64(activated(x, dtype, squared, next_to_guard_page(side)), dtype)
         expected = positive**2 if squared else positive
         np.testing.assert_allclose(found, expected, rtol=2 * UNIT[dtype], atol=1e-7)
         slope = 2 * positive if squared else (values > 0).astype(np.float64)
-        found = to_float64(activation_gradient(x, gradient, dtype, squared, beside(side)), dtype)
+        found = to_float64(
+            activation_gradient(x, gradient, dtype, squared, next_to_guard_page(side)), dtype
+        )
         np.testing.assert_allclose(found, slope * upstream, rtol=2 * UNIT[dtype], atol=1e-7)
 
 
@@ -343,7 +345,7 @@ def test_nan_stays_in_its_segment_forward_and_in_its_row_backward(dtype: str) ->
 @pytest.mark.parametrize("side", ["begin", "end"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_blocks_stay_within_their_arrays(side: Side, dtype: str) -> None:
-    place = beside(side)
+    place = next_to_guard_page(side)
     for size in (*range(1, 36, 3), 63, 64, 65):
         norm = Norm(1 + size % 3, size, dtype, place)
         norm.forward(branch=True, in_place=size % 2 == 0)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from native.calls import ARGUMENT, MEMORY, OK, UNWRITTEN, last_error
 from native.gpt import GPT, Decoder
-from native.test_guard_pages import Side, beside
+from native.test_guard_pages import Side, next_to_guard_page
 from numpy.typing import NDArray
 
 from nanochat import native
@@ -143,7 +143,12 @@ def test_a_change_of_the_matrices_changes_no_open_decoder() -> None:
 def test_a_decoder_stays_within_its_arrays(side: Side, dtype: str, positions: str) -> None:
     for n_head, n_embd, vocab in [(1, 2, 1), *SHAPES]:
         model = GPT(
-            dtype, vocab, n_head=n_head, n_embd=n_embd, positions=positions, place=beside(side)
+            dtype,
+            vocab,
+            n_head=n_head,
+            n_embd=n_embd,
+            positions=positions,
+            place=next_to_guard_page(side),
         )
         decoder = Decoder(model, 3)
         ids = tokens(model, 3, 8)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from native.calls import ARGUMENT, OK, UNWRITTEN, last_error, pointer
 from native.storage import UNIT, Placement, accumulation_dtype
-from native.test_guard_pages import Side, beside
+from native.test_guard_pages import Side, next_to_guard_page
 from numpy.typing import NDArray
 from oracles.numpy_gpt import ngram_row
 
@@ -134,7 +134,7 @@ def check(lookup: Lookup) -> None:
     seed=st.integers(0, 1000),
 )
 def test_sums_and_their_derivative_are_those_of_the_named_rows(side: Side, **given: Any) -> None:
-    check(Lookup(**given, place=beside(side)))
+    check(Lookup(**given, place=next_to_guard_page(side)))
 
 
 @pytest.mark.parametrize("hidden_size", [5, 96, 130])

@@ -24,7 +24,7 @@ VOCABS = (*range(1, 36), 63, 64, 65, 127, 130, 257)
 Side = Literal["begin", "end"]
 
 
-def beside(side: Side) -> Placement:
+def next_to_guard_page(side: Side) -> Placement:
     """Return copies whose first element follows, or whose last precedes, a protected page."""
     return lambda array: against_a_guard(array, side)
 
@@ -50,7 +50,7 @@ def against_a_guard(array: NDArray[Any], side: Side) -> NDArray[Any]:
     ids=["plain", "mean", "capped", "smooth"],
 )
 def test_cross_entropy_stays_within_its_arrays(side: Side, dtype: str, loss: Loss) -> None:
-    random, place = np.random.default_rng(2), beside(side)
+    random, place = np.random.default_rng(2), next_to_guard_page(side)
     for vocab in VOCABS:
         rows = 1 + vocab % 3
         values = random.normal(size=(rows, vocab))
@@ -69,7 +69,7 @@ def test_cross_entropy_stays_within_its_arrays(side: Side, dtype: str, loss: Los
 @pytest.mark.parametrize("side", ["begin", "end"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_scale_rows_stays_within_its_arrays(side: Side, dtype: str) -> None:
-    place = beside(side)
+    place = next_to_guard_page(side)
     for vocab in VOCABS:
         values = np.ones((3, vocab))
         matrix = Matrix.of(values, dtype, place=place)
@@ -82,8 +82,8 @@ def test_scale_rows_stays_within_its_arrays(side: Side, dtype: str) -> None:
 def test_stores_past_the_caches_stay_within_the_gradient(dtype: str) -> None:
     # With an odd length, rows begin at every offset within a vector.
     rows, vocab = 3, (16 << 20) // 2 // 3 + 33
-    logits = Matrix.of(np.broadcast_to(0.0, (rows, vocab)), dtype, place=beside("end"))
+    logits = Matrix.of(np.broadcast_to(0.0, (rows, vocab)), dtype, place=next_to_guard_page("end"))
     question = Problem(logits=np.broadcast_to(0.0, (rows, vocab)), targets=np.arange(rows))
     for side in ("begin", "end"):
-        result = cross_entropy(question, logits, place=beside(side))
+        result = cross_entropy(question, logits, place=next_to_guard_page(side))
         assert result.status == OK

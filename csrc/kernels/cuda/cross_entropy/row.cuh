@@ -1,5 +1,5 @@
-// Shared by the cross-entropy kernels: a row's inputs, its sums over slots and threads, and its results.
-// The arithmetic is in row_arithmetic.hpp.
+// Shared by the cross-entropy kernels: a row's inputs, its sums over slots and threads, and its
+// results. The arithmetic is in row_arithmetic.hpp.
 #ifndef NANOCHAT_KERNELS_CUDA_CROSS_ENTROPY_ROW_CUH_
 #define NANOCHAT_KERNELS_CUDA_CROSS_ENTROPY_ROW_CUH_
 
