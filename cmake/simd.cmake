@@ -30,6 +30,11 @@ function(nanochat_simd_target target)
     target_compile_options(${target}_${name} PRIVATE ${words})
     target_include_directories(${target}_${name} PRIVATE ${PROJECT_SOURCE_DIR}/csrc)
     target_link_libraries(${target}_${name} PRIVATE nanochat_options)
+    # The intrinsics take most of the compile time of a small file. ccache does not cache files with
+    # a precompiled header.
+    if(bytes GREATER 16 AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
+      target_precompile_headers(${target}_${name} PRIVATE <immintrin.h>)
+    endif()
     target_sources(${target} PRIVATE $<TARGET_OBJECTS:${target}_${name}>)
   endforeach()
   set_target_properties(${target} PROPERTIES NCLAB_SIMD_SETS "${names}")

@@ -1,7 +1,7 @@
-"""Loads the compiled kernels and turns their statuses into exceptions. Knows no torch.
+"""The compiled kernels: loads the libraries and turns statuses into exceptions. No torch.
 
-The declarations that cffi reads are the file that the compiler read (csrc/kernels/abi.h), installed
-beside the libraries. NCLAB_KERNELS names the folder of another build, such as one with sanitizers.
+cffi reads the same declarations as the compiler (csrc/kernels/abi.h), which are installed with the
+libraries. NCLAB_KERNELS names the folder of another build, such as one with sanitizers.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _REINSTALL = "install nanochat-lab again (pip install .)"
 
 
 def _folder() -> Path:
-    """Where the compiled files of this package are; an editable install has them elsewhere."""
+    """Return the folder of the compiled files, which an editable install keeps elsewhere."""
     if chosen := os.environ.get("NCLAB_KERNELS"):
         return Path(chosen).absolute()
     spec = importlib.util.find_spec("nanochat._scalar")
@@ -72,7 +72,7 @@ def _load(name: str, remedy: str) -> Any:
     try:
         library = ffi.dlopen(str(path))
         version = library.nck_abi_version()
-    except (OSError, AttributeError) as error:  # AttributeError: a library of something else
+    except (OSError, AttributeError) as error:  # AttributeError: not a library of kernels
         raise KernelError(
             f"the kernel library {path} cannot be loaded ({error}); {remedy}"
         ) from None
@@ -86,22 +86,22 @@ def _load(name: str, remedy: str) -> Any:
 
 @cache
 def cpu() -> Any:
-    """The CPU kernels. Raises KernelError where they are missing or of another version."""
+    """Return the CPU kernels. Raises KernelError if they are missing or of another version."""
     return _load("nck", f"{_REINSTALL}")
 
 
 @cache
 def cuda() -> Any:
-    """The CUDA kernels, which are built where nvcc is. Raises KernelError as `cpu` does."""
-    remedy = "install nanochat-lab again where nvcc is found"
+    """Return the CUDA kernels, which are built only with nvcc. Raises KernelError as `cpu` does."""
+    remedy = "install nanochat-lab again on a machine with nvcc"
     return _load("nck_cuda", remedy)
 
 
 @cache
 def kernel(name: str) -> Any:
-    """The function nck_<name>, called with addresses as plain integers in place of pointers.
+    """Return the function nck_<name>. It takes addresses as integers instead of pointers.
 
-    Casts to pointers cost more than the call. Raises KernelError as `cpu` and `cuda` do.
+    Casting pointers costs more than the call. Raises KernelError as `cpu` and `cuda` do.
     """
     library = cuda() if name.startswith("cuda_") else cpu()
     function = getattr(library, f"nck_{name}")
@@ -111,20 +111,20 @@ def kernel(name: str) -> Any:
 
 
 def check(status: int, library: Any) -> None:
-    """Raise KernelError with the library's own message unless the status is NCK_OK."""
+    """Raise KernelError with the library's message unless the status is NCK_OK."""
     if status:
         raise KernelError(ffi.string(library.nck_last_error()).decode())
 
 
 def address(structure: Any) -> int:
-    """Where a structure made by `ffi.new` lies, as `kernel` takes it; keep the structure."""
+    """Return the address of a structure from `ffi.new`; the caller must keep the structure."""
     return int(ffi.cast("intptr_t", structure))
 
 
 def take_buffer(size: int) -> Any:
-    """A writable buffer of `size` bytes from the kernels' store; it goes back when unused.
+    """Return a writable buffer of `size` bytes from the kernels' store, to which it returns.
 
-    Worth it from about a megabyte on: fresh pages cost more than filling them.
+    Useful from about a megabyte on, where fresh pages cost more than filling them.
     """
     library = cpu()
     pointer = ffi.new("void **")

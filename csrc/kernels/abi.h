@@ -126,7 +126,7 @@ const char* nck_target(void);
 
    A row with NaN or +inf, or with nothing but -inf, has a loss, an lse and a whole gradient of NaN.
    A target whose logit is -inf has a loss of +inf and a finite gradient. Under a soft-cap an
-   infinite logit is ±softcap. Ignored rows have gradients of 0, whatever their logits are. */
+   infinite logit is ±softcap. Ignored rows have gradients of 0 for any logits. */
 int32_t nck_cross_entropy(const void* logits, int64_t rows, int64_t vocab, int64_t row_stride,
                           int32_t dtype, const int64_t* targets, const void* class_weights,
                           const void* token_weights, const nck_loss* loss, const void* upstream,

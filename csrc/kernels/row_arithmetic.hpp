@@ -205,8 +205,8 @@ NCK_HOST_DEVICE inline float gradient_of(float z, const RowSlopes& slopes, float
   return terms.softcap > 0.0f ? g * cap_slope(z, terms.inverse_cap) : g;
 }
 
-NCK_HOST_DEVICE inline float number_or_one(const float* numbers, std::int64_t i) noexcept {
-  return numbers == nullptr ? 1.0f : numbers[i];
+NCK_HOST_DEVICE inline float value_or_one(const float* values, std::int64_t i) noexcept {
+  return values == nullptr ? 1.0f : values[i];
 }
 
 // The functions below take elements index … index + count − 1 of a row; some may be outside it.
@@ -233,7 +233,7 @@ NCK_HOST_DEVICE inline float deviations_of(const float (&z)[count], std::int32_t
   float sum = 0.0f;
   for (int i = 0; i < count; ++i) {
     const bool inside = index + i >= 0 && index + i < vocab;
-    if (inside) sum += number_or_one(class_weights, index + i) * (z[i] - pivot);
+    if (inside) sum += value_or_one(class_weights, index + i) * (z[i] - pivot);
   }
   return sum;
 }
@@ -246,7 +246,7 @@ NCK_HOST_DEVICE inline void differentiate_elements(float (&z)[count], std::int32
                                                    const float* class_weights) noexcept {
   for (int i = 0; i < count; ++i) {
     const bool is_weighted = !is_plain && index + i >= 0 && index + i < vocab;
-    const float weight = is_weighted ? number_or_one(class_weights, index + i) : 1.0f;
+    const float weight = is_weighted ? value_or_one(class_weights, index + i) : 1.0f;
     z[i] = gradient_of<is_fast, is_plain>(z[i], slopes, weight, terms);
   }
   const std::int32_t at = static_cast<std::int32_t>(target) - index;

@@ -109,7 +109,7 @@ struct Emulated {
         options.class_weights.empty()
             ? static_cast<float>(vocab())
             : std::accumulate(options.class_weights.begin(), options.class_weights.end(), 0.0f);
-    const RowWeights weights{number_or_one(class_weights(), target), options.token_weight,
+    const RowWeights weights{value_or_one(class_weights(), target), options.token_weight,
                              options.token_weight * options.upstream * options.scale, class_sum};
     const RowOutcome row = finish_row(terms, weights, all.sum, z_target(), all.deviations);
     Outcome outcome{row.loss, row.log_sum, all.sum.first == target, {}};

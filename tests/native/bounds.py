@@ -1,17 +1,17 @@
-"""How far a kernel may end up from the oracle: first-order bounds, derived, not tuned.
+"""First-order bounds of a kernel's distance from the oracle. They are derived, not tuned.
 
-u is the unit of a number: 2⁻²⁴ for float, 2⁻⁵³ for double. With d_j = z_j − max z ≤ 0 and H the
+u is the unit roundoff of the accumulation dtype: 2⁻²⁴ for float, 2⁻⁵³ for double. With d_j = z_j − max z ≤ 0 and H the
 entropy of the row's softmax:
 
-- exp(d_j) is off by u·(|d_j| + 4) of itself: d_j is rounded once, the exponential is good to 4u;
-  below exp(−87), or exp(−708), it may be 0.
-- Σ exp(d_j) is off by the average of that, and Σ p_j |d_j| ≤ H; at most 8 terms are added in float
+- exp(d_j) has a relative error of u·(|d_j| + 4): d_j is rounded once, and the exponential has an
+  error of 4u. Below exp(−87), or exp(−708), it may be 0.
+- Σ exp(d_j) has the average of that error, and Σ p_j |d_j| ≤ H. At most 8 terms are added in float
   and the others in double: u·(H + 12), and V/8 roundings of double.
-- a logit under the soft-cap is off by 6u of itself: quotient, its reciprocal, tanh (3), product.
-- sums over the rows are in double, a rounding a row.
+- a logit under the soft-cap has a relative error of 6u: quotient, its reciprocal, tanh (3), product.
+- sums over the rows are in double, one rounding per row.
 - smoothing multiplies weights and logits in float: u·Σ c_j |z_j|.
 
-A half type adds one rounding to its own nearest number.
+A 16-bit dtype adds one rounding to its nearest value.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 from native.oracle import Problem, Wide, Wides, parts
 from native.storage import LEAST, UNIT
 
-# Where NumPy has nothing wider than double, the oracle is as far off as the kernel may be.
+# Without a type wider than double in NumPy, the oracle has the same error as the kernel.
 SIDES = 1 if np.finfo(Wide).eps < 2.0**-60 else 2
 DOUBLE = Wide(SIDES * 2.0**-53)
 
@@ -37,7 +37,7 @@ class Bounds:
 
 @np.errstate(all="ignore")
 def bounds(problem: Problem, expected: Any, dtype: str) -> Bounds:
-    """Largest errors of losses, log-sums and gradient that are no mistake. Finite rows only."""
+    """Return the largest acceptable errors of losses, log-sums and gradient. Finite rows only."""
     loss, a = problem.loss, parts(problem)
     rows, vocab = problem.shape
     u = DOUBLE if dtype == "float64" else Wide(UNIT["float32"])
@@ -71,11 +71,11 @@ def bounds(problem: Problem, expected: Any, dtype: str) -> Bounds:
     scale = (w * abs(a.slope))[:, None]
     gradient = gradient * scale
     if loss.softcap:
-        # 1 − t² is off by 12u and more than that of nothing.
+        # 1 − t² has an error of 12u, and a larger relative error near 0.
         raw = scale * (a.p * share[:, None] + smooth * c)
         raw[row, a.t] += scale[:, 0] * abs(a.own)
         gradient = gradient + 14 * u * raw
-    # The mean's weight is a sum over the rows, in double.
+    # The weight of the mean is a sum over the rows, in double.
     summed = (rows if loss.reduction == "mean" else 0) * DOUBLE
     gradient = gradient + (2 * u + summed) * abs(expected.gradient) + LEAST["float32"]
     if dtype in ("bfloat16", "float16"):

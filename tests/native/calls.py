@@ -7,17 +7,17 @@ from typing import Any
 
 import numpy as np
 from native.oracle import Loss, Problem
-from native.storage import Matrix, Place, number_type
+from native.storage import Matrix, Placement, accumulation_dtype
 from numpy.typing import NDArray
 
 from nanochat import native
 
 OK, ARGUMENT, TARGET, LOGITS, MEMORY = range(5)
-UNWRITTEN = -7.25  # stands in every result before a call
+UNWRITTEN = -7.25  # the value of every result before a call
 
 
 def pointer(array: NDArray[Any] | None) -> Any:
-    """A `void *` to the array's first element; NULL for None."""
+    """Return a `void *` to the array's first element; NULL for None."""
     return native.ffi.NULL if array is None else native.ffi.cast("void *", array.ctypes.data)
 
 
@@ -41,7 +41,7 @@ def nck_loss(loss: Loss) -> Any:
 @dataclass
 class Result:
     status: int
-    losses: NDArray[Any]  # (rows,) or (1,) numbers
+    losses: NDArray[Any]  # (rows,) or (1,), accumulation dtype
     log_sums: NDArray[Any]  # (rows,)
     correct: NDArray[Any]  # (rows,) or (1,)
     gradient: Matrix | None
@@ -53,16 +53,16 @@ class Result:
 
 def cross_entropy(
     problem: Problem,
-    logits: Matrix,  # the problem's logits as stored; overwritten where gradient is "in place"
+    logits: Matrix,  # the problem's logits as stored; overwritten if gradient is "in place"
     *,
     gradient: str = "apart",  # "apart", "in place" or "none"
     gradient_stride: int | None = None,
     threads: int = 1,
-    place: Place = lambda array: array,
+    place: Placement = lambda array: array,
 ) -> Result:
-    """nck_cross_entropy with every result asked for."""
+    """Call nck_cross_entropy with every result requested."""
     rows, vocab = problem.shape
-    number = number_type(logits.dtype)
+    number = accumulation_dtype(logits.dtype)
 
     def numbers(array: NDArray[np.float64] | None) -> NDArray[Any] | None:
         return None if array is None else place(array.astype(number))
@@ -96,7 +96,7 @@ def cross_entropy(
 
 def scale_rows(
     matrix: Matrix,
-    upstream: NDArray[Any],  # numbers, (rows,) or (1,)
+    upstream: NDArray[Any],  # (rows,) or (1,), accumulation dtype
     result: Matrix,
     *,
     upstream_stride: int = 1,

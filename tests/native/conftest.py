@@ -1,4 +1,4 @@
-"""The build and the instruction set that the environment names are chosen before any test runs."""
+"""Load the kernels that the environment names before any test runs."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from nanochat import native
 
 @pytest.fixture(scope="session", autouse=True)
 def _chosen_kernels() -> None:
-    """Before the tests' environment is cleaned of NCLAB_SIMD."""
+    """Choose the instruction set before a fixture removes NCLAB_SIMD from the environment."""
     native.cpu().nck_target()

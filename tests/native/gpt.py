@@ -1,4 +1,4 @@
-"""Models for nck_decode, stored as the kernel reads them, and decoders as NumPy calls."""
+"""Models for nck_decode, stored as the kernel reads them, and its functions as NumPy calls."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from native.calls import OK, UNWRITTEN, last_error, pointer
-from native.storage import Place, number_type, to_float64, to_stored
+from native.storage import Placement, accumulation_dtype, to_float64, to_stored
 from numpy.typing import NDArray
 from oracles.numpy_gpt import NumpyGPT
 
@@ -22,10 +22,10 @@ MATRICES = {
 
 
 class GPT:
-    """Random weights of a config's model, as stored in `dtype`, and as float64 for the oracle."""
+    """Random weights of a config's model, stored in `dtype`, and as float64 for the oracle."""
 
     def __init__(
-        self, dtype: str, vocab: int, *, seed: int = 0, place: Place = lambda array: array,
+        self, dtype: str, vocab: int, *, seed: int = 0, place: Placement = lambda array: array,
         **options: Any,
     ) -> None:  # fmt: skip
         shape = {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 8}
@@ -43,20 +43,20 @@ class GPT:
             self.weights[spec.name] = to_float64(stored, kept)
 
     def oracle(self, ids: NDArray[np.int64]) -> NDArray[np.float64]:
-        """(rows, width, vocab) logits behind each token of (rows, width) ids."""
+        """Return the (rows, length, vocab) logits after each token of (rows, length) ids."""
         models = [NumpyGPT(self.config, self.weights, self.config.block_size) for _ in ids]
         rows = zip(models, ids.tolist(), strict=True)
         return np.array([[m.logits(token, i) for i, token in enumerate(row)] for m, row in rows])
 
     def _numbers(self, *names: str) -> NDArray[Any]:
         numbers = np.concatenate([self.weights[name].ravel() for name in names])
-        return self.place(numbers.astype(number_type(self.dtype)))
+        return self.place(numbers.astype(accumulation_dtype(self.dtype)))
 
     def _matrix(self, *names: str) -> NDArray[Any]:
         return self.place(np.concatenate([self.stored[name].ravel() for name in names]))
 
     def described(self, **changes: Any) -> tuple[Any, dict[str, Any]]:
-        """nck_gpt and, by name, all that it points to."""
+        """Return an nck_gpt and, by name, everything that it points to."""
         config, keep = self.config, {}
 
         def kept(name: str, array: NDArray[Any]) -> Any:
@@ -87,7 +87,7 @@ class GPT:
 
 
 class Decoder:
-    """nck_open_decoder … nck_close_decoder."""
+    """A decoder of the C ABI, from nck_open_decoder to nck_close_decoder."""
 
     def __init__(self, model: GPT, rows: int) -> None:
         self.model, self.rows, self.count = model, rows, 0
@@ -99,10 +99,10 @@ class Decoder:
     def call(
         self, ids: NDArray[np.int64], first: int, threads: int = 1
     ) -> tuple[int, NDArray[Any]]:
-        """Status and logits, (rows, vocab)."""
+        """Return the status and the (rows, vocab) logits of nck_decode."""
         place = self.model.place
         tokens = place(np.ascontiguousarray(ids, np.int64).ravel())
-        number = number_type(self.model.dtype)
+        number = accumulation_dtype(self.model.dtype)
         logits = place(np.full(self.rows * self.model.vocab, UNWRITTEN, number))
         status = native.cpu().nck_decode(
             self.handle, native.ffi.cast("int64_t *", tokens.ctypes.data), ids.shape[1], first,
@@ -111,7 +111,7 @@ class Decoder:
         return status, logits.reshape(self.rows, -1)
 
     def read(self, ids: NDArray[np.int64], threads: int = 1) -> NDArray[Any]:
-        """Logits behind the next tokens, (rows, width)."""
+        """Read the next (rows, length) tokens and return the (rows, vocab) logits after them."""
         status, logits = self.call(ids, self.count, threads)
         assert status == OK, last_error()
         self.count += ids.shape[1]

@@ -1,6 +1,6 @@
 """Cross-entropy and its gradient from the formula in csrc/kernels/abi.h, in NumPy.
 
-Computed in the widest numbers that NumPy has. Knows nothing of the kernels.
+Computed in the widest type of NumPy, without the kernels.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Loss:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """What is asked: exact numbers, whatever type a kernel reads them in."""
+    """The inputs of a loss as exact values, independent of the dtype that a kernel reads."""
 
     logits: NDArray[np.float64]  # (rows, vocab)
     targets: NDArray[np.int64]  # (rows,)
@@ -47,7 +47,7 @@ class Problem:
         return np.asarray(self.targets != self.loss.ignore_index)
 
     def rows(self, first: int, last: int) -> Problem:
-        """Some of the rows as a problem of its own."""
+        """Return some of the rows as a separate problem."""
 
         def part(each: NDArray[Any] | None) -> NDArray[Any] | None:
             return each if each is None or len(each) == 1 != len(self.targets) else each[first:last]
@@ -63,7 +63,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What loss, gradient and their error bounds are made of."""
+    """The terms of the loss, the gradient and their error bounds."""
 
     z: Wides  # (rows, vocab) logits after the soft-cap
     p: Wides  # (rows, vocab) softmax of z
@@ -72,7 +72,7 @@ class Parts:
     own: Wides  # (rows,) (1 − ε) · c[t]
     w: Wides  # (rows,) token weights
     t: NDArray[np.int64]  # (rows,) targets, 0 for ignored rows
-    slope: Wides  # (rows,) derivative of what is minimised by the row's loss, but for w
+    slope: Wides  # (rows,) gradient of the row's loss, without w
     weight: Any  # Σ w · c[t]
     counted: NDArray[np.bool_]  # (rows,)
 
@@ -110,7 +110,7 @@ class Answer:
 
 @np.errstate(all="ignore")
 def answer(problem: Problem) -> Answer:
-    """Losses, log-sums, correct and gradient as abi.h defines them."""
+    """Return losses, log-sums, correct and gradient as abi.h defines them."""
     loss, a = problem.loss, parts(problem)
     rows, vocab = problem.shape
     row = np.arange(rows)
@@ -118,7 +118,7 @@ def answer(problem: Problem) -> Answer:
     losses = a.own * (a.lse - a.z[row, a.t]) if loss.label_smoothing < 1 else np.zeros(rows, Wide)
     losses = losses + Wide(loss.label_smoothing) / vocab * by_class
     losses = a.w * (losses + (Wide(loss.z_loss) * a.lse**2 if loss.z_loss else 0))
-    # The derivative by z, then through the soft-cap.
+    # The gradient of z, then of the logits before the soft-cap.
     share = a.own + Wide(loss.label_smoothing) / vocab * a.c.sum() + 2 * Wide(loss.z_loss) * a.lse
     gradient = a.p * share[:, None] - Wide(loss.label_smoothing) / vocab * a.c
     gradient[row, a.t] -= a.own

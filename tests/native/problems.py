@@ -1,14 +1,14 @@
-"""Random problems for the kernels, drawn by hypothesis as a few numbers and a seed."""
+"""Random problems for the kernels. Hypothesis draws only a few sizes and a seed."""
 
 from __future__ import annotations
 
 import numpy as np
 from hypothesis import strategies as st
 from native.oracle import Loss, Problem
-from native.storage import DTYPES, Matrix, number_type
+from native.storage import DTYPES, Matrix, accumulation_dtype
 from numpy.typing import NDArray
 
-# Below, at and beyond the vector widths of every set, and rows enough for several chunks.
+# Below, at and above the vector widths of every set, and enough rows for several chunks.
 VOCABS = (1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 100, 127, 129, 257, 1000)
 ROWS = (0, 1, 2, 3, 5, 17, 64, 255, 256, 257, 600)
 
@@ -26,7 +26,7 @@ def losses(draw: st.DrawFn) -> Loss:
 
 @st.composite
 def stored_problems(draw: st.DrawFn, dtypes: tuple[str, ...] = DTYPES) -> tuple[Problem, Matrix]:
-    """A problem of finite logits and its logits as stored."""
+    """Draw a problem with finite logits, and its logits as stored."""
     vocab = draw(st.sampled_from(VOCABS))
     rows = draw(st.sampled_from([r for r in ROWS if r * vocab <= 40_000]))
     dtype = draw(st.sampled_from(dtypes))
@@ -44,7 +44,7 @@ def stored_problems(draw: st.DrawFn, dtypes: tuple[str, ...] = DTYPES) -> tuple[
     targets[random.random(rows) < draw(st.sampled_from([0.0, 0.3]))] = loss.ignore_index
 
     def numbers(count: int) -> NDArray[np.float64]:
-        return random.uniform(0.1, 2.0, count).astype(number_type(dtype)).astype(np.float64)
+        return random.uniform(0.1, 2.0, count).astype(accumulation_dtype(dtype)).astype(np.float64)
 
     problem = Problem(
         logits=matrix.values(),

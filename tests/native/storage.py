@@ -1,6 +1,6 @@
-"""Rows as the kernels store them: element types, strides, and guards between the rows.
+"""Rows as the kernels store them: dtypes, strides, and guards between the rows.
 
-NumPy allocates each array at its exact size, so that AddressSanitizer sees a step beyond it.
+NumPy allocates each array at its exact size, so AddressSanitizer detects accesses beyond it.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# Where an array stands: itself, or a copy elsewhere.
-Place = Callable[[NDArray[Any]], NDArray[Any]]
+# Returns the array, or a copy of it at another address.
+Placement = Callable[[NDArray[Any]], NDArray[Any]]
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 ELEMENT = {
@@ -21,21 +21,21 @@ ELEMENT = {
     "bfloat16": np.uint16,
     "float16": np.uint16,
 }
-# Largest relative error of rounding to nearest, and half of the least distance of two numbers.
-# bfloat16: a processor with such conversions flushes what is below 2⁻¹²⁶.
+# The largest relative error of rounding to nearest, and half the smallest distance of two values.
+# bfloat16: processors with conversion instructions flush values below 2⁻¹²⁶.
 UNIT = {"float32": 2.0**-24, "float64": 2.0**-53, "bfloat16": 2.0**-8, "float16": 2.0**-11}
 LEAST = {"float32": 2.0**-150, "float64": 2.0**-1075, "bfloat16": 2.0**-126, "float16": 2.0**-25}
-# A NaN in every type; whoever reads a guard spoils a result.
+# A NaN in every dtype: a kernel that reads a guard spoils a result.
 GUARD = {"float32": np.nan, "float64": np.nan, "bfloat16": 0x7FC5, "float16": 0x7E05}
 
 
-def number_type(dtype: str) -> Any:
-    """What abi.h calls a number."""
+def accumulation_dtype(dtype: str) -> Any:
+    """Return the accumulation dtype of abi.h."""
     return np.float64 if dtype == "float64" else np.float32
 
 
 def to_bfloat16(values: NDArray[Any]) -> NDArray[np.uint16]:
-    """Bits of the nearest bfloat16 of each float32, ties to even; NaN stays NaN."""
+    """Return the bits of the nearest bfloat16 of each float32, ties to even; NaN stays NaN."""
     wide = np.ascontiguousarray(values, np.float32)
     bits = wide.view(np.uint32).astype(np.uint64)
     kept, cut = bits >> 16, bits & 0xFFFF
@@ -49,7 +49,7 @@ def from_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
 
 
 def to_stored(values: NDArray[Any], dtype: str) -> NDArray[Any]:
-    """Nearest elements of `dtype`, half types as their bits."""
+    """Round to `dtype`; 16-bit dtypes are returned as their bits."""
     with np.errstate(over="ignore", invalid="ignore"):
         if dtype == "bfloat16":
             return to_bfloat16(values)
@@ -59,8 +59,8 @@ def to_stored(values: NDArray[Any], dtype: str) -> NDArray[Any]:
 
 
 def to_float64(stored: NDArray[Any], dtype: str) -> NDArray[np.float64]:
-    """The stored numbers, exactly."""
-    with np.errstate(invalid="ignore"):  # signalling NaN
+    """Return the stored values, exactly."""
+    with np.errstate(invalid="ignore"):  # signaling NaN
         if dtype == "bfloat16":
             return from_bfloat16(stored).astype(np.float64)
         if dtype == "float16":
@@ -69,10 +69,10 @@ def to_float64(stored: NDArray[Any], dtype: str) -> NDArray[np.float64]:
 
 
 class Matrix:
-    """rows × vocab elements, `stride` apart, in one array that ends with the last of them."""
+    """A rows × vocab matrix with a row stride, in one array that ends with the last element."""
 
     def __init__(
-        self, rows: int, vocab: int, stride: int, dtype: str, place: Place = lambda array: array
+        self, rows: int, vocab: int, stride: int, dtype: str, place: Placement = lambda array: array
     ) -> None:
         self.rows, self.vocab, self.stride, self.dtype = rows, vocab, stride, dtype
         size = (rows - 1) * stride + vocab if rows else 0
@@ -88,9 +88,9 @@ class Matrix:
         values: NDArray[Any],
         dtype: str,
         stride: int | None = None,
-        place: Place = lambda array: array,
+        place: Placement = lambda array: array,
     ) -> Matrix:
-        """Nearest elements to `values`, (rows, vocab)."""
+        """Return (rows, vocab) `values`, rounded to the dtype."""
         rows, vocab = values.shape
         matrix = cls(rows, vocab, vocab if stride is None else stride, dtype, place)
         matrix.stored[...] = to_stored(values, dtype)
@@ -107,7 +107,7 @@ class Matrix:
     def bits(self) -> bytes:
         return np.ascontiguousarray(self.stored).tobytes()
 
-    def guards_stand(self) -> bool:
+    def guards_are_unchanged(self) -> bool:
         expected = Matrix(self.rows, self.vocab, self.stride, self.dtype)
         expected.stored[...] = self.stored
         return expected.flat.tobytes() == self.flat.tobytes()

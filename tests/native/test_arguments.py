@@ -1,4 +1,4 @@
-"""What no call may have: each refusal is one line with the thing, the rule and the value."""
+"""Invalid arguments: each error message names the argument, the rule and the value."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROWS, VOCAB = 3, 8
 
 
 class Call:
-    """The arguments of nck_cross_entropy by name, all of them right until one is changed."""
+    """The arguments of nck_cross_entropy by name, all valid until one is changed."""
 
     def __init__(self, options: Mapping[str, Any] | None = None, **changes: Any) -> None:
         self.logits = np.linspace(-1, 1, ROWS * VOCAB, dtype=np.float32)
@@ -192,15 +192,15 @@ def test_ignore_index_may_be_a_token_or_any_other_number() -> None:
         {"threads": 2**31 - 1},
     ],
 )
-def test_what_no_row_needs_is_not_asked_for(changes: dict[str, Any]) -> None:
+def test_arguments_that_no_row_needs_may_be_null(changes: dict[str, Any]) -> None:
     assert Call(**changes).run() == OK
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="bounds a child's memory")
 def test_a_working_space_that_cannot_be_had_is_a_status() -> None:
-    import resource  # which Windows has not
+    import resource  # missing on Windows
 
-    # The row is ignored, so that nothing of it is read.
+    # The row is ignored, so it is not read.
     call = Call(rows=1, vocab=2**30, gradient=NULL)
     call.targets[0] = -100
     child = os.fork()

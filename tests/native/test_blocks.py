@@ -1,4 +1,4 @@
-"""The kernels of a transformer block against NumPy in float64, through the C ABI."""
+"""The kernels of a transformer block compared with NumPy in float64, through the C ABI."""
 
 from __future__ import annotations
 
@@ -10,8 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from native.calls import ARGUMENT, OK, UNWRITTEN, last_error, pointer
-from native.storage import DTYPES, ELEMENT, UNIT, Place, number_type, to_float64, to_stored
-from native.test_guard_pages import Side, beside
+from native.storage import (
+    DTYPES,
+    ELEMENT,
+    UNIT,
+    Placement,
+    accumulation_dtype,
+    to_float64,
+    to_stored,
+)
+from native.test_guard_pages import Side, next_to_guard_page
 from numpy.typing import NDArray
 from oracles import block as oracle
 
@@ -19,21 +27,21 @@ from nanochat import native
 from nanochat.model.parameters import rotary_angles
 
 EPS = 1e-5
-WIDTHS = (1, 7, 17, 64, 65, 130)
+HIDDEN_SIZES = (1, 7, 17, 64, 65, 130)
 Array = NDArray[np.float64]
 
 
 def unit(dtype: str) -> float:
-    """A rounding of numbers."""
+    """Return the unit roundoff of the accumulation dtype."""
     return UNIT["float64" if dtype == "float64" else "float32"]
 
 
 def assert_near(
     found: Array, expected: Array, dtype: str, *, numbers: bool, terms: int, size: float = 1.0
 ) -> None:
-    """One rounding to the dtype of what is stored in it, and a few of the sums beside it.
+    """Allow one rounding to the stored dtype, and a few roundings of the sums.
 
-    size: of the numbers on the way, where they are larger than what is expected.
+    size: of the intermediate values, if they are larger than the expected ones.
     """
     size = np.abs(expected).max(initial=size)
     bound = 4 * (terms + 8) ** 0.5 * unit(dtype) * size
@@ -43,62 +51,64 @@ def assert_near(
 
 @dataclass
 class Norm:
-    """One call of nck_rms_norm and one of its derivative, on random rows."""
+    """Calls of nck_rms_norm and nck_rms_norm_backward on random rows."""
 
     rows: int
-    width: int
+    hidden_size: int
     dtype: str
-    place: Place = lambda array: array
+    place: Placement = lambda array: array
     seed: int = 0
     threads: int = 1
     results: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        random, number = np.random.default_rng(self.seed), number_type(self.dtype)
-        shape = self.rows, self.width
+        random, number = np.random.default_rng(self.seed), accumulation_dtype(self.dtype)
+        shape = self.rows, self.hidden_size
         self.x = random.normal(size=shape).astype(number)
         self.branch, self.gradient = (to_stored(random.normal(size=shape), self.dtype)
                                       for _ in range(2))  # fmt: skip
         self.onto = random.normal(size=shape).astype(number)
 
     def forward(self, *, branch: bool, in_place: bool) -> None:
-        number, place = number_type(self.dtype), self.place
+        number, place = accumulation_dtype(self.dtype), self.place
         x, added = place(self.x.flatten()), place(self.branch.flatten())
         total = x if in_place else place(np.full(self.x.size, UNWRITTEN, number))
         normed = place(np.zeros(self.x.size, ELEMENT[self.dtype]))
         inverse = place(np.full(self.rows, UNWRITTEN, number))
         status = native.cpu().nck_rms_norm(
-            pointer(x), pointer(added if branch else None), self.rows, self.width,
+            pointer(x), pointer(added if branch else None), self.rows, self.hidden_size,
             native.DTYPES[self.dtype], EPS, pointer(total), pointer(normed), pointer(inverse),
             self.threads,
         )  # fmt: skip
         assert status == OK, last_error()
         self.results = {"sum": total if branch else x, "normed": normed, "inverse": inverse}
 
-    def backward(self, *, narrow: bool, in_place: bool) -> None:
-        number, place = number_type(self.dtype), self.place
+    def backward(self, *, stored: bool, in_place: bool) -> None:
+        number, place = accumulation_dtype(self.dtype), self.place
         gradient, x, onto = (place(a.flatten()) for a in (self.gradient, self.x, self.onto))
         result = onto if in_place else place(np.full(self.x.size, UNWRITTEN, number))
-        thin = place(np.zeros(self.x.size, ELEMENT[self.dtype]))
+        stored_result = place(np.zeros(self.x.size, ELEMENT[self.dtype]))
         inverse = place(oracle.rms_norm(self.x.astype(np.float64), EPS)[1].astype(number).ravel())
         status = native.cpu().nck_rms_norm_backward(
-            pointer(gradient), pointer(x), pointer(inverse), pointer(onto), self.rows, self.width,
-            native.DTYPES[self.dtype], pointer(result), pointer(thin if narrow else None),
+            pointer(gradient), pointer(x), pointer(inverse), pointer(onto), self.rows, self.hidden_size,
+            native.DTYPES[self.dtype], pointer(result), pointer(stored_result if stored else None),
             self.threads,
         )  # fmt: skip
         assert status == OK, last_error()
-        self.results = {"result": result, "narrow": thin}
+        self.results = {"result": result, "stored": stored_result}
 
     def found(self, name: str, dtype: str) -> Array:
         return to_float64(self.results[name], dtype).reshape(self.rows, -1)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("hidden_size", HIDDEN_SIZES)
 @pytest.mark.parametrize("branch", [False, True])
 @pytest.mark.parametrize("in_place", [False, True])
-def test_the_norm_is_the_oracles(dtype: str, width: int, branch: bool, in_place: bool) -> None:
-    norm = Norm(5, width, dtype)
+def test_the_norm_is_the_oracles(
+    dtype: str, hidden_size: int, branch: bool, in_place: bool
+) -> None:
+    norm = Norm(5, hidden_size, dtype)
     norm.forward(branch=branch, in_place=in_place)
     number = "float64" if dtype == "float64" else "float32"
     total = norm.x.astype(np.float64)
@@ -106,30 +116,30 @@ def test_the_norm_is_the_oracles(dtype: str, width: int, branch: bool, in_place:
         total = total + to_float64(norm.branch, dtype)
     expected, inverse = oracle.rms_norm(total, EPS)
     assert_near(norm.found("sum", number), total, dtype, numbers=True, terms=1)
-    assert_near(norm.found("inverse", number), inverse, dtype, numbers=True, terms=width)
-    assert_near(norm.found("normed", dtype), expected, dtype, numbers=False, terms=width)
+    assert_near(norm.found("inverse", number), inverse, dtype, numbers=True, terms=hidden_size)
+    assert_near(norm.found("normed", dtype), expected, dtype, numbers=False, terms=hidden_size)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("narrow", [False, True])
+@pytest.mark.parametrize("hidden_size", HIDDEN_SIZES)
+@pytest.mark.parametrize("stored", [False, True])
 @pytest.mark.parametrize("in_place", [False, True])
 def test_the_norms_derivative_is_the_oracles(
-    dtype: str, width: int, narrow: bool, in_place: bool
+    dtype: str, hidden_size: int, stored: bool, in_place: bool
 ) -> None:
-    norm = Norm(5, width, dtype)
-    norm.backward(narrow=narrow, in_place=in_place)
+    norm = Norm(5, hidden_size, dtype)
+    norm.backward(stored=stored, in_place=in_place)
     gradient = to_float64(norm.gradient, dtype)
     expected = norm.onto + oracle.rms_norm_backward(gradient, norm.x.astype(np.float64), EPS)
     number = "float64" if dtype == "float64" else "float32"
-    assert_near(norm.found("result", number), expected, dtype, numbers=True, terms=width)
-    if narrow:
-        assert_near(norm.found("narrow", dtype), expected, dtype, numbers=False, terms=width)
+    assert_near(norm.found("result", number), expected, dtype, numbers=True, terms=hidden_size)
+    if stored:
+        assert_near(norm.found("stored", dtype), expected, dtype, numbers=False, terms=hidden_size)
     else:
-        assert not norm.found("narrow", dtype).any()
+        assert not norm.found("stored", dtype).any()
 
 
-def activated(x: NDArray[Any], dtype: str, squared: bool, place: Place) -> NDArray[Any]:
+def activated(x: NDArray[Any], dtype: str, squared: bool, place: Placement) -> NDArray[Any]:
     x, result = place(x), place(np.zeros(x.size, ELEMENT[dtype]))
     status = native.cpu().nck_activation(
         pointer(x), x.size, native.DTYPES[dtype], squared, pointer(result), 1
@@ -139,7 +149,7 @@ def activated(x: NDArray[Any], dtype: str, squared: bool, place: Place) -> NDArr
 
 
 def activation_gradient(
-    x: NDArray[Any], gradient: NDArray[Any], dtype: str, squared: bool, place: Place
+    x: NDArray[Any], gradient: NDArray[Any], dtype: str, squared: bool, place: Placement
 ) -> NDArray[Any]:
     x, result = place(x), place(gradient.copy())
     status = native.cpu().nck_activation_backward(
@@ -158,11 +168,13 @@ def test_activations_are_one_rounding_away(dtype: str, squared: bool, side: Side
         x, gradient = (to_stored(random.normal(size=count), dtype) for _ in range(2))
         values, upstream = to_float64(x, dtype), to_float64(gradient, dtype)
         positive = np.maximum(values, 0)
-        found = to_float64(activated(x, dtype, squared, beside(side)), dtype)
+        found = to_float64(activated(x, dtype, squared, next_to_guard_page(side)), dtype)
         expected = positive**2 if squared else positive
         np.testing.assert_allclose(found, expected, rtol=2 * UNIT[dtype], atol=1e-7)
         slope = 2 * positive if squared else (values > 0).astype(np.float64)
-        found = to_float64(activation_gradient(x, gradient, dtype, squared, beside(side)), dtype)
+        found = to_float64(
+            activation_gradient(x, gradient, dtype, squared, next_to_guard_page(side)), dtype
+        )
         np.testing.assert_allclose(found, slope * upstream, rtol=2 * UNIT[dtype], atol=1e-7)
 
 
@@ -175,30 +187,32 @@ def test_nan_stays_nan_in_activations(dtype: str) -> None:
 
 @dataclass
 class Heads:
-    """Random queries, keys and values, and where they stand."""
+    """Random queries, keys and values, and their positions."""
 
     rows: int
-    width: int
+    sequence_length: int
     heads: int
     head_dim: int
     dtype: str
     turned: bool = True
     normed: bool = True
     segments: bool = False
-    place: Place = lambda array: array
+    place: Placement = lambda array: array
     seed: int = 0
 
     def __post_init__(self) -> None:
-        random, number = np.random.default_rng(self.seed), number_type(self.dtype)
-        shape = self.rows, self.width, 3, self.heads, self.head_dim
+        random, number = np.random.default_rng(self.seed), accumulation_dtype(self.dtype)
+        shape = self.rows, self.sequence_length, 3, self.heads, self.head_dim
         self.qkv = to_stored(random.normal(size=shape), self.dtype)
         self.gradient = to_stored(random.normal(size=(*shape[:2], *shape[3:])), self.dtype)
         begins = random.random(shape[:2]) < (0.2 if self.segments else 0)
-        self.starts = np.maximum.accumulate(np.where(begins, np.arange(self.width), 0), axis=1)
-        self.positions = np.arange(self.width) - self.starts
+        self.starts = np.maximum.accumulate(
+            np.where(begins, np.arange(self.sequence_length), 0), axis=1
+        )
+        self.positions = np.arange(self.sequence_length) - self.starts
         self.tables = None
         if self.turned:
-            cos, sin = rotary_angles(np.arange(self.width), self.head_dim)
+            cos, sin = rotary_angles(np.arange(self.sequence_length), self.head_dim)
             self.tables = cos.astype(number), sin.astype(number)
 
     def oracle(self) -> oracle.Attention:
@@ -212,7 +226,7 @@ class Heads:
     def call(self, *, backward: bool, threads: int = 1, **changes: Any) -> tuple[int, Any]:
         place = self.place
         shape = {
-            "rows": self.rows, "width": self.width, "heads": self.heads,
+            "rows": self.rows, "sequence_length": self.sequence_length, "heads": self.heads,
             "head_dim": self.head_dim, "eps": EPS, "dtype": native.DTYPES[self.dtype],
             "normed": self.normed,
         }  # fmt: skip
@@ -247,7 +261,7 @@ class Heads:
 
     def check(self) -> None:
         expected = self.oracle()
-        terms = self.width + self.head_dim
+        terms = self.sequence_length + self.head_dim
         mixed = to_float64(self.found(backward=False), self.dtype)
         assert_near(mixed, expected.mixed, self.dtype, numbers=False, terms=terms)
         gradient = to_float64(self.found(backward=True), self.dtype)
@@ -268,14 +282,14 @@ def test_attention_is_the_oracles_for_every_option(
 
 @settings(max_examples=60, deadline=None)
 @given(
-    rows=st.integers(1, 3), width=st.integers(1, 70), heads=st.integers(1, 3),
+    rows=st.integers(1, 3), sequence_length=st.integers(1, 70), heads=st.integers(1, 3),
     half=st.integers(1, 24), dtype=st.sampled_from(DTYPES), segments=st.booleans(),
     seed=st.integers(0, 999),
 )  # fmt: skip
 def test_attention_is_the_oracles_for_every_shape(
-    rows: int, width: int, heads: int, half: int, dtype: str, segments: bool, seed: int
+    rows: int, sequence_length: int, heads: int, half: int, dtype: str, segments: bool, seed: int
 ) -> None:
-    Heads(rows, width, heads, 2 * half, dtype, segments=segments, seed=seed).check()
+    Heads(rows, sequence_length, heads, 2 * half, dtype, segments=segments, seed=seed).check()
 
 
 def test_the_oracles_derivative_is_that_of_its_forward_pass() -> None:
@@ -331,12 +345,12 @@ def test_nan_stays_in_its_segment_forward_and_in_its_row_backward(dtype: str) ->
 @pytest.mark.parametrize("side", ["begin", "end"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_blocks_stay_within_their_arrays(side: Side, dtype: str) -> None:
-    place = beside(side)
-    for width in (*range(1, 36, 3), 63, 64, 65):
-        norm = Norm(1 + width % 3, width, dtype, place)
-        norm.forward(branch=True, in_place=width % 2 == 0)
-        norm.backward(narrow=True, in_place=width % 2 == 0)
-        heads = Heads(2, width, 1 + width % 2, 2 + 2 * (width % 9), dtype, segments=True,
+    place = next_to_guard_page(side)
+    for size in (*range(1, 36, 3), 63, 64, 65):
+        norm = Norm(1 + size % 3, size, dtype, place)
+        norm.forward(branch=True, in_place=size % 2 == 0)
+        norm.backward(stored=True, in_place=size % 2 == 0)
+        heads = Heads(2, size, 1 + size % 2, 2 + 2 * (size % 9), dtype, segments=True,
                       place=place)  # fmt: skip
         assert np.isfinite(to_float64(heads.found(backward=False), dtype)).all()
         assert np.isfinite(to_float64(heads.found(backward=True), dtype)).all()
@@ -352,8 +366,8 @@ LATE[0, 1] = 2
     ("changes", "message"),
     [
         ({"rows": -1}, "rows must be in [0, 2147483648], got -1"),
-        ({"width": 0}, "width must be in [1, 4096], got 0"),
-        ({"width": 4097}, "width must be in [1, 4096], got 4097"),
+        ({"sequence_length": 0}, "sequence_length must be in [1, 4096], got 0"),
+        ({"sequence_length": 4097}, "sequence_length must be in [1, 4096], got 4097"),
         ({"heads": 0}, "heads must be in [1, 1024], got 0"),
         ({"head_dim": 1025}, "head_dim must be in [1, 1024], got 1025"),
         ({"head_dim": 3}, "head_dim must be even for a rotation, got 3"),

@@ -1,4 +1,4 @@
-"""The store of large buffers: what is given back is kept, up to NCK_BUFFERS_KEPT of them."""
+"""The store of large buffers: returned buffers are kept, up to NCK_BUFFERS_KEPT of them."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_buffer_is_aligned_and_writable_to_its_last_byte(size: int) -> None:
     give(buffer)
 
 
-def test_what_is_given_back_is_the_next_takers() -> None:
+def test_a_returned_buffer_is_reused() -> None:
     first = take(6 * MIB)
     give(first)
     assert kept() == 6 * MIB
@@ -106,7 +106,7 @@ def test_drop_returns_everything_kept_and_nothing_taken() -> None:
     assert kept() == 4 * MIB
 
 
-def test_giving_twice_giving_null_and_giving_what_is_not_ours_changes_nothing() -> None:
+def test_giving_back_twice_null_or_a_foreign_pointer_changes_nothing() -> None:
     buffer = take(2 * MIB)
     give(buffer, buffer, native.ffi.NULL, native.ffi.new("char[100]"))
     assert kept() == 2 * MIB

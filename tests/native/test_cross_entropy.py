@@ -1,4 +1,4 @@
-"""nck_cross_entropy against the formula of abi.h, within bounds that rounding alone explains."""
+"""nck_cross_entropy compared with the formula of abi.h, within the bounds of rounding errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EXAMPLES = settings(max_examples=150, deadline=None, derandomize=True)
 
 
 def assert_within_bounds(problem: Problem, result: Result, dtype: str) -> None:
-    """Every result as far from the oracle as its bound allows, NaN where that is NaN."""
+    """Check that every result is within its bound of the oracle, and NaN where the oracle is."""
     assert result.status == OK
     expected = answer(problem)
     allowed = bounds(problem, expected, dtype)
@@ -47,9 +47,9 @@ def test_results_equal_the_formula_within_its_rounding(
     stride = logits.vocab + extra
     result = cross_entropy(question, logits, gradient=gradient, gradient_stride=stride)
     assert_within_bounds(question, result, logits.dtype)
-    assert logits.guards_stand()
+    assert logits.guards_are_unchanged()
     assert gradient == "in place" or logits.flat.tobytes() == before
-    assert result.gradient is None or result.gradient.guards_stand()
+    assert result.gradient is None or result.gradient.guards_are_unchanged()
 
 
 @EXAMPLES
@@ -64,13 +64,13 @@ def test_threads_stride_and_place_change_no_bit(
     assert cross_entropy(question, logits, gradient_stride=wide).bits() == one.bits()
     in_place = cross_entropy(question, logits.copy(), gradient="in place", threads=threads)
     assert in_place.bits() == one.bits()
-    # Without a gradient the losses are the same number, too.
+    # The losses are the same without a gradient.
     assert cross_entropy(question, logits, gradient="none").bits()[:3] == one.bits()[:3]
 
 
 @EXAMPLES
 @given(stored_problems(), st.data())
-def test_a_row_has_the_same_bits_wherever_it_stands(
+def test_a_row_has_the_same_bits_at_any_position(
     problem: tuple[Problem, Matrix], data: st.DataObject
 ) -> None:
     question, logits = problem
@@ -94,7 +94,7 @@ def test_a_row_has_the_same_bits_wherever_it_stands(
 def test_a_gradient_beyond_the_caches_equals_the_formula_at_any_alignment(
     dtype: str, stride: int
 ) -> None:
-    # 16 MiB and more are written past the caches, in whole lines with a head and a tail.
+    # Gradients of 16 MiB or more are written past the caches, in whole lines with a head and a tail.
     rows, vocab = (16 << 20) // 4097 // 2 + 1, 4097
     random = np.random.default_rng(3)
     few = random.normal(size=(7, vocab)) * 3
@@ -103,7 +103,7 @@ def test_a_gradient_beyond_the_caches_equals_the_formula_at_any_alignment(
     everything = Problem(logits=np.broadcast_to(0.0, (rows, vocab)), targets=targets)
     whole = cross_entropy(everything, logits, gradient_stride=stride, threads=2)
     assert whole.gradient is not None
-    assert whole.gradient.guards_stand()
+    assert whole.gradient.guards_are_unchanged()
     for row in (0, 1, 2, 3, rows // 2, rows - 1):
         alone = Matrix.of(few[[row % 7]], dtype)
         question = Problem(logits=alone.values(), targets=targets[row : row + 1])
@@ -114,7 +114,7 @@ def test_a_gradient_beyond_the_caches_equals_the_formula_at_any_alignment(
 
 
 def test_a_loss_near_zero_keeps_its_digits() -> None:
-    # log(1 + 2·exp(−18)): lse − z[t] would leave nothing of it in float.
+    # log(1 + 2·exp(−18)): lse − z[t] would be 0 in float.
     logits = Matrix.of(np.array([[20.0, 2.0, 2.0]]), "float32")
     question = Problem(logits=logits.values(), targets=np.array([0]))
     assert cross_entropy(question, logits).losses[0] == pytest.approx(
@@ -131,7 +131,7 @@ def test_correct_takes_the_first_of_equal_logits() -> None:
     assert cross_entropy(question, logits).correct.tolist() == [1, 0, 1, 0]
 
 
-def test_correct_reads_the_logits_and_not_what_the_softcap_leaves_of_them() -> None:
+def test_correct_compares_the_logits_before_the_softcap() -> None:
     # Both are 1.0 after the cap, but the second logit is larger.
     logits = Matrix.of(np.array([[50.0, 80.0, 0.0]]), "float32")
     for target, expected in ((0, 0.0), (1, 1.0)):

@@ -1,4 +1,4 @@
-"""nck_decode against the models in NumPy float64, one token after another."""
+"""nck_decode compared with the models in NumPy float64, one token after another."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from native.calls import ARGUMENT, MEMORY, OK, UNWRITTEN, last_error
 from native.gpt import GPT, Decoder
-from native.test_guard_pages import Side, beside
+from native.test_guard_pages import Side, next_to_guard_page
 from numpy.typing import NDArray
 
 from nanochat import native
@@ -28,18 +28,18 @@ OPTIONS: list[dict[str, Any]] = [
     {"ngram_rows": 1000, "ngram_longest": 7, "past_embeds": 1},
     {"past_embeds": 11, "positions": "learned", "tie_lm_head": True},
 ]
-# head_dim below, at and beyond the vector widths of every set, and none of them a multiple.
+# head_dim below, at and above the vector widths of every set, and not always a multiple.
 SHAPES = [  # n_head, n_embd, vocab
     (1, 4, 27), (3, 12, 2), (2, 20, 65), (2, 32, 257), (3, 66, 65), (2, 128, 1), (1, 130, 33),
 ]  # fmt: skip
 
 
-def tokens(model: GPT, rows: int, width: int) -> NDArray[np.int64]:
-    return np.random.default_rng(1).integers(0, model.vocab, (rows, width))
+def tokens(model: GPT, rows: int, length: int) -> NDArray[np.int64]:
+    return np.random.default_rng(1).integers(0, model.vocab, (rows, length))
 
 
 def assert_near(found: NDArray[Any], expected: NDArray[np.float64], model: GPT) -> None:
-    """Within the roundings of a few products: activations are numbers, whatever the weights."""
+    """Allow the roundings of a few products: activations have the accumulation dtype."""
     unit = 2.0**-53 if model.dtype == "float64" else 2.0**-24
     cap = model.config.logit_softcap
     products = cap * np.arctanh(expected / cap) if cap else expected
@@ -98,19 +98,19 @@ def test_a_rows_bits_depend_on_no_other_row_and_no_thread(rows: int, dtype: str)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("rows", "width"), [(1, 50), (1, 130), (5, 7), (20, 50)])
-def test_a_prompt_has_the_bits_of_its_tokens_one_by_one(rows: int, width: int, dtype: str) -> None:
+@pytest.mark.parametrize(("rows", "length"), [(1, 50), (1, 130), (5, 7), (20, 50)])
+def test_a_prompt_has_the_bits_of_its_tokens_one_by_one(rows: int, length: int, dtype: str) -> None:
     model = GPT(dtype, 27, block_size=140, n_layer=2)
-    ids = tokens(model, rows, width + 1)
+    ids = tokens(model, rows, length + 1)
     at_once, singly = Decoder(model, rows), Decoder(model, rows)
-    for column in range(width):
+    for column in range(length):
         last = singly.read(ids[:, column : column + 1])
-    np.testing.assert_array_equal(at_once.read(ids[:, :width], threads=2), last)
-    found, expected = (each.read(ids[:, width:]) for each in (at_once, singly))
+    np.testing.assert_array_equal(at_once.read(ids[:, :length], threads=2), last)
+    found, expected = (each.read(ids[:, length:]) for each in (at_once, singly))
     np.testing.assert_array_equal(found, expected)
 
 
-def test_a_first_of_0_forgets_what_was_read() -> None:
+def test_a_first_of_0_forgets_the_tokens_read() -> None:
     model = GPT("float32", 27, positions="learned")
     ids = tokens(model, 2, 8)
     decoder, fresh = Decoder(model, 2), Decoder(model, 2)
@@ -143,7 +143,12 @@ def test_a_change_of_the_matrices_changes_no_open_decoder() -> None:
 def test_a_decoder_stays_within_its_arrays(side: Side, dtype: str, positions: str) -> None:
     for n_head, n_embd, vocab in [(1, 2, 1), *SHAPES]:
         model = GPT(
-            dtype, vocab, n_head=n_head, n_embd=n_embd, positions=positions, place=beside(side)
+            dtype,
+            vocab,
+            n_head=n_head,
+            n_embd=n_embd,
+            positions=positions,
+            place=next_to_guard_page(side),
         )
         decoder = Decoder(model, 3)
         ids = tokens(model, 3, 8)
@@ -216,7 +221,7 @@ READ = "first must be 0 or the 2 tokens that were read, got"
 
 
 @pytest.mark.parametrize(
-    ("positions", "width", "first", "threads", "message"),
+    ("positions", "length", "first", "threads", "message"),
     [
         ("rope", 9, 0, 1, "length must be in [1, 8], got 9"),
         ("rope", 1, 1, 1, f"{READ} 1"),
@@ -228,11 +233,11 @@ READ = "first must be 0 or the 2 tokens that were read, got"
     ],
 )
 def test_a_wrong_step_is_named_and_nothing_is_written(
-    positions: str, width: int, first: int, threads: int, message: str
+    positions: str, length: int, first: int, threads: int, message: str
 ) -> None:
     decoder = Decoder(GPT("float32", 27, positions=positions), 2)
     decoder.read(np.zeros((2, 2), np.int64))
-    status, logits = decoder.call(np.zeros((2, width), np.int64), first, threads)
+    status, logits = decoder.call(np.zeros((2, length), np.int64), first, threads)
     assert status == ARGUMENT
     assert last_error() == message
     assert (logits == UNWRITTEN).all()
@@ -247,7 +252,7 @@ def test_learned_positions_end_with_the_block() -> None:
 
 
 @pytest.mark.parametrize("token", [-1, 27, 2**62])
-def test_what_is_no_token_is_named_with_its_row(token: int) -> None:
+def test_an_invalid_token_is_reported_with_its_row(token: int) -> None:
     decoder = Decoder(GPT("float32", 27), 3)
     ids = np.zeros((3, 2), np.int64)
     ids[1, 1] = token
@@ -262,7 +267,7 @@ def test_what_is_no_token_is_named_with_its_row(token: int) -> None:
 def test_a_step_without_a_pointer_is_refused(argument: str) -> None:
     decoder = Decoder(GPT("float32", 27), 1)
     tokens_, logits = native.ffi.new("int64_t[1]"), native.ffi.new("float[27]")
-    arguments = {"decoder": decoder.handle, "tokens": tokens_, "width": 1, "first": 0,
+    arguments = {"decoder": decoder.handle, "tokens": tokens_, "length": 1, "first": 0,
                  "logits": logits, "threads": 1, argument: native.ffi.NULL}  # fmt: skip
     assert native.cpu().nck_decode(*arguments.values()) == ARGUMENT
     assert last_error() == f"{argument} must not be NULL"

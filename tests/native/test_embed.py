@@ -1,4 +1,4 @@
-"""nck_embed and its derivative against sums in plain NumPy, row by row, through the C ABI."""
+"""nck_embed and its derivative compared with sums in NumPy, row by row, through the C ABI."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from native.calls import ARGUMENT, OK, UNWRITTEN, last_error, pointer
-from native.storage import UNIT, Place, number_type
-from native.test_guard_pages import Side, beside
+from native.storage import UNIT, Placement, accumulation_dtype
+from native.test_guard_pages import Side, next_to_guard_page
 from numpy.typing import NDArray
 from oracles.numpy_gpt import ngram_row
 
@@ -22,11 +22,11 @@ Sizes = dict[str, int]
 
 @dataclass
 class Lookup:
-    """Random rows of text, each of one or two segments, and a table for them."""
+    """Random rows of tokens, each of one or two segments, and a table for them."""
 
     rows: int
     columns: int
-    width: int
+    hidden_size: int
     vocab: int = 5
     past: int = 0
     ngram_rows: int = 0
@@ -34,7 +34,7 @@ class Lookup:
     dtype: str = "float32"
     seed: int = 0
     segments: bool = True
-    place: Place = lambda array: array
+    place: Placement = lambda array: array
     threads: int = 1
 
     def __post_init__(self) -> None:
@@ -45,13 +45,15 @@ class Lookup:
         self.starts = np.where(columns >= cuts, cuts, 0) if self.segments else np.zeros_like(cuts)
         self.starts = np.broadcast_to(self.starts, shape)
         size = (self.past + 1) * self.vocab + self.ngram_rows
-        number = number_type(self.dtype)
-        self.table = random.normal(size=(size, self.width)).astype(number)
-        self.gradient = random.normal(size=(self.rows * self.columns, self.width)).astype(number)
+        number = accumulation_dtype(self.dtype)
+        self.table = random.normal(size=(size, self.hidden_size)).astype(number)
+        self.gradient = random.normal(size=(self.rows * self.columns, self.hidden_size)).astype(
+            number
+        )
         self.onto = random.normal(size=self.table.shape).astype(number)
 
     def members(self) -> list[list[int]]:
-        """The table's rows of each token, as abi.h says it."""
+        """Return the table's rows of each token, as defined in abi.h."""
         found = []
         for row, starts in zip(self.tokens.tolist(), self.starts.tolist(), strict=True):
             for column, start in enumerate(starts):
@@ -69,7 +71,7 @@ class Lookup:
 
     def call(self, name: str, *arrays: NDArray[Any] | None, **changes: Any) -> int:
         sizes = {
-            "vocab": self.vocab, "width": self.width, "past_embeds": self.past,
+            "vocab": self.vocab, "hidden_size": self.hidden_size, "past_embeds": self.past,
             "ngram_rows": self.ngram_rows, "ngram_longest": self.longest,
             "dtype": native.DTYPES[self.dtype],
         }  # fmt: skip
@@ -122,7 +124,7 @@ def check(lookup: Lookup) -> None:
 @given(
     rows=st.integers(1, 4),
     columns=st.integers(1, 12),
-    width=st.sampled_from([1, 3, 16, 17, 40]),
+    hidden_size=st.sampled_from([1, 3, 16, 17, 40]),
     past=st.integers(0, 4),
     ngram_rows=st.sampled_from([0, 1, 7, 100]),
     longest=st.integers(2, 6),
@@ -132,12 +134,12 @@ def check(lookup: Lookup) -> None:
     seed=st.integers(0, 1000),
 )
 def test_sums_and_their_derivative_are_those_of_the_named_rows(side: Side, **given: Any) -> None:
-    check(Lookup(**given, place=beside(side)))
+    check(Lookup(**given, place=next_to_guard_page(side)))
 
 
-@pytest.mark.parametrize("width", [5, 96, 130])
-def test_any_number_of_threads_gives_the_same_bits(width: int) -> None:
-    lookup = Lookup(40, 64, width, vocab=60, past=2, ngram_rows=500, longest=4)
+@pytest.mark.parametrize("hidden_size", [5, 96, 130])
+def test_any_number_of_threads_gives_the_same_bits(hidden_size: int) -> None:
+    lookup = Lookup(40, 64, hidden_size, vocab=60, past=2, ngram_rows=500, longest=4)
     check(lookup)
     for threads in (2, 3, 7):
         assert lookup.sums(threads=threads).tobytes() == lookup.sums().tobytes()
@@ -155,7 +157,7 @@ def test_no_token_is_no_work() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"width": 0}, "width must be in [1, 65536], got 0"),
+        ({"hidden_size": 0}, "hidden_size must be in [1, 65536], got 0"),
         ({"vocab": 0}, "vocab must be in [1, 1073741824], got 0"),
         ({"past_embeds": -1}, "past_embeds must be in [0, 1024], got -1"),
         ({"ngram_rows": -1}, "ngram_rows must be in [0, 2147483648], got -1"),
@@ -171,7 +173,7 @@ def test_no_token_is_no_work() -> None:
         ),
     ],
 )
-def test_what_cannot_be_is_refused_and_nothing_is_written(
+def test_invalid_arguments_are_refused_and_nothing_is_written(
     name: str, changes: dict[str, Any], message: str
 ) -> None:
     lookup = Lookup(2, 2, 3)

@@ -1,4 +1,4 @@
-"""No element before or behind an array is touched: it stands against a page that may not be.
+"""No kernel accesses memory before or after an array: the array borders a protected page.
 
 AddressSanitizer does not see masked vector loads and stores; the processor does.
 """
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from native.calls import OK, cross_entropy, scale_rows
 from native.oracle import Loss, Problem
-from native.storage import DTYPES, Matrix, Place, number_type
+from native.storage import DTYPES, Matrix, Placement, accumulation_dtype
 from numpy.typing import NDArray
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no mprotect()")
@@ -24,8 +24,8 @@ VOCABS = (*range(1, 36), 63, 64, 65, 127, 130, 257)
 Side = Literal["begin", "end"]
 
 
-def beside(side: Side) -> Place:
-    """Copies whose first element follows, or whose last one precedes, a page without access."""
+def next_to_guard_page(side: Side) -> Placement:
+    """Return copies whose first element follows, or whose last precedes, a protected page."""
     return lambda array: against_a_guard(array, side)
 
 
@@ -50,13 +50,13 @@ def against_a_guard(array: NDArray[Any], side: Side) -> NDArray[Any]:
     ids=["plain", "mean", "capped", "smooth"],
 )
 def test_cross_entropy_stays_within_its_arrays(side: Side, dtype: str, loss: Loss) -> None:
-    random, place = np.random.default_rng(2), beside(side)
+    random, place = np.random.default_rng(2), next_to_guard_page(side)
     for vocab in VOCABS:
         rows = 1 + vocab % 3
         values = random.normal(size=(rows, vocab))
         for gradient in ("none", "in place", "apart"):
             logits = Matrix.of(values, dtype, place=place)
-            numbers = random.uniform(0.5, 1, max(rows, vocab)).astype(number_type(dtype))
+            numbers = random.uniform(0.5, 1, max(rows, vocab)).astype(accumulation_dtype(dtype))
             question = Problem(
                 logits=values, targets=random.integers(0, vocab, rows), loss=loss,
                 class_weights=numbers[:vocab], token_weights=numbers[:rows],
@@ -69,21 +69,21 @@ def test_cross_entropy_stays_within_its_arrays(side: Side, dtype: str, loss: Los
 @pytest.mark.parametrize("side", ["begin", "end"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_scale_rows_stays_within_its_arrays(side: Side, dtype: str) -> None:
-    place = beside(side)
+    place = next_to_guard_page(side)
     for vocab in VOCABS:
         values = np.ones((3, vocab))
         matrix = Matrix.of(values, dtype, place=place)
-        factors = place(np.array([2, 1, 3], number_type(dtype)))
+        factors = place(np.array([2, 1, 3], accumulation_dtype(dtype)))
         assert scale_rows(matrix, factors, matrix) == OK
         assert scale_rows(matrix, factors, Matrix.of(values, dtype, place=place)) == OK
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_stores_past_the_caches_stay_within_the_gradient(dtype: str) -> None:
-    # An odd length, so that rows begin everywhere between two vectors.
+    # With an odd length, rows begin at every offset within a vector.
     rows, vocab = 3, (16 << 20) // 2 // 3 + 33
-    logits = Matrix.of(np.broadcast_to(0.0, (rows, vocab)), dtype, place=beside("end"))
+    logits = Matrix.of(np.broadcast_to(0.0, (rows, vocab)), dtype, place=next_to_guard_page("end"))
     question = Problem(logits=np.broadcast_to(0.0, (rows, vocab)), targets=np.arange(rows))
     for side in ("begin", "end"):
-        result = cross_entropy(question, logits, place=beside(side))
+        result = cross_entropy(question, logits, place=next_to_guard_page(side))
         assert result.status == OK

@@ -1,4 +1,4 @@
-"""Each instruction set that this processor runs, held to the same bounds in a process of its own."""
+"""Each instruction set that this processor supports, tested in a separate process."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_every_instruction_set_keeps_the_bounds(name: str, python: Python) -> No
         pytest.skip(f"this processor does not run {name}")
     assert found == name
     if native.ffi.string(native.cpu().nck_target()).decode() == name:
-        return  # the tests beside this one have run it
+        return  # the other tests have run it
     words = ["-I", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
     claims = [str(HERE / each) for each in CLAIMS]
     result = python(*words, *claims, env=environment(name), cwd=HERE.parent.parent)
@@ -64,7 +64,7 @@ def test_a_set_that_is_none_is_an_error_and_no_crash(name: str, python: Python) 
     )
 
 
-def test_the_set_that_is_named_is_the_set_that_runs_whatever_becomes_of_the_variable(
+def test_the_reported_set_runs_even_if_the_variable_changes_later(
     python: Python,
 ) -> None:
     later = CALL + (

@@ -1,4 +1,4 @@
-"""Offsets beyond 2³¹ elements and bytes, in memory of which only the touched pages exist."""
+"""Offsets beyond 2³¹ elements and bytes, in memory that is mapped but mostly never touched."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""nanochat.native: libraries that are missing or foreign, and statuses as exceptions."""
+"""nanochat.native: missing and incompatible libraries, and statuses as exceptions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 
 @pytest.fixture
 def kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that NCLAB_KERNELS names, with nothing in it."""
+    """Return an empty folder that NCLAB_KERNELS names."""
     monkeypatch.setenv("NCLAB_KERNELS", str(tmp_path))
     return tmp_path
 
@@ -34,7 +34,7 @@ def refusal(load: Callable[[], object]) -> str:
 
 
 def library(folder: Path, version: int) -> Path:
-    """A library that has nothing but an ABI version."""
+    """Build a library with only an ABI version."""
     if COMPILER is None:
         pytest.skip("no C compiler here")
     source, path = folder / "other.c", folder / native._file_name("nck")
@@ -53,7 +53,7 @@ def test_a_missing_library_is_named_with_a_way_out(kernels: Path) -> None:
 def test_a_missing_cuda_library_is_named_with_a_way_out(kernels: Path) -> None:
     message = refusal(native.cuda.__wrapped__)
     assert str(kernels / native._file_name("nck_cuda")) in message
-    assert message.endswith("; install nanochat-lab again where nvcc is found")
+    assert message.endswith("; install nanochat-lab again on a machine with nvcc")
 
 
 def test_a_file_that_is_no_library_is_refused(kernels: Path) -> None:

@@ -1,4 +1,4 @@
-"""nck_scale_rows against one rounded product an element, to the bit."""
+"""nck_scale_rows is bit-identical to one rounded product per element."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from native.calls import OK, scale_rows
 from native.problems import ROWS, VOCABS
-from native.storage import DTYPES, LEAST, Matrix, number_type, to_float64, to_stored
+from native.storage import DTYPES, LEAST, Matrix, accumulation_dtype, to_float64, to_stored
 from numpy.typing import NDArray
 
 from nanochat import native
 
 
 def products(matrix: Matrix, factors: NDArray[Any]) -> NDArray[Any]:  # stored
-    """Each product rounded to a number, then to the matrix' type."""
-    number = number_type(matrix.dtype)
+    """Round each product to the accumulation dtype, then to the matrix's dtype."""
+    number = accumulation_dtype(matrix.dtype)
     with np.errstate(all="ignore"):
         return to_stored((matrix.values().astype(number)) * factors[:, None], matrix.dtype)
 
 
 def assert_same(got: NDArray[Any], wanted: NDArray[Any], dtype: str) -> None:
-    """Bits, but for which NaN, and for bfloat16 that a processor flushes to 0."""
+    """Compare bits. NaNs may differ, and a processor may flush small bfloat16 values to 0."""
     got_values, values = to_float64(got, dtype), to_float64(wanted, dtype)
     same = (got == wanted) | (np.isnan(got_values) & np.isnan(values))
     if dtype == "bfloat16":
@@ -51,14 +51,14 @@ def test_every_element_is_the_rounded_product(
     rows = min(rows, 40_000 // vocab)
     random = np.random.default_rng(seed)
     matrix = Matrix.of(random.normal(size=(rows, vocab)), dtype, stride=vocab + extra)
-    upstream = random.normal(size=rows if upstream_stride else 1).astype(number_type(dtype))
+    upstream = random.normal(size=rows if upstream_stride else 1).astype(accumulation_dtype(dtype))
     upstream[random.random(len(upstream)) < 0.2] = 1
     wanted = products(matrix, np.broadcast_to(upstream, (rows,)))
     result = matrix if in_place else Matrix(rows, vocab, vocab + 3 - extra, dtype)
     status = scale_rows(matrix, upstream, result, upstream_stride=upstream_stride, threads=threads)
     assert status == OK
     assert_same(result.stored, wanted, dtype)
-    assert result.guards_stand()
+    assert result.guards_are_unchanged()
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -71,7 +71,7 @@ def test_a_factor_of_one_keeps_every_half_number(dtype: str, shape: tuple[int, i
     before = matrix.flat.tobytes()
     assert scale_rows(matrix, one, result, upstream_stride=0) == OK
     assert_same(result.stored, matrix.stored, dtype)
-    # In place it costs nothing: not even the kind of a NaN changes.
+    # In place the row is skipped: not even the bits of a NaN change.
     assert scale_rows(matrix, one, matrix, upstream_stride=0) == OK
     assert matrix.flat.tobytes() == before
 
@@ -79,7 +79,7 @@ def test_a_factor_of_one_keeps_every_half_number(dtype: str, shape: tuple[int, i
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("exponent", range(-26, 18, 4))
 def test_products_round_to_nearest_ties_to_even(dtype: str, exponent: int) -> None:
-    # Products of an 8 or 11 bit number and a short one: ties, carries, overflow and subnormals.
+    # Products of a value of 8 or 11 bits and a short one: ties, carries, overflow and subnormals.
     kept = np.random.default_rng(1).integers(1, 2048, (64, 61)) * np.exp2(exponent - 10.0)
     matrix = Matrix.of(kept, dtype)
     for factor in (1.5, 1.25, -0.75, 1 + 2.0**-9, 1 + 2.0**-12, 1 - 2.0**-12, 2.0**-8, 40.0):

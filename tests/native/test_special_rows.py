@@ -1,4 +1,4 @@
-"""What abi.h says of NaN, infinities, ignored rows and empty batches, to the bit."""
+"""NaN, infinities, ignored rows and empty batches give exactly the results of abi.h."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from nanochat import native
 
 ROWS, VOCAB = 21, 77
-TARGET, SPOILED = 40, 8  # of every row; the row that is spoiled
+TARGET, SPOILED = 40, 8  # of every row; the row with special values
 
 LOSSES = {
     "plain": Loss(),
@@ -101,7 +101,7 @@ def test_a_target_at_minus_infinity_has_an_infinite_loss_and_a_finite_gradient(
 @pytest.mark.parametrize("reduction", native.REDUCTIONS)
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("dtype", native.DTYPES)
-def test_ignored_rows_have_no_part_in_anything_whatever_they_hold(
+def test_ignored_rows_contribute_nothing_for_any_content(
     dtype: str, loss: str, reduction: str
 ) -> None:
     options = Loss(

@@ -1,4 +1,4 @@
-"""nck_target_weight against a sum in exact fractions."""
+"""nck_target_weight compared with a sum of exact fractions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Callers at once, another thread's message, OpenMP's threads and our own, and children of fork()."""
+"""Concurrent callers, messages per thread, OpenMP's and the library's threads, and fork()."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from native.test_threads import batch, cross_entropy
 question, logits = batch()
 """
 LOAD_OPENMP = "openmp = ctypes.CDLL('libgomp.so.1')\n"
-# A team of its own, as torch makes one, of which the kernels know nothing.
+# Starts an OpenMP team outside the kernels, as torch does.
 USE_OPENMP = """
 nothing = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda context: None)
 openmp.GOMP_parallel(nothing, None, 4, 0)
@@ -51,7 +51,7 @@ def in_a_child(statement: str) -> str:
 
 
 def batch() -> tuple[Problem, Matrix]:
-    """Rows for several chunks."""
+    """Return enough rows for several chunks."""
     logits = Matrix.of(np.random.default_rng(4).normal(size=(900, 65)), "float32")
     return Problem(logits=logits.values(), targets=np.arange(900) % 65), logits
 
@@ -102,19 +102,19 @@ def test_a_message_belongs_to_the_thread_whose_call_failed() -> None:
     assert others[0] == ""
     assert others[1].startswith("softcap")
     assert last_error() == mine
-    # It stays until the next failure.
+    # The message stays until the next failure.
     assert cross_entropy(question, logits).status == OK
     assert last_error() == mine
 
 
 @openmp
-def test_openmps_threads_and_our_own_give_the_same_bits(python: Python) -> None:
+def test_openmp_threads_and_library_threads_give_the_same_bits(python: Python) -> None:
     assert lines(python, PRINT, LOAD_OPENMP, PRINT) == [expected()] * 2
 
 
 @openmp
 def test_any_number_of_threads_may_be_asked_for(python: Python) -> None:
-    # A chunk a row, and far more of them than a process can have threads; nobody reads ignored rows.
+    # One chunk per row, and far more rows than a process can have threads; ignored rows are not read.
     many = """
 from types import SimpleNamespace
 import numpy as np

@@ -79,13 +79,13 @@ void run(const Attention& call, Kernel kernel, std::int32_t threads) {
   const std::size_t bytes = workspace_bytes(call.shape);
   std::atomic<bool> has_memory{true};
   parallel_for(call.shape.rows * call.shape.heads, 1, threads,
-               [&](std::int64_t number, std::int64_t) {
+               [&](std::int64_t index, std::int64_t) {
                  void* const memory = scratch(bytes);
                  if (memory == nullptr) {
                    has_memory = false;
                    return;
                  }
-                 kernel(call, number / call.shape.heads, number % call.shape.heads, memory);
+                 kernel(call, index / call.shape.heads, index % call.shape.heads, memory);
                });
   if (!has_memory) throw std::bad_alloc();
 }

@@ -32,17 +32,17 @@ std::int64_t rows_per_chunk(std::int64_t rows, std::int64_t vocab) noexcept {
                                   cross_entropy_rows);
 }
 
-double value_at(const void* numbers, std::int64_t i, std::int32_t dtype) noexcept {
-  if (numbers == nullptr) return 1;
-  return dtype == NCK_FLOAT64 ? static_cast<const double*>(numbers)[i]
-                              : static_cast<double>(static_cast<const float*>(numbers)[i]);
+double value_at(const void* values, std::int64_t i, std::int32_t dtype) noexcept {
+  if (values == nullptr) return 1;
+  return dtype == NCK_FLOAT64 ? static_cast<const double*>(values)[i]
+                              : static_cast<double>(static_cast<const float*>(values)[i]);
 }
 
-void set_value(void* numbers, std::int64_t i, std::int32_t dtype, double value) noexcept {
+void set_value(void* values, std::int64_t i, std::int32_t dtype, double value) noexcept {
   if (dtype == NCK_FLOAT64) {
-    static_cast<double*>(numbers)[i] = value;
+    static_cast<double*>(values)[i] = value;
   } else {
-    static_cast<float*>(numbers)[i] = static_cast<float>(value);
+    static_cast<float*>(values)[i] = static_cast<float>(value);
   }
 }
 
@@ -137,8 +137,8 @@ void run(const CrossEntropy& call, std::int64_t rows, std::int32_t dtype, const 
 // Two working rows of the accumulation dtype, each padded by at least one vector, or the short
 // rows.
 std::size_t cross_entropy_scratch(std::int64_t vocab, std::int32_t dtype) noexcept {
-  const std::size_t number = dtype == NCK_FLOAT64 ? 8 : 4;
-  return std::max(2 * (static_cast<std::size_t>(vocab) + 128) * number,
+  const std::size_t accum_bytes = dtype == NCK_FLOAT64 ? 8 : 4;
+  return std::max(2 * (static_cast<std::size_t>(vocab) + 128) * accum_bytes,
                   static_cast<std::size_t>(short_rows_bytes));
 }
 

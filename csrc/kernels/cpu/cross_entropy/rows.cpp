@@ -51,8 +51,8 @@ class CrossEntropyRows {
     return static_cast<S*>(call_.gradient) + i * call_.gradient_stride;
   }
   bool is_ignored(std::int64_t i) const noexcept { return call_.targets[i] == call_.ignore_index; }
-  double value_or_one(const void* numbers, std::int64_t i) const noexcept {
-    return numbers == nullptr ? 1.0 : static_cast<double>(static_cast<const A*>(numbers)[i]);
+  double value_or_one(const void* values, std::int64_t i) const noexcept {
+    return values == nullptr ? 1.0 : static_cast<double>(static_cast<const A*>(values)[i]);
   }
 
   // Computes row i. Its results go to index k.

@@ -146,13 +146,13 @@ class DecodePass {
   }
 
   A* keys(std::int64_t layer, std::int64_t row, std::int64_t head) const noexcept {
-    const std::int64_t number = (layer * model_.rows + row) * model_.n_head + head;
-    return static_cast<A*>(model_.keys) + number * model_.head_dim * model_.slots;
+    const std::int64_t index = (layer * model_.rows + row) * model_.n_head + head;
+    return static_cast<A*>(model_.keys) + index * model_.head_dim * model_.slots;
   }
 
   A* values(std::int64_t layer, std::int64_t row, std::int64_t head) const noexcept {
-    const std::int64_t number = (layer * model_.rows + row) * model_.n_head + head;
-    return static_cast<A*>(model_.values) + number * model_.block_size * model_.value_width;
+    const std::int64_t index = (layer * model_.rows + row) * model_.n_head + head;
+    return static_cast<A*>(model_.values) + index * model_.block_size * model_.value_width;
   }
 
   void mlp(const DecodeLayer& matrices) noexcept {

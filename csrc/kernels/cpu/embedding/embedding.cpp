@@ -14,7 +14,7 @@ namespace {
 
 // The fewest values for which a thread is worth its start, and the columns of a 64-byte cache line,
 // which no two threads share.
-constexpr std::int64_t chunk_numbers = 16384, line_columns = 16;
+constexpr std::int64_t chunk_elements = 16384, line_columns = 16;
 
 void check_embed(const Embed& call, std::int32_t threads) {
   const nck_embeddings& sizes = call.embeddings;
@@ -64,7 +64,7 @@ extern "C" std::int32_t nck_embed(const nck_embeddings* embeddings, const void* 
     check_pointer(table, "table");
     check_pointer(sums, "sums");
     const auto kernel = tables().embed->forward[embeddings->dtype];
-    const std::int64_t chunk = std::max<std::int64_t>(chunk_numbers / embeddings->hidden_size, 1);
+    const std::int64_t chunk = std::max<std::int64_t>(chunk_elements / embeddings->hidden_size, 1);
     parallel_for(rows * columns, chunk, threads,
                  [&](std::int64_t first, std::int64_t last) { kernel(call, first, last); });
   });
@@ -86,7 +86,7 @@ extern "C" std::int32_t nck_embed_backward(const nck_embeddings* embeddings,
     const auto kernel = tables().embed->backward[embeddings->dtype];
     const std::int64_t hidden_size = embeddings->hidden_size;
     // Every thread reads all tokens, so a small share of the columns is not worth a thread.
-    const std::int64_t shares = rows * columns * hidden_size / chunk_numbers + 1;
+    const std::int64_t shares = rows * columns * hidden_size / chunk_elements + 1;
     const std::int64_t share = hidden_size / std::min<std::int64_t>(shares, threads) + 1;
     const std::int64_t chunk = (share + line_columns - 1) / line_columns * line_columns;
     parallel_for(hidden_size, chunk, threads,

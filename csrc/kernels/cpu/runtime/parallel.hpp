@@ -42,11 +42,11 @@ void parallel_for(std::int64_t count, std::int64_t chunk, int threads, const Bod
       [](void* context) {
         auto& own = *static_cast<Loop*>(context);
         for (;;) {
-          const std::int64_t number = own.next.fetch_add(1, std::memory_order_relaxed);
+          const std::int64_t index = own.next.fetch_add(1, std::memory_order_relaxed);
           // The comparison divides: the product of a chunk index past the end and the chunk size
           // may overflow.
-          if (number > (own.count - 1) / own.chunk) return;
-          const std::int64_t first = number * own.chunk;
+          if (index > (own.count - 1) / own.chunk) return;
+          const std::int64_t first = index * own.chunk;
           own.body(first, first + std::min(own.chunk, own.count - first));
         }
       },

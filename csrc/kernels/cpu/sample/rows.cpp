@@ -99,8 +99,8 @@ class RowDraw {
         .indices[pick(workspace_.candidate_weights, count_, workspace_.sums, total, random)];
   }
 
-  // Returns a logit slightly below the k-th largest: the maxima of k separate blocks reach it. For
-  // a small k few other tokens do.
+  // Returns a logit slightly below the k-th largest: k of the maxima reach it, which belong to
+  // separate tokens. For a small k few other tokens do.
   float reached_by_largest() const noexcept {
     const std::int64_t count = (vocab_ + block - 1) / block * lanes;
     const std::int64_t enough = call_.top_k * 16 > 1024 ? call_.top_k * 16 : std::int64_t{1024};

@@ -16,7 +16,7 @@ inline std::int64_t most_slots(std::int64_t vocab, std::int32_t dtype) {
   return (vocab + elements - 2) / elements + 1;
 }
 
-// Threads of a block, so that each has a few slots.
+// The threads of a block: each has a few slots.
 inline int threads_for(std::int64_t slots) {
   return slots <= 1024 ? 128 : slots <= 3072 ? 256 : 512;
 }

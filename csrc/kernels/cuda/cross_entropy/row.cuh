@@ -1,4 +1,4 @@
-// What the cross-entropy kernels share: a row's inputs, its sums over slots and threads, and its
+// Shared by the cross-entropy kernels: a row's inputs, its sums over slots and threads, and its
 // results. The arithmetic is in row_arithmetic.hpp.
 #ifndef NANOCHAT_KERNELS_CUDA_CROSS_ENTROPY_ROW_CUH_
 #define NANOCHAT_KERNELS_CUDA_CROSS_ENTROPY_ROW_CUH_
@@ -125,12 +125,12 @@ class LossRow {
   }
 
   __device__ RowWeights weights() const {
-    const float token = number_or_one(call_.targets.token_weights, row_);
-    const float upstream = number_or_one(call_.upstream, row_ * call_.upstream_stride);
+    const float token = value_or_one(call_.targets.token_weights, row_);
+    const float upstream = value_or_one(call_.upstream, row_ * call_.upstream_stride);
     const float scale = call_.is_mean ? call_.totals->mean_scale : 1.0f;
     const float classes =
         call_.totals == nullptr ? static_cast<float>(vocab()) : call_.totals->class_sum;
-    return {number_or_one(call_.targets.class_weights, target_), token, token * upstream * scale,
+    return {value_or_one(call_.targets.class_weights, target_), token, token * upstream * scale,
             classes};
   }
 
