@@ -50,12 +50,12 @@ void read_tokens(Compiled& self, const py::handle& document) {
   if (!items) throw py::error_already_set();
   const auto count = static_cast<std::int32_t>(PySequence_Fast_GET_SIZE(items.ptr()));
   std::int32_t length = 0;
-  while (length < program.stages && self.last_slot[static_cast<std::size_t>(length)] < count) {
+  while (length < program.positions && self.last_slot[static_cast<std::size_t>(length)] < count) {
     ++length;
   }
   const std::int32_t least = self.mean ? self.last_slot.front() + 1 : self.given_tokens;
   require(count >= least && count <= self.given_tokens && length > 0 &&
-              (length == program.stages ||
+              (length == program.positions ||
                (self.mean && count == self.last_slot[static_cast<std::size_t>(length - 1)] + 1)),
           "a document must have " +
               (least == self.given_tokens ? "" : std::to_string(least) + " … ") +
@@ -128,7 +128,7 @@ Documents read_documents(Compiled& self, const py::object& tokens, const py::obj
   }
   read_inputs(self, inputs, count);
   if (self.given_tokens == 0) {
-    self.lengths.assign(static_cast<std::size_t>(count), self.program.stages);
+    self.lengths.assign(static_cast<std::size_t>(count), self.program.positions);
   }
   for (const std::int32_t length : self.lengths) {
     self.scale.push_back(self.mean ? 1.0 / length : self.program.weight);
@@ -161,13 +161,13 @@ Documents read_arrays(Compiled& self, const Integers& lengths, const Integers& t
             "inputs must have " + std::to_string(program.inputs) + " columns");
   }
   if (counted) {
-    require_shape(*counted, count, program.stages, "counted");
-    require(counted->shape(1) == program.stages, "counted must have a column for each output");
+    require_shape(*counted, count, program.positions, "counted");
+    require(counted->shape(1) == program.positions, "counted must have a column for each output");
   }
   self.lengths.assign(lengths.data(), lengths.data() + count);
   for (const std::int32_t length : self.lengths) {
-    require(length >= 1 && length <= program.stages,
-            "a document must have 1 … " + std::to_string(program.stages) + " positions, got " +
+    require(length >= 1 && length <= program.positions,
+            "a document must have 1 … " + std::to_string(program.positions) + " positions, got " +
                 std::to_string(length));
   }
   return {

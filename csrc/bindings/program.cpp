@@ -37,21 +37,6 @@ std::vector<NodeId> ids_of(const py::sequence& values, const Recorder& recorder,
   return ids;
 }
 
-std::vector<std::int32_t> last_slots(const VectorProgram& program) {
-  std::vector<std::int32_t> last(static_cast<std::size_t>(program.stages), -1);
-  for (const auto* list : {&program.forward, &program.backward}) {
-    for (const program::Instruction& instruction : *list) {
-      for (const program::Move& move : instruction.moves) {
-        if (move.stage == program::shared) continue;
-        auto& at = last[static_cast<std::size_t>(move.stage)];
-        at = std::max(at, move.slot);
-      }
-    }
-  }
-  for (std::size_t s = 1; s < last.size(); ++s) last[s] = std::max(last[s], last[s - 1]);
-  return last;
-}
-
 std::unique_ptr<Compiled> compile(const Recorder& recorder, const py::sequence& outputs,
                                   const py::sequence& watched, const std::string& numerics,
                                   const std::string& dtype, bool mean, std::size_t dump_nodes,
@@ -84,7 +69,7 @@ std::unique_ptr<Compiled> compile(const Recorder& recorder, const py::sequence& 
   compiled->given_tokens = given_tokens;
   compiled->given_inputs = given_inputs;
   compiled->single = dtype == "float32";
-  compiled->last_slot = last_slots(compiled->program);
+  compiled->last_slot = program::last_slots(compiled->program);
   const simd::Tables& tables = simd::tables();
   if (compiled->single) {
     compiled->float_replay =
@@ -290,10 +275,10 @@ void register_program(py::module_& module) {
            [](const Compiled& self) {
              const auto count = static_cast<py::ssize_t>(
                  self.replay([](auto& replay) { return replay.documents(); }));
-             py::array_t<double> result({count, static_cast<py::ssize_t>(self.program.stages)});
+             py::array_t<double> result({count, static_cast<py::ssize_t>(self.program.positions)});
              auto cells = result.mutable_unchecked<2>();
              for (py::ssize_t d = 0; d < count; ++d) {
-               for (py::ssize_t i = 0; i < self.program.stages; ++i) {
+               for (py::ssize_t i = 0; i < self.program.positions; ++i) {
                  cells(d, i) = self.replay([&](auto& replay) {
                    return replay.output(static_cast<std::size_t>(i), static_cast<std::int32_t>(d));
                  });
@@ -311,7 +296,7 @@ void register_program(py::module_& module) {
             for (py::ssize_t d = 0; d < count; ++d) {
               for (std::size_t i = begin; i < end; ++i) {
                 cells(d, static_cast<py::ssize_t>(i - begin)) = self.replay(
-                    [&](auto& replay) { return replay.watched(i, static_cast<std::int32_t>(d)); });
+                    [&](auto& replay) { return replay.observed(i, static_cast<std::int32_t>(d)); });
               }
             }
             return result;
@@ -321,7 +306,7 @@ void register_program(py::module_& module) {
       .def_property_readonly("gradients", [](const py::object& self) { return view(self, 1); })
       .def_property_readonly("first_moments", [](const py::object& self) { return view(self, 2); })
       .def_property_readonly("second_moments", [](const py::object& self) { return view(self, 3); })
-      .def_property_readonly("stages", [](const Compiled& self) { return self.program.stages; })
+      .def_property_readonly("stages", [](const Compiled& self) { return self.program.positions; })
       .def_property_readonly("slots", [](const Compiled& self) { return self.program.slots; })
       .def_property_readonly("inputs", [](const Compiled& self) { return self.program.inputs; })
       .def_property_readonly("limits", [](const Compiled& self) { return self.program.limits; })

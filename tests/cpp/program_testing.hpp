@@ -44,8 +44,8 @@ struct Trace {
     return total;
   }
   program::Graph graph(const std::vector<NodeId>& outputs,
-                       const std::vector<NodeId>& watched = {}) {
-    return program::to_graph(tape, recording, outputs, watched);
+                       const std::vector<NodeId>& observed = {}) {
+    return program::to_graph(tape, recording, outputs, observed);
   }
 };
 
