@@ -1,4 +1,4 @@
-// Each pass alone, on graphs of a few nodes: what it leaves, as text, and what it must not touch.
+// Each pass alone, on graphs of a few nodes: the graph after it as text, and what it must keep.
 #include "program_testing.hpp"
 #include "scalar/program/lowering/groups.hpp"
 #include "scalar/program/lowering/lower.hpp"
@@ -35,7 +35,7 @@ TEST_CASE(a_recording_keeps_every_operation_in_its_order) {
   CHECK(summary(graph) == "8 nodes: constant 1 parameter 2 input 1 sum 4 (5 products)");
 }
 
-TEST_CASE(a_sum_of_terms_becomes_an_output_a_term) {
+TEST_CASE(a_sum_of_terms_becomes_one_output_per_term) {
   Trace t;
   const NodeId p = t.parameters(1, 3);
   const std::vector<NodeId> terms{t.tape.exp(p), t.tape.log(p + 1), t.tape.tanh(p + 2)};
@@ -47,7 +47,7 @@ TEST_CASE(a_sum_of_terms_becomes_an_output_a_term) {
         kind(graph, graph.outputs[2]) == Kind::tanh);
 }
 
-TEST_CASE(a_sum_says_whether_it_starts_from_zero) {
+TEST_CASE(a_loss_records_whether_its_sum_starts_from_zero) {
   Trace t;
   const NodeId p = t.parameters(1, 2);
   Graph plain = t.graph({t.tape.add(p, p + 1)}), zero = t.graph({t.tape.add_const(p, 0.0)});
@@ -58,7 +58,7 @@ TEST_CASE(a_sum_says_whether_it_starts_from_zero) {
   CHECK(testing::same_bits(split_outputs(lone).start, -0.0));
 }
 
-TEST_CASE(outputs_that_are_no_such_sum_stay) {
+TEST_CASE(outputs_that_are_not_sums_are_kept) {
   Trace t;
   const NodeId p = t.parameters(1, 2);
   Graph lone = t.graph({t.tape.exp(p)});
@@ -98,7 +98,7 @@ TEST_CASE(a_selection_belongs_to_a_position_even_among_parameters) {
   }
 }
 
-TEST_CASE(arithmetic_on_constants_is_done_once_to_the_bit) {
+TEST_CASE(folded_constants_are_bit_identical_to_the_tape) {
   Trace t;
   const NodeId p = t.parameters(1, 1);
   const NodeId two = t.tape.leaf(2.0);
@@ -158,7 +158,7 @@ TEST_CASE(a_factor_of_every_candidate_is_multiplied_after_the_selection) {
         "%7 = sum %6*%5  (position 0)\n");
 }
 
-TEST_CASE(candidates_without_a_common_factor_stay) {
+TEST_CASE(candidates_without_a_common_factor_are_kept) {
   Trace t;
   const NodeId p = t.parameters(1, 4);
   Graph graph = t.graph({t.select(0, {t.tape.mul(p, p + 1), t.tape.mul(p + 2, p + 3)})});
@@ -190,7 +190,7 @@ TEST_CASE(the_log_of_a_softmax_has_no_probability) {
         "%8 = sum %5 %6*%7  (position 0)\n");
 }
 
-TEST_CASE(a_log_stays_where_a_sign_is_open_or_no_exp_would_go) {
+TEST_CASE(a_log_is_kept_if_a_sign_is_unknown_or_no_exp_would_disappear) {
   Trace t;
   const NodeId p = t.parameters(1, 2);
   const NodeId x = t.tape.exp(p), y = t.tape.exp(p + 1);
@@ -237,7 +237,7 @@ TEST_CASE(gradients_are_nodes_and_nothing_flows_into_a_maximum) {
   CHECK(first.a == 1);  // p1 · upstream
 }
 
-TEST_CASE(a_gathered_number_has_its_gradient_beside_it) {
+TEST_CASE(a_gathered_number_is_paired_with_its_gradient) {
   Trace t;
   t.parameters(3, 2);
   Graph graph = t.graph({t.tape.mul(t.gather(0, 0, 1), t.input(0))});
@@ -280,9 +280,9 @@ TEST_CASE(a_chain_with_a_bare_term_a_second_user_or_a_twin_is_left_as_recorded) 
   CHECK(text(twins) == before);
 }
 
-TEST_CASE(a_dot_product_hands_on_gradients_as_its_chain_would) {
-  // y is in the first product, and under the second factor of the last: microgpt.py reaches it
-  // there first.
+TEST_CASE(a_dot_product_passes_on_gradients_in_the_order_of_its_chain) {
+  // y is in the first product, and the second factor of the last product depends on it: microgpt.py
+  // reaches it there first.
   Trace t;
   const NodeId p = t.parameters(1, 3);
   const NodeId y = t.tape.tanh(p);
@@ -317,7 +317,7 @@ TEST_CASE(a_chain_of_additions_is_one_sum_and_a_sum_on_the_right_is_not_opened) 
   CHECK(right.kind == Kind::sum && right.count == 2);
 }
 
-TEST_CASE(a_sum_remembers_whether_it_was_begun_with_zero) {
+TEST_CASE(a_collected_sum_keeps_its_start_from_zero) {
   Trace t;
   const NodeId p = t.parameters(1, 4);
   const NodeId started = t.sum({t.tape.mul(p, p + 1)});
@@ -334,9 +334,9 @@ TEST_CASE(a_sum_remembers_whether_it_was_begun_with_zero) {
   }
 }
 
-TEST_CASE(a_selection_is_exact_where_every_walk_adds_alike) {
-  // Both candidates reach p: in turn where what else they lead to is walked either way, not where
-  // one of them is walked under the selection or behind it.
+TEST_CASE(a_selection_is_exact_if_every_walk_adds_in_the_same_order) {
+  // Both candidates lead to p. The order is the same for both tokens unless a candidate is also
+  // walked outside of the selection.
   Trace t;
   const NodeId p = t.parameters(1, 3);
   const NodeId first = t.tape.tanh(t.tape.mul(p, p + 1)), second = t.tape.exp(t.tape.mul(p, p + 2));
@@ -350,7 +350,7 @@ TEST_CASE(a_selection_is_exact_where_every_walk_adds_alike) {
   }
 }
 
-TEST_CASE(a_sum_that_others_use_keeps_its_name) {
+TEST_CASE(a_sum_with_other_users_is_not_opened) {
   Trace t;
   const NodeId p = t.parameters(1, 3);
   const NodeId inner = t.tape.add(p, p + 1);
@@ -360,7 +360,7 @@ TEST_CASE(a_sum_that_others_use_keeps_its_name) {
   CHECK(output.count == 2 && kind(graph, graph.products[output.first].a) == Kind::sum);
 }
 
-TEST_CASE(a_sum_keeps_its_operands_when_others_use_them_and_dead_nodes_go) {
+TEST_CASE(a_scaled_term_is_opened_although_others_use_it) {
   Trace t;
   const NodeId p = t.parameters(1, 2);
   const NodeId left = t.tape.mul_const(t.tape.exp(p), 0.5);
@@ -381,7 +381,7 @@ TEST_CASE(a_sum_keeps_its_operands_when_others_use_them_and_dead_nodes_go) {
   CHECK(halves(graph.products[alone.first], 1));
 }
 
-TEST_CASE(what_nothing_needs_goes_and_what_is_watched_stays) {
+TEST_CASE(dead_nodes_are_removed_and_observed_values_are_kept) {
   Trace t;
   const NodeId p = t.parameters(1, 2);
   const NodeId observed = t.tape.tanh(p), output = t.tape.exp(p);
@@ -395,7 +395,7 @@ TEST_CASE(what_nothing_needs_goes_and_what_is_watched_stays) {
   CHECK(kind(graph, graph.outputs[0]) == Kind::exp && kind(graph, graph.observed[0]) == Kind::tanh);
 }
 
-TEST_CASE(the_same_work_on_other_numbers_is_one_group) {
+TEST_CASE(equal_work_on_different_numbers_is_one_group) {
   Trace t;
   const NodeId p = t.parameters(2, 2);
   const NodeId x = t.input(0), y = t.input(1);
@@ -421,7 +421,7 @@ TEST_CASE(the_same_work_on_other_numbers_is_one_group) {
 }
 
 TEST_CASE(candidates_of_every_selection_are_consecutive_rows) {
-  // The outer selection takes what inner ones gave: one that was scattered, one that was not.
+  // The candidates of the second selection depend on selections, one of them with scattered rows.
   Trace t;
   const NodeId p = t.parameters(1, 3);
   const NodeId x = t.input(0);
@@ -434,63 +434,64 @@ TEST_CASE(candidates_of_every_selection_are_consecutive_rows) {
   const Grouping grouping = group_nodes(graph);
   for (const Node& node : graph.nodes) {
     if (node.kind != Kind::select) continue;
-    const Id head = graph.operands[node.first];
+    const Id first = graph.operands[node.first];
     for (std::uint32_t i = 0; i < node.count; ++i) {
       const Id id = graph.operands[node.first + i];
-      CHECK(grouping.group_of[id] == grouping.group_of[head]);
-      CHECK(grouping.feature_of[id] == grouping.feature_of[head] + static_cast<std::int32_t>(i));
+      CHECK(grouping.group_of[id] == grouping.group_of[first]);
+      CHECK(grouping.feature_of[id] == grouping.feature_of[first] + static_cast<std::int32_t>(i));
     }
   }
 }
 
 TEST_CASE(a_matrix_times_a_vector_is_one_nest) {
-  Lists lists;
+  ProductLists lists;
   for (std::int32_t row = 0; row < 4; ++row) {
     for (std::int32_t k = 0; k < 3; ++k) {
-      lists.pairs.push_back(
-          {Address{AddressSpace::parameter, 0, own, row * 3 + k}, Address{AddressSpace::rows, 7, own, k}});
+      lists.pairs.push_back({Address{AddressSpace::parameter, 0, own, row * 3 + k},
+                             Address{AddressSpace::rows, 7, own, k}});
     }
     lists.start.push_back(static_cast<std::uint32_t>(lists.pairs.size()));
   }
   const std::vector<LoopNest> nests = find_nests(lists);
-  CHECK(nests.size() == 1 && nests[0].features == 4 && nests[0].outer == 1);
-  CHECK(nests[0].terms.size() == 1 && nests[0].terms[0].k == 3);
-  const ProductRun& term = nests[0].terms[0];
-  CHECK(term.a.k_step == 1 && term.a.f_step == 3 && term.b.k_step == 1 && term.b.f_step == 0);
+  CHECK(nests.size() == 1 && nests[0].features == 4 && nests[0].blocks == 1);
+  CHECK(nests[0].products.size() == 1 && nests[0].products[0].count == 3);
+  const ProductRun& run = nests[0].products[0];
+  CHECK(run.a.k_step == 1 && run.a.f_step == 3 && run.b.k_step == 1 && run.b.f_step == 0);
 }
 
 TEST_CASE(nests_enumerate_exactly_the_products_they_were_built_from) {
-  // Lists without any order, small enough that runs and repetitions arise by chance.
+  // Random lists, small enough that runs and repetitions occur by chance.
   std::uint32_t state = 12345;
   const auto random = [&](std::uint32_t n) {
     state = state * 1664525U + 1013904223U;
     return static_cast<std::int32_t>((state >> 16U) % n);
   };
   for (int round = 0; round < 3000; ++round) {
-    Lists lists;
+    ProductLists lists;
     const std::int32_t features = 1 + random(6);
     for (std::int32_t f = 0; f < features; ++f) {
       for (std::int32_t i = random(4); i >= 0; --i) {
-        const auto place = [&] {
+        const auto address = [&] {
           return Address{AddressSpace::rows, random(2), own, random(3) + f * random(2)};
         };
-        lists.pairs.push_back({place(), place()});
+        lists.pairs.push_back({address(), address()});
       }
       lists.start.push_back(static_cast<std::uint32_t>(lists.pairs.size()));
     }
     std::size_t seen = 0;
     for (const LoopNest& nest : find_nests(lists)) {
-      for (std::int32_t o = 0; o < nest.outer; ++o) {
+      for (std::int32_t o = 0; o < nest.blocks; ++o) {
         for (std::int32_t f = 0; f < nest.features; ++f) {
           const auto feature = static_cast<std::size_t>(nest.row + o * nest.features + f);
           std::size_t at = lists.start[feature];
-          for (const ProductRun& term : nest.terms) {
-            for (std::int32_t k = 0; k < term.k; ++k, ++at, ++seen) {
-              const auto stands = [&](const Ref& ref, const Address& place) {
-                return ref.group == place.group && ref.position == place.position &&
-                       ref.index + o * ref.o_step + f * ref.f_step + k * ref.k_step == place.index;
+          for (const ProductRun& run : nest.products) {
+            for (std::int32_t k = 0; k < run.count; ++k, ++at, ++seen) {
+              const auto reads = [&](const Ref& ref, const Address& expected) {
+                return ref.group == expected.group && ref.position == expected.position &&
+                       ref.index + o * ref.o_step + f * ref.f_step + k * ref.k_step ==
+                           expected.index;
               };
-              CHECK(stands(term.a, lists.pairs[at][0]) && stands(term.b, lists.pairs[at][1]));
+              CHECK(reads(run.a, lists.pairs[at][0]) && reads(run.b, lists.pairs[at][1]));
             }
           }
           CHECK(at == lists.start[feature + 1]);

@@ -69,17 +69,15 @@ std::string Writer::about(const Instruction& instruction) const {
             return assigned(each.group, "parameters and constants of each position");
           },
           [&](const InputRows& each) { return assigned(each.group, "inputs"); },
-          [&](const SeedRows& each) {
-            return assigned(each.group, "the gradient of each output");
-          },
+          [&](const SeedRows& each) { return assigned(each.group, "the gradient of each output"); },
           [&](const OneHotRows& each) {
             return assigned(each.group, each.complement ? "0 at the token, 1 elsewhere"
                                                         : "1 at the token, 0 elsewhere");
           },
           [&](const SelectRows& each) {
-            return assigned(each.group, cat({"the row of ",
-                                             group_name(each.moves.front().candidate_group),
-                                             " that a token selects"}));
+            return assigned(each.group,
+                            cat({"the row of ", group_name(each.moves.front().candidate_group),
+                                 " that a token selects"}));
           },
           [&](const ScatterRows&) {
             return std::string("gradients of matrix rows that tokens select");

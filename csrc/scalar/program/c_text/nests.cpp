@@ -140,8 +140,8 @@ bool add_values(std::vector<Line>& lines, std::int32_t t, const Values& values) 
 }
 
 // Inserts loops of one iteration, in every possible way, until the nest fits.
-bool add_deepened(std::vector<Line>& lines, std::int32_t t, const FixedNest& nest, std::size_t depth,
-                  std::size_t from = 0) {
+bool add_deepened(std::vector<Line>& lines, std::int32_t t, const FixedNest& nest,
+                  std::size_t depth, std::size_t from = 0) {
   if (nest.counts.size() == depth) return add_values(lines, t, values_of(nest));
   for (std::size_t at = from; at <= nest.counts.size(); ++at) {
     FixedNest deeper = nest;
@@ -157,8 +157,8 @@ Linear<VaryingInt> widened(const Linear<N>& from) {
 }
 
 Operand<VaryingInt> widened(const Operand<std::int32_t>& from) {
-  return {from.kind,          from.group,          from.stride,
-          widened(from.position), widened(from.index), widened(from.slot)};
+  return {from.kind,           from.group,        from.stride, widened(from.position),
+          widened(from.index), widened(from.slot)};
 }
 
 VaryingNest widened(const FixedNest& from) {
@@ -174,7 +174,7 @@ VaryingNest widened(const FixedNest& from) {
 
 // Nest number `nth` of the positions [begin, end) as one nest of numbers in t.
 std::optional<VaryingNest> fit(const std::vector<PositionNests>& positions, std::size_t begin,
-                                  std::size_t end, std::size_t nth) {
+                               std::size_t end, std::size_t nth) {
   const FixedNest* deepest = &positions[begin].nests[nth];
   for (std::size_t i = begin; i < end; ++i) {
     const FixedNest& nest = positions[i].nests[nth];

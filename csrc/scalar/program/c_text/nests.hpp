@@ -117,8 +117,8 @@ std::vector<PositionNests> nests_of(const ScatterRows& scatter);
 PositionNests nests_of(const std::vector<SingleProduct>& single_products);
 PositionNests output_nests(const VectorProgram& program);
 
-// Calls visit(number, matters) for every number of the nest, in the same order for nests of the same
-// form. A step of a loop with one iteration does not matter.
+// Calls visit(number, matters) for every number of the nest, in the same order for nests of the
+// same form. A step of a loop with one iteration does not matter.
 template <class NestType, class Visit>
 void visit_numbers(NestType& nest, Visit&& visit) {
   constexpr bool is_fixed = std::is_same_v<std::remove_const_t<NestType>, FixedNest>;

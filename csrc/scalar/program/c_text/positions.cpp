@@ -62,7 +62,7 @@ std::vector<PositionNests> nests_of_destination(const VectorProgram& program, co
                                                 Fill&& fill) {
   const Group& group = program.group(to.group);
   const auto nest_at = [&](std::int32_t position) {
-    const std::int32_t features = !to.whole            ? to.features
+    const std::int32_t features = !to.whole           ? to.features
                                   : group.is_shared() ? group.features
                                                       : group.features_at(position);
     const Counts counts(to.whole ? 1 : to.blocks, features);
@@ -113,15 +113,11 @@ std::vector<PositionNests> nests_of_rows(std::int32_t group, const std::vector<M
                                          Source&& source) {
   return nests_of_moves(moves, [&](const Move& move) {
     const Counts counts(1, move.count);
-    Factor to{OperandKind::rows,
-              group,
-              0,
-              counts.still(move.position),
-              counts.linear(move.row, 0, 1, 0),
-              counts.still(0)};
-    Factor from{
-        OperandKind::unit, 0, 0, counts.still(0), counts.linear(move.index, 0, 1, 0),
+    Factor to{
+        OperandKind::rows, group, 0, counts.still(move.position), counts.linear(move.row, 0, 1, 0),
         counts.still(0)};
+    Factor from{OperandKind::unit, 0, 0, counts.still(0), counts.linear(move.index, 0, 1, 0),
+                counts.still(0)};
     source(move, from, counts);
     return copy_of(std::move(to), std::move(from), counts, move.position);
   });
@@ -245,10 +241,9 @@ std::vector<PositionNests> nests_of(const FillRows& fill) {
 }
 
 std::vector<PositionNests> nests_of(const InputRows& input) {
-  return nests_of_rows(input.group, input.moves,
-                       [](const InputMove&, Factor& from, const Counts&) {
-                         from.kind = OperandKind::input;
-                       });
+  return nests_of_rows(input.group, input.moves, [](const InputMove&, Factor& from, const Counts&) {
+    from.kind = OperandKind::input;
+  });
 }
 
 std::vector<PositionNests> nests_of(const SeedRows& seed) {
@@ -269,12 +264,8 @@ std::vector<PositionNests> nests_of(const OneHotRows& one_hot) {
 std::vector<PositionNests> nests_of(const SelectRows& select) {
   const Counts counts(1, 1);
   return nests_of_moves(select.moves, [&](const SelectMove& move) {
-    const Factor to{OperandKind::rows,
-                    select.group,
-                    0,
-                    counts.still(move.position),
-                    counts.still(move.row),
-                    counts.still(0)};
+    const Factor to{OperandKind::rows,           select.group,           0,
+                    counts.still(move.position), counts.still(move.row), counts.still(0)};
     const Factor from{OperandKind::rows,
                       move.candidate_group,
                       1,
@@ -288,12 +279,9 @@ std::vector<PositionNests> nests_of(const SelectRows& select) {
 std::vector<PositionNests> nests_of(const ScatterRows& scatter) {
   return nests_of_moves(scatter.moves, [](const ScatterMove& move) {
     const Counts counts(1, move.count);
-    Factor to{OperandKind::gradient,
-              0,
-              move.stride,
-              counts.still(0),
-              counts.linear(move.index, 0, 1, 0),
-              counts.still(move.slot)};
+    Factor to{
+        OperandKind::gradient,  0, move.stride, counts.still(0), counts.linear(move.index, 0, 1, 0),
+        counts.still(move.slot)};
     Factor from{OperandKind::rows,
                 move.group,
                 0,
@@ -310,13 +298,12 @@ PositionNests nests_of(const std::vector<SingleProduct>& single_products) {
   const Counts counts(1, 1);
   PositionNests all{shared, {}};
   for (const SingleProduct& each : single_products) {
-    const Factor to{
-        each.group == no_group ? OperandKind::gradient : OperandKind::shared_number,
-        each.group,
-        0,
-        {},
-        {each.index, {}, 0},
-        {}};
+    const Factor to{each.group == no_group ? OperandKind::gradient : OperandKind::shared_number,
+                    each.group,
+                    0,
+                    {},
+                    {each.index, {}, 0},
+                    {}};
     FixedNest nest = copy_of(to, factor_of(each.a, each.position, counts), counts, each.position);
     nest.products.front().b = factor_of(each.b, each.position, counts);
     nest.accumulate = true;

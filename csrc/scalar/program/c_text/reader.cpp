@@ -12,7 +12,8 @@ std::string token_tables(const VectorProgram& program, const Trained& trained) {
   for (const std::int32_t limit : program.limits) {
     limits += cat({" ", std::to_string(limit), ","});
   }
-  return "\n/* The number of tokens that each position needs, and of ids that each token can have. */\n"
+  return "\n/* The number of tokens that each position needs, and of ids that each token can have. "
+         "*/\n"
          "static const int needs[POSITIONS] = {\n" +
          needs + "\n};\nstatic const int limits[TOKENS] = {\n" + limits + "\n};\n";
 }

@@ -1,5 +1,5 @@
-// Nests, loops, tables and outer products as statements. See writer.hpp. The arithmetic of a line is
-// that of ../simd: the same order of products, and a 0.0 in front of sums that start from 0.
+// Nests, loops, tables and outer products as statements. See writer.hpp. The arithmetic of a line
+// is that of ../simd: the same order of products, and a 0.0 in front of sums that start from 0.
 #include <algorithm>
 #include <utility>
 
@@ -117,8 +117,8 @@ std::string Writer::start_of(const VaryingNest& nest) const {
 void Writer::sum(const VaryingNest& nest, const Headers& headers) {
   if (short_sum(nest, headers)) return;
   const std::string to = operand(nest.dst);
-  std::vector<std::string> lines{std::string(real()) + " s = " +
-                                 (nest.accumulate ? to : start_of(nest)) + ";"};
+  std::vector<std::string> lines{std::string(real()) +
+                                 " s = " + (nest.accumulate ? to : start_of(nest)) + ";"};
   const std::size_t room = longest_line - 2 * std::min(indent_ + headers.size(), longest_line / 4);
   for (const auto& run : nest.products) {
     std::string head = run.count.is(1) ? "" : for_loop("k", number(run.count));
@@ -139,9 +139,8 @@ void Writer::sum(const VaryingNest& nest, const Headers& headers) {
 // Writes a sum without loops or tests as one statement if it fits on a line.
 bool Writer::short_sum(const VaryingNest& nest, const Headers& headers) {
   const auto& products = nest.products;
-  const bool plain = std::all_of(products.begin(), products.end(), [](const auto& run) {
-    return run.count.is(1) && !run.ends;
-  });
+  const bool plain = std::all_of(products.begin(), products.end(),
+                                 [](const auto& run) { return run.count.is(1) && !run.ends; });
   if (!plain) return false;
   const std::string to = operand(nest.dst);
   std::string text;
@@ -303,10 +302,11 @@ void Writer::outer(const OuterProduct& outer) {
     return {{base, 0}, {{m, 0}, {n, 0}}, {}};
   };
   const auto factor = [&](const Ref& ref, std::int32_t m, std::int32_t n) {
-    const VaryingInt position = ref.position == own ? VaryingInt{0, 1} : VaryingInt{ref.position, 0};
+    const VaryingInt position =
+        ref.position == own ? VaryingInt{0, 1} : VaryingInt{ref.position, 0};
     const std::vector<VaryingInt> still(2);
-    return Factor{operand_kind(ref.space),    ref.group, 0, {position, still, {}},
-                  index(ref.index, m, n), {}};
+    return Factor{operand_kind(ref.space), ref.group, 0, {position, still, {}},
+                  index(ref.index, m, n),  {}};
   };
   const Products<VaryingInt> run{{1, 0},
                                  factor(outer.a, outer.m > 1 ? outer.a.f_step : 0, 0),
@@ -331,8 +331,8 @@ void Writer::outer_comment(const OuterProduct& outer) {
   const std::int32_t last = outer.index + (outer.m - 1) * outer.m_step + outer.n - 1;
   const std::string to = outer.group == no_group ? "dp" : cat({"g", std::to_string(outer.group)});
   comment(cat({to, "[", std::to_string(outer.index), " ... ", std::to_string(last),
-               "]: ", std::to_string(outer.m), " x ", std::to_string(outer.n), ", ",
-               about(outer.a), " times ", about(outer.b), ", summed over positions"}));
+               "]: ", std::to_string(outer.m), " x ", std::to_string(outer.n), ", ", about(outer.a),
+               " times ", about(outer.b), ", summed over positions"}));
 }
 
 void Writer::zero(std::int32_t g) {

@@ -123,10 +123,10 @@ std::string unused(const VectorProgram& program, const std::string& body) {
 std::string functions(const VectorProgram& program, const Trained& trained, const Bodies& bodies) {
   const std::string document = cat({has_tokens(program) ? "const int *tokens, " : "",
                                     has_inputs(program) ? "const double *inputs, " : "", "int n"});
-  std::string text = "\n/* The weight of each position in the loss. */\nstatic double scale(int n) { ";
-  text += trained.mean
-              ? "return 1.0 / n; }\n"
-              : cat({"return n > 0 ? ", c::literal(program.weight, false), " : 0.0; }\n"});
+  std::string text =
+      "\n/* The weight of each position in the loss. */\nstatic double scale(int n) { ";
+  text += trained.mean ? "return 1.0 / n; }\n"
+                       : cat({"return n > 0 ? ", c::literal(program.weight, false), " : 0.0; }\n"});
   text += "\n/* The loss of one document of n positions. */\nstatic double forward(" + document +
           ") {\n" + unused(program, bodies.forward + bodies.outputs + "scale(n)\n") +
           bodies.forward;

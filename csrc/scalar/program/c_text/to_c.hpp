@@ -1,5 +1,5 @@
-// Writes a program as one C99 file that trains by itself. Loops are found in nests.hpp and written by
-// writer.hpp.
+// Writes a program as one C99 file that trains by itself. Loops are found in nests.hpp and written
+// by writer.hpp.
 #ifndef NANOCHAT_SCALAR_PROGRAM_TO_C_HPP_
 #define NANOCHAT_SCALAR_PROGRAM_TO_C_HPP_
 

@@ -1,5 +1,5 @@
-// Writes nests as lines of C99: statements (statements.cpp) of expressions (expressions.cpp), with a
-// comment above each instruction (comments.cpp). The file around them is written by to_c.cpp.
+// Writes nests as lines of C99: statements (statements.cpp) of expressions (expressions.cpp), with
+// a comment above each instruction (comments.cpp). The file around them is written by to_c.cpp.
 #ifndef NANOCHAT_SCALAR_PROGRAM_C_TEXT_HPP_
 #define NANOCHAT_SCALAR_PROGRAM_C_TEXT_HPP_
 

@@ -78,7 +78,8 @@ std::string line(const Graph& graph, Id id) {
     default:
       break;
   }
-  return text + (node.position == shared ? "" : "  (position " + std::to_string(node.position) + ")");
+  return text +
+         (node.position == shared ? "" : "  (position " + std::to_string(node.position) + ")");
 }
 
 }  // namespace

@@ -25,8 +25,8 @@ class GraphChecker {
  private:
   void require(bool holds, const char* rule) {
     if (holds || !violation_.empty()) return;
-    violation_ = "node %" + std::to_string(id_) + " (" + name_of(graph_.nodes[id_].kind) +
-                 "): " + rule;
+    violation_ =
+        "node %" + std::to_string(id_) + " (" + name_of(graph_.nodes[id_].kind) + "): " + rule;
   }
   void require_root(bool holds, const char* rule) {
     if (!holds && violation_.empty()) violation_ = rule;

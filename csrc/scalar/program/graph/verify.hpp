@@ -11,8 +11,8 @@
 namespace nanochat::program {
 
 // The first violated invariant of a graph between two passes; empty if there is none. Operands come
-// before users; ids, products, operands and indices are in range; each kind has its arity; positions
-// do not decrease from operand to user before the first seed.
+// before users; ids, products, operands and indices are in range; each kind has its arity;
+// positions do not decrease from operand to user before the first seed.
 std::string violation_in(const Graph& graph);
 
 // The same for a program: groups, positions, rows, parameters, constants, slots and inputs are in

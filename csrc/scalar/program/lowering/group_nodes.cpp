@@ -139,8 +139,8 @@ Grouping form_groups(Graph& graph) {
   return grouping;
 }
 
-// Are the operands of a selection or a maximum rows i, i + 1, i + 2, … of one group, at the position
-// of the node?
+// Are the operands of a selection or a maximum rows i, i + 1, i + 2, … of one group, at the
+// position of the node?
 bool consecutive(const Graph& graph, const Grouping& grouping, const Node& node) {
   const Id first = graph.operands[node.first];
   for (std::uint32_t i = 0; i < node.count; ++i) {

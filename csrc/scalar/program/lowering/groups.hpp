@@ -10,8 +10,8 @@
 namespace nanochat::program {
 
 struct Grouping {
-  std::vector<Group> groups;             // in an order in which they can run
-  std::vector<std::vector<Id>> members;  // per group: by position, then by recorded order
+  std::vector<Group> groups;                       // in an order in which they can run
+  std::vector<std::vector<Id>> members;            // per group: by position, then by recorded order
   std::vector<std::vector<std::uint32_t>> starts;  // per group: first member per position, and end
   std::vector<std::int32_t> group_of;              // per node; -1: constant or parameter
   std::vector<std::int32_t> feature_of;            // per node

@@ -60,9 +60,8 @@ bool varies(std::vector<ProductLists>& all, std::int32_t f, std::uint32_t i, std
 }
 
 std::vector<FillMove> sorted_and_merged(std::vector<FillMove> moves) {
-  std::stable_sort(moves.begin(), moves.end(), [](const FillMove& a, const FillMove& b) {
-    return a.position < b.position;
-  });
+  std::stable_sort(moves.begin(), moves.end(),
+                   [](const FillMove& a, const FillMove& b) { return a.position < b.position; });
   std::vector<FillMove> merged;
   for (const FillMove& move : moves) append(merged, move);
   return merged;
@@ -130,9 +129,8 @@ void Lowering::fill_varying(std::vector<ProductLists>& all) {
     }
   };
   const ProductLists& longest = *std::max_element(
-      all.begin(), all.end(), [](const ProductLists& x, const ProductLists& y) {
-        return x.features() < y.features();
-      });
+      all.begin(), all.end(),
+      [](const ProductLists& x, const ProductLists& y) { return x.features() < y.features(); });
   for (std::int32_t f = 0; f < longest.features(); ++f) {
     for (std::uint32_t i = 0; i < longest.products(f); ++i) {
       for (const std::size_t side : {std::size_t{0}, std::size_t{1}}) {

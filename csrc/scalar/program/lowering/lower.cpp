@@ -201,8 +201,7 @@ std::vector<std::int32_t> last_slots(const VectorProgram& program) {
       std::visit(Overloaded{[&](const GatherRows& each) { read(each.moves); },
                             [&](const OneHotRows& each) { read(each.moves); },
                             [&](const SelectRows& each) { read(each.moves); },
-                            [&](const ScatterRows& each) { read(each.moves); },
-                            [](const auto&) {}},
+                            [&](const ScatterRows& each) { read(each.moves); }, [](const auto&) {}},
                  instruction);
     }
   }

@@ -69,10 +69,10 @@ void Lowering::reduce(std::int32_t group, const std::vector<Reduction>& reductio
   const auto outer_products = static_cast<std::int32_t>(program_.outer_products.size());
   const auto single_products = static_cast<std::int32_t>(program_.single_products.size());
   program_.ordered = lower_reductions(reductions, program_) && program_.ordered;
-  program_.backward.push_back(ReduceLanes{
-      group,
-      {outer_products, static_cast<std::int32_t>(program_.outer_products.size())},
-      {single_products, static_cast<std::int32_t>(program_.single_products.size())}});
+  program_.backward.push_back(
+      ReduceLanes{group,
+                  {outer_products, static_cast<std::int32_t>(program_.outer_products.size())},
+                  {single_products, static_cast<std::int32_t>(program_.single_products.size())}});
 }
 
 void Lowering::lower_parameter_gradients() {
@@ -113,9 +113,10 @@ void Lowering::find_first_writes(std::size_t first) {
   program_.zeroed_first = zero_ranges(covered);
 }
 
-// microgpt.py adds to a matrix row whenever a user of it is walked. A replay adds leaf by leaf, from
-// the last position to the first. The order is the same if each leaf has one user (differentiate()
-// checks that), positions decrease in the order of the walk, and only tokens reach the matrix.
+// microgpt.py adds to a matrix row whenever a user of it is walked. A replay adds leaf by leaf,
+// from the last position to the first. The order is the same if each leaf has one user
+// (differentiate() checks that), positions decrease in the order of the walk, and only tokens reach
+// the matrix.
 void Lowering::check_scatter_order(const std::vector<Product>& pairs) {
   for (std::size_t i = 0; i < pairs.size(); ++i) {
     const Node& leaf = node(pairs[i].a);

@@ -21,8 +21,8 @@ namespace {
 constexpr std::int32_t least_row_length = 4;
 
 // A pair of factors without its positions.
-using Key = std::tuple<AddressSpace, std::int32_t, std::int32_t, AddressSpace, std::int32_t,
-                       std::int32_t>;
+using Key =
+    std::tuple<AddressSpace, std::int32_t, std::int32_t, AddressSpace, std::int32_t, std::int32_t>;
 
 Key key_of(const AddressPair& pair) {
   return {pair[0].space, pair[0].group, pair[0].index, pair[1].space, pair[1].group, pair[1].index};
@@ -163,8 +163,8 @@ bool continues(const OuterProduct& matrix, const OuterProduct& row) {
   Ref expected = matrix.a;
   expected.index += matrix.m * matrix.a.f_step;
   expected.f_step = 0;
-  return row.n == matrix.n && row.group == matrix.group && row.b == matrix.b &&
-         row.a == expected && row.index == matrix.index + matrix.m * matrix.m_step &&
+  return row.n == matrix.n && row.group == matrix.group && row.b == matrix.b && row.a == expected &&
+         row.index == matrix.index + matrix.m * matrix.m_step &&
          row.descending == matrix.descending;
 }
 

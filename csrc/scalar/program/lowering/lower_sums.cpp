@@ -29,9 +29,8 @@ bool all_alike(const std::vector<ProductLists>& all) {
 
 bool reads_rows_only(const std::vector<ProductLists>& all) {
   return std::all_of(all.begin(), all.end(), [](const ProductLists& lists) {
-    return std::all_of(lists.pairs.begin(), lists.pairs.end(), [](const AddressPair& pair) {
-      return pair[0].space == AddressSpace::rows;
-    });
+    return std::all_of(lists.pairs.begin(), lists.pairs.end(),
+                       [](const AddressPair& pair) { return pair[0].space == AddressSpace::rows; });
   });
 }
 
@@ -103,8 +102,8 @@ std::vector<SumPart> split_sum(std::int32_t position, const LoopNest& nest) {
   for (SumPart& part : runs) {
     part.matrix = part.matrix && nest.features >= least_matrix_features &&
                   part.count() >= least_matrix_products;
-    const bool merges = !part.matrix && !parts.empty() && !parts.back().matrix &&
-                        parts.back().width == part.width;
+    const bool merges =
+        !part.matrix && !parts.empty() && !parts.back().matrix && parts.back().width == part.width;
     if (merges) {
       std::vector<ProductRun>& products = parts.back().products;
       products.insert(products.end(), part.products.begin(), part.products.end());
@@ -118,8 +117,8 @@ std::vector<SumPart> split_sum(std::int32_t position, const LoopNest& nest) {
 }  // namespace
 
 Destination Lowering::destination(std::int32_t position, const LoopNest& nest) const {
-  return {group_,     group().is_shared() ? own : position, nest.row, nest.features,
-          nest.blocks, false};
+  return {group_, group().is_shared() ? own : position, nest.row, nest.features, nest.blocks,
+          false};
 }
 
 Destination Lowering::whole_group() const { return {group_, own, 0, 1, 1, true}; }

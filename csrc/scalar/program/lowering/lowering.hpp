@@ -95,9 +95,8 @@ class Lowering {
   bool is_whole(const std::vector<ProductLists>& all) const;
   bool is_whole_operand(const Address& address, const Address& first, std::int32_t feature) const;
   bool reads_blocks(const ProductLists& lists) const;
-  void for_positions(
-      const std::vector<ProductLists>& all,
-      const std::function<void(std::int32_t, const ProductLists&)>& visit) const;
+  void for_positions(const std::vector<ProductLists>& all,
+                     const std::function<void(std::int32_t, const ProductLists&)>& visit) const;
   void lower_map();
   void lower_largest();
   void lower_select();

@@ -18,8 +18,8 @@
 
 namespace nanochat::program {
 
-inline constexpr std::int32_t own = -1;             // the position of the destination itself
-inline constexpr std::int32_t no_group = -1;        // not a group: gradients, or the number 1
+inline constexpr std::int32_t own = -1;       // the position of the destination itself
+inline constexpr std::int32_t no_group = -1;  // not a group: gradients, or the number 1
 
 struct Group {
   Kind kind;

@@ -1,9 +1,9 @@
 // Collects dot products before differentiation: the passes that follow see one node per sum instead
 // of one per product and partial sum.
 //
-// Needs: operands before users; twins, the nodes that have an equal node. Rewrites: x₀y₀ + x₁y₁ + …,
-// with or without a 0 in front, into one sum, if every product and partial sum has only that user
-// and no twin. Correct because such a number passes its gradient on unchanged: differentiate()
+// Needs: operands before users; twins, the nodes that have an equal node. Rewrites: x₀y₀ + x₁y₁ +
+// …, with or without a 0 in front, into one sum, if every product and partial sum has only that
+// user and no twin. Correct because such a number passes its gradient on unchanged: differentiate()
 // passes the gradient of the sum to each product at the time at which it would have reached that
 // product in the chain. A chain with any other term is left as recorded, and so is everything built
 // on it. collect_sums() decides about it later, when the final users are known.

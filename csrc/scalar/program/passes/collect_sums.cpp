@@ -4,10 +4,10 @@
 //   - a term that is a sum of one product, if nothing else uses it or its second factor is a
 //     constant (−x is x · −1), into that product;
 //   - l + r, if l is a sum that nothing else uses, into one sum of the products of l and then r.
-// Bit-identical: microgpt.py computes ((x₀y₀ + x₁y₁) + x₂y₂) … in this order and rounds each product
-// and each sum. Only the left operand is opened, because a + (b + c) is a different number, and only
-// if its last product is of the same form as r (a product, or a bare term): a dot product plus a
-// residual remains one dot product and one addition.
+// Bit-identical: microgpt.py computes ((x₀y₀ + x₁y₁) + x₂y₂) … in this order and rounds each
+// product and each sum. Only the left operand is opened, because a + (b + c) is a different number,
+// and only if its last product is of the same form as r (a product, or a bare term): a dot product
+// plus a residual remains one dot product and one addition.
 #include "scalar/program/passes/passes.hpp"
 
 namespace nanochat::program {
@@ -46,8 +46,7 @@ class SumCollector {
   // The sum on the left if the node takes over its products; null otherwise.
   const Node* opened_left(const Node& node, const Product* terms) const {
     const Id id = terms[0].a;
-    const bool has_one_user =
-        node.count <= 2 && terms[0].b == one && id < one && uses_[id] == 1;
+    const bool has_one_user = node.count <= 2 && terms[0].b == one && id < one && uses_[id] == 1;
     if (!has_one_user || graph_.nodes[id].kind != Kind::sum) return nullptr;
     const Node& left = graph_.nodes[id];
     if (node.count == 1 || left.count == 1) return &left;

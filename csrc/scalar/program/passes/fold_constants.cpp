@@ -1,9 +1,9 @@
 // Computes arithmetic on constants once.
 //
 // Needs: operands before users. Rewrites: a sum or a function of constants only into the constant
-// that the replay would compute. Bit-identical: the same operations in the same order, with the same
-// rounding and the same libm. A product with the constant 1 is kept, because the next position may
-// have another constant there (a rotation by angle 0), and equal work should have equal nodes.
+// that the replay would compute. Bit-identical: the same operations in the same order, with the
+// same rounding and the same libm. A product with the constant 1 is kept, because the next position
+// may have another constant there (a rotation by angle 0), and equal work should have equal nodes.
 #include "scalar/libm.hpp"
 #include "scalar/program/passes/passes.hpp"
 

@@ -1,9 +1,10 @@
-// Moves a common factor behind a selection: a softmax of which one probability is used divides once.
+// Moves a common factor behind a selection: a softmax of which one probability is used divides
+// once.
 //
-// Needs: merged nodes (the terms of a softmax then share one factor). Rewrites: select(x₀·y, x₁·y, …)
-// into select(x₀, x₁, …)·y if y is a factor of every candidate. The value is bit-identical, because
-// it is the product of the same two numbers. Gradients are added in a different order, so the pass
-// is for fast numerics only.
+// Needs: merged nodes (the terms of a softmax then share one factor). Rewrites: select(x₀·y, x₁·y,
+// …) into select(x₀, x₁, …)·y if y is a factor of every candidate. The value is bit-identical,
+// because it is the product of the same two numbers. Gradients are added in a different order, so
+// the pass is for fast numerics only.
 #include <span>
 
 #include "scalar/program/graph/rewrite.hpp"

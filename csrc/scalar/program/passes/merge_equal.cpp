@@ -1,10 +1,10 @@
 // Merges equal nodes (common subexpressions).
 //
 // Needs: operands before users. Rewrites: every use of a node into a use of the first node that is
-// equal: same kind, same operands in the same order, same constants. (e / total computes total ** -1
-// for each e.) Correct because equal operations on equal operands give equal bits. If it runs before
-// differentiation, gradients through merged nodes are added in a different order, which only fast
-// numerics allow.
+// equal: same kind, same operands in the same order, same constants. (e / total computes total **
+// -1 for each e.) Correct because equal operations on equal operands give equal bits. If it runs
+// before differentiation, gradients through merged nodes are added in a different order, which only
+// fast numerics allow.
 #include <bit>
 
 #include "scalar/program/passes/passes.hpp"

@@ -6,8 +6,8 @@
 //   log(exp(x))                         into  x
 //   log(select(exp(x₀), exp(x₁), …))    into  select(x₀, x₁, …)
 // if x and y are positive by construction, and only if an exp disappears. Correct because the
-// logarithm is a homomorphism; rounding differs, so the pass is for fast numerics only. If exp(x) is
-// not a normal number, the recorded operations give a gradient of 1 / 0 · 0 or an infinite loss;
+// logarithm is a homomorphism; rounding differs, so the pass is for fast numerics only. If exp(x)
+// is not a normal number, the recorded operations give a gradient of 1 / 0 · 0 or an infinite loss;
 // the rewritten ones still give x.
 #include <array>
 
@@ -101,8 +101,9 @@ class Logs {
   Id sum_of_terms(Graph& out, const Node& log) {
     products_.clear();
     for (const LogTerm& term : terms_) {
-      const Id value = term.is_log ? out.add_unary(Kind::log, term.value, 0.0, log.position, log.order)
-                                   : exponent(out, term.value);
+      const Id value = term.is_log
+                           ? out.add_unary(Kind::log, term.value, 0.0, log.position, log.order)
+                           : exponent(out, term.value);
       products_.push_back({value, term.times == 1.0 ? one : constant(out, term.times)});
     }
     if (products_.size() == 1 && products_.front().b == one) return products_.front().a;

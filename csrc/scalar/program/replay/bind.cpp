@@ -194,10 +194,9 @@ void Replay<T>::bind(const LargestRow& largest) {
     Ref from = largest.operand;
     from.index += o * from.o_step;
     bound_->add(CallKind::largest, bound_->largest,
-                {row(to.group, to.position, to.row + o * to.features),
-                 row_step(to.group, position), to.features, operand(from, position),
-                 step(from, position, k_step), step(from, position, from.f_step), largest.count,
-                 lanes(to.group, to.position)});
+                {row(to.group, to.position, to.row + o * to.features), row_step(to.group, position),
+                 to.features, operand(from, position), step(from, position, k_step),
+                 step(from, position, from.f_step), largest.count, lanes(to.group, to.position)});
   }
 }
 
@@ -304,9 +303,8 @@ template <class T>
 void Replay<T>::bind_unreached(const OuterProduct& outer, T* destination) {
   if (outer.group != no_group || outer.accumulate) return;
   for (std::int32_t m = 0; m < outer.m; ++m) {
-    bound_->add(
-        CallKind::gradient_gemm, bound_->gemms,
-        {1, outer.n, 0, nullptr, 0, nullptr, destination + m * outer.m_step, 0, false});
+    bound_->add(CallKind::gradient_gemm, bound_->gemms,
+                {1, outer.n, 0, nullptr, 0, nullptr, destination + m * outer.m_step, 0, false});
   }
 }
 
@@ -318,8 +316,8 @@ void Replay<T>::bind_outer(const OuterProduct& outer) {
   std::int32_t count = lanes(outer.b.group, own);
   if (outer.b.position != own) {
     // Rows of different positions: the later one decides how many documents take part.
-    position = std::max(outer.b.position,
-                        outer.a.space == AddressSpace::rows ? outer.a.position : own);
+    position =
+        std::max(outer.b.position, outer.a.space == AddressSpace::rows ? outer.a.position : own);
     count = position < longest_ && count > 0 ? width_at(position) : 0;
   }
   T* const destination = outer.group == no_group ? gradients_.data() + outer.index

@@ -59,8 +59,7 @@ struct Replay<T>::CrossBinder {
   std::int32_t first_alive = 0;      // the first product of `before` that a document has
 
   void bind(const CrossRun& run) {
-    const bool by_steps =
-        run.b_next_position == 0 && (b.uniform || run.b.position_step == 0);
+    const bool by_steps = run.b_next_position == 0 && (b.uniform || run.b.position_step == 0);
     if (by_steps) return bind_cross(run);
     if (run.b_next_position != 0 && is_fan(run)) return bind_fan(run);
     for (const CrossRun& each : separate(run)) {
@@ -82,8 +81,8 @@ struct Replay<T>::CrossBinder {
   // Do only the positions of b differ, between destinations, and do all documents reach them?
   bool is_fan(const CrossRun& run) const noexcept {
     if (visits_the_same(run) && before->rows == run.rows) return true;
-    bool fan = run.a.position_step == 0 && run.b.position_step == 0 &&
-               a.at(run.a.position).alive >= lanes;
+    bool fan =
+        run.a.position_step == 0 && run.b.position_step == 0 && a.at(run.a.position).alive >= lanes;
     for (std::int32_t i = 0; fan && i < run.rows; ++i) {
       const PositionRows<T>& rows = b.at(run.b.position + i * run.b_next_position);
       fan = rows.alive >= lanes && rows.step == b.at(run.b.position).step;
@@ -106,15 +105,14 @@ struct Replay<T>::CrossBinder {
   void bind_fan(const CrossRun& run) {
     if (is_contiguous(run)) return bind_sum(run);
     open_term = nullptr;
-    const bool again = visits_the_same(run) && before->rows == run.rows &&
-                       before->b_next_row == run.b_next_row;
+    const bool again =
+        visits_the_same(run) && before->rows == run.rows && before->b_next_row == run.b_next_row;
     const T* const* pointers = again ? bound.fans.back().b : b_pointers(run);
-    bound.add_to_range(
-        CallKind::fan, bound.fans,
-        {destination(run), dst_step, a.row(run.a.position, run.a.row),
-         run.a.row_step * a.at(run.a.position).step, pointers,
-         run.b.row_step * b.at(run.b.position).step, b_of(run, 0) - pointers[0], run.products,
-         run.rows, lanes, accumulate, start});
+    bound.add_to_range(CallKind::fan, bound.fans,
+                       {destination(run), dst_step, a.row(run.a.position, run.a.row),
+                        run.a.row_step * a.at(run.a.position).step, pointers,
+                        run.b.row_step * b.at(run.b.position).step, b_of(run, 0) - pointers[0],
+                        run.products, run.rows, lanes, accumulate, start});
     before = &run;
   }
 

@@ -1,5 +1,5 @@
-// See replay.hpp. This file: the shape of a batch, memory, and execution. Instructions become kernel
-// calls in bind.cpp; moves.cpp copies single numbers.
+// See replay.hpp. This file: the shape of a batch, memory, and execution. Instructions become
+// kernel calls in bind.cpp; moves.cpp copies single numbers.
 #include "scalar/program/replay/replay.hpp"
 
 #include <algorithm>

@@ -145,7 +145,8 @@ void Shards<T>::deal(const Documents& documents) {
   for (std::size_t i = 0; i < count; ++i) {
     const auto s = static_cast<std::int32_t>(i) % in_use_;
     std::vector<std::int32_t>& members = shards_[static_cast<std::size_t>(s)]->members;
-    assignments_[static_cast<std::size_t>(order[i])] = {s, static_cast<std::int32_t>(members.size())};
+    assignments_[static_cast<std::size_t>(order[i])] = {s,
+                                                        static_cast<std::int32_t>(members.size())};
     members.push_back(order[i]);
   }
 }

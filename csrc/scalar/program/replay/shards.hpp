@@ -1,7 +1,7 @@
 // Splits a batch into shards that threads run in parallel. Each shard has some of the documents and
-// a separate replay with the same parameters. The split depends only on the batch, and the gradients
-// of the shards are added in order, so the result has the same bits for any number of threads. The
-// replay of one shard is in replay.hpp, the threads are in workers.hpp.
+// a separate replay with the same parameters. The split depends only on the batch, and the
+// gradients of the shards are added in order, so the result has the same bits for any number of
+// threads. The replay of one shard is in replay.hpp, the threads are in workers.hpp.
 #ifndef NANOCHAT_SCALAR_PROGRAM_SHARDS_HPP_
 #define NANOCHAT_SCALAR_PROGRAM_SHARDS_HPP_
 
@@ -17,8 +17,8 @@
 namespace nanochat::program {
 
 // A shard has at least this many multiply-adds, forward and backward, and one number per document
-// fills a cache line. In smaller shards, empty lanes and the binding of addresses per shard cost one
-// thread more than a tenth, and two threads gain little.
+// fills a cache line. In smaller shards, empty lanes and the binding of addresses per shard cost
+// one thread more than a tenth, and two threads gain little.
 inline constexpr double least_work = 1e6;
 template <class T>
 inline constexpr std::int32_t least_documents = 64 / sizeof(T);
@@ -68,8 +68,8 @@ class Shards {
 
   // The approximate number of multiply-adds of these documents, forward and backward.
   double work(const Documents& documents) const noexcept;
-  // A power of two, which gives two, four or eight threads equal parts. 1 with exact numerics, which
-  // fix the order in which gradients are added.
+  // A power of two, which gives two, four or eight threads equal parts. 1 with exact numerics,
+  // which fix the order in which gradients are added.
   std::int32_t shards_of(const Documents& documents) const noexcept;
   std::int32_t shards_in_use() const noexcept { return in_use_; }
 
