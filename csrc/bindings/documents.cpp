@@ -27,9 +27,9 @@ void require_shape(const py::array& array, py::ssize_t rows, py::ssize_t cols, c
               "), got " + shape_of(array));
 }
 
-// Kernels index (documents, slots) and (documents, stages) with 32 bits.
+// Kernels index (documents, slots) and (documents, positions) with 32 bits.
 void require_indexable(const VectorProgram& program, py::ssize_t count) {
-  const auto widest = static_cast<py::ssize_t>(std::max(program.slots, program.stages));
+  const auto widest = static_cast<py::ssize_t>(std::max(program.slots, program.positions));
   require(count <= std::numeric_limits<std::int32_t>::max() / std::max<py::ssize_t>(widest, 1),
           "a batch must have fewer than 2^31 tokens, got " + std::to_string(count) +
               " documents of " + std::to_string(widest));
@@ -60,13 +60,13 @@ std::int32_t read_token(const py::handle& item, std::int32_t position, std::int3
 
 // The number of positions that `count` tokens are enough for.
 std::int32_t length_of(const Compiled& self, std::int32_t count) {
-  const std::int32_t stages = self.program.stages;
+  const std::int32_t positions = self.program.positions;
   std::int32_t length = 0;
-  while (length < stages && self.last_slot[static_cast<std::size_t>(length)] < count) ++length;
+  while (length < positions && self.last_slot[static_cast<std::size_t>(length)] < count) ++length;
   const std::int32_t least = self.mean ? self.last_slot.front() + 1 : self.given_tokens;
   const bool ends_with_output =
-      length == stages || (self.mean && length > 0 &&
-                           count == self.last_slot[static_cast<std::size_t>(length - 1)] + 1);
+      length == positions || (self.mean && length > 0 &&
+                              count == self.last_slot[static_cast<std::size_t>(length - 1)] + 1);
   if (count < least || count > self.given_tokens || length == 0 || !ends_with_output) {
     throw py::value_error("a document must have " +
                           (least == self.given_tokens ? "" : std::to_string(least) + " … ") +
@@ -185,7 +185,7 @@ Documents read_documents(Compiled& self, const py::object& tokens, const py::obj
   read_inputs(self, inputs, count);
   require_indexable(program, count);
   if (self.given_tokens == 0) {
-    self.lengths.assign(static_cast<std::size_t>(count), program.stages);
+    self.lengths.assign(static_cast<std::size_t>(count), program.positions);
   }
   for (const std::int32_t length : self.lengths) {
     self.scale.push_back(self.mean ? 1.0 / length : program.weight);
@@ -214,11 +214,11 @@ Documents read_arrays(Compiled& self, const Integers& lengths, const Integers& t
                                                          std::to_string(program.inputs) +
                                                          " per document");
   if (inputs) require_shape(*inputs, count, program.inputs, "inputs");
-  if (counted) require_shape(*counted, count, program.stages, "counted");
+  if (counted) require_shape(*counted, count, program.positions, "counted");
   self.lengths.assign(lengths.data(), lengths.data() + count);
   for (const std::int32_t length : self.lengths) {
-    require(length >= 1 && length <= program.stages,
-            "a document must have 1 … " + std::to_string(program.stages) + " positions, got " +
+    require(length >= 1 && length <= program.positions,
+            "a document must have 1 … " + std::to_string(program.positions) + " positions, got " +
                 std::to_string(length));
   }
   check_tokens(self, tokens, counted.has_value());

@@ -40,21 +40,6 @@ std::vector<NodeId> ids_of(const py::list& values, const Recorder& recorder, con
   return ids;
 }
 
-std::vector<std::int32_t> last_slots(const VectorProgram& program) {
-  std::vector<std::int32_t> last(static_cast<std::size_t>(program.stages), -1);
-  for (const auto* list : {&program.forward, &program.backward}) {
-    for (const program::Instruction& instruction : *list) {
-      for (const program::Move& move : instruction.moves) {
-        if (move.stage == program::shared) continue;
-        auto& at = last[static_cast<std::size_t>(move.stage)];
-        at = std::max(at, move.slot);
-      }
-    }
-  }
-  for (std::size_t s = 1; s < last.size(); ++s) last[s] = std::max(last[s], last[s - 1]);
-  return last;
-}
-
 std::unique_ptr<Compiled> compile(const Recorder& recorder, const py::sequence& outputs,
                                   const py::sequence& watched, const std::string& numerics,
                                   const std::string& dtype, bool mean, std::size_t dump_nodes,
@@ -91,7 +76,7 @@ std::unique_ptr<Compiled> compile(const Recorder& recorder, const py::sequence& 
   compiled->given_tokens = given_tokens;
   compiled->given_inputs = given_inputs;
   compiled->single = dtype == "float32";
-  compiled->last_slot = last_slots(compiled->program);
+  compiled->last_slot = program::last_slots(compiled->program);
   const simd::Tables& tables = simd::tables();
   if (compiled->single) {
     compiled->float_replay =
@@ -272,7 +257,7 @@ py::array_t<double> table(const Compiled& self, std::size_t begin, std::size_t e
 py::array_t<double> outputs(const Compiled& self) {
   const InUse in_use(self);
   require_rows(self, "outputs()");
-  return table(self, 0, static_cast<std::size_t>(self.program.stages),
+  return table(self, 0, static_cast<std::size_t>(self.program.positions),
                [](auto& replay, std::size_t i, std::int32_t d) { return replay.output(i, d); });
 }
 
@@ -365,7 +350,8 @@ void register_program(py::module_& module) {
            py::arg("accumulate") = py::none(),
            "Run a batch; return the sum of the outputs of each document, (documents,) float64.\n\n"
            "lengths: (documents,) positions. tokens: (documents, slots). scale: (documents,), the\n"
-           "gradient of each output. inputs: (documents, inputs). counted: (documents, stages), 0\n"
+           "gradient of each output. inputs: (documents, inputs). counted: (documents, positions), "
+           "0\n"
            "for an output that does not count. accumulate: None runs no backward pass; otherwise\n"
            "whether the gradients are added to the previous ones.")
       .def("backward", &backward, py::arg("accumulate") = false,
@@ -383,16 +369,17 @@ void register_program(py::module_& module) {
             return self.replay([](auto& replay) { return replay.gradient_sum_of_squares(); });
           },
           "Return the sum of the squared gradients, a float.")
-      .def("outputs", &outputs,
-           "Return the outputs of the last forward(), (documents, stages) float64; 0 beyond the\n"
-           "length of a document.")
+      .def(
+          "outputs", &outputs,
+          "Return the outputs of the last forward(), (documents, positions) float64; 0 beyond the\n"
+          "length of a document.")
       .def("watched", &watched, py::arg("begin"), py::arg("end"),
            "Return watched values begin … end - 1 of the last forward(), (documents, end - begin).")
       .def_property_readonly("values", &view<Array::values>)
       .def_property_readonly("gradients", &view<Array::gradients>)
       .def_property_readonly("first_moments", &view<Array::first_moments>)
       .def_property_readonly("second_moments", &view<Array::second_moments>)
-      .def_property_readonly("stages", [](const Compiled& self) { return self.program.stages; })
+      .def_property_readonly("stages", [](const Compiled& self) { return self.program.positions; })
       .def_property_readonly("slots", [](const Compiled& self) { return self.program.slots; })
       .def_property_readonly("inputs", [](const Compiled& self) { return self.program.inputs; })
       .def_property_readonly("limits", [](const Compiled& self) { return self.program.limits; })

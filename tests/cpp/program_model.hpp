@@ -1,5 +1,5 @@
-// A small model with attention, ragged batches for it, and its gradients by backward(): what the
-// tests of a replay and of its shards share.
+// Shared by the tests of Replay and Shards: a small model with attention, ragged batches for it,
+// and its gradients by backward().
 #ifndef NANOCHAT_TESTS_PROGRAM_MODEL_HPP_
 #define NANOCHAT_TESTS_PROGRAM_MODEL_HPP_
 
@@ -23,18 +23,18 @@ struct Random {
   double number() { return below(2001) / 1000.0 - 1.0; }
 };
 
-// A tanh recurrence that attends to its earlier states; a cross entropy a position.
+// A tanh recurrence that attends to its earlier states, with a cross entropy per position.
 struct Model {
   Trace trace;
   std::int32_t vocab, width;
-  NodeId embedding, recurrent, head, start;
+  NodeId embedding, recurrent, output, start;
   std::size_t count;
 
   Model(std::int32_t vocab_size, std::int32_t hidden) : vocab(vocab_size), width(hidden) {
     const auto v = static_cast<std::size_t>(vocab), h = static_cast<std::size_t>(width);
     embedding = trace.parameters(v, h);
     recurrent = trace.parameters(h, h);
-    head = trace.parameters(v, h);
+    output = trace.parameters(v, h);
     start = trace.parameters(1, h);
     count = 2 * v * h + h * h + h;
     Random random{99};
@@ -102,7 +102,7 @@ struct Model {
         state.push_back(trace.tape.tanh(trace.tape.add(next[static_cast<std::size_t>(i)], x)));
       }
       states.push_back(state);
-      const std::vector<NodeId> chances = softmax(linear(head, vocab, state), tokens == nullptr);
+      const std::vector<NodeId> chances = softmax(linear(output, vocab, state), tokens == nullptr);
       const NodeId chance = tokens == nullptr ? trace.select(t + 1, chances)
                                               : chances[static_cast<std::size_t>(tokens[t + 1])];
       result.push_back(trace.tape.neg(trace.tape.log(chance)));
@@ -131,7 +131,7 @@ struct Batch {
       lengths.push_back(1 + random.below(most));
       scale.push_back(0.5 + random.below(8) / 8.0);
       for (std::int32_t t = 0; t <= longest; ++t) {
-        // What a document does not reach must not be read.
+        // Tokens beyond the document must not be read.
         tokens.push_back(t <= lengths.back() ? random.below(vocab) : 1 << 30);
       }
       for (std::int32_t t = 0; t < longest; ++t) counted.push_back(random.below(4) > 0);

@@ -1,12 +1,12 @@
-// What the tests of programs share: a tape with symbols, so that a function can be recorded here.
+// Shared by the tests of programs: a tape with symbols, for recording functions without Python.
 #ifndef NANOCHAT_TESTS_PROGRAM_TESTING_HPP_
 #define NANOCHAT_TESTS_PROGRAM_TESTING_HPP_
 
 #include <string>
 #include <vector>
 
-#include "scalar/program/passes/passes.hpp"
 #include "scalar/program/graph/recording.hpp"
+#include "scalar/program/passes/passes.hpp"
 
 namespace testing {
 
@@ -37,15 +37,15 @@ struct Trace {
   NodeId largest(std::vector<NodeId> of) {
     return symbol({program::Kind::largest, 0, 0, 0, std::move(of)});
   }
-  // 0 + v₀ + v₁ + …, as the built-in sum().
+  // 0 + v₀ + v₁ + …, as the built-in sum() computes it.
   NodeId sum(const std::vector<NodeId>& values) {
     NodeId total = tape.add_const(values.front(), 0.0);
     for (std::size_t i = 1; i < values.size(); ++i) total = tape.add(total, values[i]);
     return total;
   }
   program::Graph graph(const std::vector<NodeId>& outputs,
-                       const std::vector<NodeId>& watched = {}) {
-    return program::to_graph(tape, recording, outputs, watched);
+                       const std::vector<NodeId>& observed = {}) {
+    return program::to_graph(tape, recording, outputs, observed);
   }
 };
 

@@ -1,4 +1,4 @@
-// Each pass alone, on graphs of a few nodes: what it leaves, as text, and what it must not touch.
+// Each pass alone, on graphs of a few nodes: the graph after it as text, and what it must keep.
 #include "program_testing.hpp"
 #include "scalar/program/lowering/groups.hpp"
 #include "scalar/program/lowering/lower.hpp"
@@ -35,7 +35,7 @@ TEST_CASE(a_recording_keeps_every_operation_in_its_order) {
   CHECK(summary(graph) == "8 nodes: constant 1 parameter 2 input 1 sum 4 (5 products)");
 }
 
-TEST_CASE(a_sum_of_terms_becomes_an_output_a_term) {
+TEST_CASE(a_sum_of_terms_becomes_one_output_per_term) {
   Trace t;
   const NodeId p = t.parameters(1, 3);
   const std::vector<NodeId> terms{t.tape.exp(p), t.tape.log(p + 1), t.tape.tanh(p + 2)};
@@ -47,7 +47,7 @@ TEST_CASE(a_sum_of_terms_becomes_an_output_a_term) {
         kind(graph, graph.outputs[2]) == Kind::tanh);
 }
 
-TEST_CASE(a_sum_says_whether_it_starts_from_zero) {
+TEST_CASE(a_loss_records_whether_its_sum_starts_from_zero) {
   Trace t;
   const NodeId p = t.parameters(1, 2);
   Graph plain = t.graph({t.tape.add(p, p + 1)}), zero = t.graph({t.tape.add_const(p, 0.0)});
@@ -58,7 +58,7 @@ TEST_CASE(a_sum_says_whether_it_starts_from_zero) {
   CHECK(testing::same_bits(split_outputs(lone).start, -0.0));
 }
 
-TEST_CASE(outputs_that_are_no_such_sum_stay) {
+TEST_CASE(outputs_that_are_not_sums_are_kept) {
   Trace t;
   const NodeId p = t.parameters(1, 2);
   Graph lone = t.graph({t.tape.exp(p)});
@@ -77,14 +77,14 @@ TEST_CASE(a_number_belongs_to_the_first_output_that_needs_it) {
   const NodeId common = t.tape.tanh(p);
   const NodeId lone = t.tape.log(p);
   Graph graph = t.graph({t.tape.mul(early, common), t.tape.mul(late, t.tape.mul(common, lone))});
-  assign_stages(graph);
+  assign_positions(graph);
   for (const Node& node : graph.nodes) {
-    if (node.kind == Kind::input) CHECK(node.stage == node.slot);
-    if (node.kind == Kind::exp) CHECK(node.stage == graph.nodes[node.first].stage);
-    if (node.kind == Kind::parameter || node.kind == Kind::tanh) CHECK(node.stage == shared);
-    if (node.kind == Kind::log) CHECK(node.stage == 1);
+    if (node.kind == Kind::input) CHECK(node.position == node.slot);
+    if (node.kind == Kind::exp) CHECK(node.position == graph.nodes[node.first].position);
+    if (node.kind == Kind::parameter || node.kind == Kind::tanh) CHECK(node.position == shared);
+    if (node.kind == Kind::log) CHECK(node.position == 1);
   }
-  CHECK(graph.nodes[graph.outputs[0]].stage == 0 && graph.nodes[graph.outputs[1]].stage == 1);
+  CHECK(graph.nodes[graph.outputs[0]].position == 0 && graph.nodes[graph.outputs[1]].position == 1);
 }
 
 TEST_CASE(a_selection_belongs_to_a_position_even_among_parameters) {
@@ -92,13 +92,13 @@ TEST_CASE(a_selection_belongs_to_a_position_even_among_parameters) {
   const NodeId p = t.parameters(1, 2);
   const NodeId chosen = t.select(0, {p, p + 1});
   Graph graph = t.graph({t.tape.exp(chosen), t.tape.tanh(chosen)});
-  assign_stages(graph);
+  assign_positions(graph);
   for (const Node& node : graph.nodes) {
-    if (node.kind == Kind::select) CHECK(node.stage == 0);
+    if (node.kind == Kind::select) CHECK(node.position == 0);
   }
 }
 
-TEST_CASE(arithmetic_on_constants_is_done_once_to_the_bit) {
+TEST_CASE(folded_constants_are_bit_identical_to_the_tape) {
   Trace t;
   const NodeId p = t.parameters(1, 1);
   const NodeId two = t.tape.leaf(2.0);
@@ -144,21 +144,21 @@ TEST_CASE(a_factor_of_every_candidate_is_multiplied_after_the_selection) {
   const NodeId p = t.parameters(1, 3);
   const NodeId x = t.tape.exp(p), y = t.tape.exp(p + 1), z = t.tape.exp(p + 2);
   Graph graph = t.graph({t.select(0, {t.tape.mul(x, z), t.tape.mul(z, y)})});
-  assign_stages(graph);
+  assign_positions(graph);
   hoist_selections(graph);
   remove_dead(graph);
   CHECK(text(graph) ==
         "%0 = parameter 0\n"
         "%1 = parameter 1\n"
         "%2 = parameter 2\n"
-        "%3 = exp %0  (stage 0)\n"
-        "%4 = exp %1  (stage 0)\n"
-        "%5 = exp %2  (stage 0)\n"
-        "%6 = select %3 %4 slot 0  (stage 0)\n"
-        "%7 = sum %6*%5  (stage 0)\n");
+        "%3 = exp %0  (position 0)\n"
+        "%4 = exp %1  (position 0)\n"
+        "%5 = exp %2  (position 0)\n"
+        "%6 = select %3 %4 slot 0  (position 0)\n"
+        "%7 = sum %6*%5  (position 0)\n");
 }
 
-TEST_CASE(candidates_without_a_common_factor_stay) {
+TEST_CASE(candidates_without_a_common_factor_are_kept) {
   Trace t;
   const NodeId p = t.parameters(1, 4);
   Graph graph = t.graph({t.select(0, {t.tape.mul(p, p + 1), t.tape.mul(p + 2, p + 3)})});
@@ -174,23 +174,23 @@ TEST_CASE(the_log_of_a_softmax_has_no_probability) {
   const NodeId inverse = t.tape.pow_const(t.tape.add(x, y), -1.0);
   const NodeId chance = t.select(0, {t.tape.mul(x, inverse), t.tape.mul(y, inverse)});
   Graph graph = t.graph({t.tape.log(chance)});
-  assign_stages(graph);
+  assign_positions(graph);
   hoist_selections(graph);
   split_logs(graph);
   remove_dead(graph);
   CHECK(text(graph) ==
         "%0 = parameter 0\n"
         "%1 = parameter 1\n"
-        "%2 = exp %0  (stage 0)\n"
-        "%3 = exp %1  (stage 0)\n"
-        "%4 = sum %2 %3  (stage 0)\n"
-        "%5 = select %0 %1 slot 0  (stage 0)\n"
-        "%6 = log %4  (stage 0)\n"
+        "%2 = exp %0  (position 0)\n"
+        "%3 = exp %1  (position 0)\n"
+        "%4 = sum %2 %3  (position 0)\n"
+        "%5 = select %0 %1 slot 0  (position 0)\n"
+        "%6 = log %4  (position 0)\n"
         "%7 = constant -1\n"
-        "%8 = sum %5 %6*%7  (stage 0)\n");
+        "%8 = sum %5 %6*%7  (position 0)\n");
 }
 
-TEST_CASE(a_log_stays_where_a_sign_is_open_or_no_exp_would_go) {
+TEST_CASE(a_log_is_kept_if_a_sign_is_unknown_or_no_exp_would_disappear) {
   Trace t;
   const NodeId p = t.parameters(1, 2);
   const NodeId x = t.tape.exp(p), y = t.tape.exp(p + 1);
@@ -227,7 +227,7 @@ TEST_CASE(gradients_are_nodes_and_nothing_flows_into_a_maximum) {
   const NodeId p = t.parameters(1, 3);
   const NodeId top = t.largest({p + 1, p + 2});
   Graph graph = t.graph({t.tape.mul(t.tape.mul(p, p + 1), top)});
-  assign_stages(graph);
+  assign_positions(graph);
   differentiate(graph, Numerics::fast);
   CHECK(graph.seeds.size() == 1 && kind(graph, graph.seeds[0]) == Kind::seed);
   CHECK(graph.parameter_gradients.size() == 3);
@@ -237,11 +237,11 @@ TEST_CASE(gradients_are_nodes_and_nothing_flows_into_a_maximum) {
   CHECK(first.a == 1);  // p1 · upstream
 }
 
-TEST_CASE(a_gathered_number_has_its_gradient_beside_it) {
+TEST_CASE(a_gathered_number_is_paired_with_its_gradient) {
   Trace t;
   t.parameters(3, 2);
   Graph graph = t.graph({t.tape.mul(t.gather(0, 0, 1), t.input(0))});
-  assign_stages(graph);
+  assign_positions(graph);
   differentiate(graph, Numerics::fast);
   CHECK(graph.gather_gradients.size() == 1);
   CHECK(kind(graph, graph.gather_gradients[0].a) == Kind::gather);
@@ -280,9 +280,9 @@ TEST_CASE(a_chain_with_a_bare_term_a_second_user_or_a_twin_is_left_as_recorded) 
   CHECK(text(twins) == before);
 }
 
-TEST_CASE(a_dot_product_hands_on_gradients_as_its_chain_would) {
-  // y is in the first product, and under the second factor of the last: microgpt.py reaches it
-  // there first.
+TEST_CASE(a_dot_product_passes_on_gradients_in_the_order_of_its_chain) {
+  // y is in the first product, and the second factor of the last product depends on it: microgpt.py
+  // reaches it there first.
   Trace t;
   const NodeId p = t.parameters(1, 3);
   const NodeId y = t.tape.tanh(p);
@@ -291,7 +291,7 @@ TEST_CASE(a_dot_product_hands_on_gradients_as_its_chain_would) {
   std::vector<std::string> gradients;
   for (const bool early : {false, true}) {
     Graph graph = t.graph({output});
-    assign_stages(graph);
+    assign_positions(graph);
     if (early) collect_dots(graph, std::vector<char>(graph.nodes.size(), 0));
     remove_dead(graph);
     differentiate(graph, Numerics::exact);
@@ -317,7 +317,7 @@ TEST_CASE(a_chain_of_additions_is_one_sum_and_a_sum_on_the_right_is_not_opened) 
   CHECK(right.kind == Kind::sum && right.count == 2);
 }
 
-TEST_CASE(a_sum_remembers_whether_it_was_begun_with_zero) {
+TEST_CASE(a_collected_sum_keeps_its_start_from_zero) {
   Trace t;
   const NodeId p = t.parameters(1, 4);
   const NodeId started = t.sum({t.tape.mul(p, p + 1)});
@@ -334,9 +334,9 @@ TEST_CASE(a_sum_remembers_whether_it_was_begun_with_zero) {
   }
 }
 
-TEST_CASE(a_selection_is_exact_where_every_walk_adds_alike) {
-  // Both candidates reach p: in turn where what else they lead to is walked either way, not where
-  // one of them is walked under the selection or behind it.
+TEST_CASE(a_selection_is_exact_if_every_walk_adds_in_the_same_order) {
+  // Both candidates lead to p. The order is the same for both tokens unless a candidate is also
+  // walked outside of the selection.
   Trace t;
   const NodeId p = t.parameters(1, 3);
   const NodeId first = t.tape.tanh(t.tape.mul(p, p + 1)), second = t.tape.exp(t.tape.mul(p, p + 2));
@@ -344,13 +344,13 @@ TEST_CASE(a_selection_is_exact_where_every_walk_adds_alike) {
   for (const bool again : {false, true}) {
     const NodeId other = again ? t.tape.exp(second) : t.tape.exp(p);
     Graph graph = t.graph({t.tape.add(chosen, t.tape.mul(other, p))});
-    assign_stages(graph);
+    assign_positions(graph);
     differentiate(graph, Numerics::exact);
     CHECK(graph.ordered == !again);
   }
 }
 
-TEST_CASE(a_sum_that_others_use_keeps_its_name) {
+TEST_CASE(a_sum_with_other_users_is_not_opened) {
   Trace t;
   const NodeId p = t.parameters(1, 3);
   const NodeId inner = t.tape.add(p, p + 1);
@@ -360,7 +360,7 @@ TEST_CASE(a_sum_that_others_use_keeps_its_name) {
   CHECK(output.count == 2 && kind(graph, graph.products[output.first].a) == Kind::sum);
 }
 
-TEST_CASE(a_sum_keeps_its_operands_when_others_use_them_and_dead_nodes_go) {
+TEST_CASE(a_scaled_term_is_opened_although_others_use_it) {
   Trace t;
   const NodeId p = t.parameters(1, 2);
   const NodeId left = t.tape.mul_const(t.tape.exp(p), 0.5);
@@ -381,21 +381,21 @@ TEST_CASE(a_sum_keeps_its_operands_when_others_use_them_and_dead_nodes_go) {
   CHECK(halves(graph.products[alone.first], 1));
 }
 
-TEST_CASE(what_nothing_needs_goes_and_what_is_watched_stays) {
+TEST_CASE(dead_nodes_are_removed_and_observed_values_are_kept) {
   Trace t;
   const NodeId p = t.parameters(1, 2);
-  const NodeId watched = t.tape.tanh(p), output = t.tape.exp(p);
-  Graph graph = t.graph({output}, {watched});
+  const NodeId observed = t.tape.tanh(p), output = t.tape.exp(p);
+  Graph graph = t.graph({output}, {observed});
   Node idle;
   idle.kind = Kind::input;
   graph.add(idle);
   remove_dead(graph);
   CHECK(holds(summary(graph), "tanh 1") && holds(summary(graph), "exp 1"));
   CHECK(!holds(summary(graph), "input"));
-  CHECK(kind(graph, graph.outputs[0]) == Kind::exp && kind(graph, graph.watched[0]) == Kind::tanh);
+  CHECK(kind(graph, graph.outputs[0]) == Kind::exp && kind(graph, graph.observed[0]) == Kind::tanh);
 }
 
-TEST_CASE(the_same_work_on_other_numbers_is_one_group) {
+TEST_CASE(equal_work_on_different_numbers_is_one_group) {
   Trace t;
   const NodeId p = t.parameters(2, 2);
   const NodeId x = t.input(0), y = t.input(1);
@@ -404,7 +404,7 @@ TEST_CASE(the_same_work_on_other_numbers_is_one_group) {
     rows.push_back(t.tape.exp(t.sum({t.tape.mul(p + 2 * r, x), t.tape.mul(p + 2 * r + 1, y)})));
   }
   Graph graph = t.graph({t.tape.mul(rows[0], rows[1])});
-  assign_stages(graph);
+  assign_positions(graph);
   collect_sums(graph);
   remove_dead(graph);
   const Grouping grouping = group_nodes(graph);
@@ -421,7 +421,7 @@ TEST_CASE(the_same_work_on_other_numbers_is_one_group) {
 }
 
 TEST_CASE(candidates_of_every_selection_are_consecutive_rows) {
-  // The outer selection takes what inner ones gave: one that was scattered, one that was not.
+  // The candidates of the second selection depend on selections, one of them with scattered rows.
   Trace t;
   const NodeId p = t.parameters(1, 3);
   const NodeId x = t.input(0);
@@ -430,67 +430,68 @@ TEST_CASE(candidates_of_every_selection_are_consecutive_rows) {
   const NodeId scattered = t.tape.exp(t.select(0, {v[0], v[2], v[1]}));
   const NodeId ordered = t.tape.exp(t.select(0, {v[0], v[1], v[2]}));
   Graph graph = t.graph({t.select(1, {scattered, ordered})});
-  assign_stages(graph);
+  assign_positions(graph);
   const Grouping grouping = group_nodes(graph);
   for (const Node& node : graph.nodes) {
     if (node.kind != Kind::select) continue;
-    const Id head = graph.operands[node.first];
+    const Id first = graph.operands[node.first];
     for (std::uint32_t i = 0; i < node.count; ++i) {
       const Id id = graph.operands[node.first + i];
-      CHECK(grouping.group_of[id] == grouping.group_of[head]);
-      CHECK(grouping.feature_of[id] == grouping.feature_of[head] + static_cast<std::int32_t>(i));
+      CHECK(grouping.group_of[id] == grouping.group_of[first]);
+      CHECK(grouping.feature_of[id] == grouping.feature_of[first] + static_cast<std::int32_t>(i));
     }
   }
 }
 
 TEST_CASE(a_matrix_times_a_vector_is_one_nest) {
-  Lists lists;
+  ProductLists lists;
   for (std::int32_t row = 0; row < 4; ++row) {
     for (std::int32_t k = 0; k < 3; ++k) {
-      lists.pairs.push_back(
-          {Place{Space::parameter, 0, own, row * 3 + k}, Place{Space::rows, 7, own, k}});
+      lists.pairs.push_back({Address{AddressSpace::parameter, 0, own, row * 3 + k},
+                             Address{AddressSpace::rows, 7, own, k}});
     }
     lists.start.push_back(static_cast<std::uint32_t>(lists.pairs.size()));
   }
-  const std::vector<Nest> nests = find_nests(lists);
-  CHECK(nests.size() == 1 && nests[0].features == 4 && nests[0].outer == 1);
-  CHECK(nests[0].terms.size() == 1 && nests[0].terms[0].k == 3);
-  const Term& term = nests[0].terms[0];
-  CHECK(term.a.k_step == 1 && term.a.f_step == 3 && term.b.k_step == 1 && term.b.f_step == 0);
+  const std::vector<LoopNest> nests = find_nests(lists);
+  CHECK(nests.size() == 1 && nests[0].features == 4 && nests[0].blocks == 1);
+  CHECK(nests[0].products.size() == 1 && nests[0].products[0].count == 3);
+  const ProductRun& run = nests[0].products[0];
+  CHECK(run.a.k_step == 1 && run.a.f_step == 3 && run.b.k_step == 1 && run.b.f_step == 0);
 }
 
 TEST_CASE(nests_enumerate_exactly_the_products_they_were_built_from) {
-  // Lists without any order, small enough that runs and repetitions arise by chance.
+  // Random lists, small enough that runs and repetitions occur by chance.
   std::uint32_t state = 12345;
   const auto random = [&](std::uint32_t n) {
     state = state * 1664525U + 1013904223U;
     return static_cast<std::int32_t>((state >> 16U) % n);
   };
   for (int round = 0; round < 3000; ++round) {
-    Lists lists;
+    ProductLists lists;
     const std::int32_t features = 1 + random(6);
     for (std::int32_t f = 0; f < features; ++f) {
       for (std::int32_t i = random(4); i >= 0; --i) {
-        const auto place = [&] {
-          return Place{Space::rows, random(2), own, random(3) + f * random(2)};
+        const auto address = [&] {
+          return Address{AddressSpace::rows, random(2), own, random(3) + f * random(2)};
         };
-        lists.pairs.push_back({place(), place()});
+        lists.pairs.push_back({address(), address()});
       }
       lists.start.push_back(static_cast<std::uint32_t>(lists.pairs.size()));
     }
     std::size_t seen = 0;
-    for (const Nest& nest : find_nests(lists)) {
-      for (std::int32_t o = 0; o < nest.outer; ++o) {
+    for (const LoopNest& nest : find_nests(lists)) {
+      for (std::int32_t o = 0; o < nest.blocks; ++o) {
         for (std::int32_t f = 0; f < nest.features; ++f) {
           const auto feature = static_cast<std::size_t>(nest.row + o * nest.features + f);
           std::size_t at = lists.start[feature];
-          for (const Term& term : nest.terms) {
-            for (std::int32_t k = 0; k < term.k; ++k, ++at, ++seen) {
-              const auto stands = [&](const Ref& ref, const Place& place) {
-                return ref.group == place.group && ref.stage == place.stage &&
-                       ref.index + o * ref.o_step + f * ref.f_step + k * ref.k_step == place.index;
+          for (const ProductRun& run : nest.products) {
+            for (std::int32_t k = 0; k < run.count; ++k, ++at, ++seen) {
+              const auto reads = [&](const Ref& ref, const Address& expected) {
+                return ref.group == expected.group && ref.position == expected.position &&
+                       ref.index + o * ref.o_step + f * ref.f_step + k * ref.k_step ==
+                           expected.index;
               };
-              CHECK(stands(term.a, lists.pairs[at][0]) && stands(term.b, lists.pairs[at][1]));
+              CHECK(reads(run.a, lists.pairs[at][0]) && reads(run.b, lists.pairs[at][1]));
             }
           }
           CHECK(at == lists.start[feature + 1]);

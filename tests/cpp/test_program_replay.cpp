@@ -1,4 +1,4 @@
-// A replay against backward() on the tape: every shape of batch, and no memory but its own.
+// Compares a replay with backward() on the tape, for every shape of batch.
 #include <cmath>
 
 #include "program_model.hpp"
@@ -26,7 +26,7 @@ void walk(std::int32_t vocab, std::int32_t width, Numerics numerics,
   Replay<T> replay(program, kernels);
   Random random{static_cast<std::uint32_t>(vocab * 100 + width)};
   for (int round = 0; round < 60; ++round) {
-    Model model(vocab, width);  // a tape of its own each time: what it records dies with it
+    Model model(vocab, width);  // a new tape per round frees what the last round recorded
     T* to = replay.values();
     for (const Block& block : model.trace.recording.blocks) {
       for (std::size_t i = 0; i < block.rows * block.cols; ++i) {
@@ -75,7 +75,7 @@ TEST_CASE(every_instruction_set_agrees_with_the_tape) {
   }
 }
 
-TEST_CASE(exact_gradients_of_one_document_have_the_bits_of_the_tape_or_say_that_they_do_not) {
+TEST_CASE(exact_gradients_of_one_document_are_bit_identical_to_the_tape_if_ordered) {
   Model model(4, 3);
   const VectorProgram program = model.compile(Numerics::exact);
   if (!program.ordered) return;

@@ -1,4 +1,4 @@
-// Shards of a batch: the same bits for any number of threads, and the numbers of backward().
+// Shards of a batch: the same bits for any number of threads, and the gradients of backward().
 #ifndef _WIN32
 #include <sys/wait.h>
 #include <unistd.h>
@@ -35,8 +35,7 @@ void load(const Model& model, T* to) {
   }
 }
 
-// Everything that can be asked for: totals and gradients, of both passes at once and one after the
-// other, and outputs.
+// All results: totals and gradients, of both passes at once and one after the other, and outputs.
 template <class T>
 std::vector<double> numbers(Shards<T>& shards, const Batch& batch, bool all) {
   std::vector<double> found(batch.lengths.size());
@@ -67,7 +66,7 @@ bool same(const std::vector<double>& a, const std::vector<double>& b) {
 }
 
 template <class T>
-void walk_with_threads(const nanochat::simd::Table<T>& kernels) {
+void compare_threads(const nanochat::simd::Table<T>& kernels) {
   const Model model(vocab, width);
   Shards<T> one(shared_program(), kernels, 1), two(shared_program(), kernels, 2),
       three(shared_program(), kernels, 3);
@@ -87,7 +86,7 @@ void walk_with_threads(const nanochat::simd::Table<T>& kernels) {
 }
 
 template <class T>
-void walk_beside_the_tape(const nanochat::simd::Table<T>& kernels, double tolerance) {
+void compare_with_the_tape(const nanochat::simd::Table<T>& kernels, double tolerance) {
   Shards<T> shards(shared_program(), kernels, 2);
   Random random{11};
   for (const std::int32_t count : {64, 3, 96, 128, 71, 128, 40, 64}) {
@@ -121,17 +120,17 @@ void walk_beside_the_tape(const nanochat::simd::Table<T>& kernels, double tolera
 
 TEST_CASE(any_number_of_threads_gives_the_same_bits) {
   const auto& tables = nanochat::simd::tables();
-  walk_with_threads<double>(tables.fast64);
-  walk_with_threads<float>(tables.fast32);
+  compare_threads<double>(tables.fast64);
+  compare_threads<float>(tables.fast32);
 }
 
 TEST_CASE(gradients_of_shards_are_those_of_the_tape) {
   const auto& tables = nanochat::simd::tables();
-  walk_beside_the_tape<double>(tables.fast64, 1e-13);
-  walk_beside_the_tape<float>(tables.fast32, 1e-4);
+  compare_with_the_tape<double>(tables.fast64, 1e-13);
+  compare_with_the_tape<float>(tables.fast32, 1e-4);
 }
 
-TEST_CASE(what_a_batch_was_given_may_go_before_backward) {
+TEST_CASE(the_arrays_of_a_batch_may_be_freed_before_backward) {
   const Model model(vocab, width);
   Shards<double> shards(shared_program(), nanochat::simd::tables().fast64, 2);
   load(model, shards.values());
@@ -152,7 +151,7 @@ TEST_CASE(what_a_batch_was_given_may_go_before_backward) {
   }
 }
 
-TEST_CASE(a_small_batch_is_one_shard_and_an_exact_one_always) {
+TEST_CASE(small_batches_and_exact_batches_are_one_shard) {
   Random random{19};
   const Batch small(random, vocab, 2 * least_documents<double> - 1), large(random, vocab, 400);
   const Shards<double> fast(shared_program(), nanochat::simd::tables().fast64, 8);
@@ -164,7 +163,7 @@ TEST_CASE(a_small_batch_is_one_shard_and_an_exact_one_always) {
 }
 
 #ifndef _WIN32
-TEST_CASE(a_forked_process_has_threads_of_its_own) {
+TEST_CASE(a_forked_process_starts_new_threads) {
   const Model model(vocab, width);
   Shards<double> shards(shared_program(), nanochat::simd::tables().fast64, 2);
   load(model, shards.values());

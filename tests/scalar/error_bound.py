@@ -1,7 +1,7 @@
 """A running error bound: the independent oracle of rounding in the tests of programs.
 
-Beside each number stands how far any order of the same operations may end up from it, so that no
-tolerance is guessed.
+Each number carries a bound on its distance from the result of the same operations in any order.
+The tests use these bounds instead of guessed tolerances.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ UNIT = 1e-14  # a rounding is 1.1e-16; exp, log and tanh of two libraries differ
 class Bound:
     """A number with a running bound on its error, in units of one rounding (Wilkinson 1986).
 
-    `error` adds up Σ |derivative| · error of the operand, and the size of what was rounded. A sum
-    counts its terms rather than its result, so that the bound holds for any order of adding.
-    `grad_error` is the same for the derivative of the result towards this number.
+    `error` is Σ |derivative| · error of the operand, plus the size of the rounded result. A sum counts
+    its terms instead of its result, which makes the bound valid for any order of addition.
+    `grad_error` is the same bound for the derivative of the result with respect to this number.
     """
 
     def __init__(
         self, data: float, error: float | None = None, parents: Sequence[Any] = ()
     ) -> None:
         self.data = data
-        self.error = abs(data) if error is None else error  # a leaf is rounded too, to float32
+        self.error = abs(data) if error is None else error  # a leaf is also rounded, to float32
         self.parents = parents  # (operand, derivative, error of the derivative)
         self.grad = self.grad_error = 0.0
 
@@ -42,7 +42,7 @@ class Bound:
         return Bound(data, error, parents)
 
     def unary(self, value: float, first: float, second: float) -> Bound:
-        """f(x), f'(x) and f''(x): each passes on the error of x."""
+        """Apply a function, given f(x), f'(x) and f''(x)."""
         error = abs(value) + abs(first) * self.error
         return Bound(value, error, ((self, first, abs(first) + abs(second) * self.error),))
 
@@ -61,7 +61,7 @@ class Bound:
     def tanh(self) -> Bound:
         t = math.tanh(self.data)
         local = 1 - t * t
-        # 1 - t·t cancels: its own rounding is relative to 1.
+        # 1 - t·t cancels: its rounding error is relative to 1.
         error = abs(t) + local * self.error
         return Bound(t, error, ((self, local, 1 + 2 * abs(t) * local * self.error),))
 

@@ -1,4 +1,4 @@
-"""What the tests of programs share: random functions and sequence models, and a plain AdamW.
+"""Random functions and sequence models, and a plain AdamW, shared by the tests of programs.
 
 A recipe is a random function as data: a list of steps over vectors of scalars, which runs on
 Values, on Bounds (error_bound.py), or on what a compiler records.
@@ -18,7 +18,7 @@ from nanochat.scalar.value import Matrix, Tape, Value, detached_max, select
 
 
 class OnTape:
-    """What a recipe needs besides arithmetic, on Values (eager or recorded)."""
+    """The operations of a recipe that are not arithmetic, on Values (eager or recorded)."""
 
     def __init__(self, tape: Tape) -> None:
         self.constant: Callable[[float], Any] = tape.value
@@ -51,7 +51,7 @@ class OnBounds:
         return list(matrix[token])
 
 
-# name → (how many vectors it takes, how many extra numbers, the function)
+# name → function
 UNARY: dict[str, Callable[[Any], Any]] = {
     "exp": lambda x: x.exp(),
     "log": lambda x: x.log(),
@@ -90,7 +90,7 @@ Step = tuple[Any, ...]
 def run_step(
     step: Step, vectors: list[list[Any]], matrices: Sequence[Any], on: Any, tokens: Any
 ) -> list[Any]:
-    """The vector that one step makes of those before it."""
+    """Return the vector that one step computes from the vectors before it."""
     name, *rest = step
     if name in UNARY:
         return [UNARY[name](x) for x in vectors[rest[0]]]
@@ -146,20 +146,20 @@ def run_step(
 
 @dataclass
 class Recipe:
-    """A random function with the numbers to call it on, tame there."""
+    """A random function and arguments on which its numbers stay tame."""
 
     loose: list[float]
     matrices: list[list[list[float]]]
     inputs: list[float]
     tokens: list[int]
     steps: list[Step] = field(default_factory=list)
-    outputs: list[tuple[int, int]] = field(default_factory=list)  # vector, place in it
-    several: bool = False  # a list of losses, rather than one Value
+    outputs: list[tuple[int, int]] = field(default_factory=list)  # vector, index in it
+    several: bool = False  # a list of losses instead of one Value
 
     def function(
         self, loose: Sequence[Any], matrices: Sequence[Any], on: Any
     ) -> Callable[..., Any]:
-        """As compile() takes it."""
+        """Return the function as compile() takes it."""
 
         def call(*arguments: Any) -> Any:
             given = list(arguments)
@@ -186,7 +186,7 @@ def recipes(
     tokens: bool = True,
     most: int = 14,
 ) -> Recipe:
-    """A recipe whose every number stays below about 1e3 and far from poles and kinks."""
+    """Draw a recipe whose numbers stay below about 1e3 and away from poles and kinks."""
     small = st.integers(-300, 300).map(lambda i: (i + (i >= 0)) / 128)
     loose = draw(st.lists(small, min_size=1, max_size=4))
     shapes = draw(st.lists(st.tuples(st.integers(2, 4), st.integers(1, 4)), max_size=2))
@@ -252,7 +252,7 @@ def recipes(
 def tame(
     step: Step, vectors: list[list[Bound]], matrices: Any, on: Any, tokens: Any
 ) -> list[Bound] | None:
-    """What the step makes, or None when it comes near a pole, a kink or 1e3."""
+    """Return the result of the step, or None if it comes near a pole, a kink or 1e3."""
     operand = vectors[step[1]] if step[0] not in ("row", "constant") else []
     if step[0] in ("log", "inverse", "c/x", "relu") or (
         step[0] == "pow" and step[2] not in (2, 3, 1)
@@ -307,12 +307,12 @@ def flat(loose: Sequence[float], matrices: Sequence[Any]) -> np.ndarray:
 
 
 def mean(losses: Any) -> Any:
-    """The loss of a function's result, as microgpt writes it."""
+    """Return the loss of a function's result, as microgpt computes it."""
     return (1 / len(losses)) * sum(losses) if isinstance(losses, list) else losses
 
 
 def by_tape(recipe: Recipe) -> tuple[float, np.ndarray]:
-    """Loss and gradients of the same function on Values."""
+    """Return loss and gradients of the same function on Values."""
     parameters = Parameters.of(recipe)
     function = recipe.function(parameters.loose, parameters.matrices, OnTape(parameters.tape))
     loss = mean(function(*recipe.arguments(parameters.tape.value)))
@@ -321,7 +321,7 @@ def by_tape(recipe: Recipe) -> tuple[float, np.ndarray]:
 
 
 def by_bounds(recipe: Recipe) -> tuple[float, np.ndarray]:
-    """Error bounds of the loss and of the gradients, in roundings."""
+    """Return error bounds of the loss and of the gradients, in roundings."""
     loose = [Bound(x) for x in recipe.loose]
     matrices = [[[Bound(x) for x in row] for row in m] for m in recipe.matrices]
     loss = mean(recipe.function(loose, matrices, OnBounds())(*recipe.arguments(Bound)))
@@ -341,7 +341,7 @@ class Cell:
     head: list[list[float]]  # (vocab, width)
     start: list[float]  # (width,) the state before the first position
     steps: list[Step]
-    state: int  # which vector, through tanh, is the state for the next position
+    state: int  # index of the vector whose tanh is the state for the next position
     looks_back: bool  # attention over the states so far
     first_too: bool  # every position also sees the first state of the document
     loss: str  # "cross entropy" or "square"
@@ -349,7 +349,7 @@ class Cell:
     def function(
         self, start: Sequence[Any], matrices: Sequence[Any], on: Any
     ) -> Callable[..., Any]:
-        """tokens (n + 1,) → n losses: token t + 1 from tokens 0 … t."""
+        """Return a function of n + 1 tokens with n losses: token t + 1 from tokens 0 … t."""
         width = len(self.start)
 
         def call(tokens: Sequence[Any]) -> list[Any]:
@@ -438,7 +438,7 @@ def cells(draw: Callable[..., Any]) -> Cell:
         else:
             step, length = (name, a), lengths[a]
         steps.append(step)
-        # What squares and products make stays small.
+        # Keeps the results of squares and products small.
         if name in ("mul", "pow", "dot", "linear", "add", "sub", "x*c", "c-x"):
             steps.append(("tanh", known))
             lengths.append(length)
@@ -480,7 +480,7 @@ class CellParameters:
 
 
 def mean_of_documents(function: Callable[..., Any], documents: Sequence[Any]) -> Any:
-    """Mean over documents of each one's mean loss."""
+    """Return the mean over documents of their mean losses."""
     losses = [mean(function(document)) for document in documents]
     return losses[0] if len(losses) == 1 else (1 / len(losses)) * sum(losses)
 

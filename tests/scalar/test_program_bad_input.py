@@ -1,4 +1,4 @@
-"""Mistakes around compile() and its programs: one clear line that names the thing, the rule, the value."""
+"""Misuse of compile() and its programs: each error is one line with the thing, the rule and the value."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MISTAKE = (ProgramError, ValueError, TypeError, RuntimeError)
 
 
 class Bigram:
-    """A function with one loss a position, of four tokens at most, and its matrix of 3 × 2."""
+    """A function with one loss per position, of at most four tokens, and its 3 × 2 matrix."""
 
     def __init__(self) -> None:
         self.tape = Tape()
@@ -46,7 +46,7 @@ def bigram() -> Bigram:
 
 
 def refusal(call: Callable[[], Any], *words: str) -> str:
-    """The message: one short line, with these words in it."""
+    """Return the error message after checking that it is one short line with these words."""
     with pytest.raises(MISTAKE) as caught:
         call()
     message = str(caught.value)
@@ -122,7 +122,7 @@ def test_inputs_that_do_not_fit_are_named(bigram: Bigram, inputs: Any, words: li
     assert program.loss(None, [2.0, 3.0]) == 4.0
 
 
-def test_numbers_for_what_a_program_does_not_take_are_refused(bigram: Bigram) -> None:
+def test_tokens_or_inputs_that_a_program_does_not_take_are_refused(bigram: Bigram) -> None:
     program = bigram.compile(lambda x: bigram.p * x[0], inputs=1)
     refusal(lambda: program.loss([1, 2], [1.0]), "tokens")
     tokens_alone = bigram.program()
@@ -138,7 +138,7 @@ def test_the_number_of_a_value_cannot_be_read_while_it_is_recorded(
     bigram: Bigram, read: Any
 ) -> None:
     refusal(lambda: bigram.compile(lambda: (read(bigram.p * 2), bigram.p * 2)[1]))
-    assert bigram.p.data == 0.5  # and may be read again
+    assert bigram.p.data == 0.5  # readable after the recording
     assert bigram.compile(lambda: bigram.p * 2).loss() == 1.0
 
 
@@ -161,7 +161,7 @@ def test_a_value_cannot_be_changed_while_it_is_recorded(
         message = str(caught.value)
         assert name in message and "recorded" in message and "\n" not in message
     assert (bigram.p.data, bigram.p.grad) == (0.5, 0.0)
-    change(bigram.p)  # and may be changed again
+    change(bigram.p)  # writable after the recording
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_arguments_of_compile_that_do_not_fit_are_named(
     refusal(lambda: bigram.compile(lambda *_: bigram.p * 2, **options), *words)
 
 
-def test_what_is_no_function_or_no_tape_is_named(bigram: Bigram) -> None:
+def test_an_argument_that_is_not_a_function_or_a_tape_is_named(bigram: Bigram) -> None:
     function: Any = 3
     refusal(lambda: bigram.compile(function), "function", "callable", "int")
     tape: Any = 3
@@ -198,9 +198,7 @@ def test_what_is_no_function_or_no_tape_is_named(bigram: Bigram) -> None:
 
 @pytest.mark.parametrize("name", ["lr", "beta1", "beta2", "eps", "weight_decay"])
 @pytest.mark.parametrize("value", ["a", None, float("nan"), float("inf"), -1.0], ids=repr)
-def test_settings_of_a_step_that_do_not_fit_are_named(
-    bigram: Bigram, name: str, value: Any
-) -> None:
+def test_options_of_a_step_out_of_range_are_named(bigram: Bigram, name: str, value: Any) -> None:
     program = bigram.compile(lambda: bigram.p * 2)
     settings: dict[str, Any] = {"lr": 0.1} | {name: value}
     refusal(lambda: program.step(**settings), name, "at least 0", repr(value))
@@ -209,18 +207,18 @@ def test_settings_of_a_step_that_do_not_fit_are_named(
         refusal(lambda: program.step(**{"lr": 0.1, name: 1.0}), name, "below 1", "1.0")
 
 
-def test_a_token_stands_for_no_number_yet(bigram: Bigram) -> None:
+def test_a_token_has_no_number_during_recording(bigram: Bigram) -> None:
     p = bigram.p
     refusal(lambda: bigram.compile(lambda t: [p, p][t[0]], tokens=1), "Token")
     refusal(lambda: bigram.compile(lambda t: p * t[0], tokens=1), "Token")
 
 
 def test_a_token_cannot_decide_what_is_recorded(bigram: Bigram) -> None:
-    # With an int this asks whether it is 1; a Token's answer would be frozen into the program.
+    # An int can be compared with 1. A Token cannot: its answer would be frozen into the program.
     refusal(lambda: bigram.compile(lambda t: bigram.p * (2 if t[0] == 1 else 3), tokens=1), "Token")
 
 
-def test_what_no_grad_computes_is_not_frozen_into_a_program(bigram: Bigram) -> None:
+def test_results_of_no_grad_are_not_frozen_into_a_program(bigram: Bigram) -> None:
     def function() -> Value:
         with bigram.tape.no_grad():
             y = bigram.p * bigram.p
@@ -270,7 +268,7 @@ def test_parameters_are_leaves_of_one_tape(bigram: Bigram) -> None:
         refusal(lambda wrong=wrong: bigram.compile(lambda: p * p, [wrong]), "parameters", name)
 
 
-def test_a_parameter_stands_once(bigram: Bigram) -> None:
+def test_a_parameter_is_listed_once(bigram: Bigram) -> None:
     p, matrix = bigram.p, bigram.matrix
     refusal(lambda: bigram.compile(lambda: p * p, [p, p]), "parameter")
     refusal(
@@ -331,7 +329,7 @@ def test_a_tape_is_recorded_by_one_at_a_time(bigram: Bigram) -> None:
 
 
 @pytest.mark.parametrize("weights", ["some", "zero"])
-def test_losses_that_depend_on_the_length_are_no_prefix(bigram: Bigram, weights: str) -> None:
+def test_losses_that_depend_on_the_length_are_refused(bigram: Bigram, weights: str) -> None:
     if weights == "zero":
         bigram.matrix.values[:] = 0.0
     with pytest.raises(ProgramError, match="not the first losses"):
@@ -353,7 +351,7 @@ def test_a_document_that_ends_between_two_losses_is_refused(bigram: Bigram) -> N
     refusal(lambda: program.loss([0, 1, 2]), "tokens", "got 3")
 
 
-def test_a_function_that_takes_one_length_alone_says_so_or_works(bigram: Bigram) -> None:
+def test_a_function_of_one_length_is_refused_or_works(bigram: Bigram) -> None:
     row = bigram.matrix.row
     try:
         program = bigram.compile(
@@ -365,7 +363,7 @@ def test_a_function_that_takes_one_length_alone_says_so_or_works(bigram: Bigram)
     assert program.loss([0, 1]) == pytest.approx((row(0)[0].data + 2 * row(1)[0].data) / 2)
 
 
-def test_tokens_and_inputs_go_together_on_a_tape_of_their_own(bigram: Bigram) -> None:
+def test_tokens_and_inputs_work_together_on_a_separate_tape(bigram: Bigram) -> None:
     def function(tokens: list[Any], inputs: list[Any]) -> list[Value]:
         return [loss * inputs[0] for loss in bigram.losses(tokens)]
 

@@ -1,4 +1,4 @@
-"""Random functions: a program's loss and gradients against Values, differences and running bounds."""
+"""Random functions: loss and gradients of a program compared with Values, differences and error bounds."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def check_exact(recipe: Recipe) -> None:
     except ProgramError as error:
         assert "order" in str(error)
         return
-    # The signs of zeros too.
+    # Including the signs of zeros.
     assert program.grad(*given_to(recipe)).hex() == loss.hex()
     assert parameters.grads().tobytes() == grads.tobytes()
 
@@ -174,10 +174,10 @@ def test_a_step_is_adamw_of_plain_python(weight_decay: float, recipe: Recipe) ->
     logits=st.lists(st.floats(-2000, 2000, width=32), min_size=2, max_size=5),
     target=st.integers(0, 1),
 )
-def test_a_cross_entropy_is_right_however_unlikely_its_target(
+def test_a_cross_entropy_is_accurate_for_unlikely_targets(
     dtype: str, unit: float, logits: list[float], target: int
 ) -> None:
-    """Also where the probability is no number any more; the oracle is log-sum-exp by math.fsum."""
+    """Including probabilities that underflow. The oracle is log-sum-exp by math.fsum."""
     tape = Tape()
     p = values(tape, *logits)
     program = nanochat.compile(
@@ -192,7 +192,7 @@ def test_a_cross_entropy_is_right_however_unlikely_its_target(
     assert [v.grad for v in p] == pytest.approx(expected, rel=8 * unit, abs=8 * unit)
 
 
-# What random functions once found, each in the smallest function that shows it.
+# Regressions that random functions found, each as the smallest function that shows it.
 
 
 def values(tape: Tape, *numbers: float) -> list[Value]:
@@ -207,7 +207,7 @@ def check_small(
     inputs: list[float] | None = None,
     **options: Any,
 ) -> None:
-    """The program's loss and gradients are the tape's; exact when numerics says so."""
+    """Check loss and gradients against the tape: bit-identical with exact numerics."""
     arguments: list[Any] = [] if tokens is None else [tokens]
     arguments += [] if inputs is None else [[tape.value(x) for x in inputs]]
     losses = function(*arguments)
@@ -277,13 +277,13 @@ def test_a_selection_among_parameters_may_serve_several_losses() -> None:
     check_small(function, p, tape, tokens=[2])
 
 
-def test_a_difference_with_a_parameter_of_its_own_at_each_loss_stays_a_difference() -> None:
+def test_a_difference_with_a_separate_parameter_per_loss_is_kept() -> None:
     tape = Tape()
     p = values(tape, 0.3, 0.4)
     check_small(lambda x: [x[0] * 2.0, x[0] - p[0], x[1] - p[1]], p, tape, inputs=[0.7, 0.9])
 
 
-def test_a_scaled_number_may_stand_alone_and_in_a_sum() -> None:
+def test_a_scaled_number_may_be_a_loss_and_a_term_of_a_sum() -> None:
     tape = Tape()
     p = values(tape, 0.3, 0.4)
 
@@ -334,7 +334,7 @@ def test_a_maximum_may_be_of_maxima() -> None:
 
 
 def test_exact_keeps_the_order_of_a_loss_that_other_losses_use() -> None:
-    # p's gradient is (2/3 - 2/3) + 1/3 on the tape; 1/3 + 2/3 - 2/3 is another number.
+    # The gradient of p is (2/3 - 2/3) + 1/3 on the tape; 1/3 + 2/3 - 2/3 is a different number.
     tape = Tape()
     p = values(tape, 0.5)
 
@@ -389,7 +389,7 @@ def test_exact_loss_of_zero_has_the_sign_of_the_tape(zero: float, loss_of: Any) 
 
 
 def test_exact_takes_one_value_that_is_a_mean_of_losses() -> None:
-    # Partial sums of the losses use them, and are nothing that the program computes.
+    # Partial sums of the losses use them, but the program does not compute partial sums.
     tape = Tape()
     matrix = tape.matrix(3, 2)
     matrix.values[:] = np.arange(1, 7).reshape(3, 2) / 7
@@ -408,7 +408,7 @@ def test_exact_takes_one_value_that_is_a_mean_of_losses() -> None:
     assert np.array_equal(matrix.grads, expected)
 
 
-def test_inputs_and_tokens_that_the_function_leaves_alone_are_still_given() -> None:
+def test_inputs_and_tokens_that_the_function_does_not_use_are_still_passed() -> None:
     tape = Tape()
     p = values(tape, 0.5)
     matrix = tape.matrix(3, 1)
@@ -418,8 +418,8 @@ def test_inputs_and_tokens_that_the_function_leaves_alone_are_still_given() -> N
     assert program.loss([1, 2]) == 0.25
 
 
-def test_one_value_that_is_a_sum_over_positions_is_not_cut_for_a_shorter_document() -> None:
-    # Its weight, 1 / 3, is that of three positions: the function gives another number for one.
+def test_a_single_sum_over_positions_is_not_shortened_for_a_shorter_document() -> None:
+    # Its weight, 1 / 3, is for three positions. For one position the function gives another number.
     tape = Tape()
     matrix = tape.matrix(2, 2)
     matrix.values[:] = [[0.3, 0.4], [0.5, 0.6]]

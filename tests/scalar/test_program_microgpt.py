@@ -1,4 +1,4 @@
-"""microgpt's model as a program: the bits of plain Python, step after step, on names of all lengths."""
+"""microgpt's model as a program: bit-identical to plain Python, step by step, on names of all lengths."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LONG_STEPS = 1000
 
 
 class Microgpt:
-    """The model, its program, and the names it is trained on, in microgpt's order."""
+    """The model, its program, and its training names in microgpt's order."""
 
     def __init__(self, **options: Any) -> None:
         self.config = TrainConfig(mode="scalar", preset="microgpt")
@@ -70,7 +70,7 @@ class Microgpt:
         return self.program.step(self.document(step), lr=self.lr(step), **self.adam)
 
 
-def test_exact_program_walks_the_losses_of_plain_python_bit_for_bit() -> None:
+def test_losses_of_an_exact_program_are_bit_identical_to_plain_python() -> None:
     ours = Microgpt(numerics="exact")
     weights = {
         name: [[PlainValue(float(x)) for x in row] for row in matrix]
@@ -94,7 +94,7 @@ def test_exact_program_walks_the_losses_of_plain_python_bit_for_bit() -> None:
 
 
 def eager_walk(ours: Microgpt, steps: int) -> list[float]:
-    """The same steps by backward() on Values and Adam in plain Python."""
+    """Run the same steps with backward() on Values and Adam in plain Python."""
     count = sum(m.values.size for m in ours.matrices.values())
     adam = PlainAdamW(count, lr=0.0, **ours.adam)
     losses = []
@@ -124,13 +124,13 @@ def test_exact_program_has_the_bits_of_the_tape_for_a_thousand_steps() -> None:
         assert np.array_equal(ours.matrices[name].values, eager.matrices[name].values), name
 
 
-def test_fast_program_stays_beside_the_tape() -> None:
+def test_fast_program_stays_close_to_the_tape() -> None:
     ours, eager = Microgpt(), Microgpt()
     got, expected = [ours.step(step) for step in range(50)], eager_walk(eager, 50)
     assert got == pytest.approx(expected, rel=1e-9)
 
 
-def test_float32_program_stays_near_the_tape() -> None:
+def test_float32_program_stays_close_to_the_tape() -> None:
     ours, eager = Microgpt(dtype="float32"), Microgpt()
     got, expected = [ours.step(step) for step in range(20)], eager_walk(eager, 20)
     assert got == pytest.approx(expected, rel=1e-3)

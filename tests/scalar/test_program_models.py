@@ -1,4 +1,4 @@
-"""Models that are not ours, each a plain readable function: the compiler knows none of them."""
+"""Models from the literature, each a plain function. The compiler has no special case for any of them."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ class Model:
         return self.parameters[-1]
 
     def loss(self, *arguments: Any) -> Any:
-        raise NotImplementedError  # each model's own
+        raise NotImplementedError  # per model
 
     def batch(self, step: int) -> tuple[Any, Any]:
-        """tokens and inputs, as step() takes them."""
-        raise NotImplementedError  # each model's own
+        """Return tokens and inputs, as step() takes them."""
+        raise NotImplementedError  # per model
 
     def eager(self, tokens: Any, inputs: Any) -> Value:
-        """The loss of the same batch on Values: mean over documents of each one's mean."""
+        """Return the loss of the same batch on Values: the mean over documents of their means."""
         documents = (
             [None] if tokens is None else tokens if isinstance(tokens[0], list) else [tokens]
         )
@@ -64,7 +64,7 @@ class Model:
         return losses[0] if len(losses) == 1 else (1 / len(losses)) * sum(losses)
 
     def read(self, name: str) -> np.ndarray:
-        """Values ("data") or gradients ("grad") of all parameters, one after the other."""
+        """Return the values ("data") or gradients ("grad") of all parameters, concatenated."""
         arrays = {"data": "values", "grad": "grads"}
         return np.concatenate(
             [
@@ -103,7 +103,7 @@ class Model:
 
 
 def moons(count: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Two half circles, (count, 2) points and labels of ±1."""
+    """Return two half circles: (count, 2) points and labels of ±1."""
     label = np.where(np.arange(count) % 2 == 0, 1.0, -1.0)
     angle = generator.uniform(0, math.pi, count)
     points = np.stack(
@@ -113,7 +113,7 @@ def moons(count: int, generator: np.random.Generator) -> tuple[np.ndarray, np.nd
 
 
 class Mlp(Model):
-    """2-16-16-1 with a hinge loss on points given as numbers: they are constants of the program."""
+    """A 2-16-16-1 network with a hinge loss on points that are constants of the program."""
 
     def __init__(self, activation: str = "relu", count: int = 100) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ class Mlp(Model):
 
 
 class MlpOfInputs(Mlp):
-    """The same network; a document is a point and its label."""
+    """The same network on inputs: a document is a point and its label."""
 
     inputs = 3
 
@@ -157,7 +157,7 @@ class MlpOfInputs(Mlp):
 
 
 class Rnn(Model):
-    """A tanh recurrence over characters: one loss a position, documents of any length."""
+    """A tanh recurrence over characters: one loss per position, documents of any length."""
 
     tokens = 9
     WORDS = ("anna", "emma", "bob", "ada", "carl", "dan", "ella", "fay", "a", "isabella")
@@ -189,14 +189,14 @@ class Rnn(Model):
 
 
 class RnnOneWord(Rnn):
-    """One document a step."""
+    """The same model with one document per step."""
 
     def batch(self, step: int) -> tuple[Any, Any]:
         return self.encode(self.WORDS[step % len(self.WORDS)]), None
 
 
 class Kalman(Model):
-    """−log likelihood of a scalar Kalman filter (Kalman 1960): log q, log r and a are learnt."""
+    """−log likelihood of a scalar Kalman filter (Kalman 1960), which learns log q, log r and a."""
 
     inputs = 12
 
@@ -244,7 +244,7 @@ def gradients_by_tape(model: Model, tokens: Any, inputs: Any) -> tuple[float, np
 
 
 @each_model
-def test_gradients_are_the_tapes_and_central_differences(make: Callable[[], Model]) -> None:
+def test_gradients_agree_with_the_tape_and_central_differences(make: Callable[[], Model]) -> None:
     model = make()
     program = model.program()
     batch = model.batch(3)
@@ -264,7 +264,7 @@ def test_gradients_are_the_tapes_and_central_differences(make: Callable[[], Mode
 
 
 @each_model
-def test_fifty_steps_walk_with_the_tape_and_plain_adam(make: Callable[[], Model]) -> None:
+def test_fifty_steps_agree_with_the_tape_and_plain_adam(make: Callable[[], Model]) -> None:
     model, eager = make(), make()
     program = model.program()
     adam = PlainAdamW(len(eager.read("data")), **ADAM)
@@ -281,7 +281,7 @@ def test_fifty_steps_walk_with_the_tape_and_plain_adam(make: Callable[[], Model]
 
 
 @each_model
-def test_each_fast_step_from_equal_weights_is_the_tapes(make: Callable[[], Model]) -> None:
+def test_each_fast_step_from_equal_weights_agrees_with_the_tape(make: Callable[[], Model]) -> None:
     model = make()
     program = model.program()
     adam = PlainAdamW(len(model.read("data")), **ADAM)
@@ -290,7 +290,7 @@ def test_each_fast_step_from_equal_weights_is_the_tapes(make: Callable[[], Model
         loss, grads = gradients_by_tape(model, *batch)
         before = model.read("data").copy()
         assert program.step(*batch, **ADAM) == pytest.approx(loss, rel=1e-12)
-        # Adam divides by √v: near v = 0 a gradient's rounding is not small beside lr.
+        # Adam divides by √v: near v = 0 the rounding of a gradient is not small compared with lr.
         expected = adam.step(before.tolist(), grads.tolist())
         steady = np.sqrt(adam.v) > 1e-6
         assert np.abs(model.read("data") - expected)[steady].max() <= 1e-12 * max(
@@ -298,7 +298,7 @@ def test_each_fast_step_from_equal_weights_is_the_tapes(make: Callable[[], Model
         )
 
 
-# One document a step: of a batch, documents are added side by side, which is another order.
+# One document per step: the documents of a batch are added lane by lane, in a different order.
 @pytest.mark.parametrize("name", ["mlp-relu", "mlp-tanh", "rnn-one-word", "kalman"])
 def test_exact_steps_have_the_bits_of_the_tape(name: str) -> None:
     model, eager = MODELS[name](), MODELS[name]()

@@ -1,4 +1,4 @@
-"""Exact programs of functions that select by a token: every token's bits, or a refusal."""
+"""Exact programs of functions that select by a token: bit-identical for every token, or refused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nanochat.errors import ProgramError
 from nanochat.scalar.functions import softmax
 from nanochat.scalar.value import Tape, Value, select
 
-Function = Callable[[Sequence[Value], Any], Value]  # of the parameters and of how to choose
+Function = Callable[[Sequence[Value], Any], Value]  # of the parameters and a function that selects
 
 
 def numbers(count: int) -> list[float]:
@@ -25,7 +25,7 @@ def numbers(count: int) -> list[float]:
 
 
 def check_every_token(function: Function, count: int, tokens: int) -> None:
-    """Loss and gradients of `count` parameters have the tape's bits, whichever token is given."""
+    """Check that loss and gradients of `count` parameters are bit-identical to the tape, for every token."""
     tape = Tape()
     parameters = [tape.value(x) for x in numbers(count)]
     program = nanochat.compile(
@@ -48,12 +48,12 @@ def test_a_probability_of_a_softmax_is_taken_exactly() -> None:
     check_every_token(function, 12, 5)
 
 
-def test_candidates_under_which_one_parameter_stands_again_keep_their_gradients() -> None:
-    # p[1] is under candidates 1 and 4, not under the first
+def test_candidates_that_share_a_parameter_keep_their_gradients() -> None:
+    # candidates 1 and 4 depend on p[1], the first one does not
     check_every_token(lambda p, choose: choose([x + x for x in [*p, *p]]), 3, 6)
 
 
-def test_what_shares_a_selection_adds_its_gradients_in_turn() -> None:
+def test_users_of_a_selection_add_their_gradients_in_turn() -> None:
     def function(p: Sequence[Value], choose: Any) -> Value:
         x, y, z = roots = [x.exp() for x in p]
         chosen = choose(roots)
@@ -70,14 +70,14 @@ def test_parameters_themselves_are_candidates() -> None:
 def test_a_walk_that_depends_on_the_token_is_refused() -> None:
     def function(p: Sequence[Value], choose: Any) -> Value:
         first, second = (p[0] * p[1]).tanh(), (p[0] * p[2]).exp()
-        # `second` is walked under the selection or behind it, and all of them reach p[0]
+        # `second` is walked under the selection or after it, and all candidates depend on p[0]
         return choose([first, second]) * p[0] + second.tanh() * p[0].exp()
 
     with pytest.raises(ProgramError, match="order"):
         check_every_token(function, 3, 2)
 
 
-def test_a_row_whose_number_two_users_take_is_refused() -> None:
+def test_a_gathered_number_with_two_users_is_refused() -> None:
     tape = Tape()
     matrix = tape.matrix(2, 2)
 
@@ -97,7 +97,7 @@ def test_losses_that_no_token_reaches_compile() -> None:
     assert p.grad == pytest.approx((1.0 + 1 - math.tanh(0.5) ** 2) / 2, rel=1e-15)
 
 
-FOUND = {  # by hypothesis, or by a search: sums of three and more were added in another order
+FOUND = {  # by hypothesis, or by a search: sums of three or more terms were added in another order
     "users of one selection": Recipe(
         [0.0078125, 0.0078125], [], [0.0078125, 0.0078125, 0.0078125], [0],
         [("exp", 0), ("exp", 2), ("add", 2, 1), ("exp", 4), ("exp", 5), ("select", 2, 0),
@@ -128,12 +128,12 @@ FOUND = {  # by hypothesis, or by a search: sums of three and more were added in
 
 
 @pytest.mark.parametrize("name", FOUND)
-def test_what_was_found_has_the_bits_of_the_tape_or_is_refused(name: str) -> None:
+def test_regressions_have_the_bits_of_the_tape_or_are_refused(name: str) -> None:
     check_exact(FOUND[name])
 
 
 def with_selections(recipe: Recipe, token: int) -> Recipe:
-    """The recipe with another loss: the product of what the token selects from its vectors."""
+    """Return the recipe with another loss: the product of selections from its vectors."""
     steps = list(recipe.steps)
     first = 1 + bool(recipe.inputs)
     chosen = []
@@ -156,5 +156,5 @@ def test_functions_of_many_selections_have_the_bits_of_the_tape_or_are_refused(
 ) -> None:
     try:
         check_exact(with_selections(recipe, token))
-    except IndexError:  # a vector of one number has no second
+    except IndexError:  # a vector of one number has no second element
         check_exact(with_selections(recipe, 0))

@@ -1,4 +1,4 @@
-"""Functions with one loss a position: shorter documents, ragged batches, one program for many shapes."""
+"""Functions with one loss per position: shorter documents, ragged batches, many shapes per program."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ATTENTION = Cell(
 
 
 def program_of(cell: Cell, longest: int, **options: Any) -> tuple[Program, CellParameters]:
-    """For documents of up to `longest` positions, which have a token more."""
+    """Compile a cell for documents of up to `longest` positions, which have one more token."""
     parameters = CellParameters.of(cell)
     program = nanochat.compile(
         parameters.function(cell),
@@ -47,7 +47,7 @@ def as_given(documents: Documents) -> Any:
 
 
 def check(cell: Cell, documents: Documents, program: Program, parameters: CellParameters) -> None:
-    """The program's mean over documents is that of one call a document on Values."""
+    """Check the mean over documents of a program against one call per document on Values."""
     loss, grads = cell_by_tape(cell, documents)
     error, errors = cell_by_bounds(cell, documents)
     got = program.grad(as_given(documents))
@@ -121,7 +121,7 @@ def test_every_multiset_of_lengths_is_the_mean_of_its_documents(lengths: list[in
     check(ATTENTION, documents, program, parameters)
 
 
-def test_one_program_stays_right_while_batch_shapes_change() -> None:
+def test_one_program_is_correct_while_batch_shapes_change() -> None:
     generator = np.random.default_rng(11)
     program, parameters = program_of(ATTENTION, 8)
     for _ in range(150):
@@ -132,7 +132,7 @@ def test_one_program_stays_right_while_batch_shapes_change() -> None:
         check(ATTENTION, documents, program, parameters)
 
 
-def test_numbers_that_are_not_finite_do_not_outlive_their_batch() -> None:
+def test_non_finite_numbers_do_not_affect_the_next_batch() -> None:
     program, parameters = program_of(ATTENTION, 8)
     for documents in ([[0, 1, 2]] * 5, [[0, 1, 2, 1, 0, 1, 2, 2, 1]] * 9, [[2, 1]]):
         for matrix in parameters.matrices:
@@ -146,7 +146,7 @@ def test_numbers_that_are_not_finite_do_not_outlive_their_batch() -> None:
             check(ATTENTION, shape, program, parameters)
 
 
-def test_training_on_many_shapes_walks_with_the_tape() -> None:
+def test_training_on_many_shapes_agrees_with_the_tape() -> None:
     generator = np.random.default_rng(13)
     program, parameters = program_of(ATTENTION, 8)
     for _ in range(60):
@@ -177,7 +177,7 @@ def test_the_same_batches_give_the_same_bits(dtype: str) -> None:
     assert walks[0] == walks[1]
 
 
-def test_a_loss_leaves_gradients_and_weights_alone() -> None:
+def test_a_loss_does_not_change_gradients_and_weights() -> None:
     program, parameters = program_of(ATTENTION, 8)
     program.grad([0, 1, 2])
     before = parameters.grads().copy(), [m.values.copy() for m in parameters.matrices]
@@ -187,7 +187,7 @@ def test_a_loss_leaves_gradients_and_weights_alone() -> None:
         assert np.array_equal(matrix.values, values)
 
 
-def test_inputs_and_tokens_go_together_in_a_batch() -> None:
+def test_a_batch_may_have_inputs_and_tokens() -> None:
     parameters = CellParameters.of(ATTENTION)
     embedding = parameters.matrices[0]
 
@@ -208,7 +208,7 @@ def test_inputs_and_tokens_go_together_in_a_batch() -> None:
 
 
 def test_exact_keeps_the_order_of_a_matrix_that_is_read_by_token_and_directly() -> None:
-    # A tied head: gradients reach a row by its token and by the products with it, in turn.
+    # A tied head: gradients reach a matrix row through its token and through products, in turn.
     tape = Tape()
     matrix = tape.matrix(2, 3)
     matrix.values[:] = [[0.3, -0.7, 0.9], [0.1, 0.6, -0.4]]

@@ -1,4 +1,4 @@
-"""Threads share a batch: the bits of one thread, the numbers of backward() on Values."""
+"""Threads share a batch: bit-identical to one thread, and equal to backward() on Values."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SIZES = (64, 1, 2, 40, 129, 64, 17)
 
 
 class Tagger:
-    """A layer of tanh between two matrices: 48 · 48 · 2 products a position."""
+    """A layer of tanh between two matrices: 48 · 48 · 2 products per position."""
 
     def __init__(self, **options: Any) -> None:
         self.tape = Tape()
@@ -46,14 +46,14 @@ class Tagger:
 
 
 def ragged(count: int, seed: int) -> list[list[int]]:
-    """Documents of every length, the shortest too."""
+    """Return documents of every length, including the shortest."""
     generator = np.random.default_rng(seed)
     lengths = generator.integers(2, LONGEST + 2, count)
     return [generator.integers(0, VOCAB, n).tolist() for n in lengths]
 
 
 def walk(threads: int, **options: Any) -> tuple[list[float], list[np.ndarray], set[int]]:
-    """Losses and last gradients and weights of steps on batches of many sizes."""
+    """Return losses, last gradients and weights of steps on batches of many sizes."""
     ours = Tagger(threads=threads, **options)
     losses, shards = [], set()
     for seed, size in enumerate(SIZES):
@@ -68,7 +68,7 @@ def walk(threads: int, **options: Any) -> tuple[list[float], list[np.ndarray], s
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_every_number_of_threads_has_the_same_bits(dtype: str) -> None:
     losses, arrays, shards = walk(1, dtype=dtype)
-    assert len(shards) > 1  # small batches stay whole, large ones are dealt
+    assert len(shards) > 1  # small batches are one shard, large ones are several
     for threads in (2, 3, 200):
         more_losses, more_arrays, more_shards = walk(threads, dtype=dtype)
         assert more_losses == losses
@@ -77,7 +77,7 @@ def test_every_number_of_threads_has_the_same_bits(dtype: str) -> None:
             assert np.array_equal(one, more)
 
 
-def test_gradients_of_shards_are_those_of_the_tape() -> None:
+def test_gradients_of_shards_agree_with_the_tape() -> None:
     ours = Tagger(threads=2)
     documents = ragged(64, 1)
     loss = ours.program.grad(documents)
@@ -96,7 +96,7 @@ def test_gradients_of_shards_are_those_of_the_tape() -> None:
         assert np.abs(gradient - by_tape).max() <= 1e-13 * np.abs(by_tape).max()
 
 
-def test_outputs_go_back_to_the_order_of_the_caller() -> None:
+def test_outputs_are_in_the_order_of_the_caller() -> None:
     ours = Tagger(threads=2)
     core, documents = ours.program.core, ragged(64, 2)
     lengths = np.array([len(d) - 1 for d in documents], dtype=np.int32)
@@ -135,7 +135,7 @@ def test_callers_in_two_python_threads_take_turns() -> None:
     assert found == expected * 5
 
 
-def test_a_second_shard_has_its_bytes_counted() -> None:
+def test_bytes_include_all_shards() -> None:
     ours = Tagger(threads=2)
     ours.program.grad(ragged(2, 8))
     before = ours.program.core.bytes
@@ -144,7 +144,7 @@ def test_a_second_shard_has_its_bytes_counted() -> None:
     assert ours.program.core.bytes >= before + 8 * parameters
 
 
-def test_threads_are_those_asked_for_or_of_the_environment_or_the_cores(
+def test_threads_come_from_the_argument_the_environment_or_the_cores(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
@@ -158,6 +158,6 @@ def test_threads_are_those_asked_for_or_of_the_environment_or_the_cores(
 
 
 @pytest.mark.parametrize("threads", [-1, "2"])
-def test_threads_that_are_no_count_are_refused(threads: Any) -> None:
+def test_a_thread_count_that_is_not_a_count_is_refused(threads: Any) -> None:
     with pytest.raises(ProgramError, match=f"threads must be an int, at least 0, got {threads!r}"):
         Tagger(threads=threads)

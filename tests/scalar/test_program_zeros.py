@@ -1,4 +1,4 @@
-"""Exact programs of numbers that are zeros: every sign is microgpt.py's."""
+"""Exact programs of zeros: every sign is that of microgpt.py."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TWO = ("add", "sub", "mul", "dot", "concat")
 
 @st.composite
 def zeros(draw: Callable[..., Any]) -> Recipe:
-    """A few steps on zeros and ones of both signs, without a pole."""
+    """Draw a few steps on zeros and ones of both signs, without a pole."""
     small = st.sampled_from([0.0, -0.0, 1.0, -1.0])
     loose = draw(st.lists(small, min_size=1, max_size=4))
     matrix = draw(st.lists(st.lists(small, min_size=3, max_size=3), min_size=2, max_size=2))
@@ -49,5 +49,5 @@ def test_signs_of_zeros_are_those_of_the_tape(recipe: Recipe) -> None:
         [("constant", -1.0), ("constant", 0.0), ("mul", 1, 2), ("mul", 3, 0)],  # folded
     ],
 )
-def test_a_sum_begins_with_zero_only_where_it_was_written(steps: list[Any]) -> None:
+def test_a_sum_begins_with_zero_only_if_it_was_recorded_so(steps: list[Any]) -> None:
     check_exact(Recipe([0.0, 0.0], [[[1.0, 1.0], [1.0, 1.0]]], [], [], steps, [(len(steps), 0)]))

@@ -36,7 +36,7 @@ Run = Callable[[Program, str], list[float]]
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """The losses that the program's file prints on documents, by the system's C compiler."""
+    """Compile a program's file with the system's C compiler and return the losses it prints."""
 
     def run(program: Program, documents: str) -> list[float]:
         source, binary, text = tmp_path / "model.c", tmp_path / "model", tmp_path / "documents.txt"
@@ -59,14 +59,14 @@ def lines_of(documents: Sequence[Sequence[float]], mark: str = "") -> str:
 
 
 def texts(vocab: int, most: int) -> list[list[int]]:
-    """Documents of 2 … most tokens; the first and the last length are among them."""
+    """Return documents of 2 … most tokens, including both extremes."""
     random = Random(7)
     lengths = [2, most, *(random.randint(2, most) for _ in range(6))]
     return [[random.randrange(vocab) for _ in range(length)] for length in lengths]
 
 
 def microgpt(numerics: str, dtype: str = "float64", **options_of: int | str) -> Program:
-    """The model of the scalar engine, recorded for documents of up to BLOCK + 1 tokens."""
+    """Record the model of the scalar engine for documents of up to BLOCK + 1 tokens."""
     config = TrainConfig(mode="scalar", preset="microgpt", **options_of)  # type: ignore[arg-type]  # each option its type
     engine = ScalarEngine(config, VOCAB, dtype=dtype)
 
@@ -84,7 +84,7 @@ def microgpt(numerics: str, dtype: str = "float64", **options_of: int | str) -> 
 
 
 def rnn(numerics: str) -> Program:
-    """h ← tanh(embedding + W h); the logits are U h."""
+    """Record h ← tanh(embedding + W h) with logits U h."""
     vocab, width, length = 7, 5, 6
     tape = Tape()
     generator = np.random.default_rng(3)
@@ -153,7 +153,7 @@ def test_inputs_follow_a_bar(run: Run) -> None:
     assert [x.hex() for x in printed] == [x.hex() for x in stepped]
 
 
-def test_file_of_a_trained_program_goes_on_where_it_stands(run: Run) -> None:
+def test_file_of_a_trained_program_continues_training(run: Run) -> None:
     program = neuron("exact")
     row = [0.25] * 8
     for _ in range(5):
@@ -188,7 +188,7 @@ def test_file_refuses_a_document_that_step_refuses(run: Run, document: str, comp
     assert complaint in error.value.stderr
 
 
-def test_every_excerpt_of_the_page_is_what_its_code_makes() -> None:
+def test_every_excerpt_of_the_page_is_the_output_of_its_code() -> None:
     page = (Path(__file__).parents[2] / "docs" / "program.md").read_text()
     fences = re.findall(r"^```(\w*)\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
     space: dict[str, Any] = {}

@@ -1,5 +1,5 @@
-// Operands, indices and functions of one number as C. See c_text.hpp. Powers are pow where its bits
-// are wanted, else what the fast kernels of ../simd/map.cpp compute.
+// Operands, indices and functions of one number as C. See writer.hpp. Powers are pow with exact
+// numerics, otherwise what the fast kernels of ../simd/map.cpp compute.
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -42,9 +42,9 @@ std::string variable(std::size_t at, std::size_t depth) {
   return from_inner < names.size() ? names[from_inner] : cat({"i", std::to_string(from_inner)});
 }
 
-bool is_still(const Linear<Number>& linear) {
+bool is_still(const Linear<VaryingInt>& linear) {
   return std::all_of(linear.step.begin(), linear.step.end(),
-                     [](const Number& step) { return step.is(0); }) &&
+                     [](const VaryingInt& step) { return step.is(0); }) &&
          linear.k_step.is(0);
 }
 
@@ -62,7 +62,7 @@ std::string literal(double value, bool single) {
   return single ? result + "f" : result;
 }
 
-std::string Writer::number(const Number& number) const {
+std::string Writer::number(const VaryingInt& number) const {
   if (number.column >= 0) return cat({"x[", std::to_string(number.column)}) + "]";
   std::string text;
   if (number.slope > 0) text = times(number.slope, "t");
@@ -71,9 +71,9 @@ std::string Writer::number(const Number& number) const {
   return text;
 }
 
-std::string Writer::linear(const Numbers& linear, std::int32_t minus,
+std::string Writer::linear(const Index& linear, std::int32_t minus,
                            const std::string& token) const {
-  Number base = linear.base;
+  VaryingInt base = linear.base;
   std::string text;
   if (base.column >= 0) {
     text = number(base);
@@ -83,7 +83,7 @@ std::string Writer::linear(const Numbers& linear, std::int32_t minus,
     if (!base.is(0)) text = number(base);
   }
   if (!token.empty()) append(text, token);
-  const auto add = [&](const Number& step, const std::string& name) {
+  const auto add = [&](const VaryingInt& step, const std::string& name) {
     if (step.is(0)) return;
     const bool plain = step.column < 0 && step.slope == 0;
     const bool bare = step.column >= 0 || (step.base == 0 && step.slope == 1);
@@ -101,27 +101,27 @@ std::string Writer::linear(const Numbers& linear, std::int32_t minus,
 std::string Writer::operand(const Factor& factor) {
   std::string token;
   if (factor.stride != 0) token = times(factor.stride, cat({"tokens[", linear(factor.slot), "]"}));
-  switch (factor.where) {
-    case Where::unit:
+  switch (factor.kind) {
+    case OperandKind::unit:
       return number_of(1.0);
-    case Where::total:
+    case OperandKind::total:
       return "total";
-    case Where::scale:
+    case OperandKind::scale:
       return "scale(n)";
-    case Where::input:
+    case OperandKind::input:
       return cat({"inputs[", linear(factor.index), "]"});
-    case Where::parameter:
+    case OperandKind::parameter:
       return cat({"p[", linear(factor.index, 0, token), "]"});
-    case Where::gradient:
+    case OperandKind::gradient:
       return cat({"dp[", linear(factor.index, 0, token), "]"});
-    case Where::hit:
-    case Where::miss: {
-      const bool hit = factor.where == Where::hit;
+    case OperandKind::hit:
+    case OperandKind::miss: {
+      const bool hit = factor.kind == OperandKind::hit;
       return cat({"(", token, " == ", linear(factor.index), " ? ", number_of(hit ? 1.0 : 0.0),
                   " : ", number_of(hit ? 0.0 : 1.0), ")"});
     }
-    case Where::constant: {
-      const Number& base = factor.index.base;
+    case OperandKind::constant: {
+      const VaryingInt& base = factor.index.base;
       if (is_still(factor.index) && base.slope == 0 && base.column < 0) {
         return number_of(program_.constants[static_cast<std::size_t>(base.base)]);
       }
@@ -134,19 +134,19 @@ std::string Writer::operand(const Factor& factor) {
   const Group& array = group(factor.group);
   std::string text = cat({"g", std::to_string(factor.group)});
   if (!array.is_shared() && array.end > array.begin + 1) {
-    text += cat({"[", linear(factor.stage, array.begin), "]"});
+    text += cat({"[", linear(factor.position, array.begin), "]"});
   }
   if (array.features > 1 || array.ragged()) text += cat({"[", linear(factor.index, 0, token), "]"});
   return text;
 }
 
-std::string Writer::product(const Products<Number>& term) {
-  if (term.b.where == Where::unit) return operand(term.a);
-  if (term.a.where == Where::unit) return operand(term.b);
-  return operand(term.a) + " * " + operand(term.b);
+std::string Writer::product(const Products<VaryingInt>& run) {
+  if (run.b.kind == OperandKind::unit) return operand(run.a);
+  if (run.a.kind == OperandKind::unit) return operand(run.b);
+  return operand(run.a) + " * " + operand(run.b);
 }
 
-// scale · x ** exponent: by pow where its bits are wanted, else as the fast kernels do.
+// scale · x ** exponent: pow with exact numerics, otherwise as the fast kernels compute it.
 std::string Writer::power(const std::string& x, double exponent, double scale) const {
   const std::string s = number_of(scale);
   const std::string front = scale == 1.0 ? "" : s + " * ";

@@ -1,19 +1,20 @@
-// Loops of plain C: what to_c() makes of instructions before it writes them. An instruction becomes
-// nests for each position; positions whose nests differ by constants become one loop over t. Leaves
-// out the text (c_text.cpp) and the file around it (to_c.cpp).
+// Loop nests of plain C: what to_c() makes of instructions before it writes them. An instruction
+// becomes nests per position; positions whose nests differ by constants become one loop over t. The
+// text is written by writer.hpp, the file around it by to_c.cpp.
 #ifndef NANOCHAT_SCALAR_PROGRAM_C_NESTS_HPP_
 #define NANOCHAT_SCALAR_PROGRAM_C_NESTS_HPP_
 
 #include <cstdint>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "scalar/program/lowering/vector_program.hpp"
 
 namespace nanochat::program::c {
 
-// A number that may depend on the position t, or stand in a column of a table.
-struct Number {
+// An integer that may depend on the position t or come from a column of a table.
+struct VaryingInt {
   std::int32_t base = 0, slope = 0;  // base + slope · t
   std::int32_t column = -1;
   bool is(std::int32_t value) const noexcept { return column < 0 && slope == 0 && base == value; }
@@ -28,40 +29,43 @@ struct Linear {
   N k_step{};
 };
 
-enum class Where : std::uint8_t {
+enum class OperandKind : std::uint8_t {
   unit,
   rows,
-  number,
+  shared_number,
   parameter,
   constant,
   gradient,
   input,
   scale,
-  hit,
-  miss,
-  total
+  hit,   // 1 if the token is the index, otherwise 0
+  miss,  // 0 if the token is the index, otherwise 1
+  total,
 };
+
+OperandKind operand_kind(AddressSpace space);
 
 template <class N>
 struct Operand {
-  Where where = Where::unit;
+  OperandKind kind = OperandKind::unit;
   std::int32_t group = 0;
   std::int32_t stride = 0;  // of the token in slot; 0: no token (hit and miss compare with it)
-  Linear<N> stage, index, slot;
+  Linear<N> position, index, slot;
 };
 
 template <class N>
 struct Products {
-  N k{};
+  N count{};
   Operand<N> a, b;
-  bool ends = false;  // positions beyond the document are left out
+  bool ends = false;  // skip positions beyond the document
 };
 
 enum class Body : std::uint8_t { sum, map, largest };
 
-// for variables below counts: dst = Σ products, or a function of the one operand.
+// Loops over variables below counts around one assignment: dst = Σ products, or a function of the
+// one operand.
 template <class N>
-struct NestOf {
+struct AssignmentNest {
   Body body = Body::sum;
   Kind kind = Kind::sum;  // map
   double constant = 0.0;  // map
@@ -70,46 +74,56 @@ struct NestOf {
   std::vector<N> counts;   // outermost first
   Linear<N> needs;         // the last position that takes part; shared: none
   Operand<N> dst;
-  std::vector<Products<N>> terms;
+  std::vector<Products<N>> products;
 };
-using Nest = NestOf<std::int32_t>;
+using FixedNest = AssignmentNest<std::int32_t>;  // at one position
+using VaryingNest = AssignmentNest<VaryingInt>;  // in a loop over positions or over a table
 
-// Positions first … last, downwards when last < first, or `shared`; the nests of each, one by one.
+// Positions first … last, downwards if last < first, or `shared`, with the nests of each.
 struct Loop {
   std::int32_t first, last;
-  std::vector<NestOf<Number>> nests;
+  std::vector<VaryingNest> nests;
 };
 
-// Rows of numbers where no loop was found: nest is for each row, its columns are those that vary.
+// Nests without a loop: each row of numbers is one nest, with a column per number that varies.
 struct Table {
-  NestOf<Number> nest;
+  VaryingNest nest;
   std::vector<std::vector<std::int32_t>> rows;
 };
 
-struct Position {
-  std::int32_t stage;
-  std::vector<Nest> nests;
+struct PositionNests {
+  std::int32_t position;
+  std::vector<FixedNest> nests;
 };
 
-// Neighbours that differ by constants become a nest with one more loop.
-std::vector<Nest> compress(std::vector<Nest> list);
-std::vector<Loop> loops_of(const std::vector<Position>& positions);
-std::vector<Table> tables_of(const std::vector<Position>& positions);
+// Turns neighbors that differ by constants into a nest with one more loop.
+std::vector<FixedNest> compress(std::vector<FixedNest> list);
+std::vector<Loop> loops_of(const std::vector<PositionNests>& positions);
+std::vector<Table> tables_of(const std::vector<PositionNests>& positions);
 
-// One instruction (sum, map, largest; a part of a cross; moves) at one position or all of its own.
-std::vector<Position> positions_of(const VectorProgram& program, const Instruction& instruction);
-std::vector<Position> positions_of(const Group& group, std::int32_t g, const CrossPart& part,
-                                   bool from_zero);
-std::vector<Position> moves_of(const Instruction& instruction);
-Position odds_of(const std::vector<Odd>& odds);
-Position outputs_of(const VectorProgram& program);
+// The nests of one instruction, at one position or at all positions of its group.
+std::vector<PositionNests> nests_of(const VectorProgram& program, const MapRows& map);
+std::vector<PositionNests> nests_of(const VectorProgram& program, const LargestRow& largest);
+std::vector<PositionNests> nests_of(const VectorProgram& program, const SumOfProducts& sum);
+std::vector<PositionNests> nests_of(const VectorProgram& program, const CrossSum& cross,
+                                    const CrossPart& part);
+std::vector<PositionNests> nests_of(const GatherRows& gather);
+std::vector<PositionNests> nests_of(const FillRows& fill);
+std::vector<PositionNests> nests_of(const InputRows& input);
+std::vector<PositionNests> nests_of(const SeedRows& seed);
+std::vector<PositionNests> nests_of(const OneHotRows& one_hot);
+std::vector<PositionNests> nests_of(const SelectRows& select);
+std::vector<PositionNests> nests_of(const ScatterRows& scatter);
+PositionNests nests_of(const std::vector<SingleProduct>& single_products);
+PositionNests output_nests(const VectorProgram& program);
 
-// Calls visit(number, matters) for every number of the nest, in one order for nests of one make; a
-// step of a loop that runs once does not matter.
+// Calls visit(number, matters) for every number of the nest, in the same order for nests of the
+// same form. A step of a loop with one iteration does not matter.
 template <class NestType, class Visit>
 void visit_numbers(NestType& nest, Visit&& visit) {
+  constexpr bool is_fixed = std::is_same_v<std::remove_const_t<NestType>, FixedNest>;
   const auto matters = [&](std::size_t d) {
-    if constexpr (std::is_same_v<std::remove_const_t<NestType>, Nest>) return nest.counts[d] != 1;
+    if constexpr (is_fixed) return nest.counts[d] != 1;
     return true;
   };
   const auto linear = [&](auto& each, bool k_matters) {
@@ -118,19 +132,19 @@ void visit_numbers(NestType& nest, Visit&& visit) {
     visit(each.k_step, k_matters);
   };
   const auto operand = [&](auto& each, bool k_matters) {
-    linear(each.stage, k_matters);
+    linear(each.position, k_matters);
     linear(each.index, k_matters);
     linear(each.slot, k_matters);
   };
   for (auto& count : nest.counts) visit(count, true);
   linear(nest.needs, false);
   operand(nest.dst, false);
-  for (auto& term : nest.terms) {
-    bool many = true;  // NOLINT(misc-const-correctness): written where terms are numbers
-    if constexpr (std::is_same_v<std::remove_const_t<NestType>, Nest>) many = term.k != 1;
-    visit(term.k, true);
-    operand(term.a, many);
-    operand(term.b, many);
+  for (auto& run : nest.products) {
+    bool many = true;  // NOLINT(misc-const-correctness): set if the numbers are fixed
+    if constexpr (is_fixed) many = run.count != 1;
+    visit(run.count, true);
+    operand(run.a, many);
+    operand(run.b, many);
   }
 }
 

@@ -1,5 +1,5 @@
-// A program as one C99 file that trains by itself. Leaves out how its loops are found (c_nests.hpp)
-// and written (c_text.hpp).
+// Writes a program as one C99 file that trains by itself. Loops are found in nests.hpp and written
+// by writer.hpp.
 #ifndef NANOCHAT_SCALAR_PROGRAM_TO_C_HPP_
 #define NANOCHAT_SCALAR_PROGRAM_TO_C_HPP_
 
@@ -12,10 +12,10 @@
 
 namespace nanochat::program {
 
-// What the file starts from besides the program itself.
+// The state from which the file continues training.
 struct Trained {
-  bool single = false;                  // float, not double
-  bool mean = false;                    // the loss is the mean of a document's outputs
+  bool single = false;                  // float instead of double
+  bool mean = false;                    // the loss is the mean of the outputs of a document
   std::vector<Block> blocks;            // of the parameters
   std::vector<std::int32_t> last_slot;  // the highest slot that positions up to each one read
   std::vector<double> values, first_moments, second_moments;

@@ -1,5 +1,5 @@
-// Nests as lines of C99: statements (c_text.cpp) of expressions (c_expressions.cpp), each
-// instruction under a comment (c_comments.cpp). Leaves out the file around them (to_c.cpp).
+// Writes nests as lines of C99: statements (statements.cpp) of expressions (expressions.cpp), with
+// a comment above each instruction (comments.cpp). The file around them is written by to_c.cpp.
 #ifndef NANOCHAT_SCALAR_PROGRAM_C_TEXT_HPP_
 #define NANOCHAT_SCALAR_PROGRAM_C_TEXT_HPP_
 
@@ -15,11 +15,11 @@ namespace nanochat::program::c {
 
 std::string cat(std::initializer_list<std::string_view> parts);
 
-// Adds a term: " + piece", or " - piece" when it carries its sign.
+// Appends a term: " + piece", or " - …" if the piece begins with a minus sign.
 void append(std::string& text, const std::string& piece);
-// The variable of a loop of a nest.
+// The name of a loop variable of a nest.
 std::string variable(std::size_t at, std::size_t depth);
-bool is_still(const Linear<Number>& linear);
+bool is_still(const Linear<VaryingInt>& linear);
 // A literal that reads back as the same number.
 std::string literal(double value, bool single);
 
@@ -35,39 +35,46 @@ class Writer {
   bool reads_constants() const noexcept { return reads_constants_; }
 
  private:
-  using Numbers = Linear<Number>;
-  using Factor = Operand<Number>;
+  using Index = Linear<VaryingInt>;
+  using Factor = Operand<VaryingInt>;
   using Headers = std::vector<std::string>;
 
-  const Group& group(std::int32_t g) const { return program_.groups[static_cast<std::size_t>(g)]; }
+  const Group& group(std::int32_t g) const { return program_.group(g); }
   const char* real() const noexcept { return single_ ? "float" : "double"; }
 
-  void positions(const std::vector<Position>& all);
-  void moved(const std::vector<Position>& all);
-  void compressed(const std::vector<Position>& all);
-  void outers(const Instruction& instruction);
-  void outer(const Outer& outer);
+  void instruction(const Instruction& instruction);
+  void merged(std::vector<PositionNests>& all, std::vector<PositionNests> more) const;
+  void loops(const std::vector<PositionNests>& all);
+  void compressed(const std::vector<PositionNests>& all);
+  void reduce(const ReduceLanes& reduce);
+  void zero(std::int32_t group);
+  void outer_comment(const OuterProduct& outer);
+  void outer(const OuterProduct& outer);
+  std::string over_positions(const OuterProduct& outer) const;
   void loop(const Loop& loop);
   void table(const Table& table);
-  void nest(const NestOf<Number>& nest, Headers headers, bool over_t);
-  void sum(const NestOf<Number>& nest, const Headers& headers);
-  void map(const NestOf<Number>& nest, const Headers& headers);
-  void largest(const NestOf<Number>& nest, const Headers& headers);
+  void nest(const VaryingNest& nest, Headers headers, bool over_t);
+  void sum(const VaryingNest& nest, const Headers& headers);
+  bool short_sum(const VaryingNest& nest, const Headers& headers);
+  void map(const VaryingNest& nest, const Headers& headers);
+  void largest(const VaryingNest& nest, const Headers& headers);
   void comment(const std::string& text);
   void block(const Headers& headers, const std::vector<std::string>& lines);
 
-  std::string still_there(const NestOf<Number>& nest, const Products<Number>& term) const;
-  std::string number(const Number& number) const;
-  std::string linear(const Numbers& linear, std::int32_t minus = 0,
+  std::string start_of(const VaryingNest& nest) const;
+  std::string in_document(const VaryingNest& nest, const Products<VaryingInt>& run) const;
+  std::string number(const VaryingInt& number) const;
+  std::string linear(const Index& linear, std::int32_t minus = 0,
                      const std::string& token = "") const;
   std::string operand(const Factor& factor);
-  std::string product(const Products<Number>& term);
+  std::string product(const Products<VaryingInt>& run);
   std::string mapped(Kind kind, double constant, const std::string& x) const;
   std::string power(const std::string& x, double exponent, double scale) const;
   std::string number_of(double value) const { return literal(value, single_); }
 
   std::string about(const Instruction& instruction) const;
   std::string about(const Ref& ref) const;
+  std::string about(const std::vector<ProductRun>& products) const;
 
   const VectorProgram& program_;
   bool single_;

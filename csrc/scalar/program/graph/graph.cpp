@@ -1,4 +1,4 @@
-// See graph.hpp.
+// See graph.hpp. This file: construction of nodes, and the graph as text.
 #include "scalar/program/graph/graph.hpp"
 
 #include <algorithm>
@@ -78,17 +78,18 @@ std::string line(const Graph& graph, Id id) {
     default:
       break;
   }
-  return text + (node.stage == shared ? "" : "  (stage " + std::to_string(node.stage) + ")");
+  return text +
+         (node.position == shared ? "" : "  (position " + std::to_string(node.position) + ")");
 }
 
 }  // namespace
 
 const char* name_of(Kind kind) noexcept { return names[static_cast<std::size_t>(kind)]; }
 
-Id Graph::add_sum(const Product* begin, std::size_t count, std::int32_t stage, Id order) {
+Id Graph::add_sum(const Product* begin, std::size_t count, std::int32_t position, Id order) {
   Node node;
   node.kind = Kind::sum;
-  node.stage = stage;
+  node.position = position;
   node.order = order;
   node.first = static_cast<std::uint32_t>(products.size());
   node.count = static_cast<std::uint32_t>(count);
@@ -96,10 +97,10 @@ Id Graph::add_sum(const Product* begin, std::size_t count, std::int32_t stage, I
   return add(node);
 }
 
-Id Graph::add_unary(Kind kind, Id operand, double value, std::int32_t stage, Id order) {
+Id Graph::add_unary(Kind kind, Id operand, double value, std::int32_t position, Id order) {
   Node node;
   node.kind = kind;
-  node.stage = stage;
+  node.position = position;
   node.order = order;
   node.first = operand;
   node.value = value;

@@ -1,6 +1,6 @@
-// Tape to graph. Precondition: nodes under the outputs are alive. Every operation becomes the node
-// of the same arithmetic: a product is a sum of one, `-x` is x · −1, `x + 0` a sum that starts
-// from 0 (the built-in sum() begins so). Nothing is rewritten, so every value keeps its bits.
+// From tape to graph. Precondition: the nodes that the outputs need are alive. Every operation
+// becomes a node with the same arithmetic: a product is a sum of one product, `-x` is x · −1, and
+// `x + 0` is a sum that starts from 0 (as the built-in sum() does). Every value keeps its bits.
 #include "scalar/program/graph/recording.hpp"
 
 #include <algorithm>
@@ -21,29 +21,29 @@ class Extraction {
         node.kind = Kind::parameter;
         node.index = static_cast<std::int32_t>(count + i);
         node.order = static_cast<Id>(count + i);
-        place(block.first + static_cast<NodeId>(i)) = graph_.add(node);
+        graph_id(block.first + static_cast<NodeId>(i)) = graph_.add(node);
       }
       count += size;
     }
     graph_.parameters = count;
   }
 
-  Graph run(const std::vector<NodeId>& outputs, const std::vector<NodeId>& watched) {
+  Graph run(const std::vector<NodeId>& outputs, const std::vector<NodeId>& observed) {
     for (const NodeId id : outputs) reach(id);
-    for (const NodeId id : watched) reach(id);
+    for (const NodeId id : observed) reach(id);
     graph_.nodes.reserve(graph_.nodes.size() + nodes_);
     graph_.products.reserve(nodes_);
-    // Segments in the order of their birth, nodes in the order of their place: as computed.
+    // Segments by birth, and nodes by offset, are in the order of computation.
     std::sort(segments_.begin(), segments_.end(), [this](NodeId a, NodeId b) {
       return tape_.store().birth(a) < tape_.store().birth(b);
     });
     for (const NodeId base : segments_) {
       for (NodeId at = 0; at < NodeStore::segment_size; ++at) {
-        if (home(base)[at] == reached) emit(base | at);
+        if (segment_ids(base)[at] == reached) emit(base | at);
       }
     }
     for (const NodeId id : outputs) graph_.outputs.push_back(operand(id));
-    for (const NodeId id : watched) graph_.watched.push_back(operand(id));
+    for (const NodeId id : observed) graph_.observed.push_back(operand(id));
     return std::move(graph_);
   }
 
@@ -51,21 +51,21 @@ class Extraction {
   static constexpr Id unseen = none;
   static constexpr Id reached = none - 1;
 
-  std::vector<Id>& home(NodeId id) {
+  std::vector<Id>& segment_ids(NodeId id) {
     const std::size_t index = id >> NodeStore::segment_bits;
-    if (index >= places_.size()) places_.resize(index + 1);
-    if (places_[index].empty()) places_[index].assign(NodeStore::segment_size, unseen);
-    return places_[index];
+    if (index >= graph_ids_.size()) graph_ids_.resize(index + 1);
+    if (graph_ids_[index].empty()) graph_ids_[index].assign(NodeStore::segment_size, unseen);
+    return graph_ids_[index];
   }
-  Id& place(NodeId id) { return home(id)[NodeStore::offset(id)]; }
+  Id& graph_id(NodeId id) { return segment_ids(id)[NodeStore::offset(id)]; }
 
-  // Marks what the outputs need, symbols' operands included.
+  // Marks the nodes that `root` needs, including the operands of symbols.
   void reach(NodeId root) {
     pending_.push_back(root);
     while (!pending_.empty()) {
       const NodeId id = pending_.back();
       pending_.pop_back();
-      if (place(id) != unseen) continue;
+      if (graph_id(id) != unseen) continue;
       if (tape_.op(id) == Op::leaf) {
         const auto symbol = recording_.symbols.find(id);
         if (symbol == recording_.symbols.end() || symbol->second.operands.empty()) continue;
@@ -77,8 +77,8 @@ class Extraction {
       if (std::find(segments_.rbegin(), segments_.rend(), base) == segments_.rend()) {
         segments_.push_back(base);
       }
-      place(id) = reached;
-      nodes_ += 2;  // with a constant, or a leaf now and then
+      graph_id(id) = reached;
+      nodes_ += 2;  // the node and its constant or leaf, if any
       pending_.push_back(tape_.first(id));
       if (operand_count(tape_.op(id)) == 2) pending_.push_back(tape_.second(id));
     }
@@ -89,23 +89,23 @@ class Extraction {
   // The node of an operand. Leaves are placed at their first use, which is after their operands.
   // Selections of selections may be nested to any depth, so this is a loop and not a recursion.
   Id operand(NodeId id) {
-    if (place(id) < reached) return place(id);
+    if (graph_id(id) < reached) return graph_id(id);
     pending_.push_back(id);
     while (!pending_.empty()) {
       const NodeId top = pending_.back();
       const std::size_t open = pending_.size();
       const auto found = recording_.symbols.find(top);
-      if (found != recording_.symbols.end() && place(top) >= reached) {
+      if (found != recording_.symbols.end() && graph_id(top) >= reached) {
         const std::vector<NodeId>& operands = found->second.operands;
         for (auto each = operands.rbegin(); each != operands.rend(); ++each) {
-          if (place(*each) >= reached) pending_.push_back(*each);
+          if (graph_id(*each) >= reached) pending_.push_back(*each);
         }
       }
       if (pending_.size() > open) continue;
       pending_.pop_back();
-      if (place(top) >= reached) place_leaf(top);
+      if (graph_id(top) >= reached) place_leaf(top);
     }
-    return place(id);
+    return graph_id(id);
   }
 
   // Precondition: its operands are placed.
@@ -128,10 +128,10 @@ class Extraction {
       } else if (!symbol.operands.empty()) {
         node.first = static_cast<std::uint32_t>(graph_.operands.size());
         node.count = static_cast<std::uint32_t>(symbol.operands.size());
-        for (const NodeId each : symbol.operands) graph_.operands.push_back(place(each));
+        for (const NodeId each : symbol.operands) graph_.operands.push_back(graph_id(each));
       }
     }
-    place(id) = graph_.add(node);
+    graph_id(id) = graph_.add(node);
   }
 
   Id constant(double value) {
@@ -208,16 +208,16 @@ class Extraction {
         made = unary(Kind::tanh);
         break;
     }
-    place(id) = made;
+    graph_id(id) = made;
   }
 
   const Tape& tape_;
   const Recording& recording_;
   Graph graph_;
-  std::vector<std::size_t> starts_;      // of each block, in parameters
-  std::vector<std::vector<Id>> places_;  // by segment and offset
+  std::vector<std::size_t> starts_;         // first parameter of each block
+  std::vector<std::vector<Id>> graph_ids_;  // by segment and offset
   std::vector<NodeId> segments_;
-  std::size_t nodes_ = 0;  // at least as many as will be made
+  std::size_t nodes_ = 0;  // an upper bound on the nodes that will be added
   std::vector<NodeId> pending_;
   std::unordered_map<NodeId, char> expanded_;
 };
@@ -225,8 +225,8 @@ class Extraction {
 }  // namespace
 
 Graph to_graph(const Tape& tape, const Recording& recording, const std::vector<NodeId>& outputs,
-               const std::vector<NodeId>& watched) {
-  return Extraction(tape, recording).run(outputs, watched);
+               const std::vector<NodeId>& observed) {
+  return Extraction(tape, recording).run(outputs, observed);
 }
 
 }  // namespace nanochat::program

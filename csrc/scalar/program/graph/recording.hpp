@@ -1,5 +1,5 @@
-// What a traced function leaves behind: an ordinary tape, and which of its leaves stand for
-// something that a replay gives anew. Leaves out what becomes of it (graph.hpp, passes.hpp).
+// The recording of a traced function: an ordinary tape, and the leaves of it that a replay sets.
+// The graph that it becomes is in graph.hpp.
 #ifndef NANOCHAT_SCALAR_PROGRAM_RECORDING_HPP_
 #define NANOCHAT_SCALAR_PROGRAM_RECORDING_HPP_
 
@@ -14,18 +14,18 @@
 
 namespace nanochat::program {
 
-// Parameters with consecutive ids of a tape: a matrix, or a single value (1 × 1).
+// Parameters with consecutive tape ids: a matrix, or a single value (1 × 1).
 struct Block {
   NodeId first;
   std::size_t rows, cols;
 };
 
-// A leaf of the tape that a replay fills.
+// A leaf of the tape whose value a replay computes.
 struct Symbol {
   Kind kind;  // gather, input, largest or select
   std::int32_t slot = 0;
-  std::size_t block = 0;           // gather: which block,
-  std::size_t column = 0;          // and which of its columns
+  std::size_t block = 0;           // gather
+  std::size_t column = 0;          // gather: of the block
   std::vector<NodeId> operands{};  // largest, select
 };
 
@@ -34,11 +34,10 @@ struct Recording {
   std::unordered_map<NodeId, Symbol> symbols;
 };
 
-// The graph of everything under the outputs, in the order in which it was computed. Parameter i of
-// the graph is number i of the blocks, one after the other. Throws std::invalid_argument when two
-// blocks overlap.
+// The graph of all nodes that the outputs and the observed values need, in the order in which they
+// were computed. Parameter i of the graph is element i of the concatenated blocks.
 Graph to_graph(const Tape& tape, const Recording& recording, const std::vector<NodeId>& outputs,
-               const std::vector<NodeId>& watched);
+               const std::vector<NodeId>& observed);
 
 }  // namespace nanochat::program
 

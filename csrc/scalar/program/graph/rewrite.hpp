@@ -1,45 +1,48 @@
-// A graph written anew, node by node, by a pass that puts something else in the place of some.
+// Rebuilds a graph node by node, for passes that replace nodes.
 #ifndef NANOCHAT_SCALAR_PROGRAM_REWRITE_HPP_
 #define NANOCHAT_SCALAR_PROGRAM_REWRITE_HPP_
 
 #include <utility>
 
-#include "scalar/program/passes/passes.hpp"
+#include "scalar/program/graph/graph.hpp"
 
 namespace nanochat::program {
 
-// Calls write(out, node) for every node, operands before users: it adds to `out` what stands for
-// the node and returns its place there. The node's own products or operands are in `out` already,
-// the last ones, and name places in `out`; out.add(node) keeps the node as it is.
+// Calls write(out, node) for every node, operands before users. It adds the replacement of the node
+// to `out` and returns the replacement's id. The node's products or operands are already the last
+// ones of `out`, with ids of `out`; out.add(node) keeps the node unchanged.
 template <class Write>
 void rewrite(Graph& graph, Write&& write) {
   Graph out;
   out.nodes.reserve(graph.nodes.size() + graph.outputs.size());
-  std::vector<Id> place(graph.nodes.size());
-  const auto moved = [&](Id id) { return id >= one ? id : place[id]; };
+  std::vector<Id> new_ids(graph.nodes.size());
+  const auto new_id = [&](Id id) { return id >= one ? id : new_ids[id]; };
   for (Id id = 0; id < graph.nodes.size(); ++id) {
     Node node = graph.nodes[id];
     const std::uint32_t from = node.first;
     if (is_unary(node.kind)) {
-      node.first = moved(node.first);
+      node.first = new_id(node.first);
     } else if (node.kind == Kind::sum) {
       node.first = static_cast<std::uint32_t>(out.products.size());
       for (std::uint32_t i = from; i < from + node.count; ++i) {
-        out.products.push_back({moved(graph.products[i].a), moved(graph.products[i].b)});
+        out.products.push_back({new_id(graph.products[i].a), new_id(graph.products[i].b)});
       }
     } else if (!is_leaf(node.kind)) {
       node.first = static_cast<std::uint32_t>(out.operands.size());
       for (std::uint32_t i = from; i < from + node.count; ++i) {
-        out.operands.push_back(moved(graph.operands[i]));
+        out.operands.push_back(new_id(graph.operands[i]));
       }
     }
-    place[id] = write(out, node);
+    new_ids[id] = write(out, node);
   }
   out.outputs = std::move(graph.outputs);
-  out.watched = std::move(graph.watched);
+  out.observed = std::move(graph.observed);
+  out.seeds = std::move(graph.seeds);
+  out.parameter_gradients = std::move(graph.parameter_gradients);
+  out.gather_gradients = std::move(graph.gather_gradients);
   out.parameters = graph.parameters;
   out.ordered = graph.ordered;
-  out.for_roots([&](Id& id) { id = moved(id); });
+  out.for_roots([&](Id& id) { id = new_id(id); });
   graph = std::move(out);
 }
 

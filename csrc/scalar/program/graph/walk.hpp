@@ -1,7 +1,7 @@
 // The walk of microgpt.py's backward(): depth first, children left to right, users after operands.
 //
-// A dot product was recorded as a chain of additions, in which each product has its turn after what
-// its own factors lead to: it takes part product by product.
+// A dot product was recorded as a chain of additions. In the chain, each product has its turn after
+// the nodes that its own factors lead to, so the walk visits a dot product in several turns.
 #ifndef NANOCHAT_SCALAR_PROGRAM_WALK_HPP_
 #define NANOCHAT_SCALAR_PROGRAM_WALK_HPP_
 
@@ -12,7 +12,7 @@
 
 namespace nanochat::program {
 
-// Products or operands [begin, end) of a node, which the walk left one after the other.
+// Products or operands [begin, end) of a node, which the walk leaves one after the other.
 struct Turn {
   Id id;
   std::uint32_t begin, end;
@@ -24,14 +24,13 @@ inline bool is_dot(const Graph& graph, const Node& node) {
 
 class Walk {
  public:
-  // active: of each node, whether a parameter stands under it; others are not walked.
+  // active: per node, whether it depends on a parameter; other nodes are not walked.
   Walk(const Graph& graph, const std::vector<char>& active) : graph_(graph), active_(active) {
     seen_.assign(active.size(), 0);
   }
 
-  // Appends what is new under root, root last. `enter(id)` is told of each node before its
-  // operands are walked, and whether to walk them at all is its answer; `leave(id)` of each whose
-  // turns are over.
+  // Appends the unseen nodes that root leads to, root last. Calls enter(id) before the operands of
+  // a node are walked, which returns whether to walk them, and leave(id) after its last turn.
   template <class Enter, class Leave>
   void from(Id root, Enter&& enter, Leave&& leave) {
     if (!unseen(root)) return;
@@ -65,7 +64,7 @@ class Walk {
     return id < one && seen_[id] == 0 && active_[id] && !is_leaf(graph_.nodes[id].kind);
   }
 
-  // What to walk before operand or product top.end has its turn; `none`: nothing is left.
+  // The node to walk before operand or product top.end has its turn; `none` if nothing is left.
   Id next_operand(Turn& top) {
     const Node& node = graph_.nodes[top.id];
     const std::uint32_t count = is_unary(node.kind) ? 1 : node.count;
@@ -78,7 +77,7 @@ class Walk {
       const Product& product = graph_.products[node.first + top.end];
       for (const Id factor : {product.a, product.b}) {
         if (!unseen(factor)) continue;
-        if (is_dot(graph_, node)) note(top);  // those before
+        if (is_dot(graph_, node)) note(top);  // the products before this one
         return factor;
       }
     }

@@ -1,17 +1,20 @@
-// Isomorphic nodes become the rows and lanes of one array.
+// Groups nodes that do the same work: they become the rows and lanes of one array.
 //
-// Needs: stages, dead nodes removed. Two nodes belong together when they are of the same kind, at
-// the same depth, and their operands belong together; how many products a sum has does not count
-// (attention looks back over more positions the later it stands), nor does which parameter or
-// constant an operand is. Same depth means that no member needs another, so a group is computed at
-// once, and groups in the order of depth. Features are numbered in the recorded order within each
-// stage, which is what makes the operands of neighbours neighbours.
-// Right because grouping says only where a number is stored; the lowering reads from the graph
-// itself which operands each one has.
+// Needs: positions; no dead nodes. Two nodes are in the same group if they are of the same kind, at
+// the same depth, and their operands are in the same groups. The number of products of a sum does
+// not matter (attention at later positions looks back over more positions), nor does which
+// parameter or constant an operand is. Equal depth means that no member needs another one, so a
+// group can be computed at once, and groups run in the order of depth. Features are numbered in the
+// recorded order within each position, so the operands of neighbors are neighbors.
+// Correct because grouping only decides where a number is stored; the lowering reads the operands
+// of each node from the graph.
 #include <algorithm>
 #include <bit>
+#include <tuple>
 #include <unordered_map>
+#include <utility>
 
+#include "scalar/program/graph/rewrite.hpp"
 #include "scalar/program/lowering/groups.hpp"
 
 namespace nanochat::program {
@@ -22,7 +25,7 @@ std::uint64_t mix(std::uint64_t hash, std::uint64_t value) {
   return hash ^ (hash >> 31U);
 }
 
-// A copy made for a selection: a sum whose index is the depth that it and its neighbours share.
+// A copy that was added for a selection: a sum whose index is the depth of the copies in its group.
 bool is_copy(const Node& node) { return node.kind == Kind::sum && node.index != 0; }
 
 class Classes {
@@ -42,7 +45,7 @@ class Classes {
     graph_.for_operands(id, [&](Id& operand) { depth = std::max(depth, depth_[operand] + 1); });
     if (is_copy(node)) depth = std::max(depth, static_cast<std::uint32_t>(node.index));
     std::uint64_t hash = mix(static_cast<std::uint64_t>(node.kind), depth);
-    hash = mix(hash, node.stage == shared ? 1 : 2);
+    hash = mix(hash, node.position == shared ? 1 : 2);
     if (is_unary(node.kind)) {
       hash = mix(mix(hash, hash_[node.first]), std::bit_cast<std::uint64_t>(node.value));
     } else if (node.kind == Kind::gather) {
@@ -50,7 +53,7 @@ class Classes {
     } else if (is_copy(node)) {
       hash = mix(hash, 3);
     } else if (node.kind == Kind::sum) {
-      // A run of alike products counts once; what was written as a product stays one.
+      // A run of products of the same groups counts once. Recorded products form separate groups.
       hash = mix(hash, (node.product ? 4 : 5) + (node.from_zero ? 2 : 0));
       std::uint64_t before = 0;
       for (std::uint32_t i = 0; i < node.count; ++i) {
@@ -74,9 +77,9 @@ class Classes {
 
 bool stored(Kind kind) { return kind != Kind::constant && kind != Kind::parameter; }
 
-Grouping form_groups(Graph& graph) {
+// The nodes of each class, in the order in which the groups can run.
+std::vector<std::vector<Id>> find_members(Graph& graph) {
   const Classes classes(graph);
-  Grouping result;
   std::unordered_map<std::uint64_t, std::size_t> index;
   std::vector<std::vector<Id>> members;
   for (Id id = 0; id < graph.nodes.size(); ++id) {
@@ -88,51 +91,63 @@ Grouping form_groups(Graph& graph) {
   std::stable_sort(members.begin(), members.end(), [&](const auto& a, const auto& b) {
     return classes.depth(a.front()) < classes.depth(b.front());
   });
-  result.group_of.assign(graph.nodes.size(), -1);
-  result.feature_of.assign(graph.nodes.size(), 0);
-  for (std::vector<Id>& ids : members) {
-    const auto before = [&](Id a, Id b) {
-      const Node &x = graph.nodes[a], &y = graph.nodes[b];
-      return x.stage != y.stage   ? x.stage < y.stage
-             : x.order != y.order ? x.order < y.order
-                                  : a < b;
-    };
-    if (!std::is_sorted(ids.begin(), ids.end(), before)) std::sort(ids.begin(), ids.end(), before);
-    Group group;
-    group.kind = graph.nodes[ids.front()].kind;
-    group.begin = graph.nodes[ids.front()].stage;
-    group.end = group.begin == shared ? shared : graph.nodes[ids.back()].stage + 1;
-    group.features = 0;
-    std::vector<std::int32_t> counts(static_cast<std::size_t>(std::max(1, group.end - group.begin)),
-                                     0);
-    for (const Id id : ids) {
-      const auto stage = static_cast<std::size_t>(graph.nodes[id].stage - group.begin);
-      result.group_of[id] = static_cast<std::int32_t>(result.groups.size());
-      result.feature_of[id] = counts[stage]++;
-    }
-    std::vector<std::uint32_t> starts{0};
-    for (const std::int32_t count : counts) {
-      starts.push_back(starts.back() + static_cast<std::uint32_t>(count));
-      group.features = std::max(group.features, count);
-    }
-    const bool even = std::all_of(counts.begin(), counts.end(),
-                                  [&](std::int32_t count) { return count == group.features; });
-    if (!even) group.per_stage = counts;
-    result.groups.push_back(std::move(group));
-    result.members.push_back(std::move(ids));
-    result.starts.push_back(std::move(starts));
-  }
-  return result;
+  return members;
 }
 
-// Are the operands of a selection or a maximum rows i, i + 1, i + 2, … of one group and stage?
+void sort_members(const Graph& graph, std::vector<Id>& ids) {
+  const auto before = [&](Id a, Id b) {
+    const Node &x = graph.nodes[a], &y = graph.nodes[b];
+    return std::tuple(x.position, x.order, a) < std::tuple(y.position, y.order, b);
+  };
+  if (!std::is_sorted(ids.begin(), ids.end(), before)) std::sort(ids.begin(), ids.end(), before);
+}
+
+void add_group(const Graph& graph, std::vector<Id> ids, Grouping& grouping) {
+  Group group;
+  group.kind = graph.nodes[ids.front()].kind;
+  group.begin = graph.nodes[ids.front()].position;
+  group.end = group.begin == shared ? shared : graph.nodes[ids.back()].position + 1;
+  std::vector<std::int32_t> counts(static_cast<std::size_t>(std::max(1, group.end - group.begin)),
+                                   0);
+  for (const Id id : ids) {
+    const auto position = static_cast<std::size_t>(graph.nodes[id].position - group.begin);
+    grouping.group_of[id] = static_cast<std::int32_t>(grouping.groups.size());
+    grouping.feature_of[id] = counts[position]++;
+  }
+  std::vector<std::uint32_t> starts{0};
+  for (const std::int32_t count : counts) {
+    starts.push_back(starts.back() + static_cast<std::uint32_t>(count));
+  }
+  group.features = *std::max_element(counts.begin(), counts.end());
+  const bool even = std::all_of(counts.begin(), counts.end(),
+                                [&](std::int32_t count) { return count == group.features; });
+  if (!even) group.per_position = std::move(counts);
+  grouping.groups.push_back(std::move(group));
+  grouping.members.push_back(std::move(ids));
+  grouping.starts.push_back(std::move(starts));
+}
+
+Grouping form_groups(Graph& graph) {
+  Grouping grouping;
+  grouping.group_of.assign(graph.nodes.size(), -1);
+  grouping.feature_of.assign(graph.nodes.size(), 0);
+  std::vector<std::vector<Id>> members = find_members(graph);
+  for (std::vector<Id>& ids : members) {
+    sort_members(graph, ids);
+    add_group(graph, std::move(ids), grouping);
+  }
+  return grouping;
+}
+
+// Are the operands of a selection or a maximum rows i, i + 1, i + 2, … of one group, at the
+// position of the node?
 bool consecutive(const Graph& graph, const Grouping& grouping, const Node& node) {
-  const Id head = graph.operands[node.first];
+  const Id first = graph.operands[node.first];
   for (std::uint32_t i = 0; i < node.count; ++i) {
     const Id id = graph.operands[node.first + i];
-    if (grouping.group_of[id] < 0 || grouping.group_of[id] != grouping.group_of[head] ||
-        graph.nodes[id].stage != node.stage ||
-        grouping.feature_of[id] != grouping.feature_of[head] + static_cast<std::int32_t>(i)) {
+    if (grouping.group_of[id] < 0 || grouping.group_of[id] != grouping.group_of[first] ||
+        graph.nodes[id].position != node.position ||
+        grouping.feature_of[id] != grouping.feature_of[first] + static_cast<std::int32_t>(i)) {
       return false;
     }
   }
@@ -141,7 +156,7 @@ bool consecutive(const Graph& graph, const Grouping& grouping, const Node& node)
 
 bool takes_rows(Kind kind) { return kind == Kind::largest || kind == Kind::select; }
 
-// The copies of one selection go to the depth of the deepest, so that they form one group.
+// Moves the copies of each selection to the depth of the deepest one, so they form one group.
 void level_copies(Graph& graph) {
   for (bool changed = true; changed;) {
     changed = false;
@@ -162,49 +177,25 @@ void level_copies(Graph& graph) {
   }
 }
 
-// Gives each of these selections and maxima operands of its own.
+// Adds copies of the operands of these selections and maxima.
 void copy_operands(Graph& graph, const std::vector<char>& scattered) {
-  Graph copied;
-  std::vector<Id> place(graph.nodes.size());
-  for (Id id = 0; id < graph.nodes.size(); ++id) {
-    graph.for_operands(id, [&](Id& operand) { operand = place[operand]; });
-    Node node = graph.nodes[id];
-    if (node.kind == Kind::sum) {
-      const auto first = static_cast<std::uint32_t>(copied.products.size());
-      const auto begin = graph.products.begin() + node.first;
-      copied.products.insert(copied.products.end(), begin, begin + node.count);
-      node.first = first;
-    } else if (takes_rows(node.kind)) {
-      std::vector<Id> operands(graph.operands.begin() + node.first,
-                               graph.operands.begin() + node.first + node.count);
-      if (scattered[id]) {
-        for (std::size_t i = 0; i < operands.size(); ++i) {
-          const Product product{operands[i], one};
-          operands[i] =
-              copied.add_sum(&product, 1, node.stage, static_cast<Id>(copied.nodes.size()));
-          copied.nodes.back().index = 1;
-        }
-      }
-      node.first = static_cast<std::uint32_t>(copied.operands.size());
-      copied.operands.insert(copied.operands.end(), operands.begin(), operands.end());
+  Id next = 0;
+  rewrite(graph, [&](Graph& out, const Node& node) {
+    if (!scattered[next++]) return out.add(node);
+    for (std::uint32_t i = 0; i < node.count; ++i) {
+      const Product product{out.operands[node.first + i], one};
+      out.operands[node.first + i] =
+          out.add_sum(&product, 1, node.position, static_cast<Id>(out.nodes.size()));
+      out.nodes.back().index = 1;
     }
-    place[id] = copied.add(node);
-  }
-  copied.outputs = graph.outputs;
-  copied.watched = graph.watched;
-  copied.seeds = graph.seeds;
-  copied.parameter_gradients = graph.parameter_gradients;
-  copied.gather_gradients = graph.gather_gradients;
-  copied.parameters = graph.parameters;
-  copied.ordered = graph.ordered;
-  copied.for_roots([&](Id& id) { id = place[id]; });
-  graph = std::move(copied);
+    return out.add(node);
+  });
 }
 
 }  // namespace
 
 Grouping group_nodes(Graph& graph) {
-  // A copy changes the class of what uses it, which may part the operands of another selection.
+  // A copy changes the group of its users, which may separate the operands of another selection.
   for (;;) {
     Grouping grouping = form_groups(graph);
     std::vector<char> scattered(graph.nodes.size(), 0);

@@ -1,4 +1,4 @@
-// Which nodes are the same work on different numbers. Used by the lowering alone.
+// Groups: which nodes do the same work on different numbers. Used by the lowering only.
 #ifndef NANOCHAT_SCALAR_PROGRAM_GROUPS_HPP_
 #define NANOCHAT_SCALAR_PROGRAM_GROUPS_HPP_
 
@@ -10,14 +10,14 @@
 namespace nanochat::program {
 
 struct Grouping {
-  std::vector<Group> groups;             // in an order in which they can run
-  std::vector<std::vector<Id>> members;  // of each group: by stage, then by recorded order
-  std::vector<std::vector<std::uint32_t>> starts;  // of each stage in members, and the end
-  std::vector<std::int32_t> group_of;              // of each node; -1: constant or parameter
-  std::vector<std::int32_t> feature_of;            // of each node
+  std::vector<Group> groups;                       // in an order in which they can run
+  std::vector<std::vector<Id>> members;            // per group: by position, then by recorded order
+  std::vector<std::vector<std::uint32_t>> starts;  // per group: first member per position, and end
+  std::vector<std::int32_t> group_of;              // per node; -1: constant or parameter
+  std::vector<std::int32_t> feature_of;            // per node
 };
 
-// Copies the operands of selections and maxima that do not already stand in consecutive rows.
+// Copies the operands of selections and maxima that are not consecutive rows.
 Grouping group_nodes(Graph& graph);
 
 }  // namespace nanochat::program

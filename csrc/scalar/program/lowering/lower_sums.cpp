@@ -1,12 +1,13 @@
-// Maps, sums, maxima and selections become nests of loops over the rows of their operands.
+// Maps, sums, maxima and selections become loop nests over the rows of their operands.
 //
-// Needs: the operands of each stage. Makes of a group, where it can, one instruction for its whole
-// memory; else one for all stages where their nests are alike, else one a stage. A sum is split
-// where the documents that still take part change, and where a matrix product can take over.
-// Right because stages are taken together only when all their lists are equal and no row of one
-// stage stands in them, and the parts of a sum add to it in the order of its products.
+// Needs: the operands at each position. Makes: one instruction for the whole memory of a group if
+// possible; otherwise one per nest for all positions if their nests are alike; otherwise one per
+// nest and position. A sum is split where the set of documents that take part changes, and where a
+// matrix product can take over. Correct because positions are combined only if all their lists are
+// equal and name no row of a particular position, and the parts of a sum add to it in the order of
+// its products.
 #include <algorithm>
-#include <tuple>
+#include <cassert>
 #include <utility>
 
 #include "scalar/program/lowering/lowering.hpp"
@@ -14,68 +15,136 @@
 namespace nanochat::program {
 namespace {
 
-bool alike(const std::vector<Lists>& all) {
-  return std::all_of(all.begin(), all.end(), [&](const Lists& lists) {
+// A matrix product needs at least this many features and products to beat the general sum.
+constexpr std::int32_t least_matrix_features = 4;
+constexpr std::int32_t least_matrix_products = 2;
+// A sum of more products is not worth one pass over the memory per product.
+constexpr std::uint32_t most_whole_products = 4;
+
+bool all_alike(const std::vector<ProductLists>& all) {
+  return std::all_of(all.begin(), all.end(), [&](const ProductLists& lists) {
     return lists.start == all.front().start && lists.pairs == all.front().pairs;
   });
 }
 
-bool reads_rows(const std::vector<Lists>& all) {
-  return std::all_of(all.begin(), all.end(), [](const Lists& lists) {
+bool reads_rows_only(const std::vector<ProductLists>& all) {
+  return std::all_of(all.begin(), all.end(), [](const ProductLists& lists) {
     return std::all_of(lists.pairs.begin(), lists.pairs.end(),
-                       [](const Pair& pair) { return pair[0].space == Space::rows; });
+                       [](const AddressPair& pair) { return pair[0].space == AddressSpace::rows; });
   });
 }
 
-// Rows alone, some of them at other stages.
-bool looks_elsewhere(const std::vector<Lists>& all) {
-  bool elsewhere = false;
-  for (const Lists& lists : all) {
-    for (const Pair& pair : lists.pairs) {
-      if (pair[0].space > Space::rows) return false;
-      elsewhere = elsewhere || pair[0].stage != own || pair[1].stage != own;
+// Do the lists read rows only, some of them at other positions?
+bool reads_other_positions(const std::vector<ProductLists>& all) {
+  bool other = false;
+  for (const ProductLists& lists : all) {
+    for (const AddressPair& pair : lists.pairs) {
+      if (is_number(pair[0].space)) return false;
+      other = other || pair[0].position != own || pair[1].position != own;
     }
   }
-  return elsewhere;
+  return other;
 }
 
-bool is_matrix_term(const Term& term, std::int32_t features) {
-  return term.a.space > Space::rows && term.b.space == Space::rows &&
-         (features == 1 || term.b.f_step == 0);
+Ref whole_operand(const Address& address) {
+  const bool rows = address.space == AddressSpace::rows;
+  return {address.space, address.group, own, rows ? 0 : address.index};
+}
+
+// Neighboring products of a sum that one instruction computes.
+struct SumPart {
+  std::int32_t width;  // see SumOfProducts
+  bool matrix;
+  std::int32_t matrix_step;  // from feature to feature of the matrix
+  std::vector<ProductRun> products;
+
+  bool takes(const SumPart& next) const {
+    return width == next.width && matrix == next.matrix && matrix_step == next.matrix_step;
+  }
+  std::int32_t count() const {
+    std::int32_t total = 0;
+    for (const ProductRun& run : products) total += run.count;
+    return total;
+  }
+};
+
+// The latest of the run's absolute positions after the destination's.
+std::int32_t width_of(const ProductRun& run, std::int32_t position) {
+  if (position == own) return own;
+  std::int32_t width = own;
+  for (const Ref& ref : {run.a, run.b}) {
+    if (ref.space == AddressSpace::rows && ref.position > position) {
+      width = std::max(width, ref.position);
+    }
+  }
+  return width;
+}
+
+SumPart part_of(const ProductRun& run, std::int32_t position, const LoopNest& nest) {
+  const bool rows_are_shared = nest.features == 1 || run.b.f_step == 0;
+  const bool matrix = nest.blocks == 1 && is_number(run.a.space) &&
+                      run.b.space == AddressSpace::rows && rows_are_shared;
+  return {width_of(run, position), matrix, matrix ? run.a.f_step : 0, {run}};
+}
+
+std::vector<SumPart> split_sum(std::int32_t position, const LoopNest& nest) {
+  std::vector<SumPart> runs;
+  for (const ProductRun& run : nest.products) {
+    SumPart part = part_of(run, position, nest);
+    if (!runs.empty() && runs.back().takes(part)) {
+      runs.back().products.push_back(run);
+    } else {
+      runs.push_back(std::move(part));
+    }
+  }
+  // General sums over the same documents merge.
+  std::vector<SumPart> parts;
+  for (SumPart& part : runs) {
+    part.matrix = part.matrix && nest.features >= least_matrix_features &&
+                  part.count() >= least_matrix_products;
+    const bool merges =
+        !part.matrix && !parts.empty() && !parts.back().matrix && parts.back().width == part.width;
+    if (merges) {
+      std::vector<ProductRun>& products = parts.back().products;
+      products.insert(products.end(), part.products.begin(), part.products.end());
+    } else {
+      parts.push_back(std::move(part));
+    }
+  }
+  return parts;
 }
 
 }  // namespace
 
-bool Lowering::same_shape(std::int32_t other) const {
-  const Group& x = group();
-  const Group& y = program_.groups[static_cast<std::size_t>(other)];
-  return x.begin == y.begin && x.end == y.end && x.features == y.features &&
-         x.per_stage == y.per_stage;
+Destination Lowering::destination(std::int32_t position, const LoopNest& nest) const {
+  return {group_, group().is_shared() ? own : position, nest.row, nest.features, nest.blocks,
+          false};
 }
 
-// Is every operand row f of an array of the group's own shape, or one number for all? Then the
-// whole memory is one row.
-bool Lowering::is_whole(const std::vector<Lists>& all) const {
-  const Lists& head = all.front();
-  if (group().is_shared() || head.start.size() < 2) return false;
-  const std::uint32_t terms = head.start[1];
-  if (terms == 0 || terms > 4) return false;
-  for (const Lists& lists : all) {
-    for (std::size_t f = 0; f + 1 < lists.start.size(); ++f) {
-      if (lists.start[f + 1] - lists.start[f] != terms) return false;
-      for (std::uint32_t i = 0; i < terms; ++i) {
-        for (const std::size_t side : {std::size_t{0}, std::size_t{1}}) {
-          const Place& at = lists.pairs[lists.start[f] + i][side];
-          const Place& first = head.pairs[i][side];
-          if (at.space != first.space || at.group != first.group) return false;
-          if (at.space == Space::rows) {
-            if (at.stage != own || at.index != static_cast<std::int32_t>(f) ||
-                !same_shape(at.group)) {
-              return false;
-            }
-          } else if (at != first) {
-            return false;
-          }
+Destination Lowering::whole_group() const { return {group_, own, 0, 1, 1, true}; }
+
+bool Lowering::same_shape(std::int32_t other) const {
+  const Group& x = group();
+  const Group& y = program_.group(other);
+  return x.begin == y.begin && x.end == y.end && x.features == y.features &&
+         x.per_position == y.per_position;
+}
+
+// Is the operand of each feature its row of an array of the group's shape, or one number for all?
+// Then all memory of the group can be treated as one row.
+bool Lowering::is_whole(const std::vector<ProductLists>& all) const {
+  const ProductLists& first = all.front();
+  if (group().is_shared() || first.features() == 0) return false;
+  const std::uint32_t count = first.products(0);
+  if (count == 0 || count > most_whole_products) return false;
+  for (const ProductLists& lists : all) {
+    for (std::int32_t f = 0; f < lists.features(); ++f) {
+      if (lists.products(f) != count) return false;
+      for (std::uint32_t i = 0; i < count; ++i) {
+        const AddressPair& pair = lists.begin(f)[i];
+        if (!is_whole_operand(pair[0], first.pairs[i][0], f) ||
+            !is_whole_operand(pair[1], first.pairs[i][1], f)) {
+          return false;
         }
       }
     }
@@ -83,178 +152,125 @@ bool Lowering::is_whole(const std::vector<Lists>& all) const {
   return true;
 }
 
-void Lowering::emit_whole(const Lists& head, Instruction instruction) {
-  instruction.whole = true;
-  for (std::uint32_t i = 0; i < head.start[1]; ++i) {
-    const auto reference = [](const Place& at) {
-      return Ref{at.space, at.group, own, at.space == Space::rows ? 0 : at.index};
-    };
-    instruction.terms.push_back({reference(head.pairs[i][0]), reference(head.pairs[i][1]), 1});
-  }
-  emit(std::move(instruction));
+bool Lowering::is_whole_operand(const Address& address, const Address& first,
+                                std::int32_t feature) const {
+  if (address.space != AddressSpace::rows) return address == first;
+  return first.space == AddressSpace::rows && address.group == first.group &&
+         address.position == own && address.index == feature && same_shape(address.group);
 }
 
-// A row of one stage, or of a ragged group, which lies in a block a stage, is no row through all
-// stages.
-bool Lowering::reads_blocks(const Lists& lists) const {
-  const auto ragged = [&](const Place& at) {
-    return at.space == Space::rows &&
-           (at.stage != own || program_.groups[static_cast<std::size_t>(at.group)].ragged());
+// Does the list read a row of one position, or of a ragged group, in which each position is a
+// separate block? Such a row does not extend over all positions.
+bool Lowering::reads_blocks(const ProductLists& lists) const {
+  const auto in_block = [&](const Address& at) {
+    return at.space == AddressSpace::rows &&
+           (at.position != own || program_.group(at.group).ragged());
   };
-  return std::any_of(lists.pairs.begin(), lists.pairs.end(),
-                     [&](const Pair& pair) { return ragged(pair[0]) || ragged(pair[1]); });
+  return std::any_of(lists.pairs.begin(), lists.pairs.end(), [&](const AddressPair& pair) {
+    return in_block(pair[0]) || in_block(pair[1]);
+  });
 }
 
-// Calls visit(stage, lists) once with `own` when all stages are alike, else for each stage.
-void Lowering::for_stages(const std::vector<Lists>& all,
-                          const std::function<void(std::int32_t, const Lists&)>& visit) const {
-  if (!group().ragged() && all.size() > 1 && alike(all) && !reads_blocks(all.front())) {
+// Calls visit(position, lists) once with `own` if all positions are alike, otherwise per position.
+void Lowering::for_positions(
+    const std::vector<ProductLists>& all,
+    const std::function<void(std::int32_t, const ProductLists&)>& visit) const {
+  if (!group().ragged() && all.size() > 1 && all_alike(all) && !reads_blocks(all.front())) {
     visit(own, all.front());
     return;
   }
-  for (std::size_t s = 0; s < all.size(); ++s) {
-    if (all[s].features() > 0) visit(first_stage() + static_cast<std::int32_t>(s), all[s]);
+  for (std::size_t p = 0; p < all.size(); ++p) {
+    if (all[p].features() > 0) visit(first_position() + static_cast<std::int32_t>(p), all[p]);
   }
-}
-
-void Lowering::place_part(Instruction& part, std::int32_t stage, const Nest& nest) const {
-  part.stage = group().is_shared() ? own : stage;
-  part.row = nest.row;
-  part.features = nest.features;
-  part.outer = nest.outer;
 }
 
 void Lowering::lower_map() {
-  Instruction map{};
-  map.op = Op::map;
-  map.kind = group().kind;
-  map.constant = node(members().front()).value;
-  const std::vector<Lists> all = all_lists();
-  if (!group().is_shared() && !reads_rows(all)) {
-    // A map reads rows: spread the numbers over the group's own, then map these in place.
-    for_stages(all, [&](std::int32_t stage, const Lists& lists) {
-      for (const Nest& nest : find_nests(lists)) emit_sum(stage, nest);
+  const Kind kind = group().kind;
+  const double constant = node(members().front()).value;
+  const std::vector<ProductLists> all = all_lists();
+  if (!group().is_shared() && !reads_rows_only(all)) {
+    // A map reads rows: copy the numbers to the group's own rows, then map these in place.
+    for_positions(all, [&](std::int32_t position, const ProductLists& lists) {
+      for (const LoopNest& nest : find_nests(lists)) emit_sum(position, nest);
     });
-    map.whole = true;
-    map.terms.push_back({Ref{Space::rows, group_, own, 0}, Ref{}, 1});
-    emit(std::move(map));
+    emit(MapRows{whole_group(), kind, constant, {AddressSpace::rows, group_, own, 0}});
     return;
   }
   if (is_whole(all)) {
-    emit_whole(all.front(), std::move(map));
+    emit(MapRows{whole_group(), kind, constant, whole_operand(all.front().pairs.front()[0])});
     return;
   }
-  for_stages(all, [&](std::int32_t stage, const Lists& lists) {
-    for (Nest& nest : find_nests(lists)) {
-      Instruction part = map;
-      place_part(part, stage, nest);
-      part.terms = std::move(nest.terms);
-      emit(std::move(part));
+  for_positions(all, [&](std::int32_t position, const ProductLists& lists) {
+    for (const LoopNest& nest : find_nests(lists)) {
+      assert(nest.products.size() == 1);
+      emit(MapRows{destination(position, nest), kind, constant, nest.products.front().a});
     }
   });
 }
 
-// The operands of a maximum or a selection are consecutive rows (group_nodes.cpp saw to it).
-void Lowering::lower_rows() {
-  if (group().kind == Kind::select) {
-    Instruction select{};
-    select.op = Op::select;
-    for (const Id id : members()) {
-      const Node& each = node(id);
-      const Place head = place(graph_.operands[each.first]);
-      select.moves.push_back({each.stage, each.slot, head.index,
-                              static_cast<std::int32_t>(each.count), grouping_.feature_of[id], 1,
-                              head.group, false});
-    }
-    emit(std::move(select));
-    return;
-  }
-  const std::vector<Lists> all = all_lists();
-  for_stages(all, [&](std::int32_t stage, const Lists& lists) {
-    for (Nest& nest : find_nests(lists)) {
-      Instruction part{};
-      part.op = Op::largest;
-      place_part(part, stage, nest);
-      part.terms = std::move(nest.terms);
-      emit(std::move(part));
+// The operands of a maximum are consecutive rows: group_nodes() copies them if necessary.
+void Lowering::lower_largest() {
+  const std::vector<ProductLists> all = all_lists();
+  for_positions(all, [&](std::int32_t position, const ProductLists& lists) {
+    for (const LoopNest& nest : find_nests(lists)) {
+      assert(nest.products.size() == 1);
+      const ProductRun& rows = nest.products.front();
+      emit(LargestRow{destination(position, nest), rows.a, rows.count});
     }
   });
+}
+
+// The candidates of a selection are consecutive rows for the same reason.
+void Lowering::lower_select() {
+  SelectRows select{group_, {}};
+  for (const Id id : members()) {
+    const Node& each = node(id);
+    const Address first = address_of(graph_.operands[each.first]);
+    select.moves.push_back({each.position, each.slot, first.group, first.index,
+                            static_cast<std::int32_t>(each.count), grouping_.feature_of[id]});
+  }
+  emit(std::move(select));
 }
 
 void Lowering::lower_sum() {
-  const std::vector<Lists> all = all_lists();
+  const std::vector<ProductLists> all = all_lists();
   if (group().is_shared()) {
     lower_shared_sum(all.front());
     return;
   }
   if (is_whole(all)) {
-    Instruction sum{};
-    sum.op = Op::sum;
-    sum.from_zero = node(members().front()).from_zero;
-    emit_whole(all.front(), std::move(sum));
+    SumRows sum{{whole_group(), own, false, from_zero(), {}}};
+    for (std::uint32_t i = 0; i < all.front().products(0); ++i) {
+      const AddressPair& pair = all.front().pairs[i];
+      sum.products.push_back({whole_operand(pair[0]), whole_operand(pair[1]), 1});
+    }
+    emit(std::move(sum));
     return;
   }
-  if (all.size() > 1 && looks_elsewhere(all)) {
+  if (all.size() > 1 && reads_other_positions(all)) {
     lower_cross(all);
     return;
   }
-  for_stages(all, [&](std::int32_t stage, const Lists& lists) {
-    for (const Nest& nest : find_nests(lists)) emit_sum(stage, nest);
+  for_positions(all, [&](std::int32_t position, const ProductLists& lists) {
+    for (const LoopNest& nest : find_nests(lists)) emit_sum(position, nest);
   });
 }
 
-// One nest: split where the documents that still take part change, and where a matrix product
-// can take over from the general sum.
-void Lowering::emit_sum(std::int32_t stage, const Nest& nest) {
-  constexpr std::int32_t enough = 4;
-  const auto width_of = [&](const Term& term) {
-    std::int32_t width = own;
-    for (const Ref& ref : {term.a, term.b}) {
-      if (ref.space == Space::rows && ref.stage > stage) width = std::max(width, ref.stage);
-    }
-    return stage == own ? own : width;
-  };
-  const auto key_of = [&](const Term& term) {
-    const bool matrix = nest.outer == 1 && is_matrix_term(term, nest.features);
-    return std::tuple(width_of(term), matrix, matrix ? term.a.f_step : 0);
-  };
-  const bool from_zero = node(members().front()).from_zero;
-  std::vector<Instruction> parts;
-  for (std::size_t at = 0; at < nest.terms.size();) {
-    Instruction part{};
-    part.op = Op::sum;
-    part.from_zero = from_zero;
-    const auto key = key_of(nest.terms[at]);
-    part.width = std::get<0>(key);
-    part.matrix = std::get<1>(key);
-    std::int32_t products = 0;
-    for (; at < nest.terms.size() && key_of(nest.terms[at]) == key; ++at) {
-      part.terms.push_back(nest.terms[at]);
-      products += nest.terms[at].k;
-    }
-    part.matrix = part.matrix && nest.features >= enough && products >= 2;
-    // Two general sums for the same documents are one.
-    if (!part.matrix && !parts.empty() && !parts.back().matrix &&
-        parts.back().width == part.width) {
-      parts.back().terms.insert(parts.back().terms.end(), part.terms.begin(), part.terms.end());
+void Lowering::emit_sum(std::int32_t position, const LoopNest& nest) {
+  const Destination to = destination(position, nest);
+  std::vector<SumPart> parts = split_sum(position, nest);
+  // A first part in which not all documents take part needs zeros to add to.
+  const bool zero_first = parts.empty() || parts.front().width != own;
+  if (zero_first) emit(SumRows{{to, own, false, from_zero(), {}}});
+  bool accumulate = zero_first;
+  for (SumPart& part : parts) {
+    SumOfProducts sum{to, part.width, accumulate, from_zero(), std::move(part.products)};
+    accumulate = true;
+    if (part.matrix) {
+      emit(MatrixProduct{std::move(sum)});
     } else {
-      parts.push_back(std::move(part));
+      emit(SumRows{std::move(sum)});
     }
-  }
-  bool written = false;
-  if (parts.empty() || parts.front().width != own) {
-    Instruction zero{};
-    zero.op = Op::sum;
-    zero.from_zero = from_zero;
-    place_part(zero, stage, nest);
-    emit(std::move(zero));
-    written = true;
-  }
-  for (Instruction& part : parts) {
-    place_part(part, stage, nest);
-    part.accumulate = written;
-    written = true;
-    emit(std::move(part));
   }
 }
 

@@ -1,19 +1,18 @@
-// Dot products are found before gradients, so that the passes after this one see a node for each
-// sum and none for each of its products and partial sums.
+// Collects dot products before differentiation: the passes that follow see one node per sum instead
+// of one per product and partial sum.
 //
-// Needs: operands before users; twins, the nodes that have an equal. Rewrites x₀y₀ + x₁y₁ + …, with
-// or without a 0 in front, into one sum, where every product and partial sum has that one user and
-// no twin. Right because such a number passes its gradient on as it is: differentiate() hands it
-// from the whole sum to each product at the moment at which it would have reached that product.
-// A chain with anything else in it is left as recorded, with all that is built on it: whether it
-// opens is for collect_sums, which comes when the last users are known, and which would make the
-// same sums of these.
+// Needs: operands before users; twins, the nodes that have an equal node. Rewrites: x₀y₀ + x₁y₁ +
+// …, with or without a 0 in front, into one sum, if every product and partial sum has only that
+// user and no twin. Correct because such a number passes its gradient on unchanged: differentiate()
+// passes the gradient of the sum to each product at the time at which it would have reached that
+// product in the chain. A chain with any other term is left as recorded, and so is everything built
+// on it. collect_sums() decides about it later, when the final users are known.
 #include "scalar/program/passes/passes.hpp"
 
 namespace nanochat::program {
 namespace {
 
-// How often living nodes use each node; 0: dead.
+// The number of uses of each node by nodes that are needed; 0: dead.
 std::vector<std::uint32_t> count_uses(Graph& graph) {
   std::vector<std::uint32_t> uses(graph.nodes.size(), 0);
   graph.for_roots([&](Id& id) { ++uses[id]; });
@@ -32,21 +31,21 @@ class Dots {
 
   void run() {
     for (Id id = 0; id < graph_.nodes.size(); ++id) {
-      if (uses_[id] > 0 && graph_.nodes[id].kind == Kind::sum) place(graph_.nodes[id]);
+      if (uses_[id] > 0 && graph_.nodes[id].kind == Kind::sum) collect(graph_.nodes[id]);
     }
     graph_.products = std::move(pool_);
   }
 
  private:
-  // A sum of products alone, without another user: what a longer one may take in.
+  // The term's sum of products if a longer sum may take it over; null otherwise.
   const Node* open(const Product& term) const {
     if (term.b != one || term.a >= one || uses_[term.a] != 1 || twins_[term.a]) return nullptr;
     const Node& inner = graph_.nodes[term.a];
     return inner.kind == Kind::sum && pool_[inner.first].b != one ? &inner : nullptr;
   }
 
-  // Products of the sums before this one are in the new pool already.
-  void place(Node& node) {
+  // Moves the products of a node to the new pool. The sums before it are there already.
+  void collect(Node& node) {
     const Product* terms = graph_.products.data() + node.first;
     const Node* left = open(terms[0]);
     const Node* right = node.count == 2 ? open(terms[1]) : nullptr;
@@ -58,7 +57,7 @@ class Dots {
     std::uint32_t first = left->first;
     const std::uint32_t count = left->count;
     node.from_zero = node.from_zero || left->from_zero || (right != nullptr && right->from_zero);
-    // A dot product grows in place: its next product was recorded right after it.
+    // A dot product usually grows in place, because its next product was recorded right after it.
     if (right != nullptr && right->first != first + count) {
       if (first + count != pool_.size()) first = append_again(first, count);
       pool_.push_back(Product(pool_[right->first]));

@@ -1,9 +1,9 @@
-// Arithmetic on constants is done once, here.
+// Computes arithmetic on constants once.
 //
-// Needs: operands before users. Rewrites: a sum, a power, … of constants alone into the constant
-// that the replay would compute. Right to the bit: the same operations in the same order, rounded
-// the same way, from the same libm. A product with the constant 1 stays: it is a product with some
-// other constant at the next position (a rotation by angle 0), and the same work should look so.
+// Needs: operands before users. Rewrites: a sum or a function of constants only into the constant
+// that the replay would compute. Bit-identical: the same operations in the same order, with the
+// same rounding and the same libm. A product with the constant 1 is kept, because the next position
+// may have another constant there (a rotation by angle 0), and equal work should have equal nodes.
 #include "scalar/libm.hpp"
 #include "scalar/program/passes/passes.hpp"
 
@@ -23,7 +23,7 @@ double unary_value(Kind kind, double x, double c) {
     case Kind::power:
       return libm::pow(x, c);
     default:
-      return x + c;  // add_constant; the rest comes with differentiation, after this pass
+      return x + c;  // add_constant; the other kinds appear later, in differentiate()
   }
 }
 
@@ -51,7 +51,7 @@ void fold_constants(Graph& graph) {
     }
     node.kind = Kind::constant;
     node.value = result;
-    node.stage = shared;
+    node.position = shared;
   }
 }
 

@@ -1,11 +1,14 @@
-// Select first, then multiply: a softmax of which one probability is wanted divides once.
+// Moves a common factor behind a selection: a softmax of which one probability is used divides
+// once.
 //
-// Needs: merged nodes (a softmax's terms then share one factor). Rewrites: select(x₀·y, x₁·y, …)
-// into select(x₀, x₁, …)·y, when y is in every candidate. Right to the bit in the value, which is
-// the product of the same two numbers; gradients are added in another order, so `fast` alone.
+// Needs: merged nodes (the terms of a softmax then share one factor). Rewrites: select(x₀·y, x₁·y,
+// …) into select(x₀, x₁, …)·y if y is a factor of every candidate. The value is bit-identical,
+// because it is the product of the same two numbers. Gradients are added in a different order, so
+// the pass is for fast numerics only.
 #include <span>
 
 #include "scalar/program/graph/rewrite.hpp"
+#include "scalar/program/passes/passes.hpp"
 
 namespace nanochat::program {
 namespace {
@@ -17,11 +20,11 @@ const Product* single_product(const Graph& graph, Id id) {
   return product.b == one ? nullptr : &product;
 }
 
-// The factor of candidate 0 that is in all of them, or `one`.
+// The factor of the first candidate that all candidates have, or `one`.
 Id common_factor(const Graph& graph, std::span<const Id> candidates) {
-  const Product* head = single_product(graph, candidates.front());
-  if (head == nullptr) return one;
-  for (const Id factor : {head->a, head->b}) {
+  const Product* first = single_product(graph, candidates.front());
+  if (first == nullptr) return one;
+  for (const Id factor : {first->a, first->b}) {
     bool in_all = true;
     for (const Id id : candidates) {
       const Product* product = single_product(graph, id);
@@ -46,13 +49,13 @@ void hoist_selections(Graph& graph) {
         candidate = product.a == factor ? product.b : product.a;
       }
     }
-    Id place = out.add(node);
+    Id result = out.add(node);
     for (std::size_t i = factors.size(); i-- > 0;) {
-      const Product product{place, factors[i]};
-      place = out.add_sum(&product, 1, node.stage, node.order);
+      const Product product{result, factors[i]};
+      result = out.add_sum(&product, 1, node.position, node.order);
       out.nodes.back().product = true;
     }
-    return place;
+    return result;
   });
 }
 

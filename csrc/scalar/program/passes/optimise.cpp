@@ -1,8 +1,9 @@
-// The order of the passes. Merging comes before differentiation where it may regroup gradients
-// (fast) and after it where it may not (exact): a merged node would collect what microgpt.py's
-// separate nodes pass on one by one.
-// Dot products are nearly all of a recording, so they are collected as early as can be: every pass
-// from there on has a tenth of the nodes.
+// The order of the passes. Fast numerics merge equal nodes before differentiation, which regroups
+// gradients. Exact numerics merge after it: a merged node would add up the gradients that
+// microgpt.py's separate nodes pass on one by one.
+// Dot products make up nearly all of a recording. They are collected as early as possible, because
+// the passes that follow then have a tenth of the nodes.
+#include "scalar/program/graph/verify.hpp"
 #include "scalar/program/passes/passes.hpp"
 
 namespace nanochat::program {
@@ -17,21 +18,22 @@ std::vector<char> find_twins(const Graph& graph) {
   return twins;
 }
 
-// Fast numerics leave the sign of a zero open: every sum but a recorded product begins with 0.
+// Fast numerics do not keep the sign of a zero: every sum except a recorded product begins with 0.
 void forget_signs_of_zero(Graph& graph) {
   for (Node& node : graph.nodes) node.from_zero = node.kind == Kind::sum && !node.product;
 }
 
 }  // namespace
 
-Loss optimise(Graph& graph, Numerics numerics, bool split, const Watch& watch) {
+Loss optimise(Graph& graph, Numerics numerics, bool split, const AfterPass& after_pass) {
   const auto after = [&](const char* pass) {
-    if (watch) watch(pass, graph);
+    verify(graph, pass);
+    if (after_pass) after_pass(pass, graph);
   };
   after("recorded");
   const Loss loss = split ? split_outputs(graph) : Loss{};
-  assign_stages(graph);
-  after("stages");
+  assign_positions(graph);
+  after("assign_positions");
   fold_constants(graph);
   after("fold_constants");
   if (numerics == Numerics::fast) {

@@ -1,5 +1,6 @@
-// The passes over the scalar graph, in the order in which optimise() runs them. None knows a model.
-// Each stands in a file of its own, which says what it needs, what it rewrites and why it is right.
+// The passes over the scalar graph, in the order in which optimise() runs them. They know nothing
+// about models. Each pass has its own file, which states what it needs, what it rewrites, and why
+// the rewrite is correct.
 #ifndef NANOCHAT_SCALAR_PROGRAM_PASSES_HPP_
 #define NANOCHAT_SCALAR_PROGRAM_PASSES_HPP_
 
@@ -9,24 +10,24 @@
 
 namespace nanochat::program {
 
-// exact: the bits of microgpt.py's own Value. fast: sums may be regrouped, equal values merged.
+// exact: bit-identical to microgpt.py's Value. fast: sums may be regrouped, equal values merged.
 enum class Numerics : std::uint8_t { exact, fast };
 
-// How outputs make the loss: weight · (start + output₀ + output₁ + …). A start of -0 adds nothing,
-// one of 0 is the built-in sum()'s, which turns a zero loss positive.
+// The loss is weight · (start + output₀ + output₁ + …). A start of -0 changes nothing; a start of 0
+// is that of the built-in sum() and turns a loss of -0 into 0.
 struct Loss {
   double weight = 1.0;
   double start = 0.0;
 };
 
-// One output c · Σ terms becomes an output a term, which c weighs.
+// Splits one output c · Σ tᵢ into one output per tᵢ, with weight c.
 Loss split_outputs(Graph& graph);
-void assign_stages(Graph& graph);
+void assign_positions(Graph& graph);
 void fold_constants(Graph& graph);
 void merge_equal(Graph& graph);
-// Of each node, the first that is equal to it: itself where none is.
+// Returns, per node, the first node that is equal to it, which may be the node itself.
 std::vector<Id> first_equals(const Graph& graph);
-// twins: of each node, whether another one is equal.
+// twins: per node, whether another node is equal to it.
 void collect_dots(Graph& graph, const std::vector<char>& twins);
 void hoist_selections(Graph& graph);
 void split_logs(Graph& graph);
@@ -34,12 +35,11 @@ void differentiate(Graph& graph, Numerics numerics);
 void collect_sums(Graph& graph);
 void remove_dead(Graph& graph);
 
-// Told the name of a pass and the graph after it; the first call is named "recorded".
-using Watch = std::function<void(const char* pass, const Graph& graph)>;
+// Called with the name of a pass and the graph after it; first with "recorded".
+using AfterPass = std::function<void(const char* pass, const Graph& graph)>;
 
-// All of the above; `split` lets a single output that is a sum become several. Without it, outputs
-// are for a caller to add up.
-Loss optimise(Graph& graph, Numerics numerics, bool split, const Watch& watch);
+// Runs all passes. `split` allows split_outputs(); without it the caller adds up the outputs.
+Loss optimise(Graph& graph, Numerics numerics, bool split, const AfterPass& after_pass);
 
 }  // namespace nanochat::program
 

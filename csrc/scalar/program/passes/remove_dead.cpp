@@ -1,8 +1,8 @@
-// What nothing needs is not computed.
+// Removes dead nodes.
 //
-// Needs: operands before users. Rewrites: drops every node that no output, watched value or
-// gradient reaches, and renumbers the rest in the same order. Right because a node has no effect
-// but its value.
+// Needs: operands before users. Rewrites: removes every node that no output, observed value or
+// gradient depends on, and renumbers the others in the same order. Correct because nodes have no
+// side effects.
 #include "scalar/program/passes/passes.hpp"
 
 namespace nanochat::program {
@@ -13,7 +13,7 @@ void remove_dead(Graph& graph) {
   for (Id id = static_cast<Id>(graph.nodes.size()); id-- > 0;) {
     if (alive[id]) graph.for_operands(id, [&](Id& operand) { alive[operand] = 1; });
   }
-  std::vector<Id> place(graph.nodes.size(), none);
+  std::vector<Id> new_ids(graph.nodes.size(), none);
   std::vector<Product> products;
   std::vector<Id> operands;
   products.reserve(graph.products.size());
@@ -21,30 +21,30 @@ void remove_dead(Graph& graph) {
   for (Id id = 0; id < graph.nodes.size(); ++id) {
     if (!alive[id]) continue;
     Node node = graph.nodes[id];
-    // Sums may share products in the old pool: each gets its own, renumbered once.
-    const auto moved = [&](Id operand) { return operand >= one ? operand : place[operand]; };
+    // Sums may share products in the old pool. Each sum gets its own copy.
+    const auto new_id = [&](Id operand) { return operand >= one ? operand : new_ids[operand]; };
     if (is_unary(node.kind)) {
-      node.first = place[node.first];
+      node.first = new_ids[node.first];
     } else if (node.kind == Kind::sum) {
       const std::uint32_t from = node.first;
       node.first = static_cast<std::uint32_t>(products.size());
       for (std::uint32_t i = from; i < from + node.count; ++i) {
-        products.push_back({moved(graph.products[i].a), moved(graph.products[i].b)});
+        products.push_back({new_id(graph.products[i].a), new_id(graph.products[i].b)});
       }
     } else if (!is_leaf(node.kind)) {
       const std::uint32_t from = node.first;
       node.first = static_cast<std::uint32_t>(operands.size());
       for (std::uint32_t i = from; i < from + node.count; ++i) {
-        operands.push_back(place[graph.operands[i]]);
+        operands.push_back(new_ids[graph.operands[i]]);
       }
     }
     graph.nodes[next] = node;
-    place[id] = next++;
+    new_ids[id] = next++;
   }
   graph.nodes.resize(next);
   graph.products = std::move(products);
   graph.operands = std::move(operands);
-  graph.for_roots([&](Id& id) { id = place[id]; });
+  graph.for_roots([&](Id& id) { id = new_ids[id]; });
 }
 
 }  // namespace nanochat::program

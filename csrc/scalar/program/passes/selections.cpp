@@ -1,3 +1,4 @@
+// See selections.hpp.
 #include "scalar/program/passes/selections.hpp"
 
 #include <algorithm>
@@ -29,13 +30,13 @@ Selections::Selections(Graph& graph, const std::vector<char>& active)
       if (!active[candidate]) return;
       const Kind kind = graph.nodes[candidate].kind;
       if (is_leaf(kind) || uses_[candidate] > 1) transparent_[id] = 1;
-      if (kind == Kind::gather) graph.ordered = false;  // rows are added leaf by leaf
+      if (kind == Kind::gather) graph.ordered = false;  // matrix rows are added leaf by leaf
     });
   }
   mark_columns();
 }
 
-// Downwards from each candidate, as long as its own users agree.
+// Marks the nodes under each candidate, as long as all their users are in the same column.
 void Selections::mark_columns() {
   constexpr std::int32_t several = -1;
   const auto mark = [&](Id id, Column column) {
@@ -119,14 +120,15 @@ bool SelectionCheck::holds(Id select) {
   return true;
 }
 
-// Its token would change the walk too.
+// The token of an inner selection would change the walk too.
 bool SelectionCheck::has_inner_selection() const {
   return std::any_of(members_.begin(), members_.end(), [&](Id id) {
     return graph_.nodes[id].kind == Kind::select && selections_.begin_[id] < selections_.end_[id];
   });
 }
 
-// From nodes whose turns move with the token: rows are added in the order of the leaves.
+// Do gradients reach matrix rows from nodes whose turns depend on the token? Rows are added in the
+// order of the leaves.
 bool SelectionCheck::reaches_rows() {
   return std::any_of(members_.begin(), members_.end(), [&](Id id) {
     bool found = false;
@@ -146,7 +148,7 @@ void SelectionCheck::find_upper() {
   }
 }
 
-// Below the entries every walk is the same.
+// Walks the upper nodes and the entries. Below the entries every walk is the same.
 void SelectionCheck::walk(const std::vector<Id>& roots) {
   walk_.order.clear();
   for (const Id id : members_) walk_.set_seen(id, false);
@@ -186,8 +188,8 @@ void SelectionCheck::number_atoms() {
   ranks_.assign(atoms, dead);
 }
 
-// What upper nodes hand gradients to and which gets another from under the selection: the order of
-// addition counts there.
+// The nodes to which upper nodes pass gradients and that receive another one from under the
+// selection: their order of addition matters.
 std::vector<Id> SelectionCheck::targets() {
   std::vector<Id> found;
   std::vector<Id> stack;
@@ -227,17 +229,17 @@ SelectionCheck::Sequence SelectionCheck::sequence(Id target) {
 void SelectionCheck::rank() {
   std::fill(ranks_.begin(), ranks_.end(), dead);
   std::size_t entry = 0;
-  std::uint32_t place = 0;
+  std::uint32_t rank = 0;
   for (const Turn& turn : walk_.order) {
-    if (upper_[turn.id] == 0) ranks_[entry_atoms_[entry++]] = place;
+    if (upper_[turn.id] == 0) ranks_[entry_atoms_[entry++]] = rank;
     for (std::uint32_t part = turn.begin; part < turn.end; ++part) {
-      ranks_[atom_[turn.id] + part] = place;
+      ranks_[atom_[turn.id] + part] = rank;
     }
-    ++place;
+    ++rank;
   }
 }
 
-// A node that this walk leaves out gets nothing from elsewhere either.
+// Is every node that this walk leaves out used only by such nodes?
 bool SelectionCheck::is_rest_dead() {
   const auto is_left_out = [&](Id id) { return upper_[id] != 0 && ranks_[atom_[id]] == dead; };
   for (const Id id : members_) dead_uses_[id] = 0;
@@ -258,10 +260,10 @@ bool SelectionCheck::is_descending(const Sequence& sequence, std::int32_t chosen
   for (const Ranked& each : sequence) {
     if (each.mask == Kind::not_one_hot && each.column == chosen) continue;
     if (each.mask == Kind::one_hot && each.column != chosen) continue;
-    const std::uint32_t place = ranks_[each.atom];
-    if (place == dead) continue;
-    if (place > before) return false;
-    before = place;
+    const std::uint32_t rank = ranks_[each.atom];
+    if (rank == dead) continue;
+    if (rank > before) return false;
+    before = rank;
   }
   return true;
 }

@@ -1,23 +1,24 @@
-// The log of a softmax's probability without the probability, which may be too small for a number.
+// Computes the log of a softmax's probability without the probability, which may underflow.
 //
 // Needs: hoisted selections (the probability is then one exp times a total ** -1). Rewrites
 //   log(x · y)                          into  log(x) + log(y)
 //   log(x ** c)                         into  c · log(x)
 //   log(exp(x))                         into  x
 //   log(select(exp(x₀), exp(x₁), …))    into  select(x₀, x₁, …)
-// where x and y are positive by how they are made, and only if an exp goes away by it. Right
-// because the logarithm is a homomorphism; rounding differs, so `fast` alone. Where exp(x) is no
-// longer a normal number, the recorded operations have a gradient 1 / 0 · 0 or a loss of infinity;
-// these go on to have x.
+// if x and y are positive by construction, and only if an exp disappears. Correct because the
+// logarithm is a homomorphism; rounding differs, so the pass is for fast numerics only. If exp(x)
+// is not a normal number, the recorded operations give a gradient of 1 / 0 · 0 or an infinite loss;
+// the rewritten ones still give x.
 #include <array>
 
 #include "scalar/program/graph/rewrite.hpp"
+#include "scalar/program/passes/passes.hpp"
 
 namespace nanochat::program {
 namespace {
 
 // A term of a logarithm: times · value, or times · log(value).
-struct Term {
+struct LogTerm {
   double times;
   Id value;
   bool is_log;
@@ -34,7 +35,7 @@ class Logs {
   }
 
  private:
-  // More terms than these are left as one logarithm: logs of running products would have n² / 2.
+  // A logarithm of more terms is not split: n logs of running products would have n² / 2 terms.
   static constexpr std::size_t limit = 8;
 
   bool positive(Id id) const { return id == one || (id < one && positive_[id] != 0); }
@@ -66,22 +67,22 @@ class Logs {
   Id split(Graph& out, const Node& node) {
     terms_.clear();
     bool exp_gone = false;
-    std::array<Term, limit> left{{{1.0, node.first, true}}};
+    std::array<LogTerm, limit> open_terms{{{1.0, node.first, true}}};
     for (std::size_t open = 1, seen = 0; open > 0; ++seen) {
-      const Term term = left[--open];
-      const Node& of = out.nodes[term.value];
-      if (of.kind == Kind::exp || selects_exp(out, of)) {
+      const LogTerm term = open_terms[--open];
+      const Node& value = out.nodes[term.value];
+      if (value.kind == Kind::exp || selects_exp(out, value)) {
         exp_gone = true;
         terms_.push_back({term.times, term.value, false});
       } else if (seen >= limit) {
         return out.add(node);
-      } else if (of.kind == Kind::power && of.value != 0.0 && positive(of.first)) {
-        left[open++] = {term.times * of.value, of.first, true};
-      } else if (of.kind == Kind::sum && of.count == 1 && positive_[term.value] != 0 &&
+      } else if (value.kind == Kind::power && value.value != 0.0 && positive(value.first)) {
+        open_terms[open++] = {term.times * value.value, value.first, true};
+      } else if (value.kind == Kind::sum && value.count == 1 && positive_[term.value] != 0 &&
                  open + 2 <= limit) {
-        const Product& product = out.products[of.first];
-        if (product.b != one) left[open++] = {term.times, product.b, true};
-        left[open++] = {term.times, product.a, true};
+        const Product& product = out.products[value.first];
+        if (product.b != one) open_terms[open++] = {term.times, product.b, true};
+        open_terms[open++] = {term.times, product.a, true};
       } else {
         terms_.push_back(term);
       }
@@ -99,16 +100,17 @@ class Logs {
 
   Id sum_of_terms(Graph& out, const Node& log) {
     products_.clear();
-    for (const Term& term : terms_) {
-      const Id value = term.is_log ? out.add_unary(Kind::log, term.value, 0.0, log.stage, log.order)
-                                   : exponent(out, term.value);
+    for (const LogTerm& term : terms_) {
+      const Id value = term.is_log
+                           ? out.add_unary(Kind::log, term.value, 0.0, log.position, log.order)
+                           : exponent(out, term.value);
       products_.push_back({value, term.times == 1.0 ? one : constant(out, term.times)});
     }
     if (products_.size() == 1 && products_.front().b == one) return products_.front().a;
-    return out.add_sum(products_.data(), products_.size(), log.stage, log.order);
+    return out.add_sum(products_.data(), products_.size(), log.position, log.order);
   }
 
-  // x of exp(x), or the selection of the candidates' x.
+  // The x of exp(x), or the selection of the x of the candidates.
   static Id exponent(Graph& out, Id id) {
     Node node = out.nodes[id];
     if (node.kind == Kind::exp) return node.first;
@@ -130,9 +132,9 @@ class Logs {
     return constants_.back();
   }
 
-  std::vector<char> positive_;  // of each node of the new graph
+  std::vector<char> positive_;  // per node of the new graph
   std::vector<Id> constants_;
-  std::vector<Term> terms_;
+  std::vector<LogTerm> terms_;
   std::vector<Product> products_;
 };
 

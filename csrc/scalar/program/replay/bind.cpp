@@ -1,9 +1,10 @@
-// Instructions become kernel calls for one shape of batch: addresses, lanes, steps.
+// Instructions become kernel calls for one batch shape: addresses, lanes and steps.
 #include "scalar/program/replay/bound.hpp"
 
 namespace nanochat::program {
 namespace {
 
+// Whole matrix rows are copied contiguously and transposed at once if rows have this many lanes.
 constexpr std::int32_t long_row = 16;
 
 simd::Map map_of(Kind kind) {
@@ -31,150 +32,10 @@ simd::Map map_of(Kind kind) {
   }
 }
 
-}  // namespace
-
+// With one lane and contiguous features, the features become the lanes and the blocks become the
+// features.
 template <class T>
-void Replay<T>::bind() {
-  Bound& bound = *bound_;
-  bound.clear();
-  bound.width = width_;
-  bound.columns.resize(program_.groups.size());
-  lay_out();
-  for (std::size_t i = 0; i < program_.forward.size(); ++i) {
-    bind_instruction(program_.forward[i], i, true);
-  }
-  for (std::size_t i = 0; i < program_.backward.size(); ++i) {
-    bind_instruction(program_.backward[i], i, false);
-  }
-}
-
-// Address of an operand's first row or number, for a destination that starts at `stage`.
-template <class T>
-const T* Replay<T>::row(const Ref& ref, std::int32_t stage) const noexcept {
-  switch (ref.space) {
-    case Space::unit:
-      return nullptr;
-    case Space::rows:
-      return destination(ref.group, ref.stage == own ? stage : ref.stage, ref.index);
-    case Space::number:
-      return destination(ref.group, own, ref.index);
-    case Space::parameter:
-      return &values_[static_cast<std::size_t>(ref.index)];
-    case Space::constant:
-      return &constants_[static_cast<std::size_t>(ref.index)];
-  }
-  return nullptr;
-}
-
-template <class T>
-std::ptrdiff_t Replay<T>::step(const Ref& ref, std::int32_t stage,
-                               std::int32_t steps) const noexcept {
-  if (steps == 0 || ref.space != Space::rows) return steps;
-  return steps * row_step(ref.group, ref.stage == own ? stage : ref.stage);
-}
-
-template <class T>
-void Replay<T>::bind_instruction(const Instruction& instruction, std::size_t at, bool forward) {
-  Bound& bound = *bound_;
-  const Group* group = instruction.group < 0
-                           ? nullptr
-                           : &program_.groups[static_cast<std::size_t>(instruction.group)];
-  // A whole group starts at its own first stage, or has no lane at all.
-  const std::int32_t stage = instruction.stage == own && group != nullptr && !group->is_shared()
-                                 ? group->begin
-                                 : instruction.stage;
-  if (stage >= longest_ || instruction.width >= longest_) return;
-  switch (instruction.op) {
-    case Op::sum:
-      if (instruction.matrix) {
-        bind_matrix(instruction, stage, forward);
-      } else {
-        bind_sum(instruction, stage, forward);
-      }
-      break;
-    case Op::cross:
-      bind_cross(instruction, forward);
-      break;
-    case Op::map:
-      bind_map(instruction, stage, forward);
-      break;
-    case Op::largest:
-      bind_largest(instruction, stage, forward);
-      break;
-    case Op::outer:
-      bind_outers(instruction, at);
-      break;
-    case Op::gather:
-      // Whole table rows are copied side by side and turned at once where rows are long.
-      if (covers_group(instruction) && lanes(instruction.group, own) >= long_row) {
-        take_columns(instruction.group);
-      }
-      bound.call(forward, forward ? CallKind::forward_move : CallKind::backward_move, at);
-      break;
-    default:
-      bound.call(forward, forward ? CallKind::forward_move : CallKind::backward_move, at);
-      break;
-  }
-}
-
-template <class T>
-void Replay<T>::bind_largest(const Instruction& instruction, std::int32_t stage, bool forward) {
-  Bound& bound = *bound_;
-  const Term& term = instruction.terms.front();
-  for (std::int32_t o = 0; o < instruction.outer; ++o) {
-    Ref head = term.a;
-    head.index += o * term.a.o_step;
-    bound.call(forward, CallKind::largest, bound.rows_calls.size());
-    bound.rows_calls.push_back(
-        {destination(instruction.group, instruction.stage == own ? own : stage,
-                     instruction.row + o * instruction.features),
-         row_step(instruction.group, stage), row(head, stage),
-         step(term.a, stage, term.k > 1 ? term.a.k_step : 0), term.k,
-         lanes(instruction.group, instruction.stage), instruction.features,
-         step(term.a, stage, term.a.f_step)});
-  }
-}
-
-// Elements in use of a group's memory, for calls that take it as one row.
-template <class T>
-std::int32_t Replay<T>::extent(std::int32_t g) const noexcept {
-  const Group& group = program_.groups[static_cast<std::size_t>(g)];
-  const Layout& layout = bound_->layout[static_cast<std::size_t>(g)];
-  return static_cast<std::int32_t>(group.ragged() ? layout.block.back()
-                                                  : group.features * layout.step);
-}
-
-template <class T>
-void Replay<T>::bind_map(const Instruction& instruction, std::int32_t stage, bool forward) {
-  Bound& bound = *bound_;
-  const simd::Map op = map_of(instruction.kind);
-  const auto add = [&](T* dst, const T* src, std::ptrdiff_t n) {
-    bound.call(forward, CallKind::map, bound.maps.size());
-    bound.maps.push_back({op, dst, src, static_cast<std::size_t>(n), instruction.constant});
-  };
-  const Ref& source = instruction.terms.front().a;
-  const std::int32_t where = instruction.stage == own ? own : stage;
-  if (instruction.whole) {
-    const Ref head{source.space, source.group, own, 0};
-    const Group& group = program_.groups[static_cast<std::size_t>(instruction.group)];
-    add(destination(instruction.group, own, 0), row(head, group.begin), extent(instruction.group));
-    return;
-  }
-  const std::int32_t n = lanes(instruction.group, instruction.stage);
-  for (std::int32_t o = 0; o < instruction.outer; ++o) {
-    for (std::int32_t f = 0; f < instruction.features; ++f) {
-      Ref head = source;
-      head.index += o * source.o_step + f * source.f_step;
-      T* dst =
-          destination(instruction.group, where, instruction.row + o * instruction.features + f);
-      add(dst, row(head, stage), n);
-    }
-  }
-}
-
-// One lane, features side by side: the features become the lanes, the blocks of them the features.
-template <class T>
-void lay_features_along(simd::Sum<T>& sum, simd::Term<T>* terms) {
+void turn_features_into_lanes(simd::Sum<T>& sum, simd::Term<T>* terms) {
   const auto fits = [](const simd::Operand<T>& x) {
     return x.base == nullptr || x.f_step == 0 || x.f_step == 1;
   };
@@ -196,75 +57,231 @@ void lay_features_along(simd::Sum<T>& sum, simd::Term<T>* terms) {
   sum.outer = 1;
 }
 
+}  // namespace
+
 template <class T>
-void Replay<T>::bind_sum(const Instruction& instruction, std::int32_t stage, bool forward) {
+void Replay<T>::bind() {
   Bound& bound = *bound_;
-  const std::ptrdiff_t dst_step = instruction.whole ? 0 : row_step(instruction.group, stage);
-  const std::int32_t where = instruction.stage == own ? own : stage;
-  std::int32_t count = lanes(instruction.group, instruction.stage);
-  if (instruction.width != own) count = width_[static_cast<std::size_t>(instruction.width)];
-  if (instruction.whole) count = extent(instruction.group);
-  const auto operand = [&](const Ref& ref) -> simd::Operand<T> {
-    if (ref.space == Space::unit) return {nullptr, 0, 0, false};
-    return {row(ref, stage), step(ref, stage, ref.f_step), step(ref, stage, ref.k_step),
-            ref.space == Space::rows, step(ref, stage, ref.o_step)};
+  bound.clear();
+  bound.width = width_;
+  bound.columns.resize(program_.groups.size());
+  lay_out();
+  const auto bind_all = [&](const std::vector<Instruction>& instructions) {
+    for (const Instruction& instruction : instructions) {
+      std::visit([this](const auto& each) { bind(each); }, instruction);
+    }
   };
-  simd::Term<T>* terms = bound.terms.take(instruction.terms.size() + 1);
-  for (std::size_t i = 0; i < instruction.terms.size(); ++i) {
-    const Term& term = instruction.terms[i];
-    terms[i] = {operand(term.a), operand(term.b), term.k};
+  bound.list = &bound.forward;
+  bind_all(program_.forward);
+  bound.list = &bound.backward;
+  bind_all(program_.backward);
+}
+
+// The address of an operand's first row or number, for a destination at `position`.
+template <class T>
+const T* Replay<T>::operand(const Ref& ref, std::int32_t position) const noexcept {
+  switch (ref.space) {
+    case AddressSpace::unit:
+      return nullptr;
+    case AddressSpace::rows:
+      return row(ref.group, ref.position == own ? position : ref.position, ref.index);
+    case AddressSpace::shared_number:
+      return row(ref.group, own, ref.index);
+    case AddressSpace::parameter:
+      return &values_[static_cast<std::size_t>(ref.index)];
+    case AddressSpace::constant:
+      return &constants_[static_cast<std::size_t>(ref.index)];
   }
-  bound.call(forward, CallKind::sum, bound.sums.size());
-  bound.sums.push_back({destination(instruction.group, where, instruction.row), dst_step,
-                        instruction.features, count,
-                        static_cast<std::int32_t>(instruction.terms.size()), terms,
-                        instruction.accumulate, instruction.outer, start_of<T>(instruction)});
-  if (count == 1 && dst_step == 1) lay_features_along(bound.sums.back(), terms);
+  return nullptr;
+}
+
+// `steps` rows or numbers of an operand in elements.
+template <class T>
+std::ptrdiff_t Replay<T>::step(const Ref& ref, std::int32_t position,
+                               std::int32_t steps) const noexcept {
+  if (steps == 0 || ref.space != AddressSpace::rows) return steps;
+  return steps * row_step(ref.group, ref.position == own ? position : ref.position);
+}
+
+// The position of a destination; of a whole group, the first one.
+template <class T>
+std::int32_t Replay<T>::first_position(const Destination& to) const noexcept {
+  const Group& group = program_.group(to.group);
+  return to.position == own && !group.is_shared() ? group.begin : to.position;
+}
+
+// Does a document reach the destination? A group that is not reached has no lanes.
+template <class T>
+bool Replay<T>::is_reached(const Destination& to) const noexcept {
+  return first_position(to) < longest_;
 }
 
 template <class T>
-void Replay<T>::bind_matrix(const Instruction& instruction, std::int32_t stage, bool forward) {
+void Replay<T>::bind(const GatherRows& gather) {
+  if (program_.group(gather.group).begin >= longest_) return;
+  if (covers_group(program_, gather) && lanes(gather.group, own) >= long_row) {
+    take_columns(gather.group);
+  }
+  bound_->add(CallKind::gather, bound_->gathers, &gather);
+}
+
+template <class T>
+void Replay<T>::bind(const FillRows& fill) {
+  if (program_.group(fill.group).begin >= longest_) return;
+  bound_->add(CallKind::fill, bound_->fills, &fill);
+}
+
+template <class T>
+void Replay<T>::bind(const InputRows& input) {
+  if (program_.group(input.group).begin >= longest_) return;
+  bound_->add(CallKind::input, bound_->inputs, &input);
+}
+
+template <class T>
+void Replay<T>::bind(const SeedRows& seed) {
+  if (program_.group(seed.group).begin >= longest_) return;
+  bound_->add(CallKind::seed, bound_->seeds, &seed);
+}
+
+template <class T>
+void Replay<T>::bind(const OneHotRows& one_hot) {
+  if (program_.group(one_hot.group).begin >= longest_) return;
+  bound_->add(CallKind::one_hot, bound_->one_hots, &one_hot);
+}
+
+template <class T>
+void Replay<T>::bind(const SelectRows& select) {
+  if (program_.group(select.group).begin >= longest_) return;
+  bound_->add(CallKind::select, bound_->selects, &select);
+}
+
+template <class T>
+void Replay<T>::bind(const ScatterRows& scatter) {
+  bound_->add(CallKind::scatter, bound_->scatters, &scatter);
+}
+
+template <class T>
+void Replay<T>::bind(const MapRows& map) {
+  if (!is_reached(map.to)) return;
   Bound& bound = *bound_;
+  const Destination& to = map.to;
+  const std::int32_t position = first_position(to);
+  const simd::Map op = map_of(map.kind);
+  const auto add = [&](T* dst, const T* src, std::ptrdiff_t n) {
+    bound.add(CallKind::map, bound.maps, {op, dst, src, static_cast<std::size_t>(n), map.constant});
+  };
+  if (to.whole) {
+    add(row(to.group, own, 0), row(map.operand.group, own, 0), extent(to.group));
+    return;
+  }
+  const std::int32_t n = lanes(to.group, to.position);
+  for (std::int32_t o = 0; o < to.blocks; ++o) {
+    for (std::int32_t f = 0; f < to.features; ++f) {
+      Ref from = map.operand;
+      from.index += o * from.o_step + f * from.f_step;
+      add(row(to.group, to.position, to.row + o * to.features + f), operand(from, position), n);
+    }
+  }
+}
+
+template <class T>
+void Replay<T>::bind(const LargestRow& largest) {
+  if (!is_reached(largest.to)) return;
+  const Destination& to = largest.to;
+  const std::int32_t position = first_position(to);
+  const std::int32_t k_step = largest.count > 1 ? largest.operand.k_step : 0;
+  for (std::int32_t o = 0; o < to.blocks; ++o) {
+    Ref from = largest.operand;
+    from.index += o * from.o_step;
+    bound_->add(CallKind::largest, bound_->largest,
+                {row(to.group, to.position, to.row + o * to.features), row_step(to.group, position),
+                 to.features, operand(from, position), step(from, position, k_step),
+                 step(from, position, from.f_step), largest.count, lanes(to.group, to.position)});
+  }
+}
+
+// The number of lanes that take part in a sum.
+template <class T>
+std::int32_t Replay<T>::lanes_of(const SumOfProducts& sum) const noexcept {
+  if (sum.to.whole) return static_cast<std::int32_t>(extent(sum.to.group));
+  if (sum.width != own) return width_at(sum.width);
+  return lanes(sum.to.group, sum.to.position);
+}
+
+template <class T>
+void Replay<T>::bind(const SumRows& sum) {
+  if (!is_reached(sum.to) || sum.width >= longest_) return;
+  Bound& bound = *bound_;
+  const Destination& to = sum.to;
+  const std::int32_t position = first_position(to);
+  const auto simd_operand = [&](const Ref& ref) -> simd::Operand<T> {
+    if (ref.space == AddressSpace::unit) return {nullptr, 0, 0, false};
+    return {operand(ref, position), step(ref, position, ref.f_step),
+            step(ref, position, ref.k_step), ref.space == AddressSpace::rows,
+            step(ref, position, ref.o_step)};
+  };
+  simd::Term<T>* terms = bound.terms.take(sum.products.size() + 1);
+  for (std::size_t i = 0; i < sum.products.size(); ++i) {
+    const ProductRun& run = sum.products[i];
+    terms[i] = {simd_operand(run.a), simd_operand(run.b), run.count};
+  }
+  simd::Sum<T> call{row(to.group, to.position, to.row),
+                    to.whole ? 0 : row_step(to.group, position),
+                    to.features,
+                    lanes_of(sum),
+                    static_cast<std::int32_t>(sum.products.size()),
+                    terms,
+                    sum.accumulate,
+                    to.blocks,
+                    start_of<T>(sum.from_zero)};
+  if (call.lanes == 1 && call.dst_step == 1) turn_features_into_lanes(call, terms);
+  bound.add(CallKind::sum, bound.sums, call);
+}
+
+template <class T>
+void Replay<T>::bind(const MatrixProduct& product) {
+  if (!is_reached(product.to) || product.width >= longest_) return;
+  Bound& bound = *bound_;
+  const Destination& to = product.to;
+  const std::int32_t position = first_position(to);
   std::int32_t products = 0;
-  for (const Term& term : instruction.terms) products += term.k;
+  for (const ProductRun& run : product.products) products += run.count;
   const T** a = bound.pointers.take(static_cast<std::size_t>(products));
   const T** b = bound.pointers.take(static_cast<std::size_t>(products));
   std::int32_t k = 0;
-  for (const Term& term : instruction.terms) {
-    const T* a_head = row(term.a, stage);
-    const T* b_head = row(term.b, stage);
-    const std::ptrdiff_t a_step = step(term.a, stage, term.a.k_step);
-    const std::ptrdiff_t b_step = step(term.b, stage, term.b.k_step);
-    for (std::int32_t i = 0; i < term.k; ++i, ++k) {
-      a[k] = a_head + i * a_step;
-      b[k] = b_head + i * b_step;
+  for (const ProductRun& run : product.products) {
+    const T* const a_first = operand(run.a, position);
+    const T* const b_first = operand(run.b, position);
+    const std::ptrdiff_t a_step = step(run.a, position, run.a.k_step);
+    const std::ptrdiff_t b_step = step(run.b, position, run.b.k_step);
+    for (std::int32_t i = 0; i < run.count; ++i, ++k) {
+      a[k] = a_first + i * a_step;
+      b[k] = b_first + i * b_step;
     }
   }
-  std::int32_t count = lanes(instruction.group, instruction.stage);
-  if (instruction.width != own) count = width_[static_cast<std::size_t>(instruction.width)];
-  bound.call(forward, CallKind::gemm, bound.gemms.size());
-  bound.gemms.push_back(
-      {instruction.features, count, products, a,
-       step(instruction.terms.front().a, stage, instruction.terms.front().a.f_step), b,
-       destination(instruction.group, instruction.stage == own ? own : stage, instruction.row),
-       row_step(instruction.group, stage), instruction.accumulate, start_of<T>(instruction)});
+  const Ref& numbers = product.products.front().a;
+  bound.add(CallKind::gemm, bound.gemms,
+            {to.features, lanes_of(product), products, a, step(numbers, position, numbers.f_step),
+             b, row(to.group, to.position, to.row), row_step(to.group, position),
+             product.accumulate, start_of<T>(product.from_zero)});
 }
 
 template <class T>
-void Replay<T>::bind_outers(const Instruction& instruction, std::size_t at) {
+void Replay<T>::bind(const ReduceLanes& reduce) {
   Bound& bound = *bound_;
-  if (instruction.group >= 0) {
-    const Group& group = program_.groups[static_cast<std::size_t>(instruction.group)];
-    bound.call(false, CallKind::zero, bound.maps.size());
-    bound.maps.push_back({simd::Map::exp, destination(instruction.group, own, 0), nullptr,
-                          static_cast<std::size_t>(group.features), 0.0});
+  if (reduce.group != no_group) {
+    const auto features = static_cast<std::size_t>(program_.group(reduce.group).features);
+    bound.add(CallKind::zero, bound.zeros, {row(reduce.group, own, 0), features});
   }
-  for (std::int32_t i = 0; i < instruction.features; ++i) {
-    bind_outer(program_.outers[static_cast<std::size_t>(instruction.row + i)]);
+  for (std::int32_t i = reduce.outer_products.begin; i < reduce.outer_products.end; ++i) {
+    bind_outer(program_.outer_products[static_cast<std::size_t>(i)]);
   }
-  if (instruction.outer > 0) bound.call(false, CallKind::backward_move, at);
+  if (reduce.single_products.size() > 0) {
+    bound.add(CallKind::single_products, bound.single_products, reduce.single_products);
+  }
 }
 
+// Reserves memory for all lanes of a group as rows of its features.
 template <class T>
 T* Replay<T>::take_columns(std::int32_t g) {
   const std::ptrdiff_t elements = column_step(g) * lanes(g, own);
@@ -273,78 +290,62 @@ T* Replay<T>::take_columns(std::int32_t g) {
   return columns;
 }
 
-// Does each stage of the group have one move, of all its rows?
-template <class T>
-bool Replay<T>::covers_group(const Instruction& instruction) const noexcept {
-  const Group& group = program_.groups[static_cast<std::size_t>(instruction.group)];
-  if (group.ragged() ||
-      instruction.moves.size() != static_cast<std::size_t>(group.end - group.begin)) {
-    return false;
-  }
-  return std::all_of(instruction.moves.begin(), instruction.moves.end(), [&](const Move& move) {
-    return move.row == 0 && move.count == group.features;
-  });
-}
-
-// All lanes of a group as rows of its features, for whatever sums over lanes.
 template <class T>
 void Replay<T>::bind_columns(std::int32_t g) {
-  Bound& bound = *bound_;
-  const std::ptrdiff_t width = column_step(g);
-  const std::int32_t all = lanes(g, own);
   T* const columns = take_columns(g);
-  bound.call(false, CallKind::transpose, bound.rows_calls.size());
-  bound.rows_calls.push_back({columns, width, destination(g, own, 0), row_step(g, own),
-                              program_.groups[static_cast<std::size_t>(g)].features, all});
+  bound_->add(CallKind::transpose, bound_->transposes,
+              {columns, column_step(g), row(g, own, 0), row_step(g, own),
+               program_.group(g).features, lanes(g, own)});
+}
+
+// No document reaches the rows: an outer product that would write a gradient writes zeros.
+template <class T>
+void Replay<T>::bind_unreached(const OuterProduct& outer, T* destination) {
+  if (outer.group != no_group || outer.accumulate) return;
+  for (std::int32_t m = 0; m < outer.m; ++m) {
+    bound_->add(CallKind::gradient_gemm, bound_->gemms,
+                {1, outer.n, 0, nullptr, 0, nullptr, destination + m * outer.m_step, 0, false});
+  }
 }
 
 template <class T>
-void Replay<T>::bind_outer(const Outer& outer) {
+void Replay<T>::bind_outer(const OuterProduct& outer) {
   Bound& bound = *bound_;
   const auto g = static_cast<std::size_t>(outer.b.group);
-  const Group& group = program_.groups[g];
-  // Of one stage each, a and b may stand at different ones: the later one says how many documents.
-  std::int32_t start = group.begin;
+  std::int32_t position = program_.groups[g].begin;
   std::int32_t count = lanes(outer.b.group, own);
-  if (outer.b.stage != own) {
-    start = std::max(outer.b.stage, outer.a.space == Space::rows ? outer.a.stage : own);
-    if (start >= longest_) count = 0;
-    if (count > 0) count = width_[static_cast<std::size_t>(start)];
+  if (outer.b.position != own) {
+    // Rows of different positions: the later one decides how many documents take part.
+    position =
+        std::max(outer.b.position, outer.a.space == AddressSpace::rows ? outer.a.position : own);
+    count = position < longest_ && count > 0 ? width_at(position) : 0;
   }
-  T* destination_row = outer.group < 0 ? gradients_.data() + outer.index
-                                       : destination(outer.group, own, outer.index);
-  const bool writes_gradient = outer.group < 0;
-  if (count == 0) {
-    // No document reaches these rows: what they would have written is zero.
-    for (std::int32_t m = 0; m < outer.m && writes_gradient && !outer.accumulate; ++m) {
-      bound.call(false, CallKind::outer, bound.gemms.size());
-      bound.gemms.push_back(
-          {1, outer.n, 0, nullptr, 0, nullptr, destination_row + m * outer.m_step, 0, false});
-    }
-    return;
-  }
-  // Lanes become rows, so that a row of the gradient is written at once.
-  const T* rows = row(outer.b, start);
+  T* const destination = outer.group == no_group ? gradients_.data() + outer.index
+                                                 : row(outer.group, own, outer.index);
+  if (count == 0) return bind_unreached(outer, destination);
+  // With lanes as rows, the kernel writes a row of the gradient at once.
+  const T* rows = operand(outer.b, position);
   std::ptrdiff_t lane_step = 1;
-  const std::ptrdiff_t b_step = bound.layout[g].step;
-  if (b_step != 1 && outer.n > 1) {
+  if (bound.layout[g].step != 1 && outer.n > 1) {
     if (bound.columns[g] == nullptr) bind_columns(outer.b.group);
-    rows =
-        column(outer.b.group, outer.b.stage == own ? group.begin : outer.b.stage) + outer.b.index;
+    const std::int32_t first =
+        outer.b.position == own ? program_.groups[g].begin : outer.b.position;
+    rows = column(outer.b.group, first) + outer.b.index;
     lane_step = column_step(outer.b.group);
   }
   const T** a = bound.pointers.take(static_cast<std::size_t>(count));
   const T** b = bound.pointers.take(static_cast<std::size_t>(count));
-  const bool numbers = outer.a.space != Space::rows;
-  const T* a_row = outer.a.space == Space::unit ? &unit_ : row(outer.a, start);
+  const T* const a_first =
+      outer.a.space == AddressSpace::unit ? &unit_ : operand(outer.a, position);
+  const std::ptrdiff_t a_lane_step = outer.a.space == AddressSpace::rows ? 1 : 0;
   for (std::int32_t k = 0; k < count; ++k) {
     const std::int32_t lane = outer.descending ? count - 1 - k : k;
-    a[k] = numbers ? a_row : a_row + lane;
+    a[k] = a_first + lane * a_lane_step;
     b[k] = rows + lane * lane_step;
   }
-  bound.call(false, writes_gradient ? CallKind::outer : CallKind::gemm, bound.gemms.size());
-  bound.gemms.push_back({outer.m, outer.n, count, a, step(outer.a, start, outer.a.f_step), b,
-                         destination_row, outer.m_step, outer.accumulate});
+  bound.add(outer.group == no_group ? CallKind::gradient_gemm : CallKind::gemm, bound.gemms,
+            {outer.m, outer.n, count, a, step(outer.a, position, outer.a.f_step), b, destination,
+             outer.m_step, outer.accumulate});
 }
 
 template class Replay<double>;

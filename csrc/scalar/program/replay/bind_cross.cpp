@@ -1,5 +1,5 @@
-// Sums over other stages become kernel calls: where the factors of each product stand, and how many
-// documents have both.
+// Sums over other positions become kernel calls: the addresses of the factors of each product, and
+// the number of documents that have both.
 #include <limits>
 #include <vector>
 
@@ -10,216 +10,258 @@ namespace {
 
 constexpr std::int32_t endless = std::numeric_limits<std::int32_t>::max();
 
-// The rows of one operand at each stage, and its documents.
+// The rows of a group at one position.
 template <class T>
-struct Rows {
-  struct Stage {
-    const T* row;         // row 0
-    std::ptrdiff_t step;  // elements between rows
-    std::int32_t alive;
-  };
-  const Stage* stage;
-  bool uniform;  // rows are as far apart at every stage
+struct PositionRows {
+  const T* row;         // row 0
+  std::ptrdiff_t step;  // elements between rows
+  std::int32_t alive;   // documents that reach the position
+};
 
-  const T* at(std::int32_t t, std::int32_t row) const noexcept {
-    return stage[t].row + row * stage[t].step;
+// The rows of one operand at every position.
+template <class T>
+struct OperandRows {
+  std::vector<PositionRows<T>> positions;
+  bool uniform;  // rows have the same step at every position
+
+  const PositionRows<T>& at(std::int32_t position) const noexcept {
+    return positions[static_cast<std::size_t>(position)];
+  }
+  const T* row(std::int32_t position, std::int32_t row) const noexcept {
+    return at(position).row + row * at(position).step;
   }
 };
 
+bool visits_same_positions(const CrossOperand& x, const CrossOperand& y) {
+  return x.position == y.position && x.position_step == y.position_step;
+}
+
 }  // namespace
 
-// One part of an instruction at one stage.
+// Binds the runs of one part at one position of the destination, in order. A run becomes one of
+// three kernels:
+//   sum    one document, whose positions are contiguous and can be the lanes
+//   fan    one list of factors a against a list of factors b per destination
+//   cross  any steps
 template <class T>
 struct Replay<T>::CrossBinder {
   Bound& bound;
-  bool forward;
-  Rows<T> a, b;
+  const OperandRows<T>& a;
+  const OperandRows<T>& b;
   T* dst;  // row 0 of the destination
   std::ptrdiff_t dst_step;
   std::int32_t lanes;
   bool accumulate;
-  T start;                        // if it does not accumulate
-  simd::Term<T>* last = nullptr;  // of the sum made last, while a run could continue it
-  const Run* before = nullptr;    // the run bound last, by steps or as a fan
-  std::int32_t first = 0;         // its first product that is alive
+  T start;  // if it does not accumulate
+  // The term of the last sum while a run could continue it; null otherwise.
+  simd::Term<T>* open_term = nullptr;
+  const CrossRun* before = nullptr;  // the last run bound as a cross or a fan, if it can be reused
+  std::int32_t first_alive = 0;      // the first product of `before` that a document has
 
-  void bind(const Run& run) {
-    if (run.otb == 0 && (b.uniform || run.dtb == 0)) return bind_steps(run);
-    if (run.otb != 0 && is_fan(run)) return bind_fan(run);
-    for (const Run& each : separate(run)) {
-      bind_steps(each);
-      before = nullptr;
+  void bind(const CrossRun& run) {
+    const bool by_steps = run.b_next_position == 0 && (b.uniform || run.b.position_step == 0);
+    if (by_steps) return bind_cross(run);
+    if (run.b_next_position != 0 && is_fan(run)) return bind_fan(run);
+    for (const CrossRun& each : separate(run)) {
+      bind_cross(each);
+      before = nullptr;  // `each` is about to be destroyed
     }
   }
 
-  // Nothing moves but the stage of the second factors, and all documents reach every one.
-  bool is_fan(const Run& run) const noexcept {
-    if (visits_the_same(run) && before->o == run.o) return true;
-    bool fan = run.dta == 0 && run.dtb == 0 && a.stage[run.ta].alive >= lanes;
-    for (std::int32_t i = 0; fan && i < run.o; ++i) {
-      const auto& stage = b.stage[run.tb + i * run.otb];
-      fan = stage.alive >= lanes && stage.step == b.stage[run.tb].step;
+  T* destination(const CrossRun& run) const noexcept { return dst + run.row * dst_step; }
+
+  bool visits_the_same(const CrossRun& run) const noexcept {
+    return before != nullptr && before->products == run.products &&
+           visits_same_positions(before->a, run.a) && visits_same_positions(before->b, run.b) &&
+           before->b_next_position == run.b_next_position;
+  }
+
+  // --- Fans and sums ---
+
+  // Do only the positions of b differ, between destinations, and do all documents reach them?
+  bool is_fan(const CrossRun& run) const noexcept {
+    if (visits_the_same(run) && before->rows == run.rows) return true;
+    bool fan =
+        run.a.position_step == 0 && run.b.position_step == 0 && a.at(run.a.position).alive >= lanes;
+    for (std::int32_t i = 0; fan && i < run.rows; ++i) {
+      const PositionRows<T>& rows = b.at(run.b.position + i * run.b_next_position);
+      fan = rows.alive >= lanes && rows.step == b.at(run.b.position).step;
     }
     return fan;
   }
 
-  void bind_fan(const Run& run) {
-    T* const to = dst + run.f * dst_step;
-    const T* const from = a.at(run.ta, run.fa);
-    const std::ptrdiff_t a_step = run.dfa * a.stage[run.ta].step;
-    const std::ptrdiff_t b_step = run.dfb * b.stage[run.tb].step;
-    const T* const head = b.at(run.tb, run.fb);
-    bool side_by_side = lanes == 1 && dst_step == 1 && run.o > 1;
-    for (std::int32_t i = 1; side_by_side && i < run.o; ++i) {
-      side_by_side = b.at(run.tb + i * run.otb, run.fb + i * run.ofb) == head + i;
+  const T* b_of(const CrossRun& run, std::int32_t i) const noexcept {
+    return b.row(run.b.position + i * run.b_next_position, run.b.row + i * run.b_next_row);
+  }
+
+  bool is_contiguous(const CrossRun& run) const noexcept {
+    bool contiguous = lanes == 1 && dst_step == 1 && run.rows > 1;
+    for (std::int32_t i = 1; contiguous && i < run.rows; ++i) {
+      contiguous = b_of(run, i) == b_of(run, 0) + i;
     }
-    if (side_by_side) return bind_sum(run, to, from, a_step, head, b_step);
-    last = nullptr;
-    const bool again = visits_the_same(run) && before->o == run.o && before->ofb == run.ofb;
-    const T* const* heads = again ? bound.fans.back().b : new_heads(run);
-    bound.call_next(forward, CallKind::fan, bound.fans.size());
-    bound.fans.push_back({to, dst_step, from, a_step, heads, b_step, head - heads[0], run.k, run.o,
-                          lanes, accumulate, start});
+    return contiguous;
+  }
+
+  void bind_fan(const CrossRun& run) {
+    if (is_contiguous(run)) return bind_sum(run);
+    open_term = nullptr;
+    const bool again =
+        visits_the_same(run) && before->rows == run.rows && before->b_next_row == run.b_next_row;
+    const T* const* pointers = again ? bound.fans.back().b : b_pointers(run);
+    bound.add_to_range(CallKind::fan, bound.fans,
+                       {destination(run), dst_step, a.row(run.a.position, run.a.row),
+                        run.a.row_step * a.at(run.a.position).step, pointers,
+                        run.b.row_step * b.at(run.b.position).step, b_of(run, 0) - pointers[0],
+                        run.products, run.rows, lanes, accumulate, start});
     before = &run;
   }
 
-  // One document: its stages lie side by side, so they can be the lanes. A run that repeats the one
-  // before it elsewhere is another feature of the same sum.
-  void bind_sum(const Run& run, T* to, const T* from, std::ptrdiff_t a_step, const T* head,
-                std::ptrdiff_t b_step) {
-    if (last != nullptr) {
-      simd::Sum<T>& sum = bound.sums.back();
-      const std::ptrdiff_t n = sum.features;
-      if (n == 1) {
-        sum.dst_step = to - sum.dst;
-        last->a.f_step = from - last->a.base;
-        last->b.f_step = head - last->b.base;
-      }
-      if (sum.lanes == run.o && last->k == run.k && last->a.k_step == a_step &&
-          last->b.k_step == b_step && to == sum.dst + n * sum.dst_step &&
-          from == last->a.base + n * last->a.f_step && head == last->b.base + n * last->b.f_step) {
-        ++sum.features;
-        return;
-      }
-    }
-    last = bound.terms.take(1);
-    *last = {{from, 0, a_step, false}, {head, 0, b_step, true}, run.k};
-    bound.call(forward, CallKind::sum, bound.sums.size());
-    bound.sums.push_back({to, 0, 1, run.o, 1, last, accumulate, 1, start});
+  const T* const* b_pointers(const CrossRun& run) {
+    const T** pointers = bound.pointers.take(static_cast<std::size_t>(run.rows));
+    for (std::int32_t i = 0; i < run.rows; ++i) pointers[i] = b_of(run, i);
+    return pointers;
   }
 
-  const T* const* new_heads(const Run& run) {
-    const T** heads = bound.pointers.take(static_cast<std::size_t>(run.o));
-    for (std::int32_t i = 0; i < run.o; ++i) {
-      heads[i] = b.at(run.tb + i * run.otb, run.fb + i * run.ofb);
-    }
-    return heads;
+  void bind_sum(const CrossRun& run) {
+    const simd::Term<T> term{
+        {a.row(run.a.position, run.a.row), 0, run.a.row_step * a.at(run.a.position).step, false},
+        {b_of(run, 0), 0, run.b.row_step * b.at(run.b.position).step, true},
+        run.products};
+    if (open_term != nullptr && extend_sum(run, term)) return;
+    open_term = bound.terms.take(1);
+    *open_term = term;
+    bound.add(CallKind::sum, bound.sums,
+              {destination(run), 0, 1, run.rows, 1, open_term, accumulate, 1, start});
   }
 
-  // One call. What it has in common with the one before it is not made again.
-  void bind_steps(const Run& run) {
-    last = nullptr;
+  // Adds the run to the last sum as another feature if it repeats the run before it, shifted by
+  // constant steps.
+  bool extend_sum(const CrossRun& run, const simd::Term<T>& term) {
+    simd::Sum<T>& sum = bound.sums.back();
+    const std::ptrdiff_t n = sum.features;
+    if (n == 1) {  // the second feature sets the steps
+      sum.dst_step = destination(run) - sum.dst;
+      open_term->a.f_step = term.a.base - open_term->a.base;
+      open_term->b.f_step = term.b.base - open_term->b.base;
+    }
+    const auto fits = [n](const simd::Operand<T>& first, const simd::Operand<T>& next) {
+      return first.k_step == next.k_step && next.base == first.base + n * first.f_step;
+    };
+    if (sum.lanes != run.rows || open_term->k != term.k || !fits(open_term->a, term.a) ||
+        !fits(open_term->b, term.b) || destination(run) != sum.dst + n * sum.dst_step) {
+      return false;
+    }
+    ++sum.features;
+    return true;
+  }
+
+  // --- Cross products ---
+
+  // One call. It reuses the lists of the call before it where they are equal.
+  void bind_cross(const CrossRun& run) {
+    open_term = nullptr;
     simd::Cross<T> cross{};
-    if (visits_the_same(run)) {
+    const bool again = visits_the_same(run);
+    if (again) {
       cross = bound.crosses.back();
     } else {
       find_alive(run, cross);
     }
-    cross.dst = dst + run.f * dst_step;
+    cross.dst = destination(run);
     cross.dst_step = dst_step;
-    cross.outs = run.o;
+    cross.outs = run.rows;
     cross.lanes = lanes;
-    cross.b_next = run.ofb * b.stage[run.tb].step;
+    cross.b_next = run.b_next_row * b.at(run.b.position).step;
     cross.accumulate = accumulate;
     cross.start = start;
-    if (cross.a != nullptr && before->dfa == run.dfa && (a.uniform || run.dta == 0)) {
-      cross.a_shift += (run.fa - before->fa) * a.stage[run.ta].step;
-    } else {
-      cross.a = list(a, run.ta, run.dta, run.fa, run.dfa, cross.k);
-      cross.a_shift = 0;
-    }
-    if (cross.b != nullptr && before->dfb == run.dfb && (b.uniform || run.dtb == 0)) {
-      cross.b_shift += (run.fb - before->fb) * b.stage[run.tb].step;
-    } else {
-      cross.b = list(b, run.tb, run.dtb, run.fb, run.dfb, cross.k);
-      cross.b_shift = 0;
-    }
-    bound.call_next(forward, CallKind::cross, bound.crosses.size());
-    bound.crosses.push_back(cross);
+    set_rows(cross.a, cross.a_shift, a, run.a, again ? &before->a : nullptr, cross.k);
+    set_rows(cross.b, cross.b_shift, b, run.b, again ? &before->b : nullptr, cross.k);
+    bound.add_to_range(CallKind::cross, bound.crosses, cross);
     before = &run;
   }
 
-  bool visits_the_same(const Run& run) const noexcept {
-    return before != nullptr && before->k == run.k && before->ta == run.ta &&
-           before->dta == run.dta && before->tb == run.tb && before->dtb == run.dtb &&
-           before->otb == run.otb;
-  }
-
-  // The products that some document has both factors of: they follow each other, for the stages
-  // that documents reach do.
-  void find_alive(const Run& run, simd::Cross<T>& cross) {
-    std::int32_t* const alive = bound.alive.take(static_cast<std::size_t>(run.k));
-    const auto at = [&](std::int32_t k) {
-      return std::min(a.stage[run.ta + k * run.dta].alive, b.stage[run.tb + k * run.dtb].alive);
+  // Finds the products of which some document has both factors. They are consecutive, because the
+  // positions that documents reach are.
+  void find_alive(const CrossRun& run, simd::Cross<T>& cross) {
+    std::int32_t* const alive = bound.alive.take(static_cast<std::size_t>(run.products));
+    const auto alive_at = [&](std::int32_t k) {
+      return std::min(a.at(run.a.position + k * run.a.position_step).alive,
+                      b.at(run.b.position + k * run.b.position_step).alive);
     };
-    first = 0;
-    while (first < run.k && at(first) <= 0) ++first;
+    first_alive = 0;
+    while (first_alive < run.products && alive_at(first_alive) <= 0) ++first_alive;
     cross.alive = alive;
     cross.whole = true;
-    for (std::int32_t k = first; k < run.k && at(k) > 0; ++k) {
-      cross.whole = cross.whole && at(k) >= lanes;
-      alive[cross.k++] = at(k);
+    for (std::int32_t k = first_alive; k < run.products && alive_at(k) > 0; ++k) {
+      cross.whole = cross.whole && alive_at(k) >= lanes;
+      alive[cross.k++] = alive_at(k);
     }
   }
 
-  const T* const* list(const Rows<T>& rows, std::int32_t t, std::int32_t dt, std::int32_t f,
-                       std::int32_t df, std::int32_t count) {
-    const T** all = bound.pointers.take(static_cast<std::size_t>(count));
-    const auto* stage = rows.stage + t + first * dt;
-    f += first * df;
-    for (std::int32_t k = 0; k < count; ++k, stage += dt, f += df) {
-      all[k] = stage->row + f * stage->step;
+  // Sets the pointers to the rows of an operand. If they are those of the run before, shifted by a
+  // constant, only the shift changes.
+  void set_rows(const T* const*& pointers, std::ptrdiff_t& shift, const OperandRows<T>& rows,
+                const CrossOperand& operand, const CrossOperand* previous, std::int32_t count) {
+    const bool shifted = previous != nullptr && previous->row_step == operand.row_step &&
+                         (rows.uniform || operand.position_step == 0);
+    if (shifted) {
+      shift += (operand.row - previous->row) * rows.at(operand.position).step;
+      return;
     }
-    return all;
+    pointers = row_pointers(rows, operand, count);
+    shift = 0;
+  }
+
+  const T* const* row_pointers(const OperandRows<T>& rows, const CrossOperand& operand,
+                               std::int32_t count) {
+    const T** pointers = bound.pointers.take(static_cast<std::size_t>(count));
+    for (std::int32_t i = 0; i < count; ++i) {
+      const std::int32_t k = first_alive + i;
+      pointers[i] = rows.row(operand.position + k * operand.position_step,
+                             operand.row + k * operand.row_step);
+    }
+    return pointers;
   }
 };
 
 template <class T>
-void Replay<T>::bind_cross(const Instruction& instruction, bool forward) {
-  const Group& group = program_.groups[static_cast<std::size_t>(instruction.group)];
-  const auto stages = static_cast<std::size_t>(program_.stages);
-  const auto rows = [&](std::int32_t g, std::vector<typename Rows<T>::Stage>& all) {
-    all.assign(stages, {ones_.data(), 0, endless});
-    for (std::int32_t s = 0; g >= 0 && s < program_.stages; ++s) {
-      const Group& operand = program_.groups[static_cast<std::size_t>(g)];
-      const bool here = s >= operand.begin && s < std::min(operand.end, longest_);
-      auto& stage = all[static_cast<std::size_t>(s)];
-      stage = {nullptr, operand.ragged() ? 0 : row_step(g, s), 0};
-      if (here) stage = {destination(g, s, 0), row_step(g, s), width_[static_cast<std::size_t>(s)]};
+void Replay<T>::bind(const CrossSum& cross) {
+  const Group& group = program_.group(cross.group);
+  const auto rows_of = [&](std::int32_t g) {
+    const auto count = static_cast<std::size_t>(program_.positions);
+    OperandRows<T> rows{std::vector<PositionRows<T>>(count, {ones_.data(), 0, endless}), true};
+    if (g == no_group) return rows;
+    const Group& operand = program_.group(g);
+    rows.uniform = !operand.ragged();
+    for (std::int32_t p = 0; p < program_.positions; ++p) {
+      const bool reached = p >= operand.begin && p < std::min(operand.end, longest_);
+      PositionRows<T>& at = rows.positions[static_cast<std::size_t>(p)];
+      if (reached) {
+        at = {row(g, p, 0), row_step(g, p), width_at(p)};
+      } else {
+        at = {nullptr, operand.ragged() ? 0 : row_step(g, p), 0};
+      }
     }
-    const bool ragged = g >= 0 && program_.groups[static_cast<std::size_t>(g)].ragged();
-    return Rows<T>{all.data(), !ragged};
+    return rows;
   };
-  std::vector<typename Rows<T>::Stage> a_stages, b_stages;
-  for (const CrossPart& part : instruction.parts) {
-    const Rows<T> a = rows(part.a_group, a_stages), b = rows(part.b_group, b_stages);
-    for (std::int32_t s = group.begin; s < std::min(group.end, longest_); ++s) {
-      const auto at = static_cast<std::size_t>(s - group.begin);
+  for (const CrossPart& part : cross.parts) {
+    const OperandRows<T> a = rows_of(part.a_group), b = rows_of(part.b_group);
+    for (std::int32_t p = group.begin; p < std::min(group.end, longest_); ++p) {
       CrossBinder binder{*bound_,
-                         forward,
                          a,
                          b,
-                         destination(instruction.group, s, 0),
-                         row_step(instruction.group, s),
-                         width_[static_cast<std::size_t>(s)],
+                         row(cross.group, p, 0),
+                         row_step(cross.group, p),
+                         width_at(p),
                          part.accumulate,
-                         start_of<T>(instruction)};
+                         start_of<T>(cross.from_zero)};
+      const auto at = static_cast<std::size_t>(p - group.begin);
       for (std::uint32_t i = part.begin[at]; i < part.begin[at + 1]; ++i) binder.bind(part.runs[i]);
     }
   }
 }
 
-template void Replay<double>::bind_cross(const Instruction&, bool);
-template void Replay<float>::bind_cross(const Instruction&, bool);
+template void Replay<double>::bind(const CrossSum&);
+template void Replay<float>::bind(const CrossSum&);
 
 }  // namespace nanochat::program

@@ -1,4 +1,4 @@
-// The kernel calls of one batch shape, with every address resolved. Used by replay, bind and moves.
+// The kernel calls of one batch shape, with all addresses resolved. Internal to the replay.
 #ifndef NANOCHAT_SCALAR_PROGRAM_BOUND_HPP_
 #define NANOCHAT_SCALAR_PROGRAM_BOUND_HPP_
 
@@ -15,7 +15,7 @@ namespace nanochat::program {
 
 enum class CallKind : std::uint8_t {
   gemm,
-  outer,
+  gradient_gemm,
   sum,
   cross,
   fan,
@@ -23,8 +23,14 @@ enum class CallKind : std::uint8_t {
   largest,
   transpose,
   zero,
-  forward_move,
-  backward_move
+  gather,
+  fill,
+  input,
+  seed,
+  one_hot,
+  select,
+  scatter,
+  single_products,
 };
 
 template <class T>
@@ -36,23 +42,39 @@ struct MapCall {
   double constant;
 };
 
+// Each of `destinations` rows becomes the largest of `rows` rows.
 template <class T>
-struct RowsCall {
+struct LargestCall {
+  T* dst;
+  std::ptrdiff_t dst_step;
+  std::int32_t destinations;
+  const T* src;
+  std::ptrdiff_t src_step;  // elements between the rows of one destination
+  std::ptrdiff_t src_next;  // elements from the rows of one destination to those of the next one
+  std::int32_t rows, lanes;
+};
+
+template <class T>
+struct TransposeCall {
   T* dst;
   std::ptrdiff_t dst_step;
   const T* src;
   std::ptrdiff_t src_step;
   std::int32_t rows, lanes;
-  std::int32_t count = 1;       // largest: destinations
-  std::ptrdiff_t src_next = 0;  // from one's rows to the next one's
 };
 
-// Calls of one kind that follow each other.
+template <class T>
+struct ZeroCall {
+  T* dst;
+  std::size_t n;
+};
+
+// Consecutive calls of one kind.
 struct CallRange {
   std::size_t begin, end;
 };
 
-// Arrays that calls point into: they never move, and all go at once.
+// Memory for arrays that calls point to. Arrays do not move, and all are freed at once.
 template <class Element>
 class Pool {
  public:
@@ -79,30 +101,43 @@ class Pool {
   std::size_t chunk_ = 0, used_ = 0;
 };
 
+// The memory of one group.
 struct Layout {
-  std::size_t base = 0;     // of row 0, in rows_
+  std::size_t base = 0;     // of row 0, in memory_
   std::ptrdiff_t step = 1;  // elements from row to row
-  // Ragged: each stage is a block with a step of its own; where blocks begin, and the end.
+  // Ragged groups: the beginning of each position's block, and the end; the step of each block.
   std::vector<std::ptrdiff_t> block{}, steps{};
 };
 
-// A call is its kind in the low 8 bits and its place among the calls of that kind above them.
+// A call is encoded as its kind in the low 8 bits and its index among the calls of that kind above
+// them. The replay switches on the kind; instructions are visited only here, once per batch shape.
 template <class T>
 struct Replay<T>::Bound {
   std::vector<std::int32_t> width;
-  std::vector<Layout> layout;  // of each group
+  std::vector<Layout> layout;  // per group
   std::vector<std::uint64_t> forward, backward;
+  std::vector<std::uint64_t>* list = nullptr;  // forward or backward, while binding
   std::vector<simd::Gemm<T>> gemms;
   std::vector<simd::Sum<T>> sums;
   std::vector<simd::Cross<T>> crosses;
   std::vector<simd::Fan<T>> fans;
   std::vector<CallRange> ranges;  // of crosses or fans
   std::vector<MapCall<T>> maps;
-  std::vector<RowsCall<T>> rows_calls;
+  std::vector<LargestCall<T>> largest;
+  std::vector<TransposeCall<T>> transposes;
+  std::vector<ZeroCall<T>> zeros;
+  std::vector<const GatherRows*> gathers;
+  std::vector<const FillRows*> fills;
+  std::vector<const InputRows*> inputs;
+  std::vector<const SeedRows*> seeds;
+  std::vector<const OneHotRows*> one_hots;
+  std::vector<const SelectRows*> selects;
+  std::vector<const ScatterRows*> scatters;
+  std::vector<Range> single_products;
   Pool<simd::Term<T>> terms;
   Pool<const T*> pointers;
   Pool<std::int32_t> alive;
-  std::vector<T*> columns;  // of each group, once bound: lanes as rows
+  std::vector<T*> columns;  // per group, if bound: lanes as rows
   Pool<T> scratch;
 
   void clear() {
@@ -114,77 +149,118 @@ struct Replay<T>::Bound {
     fans.clear();
     ranges.clear();
     maps.clear();
-    rows_calls.clear();
+    largest.clear();
+    transposes.clear();
+    zeros.clear();
+    gathers.clear();
+    fills.clear();
+    inputs.clear();
+    seeds.clear();
+    one_hots.clear();
+    selects.clear();
+    scatters.clear();
+    single_products.clear();
     terms.clear();
     pointers.clear();
     alive.clear();
     scratch.clear();
     columns.assign(columns.size(), nullptr);
   }
-  void call(bool is_forward, CallKind kind, std::size_t at) {
-    (is_forward ? forward : backward)
-        .push_back(static_cast<std::uint64_t>(at) << 8U | static_cast<std::uint64_t>(kind));
+  // Appends a call, whose arguments go to `calls`.
+  template <class Call>
+  void add(CallKind kind, std::vector<Call>& calls, const Call& call) {
+    append(kind, calls.size());
+    calls.push_back(call);
   }
-  // A call that joins the one before it where that is of its kind and its neighbour.
-  void call_next(bool is_forward, CallKind kind, std::size_t at) {
-    const std::vector<std::uint64_t>& list = is_forward ? forward : backward;
-    if (!list.empty() && static_cast<CallKind>(list.back() & 0xFFU) == kind &&
-        ranges.back().end == at) {
+  // Appends a call, which joins the one before it if that is its neighbor of the same kind.
+  template <class Call>
+  void add_to_range(CallKind kind, std::vector<Call>& calls, const Call& call) {
+    const std::size_t at = calls.size();
+    calls.push_back(call);
+    const bool same_kind = !list->empty() && static_cast<CallKind>(list->back() & 0xFFU) == kind;
+    if (same_kind && ranges.back().end == at) {
       ++ranges.back().end;
-      return;
+    } else {
+      add(kind, ranges, {at, at + 1});
     }
-    call(is_forward, kind, ranges.size());
-    ranges.push_back({at, at + 1});
+  }
+
+ private:
+  void append(CallKind kind, std::size_t at) {
+    list->push_back(static_cast<std::uint64_t>(at) << 8U | static_cast<std::uint64_t>(kind));
   }
 };
 
+// Does each position of the group have one move, of all its rows?
+template <class Rows>
+bool covers_group(const VectorProgram& program, const Rows& rows) noexcept {
+  const Group& group = program.group(rows.group);
+  if (group.ragged() || rows.moves.size() != static_cast<std::size_t>(group.end - group.begin)) {
+    return false;
+  }
+  return std::all_of(rows.moves.begin(), rows.moves.end(), [&](const auto& move) {
+    return move.row == 0 && move.count == group.features;
+  });
+}
+
 template <class T>
-std::int32_t Replay<T>::lanes(std::int32_t g, std::int32_t stage) const noexcept {
-  const Group& group = program_.groups[static_cast<std::size_t>(g)];
+std::int32_t Replay<T>::lanes(std::int32_t g, std::int32_t position) const noexcept {
+  const Group& group = program_.group(g);
   if (group.is_shared()) return 1;
-  if (stage != own) return width_[static_cast<std::size_t>(stage)];
+  if (position != own) return width_at(position);
   return offset_[static_cast<std::size_t>(group.end)] -
          offset_[static_cast<std::size_t>(group.begin)];
 }
 
+// The address of a group's row at a position, or of its first lane for `own`.
 template <class T>
-T* Replay<T>::destination(std::int32_t g, std::int32_t stage, std::int32_t index) const noexcept {
-  const Group& group = program_.groups[static_cast<std::size_t>(g)];
+T* Replay<T>::row(std::int32_t g, std::int32_t position, std::int32_t index) const noexcept {
+  const Group& group = program_.group(g);
   const Layout& layout = bound_->layout[static_cast<std::size_t>(g)];
-  T* const base = const_cast<T*>(rows_.data()) + layout.base;
-  if (group.ragged() && stage != own) {
-    const auto at = static_cast<std::size_t>(stage - group.begin);
+  T* const base = const_cast<T*>(memory_.data()) + layout.base;
+  if (group.ragged() && position != own) {
+    const auto at = static_cast<std::size_t>(position - group.begin);
     return base + layout.block[at] + index * layout.steps[at];
   }
-  T* const row = base + index * layout.step;
-  return group.is_shared() || stage == own ? row : row + first_lane(g, stage);
+  T* const first = base + index * layout.step;
+  return group.is_shared() || position == own ? first : first + first_lane(g, position);
 }
 
-// Elements between rows of a group at a stage.
+// The number of elements between rows of a group at a position.
 template <class T>
-std::ptrdiff_t Replay<T>::row_step(std::int32_t g, std::int32_t stage) const noexcept {
-  const Group& group = program_.groups[static_cast<std::size_t>(g)];
+std::ptrdiff_t Replay<T>::row_step(std::int32_t g, std::int32_t position) const noexcept {
+  const Group& group = program_.group(g);
   const Layout& layout = bound_->layout[static_cast<std::size_t>(g)];
-  return group.ragged() ? layout.steps[static_cast<std::size_t>(stage - group.begin)] : layout.step;
+  return group.ragged() ? layout.steps[static_cast<std::size_t>(position - group.begin)]
+                        : layout.step;
 }
 
-// Where a stage's documents begin among the lanes of a group.
+// The first of a position's documents among the lanes of a group.
 template <class T>
-std::int32_t Replay<T>::first_lane(std::int32_t g, std::int32_t stage) const noexcept {
-  const Group& group = program_.groups[static_cast<std::size_t>(g)];
-  return offset_[static_cast<std::size_t>(stage)] - offset_[static_cast<std::size_t>(group.begin)];
+std::int32_t Replay<T>::first_lane(std::int32_t g, std::int32_t position) const noexcept {
+  return offset_[static_cast<std::size_t>(position)] -
+         offset_[static_cast<std::size_t>(program_.group(g).begin)];
 }
 
-// A group's lanes as rows of features, from a stage's first lane on; null where nobody needs them.
+// The number of elements in use of a group's memory, for calls that treat it as one row.
 template <class T>
-const T* Replay<T>::column(std::int32_t g, std::int32_t stage) const noexcept {
+std::ptrdiff_t Replay<T>::extent(std::int32_t g) const noexcept {
+  const Group& group = program_.group(g);
+  const Layout& layout = bound_->layout[static_cast<std::size_t>(g)];
+  return group.ragged() ? layout.block.back() : group.features * layout.step;
+}
+
+// The lanes of a group as rows of features, from the first lane of a position on; null if they are
+// not bound.
+template <class T>
+const T* Replay<T>::column(std::int32_t g, std::int32_t position) const noexcept {
   const T* const columns = bound_->columns[static_cast<std::size_t>(g)];
-  return columns == nullptr ? nullptr : columns + first_lane(g, stage) * column_step(g);
+  return columns == nullptr ? nullptr : columns + first_lane(g, position) * column_step(g);
 }
 
 template <class T>
 std::ptrdiff_t Replay<T>::column_step(std::int32_t g) const noexcept {
-  const std::ptrdiff_t features = program_.groups[static_cast<std::size_t>(g)].features;
+  const std::ptrdiff_t features = program_.group(g).features;
   return (features + 15) / 16 * 16;
 }
 

@@ -1,5 +1,5 @@
-// See replay.hpp. This file: the shape of a batch, memory, and the run itself; how instructions
-// become kernel calls is in bind.cpp, what moves single numbers in moves.cpp.
+// See replay.hpp. This file: the shape of a batch, memory, and execution. Instructions become
+// kernel calls in bind.cpp; moves.cpp copies single numbers.
 #include "scalar/program/replay/replay.hpp"
 
 #include <algorithm>
@@ -35,46 +35,13 @@ Replay<T>::~Replay() = default;
 template <class T>
 void Replay<T>::set_shape(const Documents& documents) {
   documents_ = documents;
-  const auto count = static_cast<std::size_t>(documents.count);
-  const auto stages = static_cast<std::size_t>(program_.stages);
-  std::vector<std::int32_t>& width = width_;
-  width.assign(stages + 1, 0);
-  for (std::size_t d = 0; d < count; ++d) ++width[static_cast<std::size_t>(documents.lengths[d])];
-  // From "how many have this length" to "how many reach this stage", which is also where, among
-  // documents sorted by falling length, those of each length begin.
-  sorted_.resize(count);
-  rank_.resize(count);
-  std::vector<std::int32_t>& next = offset_;
-  next.assign(stages + 2, 0);
-  for (std::size_t s = stages; s > 0; --s) next[s] = next[s + 1] + width[s];
-  longest_ = 0;
-  for (std::size_t s = 0; s < stages; ++s) {
-    width[s] = next[s + 1];
-    if (width[s] > 0) longest_ = static_cast<std::int32_t>(s) + 1;
-  }
-  width[stages] = 0;
-  std::vector<std::int32_t> start(next.begin() + 1, next.end());
-  for (std::size_t d = 0; d < count; ++d) {
-    const auto length = static_cast<std::size_t>(documents.lengths[d]);
-    const std::int32_t lane = start[length]++;
-    sorted_[static_cast<std::size_t>(lane)] = static_cast<std::int32_t>(d);
-    rank_[d] = lane;
-  }
-  offset_.assign(stages + 1, 0);
-  for (std::size_t s = 0; s < stages; ++s) offset_[s + 1] = offset_[s] + width[s];
-
-  if (documents.count == 1) {
-    by_length_.resize(stages + 1);
-    auto& bound = by_length_[static_cast<std::size_t>(longest_)];
-    if (!bound) bind_shape(bound);
-    bound_ = bound.get();
-    return;
-  }
-  if (!other_ || other_->width != width_) bind_shape(other_);
-  bound_ = other_.get();
+  sort_documents();
+  std::unique_ptr<Bound>& bound = find_bound();
+  if (!bound || bound->width != width_) bind_shape(bound);
+  bound_ = bound.get();
 }
 
-// A shape whose binding runs out of memory is forgotten: some of its calls would be missing.
+// A shape whose binding runs out of memory is dropped: some of its calls would be missing.
 template <class T>
 void Replay<T>::bind_shape(std::unique_ptr<Bound>& bound) {
   if (!bound) bound = std::make_unique<Bound>();
@@ -88,7 +55,46 @@ void Replay<T>::bind_shape(std::unique_ptr<Bound>& bound) {
   }
 }
 
-// One run of memory for all groups of this shape. Rows start on a cache line where they are long.
+// Sorts the documents by decreasing length, by counting.
+template <class T>
+void Replay<T>::sort_documents() {
+  const auto count = static_cast<std::size_t>(documents_.count);
+  const auto positions = static_cast<std::size_t>(program_.positions);
+  std::vector<std::int32_t>& width = width_;
+  width.assign(positions + 1, 0);
+  for (std::size_t d = 0; d < count; ++d) ++width[static_cast<std::size_t>(documents_.lengths[d])];
+  // next[s]: the number of documents longer than s − 1, which is the number that reach position
+  // s − 1, and the first lane of the documents of length s − 1.
+  std::vector<std::int32_t>& next = offset_;
+  next.assign(positions + 2, 0);
+  for (std::size_t s = positions; s > 0; --s) next[s] = next[s + 1] + width[s];
+  longest_ = 0;
+  for (std::size_t p = 0; p < positions; ++p) {
+    width[p] = next[p + 1];
+    if (width[p] > 0) longest_ = static_cast<std::int32_t>(p) + 1;
+  }
+  width[positions] = 0;
+  std::vector<std::int32_t> start(next.begin() + 1, next.end());
+  sorted_.resize(count);
+  rank_.resize(count);
+  for (std::size_t d = 0; d < count; ++d) {
+    const std::int32_t lane = start[static_cast<std::size_t>(documents_.lengths[d])]++;
+    sorted_[static_cast<std::size_t>(lane)] = static_cast<std::int32_t>(d);
+    rank_[d] = lane;
+  }
+  offset_.assign(positions + 1, 0);
+  for (std::size_t p = 0; p < positions; ++p) offset_[p + 1] = offset_[p] + width[p];
+}
+
+// The calls for batches like this one: one document of each length, or the last other batch.
+template <class T>
+std::unique_ptr<typename Replay<T>::Bound>& Replay<T>::find_bound() {
+  if (documents_.count > 1) return other_;
+  by_length_.resize(width_.size());
+  return by_length_[static_cast<std::size_t>(longest_)];
+}
+
+// Allocates one block of memory for all groups of this shape. Long rows start on a cache line.
 template <class T>
 void Replay<T>::lay_out() {
   constexpr std::ptrdiff_t line = 64 / sizeof(T);
@@ -107,9 +113,9 @@ void Replay<T>::lay_out() {
     if (group.ragged()) {
       layout.block.assign(1, 0);
       layout.steps.clear();
-      for (std::int32_t s = group.begin; s < std::min(group.end, longest_); ++s) {
-        layout.steps.push_back(padded(width_[static_cast<std::size_t>(s)]));
-        elements += group.features_at(s) * layout.steps.back();
+      for (std::int32_t p = group.begin; p < std::min(group.end, longest_); ++p) {
+        layout.steps.push_back(padded(width_at(p)));
+        elements += group.features_at(p) * layout.steps.back();
         layout.block.push_back(elements);
       }
     } else {
@@ -118,15 +124,19 @@ void Replay<T>::lay_out() {
     }
     used += static_cast<std::size_t>((elements + line - 1) / line * line);
   }
-  used += 4 * simd::row_pad;
+  grow_memory(used + 4 * simd::row_pad);
+}
+
+template <class T>
+void Replay<T>::grow_memory(std::size_t elements) {
   const std::size_t lanes_read = static_cast<std::size_t>(documents_.count) + simd::row_pad;
-  if (used <= rows_.size() && lanes_read <= ones_.size()) return;
-  // Calls bound before point into the old memory.
+  if (elements <= memory_.size() && lanes_read <= ones_.size()) return;
+  // The calls of other shapes point to the old memory.
   for (auto& bound : by_length_) {
     if (bound.get() != bound_) bound.reset();
   }
   if (other_.get() != bound_) other_.reset();
-  if (used > rows_.size()) rows_.assign(used, T{0});
+  if (elements > memory_.size()) memory_.assign(elements, T{0});
   ones_.assign(std::max(lanes_read, ones_.size()), T{1});
 }
 
@@ -136,10 +146,10 @@ void Replay<T>::forward(const Documents& documents, double* totals) {
   run(bound_->forward);
   for (std::int32_t d = 0; d < documents.count; ++d) {
     double total = program_.start;
-    for (std::int32_t s = 0; s < documents.lengths[d]; ++s) {
+    for (std::int32_t p = 0; p < documents.lengths[d]; ++p) {
       const bool counts =
-          documents.counted == nullptr || documents.counted[d * program_.stages + s] != 0;
-      if (counts) total = total + output(static_cast<std::size_t>(s), d);
+          documents.counted == nullptr || documents.counted[d * program_.positions + p] != 0;
+      if (counts) total = total + output(static_cast<std::size_t>(p), d);
     }
     totals[d] = total;
   }
@@ -149,7 +159,7 @@ template <class T>
 void Replay<T>::backward(bool accumulate) {
   accumulate_ = accumulate;
   if (!accumulate) {
-    for (const Range& range : program_.untouched) {
+    for (const Range& range : program_.zeroed_first) {
       std::fill(gradients_.begin() + range.begin, gradients_.begin() + range.end, T{0});
     }
   }
@@ -157,15 +167,15 @@ void Replay<T>::backward(bool accumulate) {
 }
 
 template <class T>
-double Replay<T>::visible(const Ref& ref, std::int32_t document) const {
+double Replay<T>::number(const Ref& ref, std::int32_t document) const {
   const std::int32_t lane = rank_[static_cast<std::size_t>(document)];
   switch (ref.space) {
-    case Space::rows:
-      if (lane >= width_[static_cast<std::size_t>(ref.stage)]) return 0.0;
-      return static_cast<double>(destination(ref.group, ref.stage, ref.index)[lane]);
-    case Space::number:
-      return static_cast<double>(*destination(ref.group, own, ref.index));
-    case Space::parameter:
+    case AddressSpace::rows:
+      if (lane >= width_at(ref.position)) return 0.0;
+      return static_cast<double>(row(ref.group, ref.position, ref.index)[lane]);
+    case AddressSpace::shared_number:
+      return static_cast<double>(*row(ref.group, own, ref.index));
+    case AddressSpace::parameter:
       return static_cast<double>(values_[static_cast<std::size_t>(ref.index)]);
     default:
       return static_cast<double>(constants_[static_cast<std::size_t>(ref.index)]);
@@ -173,24 +183,24 @@ double Replay<T>::visible(const Ref& ref, std::int32_t document) const {
 }
 
 template <class T>
-double Replay<T>::watched(std::size_t i, std::int32_t document) const {
-  return visible(program_.watched[i], document);
+double Replay<T>::observed(std::size_t i, std::int32_t document) const {
+  return number(program_.observed[i], document);
 }
 
 template <class T>
 double Replay<T>::output(std::size_t i, std::int32_t document) const {
-  return visible(program_.outputs[i], document);
+  return number(program_.outputs[i], document);
 }
 
 template <class T>
-void Replay<T>::adamw(std::size_t begin, std::size_t end, const simd::Adam& settings) noexcept {
+void Replay<T>::adamw(std::size_t begin, std::size_t end, const simd::Adam& options) noexcept {
   kernels_.adamw(&values_[begin], &gradients_[begin], &first_[begin], &second_[begin], end - begin,
-                 settings);
+                 options);
 }
 
 template <class T>
-void Replay<T>::sgd(std::size_t begin, std::size_t end, const simd::Sgd& settings) noexcept {
-  kernels_.sgd(&values_[begin], &gradients_[begin], &first_[begin], end - begin, settings);
+void Replay<T>::sgd(std::size_t begin, std::size_t end, const simd::Sgd& options) noexcept {
+  kernels_.sgd(&values_[begin], &gradients_[begin], &first_[begin], end - begin, options);
 }
 
 template <class T>
@@ -205,7 +215,8 @@ double Replay<T>::gradient_sum_of_squares() const noexcept {
 
 template <class T>
 std::size_t Replay<T>::bytes() const noexcept {
-  return (own_values_.size() + gradients_.size() + first_.size() + second_.size() + rows_.size()) *
+  return (own_values_.size() + gradients_.size() + first_.size() + second_.size() +
+          memory_.size()) *
          sizeof(T);
 }
 
@@ -217,7 +228,7 @@ void Replay<T>::run(const std::vector<std::uint64_t>& calls) {
       case CallKind::gemm:
         kernels_.gemm(bound_->gemms[at]);
         break;
-      case CallKind::outer: {
+      case CallKind::gradient_gemm: {
         simd::Gemm<T>& gemm = bound_->gemms[at];
         const bool accumulate = gemm.accumulate;
         gemm.accumulate = accumulate || accumulate_;
@@ -244,28 +255,45 @@ void Replay<T>::run(const std::vector<std::uint64_t>& calls) {
         break;
       }
       case CallKind::largest: {
-        const RowsCall<T>& rows = bound_->rows_calls[at];
-        for (std::int32_t i = 0; i < rows.count; ++i) {
-          kernels_.largest(rows.dst + i * rows.dst_step, rows.src + i * rows.src_next,
-                           rows.src_step, rows.rows, rows.lanes);
+        const LargestCall<T>& largest = bound_->largest[at];
+        for (std::int32_t i = 0; i < largest.destinations; ++i) {
+          kernels_.largest(largest.dst + i * largest.dst_step, largest.src + i * largest.src_next,
+                           largest.src_step, largest.rows, largest.lanes);
         }
         break;
       }
       case CallKind::transpose: {
-        const RowsCall<T>& rows = bound_->rows_calls[at];
-        kernels_.transpose(rows.dst, rows.dst_step, rows.src, rows.src_step, rows.rows, rows.lanes);
+        const TransposeCall<T>& transpose = bound_->transposes[at];
+        kernels_.transpose(transpose.dst, transpose.dst_step, transpose.src, transpose.src_step,
+                           transpose.rows, transpose.lanes);
         break;
       }
-      case CallKind::zero: {
-        const MapCall<T>& map = bound_->maps[at];
-        std::fill_n(map.dst, map.n, T{0});
+      case CallKind::zero:
+        std::fill_n(bound_->zeros[at].dst, bound_->zeros[at].n, T{0});
         break;
-      }
-      case CallKind::forward_move:
-        move(program_.forward[at]);
+      case CallKind::gather:
+        run(*bound_->gathers[at]);
         break;
-      case CallKind::backward_move:
-        move(program_.backward[at]);
+      case CallKind::fill:
+        run(*bound_->fills[at]);
+        break;
+      case CallKind::input:
+        run(*bound_->inputs[at]);
+        break;
+      case CallKind::seed:
+        run(*bound_->seeds[at]);
+        break;
+      case CallKind::one_hot:
+        run(*bound_->one_hots[at]);
+        break;
+      case CallKind::select:
+        run(*bound_->selects[at]);
+        break;
+      case CallKind::scatter:
+        run(*bound_->scatters[at]);
+        break;
+      case CallKind::single_products:
+        add_single_products(bound_->single_products[at]);
         break;
     }
   }

@@ -1,4 +1,4 @@
-// See shards.hpp. This file: how a batch is dealt, run and put together again.
+// See shards.hpp. This file: how a batch is split, run and combined.
 #include "scalar/program/replay/shards.hpp"
 
 #include <algorithm>
@@ -7,55 +7,76 @@
 namespace nanochat::program {
 namespace {
 
-// Parameters whose gradients one task adds up.
+// The number of parameters whose gradients one task adds.
 constexpr std::size_t span = 8192;
 
-// The products of one instruction at each stage, a document. What stages share is done once.
-void add_work(const VectorProgram& program, const Instruction& instruction,
-              std::vector<double>& stages) {
-  const auto add = [&](std::int32_t begin, std::int32_t end, double products) {
-    if (begin == shared) return;
-    for (std::int32_t s = begin; s < end; ++s) stages[static_cast<std::size_t>(s)] += products;
-  };
-  if (instruction.op == Op::outer) {
-    for (std::int32_t i = 0; i < instruction.features; ++i) {
-      const Outer& outer = program.outers[static_cast<std::size_t>(instruction.row + i)];
-      const Group& b = program.groups[static_cast<std::size_t>(outer.b.group)];
-      const bool one = outer.b.stage != own;
-      add(one ? outer.b.stage : b.begin, one ? outer.b.stage + 1 : b.end,
-          static_cast<double>(outer.m) * outer.n);
-    }
-    return;
-  }
-  if (instruction.group < 0) return;
-  const Group& group = program.groups[static_cast<std::size_t>(instruction.group)];
-  if (instruction.op == Op::cross) {
-    for (const CrossPart& part : instruction.parts) {
-      for (std::int32_t s = group.begin; s < group.end; ++s) {
-        const auto at = static_cast<std::size_t>(s - group.begin);
+// Adds up the products of instructions at each position, per document. Numbers that positions share
+// are computed once per batch and not counted.
+class WorkCounter {
+ public:
+  explicit WorkCounter(const VectorProgram& program)
+      : program_(program), positions_(static_cast<std::size_t>(program.positions)) {}
+
+  std::vector<double> take() { return std::move(positions_); }
+
+  void operator()(const MapRows& map) { add(map.to, 1); }
+  void operator()(const LargestRow& largest) { add(largest.to, largest.count); }
+  void operator()(const SumRows& sum) { add(sum.to, products_of(sum)); }
+  void operator()(const MatrixProduct& product) { add(product.to, products_of(product)); }
+  void operator()(const CrossSum& cross) {
+    const Group& group = program_.group(cross.group);
+    for (const CrossPart& part : cross.parts) {
+      for (std::int32_t p = group.begin; p < group.end; ++p) {
+        const auto at = static_cast<std::size_t>(p - group.begin);
         double products = 0.0;
         for (std::uint32_t i = part.begin[at]; i < part.begin[at + 1]; ++i) {
-          products += static_cast<double>(part.runs[i].k) * part.runs[i].o;
+          products += static_cast<double>(part.runs[i].products) * part.runs[i].rows;
         }
-        add(s, s + 1, products);
+        add(p, p + 1, products);
       }
     }
-    return;
   }
-  double products = 0.0;
-  for (const Term& term : instruction.terms) products += term.k;
-  products *= static_cast<double>(instruction.features) * instruction.outer;
-  const bool one = instruction.stage != own;
-  add(one ? instruction.stage : group.begin, one ? instruction.stage + 1 : group.end, products);
-}
+  void operator()(const ReduceLanes& reduce) {
+    for (std::int32_t i = reduce.outer_products.begin; i < reduce.outer_products.end; ++i) {
+      const OuterProduct& outer = program_.outer_products[static_cast<std::size_t>(i)];
+      const Group& b = program_.group(outer.b.group);
+      const bool one_position = outer.b.position != own;
+      add(one_position ? outer.b.position : b.begin, one_position ? outer.b.position + 1 : b.end,
+          static_cast<double>(outer.m) * outer.n);
+    }
+  }
+  template <class Moves>
+  void operator()(const Moves&) {}
+
+ private:
+  static double products_of(const SumOfProducts& sum) {
+    double products = 0.0;
+    for (const ProductRun& run : sum.products) products += run.count;
+    return products;
+  }
+  void add(const Destination& to, double products) {
+    const Group& group = program_.group(to.group);
+    const bool one_position = to.position != own;
+    add(one_position ? to.position : group.begin, one_position ? to.position + 1 : group.end,
+        products * to.features * to.blocks);
+  }
+  void add(std::int32_t begin, std::int32_t end, double products) {
+    if (begin == shared) return;
+    for (std::int32_t p = begin; p < end; ++p) positions_[static_cast<std::size_t>(p)] += products;
+  }
+
+  const VectorProgram& program_;
+  std::vector<double> positions_;
+};
 
 std::vector<double> work_by_length(const VectorProgram& program) {
-  std::vector<double> stages(static_cast<std::size_t>(program.stages));
+  WorkCounter counter(program);
   for (const auto* list : {&program.forward, &program.backward}) {
-    for (const Instruction& instruction : *list) add_work(program, instruction, stages);
+    for (const Instruction& instruction : *list) std::visit(counter, instruction);
   }
-  std::vector<double> lengths(stages.size() + 1);
-  std::partial_sum(stages.begin(), stages.end(), lengths.begin() + 1);
+  const std::vector<double> positions = counter.take();
+  std::vector<double> lengths(positions.size() + 1);
+  std::partial_sum(positions.begin(), positions.end(), lengths.begin() + 1);
   return lengths;
 }
 
@@ -72,7 +93,7 @@ Shards<T>::~Shards() {
   forget_lost_workers();
 }
 
-// A child of fork() has no thread to join, so what belonged to them stays.
+// After fork() the child has no threads to join, so the workers' memory is leaked.
 template <class T>
 void Shards<T>::forget_lost_workers() noexcept {
   if (workers_ == nullptr || !workers_->is_forked()) return;
@@ -102,7 +123,7 @@ std::int32_t Shards<T>::shards_of(const Documents& documents) const noexcept {
   return count;
 }
 
-// Documents by falling length go to the shards in turn, so that shards are alike.
+// Deals the documents to the shards in turn, by decreasing length, so shards have similar work.
 template <class T>
 void Shards<T>::deal(const Documents& documents) {
   const auto count = static_cast<std::size_t>(documents.count);
@@ -117,14 +138,15 @@ void Shards<T>::deal(const Documents& documents) {
       return documents.lengths[a] > documents.lengths[b];
     });
   }
-  places_.resize(count);
+  assignments_.resize(count);
   for (std::int32_t s = 0; s < in_use_; ++s) {
     shards_[static_cast<std::size_t>(s)]->members.clear();
   }
   for (std::size_t i = 0; i < count; ++i) {
     const auto s = static_cast<std::int32_t>(i) % in_use_;
     std::vector<std::int32_t>& members = shards_[static_cast<std::size_t>(s)]->members;
-    places_[static_cast<std::size_t>(order[i])] = {s, static_cast<std::int32_t>(members.size())};
+    assignments_[static_cast<std::size_t>(order[i])] = {s,
+                                                        static_cast<std::int32_t>(members.size())};
     members.push_back(order[i]);
   }
 }
@@ -145,7 +167,7 @@ Documents Shards<T>::Shard::copy(const VectorProgram& program, const Documents& 
   rows(tokens, from.tokens, program.slots);
   rows(inputs, from.inputs, program.inputs);
   rows(scale, from.scale, 1);
-  rows(counted, from.counted, program.stages);
+  rows(counted, from.counted, program.positions);
   totals.resize(count);
   return {static_cast<std::int32_t>(count),
           lengths.data(),
@@ -209,11 +231,11 @@ void Shards<T>::forward_backward(const Documents& documents, double* totals, boo
       shard.replay.backward(i > 0 || (at == 0 && accumulate));
     }
   });
-  places_.clear();
+  assignments_.clear();
   add_gradients();
 }
 
-// Onto the first shard's, in the order of the shards.
+// Adds the gradients to the first shard's, in the order of the shards.
 template <class T>
 void Shards<T>::add_gradients() {
   if (in_use_ == 1) return;
@@ -230,15 +252,15 @@ void Shards<T>::add_gradients() {
 }
 
 template <class T>
-double Shards<T>::watched(std::size_t i, std::int32_t document) const {
-  const Place& place = places_[static_cast<std::size_t>(document)];
-  return shards_[static_cast<std::size_t>(place.shard)]->replay.watched(i, place.index);
+double Shards<T>::observed(std::size_t i, std::int32_t document) const {
+  const Assignment& at = assignments_[static_cast<std::size_t>(document)];
+  return shards_[static_cast<std::size_t>(at.shard)]->replay.observed(i, at.member);
 }
 
 template <class T>
 double Shards<T>::output(std::size_t i, std::int32_t document) const {
-  const Place& place = places_[static_cast<std::size_t>(document)];
-  return shards_[static_cast<std::size_t>(place.shard)]->replay.output(i, place.index);
+  const Assignment& at = assignments_[static_cast<std::size_t>(document)];
+  return shards_[static_cast<std::size_t>(at.shard)]->replay.output(i, at.member);
 }
 
 template <class T>

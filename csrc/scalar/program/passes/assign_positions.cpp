@@ -1,11 +1,11 @@
-// Which position does each number belong to? The first output that needs it.
+// Assigns each number to a position in the document: that of the first output that needs it.
 //
-// Needs: outputs in the order of positions. Writes: Node::stage. In a causal model this finds the
-// positions without being told: a key is first needed by the loss of its own position, although
-// later losses need it too. So a shorter document runs exactly the nodes of the stages it has.
-// Parameters, constants and what is computed from them alone for several outputs belong to no
-// stage (`shared`); what one output alone needs keeps its stage, so that the same work on the
-// constants of many examples is found to be the same work.
+// Needs: outputs in the order of positions. Writes: Node::position. In a causal model this finds
+// the positions without further information: the loss of a key's own position is the first one that
+// needs the key, although later losses need it too. A shorter document therefore runs exactly the
+// nodes of the positions it has. Parameters, constants and numbers computed from them alone for
+// several outputs belong to no position (`shared`). Numbers that only one output needs keep its
+// position, so equal work on the constants of many examples is recognized as equal.
 #include <algorithm>
 #include <limits>
 
@@ -13,7 +13,7 @@
 
 namespace nanochat::program {
 
-void assign_stages(Graph& graph) {
+void assign_positions(Graph& graph) {
   constexpr std::int32_t unused = std::numeric_limits<std::int32_t>::max();
   const std::size_t size = graph.nodes.size();
   std::vector<std::int32_t> earliest(size, unused);
@@ -29,25 +29,25 @@ void assign_stages(Graph& graph) {
     if (earliest[id] == unused) continue;
     graph.for_operands(id, [&](Id& operand) { need(operand, earliest[id], latest[id]); });
   }
-  std::vector<char> pure(size, 1);
+  std::vector<char> pure(size, 1);  // computed from parameters and constants only
   for (Id id = 0; id < size; ++id) {
     Node& node = graph.nodes[id];
     if (is_leaf(node.kind)) {
       pure[id] = node.kind == Kind::constant || node.kind == Kind::parameter;
-      node.stage = pure[id] ? shared : earliest[id] == unused ? 0 : earliest[id];
+      node.position = pure[id] ? shared : earliest[id] == unused ? 0 : earliest[id];
       continue;
     }
-    pure[id] = node.kind != Kind::select;  // a token chooses
+    pure[id] = node.kind != Kind::select;  // depends on a token
     std::int32_t last = shared;
     graph.for_operands(id, [&](Id& operand) {
       pure[id] = pure[id] && pure[operand];
-      last = std::max(last, graph.nodes[operand].stage);
+      last = std::max(last, graph.nodes[operand].position);
     });
-    // Watched values that no output needs come as soon as their operands are there.
+    // An observed value that no output needs belongs to the last position of its operands.
     if (earliest[id] == unused) {
-      node.stage = pure[id] ? shared : last;
+      node.position = pure[id] ? shared : last;
     } else {
-      node.stage = pure[id] && earliest[id] != latest[id] ? shared : earliest[id];
+      node.position = pure[id] && earliest[id] != latest[id] ? shared : earliest[id];
     }
   }
 }
