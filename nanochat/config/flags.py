@@ -36,7 +36,7 @@ HELP_FLAGS = ("-h", "--help", "--help-all")
 
 _GENERAL = "General"
 _HELP = "Train, sample, evaluate and ablate small language models from a text corpus."
-_NEGATIVE_NUMBER = re.compile(r"-(?:\.?[0-9]|inf|nan)", re.IGNORECASE)
+_NEGATIVE_NUMBER = r"-(?:\.?[0-9]|(?i:inf|nan))"  # compiled when a word needs it
 
 
 class Command(NamedTuple):
@@ -126,7 +126,12 @@ def _normalized(words: Sequence[str], options: Mapping[str, Option]) -> Iterator
             if not equals and left and left[-1].lower() in ("true", "false"):
                 equals, value = "=", left.pop()
             yield flag if not equals or option.parse(name, value) else _negated(flag)
-        elif not equals and left and _NEGATIVE_NUMBER.match(left[-1]):
+        elif (
+            not equals
+            and left
+            and left[-1].startswith("-")
+            and re.match(_NEGATIVE_NUMBER, left[-1])
+        ):
             yield f"{flag}={left.pop()}"
         else:
             yield flag + equals + value
