@@ -70,7 +70,9 @@ def test_steps_and_a_budget_exclude_each_other():
 
 def test_several_processes_have_no_common_clock(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="time_budget needs a single process, got 2 processes; use"):
+    with pytest.raises(
+        ConfigError, match="time_budget needs a single process, got 2 processes; use"
+    ):
         TrainConfig(time_budget="5s")
 
 
