@@ -93,10 +93,8 @@ def read_flags(command: str, words: Sequence[str]) -> dict[str, Any]:
 def read_front_flags(words: Sequence[str]) -> dict[str, Any]:
     """Return the given flags that precede any command. Raises ConfigError."""
     if words and not words[0].startswith("-"):
-        near = closest(words[0], COMMANDS)
-        raise ConfigError(
-            f"unknown command {shown(words[0])}{near}; the commands are {', '.join(COMMANDS)}"
-        )
+        near = closest(words[0], COMMANDS) or f"; the commands are {', '.join(COMMANDS)}"
+        raise ConfigError(f"unknown command {shown(words[0])}{near}")
     namespace, rest = front_parser(with_options=False).parse_known_args(words)
     for word in rest:
         near = closest(word, ["--version", "--print-completion", "--install-completion", "--help"])
