@@ -290,7 +290,7 @@ USAGE = [
     (["train", "--step=3"], "unknown option --step of nanochat train (did you mean '--steps'?)"),
     (
         ["train", "--no-steps"],
-        "unknown option --no-steps of nanochat train; it is an option of train and ablate",
+        "unknown option --no-steps of nanochat train (did you mean '--steps'?)",
     ),
     (["train", "-q"], "unknown option -q of nanochat train"),
     (["train", "--steps=1", "--steps=1"], "option --steps must be given once"),
