@@ -1,7 +1,7 @@
-"""Every mistake that a user can make, as one exception class a kind.
+"""One exception class for each kind of mistake that a user can make.
 
-Messages name the thing, the rule and the value, and where there is one, a way out. The command
-line is the only place that turns them into text and an exit code; it prints `error: <message>`.
+A message names the thing, the rule, the value and, if there is one, the way out. Only the command
+line turns errors into text and exit codes; it prints `error: <message>`.
 """
 
 from __future__ import annotations
@@ -32,79 +32,79 @@ __all__ = [
 
 
 class NanochatError(Exception):
-    """A user's mistake or a failed run. `exit_code`: 2 for usage, 1 for a run that failed."""
+    """A user's mistake or a failed run. `exit_code` is 2 for a mistake, 1 for a failed run."""
 
     exit_code = 2
 
 
 class ConfigError(NanochatError):
-    """A value, key or variable of the configuration that is wrong by itself."""
+    """A wrong value, or an option, variable or command that does not exist."""
 
 
 class UnsupportedOption(ConfigError):
-    """A combination of options, each right by itself, that no engine or model offers."""
+    """A combination of valid options that no engine or model supports."""
 
 
 class UnsupportedModelKind(UnsupportedOption):
-    """A model kind that the preset or engine does not have."""
+    """A model kind that the preset does not support."""
 
 
 class UnsupportedDevice(UnsupportedOption):
-    """A device that the engine cannot use, or that this machine does not have."""
+    """A device that the engine does not support, or that this machine does not have."""
 
 
 class UnsupportedDtype(UnsupportedOption):
-    """A dtype that the engine or device does not compute in."""
+    """A dtype that the engine or device does not support."""
 
 
 class UnsupportedOptimizer(UnsupportedOption):
-    """An optimizer that the engine or model kind has no place for."""
+    """An optimizer that the engine or model does not support."""
 
 
 class UnsupportedActivation(UnsupportedOption):
-    """An activation that the model kind has no place for."""
+    """An activation that the model kind does not support."""
 
 
 class MissingDependency(NanochatError):
-    """An optional package that the chosen engine or input needs is not installed."""
+    """An optional package that the engine or the input needs is not installed."""
 
 
 class KernelError(NanochatError):
-    """A compiled kernel that is missing, or that refuses its input."""
+    """A compiled kernel is missing or refuses its input."""
 
     exit_code = 1
 
 
 class CorpusError(NanochatError):
-    """Text that cannot be read, decoded, split or found."""
+    """Text that cannot be found, read, decoded or split."""
 
 
 class TokenizerError(NanochatError):
-    """Text that the tokenizer does not know, or a tokenizer file that is not one."""
+    """Text that the tokenizer does not know, or an invalid tokenizer file."""
 
 
 class PromptTooLong(NanochatError):
-    """A prompt that leaves no room in the context."""
+    """A prompt that leaves no room for a token in the context window."""
 
 
 class ProgramError(NanochatError):
-    """A function that cannot be recorded as the program that was asked for."""
+    """A function that cannot be recorded as the requested program."""
 
 
 class OutputError(NanochatError):
-    """A folder or file that cannot be written, or that holds something else."""
+    """A folder or file that cannot be written or already holds something else."""
 
     exit_code = 1
 
 
 class CheckpointError(NanochatError):
-    """A checkpoint that is absent, incomplete, damaged or of another kind."""
+    """A checkpoint that is missing, incomplete, damaged or of another kind."""
 
     exit_code = 1
 
 
 class NonFiniteStep(NanochatError):
-    """A loss or gradient that is not finite; the weights are those from before the step."""
+    """A loss or gradient that is not finite; the weights are those before the step."""
 
     exit_code = 1
 
@@ -122,7 +122,7 @@ class OutOfMemory(NanochatError):
 
 
 class MemoryDrift(NanochatError):
-    """Resident memory that grew past the allowed ratio during a run."""
+    """Resident memory grew by more than the allowed ratio during a run."""
 
     exit_code = 1
 
@@ -134,7 +134,7 @@ class ProcessGroupError(NanochatError):
 
 
 class AblationError(NanochatError):
-    """An ablation some of whose runs failed; the finished ones are kept."""
+    """Some runs of an ablation failed; the finished ones are kept."""
 
     exit_code = 1
 

@@ -1,7 +1,7 @@
-"""Bad input through the command line: each one clear line, exit code 1 or 2, nothing lost.
+"""Bad input through the command line: one clear line, exit code 1 or 2, and no file changed.
 
-Here is every mistake that a user can make with a file, a folder or a text, and each error class
-raised through a real command. Numbers out of range are test_config.py's.
+Covers every mistake with a file, a folder or a text, and raises each error class through a real
+command. Numbers out of range are in config/test_options.py.
 """
 
 from __future__ import annotations
@@ -74,9 +74,7 @@ def test_an_ablation_of_a_text_that_cannot_be_read_fails_in_one_line(folder, cli
 @pytest.mark.parametrize("content", ["a", "aaaaaaaaaaaaaaaa", "ab", "\n", " "])
 @pytest.mark.parametrize("batching", ["windows", "packed", "documents"])
 @pytest.mark.parametrize("mode", ["scalar", "tensor"])
-def test_the_least_text_there_can_be_is_trained_on(
-    content, batching, mode, folder, cli, tiny, flags
-):
+def test_the_shortest_texts_are_trained_on(content, batching, mode, folder, cli, tiny, flags):
     write("a.txt", content.encode())
     options = tiny(data="a.txt", documents="file", batching=batching, mode=mode, out="run",
                    steps=2)  # fmt: skip
@@ -87,7 +85,7 @@ def test_the_least_text_there_can_be_is_trained_on(
     assert ("warning: " in result.err) == (metrics["val_source"] == "train")
 
 
-def test_a_registry_name_that_is_nowhere_says_where_it_was_looked_for(folder, refused, monkeypatch):
+def test_a_missing_registry_dataset_names_the_places_searched(folder, refused, monkeypatch):
     import pooch
 
     def offline(*args, **kwargs):
@@ -104,7 +102,7 @@ def test_a_registry_name_that_is_nowhere_says_where_it_was_looked_for(folder, re
     )
 
 
-def test_paths_that_are_no_text_are_refused_by_name(refused, folder):
+def test_paths_that_are_not_text_are_refused_by_name(refused, folder):
     surrogate = os.fsdecode(b"caf\xe9.txt")
     for option in ("data", "out", "data-dir"):
         message = refused("train", f"--{option}={surrogate}", "--quiet")
@@ -112,11 +110,11 @@ def test_paths_that_are_no_text_are_refused_by_name(refused, folder):
         assert message.startswith(f"{name} must be Unicode text without NUL, got caf")
 
 
-# ------------------------------------------------------------------- every error class, once for real
+# ------------------------------------------------------------ every error class, once on a real path
 
 
-def test_every_error_class_is_met_on_a_real_path(folder, tiny, trained, monkeypatch, stop_after):
-    """One way to each; the exact words are pinned where the error is made."""
+def test_every_error_class_is_raised_on_a_real_path(folder, tiny, trained, monkeypatch, stop_after):
+    """The exact words are pinned in the tests of the file that raises the error."""
     train, sample = nanochat.train, nanochat.sample
     config, checkpoint = nanochat.TrainConfig, str(trained.path)
     overflow = {"lr": 1e4, "optimizer": "sgd", "dtype": "float32", "input_rmsnorm": False,

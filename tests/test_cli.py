@@ -1,6 +1,6 @@
-"""The command line: exit codes, one-line errors, help, completion, and its whole surface pinned.
+"""The command line: exit codes, one-line errors, help, completion, and a snapshot of all options.
 
-After a deliberate change of options: `python tests/test_cli.py` writes the snapshot anew.
+After a deliberate change of options, `python tests/test_cli.py` writes the snapshot again.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import json
 import os
 import re
 import select
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,20 +24,32 @@ from hypothesis import strategies as st
 
 from nanochat import cli as module
 from nanochat.cli import main
-from nanochat.config.options import AblateConfig, EvalConfig, SampleConfig, TrainConfig, options_of
+from nanochat.config.completion import SHELLS, completion_script
+from nanochat.config.flags import COMMANDS as TABLE
+from nanochat.config.flags import command_options, read_flags
+from nanochat.config.options import (
+    PRESETS,
+    AblateConfig,
+    EvalConfig,
+    SampleConfig,
+    TrainConfig,
+    options_of,
+)
+from nanochat.errors import ConfigError
 from nanochat.output.terminal import _Bar
 
 SNAPSHOT = Path(__file__).parent / "snapshots" / "cli.json"
 COMMANDS = ("train", "sample", "eval", "ablate", "info")
-OUTPUT_OPTIONS = {"train": 3, "sample": 3, "eval": 3, "ablate": 3, "info": 2}
+GENERAL = {"--config", "--quiet", "--json", "--help", "--help-all"}
+GENERAL_OF_INFO = {"--quiet", "--json", "--help"}
 
 
 def surface() -> dict[str, dict[str, object]]:
-    """Every option of every command: its flag, kind, default, choices and range."""
+    """Return every option of every command: its flag, kind, default, choices and range."""
     commands: dict[str, dict[str, object]] = {}
     for command in COMMANDS:
         options = {}
-        for name, option in module._command_options(command).items():
+        for name, option in command_options(command).items():
             options["--" + name.replace("_", "-")] = {
                 "kind": option.kind.__name__,
                 "default": list(option.default) if option.kind is tuple else option.default,
@@ -45,6 +59,7 @@ def surface() -> dict[str, dict[str, object]]:
                 "low_open": option.low_open,
                 "group": option.group,
                 "common": option.common,
+                "path": option.path,
             }
         commands[command] = options
     return commands
@@ -54,8 +69,23 @@ def test_the_surface_is_the_one_in_the_snapshot():
     assert surface() == json.loads(SNAPSHOT.read_text(encoding="utf-8"))
 
 
+# ---------------------------------------------------------------------------------------- help pages
+
+
 def flags_in(help_text: str) -> set[str]:
     return set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", help_text))
+
+
+def words_of(help_text: str) -> str:
+    return " ".join(help_text.split())
+
+
+def default_on(page: str, flag: str) -> str:
+    """The default that a help page shows for an option."""
+    entry = re.search(rf"^  {flag}[ ,].*?(?=^  \S|^\S|\Z)", page, re.MULTILINE | re.DOTALL)
+    assert entry, (flag, page)
+    found = re.search(r"\[default: (.*)\]", words_of(entry[0]))
+    return found[1] if found else ""
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -64,9 +94,8 @@ def test_help_all_shows_every_option_of_the_snapshot_and_no_other(command, cli):
     assert (result.code, result.err) == (0, "")
     options = surface()[command]
     negatives = {"--no-" + f[2:] for f, o in options.items() if o["kind"] == "bool"}
-    output = {"--quiet", "--json"} | ({"--config"} if options else set())
-    shown = flags_in(result.out) - {"--help-all"}
-    assert shown == {*options, *negatives, *output}
+    general = GENERAL if options else GENERAL_OF_INFO
+    assert flags_in(result.out) == {*options, *negatives, *general}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -77,25 +106,104 @@ def test_help_shows_the_common_options_in_groups(command, cli):
     common = {flag for flag, option in options.items() if option["common"]}
     assert {f for f in flags_in(result.out) if f in options} == common
     for group in {options[flag]["group"] for flag in common}:
-        assert f"─ {group} ─" in result.out
-    assert "`nanochat COMMAND --help-all` shows every option." in result.out
+        assert f"\n{group}:\n" in result.out
+    pointer = f"`nanochat {command} --help-all` shows every option."
+    assert (pointer in result.out) == bool(options)
 
 
 def test_train_shows_about_twenty_options():
     common = [flag for flag, option in surface()["train"].items() if option["common"]]
-    assert 18 <= len(common) + OUTPUT_OPTIONS["train"] <= 24
+    assert 18 <= len(common) + 3 <= 24  # and --config, --quiet, --json
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_names_default_and_choices_of_what_it_shows(command, cli):
-    text = " ".join(re.sub("[│╭╮╰╯─]", " ", cli(command, "--help-all").out).split())
+def test_help_names_the_choices_of_every_option(command, cli):
+    text = words_of(cli(command, "--help-all").out)
     for option in surface()[command].values():
-        default = option["default"]
-        if default not in (None, "", []):
-            shown = str(default).lower() if isinstance(default, bool) else str(default)
-            assert f"[default: {shown}]" in text
         if option["choices"]:
             assert f"[{', '.join(option['choices'])}]" in text
+
+
+def shown_default(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+@pytest.mark.parametrize("command", ["sample", "eval"])
+def test_help_shows_the_default_of_every_option(command, cli):
+    page = cli(command, "--help-all").out
+    for flag, option in surface()[command].items():
+        expected = "" if option["default"] in (None, "") else shown_default(option["default"])
+        assert default_on(page, flag) == expected
+
+
+PAGES = [
+    ([], "pico"),
+    (["--mode", "tensor"], "mini"),
+    (["--mode=scalar"], "pico"),
+    (["--preset", "nano"], "nano"),
+    (["--preset=microgpt", "--steps=3"], "microgpt"),
+    (["--model-kind=bigram"], "bigram"),
+    (["my.txt"], "mini"),  # a file is one long document, which trains faster in torch
+    (["my.txt", "--documents=line"], "pico"),
+]
+
+
+@pytest.mark.parametrize("order", ["after", "before"])
+@pytest.mark.parametrize(("words", "preset"), PAGES)
+def test_help_of_train_shows_the_defaults_of_the_preset_that_applies(words, preset, order, cli):
+    asked = [*words, "--help-all"] if order == "after" else ["--help-all", *words]
+    page = cli("train", *asked).out
+    assert f"The defaults are those of preset {preset}." in words_of(page)
+    for name, option in options_of(TrainConfig).items():
+        default = PRESETS[preset].get(name, option.default)
+        expected = "" if default is None else shown_default(default)
+        assert default_on(page, "--" + name.replace("_", "-")) == expected
+
+
+def test_the_preset_of_help_may_come_from_a_file_or_a_variable(cli, folder, monkeypatch):
+    Path("run.toml").write_text('preset = "nano"\n', encoding="utf-8")
+    assert default_on(cli("train", "--config=run.toml", "--help").out, "--n-embd") == "96"
+    monkeypatch.setenv("NCLAB_PRESET", "microgpt")
+    assert default_on(cli("train", "--help").out, "--n-embd") == "16"
+
+
+@pytest.mark.parametrize(
+    "words", [["--stpes=3"], ["--preset=no"], ["--steps"], ["--config=no.toml"],
+              ["--preset=nano", "--model-kind=bigram"]],
+)  # fmt: skip
+def test_help_is_shown_even_if_other_words_are_wrong(words, cli, folder):
+    result = cli("train", "--help", *words)
+    assert (result.code, result.err) == (0, "")
+    assert default_on(result.out, "--n-embd") == "40"
+
+
+def test_help_of_ablate_shows_the_defaults_of_its_runs(cli):
+    page = cli("ablate", "--help-all").out
+    assert (default_on(page, "--model-kind"), default_on(page, "--num-samples")) == ("bigram", "0")
+    page = cli("ablate", "--vary=n_layer=1,2", "--help-all").out
+    assert (default_on(page, "--model-kind"), default_on(page, "--n-embd")) == ("mini-gpt", "40")
+
+
+@pytest.mark.parametrize("columns", [80, 40])
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_fits_the_terminal(command, columns, cli, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = cli(*command.split(), "--help-all").out.splitlines()
+    assert max(len(line) for line in lines) <= columns
+    assert all(line == line.rstrip() for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("columns", "widest"),
+    [("0", 100), ("1", 40), ("2", 40), ("-1", 100), ("x", 100), ("70", 70), ("100000", 100)],
+)
+def test_help_is_readable_at_any_columns(columns, widest, cli, monkeypatch):
+    page = cli("train", "--help").out
+    monkeypatch.setenv("COLUMNS", columns)
+    result = cli("train", "--help")
+    assert result.code == 0
+    assert words_of(result.out) == words_of(page)
+    assert max(len(line) for line in result.out.splitlines()) <= widest
 
 
 def test_the_front_page_lists_the_commands(cli):
@@ -103,8 +211,13 @@ def test_the_front_page_lists_the_commands(cli):
         result = cli(*words)
         assert result.code == 0
         for command in COMMANDS:
-            assert re.search(rf"│ {command} ", result.out)
+            assert re.search(rf"^    {command} ", result.out, re.MULTILINE)
     assert len(cli("--help").out.splitlines()) < 30
+
+
+def test_the_usage_of_train_shows_the_path(cli):
+    assert cli("train", "--help").out.startswith("Usage: nanochat train [OPTIONS] [PATH]\n")
+    assert cli("sample", "--help").out.startswith("Usage: nanochat sample [OPTIONS]\n")
 
 
 def test_version_is_the_installed_one(cli):
@@ -114,7 +227,7 @@ def test_version_is_the_installed_one(cli):
 
 
 def test_every_config_is_a_command():
-    assert {c for c in module._CONFIGS.values() if c} == {
+    assert {command.config for command in TABLE.values() if command.config} == {
         TrainConfig, SampleConfig, EvalConfig, AblateConfig,
     }  # fmt: skip
     assert set(surface()["ablate"]) == {
@@ -127,25 +240,87 @@ def test_every_config_is_a_command():
 
 
 USAGE = [
-    (["trian"], 'Unknown command "trian". Did you mean "train"?'),
-    (["train", "extra"], "Unused Tokens: ['extra']."),
-    (["train", "--steps"], "parameter --steps requires an argument"),
-    (["train", "--stpes=3"], "Unknown option: --stpes. Did you mean --steps?"),
-    (["train", "--tie-lm-head=maybe"], "maybe"),
-    (["info", "--steps=3"], "--steps"),
-    (["eval", "--resume"], "--resume"),
+    (
+        ["trian"],
+        "unknown command trian (did you mean 'train'?)",
+    ),
+    (
+        ["x" * 99],
+        f"unknown command {'x' * 60}…; the commands are train, sample, eval, ablate, info",
+    ),
+    (["--quiet", "train"], "unknown option --quiet of nanochat; put a command first"),
+    (["--versoin"], "unknown option --versoin of nanochat (did you mean '--version'?)"),
+    (
+        ["--print-completion"],
+        "option --print-completion needs a value, as in --print-completion=VALUE",
+    ),
+    (
+        ["--print-completion", "ksh"],
+        "shell must be one of bash, zsh, fish, tcsh, got ksh (did you mean 'zsh'?)",
+    ),
+    (["sample", "extra"], "nanochat sample takes options only, got extra"),
+    (
+        ["train", "a.txt", "b.txt"],
+        "train takes one path, got a.txt b.txt; give a folder to train on several files",
+    ),
+    (
+        ["train", "a.txt", "--steps=1", "b.txt"],
+        "train takes one path, got a.txt b.txt; give a folder to train on several files",
+    ),
+    (
+        ["train", "a.txt", "--data", "b.txt"],
+        "the text must be given once, got a.txt and --data b.txt; leave one out",
+    ),
+    (
+        ["train", "--data=b.txt", "a.txt"],
+        "the text must be given once, got a.txt and --data b.txt; leave one out",
+    ),
+    (["train", "--steps"], "option --steps needs a value, as in --steps=VALUE"),
+    (["train", "--steps", "--quiet"], "option --steps needs a value, as in --steps=VALUE"),
+    (["train", "--out", "-x"], "option --out needs a value, as in --out=VALUE"),
+    (["train", "--stpes=3"], "unknown option --stpes of nanochat train (did you mean '--steps'?)"),
+    (
+        ["train", "--stpes", "3"],
+        "unknown option --stpes of nanochat train (did you mean '--steps'?)",
+    ),
+    (
+        ["train", "--no-tie-lm-haed"],
+        "unknown option --no-tie-lm-haed of nanochat train (did you mean '--no-tie-lm-head'?)",
+    ),
+    (["train", "--step=3"], "unknown option --step of nanochat train (did you mean '--steps'?)"),
+    (
+        ["train", "--no-steps"],
+        "unknown option --no-steps of nanochat train (did you mean '--steps'?)",
+    ),
+    (["train", "-q"], "unknown option -q of nanochat train"),
+    (["train", "--steps=1", "--steps=1"], "option --steps must be given once"),
+    (["train", "--n-embd=1", "--n_embd=1"], "option --n-embd must be given once"),
+    (["train", "--tie-lm-head", "--no-tie-lm-head"], "option --tie-lm-head must be given once"),
+    (["train", "--quiet", "--quiet"], "option --quiet must be given once"),
+    (["train", "--quiet=1"], "option --quiet takes no value"),
+    (["train", "--no-tie-lm-head=true"], "option --tie-lm-head/--no-tie-lm-head takes no value"),
+    (["train", "--tie-lm-head=maybe"], "tie_lm_head must be true or false, got maybe"),
+    (["train", "--tie-lm-head="], "tie_lm_head must be true or false, got ''"),
+    (
+        ["info", "--steps=3"],
+        "unknown option --steps of nanochat info; it is an option of train and ablate",
+    ),
+    (["eval", "--resume"], "unknown option --resume of nanochat eval; it is an option of train"),
     (["train", "--lr", "-1"], "lr must be finite and > 0, got -1"),
+    (["train", "--lr", "-.5e3"], "lr must be finite and > 0, got -.5e3"),
     (["train", "--lr", "-inf"], "lr must be finite and > 0, got -inf"),
+    (["train", "--lr", "-NaN"], "lr must be finite and > 0, got -NaN"),
     (["sample", "--temperature", "nan"], "temperature must be finite and > 0, got nan"),
+    (["train", "--steps="], "steps must be a whole number between 0 and 1000000000, got ''"),
 ]
 
 
 @pytest.mark.parametrize(("words", "message"), USAGE)
 def test_a_mistake_of_usage_is_one_line_and_exit_code_2(words, message, refused, folder):
-    assert message in refused(*words)
+    assert refused(*words) == message
 
 
-def test_negative_numbers_are_values_and_no_flags(refused, folder):
+def test_negative_numbers_are_values_and_not_options(refused, folder):
     assert refused("train", "--steps", "-5") == (
         "steps must be a whole number between 0 and 1000000000, got -5"
     )
@@ -306,62 +481,111 @@ def test_results_on_a_terminal_are_plain_text(folder, tiny, flags):
     assert "\x1b" not in out and out.splitlines()[-1] == "run: run"
 
 
-# ------------------------------------------------------------------------ plain words, read at once
+# --------------------------------------------------------------------------------- words to options
 
 
-def plain_words(command: str) -> st.SearchStrategy[list[str]]:
-    """Well-formed options of a command, each once, in any order and spelling."""
-    each = []
-    for name, option in module._command_options(command).items():
-        flag = "--" + name.replace("_", "-")
-        if option.kind is bool:
-            each.append(st.sampled_from([[flag], ["--no-" + flag[2:]]]))
-        elif option.kind is not tuple:
-            value = st.sampled_from(["1", "0.5", "a b", "x=y", "é"])
-            each.append(st.builds(lambda f, v: [f"{f}={v}"], st.just(flag), value))
-            each.append(st.builds(lambda f, v: [f, v], st.just(flag), value))
-    each += [st.just(["--quiet"]), st.just(["--json"]), st.just(["--config", "x.toml"])]
+def spellings(name: str, option) -> st.SearchStrategy[tuple[list[str], object]]:
+    """Words that give an option, and the text or boolean that they mean."""
+    dashes = "--" + name.replace("_", "-")
+    flag = st.sampled_from([dashes, "--" + name])
+    if option.kind is bool:
+        yes, no = ["", "=true", "=TRUE", "=1"], ["=false", "=0", "=False"]
+        forms = [(f"{dashes}{end}".split(), True) for end in yes]
+        forms += [(f"{dashes}{end}".split(), False) for end in no]
+        forms += [([dashes, "true"], True), ([dashes, "false"], False)]
+        forms += [(["--no-" + dashes[2:]], False), ([f"--no-{name}"], False)]
+        return st.sampled_from(forms)
+    texts = ["1", "0.5", "a b", "x=y", "é", "", "-1", "-.5", "-1e-3", "-inf", "- a", "-", "a.txt"]
+    value = st.sampled_from(texts)
+    joined = st.builds(lambda f, v: ([f"{f}={v}"], v), flag, value)
+    apart = st.builds(lambda f, v: ([f, v], v), flag, value)
+    if option.kind is tuple:
+        return st.lists(joined | apart, min_size=1, max_size=3).map(
+            lambda each: ([word for words, _ in each for word in words], [v for _, v in each])
+        )
+    return joined | apart
 
-    def option(words: list[str]) -> str:
-        return words[0].split("=")[0].replace("--no-", "--")
 
-    lists = st.lists(st.one_of(each), max_size=6, unique_by=option)
-    return lists.map(lambda options: [word for option in options for word in option])
+@st.composite
+def requests(draw, command: str) -> tuple[list[str], dict[str, object]]:
+    """A list of options, each once, in any order and spelling, and what it means."""
+    known = command_options(command)
+    names = draw(st.lists(st.sampled_from(sorted(known)), max_size=6, unique=True))
+    given = {name: draw(spellings(name, known[name])) for name in names}
+    general = {"quiet": (["--quiet"], True), "json": (["--json"], True),
+               "config": (["--config", "x.toml"], "x.toml")}  # fmt: skip
+    for name in draw(st.sets(st.sampled_from(sorted(general)))):
+        given[name] = general[name]
+    groups = [words for words, _ in given.values()]
+    meant = {name: value for name, (_, value) in given.items()}
+    if command == "train" and "data" not in given and draw(st.booleans()):
+        meant["data"] = draw(st.sampled_from(["my.txt", "folder/", "names", "a b", "é"]))
+        groups.insert(draw(st.integers(0, len(groups))), [meant["data"]])
+    return [word for words in draw(st.permutations(groups)) for word in words], meant
 
 
 @pytest.mark.parametrize("command", ["train", "sample", "eval", "ablate"])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(data=st.data())
-def test_plain_words_are_read_as_cyclopts_reads_them(command, data):
-    words = [command, *data.draw(plain_words(command))]
-    calls = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_call", lambda command, flags: calls.append((command, flags)) or 0)
-        quick = module._plain_flags(words)
-        assert module._parse_and_call(words) == 0
-    (read,) = calls
-    if quick is not None:  # else one flag was there in two spellings
-        assert read == (command, quick)
+def test_options_are_read_in_any_order_and_spelling(command, data):
+    words, meant = data.draw(requests(command))
+    assert read_flags(command, words) == meant
 
 
-ODD = [
-    [], ["--help"], ["train", "--help"], ["train", "--steps"], ["train", "--steps="],
-    ["train", "--steps", "-1"], ["train", "--steps=-1"], ["train", "--nope=1"], ["train", "1"],
-    ["train", "--steps=1", "--steps=2"], ["train", "--tie-lm-head", "--no-tie-lm-head"],
-    ["train", "--tie-lm-head=true"], ["train", "--n_embd=4"], ["train", "-q"],
-    ["ablate", "--vary=n_layer=1,2"], ["trian"],
-]  # fmt: skip
+@pytest.mark.parametrize("command", COMMANDS)
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_any_words_are_read_or_refused_in_one_line(command, data):
+    flags = [*surface()[command], "--no-tie-lm-head", "--quiet", "--config", "--", "-", "-x", "--x"]
+    word = st.sampled_from(flags) | st.text(max_size=6) | st.sampled_from(["--n_embd=", "a", "-1"])
+    words = data.draw(st.lists(word, max_size=5))
+    try:
+        read_flags(command, words)
+    except ConfigError as error:
+        assert str(error)
 
 
-@pytest.mark.parametrize("words", ODD, ids=" ".join)
-def test_any_other_words_are_left_to_cyclopts(words):
-    assert module._plain_flags(words) is None
+@pytest.mark.parametrize("name", ["steps", "n-embd", "tie-lm-head", "model-kind", "time-budget"])
+def test_no_option_can_be_abbreviated(name, refused, folder):
+    for length in range(3, len(name)):
+        flag = "--" + name[:length]
+        if flag not in surface()["train"]:
+            assert refused("train", f"{flag}=1").startswith(
+                f"unknown option {flag} of nanochat train"
+            )
 
 
-def test_a_plain_command_does_not_load_the_parser(python, folder, tiny, flags):
+def test_the_path_of_train_is_its_data(folder, cli, tiny, flags):
+    options = tiny(out="run")
+    data = options.pop("data")
+    assert cli("train", *flags(**options), data).code == 0
+    assert cli("train", data, *flags(**{**options, "out": "again"})).code == 0
+    first, again = (json.loads(Path(run, "result.json").read_text()) for run in ("run", "again"))
+    assert first["val_loss"] == again["val_loss"]
+    assert 'data = "names.txt"' in Path("run/config.toml").read_text()
+
+
+def test_a_path_that_starts_with_a_dash_follows_two_dashes():
+    assert read_flags("train", ["--steps", "3", "--", "-odd.txt"]) == {
+        "steps": "3", "data": "-odd.txt",
+    }  # fmt: skip
+    assert read_flags("train", ["--", "--help"]) == {"data": "--help"}
+
+
+def test_the_path_overrides_the_data_of_a_variable_or_file(folder, cli, tiny, flags, monkeypatch):
+    monkeypatch.setenv("NCLAB_DATA", "no.txt")
+    options = tiny(out="run")
+    del options["data"]
+    assert cli("train", "names.txt", *flags(**options)).code == 0
+
+
+def test_a_command_loads_neither_help_nor_completion(python, folder, tiny, flags):
     words = ["train", *flags(**tiny(out="run")), "--quiet"]
     code = f"import sys; from nanochat.cli import main; main({words!r})\n"
-    code += "unwanted = {'cyclopts', 'rich', 'matplotlib', 'torch', 'numba', 'psutil', 'pooch'}\n"
+    code += (
+        "unwanted = {'rich_argparse', 'rich', 'shtab', 'matplotlib', 'torch', 'numba', 'psutil',"
+    )
+    code += " 'pooch', 'difflib', 'importlib.metadata'}\n"
     code += "print(sorted(unwanted & set(sys.modules)))"
     assert python("-c", code).stdout.splitlines()[-1] == "[]"
 
@@ -376,20 +600,114 @@ def test_quiet_shows_a_terminal_nothing(folder, tiny, flags):
 # ---------------------------------------------------------------------------------------- completion
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_can_be_installed_and_knows_every_option(shell, python, tmp_path):
-    environment = {**os.environ, "HOME": str(tmp_path), "SHELL": f"/bin/{shell}",
-                   "ZDOTDIR": str(tmp_path)}  # fmt: skip
-    for name in ("XDG_DATA_HOME", "XDG_CONFIG_HOME"):
-        environment.pop(name, None)
-    done = python("-m", "nanochat", "--install-completion", "--shell", shell, env=environment)
-    assert done.returncode == 0, done.stderr
+def install(shell: str, home: Path, python, *words: str, **variables: str):
+    environment = {**os.environ, "HOME": str(home), "SHELL": f"/bin/{shell}", **variables}
+    for name in ("XDG_DATA_HOME", "XDG_CONFIG_HOME", "ZDOTDIR"):
+        if name not in variables:
+            environment.pop(name, None)
+    return python("-m", "nanochat", "--install-completion", *words, env=environment)
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_completion_script_knows_every_command_option_and_choice(shell, cli):
+    result = cli("--print-completion", shell)
+    assert (result.code, result.err) == (0, "")
+    for command, options in surface().items():
+        assert re.search(rf"\b{command}\b", result.out)
+        for flag, option in options.items():
+            assert flag.removeprefix("--") in result.out
+            for choice in option["choices"] or ():
+                assert choice in result.out
+
+
+PLACES = {
+    "bash": ".local/share/bash-completion/completions/nanochat",
+    "zsh": ".zfunc/_nanochat",
+    "fish": ".config/fish/completions/nanochat.fish",
+}
+
+
+@pytest.mark.parametrize("shell", PLACES)
+def test_completion_is_installed_where_the_shell_looks(shell, python, tmp_path):
+    done = install(shell, tmp_path, python)
+    assert (done.returncode, done.stderr) == (0, "")
     (script,) = (path for path in tmp_path.rglob("*nanochat*") if path.is_file())
-    text = script.read_text()
-    for command in COMMANDS:
-        assert command in text
-    for flag in surface()["train"]:
-        assert flag.removeprefix("--") in text
+    assert script == tmp_path / PLACES[shell]
+    assert script.read_text(encoding="utf-8") == completion_script(shell) + "\n"
+    assert done.stdout.startswith(f"wrote {script}\n")
+
+
+def test_the_shell_of_completion_can_be_named_and_its_folder_moved(python, tmp_path):
+    done = install("bash", tmp_path, python, "fish", XDG_CONFIG_HOME=str(tmp_path / "x"))
+    assert done.returncode == 0
+    assert (tmp_path / "x/fish/completions/nanochat.fish").is_file()
+
+
+def test_completion_that_cannot_be_installed_says_why(python, tmp_path):
+    done = install("tcsh", tmp_path, python)
+    assert (done.returncode, done.stderr) == (2, (
+        "error: shell must be bash, zsh or fish, got tcsh; use --print-completion tcsh and save the"
+        " script\n"
+    ))  # fmt: skip
+    done = install("", tmp_path, python, SHELL="")
+    assert done.stderr == "error: shell must be one of bash, zsh, fish, tcsh, got ''\n"
+    (tmp_path / ".zfunc").write_text("")
+    done = install("zsh", tmp_path, python)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: cannot write {tmp_path}/.zfunc/_nanochat: ")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_completion_script_is_well_formed(shell, tmp_path):
+    text = completion_script(shell)
+    program = shutil.which(shell)
+    if program:
+        script = tmp_path / "script"
+        script.write_text(text, encoding="utf-8")
+        done = subprocess.run([program, "-n", script], capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+        return
+    # Without the shell: quotes pair on every line of options, and the script registers itself.
+    if shell == "zsh":
+        assert text.startswith("#compdef nanochat\n")
+        entries = [line for line in text.splitlines() if re.match(r'  ("|\{)-', line)]
+        for line in entries:
+            assert len(re.findall(r'(?<!\\)"', line)) % 2 == 0, line
+            assert re.fullmatch(r'  ("--?[\w-]+\[.*"|\{[\w,-]+\}"\[.*")', line), line
+    else:
+        entries = [line for line in text.splitlines() if line.startswith("complete -c nanochat")]
+        for line in entries:
+            assert shlex.split(line)[:3] == ["complete", "-c", "nanochat"], line
+    assert len(entries) >= sum(map(len, surface().values()))
+
+
+BASH = """
+source "$1"
+COMP_WORDS=("${@:2}"); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); COMPREPLY=()
+_shtab_nanochat nanochat "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"
+printf '%s\\n' "${COMPREPLY[@]}"
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        (["tr"], ["train"]),
+        (["train", "--pre"], ["--preset"]),
+        (["train", "--preset", "n"], ["nano"]),
+        (["train", "na"], ["names.txt"]),
+        (["train", "--tie-lm-head", "na"], ["names.txt"]),
+        (["train", "--data", "na"], ["names.txt"]),
+        (["eval", "--checkpoint", "na"], ["names.txt"]),
+        (["train", "names.txt", "--no-tie"], ["--no-tie-lm-head"]),
+        (["--print-completion", "z"], ["zsh"]),
+    ],
+)
+def test_bash_completes_commands_options_choices_and_files(words, offered, folder):
+    Path("completion.bash").write_text(completion_script("bash"), encoding="utf-8")
+    done = subprocess.run(["bash", "-c", BASH, "bash", "./completion.bash", "nanochat", *words],
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.stdout.split() == offered, done.stderr
 
 
 def test_a_signal_before_training_ends_the_command(folder):

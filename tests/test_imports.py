@@ -186,7 +186,7 @@ def loaded_after(python, code: str, cwd: Path) -> set[str]:
 
 def test_import_nanochat_loads_neither_numpy_nor_torch(python, tmp_path):
     loaded = loaded_after(python, "import nanochat; dir(nanochat)", tmp_path)
-    assert not loaded & {"numpy", "torch", "numba", "matplotlib", "cyclopts", "rich"}
+    assert not loaded & {"numpy", "torch", "numba", "matplotlib", "argparse", "rich"}
 
 
 def test_a_config_and_a_refusal_load_neither_numpy_nor_torch(python, tmp_path):

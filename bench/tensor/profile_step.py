@@ -26,11 +26,12 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from bench.command import command_parser
 from bench.machine import write_result
-from nanochat.cli import _plain_flags
+from nanochat.config.flags import read_flags
 from nanochat.config.options import TrainConfig, options_of
 from nanochat.config.sources import gather_options
 from nanochat.data.dataset import load_dataset
 from nanochat.engines import build_engine, resolve_hardware
+from nanochat.errors import ConfigError
 from nanochat.model.parameters import parameter_specs
 from nanochat.tensor.native import kernels
 from nanochat.training.loop import step_settings
@@ -82,9 +83,10 @@ def parsed() -> tuple[argparse.Namespace, TrainConfig]:
     parser.add_argument("--name", default="profile_step")
     parser.add_argument("train", nargs="*", help="after --: options of nanochat train")
     options = parser.parse_args()
-    flags = _plain_flags(["train", *options.train])
-    if flags is None:
-        raise SystemExit(f"options after -- must be those of nanochat train, got {options.train}")
+    try:
+        flags = read_flags("train", options.train)
+    except ConfigError as error:
+        raise SystemExit(f"error: {error}") from None
     given = gather_options(options_of(TrainConfig), flags, {}, None)
     return options, TrainConfig(**{"mode": "tensor", "data": str(options.text), **given})
 

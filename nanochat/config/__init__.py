@@ -1,1 +1,1 @@
-"""Options: what they are, where their values come from, and which combinations are refused."""
+"""Options: their declarations, the sources of their values, and the combinations refused."""

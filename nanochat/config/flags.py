@@ -36,7 +36,6 @@ HELP_FLAGS = ("-h", "--help", "--help-all")
 
 _GENERAL = "General"
 _HELP = "Train, sample, evaluate and ablate small language models from a text corpus."
-_NEGATIVE_NUMBER = re.compile(r"-(?:\.?[0-9]|inf|nan)", re.IGNORECASE)
 
 
 class Command(NamedTuple):
@@ -93,10 +92,8 @@ def read_flags(command: str, words: Sequence[str]) -> dict[str, Any]:
 def read_front_flags(words: Sequence[str]) -> dict[str, Any]:
     """Return the given flags that precede any command. Raises ConfigError."""
     if words and not words[0].startswith("-"):
-        near = closest(words[0], COMMANDS)
-        raise ConfigError(
-            f"unknown command {shown(words[0])}{near}; the commands are {', '.join(COMMANDS)}"
-        )
+        near = closest(words[0], COMMANDS) or f"; the commands are {', '.join(COMMANDS)}"
+        raise ConfigError(f"unknown command {shown(words[0])}{near}")
     namespace, rest = front_parser(with_options=False).parse_known_args(words)
     for word in rest:
         near = closest(word, ["--version", "--print-completion", "--install-completion", "--help"])
@@ -126,10 +123,15 @@ def _normalized(words: Sequence[str], options: Mapping[str, Option]) -> Iterator
             if not equals and left and left[-1].lower() in ("true", "false"):
                 equals, value = "=", left.pop()
             yield flag if not equals or option.parse(name, value) else _negated(flag)
-        elif not equals and left and _NEGATIVE_NUMBER.match(left[-1]):
+        elif not equals and left and _is_negative_number(left[-1]):
             yield f"{flag}={left.pop()}"
         else:
             yield flag + equals + value
+
+
+def _is_negative_number(word: str) -> bool:
+    # re compiles the pattern on first use, which most commands never reach.
+    return word.startswith("-") and bool(re.match(r"-(\.?[0-9]|(?i:inf|nan))", word))
 
 
 def _negated(flag: str) -> str:
@@ -147,14 +149,15 @@ def _refuse_unknown(command: str, options: Mapping[str, Option], rest: Sequence[
 
 def _hint(flag: str, options: Mapping[str, Option]) -> str:
     """Name the commands that have an unknown option, or the most similar option."""
-    name = flag.removeprefix("--").removeprefix("no-").replace("-", "_")
-    owners = [command for command in COMMANDS if name in command_options(command)]
+    owners = [name for name in COMMANDS if flag in _all_flags(command_options(name))]
     if owners:
         return f"; it is an option of {' and '.join(owners)}"
-    flags = ["--quiet", "--json", *HELP_FLAGS, *(["--config"] if options else [])]
-    for known, option in options.items():
-        flags += _spellings(known, option)
-    return closest(flag, flags)
+    general = ["--quiet", "--json", *HELP_FLAGS, *(["--config"] if options else [])]
+    return closest(flag, [*_all_flags(options), *general])
+
+
+def _all_flags(options: Mapping[str, Option]) -> list[str]:
+    return [flag for name, option in options.items() for flag in _spellings(name, option)]
 
 
 def _spellings(name: str, option: Option) -> list[str]:

@@ -35,9 +35,9 @@ UNSET: Any = type("_Unset", (), {"__repr__": lambda _: "<from preset>"})()
 
 MAX_SHOWN = 60  # characters of a value that a message repeats
 
-# ASCII only: int() and float() also accept other digits and underscores.
-_INTEGER = re.compile(r"[+-]?[0-9]+")
-_DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+# ASCII only: int() and float() also accept other digits and underscores. Compiled on first use.
+_INTEGER = r"[+-]?[0-9]+"
+_DECIMAL = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -81,7 +81,7 @@ class Option:
             return _BOOLEANS.get(value.lower(), value)
         pattern = _INTEGER if self.kind is int else _DECIMAL
         try:
-            return self.kind(value) if pattern.fullmatch(value.strip()) else value
+            return self.kind(value) if re.fullmatch(pattern, value.strip()) else value
         except ValueError:  # more digits than Python converts
             return value
 

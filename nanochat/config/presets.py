@@ -1,4 +1,4 @@
-"""Named sets of defaults, the one table that the constructor, `--help` and the tests read."""
+"""Named sets of defaults: the one table that the constructor, `--help` and the tests read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 __all__ = ["PRESETS"]
 
-# Each preset is the whole of what differs from the defaults in config.TrainConfig.
+# Each preset lists only what differs from the defaults in options.TrainConfig.
 PRESETS: dict[str, dict[str, Any]] = {
     # The default of the tensor engine: a good names model in a few seconds on two cores.
     "mini": {
@@ -29,7 +29,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "block_size": 16,
         "activation": "relu",
         "positions": "learned",
-        "dtype": "float32",  # its steps take two thirds of float64's
+        "dtype": "float32",  # a step takes two thirds of the time of float64
         "batch_size": 16,
         "steps": 2000,
         "lr": 0.01,
@@ -38,7 +38,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "beta1": 0.85,
         "eval_every": 500,
     },
-    # karpathy's microgpt.py, final gist: model, optimizer and one document a step.
+    # karpathy's microgpt.py, final gist: model, optimizer and one document per step.
     "microgpt": {
         "model_kind": "mini-gpt",
         "n_layer": 1,
@@ -60,8 +60,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "eval_every": 1000,
         "eval_tokens": 2000,
     },
-    # Shakespeare at nanoGPT's CPU size: 0.8 M parameters, context and batch as there. Every option
-    # that differs from the defaults was ablated: docs/recipe.md.
+    # Shakespeare at nanoGPT's CPU size: 0.8 M parameters, with its context window and batch. Every
+    # option that differs from the defaults was ablated: docs/recipe.md.
     "nano": {
         "model_kind": "mini-gpt",
         "data": "shakespeare",
@@ -88,8 +88,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "max_new_tokens": 300,
         "num_samples": 1,
     },
-    # Texts of a megabyte and more, from half a minute on: word pieces, which read three times the
-    # text in a step. N-grams of pieces would overfit by then (docs/recipe.md).
+    # For texts of a megabyte or more and runs of half a minute or more: a step reads three times as
+    # much text in word pieces. N-grams of pieces would overfit by then (docs/recipe.md).
     "small": {
         "model_kind": "mini-gpt",
         "data": "shakespeare",
@@ -116,8 +116,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "max_new_tokens": 100,
         "num_samples": 1,
     },
-    # The shape of GPT-2's 124 M parameters (Radford et al. 2019), in this project's block. For a
-    # GPU: half a million tokens a step.
+    # The shape of GPT-2 with 124 M parameters (Radford et al. 2019), with this project's block. For
+    # a GPU: half a million tokens per step.
     "gpt2-124m": {
         "model_kind": "mini-gpt",
         "data": "shakespeare",
@@ -144,7 +144,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "max_new_tokens": 300,
         "num_samples": 1,
     },
-    # One embedding and one head: it can learn the bigram table and nothing else.
+    # One embedding and one head: it can learn only the bigram table.
     "bigram": {
         "model_kind": "bigram",
         "n_layer": 0,

@@ -18,7 +18,7 @@ from nanochat.system.threads import usable_cores
 
 __all__ = ["cpu_features", "cpu_model", "describe_environment", "version"]
 
-PACKAGES = ("torch", "numpy", "numba", "safetensors", "cyclopts", "matplotlib", "psutil", "pooch")
+PACKAGES = ("torch", "numpy", "numba", "safetensors", "matplotlib", "psutil", "pooch")
 _FEATURES = ("avx2", "fma", "avx512f", "avx512bw", "avx512_bf16", "amx_bf16", "asimd", "sve")
 
 

@@ -33,7 +33,7 @@ from bench.race.scorer import (
 )
 from bench.race.sides import Lines, Side, run
 from bench.race.statistics import p_below, ratio_interval
-from nanochat.cli import _plain_flags
+from nanochat.config.flags import read_flags
 from nanochat.config.options import TrainConfig, options_of
 from nanochat.config.sources import gather_options
 from nanochat.data.dataset import load_dataset
@@ -342,8 +342,7 @@ def test_a_race_of_a_file_is_what_its_record_is_of(
     entries = race.entries(options.ours)
     assert len({name for name, _ in entries}) == len(entries) > 0
     for _, arguments in entries:
-        flags = _plain_flags(["train", *arguments])
-        assert flags is not None, arguments
+        flags = read_flags("train", arguments)
         TrainConfig(**gather_options(options_of(TrainConfig), flags, {}, None))
 
 

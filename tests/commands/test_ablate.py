@@ -121,7 +121,7 @@ def test_a_grid_that_cannot_be_built_is_refused_before_any_run(
     [
         ({"out": "x"}, "out must not be an option of the runs, got x"),
         ({"resume": True}, "resume must not be an option of the runs, got True"),
-        ({"seed": "7"}, "seed must be a whole number between 0 and 4294967295, got 7"),
+        ({"seed": "x"}, "seed must be a whole number between 0 and 4294967295, got x"),
         ({"seed": 2**32 - 1}, "seed must be a whole number between 0 and 4294967295, got"
          " 4294967296"),
         ({"n_embd": 30, "n_head": 4}, "n_embd must be a multiple of n_head, got n_embd 30 and"

@@ -20,9 +20,9 @@ CHOICES = [
     ({"model_kind": "bigram"}, "scalar", SMALL),
     ({"data": "names-makemore"}, "scalar", SMALL),
     ({"data": "haiku.txt", "documents": "line"}, "scalar", SMALL),
-    ({"numerics": "exact", "n_embd": 128}, "scalar", "only it has numerics exact"),
+    ({"numerics": "exact", "n_embd": 128}, "scalar", "only this engine supports numerics exact"),
     ({"preset": "mini"}, "tensor", LARGE),
-    ({"preset": "nano"}, "tensor", "only it has past_embeds"),
+    ({"preset": "nano"}, "tensor", "only this engine supports past_embeds"),
     ({"n_embd": 128}, "tensor", LARGE),
     ({"n_layer": 6}, "tensor", LARGE),
     ({"batch_size": 256}, "scalar", SMALL),
@@ -31,16 +31,16 @@ CHOICES = [
     ({"data": "novel.txt"}, "tensor", "the faster engine for long documents"),
     ({"documents": "file"}, "tensor", "the faster engine for long documents"),
     ({"documents": "paragraph"}, "tensor", "the faster engine for long documents"),
-    ({"device": "cuda"}, "tensor", "only it has device cuda"),
-    ({"device": "mps", "loss": "torch"}, "tensor", "only it has device mps"),
-    ({"loss": "torch"}, "tensor", "only it has loss torch"),
-    ({"dtype": "bfloat16"}, "tensor", "only it has dtype bfloat16"),
-    ({"dropout": 0.1}, "tensor", "only it has dropout"),
-    ({"past_embeds": 1}, "tensor", "only it has past_embeds"),
-    ({"ngram_rows": 1}, "tensor", "only it has ngram_rows"),
-    ({"auto_batch": True}, "tensor", "only it has auto_batch"),
-    ({"compile": "on"}, "tensor", "only it has compile"),
-    ({"optimizer": "muon"}, "tensor", "only it has optimizer muon"),
+    ({"device": "cuda"}, "tensor", "only this engine supports device cuda"),
+    ({"device": "mps", "loss": "torch"}, "tensor", "only this engine supports device mps"),
+    ({"loss": "torch"}, "tensor", "only this engine supports loss torch"),
+    ({"dtype": "bfloat16"}, "tensor", "only this engine supports dtype bfloat16"),
+    ({"dropout": 0.1}, "tensor", "only this engine supports dropout"),
+    ({"past_embeds": 1}, "tensor", "only this engine supports past_embeds"),
+    ({"ngram_rows": 1}, "tensor", "only this engine supports ngram_rows"),
+    ({"auto_batch": True}, "tensor", "only this engine supports auto_batch"),
+    ({"compile": "on"}, "tensor", "only this engine supports compile on"),
+    ({"optimizer": "muon"}, "tensor", "only this engine supports optimizer muon"),
 ]
 
 
@@ -61,7 +61,10 @@ def test_several_processes_take_the_tensor_engine(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     config = TrainConfig()
     assert (config.mode, config.preset) == ("tensor", "mini")
-    assert choose_engine(config.to_dict()) == ("tensor", "only it has several processes")
+    assert choose_engine(config.to_dict()) == (
+        "tensor",
+        "only this engine supports several processes",
+    )
 
 
 def test_without_torch_every_model_that_the_scalar_engine_can_train_is_its_own(monkeypatch):

@@ -1,9 +1,12 @@
-"""Every option, preset and combination of the config classes, through API and command line."""
+"""Every option, preset and combination of the config classes, through Python and command line."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat import errors
-from nanochat.config.option import Option, check_options, closest
+from nanochat.config.option import Option, as_text, closest, shown
 from nanochat.config.options import (
     PRESETS,
     UNSUPPORTED,
@@ -22,18 +25,27 @@ from nanochat.config.options import (
     TrainConfig,
     options_of,
 )
+from nanochat.config.sources import gather_options
 from nanochat.errors import ConfigError, NanochatError
 
 CONFIGS = {
     "train": TrainConfig, "sample": SampleConfig, "eval": EvalConfig, "ablate": AblateConfig,
 }  # fmt: skip
-KNOBS = [(command, name, k) for command, c in CONFIGS.items() for name, k in options_of(c).items()]
-NUMBERS = [(command, name, k) for command, name, k in KNOBS if k.kind in (int, float)]
-CHOICES = [(command, name, k) for command, name, k in KNOBS if k.choices]
+OPTIONS = [
+    (command, name, k) for command, c in CONFIGS.items() for name, k in options_of(c).items()
+]
+NUMBERS = [(command, name, k) for command, name, k in OPTIONS if k.kind in (int, float)]
+CHOICES = [(command, name, k) for command, name, k in OPTIONS if k.choices]
 
 
 def ids(cases):
     return [f"{command}-{name}" for command, name, _ in cases]
+
+
+def got(value: object) -> str:
+    """A refused value as messages show it."""
+    text = str(value).lower() if isinstance(value, (bool, np.bool_)) else str(value) or "''"
+    return text if len(text) <= 60 else text[:60] + "…"
 
 
 def outside(option: Option) -> list[tuple[object, str]]:
@@ -60,15 +72,15 @@ def test_numbers_out_of_range_are_refused_alike_by_api_and_command_line(
         message = str(caught.value)
         assert message.startswith(f"{name} must be ")
         assert "\n" not in message
-        assert message.endswith(f", got {value}")
+        assert message.endswith(f", got {got(value)}")
         assert refused(command, f"--{name.replace('_', '-')}={text}") == message
     assert list(folder.iterdir()) == [folder / "names.txt"]
 
 
 @pytest.mark.parametrize(("command", "name", "option"), NUMBERS, ids=ids(NUMBERS))
-def test_truth_values_are_no_numbers(command, name, option, refused):
+def test_booleans_are_not_numbers(command, name, option, refused):
     for value in (True, False, np.True_):
-        with pytest.raises(ConfigError, match=f"^{name} must be .*, got {value}$"):
+        with pytest.raises(ConfigError, match=f"^{name} must be .*, got {got(value)}$"):
             CONFIGS[command](**{name: value})
     assert refused(command, f"--{name.replace('_', '-')}=true").endswith(", got true")
 
@@ -101,7 +113,7 @@ def test_a_misspelt_choice_is_refused_with_the_choices_and_a_suggestion(
             CONFIGS[command](**{name: value})
 
 
-TEXTS = [(c, name, k) for c, name, k in KNOBS if k.kind is str and not k.choices]
+TEXTS = [(c, name, k) for c, name, k in OPTIONS if k.kind is str and not k.choices]
 
 
 @pytest.mark.parametrize(("command", "name", "option"), TEXTS, ids=ids(TEXTS))
@@ -117,25 +129,26 @@ def test_texts_that_no_path_or_terminal_can_hold_are_refused(command, name, opti
             CONFIGS[command](**{name: None})
 
 
-FLAGS = [(c, name, k) for c, name, k in KNOBS if k.kind is bool]
+FLAGS = [(c, name, k) for c, name, k in OPTIONS if k.kind is bool]
 
 
 @pytest.mark.parametrize(("command", "name", "option"), FLAGS, ids=ids(FLAGS))
-def test_truth_values_alone_are_truth_values(command, name, option):
-    for value in (1, 0, "true", None, math.nan):
-        with pytest.raises(ConfigError, match=f"^{name} must be true or false, got {value}$"):
+def test_only_booleans_and_their_text_are_booleans(command, name, option):
+    for value in (1, 0, "yes", "", None, math.nan):
+        with pytest.raises(ConfigError, match=f"^{name} must be true or false, got {got(value)}$"):
             CONFIGS[command](**{name: value})
 
 
-def test_vary_takes_texts_alone():
-    assert AblateConfig(vary=["n_layer=1,2"]).vary == ("n_layer=1,2",)
-    for value in ("n_layer=1,2", (1,), None, 3):
+def test_vary_takes_texts():
+    for value in (["n_layer=1,2"], ("n_layer=1,2",), "n_layer=1,2", " n_layer=1,2 "):
+        assert AblateConfig(vary=value).vary == ("n_layer=1,2",)
+    for value in ((1,), None, 3):
         with pytest.raises(ConfigError, match=r"^vary must be a list of texts like 'n_layer=1,2'"):
             AblateConfig(vary=value)
 
 
-@pytest.mark.parametrize(("command", "name", "option"), KNOBS, ids=ids(KNOBS))
-def test_every_knob_says_what_it_is(command, name, option):
+@pytest.mark.parametrize(("command", "name", "option"), OPTIONS, ids=ids(OPTIONS))
+def test_every_option_is_described_and_bounded(command, name, option):
     assert option.help.endswith((".", "…"))
     assert option.group
     assert option.accepts(option.default)
@@ -143,6 +156,168 @@ def test_every_knob_says_what_it_is(command, name, option):
     if option.kind in (int, float):
         assert option.low is not None and option.high is not None
         assert option.low < option.high
+
+
+# --------------------------------------------------------------- one parser of values for all sources
+
+
+class PathOf(os.PathLike):
+    """A path that is neither text nor pathlib's."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __fspath__(self):
+        return self.path
+
+
+PATHS = [(c, name, k) for c, name, k in OPTIONS if k.path]
+
+
+def test_the_options_that_hold_paths_are_marked():
+    assert {(command, name) for command, name, _ in PATHS} == {
+        ("train", "data"), ("train", "data_dir"), ("train", "out"), ("sample", "checkpoint"),
+        ("sample", "data_dir"), ("eval", "checkpoint"), ("eval", "data"), ("eval", "data_dir"),
+        ("ablate", "out"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("command", "name", "option"), PATHS, ids=ids(PATHS))
+def test_path_objects_are_kept_as_text(command, name, option):
+    for value in (Path("a/b.txt"), PathOf("a/b.txt"), "a/b.txt", np.str_("a/b.txt")):
+        kept = getattr(CONFIGS[command](**{name: value}), name)
+        assert (kept, type(kept)) == ("a/b.txt", str)
+    with pytest.raises(ConfigError, match=f"^{name} must be text, got <"):
+        CONFIGS[command](**{name: PathOf(b"a")})
+
+
+def test_a_path_object_is_not_text_for_other_options():
+    for options in ({"mode": Path("scalar")}, {"time_budget": Path("5s")}):
+        with pytest.raises(ConfigError, match=r"must be (text|one of .*), got (scalar|5s)$"):
+            TrainConfig(**options)
+
+
+@pytest.mark.parametrize("kind", ["int8", "uint16", "int32", "int64", "uint64"])
+def test_numpy_integers_are_kept_as_int(kind):
+    config = TrainConfig(steps=np.dtype(kind).type(7), lr=np.dtype(kind).type(7))
+    assert (config.steps, type(config.steps)) == (7, int)
+    assert (config.lr, type(config.lr)) == (7.0, float)
+
+
+@pytest.mark.parametrize("kind", ["float16", "float32", "float64", "longdouble"])
+def test_numpy_floats_are_kept_as_float(kind):
+    config = TrainConfig(lr=np.dtype(kind).type(0.5))
+    assert (config.lr, type(config.lr)) == (0.5, float)
+    for value in (math.nan, math.inf):
+        with pytest.raises(ConfigError, match=f"^lr must be finite and > 0, got {value}$"):
+            TrainConfig(lr=np.dtype(kind).type(value))
+    with pytest.raises(ConfigError, match=r"^steps must be a whole number .*, got 5\.0$"):
+        TrainConfig(steps=np.dtype(kind).type(5))
+
+
+def test_numpy_booleans_are_kept_as_bool():
+    for value in (np.True_, np.False_):
+        kept = TrainConfig(mode="tensor", tie_lm_head=value).tie_lm_head
+        assert kept is bool(value)
+
+
+@pytest.mark.parametrize(
+    "value", [np.array([1, 2]), np.array(5), np.array([]), [5], {"a": 1}, 5j, b"5", object]
+)
+def test_other_objects_are_refused_by_name(value):
+    for name in ("steps", "lr", "tie_lm_head", "data", "mode"):
+        with pytest.raises(ConfigError, match=f"^{name} must be "):
+            TrainConfig(**{name: value})
+
+
+def from_everywhere(name, text, tmp_path):
+    """The outcome of one text through Python, flag, variable and TOML string: value or message."""
+    file = tmp_path / "run.toml"
+    file.write_text(f"{name} = {json.dumps(text)}\n", encoding="utf-8")
+    known = options_of(TrainConfig)
+    ways = {
+        "python": lambda: getattr(TrainConfig(**{name: text}), name),
+        "flag": lambda: gather_options(known, {name: text}, {}, None)[name],
+        "variable": lambda: gather_options(known, {}, {f"NCLAB_{name.upper()}": text}, None)[name],
+        "file": lambda: gather_options(known, {}, {}, str(file))[name],
+    }
+    outcomes = {}
+    for way, read in ways.items():
+        try:
+            outcomes[way] = read()
+        except ConfigError as error:
+            outcomes[way] = str(error).split(", in environment")[0].split(", in config file")[0]
+    return outcomes
+
+
+TEXTS_OF_NUMBERS = [
+    ("steps", "5", 5), ("steps", "+5", 5), ("steps", " 5 ", 5), ("steps", "007", 7),
+    ("lr", "5", 5.0), ("lr", "5.", 5.0), ("lr", ".5", 0.5), ("lr", "+5e-1", 0.5), ("lr", "5E3", 5e3),
+    ("tie_lm_head", "true", True), ("tie_lm_head", "FALSE", False), ("tie_lm_head", "1", True),
+    ("model_kind", "mini-gpt", "mini-gpt"), ("data", "1", "1"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "text", "value"), TEXTS_OF_NUMBERS)
+def test_text_means_the_same_value_from_every_source(name, text, value, tmp_path):
+    outcomes = from_everywhere(name, text, tmp_path)
+    assert list(outcomes.values()) == [value] * 4
+    assert {type(outcome) for outcome in outcomes.values()} == {type(value)}
+
+
+REFUSED_TEXTS = [
+    ("steps", "٣"), ("steps", "１２"), ("steps", "1_000"), ("steps", "5.0"), ("steps", "1e3"),
+    ("steps", "0x5"), ("steps", ""), ("steps", "five"), ("steps", "--5"), ("steps", "5 5"),
+    ("steps", "9" * 5000), ("lr", "٣.٣"), ("lr", "1_0.5"), ("lr", "."), ("lr", "e5"), ("lr", "nan"),
+    ("lr", "infinity"), ("lr", "1e400"), ("lr", "1,5"), ("tie_lm_head", "yes"),
+    ("tie_lm_head", ""), ("mode", "Scalar"), ("mode", ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "text"), REFUSED_TEXTS, ids=[t[1][:9] for t in REFUSED_TEXTS])
+def test_text_is_refused_in_the_same_words_from_every_source(name, text, tmp_path):
+    outcomes = from_everywhere(name, text, tmp_path)
+    (message,) = set(outcomes.values())
+    assert message.startswith(f"{name} must be ")
+    assert f", got {got(text)}" in message
+
+
+def test_digits_of_other_scripts_and_underscores_are_explained():
+    rule = "a whole number between 0 and 1000000000"
+    for text in ("٣", "１２", "1_000"):
+        with pytest.raises(ConfigError) as caught:
+            TrainConfig(steps=text)
+        assert str(caught.value) == (
+            f"steps must be {rule}, written in the digits 0 to 9, got {text}"
+        )
+    with pytest.raises(ConfigError, match=rf"^steps must be {rule}, got x_1$"):
+        TrainConfig(steps="x_1")
+
+
+def test_a_long_value_is_shortened_in_a_message():
+    for value, start in (("x" * 10_000, "x" * 60), (10**400, "1" + "0" * 59)):
+        with pytest.raises(ConfigError) as caught:
+            TrainConfig(steps=value)
+        assert str(caught.value).endswith(f", got {start}…")
+    with pytest.raises(ConfigError, match=r", got a number with thousands of digits$"):
+        TrainConfig(steps=10**9999)
+    with pytest.raises(ConfigError) as caught:
+        TrainConfig(mode="tensor" * 99)
+    assert len(str(caught.value)) < 130
+
+
+def test_a_value_is_shown_on_one_printable_line():
+    assert shown("a\nb\x1b[1m\udcff") == "a\\nb\\x1b[1m\\udcff"
+    assert (shown(True), shown(None), shown("")) == ("true", "None", "''")
+    assert (as_text(False), as_text(1), as_text(0.5)) == ("false", "1", "0.5")
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_values_of_presets_have_the_types_of_their_options(preset):
+    for name, value in PRESETS[preset].items():
+        option = options_of(TrainConfig)[name]
+        assert option.parse(name, value) == value
+        assert type(value) is option.kind
 
 
 # ------------------------------------------------------------------------------------ whole configs
@@ -239,7 +414,8 @@ def test_any_mix_of_valid_values_builds_a_whole_config_or_says_what_does_not_go_
     for name, value in options.items():
         if not (name in ("mode", "preset") and value == "auto"):
             assert getattr(config, name) == value
-    check_options(config)
+    for name, option in options_of(TrainConfig).items():
+        assert option.accepts(getattr(config, name))
     again = TrainConfig(**config.to_dict())
     assert again == config
     assert again.to_dict() == config.to_dict()
@@ -360,8 +536,8 @@ def test_a_row_of_the_table_refuses_its_example_through_api_and_command_line(
     # Exactly this row, and none before it, is what the example meets.
     defaults = {name: option.default for name, option in options_of(TrainConfig).items()}
     preset = PRESETS["bigram"] if "model_kind" in options else {}
-    stand_in = SimpleNamespace(**{**defaults, **preset, **options})
-    applied = [i for i, (_, applies, *_) in enumerate(UNSUPPORTED) if applies(stand_in)]
+    options_given = SimpleNamespace(**{**defaults, **preset, **options})
+    applied = [i for i, rule in enumerate(UNSUPPORTED) if rule.applies(options_given)]
     assert applied == [row]
 
 
