@@ -62,20 +62,20 @@ def _stream() -> Any:
     return native.ffi.cast("void *", torch.cuda.current_stream().cuda_stream)
 
 
-def _workspace(given: Problem) -> Tensor:
-    case = given.case
+def _workspace(problem: Problem) -> Tensor:
+    case = problem.case
     size = native.cuda().nck_cuda_workspace(case.rows, case.vocab, native.DTYPES[case.dtype])
     return torch.empty(max(size, 16), dtype=torch.int8, device="cuda")
 
 
-def _cross_entropy_call(given: Problem, logits: Tensor, gradient: Tensor) -> Callable[[], Tensor]:
+def _cross_entropy_call(problem: Problem, logits: Tensor, gradient: Tensor) -> Callable[[], Tensor]:
     library, null = native.cuda(), native.ffi.NULL
     rows, vocab = logits.shape
     loss = native.ffi.new("nck_loss *", {"ignore_index": IGNORE, "reduction": 1})
-    value, workspace = torch.zeros((), device="cuda"), _workspace(given)
+    value, workspace = torch.zeros((), device="cuda"), _workspace(problem)
     arguments = (
-        address(logits), rows, vocab, vocab, native.DTYPES[given.case.dtype],
-        address(given.targets, "int64_t *"), null, null, loss, null, 0, address(gradient), vocab,
+        address(logits), rows, vocab, vocab, native.DTYPES[problem.case.dtype],
+        address(problem.targets, "int64_t *"), null, null, loss, null, 0, address(gradient), vocab,
         address(value), null, null, address(workspace),
     )  # fmt: skip
 
@@ -83,7 +83,7 @@ def _cross_entropy_call(given: Problem, logits: Tensor, gradient: Tensor) -> Cal
         native.check(library.nck_cuda_cross_entropy(*arguments, _stream()), library)
         return value
 
-    run.memory = (given, logits, gradient, workspace)  # type: ignore[attr-defined]
+    run.memory = (problem, logits, gradient, workspace)  # type: ignore[attr-defined]
     return run
 
 
@@ -95,27 +95,27 @@ def _missing_library() -> Missing | None:
     return None
 
 
-def _cross_entropy(given: Problem) -> Iterable[Entry]:
+def _cross_entropy(problem: Problem) -> Iterable[Entry]:
     if missing := _missing_library():
         yield missing
         return
-    assert given.logits is not None
-    logits, scratch = given.logits.detach(), given.scratch
-    fresh = _cross_entropy_call(given, logits, torch.empty_like(logits))
+    assert problem.logits is not None
+    logits, scratch = problem.logits.detach(), problem.scratch
+    fresh = _cross_entropy_call(problem, logits, torch.empty_like(logits))
     yield Contestant("nanochat ABI", "ours", fresh)
-    in_place = _cross_entropy_call(given, scratch, scratch)
+    in_place = _cross_entropy_call(problem, scratch, scratch)
     yield Contestant("nanochat ABI, in place", "ours", in_place, lambda: scratch.copy_(logits))
 
 
-def _sample(given: Problem) -> Iterable[Entry]:
+def _sample(problem: Problem) -> Iterable[Entry]:
     if missing := _missing_library():
         yield missing
         return
-    library, null, case = native.cuda(), native.ffi.NULL, given.case
+    library, null, case = native.cuda(), native.ffi.NULL, problem.case
     tokens = torch.empty(case.rows, dtype=torch.int64, device="cuda")
-    state, workspace = torch.tensor(STATE, device="cuda"), _workspace(given)
+    state, workspace = torch.tensor(STATE, device="cuda"), _workspace(problem)
     arguments = (
-        address(given.logits), case.rows, case.vocab, case.vocab, native.DTYPES[case.dtype], null,
+        address(problem.logits), case.rows, case.vocab, case.vocab, native.DTYPES[case.dtype], null,
         address(state, "int64_t *"), null, case.temperature, case.top_k, case.top_p,
         address(tokens, "int64_t *"), address(workspace),
     )  # fmt: skip
@@ -124,7 +124,7 @@ def _sample(given: Problem) -> Iterable[Entry]:
         native.check(library.nck_cuda_sample(*arguments, _stream()), library)
         return tokens
 
-    run.memory = (given, state, workspace)  # type: ignore[attr-defined]
+    run.memory = (problem, state, workspace)  # type: ignore[attr-defined]
     yield Contestant("nanochat ABI", "ours", run)
 
 
@@ -159,16 +159,16 @@ def _quack(logits: Tensor, targets: Tensor, *, inplace_backward: bool) -> Tensor
     return loss
 
 
-def peers(given: Problem) -> Iterable[Entry]:
-    kind, targets = given.case.kind, given.targets
+def peers(problem: Problem) -> Iterable[Entry]:
+    kind, targets = problem.case.kind, problem.targets
     if kind == "cross_entropy" and find_spec("liger_kernel"):
-        in_place = InPlace(given, partial(_liger, targets=targets))
+        in_place = InPlace(problem, partial(_liger, targets=targets))
         yield Contestant("Liger", "peer", in_place.run, in_place.prepare)
     if kind == "linear_cross_entropy" and find_spec("liger_kernel"):
-        loss = partial(_liger_linear, given.hidden, given.weight, targets)
+        loss = partial(_liger_linear, problem.hidden, problem.weight, targets)
         yield Contestant("Liger", "peer", partial(backward, loss))
     if kind == "cross_entropy" and find_spec("quack"):
-        fresh = partial(_quack, given.logits, targets, inplace_backward=False)
+        fresh = partial(_quack, problem.logits, targets, inplace_backward=False)
         yield Contestant("quack", "peer", partial(backward, fresh))
-        in_place = InPlace(given, partial(_quack, targets=targets, inplace_backward=True))
+        in_place = InPlace(problem, partial(_quack, targets=targets, inplace_backward=True))
         yield Contestant("quack, in place", "peer", in_place.run, in_place.prepare)

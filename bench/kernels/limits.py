@@ -32,9 +32,9 @@ def _copy_by_memmove(to: Tensor, source: Tensor) -> Callable[[], None]:
     return run
 
 
-def _copies(given: Problem) -> Iterable[Contestant]:
-    assert given.logits is not None
-    source, to = given.logits.detach(), given.scratch
+def _copies(problem: Problem) -> Iterable[Contestant]:
+    assert problem.logits is not None
+    source, to = problem.logits.detach(), problem.scratch
     yield Contestant("copy: torch copy_", "limit", lambda: to.copy_(source))
     if source.device.type == "cpu":
         yield Contestant("copy: memmove", "limit", _copy_by_memmove(to, source))
@@ -55,11 +55,11 @@ def _square_product(case: Case, device: str) -> Contestant:
     return Contestant(f"product: {size}³", "limit", lambda: torch.mm(a, a, out=product))
 
 
-def _products(given: Problem) -> Contestant:
+def _products(problem: Problem) -> Contestant:
     """Return the three products of a linear case alone, into preallocated memory."""
-    assert given.hidden is not None
-    assert given.weight is not None
-    hidden, weight = given.hidden.detach(), given.weight.detach()
+    assert problem.hidden is not None
+    assert problem.weight is not None
+    hidden, weight = problem.hidden.detach(), problem.weight.detach()
     gradient = torch.mm(hidden, weight.T)
     logits = torch.empty_like(gradient)
     of_hidden, of_weight = torch.empty_like(hidden), torch.empty_like(weight)
@@ -72,11 +72,11 @@ def _products(given: Problem) -> Contestant:
     return Contestant("products alone", "limit", run)
 
 
-def limits(given: Problem) -> Iterable[Contestant]:
-    if given.logits is None:
-        yield _products(given)
+def limits(problem: Problem) -> Iterable[Contestant]:
+    if problem.logits is None:
+        yield _products(problem)
         return
-    yield from _copies(given)
-    yield from _reads(given.logits.detach())
-    if given.case.kind == "machine":
-        yield _square_product(given.case, given.logits.device.type)
+    yield from _copies(problem)
+    yield from _reads(problem.logits.detach())
+    if problem.case.kind == "machine":
+        yield _square_product(problem.case, problem.logits.device.type)

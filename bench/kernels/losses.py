@@ -41,42 +41,42 @@ class _Produced(torch.autograd.Function):
 class InPlace:
     """Runs a loss whose gradient overwrites the logits, which are restored before each run."""
 
-    def __init__(self, given: Problem, loss: Callable[[Tensor], Tensor]) -> None:
-        self.given, self.loss = given, loss
-        self.anchor = torch.zeros((), device=given.scratch.device, requires_grad=True)
+    def __init__(self, problem: Problem, loss: Callable[[Tensor], Tensor]) -> None:
+        self.problem, self.loss = problem, loss
+        self.anchor = torch.zeros((), device=problem.scratch.device, requires_grad=True)
         self.logits = self.anchor
 
     def prepare(self) -> None:
-        assert self.given.logits is not None
-        self.given.scratch.copy_(self.given.logits.detach())
-        self.logits = _Produced.apply(self.anchor, self.given.scratch)
+        assert self.problem.logits is not None
+        self.problem.scratch.copy_(self.problem.logits.detach())
+        self.logits = _Produced.apply(self.anchor, self.problem.scratch)
 
     def run(self) -> Tensor:
         return backward(partial(self.loss, self.logits))
 
 
-def cross_entropy_ops(given: Problem) -> Iterable[Entry]:
+def cross_entropy_ops(problem: Problem) -> Iterable[Entry]:
     name = "nanochat op"
     try:
         from nanochat.ops._cross_entropy import cross_entropy
     except ImportError as error:
         yield Missing(name, str(error))
         return
-    logits, targets = given.logits, given.targets
+    logits, targets = problem.logits, problem.targets
     yield Contestant(name, "ours", lambda: backward(lambda: cross_entropy(logits, targets)))
-    in_place = InPlace(given, lambda logits: cross_entropy(logits, targets, inplace=True))
+    in_place = InPlace(problem, lambda logits: cross_entropy(logits, targets, inplace=True))
     yield Contestant(f"{name}, in place", "ours", in_place.run, in_place.prepare)
 
 
-def _abi_call(given: Problem, logits: Tensor, gradient: Tensor) -> Callable[[], Tensor]:
+def _abi_call(problem: Problem, logits: Tensor, gradient: Tensor) -> Callable[[], Tensor]:
     """Return a call of nck_cross_entropy alone, with its arguments prepared."""
     library, null = native.cpu(), native.ffi.NULL
     rows, vocab = logits.shape
     loss = native.ffi.new("nck_loss *", {"ignore_index": IGNORE, "reduction": 1})
     value = torch.zeros(())
     arguments = (
-        address(logits), rows, vocab, vocab, native.DTYPES[given.case.dtype],
-        address(given.targets, "int64_t *"), null, null, loss, null, 0, address(gradient), vocab,
+        address(logits), rows, vocab, vocab, native.DTYPES[problem.case.dtype],
+        address(problem.targets, "int64_t *"), null, null, loss, null, 0, address(gradient), vocab,
         address(value), null, null, torch.get_num_threads(),
     )  # fmt: skip
 
@@ -84,18 +84,18 @@ def _abi_call(given: Problem, logits: Tensor, gradient: Tensor) -> Callable[[], 
         native.check(library.nck_cross_entropy(*arguments), library)
         return value
 
-    run.memory = (given, logits, gradient)  # type: ignore[attr-defined]  # keeps it alive
+    run.memory = (problem, logits, gradient)  # type: ignore[attr-defined]  # keeps it alive
     return run
 
 
-def cross_entropy_abi(given: Problem) -> Iterable[Entry]:
-    assert given.logits is not None
-    logits = given.logits.detach()
-    buffer = native.take_buffer(given.case.matrix_bytes)
+def cross_entropy_abi(problem: Problem) -> Iterable[Entry]:
+    assert problem.logits is not None
+    logits = problem.logits.detach()
+    buffer = native.take_buffer(problem.case.matrix_bytes)
     gradient = torch.frombuffer(buffer, dtype=logits.dtype).view_as(logits)
-    yield Contestant("nanochat ABI", "ours", _abi_call(given, logits, gradient))
-    scratch = given.scratch
-    call = _abi_call(given, scratch, scratch)
+    yield Contestant("nanochat ABI", "ours", _abi_call(problem, logits, gradient))
+    scratch = problem.scratch
+    call = _abi_call(problem, scratch, scratch)
     yield Contestant("nanochat ABI, in place", "ours", call, lambda: scratch.copy_(logits))
 
 
@@ -135,8 +135,8 @@ def _plain(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits, targets)
 
 
-def cross_entropy_peers(given: Problem, compiles: bool) -> Iterable[Entry]:
-    logits, targets = given.logits, given.targets
+def cross_entropy_peers(problem: Problem, compiles: bool) -> Iterable[Entry]:
+    logits, targets = problem.logits, problem.targets
     losses: dict[str, Loss] = {"F.cross_entropy": _plain}
     if compiles:
         losses["torch.compile"] = torch.compile(_plain, dynamic=False)
@@ -146,18 +146,18 @@ def cross_entropy_peers(given: Problem, compiles: bool) -> Iterable[Entry]:
     yield Contestant("softmax by hand", "peer", partial(backward, by_hand))
     assert logits is not None
     one = torch.ones((), dtype=logits.dtype, device=logits.device)
-    arguments = (_SoftmaxByHand, one, logits.detach(), targets, given.scratch)
+    arguments = (_SoftmaxByHand, one, logits.detach(), targets, problem.scratch)
     yield Contestant("softmax by hand, bare", "bare peer", partial(_Bare().run, *arguments))
 
 
-def linear_ops(given: Problem) -> Iterable[Entry]:
+def linear_ops(problem: Problem) -> Iterable[Entry]:
     name = "nanochat op"
     try:
         from nanochat.ops._linear_cross_entropy import linear_cross_entropy
     except ImportError as error:
         yield Missing(name, str(error))
         return
-    loss = partial(linear_cross_entropy, given.hidden, given.weight, given.targets)
+    loss = partial(linear_cross_entropy, problem.hidden, problem.weight, problem.targets)
     yield Contestant(name, "ours", partial(backward, loss))
 
 
@@ -169,9 +169,9 @@ def _linear_float(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(F.linear(hidden, weight).float(), targets)
 
 
-def linear_peers(given: Problem, compiles: bool) -> Iterable[Entry]:
+def linear_peers(problem: Problem, compiles: bool) -> Iterable[Entry]:
     losses: dict[str, Loss] = {"F.linear, F.cross_entropy": _linear}
-    if given.case.dtype != "float32":
+    if problem.case.dtype != "float32":
         losses["F.linear, float, F.cross_entropy"] = _linear_float
     if hasattr(F, "linear_cross_entropy"):
         losses["F.linear_cross_entropy"] = F.linear_cross_entropy
@@ -185,5 +185,5 @@ def linear_peers(given: Problem, compiles: bool) -> Iterable[Entry]:
     if compiles:
         losses["torch.compile"] = torch.compile(_linear, dynamic=False)
     for name, loss in losses.items():
-        run = partial(backward, partial(loss, given.hidden, given.weight, given.targets))
+        run = partial(backward, partial(loss, problem.hidden, problem.weight, problem.targets))
         yield Contestant(name, "peer", run)

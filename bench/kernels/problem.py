@@ -14,7 +14,8 @@ from bench.kernels.cases import Case
 from nanochat import native
 
 __all__ = [
-    "DTYPES", "SEED", "Contestant", "Entry", "Missing", "Problem", "address", "backward", "problem",
+    "DTYPES", "SEED", "Contestant", "Entry", "Missing", "Problem", "address", "backward",
+    "build_problem",
 ]  # fmt: skip
 
 SEED = 1337
@@ -70,7 +71,7 @@ class Missing:
 Entry = Contestant | Missing
 
 
-def problem(case: Case, device: str = "cpu") -> Problem:
+def build_problem(case: Case, device: str = "cpu") -> Problem:
     """Draw the inputs of a case."""
     dtype = DTYPES[case.dtype]
     generator = torch.Generator(device).manual_seed(SEED)

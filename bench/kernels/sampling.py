@@ -21,23 +21,23 @@ __all__ = ["STATE", "sample_abi", "sample_ops", "sample_peers"]
 STATE = (SEED, 0, 0)  # seed, item of the first row, index: nanochat.ops._sample
 
 
-def sample_ops(given: Problem) -> Iterable[Entry]:
+def sample_ops(problem: Problem) -> Iterable[Entry]:
     name = "nanochat op"
     try:
         from nanochat.ops._sample import sample
     except ImportError as error:
         yield Missing(name, str(error))
         return
-    case, logits = given.case, given.logits
+    case, logits = problem.case, problem.logits
     assert logits is not None
     state = torch.tensor(STATE, dtype=torch.int64, device=logits.device)
     options = {"temperature": case.temperature, "top_k": case.top_k, "top_p": case.top_p}
     yield Contestant(name, "ours", partial(sample, logits, state, **options))
 
 
-def sample_abi(given: Problem) -> Iterable[Entry]:
+def sample_abi(problem: Problem) -> Iterable[Entry]:
     """Yield a call of nck_sample alone, with its arguments prepared."""
-    library, null, case = native.cpu(), native.ffi.NULL, given.case
+    library, null, case = native.cpu(), native.ffi.NULL, problem.case
     name = "nanochat ABI"
     if not hasattr(library, "nck_sample"):
         yield Missing(name, "the library has no nck_sample")
@@ -45,7 +45,7 @@ def sample_abi(given: Problem) -> Iterable[Entry]:
     tokens = torch.empty(case.rows, dtype=torch.int64)
     state = torch.tensor(STATE, dtype=torch.int64)
     arguments = (
-        address(given.logits), case.rows, case.vocab, case.vocab, native.DTYPES[case.dtype], null,
+        address(problem.logits), case.rows, case.vocab, case.vocab, native.DTYPES[case.dtype], null,
         address(state, "int64_t *"), null, case.temperature, case.top_k, case.top_p,
         address(tokens, "int64_t *"), torch.get_num_threads(),
     )  # fmt: skip
@@ -54,7 +54,7 @@ def sample_abi(given: Problem) -> Iterable[Entry]:
         native.check(library.nck_sample(*arguments), library)
         return tokens
 
-    run.memory = (given, state)  # type: ignore[attr-defined]  # keeps it alive
+    run.memory = (problem, state)  # type: ignore[attr-defined]  # keeps it alive
     yield Contestant(name, "ours", run)
 
 
@@ -91,8 +91,8 @@ def llama_idiom(logits: Tensor, case: Case) -> Tensor:
     return tokens.gather(1, choice)
 
 
-def sample_peers(given: Problem, compiles: bool) -> Iterable[Entry]:
-    case, logits = given.case, given.logits
+def sample_peers(problem: Problem, compiles: bool) -> Iterable[Entry]:
+    case, logits = problem.case, problem.logits
     if case.top_p < 1:
         idioms = {"Llama's idiom": llama_idiom}
     elif case.top_k:

@@ -33,7 +33,7 @@ from bench.kernels.losses import (
     linear_ops,
     linear_peers,
 )
-from bench.kernels.problem import Contestant, Entry, Missing, Problem, problem
+from bench.kernels.problem import Contestant, Entry, Missing, Problem, build_problem
 from bench.kernels.sampling import STATE, sample_abi, sample_ops, sample_peers
 from nanochat import native, philox
 from nanochat.philox import Stream
@@ -70,19 +70,19 @@ class Worker:
 
             self.timed = kernel_cuda.Timer().timed
             self.abi, self.more_peers = kernel_cuda.ABI, kernel_cuda.peers
-        self.given: Problem | None = None
+        self.problem: Problem | None = None
         self.contestants: dict[str, Contestant] = {}
 
     def open(self, case: dict[str, Any], roles: list[str], compiles: bool) -> dict[str, Any]:
-        given = problem(Case.from_json(case), self.device)
-        self.given, kind = given, given.case.kind
+        problem = build_problem(Case.from_json(case), self.device)
+        self.problem, kind = problem, problem.case.kind
         entries: list[Iterable[Entry]] = []
         if "limit" in roles:
-            entries.append(limits(given))
+            entries.append(limits(problem))
         if "ours" in roles:
-            entries += [OPS.get(kind, nothing)(given), self.abi.get(kind, nothing)(given)]
+            entries += [OPS.get(kind, nothing)(problem), self.abi.get(kind, nothing)(problem)]
         if "peer" in roles:
-            entries += [PEERS.get(kind, nothing)(given, compiles), self.more_peers(given)]
+            entries += [PEERS.get(kind, nothing)(problem, compiles), self.more_peers(problem)]
         missing = {}
         for entry in chain.from_iterable(entries):
             if isinstance(entry, Missing):
@@ -91,7 +91,7 @@ class Worker:
                 self.contestants[entry.name] = entry
         for entry in self.contestants.values():
             if entry.role == "ours":
-                check(entry, given)
+                check(entry, problem)
         took = {name: self._warm_up(name) for name in self.contestants}
         described = [
             {"name": each.name, "role": each.role, "seconds": took[each.name]}
@@ -109,15 +109,15 @@ class Worker:
         return {"seconds": [self._run_once(contestant) for _ in range(count)]}
 
     def _run_once(self, contestant: Contestant) -> float:
-        assert self.given is not None
+        assert self.problem is not None
         contestant.prepare()
         seconds = self.timed(contestant.run)
-        self.given.forget_gradients()
+        self.problem.forget_gradients()
         return seconds
 
     def close(self) -> dict[str, Any]:
         self.contestants.clear()
-        self.given = None
+        self.problem = None
         torch._dynamo.reset()
         gc.collect()
         native.cpu().nck_drop_buffers()
@@ -126,23 +126,23 @@ class Worker:
         return {}
 
 
-def check(contestant: Contestant, given: Problem) -> None:
+def check(contestant: Contestant, problem: Problem) -> None:
     """Compare a contestant of ours with the reference. Leaves no gradient."""
     contestant.prepare()
     found = contestant.run()
     try:
-        if given.case.kind == "sample":
-            check_tokens(found, given)
+        if problem.case.kind == "sample":
+            check_tokens(found, problem)
         else:
-            check_loss(contestant.name, found, given)
+            check_loss(contestant.name, found, problem)
     finally:
-        given.forget_gradients()
+        problem.forget_gradients()
 
 
-def check_tokens(tokens: torch.Tensor, given: Problem) -> None:
-    case, (seed, item, index) = given.case, STATE
-    assert given.logits is not None
-    rows = given.logits[:CHECKED_ROWS].float().cpu().numpy()
+def check_tokens(tokens: torch.Tensor, problem: Problem) -> None:
+    case, (seed, item, index) = problem.case, STATE
+    assert problem.logits is not None
+    rows = problem.logits[:CHECKED_ROWS].float().cpu().numpy()
     words = [
         philox.random_u64(seed, Stream.SAMPLING, item + i, 1, index)[0] for i in range(len(rows))
     ]
@@ -156,17 +156,17 @@ def check_tokens(tokens: torch.Tensor, given: Problem) -> None:
     assert tokens[: len(rows)].tolist() == expected.tolist(), "tokens differ from the specification"
 
 
-def check_loss(name: str, loss: torch.Tensor, given: Problem) -> None:
+def check_loss(name: str, loss: torch.Tensor, problem: Problem) -> None:
     """Compare the loss with torch's, and a few rows of the gradient with float64 if available."""
-    case, targets = given.case, given.targets
+    case, targets = problem.case, problem.targets
     assert targets is not None
-    logits = given.logits
-    gradient = given.scratch if "in place" in name else given.leaves()[0].grad
+    logits = problem.logits
+    gradient = problem.scratch if "in place" in name else problem.leaves()[0].grad
     with torch.no_grad():
         if logits is None:
-            assert given.hidden is not None
-            assert given.weight is not None
-            logits = F.linear(given.hidden, given.weight)
+            assert problem.hidden is not None
+            assert problem.weight is not None
+            logits = F.linear(problem.hidden, problem.weight)
         expected = F.cross_entropy(logits.float(), targets).item()
         precision = 1e-5 if case.dtype == "float32" else 1e-2
         assert abs(loss.item() - expected) <= precision * abs(expected), (name, loss, expected)
@@ -176,8 +176,8 @@ def check_loss(name: str, loss: torch.Tensor, given: Problem) -> None:
         slope = F.softmax(few, dim=1)
         slope[range(len(few)), targets[: len(few)]] -= 1
         slope /= case.rows
-        if given.weight is not None:
-            slope = slope @ given.weight.double()
+        if problem.weight is not None:
+            slope = slope @ problem.weight.double()
         error = (gradient[: len(few)].double() - slope).abs().max() / slope.abs().max()
         assert error <= 10 * precision, (name, error.item())
 

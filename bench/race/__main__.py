@@ -78,7 +78,7 @@ QUICK = {
 def main() -> None:
     options = parsed()
     if options.require_gpu and not torch.cuda.is_available():
-        raise SystemExit("--require-gpu: torch finds no GPU")
+        raise SystemExit("--require-gpu needs a GPU that torch finds")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if options.lines:

@@ -171,11 +171,11 @@ def load_eemicrogpt(checkpoint: Path, text: str) -> Scored:
     """
     flat = torch.from_numpy(np.fromfile(checkpoint, dtype=np.float32))
     bos, context = 26, 16
-    width = round((math.sqrt(4900 + 48 * len(flat)) - 70) / 24)  # 12 width² + 70 width weights
+    n_embd = round((math.sqrt(4900 + 48 * len(flat)) - 70) / 24)  # 12 n_embd² + 70 n_embd weights
     shapes = {
-        "token": (27, width), "position": (context, width), "query": (width, width),
-        "key": (width, width), "value": (width, width), "out": (width, width),
-        "expand": (4 * width, width), "contract": (width, 4 * width), "head": (27, width),
+        "token": (27, n_embd), "position": (context, n_embd), "query": (n_embd, n_embd),
+        "key": (n_embd, n_embd), "value": (n_embd, n_embd), "out": (n_embd, n_embd),
+        "expand": (4 * n_embd, n_embd), "contract": (n_embd, 4 * n_embd), "head": (27, n_embd),
     }  # fmt: skip
     parts = flat.split([math.prod(shape) for shape in shapes.values()])
     weights = {
@@ -183,7 +183,7 @@ def load_eemicrogpt(checkpoint: Path, text: str) -> Scored:
     }
 
     def norm(x: Tensor) -> Tensor:
-        return torch.nn.functional.rms_norm(x, (width,), eps=1e-5)
+        return torch.nn.functional.rms_norm(x, (n_embd,), eps=1e-5)
 
     def logits(inputs: Tensor) -> Tensor:
         rows, length = inputs.shape
@@ -193,7 +193,7 @@ def load_eemicrogpt(checkpoint: Path, text: str) -> Scored:
             for name in ("query", "key", "value")
         )
         attended = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + attended.transpose(1, 2).reshape(rows, length, width) @ weights["out"].t()
+        x = x + attended.transpose(1, 2).reshape(rows, length, n_embd) @ weights["out"].t()
         x = x + torch.relu(norm(x) @ weights["expand"].t()) @ weights["contract"].t()
         return x @ weights["head"].t()
 

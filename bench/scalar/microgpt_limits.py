@@ -3,7 +3,7 @@
     python -m bench.scalar.microgpt_limits
 
 Prints the peaks of one core as JSON: NumPy's matrix product (512³) and its copy, both on one
-thread. microgpt.py runs it as a separate process, because the thread count must be set before NumPy
+thread. bench.scalar.microgpt runs it as a separate process, to set the thread count before NumPy
 is imported. The other functions count the work of a step and the padding of its lanes.
 """
 

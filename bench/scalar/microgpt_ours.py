@@ -1,4 +1,4 @@
-"""Our side of each race in microgpt.py: one function per case, each run in its own process.
+"""Our side of each race of bench.scalar.microgpt: one function per case, each in its own process.
 
     python -m bench.scalar.microgpt_ours CASE --data PATH/TO/names.txt
 

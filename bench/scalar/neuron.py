@@ -67,9 +67,9 @@ def eager(backward: bool) -> Callable[[], None]:
     weights, inputs = w.rows()[0], x.rows()[0]
 
     def run() -> None:
-        made = neuron(weights, inputs)
+        result = neuron(weights, inputs)
         if backward:
-            made.backward()
+            result.backward()
 
     return run
 

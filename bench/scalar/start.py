@@ -45,7 +45,7 @@ NANOCHAT_COMMANDS = {
     "microgpt, 0 steps": [*MICROGPT, "--steps", "0"],
     "microgpt, 1,000 steps": [*MICROGPT, "--steps", "1000"],
     "nanochat train": ["train"],
-    "nanochat train --mode tensor": ["train", "--mode", "tensor"],
+    "tensor engine, 20 steps": ["train", "--mode", "tensor", "--steps", "20"],
 }
 COMPARED = (
     ("info",),

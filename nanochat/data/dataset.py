@@ -97,7 +97,7 @@ def _shared_warning(split: Split, train: list[str]) -> str | None:
         return None
     return (
         f"{shared:,} of {len(split.val):,} validation documents also occur in the training part,"
-        " so the validation loss is too low; remove duplicates from the data"
+        " so the validation loss is lower than on new text; remove duplicates from the data"
     )
 
 
