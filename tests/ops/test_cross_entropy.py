@@ -13,7 +13,7 @@ from oracles.losses import DTYPES, HARD, definition, exactly, gradients_of, rand
 from torch import Tensor
 
 from nanochat.errors import KernelError
-from nanochat.ops._cross_entropy import cross_entropy
+from nanochat.ops import cross_entropy
 
 NUMBER = {dtype: torch.float64 if dtype == torch.float64 else torch.float32 for dtype in DTYPES}
 BOUND = {torch.float64: 1e-13, torch.float32: 2e-6, torch.bfloat16: 8e-3, torch.float16: 1e-3}
@@ -239,7 +239,8 @@ BAD = [
      "logits must be one of float32, float64, bfloat16, float16, got torch.int64"),
     ({"logits": torch.zeros(())}, "logits must have a last dimension of vocab, got shape ()"),
     ({"class_weights": torch.ones(5, requires_grad=True)},
-     "class_weights must not require grad: the loss has no derivative by them"),
+     "class_weights must not require grad, the loss is not differentiated by it; pass a detached"
+     " tensor"),
 ]  # fmt: skip
 
 

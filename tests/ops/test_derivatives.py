@@ -11,8 +11,7 @@ from oracles.losses import random_rows
 from torch import Tensor
 
 from nanochat.errors import KernelError
-from nanochat.ops._cross_entropy import cross_entropy
-from nanochat.ops._linear_cross_entropy import linear_cross_entropy
+from nanochat.ops import cross_entropy, linear_cross_entropy
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 

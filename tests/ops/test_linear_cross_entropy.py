@@ -16,7 +16,7 @@ from torch import Tensor
 
 from nanochat.errors import KernelError
 from nanochat.ops import _linear_cross_entropy as module
-from nanochat.ops._linear_cross_entropy import linear_cross_entropy
+from nanochat.ops import linear_cross_entropy
 from nanochat.ops.reference import head_logits
 
 
@@ -39,7 +39,7 @@ def gradients(loss: Tensor, hidden: Tensor, weight: Tensor, upstream: Tensor) ->
 
 def in_chunks(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     """Make a chunk's logits at most `size` bytes, or a row."""
-    monkeypatch.setattr(module, "LARGEST", size)
+    monkeypatch.setattr(module, "MAX_CHUNK_BYTES", size)
 
 
 OPTIONS = [{}, {"softcap": 3.0}, {"label_smoothing": 0.1, "z_loss": 1e-2}]
@@ -158,9 +158,9 @@ def test_a_target_out_of_range_is_named_by_its_row_in_the_whole(
     ("change", "message"),
     [
         ({"weight": torch.zeros(9, 4)},
-         "hidden and weight must have shapes (…, width) and (vocab, width), got (50, 5) and (9, 4)"),
+         "hidden and weight must have shapes (…, hidden size) and (vocab, hidden size), got (50, 5) and (9, 4)"),
         ({"weight": torch.zeros(9, 5, dtype=torch.bfloat16)},
-         "hidden and weight must have one dtype, got torch.float32 and torch.bfloat16"),
+         "hidden and weight must have the same dtype, got torch.float32 and torch.bfloat16"),
     ],
 )  # fmt: skip
 def test_matrices_that_do_not_fit_are_named(change: dict[str, Tensor], message: str) -> None:
@@ -182,7 +182,7 @@ def test_head_logits_are_capped_and_at_least_float32() -> None:
 PEAK = """
 import sys
 import torch
-from nanochat.ops._linear_cross_entropy import linear_cross_entropy
+from nanochat.ops import linear_cross_entropy
 
 dtype, width, rows, vocab = getattr(torch, sys.argv[1]), int(sys.argv[2]), 2048, 32768
 

@@ -15,8 +15,7 @@ import torch
 from oracles.losses import random_rows
 from torch import Tensor
 
-from nanochat.ops._cross_entropy import cross_entropy
-from nanochat.ops._linear_cross_entropy import linear_cross_entropy
+from nanochat.ops import cross_entropy, linear_cross_entropy
 
 NCK = torch.ops.nck
 PLAIN = (-1, 0.0, 0.0, 0.0)
@@ -111,7 +110,7 @@ import os
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
-from nanochat.ops._linear_cross_entropy import linear_cross_entropy
+from nanochat.ops import linear_cross_entropy
 
 dist.init_process_group("gloo")
 rank = dist.get_rank()
