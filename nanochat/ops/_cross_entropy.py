@@ -20,6 +20,7 @@ from nanochat.ops.derivatives import (
     graph_is_kept,
     is_plain,
     is_transformed,
+    refuse_forward_mode,
     refuse_second_derivative,
 )
 from nanochat.ops.library import define, differentiate, implement
@@ -217,6 +218,7 @@ def _forward(
     ignore_index: int, label_smoothing: float, z_loss: float, softcap: float, reduction: int,
     gradient: bool, accuracy: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    refuse_forward_mode("cross_entropy")
     loss, log_sums, correct = _empty_outputs(logits, reduction, accuracy)
     logits = _rows_contiguous(logits)
     shape = logits.shape if gradient else (0,)
@@ -235,6 +237,7 @@ def _forward_inplace(
     ignore_index: int, label_smoothing: float, z_loss: float, softcap: float, reduction: int,
     accuracy: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    refuse_forward_mode("cross_entropy")
     if logits.stride(1) != 1 and logits.shape[1] > 1:
         raise KernelError("inplace=True needs logits whose last dimension is contiguous")
     loss, log_sums, correct = _empty_outputs(logits, reduction, accuracy)

@@ -23,6 +23,7 @@ from nanochat.ops.derivatives import (
     graph_is_kept,
     is_plain,
     is_transformed,
+    refuse_forward_mode,
     refuse_second_derivative,
 )
 from nanochat.ops.library import define, differentiate, implement
@@ -110,7 +111,7 @@ def linear_cross_entropy(
             match.
 
     Note:
-        The weight's gradient is summed in float32 at least, whatever the dtype. Under autocast
+        The weight's gradient is summed in float32 at least, for every dtype. Under autocast
         both inputs are cast to its dtype, as in `torch.nn.functional.linear`.
 
         torch.func transforms and forward-mode AD compute the loss in plain torch, as
@@ -321,7 +322,7 @@ def _add_product(total: Tensor, gradient: Tensor, hidden: Tensor, begun: bool) -
 
 
 def _add_product_in_slices(total: Tensor, gradient: Tensor, hidden: Tensor, begun: bool) -> None:
-    """Do it slice by slice: on the CPU a half-precision product needs memory for its result."""
+    """Add the product in slices of rows, because a half-precision product needs its own memory."""
     rows = max(1, SLICE_BYTES // (hidden.shape[1] * hidden.element_size()))
     for first in range(0, len(total), rows):
         product = torch.mm(gradient[:, first : first + rows].t(), hidden)
@@ -384,6 +385,7 @@ def _forward(
     token_weights: Tensor | None, ignore_index: int, label_smoothing: float, z_loss: float,
     softcap: float, reduction: int, hidden_gradient: bool, weight_gradient: bool, accuracy: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    refuse_forward_mode("linear_cross_entropy")
     inputs = LossInputs(targets, class_weights, token_weights)
     options, scale, total = _as_sum(
         hidden, weight, inputs, (ignore_index, label_smoothing, z_loss, softcap, reduction)

@@ -16,6 +16,7 @@ __all__ = [
     "graph_is_kept",
     "is_plain",
     "is_transformed",
+    "refuse_forward_mode",
     "refuse_second_derivative",
 ]
 
@@ -65,6 +66,14 @@ def below_autograd(op: Any, *arguments: Any) -> Any:
         return op(*arguments)
     with torch._C._AutoDispatchBelowAutograd():
         return op(*arguments)
+
+
+def refuse_forward_mode(name: str) -> None:
+    """Raise KernelError for a registered op in forward-mode AD, where its tangent would be 0."""
+    if forward_ad._current_level >= 0:
+        raise KernelError(
+            f"torch.ops.nck.{name} has no forward-mode derivative; call nanochat.ops.{name}"
+        )
 
 
 def refuse_second_derivative(name: str) -> None:

@@ -27,7 +27,7 @@ from nanochat.sampling import draw as specification
 INF = math.inf
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 
-# What lies at the edges of the rules, and any other number.
+# Ordinary numbers, and those at the edges of the rules.
 logit = st.one_of(
     st.floats(-30, 30, width=32),
     st.floats(width=32, allow_nan=False),
@@ -50,7 +50,7 @@ def random_words(rows: int, item: int = 0) -> Tensor:
 
 
 def specified(logits: Tensor, random: Tensor, **options: Any) -> list[int] | str:
-    """The specification's tokens or its message. float64 holds every dtype exactly."""
+    """Return the specification's tokens or message. float64 holds every dtype exactly."""
     try:
         with np.errstate(over="ignore"):
             return specification.draw(logits.double().numpy(), random.numpy(), **options).tolist()
@@ -120,7 +120,7 @@ def test_zeros_of_either_sign_are_tied_and_ties_go_to_the_lower_index():
     assert sorted(set(tokens.tolist())) == [0, 1]
 
 
-# ─────────────────────────────────────────────────────────────────────────────── how rows may lie
+# ─────────────────────────────────────────────────────────────────────────────── strides and shapes
 
 
 def test_rows_apart_transposed_and_none_draw_as_their_copies():
@@ -167,7 +167,7 @@ def tokens_of(instruction_set: str, folder: Path) -> Any:
     done = subprocess.run(
         [sys.executable, "-c", TOKENS_OF_AN_INSTRUCTION_SET], text=True, capture_output=True,
         env={**os.environ, "NCLAB_SIMD": instruction_set}, timeout=300, check=False,
-        cwd=folder,  # beside the checkout lies nanochat unbuilt
+        cwd=folder,  # so that the installed nanochat is imported
     )  # fmt: skip
     if "NCLAB_SIMD must be" in done.stderr:
         return None
@@ -248,7 +248,7 @@ def test_a_row_without_a_token_is_named_as_in_the_specification(dtype, use_nativ
         ({"top_p": 1.5}, r"^top_p must be above 0 and at most 1, got 1\.5$"),
     ],
 )
-def test_settings_out_of_range_are_refused(options, message, use_native):
+def test_options_out_of_range_are_refused(options, message, use_native):
     with pytest.raises(KernelError, match=message):
         sample_with_random(torch.zeros(1, 2), random_words(1), use_native=use_native, **options)
 

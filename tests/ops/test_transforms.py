@@ -174,6 +174,21 @@ def test_a_compiled_loss_is_compiled_again_for_dual_numbers() -> None:
     torch.testing.assert_close(found, wanted, **TOLERANCE)
 
 
+def test_the_registered_ops_refuse_forward_mode() -> None:
+    hidden, weight, targets = problem()
+    logits = hidden @ weight.t()
+    options = None, None, -1, 0.0, 0.0, 0.0, 1
+    nck = torch.ops.nck
+    for function, primal in (
+        (lambda x: nck.cross_entropy(x, targets, *options, True, False)[0], logits),
+        (lambda x: nck.cross_entropy_(x, targets, *options, False)[0], logits),
+        (lambda x: nck.linear_cross_entropy(x, weight, targets, *options, True, True, False)[0],
+         hidden),
+    ):  # fmt: skip
+        with fwd.dual_level(), pytest.raises(KernelError, match="has no forward-mode derivative"):
+            function(fwd.make_dual(primal, torch.ones_like(primal)))
+
+
 def test_sampling_under_vmap_draws_the_tokens_of_a_loop() -> None:
     logits, state = random(3, 2, VOCAB), torch.tensor([1, 2, 3])
     found = torch.func.vmap(lambda x: sample(x, state))(logits)
