@@ -58,7 +58,7 @@ class InPlace:
 def cross_entropy_ops(problem: Problem) -> Iterable[Entry]:
     name = "nanochat op"
     try:
-        from nanochat.ops._cross_entropy import cross_entropy
+        from nanochat.ops import cross_entropy
     except ImportError as error:
         yield Missing(name, str(error))
         return
@@ -153,7 +153,7 @@ def cross_entropy_peers(problem: Problem, compiles: bool) -> Iterable[Entry]:
 def linear_ops(problem: Problem) -> Iterable[Entry]:
     name = "nanochat op"
     try:
-        from nanochat.ops._linear_cross_entropy import linear_cross_entropy
+        from nanochat.ops import linear_cross_entropy
     except ImportError as error:
         yield Missing(name, str(error))
         return

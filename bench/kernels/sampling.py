@@ -24,7 +24,7 @@ STATE = (SEED, 0, 0)  # seed, item of the first row, index: nanochat.ops._sample
 def sample_ops(problem: Problem) -> Iterable[Entry]:
     name = "nanochat op"
     try:
-        from nanochat.ops._sample import sample
+        from nanochat.ops import sample
     except ImportError as error:
         yield Missing(name, str(error))
         return

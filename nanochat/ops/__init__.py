@@ -1,7 +1,7 @@
 """Fused loss and sampling ops for torch: `cross_entropy`, `linear_cross_entropy` and `sample`.
 
-They run on the project's own CPU and CUDA kernels, have derivatives, and work under
-torch.compile, autocast and DistributedDataParallel.
+They run on the project's CPU and CUDA kernels, are differentiable where a derivative exists, and
+work under torch.compile, autocast and DistributedDataParallel.
 """
 
 from nanochat.ops._cross_entropy import cross_entropy

@@ -1,8 +1,8 @@
 """Cross-entropy of logits: loss and gradient in one pass over them.
 
-The op is `nck::cross_entropy`, functional, and `nck::cross_entropy_`, which writes the gradient
-over the logits. In eager mode an autograd.Function calls them (a registered formula costs 45 µs
-more a step); under torch.compile the formulas registered at the end of this file stand in.
+Defines `nck::cross_entropy`, which is functional, and `nck::cross_entropy_`, which writes the
+gradient over the logits. Eager mode calls them through an autograd.Function, because a registered
+derivative costs 45 µs more per step; torch.compile uses the derivatives registered in this file.
 """
 
 from __future__ import annotations
@@ -13,32 +13,40 @@ import torch
 from torch import Tensor
 
 from nanochat.errors import KernelError
-from nanochat.ops import launch, reference
+from nanochat.ops import launch, memory, reference
 from nanochat.ops.derivatives import (
-    applied,
+    apply,
     below_autograd,
     graph_is_kept,
     is_plain,
+    is_transformed,
+    refuse_forward_mode,
     refuse_second_derivative,
 )
 from nanochat.ops.library import define, differentiate, implement
-from nanochat.ops.loss import NONE, Rows, loss_of, number_type, result_shape, shaped
-from nanochat.ops.memory import fresh, fresh_like
+from nanochat.ops.loss import (
+    NONE,
+    LossInputs,
+    accumulation_dtype,
+    loss_options,
+    reshape_results,
+    result_shape,
+)
 
-__all__ = ["cross_entropy", "gradient_can_wait"]
+__all__ = ["cross_entropy", "gradient_in_forward"]
 
 OPTIONS = "int ignore_index, float label_smoothing, float z_loss, float softcap, int reduction"
-ROWS = "Tensor targets, Tensor? class_weights, Tensor? token_weights"
+INPUTS = "Tensor targets, Tensor? class_weights, Tensor? token_weights"
 
 define(
-    f"cross_entropy(Tensor logits, {ROWS}, {OPTIONS}, bool gradient, bool accuracy)"
+    f"cross_entropy(Tensor logits, {INPUTS}, {OPTIONS}, bool gradient, bool accuracy)"
     " -> (Tensor loss, Tensor log_sums, Tensor gradient, Tensor correct)"
 )
 define(
-    f"cross_entropy_(Tensor(a!) logits, {ROWS}, {OPTIONS}, bool accuracy)"
+    f"cross_entropy_(Tensor(a!) logits, {INPUTS}, {OPTIONS}, bool accuracy)"
     " -> (Tensor loss, Tensor log_sums, Tensor correct)"
 )
-define(f"cross_entropy_backward(Tensor upstream, Tensor logits, {ROWS}, {OPTIONS}) -> Tensor")
+define(f"cross_entropy_backward(Tensor upstream, Tensor logits, {INPUTS}, {OPTIONS}) -> Tensor")
 define("scale_rows(Tensor matrix, Tensor upstream) -> Tensor")
 
 
@@ -57,49 +65,95 @@ def cross_entropy(
     inplace: bool = False,
     use_native: bool = True,
 ) -> Any:  # () or, under reduction none, (…); float32, or float64 for float64 logits
-    """The loss of ops/loss.py in nats; with `return_accuracy` also which rows' largest logit, the
-    first of equal ones, is the target's: their share, their number or 0 and 1, by reduction.
+    """Return the cross-entropy between logits and targets, in nats.
 
-    `inplace` lets the gradient take the logits' place, where one is needed: whoever saved them
-    for a backward pass of its own then raises there, and leaves that require grad are refused.
-    Under torch.compile, which plans memory itself, it means nothing. `use_native=False` computes
-    the same in plain torch.
+    With z the logits after the soft-cap, t the target, c the class weights, w the token weight and
+    lse = log Σ exp z, the loss of a row is
 
-    A row that holds NaN or +inf, or nothing above −inf, has a loss and a gradient of NaN; an
-    ignored row has none. Raises KernelError for a target out of range, naming row and value (on a
-    GPU its row's loss is NaN instead), and for a second derivative.
+        w · ((1 − label_smoothing) · c[t] · (lse − z[t])
+             + label_smoothing / vocab · Σ_j c[j] · (lse − z[j]) + z_loss · lse²)
+
+    and 0 if the target is `ignore_index`. One pass computes the loss and its gradient.
+
+    Args:
+        logits: Unnormalized scores of shape (…, vocab), in float32, float64 (CPU only), bfloat16
+            or float16. All leading dimensions are rows.
+        targets: Class indices of shape (…), int64, each in [0, vocab) or equal to `ignore_index`.
+        ignore_index: Target that marks a row without loss and gradient.
+        label_smoothing: Share of the target's probability that is spread evenly over all classes,
+            in [0, 1].
+        z_loss: Factor of the penalty lse², which keeps the logits' scale near 0. At least 0.
+        softcap: Bound of the logits: z = softcap · tanh(logits / softcap). 0 means no bound.
+        class_weights: Weight of each class, shape (vocab,), any float dtype. Not differentiated.
+        token_weights: Weight of each row, shape (…), any float dtype. Not differentiated.
+        reduction: `"none"`: one loss per row. `"sum"`: their sum. `"mean"`: the sum divided by
+            Σ w · c[t] over the rows that are not ignored, NaN if all are ignored, as in torch.
+        return_accuracy: Also return which rows have the target as their largest logit, the first
+            one among equals: 0 or 1 per row, their number, or their share, by `reduction`.
+        inplace: Let the gradient overwrite the logits if a gradient is needed, which saves memory
+            of their size. If another backward pass has saved the logits, that pass raises. No
+            effect under torch.compile and transforms.
+        use_native: False computes the same loss in plain torch.
+
+    Returns:
+        The loss, or the pair (loss, correct) if `return_accuracy`. Shape () or, for reduction
+            `"none"`, (…). float32, or float64 for float64 logits.
+
+    Raises:
+        KernelError: An argument has the wrong shape, dtype, device or range. A target out of range
+            is named with its row on the CPU; on a GPU its row's loss is NaN. A backward pass is
+            recorded with create_graph=True: the kernels have no second derivative. `inplace`
+            meets a leaf that requires grad.
+
+    Note:
+        A row that holds NaN or +inf, or only −inf, has a loss and gradient of NaN.
+
+        torch.func transforms (grad, vmap, jvp, hessian, …) and forward-mode AD compute the loss in
+        plain torch, as `use_native=False`, so derivatives of any order are right.
+
+    Note:
+        Label smoothing: Szegedy et al., "Rethinking the Inception Architecture for Computer
+        Vision", 2016. z-loss: Chowdhery et al., "PaLM: Scaling Language Modeling with Pathways",
+        2022. Soft-capped logits: Gemma Team, "Gemma 2", 2024.
+
+    Example:
+        >>> import torch
+        >>> from nanochat.ops import cross_entropy
+        >>> logits = torch.zeros(3, 4, requires_grad=True)
+        >>> loss = cross_entropy(logits, torch.tensor([0, 3, -1]))  # the last row is ignored
+        >>> loss.backward()
+        >>> print(f"{loss:.4f}")
+        1.3863
+        >>> logits.grad[0]
+        tensor([-0.3750,  0.1250,  0.1250,  0.1250])
     """
-    loss = loss_of(ignore_index, label_smoothing, z_loss, softcap, reduction)
+    options = loss_options(ignore_index, label_smoothing, z_loss, softcap, reduction)
     vocab = logits.shape[-1] if logits.dim() else 0
-    rows = Rows.of(logits, vocab, targets, class_weights, token_weights)
-    flat = logits if logits.dim() == 2 else _flat(logits, inplace)
-    needs_gradient = torch.is_grad_enabled() and logits.requires_grad
+    inputs = LossInputs.of(logits, vocab, targets, class_weights, token_weights)
+    flat = logits if logits.dim() == 2 else _flatten(logits, inplace)
     correct: Tensor | None
-    if not use_native:
-        result, correct = reference.cross_entropy(flat, rows, loss)
+    if not use_native or is_transformed():
+        loss, correct = reference.cross_entropy(flat, inputs, options)
     elif torch.compiler.is_compiling():
-        waits = needs_gradient and gradient_can_wait(logits.dtype, loss.numbers[-1])
-        arguments = flat, rows.targets, rows.class_weights, rows.token_weights, *loss.numbers
-        op = torch.ops.nck.cross_entropy.default
-        result, _, _, correct = op(*arguments, waits, return_accuracy)
-    elif needs_gradient:
+        loss, correct = _compiled(flat, inputs, options.packed, return_accuracy)
+    elif logits.requires_grad and torch.is_grad_enabled():
         function = _InPlace if inplace else _CrossEntropy
-        result, correct = applied(function, flat, rows, loss.numbers, return_accuracy)
+        loss, correct = apply(function, flat, inputs, options.packed, return_accuracy)
     else:
-        result, _, correct = _compute(flat, rows, loss.numbers, False, return_accuracy)
-    return shaped(result, correct if return_accuracy else None, targets.shape)
+        loss, _, correct = _evaluate(flat, inputs, options.packed, False, return_accuracy)
+    return reshape_results(loss, correct if return_accuracy else None, targets.shape)
 
 
-def gradient_can_wait(dtype: torch.dtype, reduction: int) -> bool:
-    """Whether the forward pass may make the gradient, to be multiplied by what arrives upstream.
+def gradient_in_forward(dtype: torch.dtype, reduction: int) -> bool:
+    """Return whether the forward pass may compute the gradient, to be scaled in the backward pass.
 
-    Not with a factor for each row, which would cost a second pass over as much memory as the
-    logits, nor in float16, whose range needs the factor (a loss scale) before the rounding.
+    Not with one upstream factor per row: scaling would be a second pass over memory of the logits'
+    size. Not in float16: its range needs the factor (a loss scale) before the rounding.
     """
     return reduction != NONE and dtype != torch.float16
 
 
-def _flat(logits: Tensor, inplace: bool) -> Tensor:
+def _flatten(logits: Tensor, inplace: bool) -> Tensor:
     if not inplace:
         return logits.reshape(-1, logits.shape[-1])
     try:
@@ -114,36 +168,49 @@ def _rows_contiguous(logits: Tensor) -> Tensor:
     return logits if logits.shape[1] <= 1 or logits.stride(1) == 1 else logits.contiguous()
 
 
-def _compute(
-    logits: Tensor, rows: Rows, loss: tuple[Any, ...], gradient: bool, accuracy: bool
+def _compiled(
+    logits: Tensor, inputs: LossInputs, options: tuple[Any, ...], accuracy: bool
+) -> tuple[Tensor, Tensor]:
+    """Return loss and correct as the compiler traces them: one call of the op."""
+    needed = torch.is_grad_enabled() and logits.requires_grad
+    gradient = needed and gradient_in_forward(logits.dtype, options[-1])
+    op = torch.ops.nck.cross_entropy.default
+    loss, _, _, correct = op(logits, *inputs, *options, gradient, accuracy)
+    return loss, correct
+
+
+def _evaluate(
+    logits: Tensor, inputs: LossInputs, options: tuple[Any, ...], gradient: bool, accuracy: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Loss, gradient and correct without autograd, and without the dispatcher where nobody listens
-    there: it takes as long as a small kernel."""
+    """Return loss, gradient and correct without autograd.
+
+    Skips the dispatcher, which takes as long as a small kernel, where nothing intercepts it.
+    """
     if not is_plain(logits):
-        arguments = logits, rows.targets, rows.class_weights, rows.token_weights, *loss
         op = torch.ops.nck.cross_entropy.default
-        result, _, made, correct = below_autograd(op, *arguments, gradient, accuracy)
-        return result, made, correct
+        loss, _, logits_gradient, correct = below_autograd(
+            op, logits, *inputs, *options, gradient, accuracy
+        )
+        return loss, logits_gradient, correct
     logits = _rows_contiguous(logits)
-    number = number_type(logits)
-    shape = (logits.shape[0],) if loss[-1] == NONE else ()
-    result = torch.empty(shape, dtype=number, device=logits.device)
-    counted = torch.empty_like(result) if accuracy else None
-    slope = fresh_like(logits) if gradient else None
-    launch.cross_entropy(
-        logits, rows.targets, rows.class_weights, rows.token_weights, loss, gradient=slope,
-        losses=result, correct=counted,
-    )  # fmt: skip
-    return result, slope, counted
+    shape = (logits.shape[0],) if options[-1] == NONE else ()
+    loss = torch.empty(shape, dtype=accumulation_dtype(logits.dtype), device=logits.device)
+    hits = torch.empty_like(loss) if accuracy else None
+    slope = memory.empty_like(logits) if gradient else None
+    launch.cross_entropy(logits, *inputs, options, gradient=slope, losses=loss, correct=hits)
+    return loss, slope, hits
 
 
-def _outputs(logits: Tensor, reduction: int, accuracy: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Empty loss, log-sums and correct; correct is of size 0 where nobody asks."""
-    number = number_type(logits)
+# ─────────────────────────────────────────────────────────────────────────────── registered ops
+
+
+def _empty_outputs(logits: Tensor, reduction: int, accuracy: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Return uninitialized loss, log-sums and correct; correct has size 0 without accuracy."""
+    dtype = accumulation_dtype(logits.dtype)
     shape = result_shape(logits.shape[0], reduction)
-    loss = logits.new_empty(shape, dtype=number)
-    correct = logits.new_empty(shape if accuracy else (0,), dtype=number)
-    return loss, logits.new_empty((logits.shape[0],), dtype=number), correct
+    loss = logits.new_empty(shape, dtype=dtype)
+    correct = logits.new_empty(shape if accuracy else (0,), dtype=dtype)
+    return loss, logits.new_empty((logits.shape[0],), dtype=dtype), correct
 
 
 def _forward(
@@ -151,17 +218,18 @@ def _forward(
     ignore_index: int, label_smoothing: float, z_loss: float, softcap: float, reduction: int,
     gradient: bool, accuracy: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    loss, log_sums, correct = _outputs(logits, reduction, accuracy)
+    refuse_forward_mode("cross_entropy")
+    loss, log_sums, correct = _empty_outputs(logits, reduction, accuracy)
     logits = _rows_contiguous(logits)
     shape = logits.shape if gradient else (0,)
-    made = fresh(shape, logits.dtype, logits.device)
+    logits_gradient = memory.empty(shape, logits.dtype, logits.device)
     launch.cross_entropy(
         logits, targets, class_weights, token_weights,
         (ignore_index, label_smoothing, z_loss, softcap, reduction),
-        gradient=made if gradient else None, losses=loss, log_sums=log_sums,
+        gradient=logits_gradient if gradient else None, losses=loss, log_sums=log_sums,
         correct=correct if accuracy else None,
     )  # fmt: skip
-    return loss, log_sums, made, correct
+    return loss, log_sums, logits_gradient, correct
 
 
 def _forward_inplace(
@@ -169,9 +237,10 @@ def _forward_inplace(
     ignore_index: int, label_smoothing: float, z_loss: float, softcap: float, reduction: int,
     accuracy: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    refuse_forward_mode("cross_entropy")
     if logits.stride(1) != 1 and logits.shape[1] > 1:
         raise KernelError("inplace=True needs logits whose last dimension is contiguous")
-    loss, log_sums, correct = _outputs(logits, reduction, accuracy)
+    loss, log_sums, correct = _empty_outputs(logits, reduction, accuracy)
     launch.cross_entropy(
         logits, targets, class_weights, token_weights,
         (ignore_index, label_smoothing, z_loss, softcap, reduction),
@@ -187,29 +256,29 @@ def _backward(
     softcap: float, reduction: int,
 ) -> Tensor:  # fmt: skip
     logits = _rows_contiguous(logits)
-    gradient = fresh_like(logits)
+    gradient = memory.empty_like(logits)
     launch.cross_entropy(
         logits, targets, class_weights, token_weights,
         (ignore_index, label_smoothing, z_loss, softcap, reduction),
-        upstream=upstream.to(number_type(logits)), gradient=gradient,
+        upstream=upstream.to(accumulation_dtype(logits.dtype)), gradient=gradient,
     )  # fmt: skip
     return gradient
 
 
 def _scale_rows(matrix: Tensor, upstream: Tensor) -> Tensor:
-    result = fresh_like(matrix)
-    launch.scale_rows(matrix, upstream.to(number_type(matrix)), result)
+    result = memory.empty_like(matrix)
+    launch.scale_rows(matrix, upstream.to(accumulation_dtype(matrix.dtype)), result)
     return result
 
 
 def _fake_cross_entropy(logits: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     reduction, gradient, accuracy = arguments[-3:]
-    loss, log_sums, correct = _outputs(logits, reduction, accuracy)
+    loss, log_sums, correct = _empty_outputs(logits, reduction, accuracy)
     return loss, log_sums, logits.new_empty(logits.shape if gradient else (0,)), correct
 
 
 def _fake_cross_entropy_(logits: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return _outputs(logits, *arguments[-2:])
+    return _empty_outputs(logits, *arguments[-2:])
 
 
 def _fake_cross_entropy_backward(upstream: Tensor, logits: Tensor, *arguments: Any) -> Tensor:
@@ -226,11 +295,14 @@ implement("cross_entropy_backward", _backward, _fake_cross_entropy_backward)
 implement("scale_rows", _scale_rows, _fake_scale_rows)
 
 
-def _multiplied(gradient: Tensor, upstream: Tensor) -> Tensor:
-    """gradient · upstream, in the gradient's place unless another pass will want it."""
+# ─────────────────────────────────────────────────────────────────────────────────── derivatives
+
+
+def _scaled(gradient: Tensor, upstream: Tensor) -> Tensor:
+    """Return gradient · upstream, in place unless the graph is kept for another backward pass."""
     if graph_is_kept():
-        scaled: Tensor = torch.ops.nck.scale_rows.default(gradient, upstream)
-        return scaled
+        copy: Tensor = torch.ops.nck.scale_rows.default(gradient, upstream)
+        return copy
     if upstream.is_cpu and not upstream.dim() and upstream.item() == 1.0:
         return gradient
     launch.scale_rows(gradient, upstream, gradient)
@@ -241,50 +313,49 @@ def _multiplied(gradient: Tensor, upstream: Tensor) -> Tensor:
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, rows: Rows, loss: tuple[Any, ...], accuracy: bool
+        ctx: Any, logits: Tensor, inputs: LossInputs, options: tuple[Any, ...], accuracy: bool
     ) -> tuple[Tensor, Tensor | None]:
-        waits = gradient_can_wait(logits.dtype, loss[-1])
-        result, gradient, correct = _compute(logits, rows, loss, waits, accuracy)
-        ctx.loss = loss
-        if waits:
+        in_forward = gradient_in_forward(logits.dtype, options[-1])
+        loss, gradient, correct = _evaluate(logits, inputs, options, in_forward, accuracy)
+        ctx.options = options
+        if in_forward:
             ctx.save_for_backward(gradient)
         else:
-            ctx.save_for_backward(logits, rows.targets, rows.class_weights, rows.token_weights)
+            ctx.save_for_backward(logits, *inputs)
         if correct is not None:
             ctx.mark_non_differentiable(correct)
-        return result, correct
+        return loss, correct
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
         refuse_second_derivative("cross_entropy")
         saved = ctx.saved_tensors
         if len(saved) == 1:
-            return _multiplied(saved[0], upstream), None, None, None
+            return _scaled(saved[0], upstream), None, None, None
         op = torch.ops.nck.cross_entropy_backward.default
-        return op(upstream, *saved, *ctx.loss), None, None, None
+        return op(upstream, *saved, *ctx.options), None, None, None
 
 
 class _InPlace(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, rows: Rows, loss: tuple[Any, ...], accuracy: bool
+        ctx: Any, logits: Tensor, inputs: LossInputs, options: tuple[Any, ...], accuracy: bool
     ) -> tuple[Tensor, Tensor]:
         _refuse_leaf(logits)
-        arguments = logits, rows.targets, rows.class_weights, rows.token_weights, *loss, accuracy
+        arguments = logits, *inputs, *options, accuracy
         if is_plain(logits):
-            result, _, correct = _forward_inplace(*arguments)
+            loss, _, correct = _forward_inplace(*arguments)
         else:
-            result, _, correct = torch.ops.nck.cross_entropy_.default(*arguments)
+            loss, _, correct = torch.ops.nck.cross_entropy_.default(*arguments)
         ctx.save_for_backward(logits.detach())
         ctx.mark_non_differentiable(correct)
-        return result, correct
+        return loss, correct
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_derivative("cross_entropy")
-        (made,) = ctx.saved_tensors
-        gradient = _multiplied(made, upstream)
-        return gradient, None, None, None
+        (gradient,) = ctx.saved_tensors
+        return _scaled(gradient, upstream), None, None, None
 
 
 def _refuse_leaf(logits: Tensor) -> None:
@@ -296,20 +367,20 @@ def _refuse_leaf(logits: Tensor) -> None:
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    logits, targets, class_weights, token_weights, *loss, waits, _ = inputs
-    ctx.loss = loss
-    ctx.waits = waits
-    saved = (output[2],) if waits else (logits, targets, class_weights, token_weights)
+    logits, targets, class_weights, token_weights, *options, in_forward, _ = inputs
+    ctx.options = options
+    ctx.in_forward = in_forward
+    saved = (output[2],) if in_forward else (logits, targets, class_weights, token_weights)
     ctx.save_for_backward(*saved)
 
 
 def _registered_backward(ctx: Any, upstream: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     refuse_second_derivative("cross_entropy")
-    if ctx.waits:
+    if ctx.in_forward:
         gradient = torch.ops.nck.scale_rows.default(*ctx.saved_tensors, upstream)
     else:
         op = torch.ops.nck.cross_entropy_backward.default
-        gradient = op(upstream, *ctx.saved_tensors, *ctx.loss)
+        gradient = op(upstream, *ctx.saved_tensors, *ctx.options)
     return gradient, *(None,) * 10
 
 

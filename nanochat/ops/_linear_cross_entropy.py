@@ -1,63 +1,72 @@
-"""Linear layer and cross-entropy as one op: the logits never exist as a whole.
+"""Linear layer and cross-entropy as one op, which never holds all logits at once.
 
-Rows are taken in chunks. A chunk's logits are one matrix product; the kernel writes their gradient
-in their place; two more products make of it the chunk's part of both gradients. So the forward pass
-makes the gradients, and the backward pass multiplies them by what arrives upstream. With a factor
-for each row, or in float16, the backward pass begins again from the logits.
+The op takes the rows in chunks. A matrix product makes the chunk's logits, the kernel overwrites
+them with their gradient, and two more products add the chunk's part of both input gradients. So
+the forward pass computes the gradients, and the backward pass scales them. With one upstream
+factor per row, or in float16, the backward pass starts again from the logits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from nanochat.errors import KernelError
-from nanochat.ops import launch, reference
-from nanochat.ops._cross_entropy import OPTIONS, ROWS, gradient_can_wait
+from nanochat.ops import launch, memory, reference
+from nanochat.ops._cross_entropy import INPUTS, OPTIONS, gradient_in_forward
 from nanochat.ops.derivatives import (
-    applied,
+    apply,
     below_autograd,
     graph_is_kept,
     is_plain,
+    is_transformed,
+    refuse_forward_mode,
     refuse_second_derivative,
 )
 from nanochat.ops.library import define, differentiate, implement
-from nanochat.ops.loss import MEAN, NONE, SUM, Rows, loss_of, number_type, result_shape, shaped
-from nanochat.ops.memory import fresh, fresh_like
+from nanochat.ops.loss import (
+    MEAN,
+    NONE,
+    SUM,
+    LossInputs,
+    accumulation_dtype,
+    loss_options,
+    reshape_results,
+    result_shape,
+)
 
 __all__ = ["linear_cross_entropy"]
 
-# A chunk's logits: this part of all of them, an eighth with all else that a chunk needs, or as much
-# as the weight, of which no second sum or gradient is there meanwhile; but no less than SMALL, as
-# each chunk packs the weight and adds to its gradient, and no more than LARGEST, about a last-level
-# cache. What fits there as a whole is one chunk.
-SHARE = 12
-SMALL = 12 << 20
-LARGEST = 32 << 20
-LARGEST_ON_GPU = 1 << 30
-_WIDE = (torch.float32, torch.float64)  # in which products need no wider sum
-# Rows of the weight whose gradient is made at a time where it is not made in float32.
+# Size of a chunk's logits: 1 / CHUNK_SHARE of all logits (with the rest of a chunk's memory that is
+# an eighth), or the size of the weight if that is more (no second sum or gradient of it exists
+# meanwhile). At least MIN_CHUNK_BYTES, because each chunk packs the weight and adds to its
+# gradient. At most MAX_CHUNK_BYTES, about a last-level cache. Logits that fit there are one chunk.
+CHUNK_SHARE = 12
+MIN_CHUNK_BYTES = 12 << 20
+MAX_CHUNK_BYTES = 32 << 20
+MAX_CHUNK_BYTES_ON_GPU = 1 << 30
+# Rows of the weight's gradient are made in slices of this size where products are not float32.
 SLICE_BYTES = 512 << 10
+_SUMS_IN_OWN_DTYPE = (torch.float32, torch.float64)
 
 define(
-    f"linear_cross_entropy(Tensor hidden, Tensor weight, {ROWS}, {OPTIONS}, bool hidden_gradient,"
-    " bool weight_gradient, bool accuracy)"
+    f"linear_cross_entropy(Tensor hidden, Tensor weight, {INPUTS}, {OPTIONS},"
+    " bool hidden_gradient, bool weight_gradient, bool accuracy)"
     " -> (Tensor loss, Tensor log_sums, Tensor hidden_gradient, Tensor weight_gradient,"
     " Tensor correct)"
 )
 define(
-    f"linear_cross_entropy_backward(Tensor upstream, Tensor hidden, Tensor weight, {ROWS},"
+    f"linear_cross_entropy_backward(Tensor upstream, Tensor hidden, Tensor weight, {INPUTS},"
     f" {OPTIONS}, bool hidden_gradient, bool weight_gradient) -> (Tensor, Tensor)"
 )
 
 
 def linear_cross_entropy(
-    hidden: Tensor,  # (…, width) float32, float64 (CPU), bfloat16 or float16
-    weight: Tensor,  # (vocab, width) same dtype
+    hidden: Tensor,  # (…, hidden size) float32, float64 (CPU), bfloat16 or float16
+    weight: Tensor,  # (vocab, hidden size) same dtype
     targets: Tensor,  # (…) int64 in [0, vocab), or ignore_index
     *,
     ignore_index: int = -1,
@@ -70,172 +79,305 @@ def linear_cross_entropy(
     return_accuracy: bool = False,
     use_native: bool = True,
 ) -> Any:  # () or, under reduction none, (…); float32, or float64 for float64 inputs
-    """cross_entropy(hidden · weightᵀ, …) without the logits as a whole; see there for the options.
+    """Return cross_entropy(hidden · weightᵀ, targets) without holding all logits at once.
 
-    The weight's gradient is summed in float32 at least. Beyond the gradients and one such sum,
-    memory for an eighth of the logits is used, or for all where they are 32 MB or less. Under
-    autocast both inputs are cast to its dtype, as torch's linear layer does. Raises KernelError as
-    cross_entropy does.
+    Rows are processed in chunks. Apart from the gradients and one float32 sum of the weight's
+    gradient, the op uses memory for an eighth of the logits, or for all of them if they take 32 MB
+    or less.
+
+    Args:
+        hidden: Last hidden states of shape (…, hidden size), in float32, float64 (CPU only),
+            bfloat16 or float16. All leading dimensions are rows.
+        weight: Output layer of shape (vocab, hidden size), same dtype as `hidden`.
+        targets: Class indices of shape (…), int64, each in [0, vocab) or equal to `ignore_index`.
+        ignore_index: Target that marks a row without loss and gradient.
+        label_smoothing: Share of the target's probability that is spread evenly over all classes,
+            in [0, 1].
+        z_loss: Factor of the penalty lse², which keeps the logits' scale near 0. At least 0.
+        softcap: Bound of the logits: softcap · tanh(logits / softcap). 0 means no bound.
+        class_weights: Weight of each class, shape (vocab,), any float dtype. Not differentiated.
+        token_weights: Weight of each row, shape (…), any float dtype. Not differentiated.
+        reduction: `"none"`, `"sum"` or `"mean"`, as in `cross_entropy`.
+        return_accuracy: Also return which rows have the target as their largest logit, the first
+            one among equals: 0 or 1 per row, their number, or their share, by `reduction`.
+        use_native: False computes the same loss in plain torch, with all logits in memory.
+
+    Returns:
+        The loss, or the pair (loss, correct) if `return_accuracy`. Shape () or, for reduction
+            `"none"`, (…). float32, or float64 for float64 inputs.
+
+    Raises:
+        KernelError: As in `cross_entropy`, or the shapes or dtypes of `hidden` and `weight` do not
+            match.
+
+    Note:
+        The weight's gradient is summed in float32 at least, for every dtype. Under autocast
+        both inputs are cast to its dtype, as in `torch.nn.functional.linear`.
+
+        torch.func transforms and forward-mode AD compute the loss in plain torch, as
+        `use_native=False`. There is no second derivative by create_graph=True otherwise.
+
+    Example:
+        >>> import torch
+        >>> from nanochat.ops import linear_cross_entropy
+        >>> hidden = torch.eye(2, 3, requires_grad=True)
+        >>> weight = torch.zeros(4, 3, requires_grad=True)
+        >>> loss = linear_cross_entropy(hidden, weight, torch.tensor([1, 2]))
+        >>> loss.backward()
+        >>> print(f"{loss:.4f}")
+        1.3863
+        >>> weight.grad[1]
+        tensor([-0.3750,  0.1250,  0.0000])
     """
-    loss = loss_of(ignore_index, label_smoothing, z_loss, softcap, reduction)
+    options = loss_options(ignore_index, label_smoothing, z_loss, softcap, reduction)
     if torch.is_autocast_enabled(hidden.device.type):
         dtype = torch.get_autocast_dtype(hidden.device.type)
         hidden, weight = hidden.to(dtype), weight.to(dtype)
     _check_matrices(hidden, weight)
-    rows = Rows.of(hidden, len(weight), targets, class_weights, token_weights)
+    inputs = LossInputs.of(hidden, len(weight), targets, class_weights, token_weights)
     flat = hidden.reshape(-1, hidden.shape[-1])
     recorded = torch.is_grad_enabled()
-    needs = recorded and hidden.requires_grad, recorded and weight.requires_grad
+    needed = recorded and hidden.requires_grad, recorded and weight.requires_grad
     correct: Tensor | None
-    if not use_native:
-        result, correct = reference.linear_cross_entropy(flat, weight, rows, loss)
+    if not use_native or is_transformed():
+        loss, correct = reference.linear_cross_entropy(flat, weight, inputs, options)
     elif torch.compiler.is_compiling():
-        waits = gradient_can_wait(hidden.dtype, loss.numbers[-1])
-        wants = (need and waits for need in needs)
-        arguments = rows.targets, rows.class_weights, rows.token_weights, *loss.numbers, *wants
-        op = torch.ops.nck.linear_cross_entropy.default
-        result, _, _, _, correct = op(flat, weight, *arguments, return_accuracy)
-    elif not any(needs):
-        result, _, _, correct = _compute(flat, weight, rows, loss.numbers, needs, return_accuracy)
-    else:
-        result, correct = applied(
-            _LinearCrossEntropy, flat, weight, rows, loss.numbers, return_accuracy
+        loss, correct = _compiled(flat, weight, inputs, options.packed, needed, return_accuracy)
+    elif any(needed):
+        loss, correct = apply(
+            _LinearCrossEntropy, flat, weight, inputs, options.packed, return_accuracy
         )
-    return shaped(result, correct if return_accuracy else None, targets.shape)
+    else:
+        loss, _, _, correct = _evaluate(
+            flat, weight, inputs, options.packed, needed, return_accuracy
+        )
+    return reshape_results(loss, correct if return_accuracy else None, targets.shape)
 
 
 def _check_matrices(hidden: Tensor, weight: Tensor) -> None:
     if weight.dim() != 2 or not hidden.dim() or hidden.shape[-1] != weight.shape[1]:
         raise KernelError(
-            "hidden and weight must have shapes (…, width) and (vocab, width), got"
+            "hidden and weight must have shapes (…, hidden size) and (vocab, hidden size), got"
             f" {tuple(hidden.shape)} and {tuple(weight.shape)}"
         )
     if hidden.dtype != weight.dtype:
         raise KernelError(
-            f"hidden and weight must have one dtype, got {hidden.dtype} and {weight.dtype}"
+            f"hidden and weight must have the same dtype, got {hidden.dtype} and {weight.dtype}"
+        )
+
+
+def _compiled(
+    hidden: Tensor, weight: Tensor, inputs: LossInputs, options: tuple[Any, ...],
+    needed: tuple[bool, bool], accuracy: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Return loss and correct as the compiler traces them: one call of the op."""
+    in_forward = gradient_in_forward(hidden.dtype, options[-1])
+    wanted = needed[0] and in_forward, needed[1] and in_forward
+    op = torch.ops.nck.linear_cross_entropy.default
+    loss, _, _, _, correct = op(hidden, weight, *inputs, *options, *wanted, accuracy)
+    return loss, correct
+
+
+def _evaluate(
+    hidden: Tensor, weight: Tensor, inputs: LossInputs, options: tuple[Any, ...],
+    wanted: tuple[bool, bool], accuracy: bool,
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
+    """Return loss, both gradients and correct without autograd."""
+    if (
+        is_plain(hidden)
+        and hidden.dtype in _SUMS_IN_OWN_DTYPE
+        and _chunk_size(hidden, weight) >= len(hidden)
+    ):
+        return _one_chunk(hidden, weight, inputs, options, wanted, accuracy)
+    op = torch.ops.nck.linear_cross_entropy.default
+    loss, _, *gradients, correct = below_autograd(
+        op, hidden, weight, *inputs, *options, *wanted, accuracy
+    )
+    return loss, gradients[0], gradients[1], correct
+
+
+def _one_chunk(
+    hidden: Tensor, weight: Tensor, inputs: LossInputs, options: tuple[Any, ...],
+    wanted: tuple[bool, bool], accuracy: bool,
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
+    """Return what `_evaluate` returns, without the dispatcher and the bookkeeping of chunks."""
+    shape = (len(hidden),) if options[-1] == NONE else ()
+    loss = torch.empty(shape, dtype=hidden.dtype, device=hidden.device)
+    correct = torch.empty_like(loss) if accuracy else None
+    logits = torch.mm(hidden, weight.t())
+    launch.cross_entropy(
+        logits, *inputs, options, gradient=logits if wanted[0] or wanted[1] else None,
+        losses=loss, correct=correct,
+    )  # fmt: skip
+    hidden_gradient = torch.mm(logits, weight) if wanted[0] else None
+    weight_gradient = torch.mm(logits.t(), hidden) if wanted[1] else None
+    return loss, hidden_gradient, weight_gradient, correct
+
+
+# ───────────────────────────────────────────────────────────────────────────────────────── chunks
+
+
+class _Chunk(NamedTuple):
+    """Consecutive rows whose logits exist at one time."""
+
+    number: int
+    rows: slice
+
+
+def _chunk_size(hidden: Tensor, weight: Tensor) -> int:
+    """Return the number of rows per chunk."""
+    rows, row_bytes = len(hidden), len(weight) * hidden.element_size()
+    most = MAX_CHUNK_BYTES if hidden.device.type == "cpu" else MAX_CHUNK_BYTES_ON_GPU
+    size = rows
+    if rows * row_bytes > most:
+        wanted = max(rows * row_bytes / CHUNK_SHARE, weight.nbytes, MIN_CHUNK_BYTES)
+        size = int(min(wanted, most)) // row_bytes
+    size = min(max(size, 1), max(rows, 1))
+    # Matrix products are fastest on whole tiles.
+    return size - size % 16 if 32 <= size < rows else size
+
+
+def _chunks(hidden: Tensor, weight: Tensor) -> list[_Chunk]:
+    rows, size = len(hidden), _chunk_size(hidden, weight)
+    starts = range(0, rows, size)
+    return [_Chunk(i, slice(first, min(first + size, rows))) for i, first in enumerate(starts)]
+
+
+@dataclass(slots=True)
+class _Outputs:
+    """Where the chunks' losses go; None means not asked for."""
+
+    losses: Tensor | None  # (rows,) or, with a reduction, (chunks,)
+    log_sums: Tensor | None  # (rows,)
+    correct: Tensor | None  # as losses
+
+    @classmethod
+    def of(cls, hidden: Tensor, chunks: list[_Chunk], reduction: int, accuracy: bool) -> _Outputs:
+        size = len(hidden) if reduction == NONE else len(chunks)
+        dtype = accumulation_dtype(hidden.dtype)
+        return cls(
+            hidden.new_empty(size, dtype=dtype),
+            hidden.new_empty(len(hidden), dtype=dtype),
+            hidden.new_empty(size, dtype=dtype) if accuracy else None,
+        )
+
+    def part(self, chunk: _Chunk, reduction: int) -> _Outputs:
+        """Return the places of one chunk's results."""
+        place = chunk.rows if reduction == NONE else chunk.number
+        return _Outputs(
+            None if self.losses is None else self.losses[place],
+            None if self.log_sums is None else self.log_sums[chunk.rows],
+            None if self.correct is None else self.correct[place],
         )
 
 
 @dataclass(slots=True)
 class _Gradients:
-    """Where the products of the chunks' gradients go; None where one is not needed."""
+    """Where the products of the chunks' gradients go; None means not needed."""
 
-    hidden: Tensor | None  # (rows, width)
-    weight: Tensor | None  # (vocab, width), float32 or float64: the sum
+    hidden: Tensor | None  # (rows, hidden size)
+    weight: Tensor | None  # (vocab, hidden size) accumulation dtype: the sum over the chunks
     begun: bool = False
 
     @classmethod
-    def of(cls, hidden: Tensor, weight: Tensor, wants: tuple[bool, bool]) -> _Gradients:
-        number = number_type(hidden)
+    def of(cls, hidden: Tensor, weight: Tensor, wanted: tuple[bool, bool]) -> _Gradients:
+        dtype = accumulation_dtype(hidden.dtype)
         return cls(
-            fresh_like(hidden) if wants[0] else None,
-            fresh(weight.shape, number, weight.device) if wants[1] else None,
+            memory.empty_like(hidden) if wanted[0] else None,
+            memory.empty(weight.shape, dtype, weight.device) if wanted[1] else None,
         )
 
-    def add(self, logits: Tensor, hidden: Tensor, weight: Tensor, first: int) -> None:
-        """A chunk's part; `logits` holds their gradient, `first` is the chunk's first row."""
+    @property
+    def wanted(self) -> bool:
+        return self.hidden is not None or self.weight is not None
+
+    def add(self, gradient: Tensor, hidden: Tensor, weight: Tensor, chunk: _Chunk) -> None:
+        """Add the part of one chunk, whose logits have this gradient."""
         if self.hidden is not None:
-            torch.mm(logits, weight, out=self.hidden[first : first + len(logits)])
+            torch.mm(gradient, weight, out=self.hidden[chunk.rows])
         if self.weight is not None:
-            _add_product(self.weight, logits, hidden, self.begun)
+            _add_product(self.weight, gradient, hidden[chunk.rows], self.begun)
             self.begun = True
 
     def results(self, hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Return both gradients in the inputs' dtype; one that is not needed has size 0."""
         if self.weight is not None and not self.begun:
             self.weight.zero_()
-        none = hidden.new_empty(0)
         return (
-            none if self.hidden is None else self.hidden,
-            none if self.weight is None else self.weight.to(weight.dtype),
+            hidden.new_empty(0) if self.hidden is None else self.hidden,
+            hidden.new_empty(0) if self.weight is None else self.weight.to(weight.dtype),
         )
 
 
 def _add_product(total: Tensor, gradient: Tensor, hidden: Tensor, begun: bool) -> None:
-    """total = gradientᵀ · hidden, added to what it holds if it has begun."""
+    """Write gradientᵀ · hidden to `total`, or add it once the sum has begun."""
     if gradient.dtype == total.dtype:
         torch.addmm(total, gradient.t(), hidden, beta=1 if begun else 0, out=total)
-        return
-    if gradient.device.type == "cuda":
-        product = torch.addmm if begun else None
-        if product is None:
-            torch.mm(gradient.t(), hidden, out_dtype=total.dtype, out=total)
-        else:
-            torch.addmm(total, gradient.t(), hidden, out_dtype=total.dtype, out=total)
-        return
-    # A product of a narrow dtype is rounded to it: slice by slice, so that the sum alone is large.
+    elif gradient.device.type == "cpu":
+        _add_product_in_slices(total, gradient, hidden, begun)
+    elif begun:
+        torch.addmm(total, gradient.t(), hidden, out_dtype=total.dtype, out=total)
+    else:
+        torch.mm(gradient.t(), hidden, out_dtype=total.dtype, out=total)
+
+
+def _add_product_in_slices(total: Tensor, gradient: Tensor, hidden: Tensor, begun: bool) -> None:
+    """Add the product in slices of rows, because a half-precision product needs its own memory."""
     rows = max(1, SLICE_BYTES // (hidden.shape[1] * hidden.element_size()))
     for first in range(0, len(total), rows):
-        part = torch.mm(gradient[:, first : first + rows].t(), hidden)
+        product = torch.mm(gradient[:, first : first + rows].t(), hidden)
         target = total[first : first + rows]
-        _ = target.add_(part) if begun else target.copy_(part)
+        _ = target.add_(product) if begun else target.copy_(product)
 
 
-def _chunk_rows(hidden: Tensor, weight: Tensor) -> int:
-    rows, row_bytes = len(hidden), len(weight) * hidden.element_size()
-    most = LARGEST if hidden.device.type == "cpu" else LARGEST_ON_GPU
-    size = rows
-    if rows * row_bytes > most:
-        wanted = max(rows * row_bytes / SHARE, weight.nbytes, SMALL)
-        size = int(min(wanted, most)) // row_bytes
-    size = min(max(size, 1), max(rows, 1))
-    # Matrix products like whole tiles.
-    return size - size % 16 if 32 <= size < rows else size
-
-
-def _chunks(hidden: Tensor, weight: Tensor) -> Iterator[tuple[int, int]]:
-    """(first row, rows) of each chunk."""
-    rows, size = len(hidden), _chunk_rows(hidden, weight)
-    for first in range(0, rows, size):
-        yield first, min(size, rows - first)
-
-
-def _run(
-    hidden: Tensor, weight: Tensor, targets: Tensor, class_weights: Tensor | None,
-    token_weights: Tensor | None, loss: tuple[Any, ...], *, gradients: _Gradients | None,
-    upstream: Tensor | None, losses: Tensor | None, log_sums: Tensor | None,
-    correct: Tensor | None,
-) -> None:  # fmt: skip
-    """The chunks in turn. losses and correct are (rows,) or a number a chunk."""
-    *options, reduction = loss
-    chunks = list(_chunks(hidden, weight))
-    size = chunks[0][1] if chunks else 0
-    buffer = fresh((size, len(weight)), hidden.dtype, hidden.device)
-    weight_t = weight.t()
-    for number, (first, count) in enumerate(chunks):
-        rows = slice(first, first + count)
-        own = rows if reduction == NONE else number
-        logits = buffer[:count]
-        torch.mm(hidden[rows], weight_t, out=logits)
+def _process(
+    hidden: Tensor,
+    weight: Tensor,
+    inputs: LossInputs,
+    options: tuple[Any, ...],
+    chunks: list[_Chunk],
+    outputs: _Outputs,
+    gradients: _Gradients,
+    upstream: Tensor | None,  # () or (rows,)
+) -> None:
+    """Fill outputs and gradients, chunk by chunk."""
+    size = chunks[0].rows.stop if chunks else 0
+    buffer = memory.empty((size, len(weight)), hidden.dtype, hidden.device)
+    per_row = upstream is not None and upstream.dim() == 1
+    for chunk in chunks:
+        logits = buffer[: chunk.rows.stop - chunk.rows.start]
+        torch.mm(hidden[chunk.rows], weight.t(), out=logits)
+        out = outputs.part(chunk, options[-1])
         launch.cross_entropy(
-            logits, targets[rows], class_weights,
-            None if token_weights is None else token_weights[rows],
-            (*options, reduction),
-            upstream=upstream[rows] if upstream is not None and upstream.dim() else upstream,
-            gradient=None if gradients is None else logits,
-            losses=None if losses is None else losses[own],
-            log_sums=None if log_sums is None else log_sums[rows],
-            correct=None if correct is None else correct[own],
+            logits, *inputs.part(chunk.rows), options,
+            upstream=upstream[chunk.rows] if upstream is not None and per_row else upstream,
+            gradient=logits if gradients.wanted else None,
+            losses=out.losses, log_sums=out.log_sums, correct=out.correct,
         )  # fmt: skip
-        if gradients is not None:
-            gradients.add(logits, hidden[rows], weight, first)
+        gradients.add(logits, hidden, weight, chunk)
 
 
-def _scaled(
-    rows: tuple[Tensor, Tensor | None, Tensor | None], hidden: Tensor, weight: Tensor,
-    loss: tuple[Any, ...],
-) -> tuple[tuple[Any, ...], Tensor | None, Tensor]:  # fmt: skip
-    """The loss for a chunk, what to multiply its gradients by, and Σ w · c[target].
+def _as_sum(
+    hidden: Tensor, weight: Tensor, inputs: LossInputs, options: tuple[Any, ...]
+) -> tuple[tuple[Any, ...], Tensor | None, Tensor]:
+    """Return the options of a chunk, the factor of its gradients, and Σ w · c[target].
 
-    A chunk knows nothing of the others' rows, so that a mean is a sum and a factor to it. Checks
-    the targets of all rows, on the CPU.
+    A chunk does not know the other rows, so a mean becomes a sum and a factor. Also checks the
+    targets of all rows, on the CPU.
     """
-    number = number_type(hidden)
+    dtype = accumulation_dtype(hidden.dtype)
     on_cpu = hidden.device.type == "cpu"
-    total = hidden.new_empty((), dtype=torch.float64 if on_cpu else number)
-    launch.target_weight(rows[0], len(weight), hidden.dtype, *rows[1:], loss[0], total)
-    if loss[-1] != MEAN:
-        return loss, None, total
-    return (*loss[:-1], SUM), total.reciprocal().to(number), total
+    total = hidden.new_empty((), dtype=torch.float64 if on_cpu else dtype)
+    launch.target_weight(
+        inputs.targets, len(weight), hidden.dtype, inputs.class_weights, inputs.token_weights,
+        options[0], total,
+    )  # fmt: skip
+    if options[-1] != MEAN:
+        return options, None, total
+    return (*options[:-1], SUM), total.reciprocal().to(dtype), total
+
+
+# ───────────────────────────────────────────────────────────────────────────────── registered ops
 
 
 def _forward(
@@ -243,30 +385,25 @@ def _forward(
     token_weights: Tensor | None, ignore_index: int, label_smoothing: float, z_loss: float,
     softcap: float, reduction: int, hidden_gradient: bool, weight_gradient: bool, accuracy: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    rows = targets, class_weights, token_weights
-    loss, scale, total = _scaled(
-        rows, hidden, weight, (ignore_index, label_smoothing, z_loss, softcap, reduction)
+    refuse_forward_mode("linear_cross_entropy")
+    inputs = LossInputs(targets, class_weights, token_weights)
+    options, scale, total = _as_sum(
+        hidden, weight, inputs, (ignore_index, label_smoothing, z_loss, softcap, reduction)
     )
-    number = number_type(hidden)
-    wants = hidden_gradient, weight_gradient
-    gradients = _Gradients.of(hidden, weight, wants) if any(wants) else None
-    size = len(hidden) if reduction == NONE else len(list(_chunks(hidden, weight)))
-    losses = hidden.new_empty(size, dtype=number)
-    correct = hidden.new_empty(size if accuracy else 0, dtype=number)
-    log_sums = hidden.new_empty(len(hidden), dtype=number)
-    _run(
-        hidden, weight, *rows, loss, gradients=gradients, upstream=scale, losses=losses,
-        log_sums=log_sums, correct=correct if accuracy else None,
-    )  # fmt: skip
+    chunks = _chunks(hidden, weight)
+    outputs = _Outputs.of(hidden, chunks, reduction, accuracy)
+    gradients = _Gradients.of(hidden, weight, (hidden_gradient, weight_gradient))
+    _process(hidden, weight, inputs, options, chunks, outputs, gradients, scale)
+    assert outputs.losses is not None and outputs.log_sums is not None  # _Outputs.of
+    loss, correct = outputs.losses, outputs.correct
     if reduction != NONE:
-        losses = losses.sum()
-        correct = correct.sum() if accuracy else correct
+        loss, correct = loss.sum(), None if correct is None else correct.sum()
     if reduction == MEAN:
-        losses = losses / total.to(number)
-        correct = correct / (targets != ignore_index).sum() if accuracy else correct
-    none = hidden.new_empty(0)
-    made = gradients.results(hidden, weight) if gradients else (none, none.clone())
-    return losses, log_sums, *made, correct
+        loss = loss / total.to(loss.dtype)
+        correct = None if correct is None else correct / (targets != ignore_index).sum()
+    if correct is None:
+        correct = loss.new_empty(0)
+    return loss, outputs.log_sums, *gradients.results(hidden, weight), correct
 
 
 def _backward(
@@ -275,16 +412,15 @@ def _backward(
     label_smoothing: float, z_loss: float, softcap: float, reduction: int, hidden_gradient: bool,
     weight_gradient: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    rows = targets, class_weights, token_weights
-    loss, scale, _ = _scaled(
-        rows, hidden, weight, (ignore_index, label_smoothing, z_loss, softcap, reduction)
+    inputs = LossInputs(targets, class_weights, token_weights)
+    options, scale, _ = _as_sum(
+        hidden, weight, inputs, (ignore_index, label_smoothing, z_loss, softcap, reduction)
     )
-    upstream = upstream.to(number_type(hidden))
+    upstream = upstream.to(accumulation_dtype(hidden.dtype))
     gradients = _Gradients.of(hidden, weight, (hidden_gradient, weight_gradient))
-    _run(
-        hidden, weight, *rows, loss, gradients=gradients,
-        upstream=upstream if scale is None else upstream * scale, losses=None, log_sums=None,
-        correct=None,
+    _process(
+        hidden, weight, inputs, options, _chunks(hidden, weight), _Outputs(None, None, None),
+        gradients, upstream if scale is None else upstream * scale,
     )  # fmt: skip
     return gradients.results(hidden, weight)
 
@@ -293,14 +429,14 @@ def _fake_linear_cross_entropy(
     hidden: Tensor, weight: Tensor, *arguments: Any
 ) -> tuple[Tensor, ...]:
     reduction, hidden_gradient, weight_gradient, accuracy = arguments[-4:]
-    number = number_type(hidden)
+    dtype = accumulation_dtype(hidden.dtype)
     shape = result_shape(hidden.shape[0], reduction)
     return (
-        hidden.new_empty(shape, dtype=number),
-        hidden.new_empty(hidden.shape[0], dtype=number),
+        hidden.new_empty(shape, dtype=dtype),
+        hidden.new_empty(hidden.shape[0], dtype=dtype),
         hidden.new_empty(hidden.shape if hidden_gradient else (0,)),
         weight.new_empty(weight.shape if weight_gradient else (0,)),
-        hidden.new_empty(shape if accuracy else (0,), dtype=number),
+        hidden.new_empty(shape if accuracy else (0,), dtype=dtype),
     )
 
 
@@ -318,59 +454,34 @@ implement("linear_cross_entropy", _forward, _fake_linear_cross_entropy)
 implement("linear_cross_entropy_backward", _backward, _fake_linear_cross_entropy_backward)
 
 
-def _compute(
-    hidden: Tensor, weight: Tensor, rows: Rows, loss: tuple[Any, ...], wants: tuple[bool, bool],
-    accuracy: bool,
-) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
-    """Loss, both gradients and correct without autograd; one chunk without the chunks' trouble."""
-    if (
-        not is_plain(hidden)
-        or hidden.dtype not in _WIDE
-        or _chunk_rows(hidden, weight) < len(hidden)
-    ):
-        arguments = rows.targets, rows.class_weights, rows.token_weights, *loss, *wants, accuracy
-        op = torch.ops.nck.linear_cross_entropy.default
-        result, _, *made, correct = below_autograd(op, hidden, weight, *arguments)
-        return result, made[0], made[1], correct
-    number = number_type(hidden)
-    shape = (len(hidden),) if loss[-1] == NONE else ()
-    result = torch.empty(shape, dtype=number, device=hidden.device)
-    counted = torch.empty_like(result) if accuracy else None
-    logits = torch.mm(hidden, weight.t())
-    launch.cross_entropy(
-        logits, rows.targets, rows.class_weights, rows.token_weights, loss,
-        gradient=logits if wants[0] or wants[1] else None, losses=result, correct=counted,
-    )  # fmt: skip
-    d_hidden = torch.mm(logits, weight) if wants[0] else None
-    d_weight = torch.mm(logits.t(), hidden) if wants[1] else None
-    return result, d_hidden, d_weight, counted
+# ──────────────────────────────────────────────────────────────────────────────────── derivatives
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, rows: Rows, loss: tuple[Any, ...], accuracy: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        ctx.waits = gradient_can_wait(hidden.dtype, loss[-1])
-        ctx.wants = needs = ctx.needs_input_grad[:2]
-        ctx.loss = loss
-        wants = needs if ctx.waits else (False, False)
-        result, *made, correct = _compute(hidden, weight, rows, loss, wants, accuracy)
-        if ctx.waits:
-            ctx.save_for_backward(*made)
+        ctx: Any, hidden: Tensor, weight: Tensor, inputs: LossInputs, options: tuple[Any, ...],
+        accuracy: bool,
+    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+        ctx.in_forward = gradient_in_forward(hidden.dtype, options[-1])
+        ctx.needed = needed = ctx.needs_input_grad[:2]
+        ctx.options = options
+        wanted = needed if ctx.in_forward else (False, False)
+        loss, *gradients, correct = _evaluate(hidden, weight, inputs, options, wanted, accuracy)
+        if ctx.in_forward:
+            ctx.save_for_backward(*gradients)
         else:
-            weights = rows.class_weights, rows.token_weights
-            ctx.save_for_backward(hidden, weight, rows.targets, *weights)
+            ctx.save_for_backward(hidden, weight, *inputs)
         if correct is not None:
             ctx.mark_non_differentiable(correct)
-        return result, correct
+        return loss, correct
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
         return *_gradients_of(ctx, upstream, in_place=not graph_is_kept()), None, None, None
 
 
-def _multiplied(gradient: Tensor, upstream: Tensor, in_place: bool) -> Tensor:
+def _scaled(gradient: Tensor, upstream: Tensor, in_place: bool) -> Tensor:
     if not in_place:
         return gradient * upstream
     if upstream.is_cpu and upstream.item() == 1.0:
@@ -379,25 +490,26 @@ def _multiplied(gradient: Tensor, upstream: Tensor, in_place: bool) -> Tensor:
 
 
 def _gradients_of(ctx: Any, upstream: Tensor, *, in_place: bool) -> tuple[Tensor | None, ...]:
+    """Return the gradients of hidden and weight; None for one that is not needed."""
     refuse_second_derivative("linear_cross_entropy")
-    if ctx.waits:
-        made = tuple(
-            _multiplied(g, upstream, in_place) if want else None
-            for g, want in zip(ctx.saved_tensors, ctx.wants, strict=True)
+    if ctx.in_forward:
+        return tuple(
+            _scaled(gradient, upstream, in_place) if needed else None
+            for gradient, needed in zip(ctx.saved_tensors, ctx.needed, strict=True)
         )
-    else:
-        op = torch.ops.nck.linear_cross_entropy_backward.default
-        results = op(upstream, *ctx.saved_tensors, *ctx.loss, *ctx.wants)
-        made = tuple(g if want else None for g, want in zip(results, ctx.wants, strict=True))
-    return made
+    op = torch.ops.nck.linear_cross_entropy_backward.default
+    gradients = op(upstream, *ctx.saved_tensors, *ctx.options, *ctx.needed)
+    return tuple(
+        gradient if needed else None for gradient, needed in zip(gradients, ctx.needed, strict=True)
+    )
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     *tensors, _, _, _, _, reduction, _, _, _ = inputs
-    ctx.loss = inputs[5:10]
-    ctx.wants = ctx.needs_input_grad[:2]
-    ctx.waits = gradient_can_wait(tensors[0].dtype, reduction)
-    ctx.save_for_backward(*(output[2:4] if ctx.waits else tensors))
+    ctx.options = inputs[5:10]
+    ctx.needed = ctx.needs_input_grad[:2]
+    ctx.in_forward = gradient_in_forward(tensors[0].dtype, reduction)
+    ctx.save_for_backward(*(output[2:4] if ctx.in_forward else tensors))
 
 
 def _registered_backward(ctx: Any, upstream: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:

@@ -1,5 +1,4 @@
-"""What the ops' backward passes share: gradients that wait for their factor, and the refusal of a
-second derivative."""
+"""How the ops take part in autograd: dispatch shortcuts, transforms, and second derivatives."""
 
 from __future__ import annotations
 
@@ -7,17 +6,28 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from nanochat.errors import KernelError
 
-__all__ = ["applied", "below_autograd", "graph_is_kept", "is_plain", "refuse_second_derivative"]
+__all__ = [
+    "apply",
+    "below_autograd",
+    "graph_is_kept",
+    "is_plain",
+    "is_transformed",
+    "refuse_forward_mode",
+    "refuse_second_derivative",
+]
 
 _keep_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
 
 
 def graph_is_kept() -> bool:
-    """Whether this backward pass may be run again, so that what is saved must not change. True
-    where this torch does not tell."""
+    """Return whether the running backward pass may be repeated, so saved tensors must not change.
+
+    True if this version of torch does not tell.
+    """
     return True if _keep_graph is None else bool(_keep_graph())
 
 
@@ -25,7 +35,7 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def is_plain(tensor: Tensor) -> bool:
-    """Whether no subclass, mode or transform wants to see the ops on this tensor."""
+    """Return whether no subclass, mode or transform intercepts the ops on this tensor."""
     return (
         type(tensor) in _PLAIN
         and not torch._C._len_torch_dispatch_stack()
@@ -33,27 +43,44 @@ def is_plain(tensor: Tensor) -> bool:
     )
 
 
-def applied(function: type[torch.autograd.Function], *arguments: Any) -> Any:
-    """function.apply(*arguments), without the step in Python that it takes for torch.func."""
-    if torch._C._are_functorch_transforms_active():
-        return function.apply(*arguments)  # type: ignore[no-untyped-call]  # torch has no types here
+def is_transformed() -> bool:
+    """Return whether a torch.func transform or forward-mode AD is active.
+
+    Both need more than the first derivative in reverse mode, which is all that the kernels have.
+    The compiler traces this function.
+    """
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def apply(function: type[torch.autograd.Function], *arguments: Any) -> Any:
+    """Call function.apply without the Python wrapper for torch.func; see `is_transformed`."""
     return super(torch.autograd.Function, function).apply(*arguments)  # type: ignore[misc]  # of the C base
 
 
 def below_autograd(op: Any, *arguments: Any) -> Any:
-    """The op without its registered derivative, for callers that bring their own or need none: its
-    Python wrapper costs more than a small kernel. The compiler sees the op as it is."""
+    """Call the op without its registered derivative, whose wrapper costs more than a small kernel.
+
+    For callers that have their own derivative or need none. The compiler sees the op unchanged.
+    """
     if torch.compiler.is_compiling():
         return op(*arguments)
     with torch._C._AutoDispatchBelowAutograd():
         return op(*arguments)
 
 
-def refuse_second_derivative(name: str) -> None:
-    """Raise KernelError in a backward pass that is itself recorded (create_graph=True).
+def refuse_forward_mode(name: str) -> None:
+    """Raise KernelError for a registered op in forward-mode AD, where its tangent would be 0."""
+    if forward_ad._current_level >= 0:
+        raise KernelError(
+            f"torch.ops.nck.{name} has no forward-mode derivative; call nanochat.ops.{name}"
+        )
 
-    Of a kernel's gradient autograd knows only the product with the upstream gradient; how it
-    depends on the input it does not see, so that a second derivative would be silently wrong.
+
+def refuse_second_derivative(name: str) -> None:
+    """Raise KernelError in a backward pass that is recorded (create_graph=True).
+
+    Autograd sees the kernel's gradient as a constant, so a second derivative would be wrong
+    without notice.
     """
     if torch.is_grad_enabled():
         raise KernelError(

@@ -1,6 +1,8 @@
-"""Calls of the C ABI with tensors: one function for each kernel, for either device.
+"""Calls of the C ABI with tensors: one function per kernel, for CPU and CUDA.
 
-Tensors are what the ABI asks for: checked, 2-dimensional, the last dimension contiguous.
+Also owns the map from torch dtypes to the ABI's codes. Callers have checked the tensors: they are
+2-dimensional and their last dimension is contiguous. "Accumulation dtype" is float64 for float64
+logits and float32 for all others.
 """
 
 from __future__ import annotations
@@ -11,19 +13,19 @@ from torch import Tensor
 from nanochat import native
 from nanochat.ops.loss import loss_struct
 
-__all__ = ["cross_entropy", "scale_rows", "target_weight"]
+__all__ = ["DTYPES", "cross_entropy", "scale_rows", "target_weight"]
 
 DTYPES = {getattr(torch, name): code for name, code in native.DTYPES.items()}
-# Up to this many elements a second thread costs more than it saves.
-ONE_THREAD = 1 << 14
+# Up to this many logits a second thread costs more than it saves.
+ONE_THREAD_LOGITS = 1 << 14
 
 
 def _address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
-def _threads(elements: int) -> int:
-    return 1 if elements <= ONE_THREAD else torch.get_num_threads()
+def _threads(logits: int) -> int:
+    return 1 if logits <= ONE_THREAD_LOGITS else torch.get_num_threads()
 
 
 def _stream(tensor: Tensor) -> int:
@@ -37,24 +39,25 @@ def _row_stride(upstream: Tensor | None) -> int:
 def cross_entropy(
     logits: Tensor,  # (rows, vocab)
     targets: Tensor,  # (rows,) int64
-    class_weights: Tensor | None,  # (vocab,) number
-    token_weights: Tensor | None,  # (rows,) number
-    loss: tuple[int, float, float, float, int],
+    class_weights: Tensor | None,  # (vocab,) accumulation dtype
+    token_weights: Tensor | None,  # (rows,) accumulation dtype
+    options: tuple[int, float, float, float, int],  # LossOptions.packed
     *,
-    upstream: Tensor | None = None,  # () or (rows,) number
-    gradient: Tensor | None = None,  # (rows, vocab)
-    losses: Tensor | None = None,  # (rows,) or () number
-    log_sums: Tensor | None = None,  # (rows,) number
+    upstream: Tensor | None = None,  # () or (rows,) accumulation dtype; None means 1
+    gradient: Tensor | None = None,  # (rows, vocab), may be the logits
+    losses: Tensor | None = None,  # (rows,) or () accumulation dtype
+    log_sums: Tensor | None = None,  # (rows,) accumulation dtype
     correct: Tensor | None = None,  # as losses
 ) -> None:
-    """nck_cross_entropy or nck_cuda_cross_entropy. Raises KernelError."""
+    """Call nck_cross_entropy or nck_cuda_cross_entropy. Raises KernelError."""
     rows, vocab = logits.shape
-    code = DTYPES[logits.dtype]
+    dtype_code = DTYPES[logits.dtype]
     arguments = (
-        logits.data_ptr(), rows, vocab, logits.stride(0), code, targets.data_ptr(),
-        _address(class_weights), _address(token_weights), loss_struct(*loss), _address(upstream),
-        _row_stride(upstream), _address(gradient), 0 if gradient is None else gradient.stride(0),
-        _address(losses), _address(log_sums), _address(correct),
+        logits.data_ptr(), rows, vocab, logits.stride(0), dtype_code, targets.data_ptr(),
+        _address(class_weights), _address(token_weights), loss_struct(*options),
+        _address(upstream), _row_stride(upstream), _address(gradient),
+        0 if gradient is None else gradient.stride(0), _address(losses), _address(log_sums),
+        _address(correct),
     )  # fmt: skip
     if logits.is_cpu:
         status = native.kernel("cross_entropy")(*arguments, _threads(rows * vocab))
@@ -63,7 +66,7 @@ def cross_entropy(
         return
     library = native.cuda()
     with torch.cuda.device(logits.device):
-        size = library.nck_cuda_workspace(rows, vocab, code)
+        size = library.nck_cuda_workspace(rows, vocab, dtype_code)
         workspace = torch.empty(size, dtype=torch.uint8, device=logits.device)
         run = native.kernel("cuda_cross_entropy")
         native.check(run(*arguments, workspace.data_ptr(), _stream(logits)), library)
@@ -76,10 +79,13 @@ def target_weight(
     class_weights: Tensor | None,
     token_weights: Tensor | None,
     ignore_index: int,
-    weight: Tensor,  # () float64 on the CPU, number on a GPU
+    weight: Tensor,  # () float64 on the CPU, accumulation dtype on a GPU
 ) -> None:
-    """Write Σ w · c[target] over the rows that are not ignored. Raises KernelError for a target
-    out of range on the CPU; on a GPU such a target adds nothing here and NaN to the loss."""
+    """Write Σ w · c[target] over the rows that are not ignored.
+
+    Raises KernelError for a target out of range on the CPU. On a GPU such a target adds nothing to
+    this sum, and its loss is NaN.
+    """
     arguments = (
         targets.data_ptr(), len(targets), vocab, DTYPES[dtype], _address(class_weights),
         _address(token_weights), ignore_index, weight.data_ptr(),
@@ -94,10 +100,10 @@ def target_weight(
 
 def scale_rows(
     matrix: Tensor,  # (rows, vocab)
-    upstream: Tensor,  # () or (rows,) number
+    upstream: Tensor,  # () or (rows,) accumulation dtype
     result: Tensor,  # (rows, vocab), may be the matrix
 ) -> None:
-    """result = matrix · upstream, row by row; a factor of 1 costs nothing in place."""
+    """Write matrix · upstream row by row; in place, a factor of 1 costs nothing."""
     rows, vocab = matrix.shape
     arguments = (
         matrix.data_ptr(), rows, vocab, matrix.stride(0), DTYPES[matrix.dtype],

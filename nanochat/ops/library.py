@@ -1,6 +1,6 @@
-"""The torch library `nck`, where the ops over the C-ABI kernels are registered.
+"""The torch library `nck`, which registers the ops over the C-ABI kernels.
 
-`Library.define` and `impl` rather than `custom_op`, whose calls cost three times as much.
+Uses `Library.define` and `impl` rather than `custom_op`, whose calls cost three times as much.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ LIBRARY = torch.library.Library("nck", "DEF")  # type: ignore[no-untyped-call]  
 
 
 def define(schema: str) -> None:
-    """Declare an op of `nck` that the compiler may trust to keep to its schema."""
+    """Declare an op of `nck` and promise the compiler that it keeps to its schema."""
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))  # type: ignore[no-untyped-call]  # torch has no types here
 
 
 def implement(name: str, kernel: Callable[..., Any], fake: Callable[..., Any]) -> None:
-    """What the op computes on a CPU or NVIDIA GPU, and its results' shapes without computing."""
+    """Register the op's CPU and CUDA kernel, and the function that returns only result shapes."""
     for key in ("CPU", "CUDA"):
         LIBRARY.impl(name, kernel, key)  # type: ignore[no-untyped-call]  # torch has no types here
     torch.library.register_fake(f"nck::{name}", fake, lib=LIBRARY)
@@ -30,7 +30,7 @@ def implement(name: str, kernel: Callable[..., Any], fake: Callable[..., Any]) -
 def differentiate(
     name: str, backward: Callable[..., Any], setup_context: Callable[..., None]
 ) -> None:
-    """The op's derivative where no autograd.Function stands around it: under torch.compile."""
+    """Register the op's derivative for torch.compile; eager mode uses an autograd.Function."""
     torch.library.register_autograd(
         f"nck::{name}", backward, setup_context=setup_context, lib=LIBRARY
     )

@@ -1,12 +1,12 @@
-"""What is asked of a loss, for every op and its reference: options, checks, shapes.
+"""The loss that every op and its reference compute: formula, options, checks, shapes.
 
-With z the logits after the soft-cap, t a row's target, c the class weights, w the row's token
+With z the logits after the soft-cap, t the row's target, c the class weights, w the row's token
 weight, ε `label_smoothing` and lse = log Σ exp z, in float32 (float64 for float64 logits):
 
     loss = w · ((1 − ε) · c[t] · (lse − z[t]) + ε / vocab · Σ_j c[j] · (lse − z[j]) + z_loss · lse²)
 
-and 0 for a row whose target is `ignore_index`. `mean` divides the sum by Σ w · c[t] over the other
-rows, NaN if there are none, as torch does.
+A row whose target is `ignore_index` has loss 0. `mean` divides the sum by Σ w · c[t] over the other
+rows. If there are none it is NaN, as in torch.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from nanochat import native
 from nanochat.errors import KernelError
 
 __all__ = [
-    "Loss",
+    "LossInputs",
+    "LossOptions",
     "MEAN",
     "NONE",
-    "Rows",
     "SUM",
-    "loss_of",
+    "accumulation_dtype",
+    "loss_options",
     "loss_struct",
-    "number_type",
+    "reshape_results",
     "result_shape",
-    "shaped",
 ]
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -39,15 +39,15 @@ NONE, MEAN, SUM = (native.REDUCTIONS[name] for name in ("none", "mean", "sum"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Loss:
+class LossOptions:
     """The options of one loss. Raises KernelError for a value out of its range."""
 
     ignore_index: int
     label_smoothing: float  # in [0, 1]
     z_loss: float  # at least 0
-    softcap: float  # 0: none
+    softcap: float  # at least 0; 0 means none
     reduction: str  # none, mean, sum
-    numbers: tuple[int, float, float, float, int] = field(init=False)  # as the ops take them
+    packed: tuple[int, float, float, float, int] = field(init=False)  # as the ops take them
 
     def __post_init__(self) -> None:
         if self.reduction not in native.REDUCTIONS:
@@ -55,111 +55,122 @@ class Loss:
         if not 0 <= self.label_smoothing <= 1:
             raise KernelError(f"label_smoothing must be in [0, 1], got {self.label_smoothing}")
         for name in ("z_loss", "softcap"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                value = getattr(self, name)
+            value = getattr(self, name)
+            if not 0 <= value < float("inf"):
                 raise KernelError(f"{name} must be finite and at least 0, got {value}")
 
-        numbers = (
+        packed = (
             self.ignore_index, self.label_smoothing, self.z_loss, self.softcap,
             native.REDUCTIONS[self.reduction],
         )  # fmt: skip
-        object.__setattr__(self, "numbers", numbers)
+        object.__setattr__(self, "packed", packed)
 
 
-_known: dict[tuple[Any, ...], Loss] = {}
+_checked: dict[tuple[Any, ...], LossOptions] = {}
 
 
-def loss_of(
+def loss_options(
     ignore_index: int, label_smoothing: float, z_loss: float, softcap: float, reduction: str
-) -> Loss:
-    """Made and checked once, for a small kernel takes no longer; by the compiler each time, which
-    sees no caches."""
-    options = ignore_index, label_smoothing, z_loss, softcap, reduction
-    loss = None if torch.compiler.is_compiling() else _known.get(options)
-    if loss is None:
-        loss = Loss(
+) -> LossOptions:
+    """Return checked options, from a cache: the checks take as long as a small kernel.
+
+    The compiler does not see the cache and checks each time.
+    """
+    key = ignore_index, label_smoothing, z_loss, softcap, reduction
+    options = None if torch.compiler.is_compiling() else _checked.get(key)
+    if options is None:
+        options = LossOptions(
             ignore_index=ignore_index, label_smoothing=label_smoothing, z_loss=z_loss,
             softcap=softcap, reduction=reduction,
         )  # fmt: skip
         if not torch.compiler.is_compiling():
-            _known[options] = loss
-    return loss
+            _checked[key] = options
+    return options
 
 
-_structs: list[Any] = []  # alive as long as their addresses
+_structs: list[Any] = []  # keeps the structures alive that `loss_struct` gave addresses of
 
 
 @cache
 def loss_struct(
     ignore_index: int, label_smoothing: float, z_loss: float, softcap: float, reduction: int
 ) -> int:
-    """The address of an nck_loss of these options; never changed, so that calls may share it."""
+    """Return the address of an nck_loss of these options. Calls share it; nothing changes it."""
     options = ignore_index, label_smoothing, z_loss, softcap, reduction
     _structs.append(native.ffi.new("nck_loss *", options))
     return native.address(_structs[-1])
 
 
-def number_type(logits: Tensor) -> torch.dtype:
-    """What losses and weights are computed in and returned as."""
-    return torch.float64 if logits.dtype == torch.float64 else torch.float32
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype in which losses and weights of such logits are computed and returned."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def result_shape(rows: int | torch.SymInt, reduction: int) -> tuple[int | torch.SymInt, ...]:
+    """Return the shape of a flat loss: (rows,) without a reduction, otherwise ()."""
     return (rows,) if reduction == NONE else ()
 
 
-def shaped(result: Tensor, correct: Tensor | None, shape: torch.Size) -> Any:
-    """The result, with `correct` beside it if there is one, row by row in the targets' shape."""
-    if result.dim() and len(shape) != 1:
-        result = result.view(shape)
+def reshape_results(loss: Tensor, correct: Tensor | None, shape: torch.Size) -> Any:
+    """Return loss, or (loss, correct), with the rows in the shape of the targets."""
+    if loss.dim() and len(shape) != 1:
+        loss = loss.view(shape)
         correct = correct if correct is None else correct.view(shape)
-    return result if correct is None else (result, correct)
+    return loss if correct is None else (loss, correct)
 
 
-class Rows(NamedTuple):
-    """Targets and weights of a loss over rows, checked and flat."""
+class LossInputs(NamedTuple):
+    """Targets and weights of a loss, checked and flat."""
 
     targets: Tensor  # (rows,) int64
-    class_weights: Tensor | None  # (vocab,) number
-    token_weights: Tensor | None  # (rows,) number
+    class_weights: Tensor | None  # (vocab,) accumulation dtype
+    token_weights: Tensor | None  # (rows,) accumulation dtype
 
     @classmethod
     def of(
         cls,
-        inputs: Tensor,  # (…, anything): logits or hidden
+        features: Tensor,  # (…, vocab or hidden size): logits or hidden
         vocab: int,
         targets: Tensor,
         class_weights: Tensor | None,
         token_weights: Tensor | None,
-    ) -> Rows:
-        """Raises KernelError for a dtype, device or shape that does not fit the inputs."""
-        if not inputs.dim():
+    ) -> LossInputs:
+        """Raise KernelError for a dtype, device or shape that does not fit the features."""
+        if not features.dim():
             raise KernelError("logits must have a last dimension of vocab, got shape ()")
-        if inputs.dtype not in FLOATS:
-            raise KernelError(f"logits must be one of {_names(FLOATS)}, got {inputs.dtype}")
-        shape = inputs.shape[:-1]
+        if features.dtype not in FLOATS:
+            raise KernelError(f"logits must be one of {_names(FLOATS)}, got {features.dtype}")
+        shape = features.shape[:-1]
         if targets.dtype != torch.int64:
             raise KernelError(f"targets must be int64, got {targets.dtype}")
-        _check_like("targets", targets, shape, inputs)
-        number = number_type(inputs)
+        _check_like("targets", targets, shape, features)
         if class_weights is not None:
-            _check_like("class_weights", class_weights, (vocab,), inputs)
-            class_weights = class_weights.to(number).contiguous()
+            _check_like("class_weights", class_weights, (vocab,), features)
+            class_weights = class_weights.to(accumulation_dtype(features.dtype)).contiguous()
         if token_weights is not None:
-            _check_like("token_weights", token_weights, shape, inputs)
-            token_weights = token_weights.to(number).reshape(-1).contiguous()
+            _check_like("token_weights", token_weights, shape, features)
+            token_weights = token_weights.to(accumulation_dtype(features.dtype))
+            token_weights = token_weights.reshape(-1).contiguous()
         if targets.dim() != 1 or not targets.is_contiguous():
             targets = targets.reshape(-1).contiguous()
         return cls(targets, class_weights, token_weights)
 
+    def part(self, rows: slice) -> LossInputs:
+        """Return the inputs of these rows."""
+        weights = None if self.token_weights is None else self.token_weights[rows]
+        return LossInputs(self.targets[rows], self.class_weights, weights)
 
-def _check_like(name: str, tensor: Tensor, shape: tuple[int, ...], inputs: Tensor) -> None:
+
+def _check_like(name: str, tensor: Tensor, shape: tuple[int, ...], features: Tensor) -> None:
     if tensor.shape != shape:
         raise KernelError(f"{name} must have shape {tuple(shape)}, got {tuple(tensor.shape)}")
-    if tensor.device != inputs.device:
-        raise KernelError(f"{name} must be on {inputs.device}, got {tensor.device}")
+    if tensor.device != features.device:
+        raise KernelError(f"{name} must be on {features.device}, got {tensor.device}")
     if tensor.requires_grad:
-        raise KernelError(f"{name} must not require grad: the loss has no derivative by them")
+        raise KernelError(
+            f"{name} must not require grad, the loss is not differentiated by it; pass a detached"
+            " tensor"
+        )
 
 
 def _names(dtypes: tuple[torch.dtype, ...]) -> str:

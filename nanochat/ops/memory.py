@@ -1,4 +1,4 @@
-"""Memory of the ops' large results."""
+"""Memory for the ops' large results."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from torch import Tensor
 
 from nanochat import native
 
-__all__ = ["fresh", "fresh_like"]
+__all__ = ["empty", "empty_like"]
 
-# From here on a buffer of the kernels' store is cheaper than fresh pages from the system.
-LARGE = 1 << 20
+# From this size on, a buffer that the kernels keep is cheaper than new pages from the system.
+LARGE_BYTES = 1 << 20
 
 
-def fresh(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """An empty contiguous tensor."""
+def empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return an uninitialized contiguous tensor."""
     size = prod(shape) * dtype.itemsize
-    if device.type != "cpu" or size < LARGE:
+    if device.type != "cpu" or size < LARGE_BYTES:
         return torch.empty(shape, dtype=dtype, device=device)
     return torch.frombuffer(native.take_buffer(size), dtype=dtype).view(shape)
 
 
-def fresh_like(tensor: Tensor) -> Tensor:
-    """`fresh` of the tensor's shape, dtype and device."""
-    if tensor.is_contiguous() and tensor.nbytes < LARGE:
+def empty_like(tensor: Tensor) -> Tensor:
+    """Return an uninitialized contiguous tensor of the same shape, dtype and device."""
+    if tensor.is_contiguous() and tensor.nbytes < LARGE_BYTES:
         return torch.empty_like(tensor)  # half a microsecond less
-    return fresh(tensor.shape, tensor.dtype, tensor.device)
+    return empty(tensor.shape, tensor.dtype, tensor.device)

@@ -1,4 +1,7 @@
-"""The ops in plain torch: what `use_native=False` computes and what kernels are held to."""
+"""The ops in plain torch: what `use_native=False` computes and what the kernels are tested against.
+
+Also used under torch.func transforms and forward-mode AD: torch differentiates it to any order.
+"""
 
 from __future__ import annotations
 
@@ -7,74 +10,83 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nanochat.errors import KernelError
-from nanochat.ops.loss import Loss, Rows, number_type
+from nanochat.ops.loss import LossInputs, LossOptions, accumulation_dtype
 
 __all__ = ["cross_entropy", "head_logits", "linear_cross_entropy"]
 
 
 def head_logits(
-    hidden: Tensor,  # (rows, width) float
-    weight: Tensor,  # (vocab, width) same dtype
+    hidden: Tensor,  # (rows, hidden size) float
+    weight: Tensor,  # (vocab, hidden size) same dtype
     *,
     softcap: float = 0.0,
 ) -> Tensor:  # (rows, vocab) float32 or float64
-    """Logits in float32 at least; `softcap` > 0 bounds them by cap · tanh(logits / cap)."""
+    """Return logits in float32 at least; softcap > 0 bounds them by cap · tanh(logits / cap)."""
     return _capped(F.linear(hidden, weight), softcap)
 
 
 def _capped(logits: Tensor, softcap: float) -> Tensor:
-    logits = logits.to(number_type(logits))
+    logits = logits.to(accumulation_dtype(logits.dtype))
     return (logits / softcap).tanh() * softcap if softcap else logits
 
 
 def cross_entropy(
     logits: Tensor,  # (rows, vocab)
-    rows: Rows,
-    loss: Loss,
+    inputs: LossInputs,
+    options: LossOptions,
 ) -> tuple[Tensor, Tensor]:  # loss and correct, (rows,) or ()
-    """The loss of ops/loss.py and which rows are right."""
-    counted = rows.targets != loss.ignore_index
-    _check_targets(rows.targets, counted, logits.shape[1], loss.ignore_index)
-    targets = torch.where(counted, rows.targets, 0)
-    z = _capped(logits, loss.softcap)
+    """Return the loss of ops/loss.py and which rows have the target as their largest logit."""
+    vocab = logits.shape[1]
+    counted = inputs.targets != options.ignore_index
+    _check_targets(inputs.targets, vocab, options.ignore_index)
+    targets = torch.where(counted, inputs.targets, 0)
+    z = _capped(logits, options.softcap)
     lse = z.logsumexp(-1)
-    lower = lse.unsqueeze(-1) - z  # −log p
-    classes = rows.class_weights
-    own = 1.0 if classes is None else classes[targets]
-    losses = (1 - loss.label_smoothing) * own * lower.gather(1, targets.unsqueeze(1)).squeeze(1)
-    if loss.label_smoothing:
-        smooth = lower if classes is None else lower * classes
-        losses = losses + loss.label_smoothing / logits.shape[1] * smooth.sum(-1)
-    if loss.z_loss:
-        losses = losses + loss.z_loss * lse.square()
-    weights = torch.ones_like(lse) if rows.token_weights is None else rows.token_weights
-    losses = torch.where(counted, losses * weights, 0.0)
+    nll = lse.unsqueeze(-1) - z  # −log p of each class
+    class_weights = inputs.class_weights
+    target_weights = 1.0 if class_weights is None else class_weights[targets]
+    losses = nll.gather(1, targets.unsqueeze(1)).squeeze(1) * target_weights
+    losses = (1 - options.label_smoothing) * losses
+    if options.label_smoothing:
+        weighted = nll if class_weights is None else nll * class_weights
+        losses = losses + options.label_smoothing / vocab * weighted.sum(-1)
+    if options.z_loss:
+        losses = losses + options.z_loss * lse.square()
+    token_weights = inputs.token_weights
+    if token_weights is None:
+        token_weights = torch.ones_like(lse)
+    losses = torch.where(counted, losses * token_weights, 0.0)
     correct = (counted & (logits.argmax(-1) == targets)).to(losses.dtype)
-    if loss.reduction == "none":
+    if options.reduction == "none":
         return losses, correct
-    if loss.reduction == "sum":
+    if options.reduction == "sum":
         return losses.sum(), correct.sum()
-    total = torch.where(counted, weights * own, 0.0).sum()
+    total = torch.where(counted, token_weights * target_weights, 0.0).sum()
     return losses.sum() / total, correct.sum() / counted.sum()
 
 
 def linear_cross_entropy(
-    hidden: Tensor,  # (rows, width)
-    weight: Tensor,  # (vocab, width)
-    rows: Rows,
-    loss: Loss,
+    hidden: Tensor,  # (rows, hidden size)
+    weight: Tensor,  # (vocab, hidden size)
+    inputs: LossInputs,
+    options: LossOptions,
 ) -> tuple[Tensor, Tensor]:  # loss and correct, (rows,) or ()
-    """cross_entropy(hidden · weightᵀ)."""
-    return cross_entropy(F.linear(hidden, weight), rows, loss)
+    """Return cross_entropy(hidden · weightᵀ)."""
+    return cross_entropy(F.linear(hidden, weight), inputs, options)
 
 
-def _check_targets(targets: Tensor, counted: Tensor, vocab: int, ignore_index: int) -> None:
+def _check_targets(targets: Tensor, vocab: int, ignore_index: int) -> None:
     if torch.compiler.is_compiling() or not targets.numel():
         return
-    wrong = counted & ((targets < 0) | (targets >= vocab))
-    if wrong.any():
-        row = int(wrong.to(torch.uint8).argmax())
+    batched = False
+    while torch._C._functorch.is_functorch_wrapped_tensor(targets):
+        # vmap cannot branch on values, so the check reads the tensor below it.
+        batched = batched or torch._C._functorch.is_batchedtensor(targets)
+        targets = torch._C._functorch.get_unwrapped(targets)
+    wrong = (targets != ignore_index) & ((targets < 0) | (targets >= vocab))
+    if bool(wrong.any()):
+        place = "every target" if batched else f"target of row {int(wrong.byte().argmax())}"
         raise KernelError(
-            f"target of row {row} must be in [0, {vocab}) or ignore_index {ignore_index},"
-            f" got {int(targets[row])}"
+            f"{place} must be in [0, {vocab}) or ignore_index {ignore_index},"
+            f" got {int(targets[wrong][0])}"
         )

@@ -20,7 +20,7 @@ from nanochat import native
 from nanochat.config.options import TrainConfig
 from nanochat.errors import KernelError
 from nanochat.model.parameters import RMSNORM_EPS
-from nanochat.ops._sample import draw, refuse_rows_without_token
+from nanochat.ops._sample import refuse_rows_without_token, sample_with_random
 from nanochat.ops.reference import head_logits
 from nanochat.tensor.attention import rotate
 from nanochat.tensor.bigram import Bigram
@@ -98,7 +98,7 @@ class TensorDecoder:
         top_p: float,
     ) -> NDArray[np.int64]:  # (rows,)
         """See training.sampling.DrawsTokens: on the CPU, where these logits are."""
-        tokens = draw(
+        tokens = sample_with_random(
             torch.from_numpy(logits), torch.from_numpy(random),
             temperature=temperature, top_k=top_k, top_p=top_p,
         )  # fmt: skip
@@ -120,7 +120,7 @@ class TensorDecoder:
             logits = logits.cpu()
         if len(rows) < len(logits):
             logits = logits[torch.from_numpy(rows).to(logits.device)]
-        tokens = draw(
+        tokens = sample_with_random(
             logits, words.to(logits.device), temperature=temperature, top_k=top_k, top_p=top_p
         ).cpu()
         if logits.device.type == "cuda":

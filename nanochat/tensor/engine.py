@@ -22,7 +22,7 @@ from nanochat.data.batches import Batch
 from nanochat.errors import KernelError, OutOfMemory, UnsupportedDevice, UnsupportedDtype
 from nanochat.model.parameters import initial_weights, parameter_specs
 from nanochat.model.state import check_shapes
-from nanochat.ops._linear_cross_entropy import linear_cross_entropy
+from nanochat.ops import linear_cross_entropy
 from nanochat.tensor import distributed
 from nanochat.tensor.bigram import Bigram
 from nanochat.tensor.compiled import compile_pays, compiled, has_one_shape

@@ -13,9 +13,11 @@ from oracles.losses import DTYPES, HARD, definition, exactly, gradients_of, rand
 from torch import Tensor
 
 from nanochat.errors import KernelError
-from nanochat.ops._cross_entropy import cross_entropy
+from nanochat.ops import cross_entropy
 
-NUMBER = {dtype: torch.float64 if dtype == torch.float64 else torch.float32 for dtype in DTYPES}
+ACCUMULATED = {
+    dtype: torch.float64 if dtype == torch.float64 else torch.float32 for dtype in DTYPES
+}
 BOUND = {torch.float64: 1e-13, torch.float32: 2e-6, torch.bfloat16: 8e-3, torch.float16: 1e-3}
 
 
@@ -31,18 +33,18 @@ def test_errors_are_at_most_those_of_torch_and_one_rounding(
     dtype: torch.dtype, reduction: str, kind: str, rows: int, vocab: int
 ) -> None:
     if kind == "sure" and vocab == 1:
-        vocab = 2  # someone must have the other thousandth
+        vocab = 2  # another class has the other thousandth
     logits, targets = HARD[kind](rows, vocab, dtype)
     upstream = torch.linspace(0.3, 2.0, rows) if reduction == "none" else torch.tensor(0.7)
     options = {"ignore_index": -1, "reduction": reduction}
     exact = exactly(logits, targets, upstream, reduction=reduction)
     plain = gradients_of(lambda x: F.cross_entropy(x, targets, **options), logits, upstream)
     ours = gradients_of(lambda x: cross_entropy(x, targets, **options), logits, upstream)
-    assert ours[0].dtype == NUMBER[dtype]
+    assert ours[0].dtype == ACCUMULATED[dtype]
     assert ours[1].dtype == dtype
     for found, theirs, wanted in zip(ours, plain, exact, strict=True):
         rounding = torch.finfo(found.dtype).eps / 2 * float(wanted.abs().max())
-        if found.dtype == torch.float64:  # a row's sum is no wider here, and is at least 1
+        if found.dtype == torch.float64:  # the kernel sums in float64 too; the sum is at least 1
             sums = rows if reduction == "sum" else 1
             rounding = torch.finfo(found.dtype).eps * max(sums, float(wanted.abs().max()))
         smallest = torch.finfo(found.dtype).smallest_normal * torch.finfo(found.dtype).eps
@@ -69,7 +71,7 @@ def filled(
     generator = torch.Generator().manual_seed(5)
     sizes = {"class_weights": vocab, "token_weights": rows}
     draw = {
-        name: torch.rand(size, generator=generator, dtype=torch.float64).to(NUMBER[dtype])
+        name: torch.rand(size, generator=generator, dtype=torch.float64).to(ACCUMULATED[dtype])
         for name, size in sizes.items()
     }
     return {name: draw[name] if value is True else value for name, value in options.items()}
@@ -97,7 +99,9 @@ def test_every_option_equals_its_definition(
         logits,
         upstream,
     )
-    torch.testing.assert_close(found[0].double(), exact[0], rtol=BOUND[NUMBER[dtype]], atol=1e-6)
+    torch.testing.assert_close(
+        found[0].double(), exact[0], rtol=BOUND[ACCUMULATED[dtype]], atol=1e-6
+    )
     scale = float(exact[1].abs().max())
     torch.testing.assert_close(
         found[1].double(), exact[1], rtol=BOUND[dtype], atol=BOUND[dtype] * scale
@@ -166,7 +170,7 @@ def test_weights_of_another_float_dtype_are_cast() -> None:
     assert torch.equal(cross_entropy(logits, targets, class_weights=weights), expected)
 
 
-# ------------------------------------------------------------------------- rows beyond the ordinary
+# ------------------------------------------------------------------------- NaN, infinity, ignored rows
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -193,7 +197,7 @@ def test_minus_infinity_is_a_probability_of_zero(dtype: torch.dtype) -> None:
     assert gradient.tolist() == [[-0.5, 0, 0.5], [0.5, -1, 0.5]]
 
 
-def test_ignored_rows_have_no_gradient_whatever_they_hold() -> None:
+def test_ignored_rows_have_no_gradient_even_if_they_hold_nan() -> None:
     logits, targets = random_rows(4, 9, torch.float32)
     targets = torch.tensor([1, -100, -100, 2])
     logits[1], logits[2, 3] = math.nan, math.inf
@@ -205,7 +209,7 @@ def test_ignored_rows_have_no_gradient_whatever_they_hold() -> None:
 
 @pytest.mark.parametrize("rows", [0, 3])
 @pytest.mark.parametrize("inplace", [False, True])
-def test_nothing_to_learn_from_is_a_nan_mean_and_a_zero_sum(rows: int, inplace: bool) -> None:
+def test_without_counted_rows_the_mean_is_nan_and_the_sum_zero(rows: int, inplace: bool) -> None:
     targets = torch.full((rows,), -1)
     for reduction in ("mean", "sum"):
         leaf = torch.randn(rows, 5, requires_grad=True)
@@ -239,7 +243,8 @@ BAD = [
      "logits must be one of float32, float64, bfloat16, float16, got torch.int64"),
     ({"logits": torch.zeros(())}, "logits must have a last dimension of vocab, got shape ()"),
     ({"class_weights": torch.ones(5, requires_grad=True)},
-     "class_weights must not require grad: the loss has no derivative by them"),
+     "class_weights must not require grad, the loss is not differentiated by it; pass a detached"
+     " tensor"),
 ]  # fmt: skip
 
 

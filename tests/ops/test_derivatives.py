@@ -1,4 +1,4 @@
-"""What the losses promise autograd: gradients in place, kept graphs, no second derivative."""
+"""Reverse-mode AD of the losses: gradients in place, kept graphs, no second derivative."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from oracles.losses import random_rows
 from torch import Tensor
 
 from nanochat.errors import KernelError
-from nanochat.ops._cross_entropy import cross_entropy
-from nanochat.ops._linear_cross_entropy import linear_cross_entropy
+from nanochat.ops import cross_entropy, linear_cross_entropy
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def problem(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
-    """hidden, weight, targets."""
+    """Return hidden, weight, targets."""
     generator = torch.Generator().manual_seed(3)
     hidden = torch.randn(9, 5, generator=generator, dtype=torch.float64).to(dtype)
     weight = torch.randn(7, 5, generator=generator, dtype=torch.float64).to(dtype)
@@ -64,13 +63,13 @@ def test_a_kept_graph_gives_the_same_gradient_twice(dtype: torch.dtype, inplace:
 
 
 @pytest.mark.parametrize("factor", [1.0, 0.25])
-def test_a_leaf_gets_a_gradient_of_its_own(factor: float) -> None:
+def test_a_leaf_gets_a_separate_gradient(factor: float) -> None:
     logits, targets = random_rows(6, 11, torch.float32)
     leaf = logits.requires_grad_()
     loss = factor * cross_entropy(leaf, targets)
     loss.backward(retain_graph=True)
     once = leaf.grad.clone()
-    leaf.grad.zero_()  # must not reach what the graph holds
+    leaf.grad.zero_()  # must not change the tensor that the graph holds
     loss.backward()
     assert torch.equal(leaf.grad, once)
 
@@ -133,9 +132,9 @@ def test_inplace_refuses_leaves_that_require_grad_and_views_of_them() -> None:
             cross_entropy(logits, targets, inplace=True)
 
 
-def test_who_saved_the_logits_is_told_that_they_are_gone() -> None:
+def test_a_backward_pass_that_saved_the_logits_raises() -> None:
     leaf = torch.randn(4, 6, requires_grad=True)
-    logits = torch.exp(leaf)  # its derivative is its result
+    logits = torch.exp(leaf)  # exp saves its result for its derivative
     loss = cross_entropy(logits, torch.tensor([0, 1, 2, 3]), inplace=True)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
@@ -184,7 +183,7 @@ def test_a_second_derivative_is_an_error_and_never_a_wrong_number(
         )[0]
     else:
         losses = cross_entropy(leaf, targets, reduction=reduction)
-    # The square has a second derivative; the loss's must not silently count as zero beside it.
+    # The square has a second derivative; the loss's must not silently count as zero.
     total = losses.sum() + (leaf**2).sum()
     with pytest.raises(KernelError, match="^cross_entropy has no second derivative"):
         torch.autograd.grad(total, leaf, create_graph=True)

@@ -1,4 +1,4 @@
-"""Linear cross-entropy: the values of its two halves, chunk by chunk, and the memory it saves."""
+"""Linear cross-entropy in any number of chunks: values, gradients, and peak memory."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from torch import Tensor
 
 from nanochat.errors import KernelError
 from nanochat.ops import _linear_cross_entropy as module
-from nanochat.ops._linear_cross_entropy import linear_cross_entropy
+from nanochat.ops import linear_cross_entropy
 from nanochat.ops.reference import head_logits
 
 
 def problem(
     rows: int, width: int, vocab: int, dtype: torch.dtype, seed: int = 0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """hidden, weight, targets; both matrices require grad."""
+    """Return hidden, weight, targets; both matrices require grad."""
     generator = torch.Generator().manual_seed(seed)
     hidden = torch.randn(rows, width, generator=generator, dtype=torch.float64).to(dtype)
     weight = torch.randn(vocab, width, generator=generator, dtype=torch.float64).to(dtype)
@@ -38,8 +38,8 @@ def gradients(loss: Tensor, hidden: Tensor, weight: Tensor, upstream: Tensor) ->
 
 
 def in_chunks(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
-    """Make a chunk's logits at most `size` bytes, or a row."""
-    monkeypatch.setattr(module, "LARGEST", size)
+    """Limit a chunk's logits to `size` bytes, or one row."""
+    monkeypatch.setattr(module, "MAX_CHUNK_BYTES", size)
 
 
 OPTIONS = [{}, {"softcap": 3.0}, {"label_smoothing": 0.1, "z_loss": 1e-2}]
@@ -63,7 +63,7 @@ def test_any_number_of_chunks_equals_the_definition(
     loss = linear_cross_entropy(hidden, weight, targets, reduction=reduction, **options)
     found = gradients(loss, hidden, weight, upstream)
     wide = [t.detach().double().requires_grad_() for t in (hidden, weight)]
-    # The product's own rounding is torch's business: the definition begins at the same logits.
+    # The definition starts from the same logits, so the product's rounding does not count.
     logits = F.linear(hidden, weight).detach().double()
     exact = wide[0] @ wide[1].t()
     exact = exact + (logits - exact).detach()
@@ -85,13 +85,13 @@ def test_results_do_not_depend_on_the_number_of_threads() -> None:
         loss = linear_cross_entropy(hidden, weight, targets, reduction="none")
         results.append(loss.detach())
     torch.set_num_threads(threads)
-    # The kernel's bits are the same; torch's products may part by a rounding.
+    # The kernel gives the same bits; torch's products may differ by a rounding.
     for other in results[1:]:
         torch.testing.assert_close(other, results[0], rtol=1e-6, atol=1e-6)
 
 
 def test_half_types_sum_the_weights_gradient_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    # A row a chunk: sums in bfloat16 would stop at 256 · the smallest part.
+    # One row per chunk: sums in bfloat16 would stop growing at 256 · the smallest part.
     in_chunks(monkeypatch, 1)
     rows = 2000
     hidden = torch.ones(rows, 1, dtype=torch.bfloat16, requires_grad=True)
@@ -125,11 +125,11 @@ def test_it_equals_the_plain_way(
 
 def test_autocast_casts_both_inputs() -> None:
     hidden, weight, targets = problem(20, 8, 30, torch.float32)
-    narrow = linear_cross_entropy(hidden.bfloat16(), weight.bfloat16(), targets)
+    in_bfloat16 = linear_cross_entropy(hidden.bfloat16(), weight.bfloat16(), targets)
     for use_native in (True, False):
         with torch.autocast("cpu", dtype=torch.bfloat16):
             loss = linear_cross_entropy(hidden, weight, targets, use_native=use_native)
-        torch.testing.assert_close(loss, narrow, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(loss, in_bfloat16, rtol=1e-4, atol=1e-4)
         made = torch.autograd.grad(loss, (hidden, weight))
         assert [gradient.dtype for gradient in made] == [torch.float32] * 2
 
@@ -158,9 +158,9 @@ def test_a_target_out_of_range_is_named_by_its_row_in_the_whole(
     ("change", "message"),
     [
         ({"weight": torch.zeros(9, 4)},
-         "hidden and weight must have shapes (…, width) and (vocab, width), got (50, 5) and (9, 4)"),
+         "hidden and weight must have shapes (…, hidden size) and (vocab, hidden size), got (50, 5) and (9, 4)"),
         ({"weight": torch.zeros(9, 5, dtype=torch.bfloat16)},
-         "hidden and weight must have one dtype, got torch.float32 and torch.bfloat16"),
+         "hidden and weight must have the same dtype, got torch.float32 and torch.bfloat16"),
     ],
 )  # fmt: skip
 def test_matrices_that_do_not_fit_are_named(change: dict[str, Tensor], message: str) -> None:
@@ -182,7 +182,7 @@ def test_head_logits_are_capped_and_at_least_float32() -> None:
 PEAK = """
 import sys
 import torch
-from nanochat.ops._linear_cross_entropy import linear_cross_entropy
+from nanochat.ops import linear_cross_entropy
 
 dtype, width, rows, vocab = getattr(torch, sys.argv[1]), int(sys.argv[2]), 2048, 32768
 
@@ -193,16 +193,16 @@ def peak():
 
 def run(rows):
     hidden = torch.randn(rows, width).to(dtype).requires_grad_()
-    scale = width**-0.5  # a probability below 1e-38 would slow the products tenfold
+    scale = width**-0.5  # probabilities below 1e-38 would make products ten times slower
     weight = (scale * torch.randn(vocab, width)).to(dtype).requires_grad_()
     with open("/proc/self/clear_refs", "w") as refs:
-        refs.write("5")  # the peak begins at what is resident now
+        refs.write("5")  # resets the peak to the present resident memory
     before = peak()
     linear_cross_entropy(hidden, weight, torch.arange(rows)).backward()
     results = hidden.grad.nbytes + weight.grad.nbytes
     return peak() - before - results
 
-run(16)  # whatever the libraries allocate once
+run(16)  # the libraries allocate some memory once
 print((run(rows) - 4 * width * vocab) / (rows * vocab * dtype.itemsize))
 """
 
@@ -214,6 +214,6 @@ def test_peak_memory_beyond_a_sum_is_an_eighth_of_the_logits(
     dtype: str, width: int, tmp_path: Path
 ) -> None:
     command = [sys.executable, "-c", PEAK, dtype, str(width)]
-    # In a folder of its own: in the checkout lies nanochat unbuilt.
+    # In an empty folder, so that the installed nanochat is imported.
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
     assert float(done.stdout) <= 1 / 8

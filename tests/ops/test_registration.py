@@ -15,15 +15,14 @@ import torch
 from oracles.losses import random_rows
 from torch import Tensor
 
-from nanochat.ops._cross_entropy import cross_entropy
-from nanochat.ops._linear_cross_entropy import linear_cross_entropy
+from nanochat.ops import cross_entropy, linear_cross_entropy
 
 NCK = torch.ops.nck
 PLAIN = (-1, 0.0, 0.0, 0.0)
 
 
 def inputs(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """logits, hidden, weight, targets."""
+    """Return logits, hidden, weight, targets."""
     logits, targets = random_rows(6, 11, dtype)
     hidden, weight = (torch.randn(n, 5, dtype=torch.float64).to(dtype) for n in (6, 11))
     return logits, hidden, weight, targets
@@ -33,12 +32,12 @@ def samples() -> list[tuple[str, Any, tuple[Any, ...]]]:
     found = []
     for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
         logits, hidden, weight, targets = inputs(dtype)
-        number = torch.float64 if dtype == torch.float64 else torch.float32
-        classes, tokens = torch.rand(11, dtype=number), torch.rand(6, dtype=number)
+        accumulated = torch.float64 if dtype == torch.float64 else torch.float32
+        classes, tokens = torch.rand(11, dtype=accumulated), torch.rand(6, dtype=accumulated)
         for reduction, code in (("none", 0), ("mean", 1), ("sum", 2)):
             waits = code != 0 and dtype != torch.float16
             weighted = targets, classes, tokens, -1, 0.1, 0.01, 5.0, code
-            upstream = torch.rand(6 if code == 0 else (), dtype=number)
+            upstream = torch.rand(6 if code == 0 else (), dtype=accumulated)
             leaf = logits.clone().requires_grad_()
             leaves = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
             for name, op, arguments in (
@@ -111,7 +110,7 @@ import os
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
-from nanochat.ops._linear_cross_entropy import linear_cross_entropy
+from nanochat.ops import linear_cross_entropy
 
 dist.init_process_group("gloo")
 rank = dist.get_rank()
@@ -152,7 +151,7 @@ def test_two_processes_give_the_gradient_of_the_whole_batch(tmp_path: Path) -> N
             [sys.executable, "-c", TWO_PROCESSES],
             env={**os.environ, **group, "RANK": str(rank), "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            cwd=tmp_path,  # in the checkout lies nanochat unbuilt
+            cwd=tmp_path,  # so that the installed nanochat is imported
         )
         for rank in range(2)
     ]  # fmt: skip

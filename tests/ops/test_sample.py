@@ -1,4 +1,4 @@
-"""nck::sample and nck::draw against training/draw.py, whose own oracle is tests/training."""
+"""Both sampling ops against nanochat/sampling/draw.py, which tests/sampling checks."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ from torch import Tensor
 
 from nanochat import philox
 from nanochat.errors import KernelError
-from nanochat.ops._sample import draw, refuse_rows_without_token, sample
+from nanochat.ops import sample
+from nanochat.ops._sample import refuse_rows_without_token, sample_with_random
 from nanochat.philox import Stream
 from nanochat.sampling import draw as specification
 
 INF = math.inf
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 
-# What lies at the edges of the rules, and any other number.
+# Ordinary numbers, and those at the edges of the rules.
 logit = st.one_of(
     st.floats(-30, 30, width=32),
     st.floats(width=32, allow_nan=False),
@@ -49,7 +50,7 @@ def random_words(rows: int, item: int = 0) -> Tensor:
 
 
 def specified(logits: Tensor, random: Tensor, **options: Any) -> list[int] | str:
-    """The specification's tokens or its message. float64 holds every dtype exactly."""
+    """Return the specification's tokens or message. float64 holds every dtype exactly."""
     try:
         with np.errstate(over="ignore"):
             return specification.draw(logits.double().numpy(), random.numpy(), **options).tolist()
@@ -59,7 +60,7 @@ def specified(logits: Tensor, random: Tensor, **options: Any) -> list[int] | str
 
 def ours(logits: Tensor, random: Tensor, **options: Any) -> list[int] | str:
     try:
-        return draw(logits, random, **options).tolist()
+        return sample_with_random(logits, random, **options).tolist()
     except KernelError as error:
         return str(error)
 
@@ -115,20 +116,20 @@ def test_top_p_of_a_long_row_of_any_shape(shape, top_p):
 
 def test_zeros_of_either_sign_are_tied_and_ties_go_to_the_lower_index():
     logits = torch.tensor([[-0.0, 0.0, -0.0, 0.0, -1.0]]).repeat(64, 1)
-    tokens = draw(logits, random_words(64), top_k=2)
+    tokens = sample_with_random(logits, random_words(64), top_k=2)
     assert sorted(set(tokens.tolist())) == [0, 1]
 
 
-# ─────────────────────────────────────────────────────────────────────────────── how rows may lie
+# ─────────────────────────────────────────────────────────────────────────────── strides and shapes
 
 
 def test_rows_apart_transposed_and_none_draw_as_their_copies():
     wide = torch.randn(12, 100, generator=torch.Generator().manual_seed(3))
     random = random_words(12)
     for logits in (wide[:, :37], wide[:, ::2], wide.t()[:12, :7], wide[0].expand(12, 100)):
-        expected = draw(logits.contiguous(), random[: len(logits)])
-        assert draw(logits, random[: len(logits)]).equal(expected)
-    nothing = draw(torch.empty(0, 5), random[:0])
+        expected = sample_with_random(logits.contiguous(), random[: len(logits)])
+        assert sample_with_random(logits, random[: len(logits)]).equal(expected)
+    nothing = sample_with_random(torch.empty(0, 5), random[:0])
     assert nothing.shape == (0,)
     assert nothing.dtype == torch.int64
 
@@ -140,14 +141,17 @@ def test_any_number_of_threads_draws_the_same_tokens():
     try:
         for threads in (1, 2, 4):
             torch.set_num_threads(threads)
-            assert draw(logits, random, temperature=0.7, top_k=40, top_p=0.9).tolist() == expected
+            assert (
+                sample_with_random(logits, random, temperature=0.7, top_k=40, top_p=0.9).tolist()
+                == expected
+            )
     finally:
         torch.set_num_threads(before)
 
 
 TOKENS_OF_AN_INSTRUCTION_SET = """
 import json, torch
-from nanochat.ops._sample import sample
+from nanochat.ops import sample
 generator = torch.Generator().manual_seed(9)
 found = []
 for vocab in (65, 3001):
@@ -163,7 +167,7 @@ def tokens_of(instruction_set: str, folder: Path) -> Any:
     done = subprocess.run(
         [sys.executable, "-c", TOKENS_OF_AN_INSTRUCTION_SET], text=True, capture_output=True,
         env={**os.environ, "NCLAB_SIMD": instruction_set}, timeout=300, check=False,
-        cwd=folder,  # beside the checkout lies nanochat unbuilt
+        cwd=folder,  # so that the installed nanochat is imported
     )  # fmt: skip
     if "NCLAB_SIMD must be" in done.stderr:
         return None
@@ -205,9 +209,9 @@ def test_the_reference_draws_the_same_tokens(dtype, items):
     options: dict[str, Any] = {"temperature": 0.6, "top_k": 9, "top_p": 0.8}
     native = sample(logits, state, items=items, **options)
     assert sample(logits, state, items=items, use_native=False, **options).equal(native)
-    given_words = draw(logits, random, **options)
-    assert draw(logits, random, use_native=False, **options).equal(given_words)
-    assert draw(logits, random.view(torch.int64), **options).equal(given_words)
+    given_words = sample_with_random(logits, random, **options)
+    assert sample_with_random(logits, random, use_native=False, **options).equal(given_words)
+    assert sample_with_random(logits, random.view(torch.int64), **options).equal(given_words)
 
 
 def test_tokens_follow_the_softmax():
@@ -244,9 +248,9 @@ def test_a_row_without_a_token_is_named_as_in_the_specification(dtype, use_nativ
         ({"top_p": 1.5}, r"^top_p must be above 0 and at most 1, got 1\.5$"),
     ],
 )
-def test_settings_out_of_range_are_refused(options, message, use_native):
+def test_options_out_of_range_are_refused(options, message, use_native):
     with pytest.raises(KernelError, match=message):
-        draw(torch.zeros(1, 2), random_words(1), use_native=use_native, **options)
+        sample_with_random(torch.zeros(1, 2), random_words(1), use_native=use_native, **options)
 
 
 @pytest.mark.parametrize(
@@ -283,7 +287,9 @@ def test_the_ops_keep_to_their_schemas():
     logits, state = torch.randn(3, 20), torch.tensor([1, 2, 3])
     for items in (None, torch.arange(3)):
         torch.library.opcheck(torch.ops.nck.sample.default, (logits, state, items, 0.7, 5, 0.9))
-    torch.library.opcheck(torch.ops.nck.draw.default, (logits, torch.arange(3), 0.7, 5, 0.9))
+    torch.library.opcheck(
+        torch.ops.nck.sample_with_random.default, (logits, torch.arange(3), 0.7, 5, 0.9)
+    )
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])

@@ -1,4 +1,4 @@
-"""Losses in float64, written from their definition, and logits that are hard to get right."""
+"""Losses in float64, written from their definition, and logits that cause rounding errors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def definition(
     token_weights: Tensor | None = None,
     reduction: str = "mean",
 ) -> Tensor:
-    """Row by row, in the words of nanochat/ops/loss.py."""
+    """Return the loss of nanochat/ops/loss.py, computed row by row."""
     vocab = logits.shape[1]
     classes = torch.ones(vocab) if class_weights is None else class_weights
     classes = classes.to(logits.dtype)
@@ -47,7 +47,7 @@ def definition(
 
 
 def gradients_of(function: Any, logits: Tensor, upstream: Tensor | None = None) -> Any:
-    """The result of function(logits) and the derivative of Σ upstream · result."""
+    """Return function(logits) and the gradient of Σ upstream · result."""
     leaf = logits.clone().requires_grad_()
     result = function(leaf)
     scalar = result.sum() if upstream is None else (result * upstream.to(result.dtype)).sum()
@@ -63,7 +63,7 @@ def exactly(
     reduction: str,
     ignore_index: int = -1,
 ) -> tuple[Tensor, Tensor]:  # float64
-    """Loss and gradient from their formulas in NumPy's widest float, so that float64 is tested too."""
+    """Return loss and gradient in NumPy's widest float, precise enough to test float64."""
     x = logits.double().numpy().astype(np.longdouble)
     counted = (targets != ignore_index).numpy()
     rows = np.arange(len(x))
@@ -73,7 +73,7 @@ def exactly(
     sums = exponentials.sum(axis=1, keepdims=True)
     losses = np.where(counted, (largest + np.log(sums))[:, 0] - x[rows, index], 0)
     gradient = exponentials / sums
-    # p − 1 as −(the others' share), which keeps its digits.
+    # p − 1 is computed as −(the other classes' share), which keeps its digits.
     others = exponentials.copy()
     others[rows, index] = 0
     gradient[rows, index] = -(others.sum(axis=1, keepdims=True) / sums)[:, 0]
@@ -90,7 +90,7 @@ def exactly(
 
 
 def random_rows(rows: int, vocab: int, dtype: torch.dtype, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Logits and targets, every seventh of them -1."""
+    """Return logits and targets; every seventh target is -1."""
     generator = torch.Generator().manual_seed(seed)
     logits = 3 * torch.randn(rows, vocab, generator=generator, dtype=torch.float64)
     targets = torch.randint(0, vocab, (rows,), generator=generator)
@@ -99,7 +99,7 @@ def random_rows(rows: int, vocab: int, dtype: torch.dtype, seed: int = 0) -> tup
 
 
 def sure_rows(rows: int, vocab: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """The target's probability is about 0.999, the others share the rest."""
+    """Return rows whose target has probability 0.999; the other classes share the rest."""
     logits, targets = random_rows(rows, vocab, torch.float64)
     targets = targets.clamp(min=0)
     logits.scatter_(1, targets.unsqueeze(1), float("-inf"))
@@ -109,7 +109,7 @@ def sure_rows(rows: int, vocab: int, dtype: torch.dtype) -> tuple[Tensor, Tensor
 
 
 def far_rows(rows: int, vocab: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """All logits moved by the same 10,000."""
+    """Return random rows with 10,000 added to each logit."""
     logits, targets = random_rows(rows, vocab, torch.float64)
     return (logits + 1e4).to(dtype), targets
 

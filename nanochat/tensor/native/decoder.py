@@ -18,7 +18,7 @@ from torch import Tensor
 from nanochat import native
 from nanochat.config.options import TrainConfig
 from nanochat.model.parameters import RMSNORM_EPS, ROPE_BASE, parameter_specs
-from nanochat.ops._sample import ONE_THREAD as DRAWS_OF_ONE_THREAD
+from nanochat.ops._sample import ONE_THREAD_LOGITS
 from nanochat.tensor.bigram import Bigram
 from nanochat.tensor.model import MiniGPT
 
@@ -147,7 +147,7 @@ class NativeDecoder:
         rows, vocab = len(random), self._logits.shape[1]
         tokens = np.empty(rows, np.int64)
         dtype = native.DTYPES["float64" if self._logits.itemsize == 8 else "float32"]
-        threads = 1 if rows * vocab <= DRAWS_OF_ONE_THREAD else torch.get_num_threads()
+        threads = 1 if rows * vocab <= ONE_THREAD_LOGITS else torch.get_num_threads()
         status = self._sample(
             logits, rows, vocab, vocab, dtype, random.ctypes.data, 0, 0, temperature, top_k, top_p,
             tokens.ctypes.data, threads,

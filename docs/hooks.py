@@ -1,0 +1,31 @@
+"""mkdocs hook: tables of options from their declarations, and no links out of the site."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from nanochat.config import options
+from nanochat.config.option import UNSET
+
+_OUTSIDE = re.compile(r"(?<!!)\[([^\]]*)\]\(\.\./([^)]*)\)")
+_OPTIONS = re.compile(r"<!-- options of (\w+) -->")
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Fill in the tables, and name files outside docs/, which the site lacks, by their paths."""
+    markdown = _OUTSIDE.sub(lambda link: f"{link[1]} (`{link[2]}`)", markdown)
+    return _OPTIONS.sub(lambda mark: options_table(mark[1]), markdown)
+
+
+def options_table(config: str) -> str:
+    """Return a table of the fields of a config class: name, default, meaning."""
+    lines = ["| field | default | meaning |", "|---|---|---|"]
+    for name, option in options.options_of(getattr(options, config)).items():
+        default = repr(option.default) if option.default is not UNSET else "by preset"
+        meaning = option.help
+        if option.choices:
+            meaning += " One of " + ", ".join(f"`{choice}`" for choice in option.choices) + "."
+        cells = f"`{name}`", f"`{default}`", meaning.replace("|", "\\|").replace("*", "\\*")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
