@@ -13,7 +13,8 @@ from nanochat.ops.loss import loss_struct
 
 __all__ = ["cross_entropy", "scale_rows", "target_weight"]
 
-DTYPES = {getattr(torch, name): code for name, code in native.DTYPES.items()}
+TORCH_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in native.DTYPES}
+DTYPES = {TORCH_DTYPES[name]: code for name, code in native.DTYPES.items()}
 # Up to this many elements a second thread costs more than it saves.
 ONE_THREAD = 1 << 14
 

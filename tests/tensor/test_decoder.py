@@ -14,10 +14,10 @@ from tensor.batch_makers import VOCAB, make_engine, small_config, windows
 from nanochat.model.parameters import Spec, parameter_specs
 from nanochat.sampling import sampling
 from nanochat.tensor import decoder as decoder_module
+from nanochat.tensor import native as fast_paths
 from nanochat.tensor.engine import TensorEngine
 from nanochat.tensor.model import MiniGPT
-from nanochat.tensor.native import decoder as native_decoder
-from nanochat.tensor.native.decoder import runs_natively
+from nanochat.tensor.native import decodes, trains
 
 MODELS: list[dict[str, Any]] = [
     {"model_kind": "bigram"},
@@ -41,7 +41,7 @@ def _path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def use_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoder_module, "runs_natively", lambda *_: False)
+    monkeypatch.setattr(decoder_module, "decodes", lambda *_: False)
 
 
 def tokens(rows: int, count: int) -> NDArray[np.int64]:
@@ -206,7 +206,7 @@ def test_nck_decode_errs_no_more_than_the_calls_of_torch(
     config = small_config(**{**shape, **options})
     engine, ids = make_engine(config, dtype=dtype), tokens(1, 32)[0]
     assert isinstance(engine.model, MiniGPT)
-    assert runs_natively(engine.model, config, torch.device("cpu"))
+    assert decodes(config, "cpu", engine.model.dtype)
     monkeypatch.undo()
     ours = errors(engine, ids)
     use_calls(monkeypatch)
@@ -225,16 +225,15 @@ def test_nck_decode_errs_no_more_than_the_calls_of_torch(
 def test_nck_decode_takes_what_it_computes_whole(
     changes: dict[str, Any], device: str, expected: bool
 ) -> None:
-    config = small_config(**changes)
-    assert runs_natively(make_engine(config).model, config, torch.device(device)) == expected
+    assert decodes(small_config(**changes), device, torch.float32) == expected
 
 
 def test_a_parameter_that_nck_decode_does_not_know_leaves_the_model_to_torch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = small_config()
-    model = make_engine(config).model
     more = Spec(name="layer0.value_embedding", shape=(VOCAB, 8), std=0.3, group="embedding")
     known = parameter_specs(config, VOCAB)
-    monkeypatch.setattr(native_decoder, "parameter_specs", lambda *_: [*known, more])
-    assert not runs_natively(model, config, torch.device("cpu"))
+    monkeypatch.setattr(fast_paths, "parameter_specs", lambda *_, **__: [*known, more])
+    assert not decodes(config, "cpu", torch.float32)
+    assert not trains(config, "cpu", torch.float32, compiled=False)

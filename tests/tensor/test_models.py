@@ -109,7 +109,7 @@ def test_both_attentions_give_the_same_gradients(
 ) -> None:
     engine = make_engine(small_config(**options))
     fused = gradients(engine, maker())
-    monkeypatch.setattr(inputs_module, "NATIVE_WIDTH", 0)
+    monkeypatch.setattr(inputs_module, "NATIVE_LENGTH", 0)
     other = gradients(engine, maker())
     np.testing.assert_allclose(other, fused, rtol=1e-10, atol=1e-14)
 
@@ -118,7 +118,7 @@ def row_logits(engine: TensorEngine, batch: Batch) -> NDArray[np.float64]:
     inputs = engine._inputs(batch)
     with torch.no_grad():
         logits = engine.model.hidden(inputs) @ engine.model.head.T
-    return logits.view(inputs.rows, inputs.width, VOCAB).numpy()
+    return logits.view(inputs.rows, inputs.length, VOCAB).numpy()
 
 
 @pytest.mark.parametrize("width", [8, 0], ids=["fused", "torch"])
@@ -126,7 +126,7 @@ def row_logits(engine: TensorEngine, batch: Batch) -> NDArray[np.float64]:
 def test_attention_never_crosses_segments(
     positions: str, width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inputs_module, "NATIVE_WIDTH", width)
+    monkeypatch.setattr(inputs_module, "NATIVE_LENGTH", width)
     engine = make_engine(small_config(positions=positions))
     batch = packed()
     before = row_logits(engine, batch)
@@ -159,7 +159,7 @@ def test_columns_that_every_row_pads_are_not_computed() -> None:
             for name, value in (("inputs", 0), ("targets", -1), ("positions", 0), ("segments", -1))
         },
     )
-    assert engine._inputs(padded).width == 4
+    assert engine._inputs(padded).length == 4
     assert engine.sums(padded) == engine.sums(narrow)
 
 
