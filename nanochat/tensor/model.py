@@ -27,7 +27,7 @@ __all__ = [
 
 # The activations of the MLP. A name that is missing in native.COMPUTED trains and samples with
 # this file on every device.
-ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "relu2": lambda x: F.relu(x).square(),
 }

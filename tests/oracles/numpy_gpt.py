@@ -70,12 +70,16 @@ class NumpyGPT:
             x = rmsnorm(x)
         for layer in range(config.n_layer):
             x = x + self._attention(rmsnorm(x), position, layer)
-            inner = np.maximum(weights[f"layer{layer}.mlp_fc1"] @ rmsnorm(x), 0.0)
-            inner = inner**2 if config.activation == "relu2" else inner
+            inner = self.activation(weights[f"layer{layer}.mlp_fc1"] @ rmsnorm(x))
             x = x + weights[f"layer{layer}.mlp_fc2"] @ inner
         logits = weights["wte" if config.tie_lm_head else "lm_head"] @ x
         cap = config.logit_softcap
         return cap * np.tanh(logits / cap) if cap else logits
+
+    def activation(self, x: Array) -> Array:
+        return {"relu": np.maximum(x, 0.0), "relu2": np.maximum(x, 0.0) ** 2}[
+            self.config.activation
+        ]
 
     def _attention(self, x: Array, position: int, layer: int) -> Array:
         q, k, v = (self.weights[f"layer{layer}.attn_w{part}"] @ x for part in "qkv")

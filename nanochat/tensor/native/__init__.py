@@ -16,13 +16,21 @@ from nanochat.config.options import TrainConfig, options_of
 from nanochat.errors import UnsupportedActivation
 from nanochat.model.parameters import parameter_specs
 
-__all__ = ["ACTIVATIONS", "COMPUTED", "DTYPES", "activation_code", "decodes", "trains"]
+__all__ = [
+    "ACTIVATIONS",
+    "COMPUTED",
+    "DTYPES",
+    "OUTSIDE_THE_MODEL",
+    "activation_code",
+    "decodes",
+    "trains",
+]
 
 ACTIVATIONS: Mapping[str, int] = {"relu": 0, "relu2": 1}  # NCK_RELU, NCK_RELU2
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 # Every option that changes the model, with the values that the kernels compute. None: all values.
-COMPUTED: Mapping[str, tuple[str, ...] | None] = {
+COMPUTED: dict[str, tuple[str, ...] | None] = {
     "model_kind": ("bigram", "mini-gpt"),
     "activation": tuple(ACTIVATIONS),
     "positions": ("learned", "rope"),
@@ -33,7 +41,8 @@ COMPUTED: Mapping[str, tuple[str, ...] | None] = {
         )
     ),
 }  # fmt: skip
-_NOT_OF_THE_MODEL = {"mode", "preset", "init_std", "zero_init"}  # they change no computation
+# Options of the same group that do not change what a model computes from its weights.
+OUTSIDE_THE_MODEL = {"mode", "preset", "init_std", "zero_init"}
 _PARAMETERS = re.compile(r"wte(\d*|_ngram)|wpe|lm_head|layer\d+\.(attn_w[qkvo]|mlp_fc[12])")
 
 
@@ -65,7 +74,7 @@ def _computes(config: TrainConfig, dtype: torch.dtype) -> bool:
 
 def _knows_options(config: TrainConfig) -> bool:
     for name, option in options_of(type(config)).items():
-        if option.group != "Model" or name in _NOT_OF_THE_MODEL:
+        if option.group != "Model" or name in OUTSIDE_THE_MODEL:
             continue
         if name not in COMPUTED:
             return False
