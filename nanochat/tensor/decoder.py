@@ -18,7 +18,7 @@ from nanochat import native
 from nanochat.config.options import TrainConfig
 from nanochat.errors import KernelError
 from nanochat.ops._sample import draw, refuse_rows_without_token
-from nanochat.tensor.embeddings import Bags, Embeddings
+from nanochat.tensor.embeddings import Bags, EmbeddingTables
 from nanochat.tensor.inputs import Inputs, RotaryTable
 from nanochat.tensor.model import KeyValueCache, MiniGPT
 from nanochat.tensor.native import decodes
@@ -63,8 +63,8 @@ class TensorDecoder:
         self._model, self._config, self._table, self._device = model, config, table, device
         self._rereads = config.model_kind == "mini-gpt" and table is None
         self._tokens = torch.tensor(prompts, dtype=torch.int64, device=device)  # (rows, length)
-        self._places = torch.arange(config.block_size, device=device)
-        self._embeddings = Embeddings.of(config, len(model.head))
+        self._slots = torch.arange(config.block_size, device=device)
+        self._embeddings = EmbeddingTables.of(config, len(model.head))
         self._caches = [KeyValueCache(len(prompts), config, model.head) for _ in model.blocks]
         self._clear()
         self._read_prompts()
@@ -156,7 +156,7 @@ class TensorDecoder:
         self._count += length
         inputs = Inputs(
             rows=rows, length=length, tokens=tokens.reshape(-1),
-            positions=self._places[slot : slot + length].expand(rows, length).reshape(-1),
+            positions=self._slots[slot : slot + length].expand(rows, length).reshape(-1),
             rotary=self._table.span(first, self._count) if self._table else None,
             bags=self._bags(tokens) if self._embeddings.lookback else None,
         )  # fmt: skip

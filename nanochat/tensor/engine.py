@@ -139,12 +139,12 @@ class TensorEngine:
         initial = initial_weights(config, vocab_size)
         self.weights = FlatWeights(specs, initial, device=torch_device, dtype=torch_dtype)
         self._compiled = compile_pays(config, device)
-        native = trains(config, device, torch_dtype, compiled=self._compiled)
-        model = NativeMiniGPT if native else MODELS[config.model_kind]
+        fast = trains(config, device, torch_dtype, compiled=self._compiled)
+        model = NativeMiniGPT if fast else MODELS[config.model_kind]
         self.model = model(config, self.weights, vocab_size)
         self.optimizer = FlatOptimizer(config, self.weights)
         self._inputs = InputsMaker(
-            config, vocab_size, device=torch_device, dtype=torch_dtype, native=native
+            config, vocab_size, device=torch_device, dtype=torch_dtype, native=fast
         )
         self._token_bytes = np.asarray(token_bytes, dtype=np.int64)
         self._dropout = torch.Generator(torch_device) if config.dropout else None

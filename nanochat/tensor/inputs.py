@@ -17,7 +17,7 @@ from torch import Tensor
 from nanochat.config.options import TrainConfig
 from nanochat.data.batches import Batch
 from nanochat.model.parameters import rotary_angles
-from nanochat.tensor.embeddings import Bags, Embeddings
+from nanochat.tensor.embeddings import Bags, EmbeddingTables
 
 __all__ = ["NATIVE_LENGTH", "Inputs", "InputsMaker", "LabeledInputs", "Rotary", "RotaryTable"]
 
@@ -115,7 +115,7 @@ class InputsMaker:
         dtype: torch.dtype,  # of the activations
         native: bool,  # for native.MiniGPT instead of model.MiniGPT
     ) -> None:
-        self._embeddings = Embeddings.of(config, vocab_size)
+        self._embeddings = EmbeddingTables.of(config, vocab_size)
         self._attends = config.n_layer > 0
         self._native = native
         self._device = device

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from nanochat.config.options import TrainConfig
 from nanochat.model.parameters import RMSNORM_EPS
 from nanochat.ops.reference import head_logits
-from nanochat.tensor.embeddings import Embeddings
+from nanochat.tensor.embeddings import EmbeddingTables
 from nanochat.tensor.inputs import Inputs, Rotary
 from nanochat.tensor.weights import FlatWeights
 
@@ -105,7 +105,7 @@ class Embedding(nn.Module):
 
     def __init__(self, config: TrainConfig, weights: FlatWeights, vocab_size: int) -> None:
         super().__init__()
-        rows = Embeddings.of(config, vocab_size).rows
+        rows = EmbeddingTables.of(config, vocab_size).rows
         self.wte = weights.leaf("wte", rows=rows, master=True)
         self.wpe: nn.Parameter | None = None
         if "wpe" in weights.offsets:

@@ -124,7 +124,7 @@ def test_a_missing_compiler_is_one_clear_line(
     with pytest.raises(UnsupportedOption) as caught:
         engine.step([windows(4, 8)], settings())
     message = str(caught.value)
-    assert message.startswith("compile cannot be on here: ") and message.endswith(
+    assert message.startswith("compile on does not work on this machine: ") and message.endswith(
         "; use compile off"
     )
     assert "\n" not in message

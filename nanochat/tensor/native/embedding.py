@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nanochat.tensor.embeddings import Embeddings
+from nanochat.tensor.embeddings import EmbeddingTables
 from nanochat.tensor.inputs import Inputs
 from nanochat.tensor.native import kernels
 from nanochat.tensor.native.functions import apply
@@ -19,7 +19,7 @@ from nanochat.tensor.native.functions import apply
 __all__ = ["embed"]
 
 
-def embed(table: Tensor, inputs: Inputs, embeddings: Embeddings, *, norm: bool) -> Tensor:
+def embed(table: Tensor, inputs: Inputs, embeddings: EmbeddingTables, *, norm: bool) -> Tensor:
     """Return each token's sum of table rows, (tokens, n_embd), with or without RMSNorm.
 
     The gradient of the table is added to its buffer directly.
@@ -30,7 +30,7 @@ def embed(table: Tensor, inputs: Inputs, embeddings: Embeddings, *, norm: bool) 
 class _Embed(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, table: Tensor, inputs: Inputs, embeddings: Embeddings, norm: bool
+        ctx: Any, table: Tensor, inputs: Inputs, embeddings: EmbeddingTables, norm: bool
     ) -> Tensor:
         ctx.table, ctx.inputs, ctx.embeddings = table, inputs, embeddings
         ctx.normed = None

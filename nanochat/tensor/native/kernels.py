@@ -14,8 +14,8 @@ from torch import Tensor
 
 from nanochat import native
 from nanochat.model.parameters import RMSNORM_EPS
-from nanochat.ops.launch import DTYPES
-from nanochat.tensor.embeddings import Embeddings
+from nanochat.ops.launch import DTYPES, _address
+from nanochat.tensor.embeddings import EmbeddingTables
 from nanochat.tensor.inputs import Inputs
 
 __all__ = [
@@ -36,18 +36,14 @@ def _done(status: int) -> None:
 
 
 @lru_cache(maxsize=16)
-def _embeddings_struct(embeddings: Embeddings, n_embd: int, dtype: torch.dtype) -> Any:
+def _embeddings_struct(embeddings: EmbeddingTables, n_embd: int, dtype: torch.dtype) -> Any:
     """Return an nck_embeddings. Nothing changes it, so calls share it."""
     sizes = (embeddings.vocab_size, n_embd, embeddings.past, embeddings.ngram_rows,
              embeddings.ngram_longest, DTYPES[dtype])  # fmt: skip
     return native.ffi.new("nck_embeddings *", sizes)
 
 
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
-
-
-def embed(table: Tensor, inputs: Inputs, embeddings: Embeddings) -> Tensor:
+def embed(table: Tensor, inputs: Inputs, embeddings: EmbeddingTables) -> Tensor:
     """Return each token's sum of table rows, (tokens, n_embd)."""
     sums = table.new_empty(len(inputs.tokens), table.shape[1])
     _done(native.kernel("embed")(
@@ -62,7 +58,7 @@ def embed(table: Tensor, inputs: Inputs, embeddings: Embeddings) -> Tensor:
 def embed_backward(
     gradient: Tensor,  # (tokens, n_embd) of the result of `embed`
     inputs: Inputs,
-    embeddings: Embeddings,
+    embeddings: EmbeddingTables,
     onto: Tensor,  # as the table
 ) -> None:
     """Add the gradient of the table to `onto`."""

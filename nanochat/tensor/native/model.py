@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nanochat.config.options import TrainConfig
 from nanochat.tensor import model
-from nanochat.tensor.embeddings import Embeddings
+from nanochat.tensor.embeddings import EmbeddingTables
 from nanochat.tensor.inputs import Inputs
 from nanochat.tensor.native.blocks import BlockMatrices, BlockOptions, run_blocks
 from nanochat.tensor.native.embedding import embed
@@ -24,7 +24,7 @@ class MiniGPT(model.MiniGPT):
 
     def __init__(self, config: TrainConfig, weights: FlatWeights, vocab_size: int) -> None:
         super().__init__(config, weights, vocab_size)
-        self._embeddings = Embeddings.of(config, vocab_size)
+        self._embeddings = EmbeddingTables.of(config, vocab_size)
         self._options = BlockOptions.of(config)
         self._matrices = [BlockMatrices.of(block) for block in self.blocks]
 
