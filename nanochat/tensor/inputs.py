@@ -29,8 +29,8 @@ NATIVE_LENGTH = 512
 class Rotary(NamedTuple):
     """Rotary angles in shapes that broadcast over (rows, heads, length, head_dim)."""
 
-    cos: Tensor  # (..., length, head_dim), the half repeated
-    sin: Tensor  # (..., length, head_dim / 2)
+    cos: Tensor  # (..., length, head_dim), cos in both halves
+    sin: Tensor  # (..., length, head_dim), sin in the first half and −sin in the second
 
 
 class RotaryTable:
@@ -46,18 +46,18 @@ class RotaryTable:
     def _grow(self, size: int) -> None:
         cos, sin = rotary_angles(np.arange(size), self._head_dim)
         self._size = size
-        repeated = np.concatenate([cos, cos], axis=-1)
-        self._cos = torch.from_numpy(repeated).to(self._dtype).to(self._device)
-        self._sin = torch.from_numpy(sin).to(self._dtype).to(self._device)
-        self._angles: Rotary | None = None
+        both_cos, both_sin = np.concatenate([cos, cos], -1), np.concatenate([sin, -sin], -1)
+        self._cos = torch.from_numpy(both_cos).to(self._dtype).to(self._device)
+        self._sin = torch.from_numpy(both_sin).to(self._dtype).to(self._device)
+        self._angles: tuple[Tensor, Tensor] | None = None
 
-    def angles(self, largest: int, dtype: torch.dtype) -> Rotary:
-        """Return the table that the kernels read: halves in `dtype`, positions up to `largest`."""
+    def angles(self, largest: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return cos and sin for the kernels, each (at least largest + 1, head_dim / 2)."""
         if largest >= self._size:
             self._grow(2 * largest)
         if self._angles is None:
             cos, sin = rotary_angles(np.arange(self._size), self._head_dim)
-            self._angles = Rotary(torch.from_numpy(cos).to(dtype), torch.from_numpy(sin).to(dtype))
+            self._angles = torch.from_numpy(cos).to(dtype), torch.from_numpy(sin).to(dtype)
         return self._angles
 
     def span(self, first: int, last: int) -> Rotary:
@@ -92,7 +92,7 @@ class Inputs:
     dropout_scales: Sequence[Tensor] = ()  # see MiniGPT.dropout_scales; empty: no dropout
     # For native/ only.
     kernel_attention: bool = False  # our kernel, which reads the two below, or torch's attention
-    angles: Rotary | None = None  # halves by position
+    angles: tuple[Tensor, Tensor] | None = None  # see RotaryTable.angles
     starts: Tensor | None = None  # (rows · length,) int64, first visible column; None: all 0
 
 

@@ -48,11 +48,10 @@ def dropout(x: Tensor, inputs: Inputs, place: int) -> Tensor:
     return x * inputs.dropout_scales[place] if inputs.dropout_scales else x
 
 
-def rotate(x: Tensor, rotary: Rotary) -> Tensor:  # (rows, heads, length, head_dim)
+def rotate(x: Tensor, rotary: Rotary) -> Tensor:  # (..., length, head_dim)
     """Rotate in halves (Su et al. 2021): y₁ = x₁·cos + x₂·sin, y₂ = x₂·cos − x₁·sin."""
-    first, second = x.chunk(2, dim=-1)
-    turned = torch.cat((second * rotary.sin, first * -rotary.sin), dim=-1)
-    return torch.addcmul(turned, x, rotary.cos)
+    swapped = x.roll(x.shape[-1] // 2, dims=-1)  # x₂, x₁
+    return torch.addcmul(x * rotary.cos, swapped, rotary.sin)
 
 
 class KeyValueCache:
@@ -87,11 +86,13 @@ def attend(
 ) -> Tensor:  # (tokens, n_embd)
     """Causal attention within segments: softmax(q·k / √head_dim) · v over the visible tokens."""
     rows, length = inputs.rows, inputs.length
-    q, k, v = qkv.view(rows, length, 3, heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+    by_head = qkv.view(rows, length, 3, heads, -1).permute(2, 0, 3, 1, 4)
+    qk, v = by_head[:2], by_head[2]
     if inputs.rotary is not None:
-        q, k = rotate(q, inputs.rotary), rotate(k, inputs.rotary)
+        qk = rotate(qk, inputs.rotary)
     if norm is not None:
-        q, k = norm(q), norm(k)
+        qk = norm(qk)
+    q, k = qk.unbind(0)
     if cache is not None:
         k, v = cache.append(k, v)
     mask = inputs.attention_mask
