@@ -1,6 +1,6 @@
 """Oracle: both models in NumPy float64, one position at a time, from microgpt.py's formulas.
 
-Slow and obvious on purpose; it shares nothing with an engine but parameter names and angles.
+It is slow and simple on purpose. It shares only parameter names and angles with the engines.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def softmax(x: Array) -> Array:
 
 
 def ngram_row(tokens: Sequence[int], rows: int) -> int:
-    """Of the hash that abi.h gives, in integers without a limit."""
+    """Return the row that the hash in abi.h gives, with unlimited integers."""
     key = 0
     for token in reversed(tokens):
         key = (key + token + 1) * 0x9E3779B97F4A7C15
@@ -41,7 +41,7 @@ def ngram_row(tokens: Sequence[int], rows: int) -> int:
 
 
 class NumpyGPT:
-    """Token by token; `reset` starts a segment. `window` tokens at most are remembered."""
+    """Computes token by token and remembers `window` tokens. `reset` starts a segment."""
 
     def __init__(
         self, config: TrainConfig, weights: Mapping[str, NDArray[np.floating]], window: int = 10**9
@@ -107,7 +107,7 @@ class NumpyGPT:
 def nats(
     config: TrainConfig, weights: Mapping[str, NDArray[np.floating]], batch: Batch
 ) -> list[float]:
-    """−log p of every counted target, row by row."""
+    """Return −log p of every target that counts, row by row."""
     model = NumpyGPT(config, weights)
     result = []
     for row, length in enumerate(batch.lengths.tolist()):

@@ -59,7 +59,7 @@ def every_model(function: Any) -> Any:
 
 
 def gradients(engine: TensorEngine, batch: Batch) -> NDArray[np.float64]:
-    """The flat gradient of one microbatch, without an update."""
+    """Return the flat gradient of one microbatch, without an update."""
     engine._accumulate(batch, None)
     result = engine.weights.gradients.clone().numpy()
     engine.weights.zero()
@@ -81,7 +81,7 @@ def test_loss_equals_the_numpy_oracle(options: dict[str, Any]) -> None:
 
 @every_model
 def test_gradients_equal_central_differences(options: dict[str, Any]) -> None:
-    """Along two random directions in each matrix, which no wrong gradient is orthogonal to."""
+    """Compare along two random directions per matrix; a wrong gradient is not orthogonal to them."""
     engine = make_engine(small_config(**options))
     batch = packed()
     found = gradients(engine, batch)
@@ -121,12 +121,12 @@ def row_logits(engine: TensorEngine, batch: Batch) -> NDArray[np.float64]:
     return logits.view(inputs.rows, inputs.length, VOCAB).numpy()
 
 
-@pytest.mark.parametrize("width", [8, 0], ids=["fused", "torch"])
+@pytest.mark.parametrize("native_length", [8, 0], ids=["kernel", "torch"])
 @pytest.mark.parametrize("positions", ["learned", "rope"])
 def test_attention_never_crosses_segments(
-    positions: str, width: int, monkeypatch: pytest.MonkeyPatch
+    positions: str, native_length: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inputs_module, "NATIVE_LENGTH", width)
+    monkeypatch.setattr(inputs_module, "NATIVE_LENGTH", native_length)
     engine = make_engine(small_config(positions=positions))
     batch = packed()
     before = row_logits(engine, batch)
@@ -149,21 +149,21 @@ def test_padding_contributes_nothing(positions: str) -> None:
     np.testing.assert_allclose(gradients(engine, other), expected, rtol=1e-12, atol=1e-16)
 
 
-def test_columns_that_every_row_pads_are_not_computed() -> None:
+def test_columns_that_are_padding_in_every_row_are_dropped() -> None:
     engine = make_engine(small_config())
-    narrow = windows(2, 4)
+    short = windows(2, 4)
     padded = dataclasses.replace(
-        narrow,
+        short,
         **{
-            name: np.pad(getattr(narrow, name), ((0, 0), (0, 4)), constant_values=value)
+            name: np.pad(getattr(short, name), ((0, 0), (0, 4)), constant_values=value)
             for name, value in (("inputs", 0), ("targets", -1), ("positions", 0), ("segments", -1))
         },
     )
     assert engine._inputs(padded).length == 4
-    assert engine.sums(padded) == engine.sums(narrow)
+    assert engine.sums(padded) == engine.sums(short)
 
 
-def test_an_empty_model_of_zero_layers_is_embedding_and_head() -> None:
+def test_a_model_of_zero_layers_is_embedding_and_head() -> None:
     config = small_config(n_layer=0)
     engine = make_engine(config)
     expected = nats(config, engine.state_dict().weights, packed())

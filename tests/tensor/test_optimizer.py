@@ -18,7 +18,7 @@ from nanochat.tensor.engine import TensorEngine
 def torch_optimizer(
     engine: TensorEngine, lr: Mapping[str, float], decay: Mapping[str, float]
 ) -> torch.optim.Optimizer:
-    """torch.optim on copies of the weights; SGD's decoupled decay is left to the caller."""
+    """Return torch.optim on copies of the weights; the caller applies SGD's decoupled decay."""
     config = engine.config
     weights = engine.state_dict().weights
     groups: list[dict[str, Any]] = []
