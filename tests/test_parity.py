@@ -1,12 +1,12 @@
-"""Both engines, same config and seed: same weights, same batches, same losses.
+"""Both engines with one config and seed have the same weights, batches and losses.
 
-One table: every combination of options that both engines support. 500 steps in float32 run for a
-covering set of it (every pair of option values occurs); `--long` runs them for all.
+TABLE has every combination of options that both engines support. A covering set, in which every
+pair of option values occurs, runs 500 steps in float32; `--long` runs them for all combinations.
 
-The learning rates are those at which every combination trains stably on one document a step.
-Above them (AdamW 0.01 with tied, unnormalised embeddings and RoPE, say) training itself doubles a
-rounding error every few steps, and each float32 engine parts from float64 as fast as from the
-other; float64 still agrees to 1e-12 over 20 steps there.
+At these learning rates every combination trains stably with one document per step. At higher rates
+(for example AdamW 0.01 with tied, unnormalized embeddings and RoPE) training itself doubles a
+rounding error every few steps. Each float32 engine then diverges from float64 as fast as from the
+other engine, while both still agree to 1e-12 in float64 over 20 steps.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ TABLE = [(kind, options) for kind in AXES for options in combinations(kind)]
 
 
 def covering(kind: str) -> Iterator[dict[str, Any]]:
-    """Greedily, the fewest combinations in which every pair of option values occurs."""
+    """Yield few combinations, chosen greedily, in which every pair of option values occurs."""
 
     def pairs(options: Mapping[str, Any]) -> set[Any]:
         return set(itertools.combinations(sorted(options.items()), 2))
@@ -120,7 +120,7 @@ def largest_difference(
 
 
 @pytest.mark.parametrize("case", TABLE, ids=label)
-def test_engines_walk_the_same_losses_in_float64(case: tuple[str, Any], corpus: Any) -> None:
+def test_engines_have_the_same_losses_in_float64(case: tuple[str, Any], corpus: Any) -> None:
     assert largest_difference(make_config(*case), corpus, "float64", 20) <= 1e-12
 
 
@@ -128,11 +128,11 @@ COVERING = [(kind, options) for kind in AXES for options in covering(kind)]
 
 
 @pytest.mark.parametrize("case", COVERING, ids=label)
-def test_engines_walk_the_same_losses_for_500_steps_in_float32(case: Any, corpus: Any) -> None:
+def test_engines_have_the_same_losses_for_500_steps_in_float32(case: Any, corpus: Any) -> None:
     assert largest_difference(make_config(*case), corpus, "float32", 500) <= 1e-5
 
 
-def test_engines_walk_the_losses_of_the_microgpt_preset_as_it_stands(corpus: Any) -> None:
+def test_engines_have_the_same_losses_with_the_microgpt_preset(corpus: Any) -> None:
     config = TrainConfig(mode="scalar", preset="microgpt")
     assert config.lr == 0.01
     assert largest_difference(config, corpus, "float64", 20) <= 1e-12
@@ -141,7 +141,7 @@ def test_engines_walk_the_losses_of_the_microgpt_preset_as_it_stands(corpus: Any
 
 @pytest.mark.long
 @pytest.mark.parametrize("case", [c for c in TABLE if c not in COVERING], ids=label)
-def test_engines_walk_the_same_losses_for_500_steps_in_float32_everywhere(
+def test_engines_have_the_same_losses_for_500_steps_in_float32_everywhere(
     case: Any, corpus: Any
 ) -> None:
     assert largest_difference(make_config(*case), corpus, "float32", 500) <= 1e-5

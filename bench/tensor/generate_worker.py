@@ -44,7 +44,7 @@ def ours(side: str) -> Generate:
     engine = TensorEngine(config, VOCAB, device="cpu", dtype=dtype)
     sampling.BOS = NEVER
     if side == "calls":
-        decoder.runs_natively = lambda *_: False
+        decoder.decodes = lambda *_: False
 
     def generate(rows: int, tokens: int) -> None:
         settings = sampling.SamplingSettings(

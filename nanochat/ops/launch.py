@@ -13,9 +13,10 @@ from torch import Tensor
 from nanochat import native
 from nanochat.ops.loss import loss_struct
 
-__all__ = ["DTYPES", "cross_entropy", "scale_rows", "target_weight"]
+__all__ = ["DTYPES", "TORCH_DTYPES", "cross_entropy", "scale_rows", "target_weight"]
 
-DTYPES = {getattr(torch, name): code for name, code in native.DTYPES.items()}
+TORCH_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in native.DTYPES}
+DTYPES = {TORCH_DTYPES[name]: code for name, code in native.DTYPES.items()}
 # Up to this many logits a second thread costs more than it saves.
 ONE_THREAD_LOGITS = 1 << 14
 

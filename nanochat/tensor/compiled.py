@@ -1,9 +1,10 @@
-"""The model's loss through torch.compile: when it pays, and what it says where it cannot.
+"""The loss through torch.compile: when compiling pays, and the error where it is impossible.
 
-On the CPU it does not pay, short of thousands of steps at a context so long that attention is
-torch's: our kernels take less time than what the compiler writes, and compiling takes its own
-(`python -m bench.tensor.compile`). On a GPU the blocks are plain torch, and a small model's step is the
-host's calls: compiled, it is a few kernels, and with CUDA graphs one call.
+On the CPU compiling does not pay, except for thousands of steps with a context so long that torch
+computes the attention. Our kernels take less time than the compiler's code, and compiling itself
+takes time (`python -m bench.tensor.compile`). On a GPU the blocks are plain torch, and a step of a
+small model is bound by calls on the host. Compiled, the step is a few kernels; with CUDA graphs it
+is one call.
 """
 
 from __future__ import annotations
@@ -19,28 +20,28 @@ from nanochat.errors import UnsupportedOption
 
 __all__ = ["compile_pays", "compiled", "has_one_shape"]
 
-# On a GPU, steps from which `auto` compiles: a guess, no run was timed on one yet.
+# On a GPU, `auto` compiles runs of at least this many steps. This is a guess without timings.
 GPU_STEPS = 1000
 
 
 def compile_pays(config: TrainConfig, device: str) -> bool:
-    """Whether a run's steps are compiled; `auto` knows the device and the number of steps."""
+    """Return whether to compile the steps; `auto` depends on the device and the number of steps."""
     if config.compile == "auto":
         return device == "cuda" and config.steps >= GPU_STEPS
     return config.compile == "on"
 
 
 def has_one_shape(config: TrainConfig) -> bool:
-    """Whether all batches are of one shape, as a CUDA graph wants it; bags are not."""
+    """Return whether all batches have one shape, as a CUDA graph needs; bags have varying sizes."""
     return config.batching == "windows" and not (config.past_embeds or config.ngram_rows)
 
 
 def compiled(loss: Callable[..., Tensor], *, graphs: bool) -> Callable[..., Tensor]:
-    """`loss`, compiled at its first call; with CUDA graphs for inputs of the same shapes.
+    """Return `loss`, to be compiled at its first call; CUDA graphs serve inputs of equal shapes.
 
-    Raises UnsupportedOption where the compiler fails, such as without a C++ compiler.
+    A call raises UnsupportedOption if the compiler fails, for example without a C++ compiler.
     """
-    from torch._dynamo.exc import TorchDynamoException  # a second, which other runs need not wait
+    from torch._dynamo.exc import TorchDynamoException  # takes about 1 s to import
 
     fast = torch.compile(loss, mode="reduce-overhead" if graphs else "default")
 
@@ -52,7 +53,7 @@ def compiled(loss: Callable[..., Tensor], *, graphs: bool) -> Callable[..., Tens
         except TorchDynamoException as error:
             reason = str(error).strip().splitlines()[0]
             raise UnsupportedOption(
-                f"compile cannot be on here: {reason}; use compile off"
+                f"compile on does not work on this machine: {reason}; use compile off"
             ) from None
 
     return call

@@ -1,6 +1,7 @@
-"""What is added up where a token is embedded: itself, tokens before it and the n-grams it ends.
+"""The rows of the embedding table that each token adds up.
 
-Which rows of the one table wte, wte1, …, wte_ngram each token takes. What they are is learned.
+A token takes its own row of wte, one row of wte1, wte2, … for each earlier token, and one row of
+wte_ngram for each n-gram that ends with it. The tables follow each other and form one table.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from nanochat.config.options import TrainConfig
 
-__all__ = ["Bags", "Embeddings"]
+__all__ = ["Bags", "EmbeddingTables"]
 
 # The golden ratio of 2^64 (Knuth, The Art of Computer Programming 3, 6.4), as in abi.h.
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
@@ -22,23 +23,23 @@ _HALF = np.uint64(32)
 
 
 class Bags(NamedTuple):
-    """The rows that each token adds up."""
+    """The rows that each token adds up, as F.embedding_bag reads them."""
 
     rows: Tensor  # (n,) int64
-    offsets: Tensor  # (tokens,) int64, where a token's rows begin
+    offsets: Tensor  # (tokens,) int64, the first of a token's rows
 
 
 @dataclass(frozen=True, slots=True)
-class Embeddings:
-    """The tables of a model, one behind the other."""
+class EmbeddingTables:
+    """The sizes of a model's embedding tables."""
 
     vocab_size: int
-    past: int  # tables of tokens before
-    ngram_rows: int  # of the table of n-grams, several of which may meet in a row; 0: no table
-    ngram_longest: int  # tokens; the shortest has two
+    past: int  # tables of earlier tokens
+    ngram_rows: int  # rows of the n-gram table, where n-grams may collide; 0: no table
+    ngram_longest: int  # tokens of the longest n-gram; the shortest has two
 
     @classmethod
-    def of(cls, config: TrainConfig, vocab_size: int) -> Embeddings:
+    def of(cls, config: TrainConfig, vocab_size: int) -> EmbeddingTables:
         return cls(vocab_size, config.past_embeds, config.ngram_rows, config.ngram_longest)
 
     @property
@@ -47,17 +48,17 @@ class Embeddings:
 
     @property
     def lookback(self) -> int:
-        """So many tokens before a token count where it is embedded."""
+        """The number of earlier tokens that the embedding of a token depends on."""
         return max(self.past, self.ngram_longest - 1 if self.ngram_rows else 0)
 
     def bags(
         self,
-        tokens: NDArray[np.int64],  # (rows, width)
-        starts: NDArray[np.int64],  # (rows, width) first column of the token's segment
+        tokens: NDArray[np.int64],  # (rows, length)
+        starts: NDArray[np.int64],  # (rows, length) first column of the token's segment
         *,
         first: int = 0,  # the first column that is embedded
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Rows and offsets of Bags for the columns from `first` on, row by row."""
+        """Return the rows and offsets of Bags for the columns from `first` on, row by row."""
         before = np.arange(self.lookback + 1)
         columns = np.arange(first, tokens.shape[1])[:, None] - before
         text = tokens[:, np.maximum(columns, 0)]  # (rows, columns, tokens back)
@@ -73,7 +74,7 @@ class Embeddings:
         return found[present], np.cumsum(counts) - counts
 
     def _ngrams(self, text: NDArray[np.int64]) -> NDArray[np.int64]:  # (…, longest − 1)
-        """Rows of the n-grams that end with text[..., 0]; text[..., k] stands k before it."""
+        """Return the rows of the n-grams that end with text[..., 0]; text[..., k] is k earlier."""
         following = text.astype(np.uint64) + np.uint64(1)
         rows = np.uint64(self.ngram_rows)
         key = following[..., 0] * _MULTIPLIER  # modulo 2^64

@@ -1,15 +1,15 @@
-"""The tensor engine: the models of this package in torch, behind the shared Protocol.
+"""The tensor engine: the torch models of this package behind the shared Engine protocol.
 
-Owns the order of a step and where it runs. A step queues its work and returns; whoever reads its
-result waits. What a step computes is in the models, the optimizer and `ops`.
+This file decides the order of a step and where it runs. A step queues its work and returns; the
+caller that reads its result waits. The models, the optimizer and `ops` do the computing.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -23,12 +23,14 @@ from nanochat.errors import KernelError, OutOfMemory, UnsupportedDevice, Unsuppo
 from nanochat.model.parameters import initial_weights, parameter_specs
 from nanochat.model.state import check_shapes
 from nanochat.ops import linear_cross_entropy
+from nanochat.ops.launch import TORCH_DTYPES
 from nanochat.tensor import distributed
-from nanochat.tensor.bigram import Bigram
 from nanochat.tensor.compiled import compile_pays, compiled, has_one_shape
 from nanochat.tensor.decoder import open_decoder
-from nanochat.tensor.inputs import Inputs, InputsMaker
-from nanochat.tensor.model import MiniGPT
+from nanochat.tensor.inputs import InputsMaker, LabeledInputs
+from nanochat.tensor.model import MODELS
+from nanochat.tensor.native import trains
+from nanochat.tensor.native.model import MiniGPT as NativeMiniGPT
 from nanochat.tensor.optimizer import FlatOptimizer
 from nanochat.tensor.parts import in_parts, is_out_of_memory
 from nanochat.tensor.weights import FlatWeights
@@ -36,14 +38,12 @@ from nanochat.training.engine import Decoder, EngineState, StepMetrics, StepSett
 
 __all__ = ["QueuedStep", "TensorEngine", "resolve_device"]
 
-# From this width on a step in bfloat16 is faster than in float32.
-BFLOAT16_WIDTH = 96
-
-MODELS: Mapping[str, type[Any]] = {"bigram": Bigram, "mini-gpt": MiniGPT}
+# From this hidden size on, a step in bfloat16 is faster than in float32.
+BFLOAT16_N_EMBD = 96
 
 
 def resolve_device(config: TrainConfig) -> tuple[str, str]:
-    """Device and dtype with `auto` replaced. Raises UnsupportedDevice or UnsupportedDtype."""
+    """Return device and dtype with `auto` replaced. Raises UnsupportedDevice, UnsupportedDtype."""
     available = {
         "cpu": True,
         "cuda": torch.cuda.is_available(),
@@ -69,9 +69,12 @@ def resolve_device(config: TrainConfig) -> tuple[str, str]:
 
 
 def _bfloat16_wins(config: TrainConfig, device: str) -> bool:
-    """Whether a CPU step is faster in bfloat16: where the processor multiplies in it and the
-    matrices are large enough for products to be most of the step (bench/results/tensor/dtypes.json)."""
-    if device != "cpu" or config.loss != "fused" or config.n_embd < BFLOAT16_WIDTH:
+    """Return whether a CPU step is faster in bfloat16.
+
+    It is where the processor multiplies in bfloat16 and the matrices are large enough for products
+    to take most of the step (bench/results/tensor/dtypes.json).
+    """
+    if device != "cpu" or config.loss != "fused" or config.n_embd < BFLOAT16_N_EMBD:
         return False
     return bool(native.ffi.string(native.cpu().nck_target()) == b"avx512bf16")
 
@@ -81,7 +84,7 @@ def _suits_mps(config: TrainConfig) -> bool:
 
 
 def _check_kernels(device: str, dtype: str) -> None:
-    """Raise what says how to go on where the fused loss has no kernel."""
+    """Raise UnsupportedDtype or UnsupportedDevice if the fused loss has no kernel."""
     if device == "cuda" and dtype == "float64":
         raise UnsupportedDtype("loss fused does not support dtype float64 on cuda; use loss torch")
     try:
@@ -93,29 +96,29 @@ def _check_kernels(device: str, dtype: str) -> None:
 
 
 class QueuedStep:
-    """A step that may still be running; whoever reads it waits for it, not for later ones."""
+    """A step that may still be running. Reading it waits for this step but not for later ones."""
 
-    __slots__ = ("_numbers", "_written")
+    __slots__ = ("_metrics", "_written")
 
     def __init__(self, loss: Tensor, grad_norm: Tensor, stop: Tensor | None) -> None:
-        numbers = torch.stack((loss, grad_norm) if stop is None else (loss, grad_norm, stop))
+        metrics = torch.stack((loss, grad_norm) if stop is None else (loss, grad_norm, stop))
         self._written: torch.cuda.Event | None = None
-        if numbers.is_cuda:  # a plain read would stand in the queue behind the next step
-            on_host = torch.empty_like(numbers, device="cpu", pin_memory=True)
-            numbers = on_host.copy_(numbers, non_blocking=True)
+        if metrics.is_cuda:  # a plain read would be queued behind the next step
+            on_host = torch.empty_like(metrics, device="cpu", pin_memory=True)
+            metrics = on_host.copy_(metrics, non_blocking=True)
             self._written = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch has no types here
             self._written.record()
-        self._numbers = numbers
+        self._metrics = metrics
 
     def read(self) -> StepMetrics:
         if self._written is not None:
             self._written.synchronize()
-        loss, grad_norm, *stop = self._numbers.tolist()
+        loss, grad_norm, *stop = self._metrics.tolist()
         return StepMetrics(loss=loss, grad_norm=grad_norm, stop=any(stop))
 
 
 class TensorEngine:
-    """One model in torch with its optimizer. Device and dtype are resolved, never `auto`."""
+    """One torch model with its optimizer. Device and dtype must be resolved, not `auto`."""
 
     mode = "tensor"
 
@@ -129,27 +132,31 @@ class TensorEngine:
     ) -> None:
         self.config = config
         self.device = device
-        place = _prepare_machine(config, device)
+        torch_device, torch_dtype = _prepare_machine(config, device), TORCH_DTYPES[dtype]
         specs = parameter_specs(config, vocab_size)
-        compute: torch.dtype = getattr(torch, dtype)
         initial = initial_weights(config, vocab_size)
-        self.weights = FlatWeights(specs, initial, device=place, dtype=compute)
-        self.model = MODELS[config.model_kind](config, self.weights, vocab_size)
-        self.optimizer = FlatOptimizer(config, self.weights)
-        self._inputs = InputsMaker(config, vocab_size, device=place, dtype=compute)
-        self._dropout = torch.Generator(place) if config.dropout else None
-        self._fused = config.loss == "fused"
+        self.weights = FlatWeights(specs, initial, device=torch_device, dtype=torch_dtype)
         self._compiled = compile_pays(config, device)
+        fast = trains(config, device, torch_dtype, compiled=self._compiled)
+        model = NativeMiniGPT if fast else MODELS[config.model_kind]
+        self.model = model(config, self.weights, vocab_size)
+        self.optimizer = FlatOptimizer(config, self.weights)
+        self._inputs = InputsMaker(
+            config, vocab_size, device=torch_device, dtype=torch_dtype, native=fast
+        )
+        self._dropout = torch.Generator(torch_device) if config.dropout else None
+        self._fused = config.loss == "fused"
         self.backend = "torch-compiled" if self._compiled else "torch"
-        self._nats = self._summed
+        self._loss = self._summed_nats
         if self._compiled:
-            self._nats = compiled(self._summed, graphs=device == "cuda" and has_one_shape(config))
-        self._steps = 0  # begun since the start of training; names the draws of dropout
+            graphs = device == "cuda" and has_one_shape(config)
+            self._loss = compiled(self._summed_nats, graphs=graphs)
+        self._steps = 0  # steps since the start of training; seeds dropout
         self.parts = 1  # that a microbatch is trained in; auto_batch doubles it
 
     def step(self, microbatches: Sequence[Batch], settings: StepSettings) -> QueuedStep:
         while not self._fits(microbatches):
-            self.weights.zero()  # what the failed try left
+            self.weights.zero()  # drop the gradients of the failed try
         stop = self._reduce(settings.stop)
         self._steps += 1
         return QueuedStep(*self.optimizer.step(settings), stop)
@@ -165,11 +172,12 @@ class TensorEngine:
         return self.weights.stop.clone()
 
     def _fits(self, microbatches: Sequence[Batch]) -> bool:
-        """Accumulate all; False where memory ran out and smaller parts are to be tried."""
+        """Accumulate all microbatches. Return False if memory ran out and smaller parts may fit."""
         try:
             for index, batch in enumerate(microbatches):
                 for part, piece in enumerate(in_parts(batch, self.parts)):
-                    self._accumulate(piece, self._dropout_of(index * self.parts + part))
+                    generator = self._dropout_generator(index * self.parts + part)
+                    self._accumulate(piece, generator)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -180,24 +188,27 @@ class TensorEngine:
             return False
         return True
 
-    def _accumulate(self, batch: Batch, dropout: torch.Generator | None) -> None:
+    def _accumulate(self, batch: Batch, generator: torch.Generator | None) -> None:
         """Add one microbatch's part of the step's loss and gradients."""
-        inputs = self._inputs(batch, compiled=self._compiled)
-        masks = self.model.masks(len(inputs.tokens), dropout) if dropout else ()
-        loss = self._nats(inputs, masks) / batch.global_targets
+        inputs = self._inputs(batch)
+        if generator:
+            scales = self.model.dropout_scales(len(inputs.tokens), generator)
+            inputs = dataclasses.replace(inputs, dropout_scales=scales)
+        loss = self._loss(inputs) / batch.global_targets
         loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
         self.weights.gather()
         self.weights.loss.add_(loss.detach())
 
-    def _summed(self, inputs: Inputs, masks: Sequence[Tensor]) -> Tensor:
-        """The loss of all targets, (), in nats."""
+    def _summed_nats(self, inputs: LabeledInputs) -> Tensor:
+        """Return the summed loss of all targets in nats, ()."""
         nats: Tensor = linear_cross_entropy(
-            self.model.hidden(inputs, masks), self.model.head, inputs.targets,
+            self.model.hidden(inputs), self.model.head, inputs.targets,
             softcap=self.config.logit_softcap, reduction="sum", use_native=self._fused,
         )  # fmt: skip
         return nats
 
-    def _dropout_of(self, microbatch: int) -> torch.Generator | None:
+    def _dropout_generator(self, microbatch: int) -> torch.Generator | None:
+        """Return the generator seeded for a microbatch of this step and process, or None."""
         if self._dropout is None:
             return None
         item = self._steps << 32 | microbatch
@@ -212,8 +223,8 @@ class TensorEngine:
             self.model.hidden(inputs), self.model.head, inputs.targets,
             softcap=self.config.logit_softcap, reduction="none", use_native=self._fused,
         )  # fmt: skip
-        nats = np.zeros(batch.targets.shape)  # columns past inputs.width hold padding alone
-        nats[:, : inputs.width] = losses.cpu().numpy().reshape(-1, inputs.width)
+        nats = np.zeros(batch.targets.shape)  # columns past inputs.length hold only padding
+        nats[:, : inputs.length] = losses.cpu().numpy().reshape(-1, inputs.length)
         return nats
 
     def notes(self) -> Sequence[str]:
@@ -242,15 +253,15 @@ class TensorEngine:
 
 
 def _prepare_machine(config: TrainConfig, device: str) -> torch.device:
-    """Threads, determinism and the process group; returns this process's device."""
+    """Set threads and determinism, join the process group, return this process's device."""
     if config.threads:
         torch.set_num_threads(config.threads)
-    place = torch.device(device)
+    torch_device = torch.device(device)
     if device == "cuda":
-        place = torch.device("cuda", distributed.local_rank())
-        torch.cuda.set_device(place)
+        torch_device = torch.device("cuda", distributed.local_rank())
+        torch.cuda.set_device(torch_device)
         if config.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
-    distributed.init(place)
-    return place
+    distributed.init(torch_device)
+    return torch_device

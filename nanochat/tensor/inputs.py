@@ -1,10 +1,11 @@
-"""A batch as the models read it: flat tokens, rotary tables and the attention mask, made once.
+"""A batch as the models read it: tokens, positions, rotary angles, attention mask, dropout scales.
 
-Everything that all layers share is computed here, so that a layer only computes.
+Everything that all layers share is computed here, once per batch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -16,30 +17,24 @@ from torch import Tensor
 from nanochat.config.options import TrainConfig
 from nanochat.data.batches import Batch
 from nanochat.model.parameters import rotary_angles
-from nanochat.tensor.embeddings import Bags, Embeddings
+from nanochat.tensor.embeddings import Bags, EmbeddingTables
 
-__all__ = [
-    "NATIVE_WIDTH",
-    "Inputs",
-    "InputsMaker",
-    "Rotary",
-    "RotaryTable",
-]
+__all__ = ["NATIVE_LENGTH", "Inputs", "InputsMaker", "LabeledInputs", "Rotary", "RotaryTable"]
 
-# Up to this width the CPU runs our own attention, beyond it torch's, which never holds a head's
-# scores as a whole.
-NATIVE_WIDTH = 512
+# Up to this sequence length the native blocks use our attention kernel. For longer sequences they
+# use torch's attention, which never stores all scores of a head.
+NATIVE_LENGTH = 512
 
 
 class Rotary(NamedTuple):
-    """Angles of a batch, in a shape that broadcasts over (rows, heads, width, head_dim)."""
+    """Rotary angles in shapes that broadcast over (rows, heads, length, head_dim)."""
 
-    cos: Tensor  # (..., width, head_dim), the half repeated
-    sin: Tensor  # (..., width, head_dim / 2)
+    cos: Tensor  # (..., length, head_dim), cos in both halves
+    sin: Tensor  # (..., length, head_dim), sin in the first half and −sin in the second
 
 
 class RotaryTable:
-    """cos and sin by position; grows with the positions that are asked for."""
+    """cos and sin by position. The table grows when a larger position is requested."""
 
     def __init__(
         self, head_dim: int, size: int, *, device: torch.device, dtype: torch.dtype
@@ -51,28 +46,29 @@ class RotaryTable:
     def _grow(self, size: int) -> None:
         cos, sin = rotary_angles(np.arange(size), self._head_dim)
         self._size = size
-        full = np.concatenate([cos, cos], axis=-1)
-        self._cos = torch.from_numpy(full).to(self._dtype).to(self._device)
-        self._sin = torch.from_numpy(sin).to(self._dtype).to(self._device)
-        self._angles: Rotary | None = None
+        both_cos, both_sin = np.concatenate([cos, cos], -1), np.concatenate([sin, -sin], -1)
+        self._cos = torch.from_numpy(both_cos).to(self._dtype).to(self._device)
+        self._sin = torch.from_numpy(both_sin).to(self._dtype).to(self._device)
+        self._angles: tuple[Tensor, Tensor] | None = None
 
-    def angles(self, largest: int, dtype: torch.dtype) -> Rotary:
-        """All angles, as the kernels take them: halves in `dtype`, for positions to `largest`."""
+    def angles(self, largest: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return cos and sin for the kernels, each (at least largest + 1, head_dim / 2)."""
         if largest >= self._size:
             self._grow(2 * largest)
         if self._angles is None:
             cos, sin = rotary_angles(np.arange(self._size), self._head_dim)
-            self._angles = Rotary(torch.from_numpy(cos).to(dtype), torch.from_numpy(sin).to(dtype))
+            self._angles = torch.from_numpy(cos).to(dtype), torch.from_numpy(sin).to(dtype)
         return self._angles
 
     def span(self, first: int, last: int) -> Rotary:
-        """Angles of positions first … last − 1, each (last − first, ·)."""
+        """Return the angles of positions first … last − 1, each (last − first, ·)."""
         if last > self._size:
             self._grow(2 * last)
         return Rotary(self._cos[first:last], self._sin[first:last])
 
-    def rows(self, positions: NDArray[np.int64]) -> Rotary:  # positions (rows, width)
-        """Angles of a batch: (width, ·) if every row counts from 0, else (rows, 1, width, ·)."""
+    def rows(self, positions: NDArray[np.int64]) -> Rotary:  # positions (rows, length)
+        """Return the angles of a batch: (length, ·) if every row counts from 0, otherwise
+        (rows, 1, length, ·)."""
         largest = int(positions.max())
         if largest >= self._size:
             self._grow(2 * largest)
@@ -84,79 +80,97 @@ class RotaryTable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
-    """One batch on its device. Tokens of a row follow one another: index = row · width + column."""
+    """Rows of tokens of one length, flat: a token has the index row · length + column."""
 
     rows: int
-    width: int
-    tokens: Tensor  # (rows · width,) int64
-    targets: Tensor  # (rows · width,) int64, −1 counts in no loss
-    positions: Tensor  # (rows · width,) int64
-    bags: Bags | None  # for torch, of rows to add up; None: a token's own row alone
-    native: bool  # for the kernels, which take angles and starts, or for torch: rotary and mask
+    length: int
+    tokens: Tensor  # (rows · length,) int64
+    positions: Tensor  # (rows · length,) int64
+    bags: Bags | None = None  # table rows to add per token; None: the row of the token alone
     rotary: Rotary | None = None
-    angles: Rotary | None = None  # by position, halves
-    starts: Tensor | None = None  # (rows · width,) int64, the first visible column; None: all 0
-    mask: Tensor | None = None  # bool (rows, 1, width, width); None: being causal is all
+    attention_mask: Tensor | None = None  # bool (rows, 1, length, length); None: causal alone
+    dropout_scales: Sequence[Tensor] = ()  # see MiniGPT.dropout_scales; empty: no dropout
+    # For native/ only.
+    kernel_attention: bool = False  # our kernel, which reads the two below, or torch's attention
+    angles: tuple[Tensor, Tensor] | None = None  # see RotaryTable.angles
+    starts: Tensor | None = None  # (rows · length,) int64, first visible column; None: all 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabeledInputs(Inputs):
+    """The inputs of a batch with the targets of its loss."""
+
+    targets: Tensor  # (rows · length,) int64; −1 counts in no loss
 
 
 class InputsMaker:
-    """Makes Inputs for one model on one device."""
+    """Turns batches into the inputs of one model on one device."""
 
     def __init__(
-        self, config: TrainConfig, vocab_size: int, *, device: torch.device, dtype: torch.dtype
+        self,
+        config: TrainConfig,
+        vocab_size: int,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,  # of the activations
+        native: bool,  # for native.MiniGPT instead of model.MiniGPT
     ) -> None:
-        self._embeddings = Embeddings.of(config, vocab_size)
-        self._attends = config.model_kind == "mini-gpt"
-        self._native = device.type == "cpu" and config.loss == "fused"
-        self._device, self._dtype = device, dtype
+        self._embeddings = EmbeddingTables.of(config, vocab_size)
+        self._attends = config.n_layer > 0
+        self._native = native
+        self._device = device
+        self._master_dtype = torch.float64 if dtype == torch.float64 else torch.float32
         self.table = None
         if config.positions == "rope":
             self.table = RotaryTable(config.head_dim, config.block_size, device=device, dtype=dtype)
 
-    def __call__(self, batch: Batch, *, compiled: bool = False) -> Inputs:
-        """The batch for the model as it is written, or as torch.compile reads it."""
-        rows, width = len(batch.lengths), max(1, int(batch.lengths.max()))  # padding columns go
-        positions = batch.positions[:, :width]
-        numbers = np.stack([batch.inputs[:, :width], batch.targets[:, :width], positions])
-        tokens, targets, flat_positions = self._to_device(numbers.reshape(3, rows * width))
-        native = self._native and width <= NATIVE_WIDTH and not compiled
-        segments = batch.segments[:, :width]
-        inputs = Inputs(
-            rows=rows, width=width, tokens=tokens, targets=targets, positions=flat_positions,
-            bags=None if native else self._bags(batch.inputs[:, :width], segments), native=native,
+    def __call__(self, batch: Batch) -> LabeledInputs:
+        """Copy a batch to the device, without the columns that are padding in every row."""
+        rows, length = len(batch.lengths), max(1, int(batch.lengths.max()))
+        positions, segments = batch.positions[:, :length], batch.segments[:, :length]
+        integers = np.stack([batch.inputs[:, :length], batch.targets[:, :length], positions])
+        tokens, targets, flat_positions = self._to_device(integers.reshape(3, rows * length))
+        inputs = LabeledInputs(
+            rows=rows, length=length, tokens=tokens, targets=targets, positions=flat_positions,
+            bags=None if self._native else self._bags(batch.inputs[:, :length], segments),
+            starts=self._starts(segments) if self._native else None,
         )  # fmt: skip
         if not self._attends:
             return inputs
-        if not native:
-            rotary = self.table.rows(positions) if self.table else None
-            return replace(inputs, rotary=rotary, mask=self._mask(segments))
-        numbers_type = torch.float64 if self._dtype == torch.float64 else torch.float32
-        angles = self.table.angles(int(positions.max()), numbers_type) if self.table else None
-        starts = None if _one_segment(segments) else torch.from_numpy(_starts(segments).reshape(-1))
-        return replace(inputs, angles=angles, starts=starts)
+        if self._native and length <= NATIVE_LENGTH:
+            largest = int(positions.max())
+            angles = self.table.angles(largest, self._master_dtype) if self.table else None
+            return replace(inputs, kernel_attention=True, angles=angles)
+        rotary = self.table.rows(positions) if self.table else None
+        return replace(inputs, rotary=rotary, attention_mask=self._attention_mask(segments))
 
     def _bags(self, tokens: NDArray[np.int64], segments: NDArray[np.int64]) -> Bags | None:
         if not self._embeddings.lookback:
             return None
-        rows, offsets = self._embeddings.bags(tokens, _starts(segments))
+        rows, offsets = self._embeddings.bags(tokens, _segment_starts(segments))
         return Bags(self._to_device(rows), self._to_device(offsets))
 
-    def _to_device(self, numbers: NDArray[np.int64]) -> Tensor:
-        tensor = torch.from_numpy(numbers)
+    def _starts(self, segments: NDArray[np.int64]) -> Tensor | None:
+        if not (self._attends or self._embeddings.lookback) or _one_segment(segments):
+            return None
+        return torch.from_numpy(_segment_starts(segments).reshape(-1))
+
+    def _to_device(self, array: NDArray[np.int64]) -> Tensor:
+        tensor = torch.from_numpy(array)
         if self._device.type == "cuda":
-            # Pinned, so that the copy is queued and nobody waits for it.
+            # The copy of pinned memory is queued; the host does not wait for it.
             return tensor.pin_memory().to(self._device, non_blocking=True)
         return tensor.to(self._device)
 
-    def _mask(self, segments: NDArray[np.int64]) -> Tensor | None:
+    def _attention_mask(self, segments: NDArray[np.int64]) -> Tensor | None:
         if _one_segment(segments):
             return None
         index = self._to_device(segments)
         return (index.unsqueeze(2) == index.unsqueeze(1)).tril_().unsqueeze(1)
 
 
-def _starts(segments: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(rows, width) the first column of each token's segment."""
+def _segment_starts(segments: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the first column of each token's segment, (rows, length)."""
     columns = np.arange(1, segments.shape[1])
     starts = np.zeros(segments.shape, dtype=np.int64)
     starts[:, 1:] = np.where(segments[:, 1:] != segments[:, :-1], columns, 0)
@@ -164,5 +178,5 @@ def _starts(segments: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _one_segment(segments: NDArray[np.int64]) -> bool:
-    """Padding behind a row's only segment is seen by no token, being in their future."""
+    """Return whether each row is one segment. Padding after it is in the future of every token."""
     return bool(((segments == segments[:, :1]) | (segments < 0)).all())

@@ -1,101 +1,206 @@
-"""The mini-GPT in tensors: microgpt's transformer and its options, whole batches at a time."""
+"""The tensor engine's models in plain torch: embedding, attention, MLP, block, model.
+
+GPUs, torch.compile and `--loss torch` run this file. `native/` computes the same faster on the CPU
+and is tested against it. Read it next to scalar/minigpt.py, which does the same one number at a
+time. The parameters live in FlatWeights; inputs.py prepares everything that all layers share.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from nanochat.config.options import TrainConfig
-from nanochat.tensor.attention import attention_branch
-from nanochat.tensor.bigram import embedded
-from nanochat.tensor.embeddings import Bags, Embeddings
-from nanochat.tensor.functions import rmsnorm
-from nanochat.tensor.inputs import Inputs
-from nanochat.tensor.mlp import mlp_branch
-from nanochat.tensor.native.blocks import Block, Masks, Shape, run_blocks
-from nanochat.tensor.native.lookup import look_up
+from nanochat.model.parameters import RMSNORM_EPS
+from nanochat.ops.reference import head_logits
+from nanochat.tensor.embeddings import EmbeddingTables
+from nanochat.tensor.inputs import Inputs, Rotary
 from nanochat.tensor.weights import FlatWeights
 
-__all__ = ["MiniGPT"]
+__all__ = [
+    "ACTIVATIONS", "MODELS", "Attention", "Bigram", "Block", "Embedding", "KeyValueCache", "MLP",
+    "MiniGPT", "attend", "rmsnorm",
+]  # fmt: skip
+
+# The activations of the MLP. A name that is missing in native.COMPUTED trains and samples with
+# this file on every device.
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "relu2": lambda x: F.relu(x).square(),
+}
 
 
-def _block(weights: FlatWeights, layer: int, width: int) -> Block:
-    return Block(
-        wqkv=weights.leaf(f"layer{layer}.attn_wq", rows=3 * width),
-        wo=weights.leaf(f"layer{layer}.attn_wo", rows=width),
-        fc1=weights.leaf(f"layer{layer}.mlp_fc1", rows=4 * width),
-        fc2=weights.leaf(f"layer{layer}.mlp_fc2", rows=width),
-    )
+def rmsnorm(x: Tensor) -> Tensor:
+    """Return x / rms(x) over the last dimension, without weights (Zhang & Sennrich 2019)."""
+    return F.rms_norm(x, (x.shape[-1],), eps=RMSNORM_EPS)
 
 
-class MiniGPT:
-    """Embed, then attention and MLP a block; the residual stream stays in the master dtype."""
+def linear(x: Tensor, weight: Tensor) -> Tensor:  # (tokens, in), (out, in) -> (tokens, out)
+    """Return x · weightᵀ in the dtype of the weight: the norms compute in the master dtype."""
+    return F.linear(x.to(weight.dtype), weight)
+
+
+def dropout(x: Tensor, inputs: Inputs, place: int) -> Tensor:
+    """Multiply by the scales that the batch drew for a place: 0 the embedding, then each branch."""
+    return x * inputs.dropout_scales[place] if inputs.dropout_scales else x
+
+
+def rotate(x: Tensor, rotary: Rotary) -> Tensor:  # (..., length, head_dim)
+    """Rotate in halves (Su et al. 2021): y₁ = x₁·cos + x₂·sin, y₂ = x₂·cos − x₁·sin."""
+    swapped = x.roll(x.shape[-1] // 2, dims=-1)  # x₂, x₁
+    return torch.addcmul(x * rotary.cos, swapped, rotary.sin)
+
+
+class KeyValueCache:
+    """Keys and values of one layer for decoding: a ring of the last block_size tokens.
+
+    Position p is in slot p mod block_size. Softmax does not depend on the order of the slots.
+    """
+
+    def __init__(self, rows: int, config: TrainConfig, like: Tensor) -> None:
+        shape = (rows, config.n_head, config.block_size, config.head_dim)
+        self.keys, self.values = like.new_empty(shape), like.new_empty(shape)
+        self.count = 0  # tokens read so far
+
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Store the keys and values of new tokens; return those of all tokens that are visible."""
+        size, length = self.keys.shape[2], keys.shape[2]
+        slot = self.count % size
+        self.count += length
+        self.keys[:, :, slot : slot + length] = keys
+        self.values[:, :, slot : slot + length] = values
+        filled = min(self.count, size)
+        return self.keys[:, :, :filled], self.values[:, :, :filled]
+
+
+def attend(
+    qkv: Tensor,  # (tokens, 3 · n_embd): queries, keys, values, head by head
+    inputs: Inputs,
+    *,
+    heads: int,
+    norm: Callable[[Tensor], Tensor] | None,  # of queries and keys, after the rotation
+    cache: KeyValueCache | None = None,
+) -> Tensor:  # (tokens, n_embd)
+    """Causal attention within segments: softmax(q·k / √head_dim) · v over the visible tokens."""
+    rows, length = inputs.rows, inputs.length
+    by_head = qkv.view(rows, length, 3, heads, -1).permute(2, 0, 3, 1, 4)
+    qk, v = by_head[:2], by_head[2]
+    if inputs.rotary is not None:
+        qk = rotate(qk, inputs.rotary)
+    if norm is not None:
+        qk = norm(qk)
+    q, k = qk.unbind(0)
+    if cache is not None:
+        k, v = cache.append(k, v)
+    mask = inputs.attention_mask
+    causal = mask is None and length > 1  # one new token sees all tokens in the cache
+    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+    return mixed.transpose(1, 2).reshape(rows * length, -1)
+
+
+class Embedding(nn.Module):
+    """Tokens as vectors: a row of wte, of wpe, and those of earlier tokens and n-grams, added."""
 
     def __init__(self, config: TrainConfig, weights: FlatWeights, vocab_size: int) -> None:
-        self.config = config
-        self.dtype = weights.dtype
-        self._embeddings = Embeddings.of(config, vocab_size)
-        self.wte = weights.leaf("wte", rows=self._embeddings.rows, master=True)
-        self.wpe = None
-        if config.positions == "learned":
+        super().__init__()
+        rows = EmbeddingTables.of(config, vocab_size).rows
+        self.wte = weights.leaf("wte", rows=rows, master=True)
+        self.wpe: nn.Parameter | None = None
+        if "wpe" in weights.offsets:
             self.wpe = weights.leaf("wpe", rows=config.block_size, master=True)
-        self.head = weights.leaf("wte" if config.tie_lm_head else "lm_head", rows=vocab_size)
-        self.blocks = [_block(weights, layer, config.n_embd) for layer in range(config.n_layer)]
+        self.norm = config.input_rmsnorm
 
-    def hidden(self, inputs: Inputs, masks: Sequence[Tensor] = ()) -> Tensor:
-        """(rows · width, n_embd) in the compute dtype; `masks` are those of dropout, if any."""
-        heads, qk_norm = self.config.n_head, self.config.qk_norm
-        squared = self.config.activation == "relu2"
-        x = self._embed(inputs)
-        x = x * masks[0] if masks else x
-        branches: Masks = masks[1:] or (None,) * (2 * len(self.blocks))
-        if inputs.native and self.blocks:
-            return run_blocks(x, self.blocks, inputs, Shape(heads, qk_norm, squared), branches)
+    def forward(self, inputs: Inputs) -> Tensor:  # (tokens, n_embd) master dtype
+        if inputs.bags is None:
+            x = F.embedding(inputs.tokens, self.wte)
+        else:
+            x = F.embedding_bag(inputs.bags.rows, self.wte, inputs.bags.offsets, mode="sum")
+        if self.wpe is not None:
+            x = x + F.embedding(inputs.positions, self.wpe)
+        return dropout(rmsnorm(x) if self.norm else x, inputs, 0)
+
+
+class Attention(nn.Module):
+    """Multi-head causal attention; wqkv holds attn_wq, attn_wk and attn_wv as one matrix."""
+
+    def __init__(self, config: TrainConfig, weights: FlatWeights, layer: int) -> None:
+        super().__init__()
+        self.wqkv = weights.leaf(f"layer{layer}.attn_wq", rows=3 * config.n_embd)
+        self.wo = weights.leaf(f"layer{layer}.attn_wo", rows=config.n_embd)
+        self.heads = config.n_head
+        self.norm = rmsnorm if config.qk_norm else None
+        self.place = 1 + 2 * layer
+
+    def forward(self, x: Tensor, inputs: Inputs, cache: KeyValueCache | None = None) -> Tensor:
+        qkv = linear(x, self.wqkv)
+        mixed = attend(qkv, inputs, heads=self.heads, norm=self.norm, cache=cache)
+        return dropout(linear(mixed, self.wo), inputs, self.place)
+
+
+class MLP(nn.Module):
+    """Two matrices with an activation between them."""
+
+    def __init__(self, config: TrainConfig, weights: FlatWeights, layer: int) -> None:
+        super().__init__()
+        self.fc1 = weights.leaf(f"layer{layer}.mlp_fc1", rows=4 * config.n_embd)
+        self.fc2 = weights.leaf(f"layer{layer}.mlp_fc2", rows=config.n_embd)
+        self.activation = ACTIVATIONS[config.activation]
+        self.place = 2 + 2 * layer
+
+    def forward(self, x: Tensor, inputs: Inputs) -> Tensor:
+        return dropout(linear(self.activation(linear(x, self.fc1)), self.fc2), inputs, self.place)
+
+
+class Block(nn.Module):
+    """One transformer block; the residual stream x stays in the master dtype."""
+
+    def __init__(self, config: TrainConfig, weights: FlatWeights, layer: int) -> None:
+        super().__init__()
+        self.attention = Attention(config, weights, layer)
+        self.mlp = MLP(config, weights, layer)
+
+    def forward(self, x: Tensor, inputs: Inputs, cache: KeyValueCache | None = None) -> Tensor:
+        x = x + self.attention(rmsnorm(x), inputs, cache)
+        x = x + self.mlp(rmsnorm(x), inputs)
+        return x  # noqa: RET504  # the two lines above are the block
+
+
+class MiniGPT(nn.Module):
+    """microgpt's transformer with its options: embedding, blocks, output head."""
+
+    def __init__(self, config: TrainConfig, weights: FlatWeights, vocab_size: int) -> None:
+        super().__init__()
+        self.config, self.dtype = config, weights.dtype
+        self.embedding = Embedding(config, weights, vocab_size)
+        self.blocks = nn.ModuleList(Block(config, weights, i) for i in range(config.n_layer))
+        self.head = weights.leaf("wte" if config.tie_lm_head else "lm_head", rows=vocab_size)
+
+    def hidden(self, inputs: Inputs, caches: Sequence[KeyValueCache] | None = None) -> Tensor:
+        """Return the hidden states that the head reads, (tokens, n_embd) in the compute dtype."""
+        x: Tensor = self.embedding(inputs)
         for layer, block in enumerate(self.blocks):
-            of_attention, of_mlp = branches[2 * layer : 2 * layer + 2]
-            x = attention_branch(
-                x, block.wqkv, block.wo, of_attention, inputs, heads=heads, qk_norm=qk_norm
-            )
-            x = mlp_branch(x, block.fc1, block.fc2, of_mlp, squared=squared)
+            x = block(x, inputs, caches[layer] if caches else None)
         return x.to(self.dtype)
 
-    def _embed(self, inputs: Inputs) -> Tensor:
-        """`embed` of a batch, by the kernels where they are to run."""
-        if not inputs.native:
-            return self.embed(inputs.tokens, inputs.positions, inputs.bags)
-        norm = self.config.input_rmsnorm
-        if self.wpe is None:
-            return look_up(self.wte, inputs, self._embeddings, norm=norm)
-        x = look_up(self.wte, inputs, self._embeddings, norm=False)
-        x = x + F.embedding(inputs.positions, self.wpe)
-        return rmsnorm(x) if norm else x
+    def next_logits(self, inputs: Inputs, caches: Sequence[KeyValueCache]) -> Tensor:
+        """Return the logits after the last token of each row, (rows, vocab)."""
+        hidden = self.hidden(inputs, caches).view(inputs.rows, inputs.length, -1)[:, -1]
+        return head_logits(hidden, self.head, softcap=self.config.logit_softcap)
 
-    def embed(
-        self, tokens: Tensor, positions: Tensor, bags: Bags | None
-    ) -> Tensor:  # (...,) -> (..., n_embd)
-        """The residual stream at the start, in the master dtype; bags where wte is not alone."""
-        norm = self.config.input_rmsnorm
-        if bags is None and self.wpe is None:
-            return embedded(self.wte, tokens, norm=norm)
-        if bags is None:
-            x = F.embedding(tokens, self.wte)
-        else:
-            x = F.embedding_bag(bags.rows, self.wte, bags.offsets, mode="sum")
-            x = x.view(*tokens.shape, -1)
-        if self.wpe is not None:
-            x = x + F.embedding(positions, self.wpe)
-        return rmsnorm(x) if norm else x
-
-    def masks(self, tokens: int, dropout: torch.Generator) -> list[Tensor]:
-        """Inverted dropout (Srivastava et al. 2014) of the embedding and of each branch, in turn:
-        (tokens, n_embd) 0 or 1 / keep, drawn from the generator."""
+    def dropout_scales(self, tokens: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Draw inverted dropout (Srivastava et al. 2014) for each place: 0 or 1 / keep,
+        (tokens, n_embd) each."""
         keep = 1.0 - self.config.dropout
-        return [
-            self.wte.new_empty(tokens, self.config.n_embd)
-            .bernoulli_(keep, generator=dropout)
-            .div_(keep)
-            for _ in range(1 + 2 * len(self.blocks))
-        ]
+        scales = [self.embedding.wte.new_empty(tokens, self.config.n_embd)
+                  for _ in range(1 + 2 * len(self.blocks))]  # fmt: skip
+        return tuple(s.bernoulli_(keep, generator=generator).div_(keep) for s in scales)
+
+
+class Bigram(MiniGPT):
+    """The mini-GPT without positions and blocks: the next token depends on the last one alone."""
+
+
+MODELS: Mapping[str, type[MiniGPT]] = {"bigram": Bigram, "mini-gpt": MiniGPT}

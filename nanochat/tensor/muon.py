@@ -1,8 +1,8 @@
-"""Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon): momentum, made orthogonal.
+"""The Muon optimizer (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon).
 
-The update of a matrix is the nearest orthogonal one to its momentum, so that no direction of it
-dominates. Newton–Schulz iterations come near enough, in matrix products alone, and all matrices
-of one shape share each product.
+The update of a matrix is the orthogonal matrix nearest to its momentum, in which no direction
+dominates. Newton–Schulz iterations approximate it with matrix products alone. All matrices of one
+shape share each product.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from nanochat.tensor.weights import FlatWeights
 
 __all__ = ["Muon", "orthogonalized"]
 
-# x ← a·x + b·x·xᵀx + c·x·(xᵀx)² on the singular values, five times, takes all of (0.01, 1) into
-# (0.7, 1.2): steepest at 0 rather than exact at 1 (Jordan et al. 2024).
+# Five iterations x ← a·x + b·x·xᵀx + c·x·(xᵀx)² map singular values from (0.01, 1) into (0.7, 1.2).
+# The coefficients maximize the slope at 0 rather than the accuracy at 1 (Jordan et al. 2024).
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
-# From this ratio of sides on it is cheaper to iterate on the small side's Gram matrix alone.
+# From this ratio of sides on, iterating on the Gram matrix of the small side is cheaper.
 TALL = 3
 
 
 def orthogonalized(stack: Tensor) -> Tensor:  # (..., m, n) -> (..., m, n), float
-    """U·Vᵀ of each matrix U·S·Vᵀ, singular values within 0.3 of 1; of a zero matrix, zeros."""
+    """Return U·Vᵀ of each matrix U·S·Vᵀ with singular values within 0.3 of 1; zeros stay zeros."""
     if stack.shape[-2] < stack.shape[-1]:
         return orthogonalized(stack.mT).mT
     shape = stack.shape
@@ -46,7 +46,7 @@ def _directly(x: Tensor) -> Tensor:  # (count, m, n)
 
 
 def _by_gram(x: Tensor) -> Tensor:  # (count, m, n)
-    """The same factors, from the Gram matrix as it would be: they commute with it."""
+    """Return the same product of factors, computed on the Gram matrix, which commutes with them."""
     a, b, c = COEFFICIENTS
     gram = torch.bmm(x.mT, x)
     product: Tensor | None = None
@@ -61,7 +61,7 @@ def _by_gram(x: Tensor) -> Tensor:  # (count, m, n)
 
 
 class Muon:
-    """The update of the blocks' matrices, which end the flat buffer."""
+    """Updates the matrices of the blocks, which are the end of the flat buffer."""
 
     def __init__(self, weights: FlatWeights, *, heads: int) -> None:
         self._weights = weights
@@ -69,7 +69,7 @@ class Muon:
         self.momentum = torch.zeros_like(weights.values[self.start :])
         self._heads = heads
         self._layers = sum(s.name.endswith("attn_wq") for s in weights.specs)
-        self._width = next(s.shape[1] for s in weights.specs if s.group == "matrix")
+        self._n_embd = next(s.shape[1] for s in weights.specs if s.group == "matrix")
 
     def step(
         self,
@@ -77,9 +77,12 @@ class Muon:
         lr: float,
         weight_decay: float,
         momentum: float,
-        stopped: Tensor,  # () 1 where the step must change nothing
+        stopped: Tensor,  # (), 1 if the step must change nothing
     ) -> None:
-        """values ← (1 − lr·decay)·values − lr·√max(1, m/n)·orthogonalized(Nesterov momentum)."""
+        """Set values to (1 − lr·decay)·values − lr·√max(1, m/n)·orthogonalized(momentum).
+
+        The momentum is Nesterov's.
+        """
         values = self._weights.values[self.start :]
         gradients = self._weights.gradients[self.start :]
         gradients.masked_fill_(stopped.bool(), 0.0)
@@ -93,14 +96,14 @@ class Muon:
             target.addcmul_(orthogonalized(stack), running, value=-size)
 
     def _stacks(self, flat: Tensor) -> list[Tensor]:
-        """Views of matrices of one shape: (layers, count, m, n)."""
-        layers, heads, width = self._layers, self._heads, self._width
+        """Return views that stack matrices of one shape: (layers, count, m, n)."""
+        layers, heads, n_embd = self._layers, self._heads, self._n_embd
         layer = flat.view(layers, -1)
-        square, size = width * width, width // heads
+        square, head_dim = n_embd * n_embd, n_embd // heads
         inner = (layer.shape[1] - 4 * square) // 2
         return [
-            layer[:, : 3 * square].view(layers, 3 * heads, size, width),
-            layer[:, 3 * square : 4 * square].view(layers, width, heads, size).transpose(1, 2),
-            layer[:, 4 * square : 4 * square + inner].view(layers, 1, -1, width),
-            layer[:, 4 * square + inner :].view(layers, 1, width, -1),
+            layer[:, : 3 * square].view(layers, 3 * heads, head_dim, n_embd),
+            layer[:, 3 * square : 4 * square].view(layers, n_embd, heads, head_dim).transpose(1, 2),
+            layer[:, 4 * square : 4 * square + inner].view(layers, 1, -1, n_embd),
+            layer[:, 4 * square + inner :].view(layers, 1, n_embd, -1),
         ]

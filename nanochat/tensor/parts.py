@@ -1,6 +1,6 @@
-"""Microbatches that do not fit in memory, in parts of fewer rows.
+"""Splits microbatches that do not fit in memory into parts of fewer rows.
 
-The loss of a step is one sum over all its targets, so that parts change it by rounding alone.
+The loss of a step is one sum over all its targets, so splitting changes it only by rounding.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ __all__ = ["in_parts", "is_out_of_memory"]
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch or Python found no memory; on a CPU torch says so in words alone."""
+    """Return whether an error means missing memory; on a CPU torch raises a bare RuntimeError."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 def in_parts(batch: Batch, parts: int) -> Iterator[Batch]:
-    """The rows of a batch, in order, in at most `parts` batches of near equal size."""
+    """Yield the rows of a batch, in order, as at most `parts` batches of nearly equal size."""
     rows = len(batch.inputs)
     edges = np.linspace(0, rows, min(parts, rows) + 1).astype(int)
     for start, stop in pairwise(edges):

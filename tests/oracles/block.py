@@ -1,6 +1,6 @@
-"""Oracle: what a transformer block does between its products, in NumPy float64, with derivatives.
+"""Oracle: RMSNorm and attention of a transformer block in NumPy float64, with derivatives.
 
-Attention one head of one row at a time, from its definition: whole score matrices, no blocks.
+Attention follows its definition: it computes whole score matrices instead of tiles.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ Array = NDArray[np.float64]
 
 
 def rms_norm(x: Array, eps: float) -> tuple[Array, Array]:
-    """The norm over the last dimension and one over the root mean squares, (..., 1)."""
+    """Return the norm over the last dimension and 1 / rms, (..., 1)."""
     inverse = (np.mean(x * x, axis=-1, keepdims=True) + eps) ** -0.5
     return x * inverse, inverse
 
@@ -23,21 +23,21 @@ def rms_norm_backward(gradient: Array, x: Array, eps: float) -> Array:
 
 
 def turned(x: Array, cos: Array, sin: Array, direction: int = 1) -> Array:
-    """Rotation in halves; −1 turns back."""
+    """Rotate in halves; direction −1 rotates back."""
     a, b = np.split(x, 2, axis=-1)
     sin = sin * direction
     return np.concatenate([a * cos + b * sin, b * cos - a * sin], axis=-1)
 
 
 class Attention:
-    """Forward and backward of (rows, width, 3, heads, head_dim) queries, keys and values."""
+    """Forward and backward pass of queries, keys, values: (rows, length, 3, heads, head_dim)."""
 
     def __init__(
         self,
         qkv: Array,
-        angles: tuple[Array, Array] | None,  # cos and sin, (rows, width, head_dim / 2)
-        starts: NDArray[np.int64],  # (rows, width)
-        eps: float | None,  # of the norm, if there is one
+        angles: tuple[Array, Array] | None,  # cos and sin, (rows, length, head_dim / 2)
+        starts: NDArray[np.int64],  # (rows, length), first visible column
+        eps: float | None,  # of the norm of queries and keys; None: no norm
     ) -> None:
         self.qkv, self.angles, self.eps = qkv, angles, eps
         q, k, self.v = np.moveaxis(qkv, 2, 0)
@@ -62,10 +62,10 @@ class Attention:
         return np.stack([self._placed_back(d_q, q), self._placed_back(d_k, k), d_v], axis=2)
 
     def backward_size(self, gradient: Array) -> float:
-        """The largest sum of absolute values among those that backward() makes.
+        """Return the largest sum of absolute values that backward() forms.
 
-        Its roundings are of this size: scores nearly cancel, and the norm of a short vector
-        enlarges what is left of them.
+        Rounding errors are relative to it: scores nearly cancel, and the norm of a short vector
+        amplifies the remainder.
         """
         q, k, v = (np.abs(x) for x in (self.q, self.k, self.v))
         d_weights = np.einsum("bihd,bjhd->bhij", np.abs(gradient), v)
@@ -76,7 +76,7 @@ class Attention:
         d_v = np.einsum("bhij,bihd->bjhd", self.weights, np.abs(gradient))
         if self.eps is not None:
             d_q, d_k = (
-                d * rms_norm(x, self.eps)[1]  # the same of the turned vectors
+                d * rms_norm(x, self.eps)[1]  # equal for the rotated vectors
                 for d, x in zip((d_q, d_k), np.moveaxis(self.qkv, 2, 0), strict=False)
             )
         return float(max(d.max() for d in (d_q, d_k, d_v)))

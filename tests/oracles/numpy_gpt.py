@@ -1,6 +1,6 @@
 """Oracle: both models in NumPy float64, one position at a time, from microgpt.py's formulas.
 
-Slow and obvious on purpose; it shares nothing with an engine but parameter names and angles.
+It is slow and simple on purpose. It shares only parameter names and angles with the engines.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def softmax(x: Array) -> Array:
 
 
 def ngram_row(tokens: Sequence[int], rows: int) -> int:
-    """Of the hash that abi.h gives, in integers without a limit."""
+    """Return the row that the hash in abi.h gives, with unlimited integers."""
     key = 0
     for token in reversed(tokens):
         key = (key + token + 1) * 0x9E3779B97F4A7C15
@@ -41,7 +41,7 @@ def ngram_row(tokens: Sequence[int], rows: int) -> int:
 
 
 class NumpyGPT:
-    """Token by token; `reset` starts a segment. `window` tokens at most are remembered."""
+    """Computes token by token and remembers `window` tokens. `reset` starts a segment."""
 
     def __init__(
         self, config: TrainConfig, weights: Mapping[str, NDArray[np.floating]], window: int = 10**9
@@ -70,12 +70,16 @@ class NumpyGPT:
             x = rmsnorm(x)
         for layer in range(config.n_layer):
             x = x + self._attention(rmsnorm(x), position, layer)
-            inner = np.maximum(weights[f"layer{layer}.mlp_fc1"] @ rmsnorm(x), 0.0)
-            inner = inner**2 if config.activation == "relu2" else inner
+            inner = self.activation(weights[f"layer{layer}.mlp_fc1"] @ rmsnorm(x))
             x = x + weights[f"layer{layer}.mlp_fc2"] @ inner
         logits = weights["wte" if config.tie_lm_head else "lm_head"] @ x
         cap = config.logit_softcap
         return cap * np.tanh(logits / cap) if cap else logits
+
+    def activation(self, x: Array) -> Array:
+        return {"relu": np.maximum(x, 0.0), "relu2": np.maximum(x, 0.0) ** 2}[
+            self.config.activation
+        ]
 
     def _attention(self, x: Array, position: int, layer: int) -> Array:
         q, k, v = (self.weights[f"layer{layer}.attn_w{part}"] @ x for part in "qkv")
@@ -103,7 +107,7 @@ class NumpyGPT:
 def nats(
     config: TrainConfig, weights: Mapping[str, NDArray[np.floating]], batch: Batch
 ) -> list[float]:
-    """−log p of every counted target, row by row."""
+    """Return −log p of every target that counts, row by row."""
     model = NumpyGPT(config, weights)
     result = []
     for row, length in enumerate(batch.lengths.tolist()):

@@ -1,7 +1,7 @@
 """Oracle: microgpt's model, loss and Adam in plain Python over PlainValue, no numpy, no sum().
 
-`sum()` over floats is compensated from Python 3.12 on; every accumulation here is a loop, from
-left to right, so that all Pythons agree to the bit.
+Python 3.12 made `sum()` of floats compensated. Every accumulation here is a loop from left to right
+instead, and all Python versions give bit-identical results.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def attention(q: Vector, keys: Matrix, values: Matrix) -> Vector:
 
 
 def document_loss(weights: dict[str, Matrix], inputs: list[int], targets: list[int]) -> PlainValue:
-    """Mean nats of one document by the one-layer model of the microgpt preset."""
+    """Return the mean nats of one document by the one-layer model of the microgpt preset."""
     keys: Matrix = []
     values: Matrix = []
     losses = []
@@ -75,7 +75,7 @@ def document_loss(weights: dict[str, Matrix], inputs: list[int], targets: list[i
 
 
 class Adam:
-    """microgpt's update, float by float; gradients are zeroed after it."""
+    """microgpt's update in floats; it sets the gradients to zero."""
 
     def __init__(self, parameters: Vector, beta1: float, beta2: float, eps: float) -> None:
         self.parameters, self.beta1, self.beta2, self.eps = parameters, beta1, beta2, eps

@@ -1,4 +1,4 @@
-"""Batches, configs and engines made by hand for the tests of the tensor engine."""
+"""Small batches, configs and engines for the tests of the tensor engine."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def total_nats(engine: TensorEngine, batch: Batch) -> float:
     return math.fsum(engine.token_losses(batch).ravel())
 
 
-def batch_of(rows: list[list[list[int]]], width: int, global_targets: int | None = None) -> Batch:
-    """A row is a list of segments, a segment a list of tokens t₀…tₙ giving n pairs."""
-    shape = (len(rows), width)
+def batch_of(rows: list[list[list[int]]], length: int, global_targets: int | None = None) -> Batch:
+    """Make a batch of rows of segments. A segment is a list of tokens t₀…tₙ and gives n pairs."""
+    shape = (len(rows), length)
     inputs, targets = np.zeros(shape, np.int64), np.full(shape, IGNORE, np.int64)
     positions, segments = np.zeros(shape, np.int64), np.full(shape, -1, np.int64)
     lengths = np.zeros(len(rows), np.int64)
@@ -61,14 +61,14 @@ def batch_of(rows: list[list[list[int]]], width: int, global_targets: int | None
     )  # fmt: skip
 
 
-def windows(rows: int, width: int, *, seed: int = 0, vocab: int = VOCAB, **options: Any) -> Batch:
-    """Full rows of one segment each."""
-    tokens = np.random.default_rng(seed).integers(0, vocab, (rows, width + 1)).tolist()
-    return batch_of([[row] for row in tokens], width, **options)
+def windows(rows: int, length: int, *, seed: int = 0, vocab: int = VOCAB, **options: Any) -> Batch:
+    """Make full rows of one segment each."""
+    tokens = np.random.default_rng(seed).integers(0, vocab, (rows, length + 1)).tolist()
+    return batch_of([[row] for row in tokens], length, **options)
 
 
 def packed(seed: int = 0, **options: Any) -> Batch:
-    """Four rows of width 8: two and three segments, one segment with padding, one full."""
+    """Make four rows of length 8: two and three segments, one segment with padding, one full."""
     draw = np.random.default_rng(seed)
     lengths = [[3, 4], [2, 3, 2], [4], [8]]
     rows = [[draw.integers(0, VOCAB, n + 1).tolist() for n in row] for row in lengths]
@@ -76,7 +76,7 @@ def packed(seed: int = 0, **options: Any) -> Batch:
 
 
 def everything(engine: TensorEngine) -> dict[str, bytes]:
-    """The bits of all that training changes."""
+    """Return the bytes of every array that training changes."""
     state = engine.state_dict()
     arrays = (*state.weights.items(), *state.optimizer.items())
     return {name: array.tobytes() for name, array in arrays}

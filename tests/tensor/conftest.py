@@ -1,4 +1,4 @@
-"""Models here are tiny: one thread each, so that tests run side by side without waiting."""
+"""Runs each test on one thread: the models are tiny, and tests run in parallel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`--compile`: the same steps through torch.compile, when `auto` takes it, and where it cannot be."""
+"""`--compile`: equal steps with and without torch.compile, when `auto` compiles, and failures."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from tensor.batch_makers import (
 from nanochat.errors import UnsupportedOption
 from nanochat.tensor.compiled import GPU_STEPS, compile_pays, has_one_shape
 
-# What torch's own compiler warns of while it is imported.
-OWN_WARNINGS = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*")
+# torch's compiler emits these while it is imported.
+IMPORT_WARNINGS = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*")
 BATCHES = {"windows": windows, "packed": lambda rows, width, seed: packed(seed)}
 
 
 def walk(steps: int = 6, dtype: str = "float64", kind: str = "windows", **options: Any) -> Any:
-    """Losses and norms of some steps, and the engine."""
+    """Return losses and norms of some steps, and the engine."""
     engine = make_engine(small_config(grad_clip=1.0, **options), dtype=dtype)
     found = []
     for seed in range(steps):
@@ -47,7 +47,7 @@ def check_same(dtype: str = "float64", rtol: float = 1e-10, **options: Any) -> N
 
 @pytest.fixture
 def traced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch.compile that traces and differentiates as ever, and has torch run the result."""
+    """Make torch.compile trace and differentiate, but run the result with torch instead of code."""
     torch.compiler.reset()
     whole = partial(torch.compile, backend="aot_eager", fullgraph=True)
     monkeypatch.setattr("torch.compile", lambda function, mode: whole(function))
@@ -64,14 +64,14 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
     ids=["classic", "tied", "bags", "dropout", "bigram"],
 )
-def test_compiled_steps_walk_the_losses_of_plain_ones(
+def test_compiled_steps_have_the_losses_of_plain_steps(
     traced: None, options: dict[str, Any]
 ) -> None:
     check_same(**options)
 
 
-@OWN_WARNINGS
-def test_the_compilers_own_code_walks_them_too(
+@IMPORT_WARNINGS
+def test_steps_of_generated_code_have_the_losses_of_plain_steps(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
@@ -79,8 +79,8 @@ def test_the_compilers_own_code_walks_them_too(
     check_same(dtype="float32", rtol=1e-5, dropout=0.1)
 
 
-def test_native_blocks_with_dropout_walk_the_losses_of_torchs() -> None:
-    """Both draw the same masks; microbatches of different widths, segments and padding."""
+def test_native_steps_with_dropout_have_the_losses_of_plain_steps() -> None:
+    """Both draw the same dropout, for microbatches with segments and padding."""
     for dtype, rtol in (("float64", 1e-12), ("float32", 1e-5), ("bfloat16", 0.02)):
         runs = [
             walk(dtype=dtype, kind="packed", dropout=0.3, loss=loss) for loss in ("fused", "torch")
@@ -113,14 +113,14 @@ def test_auto_compiles_long_runs_on_a_gpu(
     assert compile_pays(small_config(compile=compile_option, steps=steps), device) is expected
 
 
-def test_graphs_are_for_batches_of_one_shape() -> None:
+def test_cuda_graphs_serve_batches_of_one_shape() -> None:
     assert has_one_shape(small_config(batching="windows"))
     assert not has_one_shape(small_config(batching="packed"))
     assert not has_one_shape(small_config(batching="windows", past_embeds=1))
 
 
-@OWN_WARNINGS
-def test_a_missing_compiler_is_one_clear_line(
+@IMPORT_WARNINGS
+def test_a_missing_compiler_is_refused_in_one_line(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
@@ -132,7 +132,7 @@ def test_a_missing_compiler_is_one_clear_line(
     with pytest.raises(UnsupportedOption) as caught:
         engine.step([windows(4, 8)], settings())
     message = str(caught.value)
-    assert message.startswith("compile cannot be on here: ") and message.endswith(
+    assert message.startswith("compile on does not work on this machine: ") and message.endswith(
         "; use compile off"
     )
     assert "\n" not in message

@@ -1,4 +1,4 @@
-"""Decoding against the full forward pass, the NumPy oracle, and past the end of the context."""
+"""Decoding against the full forward pass and the NumPy oracle, within and beyond the context."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from tensor.batch_makers import VOCAB, make_engine, small_config, windows
 from nanochat.model.parameters import Spec, parameter_specs
 from nanochat.sampling import sampling
 from nanochat.tensor import decoder as decoder_module
+from nanochat.tensor import native as fast_paths
 from nanochat.tensor.engine import TensorEngine
 from nanochat.tensor.model import MiniGPT
-from nanochat.tensor.native import decoder as native_decoder
-from nanochat.tensor.native.decoder import runs_natively
+from nanochat.tensor.native import decodes, trains
 
 MODELS: list[dict[str, Any]] = [
     {"model_kind": "bigram"},
@@ -33,15 +33,15 @@ MODELS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.fixture(autouse=True, params=["native", "calls"])
+@pytest.fixture(autouse=True, params=["native", "plain"])
 def _path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every claim holds for nck_decode and for the calls of torch that stand in for it."""
-    if request.param == "calls":
-        use_calls(monkeypatch)
+    """Run every test with nck_decode and with the plain decoder."""
+    if request.param == "plain":
+        use_plain(monkeypatch)
 
 
-def use_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoder_module, "runs_natively", lambda *_: False)
+def use_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoder_module, "decodes", lambda *_: False)
 
 
 def tokens(rows: int, count: int) -> NDArray[np.int64]:
@@ -49,7 +49,7 @@ def tokens(rows: int, count: int) -> NDArray[np.int64]:
 
 
 def full_logits(engine: TensorEngine, ids: NDArray[np.int64]) -> NDArray[np.float64]:
-    """(rows, width, vocab) from the forward pass of training."""
+    """Return (rows, length, vocab) from the forward pass of training."""
     batch = windows(*ids.shape)
     batch.inputs[:] = ids
     with torch.no_grad():
@@ -110,7 +110,7 @@ def test_one_layer_of_rope_sees_the_last_block_and_nothing_else() -> None:
     other[:, :12] = (other[:, :12] + 1) % VOCAB
     first, second = (engine.open_decoder(t.tolist()).logits for t in (ids, other))
     np.testing.assert_array_equal(first, second)
-    # Angles only matter by their differences, so a window read from position 0 agrees.
+    # Only differences of angles matter, so a window that is read from position 0 agrees.
     expected = full_logits(engine, ids[:, -8:])[:, -1]
     np.testing.assert_allclose(first, expected, rtol=1e-11, atol=1e-12)
 
@@ -133,7 +133,7 @@ def test_logits_are_an_array_of_at_least_float32(dtype: str, expected: type) -> 
     assert decoder.logits.shape == (2, VOCAB)
 
 
-def test_logits_of_one_moment_stay_as_they_were() -> None:
+def test_logits_that_were_read_do_not_change() -> None:
     decoder = make_engine(small_config()).open_decoder([[0]])
     before = decoder.logits
     kept = before.copy()
@@ -149,7 +149,7 @@ def test_decoding_leaves_the_number_of_threads_as_it_was() -> None:
 
 
 class WithoutDraw:
-    """An engine whose decoder offers logits alone."""
+    """An engine whose decoder has logits but no sampling methods."""
 
     def __init__(self, engine: TensorEngine) -> None:
         self.engine = engine
@@ -168,7 +168,7 @@ class WithoutDraw:
 
 @pytest.mark.parametrize("bias", [None, sampling.PhraseBias([[4, 5], [4, 2, 1]], 3.0)])
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_sampling_draws_natively_what_the_specification_draws(
+def test_native_sampling_draws_the_tokens_of_the_specification(
     monkeypatch: pytest.MonkeyPatch, dtype: str, bias: sampling.PhraseBias | None
 ) -> None:
     engine = make_engine(small_config(), dtype=dtype)
@@ -178,7 +178,7 @@ def test_sampling_draws_natively_what_the_specification_draws(
     theirs = list(sampling.sample_tokens(WithoutDraw(engine), [0, 4], wanted, rows=9, bias=bias))
 
     def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("the specification drew")
+        raise AssertionError("the specification drew the tokens")
 
     monkeypatch.setattr(sampling, "draw", refuse)
     assert list(sampling.sample_tokens(engine, [0, 4], wanted, rows=9, bias=bias)) == theirs
@@ -187,7 +187,7 @@ def test_sampling_draws_natively_what_the_specification_draws(
 
 
 def errors(engine: TensorEngine, ids: NDArray[np.int64]) -> float:
-    """Root mean square of logits − oracle over a text, a token at a time."""
+    """Return the root mean square of logits − oracle over a text, one token per step."""
     model = NumpyGPT(engine.config, engine.state_dict().weights, engine.config.block_size)
     decoder, squares = engine.open_decoder([[int(ids[0])]]), []
     for position, token in enumerate(ids.tolist()):
@@ -199,19 +199,19 @@ def errors(engine: TensorEngine, ids: NDArray[np.int64]) -> float:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("options", [{}, {"qk_norm": False, "positions": "learned"}], ids=str)
-def test_nck_decode_errs_no_more_than_the_calls_of_torch(
+def test_nck_decode_is_at_least_as_accurate_as_the_plain_decoder(
     monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], dtype: str
 ) -> None:
     shape = {"n_embd": 128, "n_head": 4, "n_layer": 4, "block_size": 32, "init_std": 0.08}
     config = small_config(**{**shape, **options})
     engine, ids = make_engine(config, dtype=dtype), tokens(1, 32)[0]
     assert isinstance(engine.model, MiniGPT)
-    assert runs_natively(engine.model, config, torch.device("cpu"))
+    assert decodes(config, "cpu", engine.model.dtype)
     monkeypatch.undo()
     ours = errors(engine, ids)
-    use_calls(monkeypatch)
+    use_plain(monkeypatch)
     theirs = errors(engine, ids)
-    assert ours <= theirs + 2.0**-24  # a rounding of a logit
+    assert ours <= theirs + 2.0**-24  # one rounding of a logit
 
 
 @pytest.mark.parametrize(
@@ -222,19 +222,18 @@ def test_nck_decode_errs_no_more_than_the_calls_of_torch(
         ({}, "mps", False),
     ],
 )
-def test_nck_decode_takes_what_it_computes_whole(
+def test_nck_decode_serves_every_mini_gpt_on_the_cpu(
     changes: dict[str, Any], device: str, expected: bool
 ) -> None:
-    config = small_config(**changes)
-    assert runs_natively(make_engine(config).model, config, torch.device(device)) == expected
+    assert decodes(small_config(**changes), device, torch.float32) == expected
 
 
-def test_a_parameter_that_nck_decode_does_not_know_leaves_the_model_to_torch(
+def test_a_parameter_that_the_kernels_do_not_know_runs_the_plain_model(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = small_config()
-    model = make_engine(config).model
     more = Spec(name="layer0.value_embedding", shape=(VOCAB, 8), std=0.3, group="embedding")
     known = parameter_specs(config, VOCAB)
-    monkeypatch.setattr(native_decoder, "parameter_specs", lambda *_: [*known, more])
-    assert not runs_natively(model, config, torch.device("cpu"))
+    monkeypatch.setattr(fast_paths, "parameter_specs", lambda *_, **__: [*known, more])
+    assert not decodes(config, "cpu", torch.float32)
+    assert not trains(config, "cpu", torch.float32, compiled=False)

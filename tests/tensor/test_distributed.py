@@ -1,4 +1,4 @@
-"""Two gloo processes on one machine walk the losses of one process with the same batches."""
+"""Two gloo processes on one machine have the losses of one process with the same batches."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def free_port() -> int:
 def start(rank: int, port: int) -> subprocess.Popen[str]:
     group = {"RANK": rank, "WORLD_SIZE": 2, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1"}
     environment = {name: str(value) for name, value in {**group, "MASTER_PORT": port}.items()}
-    # No empty entry: it would be the checkout, where nanochat lies unbuilt.
+    # An empty entry would be the current folder.
     paths = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
     return subprocess.Popen(
         [sys.executable, str(TESTS / "tensor" / "two_processes.py")],

@@ -1,4 +1,4 @@
-"""The tensor engine as the training loop sees it: microbatches, dropout, bits, devices."""
+"""The tensor engine for the training loop: microbatches, dropout, reproducibility, devices."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from nanochat.tensor.engine import TensorEngine, resolve_device
 from nanochat.training.engine import Engine
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-STILL = settings(lr=dict.fromkeys(GROUPS, 0.0))  # steps that change no weight
+NO_UPDATE = settings(lr=dict.fromkeys(GROUPS, 0.0))
 
 
-def test_the_engine_answers_the_protocol() -> None:
+def test_the_engine_implements_the_protocol() -> None:
     engine: Engine = make_engine(small_config())
     assert (engine.mode, engine.backend, engine.device) == ("tensor", "torch", "cpu")
     assert engine.notes() == ()
@@ -86,24 +86,24 @@ def dropping(**options: Any) -> TensorEngine:
 def test_dropout_depends_on_seed_step_and_microbatch_alone() -> None:
     batch = packed(global_targets=2 * packed().global_targets)
     first, second = dropping(), dropping()
-    losses = [first.step([batch, batch], STILL).read().loss for _ in range(3)]
+    losses = [first.step([batch, batch], NO_UPDATE).read().loss for _ in range(3)]
     assert len(set(losses)) == 3
     torch.manual_seed(0)
     second.token_losses(batch)
-    assert second.step([batch, batch], STILL).read().loss == losses[0]
+    assert second.step([batch, batch], NO_UPDATE).read().loss == losses[0]
     second.load_state_dict(first.state_dict())
-    expected = first.step([batch, batch], STILL).read().loss
-    assert second.step([batch, batch], STILL).read().loss == expected
-    assert dropping(seed=1).step([batch, batch], STILL).read().loss not in losses
+    expected = first.step([batch, batch], NO_UPDATE).read().loss
+    assert second.step([batch, batch], NO_UPDATE).read().loss == expected
+    assert dropping(seed=1).step([batch, batch], NO_UPDATE).read().loss not in losses
 
 
 def test_dropout_differs_between_microbatches_and_processes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     engine = dropping()
-    seeds = [engine._dropout_of(index).initial_seed() for index in range(3)]
+    seeds = [engine._dropout_generator(index).initial_seed() for index in range(3)]
     monkeypatch.setenv("RANK", "1")
-    seeds += [engine._dropout_of(index).initial_seed() for index in range(3)]
+    seeds += [engine._dropout_generator(index).initial_seed() for index in range(3)]
     assert len(set(seeds)) == 6
 
 
@@ -117,11 +117,11 @@ def test_dropout_is_off_in_scoring_and_decoding() -> None:
 
 def test_dropout_keeps_the_expected_value() -> None:
     engine = make_engine(small_config(dropout=0.25))
-    masks = engine.model.masks(20_000, torch.Generator().manual_seed(1))
-    assert [mask.shape for mask in masks] == [(20_000, 8)] * 5
-    for mask in masks:
-        assert set(mask.unique().tolist()) == {0.0, 1 / 0.75}
-        assert float(mask.mean()) == pytest.approx(1.0, abs=0.01)
+    drawn = engine.model.dropout_scales(20_000, torch.Generator().manual_seed(1))
+    assert [scales.shape for scales in drawn] == [(20_000, 8)] * 5
+    for scales in drawn:
+        assert set(scales.unique().tolist()) == {0.0, 1 / 0.75}
+        assert float(scales.mean()) == pytest.approx(1.0, abs=0.01)
 
 
 def test_threads_are_set() -> None:
@@ -131,7 +131,7 @@ def test_threads_are_set() -> None:
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
-def test_every_device_walks_the_losses_of_the_cpu(device: str, dtype: str) -> None:
+def test_every_device_has_the_losses_of_the_cpu(device: str, dtype: str) -> None:
     config = small_config(init_std=0.08)
     engine = TensorEngine(config, VOCAB, device=device, dtype=dtype)
     reference = make_engine(config)
@@ -155,7 +155,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, *, cuda: bool, mps: bool, platform:
         (False, True, "darwin", ("mps", "float32")),
     ],
 )
-def test_auto_takes_the_best_device_that_is_there(
+def test_auto_chooses_the_best_available_device(
     monkeypatch: pytest.MonkeyPatch, cuda: bool, mps: bool, platform: str, expected: tuple[str, str]
 ) -> None:
     machine(monkeypatch, cuda=cuda, mps=mps, platform=platform)
@@ -183,7 +183,7 @@ def test_the_fused_loss_stays_on_the_cpu_of_a_mac(monkeypatch: pytest.MonkeyPatc
     assert resolve_device(TrainConfig(mode="tensor")) == ("cpu", "float32")
 
 
-def test_the_fused_loss_says_what_a_gpu_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fused_loss_names_the_missing_gpu_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing() -> None:
         raise KernelError("the kernel library is missing; install it")
 
@@ -211,4 +211,4 @@ def test_both_losses_train_the_same_curve(dtype: str, model_kind: str) -> None:
     tolerance = {"float64": 1e-12, "float32": 1e-5, "bfloat16": 0.02}[dtype]
     np.testing.assert_allclose(curves[0], curves[1], rtol=tolerance)
     assert evaluated[0] == pytest.approx(evaluated[1], rel=tolerance)
-    assert curves[0] != curves[1] or dtype == "float64"  # two ways, not one
+    assert curves[0] != curves[1] or dtype == "float64"  # the two losses are computed differently

@@ -58,7 +58,7 @@ def every_model(function: Any) -> Any:
 
 
 def gradients(engine: TensorEngine, batch: Batch) -> NDArray[np.float64]:
-    """The flat gradient of one microbatch, without an update."""
+    """Return the flat gradient of one microbatch, without an update."""
     engine._accumulate(batch, None)
     result = engine.weights.gradients.clone().numpy()
     engine.weights.zero()
@@ -80,7 +80,7 @@ def test_loss_equals_the_numpy_oracle(options: dict[str, Any]) -> None:
 
 @every_model
 def test_gradients_equal_central_differences(options: dict[str, Any]) -> None:
-    """Along two random directions in each matrix, which no wrong gradient is orthogonal to."""
+    """Compare along two random directions per matrix; a wrong gradient is not orthogonal to them."""
     engine = make_engine(small_config(**options))
     batch = packed()
     found = gradients(engine, batch)
@@ -108,7 +108,7 @@ def test_both_attentions_give_the_same_gradients(
 ) -> None:
     engine = make_engine(small_config(**options))
     fused = gradients(engine, maker())
-    monkeypatch.setattr(inputs_module, "NATIVE_WIDTH", 0)
+    monkeypatch.setattr(inputs_module, "NATIVE_LENGTH", 0)
     other = gradients(engine, maker())
     np.testing.assert_allclose(other, fused, rtol=1e-10, atol=1e-14)
 
@@ -117,15 +117,15 @@ def row_logits(engine: TensorEngine, batch: Batch) -> NDArray[np.float64]:
     inputs = engine._inputs(batch)
     with torch.no_grad():
         logits = engine.model.hidden(inputs) @ engine.model.head.T
-    return logits.view(inputs.rows, inputs.width, VOCAB).numpy()
+    return logits.view(inputs.rows, inputs.length, VOCAB).numpy()
 
 
-@pytest.mark.parametrize("width", [8, 0], ids=["fused", "torch"])
+@pytest.mark.parametrize("native_length", [8, 0], ids=["kernel", "torch"])
 @pytest.mark.parametrize("positions", ["learned", "rope"])
 def test_attention_never_crosses_segments(
-    positions: str, width: int, monkeypatch: pytest.MonkeyPatch
+    positions: str, native_length: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inputs_module, "NATIVE_WIDTH", width)
+    monkeypatch.setattr(inputs_module, "NATIVE_LENGTH", native_length)
     engine = make_engine(small_config(positions=positions))
     batch = packed()
     before = row_logits(engine, batch)
@@ -148,22 +148,22 @@ def test_padding_contributes_nothing(positions: str) -> None:
     np.testing.assert_allclose(gradients(engine, other), expected, rtol=1e-12, atol=1e-16)
 
 
-def test_columns_that_every_row_pads_are_not_computed() -> None:
+def test_columns_that_are_padding_in_every_row_are_dropped() -> None:
     engine = make_engine(small_config())
-    narrow = windows(2, 4)
+    short = windows(2, 4)
     padded = dataclasses.replace(
-        narrow,
+        short,
         **{
-            name: np.pad(getattr(narrow, name), ((0, 0), (0, 4)), constant_values=value)
+            name: np.pad(getattr(short, name), ((0, 0), (0, 4)), constant_values=value)
             for name, value in (("inputs", 0), ("targets", -1), ("positions", 0), ("segments", -1))
         },
     )
-    assert engine._inputs(padded).width == 4
-    expected = np.pad(engine.token_losses(narrow), ((0, 0), (0, 4)))
+    assert engine._inputs(padded).length == 4
+    expected = np.pad(engine.token_losses(short), ((0, 0), (0, 4)))
     assert engine.token_losses(padded).tobytes() == expected.tobytes()
 
 
-def test_an_empty_model_of_zero_layers_is_embedding_and_head() -> None:
+def test_a_model_of_zero_layers_is_embedding_and_head() -> None:
     config = small_config(n_layer=0)
     engine = make_engine(config)
     expected = nats(config, engine.state_dict().weights, packed())

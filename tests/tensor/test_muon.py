@@ -1,4 +1,4 @@
-"""Muon against float64 NumPy: what the iteration does to singular values, and whole steps."""
+"""Muon against float64 NumPy: singular values after the iteration, and whole steps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nanochat.tensor.muon import COEFFICIENTS, ITERATIONS, orthogonalized
 
 
 def iterated(sizes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What the iterations make of singular values."""
+    """Apply the iterations to singular values."""
     a, b, c = COEFFICIENTS
     for _ in range(ITERATIONS):
         sizes = a * sizes + b * sizes**3 + c * sizes**5
@@ -32,7 +32,9 @@ def by_singular_values(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     rows=st.integers(1, 24), columns=st.integers(1, 24), count=st.integers(1, 3),
     seed=st.integers(0, 10_000),
 )  # fmt: skip
-def test_it_changes_singular_values_alone(rows: int, columns: int, count: int, seed: int) -> None:
+def test_the_iteration_changes_only_singular_values(
+    rows: int, columns: int, count: int, seed: int
+) -> None:
     stack = np.random.default_rng(seed).normal(size=(2, count, rows, columns))
     found = orthogonalized(torch.from_numpy(stack))
     assert found.shape == stack.shape
@@ -45,21 +47,21 @@ def test_in_float32_singular_values_end_near_one(shape: tuple[int, int]) -> None
     draw = np.random.default_rng(0)
     made = orthogonalized(torch.from_numpy(draw.normal(size=(3, *shape)).astype(np.float32)))
     sizes = torch.linalg.svdvals(made.double())
-    # A square matrix of random numbers has a few directions that five iterations do not lift.
+    # A random square matrix has a few singular values that are too small for five iterations.
     low = 0.65 if shape[0] != shape[1] else 0.0
     assert float(sizes.max()) < 1.25
     assert float(sizes.min()) > low
     assert float(sizes.median()) > 0.65
 
 
-def test_zeros_stay_zeros_and_the_size_of_a_matrix_does_not_matter() -> None:
+def test_zeros_stay_zeros_and_the_scale_of_a_matrix_does_not_matter() -> None:
     assert not orthogonalized(torch.zeros(2, 8, 4)).any()
     stack = torch.randn(2, 8, 4, dtype=torch.float64)
     torch.testing.assert_close(orthogonalized(stack * 1e-12), orthogonalized(stack * 1e12))
 
 
 def matrices_of(config, name: str, array: NDArray[np.float64]) -> list[NDArray[np.float64]]:
-    """Views of what Muon takes as one matrix each: a head's part, or the whole."""
+    """Return views of the matrices that Muon orthogonalizes: one per head, or the whole."""
     if name.endswith(("attn_wq", "attn_wk", "attn_wv")):
         return np.split(array, config.n_head, axis=0)
     if name.endswith("attn_wo"):
@@ -114,7 +116,7 @@ def unpacked(engine) -> list[NDArray[np.float64]]:
     return list(engine.weights.unpack(engine.weights.values).values())
 
 
-def test_what_is_no_matrix_is_updated_as_by_adamw() -> None:
+def test_embeddings_and_head_are_updated_by_adamw() -> None:
     muon, adamw = (make_engine(small_config(optimizer=name)) for name in ("muon", "adamw"))
     for seed in range(3):
         flat = np.random.default_rng(seed).normal(size=muon.weights.size)

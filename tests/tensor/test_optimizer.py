@@ -16,7 +16,7 @@ from nanochat.tensor.engine import TensorEngine
 
 
 def torch_optimizer(engine: TensorEngine, lr: Mapping[str, float]) -> torch.optim.Optimizer:
-    """torch.optim on copies of the weights; SGD's decoupled decay is left to the caller."""
+    """Return torch.optim on copies of the weights; the caller applies SGD's decoupled decay."""
     config = engine.config
     weights = engine.state_dict().weights
     groups: list[dict[str, Any]] = []
@@ -75,7 +75,10 @@ def test_gradients_and_loss_are_zero_between_steps() -> None:
         engine = make_engine(small_config(), dtype=dtype)
         engine.step([packed()], settings())
         assert not engine.weights.step_sums.any()
-        assert all(not leaf.grad.any() for leaf in (engine.model.head, engine.model.blocks[0].wqkv))
+        assert all(
+            not leaf.grad.any()
+            for leaf in (engine.model.head, engine.model.blocks[0].attention.wqkv)
+        )
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "muon"])

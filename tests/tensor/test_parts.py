@@ -1,4 +1,4 @@
-"""Microbatches that do not fit are trained in parts, and the step is the same."""
+"""Microbatches that do not fit in memory are split, and the step stays the same."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def engine_of(config: TrainConfig) -> TensorEngine:
 
 
 def fail_above(engine: TensorEngine, most: int, error: Callable[[], BaseException]) -> None:
-    """Let backward run first, so that a failed try leaves gradients behind."""
+    """Raise after backward, so a failed try has already added gradients."""
     accumulate = engine._accumulate
 
     def limited(batch: Batch, dropout: Any) -> None:
@@ -48,7 +48,7 @@ def fail_above(engine: TensorEngine, most: int, error: Callable[[], BaseExceptio
         if len(batch.inputs) > most:
             raise error()
 
-    engine._accumulate = limited  # type: ignore[method-assign]  # a machine with less memory
+    engine._accumulate = limited  # type: ignore[method-assign]  # simulates less memory
 
 
 ERRORS = [
@@ -59,7 +59,7 @@ ERRORS = [
 
 
 @pytest.mark.parametrize("error", ERRORS)
-def test_a_batch_that_does_not_fit_gives_the_step_of_one_that_does(
+def test_a_split_batch_gives_the_step_of_the_whole_batch(
     error: Callable[[], BaseException],
 ) -> None:
     plain, tight = engine_of(CONFIG), engine_of(CONFIG)
@@ -84,7 +84,9 @@ def test_a_batch_that_does_not_fit_gives_the_step_of_one_that_does(
         (True, 0, "got 1 rows of 8 tokens; lower block_size or n_embd"),
     ],
 )
-def test_what_cannot_fit_is_one_clear_line(auto_batch: bool, most: int, words: str) -> None:
+def test_a_batch_that_cannot_fit_is_refused_in_one_line(
+    auto_batch: bool, most: int, words: str
+) -> None:
     config = dataclasses.replace(CONFIG, auto_batch=auto_batch)
     engine = engine_of(config)
     fail_above(engine, most, MemoryError)
@@ -92,7 +94,7 @@ def test_what_cannot_fit_is_one_clear_line(auto_batch: bool, most: int, words: s
         engine.step([batch_of(6)], step_settings(config, 0))
 
 
-def test_another_error_is_not_taken_for_missing_memory() -> None:
+def test_other_errors_are_not_taken_for_missing_memory() -> None:
     assert not is_out_of_memory(RuntimeError("shape mismatch"))
     engine = engine_of(CONFIG)
     fail_above(engine, 0, lambda: RuntimeError("shape mismatch"))
@@ -100,14 +102,14 @@ def test_another_error_is_not_taken_for_missing_memory() -> None:
         engine.step([batch_of(6)], step_settings(CONFIG, 0))
 
 
-def test_torch_itself_says_that_a_cpu_has_no_memory() -> None:
+def test_the_cpu_allocator_error_of_torch_is_recognized() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(1 << 60, dtype=torch.uint8)
     assert is_out_of_memory(caught.value)
 
 
 @given(st.integers(1, 40), st.integers(1, 64))
-def test_parts_are_the_rows_in_their_order(rows: int, parts: int) -> None:
+def test_parts_keep_all_rows_in_order(rows: int, parts: int) -> None:
     batch = batch_of(rows)
     pieces = list(in_parts(batch, parts))
     assert len(pieces) == min(rows, parts)

@@ -1,4 +1,4 @@
-"""What the tensor engine saves and takes back."""
+"""The state that the tensor engine saves and loads."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from nanochat.training.engine import EngineState
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "muon"])
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
-def test_a_loaded_state_goes_on_with_the_same_bits(optimizer: str, dtype: str) -> None:
+def test_training_continues_bit_identically_from_a_loaded_state(optimizer: str, dtype: str) -> None:
     config = small_config(optimizer=optimizer, positions="learned", dropout=0.2)
     engine, other = (make_engine(config, dtype=dtype) for _ in range(2))
     for seed in range(3):

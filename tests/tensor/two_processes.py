@@ -1,4 +1,4 @@
-"""Run by test_distributed: trains on this rank's half of each batch, prints losses and norms."""
+"""Trains on this rank's half of each batch and prints losses and norms, for test_distributed."""
 
 import json
 

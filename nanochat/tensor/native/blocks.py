@@ -1,8 +1,8 @@
-"""The transformer blocks on the CPU: torch's matrix products, our kernels between them.
+"""The transformer blocks on the CPU: torch's matrix products with our kernels between them.
 
-One function with its derivative for all blocks. A small model's step is as much calls and passes
-over memory as it is arithmetic: here a block is twelve products and eight kernels, forward and
-backward, and nothing is kept that a kernel computes again more cheaply.
+One autograd function covers all blocks. A step of a small model spends as much time on calls and
+passes over memory as on arithmetic. A block takes twelve products and eight kernels here, forward
+and backward, and keeps nothing that a kernel recomputes at less cost.
 """
 
 from __future__ import annotations
@@ -11,126 +11,175 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from nanochat.tensor.functions import add_gradient, apply
+from nanochat.config.options import TrainConfig
 from nanochat.tensor.inputs import Inputs
-from nanochat.tensor.mlp import add_product
-from nanochat.tensor.native import kernels
+from nanochat.tensor.model import Block, attend
+from nanochat.tensor.native import activation_code, kernels
+from nanochat.tensor.native.functions import add_gradient, apply, rmsnorm
 
-__all__ = ["Block", "Masks", "Shape", "run_blocks"]
+__all__ = ["BlockMatrices", "BlockOptions", "run_blocks"]
 
 
-class Block(NamedTuple):
-    """The matrices of one layer, (out, in), leaves of FlatWeights."""
+class BlockMatrices(NamedTuple):
+    """The parameters of one model.Block, (out, in), leaves of FlatWeights."""
 
-    wqkv: Tensor  # (3 · n_embd, n_embd): wq, wk, wv
+    wqkv: Tensor  # (3 · n_embd, n_embd)
     wo: Tensor  # (n_embd, n_embd)
     fc1: Tensor  # (4 · n_embd, n_embd)
     fc2: Tensor  # (n_embd, 4 · n_embd)
 
+    @classmethod
+    def of(cls, block: nn.Module) -> BlockMatrices:
+        assert isinstance(block, Block)
+        return cls(block.attention.wqkv, block.attention.wo, block.mlp.fc1, block.mlp.fc2)
 
-class Shape(NamedTuple):
-    """What the blocks have in common beside the sizes of their matrices."""
+
+class BlockOptions(NamedTuple):
+    """The options that all blocks share."""
 
     heads: int
     qk_norm: bool
-    squared: bool  # ReLU² instead of ReLU
+    activation: int  # a code of ACTIVATIONS
+
+    @classmethod
+    def of(cls, config: TrainConfig) -> BlockOptions:
+        """Raises UnsupportedActivation."""
+        return cls(config.n_head, config.qk_norm, activation_code(config.activation))
 
 
-Masks = Sequence[Tensor | None]  # two a block, of attention and of the MLP; see MiniGPT.masks
-
-
-class _Kept(NamedTuple):
-    """What the derivative of one block reads."""
+class _Saved(NamedTuple):
+    """The values of one block that its derivative reads."""
 
     x: Tensor
-    inverse: Tensor
+    inverse_rms: Tensor
     normed: Tensor
     qkv: Tensor
     mixed: Tensor
     x2: Tensor  # the residual stream between the branches
-    inverse2: Tensor
+    inverse_rms2: Tensor
     normed2: Tensor
     inner: Tensor  # before the activation
     active: Tensor
 
 
 def run_blocks(
-    x: Tensor, blocks: Sequence[Block], inputs: Inputs, shape: Shape, masks: Masks
-) -> Tensor:
-    """The residual stream behind all blocks, (rows · width, n_embd), in the matrices' dtype.
+    x: Tensor,  # (tokens, n_embd) master dtype
+    blocks: Sequence[BlockMatrices],
+    inputs: Inputs,
+    options: BlockOptions,
+) -> Tensor:  # (tokens, n_embd) dtype of the matrices
+    """Return the residual stream after all blocks.
 
-    x: (rows · width, n_embd) numbers. Gradients of the matrices go straight to their buffers.
+    The gradients of the matrices are added to their buffers directly.
     """
     if torch.is_grad_enabled():
-        return apply(_Blocks, x, blocks, inputs, shape, masks)
-    return _forward(x, blocks, inputs, shape, masks, None)
+        return apply(_Blocks, x, blocks, inputs, options)
+    return _forward(x, blocks, inputs, options, None)
 
 
 def _forward(
-    x: Tensor, blocks: Sequence[Block], inputs: Inputs, shape: Shape, masks: Masks,
-    kept: list[_Kept] | None,
+    x: Tensor, blocks: Sequence[BlockMatrices], inputs: Inputs, options: BlockOptions,
+    saved: list[_Saved] | None,
 ) -> Tensor:  # fmt: skip
     dtype = blocks[0].wo.dtype
     branch: Tensor | None = None
     for layer, block in enumerate(blocks):
         x, normed, inverse = kernels.rms_norm(x, branch, dtype)
         qkv = normed @ block.wqkv.t()
-        mixed = kernels.attention(qkv, inputs, heads=shape.heads, qk_norm=shape.qk_norm)
-        x2, branch = _joined(x, mixed, block.wo, masks[2 * layer])
+        mixed = _attention(qkv, inputs, options, differentiable=saved is not None)
+        x2, branch = _joined(x, mixed, block.wo, _scales(inputs, layer, 0))
         x2, normed2, inverse2 = kernels.rms_norm(x2, branch, dtype)
         inner = normed2 @ block.fc1.t()
-        active = kernels.activation(inner, squared=shape.squared)
-        if kept is not None:
-            kept.append(_Kept(x, inverse, normed, qkv, mixed, x2, inverse2, normed2, inner, active))
-        x, branch = _joined(x2, active, block.fc2, masks[2 * layer + 1])
+        active = kernels.activation(inner, options.activation)
+        if saved is not None:
+            saved.append(
+                _Saved(x, inverse, normed, qkv, mixed, x2, inverse2, normed2, inner, active)
+            )
+        x, branch = _joined(x2, active, block.fc2, _scales(inputs, layer, 1))
     return (x if branch is None else x + branch).to(dtype)
 
 
+def _scales(inputs: Inputs, layer: int, branch: int) -> Tensor | None:
+    """Return the dropout scales of a layer's attention (branch 0) or MLP (branch 1)."""
+    scales = inputs.dropout_scales
+    return scales[1 + 2 * layer + branch] if scales else None
+
+
 def _joined(
-    x: Tensor, mixed: Tensor, weight: Tensor, mask: Tensor | None
+    x: Tensor, mixed: Tensor, weight: Tensor, scales: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
-    """x and what is still to be added to it: a product adds itself where the types are one."""
-    if mask is not None or x.dtype == mixed.dtype:
-        return add_product(x, mixed, weight, mask), None
+    """Return x with the branch mixed · weightᵀ, or both apart for a kernel that adds them."""
+    if scales is not None:
+        return torch.addcmul(x, (mixed @ weight.t()).to(x.dtype), scales), None
+    if x.dtype == mixed.dtype:
+        return torch.addmm(x, mixed, weight.t()), None
     return x, mixed @ weight.t()
+
+
+def _attention(
+    qkv: Tensor, inputs: Inputs, options: BlockOptions, *, differentiable: bool
+) -> Tensor:
+    """Return model.attend(qkv, …), by our kernel or, for long sequences, by torch.
+
+    torch's attention records a graph from `qkv` to the result, for `_attention_backward`.
+    """
+    heads = options.heads
+    if inputs.kernel_attention:
+        return kernels.attention(qkv, inputs, heads=heads, qk_norm=options.qk_norm)
+    if differentiable:
+        qkv.requires_grad_()
+    with torch.set_grad_enabled(differentiable):
+        return attend(qkv, inputs, heads=heads, norm=rmsnorm if options.qk_norm else None)
+
+
+def _attention_backward(
+    gradient: Tensor, saved: _Saved, inputs: Inputs, options: BlockOptions
+) -> Tensor:
+    """Return the gradient of qkv."""
+    if not inputs.kernel_attention:
+        return torch.autograd.grad(saved.mixed, saved.qkv, gradient)[0]
+    return kernels.attention_backward(
+        gradient, saved.qkv, inputs, heads=options.heads, qk_norm=options.qk_norm
+    )
 
 
 class _Blocks(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, blocks: Sequence[Block], inputs: Inputs, shape: Shape, masks: Masks
+        ctx: Any, x: Tensor, blocks: Sequence[BlockMatrices], inputs: Inputs, options: BlockOptions
     ) -> Tensor:
-        ctx.kept, ctx.blocks, ctx.inputs, ctx.shape, ctx.masks = [], blocks, inputs, shape, masks
-        return _forward(x, blocks, inputs, shape, masks, ctx.kept)
+        ctx.saved, ctx.blocks, ctx.inputs, ctx.options = [], blocks, inputs, options
+        return _forward(x, blocks, inputs, options, ctx.saved)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        shape: Shape = ctx.shape
-        narrow = gradient.contiguous()
-        d_x = narrow.to(ctx.kept[0].x.dtype)
+        # d_x is in the master dtype; d_x_low is the same in the dtype of the matrices.
+        inputs, options = ctx.inputs, ctx.options
+        d_x_low = gradient.contiguous()
+        d_x = d_x_low.to(ctx.saved[0].x.dtype)
         for layer in reversed(range(len(ctx.blocks))):
-            block: Block = ctx.blocks[layer]
-            kept: _Kept = ctx.kept.pop()
-            d_branch = _masked(d_x, narrow, ctx.masks[2 * layer + 1])
-            add_gradient(block.fc2, d_branch, kept.active)
+            block: BlockMatrices = ctx.blocks[layer]
+            saved: _Saved = ctx.saved.pop()
+            d_branch = _scaled(d_x, d_x_low, _scales(inputs, layer, 1))
+            add_gradient(block.fc2, d_branch, saved.active)
             d_inner = d_branch @ block.fc2
-            kernels.activation_backward(kept.inner, d_inner, squared=shape.squared)
-            add_gradient(block.fc1, d_inner, kept.normed2)
-            d_x, narrow = kernels.rms_norm_backward(
-                d_inner @ block.fc1, kept.x2, kept.inverse2, d_x
+            kernels.activation_backward(saved.inner, d_inner, options.activation)
+            add_gradient(block.fc1, d_inner, saved.normed2)
+            d_x, d_x_low = kernels.rms_norm_backward(
+                d_inner @ block.fc1, saved.x2, saved.inverse_rms2, d_x
             )
-            d_branch = _masked(d_x, narrow, ctx.masks[2 * layer])
-            add_gradient(block.wo, d_branch, kept.mixed)
-            d_qkv = kernels.attention_backward(
-                d_branch @ block.wo, kept.qkv, ctx.inputs, heads=shape.heads, qk_norm=shape.qk_norm
+            d_branch = _scaled(d_x, d_x_low, _scales(inputs, layer, 0))
+            add_gradient(block.wo, d_branch, saved.mixed)
+            d_qkv = _attention_backward(d_branch @ block.wo, saved, inputs, options)
+            add_gradient(block.wqkv, d_qkv, saved.normed)
+            d_x, d_x_low = kernels.rms_norm_backward(
+                d_qkv @ block.wqkv, saved.x, saved.inverse_rms, d_x
             )
-            add_gradient(block.wqkv, d_qkv, kept.normed)
-            d_x, narrow = kernels.rms_norm_backward(d_qkv @ block.wqkv, kept.x, kept.inverse, d_x)
-        return d_x, None, None, None, None
+        return d_x, None, None, None
 
 
-def _masked(gradient: Tensor, narrow: Tensor, mask: Tensor | None) -> Tensor:
-    """The gradient of a branch, in the matrices' dtype, from that of the residual stream."""
-    return narrow if mask is None else (gradient * mask).to(narrow.dtype)
+def _scaled(gradient: Tensor, gradient_low: Tensor, scales: Tensor | None) -> Tensor:
+    """Return the gradient of a branch in the dtype of the matrices, from the residual stream's."""
+    return gradient_low if scales is None else (gradient * scales).to(gradient_low.dtype)

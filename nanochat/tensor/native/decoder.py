@@ -1,12 +1,11 @@
-"""Decoding by nck_decode: a token goes through all layers of a model in one call, on the CPU.
+"""Decoding by nck_decode: one call takes a token through all layers of a model, on the CPU.
 
-Owns which models the kernel computes and the way from a model and its texts to the kernel and
-back. What a step computes is in csrc/kernels/abi.h.
+This file passes a model and its texts to the kernel and returns the logits. csrc/kernels/abi.h says
+what a step computes; native/__init__.py decides for which models.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,58 +16,52 @@ from torch import Tensor
 
 from nanochat import native
 from nanochat.config.options import TrainConfig
-from nanochat.model.parameters import RMSNORM_EPS, ROPE_BASE, parameter_specs
+from nanochat.model.parameters import RMSNORM_EPS, ROPE_BASE
 from nanochat.ops._sample import ONE_THREAD_LOGITS
-from nanochat.tensor.bigram import Bigram
+from nanochat.ops.launch import DTYPES
 from nanochat.tensor.model import MiniGPT
+from nanochat.tensor.native import activation_code
+from nanochat.tensor.native.blocks import BlockMatrices
 
-__all__ = ["NativeDecoder", "runs_natively"]
+__all__ = ["NativeDecoder"]
 
-# A step of fewer multiply-adds is one thread's: a second one would gain little and, on a machine
-# that is busy, wait for its time slices.
-ONE_THREAD = 6_000_000
-
-_PARAMETERS = re.compile(r"wte(\d*|_ngram)|wpe|lm_head|layer\d+\.(attn_w[qkvo]|mlp_fc[12])")
-_ACTIVATIONS = {"relu": 0, "relu2": 1}  # NCK_RELU, NCK_RELU2
-_DTYPES = {getattr(torch, name): native.DTYPES[name] for name in ("float32", "float64", "bfloat16")}
-
-
-def runs_natively(model: Bigram | MiniGPT, config: TrainConfig, device: torch.device) -> bool:
-    """Whether the kernel computes all of this model: a parameter or an option that it does not
-    know leaves the model to torch."""
-    if device.type != "cpu" or config.model_kind != "mini-gpt" or model.dtype not in _DTYPES:
-        return False
-    names = [spec.name for spec in parameter_specs(config, len(model.head))]
-    return config.activation in _ACTIVATIONS and all(map(_PARAMETERS.fullmatch, names))
+# A step of fewer multiply-adds runs on one thread. A second one would gain little and, on a busy
+# machine, wait for its time slices.
+ONE_THREAD_MULTIPLY_ADDS = 6_000_000
 
 
 class NativeDecoder:
     """Next-token logits of rows that grow together; see training.engine.Decoder.
 
-    The model's matrices are copied when it opens; they must not change as long as it reads.
+    Opening it copies the matrices of the model. The embeddings are read in place, so training must
+    not change them before the decoder is closed.
     """
 
     def __init__(
         self, model: MiniGPT, config: TrainConfig, prompts: Sequence[Sequence[int]]
     ) -> None:
         rows, size = len(prompts), config.block_size
-        number = np.float64 if model.dtype == torch.float64 else np.float32
-        self._embeddings = model.wte, model.wpe  # the kernel reads them where they are
-        self._decoder = _opened(model, config, rows)
-        self._products = rows * _multiply_adds(model)
-        self._logits: NDArray[Any] = np.empty((rows, len(model.head)), number)
+        dtype = np.float64 if model.dtype == torch.float64 else np.float32
+        blocks = [BlockMatrices.of(block) for block in model.blocks]
+        self._embeddings = model.embedding.wte, model.embedding.wpe  # kept: the kernel reads them
+        self._decoder = _opened(model, blocks, config, rows)
+        self._multiply_adds = rows * (
+            sum(matrix.numel() for block in blocks for matrix in block) + model.head.numel()
+        )
+        self._logits: NDArray[Any] = np.empty((rows, len(model.head)), dtype)
         self._next = native.ffi.new("int64_t[]", rows)
-        # Addresses as the calls take them, made once: they would cost as much as a small step.
+        # Addresses are made once: they would cost as much as a small step.
         self._handle = native.address(self._decoder)
         self._next_address, self._logits_address = (
             native.address(self._next),
             self._logits.ctypes.data,
         )
         self._decode, self._sample = native.kernel("decode"), native.kernel("sample")
-        self._count = 0  # tokens in the cache or past it
+        self._count = 0  # tokens read
         ids = np.array(prompts, dtype=np.int64)
-        # Learned positions are absolute: a moved window is a new text, read again as a whole.
-        self._window = None if model.wpe is None else np.empty((rows, size), np.int64)
+        # Learned positions are absolute: when the window moves, it is read again as a new text.
+        learned = model.embedding.wpe is not None
+        self._window = np.empty((rows, size), np.int64) if learned else None
         if self._window is not None:
             ids = ids[:, -size:]
             self._window[:, : ids.shape[1]] = ids
@@ -93,19 +86,19 @@ class NativeDecoder:
         self._next[0 : len(self._logits)] = ids
         self._call(self._next_address, 1)
 
-    def _read(self, ids: NDArray[np.int64]) -> None:  # (rows, width)
+    def _read(self, ids: NDArray[np.int64]) -> None:  # (rows, length)
         tokens = np.ascontiguousarray(ids)
         self._call(tokens.ctypes.data, tokens.shape[1])
 
-    def _call(self, tokens: int, width: int) -> None:
-        few = width * self._products < ONE_THREAD
+    def _call(self, tokens: int, length: int) -> None:
+        few = length * self._multiply_adds < ONE_THREAD_MULTIPLY_ADDS
         threads = 1 if few else torch.get_num_threads()
         status = self._decode(
-            self._handle, tokens, width, self._count, self._logits_address, threads
+            self._handle, tokens, length, self._count, self._logits_address, threads
         )
         if status:
             native.check(status, native.cpu())
-        self._count += width
+        self._count += length
 
     def draw(
         self,
@@ -116,7 +109,7 @@ class NativeDecoder:
         top_k: int,
         top_p: float,
     ) -> NDArray[np.int64]:  # (rows,)
-        """See training.sampling.DrawsTokens."""
+        """See sampling.sampling.DrawsTokens."""
         logits, random = np.ascontiguousarray(logits), np.ascontiguousarray(random)
         return self._drawn(logits.ctypes.data, random, temperature, top_k, top_p)
 
@@ -129,7 +122,7 @@ class NativeDecoder:
         top_k: int,
         top_p: float,
     ) -> NDArray[np.int64]:
-        """See training.sampling.DrawsOwnTokens."""
+        """See sampling.sampling.DrawsOwnTokens."""
         if len(rows) == len(self._logits):
             random = np.ascontiguousarray(random)
             return self._drawn(self._logits_address, random, temperature, top_k, top_p)
@@ -138,7 +131,7 @@ class NativeDecoder:
 
     def _drawn(
         self,
-        logits: int,  # address of (rows, vocab), as the decoder's own
+        logits: int,  # address of (rows, vocab) in the dtype of the decoder's own
         random: NDArray[np.uint64],  # (rows,)
         temperature: float,
         top_k: int,
@@ -157,48 +150,43 @@ class NativeDecoder:
         return tokens
 
 
-def _multiply_adds(model: MiniGPT) -> int:
-    """Of the matrix products for one token."""
-    matrices = sum(w.numel() for b in model.blocks for w in (b.wqkv, b.wo, b.fc1, b.fc2))
-    return matrices + model.head.numel()
-
-
-def _opened(model: MiniGPT, config: TrainConfig, rows: int) -> Any:
-    """An nck_decoder that is closed when nobody has it any more. Raises KernelError."""
+def _opened(model: MiniGPT, blocks: Sequence[BlockMatrices], config: TrainConfig, rows: int) -> Any:
+    """Return an nck_decoder that closes with its last reference. Raises KernelError."""
     library, pointer = native.cpu(), native.ffi.new("nck_decoder **")
-    layers = native.ffi.new("nck_gpt_layer[]", max(len(model.blocks), 1))
-    for number, block in enumerate(model.blocks):
-        for name in ("wqkv", "wo", "fc1", "fc2"):
-            setattr(layers[number], name, _address(getattr(block, name)))
-    described = native.ffi.new("nck_gpt *", {**_options(model, config), "layers": layers})
-    native.check(library.nck_open_decoder(described, rows, pointer), library)
+    layers = native.ffi.new("nck_gpt_layer[]", max(len(blocks), 1))
+    for layer, block in zip(layers, blocks, strict=False):
+        for name, matrix in block._asdict().items():
+            setattr(layer, name, _pointer(matrix))
+    gpt = native.ffi.new("nck_gpt *", {**_fields(model, config), "layers": layers})
+    native.check(library.nck_open_decoder(gpt, rows, pointer), library)
     return native.ffi.gc(pointer[0], library.nck_close_decoder)
 
 
-def _options(model: MiniGPT, config: TrainConfig) -> dict[str, Any]:
-    """The fields of nck_gpt, but for its layers."""
+def _fields(model: MiniGPT, config: TrainConfig) -> dict[str, Any]:
+    """Return the fields of nck_gpt except its layers. Raises UnsupportedActivation."""
+    wte, wpe = model.embedding.wte, model.embedding.wpe
     return {
         "vocab": len(model.head),
         "n_embd": config.n_embd,
-        "n_layer": len(model.blocks),
+        "n_layer": config.n_layer,
         "n_head": config.n_head,
         "block_size": config.block_size,
         "past_embeds": config.past_embeds,
         "ngram_rows": config.ngram_rows,
         "ngram_longest": config.ngram_longest,
-        "dtype": _DTYPES[model.dtype],
-        "activation": _ACTIVATIONS[config.activation],
+        "dtype": DTYPES[model.dtype],
+        "activation": activation_code(config.activation),
         "input_norm": config.input_rmsnorm,
         "qk_norm": config.qk_norm,
         "eps": RMSNORM_EPS,
         "rope_base": ROPE_BASE if config.positions == "rope" else 0.0,
         "softcap": config.logit_softcap,
-        "wte": _address(model.wte),
-        "wpe": native.ffi.NULL if model.wpe is None else _address(model.wpe),
-        "lm_head": _address(model.head),
+        "wte": _pointer(wte),
+        "wpe": native.ffi.NULL if wpe is None else _pointer(wpe),
+        "lm_head": _pointer(model.head),
     }
 
 
-def _address(weight: Tensor) -> Any:
+def _pointer(weight: Tensor) -> Any:
     assert weight.is_contiguous()  # a piece of FlatWeights
     return native.ffi.cast("void *", weight.data_ptr())

@@ -1,7 +1,7 @@
-"""The embedding on the CPU: rows of the table added up and normed by our kernels.
+"""The embedding on the CPU: the kernels add up and normalize the rows of the table.
 
-In torch it is a tenth of a small model's step: torch sorts the rows to add up their gradients, and
-writes a gradient of the whole table only to add it to the one that is there.
+In torch the embedding takes a tenth of a small model's step. torch sorts the rows to add up their
+gradients, and writes a gradient of the whole table only to add it to the existing one.
 """
 
 from __future__ import annotations
@@ -11,26 +11,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nanochat.tensor.embeddings import Embeddings
-from nanochat.tensor.functions import apply
+from nanochat.tensor.embeddings import EmbeddingTables
 from nanochat.tensor.inputs import Inputs
 from nanochat.tensor.native import kernels
+from nanochat.tensor.native.functions import apply
 
-__all__ = ["look_up"]
+__all__ = ["embed"]
 
 
-def look_up(table: Tensor, inputs: Inputs, embeddings: Embeddings, *, norm: bool) -> Tensor:
-    """(rows · width, n_embd) sums of the table's rows, with RMS norm or without.
+def embed(table: Tensor, inputs: Inputs, embeddings: EmbeddingTables, *, norm: bool) -> Tensor:
+    """Return each token's sum of table rows, (tokens, n_embd), with or without RMSNorm.
 
-    The table's gradient goes straight to its buffer.
+    The gradient of the table is added to its buffer directly.
     """
-    return apply(_LookUp, table, inputs, embeddings, norm)
+    return apply(_Embed, table, inputs, embeddings, norm)
 
 
-class _LookUp(torch.autograd.Function):
+class _Embed(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, table: Tensor, inputs: Inputs, embeddings: Embeddings, norm: bool
+        ctx: Any, table: Tensor, inputs: Inputs, embeddings: EmbeddingTables, norm: bool
     ) -> Tensor:
         ctx.table, ctx.inputs, ctx.embeddings = table, inputs, embeddings
         ctx.normed = None
