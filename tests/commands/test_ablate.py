@@ -99,7 +99,7 @@ REFUSED = [
     (("n_layer=1,2",), {"n_layer": 3}, "vary n_layer must not be given as an option too, got 3"),
     (("mode=scalar,scaler",), {}, "mode must be one of auto, scalar, tensor, got scaler"
      " (did you mean 'scalar'?)"),
-    (("data=a/b,a_b",), {}, "vary must give each run a name of its own, got data=a_b,seed=1337"
+    (("data=a/b,a_b",), {}, "vary must give each run a different name, got data=a_b,seed=1337"
      " twice"),
 ]  # fmt: skip
 
@@ -168,12 +168,12 @@ def test_the_markdown_table_is_mean_and_interval_over_the_seeds(folder, base):
     ]
     for line, tie in zip(lines[2:], (True, False), strict=True):
         runs = [run for run in result.runs if run["tie_lm_head"] is tie]
-        planned = [f"tie_lm_head={str(tie).lower()}", "4"]
+        columns = [f"tie_lm_head={str(tie).lower()}", "4"]
         for key in ("val_loss", "val_bpb"):
             values = [run[key] for run in runs]
             mean, half = statistics.fmean(values), confidence_95(values)
-            planned.append(f"{mean:.4f} ± {half:.4f}")
-        assert line == f"| {' | '.join(planned)} |"
+            columns.append(f"{mean:.4f} ± {half:.4f}")
+        assert line == f"| {' | '.join(columns)} |"
 
 
 def test_a_run_of_the_grid_is_the_run_that_train_makes(folder, base, tiny):
@@ -192,7 +192,7 @@ def test_stdout_is_the_table_and_the_folder_or_one_object(folder, base, cli, fla
     assert "run 1/2  tie_lm_head=true,seed=1337" in result.err
     again = cli(*words, "--json")
     assert set(json.loads(again.out)) == {"runs", "variants", "folder"}
-    assert "2 of 2 runs are there already" in again.err
+    assert "2 of 2 runs are finished already" in again.err
     assert cli(*words, "--quiet").err == ""
 
 
@@ -310,7 +310,7 @@ def test_a_variant_that_fails_is_told_at_the_end_and_the_others_are_kept(folder,
     message = str(caught.value)
     assert re.match(
         r"2 of 4 runs failed, the first: lr=10000.0,seed=1337: step \d+: (loss|gradient norm) is"
-        r" (nan|inf); .*; the same command tries them again$",
+        r" (nan|inf); .*; run the same command again to retry them$",
         message,
     )
     assert [row[0] for row in untimed()] == ["lr", "0.01", "0.01"]
@@ -339,7 +339,9 @@ def test_a_process_that_is_killed_fails_its_runs_in_words(folder, base, monkeypa
     with pytest.raises(AblationError) as caught:
         ablate(base(), vary=("tie_lm_head=true,false",), jobs=2)
     assert str(caught.value).startswith("4 of 4 runs failed, the first: tie_lm_head=")
-    assert "its process was killed, perhaps for want of memory; lower jobs" in str(caught.value)
+    assert "its process was killed, possibly because memory ran out; lower jobs" in str(
+        caught.value
+    )
 
 
 def test_a_validation_part_of_nothing_leaves_the_scores_out(folder, base):

@@ -278,7 +278,7 @@ def test_a_run_without_a_program_says_so_and_why(run, cli, flags, tiny, monkeypa
 def test_a_used_folder_is_refused_and_left_as_it_is(run, refused, flags, tiny):
     run(out="run")
     before = {p: p.stat().st_mtime_ns for p in Path("run").rglob("*")}
-    message = "out run already holds a run; add --resume to go on with it, or choose another out"
+    message = "out run already holds a run; add --resume to continue it, or choose another out"
     with pytest.raises(OutputError) as caught:
         run(out="run")
     assert str(caught.value) == message
@@ -546,8 +546,8 @@ def test_more_steps_need_a_constant_schedule(run, schedule):
     with pytest.raises(ConfigError) as caught:
         resume("run", steps=9)
     assert str(caught.value) == (
-        "--resume keeps the saved steps 6, got 9; only a constant lr_schedule can go on for more"
-        " steps"
+        "--resume keeps the saved steps 6, got 9; only a run with lr_schedule constant can continue"
+        " for more steps"
     )
 
 
@@ -568,8 +568,8 @@ def test_a_changed_corpus_cannot_be_resumed(run, folder):
     with pytest.raises(CheckpointError) as caught:
         resume("run")
     assert re.fullmatch(
-        r"the corpus must be the one of the checkpoint \(split SHA-256 [0-9a-f]{12}…\), got"
-        r" [0-9a-f]{12}…; put the text back or start a new run",
+        r"the text must be that of the checkpoint \(split SHA-256 [0-9a-f]{12}…\), got"
+        r" [0-9a-f]{12}…; restore the text or start a new run",
         str(caught.value),
     )
 
@@ -584,7 +584,7 @@ def test_a_damaged_newest_checkpoint_is_skipped_with_a_warning(run, capsys):
     result = nanochat.train(TrainConfig(resume=True, out="run"), terminal=Terminal())
     err = capsys.readouterr().err
     assert f"warning: {newest} is damaged: its SHA-256 differs from its manifest" in err
-    assert "going on from run/checkpoints/step-000004 after step 4" in err
+    assert "resuming from run/checkpoints/step-000004 after step 4" in err
     assert weights_sha256(result.run) == weights_sha256(whole.run)
 
 
@@ -604,7 +604,7 @@ def test_there_is_nothing_to_resume(folder, refused, run, stop_after):
 def test_a_log_shorter_than_its_checkpoint_is_not_gone_on_with(run):
     run(out="run")
     Path("run/metrics.jsonl").write_bytes(b"")
-    with pytest.raises(OutputError, match=r"^run/metrics.jsonl has 0 bytes, the checkpoint was"):
+    with pytest.raises(OutputError, match=r"^run/metrics.jsonl must have at least the"):
         resume("run")
 
 
