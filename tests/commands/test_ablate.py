@@ -21,6 +21,7 @@ from nanochat.commands.ablate import plan_runs
 from nanochat.config.options import AblateConfig
 from nanochat.errors import AblationError, ConfigError, OutputError, RunInterrupted
 from nanochat.output.ablation_report import confidence_95
+from nanochat.runs.lock import locked
 from nanochat.training.metrics import METRIC_KEYS
 
 TIMINGS = ("steps_per_sec", "tokens_per_sec")
@@ -253,6 +254,26 @@ def test_an_interrupted_ablation_ends_at_once_and_goes_on_where_it_was(
 
 def test_a_run_cut_off_before_its_first_checkpoint_starts_over(folder, base):
     Path("abl/tie_lm_head=true,seed=1337/checkpoints").mkdir(parents=True)
+    assert len(ablate(base(), vary=("tie_lm_head=true",), seeds=1).runs) == 1
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_run_that_another_process_writes_is_left_alone_and_told(folder, base, saved):
+    name = "tie_lm_head=true,seed=1337"
+    out = Path("abl", name)
+    if saved:
+        ablate(base(), vary=("tie_lm_head=true",), seeds=1)
+        (out / "result.json").unlink()
+    else:
+        out.mkdir(parents=True)
+        (out / "metrics.jsonl").write_text("")
+    before = sorted(out.rglob("*"))
+    with locked(out), pytest.raises(AblationError) as caught:
+        ablate(base(), vary=("tie_lm_head=true",), seeds=1)
+    assert str(caught.value).startswith(
+        f"1 of 1 runs failed, the first: {name}: process {os.getpid()} on host"
+    )
+    assert sorted(out.rglob("*")) == before
     assert len(ablate(base(), vary=("tie_lm_head=true",), seeds=1).runs) == 1
 
 
