@@ -1,4 +1,4 @@
-"""The tables and the plot of an ablation: CSV and JSONL per run, Markdown and picture per variant."""
+"""The tables and the plot of an ablation: CSV and JSONL per run, Markdown and plot per variant."""
 
 from __future__ import annotations
 

@@ -12,6 +12,6 @@ _NOT_FINITE = {"NaN": "nan", "Infinity": "inf", "-Infinity": "-inf"}
 
 
 def strict_json(record: Mapping[str, Any], indent: int | None = None) -> str:
-    """Return JSON in which nan and inf are strings, as in metrics.jsonl: JSON has no such numbers."""
+    """Return JSON with nan and inf as strings, as in metrics.jsonl: JSON has no such numbers."""
     plain = json.loads(json.dumps(record, default=str), parse_constant=_NOT_FINITE.__getitem__)
     return json.dumps(plain, allow_nan=False, indent=indent)

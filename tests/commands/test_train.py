@@ -23,6 +23,7 @@ import pytest
 import nanochat
 from nanochat.config.options import TrainConfig, options_of
 from nanochat.config.sources import read_config_file
+from nanochat.data.dataset import Dataset
 from nanochat.errors import (
     CheckpointError,
     ConfigError,
@@ -354,6 +355,8 @@ def test_two_processes_that_start_a_run_of_one_name_at_once_leave_one_whole_run(
 def test_processes_above_rank_0_neither_lock_nor_write(run, folder, monkeypatch):
     run(out="run", eval_every=2)
     before = contents(".")
+    batcher = Dataset.batcher
+    monkeypatch.setattr(Dataset, "batcher", lambda self, config, *_: batcher(self, config))
     monkeypatch.setattr("nanochat.system.processes.rank", lambda: 1)
     with other_writer("run"):
         assert resume("run").metrics["steps"] == 6
