@@ -42,8 +42,8 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if not any(name.startswith("_scalar.") for name in os.listdir(__path__[0])):
-    # An unbuilt checkout: take the compiled files of the installed package.
+if {name for name in os.listdir(__path__[0]) if name.startswith("_scalar.")} <= {"_scalar.pyi"}:
+    # An unbuilt checkout: use the compiled files of the installed package.
     import_module("nanochat.system.checkout").borrow_compiled_files(__path__)
 
 if TYPE_CHECKING:

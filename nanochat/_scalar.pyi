@@ -418,7 +418,7 @@ class Program:
         """Run a batch; return the sum of the outputs of each document, (documents,) float64.
 
         lengths: (documents,) positions. tokens: (documents, slots). scale: (documents,), the
-        gradient of each output. inputs: (documents, inputs). counted: (documents, stages), 0
+        gradient of each output. inputs: (documents, inputs). counted: (documents, positions), 0
         for an output that does not count. accumulate: None runs no backward pass; otherwise
         whether the gradients are added to the previous ones.
         """
@@ -451,7 +451,7 @@ class Program:
     def grad_sum_of_squares(self) -> float:
         """Return the sum of the squared gradients, a float."""
     def outputs(self) -> NDArray[np.float64]:
-        """Return the outputs of the last forward(), (documents, stages) float64; 0 beyond the
+        """Return the outputs of the last forward(), (documents, positions) float64; 0 beyond the
         length of a document.
         """
     def watched(self, begin: int, end: int) -> NDArray[np.float64]:
@@ -469,7 +469,7 @@ class Program:
     @property
     def second_moments(self) -> NDArray[np.floating]: ...
     @property
-    def stages(self) -> int: ...
+    def positions(self) -> int: ...
     @property
     def slots(self) -> int: ...
     @property

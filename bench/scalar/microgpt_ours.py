@@ -41,7 +41,7 @@ def train(names: Path, steps: int, n_embd: int, batch: int, numerics: str, dtype
     batches = []
     for step, counts in enumerate(lengths_of(documents, steps, batch)):
         lengths = counts.astype(np.int32)
-        tokens = np.zeros((batch, 2 * core.stages), dtype=np.int32)
+        tokens = np.zeros((batch, 2 * core.positions), dtype=np.int32)
         for row, n in enumerate(lengths):
             document = documents[(step * batch + row) % len(documents)]
             ids = [0, *(letters.index(c) + 1 for c in document), 0]
@@ -65,7 +65,7 @@ def measure_floor(names: Path, case: str, dtype: str) -> dict[str, float]:
     vocab = len(set("".join(documents_of(names)))) + 1
     core = make_core(vocab, 16, "exact" if case == "exact_replay" else "fast", dtype)
     lengths, scale = np.array([1], dtype=np.int32), np.ones(1)
-    tokens = np.zeros((1, 2 * core.stages), dtype=np.int32)
+    tokens = np.zeros((1, 2 * core.positions), dtype=np.int32)
     size = core.values.size
 
     def replay() -> None:

@@ -73,7 +73,7 @@ def compare(
     sides = {count: model(n_embd, dtype, count, len(letters) + 1) for count in (1, threads)}
     records = []
     for size in BATCHES:
-        batches = batches_of(documents, letters, size, sides[1].stages)
+        batches = batches_of(documents, letters, size, sides[1].positions)
         for core in sides.values():
             train(core, batches, 0.001)
         if not np.array_equal(sides[1].values, sides[threads].values):

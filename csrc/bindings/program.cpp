@@ -379,7 +379,7 @@ void register_program(py::module_& module) {
       .def_property_readonly("gradients", &view<Array::gradients>)
       .def_property_readonly("first_moments", &view<Array::first_moments>)
       .def_property_readonly("second_moments", &view<Array::second_moments>)
-      .def_property_readonly("stages", [](const Compiled& self) { return self.program.positions; })
+      .def_property_readonly("positions", [](const Compiled& self) { return self.program.positions; })
       .def_property_readonly("slots", [](const Compiled& self) { return self.program.slots; })
       .def_property_readonly("inputs", [](const Compiled& self) { return self.program.inputs; })
       .def_property_readonly("limits", [](const Compiled& self) { return self.program.limits; })

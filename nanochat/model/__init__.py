@@ -1,1 +1,1 @@
-"""Which parameters a model has, and whether a saved state fits it."""
+"""The parameters of each model, and the check that a saved state fits them."""

@@ -1,4 +1,4 @@
-"""Which parameters a model has, their shapes and their initial values, for every engine."""
+"""The parameters of each model, their shapes and their initial values, for every engine."""
 
 from __future__ import annotations
 
@@ -37,38 +37,38 @@ class Spec:
 
 
 def parameter_specs(config: TrainConfig, vocab_size: int) -> list[Spec]:
-    """The parameters of the config's model, in microgpt's order: wte, wpe, lm_head, layers.
+    """Return the parameters of the config's model, in microgpt's order: wte, wpe, lm_head, layers.
 
-    wte<k> embeds the token k places before; these tables stand behind wte, in order of k, and
-    behind them wte_ngram, that of n-grams by their hash.
+    wte<k> embeds the token k places earlier, and wte_ngram embeds n-grams by their hash; these
+    tables follow wte, in this order.
     """
-    width = config.n_embd
+    hidden = config.n_embd
 
     def spec(name: str, rows: int, columns: int, group: str) -> Spec:
-        joins = name.endswith(("attn_wo", "mlp_fc2"))
-        std = 0.0 if config.zero_init and joins else config.init_std
+        ends_branch = name.endswith(("attn_wo", "mlp_fc2"))
+        std = 0.0 if config.zero_init and ends_branch else config.init_std
         return Spec(name=name, shape=(rows, columns), std=std, group=group)
 
     names = ["wte", *(f"wte{k}" for k in range(1, config.past_embeds + 1))]
-    specs = [spec(name, vocab_size, width, "embedding") for name in names]
+    specs = [spec(name, vocab_size, hidden, "embedding") for name in names]
     if config.ngram_rows:
-        specs.append(spec("wte_ngram", config.ngram_rows, width, "embedding"))
+        specs.append(spec("wte_ngram", config.ngram_rows, hidden, "embedding"))
     if config.model_kind == "mini-gpt" and config.positions == "learned":
-        specs.append(spec("wpe", config.block_size, width, "embedding"))
+        specs.append(spec("wpe", config.block_size, hidden, "embedding"))
     if not config.tie_lm_head:
-        specs.append(spec("lm_head", vocab_size, width, "head"))
+        specs.append(spec("lm_head", vocab_size, hidden, "head"))
     for i in range(config.n_layer if config.model_kind == "mini-gpt" else 0):
         specs += [
-            spec(f"layer{i}.attn_{part}", width, width, "matrix")
+            spec(f"layer{i}.attn_{part}", hidden, hidden, "matrix")
             for part in ("wq", "wk", "wv", "wo")
         ]
-        specs.append(spec(f"layer{i}.mlp_fc1", 4 * width, width, "matrix"))
-        specs.append(spec(f"layer{i}.mlp_fc2", width, 4 * width, "matrix"))
+        specs.append(spec(f"layer{i}.mlp_fc1", 4 * hidden, hidden, "matrix"))
+        specs.append(spec(f"layer{i}.mlp_fc2", hidden, 4 * hidden, "matrix"))
     return specs
 
 
 def initial_weights(config: TrainConfig, vocab_size: int) -> dict[str, NDArray[np.float64]]:
-    """N(0, std) draws in float64; a tensor's draws depend on the seed and its own name alone."""
+    """Return N(0, std) draws in float64; each matrix depends on the seed and its name alone."""
     weights = {}
     for spec in parameter_specs(config, vocab_size):
         rows, columns = spec.shape
@@ -82,7 +82,7 @@ def initial_weights(config: TrainConfig, vocab_size: int) -> dict[str, NDArray[n
 def rotary_angles(
     positions: NDArray[np.int64], head_dim: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """cos and sin, each (*positions.shape, head_dim / 2), of the rotary embedding.
+    """Return cos and sin of the rotary embedding, each (*positions.shape, head_dim / 2).
 
     A head is rotated in halves: y₁ = x₁·cos + x₂·sin, y₂ = x₂·cos − x₁·sin.
     """

@@ -1,4 +1,4 @@
-"""The state that a checkpoint holds, and whether it fits a model: one check for every engine."""
+"""The training state in a checkpoint, and the check that a saved state fits a model."""
 
 from __future__ import annotations
 
@@ -28,9 +28,11 @@ def check_shapes(
     """Raise CheckpointError unless the arrays have exactly the expected names and shapes."""
     for name in (*expected, *arrays):
         if name not in arrays:
-            raise CheckpointError(f"checkpoint has no {what} {name}; it is of another model")
+            raise CheckpointError(f"checkpoint lacks {what} {name}; it belongs to another model")
         if name not in expected:
-            raise CheckpointError(f"checkpoint has a {what} {name} that the model lacks")
+            raise CheckpointError(
+                f"checkpoint has {what} {name}, which the model lacks; it belongs to another model"
+            )
         if tuple(arrays[name].shape) != expected[name]:
             raise CheckpointError(
                 f"{what} {name} must have shape {expected[name]}, got {tuple(arrays[name].shape)}"

@@ -1,1 +1,1 @@
-"""Everything that people see: the terminal, the loss curve, ablation reports and plots."""
+"""Output for people: the terminal, the loss curve, ablation reports and plots."""

@@ -1,4 +1,4 @@
-"""The picture of an ablation: its variants beside each other. Only this imports matplotlib."""
+"""The picture of an ablation, one row per variant. The only module that imports matplotlib."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
 def _save(figure: Any, path: Path) -> None:
     try:
         with warnings.catch_warnings():
-            # A title may name a corpus in letters that the font lacks; it is drawn with boxes.
+            # A title may name a text in letters that the font lacks; they appear as boxes.
             warnings.filterwarnings("ignore", message="Glyph .* missing from font")
             figure.savefig(path, format="png")
     except OSError as error:
@@ -36,7 +36,7 @@ def _save(figure: Any, path: Path) -> None:
 
 
 def _shortened(label: str) -> str:
-    """A label that leaves room for the plot beside it."""
+    """Return a label that leaves room for the plot."""
     return label if len(label) <= _LABEL else label[: _LABEL - 1] + "…"
 
 
@@ -44,11 +44,11 @@ def plot_ablation(
     labels: Sequence[str],
     means: Sequence[float],
     half_widths: Sequence[float],  # of the 95 % interval
-    points: Sequence[Sequence[float]],  # one a seed
+    points: Sequence[Sequence[float]],  # one per seed
     picture: Path,
     title: str,
 ) -> None:
-    """One row a variant: the seeds, their mean and its interval."""
+    """Plot one row per variant: the seeds, their mean and its interval."""
     figure, axes = _figure(7, 1.2 + 0.45 * len(labels))
     rows = range(len(labels))
     for row, values in zip(rows, points, strict=True):

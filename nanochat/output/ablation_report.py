@@ -1,4 +1,4 @@
-"""The tables and the plot of an ablation: CSV and JSONL a run, Markdown and a picture a variant."""
+"""The tables and the plot of an ablation: CSV and JSONL per run, Markdown and plot per variant."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _TIMINGS = ("steps_per_sec", "tokens_per_sec")
 
 
 def confidence_95(values: Sequence[float]) -> float:
-    """Half the width of the 95 % interval of the mean, by Student's t; nan for a single value."""
+    """Return half the width of the mean's 95 % interval, by Student's t; nan for a single value."""
     n = len(values)
     if n < 2:
         return math.nan
@@ -51,7 +51,7 @@ class Report:
             self.groups.setdefault(label, []).append(run)
 
     def variants(self) -> list[dict[str, Any]]:
-        """One record a variant: the mean of each score over the seeds and its interval."""
+        """Return one record per variant: the mean of each score over the seeds and its interval."""
         records = []
         for label, runs in self.groups.items():
             record: dict[str, Any] = {"variant": label, "seeds": len(runs)}
@@ -78,7 +78,7 @@ class Report:
         return "\n".join(lines)
 
     def csv(self) -> str:
-        """One line a run; timing columns stand last, since only they differ between reruns."""
+        """Return one line per run. Timing columns are last: only they differ between reruns."""
         if not self.runs:
             return ""
         columns = [key for key in self.runs[0] if key not in _TIMINGS] + list(_TIMINGS)
@@ -97,7 +97,7 @@ def _with_interval(record: Mapping[str, Any], score: str) -> str:
 
 
 def write_report(report: Report, folder: Path) -> list[dict[str, Any]]:
-    """results.csv, results.jsonl, table.md and losses.png. Raises OutputError."""
+    """Write results.csv, results.jsonl, table.md and losses.png. Raises OutputError."""
     variants = report.variants()
     jsonl = "".join(json.dumps(run) + "\n" for run in report.runs)
     texts = {

@@ -1,7 +1,7 @@
-"""The loss curve of a run as an SVG file: text, so that training needs no drawing library.
+"""The loss curve of a run, written as SVG text.
 
-matplotlib takes longer to import than a small model to train. Owns the picture's scales and marks;
-the ablation's picture is plots.py's.
+Importing matplotlib takes longer than training a small model. Owns the picture's scales and marks;
+the ablation's picture is in ablation_plot.py.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _MOST_POINTS = 2000  # of a line; more than the picture has columns
 
 
 def write_loss_curve(metrics: Path, picture: Path, title: str) -> None:
-    """The training loss of each step, its running mean, and each evaluation.
+    """Plot the training loss of each step, its running mean, and each evaluation.
 
-    Figures that are not finite are left out. Raises OutputError.
+    Leaves out figures that are not finite. Raises OutputError.
     """
     records = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
     steps = _finite((r["step"], r["loss"]) for r in records if r["kind"] == "step")
@@ -39,7 +39,8 @@ def write_loss_curve(metrics: Path, picture: Path, title: str) -> None:
 
 
 def _finite(pairs: Iterable[tuple[int, float | str | None]]) -> list[_Point]:
-    """The log spells a loss that is not finite as text, and one that is not there as null."""
+    """Return the finite points; the log holds a string for a loss that is not finite, null for a
+    missing one."""
     points = ((step, float(loss)) for step, loss in pairs if loss is not None)
     return [(step, loss) for step, loss in points if math.isfinite(loss)]
 
@@ -105,7 +106,7 @@ def _scaled(value: float, ticks: Sequence[float], start: float, end: float) -> f
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Four to ten round numbers, the first at or below `low`, the last at or above `high`."""
+    """Return four to ten round numbers, the first at most `low`, the last at least `high`."""
     spread = high - low or max(abs(high), 1.0)
     power = 10.0 ** math.floor(math.log10(spread / 4))
     step = max(factor * power for factor in (1, 2, 5) if factor * power <= spread / 4)
@@ -122,7 +123,7 @@ def _running_mean(points: Sequence[_Point], window: int) -> list[_Point]:
 
 
 def _thinned(points: Sequence[_Point]) -> Sequence[_Point]:
-    """Of a long line the lowest and highest point of each stretch, which look the same."""
+    """Return the lowest and highest point of each stretch of a long line, which look the same."""
     if len(points) <= _MOST_POINTS:
         return points
     size = -(-len(points) // (_MOST_POINTS // 2))

@@ -1,1 +1,1 @@
-"""Everything that lies on disk: run folders, checkpoints, and how a trained model is loaded."""
+"""Files of runs: run folders, their locks, checkpoints, and loading a trained model."""

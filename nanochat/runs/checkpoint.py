@@ -1,8 +1,8 @@
 """Checkpoints: folders `step-000123/` that are whole or absent, and verified before they are read.
 
-Owns the layout, the manifest and the order of writes. What the config, tokenizer and data
-dictionaries mean is the caller's; which run to resume is decided here only by what lies on disk.
-Weights are safetensors, all else is JSON: a pickle is never read.
+Owns the layout, the manifest, the order of writes and the search for the newest checkpoint. The
+caller knows what the config, tokenizer and data dictionaries mean. Weights are safetensors,
+everything else is JSON: a pickle is never read.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ WEIGHTS, OPTIMIZER = "weights.safetensors", "optimizer.safetensors"
 CONFIG, TOKENIZER, DATA, TRAINER = "config.json", "tokenizer.json", "data.json", "trainer.json"
 FILES = (WEIGHTS, OPTIMIZER, CONFIG, TOKENIZER, DATA, TRAINER)
 
-# Siblings of the step folders that exist only during a save, or after one that was cut off.
+# Siblings of the step folders that exist only during a save, or after an interrupted one.
 SAVING = ".saving-"  # being written
-REPLACED = ".replaced-"  # the former folder of the same step, until the new one has its name
+REPLACED = ".replaced-"  # the previous folder of the same step, until the new one has its name
 
 
 @dataclass
 class Checkpoint:
-    """A folder that was read and verified."""
+    """A checkpoint folder that was read and verified."""
 
     path: Path
     config: dict[str, Any]
@@ -70,10 +70,10 @@ def save_checkpoint(
     trainer: TrainerState,
     state: EngineState,
 ) -> Path:
-    """Write directory/step-NNNNNN and return it; one of the same step is replaced.
+    """Write directory/step-NNNNNN and return it; replace a checkpoint of the same step.
 
-    Raises OutputError if the file system refuses. Whatever ends a save early, every folder under
-    a final name is whole.
+    Raises OutputError if the file system refuses. A save that is interrupted at any point leaves
+    only whole folders under final names.
     """
     contents = {
         WEIGHTS: _pack(state.weights),
@@ -95,7 +95,7 @@ def save_checkpoint(
 
 
 def _manifest(contents: Mapping[str, bytes]) -> dict[str, Any]:
-    # Hashed from memory: what is written is never read back.
+    # Hashed from memory, which saves reading the files back.
     files = {
         name: {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
         for name, content in contents.items()
@@ -115,7 +115,7 @@ def _dump(value: Any) -> bytes:
 
 
 def _write_folder(target: Path, contents: Mapping[str, bytes]) -> None:
-    """Write beside the target, force to disk, then take the name."""
+    """Write a sibling of the target, force it to disk, then rename it."""
     temporary = target.with_name(f"{SAVING}{target.name}")
     replaced = target.with_name(f"{REPLACED}{target.name}")
     try:
@@ -128,7 +128,7 @@ def _write_folder(target: Path, contents: Mapping[str, bytes]) -> None:
         os.rename(temporary, target)
         sync_folder(target.parent)
     finally:
-        # Also after a KeyboardInterrupt; and what cannot be cleared now, the next save clears.
+        # Also after a KeyboardInterrupt. The next save removes what cannot be removed now.
         if replaced.exists() and not target.exists():
             os.rename(replaced, target)
         for leftover in (temporary, replaced):
@@ -143,7 +143,7 @@ def _remove(folder: Path, *, ignore_errors: bool = False) -> None:
 
 
 def _clear_leftovers(directory: Path) -> None:
-    """Undo or finish the saves that a crash cut off."""
+    """Undo or finish the saves that a crash interrupted."""
     for replaced in directory.glob(f"{REPLACED}step-*"):
         target = directory / replaced.name.removeprefix(REPLACED)
         if target.exists():
@@ -158,7 +158,7 @@ def _clear_leftovers(directory: Path) -> None:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a step folder. Raises CheckpointError if anything in it differs from its manifest."""
+    """Read a step folder. Raises CheckpointError if its content differs from its manifest."""
     manifest = _read_manifest(path)
     contents = {name: _read_verified(path / name, manifest[name]) for name in FILES}
     try:
@@ -172,35 +172,35 @@ def load_checkpoint(path: Path) -> Checkpoint:
                 weights=_unpack(contents[WEIGHTS]), optimizer=_unpack(contents[OPTIMIZER])
             ),
         )
-    except Exception as error:  # safetensors raises classes of its own
-        raise CheckpointError(f"{path} has the contents of another program: {error}") from error
+    except Exception as error:  # safetensors has its own exception classes
+        raise CheckpointError(f"{path} was not written by nanochat: {error}") from error
 
 
 def _trainer_state(content: bytes) -> TrainerState:
     saved = json.loads(content)
-    saved.pop("extra", None)  # an empty field of earlier checkpoints
+    saved.pop("extra", None)  # an empty field in older checkpoints
     return TrainerState(**saved)
 
 
 def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
-    """Size and SHA-256 by file name."""
+    """Return size and SHA-256 by file name."""
     file = path / MANIFEST
     if not file.is_file():
-        raise CheckpointError(f"{file} is missing; {path} is not a whole checkpoint folder")
+        raise CheckpointError(f"{file} is missing; {path} is not a complete checkpoint folder")
     content = _read(file)
     try:
         manifest = json.loads(content)
         kind, version, files = manifest["format"], manifest["version"], manifest["files"]
         sizes = {name: (files[name]["size"], files[name]["sha256"]) for name in FILES}
     except (ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{file} is damaged: it is no manifest of a checkpoint") from error
+        raise CheckpointError(f"{file} is damaged: it is not a checkpoint manifest") from error
     if kind != FORMAT or version != VERSION:
         raise CheckpointError(
-            f"{file} has format {kind!r} version {version!r}, this nanochat reads {FORMAT!r}"
-            f" version {VERSION}"
+            f"{file} must have format {FORMAT!r} version {VERSION}, got {kind!r} version"
+            f" {version!r}"
         )
     if set(files) != set(sizes) or _dump(manifest) != content:
-        raise CheckpointError(f"{file} is damaged: nanochat did not write it so")
+        raise CheckpointError(f"{file} is damaged: it differs from what nanochat wrote")
     return {str(name): dict(entry) for name, entry in files.items()}
 
 
@@ -217,7 +217,7 @@ def _read_verified(file: Path, expected: Mapping[str, Any]) -> bytes:
     content = _read(file)
     if len(content) != expected["size"]:
         raise CheckpointError(
-            f"{file} is damaged: it has {len(content)} bytes, its manifest says {expected['size']}"
+            f"{file} is damaged: its manifest says {expected['size']} bytes, got {len(content)}"
         )
     if hashlib.sha256(content).hexdigest() != expected["sha256"]:
         raise CheckpointError(f"{file} is damaged: its SHA-256 differs from its manifest")
@@ -227,7 +227,7 @@ def _read_verified(file: Path, expected: Mapping[str, Any]) -> bytes:
 def _unpack(content: bytes) -> dict[str, NDArray[np.floating]]:
     from safetensors.numpy import load
 
-    # Copied so that they can be written to, which views of bytes cannot.
+    # Views of bytes are read-only; copies are not.
     return {name: array.copy() for name, array in load(content).items()}
 
 
@@ -235,7 +235,7 @@ def _unpack(content: bytes) -> dict[str, NDArray[np.floating]]:
 
 
 def newest_checkpoint(directory: Path) -> tuple[Checkpoint, list[str]]:
-    """The step folder of the most steps that verifies, and why each newer one was skipped.
+    """Return the checkpoint of the most steps that verifies, and why newer ones were skipped.
 
     Raises CheckpointError if none does.
     """
@@ -246,14 +246,16 @@ def newest_checkpoint(directory: Path) -> tuple[Checkpoint, list[str]]:
         except CheckpointError as error:
             skipped.append(str(error))
     reasons = f": {'; '.join(skipped)}" if skipped else ""
-    raise CheckpointError(f"{directory} holds no {'whole ' if skipped else ''}checkpoint{reasons}")
+    raise CheckpointError(
+        f"{directory} holds no {'complete ' if skipped else ''}checkpoint{reasons}"
+    )
 
 
 def _step_folders(directory: Path) -> Iterator[tuple[int, Path]]:
-    """(steps, folder) of every checkpoint, whole or not; none where there is no directory.
+    """Yield (steps, folder) of every checkpoint, complete or not; nothing without a directory.
 
-    A crash between the two renames of a replacement leaves the former folder under its other
-    name; it still counts, and the next save gives it its name back.
+    A crash between the two renames of a replacement leaves the previous folder under its temporary
+    name; it still counts, and the next save restores its name.
     """
     for entry in _entries(directory):
         matched = re.fullmatch(rf"({re.escape(REPLACED)})?step-(\d+)", entry.name)
@@ -264,7 +266,7 @@ def _step_folders(directory: Path) -> Iterator[tuple[int, Path]]:
 
 
 def _entries(folder: Path) -> list[Path]:
-    """What lies in a folder; nothing if there is none."""
+    """Return the entries of a folder; none if it does not exist."""
     if not os.path.isdir(folder):
         return []
     try:
@@ -274,10 +276,10 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def resolve_checkpoint(path: Path | None, runs_dir: Path) -> tuple[Checkpoint, list[str]]:
-    """The checkpoint a user means, and why newer ones of the same run were skipped.
+    """Return the checkpoint that a user names, and why newer ones of the same run were skipped.
 
-    A step folder is itself, a run folder its newest checkpoint, None the newest checkpoint of the
-    run under `runs_dir` that saved last. Raises CheckpointError.
+    A step folder names itself, a run folder its newest checkpoint, None the newest checkpoint of
+    the run under `runs_dir` that saved last. Raises CheckpointError.
     """
     if path is None:
         path = newest_run(runs_dir)
@@ -296,7 +298,7 @@ def resolve_checkpoint(path: Path | None, runs_dir: Path) -> tuple[Checkpoint, l
 
 
 def newest_run(runs_dir: Path) -> Path:
-    """The run whose newest step folder was written last; names decide between equal times."""
+    """Return the run whose newest step folder was written last; equal times are decided by name."""
     found = [
         (folder.stat().st_mtime_ns, run)
         for run in _entries(runs_dir)
@@ -304,6 +306,6 @@ def newest_run(runs_dir: Path) -> Path:
     ]
     if not found:
         raise CheckpointError(
-            f"no run with a checkpoint lies in {runs_dir}; train one first or name a checkpoint"
+            f"{runs_dir} holds no run with a checkpoint; train one first or name a checkpoint"
         )
     return max(found)[1]

@@ -1,1 +1,1 @@
-"""From logits to text: the reference sampling, the token draw and the generation loop."""
+"""From logits to text: drawing a token, the sampling loop, generation."""

@@ -1,24 +1,23 @@
 """The token draw: the reference that every native draw reproduces bit for bit.
 
-Owns how one row of logits and one 64-bit random integer become a token. Leaves out where the
-random integers come from and what is done with the token (sampling.py).
+Owns how one row of logits and one 64-bit random integer become a token. The random integers and
+the sampling loop are in sampling.py.
 
-One exponential a token in float32, each operation rounded once; all that follows is integer
-arithmetic, so no order of summation and no vector width can change a token. For a row x of V
-logits, cast to float32:
+One exponential per token in float32, each operation rounded once; the rest is integer arithmetic,
+so no order of summation and no vector width can change a token. For a row x of V logits, cast to
+float32:
 
-1. m = max x and t = float32(1 / temperature), the quotient in float64, and t at most the largest
-   finite float32.
+1. m = max x and t = float32(1 / temperature), with the quotient in float64 and t limited to the
+   largest finite float32.
 2. d = x − m, z = d·t. A token's weight is W = ⌊exp32(z)·2⁴⁰⌋, and 0 if d = −∞. If m = +∞, the
    tokens at +∞ weigh 2⁴⁰ each and all others 0.
-3. The order of a row: larger logit first, equal logits by lower index. top-k keeps the first k
-   tokens of it. top-p keeps, of those, the shortest prefix whose weights sum to at least
-   ⌈P·total / 2³²⌉, where P = ⌊top_p·2³²⌋ and total is their sum: an integer below 2⁹³ that C++
-   computes in 128 bits.
-4. With total now the sum of what is kept and r the random integer: the token is the first, by
+3. Order the row by larger logit, then by lower index. top-k keeps its first k tokens. Of those,
+   top-p keeps the shortest prefix whose weights sum to at least ⌈P·total / 2³²⌉, where
+   P = ⌊top_p·2³²⌋ and total is their sum: an integer below 2⁹³ that C++ computes in 128 bits.
+4. Let total be the sum of the kept weights and r the random integer. The token is the first, by
    index, at which the running sum of kept weights is above ⌊r·total / 2⁶⁴⌋.
 
-Weights are at most 2⁴⁰ and V at most 2²⁰, so that sums stay below 2⁶¹. Subnormals are not
+Weights are at most 2⁴⁰ and V is at most 2²⁰, which keeps sums below 2⁶¹. Subnormals are not
 flushed.
 """
 
@@ -36,7 +35,7 @@ WEIGHT_BITS = 40
 
 _SMALLEST = np.float32(-87.0)  # exp of it is still a normal float32
 _LOG2E = np.float32(1.44269504088896341)
-_LN2_HIGH = np.float32(0.693359375)  # ten bits, so that its product with n is exact
+_LN2_HIGH = np.float32(0.693359375)  # ten bits: its product with n is exact
 _LN2_LOW = np.float32(-2.12194440e-4)
 # Minimax of exp on [−ln2/2, ln2/2] from Cephes' expf (Moshier), highest power first.
 _COEFFICIENTS = tuple(
@@ -49,9 +48,9 @@ _COEFFICIENTS = tuple(
 
 
 def exp32(z: NDArray[np.float32]) -> NDArray[np.float32]:
-    """exp of z ≤ 0 in float32: 0 below −87, exactly 1 at 0, never above 1. Elsewhere within 1.2
-    units in the last place of exp, found by trying every float32 of [−87, −2⁻³⁰]; nearer to 0 it
-    is 1. Every operation is rounded once; none is fused."""
+    """Return exp of z ≤ 0 in float32: 0 below −87, exactly 1 at 0, never above 1. On
+    [−87, −2⁻³⁰] the error is within 1.2 units in the last place, found by trying every float32;
+    closer to 0 the result is 1. Every operation is rounded once; none is fused."""
     clipped = np.maximum(z, _SMALLEST)
     n = np.rint(clipped * _LOG2E)
     r = (clipped - n * _LN2_HIGH) - n * _LN2_LOW
@@ -67,12 +66,12 @@ def integer_weights(
     logits: NDArray[np.float32],  # (…, vocab) no NaN, no row all −inf
     temperature: float,
 ) -> NDArray[np.uint64]:  # (…, vocab)
-    """Steps 1 and 2: each token's unnormalised probability in units of 2⁻⁴⁰."""
+    """Return each token's unnormalized probability in units of 2⁻⁴⁰: steps 1 and 2."""
     largest = logits.max(axis=-1, keepdims=True)
     with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
-        # Bounded, for 0·∞ would make the likeliest token NaN.
+        # Limited, because 0·∞ would make the likeliest token NaN.
         scale = min(np.float32(np.divide(1.0, temperature)), np.finfo(np.float32).max)
-        # ∞ − ∞ would be NaN, and so would −∞·0 under an enormous temperature.
+        # ∞ − ∞ would be NaN, and so would −∞·0 at an enormous temperature.
         below = np.where(logits == largest, np.float32(0), logits - largest)
         z = np.where(np.isneginf(below), below, below * scale)
         weights = np.ldexp(exp32(z).astype(np.float64), WEIGHT_BITS)
@@ -87,13 +86,13 @@ def draw(
     top_k: int = 0,  # 0: all
     top_p: float = 1.0,
 ) -> NDArray[np.int64]:  # (rows,)
-    """One token a row, as this module's docstring defines it.
+    """Draw one token per row, as this module's docstring defines it.
 
     Raises ConfigError for a temperature that is not finite and > 0, and ValueError for a
-    vocabulary above 2²⁰ and for a row that holds NaN or nothing above −inf, naming the row.
+    vocabulary above 2²⁰ or a row that holds NaN or only −inf; the message names the row.
     """
     check_temperature(temperature)
-    assert top_k >= 0  # config refuses what these do
+    assert top_k >= 0  # config/ checks the option
     assert 0 < top_p <= 1
     with np.errstate(over="ignore", under="ignore"):
         rows = np.asarray(logits).astype(np.float32)
@@ -117,7 +116,7 @@ def _check_rows(rows: NDArray[np.float32]) -> None:
         raise ValueError(f"vocabulary must be at most {MAX_VOCAB} tokens, got {rows.shape[1]}")
     if not len(rows):
         return
-    # NaN is the maximum of a row that holds one.
+    # The maximum of a row with NaN is NaN.
     largest = rows.max(axis=1)
     if np.isnan(largest).any():
         raise ValueError(f"logits of row {int(np.isnan(largest).argmax())} hold nan")
@@ -128,7 +127,7 @@ def _check_rows(rows: NDArray[np.float32]) -> None:
 def _left_out(
     row: NDArray[np.float32], weights: NDArray[np.uint64], top_k: int, top_p: float
 ) -> NDArray[np.intp]:
-    """Step 3: the indices that are not kept."""
+    """Return the indices that are not kept: step 3."""
     order = np.argsort(-row, kind="stable")
     kept = min(top_k or len(row), len(row))
     if top_p < 1:

@@ -1,4 +1,4 @@
-"""Text from an engine: the prompt in tokens, the samples, the style's phrases."""
+"""Text from an engine: the tokens of the prompt, the samples, the phrases of a style."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def sampling_settings(config: SampleConfig | TrainConfig) -> SamplingSettings:
 def prompt_tokens(
     tokenizer: Tokenizer, prompt: str, start: Sequence[int], block_size: int
 ) -> list[int]:
-    """The context a sample starts from. Raises TokenizerError, PromptTooLong.
+    """Return the tokens that a sample starts from. Raises TokenizerError, PromptTooLong.
 
-    A prompt follows BOS where BOS opens documents; a model of one long document continues it bare.
+    A prompt follows BOS where BOS opens documents; a model of one long document gets it without.
     """
     tokens = [int(token) for token in tokenizer.encode(prompt)]
     if not tokens:
@@ -40,7 +40,7 @@ def prompt_tokens(
 
 
 def phrase_bias(tokenizer: Tokenizer, style: str, weight: float) -> PhraseBias | None:
-    """The bonus for the style's phrases, or None for the classic style."""
+    """Return the bias towards the style's phrases, or None for the classic style."""
     if style != "futuristic":
         return None
     phrases = []
@@ -48,7 +48,7 @@ def phrase_bias(tokenizer: Tokenizer, style: str, weight: float) -> PhraseBias |
         try:
             phrases.append([int(token) for token in tokenizer.encode(phrase)])
         except TokenizerError:
-            continue  # a phrase that the vocabulary cannot spell cannot be favoured
+            continue  # the vocabulary lacks a character of this phrase
     return PhraseBias(phrases, weight)
 
 
@@ -63,7 +63,8 @@ def generate(
     first_row: int = 0,
     on_text: Callable[[str], None] | None = None,  # pieces of the text, for one row
 ) -> list[str]:
-    """One text a row, the prompt included; `on_text` sees a single row as it grows."""
+    """Return one text per row, the prompt included; `on_text` receives the first row piece by
+    piece."""
     texts = [tokenizer.decode(context) for _ in range(rows)]
     streams = [tokenizer.stream() for _ in range(rows)]
     if on_text is not None and rows:

@@ -1,7 +1,7 @@
 """Tokens from a decoder, row by row, until BOS: the loop around the draw.
 
-Owns which random number a (row, position) gets, when a row is finished and the bias towards
-phrases of a style. Leaves out the draw itself (draw.py) and the text of the tokens.
+Owns the random number of each (row, position), the end of a row, and the bias towards phrases of
+a style. The draw itself is in draw.py, the text of the tokens in generate.py.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ __all__ = [
     "sample_tokens",
 ]
 
-_BLOCK = 128  # positions whose random integers are made at a time
+_BLOCK = 128  # positions whose random integers are generated at a time
 
 
 class OpensDecoders(Protocol):
-    """What sampling needs of an engine; the count-based bigram offers it too."""
+    """What sampling needs of an engine; the counted bigram has it too."""
 
     def open_decoder(self, prompts: Sequence[Sequence[int]]) -> Decoder: ...
 
 
 @runtime_checkable
 class DrawsTokens(Protocol):
-    """A decoder with a draw of its own, which gives the tokens of draw.py's to the bit."""
+    """A decoder with a native draw that returns the same tokens as draw.py."""
 
     def draw(
         self,
@@ -57,7 +57,7 @@ class DrawsTokens(Protocol):
 
 @runtime_checkable
 class DrawsOwnTokens(Protocol):
-    """A decoder that draws the same tokens from its logits where they lie, without a copy here."""
+    """A decoder that draws the same tokens from its own logits, without copying them to NumPy."""
 
     def draw_own(
         self,
@@ -102,32 +102,33 @@ class PhraseBias:
         self._lengths = sorted({len(prefix) for prefix in self._continuations})
 
     def apply(self, logits: NDArray[Any], history: Sequence[int]) -> NDArray[Any]:
-        """(vocab,) logits after `history`; a token counts once, however many phrases want it."""
-        wanted: set[int] = set()
+        """Return the (vocab,) logits after `history` with the bias; a token that continues several
+        phrases gets it once."""
+        favored: set[int] = set()
         for length in self._lengths:
             if length > len(history):
                 break
-            wanted |= self._continuations.get(tuple(history[-length:]), set())
-        if not wanted or not self.weight:
+            favored |= self._continuations.get(tuple(history[-length:]), set())
+        if not favored or not self.weight:
             return logits
         biased = logits.copy()
-        biased[sorted(wanted)] += self.weight
+        biased[sorted(favored)] += self.weight
         return biased
 
 
 def sample_tokens(
     engine: OpensDecoders,
-    prompt: Sequence[int],  # as the model reads it, at least one token
+    prompt: Sequence[int],  # at least one token
     settings: SamplingSettings,
     *,
     rows: int,
     first_row: int = 0,
     bias: PhraseBias | None = None,
 ) -> Iterator[list[int | None]]:
-    """For each new position one token a row, None for a row that has drawn BOS before.
+    """Yield for each new position one token per row, None for a row that has ended with BOS.
 
-    Ends when every row has drawn BOS, or after max_new_tokens. Row i draws as sample number
-    first_row + i, so that a sample does not depend on how many are drawn beside it.
+    Ends when every row has drawn BOS, or after max_new_tokens. Row i uses the random numbers of
+    sample first_row + i: a sample does not depend on how many others are drawn.
     """
     assert len(prompt)  # the caller opens it with BOS or start text
     if not rows:

@@ -105,10 +105,10 @@ class ReplayDecoder:
         """Set the window to the last `length` tokens of each row; a window that grows adds one."""
         lengths, tokens = self._window.lengths, self._window.tokens
         grown = len(lengths) and length == lengths[0] + 1
-        if grown and tokens.shape[1] == 2 * self._replay.stages:
+        if grown and tokens.shape[1] == 2 * self._replay.positions:
             tokens[:, 2 * length - 2] = [row[-1] for row in self._tokens]
         else:
-            tokens = np.zeros((len(lengths), 2 * self._replay.stages), dtype=np.int32)
+            tokens = np.zeros((len(lengths), 2 * self._replay.positions), dtype=np.int32)
             tokens[:, 0 : 2 * length : 2] = [row[-length:] for row in self._tokens]
             self._window = Segments(lengths, tokens, None)
         lengths[:] = length

@@ -24,7 +24,7 @@ from nanochat.scalar.decoder import ReplayDecoder, ScalarDecoder
 from nanochat.scalar.functions import cross_entropy, total
 from nanochat.scalar.minigpt import MiniGPT
 from nanochat.scalar.optimizer import ScalarOptimizer
-from nanochat.scalar.replay import MOST_NODES, Replay, first_stages, recorded_nodes, segments_of
+from nanochat.scalar.replay import MOST_NODES, Replay, first_positions, recorded_nodes, segments_of
 from nanochat.scalar.value import Tape, Value
 from nanochat.training.engine import Decoder, EngineState, StepMetrics, StepSettings
 
@@ -80,19 +80,19 @@ class ScalarEngine:
             self.model, self.tape, self.matrices,
             numerics=self.config.numerics, vocab_size=vocab_size, threads=self.config.threads,
         )  # fmt: skip
-        self._reserve(longest or first_stages(self.config, self.specs))
+        self._reserve(longest or first_positions(self.config, self.specs))
 
     def _reserve(self, longest: int) -> Replay | None:
         """Return the program for at least `longest` positions, or None for the tape."""
         replay = self._replay
-        if replay is None or longest <= replay.stages:
+        if replay is None or longest <= replay.positions:
             return replay
         # Multiples of 8: a slightly longer segment then needs no new recording.
-        stages = min(-(-longest // 8) * 8, max(longest, self.config.block_size))
-        if recorded_nodes(self.config, self.specs, stages) > MOST_NODES:
+        positions = min(-(-longest // 8) * 8, max(longest, self.config.block_size))
+        if recorded_nodes(self.config, self.specs, positions) > MOST_NODES:
             self._leave_replay()
             return None
-        replay.reserve(stages)
+        replay.reserve(positions)
         if self.config.numerics == "exact" and not replay.ordered:
             self._leave_replay()  # no program has this gradient order
             return None
@@ -101,13 +101,13 @@ class ScalarEngine:
     def _replay_for(self, batches: Sequence[Batch]) -> Replay | None:
         """Return the program for the longest segment of these batches, or None for the tape."""
         replay = self._replay
-        if replay is None or max([batch.inputs.shape[1] for batch in batches]) <= replay.stages:
+        if replay is None or max([batch.inputs.shape[1] for batch in batches]) <= replay.positions:
             return replay  # no segment is longer than its row
         return self._reserve(max(int(batch.positions.max(initial=0)) for batch in batches) + 1)
 
     def _leave_replay(self) -> None:
         assert self._replay is not None
-        if self._replay.stages:
+        if self._replay.positions:
             self.optimizer.copy_moments_from(self._replay.core)
         self._replay, self.backend = None, "cpp-tape"
 
@@ -119,7 +119,7 @@ class ScalarEngine:
         loss, fresh = 0.0, True
         for batch in microbatches:
             scale = 1 / batch.global_targets if batch.global_targets else 0.0
-            segments = segments_of(batch, replay.stages)
+            segments = segments_of(batch, replay.positions)
             for segment_loss in replay.backward(segments, scale, accumulate=not fresh):
                 loss += scale * segment_loss
             fresh = False
@@ -158,9 +158,11 @@ class ScalarEngine:
             nats[counted] = [loss for row in rows for loss in row]
             return nats
         replay.core.load()
-        segments = segments_of(batch, replay.stages)
+        segments = segments_of(batch, replay.positions)
         by_segment = replay.losses(segments)
-        nats[batch.segments >= 0] = by_segment[np.arange(replay.stages) < segments.lengths[:, None]]
+        nats[batch.segments >= 0] = by_segment[
+            np.arange(replay.positions) < segments.lengths[:, None]
+        ]
         nats[~counted] = 0.0
         return nats
 

@@ -256,7 +256,7 @@ class Program:
 
     def _check_shorter_documents(self) -> None:
         """Compare the losses of a short document by replay with those of the function itself."""
-        if not self._returns_list or self.core.stages < 2 or not self.core.slots:
+        if not self._returns_list or self.core.positions < 2 or not self.core.slots:
             return
         count = max(self.core.slots // 2, self.core.fewest_tokens)
         tokens = [(7 * i + 1) % limit for i, limit in enumerate(self.core.limits[:count])]

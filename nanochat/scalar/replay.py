@@ -22,7 +22,7 @@ from nanochat.scalar.functions import cross_entropy
 from nanochat.scalar.value import Matrix, Tape, Value
 from nanochat.system.threads import thread_count
 
-__all__ = ["Replay", "Segments", "first_stages", "recorded_nodes", "segments_of"]
+__all__ = ["Replay", "Segments", "first_positions", "recorded_nodes", "segments_of"]
 
 # Documents that are replayed together, by numerics. Where outputs are read, the rows of all of them
 # are in memory at once; a training step splits them into shards. Fixed sizes keep the order of
@@ -43,8 +43,8 @@ class Segments:
     """The segments of a batch, one per row. Position p reads token 2p and predicts token 2p + 1."""
 
     lengths: NDArray[np.int32]  # (segments,)
-    tokens: NDArray[np.int32]  # (segments, 2 * stages)
-    counted: NDArray[np.uint8] | None  # (segments, stages): targets that count; None: all
+    tokens: NDArray[np.int32]  # (segments, 2 * positions)
+    counted: NDArray[np.uint8] | None  # (segments, positions): targets that count; None: all
 
     def chunks(self, size: int) -> Iterator[Segments]:
         for start in range(0, len(self.lengths), size):
@@ -53,14 +53,14 @@ class Segments:
             yield Segments(self.lengths[part], self.tokens[part], counted)
 
 
-def segments_of(batch: Batch, stages: int) -> Segments:
+def segments_of(batch: Batch, positions: int) -> Segments:
     """Return the segments of a batch, ordered by row and position, without padding."""
     if len(batch.lengths) == 1 and batch.segments[0, batch.lengths[0] - 1] == 0:
         length = int(batch.lengths[0])
-        row, targets = np.zeros((1, 2 * stages), dtype=np.int32), batch.targets[0, :length]
+        row, targets = np.zeros((1, 2 * positions), dtype=np.int32), batch.targets[0, :length]
         row[0, 0 : 2 * length : 2] = batch.inputs[0, :length]
         row[0, 1 : 2 * length : 2] = targets
-        return Segments(batch.lengths.astype(np.int32), row, _counted(targets, length, stages))
+        return Segments(batch.lengths.astype(np.int32), row, _counted(targets, length, positions))
     inside = batch.segments >= 0
     rows = np.nonzero(inside)[0]
     ids, targets = batch.segments[inside], batch.targets[inside]
@@ -69,35 +69,35 @@ def segments_of(batch: Batch, stages: int) -> Segments:
     segment = np.cumsum(first) - 1
     starts = np.flatnonzero(first)
     position = np.arange(len(rows)) - starts[segment]
-    tokens = np.zeros((len(starts), 2 * stages), dtype=np.int32)
+    tokens = np.zeros((len(starts), 2 * positions), dtype=np.int32)
     tokens[segment, 2 * position] = batch.inputs[inside]
     tokens[segment, 2 * position + 1] = targets
     counted = None
     if (targets == IGNORE).any():
-        counted = np.zeros((len(starts), stages), dtype=np.uint8)
+        counted = np.zeros((len(starts), positions), dtype=np.uint8)
         counted[segment, position] = targets != IGNORE
     lengths = np.diff(np.append(starts, len(rows))).astype(np.int32)
     return Segments(lengths, tokens, counted)
 
 
-def _counted(targets: NDArray[np.int64], length: int, stages: int) -> NDArray[np.uint8] | None:
+def _counted(targets: NDArray[np.int64], length: int, positions: int) -> NDArray[np.uint8] | None:
     if (targets != IGNORE).all():
         return None
-    counted = np.zeros((1, stages), dtype=np.uint8)
+    counted = np.zeros((1, positions), dtype=np.uint8)
     counted[0, :length] = targets != IGNORE
     return counted
 
 
-def recorded_nodes(config: TrainConfig, specs: Sequence[Spec], stages: int) -> int:
-    """Estimate the number of nodes of a recording with `stages` positions."""
+def recorded_nodes(config: TrainConfig, specs: Sequence[Spec], positions: int) -> int:
+    """Estimate the number of nodes of a recording with `positions` positions."""
     weights = sum(int(np.prod(spec.shape)) for spec in specs if spec.name not in ("wte", "wpe"))
     if config.tie_lm_head or config.model_kind == "bigram":
         weights += int(np.prod(specs[0].shape))
-    attention = 2 * config.n_layer * config.n_embd * stages
-    return stages * (2 * weights + attention + 60 * config.n_embd)
+    attention = 2 * config.n_layer * config.n_embd * positions
+    return positions * (2 * weights + attention + 60 * config.n_embd)
 
 
-def first_stages(config: TrainConfig, specs: Sequence[Spec]) -> int:
+def first_positions(config: TrainConfig, specs: Sequence[Spec]) -> int:
     """Return how many positions to record before any data is seen: all, or two if that is slow."""
     at_once = recorded_nodes(config, specs, config.block_size) <= NODES_AT_ONCE
     return config.block_size if at_once else min(2, config.block_size)
@@ -123,7 +123,7 @@ class Replay:
         self._numerics, self._vocab_size = numerics, vocab_size
         self._threads = thread_count(threads)
         self._core: _scalar.Program | None = None
-        self.stages = 0
+        self.positions = 0
 
     @property
     def core(self) -> _scalar.Program:
@@ -135,16 +135,16 @@ class Replay:
         """Whether a program can add exact gradients in microgpt.py's order."""
         return self.core.ordered
 
-    def reserve(self, stages: int) -> None:
-        """Record the model for up to `stages` positions, keeping parameters and moments."""
-        if stages <= self.stages:
+    def reserve(self, positions: int) -> None:
+        """Record the model for up to `positions` positions, keeping parameters and moments."""
+        if positions <= self.positions:
             return
         recorder = _scalar.Recorder(self._tape, list(self._matrices.values()))
         losses: list[Value] = []
         watched: list[Value] = []  # the logits, for decoding
         with recorder:
             cache = self._model.new_cache()
-            for position in range(stages):
+            for position in range(positions):
                 token = _scalar.Token(2 * position, 0)
                 logits = self._model.logits(token, position, cache)
                 losses.append(cross_entropy(logits, _scalar.Token(2 * position + 1, 0)))
@@ -157,7 +157,7 @@ class Replay:
         else:
             for name in ("values", "first_moments", "second_moments"):
                 getattr(core, name)[:] = getattr(self._core, name)
-        self._core, self.stages = core, stages
+        self._core, self.positions = core, positions
 
     def backward(self, segments: Segments, scale: float, *, accumulate: bool) -> list[float]:
         """Compute the gradients of scale · Σ losses; return Σ losses per segment, in order."""
@@ -169,7 +169,7 @@ class Replay:
         return totals
 
     def losses(self, segments: Segments) -> NDArray[np.float64]:
-        """Return the loss of each target, (segments, stages); 0 beyond the end of a segment."""
+        """Return the loss of each target, (segments, positions); 0 beyond the end of a segment."""
         parts = []
         for part in segments.chunks(CHUNK[self._numerics]):
             self._forward(part, 1.0)

@@ -1,1 +1,1 @@
-"""The machine: threads, processes, environment, durable writes, strict JSON."""
+"""The machine: threads, processes, streams, environment, durable writes, strict JSON."""

@@ -1,7 +1,4 @@
-"""Writes that survive a crash: files and folder entries forced to disk, and OSError in words.
-
-What the files hold is the caller's (checkpoint.py, metrics.py).
-"""
+"""Writes that survive a crash: files and folder entries forced to disk, and OSError in words."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ __all__ = ["output_error", "sync_folder", "write_durably"]
 
 
 def output_error(path: Path, error: OSError) -> OutputError:
-    """The error that names the path, the system's reason and a way out."""
+    """Return the error that names the path, the system's reason and a way out."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     way_out = "free some space or choose another" if full else "choose a writable"
     return OutputError(f"cannot write {path}: {error.strerror or error}; {way_out} out")
@@ -29,7 +26,7 @@ def write_durably(path: Path, content: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Force the folder's entries to disk: a rename is durable only after this."""
+    """Force the folder's entries to disk; only then is a rename durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,7 +1,7 @@
-"""Which software and machine a run or a bug report comes from; imports none of what it names.
+"""The software and machine behind a run or a bug report, found without importing the packages.
 
-A run of a small model may take less time than the usual ways to ask: what is slow to import is
-imported only where the quick look finds nothing.
+A run of a small model may take less time than the usual lookups, so slow modules are imported only
+where a quick look finds nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _FEATURES = ("avx2", "fma", "avx512f", "avx512bw", "avx512_bf16", "amx_bf16", "a
 
 @cache
 def _installed() -> dict[str, str]:
-    """Version by name, as the folders on Python's path are called: `numpy-2.1.0.dist-info`."""
+    """Return versions by name, read from folder names on the path: `numpy-2.1.0.dist-info`."""
     versions: dict[str, str] = {}
     for folder in sys.path:
         try:
@@ -38,7 +38,7 @@ def _installed() -> dict[str, str]:
 
 
 def version(package: str) -> str | None:
-    """The installed version of a distribution, or None."""
+    """Return the installed version of a distribution, or None."""
     quick = _installed().get(package.lower().replace("-", "_"))
     if quick is not None:
         return quick
@@ -51,7 +51,7 @@ def version(package: str) -> str | None:
 
 
 def cpu_model() -> str:
-    """The processor's name as the system gives it."""
+    """Return the processor's name as the system reports it."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -62,7 +62,7 @@ def cpu_model() -> str:
 
 
 def cpu_features() -> list[str]:
-    """The vector extensions that kernels choose by, where the system lists them."""
+    """Return the vector extensions that kernels are selected by, where the system lists them."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -75,7 +75,7 @@ def cpu_features() -> list[str]:
 
 
 def _git_revision() -> str | None:
-    """The revision of the checkout that this package is imported from, if it is one."""
+    """Return the revision of the checkout that this package is imported from, or None."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
@@ -92,7 +92,7 @@ def _git_revision() -> str | None:
 
 
 def describe_environment(threads: int) -> dict[str, Any]:
-    """Versions, machine and revision, for `environment.json` and `nanochat info`."""
+    """Return versions, machine and revision, for `environment.json` and `nanochat info`."""
     return {
         "nanochat": version("nanochat-lab"),
         "python": platform.python_version(),

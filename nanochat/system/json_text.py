@@ -1,4 +1,4 @@
-"""JSON without NaN and infinity, for every file and line that a program may read back."""
+"""JSON without NaN and infinity, for all files and lines that programs read."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ _NOT_FINITE = {"NaN": "nan", "Infinity": "inf", "-Infinity": "-inf"}
 
 
 def strict_json(record: Mapping[str, Any], indent: int | None = None) -> str:
-    """JSON has no numbers for nan and inf: they become texts, as in metrics.jsonl."""
+    """Return JSON with nan and inf as strings, as in metrics.jsonl: JSON has no such numbers."""
     plain = json.loads(json.dumps(record, default=str), parse_constant=_NOT_FINITE.__getitem__)
     return json.dumps(plain, allow_nan=False, indent=indent)

@@ -34,7 +34,7 @@ def write_result(text: str) -> None:
     """Write to stdout at once. Raises OutputError if that is impossible, BrokenPipeError if the
     reader of a pipe has left."""
     if sys.stdout is None:
-        raise OutputError("cannot write the results to stdout: it is closed; redirect it to a file")
+        raise _unwritable("it is closed")
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
@@ -42,10 +42,11 @@ def write_result(text: str) -> None:
         raise
     except (OSError, ValueError) as error:
         _drop_at_exit(sys.stdout)
-        reason = getattr(error, "strerror", None) or error
-        raise OutputError(
-            f"cannot write the results to stdout: {reason}; redirect it to another file"
-        ) from error
+        raise _unwritable(getattr(error, "strerror", None) or error) from error
+
+
+def _unwritable(reason: object) -> OutputError:
+    return OutputError(f"cannot write the results to stdout: {reason}; redirect it to another file")
 
 
 def write_progress(text: str) -> None:

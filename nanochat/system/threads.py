@@ -1,4 +1,4 @@
-"""How many threads a process may use: what was asked for, the environment, the cores it may use."""
+"""How many threads a process may use: the option, OMP_NUM_THREADS, the usable cores."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ __all__ = ["thread_count", "usable_cores"]
 
 
 def usable_cores() -> int:
-    """Cores that this process may use, where the system says so."""
+    """Return the number of cores that this process may use; all, if the system sets no limit."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def thread_count(asked: int) -> int:
-    """`asked`, or for 0 OMP_NUM_THREADS, or one a usable core."""
+    """Return `asked`; if it is 0, OMP_NUM_THREADS; without that, one per usable core."""
     if asked:
         return asked
-    # A list has a number for each level of nesting, of which there is one here.
+    # A list has one number per level of nesting; nanochat has one level.
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     return int(first) if first.isdecimal() and int(first) > 0 else usable_cores()

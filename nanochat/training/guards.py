@@ -1,7 +1,7 @@
 """Checks that stop a run before it wastes work: prompt, temperature, finite steps, memory.
 
-Each raises a NanochatError whose message has the figures and a way out. What the options
-themselves may be is config's; what becomes of a stopped run is the loop's.
+Each raises a NanochatError whose message has the figures and a way out. config/ checks the options
+themselves; the loop decides what happens to a stopped run.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ __all__ = [
 
 MIB, GIB = 1 << 20, 1 << 30
 DRIFT_WINDOW = 16  # evaluations
-DRIFT_BYTES = 256 * MIB  # below this, growth is an allocator's business
+DRIFT_BYTES = 256 * MIB  # smaller growth is normal for allocators
 
 
 def check_prompt(length: int, block_size: int) -> None:
-    """`length` tokens, BOS included, must fit in the context. Raises PromptTooLong."""
+    """Raise PromptTooLong unless `length` tokens, BOS included, fit in the context window."""
     if length > block_size:
         raise PromptTooLong(
             f"prompt has {length} tokens with BOS, block_size is {block_size};"
@@ -45,7 +45,7 @@ def check_temperature(temperature: float) -> None:
 
 
 def check_finite(metrics: StepMetrics, step: int, last_checkpoint: str | None) -> None:
-    """Raises NonFiniteStep if the loss or gradient of step number `step`, from 1, is not finite."""
+    """Raise NonFiniteStep if the loss or gradient of step `step`, from 1, is not finite."""
     for name, value in (("loss", metrics.loss), ("gradient norm", metrics.grad_norm)):
         if not math.isfinite(value):
             raise NonFiniteStep(
@@ -54,8 +54,8 @@ def check_finite(metrics: StepMetrics, step: int, last_checkpoint: str | None) -
             )
 
 
-# On Linux both figures are one line of a file; psutil, which reads the same lines, takes longer to
-# import than a small model takes to train.
+# On Linux both figures are one line of a file. psutil reads the same lines, but importing it takes
+# longer than training a small model.
 
 
 def _resident_bytes() -> int:
@@ -82,10 +82,10 @@ def _available_bytes() -> int:
 
 
 class MemoryGuard:
-    """Stops a run that leaks: resident memory against its minimum over the last evaluations.
+    """Stops a run that leaks: compares resident memory with its minimum over recent evaluations.
 
-    The first observation, before any step, is left out of the window: optimizer state, compiled
-    code and pools are made by the first steps. A ratio of 0 turns the guard off.
+    The first observation, before any step, does not count: the first steps allocate optimizer
+    state, compiled code and memory pools. A ratio of 0 turns the guard off.
     """
 
     def __init__(self, ratio: float, read_rss: Callable[[], int] = _resident_bytes) -> None:
@@ -95,7 +95,8 @@ class MemoryGuard:
         self._window: deque[int] = deque(maxlen=DRIFT_WINDOW)
 
     def observe(self) -> None:
-        """Called in every evaluation. Raises MemoryDrift past the ratio and 256 MiB of growth."""
+        """Read the memory, once per evaluation. Raises MemoryDrift if it has grown past the ratio
+        and by more than 256 MiB."""
         if not self._ratio:
             return
         if not self._started:
@@ -113,16 +114,16 @@ class MemoryGuard:
 
 
 def training_bytes(specs: Iterable[Spec], config: TrainConfig) -> int:
-    """Bytes of weights, gradients and optimizer state; activations are not counted."""
-    # Master weights under bfloat16 compute are float32.
-    wide = config.dtype == "float64" or (config.dtype == "auto" and config.mode == "scalar")
+    """Return the bytes of weights, gradients and optimizer state, without activations."""
+    # With bfloat16 the master weights are float32.
+    is_float64 = config.dtype == "float64" or (config.dtype == "auto" and config.mode == "scalar")
     moments = 1 if config.optimizer == "sgd" else 2
     elements = sum(spec.shape[0] * spec.shape[1] for spec in specs)
-    return elements * (8 if wide else 4) * (2 + moments)
+    return elements * (8 if is_float64 else 4) * (2 + moments)
 
 
 def check_memory_fits(bytes_needed: int, available: Callable[[], int] = _available_bytes) -> None:
-    """Before the model is built. Raises ConfigError if the machine has less than it needs."""
+    """Raise ConfigError if the machine has less memory than the model needs."""
     free = available()
     if bytes_needed > free:
         raise ConfigError(

@@ -1,5 +1,5 @@
-"""Learning-rate multipliers, the same for every engine. Pure functions; which groups they scale,
-and by what peak, is the loop's."""
+"""Learning-rate multipliers, the same for every engine. Pure functions; the loop multiplies them by
+the peak rate of each parameter group."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def lr_multiplier(
     warmdown_ratio: float,
     final_lr_frac: float,
 ) -> float:
-    """The part of the peak learning rate that `step` of `steps` uses.
+    """Return the multiplier of the peak learning rate for `step` of `steps`.
 
-    Linear warmup over the first warmup_ratio·steps, 1 between, and the schedule's shape over the
-    last warmdown_ratio·steps, which would reach `final_lr_frac` at the step after the last; a
-    constant schedule has no warmdown. Where the two overlap the smaller multiplier holds.
+    Linear warmup over the first warmup_ratio·steps, then 1, then the schedule's shape over the
+    last warmdown_ratio·steps, which would reach `final_lr_frac` at the step after the last. A
+    constant schedule has no warmdown. Where warmup and warmdown overlap, the smaller one applies.
     """
     warmup, warmdown = warmup_ratio * steps, warmdown_ratio * steps
     rising = (step + 1) / warmup if step + 1 < warmup else 1.0

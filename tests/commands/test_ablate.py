@@ -21,6 +21,7 @@ from nanochat.commands.ablate import plan_runs
 from nanochat.config.options import AblateConfig
 from nanochat.errors import AblationError, ConfigError, OutputError, RunInterrupted
 from nanochat.output.ablation_report import confidence_95
+from nanochat.runs.lock import locked
 from nanochat.training.metrics import METRIC_KEYS
 
 TIMINGS = ("steps_per_sec", "tokens_per_sec")
@@ -99,7 +100,7 @@ REFUSED = [
     (("n_layer=1,2",), {"n_layer": 3}, "vary n_layer must not be given as an option too, got 3"),
     (("mode=scalar,scaler",), {}, "mode must be one of auto, scalar, tensor, got scaler"
      " (did you mean 'scalar'?)"),
-    (("data=a/b,a_b",), {}, "vary must give each run a name of its own, got data=a_b,seed=1337"
+    (("data=a/b,a_b",), {}, "vary must give each run a different name, got data=a_b,seed=1337"
      " twice"),
 ]  # fmt: skip
 
@@ -168,12 +169,12 @@ def test_the_markdown_table_is_mean_and_interval_over_the_seeds(folder, base):
     ]
     for line, tie in zip(lines[2:], (True, False), strict=True):
         runs = [run for run in result.runs if run["tie_lm_head"] is tie]
-        planned = [f"tie_lm_head={str(tie).lower()}", "4"]
+        columns = [f"tie_lm_head={str(tie).lower()}", "4"]
         for key in ("val_loss", "val_bpb"):
             values = [run[key] for run in runs]
             mean, half = statistics.fmean(values), confidence_95(values)
-            planned.append(f"{mean:.4f} ± {half:.4f}")
-        assert line == f"| {' | '.join(planned)} |"
+            columns.append(f"{mean:.4f} ± {half:.4f}")
+        assert line == f"| {' | '.join(columns)} |"
 
 
 def test_a_run_of_the_grid_is_the_run_that_train_makes(folder, base, tiny):
@@ -192,7 +193,7 @@ def test_stdout_is_the_table_and_the_folder_or_one_object(folder, base, cli, fla
     assert "run 1/2  tie_lm_head=true,seed=1337" in result.err
     again = cli(*words, "--json")
     assert set(json.loads(again.out)) == {"runs", "variants", "folder"}
-    assert "2 of 2 runs are there already" in again.err
+    assert "2 of 2 runs are finished already" in again.err
     assert cli(*words, "--quiet").err == ""
 
 
@@ -256,6 +257,26 @@ def test_a_run_cut_off_before_its_first_checkpoint_starts_over(folder, base):
     assert len(ablate(base(), vary=("tie_lm_head=true",), seeds=1).runs) == 1
 
 
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_run_that_another_process_writes_is_left_alone_and_told(folder, base, saved):
+    name = "tie_lm_head=true,seed=1337"
+    out = Path("abl", name)
+    if saved:
+        ablate(base(), vary=("tie_lm_head=true",), seeds=1)
+        (out / "result.json").unlink()
+    else:
+        out.mkdir(parents=True)
+        (out / "metrics.jsonl").write_text("")
+    before = sorted(out.rglob("*"))
+    with locked(out), pytest.raises(AblationError) as caught:
+        ablate(base(), vary=("tie_lm_head=true",), seeds=1)
+    assert str(caught.value).startswith(
+        f"1 of 1 runs failed, the first: {name}: process {os.getpid()} on host"
+    )
+    assert sorted(out.rglob("*")) == before
+    assert len(ablate(base(), vary=("tie_lm_head=true",), seeds=1).runs) == 1
+
+
 def test_a_folder_that_holds_something_else_is_never_cleared(folder, base):
     diary = Path("abl/tie_lm_head=true,seed=1337/diary.txt")
     diary.parent.mkdir(parents=True)
@@ -310,7 +331,7 @@ def test_a_variant_that_fails_is_told_at_the_end_and_the_others_are_kept(folder,
     message = str(caught.value)
     assert re.match(
         r"2 of 4 runs failed, the first: lr=10000.0,seed=1337: step \d+: (loss|gradient norm) is"
-        r" (nan|inf); .*; the same command tries them again$",
+        r" (nan|inf); .*; run the same command again to retry them$",
         message,
     )
     assert [row[0] for row in untimed()] == ["lr", "0.01", "0.01"]
@@ -339,7 +360,9 @@ def test_a_process_that_is_killed_fails_its_runs_in_words(folder, base, monkeypa
     with pytest.raises(AblationError) as caught:
         ablate(base(), vary=("tie_lm_head=true,false",), jobs=2)
     assert str(caught.value).startswith("4 of 4 runs failed, the first: tie_lm_head=")
-    assert "its process was killed, perhaps for want of memory; lower jobs" in str(caught.value)
+    assert "its process was killed, possibly because memory ran out; lower jobs" in str(
+        caught.value
+    )
 
 
 def test_a_validation_part_of_nothing_leaves_the_scores_out(folder, base):

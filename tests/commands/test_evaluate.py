@@ -97,7 +97,7 @@ def test_a_text_with_characters_that_the_model_does_not_know_is_refused(trained,
 def test_a_run_without_a_validation_part_needs_a_text(folder, tiny, refused):
     nanochat.train(TrainConfig(**tiny(out="run", val_fraction=0.0, steps=1, num_samples=0)))
     assert refused("eval", "--checkpoint=run", code=1) == (
-        "run/checkpoints/step-000001 has no validation part; name a text with --data"
+        "run/checkpoints/step-000001 has no validation part; name the text to score with --data"
     )
     assert nanochat.evaluate(EvalConfig(checkpoint="run", data="names.txt")).targets > 0
 
@@ -108,8 +108,8 @@ def test_a_run_whose_corpus_has_changed_needs_a_text(folder, tiny):
     with pytest.raises(CheckpointError) as caught:
         nanochat.evaluate(EvalConfig(checkpoint="run"))
     assert str(caught.value) == (
-        "the corpus names.txt is no longer the one of run/checkpoints/step-000001; name the text"
-        " with --data"
+        "the text names.txt differs from that of run/checkpoints/step-000001; name the text"
+        " to score with --data"
     )
 
 

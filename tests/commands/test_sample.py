@@ -153,7 +153,8 @@ def test_a_run_whose_newest_checkpoint_is_damaged_falls_back_and_says_so(copy, c
     (copy / "weights.safetensors").write_bytes(b"")
     result = cli("sample", "--checkpoint=run")
     assert result.code == 0
-    assert f"warning: {copy}/weights.safetensors is damaged: it has 0 bytes" in result.err
+    assert f"warning: {copy}/weights.safetensors is damaged: its manifest says " in result.err
+    assert " bytes, got 0\n" in result.err
     assert "sampling from run/checkpoints/step-000020" in result.err
 
 
@@ -171,14 +172,14 @@ def test_a_pickle_is_never_read(folder, refused):
     Path("step-000001").mkdir()
     shutil.copy("model.pt", "step-000001/weights.safetensors")
     assert refused("sample", "--checkpoint=step-000001", code=1) == (
-        "step-000001/manifest.json is missing; step-000001 is not a whole checkpoint folder"
+        "step-000001/manifest.json is missing; step-000001 is not a complete checkpoint folder"
     )
     assert not Path("executed").exists()
 
 
 def test_nothing_to_sample_from_is_one_clear_line(folder, refused):
     assert refused("sample", code=1) == (
-        "no run with a checkpoint lies in runs; train one first or name a checkpoint"
+        "runs holds no run with a checkpoint; train one first or name a checkpoint"
     )
     assert refused("sample", "--checkpoint=no", code=1) == (
         "no does not exist; give a run folder or a checkpoint folder"

@@ -1,4 +1,4 @@
-"""Signals as a question: the first asks, the second interrupts, and all is as before afterwards."""
+"""Signals as a question: the first asks, the second interrupts, and handlers are put back."""
 
 from __future__ import annotations
 
@@ -25,6 +25,36 @@ def test_a_second_signal_interrupts(first, second):
     with pytest.raises(KeyboardInterrupt), stop_requested():  # noqa: PT012  # the second signal must come inside
         signal.raise_signal(first)
         signal.raise_signal(second)
+
+
+def test_a_terminal_that_closes_asks_to_stop_however_often_it_says_so():
+    with stop_requested() as stop:
+        signal.raise_signal(signal.SIGHUP)
+        assert stop()
+        signal.raise_signal(signal.SIGHUP)
+    with stop_requested() as stop:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGHUP)
+        assert stop()
+
+
+def test_a_hangup_that_nohup_ignores_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_requested() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert not stop()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_in_one_of_several_processes_a_repeated_signal_changes_nothing(monkeypatch):
+    """torchrun repeats to its processes the signal that the terminal has sent them."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with stop_requested() as stop:
+        for _ in range(3):
+            signal.raise_signal(signal.SIGINT)
+        assert stop()
 
 
 def test_handlers_are_put_back_however_the_block_ends():

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -22,6 +23,7 @@ import pytest
 import nanochat
 from nanochat.config.options import TrainConfig, options_of
 from nanochat.config.sources import read_config_file
+from nanochat.data.dataset import Dataset
 from nanochat.errors import (
     CheckpointError,
     ConfigError,
@@ -32,6 +34,7 @@ from nanochat.errors import (
 from nanochat.output.terminal import Terminal
 from nanochat.runs import checkpoint as checkpoint_module
 from nanochat.runs.checkpoint import load_checkpoint, newest_run
+from nanochat.runs.lock import LOCK
 from nanochat.training.metrics import METRIC_KEYS
 
 TIMINGS = ("steps_per_sec", "tokens_per_sec")
@@ -278,12 +281,96 @@ def test_a_run_without_a_program_says_so_and_why(run, cli, flags, tiny, monkeypa
 def test_a_used_folder_is_refused_and_left_as_it_is(run, refused, flags, tiny):
     run(out="run")
     before = {p: p.stat().st_mtime_ns for p in Path("run").rglob("*")}
-    message = "out run already holds a run; add --resume to go on with it, or choose another out"
+    message = "out run already holds a run; add --resume to continue it, or choose another out"
     with pytest.raises(OutputError) as caught:
         run(out="run")
     assert str(caught.value) == message
     assert refused("train", *flags(**tiny(out="run")), "--quiet", code=1) == message
     assert {p: p.stat().st_mtime_ns for p in Path("run").rglob("*")} == before
+
+
+# Holds a run's lock as a training process does, until its stdin is closed.
+HOLD = """
+import sys
+from pathlib import Path
+from nanochat.runs.lock import locked
+with locked(Path(sys.argv[1])):
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def other_writer(out):
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, out], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "locked\n"
+        yield process.pid
+        process.communicate("")
+
+
+def contents(folder):
+    return {p: p.read_bytes() for p in Path(folder).rglob("*") if p.is_file() and p.name != LOCK}
+
+
+def test_a_second_writer_is_refused_by_pid_and_host_and_changes_no_byte(run, refused, flags, tiny):
+    run(out="run", eval_every=2)
+    before = contents("run")
+    new, again = [*flags(**tiny(out="run"))], ["--resume", "--out=run"]
+    with other_writer("run") as pid:
+        for words in (new, again):
+            assert refused("train", *words, "--quiet", code=1) == (
+                f"process {pid} on host {os.uname().nodename} writes to run; wait for it or choose"
+                " another out"
+            )
+    assert contents("run") == before
+    assert resume("run").metrics["steps"] == 6  # once the other has ended
+
+
+def test_two_processes_that_start_a_run_of_one_name_at_once_leave_one_whole_run(
+    folder, flags, tiny
+):
+    words = ["train", *flags(**tiny(out="run", steps=400, eval_every=100)), "--quiet"]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "nanochat", *words], stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True,
+        )
+        for _ in range(3)
+    ]  # fmt: skip
+    outputs = [process.communicate(timeout=120) for process in processes]
+    codes = [process.returncode for process in processes]
+    assert sorted(codes) == [0, 1, 1], outputs
+    for code, (_, err) in zip(codes, outputs, strict=True):
+        assert re.fullmatch(r"(error: (process \d+ on host|out run already holds).*\n)?", err)
+        assert bool(err) == bool(code)
+    newest = load_checkpoint(Path("run/checkpoints/step-000400"))
+    lines = Path("run/metrics.jsonl").read_text().splitlines()
+    assert len(lines) == 400 + 5
+    assert newest.trainer.metrics_length < Path("run/metrics.jsonl").stat().st_size
+    assert not Path("run", LOCK).exists()
+
+
+def test_processes_above_rank_0_neither_lock_nor_write(run, folder, monkeypatch):
+    run(out="run", eval_every=2)
+    before = contents(".")
+    batcher = Dataset.batcher
+    monkeypatch.setattr(Dataset, "batcher", lambda self, config, *_: batcher(self, config))
+    monkeypatch.setattr("nanochat.system.processes.rank", lambda: 1)
+    with other_writer("run"):
+        assert resume("run").metrics["steps"] == 6
+    assert run(out="new").run == Path("new")
+    assert contents(".") == before and not Path("new").exists()
+
+
+def test_a_killed_run_leaves_no_lock_that_needs_a_hand(run):
+    run(out="run", eval_every=2)
+    with other_writer("run") as pid:
+        os.kill(pid, signal.SIGKILL)
+    assert Path("run", LOCK).exists()
+    assert resume("run").metrics["steps"] == 6
+    assert not Path("run", LOCK).exists()
 
 
 def test_a_folder_of_other_things_and_a_file_are_refused(run):
@@ -546,8 +633,8 @@ def test_more_steps_need_a_constant_schedule(run, schedule):
     with pytest.raises(ConfigError) as caught:
         resume("run", steps=9)
     assert str(caught.value) == (
-        "--resume keeps the saved steps 6, got 9; only a constant lr_schedule can go on for more"
-        " steps"
+        "--resume keeps the saved steps 6, got 9; only a run with lr_schedule constant can continue"
+        " for more steps"
     )
 
 
@@ -568,8 +655,8 @@ def test_a_changed_corpus_cannot_be_resumed(run, folder):
     with pytest.raises(CheckpointError) as caught:
         resume("run")
     assert re.fullmatch(
-        r"the corpus must be the one of the checkpoint \(split SHA-256 [0-9a-f]{12}…\), got"
-        r" [0-9a-f]{12}…; put the text back or start a new run",
+        r"the text must be that of the checkpoint \(split SHA-256 [0-9a-f]{12}…\), got"
+        r" [0-9a-f]{12}…; restore the text or start a new run",
         str(caught.value),
     )
 
@@ -584,13 +671,13 @@ def test_a_damaged_newest_checkpoint_is_skipped_with_a_warning(run, capsys):
     result = nanochat.train(TrainConfig(resume=True, out="run"), terminal=Terminal())
     err = capsys.readouterr().err
     assert f"warning: {newest} is damaged: its SHA-256 differs from its manifest" in err
-    assert "going on from run/checkpoints/step-000004 after step 4" in err
+    assert "resuming from run/checkpoints/step-000004 after step 4" in err
     assert weights_sha256(result.run) == weights_sha256(whole.run)
 
 
 def test_there_is_nothing_to_resume(folder, refused, run, stop_after):
     assert refused("train", "--resume", code=1) == (
-        "no run with a checkpoint lies in runs; train one first or name a checkpoint"
+        "runs holds no run with a checkpoint; train one first or name a checkpoint"
     )
     assert refused("train", "--resume", "--out=run", code=1) == (
         "no run to resume at run; leave --resume out to start one"
@@ -604,7 +691,7 @@ def test_there_is_nothing_to_resume(folder, refused, run, stop_after):
 def test_a_log_shorter_than_its_checkpoint_is_not_gone_on_with(run):
     run(out="run")
     Path("run/metrics.jsonl").write_bytes(b"")
-    with pytest.raises(OutputError, match=r"^run/metrics.jsonl has 0 bytes, the checkpoint was"):
+    with pytest.raises(OutputError, match=r"^run/metrics.jsonl must have at least the"):
         resume("run")
 
 

@@ -172,7 +172,7 @@ def test_a_truncated_file_is_found_by_its_size(tmp_path, name):
     with pytest.raises(CheckpointError) as caught:
         load_checkpoint(file.parent)
     assert str(caught.value) == (
-        f"{file} is damaged: it has {size - 1} bytes, its manifest says {size}"
+        f"{file} is damaged: its manifest says {size} bytes, got {size - 1}"
     )
 
 
@@ -191,7 +191,7 @@ def test_a_missing_manifest_is_named(tmp_path):
     with pytest.raises(CheckpointError) as caught:
         load_checkpoint(path)
     assert str(caught.value) == (
-        f"{path}/manifest.json is missing; {path} is not a whole checkpoint folder"
+        f"{path}/manifest.json is missing; {path} is not a complete checkpoint folder"
     )
 
 
@@ -202,7 +202,7 @@ def test_a_manifest_that_is_none_is_damaged(tmp_path, content):
     with pytest.raises(CheckpointError) as caught:
         load_checkpoint(path)
     assert str(caught.value) == (
-        f"{path}/manifest.json is damaged: it is no manifest of a checkpoint"
+        f"{path}/manifest.json is damaged: it is not a checkpoint manifest"
     )
 
 
@@ -211,7 +211,7 @@ def test_a_manifest_that_was_edited_is_damaged(tmp_path):
     file.write_text(json.dumps(json.loads(file.read_text())))
     with pytest.raises(CheckpointError) as caught:
         load_checkpoint(file.parent)
-    assert str(caught.value) == f"{file} is damaged: nanochat did not write it so"
+    assert str(caught.value) == f"{file} is damaged: it differs from what nanochat wrote"
 
 
 def test_a_version_of_the_future_is_refused_by_number(tmp_path):
@@ -220,8 +220,8 @@ def test_a_version_of_the_future_is_refused_by_number(tmp_path):
     with pytest.raises(CheckpointError) as caught:
         load_checkpoint(file.parent)
     assert str(caught.value) == (
-        f"{file} has format 'nanochat checkpoint' version 2,"
-        " this nanochat reads 'nanochat checkpoint' version 1"
+        f"{file} must have format 'nanochat checkpoint' version 1, got 'nanochat checkpoint'"
+        " version 2"
     )
 
 
@@ -230,7 +230,7 @@ def test_sound_files_with_other_contents_are_refused(tmp_path, monkeypatch):
     path = save(tmp_path)
     with pytest.raises(CheckpointError) as caught:
         load_checkpoint(path)
-    assert str(caught.value).startswith(f"{path} has the contents of another program: ")
+    assert str(caught.value).startswith(f"{path} was not written by nanochat: ")
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path, monkeypatch):
@@ -419,7 +419,7 @@ def damage(path: Path) -> str:
     file = path / "weights.safetensors"
     size = file.stat().st_size
     os.truncate(file, 5)
-    return f"{file} is damaged: it has 5 bytes, its manifest says {size}"
+    return f"{file} is damaged: its manifest says {size} bytes, got 5"
 
 
 def test_the_newest_is_the_one_of_the_most_steps_not_of_the_largest_name(tmp_path):
@@ -442,7 +442,7 @@ def test_when_none_is_whole_every_reason_is_given(tmp_path):
     reasons = [damage(save(tmp_path, 20)), damage(save(tmp_path, 10))]
     with pytest.raises(CheckpointError) as caught:
         newest_checkpoint(tmp_path)
-    assert str(caught.value) == f"{tmp_path} holds no whole checkpoint: {'; '.join(reasons)}"
+    assert str(caught.value) == f"{tmp_path} holds no complete checkpoint: {'; '.join(reasons)}"
 
 
 @pytest.mark.parametrize("made", [True, False])
@@ -501,7 +501,7 @@ def test_without_runs_a_way_out_is_named(tmp_path, made):
     with pytest.raises(CheckpointError) as caught:
         resolve_checkpoint(None, runs)
     assert str(caught.value) == (
-        f"no run with a checkpoint lies in {runs}; train one first or name a checkpoint"
+        f"{runs} holds no run with a checkpoint; train one first or name a checkpoint"
     )
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from dataclasses import dataclass, field
 
 import pytest
-from training.toy_engine import ToyEngine
+from training.toy_engine import ToyEngine, ToyStep
 
 from nanochat.config.options import TrainConfig
 from nanochat.data.batches import IGNORE, Batch, evaluation_batches, make_batcher
@@ -108,7 +109,7 @@ class Recorded:
     def stop(self) -> bool:
         return self.stop_at is not None and self.begun >= self.stop_at
 
-    def run(self):
+    def run(self, world=1):
         config = self.config
         batcher = make_batcher(
             config.batching, DOCUMENTS, batch_size=config.batch_size,
@@ -121,7 +122,7 @@ class Recorded:
         try:
             return loop.train(
                 engine, config, batcher, self.evaluation_set(), TOKENIZER.token_bytes,
-                log=log, save=self.save, observer=self, start=self.start, stop=self.stop, clock=lambda: self.now,
+                log=log, save=self.save, observer=self, start=self.start, stop=self.stop, world=world, clock=lambda: self.now,
                 last_checkpoint=f"checkpoint-{self.start.step}" if self.start else None,
             )  # fmt: skip
         finally:
@@ -318,6 +319,34 @@ def test_a_stopped_loop_saves_and_a_resumed_one_ends_with_the_same_bits(
         whole.folder / "metrics.jsonl"
     ).read_bytes()
     assert again == result
+
+
+def test_one_of_several_processes_never_stops_alone_but_sends_its_request(recorded_run):
+    run = recorded_run(stop_at=2)
+    asked, step = [], run.engine.step
+    run.engine.step = lambda batches, settings: (
+        asked.append(settings.stop) or step(batches, settings)
+    )
+    assert run.run(world=2).steps == 6
+    assert asked == [False, False, True, True, True, True]
+
+
+@pytest.mark.parametrize(("told_at", "stopped_after"), [(1, 2), (2, 2), (3, 4), (4, 4), (6, 6)])
+def test_several_processes_stop_where_the_step_that_says_so_is_read(
+    recorded_run, told_at, stopped_after
+):
+    """Step 3 is read after step 4 has begun; steps 2, 4 and 6 are read before an evaluation."""
+    run = recorded_run()
+    step = run.engine.step
+
+    def told(batches, settings):
+        metrics = step(batches, settings).read()
+        return ToyStep(dataclasses.replace(metrics, stop=run.begun == told_at))
+
+    run.engine.step = told
+    with pytest.raises(RunInterrupted, match=f"^stopped after step {stopped_after}; saved"):
+        run.run(world=2)
+    assert run.events[-1] == ("save", stopped_after)
 
 
 def test_a_loop_stopped_where_it_resumed_names_the_checkpoint_it_came_from(recorded_run):
