@@ -137,3 +137,16 @@ TEST_CASE(without_recording_an_operation_makes_a_leaf) {
   tape.backward(quotient);
   CHECK(tape.grad(quotient) == 1.0 && tape.grad(a) == 0.0);
 }
+
+TEST_CASE(the_power_zero_has_gradient_zero_at_every_number) {
+  for (const double x : {0.0, -0.0, 2.0, -3.0, 1e308}) {
+    for (const Precision precision : {Precision::float64, Precision::float32}) {
+      Tape tape(precision);
+      const NodeId a = tape.leaf(x);
+      const NodeId y = tape.pow_const(a, 0.0);
+      tape.backward(y);
+      CHECK(tape.value(y) == 1.0);
+      CHECK(same_bits(tape.grad(a), 0.0));
+    }
+  }
+}

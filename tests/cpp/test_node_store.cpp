@@ -140,3 +140,15 @@ TEST_CASE(a_tape_beyond_its_id_space_throws_and_stays_usable) {
   const NodeId a = tape.leaf(2.0);
   CHECK(tape.value(tape.mul(a, a)) == 4.0);
 }
+
+TEST_CASE(an_operand_without_a_handle_does_not_end_its_block) {
+  Tape tape;
+  const NodeId first = tape.parameter_block(2, 2);
+  tape.set_value(first, 3.0);
+  tape.release(tape.mul(first, first + 1));
+  tape.release(tape.exp(first));
+  CHECK(tape.store().nodes() == 4);
+  CHECK(tape.value(first) == 3.0);
+  tape.release_block(first);
+  CHECK(tape.store().nodes() == 0);
+}
