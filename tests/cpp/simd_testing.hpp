@@ -1,5 +1,5 @@
-// What the tests of the vector kernels share: random rows with guarded ends, every instruction set
-// that this processor runs, and the reference arithmetic.
+// Shared by the tests of the vector kernels: random rows with guards, every instruction set that
+// this processor supports, and the reference arithmetic.
 #ifndef NANOCHAT_TESTS_SIMD_TESTING_HPP_
 #define NANOCHAT_TESTS_SIMD_TESTING_HPP_
 
@@ -28,7 +28,7 @@ inline std::vector<const Tables*> available() {
   return found;
 }
 
-// One table of one instruction set, and how it rounds.
+// One table of one instruction set, and its rounding.
 template <class T>
 struct Subject {
   const Table<T>& table;
@@ -59,8 +59,8 @@ bool same(T a, T b) {
 
 inline std::size_t index(std::ptrdiff_t i) { return static_cast<std::size_t>(i); }
 
-// Rows of `lanes` numbers, `step` apart. What stands between them is a guard that no kernel may
-// write, and a nan that would spoil every lane it reached.
+// Rows of `lanes` numbers, `step` apart. Between them is a guard, which no kernel may write, and a
+// nan, which would change every lane that it reached.
 template <class T>
 struct Rows {
   std::ptrdiff_t lanes, step;

@@ -51,7 +51,7 @@ TEST_CASE(gradients_accumulate_in_reversed_post_order_with_the_first_operand_fir
 
 TEST_CASE(every_operation_has_its_analytic_gradient) {
   Tape tape;
-  // Volatile: the compiler would evaluate tanh(0.7) itself, and round it better than libm does.
+  // Volatile: the compiler would evaluate tanh(0.7) itself, with better rounding than libm.
   const volatile double x = 0.7;
   const NodeId a = tape.leaf(x);
   const auto gradient = [&](NodeId result) {
@@ -80,7 +80,7 @@ TEST_CASE(non_finite_values_follow_ieee_754) {
   CHECK(std::isnan(tape.value(tape.log(tape.leaf(-1.0)))));
   CHECK(std::isnan(tape.value(tape.relu(tape.log(tape.leaf(-1.0))))));
   CHECK(std::isnan(tape.value(tape.pow_const(tape.leaf(-1.0), 0.5))));
-  // The remembered power must tell the two zeros apart.
+  // The cached power must distinguish the two zeros.
   CHECK(tape.value(tape.pow_const(tape.leaf(0.0), -1.0)) == inf);
   CHECK(tape.value(tape.pow_const(tape.leaf(-0.0), -1.0)) == -inf);
 }

@@ -1,4 +1,4 @@
-// Functions of one number: libm's bits in the exact table, bounded error in the fast ones.
+// Functions of one number: bit-identical to libm in the exact table, bounded error in fast tables.
 #include "scalar/libm.hpp"
 #include "simd_testing.hpp"
 

@@ -30,7 +30,7 @@ def bits(number) -> bytes:
 
 def check_same(actual: Value, plain: PlainValue) -> None:
     assert bits(actual.data) == bits(plain.data)
-    # Both start at zero; plain -0.0 + 0 and ours agree, but a never touched grad is int 0 there.
+    # Gradients start at zero; a gradient of PlainValue that is never written is the int 0.
     assert bits(actual.grad) == bits(plain.grad)
 
 
@@ -74,7 +74,7 @@ def test_powers_match_the_oracle(exponent):
 
 @settings(max_examples=300)
 @given(x=st.floats(1e-8, 1e8), exponent=st.sampled_from([2, -1, 0.5, -0.5, 3]))
-def test_powers_are_libm_powers_to_the_bit(x, exponent):
+def test_powers_are_bit_identical_to_libm(x, exponent):
     assert bits((Value(x) ** exponent).data) == bits(x**exponent)
 
 
@@ -97,7 +97,7 @@ def test_a_polynomial_has_its_derivative_at_zero(dtype):
 
 
 def build(steps, leaves, functions):
-    """Run the same drawn program over Values or PlainValues; every intermediate is returned."""
+    """Run one random program on Values or PlainValues; return all intermediate results."""
     nodes = list(leaves)
     for kind, i, j, number in steps:
         a, b = nodes[i % len(nodes)], nodes[j % len(nodes)]
