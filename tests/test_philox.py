@@ -1,4 +1,4 @@
-"""Philox against Random123's vectors, and the draws built on it against plain Python."""
+"""Philox against Random123's test vectors, and its distributions against plain Python."""
 
 from __future__ import annotations
 

@@ -155,7 +155,8 @@ void check_tokens(const Compiled& self, const Integers& tokens, bool with_counte
   const std::int32_t least = with_counted ? -1 : 0;
   const std::int32_t* row = tokens.data();
   for (const std::int32_t length : self.lengths) {
-    const std::int32_t slots = self.last_slot[static_cast<std::size_t>(length - 1)] + 1;
+    const std::int32_t slots =
+        std::min(self.last_slot[static_cast<std::size_t>(length - 1)] + 1, self.program.slots);
     for (std::int32_t i = 0; i < slots; ++i) {
       const std::int32_t limit = self.program.limits[static_cast<std::size_t>(i)];
       if (row[i] >= least && row[i] < limit) continue;

@@ -1,10 +1,10 @@
-// The backward pass: which order, and each operation's local gradient. See tape.hpp.
+// The backward pass: its order, and the local gradient of each operation. See tape.hpp.
 #include "scalar/tape.hpp"
 
 namespace nanochat {
 namespace {
 
-// Set on a stack entry whose operands are done: next time it comes up, it joins the order.
+// Marks a stack entry whose operands are done: it is appended to the order when popped.
 constexpr NodeId finished = NodeId{1} << 31U;
 
 template <Precision precision>
@@ -18,8 +18,8 @@ double rounded(double x) noexcept {
 
 }  // namespace
 
-// Fills order_ with every computed node under root, operands before users. Leaves stay out: nothing
-// flows through them, and the order of the others does not depend on them.
+// Fills order_ with every computed node under root, operands before users. Leaves are not included:
+// they pass on no gradient, and the order of the others does not depend on them.
 void Tape::order_nodes(NodeId root) {
   order_.clear();
   stack_.clear();

@@ -1,6 +1,6 @@
-// The C library's own pow, exp, log and tanh, called as they stand.
-// Compilers rewrite pow(x, 2.0) to x*x and pow(x, -1.0) to 1/x, which round differently from pow;
-// a pointer they cannot see through keeps the call, and with it CPython's bits for x**y.
+// The C library's pow, exp, log and tanh, with the bits of CPython.
+// Compilers rewrite pow(x, 2.0) to x*x and pow(x, -1.0) to 1/x, which round differently from pow. A
+// volatile function pointer keeps the call.
 #ifndef NANOCHAT_SCALAR_LIBM_HPP_
 #define NANOCHAT_SCALAR_LIBM_HPP_
 
@@ -16,8 +16,8 @@ inline Binary volatile pow_function = static_cast<Binary>(&std::pow);
 
 inline double pow(double base, double exponent) { return pow_function(base, exponent); }
 
-// Remembers the last call. A softmax divides each of its terms by the same total, and each division
-// is a power of its own in microgpt.py; the same arguments give the same bits.
+// Caches the last call. A softmax divides each of its terms by the same total, and microgpt.py
+// computes a power per division; the same arguments give the same bits.
 class PowMemo {
  public:
   double operator()(double base, double exponent) {

@@ -7,11 +7,11 @@
 namespace nanochat {
 namespace {
 
-// Leaf and parameter segments share one array of operations; nobody ever writes to it.
+// Leaf and parameter segments share one array of operations, which is never written.
 Op leaf_ops[NodeStore::segment_size] = {};
 
-// Hands out one array after the other. The cache line between them keeps the same offset of
-// different arrays out of the same cache set.
+// Divides memory into arrays. A cache line between them keeps equal offsets of different arrays out
+// of the same cache set.
 class Carver {
  public:
   explicit Carver(std::byte* memory) noexcept : next_(memory) {}
@@ -168,8 +168,8 @@ void NodeStore::bury_graph_node(NodeId index) noexcept {
   }
 }
 
-// The dead node's reference count is free now, so it links the list of nodes still to bury:
-// a chain of any length dies without a recursion and without an allocation.
+// The reference count of a dead node links the list of nodes that are still to be freed: a chain of
+// any length is freed without recursion and without allocation.
 void NodeStore::drop_operand(NodeId id, NodeId& pending) noexcept {
   std::uint32_t& references = segment(id).references[offset(id)];
   if (--references != 0) return;

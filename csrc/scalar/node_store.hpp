@@ -1,19 +1,18 @@
-// Owns the memory of a tape: nodes in segments, parameter blocks, reference counts, recycling.
-// Leaves out what a node computes (tape.hpp) and the order of a backward pass (backward.cpp).
+// The memory of a tape: nodes in segments, parameter blocks, reference counts, recycling.
+// Operations are in tape.hpp, the order of a backward pass in backward.cpp.
 //
-// A node is an id: segment index << 12 | offset in the segment. Three kinds of segment:
-//   graph      results of operations, filled in the order in which they are computed, so that a
-//              backward pass walks memory almost in a line. A segment is recycled as a whole, when
-//              its last node has died.
-//   leaf       values without operands, made by the user or under no_grad. They may live long, so
-//              they never share a segment with a graph, and each slot is reused on its own.
+// The id of a node is: segment index << 12 | offset in the segment. Three kinds of segment:
+//   graph      results of operations, in the order of computation: a backward pass walks memory
+//              almost sequentially. A segment is recycled when its last node has died.
+//   leaf       values without operands, created by the user or under no_grad. They may live long,
+//              so they never share a segment with a graph, and each slot is recycled separately.
 //   parameter  a block of consecutive ids with contiguous values and gradients.
 //
-// A node lives while its reference count is above zero: one for each handle that its owner holds,
-// one for each operand slot of a living node that names it. Counting per node, not per segment,
-// matters: a segment usually holds the end of one graph and the beginning of the next, and would
-// otherwise keep the first graph alive for as long as the second, and so on without end.
-// Memory held by results that the user keeps is therefore at most one segment for each of them.
+// A node lives while its reference count is above zero: one reference per handle of a caller, and
+// one per operand slot of a live node. References are counted per node, not per segment, because a
+// segment usually holds the end of one graph and the beginning of the next: the second graph would
+// keep the first one alive, and so on. Each result that the user keeps therefore holds at most one
+// segment.
 #ifndef NANOCHAT_SCALAR_NODE_STORE_HPP_
 #define NANOCHAT_SCALAR_NODE_STORE_HPP_
 
@@ -41,13 +40,13 @@ enum class Op : std::uint8_t {
   tanh,
 };
 
-// 0 for a leaf, 2 for add and mul, 1 for everything else.
+// 0 for a leaf, 2 for add and mul, 1 for every other operation.
 constexpr int operand_count(Op op) noexcept {
   return op == Op::leaf ? 0 : (op == Op::add || op == Op::mul) ? 2 : 1;
 }
 
-// Where one segment's arrays stand. Leaf and parameter segments have value, grad, references and
-// op (all Op::leaf); the rest are null.
+// The arrays of one segment. Leaf and parameter segments have value, grad, references and op (all
+// Op::leaf); the others are null.
 struct Segment {
   double* value = nullptr;
   double* grad = nullptr;
@@ -55,7 +54,7 @@ struct Segment {
   NodeId* first = nullptr;
   NodeId* second = nullptr;
   std::uint32_t* references = nullptr;
-  std::uint16_t* mark = nullptr;  // epoch of the traversal that saw the node last
+  std::uint16_t* mark = nullptr;  // epoch of the last traversal that visited the node
   Op* op = nullptr;
 };
 
@@ -64,7 +63,7 @@ class NodeStore {
   static constexpr unsigned segment_bits = 12;
   static constexpr NodeId segment_size = NodeId{1} << segment_bits;
   static constexpr NodeId offset_mask = segment_size - 1;
-  // Bit 31 of an id stays free: traversals use it as a flag.
+  // Bit 31 of an id is unused: traversals mark ids with it.
   static constexpr std::size_t max_segments = std::size_t{1} << (31 - segment_bits);
 
   NodeStore() = default;
@@ -78,8 +77,8 @@ class NodeStore {
   Op op(NodeId id) const noexcept { return segment(id).op[offset(id)]; }
   std::uint32_t references(NodeId id) const noexcept { return segment(id).references[offset(id)]; }
 
-  // A new node with one reference, held by the caller. Throws std::bad_alloc, or std::length_error
-  // when 2^31 nodes are alive. Takes over nothing: operands are retained here.
+  // Returns a new node with one reference, which the caller holds. Retains the operands. Throws
+  // std::bad_alloc, or std::length_error beyond 2^31 live nodes.
   NodeId new_leaf(double value);
   NodeId new_unary(Op op, NodeId operand, double constant, double value) {
     if (used_ == segment_size) [[unlikely]]
@@ -103,12 +102,12 @@ class NodeStore {
     return base_ | at;
   }
 
-  // A block of `size` parameters, zero-valued, alive until release_block and until no node of it is
-  // referenced. Returns the id of its first node; the others follow.
+  // Creates a block of `size` parameters of value 0 and returns the id of the first; the others
+  // follow. The block lives until release_block() is called and none of its nodes is referenced.
   NodeId new_block(std::size_t size);
   void release_block(NodeId first) noexcept;
 
-  // One more reference to a node that is alive: it has a reference, or its block is held.
+  // Adds a reference to a live node: one that has a reference, or whose block is held.
   void retain(NodeId id) noexcept {
     if (segment(id).references[offset(id)]++ == 0) [[unlikely]]
       ++details_[block_head(id)].holders;
@@ -117,15 +116,15 @@ class NodeStore {
     if (--segment(id).references[offset(id)] == 0) free_node(id);
   }
 
-  // A mark that no node carries yet.
+  // Returns a mark that no node has.
   std::uint16_t next_epoch() noexcept;
 
-  // When the segment of a computed node was started: nodes alive were computed in the order of
-  // (birth, offset), whatever their ids.
+  // The start time of a computed node's segment. Live nodes were computed in the order of
+  // (birth, offset), which is not the order of their ids.
   std::uint64_t birth(NodeId id) const noexcept { return details_[id >> segment_bits].birth; }
 
-  std::size_t nodes() const noexcept;     // alive, parameters included
-  std::size_t segments() const noexcept;  // allocated, free ones included
+  std::size_t nodes() const noexcept;     // live nodes, including parameters
+  std::size_t segments() const noexcept;  // allocated segments, including free ones
   std::size_t bytes() const noexcept;     // of all segments and of the table
 
  private:
@@ -137,14 +136,14 @@ class NodeStore {
     }
   };
 
-  // What only allocation and recycling need, kept out of the table that every operation reads.
+  // Data of allocation and recycling, separate from the table that every operation reads.
   struct Detail {
     std::unique_ptr<std::byte, AlignedDelete> storage;
     std::size_t bytes = 0;
-    std::size_t dead = 0;     // graph: nodes that died since the segment was started
-    std::size_t holders = 0;  // parameter head: referenced nodes, and one for the block's owner
+    std::size_t dead = 0;     // graph: nodes that have died since the segment was started
+    std::size_t holders = 0;  // parameter head: referenced nodes, plus one for the block's owner
     std::size_t length = 0;   // parameter head: nodes in the block
-    std::uint64_t birth = 0;  // graph: which start of a segment this was
+    std::uint64_t birth = 0;  // graph: the number of this start of a segment
     NodeId link = 0;          // free graph segment: the next free one; parameter: its block's head
     Kind kind = Kind::vacant;
   };
@@ -177,7 +176,7 @@ class NodeStore {
   std::vector<Detail> details_;
   NodeId free_segments_ = none;  // linked through Detail::link
   NodeId free_leaves_ = none;    // linked through the leaves' unused reference counts
-  std::size_t vacant_ = 0;       // table slots that a dead block gave back
+  std::size_t vacant_ = 0;       // unused table slots
   std::size_t leaves_ = 0;
   std::uint64_t births_ = 0;
   std::uint16_t epoch_ = 0;

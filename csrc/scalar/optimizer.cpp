@@ -1,4 +1,4 @@
-// See optimizer.hpp. The order of the operations is microgpt.py's; rearranging it changes bits.
+// See optimizer.hpp. The operations are in microgpt.py's order; another order changes bits.
 #include "scalar/optimizer.hpp"
 
 namespace nanochat {

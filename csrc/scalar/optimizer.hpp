@@ -1,6 +1,6 @@
-// Optimizer steps over contiguous arrays: pure functions of their arguments, no hidden state.
-// AdamW without weight decay is microgpt.py's Adam bit for bit: powers come from libm's pow, as
-// CPython's ** does. Weight decay is decoupled in both: value *= 1 - lr * weight_decay, first.
+// Optimizer steps over contiguous arrays. Pure functions of their arguments. AdamW without weight
+// decay is bit-identical to microgpt.py's Adam: powers are those of libm's pow, as for CPython's
+// **. Weight decay is decoupled: value *= 1 - lr * weight_decay comes first.
 #ifndef NANOCHAT_SCALAR_OPTIMIZER_HPP_
 #define NANOCHAT_SCALAR_OPTIMIZER_HPP_
 
@@ -17,15 +17,15 @@ struct AdamWSettings {
   double eps;
   double weight_decay;
   long long step;     // counts from 1
-  double grad_scale;  // multiplies every gradient first
+  double grad_scale;  // factor of every gradient, applied first
 };
 
 struct SgdSettings {
   double lr;
   double momentum;
   double weight_decay;
-  bool first;         // first step: the buffer takes the gradient as it is (torch.optim.SGD)
-  double grad_scale;  // multiplies every gradient first
+  bool first;         // first step: the buffer is set to the gradient (torch.optim.SGD)
+  double grad_scale;  // factor of every gradient, applied first
 };
 
 // value, grad, m, v: n numbers each. With Precision::float32 the arithmetic is in double, and

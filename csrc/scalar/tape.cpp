@@ -1,10 +1,11 @@
-// Operations that are composed of others or need a constant. See tape.hpp.
+// Operations with a constant and operations composed of others. See tape.hpp.
 #include "scalar/tape.hpp"
 
 namespace nanochat {
 namespace {
 
-// An intermediate result: its only reference goes when the operation that uses it has retained it.
+// An intermediate result. Its reference is dropped after the operation that uses it has retained
+// it.
 class Temporary {
  public:
   Temporary(Tape& tape, NodeId id) noexcept : tape_(tape), id_(id) {}

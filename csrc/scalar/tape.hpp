@@ -1,10 +1,10 @@
-// A scalar autograd tape: the operations, their values and the backward pass.
-// Leaves out memory (node_store.hpp), models and Python. Arithmetic and order of accumulation are
-// those of microgpt.py's Value class, bit for bit: each operation rounded once, pow, exp, log and
-// tanh from libm, the local gradient first, then times the upstream gradient, then added.
+// A scalar autograd tape: the operations, their values and the backward pass. Memory is in
+// node_store.hpp. Bit-identical to the Value class of microgpt.py: each operation is rounded once;
+// pow, exp, log and tanh are those of libm; a local gradient is computed first, then multiplied by
+// the upstream gradient, then added. One difference: x ** 0 has gradient 0 also at x = 0.
 //
-// Non-finite values follow IEEE 754 and C (exp overflows to inf, log(0) is -inf, log(-1) and
-// pow(-1, 0.5) are nan, pow(0, -1) is inf, relu(nan) is nan), where Python's math module raises.
+// Non-finite values follow IEEE 754 and C where Python's math module raises: exp overflows to inf,
+// log(0) is -inf, log(-1) and pow(-1, 0.5) are nan, pow(0, -1) is inf, relu(nan) is nan.
 #ifndef NANOCHAT_SCALAR_TAPE_HPP_
 #define NANOCHAT_SCALAR_TAPE_HPP_
 
@@ -17,8 +17,8 @@
 
 namespace nanochat {
 
-// float32 keeps values and gradients in the same arrays of doubles and rounds each of them, each
-// local gradient and each product to float: what a float32 implementation computes, one layout.
+// float32 stores values and gradients in the same arrays of doubles and rounds each of them, each
+// local gradient and each product to float, as a float32 implementation does.
 enum class Precision : std::uint8_t { float64, float32 };
 
 class Tape {
@@ -27,10 +27,10 @@ class Tape {
 
   Precision precision() const noexcept { return precision_; }
   bool recording() const noexcept { return recording_; }
-  // While not recording, an operation computes its value and makes a leaf.
+  // While not recording, an operation computes its value and returns a leaf.
   void set_recording(bool recording) noexcept { recording_ = recording; }
 
-  // Every function that returns a NodeId gives the caller one reference; `release` ends it.
+  // Every function that returns a NodeId gives the caller one reference; release() drops it.
   NodeId leaf(double value) { return nodes_.new_leaf(round(value)); }
   NodeId add(NodeId a, NodeId b) { return binary(Op::add, a, b, value(a) + value(b)); }
   NodeId mul(NodeId a, NodeId b) { return binary(Op::mul, a, b, value(a) * value(b)); }
@@ -48,7 +48,7 @@ class Tape {
   NodeId tanh(NodeId a) { return unary(Op::tanh, a, 0.0, libm::tanh(value(a))); }
   NodeId relu(NodeId a);
 
-  // rows * cols parameters with consecutive ids, row by row, zero at first.
+  // Returns the first of rows * cols parameters with consecutive ids, row by row, initially 0.
   NodeId parameter_block(std::size_t rows, std::size_t cols) {
     return nodes_.new_block(rows * cols);
   }
@@ -61,12 +61,12 @@ class Tape {
   double grad(NodeId id) const noexcept { return nodes_.grad(id); }
   void set_value(NodeId id, double value) noexcept { nodes_.value(id) = round(value); }
   void set_grad(NodeId id, double grad) noexcept { nodes_.grad(id) = round(grad); }
-  // First of a parameter block's contiguous values, or gradients.
+  // Pointers to the contiguous values and gradients of a parameter block.
   double* values(NodeId first) const noexcept { return &nodes_.value(first); }
   double* grads(NodeId first) const noexcept { return &nodes_.grad(first); }
 
   Op op(NodeId id) const noexcept { return nodes_.op(id); }
-  // Operands: `first` for every operation, `second` for add and mul. Constant: *_const alone.
+  // Operands: `first` for every operation, `second` for add and mul. Only *_const has a constant.
   NodeId first(NodeId id) const noexcept { return nodes_.segment(id).first[NodeStore::offset(id)]; }
   NodeId second(NodeId id) const noexcept {
     return nodes_.segment(id).second[NodeStore::offset(id)];
@@ -75,9 +75,9 @@ class Tape {
     return nodes_.segment(id).constant[NodeStore::offset(id)];
   }
 
-  // Sets root's gradient to 1 and adds to the gradient of every node under it, in the order of
-  // microgpt.py: depth-first post-order, first operand before second, reversed. Throws
-  // std::bad_alloc. Scratch memory, 4 bytes for each computed node, is kept for the next call.
+  // Sets the gradient of root to 1 and adds to the gradient of every node under it, in the order of
+  // microgpt.py: depth-first post-order, first operand before second, reversed. Keeps 4 bytes of
+  // scratch memory per computed node for the next call. Throws std::bad_alloc.
   void backward(NodeId root);
   // Sets the gradient of root and of every node under it to 0.
   void zero_grad(NodeId root);

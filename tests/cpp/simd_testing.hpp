@@ -28,7 +28,7 @@ inline std::vector<const Tables*> available() {
   return found;
 }
 
-// One table of one instruction set, and how it rounds.
+// One table of one instruction set, and its rounding.
 template <class T>
 struct Subject {
   const Table<T>& table;

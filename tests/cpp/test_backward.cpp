@@ -51,7 +51,7 @@ TEST_CASE(gradients_accumulate_in_reversed_post_order_with_the_first_operand_fir
 
 TEST_CASE(every_operation_has_its_analytic_gradient) {
   Tape tape;
-  // Volatile: the compiler would evaluate tanh(0.7) itself, and round it better than libm does.
+  // Volatile: the compiler would evaluate tanh(0.7) itself, with better rounding than libm.
   const volatile double x = 0.7;
   const NodeId a = tape.leaf(x);
   const auto gradient = [&](NodeId result) {
@@ -80,7 +80,7 @@ TEST_CASE(non_finite_values_follow_ieee_754) {
   CHECK(std::isnan(tape.value(tape.log(tape.leaf(-1.0)))));
   CHECK(std::isnan(tape.value(tape.relu(tape.log(tape.leaf(-1.0))))));
   CHECK(std::isnan(tape.value(tape.pow_const(tape.leaf(-1.0), 0.5))));
-  // The remembered power must tell the two zeros apart.
+  // The cached power must distinguish the two zeros.
   CHECK(tape.value(tape.pow_const(tape.leaf(0.0), -1.0)) == inf);
   CHECK(tape.value(tape.pow_const(tape.leaf(-0.0), -1.0)) == -inf);
 }
@@ -136,4 +136,17 @@ TEST_CASE(without_recording_an_operation_makes_a_leaf) {
   CHECK(tape.value(quotient) == 0.5 && tape.op(quotient) == Op::leaf);
   tape.backward(quotient);
   CHECK(tape.grad(quotient) == 1.0 && tape.grad(a) == 0.0);
+}
+
+TEST_CASE(the_power_zero_has_gradient_zero_at_every_number) {
+  for (const double x : {0.0, -0.0, 2.0, -3.0, 1e308}) {
+    for (const Precision precision : {Precision::float64, Precision::float32}) {
+      Tape tape(precision);
+      const NodeId a = tape.leaf(x);
+      const NodeId y = tape.pow_const(a, 0.0);
+      tape.backward(y);
+      CHECK(tape.value(y) == 1.0);
+      CHECK(same_bits(tape.grad(a), 0.0));
+    }
+  }
 }

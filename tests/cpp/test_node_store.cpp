@@ -1,4 +1,4 @@
-// Memory: what dies when, what is used again, what a node costs.
+// Memory of a tape: lifetime, recycling, bytes per node.
 #include <stdexcept>
 #include <vector>
 
@@ -11,7 +11,7 @@ using nanochat::Tape;
 
 namespace {
 
-// A chain of `length` additions on `start`; the caller owns the result alone.
+// A chain of `length` additions to `start`; the caller owns only the result.
 NodeId chain(Tape& tape, NodeId start, int length) {
   NodeId end = start;
   for (int i = 0; i < length; ++i) {
@@ -34,8 +34,8 @@ TEST_CASE(a_node_costs_at_most_40_bytes) {
 }
 
 TEST_CASE(overlapping_graphs_do_not_keep_each_other_alive) {
-  // The previous result is held while the next graph is built, as `loss = f(x)` in a loop does, so
-  // graphs always share segments. Memory must settle all the same.
+  // The previous result is kept while the next graph is built, as by `loss = f(x)` in a loop:
+  // graphs always share segments. Memory must still stop growing.
   Tape tape;
   const NodeId start = tape.leaf(0.0);
   NodeId held = chain(tape, start, 1);
@@ -139,4 +139,16 @@ TEST_CASE(a_tape_beyond_its_id_space_throws_and_stays_usable) {
   CHECK(thrown);
   const NodeId a = tape.leaf(2.0);
   CHECK(tape.value(tape.mul(a, a)) == 4.0);
+}
+
+TEST_CASE(an_operand_without_a_handle_does_not_end_its_block) {
+  Tape tape;
+  const NodeId first = tape.parameter_block(2, 2);
+  tape.set_value(first, 3.0);
+  tape.release(tape.mul(first, first + 1));
+  tape.release(tape.exp(first));
+  CHECK(tape.store().nodes() == 4);
+  CHECK(tape.value(first) == 3.0);
+  tape.release_block(first);
+  CHECK(tape.store().nodes() == 0);
 }

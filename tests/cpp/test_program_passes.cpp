@@ -87,6 +87,16 @@ TEST_CASE(a_number_belongs_to_the_first_output_that_needs_it) {
   CHECK(graph.nodes[graph.outputs[0]].position == 0 && graph.nodes[graph.outputs[1]].position == 1);
 }
 
+TEST_CASE(an_observed_value_is_not_before_its_operands) {
+  // The logarithm depends on parameters only and belongs to the second output.
+  Trace t;
+  const NodeId p = t.parameters(1, 2);
+  const NodeId late = t.tape.log(p + 1);
+  Graph graph = t.graph({t.tape.exp(p), t.tape.tanh(late)}, {t.tape.exp(late)});
+  assign_positions(graph);
+  CHECK(graph.nodes[graph.observed[0]].position == 1);
+}
+
 TEST_CASE(a_selection_belongs_to_a_position_even_among_parameters) {
   Trace t;
   const NodeId p = t.parameters(1, 2);

@@ -1,4 +1,4 @@
-// Functions of one number: libm's bits in the exact table, bounded error in the fast ones.
+// Functions of one number: bit-identical to libm in the exact table, bounded error in fast tables.
 #include "scalar/libm.hpp"
 #include "simd_testing.hpp"
 
@@ -73,6 +73,7 @@ long double truth(Map op, long double x, double c) {
     case Map::power:
       return std::pow(x, static_cast<long double>(c));
     case Map::power_local:
+      if (c == 0.0) return 0;
       return static_cast<long double>(c) * std::pow(x, static_cast<long double>(c - 1.0));
     case Map::one_minus_square:
       return 1 - x * x;
@@ -94,7 +95,7 @@ double exactly(Map op, double x, double c) {
     case Map::power:
       return libm::pow(x, c);
     case Map::power_local:
-      return c * libm::pow(x, c - 1.0);
+      return c == 0.0 ? 0.0 : c * libm::pow(x, c - 1.0);
     case Map::one_minus_square:
       return 1.0 - x * x;
     case Map::relu:
@@ -127,7 +128,8 @@ void check_map(const S& s, Map op, double c, double most_units) {
     if (std::isnan(x[i]) && op != Map::step) {
       const double exponent = op == Map::power_local ? c - 1.0 : c;
       const bool power = op == Map::power || op == Map::power_local;
-      CHECK(std::isnan(y[i]) || (power && exponent == 0.0));
+      const bool zero = op == Map::power_local && c == 0.0 && y[i] == 0;
+      CHECK(std::isnan(y[i]) || zero || (power && exponent == 0.0));
       continue;
     }
     const long double right = truth(op, static_cast<long double>(x[i]), c);

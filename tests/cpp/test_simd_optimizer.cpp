@@ -1,4 +1,4 @@
-// Optimizer kernels against ../../csrc/scalar/optimizer.cpp: equal bits, or small errors.
+// Optimizer kernels against ../../csrc/scalar/optimizer.cpp: bit-identical or small errors.
 #include "scalar/optimizer.hpp"
 #include "simd_testing.hpp"
 
@@ -25,7 +25,7 @@ Adam adam_of(const AdamWSettings& s) {
           s.grad_scale};
 }
 
-// Parameters with gradients over 60 orders of magnitude, and the special ones.
+// Parameters with gradients over 60 orders of magnitude, and special numbers.
 template <class T>
 struct State {
   std::vector<T> value, grad, m, v;
@@ -106,7 +106,7 @@ TEST_CASE(simd_fast_adamw_is_close_to_the_scalar_step) {
         const double update = std::fabs(value[i] - before[i]);
         CHECK(near(fast.value[i], value[i], std::fabs(before[i]) + update));
         CHECK(near(fast.v[i], v[i], v[i]));
-        // The mean may cancel: its error is relative to what was added.
+        // The mean may cancel: its error is relative to its terms.
         CHECK(near(fast.m[i], m[i], std::fabs(m[i]) + std::fabs(grad[i])));
       }
     }

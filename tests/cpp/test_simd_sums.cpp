@@ -1,4 +1,4 @@
-// Products, sums and rearrangements of the vector kernels against plain loops, to the bit.
+// Products, sums and transposes of the vector kernels are bit-identical to plain loops.
 #include <algorithm>
 #include <cstdlib>
 #include <stdexcept>
@@ -90,7 +90,7 @@ void check_sum(const S& s, std::int32_t features, std::int32_t lanes, std::mt199
     terms.push_back({operand(), operand(), k});
   }
   Rows<T> dst(outer * features, lanes, random, 16 * static_cast<std::ptrdiff_t>(random() % 2));
-  if (random() % 2 == 0) {  // the layout that leaves no gap
+  if (random() % 2 == 0) {  // the layout without a gap
     dst.step = dst.lanes;
     dst.memory.resize(simd_testing::index(outer * features * lanes), T{1});
     std::fill(dst.memory.begin(), dst.memory.end(), T{1});
@@ -114,7 +114,7 @@ void check_sum(const S& s, std::int32_t features, std::int32_t lanes, std::mt199
   CHECK(equal(dst, expected));
 }
 
-// Rows at random places of a few tables; kernels read beyond them to the end of a vector.
+// Rows at random places in a few tables. Kernels read beyond them, to the end of a vector.
 template <class S>
 void check_cross(const S& s, std::int32_t lanes, std::mt19937_64& random) {
   using T = Number<S>;

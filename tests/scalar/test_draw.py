@@ -1,4 +1,4 @@
-"""The draw in C++ against training/draw.py, the specification: the same token for the same bits."""
+"""Token sampling in C++ against nanochat.sampling.draw, the specification: the same tokens."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from nanochat.scalar.engine import ScalarEngine
 
 INF = math.inf
 
-# Any bit pattern but NaN's, and what lies at the edges of the rules.
+# Every bit pattern except NaN, and values at the edges of the rules.
 float32s = st.one_of(
     st.floats(-30, 30, width=32),
     st.floats(width=32, allow_nan=False),
@@ -39,7 +39,7 @@ shares = st.one_of(
 
 
 def both(logits, random, **options):
-    """The specification's tokens and ours, or the message of the error that each raises."""
+    """Return the tokens of the specification and of C++, or the message of each error."""
     found = []
     for function in (specification.draw, draw):
         try:
@@ -50,7 +50,7 @@ def both(logits, random, **options):
 
 
 def edges(weights: np.ndarray) -> list[int]:
-    """The last random word of each token's share and the first of the next one's."""
+    """Return the last random integer of each token's share and the first of the next share."""
     total, sums = int(weights.sum()), np.cumsum(weights, dtype=np.uint64).tolist()
     firsts = [-(-(running << 64) // total) for running in sums]
     return [r for first in firsts for r in (first - 1, first) if 0 <= r < 2**64]
@@ -91,7 +91,7 @@ def test_every_token_has_the_same_words_to_the_last(row, temperature):
     st.integers(0, 5), st.integers(0, 720), shares,
 )  # fmt: skip
 def test_any_vocabulary_draws_the_same_tokens(vocab, seed, spread, digits, top_k, top_p):
-    # Rounded to few digits, logits are tied.
+    # Logits that are rounded to few digits are tied.
     rows = philox.normals(seed, Stream.INIT, vocab, 4 * vocab).reshape(4, vocab) * spread
     random = philox.random_u64(seed, Stream.SAMPLING, 0, 4)
     for logits in (rows.round(digits), rows.round(digits).astype(np.float32)):
@@ -189,7 +189,7 @@ def test_another_dtype_is_refused():
 
 
 class WithoutDraw:
-    """An engine whose decoder does not offer its own draw."""
+    """An engine whose decoder has no `draw`."""
 
     def __init__(self, engine):
         self.engine = engine

@@ -1,4 +1,4 @@
-"""Value in place of micrograd's and microgpt.py's own class: scripts written for those run unchanged.
+"""Value replaces the Value class of micrograd and microgpt.py: their scripts run unchanged.
 
 What they write is kept here: parameters as lists of Values, `sum(generator, start)`, NumPy scalars
 as data and on the left of an operator, `p.grad = 0`, `p.data -= …`.
@@ -24,7 +24,7 @@ def bits(numbers) -> list[str]:
 
 
 def train_microgpt(make, steps):
-    """microgpt.py's model and Adam over the class `make`; every loss, gradient and weight."""
+    """Train microgpt.py's model with the class `make`; return losses, gradients and weights."""
     draw = random.Random(7)
     shapes = {
         "wte": (5, 8), "wpe": (6, 8), "lm_head": (5, 8),
@@ -56,7 +56,7 @@ def test_microgpt_over_value_has_the_bits_of_microgpt_over_its_own_class(steps):
 
 
 class Network:
-    """Layers of neurons as micrograd's nn.py makes them: weights drawn one by one, a bias of 0."""
+    """Layers of neurons as in micrograd's nn.py: one random number per weight, biases 0."""
 
     def __init__(self, make, sizes):
         draw = random.Random(1337)
@@ -77,7 +77,7 @@ class Network:
 
 
 def train_margin(make, steps):
-    """micrograd's demo in small: hinge loss of NumPy labels, L2 penalty, gradient descent."""
+    """Run a small version of micrograd's demo: hinge loss, L2 penalty, gradient descent."""
     generator = np.random.default_rng(3)
     points = generator.normal(size=(12, 2))
     labels = np.where(points[:, 0] * points[:, 1] > 0, 1, -1)  # np.int64, on the left of a Value

@@ -1,4 +1,4 @@
-"""The scalar mini-GPT with `--preset microgpt` is microgpt, to the last bit."""
+"""The scalar MiniGPT with `--preset microgpt` is bit-identical to microgpt.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gradients of the scalar models against float64 finite differences, option by option."""
+"""Gradients of the scalar models against float64 finite differences, for every option."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_bigram_gradients_equal_finite_differences(tie: bool, norm: bool) -> Non
 
 
 def test_attention_never_looks_outside_its_segment() -> None:
-    """The second document of a row has the losses it has alone."""
+    """The second document of a row has the same losses as alone."""
     engine = make_engine()
     batch = two_segments_and_padding()
     alone = Batch(

@@ -1,4 +1,4 @@
-"""Optimizer steps: bits against the plain formula, agreement with torch.optim, errors."""
+"""Optimizer steps: bit-identical to the plain formula, equal to torch.optim, errors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def filled(dtype="float64"):
 
 
 def plain_adam(p, g, m, v, lr, beta1, beta2, eps, step):
-    """microgpt.py's update of one parameter, in Python floats."""
+    """Return microgpt.py's update of one parameter, in Python floats."""
     m = beta1 * m + (1 - beta1) * g
     v = beta2 * v + (1 - beta2) * g**2
     m_hat = m / (1 - beta1**step)

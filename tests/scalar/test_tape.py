@@ -1,4 +1,4 @@
-"""Tape and Matrix: depth, memory, precision, recording switch, parameter blocks."""
+"""Tape and Matrix: depth, memory, precision, no_grad, parameter blocks."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_node_takes_at_most_40_bytes():
 
 
 def train(tape, matrix, steps, keep=1):
-    """A loop that holds on to its last results, so that graphs always overlap in memory."""
+    """Train while keeping the last results: graphs always overlap in memory."""
     held = [None] * keep
     for step in range(steps):
         x = matrix.row(step % 3)
@@ -57,7 +57,7 @@ def train(tape, matrix, steps, keep=1):
     return held
 
 
-def test_memory_stands_still_over_ten_thousand_steps():
+def test_memory_does_not_grow_over_ten_thousand_steps():
     tape = Tape()
     matrix = tape.matrix(3, 50)
     train(tape, matrix, 500)
@@ -112,7 +112,7 @@ def test_leaves_are_reclaimed_one_by_one():
     before = tape.bytes
     for round_ in range(5):
         leaves[::2] = [tape.value(-round_) for _ in leaves[::2]]
-    # New ones exist before the old ones go: at most half as many again.
+    # New leaves exist before the old ones are freed: at most 1.5 times as many.
     assert tape.bytes <= before * 1.7
     assert [leaf.data for leaf in leaves[1::2]] == list(range(1, 3 * SEGMENT, 2))
 
@@ -185,7 +185,7 @@ def test_float32_tape_rounds_as_numpy_float32_op_by_op(x, y, c):
     assert (a + c).data == f + h
     assert (c * a).data == h * f
     assert (c - a).data == h - f
-    # The transcendental ones: the float64 result, rounded.
+    # Transcendental functions: the float64 result, rounded.
     assert a.exp().data == np.float32(math.exp(f))
     assert a.tanh().data == np.float32(math.tanh(f))
     assert a.relu().data == max(np.float32(0), f)

@@ -30,7 +30,7 @@ def bits(number) -> bytes:
 
 def check_same(actual: Value, plain: PlainValue) -> None:
     assert bits(actual.data) == bits(plain.data)
-    # Both start at zero; plain -0.0 + 0 and ours agree, but a never touched grad is int 0 there.
+    # Gradients start at zero; a gradient of PlainValue that is never written is the int 0.
     assert bits(actual.grad) == bits(plain.grad)
 
 
@@ -74,12 +74,30 @@ def test_powers_match_the_oracle(exponent):
 
 @settings(max_examples=300)
 @given(x=st.floats(1e-8, 1e8), exponent=st.sampled_from([2, -1, 0.5, -0.5, 3]))
-def test_powers_are_libm_powers_to_the_bit(x, exponent):
+def test_powers_are_bit_identical_to_libm(x, exponent):
     assert bits((Value(x) ** exponent).data) == bits(x**exponent)
 
 
+@pytest.mark.parametrize("x", [0.0, -0.0, 2.0, -3.0, math.inf, 1e-320])
+@pytest.mark.parametrize("exponent", [0, 0.0, -0.0, False])
+def test_the_power_zero_is_one_with_gradient_zero_as_in_torch(x, exponent):
+    value, tensor = Value(x), torch.tensor(x, dtype=torch.float64, requires_grad=True)
+    result, expected = value**exponent * 3.0, tensor ** float(exponent) * 3.0
+    result.backward()
+    expected.backward()
+    assert (result.data, value.grad) == (expected.item(), tensor.grad.item()) == (3.0, 0.0)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_a_polynomial_has_its_derivative_at_zero(dtype):
+    x = Tape(dtype).value(0.0)
+    y = sum(c * x**i for i, c in enumerate([1.0, 2.0, 3.0]))
+    y.backward()
+    assert (y.data, x.grad) == (1.0, 2.0)
+
+
 def build(steps, leaves, functions):
-    """Run the same drawn program over Values or PlainValues; every intermediate is returned."""
+    """Run one random program on Values or PlainValues; return all intermediate results."""
     nodes = list(leaves)
     for kind, i, j, number in steps:
         a, b = nodes[i % len(nodes)], nodes[j % len(nodes)]

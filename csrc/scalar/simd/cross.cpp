@@ -1,13 +1,13 @@
-// Sums whose operands stand at other positions than their destinations: attention over the past.
-// They are short and many. Destinations that share a factor are summed side by side, so that the
-// factor is loaded once and additions do not wait for each other.
+// Sums whose operands belong to other positions than their destinations: attention over the past.
+// There are many short ones. Destinations that share a factor are summed in parallel: the factor is
+// loaded once, and additions do not wait for each other.
 #include "scalar/simd/kernels.hpp"
 #include "simd/vector.hpp"
 
 namespace nanochat::simd::NCLAB_SIMD {
 namespace {
 
-// The lanes a call works on: one number, or the first `here` lanes of a vector from `n` on.
+// The lanes of a call: one number, or the first `here` lanes of a vector from `n` on.
 template <class T>
 struct One {
   using V = T;

@@ -1,11 +1,11 @@
-// Small matrix products: a tile of rows × vectors of c stays in registers over the whole of k.
+// Small matrix products: a tile of rows × vectors of c stays in registers for all of k.
 #include "scalar/simd/kernels.hpp"
 #include "simd/vector.hpp"
 
 namespace nanochat::simd::NCLAB_SIMD {
 namespace {
 
-// Rows of a tile that is 1, 2 or 4 vectors wide: what the registers hold beside the operands.
+// Rows of a tile that is 1, 2 or 4 vectors wide: as many as fit in registers with the operands.
 template <int vectors>
 constexpr int most_rows = NCLAB_SIMD_BYTES == 64 ? (vectors == 1   ? 16
                                                     : vectors == 2 ? 12
@@ -14,7 +14,7 @@ constexpr int most_rows = NCLAB_SIMD_BYTES == 64 ? (vectors == 1   ? 16
                                                     : vectors == 2 ? 6
                                                                    : 3);
 
-// Rows i..., lanes n... of c; `last` lanes in the last of the vectors.
+// Rows from i and lanes from n of c; `last` lanes in the last vector.
 template <class N, class V, int rows, int vectors, bool unit_step>
 void tile(const Gemm<typename N::T>& g, std::int32_t i, std::int32_t n, int last) noexcept {
   using T = typename N::T;
@@ -84,7 +84,7 @@ void tile_of(std::int32_t height, const Gemm<typename N::T>& g, std::int32_t i, 
   }
 }
 
-// All rows of c, in tiles of nearly equal height: each row of a tile pays for the loads of b.
+// All rows of c, in tiles of nearly equal height: each tile loads b again.
 template <class N, class V, int vectors>
 void column(const Gemm<typename N::T>& g, std::int32_t n, int last) noexcept {
   constexpr int most = most_rows<vectors>;
@@ -104,7 +104,7 @@ void gemm(const Gemm<typename N::T>& g) noexcept {
   using V = Whole<T>;
   constexpr int lanes = width<T>;
   std::int32_t n = 0;
-  // Wide tiles need fewer loads; few rows need them to hide the latency of an addition.
+  // Wide tiles need fewer loads, and with few rows they hide the latency of an addition.
   const bool low = g.m <= most_rows<4>;
   for (; low && n + 4 * lanes <= g.lanes; n += 4 * lanes) column<N, V, 4>(g, n, lanes);
   for (; n + 2 * lanes <= g.lanes; n += 2 * lanes) column<N, V, 2>(g, n, lanes);

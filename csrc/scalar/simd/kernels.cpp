@@ -1,4 +1,4 @@
-// One instruction set's tables. See kernels.hpp.
+// The tables of one instruction set. See kernels.hpp.
 #include "scalar/simd/kernels.hpp"
 
 #define NCLAB_NAME_OF(x) #x

@@ -1,5 +1,5 @@
-// The kernels of one instruction set. Every file here that includes this one is compiled once for
-// each set, under the rule of simd/vector.hpp, into a namespace of the set's name.
+// The kernels of one instruction set. Every file that includes this one is compiled once per set,
+// as simd/vector.hpp explains, into a namespace named after the set.
 #ifndef NANOCHAT_SCALAR_SIMD_KERNELS_HPP_
 #define NANOCHAT_SCALAR_SIMD_KERNELS_HPP_
 
@@ -7,7 +7,7 @@
 
 namespace nanochat::simd::NCLAB_SIMD {
 
-// The numerics of simd.hpp: element type, and whether a product may be fused with its sum.
+// The numerics of simd.hpp: the element type, and whether products are fused with their sum.
 struct Exact {
   using T = double;
   static constexpr bool fused = false;
@@ -21,7 +21,7 @@ struct Fast32 {
   static constexpr bool fused = true;
 };
 
-// Defined for these three in the file of the same noun: gemm.cpp, sum.cpp, cross.cpp, ...
+// Defined for these three in gemm.cpp, sum.cpp, cross.cpp, map.cpp and optimizer.cpp.
 template <class N>
 void gemm(const Gemm<typename N::T>&) noexcept;
 template <class N>
@@ -38,7 +38,7 @@ void adamw(typename N::T* value, const typename N::T* grad, typename N::T* m, ty
 template <class N>
 void sgd(typename N::T* value, const typename N::T* grad, typename N::T* buffer, std::size_t n,
          const Sgd&) noexcept;
-// Same bits in any numerics.
+// Bit-identical in all numerics.
 template <class T>
 void largest(T* dst, const T* src, std::ptrdiff_t step, std::int32_t rows,
              std::int32_t lanes) noexcept;

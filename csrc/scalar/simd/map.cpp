@@ -1,4 +1,4 @@
-// One function of one number, over arrays.
+// Functions of one number over arrays.
 #include "scalar/simd/kernels.hpp"
 #include "simd/math.hpp"
 
@@ -12,8 +12,7 @@ double pow(double, double) noexcept;
 namespace nanochat::simd::NCLAB_SIMD {
 namespace {
 
-// A pointer that compilers cannot see through: they would turn pow(x, 2.0) into x*x, which rounds
-// differently.
+// A volatile pointer: compilers would turn pow(x, 2.0) into x*x, which rounds differently.
 double (*volatile const pow_function)(double, double) = &::pow;
 
 template <class T, class F>
@@ -34,8 +33,8 @@ inline void each_number(T* dst, const T* src, std::size_t n, F f) noexcept {
   }
 }
 
-// scale * pow(x, exponent), one at a time. Equal neighbours share a call: a softmax divides each of
-// its terms by the same total.
+// scale * pow(x, exponent), one number at a time. Equal neighbors share a call: a softmax divides
+// all of its terms by the same total.
 template <class T>
 void libm_power(T* dst, const T* src, std::size_t n, double exponent, double scale) noexcept {
   auto* const power = pow_function;
@@ -51,7 +50,7 @@ void libm_power(T* dst, const T* src, std::size_t n, double exponent, double sca
   }
 }
 
-// scale * x**exponent for the exponents that models use, by products, divisions and roots.
+// scale * x**exponent. The exponents that models use need only products, divisions and roots.
 template <class T>
 void fast_power(T* dst, const T* src, std::size_t n, double exponent, double scale) noexcept {
   using V = Whole<T>;

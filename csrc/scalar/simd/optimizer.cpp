@@ -1,4 +1,4 @@
-// Optimizer steps; the order of the operations is ../optimizer.cpp's.
+// Optimizer steps, with the operations in the order of ../optimizer.cpp.
 #if defined(__unix__) || defined(__APPLE__)
 #include <limits.h>  // defines __GLIBC__ where the C library is glibc
 #endif
@@ -34,9 +34,9 @@ inline V product_error(V a, V b, V product) noexcept {
 // glibc's pow (2.28 and later) computes x**y with a relative error below 2**-67 |log(x**y)| plus
 // 0.012 units in the last place before its only rounding, so its result is the correctly rounded
 // one unless the exact x**y lies within 0.03 units of the middle between two numbers, for results
-// between 2**-200 and 2**200. A product or a root with its exact remainder tells how far that is:
-// what lies near is left to pow itself, as are results out of range and powers of two, below which
-// the units are half as large. Zero is pow's zero.
+// between 2**-200 and 2**200. The exact remainder of a product or a root gives the distance:
+// results near the middle are left to pow itself, as are results out of range and powers of two,
+// below which the units are half as large. For zero, pow gives zero.
 constexpr double in_doubt = 0.5 - 0.03;
 
 template <class V>
@@ -62,7 +62,7 @@ constexpr bool pow_is_known = true;
 constexpr bool pow_is_known = false;
 #endif
 
-// x * x, and in which lanes pow(x, 2.0) may differ from it.
+// The lanes in which pow(x, 2.0) may differ from x * x.
 template <class V>
 inline Integers<V> square_in_doubt(V x, V square) noexcept {
   if constexpr (!pow_is_known) return ~Integers<V>{};
@@ -70,7 +70,7 @@ inline Integers<V> square_in_doubt(V x, V square) noexcept {
   return (out_of_range(square) | ~(error < in_doubt * unit(square))) & (x != 0.0);
 }
 
-// The correctly rounded root, and in which lanes pow(x, 0.5) may differ from it.
+// The lanes in which pow(x, 0.5) may differ from the correctly rounded root.
 template <class V>
 inline Integers<V> root_in_doubt(V x, V root) noexcept {
   if constexpr (!pow_is_known) return ~Integers<V>{};
@@ -80,7 +80,7 @@ inline Integers<V> root_in_doubt(V x, V root) noexcept {
          ((Integers<V>)x != 0);
 }
 
-// Numbers of which some are in doubt: calls come after the vectors, not between them.
+// Numbers per block. Calls of pow for lanes in doubt come after the vector loop, not inside it.
 constexpr int block = 128;
 
 struct Doubts {
@@ -89,7 +89,7 @@ struct Doubts {
 
   template <class V>
   void note(int first, Integers<V> doubtful) noexcept {
-#if NCLAB_SIMD_BYTES == 64  // without a branch: which lanes are in doubt is not to be foreseen
+#if NCLAB_SIMD_BYTES == 64  // without a branch, which would be unpredictable
     const __mmask8 mask = _mm512_movepi64_mask((__m512i)doubtful);
     const __m256i at = (__m256i)(Vector<std::int32_t, 8>{0, 1, 2, 3, 4, 5, 6, 7} + first);
     _mm256_storeu_si256((__m256i*)(index + count), _mm256_maskz_compress_epi32(mask, at));
@@ -109,7 +109,7 @@ struct Doubts {
   }
 };
 
-// One block of at most `block` numbers. Its last vector may be partly empty: those lanes hold 0.
+// One block of at most `block` numbers. Unused lanes of the last vector hold 0.
 inline void exact_block(double* value, const double* grad, double* m, double* v, int n,
                         const Adam& s, double decay) noexcept {
   using V = Whole<double>;
@@ -150,7 +150,7 @@ inline void exact_block(double* value, const double* grad, double* m, double* v,
   }
 }
 
-// Whole vectors of four arrays, then what is left as one part of a vector: f(offset, lanes).
+// Calls f(offset, lanes) for whole vectors, then once for the remaining lanes.
 template <class T, class F>
 inline void each_vector(std::size_t n, F f) noexcept {
   constexpr std::size_t lanes = width<T>;
@@ -173,9 +173,9 @@ inline void put(Element<V>* to, V v, int count) noexcept {
   }
 }
 
-// A root within a unit in the last place. The divider gives one root of 8 numbers in the time of
-// 16 products, and the step needs it for a division: a guess of 14 bits and two rounds of
-// Goldschmidt's iteration leave it free.
+// A root within a unit in the last place. The divider takes the time of 16 products per root of 8
+// numbers, and the step needs it for a division. A guess of 14 bits and two rounds of Goldschmidt's
+// iteration do not use it.
 template <class V>
 inline V quick_root(V x) noexcept {
 #if NCLAB_SIMD_BYTES == 64
@@ -189,7 +189,7 @@ inline V quick_root(V x) noexcept {
       root = fused_multiply_add(root, error, root);
       half = fused_multiply_add(half, error, half);
     }
-    // 0 and infinity are their own roots: the guesses for them are infinity and 0.
+    // 0 and infinity are their own roots, but the guesses for them are infinity and 0.
     constexpr int zeros_and_infinity = 0x0e;
     const __mmask8 own = _mm512_fpclass_pd_mask((__m512d)x, zeros_and_infinity);
     return (V)_mm512_mask_mov_pd((__m512d)root, own, (__m512d)x);

@@ -1,4 +1,4 @@
-// Rows as wholes: the largest of them, and rows made columns.
+// Operations on whole rows: the largest of several, and the transpose.
 #include "scalar/simd/kernels.hpp"
 #include "simd/transpose.hpp"
 

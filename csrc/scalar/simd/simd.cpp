@@ -1,4 +1,4 @@
-// Which instruction set's tables run.
+// Chooses the tables of an instruction set.
 #include "scalar/simd/simd.hpp"
 
 #include <cstring>

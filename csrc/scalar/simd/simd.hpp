@@ -1,15 +1,15 @@
-// The vector kernels that replay a program, one table of functions for each instruction set, chosen
-// when the process starts. Leaves out what to run and in which order (../program/).
+// The vector kernels that replay a program: one table of functions per instruction set, chosen when
+// the process starts. ../program/ decides which kernels run and in which order.
 //
-// A row is a run of lanes in memory: one number of the model for each (document, position) pair.
-// Rows that a kernel reads whole may be read up to the next multiple of `row_pad` elements; what
-// stands there is never used. A kernel writes nothing beyond the lanes it was asked for.
+// A row is a run of lanes in memory: one number of the model per (document, position) pair. A
+// kernel may read a row up to the next multiple of `row_pad` elements, but does not use the excess.
+// It writes only the lanes that it is called for.
 //
-// Two numerics. fast: fused multiply-adds, own exp, log, tanh and powers (error under 2 units in
-// the last place in float64, 4 in float32). exact (float64 alone): each product and each sum
-// rounded once, in the order of the terms, exp, log, tanh and pow from libm: the bits of CPython.
-// Lanes are independent, so a result does not depend on where in a vector its lane stands. fast
-// adamw alone rounds its root as the instruction set makes it cheap.
+// Two numerics. fast: fused multiply-adds and vectorized exp, log, tanh and powers (error under 2
+// units in the last place in float64, 4 in float32). exact (only float64): each product and each
+// sum is rounded once, in the order of the terms; exp, log, tanh and pow are those of libm, with
+// the bits of CPython. Lanes are independent: a result does not depend on the position of its lane
+// in a vector. Only fast adamw rounds its square root differently per instruction set.
 #ifndef NANOCHAT_SCALAR_SIMD_SIMD_HPP_
 #define NANOCHAT_SCALAR_SIMD_SIMD_HPP_
 
@@ -21,7 +21,7 @@ namespace nanochat::simd {
 inline constexpr std::size_t row_pad = 16;  // elements
 
 // c[i][n] = start + Σ_k a[k][i * a_step] · b[k][n] for i < m, n < lanes; terms in the order of k.
-// It adds to what c holds when `accumulate`. A start of −0 adds nothing, so that a sum of −0 is −0.
+// With `accumulate` it adds to c. A start of −0 adds nothing, so that a sum of −0 is −0.
 // b's rows are read whole, c's rows are not.
 template <class T>
 struct Gemm {
@@ -36,7 +36,7 @@ struct Gemm {
 };
 
 // One operand of a Term: `base + o * o_step + f * f_step + k * k_step` is the address of a row, or
-// of one number for all lanes. A null base stands for the number 1.
+// of one number for all lanes. A null base means the number 1.
 template <class T>
 struct Operand {
   const T* base;
@@ -52,7 +52,7 @@ struct Term {
 };
 
 // dst[o][f][n] = start + Σ_terms Σ_k a·b, terms and products in order, for o < outer, f < features,
-// n < lanes; rows of dst follow each other. It adds to dst when `accumulate`.
+// n < lanes; rows of dst follow each other. With `accumulate` it adds to dst.
 template <class T>
 struct Sum {
   T* dst;
@@ -65,7 +65,7 @@ struct Sum {
 };
 
 // dst[i][n] = start + Σ_k a[k][n] · b[k][i][n] for i < outs, n < lanes: destinations that share
-// their first factors. Each product has a place of its own. Rows are read to the end of a vector.
+// their first factors. Each factor has its own address. Rows are read to the end of a vector.
 template <class T>
 struct Cross {
   T* dst;
@@ -73,8 +73,8 @@ struct Cross {
   const T* const* a;                // k pointers
   const T* const* b;                // k pointers, for the first destination
   std::ptrdiff_t b_next;            // from one destination's b to the next one's
-  std::ptrdiff_t a_shift, b_shift;  // from where the pointers point to where this call's rows are
-  const std::int32_t* alive;        // of each product, lanes that have both: the others skip it
+  std::ptrdiff_t a_shift, b_shift;  // from the pointers to the rows of this call
+  const std::int32_t* alive;        // per product: lanes that have both factors; the others skip it
   std::int32_t k, outs, lanes;
   bool whole;       // all lanes are alive in every product
   bool accumulate;  // start from dst
@@ -91,7 +91,7 @@ struct Fan {
   std::ptrdiff_t a_step;  // elements from k to k + 1
   const T* const* b;      // outs pointers
   std::ptrdiff_t b_step;
-  std::ptrdiff_t b_shift;  // from where b points to where this call's rows are
+  std::ptrdiff_t b_shift;  // from the pointers to the rows of this call
   std::int32_t k, outs, lanes;
   bool accumulate;  // start from dst
   T start;
@@ -113,7 +113,7 @@ enum class Map : std::uint8_t {
 struct Adam {
   double lr, beta1, beta2, eps, weight_decay;
   double correction1, correction2;  // 1 - beta**t
-  double grad_scale;                // multiplies every gradient first
+  double grad_scale;                // factor of every gradient, applied first
 };
 
 struct Sgd {
@@ -130,7 +130,8 @@ struct Table {
   void (*fan)(const Fan<T>&) noexcept;
   // dst[i] = op(src[i], c) for i < n; the arrays may be the same.
   void (*map)(Map, T* dst, const T* src, std::size_t n, double c) noexcept;
-  // dst[n] = the largest of rows src + f * step, as Python's max(): a nan in first place stays.
+  // dst[n] = the largest of rows src + f * step. As in Python's max(), a nan in the first row
+  // stays.
   void (*largest)(T* dst, const T* src, std::ptrdiff_t step, std::int32_t rows,
                   std::int32_t lanes) noexcept;
   // dst[n * dst_step + f] = src[f * src_step + n] for f < rows, n < lanes. Rows of dst may be
@@ -149,10 +150,11 @@ struct Tables {
   Table<float> fast32;
 };
 
-// The best instruction set of this processor, or the one that the environment variable NCLAB_SIMD
-// names (for tests). Throws std::invalid_argument for a name it does not know or cannot run.
+// Returns the tables of the best instruction set of this processor, or of the one that the
+// environment variable NCLAB_SIMD names (for tests). Throws std::invalid_argument for an unknown or
+// unsupported name.
 const Tables& tables();
-// By name; null when it is unknown, not compiled in, or not supported by this processor.
+// Returns null for a name that is unknown, not compiled in or not supported by this processor.
 const Tables* tables_named(const char* name) noexcept;
 
 }  // namespace nanochat::simd

@@ -8,7 +8,7 @@ namespace {
 template <class T>
 constexpr T one = 1;
 
-// Where an operand's products of feature f begin. The number 1 is a number that never moves.
+// The first factor of an operand for feature f. The number 1 has step 0.
 template <class T>
 struct Cursor {
   const T* at;
@@ -24,7 +24,7 @@ inline Cursor<T> cursor(const Operand<T>& operand, std::int32_t o, std::int32_t 
           operand.k_step, operand.row};
 }
 
-// Whole vectors, or the first `last` lanes of one: b's and a's rows are not read beyond them.
+// A whole vector, or the first `last` lanes of one: rows are not read beyond them.
 template <class V, bool row, bool part>
 inline V fetch(const Element<V>* from, int last) noexcept {
   if constexpr (!row) {
@@ -89,8 +89,8 @@ void sum_columns(const Sum<typename N::T>& s, std::int32_t o, std::int32_t n, in
   }
 }
 
-// One or two terms of one product each: what most of a model's elementwise work is. b may be one
-// number for all lanes, and so may be the second term's.
+// One or two terms of one product each, which are most of a model's elementwise work. b may be one
+// number for all lanes, in either term.
 template <class T>
 struct Factors {
   Cursor<T> a, b;

@@ -45,7 +45,7 @@ void assign_positions(Graph& graph) {
     });
     // An observed value that no output needs belongs to the last position of its operands.
     if (earliest[id] == unused) {
-      node.position = pure[id] ? shared : last;
+      node.position = last;
     } else {
       node.position = pure[id] && earliest[id] != latest[id] ? shared : earliest[id];
     }
