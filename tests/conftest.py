@@ -1,6 +1,6 @@
-"""What every test may lean on: a folder of its own, a clean environment, a tiny corpus and model.
+"""Fixtures for every test: a working folder, a clean environment, a tiny corpus and model.
 
-Small enough that a scalar step costs well under a millisecond and a whole run a few.
+A scalar step of the tiny model takes well under a millisecond, a whole run a few.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No option of the person who runs the tests reaches them; nothing draws to a window.
+    """Keep the options and the process group of the surrounding environment out of the tests.
 
-    NCLAB_KERNELS stays: it says which build of the kernels is tested.
+    NCLAB_KERNELS stays: it selects the build of the kernels under test.
     """
     for name in list(os.environ):
         if (name.startswith("NCLAB_") and name != "NCLAB_KERNELS") or name in (
@@ -68,7 +68,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def tiny() -> Callable[..., dict[str, Any]]:
-    """Options of a tiny scalar run on `names.txt`; keywords go over them."""
+    """Options of a tiny scalar run on `names.txt`; keywords override them."""
     return tiny_options
 
 
@@ -99,7 +99,7 @@ def as_flags(**options: Any) -> list[str]:
 
 
 class Output(NamedTuple):
-    """What a command left."""
+    """Exit code and output of a command."""
 
     code: int
     out: str
@@ -181,7 +181,7 @@ def train_tiny(model_kind: str, folder: Path) -> TinyRun:
 
 @pytest.fixture
 def stop_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Make the next runs of this process see a signal once `step` steps of it are done."""
+    """Make the next runs of this process see a signal once `step` of their steps are done."""
     from nanochat.commands import train as module
 
     def set_step(step: int) -> None:

@@ -142,8 +142,16 @@ def test_every_error_class_is_raised_on_a_real_path(folder, tiny, trained, monke
             nanochat.AblateConfig(vary=("tie_lm_head=true",), seeds=1), tiny(data="no.txt")
         ),
         "RunInterrupted": lambda: stop_after(2) or train(config(**tiny())),
+        "ProcessGroupError": lambda: alone_of_two(),
         "OutOfMemory": lambda: starve() or train(config(**tiny(mode="tensor", threads=1))),
     }
+
+    def alone_of_two():
+        group = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "x"}
+        with monkeypatch.context() as patch:
+            for name, value in group.items():
+                patch.setenv(name, value)
+            train(config(**tiny(mode="tensor", threads=1)))
 
     def starve():
         def no_memory(*arguments, **options):

@@ -33,7 +33,7 @@ def stop_requested() -> Iterator[Callable[[], bool]]:
         received.append(number)
 
     handled = [signal.SIGINT, signal.SIGTERM]
-    # nohup ignores SIGHUP, so that the run survives its terminal; without it the run is saved.
+    # Under nohup SIGHUP is ignored and the run survives its terminal; otherwise the run is saved.
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
         handled.append(signal.SIGHUP)
     before = {number: signal.signal(number, note_signal) for number in handled}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 import torch
 import torch.distributed as dist
@@ -47,4 +48,5 @@ def all_reduce(tensor: Tensor) -> None:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
+    """Return the first line of torch's message without the place in its sources."""
+    return re.sub(r"^\[[^\]]*\.cc:\d+\] ", "", str(error).strip()).partition("\n")[0]

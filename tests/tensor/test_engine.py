@@ -102,6 +102,7 @@ def test_dropout_differs_between_microbatches_and_processes(
 ) -> None:
     engine = dropping()
     seeds = [engine._dropout_generator(index).initial_seed() for index in range(3)]
+    monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
     seeds += [engine._dropout_generator(index).initial_seed() for index in range(3)]
     assert len(set(seeds)) == 6
