@@ -324,8 +324,8 @@ def test_bits_of_norms_depend_on_no_thread(dtype: str) -> None:
         norm = Norm(700, 65, dtype, threads=threads)
         norm.forward(branch=True, in_place=False)
         forward = [norm.results[k].tobytes() for k in ("sum", "normed", "inverse")]
-        norm.backward(narrow=True, in_place=False)
-        bits.add((*forward, norm.results["result"].tobytes(), norm.results["narrow"].tobytes()))
+        norm.backward(stored=True, in_place=False)
+        bits.add((*forward, norm.results["result"].tobytes(), norm.results["stored"].tobytes()))
     assert len(bits) == 1
 
 
