@@ -69,22 +69,18 @@ def test_the_c_file_trains_from_zero_as_the_program_does(tmp_path: Path, numeric
         pytest.skip("no C compiler on the path")
     matrix = nanochat.Matrix([[0.0]])
     program = nanochat.compile(
-        lambda inputs: polynomial(matrix.row(0)[0]) * inputs[0],
-        matrix,
-        inputs=1,
-        numerics=numerics,
+        lambda: polynomial(matrix.row(0)[0]) * 4.0, matrix, numerics=numerics
     )
     (tmp_path / "model.c").write_text(program.to_c())
-    (tmp_path / "documents.txt").write_text("| 4.0\n")
     subprocess.run(
         [compiler, "-std=c99", "-O2", "-ffp-contract=off", "model.c", "-o", "model", "-lm"],
         cwd=tmp_path,
         check=True,
     )
     done = subprocess.run(
-        ["./model", "documents.txt", "5"], cwd=tmp_path, check=True, capture_output=True, text=True
+        ["./model", "-", "5"], cwd=tmp_path, check=True, capture_output=True, text=True
     )
     by_c = [float(line.split()[3]) for line in done.stdout.splitlines()]
-    by_program = [program.step(None, [4.0], lr=0.01) for _ in range(5)]
+    by_program = [program.step(lr=0.01) for _ in range(5)]
     assert by_program[0] == 4.0 and by_program[-1] < 4.0
     assert by_c == pytest.approx(by_program, rel=1e-5)
