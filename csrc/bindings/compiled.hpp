@@ -39,12 +39,13 @@ struct Compiled {
   bool mean = false;  // the loss is the mean of the document's outputs
   std::unique_ptr<Shards<double>> double_replay;
   std::unique_ptr<Shards<float>> float_replay;
-  std::vector<std::int32_t> lengths;    // of the last forward
-  std::vector<std::int32_t> last_slot;  // per stage: the highest slot that stages up to it read
-  long long steps = 0;                  // of AdamW
-  std::int32_t given_tokens = 0;        // tokens per document of step(), read or not
-  std::int32_t given_inputs = 0;        // inputs per document of step(), read or not
-  std::vector<std::int32_t> tokens;     // of step()
+  std::vector<std::int32_t> lengths;  // of the last forward
+  std::vector<std::int32_t>
+      last_slot;                     // per position: the highest slot that positions up to it read
+  long long steps = 0;               // of AdamW
+  std::int32_t given_tokens = 0;     // tokens per document of step(), read or not
+  std::int32_t given_inputs = 0;     // inputs per document of step(), read or not
+  std::vector<std::int32_t> tokens;  // of step()
   std::vector<double> numbers, scale, totals;
   LastReplay last = LastReplay::none;
   mutable bool in_use = false;
@@ -83,7 +84,7 @@ class InUse {
 // names the argument.
 Documents read_documents(Compiled& self, const py::object& tokens, const py::object& inputs);
 
-// Reads the same as arrays (documents, slots), (documents, inputs) and (documents, stages). The
+// Reads the same as arrays (documents, slots), (documents, inputs) and (documents, positions). The
 // result points into the caller's arrays. A token of −1 is valid where `counted` is given: the
 // target of an output that does not count. Raises ValueError that names the array.
 Documents read_arrays(Compiled& self, const Integers& lengths, const Integers& tokens,

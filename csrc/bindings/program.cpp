@@ -264,9 +264,9 @@ py::array_t<double> outputs(const Compiled& self) {
 py::array_t<double> watched(const Compiled& self, std::size_t begin, std::size_t end) {
   const InUse in_use(self);
   require_rows(self, "watched()");
-  require_range(begin, end, self.program.watched.size(), "watched values");
+  require_range(begin, end, self.program.observed.size(), "watched values");
   return table(self, begin, end,
-               [](auto& replay, std::size_t i, std::int32_t d) { return replay.watched(i, d); });
+               [](auto& replay, std::size_t i, std::int32_t d) { return replay.observed(i, d); });
 }
 
 std::string to_c(Compiled& self) {
@@ -379,7 +379,8 @@ void register_program(py::module_& module) {
       .def_property_readonly("gradients", &view<Array::gradients>)
       .def_property_readonly("first_moments", &view<Array::first_moments>)
       .def_property_readonly("second_moments", &view<Array::second_moments>)
-      .def_property_readonly("positions", [](const Compiled& self) { return self.program.positions; })
+      .def_property_readonly("positions",
+                             [](const Compiled& self) { return self.program.positions; })
       .def_property_readonly("slots", [](const Compiled& self) { return self.program.slots; })
       .def_property_readonly("inputs", [](const Compiled& self) { return self.program.inputs; })
       .def_property_readonly("limits", [](const Compiled& self) { return self.program.limits; })
