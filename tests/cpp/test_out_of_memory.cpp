@@ -63,7 +63,7 @@ int fail_at_every_allocation(std::int32_t documents) {
   const VectorProgram program = model.compile(Numerics::fast);
   const nanochat::simd::Table<double>& kernels = nanochat::simd::tables().fast64;
   testing::Random random{7};
-  const testing::Batch batch(random, 5, documents), other(random, 5, documents + 1);
+  const testing::Batch batch(random, 5, documents), other(random, 5, documents == 1 ? 2 : 1);
   Replay<double> untouched(program, kernels);
   load(untouched, model);
   const Result expected = run(untouched, batch, program.parameters);
