@@ -10,7 +10,11 @@ The convention, for every page and the README:
 - `…` in an output matches any text, also several lines.
 - The comment `<!-- output depends on the machine -->` before a block means: run it, and check only
   that it succeeds and prints something.
-- All blocks of a page run in the page's order in one folder. Other blocks (```sh) are not run.
+- All blocks of a page run in the page's order in one folder.
+- The comment `<!-- not run: REASON -->` before a block says why it is not run. Every block is run,
+  the output of one that is run, or has such a reason.
+- The comment `<!-- blocks checked by tests/….py -->` anywhere in a page means: that test runs the
+  page's Python blocks and compares its listings.
 """
 
 from __future__ import annotations
@@ -24,6 +28,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 VARIES = "<!-- output depends on the machine -->"
+_NOT_RUN = re.compile(r"<!-- not run: .+ -->$")
+_CHECKED_BY = re.compile(r"<!-- blocks checked by (tests/[\w/]+\.py) -->")
 _FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -57,6 +63,26 @@ def examples(text: str) -> list[Example]:
                 for code, output, offset in _commands(body)
             ]
     return found
+
+
+def checked_by(text: str) -> str | None:
+    """Return the test that runs the page's blocks itself, if there is one."""
+    found = _CHECKED_BY.search(text)
+    return found[1] if found else None
+
+
+def unexplained(text: str) -> list[int]:
+    """Return the lines of blocks that are neither run nor have a reason why they are not."""
+    covered = {"python", "", "c"} if checked_by(text) else {"python", "console"}
+    lines = []
+    previous: re.Match[str] | None = None
+    for fence in _FENCE.finditer(text):
+        before = text[previous.end() if previous else 0 : fence.start()].strip()
+        is_output = fence[1] == "text" and previous is not None and not before
+        if fence[1] not in covered and not is_output and not _NOT_RUN.search(before):
+            lines.append(text.count("\n", 0, fence.start()) + 1)
+        previous = fence
+    return lines
 
 
 def _commands(body: str) -> list[tuple[str, str, int]]:

@@ -21,7 +21,7 @@ ANSWERS = {
     "Where is the learning-rate schedule?": "def lr_multiplier",
     "What is saved in a checkpoint?": "def save_checkpoint",
     "How is attention computed?": "scaled_dot_product_attention",
-    "Which pass finds matrix products?": "Dot products",
+    "Which pass finds matrix products?": "matrix–vector products",
     "Where is the training loop?": "def train",
     "What must an engine offer?": "class Engine(Protocol)",
     "How is a text split into training and validation?": "def split_documents",

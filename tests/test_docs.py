@@ -1,15 +1,17 @@
-"""The documentation: every example of a page runs and prints what the page shows."""
+"""README and documentation: every example of a page runs and prints what the page shows."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from doc_blocks import Example, examples, matches, run_page
+from doc_blocks import Example, checked_by, examples, matches, run_page, unexplained
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
 # Pages and how many examples each has at least.
 PAGES = {
+    "../README.md": 10,
     "index.md": 4,
     "your-text.md": 8,
     "two-engines.md": 3,
@@ -85,10 +87,49 @@ def test_a_wrong_example_is_noticed(page: str, tmp_path: Path) -> None:
         run_page(path, tmp_path)
 
 
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with the text that the pages call my.txt."""
+    lines = (f"The {i}th line says {i * i} and the next one says more.\n" for i in range(200))
+    (tmp_path / "my.txt").write_text("".join(lines), encoding="utf-8")
+    return tmp_path
+
+
 @pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")
 @pytest.mark.parametrize("name", PAGES)
-def test_every_example_of_the_page_runs(name: str, tmp_path: Path) -> None:
-    assert run_page(DOCS / name, tmp_path) >= PAGES[name]
+def test_every_example_of_the_page_runs(name: str, folder: Path) -> None:
+    assert run_page(DOCS / name, folder) >= PAGES[name]
+
+
+EVERY_PAGE = [
+    *sorted(DOCS.glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md",
+    ROOT / "bench" / "README.md",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("page", EVERY_PAGE, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_block_of_the_page_is_run_or_says_why_not(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert unexplained(text) == []
+    test = checked_by(text)
+    if test is not None:
+        assert f'"{page.name}"' in (ROOT / test).read_text(encoding="utf-8")
+    elif examples(text):
+        assert page in [(DOCS / name).resolve() for name in PAGES]
+
+
+@pytest.mark.parametrize(
+    ("page", "lines"),
+    [
+        ("```sh\nls\n```\n", [1]),
+        ("<!-- not run: it is slow -->\n```sh\nls\n```\n", []),
+        ("<!-- not run: it is slow -->\n```sh\nls\n```\n```sh\nls\n```\n", [5]),
+        ("```python\nprint(1)\n```\n\n```text\n1\n```\n", []),
+        ("```python\nprint(1)\n```\nand\n```text\n1\n```\n", [5]),
+    ],
+)
+def test_a_block_without_a_reason_is_noticed(page: str, lines: list[int]) -> None:
+    assert unexplained(page) == lines
 
 
 def test_every_test_file_that_a_page_names_exists() -> None:
@@ -96,4 +137,4 @@ def test_every_test_file_that_a_page_names_exists() -> None:
 
     for page in DOCS.glob("*.md"):
         for name in re.findall(r"`(tests/[\w/]+\.py)`", page.read_text(encoding="utf-8")):
-            assert (DOCS.parent / name).is_file(), f"{page.name} names {name}"
+            assert (ROOT / name).is_file(), f"{page.name} names {name}"

@@ -1,10 +1,10 @@
-"""The tables of README.md and docs/race.md, written from the records of the races.
+"""The tables and the picture of docs/race.md, written from the records of the races.
 
     python -m bench.race.pages [--check]
 
 A table lies between `<!-- race: RECORD SIDE | RECORD SIDE | … -->`, which names its rows, and
 `<!-- end -->`. The name of a record without a side means all of its sides that finished. --check
-writes nothing, and exits with status 1 if a page differs from its records.
+writes nothing, and exits with status 1 if the page or its picture differs from the records.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -20,10 +21,10 @@ from typing import Any
 from bench.command import ROOT, command_parser
 from bench.machine import RESULTS
 
-PAGES = (ROOT / "README.md", ROOT / "docs" / "race.md")
+PAGE, PICTURE = ROOT / "docs" / "race.md", ROOT / "docs" / "race.png"
 TABLE = re.compile(r"(<!-- race: (.*?) -->\n).*?(?=<!-- end -->)", re.DOTALL)
 HEAD = (
-    "| | parameters | context | whole process | its steps alone | nats a byte | times faster |\n"
+    "| | parameters | context | whole process | its steps alone | nats per byte | times faster |\n"
     "|---|---|---|---|---|---|---|\n"
 )
 PEERS = {"nanogpt": "nanoGPT", "nanochat": "karpathy/nanochat", "eemicrogpt": "eemicrogpt"}
@@ -95,13 +96,14 @@ def main() -> None:
     parser = command_parser(__doc__)
     parser.add_argument("--check", action="store_true", help="compare without writing")
     check = parser.parse_args().check
-    for page in PAGES:
-        old = page.read_text(encoding="utf-8")
-        new = written(old)
-        if check and new != old:
-            sys.exit(f"{page.name} differs from its records; run python -m bench.race.pages")
-        if new != old:
-            page.write_text(new, encoding="utf-8")
+    old, picture = PAGE.read_text(encoding="utf-8"), RESULTS / "race" / "nanogpt.png"
+    new = written(old)
+    if check:
+        if new != old or PICTURE.read_bytes() != picture.read_bytes():
+            sys.exit(f"{PAGE.name} differs from its records; run python -m bench.race.pages")
+        return
+    PAGE.write_text(new, encoding="utf-8")
+    shutil.copyfile(picture, PICTURE)
 
 
 if __name__ == "__main__":

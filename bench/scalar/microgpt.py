@@ -8,8 +8,8 @@ its order of documents, and compares the losses at full precision. `--spread N` 
 reference to its end for N seeds with `nanochat.Value` in place of its own class (after a check that
 this keeps every loss bit-identical), and compares the mean loss of the last 50 steps with that of
 `nanochat train --mode scalar --preset microgpt`. The reference is then compared with its recorded
-form, which has the changed lines of the README (microgpt_recorded.py), and the padding of a batch's
-lanes is counted. Each peer (microgpt_ports.py) races against our side of its case
+form, which has the changed lines of docs/microgpt.md (microgpt_recorded.py), and the padding of a
+batch's lanes is counted. Each peer (microgpt_ports.py) races against our side of its case
 (microgpt_ours.py): processes in turn, best and median of the rounds, and the machine's limit
 (microgpt_limits.py). `--about` records a peer's revision and compiler flags. drop_in.py,
 micrograd.py and value.py time `Value` itself. Writes results/scalar/microgpt.json.

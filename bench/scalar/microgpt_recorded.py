@@ -1,6 +1,6 @@
 """microgpt.py compared with its recorded form: equal losses, and the median time of a step.
 
-The recorded form has the changed lines of the README: nanochat.compile and our Adam.
+The recorded form has the changed lines of docs/microgpt.md: nanochat.compile and our Adam.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ PARTS = {"keys, values =": "forward", "loss.backward()": "backward", "lr_t =": "
 RECORDED_PARTS = {"lr_t =": "step"}
 
 _STEP = "program.step(tokens[:n + 1], lr=lr_t, beta1=beta1, beta2=beta2, eps=eps_adam)"
-# The README's changes outside the loop. Each text occurs once in the script.
+# The changes of docs/microgpt.md outside the loop. Each text occurs once in the script.
 _CHANGED = {
     "[[Value(random.gauss(0, std)) for _ in range(nin)] for _ in range(nout)]": (
         "Matrix([[random.gauss(0, std) for _ in range(nin)] for _ in range(nout)])"
@@ -61,7 +61,7 @@ def variant(source: str, *, ours: bool = False, steps: int | None = None) -> str
 
 
 def recorded(source: str) -> str:
-    """Return the final gist with the changed lines of the README.
+    """Return the final gist with the changed lines of docs/microgpt.md.
 
     Its forward pass becomes a function that nanochat.compile records, and program.step replaces
     backward and Adam.

@@ -6,13 +6,14 @@ the model of microgpt.py: the same operations in the same order.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from operator import add
 
 import numpy as np
 
 from nanochat.config.options import TrainConfig
+from nanochat.errors import UnsupportedActivation
 from nanochat.model.parameters import rotary_angles
 from nanochat.scalar.functions import dot, linear, rmsnorm, rotate, softcap, softmax
 from nanochat.scalar.value import Matrix, Value
@@ -20,6 +21,17 @@ from nanochat.scalar.value import Matrix, Value
 __all__ = ["KeyValueCache", "MiniGPT"]
 
 Vector = list[Value]
+
+
+def _relu(x: Vector) -> Vector:
+    return [h.relu() for h in x]
+
+
+def _relu2(x: Vector) -> Vector:
+    return [h * h for h in _relu(x)]
+
+
+ACTIVATIONS: Mapping[str, Callable[[Vector], Vector]] = {"relu": _relu, "relu2": _relu2}
 
 
 class KeyValueCache:
@@ -41,7 +53,13 @@ class Block:
         def rows(name: str) -> list[Vector]:
             return matrices[f"layer{layer}.{name}"].rows()
 
+        if config.activation not in ACTIVATIONS:
+            raise UnsupportedActivation(
+                f"mode scalar does not support activation {config.activation};"
+                f" use {' or '.join(ACTIVATIONS)}, or mode tensor"
+            )
         self.config = config
+        self.activation = ACTIVATIONS[config.activation]
         self.wq, self.wk, self.wv, self.wo = (rows(f"attn_w{name}") for name in "qkvo")
         self.fc1, self.fc2 = rows("mlp_fc1"), rows("mlp_fc2")
 
@@ -86,10 +104,7 @@ class Block:
         return result
 
     def mlp(self, x: Vector) -> Vector:
-        hidden = [h.relu() for h in linear(x, self.fc1)]
-        if self.config.activation == "relu2":
-            hidden = [h * h for h in hidden]
-        return linear(hidden, self.fc2)
+        return linear(self.activation(linear(x, self.fc1)), self.fc2)
 
 
 class MiniGPT:

@@ -11,6 +11,7 @@ import pytest
 
 from nanochat.config.options import TrainConfig
 from nanochat.data.batches import IGNORE, Batch
+from nanochat.errors import UnsupportedActivation
 from nanochat.scalar.engine import ScalarEngine
 from nanochat.scalar.functions import total
 from nanochat.training.loop import step_settings
@@ -126,3 +127,12 @@ def test_non_finite_step_leaves_weights_and_optimizer_and_so_do_later_steps() ->
     for kind in ("weights", "optimizer"):
         for name, array in getattr(before, kind).items():
             assert np.array_equal(array, getattr(after, kind)[name]), name
+
+
+def test_an_activation_that_the_scalar_model_lacks_is_refused_and_not_replaced() -> None:
+    config = TrainConfig(mode="scalar", preset="microgpt", n_embd=8, n_head=2, block_size=4)
+    object.__setattr__(config, "activation", "sine")
+    with pytest.raises(
+        UnsupportedActivation, match="does not support activation sine; use relu or"
+    ):
+        ScalarEngine(config, VOCAB, dtype="float64")
