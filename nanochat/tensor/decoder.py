@@ -80,7 +80,7 @@ class TensorDecoder:
     def logits(self) -> NDArray[np.float64] | NDArray[np.float32]:
         return self._logits.cpu().numpy()
 
-    def sample_with_random(
+    def draw(
         self,
         logits: NDArray[Any],  # (rows, vocab)
         random: NDArray[np.uint64],  # (rows,)

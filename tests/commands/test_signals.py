@@ -27,6 +27,15 @@ def test_a_second_signal_interrupts(first, second):
         signal.raise_signal(second)
 
 
+@pytest.fixture
+def _hangup_is_not_ignored():
+    """nohup starts processes, such as these tests, that ignore SIGHUP."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("_hangup_is_not_ignored")
 def test_a_terminal_that_closes_asks_to_stop_however_often_it_says_so():
     with stop_requested() as stop:
         signal.raise_signal(signal.SIGHUP)

@@ -17,7 +17,7 @@ from nanochat.model.parameters import initial_weights
 from nanochat.scalar.engine import ScalarEngine
 from nanochat.training.loop import step_settings
 
-STEPS = 50
+STEPS = 25
 
 
 def test_microgpt_preset_is_recorded_once(monkeypatch: pytest.MonkeyPatch) -> None:

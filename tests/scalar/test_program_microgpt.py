@@ -23,7 +23,7 @@ from nanochat.scalar.minigpt import MiniGPT
 from nanochat.scalar.program import Program
 from nanochat.scalar.value import Matrix, Tape, Value
 
-PLAIN_STEPS = 40
+PLAIN_STEPS = 30
 LONG_STEPS = 1000
 
 

@@ -1,39 +1,38 @@
 """Draw docs/default-run.svg: the terminal after `nanochat train`, with no options.
 
-    python -m bench.picture
+    python -m bench.scalar.picture
 
 The command runs in an empty folder. Lines wider than the picture end in an ellipsis.
 """
 
 from __future__ import annotations
 
-import argparse
 import re
 import subprocess
 import tempfile
-from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
-PICTURE = Path(__file__).resolve().parents[1] / "docs" / "default-run.svg"
+from bench.command import ROOT, command_parser, environment_without_root, nanochat_command
+
+PICTURE = ROOT / "docs" / "default-run.svg"
 WIDTH = 96  # columns
 
 
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
-    command = ["nanochat", "train"]
+    command_parser(__doc__).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
-            command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            check=True,
+            [nanochat_command(), "train"], cwd=folder, env=environment_without_root(),
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True,
         )  # fmt: skip
-    PICTURE.write_text(drawn(" ".join(command), done.stdout), encoding="utf-8")
+    PICTURE.write_text(terminal_svg("nanochat train", done.stdout), encoding="utf-8")
     print(PICTURE)
 
 
-def drawn(command: str, output: str) -> str:
-    """The SVG of a terminal that shows the command and its output, without web fonts."""
+def terminal_svg(command: str, output: str) -> str:
+    """Return an SVG of a terminal with the command and its output, without web fonts."""
     with open("/dev/null", "w") as nowhere:
         console = Console(record=True, width=WIDTH, file=nowhere, force_terminal=True)
         console.print(Text(f"$ {command}", style="bold green"), no_wrap=True)
