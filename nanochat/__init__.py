@@ -7,8 +7,8 @@ Train a model on the embedded names, then use it:
     run = nanochat.train(nanochat.TrainConfig(steps=200))
     print(run.metrics["val_loss"], run.samples)
 
-    print(nanochat.sample(nanochat.SampleConfig(checkpoint=str(run.run), prompt="an")))
-    print(nanochat.evaluate(nanochat.EvalConfig(checkpoint=str(run.run))).loss)
+    print(nanochat.sample(nanochat.SampleConfig(checkpoint=run.run, prompt="an")))
+    print(nanochat.evaluate(nanochat.EvalConfig(checkpoint=run.run)).loss)
 
 For your own text, pass `data="my.txt"` to TrainConfig. Every option of the command line
 (`nanochat train --help-all`) is a field of a config class, with the same name and check.

@@ -201,7 +201,7 @@ def records() -> Callable[[Path], list[dict[str, Any]]]:
 
     def read(run: Path) -> list[dict[str, Any]]:
         def refuse(constant: str) -> None:
-            raise AssertionError(f"{constant} is no JSON")
+            raise AssertionError(f"{constant} is not JSON")
 
         lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         return [json.loads(line, parse_constant=refuse) for line in lines]

@@ -44,7 +44,7 @@ class Scored:
 
 
 def windows(ids: np.ndarray, context: int) -> Windows:
-    """Yield the whole windows of a token stream, then the rest. The first token is no target."""
+    """Yield the whole windows of a token stream, then the rest. The first token is not a target."""
     whole = (len(ids) - 1) // context
     tokens = torch.from_numpy(ids.astype(np.int64))
     inputs = tokens[: whole * context].view(whole, context)

@@ -32,7 +32,7 @@ def rank() -> int:
 
 
 def world() -> int:
-    """Return how many processes train together. Raises ConfigError if WORLD_SIZE is no number."""
+    """Return how many processes train together. Raises ConfigError if WORLD_SIZE is not a number."""
     return _whole_number("WORLD_SIZE", default=1, least=1)
 
 

@@ -1,4 +1,4 @@
-"""nanochat.ops exports three documented functions, whatever was imported before."""
+"""nanochat.ops exports three documented functions in every import order."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ class LossRow {
     return outcome.slopes;
   }
 
-  // The loss and the gradient of a row whose target is no token.
+  // The loss and the gradient of a row whose target is not a token.
   __device__ float finish_empty(bool writes) const {
     const float value = kind_ == RowKind::ignored ? 0.0f : float_nan;
     if (writes) write(value, value, false);
@@ -149,7 +149,7 @@ class LossRow {
   float z_target_ = 0.0f;
 };
 
-// Fills the gradient of a row whose target is no token. first, step: the slots of this thread.
+// Fills the gradient of a row whose target is not a token. first, step: the slots of this thread.
 template <class S, bool is_plain>
 __device__ inline void fill_gradient(const LossRow<S, is_plain>& row, float value,
                                      std::int32_t first, std::int32_t step) {
