@@ -1,5 +1,9 @@
 # The C++ checks that .ci/run and .ci/long share. Needs $work, a folder for builds.
 
+# Kernels for AVX-512 are tested only where they run.
+avx512=OFF
+grep -qw avx512f /proc/cpuinfo 2>/dev/null && avx512=ON
+
 cmake_core() {  # build folder, options…
   cmake -S . -B "$1" -G Ninja -DCMAKE_BUILD_TYPE=Debug -DCMAKE_EXPORT_COMPILE_COMMANDS=ON \
     -DNCLAB_PYTHON=OFF -DNCLAB_CPP_TESTS=ON -DNCLAB_WERROR=ON "${@:2}" >"$work/cmake.log" 2>&1 ||
@@ -7,7 +11,7 @@ cmake_core() {  # build folder, options…
 }
 
 cpp_tests() {  # and, where nvcc is, the CUDA library for one architecture with warnings as errors
-  cmake_core "$work/asan" -DNCLAB_SANITIZE=ON -DCMAKE_CUDA_ARCHITECTURES=90-real &&
+  cmake_core "$work/asan" -DNCLAB_SANITIZE=ON -DNCLAB_AVX512=$avx512 -DCMAKE_CUDA_ARCHITECTURES=90-real &&
     cmake --build "$work/asan" && ctest --test-dir "$work/asan" -j 2 --output-on-failure
 }
 
@@ -20,7 +24,7 @@ native_tests() {  # Python calls the kernels of the build above; libstdc++ becau
 thread_tests() {  # at fixed addresses, where that is allowed: older runtimes know no others
   local fixed=()
   setarch -R true 2>/dev/null && fixed=(setarch -R)
-  cmake_core "$work/tsan" -DNCLAB_CUDA=OFF -DNCLAB_SANITIZE=thread &&
+  cmake_core "$work/tsan" -DNCLAB_CUDA=OFF -DNCLAB_AVX512=OFF -DNCLAB_SANITIZE=thread &&
     cmake --build "$work/tsan" --target test_kernels test_kernel_threads &&
     "${fixed[@]}" ctest --test-dir "$work/tsan" -R '^kernel' --output-on-failure
 }

@@ -14,12 +14,14 @@ bool named(const char* name, const char* other) noexcept { return std::strcmp(na
 }  // namespace
 
 bool runs(const char* instruction_set) noexcept {
-#if NCLAB_SIMD_X86
+#if NCLAB_SIMD_AVX512
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
                       __builtin_cpu_supports("fma");
   if (named(instruction_set, "avx512bf16")) return avx512 && __builtin_cpu_supports("avx512bf16");
   if (named(instruction_set, "avx512")) return avx512;
+#endif
+#if NCLAB_SIMD_X86
   if (named(instruction_set, "avx2")) {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
            __builtin_cpu_supports("f16c");

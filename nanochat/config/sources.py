@@ -26,10 +26,8 @@ __all__ = ["PREFIX", "gather_options", "read_config_file"]
 PREFIX = "NCLAB_"
 # Variables of the build (CMakeLists.txt), which may still be set in the shell that runs a command,
 # and those that choose a build of the kernels (native.py) and its instruction set.
-_BUILD = frozenset(
-    PREFIX + name
-    for name in ("CUDA", "PYTHON", "CPP_TESTS", "SANITIZE", "WERROR", "KERNELS", "SIMD")
-)
+_BUILD_NAMES = "AVX512 CUDA PYTHON CPP_TESTS SANITIZE WERROR KERNELS SIMD"
+_BUILD = frozenset(PREFIX + name for name in _BUILD_NAMES.split())
 _CONFIGS = (TrainConfig, SampleConfig, EvalConfig, AblateConfig)
 
 

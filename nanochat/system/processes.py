@@ -32,7 +32,7 @@ def rank() -> int:
 
 
 def world() -> int:
-    """Return how many processes train together. Raises ConfigError if WORLD_SIZE is not a number."""
+    """Return how many processes train together. Raises ConfigError for a bad WORLD_SIZE."""
     return _whole_number("WORLD_SIZE", default=1, least=1)
 
 

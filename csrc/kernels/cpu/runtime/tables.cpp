@@ -7,13 +7,15 @@
 
 namespace nanochat::kernels {
 
-#if NCLAB_SIMD_X86
+#if NCLAB_SIMD_AVX512
 namespace avx512bf16 {
 extern const Tables kernel_tables;
 }
 namespace avx512 {
 extern const Tables kernel_tables;
 }
+#endif
+#if NCLAB_SIMD_X86
 namespace avx2 {
 extern const Tables kernel_tables;
 }
@@ -24,9 +26,11 @@ extern const Tables kernel_tables;
 
 const Tables* tables_named(const char* name) noexcept {
   if (!simd::runs(name)) return nullptr;
-#if NCLAB_SIMD_X86
+#if NCLAB_SIMD_AVX512
   if (std::strcmp(name, "avx512bf16") == 0) return &avx512bf16::kernel_tables;
   if (std::strcmp(name, "avx512") == 0) return &avx512::kernel_tables;
+#endif
+#if NCLAB_SIMD_X86
   if (std::strcmp(name, "avx2") == 0) return &avx2::kernel_tables;
 #endif
   return &portable::kernel_tables;
