@@ -4,16 +4,27 @@
 avx512=OFF
 grep -qw avx512f /proc/cpuinfo 2>/dev/null && avx512=ON
 
-cmake_core() {  # build folder, options…
-  cmake -S . -B "$1" -G Ninja -DCMAKE_BUILD_TYPE=Debug -DCMAKE_EXPORT_COMPILE_COMMANDS=ON \
-    -DNCLAB_PYTHON=OFF -DNCLAB_CPP_TESTS=ON -DNCLAB_WERROR=ON "${@:2}" >"$work/cmake.log" 2>&1 ||
-    { cat "$work/cmake.log"; return 1; }
+wait_for() {  # process, log: waits for a background job and shows its log if it failed
+  wait "$1" || { cat "$2"; return 1; }
 }
 
-cpp_tests() {  # and, where nvcc is, the CUDA library for one architecture with warnings as errors
-  cmake_core "$work/asan" -DNCLAB_SANITIZE=ON -DNCLAB_AVX512=$avx512 -DCMAKE_CUDA_ARCHITECTURES=90-real &&
-    cmake --build "$work/asan" && ctest --test-dir "$work/asan" -j 2 --output-on-failure
+cmake_core() {  # build folder, options…
+  cmake -S . -B "$1" -G Ninja -DCMAKE_BUILD_TYPE=Debug -DCMAKE_EXPORT_COMPILE_COMMANDS=ON \
+    -DNCLAB_PYTHON=OFF -DNCLAB_CPP_TESTS=ON -DNCLAB_WERROR=ON "${@:2}" >"$1.log" 2>&1 ||
+    { cat "$1.log"; return 1; }
 }
+
+# With AddressSanitizer and UndefinedBehaviorSanitizer, where nvcc is with the CUDA library for one
+# architecture, and with ThreadSanitizer.
+build_cpp_tests() {
+  cmake_core "$work/asan" -DNCLAB_SANITIZE=ON -DNCLAB_AVX512=$avx512 \
+    -DCMAKE_CUDA_ARCHITECTURES=90-real &&
+    nice cmake --build "$work/asan" -j 2 &&
+    cmake_core "$work/tsan" -DNCLAB_CUDA=OFF -DNCLAB_AVX512=OFF -DNCLAB_SANITIZE=thread &&
+    nice cmake --build "$work/tsan" -j 2 --target test_kernels test_kernel_threads
+}
+
+cpp_tests() { ctest --test-dir "$work/asan" -j 2 --output-on-failure; }
 
 native_tests() {  # Python calls the kernels of the build above; libstdc++ because they throw
   LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libstdc++.so.6)" \
@@ -24,26 +35,35 @@ native_tests() {  # Python calls the kernels of the build above; libstdc++ becau
 thread_tests() {  # at fixed addresses, where that is allowed: older runtimes know no others
   local fixed=()
   setarch -R true 2>/dev/null && fixed=(setarch -R)
-  cmake_core "$work/tsan" -DNCLAB_CUDA=OFF -DNCLAB_AVX512=OFF -DNCLAB_SANITIZE=thread &&
-    cmake --build "$work/tsan" --target test_kernels test_kernel_threads &&
-    "${fixed[@]}" ctest --test-dir "$work/tsan" -R '^kernel' --output-on-failure
+  "${fixed[@]}" ctest --test-dir "$work/tsan" -R '^kernel' --output-on-failure
 }
 
-run_tidy() {  # options…: clang-tidy on every source that it can parse
-  git ls-files 'csrc/*.cpp' ':!csrc/bindings' ':!csrc/kernels/cuda' |
-    xargs -P 2 -n 2 clang-tidy --quiet --extra-arg=-Wno-unknown-warning-option "$@"
+clang_format() {
+  git ls-files 'csrc/*' 'tests/cpp/*' | grep -E '[.](cpp|hpp|h|cu|cuh)$' |
+    xargs clang-format --dry-run --Werror
 }
 
-# All checks on one instruction set of each source. The analyzer, which takes nine tenths of the
-# time, finds the same paths in every set, so it walks the widest.
+run_tidy() {  # database, files, options…: clang-tidy, two sources at a time
+  local database=$1 files=$2
+  git ls-files $files ':!csrc/bindings' ':!csrc/kernels/cuda' | grep '[.]cpp$' |
+    xargs -P 2 -n 2 clang-tidy --quiet --extra-arg=-Wno-unknown-warning-option -p "$database" "${@:3}"
+}
+
+# All checks on the widest instruction set of each source. The analyzer, which takes nine tenths of
+# the time, walks the code with pointers, ownership and branches: not the vector loops.
 tidy() {
+  local loops='csrc/scalar/simd csrc/kernels/cpu/*/rows.cpp csrc/kernels/cpu/*/elements.cpp'
   cmake_core "$work/tidy" -DNCLAB_CUDA=OFF &&
-    python .ci/widest.py "$work/tidy" "$work/widest" && run_tidy -p "$work/widest"
+    python .ci/widest.py "$work/tidy" "$work/widest" &&
+    run_tidy "$work/widest" 'csrc :!csrc/scalar/simd :!csrc/kernels/cpu/*/rows.cpp' &&
+    run_tidy "$work/widest" "$loops" --checks='-clang-analyzer-*'
 }
 
-# All checks but the analyzer on every instruction set.
+# The analyzer on the vector loops, and all other checks on every instruction set.
 tidy_every_set() {
   cmake_core "$work/tidy" -DNCLAB_CUDA=OFF &&
-    run_tidy -p "$work/tidy" --checks='-clang-analyzer-*' \
+    python .ci/widest.py "$work/tidy" "$work/widest" &&
+    run_tidy "$work/widest" csrc &&
+    run_tidy "$work/tidy" csrc --checks='-clang-analyzer-*' \
       --extra-arg=-Wno-deprecated-declarations
 }
