@@ -19,6 +19,7 @@ __all__ = [
     "OutOfMemory",
     "OutputError",
     "ProcessGroupError",
+    "ProgramError",
     "PromptTooLong",
     "RunInterrupted",
     "TokenizerError",
