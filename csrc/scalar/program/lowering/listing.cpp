@@ -24,15 +24,17 @@ class Lister {
 
   std::string group(std::size_t g) const {
     const Group& group = program_.groups[g];
-    std::string text = "  g" + std::to_string(g) + ": " + name_of(group.kind) + ", " +
-                       (group.ragged() ? "up to " : "") + std::to_string(group.features) + " rows";
+    const std::string text = "  g" + std::to_string(g) + ": " + name_of(group.kind) + ", " +
+                             (group.ragged() ? "up to " : "") + std::to_string(group.features) +
+                             " rows";
     if (group.is_shared()) return text + ", shared\n";
     return text + ", positions " + std::to_string(group.begin) + "…" +
            std::to_string(group.end - 1) + "\n";
   }
 
   std::string instruction(const Instruction& instruction) const {
-    return "  " + std::visit([this](const auto& each) { return line(each); }, instruction) + "\n";
+    return "  " + std::visit([this](const auto& each) { return this->line(each); }, instruction) +
+           "\n";
   }
 
   std::string gradient(const OuterProduct& outer) const {

@@ -68,7 +68,7 @@ void Replay<T>::bind() {
   lay_out();
   const auto bind_all = [&](const std::vector<Instruction>& instructions) {
     for (const Instruction& instruction : instructions) {
-      std::visit([this](const auto& each) { bind(each); }, instruction);
+      std::visit([this](const auto& each) { this->bind(each); }, instruction);
     }
   };
   bound.list = &bound.forward;
