@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import re
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
+
+from mkdocs.plugins import event_priority
 
 from nanochat.config import options
 from nanochat.config.option import UNSET
 
 _OUTSIDE = re.compile(r"(?<!!)\[([^\]]*)\]\(\.\./([^)]*)\)")
 _OPTIONS = re.compile(r"<!-- options of (\w+) -->")
+
+
+@event_priority(100)  # before mkdocstrings reads its options
+def on_config(config: Any) -> Any:
+    """Read the API from the package that has the compiled files, whose stubs document them."""
+    compiled = find_spec("nanochat._scalar")
+    assert compiled is not None and compiled.origin is not None, "run `pip install .` first"
+    folder = Path(compiled.origin).parents[1]
+    config.plugins["mkdocstrings"].config.handlers["python"]["paths"] = [str(folder)]
+    return config
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
