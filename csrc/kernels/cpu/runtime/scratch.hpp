@@ -7,7 +7,7 @@
 namespace nanochat::kernels {
 
 // Returns at least `bytes`, aligned to 64 and valid until the thread's next call, or null if there
-// is no memory.
+// is not enough memory.
 void* scratch(std::size_t bytes) noexcept;
 
 }  // namespace nanochat::kernels
