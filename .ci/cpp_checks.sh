@@ -1,6 +1,6 @@
 # The C++ checks that .ci/run and .ci/long share. Needs $work, a folder for builds.
 
-# Kernels for AVX-512 are tested only where they run.
+# Kernels for AVX-512 are compiled and tested where they run.
 avx512=OFF
 grep -qw avx512f /proc/cpuinfo 2>/dev/null && avx512=ON
 
@@ -26,16 +26,16 @@ build_cpp_tests() {
 
 cpp_tests() { ctest --test-dir "$work/asan" -j 2 --output-on-failure; }
 
-native_tests() {  # Python calls the kernels of the build above; libstdc++ because they throw
+native_tests() {  # options of pytest…: Python calls the kernels of the build above; libstdc++ because they throw
   LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libstdc++.so.6)" \
     ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 NCLAB_KERNELS="$work/asan" \
-    pytest -q -n 2 tests/native
+    pytest -q -n 2 tests/native "$@"
 }
 
 thread_tests() {  # at fixed addresses, where that is allowed: older runtimes know no others
   local fixed=()
   setarch -R true 2>/dev/null && fixed=(setarch -R)
-  "${fixed[@]}" ctest --test-dir "$work/tsan" -R '^kernel' --output-on-failure
+  "${fixed[@]}" ctest -j 2 --test-dir "$work/tsan" -R '^kernel' --output-on-failure
 }
 
 clang_format() {

@@ -129,6 +129,7 @@ def test_every_error_class_is_raised_on_a_real_path(folder, tiny, trained, monke
         "UnsupportedActivation": lambda: config(model_kind="bigram", activation="relu2"),
         "MissingDependency": lambda: train(config(**tiny(data="a.parquet"))),
         "KernelError": lambda: native.take_buffer(-1),
+        "ProgramError": lambda: nanochat.compile(lambda tokens: [], []),
         "CorpusError": lambda: train(config(**tiny(data="no.txt"))),
         "TokenizerError": lambda: sample(nanochat.SampleConfig(checkpoint=checkpoint, prompt="Z")),
         "PromptTooLong": lambda: sample(

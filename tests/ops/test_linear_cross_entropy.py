@@ -213,7 +213,7 @@ print((run(rows) - 4 * width * vocab) / (rows * vocab * dtype.itemsize))
     [
         ("float32", 64),
         ("float32", 512),
-        ("bfloat16", 64),
+        ("bfloat16", 16),
         # Minutes on a processor that does not multiply in bfloat16.
         pytest.param("bfloat16", 512, marks=pytest.mark.long),
     ],

@@ -40,7 +40,8 @@ def test_microgpt_preset_is_recorded_once(monkeypatch: pytest.MonkeyPatch) -> No
     assert len(recordings) == 1
 
 
-def test_microgpt_preset_walks_the_losses_of_plain_python_bit_for_bit() -> None:
+@pytest.mark.parametrize("steps", [8, pytest.param(60, marks=pytest.mark.long)])
+def test_microgpt_preset_walks_the_losses_of_plain_python_bit_for_bit(steps: int) -> None:
     config = TrainConfig(mode="scalar", preset="microgpt", numerics="exact")
     texts = list(load_corpus("names").documents)
     tokenizer = build_tokenizer("char", texts)
@@ -57,7 +58,7 @@ def test_microgpt_preset_walks_the_losses_of_plain_python_bit_for_bit() -> None:
     adam = Adam(parameters, config.beta1, config.beta2, config.eps)
 
     ours, theirs = [], []
-    for step in range(STEPS):
+    for step in range(steps):
         (batch,) = batcher.step(step)
         ours.append(engine.step([batch], step_settings(config, step)).read().loss)
         loss = document_loss(weights, batch.inputs[0].tolist(), batch.targets[0].tolist())

@@ -23,8 +23,8 @@ from nanochat.scalar.minigpt import MiniGPT
 from nanochat.scalar.program import Program
 from nanochat.scalar.value import Matrix, Tape, Value
 
-PLAIN_STEPS = 30
 LONG_STEPS = 1000
+PLAIN_STEPS = pytest.mark.parametrize("steps", [12, pytest.param(60, marks=pytest.mark.long)])
 
 
 class Microgpt:
@@ -70,7 +70,8 @@ class Microgpt:
         return self.program.step(self.document(step), lr=self.lr(step), **self.adam)
 
 
-def test_losses_of_an_exact_program_are_bit_identical_to_plain_python() -> None:
+@PLAIN_STEPS
+def test_losses_of_an_exact_program_are_bit_identical_to_plain_python(steps: int) -> None:
     ours = Microgpt(numerics="exact")
     weights = {
         name: [[PlainValue(float(x)) for x in row] for row in matrix]
@@ -79,7 +80,7 @@ def test_losses_of_an_exact_program_are_bit_identical_to_plain_python() -> None:
     parameters = [p for matrix in weights.values() for row in matrix for p in row]
     adam = Adam(parameters, ours.adam["beta1"], ours.adam["beta2"], ours.adam["eps"])
     lengths, targets = set(), set()
-    for step in range(PLAIN_STEPS):
+    for step in range(steps):
         document = ours.document(step)
         lengths.add(len(document))
         targets.update(document[1:])
