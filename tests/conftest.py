@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -30,6 +31,13 @@ TINY: dict[str, dict[str, Any]] = {
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="also the long forms of claims")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Set the number of examples of the property tests that do not name one."""
+    settings.register_profile("gate", max_examples=100)
+    settings.register_profile("long", max_examples=1000)
+    settings.load_profile("long" if config.getoption("--long") else "gate")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -525,7 +525,7 @@ def requests(draw, command: str) -> tuple[list[str], dict[str, object]]:
 
 
 @pytest.mark.parametrize("command", ["train", "sample", "eval", "ablate"])
-@settings(max_examples=150, deadline=None)
+@settings(deadline=None)
 @given(data=st.data())
 def test_options_are_read_in_any_order_and_spelling(command, data):
     words, meant = data.draw(requests(command))
@@ -533,7 +533,7 @@ def test_options_are_read_in_any_order_and_spelling(command, data):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-@settings(max_examples=150, deadline=None)
+@settings(deadline=None)
 @given(data=st.data())
 def test_any_words_are_read_or_refused_in_one_line(command, data):
     flags = [*surface()[command], "--no-tie-lm-head", "--quiet", "--config", "--", "-", "-x", "--x"]

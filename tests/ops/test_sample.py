@@ -66,7 +66,7 @@ def ours(logits: Tensor, random: Tensor, **options: Any) -> list[int] | str:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@settings(max_examples=250, deadline=None)
+@settings(deadline=None)
 @given(rows_of_one_length, temperatures, st.integers(0, 44), shares, st.integers(0, 99))
 def test_any_rows_draw_what_the_specification_draws(dtype, rows, temperature, top_k, top_p, item):
     logits = torch.tensor(rows, dtype=torch.float64).to(dtype)
@@ -150,7 +150,11 @@ def test_any_number_of_threads_draws_the_same_tokens():
 
 
 TOKENS_OF_AN_INSTRUCTION_SET = """
-import json, torch
+import json
+from nanochat import native
+null = native.ffi.NULL  # a call without rows fails at once where the set does not run
+native.check(native.cpu().nck_scale_rows(null, 0, 1, 1, 0, null, 0, null, 1, 1), native.cpu())
+import torch
 from nanochat.ops import sample
 generator = torch.Generator().manual_seed(9)
 found = []

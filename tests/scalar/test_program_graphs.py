@@ -67,25 +67,25 @@ def check_exact(recipe: Recipe) -> None:
     assert parameters.grads().tobytes() == grads.tobytes()
 
 
-@settings(max_examples=600, deadline=None)
+@settings(deadline=None)
 @given(one_value)
 def test_fast_program_of_one_value_is_the_tape_up_to_rounding(recipe: Recipe) -> None:
     check_fast(recipe)
 
 
-@settings(max_examples=600, deadline=None)
+@settings(deadline=None)
 @given(several_values)
 def test_fast_program_of_several_losses_is_the_tape_up_to_rounding(recipe: Recipe) -> None:
     check_fast(recipe)
 
 
-@settings(max_examples=600, deadline=None)
+@settings(deadline=None)
 @given(one_value)
 def test_exact_program_of_one_value_is_refused_or_has_the_bits_of_the_tape(recipe: Recipe) -> None:
     check_exact(recipe)
 
 
-@settings(max_examples=600, deadline=None)
+@settings(deadline=None)
 @given(several_values)
 def test_exact_program_of_several_losses_is_refused_or_has_the_bits_of_the_tape(
     recipe: Recipe,
@@ -108,7 +108,7 @@ def test_programs_of_many_losses_are_the_tape(recipe: Recipe) -> None:
     check_exact(recipe)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(deadline=None)
 @given(recipes(smooth=True, most=8))
 def test_gradients_of_smooth_functions_are_central_differences(recipe: Recipe) -> None:
     program, parameters = program_of(recipe)
@@ -134,7 +134,7 @@ def test_gradients_of_smooth_functions_are_central_differences(recipe: Recipe) -
         assert abs(difference - grads[i]) <= 1e-4 * (1 + errors[i]) + UNIT * error / h
 
 
-@settings(max_examples=300, deadline=None)
+@settings(deadline=None)
 @given(one_value)
 def test_float32_is_float64_rounded(recipe: Recipe) -> None:
     program, parameters = program_of(recipe)
@@ -169,7 +169,7 @@ def test_a_step_is_adamw_of_plain_python(weight_decay: float, recipe: Recipe) ->
 
 
 @pytest.mark.parametrize(("dtype", "unit"), [("float64", 1e-15), ("float32", 2e-7)])
-@settings(max_examples=200, deadline=None)
+@settings(deadline=None)
 @given(
     logits=st.lists(st.floats(-2000, 2000, width=32), min_size=2, max_size=5),
     target=st.integers(0, 1),

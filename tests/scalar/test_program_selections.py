@@ -149,7 +149,7 @@ def with_selections(recipe: Recipe, token: int) -> Recipe:
     )  # fmt: skip
 
 
-@settings(max_examples=600, deadline=None)
+@settings(deadline=None)
 @given(recipes(tokens=False, smooth=True), st.integers(0, 1))
 def test_functions_of_many_selections_have_the_bits_of_the_tape_or_are_refused(
     recipe: Recipe, token: int

@@ -60,7 +60,7 @@ def drawn(data: st.DataObject, cell: Cell, longest: int, count: int) -> Document
     return data.draw(st.lists(document, min_size=1, max_size=count))
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(cells(), st.integers(1, 6), st.data())
 def test_a_ragged_batch_is_the_mean_of_its_documents(
     cell: Cell, longest: int, data: st.DataObject
@@ -81,7 +81,7 @@ def test_any_cell_and_any_batch_agree_with_the_tape(
         check(cell, drawn(data, cell, longest, 20), program, parameters)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(cells(), st.integers(1, 6), st.data())
 def test_exact_documents_of_any_length_have_the_bits_of_the_tape(
     cell: Cell, longest: int, data: st.DataObject
@@ -124,7 +124,7 @@ def test_every_multiset_of_lengths_is_the_mean_of_its_documents(lengths: list[in
 def test_one_program_is_correct_while_batch_shapes_change() -> None:
     generator = np.random.default_rng(11)
     program, parameters = program_of(ATTENTION, 8)
-    for _ in range(150):
+    for _ in range(60):
         count = int(generator.choice([1, 1, 1, 2, 3, 5, 9, 17]))
         documents = [
             generator.integers(0, 3, generator.integers(1, 9) + 1).tolist() for _ in range(count)

@@ -34,7 +34,7 @@ def zeros(draw: Callable[..., Any]) -> Recipe:
     return Recipe(loose, [matrix], [], [], steps, [(len(steps), 0)])
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(deadline=None)
 @given(zeros())
 def test_signs_of_zeros_are_those_of_the_tape(recipe: Recipe) -> None:
     check_exact(recipe)
