@@ -37,6 +37,11 @@ class EvalMetrics:
     step: int
     loss: float | None  # nats per target
     bpb: float | None  # bits per byte of raw text
+    train_loss: float | None = None  # mean over the steps since the evaluation before
+    tokens_per_s: float = 0.0  # of training alone
+    elapsed_s: float = 0.0  # of training alone
+    left_s: float | None = None  # estimate until the last step, evaluations included
+    is_best: bool = False  # the lowest validation loss so far
 
 
 class Observer(Protocol):
