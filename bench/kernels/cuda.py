@@ -83,7 +83,7 @@ def _cross_entropy_call(problem: Problem, logits: Tensor, gradient: Tensor) -> C
         native.check(library.nck_cuda_cross_entropy(*arguments, _stream()), library)
         return value
 
-    run.memory = (problem, logits, gradient, workspace)  # type: ignore[attr-defined]
+    run.memory = (problem, logits, gradient, workspace)  # type: ignore[attr-defined]  # keeps it alive
     return run
 
 
@@ -124,7 +124,7 @@ def _sample(problem: Problem) -> Iterable[Entry]:
         native.check(library.nck_cuda_sample(*arguments, _stream()), library)
         return tokens
 
-    run.memory = (problem, state, workspace)  # type: ignore[attr-defined]
+    run.memory = (problem, state, workspace)  # type: ignore[attr-defined]  # keeps it alive
     yield Contestant("nanochat ABI", "ours", run)
 
 

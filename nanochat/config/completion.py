@@ -40,7 +40,7 @@ def _complete_values(parser: argparse.ArgumentParser, options: Mapping[str, Opti
         elif action.dest in ("print_completion", "install_completion"):
             action.choices = SHELLS
         elif action.dest in ("paths", "config") or (option is not None and option.path):
-            action.complete = shtab.FILE  # type: ignore[attr-defined]
+            action.complete = shtab.FILE  # type: ignore[attr-defined]  # read by shtab
 
 
 def install_completion(shell: str, environment: Mapping[str, str]) -> str:

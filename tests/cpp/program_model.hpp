@@ -23,14 +23,17 @@ struct Random {
   double number() { return below(2001) / 1000.0 - 1.0; }
 };
 
-// A tanh recurrence that attends to its earlier states, with a cross entropy per position.
+// A tanh recurrence that attends to its earlier states, with a cross entropy per position. Without
+// memory a state depends on its token alone.
 struct Model {
   Trace trace;
   std::int32_t vocab, width;
+  bool memory;
   NodeId embedding, recurrent, output, start;
   std::size_t count;
 
-  Model(std::int32_t vocab_size, std::int32_t hidden) : vocab(vocab_size), width(hidden) {
+  Model(std::int32_t vocab_size, std::int32_t hidden, bool has_memory = true)
+      : vocab(vocab_size), width(hidden), memory(has_memory) {
     const auto v = static_cast<std::size_t>(vocab), h = static_cast<std::size_t>(width);
     embedding = trace.parameters(v, h);
     recurrent = trace.parameters(h, h);
@@ -83,8 +86,9 @@ struct Model {
     std::vector<std::vector<NodeId>> states;
     for (std::int32_t i = 0; i < width; ++i) state.push_back(at(start, i));
     for (std::int32_t t = 0; t < length; ++t) {
-      std::vector<NodeId> next = linear(recurrent, width, state);
-      if (!states.empty()) {
+      std::vector<NodeId> next;
+      if (memory) next = linear(recurrent, width, state);
+      if (memory && !states.empty()) {
         std::vector<NodeId> scores;
         for (const auto& earlier : states) scores.push_back(dot(next, earlier));
         const std::vector<NodeId> weights = softmax(scores, tokens == nullptr);
@@ -99,7 +103,8 @@ struct Model {
       for (std::int32_t i = 0; i < width; ++i) {
         const NodeId x = tokens == nullptr ? trace.gather(t, 0, static_cast<std::size_t>(i))
                                            : at(embedding, tokens[t] * width + i);
-        state.push_back(trace.tape.tanh(trace.tape.add(next[static_cast<std::size_t>(i)], x)));
+        state.push_back(
+            trace.tape.tanh(memory ? trace.tape.add(next[static_cast<std::size_t>(i)], x) : x));
       }
       states.push_back(state);
       const std::vector<NodeId> chances = softmax(linear(output, vocab, state), tokens == nullptr);
