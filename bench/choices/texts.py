@@ -1,0 +1,185 @@
+"""`--preset auto` compared with every preset, on many kinds of text and several time budgets.
+
+    python -m bench.choices.texts FOLDER [--budgets 10 60 300] [--seeds 3] [--texts NAME …]
+                                         [--candidates NAME …] [--report]
+
+FOLDER is that of `python -m bench.choices.text_sources`. For each text, budget and seed, every
+candidate trains in turn as a whole process, and `nanochat eval` scores the test part, which chose
+nothing. Each cell is added to results/choices/texts.json as soon as it is measured: an interrupted
+run goes on where it stopped. A cell is measured again when its preset's defaults change. --report
+only prints the tables.
+
+A choice is good if its mean is within max(0.03 bits per byte, two standard errors of the paired
+difference) of the best candidate on a text of 20 kB or more, and not significantly worse than any
+candidate on a smaller one (paired t-test, p < 0.05).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scipy import stats
+
+from bench.choices.text_sources import TEXTS, Text, collect
+from bench.command import command_parser, environment_without_root, nanochat_command
+from bench.machine import read_result, write_result
+from nanochat.config.presets import PRESETS
+
+RECORD = "choices/texts"
+AUTO = "auto"
+CANDIDATES = (AUTO, *(name for name in PRESETS if name not in ("bigram", "microgpt", "gpt2-124m")))
+TEXTS_AT: Mapping[int, Sequence[str]] = {  # budgets beyond 10 s are measured on fewer texts
+    60: ("kjv", "fortunes-de", "quotations", "tang", "words-en", "man", "python", "policy"),
+    300: ("kjv", "python"),
+}
+MARGIN = 0.03  # bits per byte
+SMALL = 20_000  # bytes
+
+Cell = dict[str, Any]
+
+
+def digest(candidate: str) -> str:
+    """Return what identifies the defaults of a candidate; `auto` depends on all of them."""
+    defaults = PRESETS if candidate == AUTO else PRESETS[candidate]
+    return hashlib.sha256(json.dumps(defaults, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def key_of(cell: Cell) -> tuple[Any, ...]:
+    return tuple(cell[name] for name in ("text", "budget_s", "candidate", "seed", "defaults"))
+
+
+def measure(text: Text, folder: Path, budget: int, candidate: str, seed: int) -> Cell:
+    train, test = collect(text, folder)
+    with tempfile.TemporaryDirectory() as name:
+        run = Path(name) / "run"
+        began = time.perf_counter()
+        _nanochat(
+            "train", train, "--quiet", f"--time-budget={budget}s", f"--preset={candidate}",
+            f"--seed={seed}", f"--out={run}",
+        )  # fmt: skip
+        clock_s = time.perf_counter() - began
+        score = json.loads(_nanochat("eval", "--json", "--checkpoint", run, "--data", test))
+        result = json.loads((run / "result.json").read_text())
+    return {
+        "text": text.name, "budget_s": budget, "candidate": candidate, "seed": seed,
+        "defaults": digest(candidate), "bytes": train.stat().st_size, "clock_s": clock_s,
+        "test_bpb": score["val_bpb"], "params": result["params"], "steps": result["steps"],
+        "baseline_bpb": result.get("baseline_bpb"), "preset": result.get("preset"),
+    }  # fmt: skip
+
+
+def _nanochat(*words: object) -> str:
+    command = [nanochat_command(), *map(str, words)]
+    done = subprocess.run(command, env=environment_without_root(), capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+    return done.stdout
+
+
+def missing(
+    cells: Iterable[Cell],
+    *,
+    budgets: Sequence[int],
+    seeds: int,
+    names: Sequence[str],
+    candidates: Sequence[str],
+) -> Iterable[tuple[Text, int, str, int]]:
+    """Yield the cells that are not measured yet. The candidates of one seed take turns."""
+    done = {key_of(cell) for cell in cells}
+    for budget in budgets:
+        for text in TEXTS:
+            if text.name not in (names or TEXTS_AT.get(budget, [t.name for t in TEXTS])):
+                continue
+            for seed in range(1, seeds + 1):
+                for candidate in candidates:
+                    if (text.name, budget, candidate, seed, digest(candidate)) not in done:
+                        yield text, budget, candidate, seed
+
+
+def verdict(scores: Mapping[str, Mapping[int, float]], size: int) -> dict[str, Any]:
+    """Compare `auto` with the best of the other candidates by the seeds that both have.
+
+    Args:
+        scores: bits per byte of the test part, by candidate and seed.
+        size: bytes of the training part.
+    """
+    means = {name: statistics.mean(by_seed.values()) for name, by_seed in scores.items()}
+    best = min((name for name in means if name != AUTO), key=means.__getitem__)
+    differences = [
+        scores[AUTO][seed] - scores[best][seed]
+        for seed in scores[AUTO].keys() & scores[best].keys()
+    ]
+    behind = statistics.mean(differences)
+    error = math.inf
+    p_worse = math.nan
+    if len(differences) > 1:
+        error = statistics.stdev(differences) / math.sqrt(len(differences))
+        p_worse = float(stats.ttest_1samp(differences, 0, alternative="greater").pvalue)
+    is_good = behind <= max(MARGIN, 2 * error) if size >= SMALL else not p_worse < 0.05
+    return {
+        "best": best, "best_bpb": means[best], "auto_bpb": means[AUTO], "behind_bpb": behind,
+        "standard_error": error, "p_worse": p_worse, "good": is_good,
+    }  # fmt: skip
+
+
+def report(cells: Sequence[Cell]) -> None:
+    current = [cell for cell in cells if cell["defaults"] == digest(cell["candidate"])]
+    for budget in sorted({cell["budget_s"] for cell in current}):
+        print(f"\n{budget} s: bits per byte of the test part, mean over seeds")
+        candidates = [n for n in CANDIDATES if any(c["candidate"] == n for c in current)]
+        print(f"{'text':12} {'bytes':>10} " + " ".join(f"{n:>7}" for n in candidates)
+              + f" {'count':>7}  choice")  # fmt: skip
+        good = []
+        for text in TEXTS:
+            of_text = [c for c in current if (c["text"], c["budget_s"]) == (text.name, budget)]
+            scores: dict[str, dict[int, float]] = {}
+            for cell in of_text:
+                scores.setdefault(cell["candidate"], {})[cell["seed"]] = cell["test_bpb"]
+            if AUTO not in scores or len(scores) < 2:
+                continue
+            found = verdict(scores, of_text[0]["bytes"])
+            good.append(found["good"])
+            counted = [c["baseline_bpb"] for c in of_text if c["baseline_bpb"] is not None]
+            row = [statistics.mean(scores[n].values()) if n in scores else None for n in candidates]
+            row.append(statistics.mean(counted) if counted else None)
+            print(f"{text.name:12} {of_text[0]['bytes']:>10,} "
+                  + " ".join(f"{'–' if x is None else f'{x:.3f}':>7}" for x in row)
+                  + f"  {'good' if found['good'] else 'behind ' + found['best']}")  # fmt: skip
+        if good:
+            print(f"{sum(good)} of {len(good)} choices are good")
+
+
+def main() -> None:
+    parser = command_parser(__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--budgets", type=int, nargs="+", default=[10, 60, 300])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--texts", nargs="*", default=[])
+    parser.add_argument("--candidates", nargs="*", default=list(CANDIDATES), choices=CANDIDATES)
+    parser.add_argument("--report", action="store_true")
+    options = parser.parse_args()
+    cells: list[Cell] = read_result(RECORD).get("cells", [])
+    if not options.report:
+        waiting = missing(
+            list(cells), budgets=options.budgets, seeds=options.seeds, names=options.texts,
+            candidates=options.candidates,
+        )  # fmt: skip
+        for text, budget, candidate, seed in waiting:
+            cell = measure(text, options.folder.resolve(), budget, candidate, seed)
+            cells.append(cell)
+            write_result(RECORD, {"cells": cells})
+            print(f"{text.name} {budget} s {candidate} {seed}: {cell['test_bpb']:.4f}", flush=True)
+    report(cells)
+
+
+if __name__ == "__main__":
+    main()
