@@ -27,11 +27,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scipy import stats
-
 from bench.choices.text_sources import TEXTS, Text, collect
 from bench.command import command_parser, environment_without_root, nanochat_command
 from bench.machine import read_result, write_result
+from bench.race.statistics import p_below
 from nanochat.config.presets import PRESETS
 
 RECORD = "choices/texts"
@@ -123,7 +122,7 @@ def verdict(scores: Mapping[str, Mapping[int, float]], size: int) -> dict[str, A
     p_worse = math.nan
     if len(differences) > 1:
         error = statistics.stdev(differences) / math.sqrt(len(differences))
-        p_worse = float(stats.ttest_1samp(differences, 0, alternative="greater").pvalue)
+        p_worse = p_below([-each for each in differences], 0.0)
     is_good = behind <= max(MARGIN, 2 * error) if size >= SMALL else not p_worse < 0.05
     return {
         "best": best, "best_bpb": means[best], "auto_bpb": means[AUTO], "behind_bpb": behind,
