@@ -159,11 +159,9 @@ def validation_batches(
     if 0 < max_tokens < documents.pairs:
         count = len(chunks.lengths)
         chosen = max(1, round(max_tokens * count / documents.pairs))
-        offset = int(
-            random_u64s(seed, Stream.SPLIT, _EVALUATION_ITEM, 1, 1)[0, 0] % np.uint64(count)
-        )
-        # Integers, so the choice is the same on every machine.
-        chunks = chunks.take((np.arange(chosen) * count + offset) // chosen % count)
+        draw = random_u64s(seed, Stream.SPLIT, _EVALUATION_ITEM, 1, 1)[0, 0]
+        offset = int(draw % np.uint64(count))
+        chunks = chunks.take((np.arange(chosen) * count + offset) // chosen)
     sequences, tokens = pack(chunks, block_size), token_stream(documents)
     for first in range(0, sequences.count, batch_size):
         chosen_rows = np.arange(first, min(first + batch_size, sequences.count))

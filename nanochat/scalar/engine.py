@@ -254,7 +254,8 @@ class ScalarEngine:
     def load_state_dict(self, state: EngineState) -> None:
         shapes = {spec.name: spec.shape for spec in self.specs}
         check_shapes(state.weights, shapes, "weight")
-        optimizer, average = state.optimizer, {}
+        optimizer = state.optimizer
+        average: Mapping[str, NDArray[np.floating]] = {}
         if self._average is not None and optimizer:
             average, optimizer = split_average(optimizer)
             check_shapes(average, shapes, "averaged weight")

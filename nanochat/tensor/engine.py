@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
@@ -261,7 +261,8 @@ class TensorEngine:
     def load_state_dict(self, state: EngineState) -> None:
         shapes = {s.name: s.shape for s in self.weights.specs}
         check_shapes(state.weights, shapes, "weight")
-        optimizer, average = state.optimizer, {}
+        optimizer = state.optimizer
+        average: Mapping[str, NDArray[np.floating]] = {}
         if self._average is not None and optimizer:
             average, optimizer = split_average(optimizer)
             check_shapes(average, shapes, "averaged weight")

@@ -99,4 +99,5 @@ class Engine(Protocol):
 
     def load_state_dict(self, state: EngineState) -> None:
         """Load a state of the same shapes; an empty optimizer mapping resets the optimizer, and
-        the average to the weights. Raises CheckpointError if a name is missing or unexpected, or a shape differs."""
+        the average to the weights. Raises CheckpointError if a name is missing or unexpected,
+        or a shape differs."""
