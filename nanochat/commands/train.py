@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from nanochat.runs.checkpoint import (
     mark_best,
     newest_checkpoint,
     newest_run,
+    read_best,
     save_checkpoint,
 )
 from nanochat.runs.folder import RunFolder, new_run, refuse_used
@@ -46,7 +47,7 @@ from nanochat.sampling.generate import (
 from nanochat.system import processes
 from nanochat.system.environment import describe_environment
 from nanochat.training.average import averaged_weights
-from nanochat.training.cadence import evaluation_plan
+from nanochat.training.cadence import Cadence, evaluation_plan
 from nanochat.training.engine import Engine, EngineState
 from nanochat.training.loop import EvalMetrics, LoopResult, evaluate
 from nanochat.training.loop import train as train_loop
@@ -279,7 +280,7 @@ def _train(run: _Run) -> LoopResult:
     config, dataset, checkpoint = run.config, run.dataset, run.resumed_from
     batcher = dataset.batcher(config, processes.rank(), processes.world())
     evaluation_set = dataset.evaluation_set(config)
-    start = checkpoint.trainer if checkpoint else None
+    start = _start_state(config, checkpoint) if checkpoint else None
     log = NullWriter() if run.folder is None else JsonlWriter(run.folder.metrics)
     try:
         if start is not None:
@@ -294,6 +295,23 @@ def _train(run: _Run) -> LoopResult:
             )  # fmt: skip
     finally:
         log.close()
+
+
+def _start_state(config: TrainConfig, checkpoint: Checkpoint) -> TrainerState:
+    """Return where the loop goes on.
+
+    A checkpoint counts the evaluations before its own step, which the loop repeats. It does not if
+    that was the last step of a run that now has more; then `best` tells how the evaluation ended.
+    """
+    start = checkpoint.trainer
+    if not Cadence(config.steps, config.eval_every, 0).evaluates(start.step):
+        with suppress(CheckpointError):
+            mark = read_best(checkpoint.path.parent)
+            if mark.step == start.step:
+                return dataclasses.replace(
+                    start, best_step=mark.step, best_loss=mark.val_loss, misses=0
+                )
+    return start
 
 
 def _save(run: _Run, trainer: TrainerState, state: EngineState, best: Best | None) -> str:
