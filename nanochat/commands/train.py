@@ -5,14 +5,19 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from nanochat.commands.signals import stop_requested
 from nanochat.commands.time_budget import fit_to_budget
 from nanochat.config.engine_choice import choose_engine
+from nanochat.config.keep import parse_keep
 from nanochat.config.options import RUNS_DIR, TrainConfig, options_of
 from nanochat.data.dataset import Dataset, load_dataset
 from nanochat.engines import build_engine, resolve_hardware
@@ -23,12 +28,16 @@ from nanochat.output.loss_curve import write_loss_curve
 from nanochat.output.terminal import SILENT, Terminal
 from nanochat.runs.checkpoint import (
     Checkpoint,
+    find_checkpoint,
+    mark_best,
     newest_checkpoint,
     newest_run,
+    read_best,
     save_checkpoint,
 )
 from nanochat.runs.folder import RunFolder, new_run, refuse_used
 from nanochat.runs.lock import locked
+from nanochat.runs.retention import prune_checkpoints
 from nanochat.sampling.generate import (
     generate,
     phrase_bias,
@@ -37,10 +46,13 @@ from nanochat.sampling.generate import (
 )
 from nanochat.system import processes
 from nanochat.system.environment import describe_environment
-from nanochat.training.engine import Engine
-from nanochat.training.loop import LoopResult
+from nanochat.training.average import averaged_weights
+from nanochat.training.cadence import Cadence, evaluation_plan
+from nanochat.training.engine import Engine, EngineState
+from nanochat.training.loop import EvalMetrics, LoopResult, evaluate
 from nanochat.training.loop import train as train_loop
 from nanochat.training.metrics import JsonlWriter, NullWriter, metrics_line
+from nanochat.training.saving import Best
 
 __all__ = ["TrainResult", "train"]
 
@@ -66,6 +78,7 @@ class _Run:
     folder: RunFolder | None  # None in processes above rank 0, which write nothing
     resumed_from: Checkpoint | None
     terminal: Terminal
+    best_weights: Mapping[str, NDArray[np.floating]] | None = None  # in processes above rank 0
     notes_shown: set[str] = dataclasses.field(default_factory=set)
 
     def show_notes(self) -> None:
@@ -138,7 +151,9 @@ def _resolve(complete: TrainConfig, mode_is_given: bool) -> tuple[TrainConfig, D
     """
     resolved = resolve_hardware(complete)
     dataset = load_dataset(resolved)
-    resolved = dataclasses.replace(resolved, batching=dataset.batching)
+    resolved = _with_evaluation_plan(
+        dataclasses.replace(resolved, batching=dataset.batching), dataset
+    )
     if mode_is_given:
         return resolved, dataset, ""
     mode, reason = choose_engine(complete.to_dict(), dataset.tokenizer.vocab_size)
@@ -147,6 +162,14 @@ def _resolve(complete: TrainConfig, mode_is_given: bool) -> tuple[TrainConfig, D
     given = {name: getattr(complete, name) for name in complete.given}
     resolved, dataset, _ = _resolve(TrainConfig(**given, mode=mode), mode_is_given=True)
     return resolved, dataset, reason
+
+
+def _with_evaluation_plan(config: TrainConfig, dataset: Dataset) -> TrainConfig:
+    eval_every, eval_tokens = evaluation_plan(
+        config.steps, dataset.step_tokens(config, processes.world()), dataset.val.pairs,
+        eval_every=config.eval_every, eval_tokens=config.eval_tokens,
+    )  # fmt: skip
+    return dataclasses.replace(config, eval_every=eval_every, eval_tokens=eval_tokens)
 
 
 def _build_engine(resolved: TrainConfig, dataset: Dataset, checkpoint: Checkpoint | None) -> Engine:
@@ -257,7 +280,7 @@ def _train(run: _Run) -> LoopResult:
     config, dataset, checkpoint = run.config, run.dataset, run.resumed_from
     batcher = dataset.batcher(config, processes.rank(), processes.world())
     evaluation_set = dataset.evaluation_set(config)
-    start = checkpoint.trainer if checkpoint else None
+    start = _start_state(config, checkpoint) if checkpoint else None
     log = NullWriter() if run.folder is None else JsonlWriter(run.folder.metrics)
     try:
         if start is not None:
@@ -266,7 +289,7 @@ def _train(run: _Run) -> LoopResult:
         with stop_requested() as stop, progress as observer:
             return train_loop(
                 run.engine, config, batcher, evaluation_set, dataset.tokenizer.token_bytes,
-                log=log, save=lambda trainer: _save(run, trainer), observer=observer, start=start,
+                log=log, save=partial(_save, run), observer=observer, start=start,
                 last_checkpoint=str(checkpoint.path) if checkpoint else None, stop=stop,
                 world=processes.world(),
             )  # fmt: skip
@@ -274,16 +297,75 @@ def _train(run: _Run) -> LoopResult:
         log.close()
 
 
-def _save(run: _Run, trainer: TrainerState) -> str:
-    """Save a checkpoint and return its name."""
+def _start_state(config: TrainConfig, checkpoint: Checkpoint) -> TrainerState:
+    """Return where the loop goes on.
+
+    A checkpoint counts the evaluations before its own step, which the loop repeats. It does not if
+    that was the last step of a run that now has more; then `best` tells how the evaluation ended.
+    """
+    start = checkpoint.trainer
+    if not Cadence(config.steps, config.eval_every, 0).evaluates(start.step):
+        with suppress(CheckpointError):
+            mark = read_best(checkpoint.path.parent)
+            if mark.step == start.step:
+                return dataclasses.replace(
+                    start, best_step=mark.step, best_loss=mark.val_loss, misses=0
+                )
+    return start
+
+
+def _save(run: _Run, trainer: TrainerState, state: EngineState, best: Best | None) -> str:
+    """Save a checkpoint, remove those that are no longer kept, and return its name."""
     if run.folder is None:
+        if best is not None:
+            run.best_weights = averaged_weights(state)
         return f"step-{trainer.step:06d} (by rank 0)"
     path = save_checkpoint(
         run.folder.checkpoints, config=run.config.to_dict(),
         tokenizer=run.dataset.tokenizer.to_dict(), data=run.dataset.describe(), trainer=trainer,
-        state=run.engine.state_dict(),
+        state=state,
     )  # fmt: skip
+    if best is not None:
+        mark_best(path, best.loss)
+    prune_checkpoints(run.folder.checkpoints, parse_keep(run.config.keep), whole=path)
     return str(path)
+
+
+def _load_best(run: _Run) -> None:
+    """Load the best weights into the engine, with which the run ends. Raises CheckpointError."""
+    weights = run.best_weights
+    if run.folder is not None:
+        found = find_checkpoint(run.folder.path, "best")
+        for reason in found.skipped:
+            run.terminal.warn(reason)
+        weights = averaged_weights(found.state)
+    if weights is not None:  # above rank 0, a resumed run may have its best before the resume
+        run.engine.load_state_dict(EngineState(weights=weights, optimizer={}))
+
+
+def _final_evaluation(run: _Run, result: LoopResult) -> EvalMetrics:
+    """Return the score of the best weights on all of the validation text."""
+    config, dataset = run.config, run.dataset
+    best_is_last = result.best.step == result.steps
+    if not best_is_last or config.ema:
+        _load_best(run)
+    if best_is_last and config.eval_tokens == 0:
+        return result.evaluation
+    batches = dataset.validation_batches(config)
+    return evaluate(run.engine, batches, dataset.tokenizer.token_bytes, result.best.step)
+
+
+def _note_best(run: _Run, result: LoopResult) -> None:
+    """Say which step is kept if it is not the last one, and why the run ended early."""
+    best = result.best.step
+    if result.stopped_early:
+        evaluations = f"{run.config.patience} evaluation{'s' * (run.config.patience != 1)}"
+        run.terminal.note(
+            f"stopped after step {result.steps} of {run.config.steps}: {evaluations} without a"
+            f" lower validation loss (patience {run.config.patience})"
+        )
+    if best != result.steps:
+        run.terminal.note(f"validation has not improved since step {best}; keeping step {best}")
 
 
 # ------------------------------------------------------------------------------------- finishing
@@ -292,7 +374,8 @@ def _save(run: _Run, trainer: TrainerState) -> str:
 def _finish(run: _Run, result: LoopResult) -> TrainResult:
     """Write the result and the loss curve, then show samples and the metrics line."""
     config, dataset, terminal = run.config, run.dataset, run.terminal
-    metrics = _metrics(run, result)
+    _note_best(run, result)
+    metrics = _metrics(run, result, _final_evaluation(run, result))
     run.show_notes()
     path = Path(config.out or RUNS_DIR)
     if run.folder is not None:
@@ -316,7 +399,7 @@ def _finish(run: _Run, result: LoopResult) -> TrainResult:
     return TrainResult(metrics=metrics, samples=samples, run=path)
 
 
-def _metrics(run: _Run, result: LoopResult) -> dict[str, Any]:
+def _metrics(run: _Run, result: LoopResult, final: EvalMetrics) -> dict[str, Any]:
     config, dataset = run.config, run.dataset
     rate = 1 / result.elapsed_s if result.elapsed_s > 0 else 0.0
     return {
@@ -331,8 +414,8 @@ def _metrics(run: _Run, result: LoopResult) -> dict[str, Any]:
         "params": _parameter_count(config, dataset.tokenizer.vocab_size),
         "steps": result.steps,
         "final_loss": result.final_loss,
-        "val_loss": result.evaluation.loss,
-        "val_bpb": result.evaluation.bpb,
+        "val_loss": final.loss,
+        "val_bpb": final.bpb,
         "val_source": dataset.val_source,
         "mean_loss_last_50": result.mean_loss_last_50,
         "steps_per_sec": result.steps * rate,
@@ -340,4 +423,6 @@ def _metrics(run: _Run, result: LoopResult) -> dict[str, Any]:
         "vocab_size": dataset.tokenizer.vocab_size,
         "train_tokens": result.tokens,
         "seed": config.seed,
+        "best_step": result.best.step,
+        "best_val_loss": result.best.loss,
     }

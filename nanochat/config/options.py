@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nanochat.config.engine_choice import choose_engine
+from nanochat.config.keep import parse_keep
 from nanochat.config.option import (
     UNSET,
     Option,
@@ -33,6 +34,7 @@ from nanochat.system import processes
 
 __all__ = [
     "ABLATIONS_DIR",
+    "AUTO",
     "CHECKPOINTS_DIR",
     "MAX_SEED",
     "PRESETS",
@@ -53,6 +55,8 @@ __all__ = [
 RUNS_DIR = "runs"
 CHECKPOINTS_DIR = "checkpoints"
 ABLATIONS_DIR = "ablations"
+
+AUTO = -1  # of numbers that are chosen once the text is known
 
 MAX_SEED = 2**32 - 1  # one word of the Philox key
 
@@ -227,6 +231,15 @@ class TrainConfig:
     )
     eps: float = option(1e-8, "Epsilon of AdamW.", group=_OPTIM, low=0, high=1, low_open=True)
     grad_clip: float = option(0.0, "Largest gradient norm; 0: off.", group=_OPTIM, low=0, high=1e9)
+    ema: float = option(
+        0.0,
+        "Decay of an exponential moving average of the weights, which is evaluated, sampled and"
+        " kept in place of the weights; 0: off.", group=_OPTIM, low=0, high=0.999999,
+    )  # fmt: skip
+    patience: int = option(
+        0, "Stop after this many evaluations without a lower validation loss; 0: never.",
+        group=_OPTIM, low=0, high=10**9, common=True,
+    )  # fmt: skip
 
     # run
     seed: int = option(
@@ -259,16 +272,24 @@ class TrainConfig:
         False, "Make runs bit-identical on CUDA too, where this is slower.", group=_RUN
     )
     eval_every: int = option(
-        200, "Steps between evaluations; 0: only at the start and end.", group=_RUN, low=0,
-        high=10**9,
+        AUTO, "Steps between evaluations; -1: about twenty per run, 0: only at the start and end.",
+        group=_RUN, low=AUTO, high=10**9,
     )  # fmt: skip
     eval_tokens: int = option(
-        0, "Tokens of the fixed evaluation set; 0: all validation text.", group=_RUN, low=0,
-        high=10**12,
+        AUTO,
+        "Tokens of the fixed evaluation set; -1: so many that evaluations take a tenth of the time"
+        " of training, 0: all validation text.", group=_RUN, low=AUTO, high=10**12,
     )  # fmt: skip
     checkpoint_every: int = option(
-        0, "Steps between checkpoints; 0: at each evaluation.", group=_RUN, low=0, high=10**9
-    )
+        0,
+        "Steps between checkpoints; 0: at evaluations, every ten seconds or less often.",
+        group=_RUN, low=0, high=10**9,
+    )  # fmt: skip
+    keep: str = option(
+        "last:2,best",
+        "Checkpoints that stay on disk: all, or the newest N as in last:3. The best always stays.",
+        group=_RUN, output=True,
+    )  # fmt: skip
     memory_drift: float = option(
         2.0, "Largest growth of resident memory during a run, as a ratio; 0: off.", group=_RUN,
         low=0, high=1e6, output=True,
@@ -308,9 +329,11 @@ class TrainConfig:
         given = parse_given(self)
         mode, preset = resolve_preset(given)
         assign(self, {**preset_defaults(preset, given), **given, "mode": mode, "preset": preset})
-        assign(self, {"given": frozenset(name for name in given if given[name] != "auto")})
+        autos = ("auto", AUTO)  # no option has -1 as another value
+        assign(self, {"given": frozenset(name for name in given if given[name] not in autos)})
         if self.resume:
             return  # the saved config applies, and only given options are compared with it
+        parse_keep(self.keep)
         self._check_time_budget()
         self._check_heads()
         self._check_schedule()

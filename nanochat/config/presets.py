@@ -18,7 +18,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "batch_size": 64,
         "steps": 600,
         "lr": 8e-3,
-        "eval_every": 200,
     },
     # The default of the scalar engine: a names model within three seconds of the command.
     "pico": {
@@ -36,7 +35,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "warmup_ratio": 0.05,
         "warmdown_ratio": 0.95,
         "beta1": 0.85,
-        "eval_every": 500,
     },
     # karpathy's microgpt.py, final gist: model, optimizer and one document per step.
     "microgpt": {
@@ -84,7 +82,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "warmdown_ratio": 0.95,
         "final_lr_frac": 0.1,
         "grad_clip": 1.0,
-        "eval_every": 0,
         "max_new_tokens": 300,
         "num_samples": 1,
     },
@@ -112,7 +109,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "warmup_ratio": 0.05,
         "warmdown_ratio": 0.95,
         "grad_clip": 1.0,
-        "eval_every": 0,
         "max_new_tokens": 100,
         "num_samples": 1,
     },
@@ -140,7 +136,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "warmup_ratio": 0.02,
         "warmdown_ratio": 0.5,
         "grad_clip": 1.0,
-        "eval_every": 250,
         "max_new_tokens": 300,
         "num_samples": 1,
     },
@@ -158,6 +153,5 @@ PRESETS: dict[str, dict[str, Any]] = {
         "steps": 1000,
         "lr": 0.02,
         "weight_decay": 0.0,
-        "eval_every": 250,
     },
 }

@@ -7,6 +7,7 @@ which pair goes into which row of which microbatch. Leaves out packing (packing.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
@@ -27,9 +28,12 @@ __all__ = [
     "evaluation_batches",
     "make_batcher",
     "resolve_batching",
+    "validation_batches",
 ]
 
 IGNORE = -1  # a target that does not count in the loss
+
+_EVALUATION_ITEM = 1  # of Stream.SPLIT; the split itself uses item 0
 
 # Items of Stream.BATCHES. Windows use the step as the item; the other batchers never share a run
 # with windows.
@@ -123,27 +127,46 @@ def make_batcher(
 
 
 def evaluation_batches(
-    documents: Documents, *, batch_size: int, block_size: int, max_tokens: int = 0
+    documents: Documents,
+    *,
+    batch_size: int,
+    block_size: int,
+    max_tokens: int = 0,  # 0: all
+    seed: int = 0,  # of the choice that max_tokens asks for
 ) -> list[Batch]:
-    """Return batches that contain every pair exactly once, packed, in an order without a seed.
+    """Return the batches of validation_batches."""
+    return list(
+        validation_batches(
+            documents, batch_size=batch_size, block_size=block_size, max_tokens=max_tokens,
+            seed=seed,
+        )
+    )  # fmt: skip
 
-    `global_targets` counts the targets of each batch alone. With max_tokens > 0, the batches hold
-    the first chunks that together reach that many pairs. One long document becomes its disjoint
-    windows, in order. Without documents there are no batches.
+
+def validation_batches(
+    documents: Documents, *, batch_size: int, block_size: int, max_tokens: int = 0, seed: int = 0
+) -> Iterator[Batch]:
+    """Yield batches that contain every pair exactly once, packed.
+
+    `global_targets` counts the targets of each batch alone. One long document becomes its disjoint
+    windows, in order. With max_tokens > 0, the batches hold chunks that are spread evenly over the
+    documents and together have about that many pairs; the seed decides where the first one lies.
+    Without documents there are no batches.
     """
     if documents.count == 0:
-        return []
+        return
     chunks = split_into_chunks(documents.lengths + 1, block_size)
-    if max_tokens > 0:
-        reached = np.searchsorted(np.cumsum(chunks.lengths), max_tokens)
-        chunks = chunks.take(np.arange(min(int(reached) + 1, len(chunks.lengths))))
+    if 0 < max_tokens < documents.pairs:
+        count = len(chunks.lengths)
+        chosen = max(1, round(max_tokens * count / documents.pairs))
+        draw = random_u64s(seed, Stream.SPLIT, _EVALUATION_ITEM, 1, 1)[0, 0]
+        offset = int(draw % np.uint64(count))
+        chunks = chunks.take((np.arange(chosen) * count + offset) // chosen)
     sequences, tokens = pack(chunks, block_size), token_stream(documents)
-    batches = []
     for first in range(0, sequences.count, batch_size):
-        chosen = np.arange(first, min(first + batch_size, sequences.count))
-        targets = int(_sequence_lengths(sequences, chosen).sum())
-        batches.append(_batch_of_sequences(tokens, sequences, chosen, targets))
-    return batches
+        chosen_rows = np.arange(first, min(first + batch_size, sequences.count))
+        targets = int(_sequence_lengths(sequences, chosen_rows).sum())
+        yield _batch_of_sequences(tokens, sequences, chosen_rows, targets)
 
 
 # ------------------------------------------------------------------------------------- batchers

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from nanochat.config.options import TrainConfig
 from nanochat.data.batches import (
@@ -12,6 +15,7 @@ from nanochat.data.batches import (
     evaluation_batches,
     make_batcher,
     resolve_batching,
+    validation_batches,
 )
 from nanochat.data.corpus import load_corpus
 from nanochat.data.documents import Documents, encode_documents
@@ -55,8 +59,23 @@ class Dataset:
         """Return the batches of the validation part, limited to the eval_tokens of the config."""
         return evaluation_batches(
             self.val, batch_size=max(config.batch_size, EVAL_TOKENS // config.block_size),
-            block_size=config.block_size, max_tokens=config.eval_tokens,
+            block_size=config.block_size, max_tokens=config.eval_tokens, seed=config.seed,
         )  # fmt: skip
+
+    def validation_batches(self, config: TrainConfig) -> Iterator[Batch]:
+        """Yield the batches of the whole validation part."""
+        return validation_batches(
+            self.val, batch_size=max(config.batch_size, EVAL_TOKENS // config.block_size),
+            block_size=config.block_size,
+        )  # fmt: skip
+
+    def step_tokens(self, config: TrainConfig, world: int = 1) -> int:
+        """Return the targets of an average step, for a resolved batching."""
+        rows = config.batch_size * config.grad_accum * world
+        if config.batching == "documents":
+            lengths = np.minimum(self.train.lengths + 1, config.block_size)
+            return round(rows * float(lengths.mean()))
+        return rows * min(config.block_size, self.train.pairs)
 
     def describe(self) -> dict[str, Any]:
         """Return the record of the data that artifacts keep. It never contains the text."""

@@ -20,6 +20,13 @@ class TrainerState:
     tokens: int  # trained so far
     elapsed_s: float  # of training alone
     metrics_length: int  # bytes of metrics.jsonl, to which a resume truncates it
+    # All of these are of the time before the evaluation of this step, which a resume repeats.
+    # Older checkpoints lack them.
+    best_step: int | None = None  # of the lowest validation loss
+    best_loss: float | None = None
+    misses: int = 0  # evaluations since then
+    interval_loss: float = 0.0  # sum of the training losses since the last evaluation
+    interval_steps: int = 0
 
 
 def check_shapes(

@@ -1,8 +1,8 @@
 """Checkpoints: folders `step-000123/` that are whole or absent, and verified before they are read.
 
-Owns the layout, the manifest, the order of writes and the search for the newest checkpoint. The
-caller knows what the config, tokenizer and data dictionaries mean. Weights are safetensors,
-everything else is JSON: a pickle is never read.
+Owns the layout, the manifest, the order of writes, the file `best` and the search for a checkpoint.
+retention.py decides which checkpoints a run keeps. The caller knows what the config, tokenizer and
+data dictionaries mean. Weights are safetensors, everything else is JSON: a pickle is never read.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,19 @@ from nanochat.system.durable import output_error, sync_folder, write_durably
 from nanochat.training.engine import EngineState
 
 __all__ = [
+    "BEST",
+    "BestMark",
     "Checkpoint",
+    "find_checkpoint",
     "load_checkpoint",
+    "mark_best",
     "newest_checkpoint",
     "newest_run",
+    "read_best",
+    "remove_checkpoint",
     "resolve_checkpoint",
     "save_checkpoint",
+    "step_folders",
 ]
 
 FORMAT = "nanochat checkpoint"
@@ -41,9 +48,15 @@ WEIGHTS, OPTIMIZER = "weights.safetensors", "optimizer.safetensors"
 CONFIG, TOKENIZER, DATA, TRAINER = "config.json", "tokenizer.json", "data.json", "trainer.json"
 FILES = (WEIGHTS, OPTIMIZER, CONFIG, TOKENIZER, DATA, TRAINER)
 
+# Names the step folder of the lowest validation loss. A JSON file works on every file system; some
+# have no symbolic links.
+BEST = "best"
+BEST_FORMAT = "nanochat best checkpoint"
+
 # Siblings of the step folders that exist only during a save, or after an interrupted one.
 SAVING = ".saving-"  # being written
 REPLACED = ".replaced-"  # the previous folder of the same step, until the new one has its name
+REMOVED = ".removed-"  # no longer kept, being deleted
 
 
 @dataclass
@@ -56,6 +69,16 @@ class Checkpoint:
     data: dict[str, Any]
     trainer: TrainerState
     state: EngineState
+    skipped: list[str] = field(default_factory=list)  # why another checkpoint was not taken
+
+
+@dataclass(frozen=True, slots=True)
+class BestMark:
+    """The content of `checkpoints/best`."""
+
+    step: int
+    val_loss: float | None  # nats per target of the evaluation set; None: there is no validation
+    weights_sha256: str  # of the step folder's weights
 
 
 # ----------------------------------------------------------------------------------------- saving
@@ -150,8 +173,47 @@ def _clear_leftovers(directory: Path) -> None:
             _remove(replaced)
         else:
             os.rename(replaced, target)
-    for temporary in directory.glob(f"{SAVING}step-*"):
-        _remove(temporary)
+    for pattern in (f"{SAVING}step-*", f"{REMOVED}step-*"):
+        for leftover in directory.glob(pattern):
+            _remove(leftover)
+
+
+def mark_best(path: Path, val_loss: float | None) -> None:
+    """Name a complete step folder as the best of its directory, durably and in one rename.
+
+    Raises CheckpointError if the folder has no manifest, OutputError if the file system refuses.
+    """
+    record = {
+        "format": BEST_FORMAT,
+        "version": VERSION,
+        "step": _step_of(path),
+        "val_loss": val_loss,
+        "weights_sha256": _read_manifest(path)[WEIGHTS]["sha256"],
+    }
+    target = path.parent / BEST
+    temporary = target.with_name(f"{SAVING}{BEST}")
+    try:
+        write_durably(temporary, _dump(record))
+        os.replace(temporary, target)
+        sync_folder(target.parent)
+    except OSError as error:
+        raise output_error(target, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Delete a step folder. Raises OutputError.
+
+    The folder first takes a name that no search finds, so a deletion that is cut short leaves no
+    damaged checkpoint. The next save removes the rest.
+    """
+    hidden = path.with_name(f"{REMOVED}{path.name}")
+    try:
+        os.rename(path, hidden)
+        _remove(hidden)
+    except OSError as error:
+        raise output_error(path, error) from error
 
 
 # ---------------------------------------------------------------------------------------- loading
@@ -240,7 +302,7 @@ def newest_checkpoint(directory: Path) -> tuple[Checkpoint, list[str]]:
     Raises CheckpointError if none does.
     """
     skipped: list[str] = []
-    for _, folder in sorted(_step_folders(directory), reverse=True):
+    for _, folder in sorted(step_folders(directory), reverse=True):
         try:
             return load_checkpoint(folder), skipped
         except CheckpointError as error:
@@ -251,7 +313,7 @@ def newest_checkpoint(directory: Path) -> tuple[Checkpoint, list[str]]:
     )
 
 
-def _step_folders(directory: Path) -> Iterator[tuple[int, Path]]:
+def step_folders(directory: Path) -> Iterator[tuple[int, Path]]:
     """Yield (steps, folder) of every checkpoint, complete or not; nothing without a directory.
 
     A crash between the two renames of a replacement leaves the previous folder under its temporary
@@ -275,22 +337,107 @@ def _entries(folder: Path) -> list[Path]:
         raise CheckpointError(f"cannot read {folder}: {error.strerror or error}") from error
 
 
+def _step_of(path: Path) -> int:
+    matched = re.fullmatch(r"step-(\d+)", path.name)
+    assert matched is not None, path
+    return int(matched[1])
+
+
+def read_best(directory: Path) -> BestMark:
+    """Read the file `best` of a checkpoints folder. Raises CheckpointError."""
+    file = directory / BEST
+    content = _read(file)
+    try:
+        record = json.loads(content)
+        kind, version = record["format"], record["version"]
+        mark = BestMark(record["step"], record["val_loss"], record["weights_sha256"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{file} is damaged: it does not name a checkpoint") from error
+    if kind != BEST_FORMAT or version != VERSION:
+        raise CheckpointError(
+            f"{file} must have format {BEST_FORMAT!r} version {VERSION}, got {kind!r} version"
+            f" {version!r}"
+        )
+    if type(mark.step) is not int or type(mark.weights_sha256) is not str:
+        raise CheckpointError(f"{file} is damaged: it does not name a checkpoint")
+    return mark
+
+
+def find_checkpoint(run: Path, which: str) -> Checkpoint:
+    """Return a checkpoint of a run by name: `best`, `last`, a number of steps, or a path.
+
+    `last` is the newest checkpoint that verifies. If `best` is missing or damaged, the newest one
+    replaces it. `Checkpoint.skipped` says why a checkpoint was passed over, one sentence each. A
+    path may name any step folder, run folder or file `best`; `run` does not matter then.
+
+    Raises CheckpointError: no such run, no such step, nothing that verifies.
+    """
+    matched = re.fullmatch(r"(step-)?([0-9]{1,18})", which)
+    is_path = which not in ("best", "last") and matched is None
+    if is_path or (matched is not None and matched[1] and os.path.exists(which)):
+        return _with_reasons(*resolve_checkpoint(Path(which), run.parent))
+    if not run.is_dir():
+        raise CheckpointError(f"run {run} does not exist; give the folder of a run")
+    directory = run / CHECKPOINTS_DIR
+    if matched:
+        return _load_step(directory, int(matched[2]))
+    if which == "last":
+        return _with_reasons(*newest_checkpoint(directory))
+    return _load_best(directory)
+
+
+def _with_reasons(checkpoint: Checkpoint, skipped: list[str]) -> Checkpoint:
+    checkpoint.skipped = skipped
+    return checkpoint
+
+
+def _load_step(directory: Path, step: int) -> Checkpoint:
+    by_step = dict(sorted(step_folders(directory)))
+    if step not in by_step:
+        kept = ", ".join(map(str, by_step)) or "none"
+        raise CheckpointError(
+            f"{directory} must hold the checkpoint of step {step}, got steps {kept}; use one of"
+            " them, best or last"
+        )
+    return load_checkpoint(by_step[step])
+
+
+def _load_best(directory: Path) -> Checkpoint:
+    """Load the checkpoint that `best` names, or else the newest, with the reason."""
+    try:
+        mark = read_best(directory)
+        found = _load_step(directory, mark.step)
+        manifest = _read_manifest(found.path)
+        if manifest[WEIGHTS]["sha256"] != mark.weights_sha256:
+            raise CheckpointError(f"{found.path} has other weights than {directory / BEST} names")
+    except CheckpointError as error:
+        found, skipped = newest_checkpoint(directory)
+        reason = f"{error}; using the newest checkpoint instead, {found.path.name}"
+        found.skipped = [reason, *skipped]
+    return found
+
+
 def resolve_checkpoint(path: Path | None, runs_dir: Path) -> tuple[Checkpoint, list[str]]:
     """Return the checkpoint that a user names, and why newer ones of the same run were skipped.
 
-    A step folder names itself, a run folder its newest checkpoint, None the newest checkpoint of
-    the run under `runs_dir` that saved last. Raises CheckpointError.
+    A step folder names itself, a run folder its newest checkpoint, a file `best` the checkpoint in
+    it, None the newest checkpoint of the run under `runs_dir` that saved last. Raises
+    CheckpointError.
     """
     if path is None:
         path = newest_run(runs_dir)
     if not os.path.exists(path):
         raise CheckpointError(f"{path} does not exist; give a run folder or a checkpoint folder")
+    if path.is_file() and path.name == BEST:
+        read_best(path.parent)  # a named file must be sound
+        found = _load_best(path.parent)
+        return found, found.skipped
     if not path.is_dir():
         raise CheckpointError(
             f"{path} is not a nanochat checkpoint folder; pickle files are never read"
         )
     for directory in (path / CHECKPOINTS_DIR, path):
-        if any(_step_folders(directory)):
+        if any(step_folders(directory)):
             return newest_checkpoint(directory)
     if (path / MANIFEST).exists() or re.fullmatch(r"step-\d+", path.name):
         return load_checkpoint(path), []
@@ -302,7 +449,7 @@ def newest_run(runs_dir: Path) -> Path:
     found = [
         (folder.stat().st_mtime_ns, run)
         for run in _entries(runs_dir)
-        for _, folder in _step_folders(run / CHECKPOINTS_DIR)
+        for _, folder in step_folders(run / CHECKPOINTS_DIR)
     ]
     if not found:
         raise CheckpointError(

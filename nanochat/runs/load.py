@@ -10,6 +10,7 @@ from nanochat.data.tokenizer import Tokenizer, tokenizer_from_dict
 from nanochat.engines import build_engine, resolve_hardware
 from nanochat.errors import CheckpointError, ConfigError
 from nanochat.runs.checkpoint import Checkpoint, resolve_checkpoint
+from nanochat.training.average import averaged_weights
 from nanochat.training.engine import Engine, EngineState
 
 __all__ = ["TrainedModel", "load_trained", "read_checkpoint"]
@@ -62,11 +63,13 @@ def load_trained(
         dtype=dtype,
         threads=options.threads,
         dropout=0.0,
+        ema=0.0,
         numerics=config.numerics if mode == config.mode else "fast",
         loss=config.loss if device == config.device else "torch" if device == "mps" else "fused",
     )
     resolved = resolve_hardware(requested)
     tokenizer = tokenizer_from_dict(checkpoint.tokenizer)
     engine = build_engine(resolved, tokenizer.vocab_size)
-    engine.load_state_dict(EngineState(weights=checkpoint.state.weights, optimizer={}))
+    weights = averaged_weights(checkpoint.state)
+    engine.load_state_dict(EngineState(weights=weights, optimizer={}))
     return TrainedModel(engine=engine, config=resolved, tokenizer=tokenizer, checkpoint=checkpoint)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from nanochat.config.options import TrainConfig
 from nanochat.data.batches import IGNORE, Batch
 from nanochat.model.parameters import initial_weights, parameter_specs
 from nanochat.model.state import check_shapes
+from nanochat.scalar.average import ParameterAverage
 from nanochat.scalar.bigram import Bigram
 from nanochat.scalar.decoder import ReplayDecoder, ScalarDecoder
 from nanochat.scalar.functions import cross_entropy, total
@@ -26,6 +28,7 @@ from nanochat.scalar.minigpt import MiniGPT
 from nanochat.scalar.optimizer import ScalarOptimizer
 from nanochat.scalar.replay import MOST_NODES, Replay, first_positions, recorded_nodes, segments_of
 from nanochat.scalar.value import Tape, Value
+from nanochat.training.average import saved_average, split_average
 from nanochat.training.engine import Decoder, EngineState, StepMetrics, StepSettings
 
 __all__ = ["ScalarEngine"]
@@ -66,6 +69,8 @@ class ScalarEngine:
             self.matrices[name].values[:] = weights.astype(dtype)
         self.model = MODELS[config.model_kind](config, self.matrices)
         self.optimizer = ScalarOptimizer(config, self.specs)
+        self._average = ParameterAverage(self.specs, config.ema, dtype) if config.ema else None
+        self._restart_average()
         self._healthy = True
         self._replay: Replay | None = None
         self._open_replay(vocab_size, longest)
@@ -127,6 +132,8 @@ class ScalarEngine:
         if self._is_healthy(loss, grad_norm):
             self.optimizer.step_program(replay.core, settings, grad_norm)
             replay.core.store()
+            if self._average is not None:
+                self._average.update(replay.core.values, self.optimizer.steps)
         return FinishedStep(StepMetrics(loss=loss, grad_norm=grad_norm))
 
     def _step_on_tape(self, microbatches: Sequence[Batch], settings: StepSettings) -> FinishedStep:
@@ -140,6 +147,9 @@ class ScalarEngine:
         grad_norm = math.sqrt(sum(float(np.vdot(m.grads, m.grads)) for m in self.matrices.values()))
         if self._is_healthy(loss, grad_norm):
             self.optimizer.step(self.matrices, settings, grad_norm)
+            if self._average is not None:
+                values = np.concatenate([np.ravel(m.values) for m in self.matrices.values()])
+                self._average.update(values.astype(self.tape.dtype), self.optimizer.steps)
         for matrix in self.matrices.values():
             matrix.zero_grad()
         return FinishedStep(StepMetrics(loss=loss, grad_norm=grad_norm))
@@ -165,6 +175,33 @@ class ScalarEngine:
         ]
         nats[~counted] = 0.0
         return nats
+
+    def _weights(self) -> dict[str, NDArray[np.floating]]:
+        """Return copies of the weights by name, in the tape's dtype."""
+        dtype = np.dtype(self.tape.dtype)
+        return {name: matrix.values.astype(dtype) for name, matrix in self.matrices.items()}
+
+    def _set_weights(self, weights: Mapping[str, NDArray[np.floating]]) -> None:
+        for name, matrix in self.matrices.items():
+            matrix.values[:] = weights[name].astype(self.tape.dtype)
+        if self._replay is not None and self._replay.positions:
+            self._replay.core.load()
+
+    def _restart_average(self) -> None:
+        if self._average is not None:
+            self._average.load(self._weights())
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        if self._average is None:
+            yield
+            return
+        weights = self._weights()
+        self._set_weights(self._average.arrays())
+        try:
+            yield
+        finally:
+            self._set_weights(weights)
 
     def notes(self) -> Sequence[str]:
         if self.backend != "cpp-tape":
@@ -209,14 +246,23 @@ class ScalarEngine:
         dtype = np.dtype(self.tape.dtype)
         if self._replay is not None:
             self.optimizer.copy_moments_from(self._replay.core)
-        weights = {name: matrix.values.astype(dtype) for name, matrix in self.matrices.items()}
-        return EngineState(weights=weights, optimizer=self.optimizer.state_dict(dtype))
+        optimizer = self.optimizer.state_dict(dtype)
+        if self._average is not None:
+            optimizer.update(saved_average(self._average.arrays()))
+        return EngineState(weights=self._weights(), optimizer=optimizer)
 
     def load_state_dict(self, state: EngineState) -> None:
-        check_shapes(state.weights, {spec.name: spec.shape for spec in self.specs}, "weight")
-        self.optimizer.load_state_dict(state.optimizer)
-        for name, matrix in self.matrices.items():
-            matrix.values[:] = state.weights[name].astype(self.tape.dtype)
+        shapes = {spec.name: spec.shape for spec in self.specs}
+        check_shapes(state.weights, shapes, "weight")
+        optimizer = state.optimizer
+        average: Mapping[str, NDArray[np.floating]] = {}
+        if self._average is not None and optimizer:
+            average, optimizer = split_average(optimizer)
+            check_shapes(average, shapes, "averaged weight")
+        self.optimizer.load_state_dict(optimizer)
+        self._set_weights(state.weights)
+        self._restart_average()
+        if self._average is not None and average:
+            self._average.load(average)
         if self._replay is not None:
-            self._replay.core.load()
             self.optimizer.copy_moments_to(self._replay.core)

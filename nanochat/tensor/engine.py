@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from nanochat.model.state import check_shapes
 from nanochat.ops import linear_cross_entropy
 from nanochat.ops.launch import TORCH_DTYPES
 from nanochat.tensor import distributed
+from nanochat.tensor.average import WeightAverage
 from nanochat.tensor.compiled import compile_pays, compiled, has_one_shape
 from nanochat.tensor.decoder import open_decoder
 from nanochat.tensor.inputs import InputsMaker, LabeledInputs
@@ -34,6 +36,7 @@ from nanochat.tensor.native.model import MiniGPT as NativeMiniGPT
 from nanochat.tensor.optimizer import FlatOptimizer
 from nanochat.tensor.parts import in_parts, is_out_of_memory
 from nanochat.tensor.weights import FlatWeights
+from nanochat.training.average import split_average
 from nanochat.training.engine import Decoder, EngineState, StepMetrics, StepSettings
 
 __all__ = ["QueuedStep", "TensorEngine", "resolve_device"]
@@ -141,6 +144,7 @@ class TensorEngine:
         model = NativeMiniGPT if fast else MODELS[config.model_kind]
         self.model = model(config, self.weights, vocab_size)
         self.optimizer = FlatOptimizer(config, self.weights)
+        self._average = WeightAverage(self.weights, config.ema) if config.ema else None
         self._inputs = InputsMaker(
             config, vocab_size, device=torch_device, dtype=torch_dtype, native=fast
         )
@@ -159,7 +163,10 @@ class TensorEngine:
             self.weights.zero()  # drop the gradients of the failed try
         stop = self._reduce(settings.stop)
         self._steps += 1
-        return QueuedStep(*self.optimizer.step(settings), stop)
+        loss, grad_norm = self.optimizer.step(settings)
+        if self._average is not None:
+            self._average.update(self._steps, self.optimizer.stopped)
+        return QueuedStep(loss, grad_norm, stop)
 
     def _reduce(self, stop: bool) -> Tensor | None:
         """Sum gradients, loss and requests to stop over all processes; return the last, () > 0
@@ -227,6 +234,9 @@ class TensorEngine:
         nats[:, : inputs.length] = losses.cpu().numpy().reshape(-1, inputs.length)
         return nats
 
+    def averaged(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._average is None else self._average.in_place_of_weights()
+
     def notes(self) -> Sequence[str]:
         if self.parts == 1:
             return ()
@@ -243,12 +253,23 @@ class TensorEngine:
 
     def state_dict(self) -> EngineState:
         weights = self.weights.unpack(self.weights.values)
-        return EngineState(weights=weights, optimizer=self.optimizer.state_dict())
+        optimizer = self.optimizer.state_dict()
+        if self._average is not None:
+            optimizer.update(self._average.state_dict())
+        return EngineState(weights=weights, optimizer=optimizer)
 
     def load_state_dict(self, state: EngineState) -> None:
-        check_shapes(state.weights, {s.name: s.shape for s in self.weights.specs}, "weight")
-        self.optimizer.load_state_dict(state.optimizer)
+        shapes = {s.name: s.shape for s in self.weights.specs}
+        check_shapes(state.weights, shapes, "weight")
+        optimizer = state.optimizer
+        average: Mapping[str, NDArray[np.floating]] = {}
+        if self._average is not None and optimizer:
+            average, optimizer = split_average(optimizer)
+            check_shapes(average, shapes, "averaged weight")
+        self.optimizer.load_state_dict(optimizer)
         self.weights.load(state.weights)
+        if self._average is not None:
+            self._average.load(average)
         self._steps = int(state.optimizer["step"][0]) if state.optimizer else 0
 
 

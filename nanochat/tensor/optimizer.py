@@ -50,18 +50,19 @@ class FlatOptimizer:
             self._moments["momentum"] = self._muon.momentum, matrices
         # The fused kernels read float32 for weights of any dtype.
         self._count = torch.zeros((), dtype=torch.float32, device=weights.device)
-        self._stopped = torch.zeros((), dtype=torch.float32, device=weights.device)
+        # 1 after a loss or gradient norm that is not finite.
+        self.stopped = torch.zeros((), dtype=torch.float32, device=weights.device)
 
     def step(self, settings: StepSettings) -> tuple[Tensor, Tensor]:
         """Update from the gathered gradients. Return the loss and the unclipped norm, each ()."""
         weights = self._weights
         loss = weights.loss.clone()
         norm = torch.linalg.vector_norm(weights.gradients)
-        self._stopped.logical_or_(torch.isfinite(loss + norm).logical_not_())
+        self.stopped.logical_or_(torch.isfinite(loss + norm).logical_not_())
         config = self._config
         if config.grad_clip:
             weights.gradients.mul_((config.grad_clip / (norm + 1e-6)).clamp_(max=1.0))
-        self._count.add_(1 - self._stopped)
+        self._count.add_(1 - self.stopped)
         for piece, lr in self._pieces(settings):
             if config.optimizer == "sgd":
                 self._sgd(piece, lr)
@@ -70,7 +71,7 @@ class FlatOptimizer:
         if self._muon:
             self._muon.step(
                 lr=settings.lr["matrix"], weight_decay=config.weight_decay,
-                momentum=config.muon_momentum, stopped=self._stopped,
+                momentum=config.muon_momentum, stopped=self.stopped,
             )  # fmt: skip
         weights.zero()
         weights.publish()
@@ -99,13 +100,13 @@ class FlatOptimizer:
             eps=self._config.eps,
             amsgrad=False,
             maximize=False,
-            found_inf=self._stopped,
+            found_inf=self.stopped,
         )
 
     def _sgd(self, piece: slice, lr: float) -> None:
         values, weight_decay = self._weights.values[piece], self._config.weight_decay
         if weight_decay:
-            running = (1 - self._stopped).to(values.dtype)
+            running = (1 - self.stopped).to(values.dtype)
             values.mul_(1 - running * (lr * weight_decay))
         torch._fused_sgd_(
             [values],
@@ -118,7 +119,7 @@ class FlatOptimizer:
             nesterov=False,
             maximize=False,
             is_first_step=False,
-            found_inf=self._stopped,
+            found_inf=self.stopped,
         )
 
     def state_dict(self) -> dict[str, NDArray[np.floating]]:
@@ -132,7 +133,7 @@ class FlatOptimizer:
     def load_state_dict(self, state: Mapping[str, NDArray[np.floating]]) -> None:
         """Load a saved state; an empty mapping resets the optimizer. Raises CheckpointError."""
         self.check(state)
-        self._stopped.zero_()
+        self.stopped.zero_()
         self._count.fill_(float(state["step"][0]) if state else 0.0)
         for moment, (flat, specs) in self._moments.items():
             if not state:

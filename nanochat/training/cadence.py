@@ -1,10 +1,21 @@
-"""When a run evaluates and saves: pure functions of the number of finished steps."""
+"""When a run evaluates and saves, and on how much text: pure functions, without a clock.
+
+The same options and text give the same cadence on every machine and engine, so runs can be
+repeated and resumed bit-identically.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Cadence"]
+from nanochat.config.options import AUTO
+
+__all__ = ["Cadence", "evaluation_plan"]
+
+EVALUATIONS = 20  # per run: enough to see where overfitting starts
+EVAL_SHARE = 0.1  # of the time of training, for all evaluations together
+FORWARD_SHARE = 1 / 3  # of the time of a training step: a token scored compared with one trained
+FEWEST_TOKENS = 4096  # of an evaluation set; fewer make the loss too uncertain
 
 
 @dataclass(frozen=True)
@@ -25,3 +36,31 @@ class Cadence:
         if self.checkpoint_every > 0:
             return step % self.checkpoint_every == 0
         return self.evaluates(step)
+
+
+def evaluation_plan(
+    steps: int,
+    step_tokens: int,  # targets per step, over all microbatches and processes
+    val_tokens: int,  # targets of the whole validation part
+    *,
+    eval_every: int = AUTO,
+    eval_tokens: int = AUTO,
+) -> tuple[int, int]:
+    """Return eval_every and eval_tokens with AUTO replaced; a value that is given stays.
+
+    All evaluations of a run together score at most EVAL_SHARE / FORWARD_SHARE times the tokens
+    trained on. A run is evaluated EVALUATIONS times after its start, or less often if it is too
+    short for sets of FEWEST_TOKENS. The set is the whole validation part (0) if that fits.
+    """
+    most = EVAL_SHARE / FORWARD_SHARE * steps * step_tokens
+    fewest = min(FEWEST_TOKENS, val_tokens)
+    if eval_every == AUTO:
+        size = fewest if eval_tokens == AUTO else min(eval_tokens or val_tokens, val_tokens)
+        count = min(EVALUATIONS, int(most / size)) if size else EVALUATIONS
+        eval_every = -(-steps // max(count, 1))
+    if eval_tokens == AUTO:
+        count = -(-steps // eval_every) if eval_every else 1
+        eval_tokens = max(int(most / max(count, 1)), fewest)
+        if eval_tokens >= val_tokens:
+            eval_tokens = 0
+    return eval_every, eval_tokens

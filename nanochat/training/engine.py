@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -66,7 +67,7 @@ class EngineState:
     weights: Mapping[str, NDArray[np.floating]]  # by Spec.name
     optimizer: Mapping[
         str, NDArray[np.floating]
-    ]  # adamw: m.<name> v.<name> step; sgd: momentum.<name> step
+    ]  # adamw: m.<name> v.<name> step; sgd: momentum.<name> step; with ema also average.<name>
 
 
 class Engine(Protocol):
@@ -83,6 +84,10 @@ class Engine(Protocol):
         """Return the loss of each target in nats, (rows, length) like batch.targets, 0 where the
         target is IGNORE. No dropout, no gradients."""
 
+    def averaged(self) -> AbstractContextManager[None]:
+        """Inside the block, token_losses and open_decoder use the average of the weights, if the
+        option ema asks for one. No step may be taken there. Without the option it does nothing."""
+
     def notes(self) -> Sequence[str]:
         """Return what the user should know about how this engine runs, one line each."""
 
@@ -93,5 +98,6 @@ class Engine(Protocol):
         """Return a copy of everything that training changes."""
 
     def load_state_dict(self, state: EngineState) -> None:
-        """Load a state of the same shapes; an empty optimizer mapping resets the optimizer.
-        Raises CheckpointError if a name is missing or unexpected, or a shape differs."""
+        """Load a state of the same shapes; an empty optimizer mapping resets the optimizer, and
+        the average to the weights. Raises CheckpointError if a name is missing or unexpected,
+        or a shape differs."""

@@ -22,6 +22,7 @@ __all__ = [
     "check_memory_fits",
     "check_prompt",
     "check_temperature",
+    "is_finite",
     "training_bytes",
 ]
 
@@ -42,6 +43,10 @@ def check_prompt(length: int, block_size: int) -> None:
 def check_temperature(temperature: float) -> None:
     if not (math.isfinite(temperature) and temperature > 0):
         raise ConfigError(f"temperature must be finite and > 0, got {temperature}")
+
+
+def is_finite(metrics: StepMetrics) -> bool:
+    return math.isfinite(metrics.loss) and math.isfinite(metrics.grad_norm)
 
 
 def check_finite(metrics: StepMetrics, step: int, last_checkpoint: str | None) -> None:

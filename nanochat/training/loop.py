@@ -7,8 +7,8 @@ engine, batches and callbacks.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 
 from nanochat.config.options import TrainConfig
 from nanochat.data.batches import Batch, Batcher
-from nanochat.errors import RunInterrupted
+from nanochat.errors import NanochatError, OutputError, RunInterrupted
 from nanochat.model.parameters import GROUPS
 from nanochat.model.state import TrainerState
 from nanochat.training.cadence import Cadence
 from nanochat.training.engine import Engine, StepResult, StepSettings
-from nanochat.training.guards import MemoryGuard, check_finite
+from nanochat.training.guards import MemoryGuard, check_finite, is_finite
 from nanochat.training.metrics import JsonlWriter, LossTotals, NullWriter, RecentLosses, Stopwatch
+from nanochat.training.saving import Best, Save, Saver
 from nanochat.training.schedule import lr_multiplier
 
 __all__ = ["EvalMetrics", "LoopResult", "Observer", "evaluate", "step_settings", "train"]
@@ -56,12 +57,14 @@ class Observer(Protocol):
 class LoopResult:
     """Where training ended."""
 
-    evaluation: EvalMetrics
+    evaluation: EvalMetrics  # the last one
+    best: Best
     final_loss: float | None
     mean_loss_last_50: float | None
     steps: int
     tokens: int
     elapsed_s: float  # training alone: no evaluation, no saving
+    stopped_early: bool = False  # by option patience
 
 
 def step_settings(config: TrainConfig, step: int, *, stop: bool = False) -> StepSettings:
@@ -77,7 +80,7 @@ def step_settings(config: TrainConfig, step: int, *, stop: bool = False) -> Step
 
 def evaluate(
     engine: Engine,
-    batches: Sequence[Batch],
+    batches: Iterable[Batch],
     token_bytes: NDArray[np.int64],  # (vocab,) raw bytes per token
     step: int,
 ) -> EvalMetrics:
@@ -96,7 +99,7 @@ def train(
     token_bytes: NDArray[np.int64],  # (vocab,) raw bytes per token
     *,
     log: JsonlWriter | NullWriter,
-    save: Callable[[TrainerState], str],  # saves a checkpoint, returns its name
+    save: Save,
     observer: Observer,
     start: TrainerState | None = None,
     last_checkpoint: str | None = None,
@@ -104,52 +107,87 @@ def train(
     world: int = 1,  # processes that train this model together
     clock: Callable[[], float] = time.perf_counter,
 ) -> LoopResult:
-    """Train from `start`, or from the initial weights, to config.steps.
+    """Train from `start`, or from the initial weights, to config.steps or until patience ends.
 
     A step's log line is written when the step is read. At most one step is in flight, which
     keeps the device busy while the host writes. Several processes agree on the step after which
     they stop: the request of one travels with the gradients to all.
 
     Raises NonFiniteStep before a bad update, RunInterrupted after saving when `stop()` is true in
-    any process, MemoryDrift, OutputError.
+    any process, MemoryDrift, OutputError. The best state is saved before any of them but the last.
     """
+    run = _Run(
+        engine=engine,
+        config=config,
+        batcher=batcher,
+        evaluation_set=evaluation_set,
+        token_bytes=token_bytes,
+        log=log,
+        observer=observer,
+        saver=Saver(save, engine, log, clock, last_checkpoint),
+        clock=clock,
+        progress=_started(start, clock),
+        resumed_at=start.step if start else None,
+    )
+    try:
+        return _train(run, stop, world)
+    except OutputError:
+        raise
+    except NanochatError:
+        run.saver.save_best()
+        raise
+
+
+def _train(run: _Run, stop: Callable[[], bool], world: int) -> LoopResult:
+    config, progress, saver = run.config, run.progress, run.saver
     cadence = Cadence(config.steps, config.eval_every, config.checkpoint_every)
     guard = MemoryGuard(config.memory_drift)
-    progress = _Progress(
-        step=start.step if start else 0,
-        recent=RecentLosses(RECENT, start.last_losses if start else ()),
-        stopwatch=Stopwatch(clock, elapsed_s=start.elapsed_s if start else 0.0),
-        tokens=start.tokens if start else 0,
-        last_checkpoint=last_checkpoint,
-    )
     evaluation = None
     while True:
         requested = stop()
         if world == 1:
             progress.stopping = requested
-        evaluates, saves = cadence.evaluates(progress.step), cadence.checkpoints(progress.step)
+        over = _is_over(run)
+        evaluates = over or cadence.evaluates(progress.step)
+        saves = over or (
+            cadence.checkpoints(progress.step) and (config.checkpoint_every > 0 or saver.is_due)
+        )
         if progress.stopping or evaluates or saves:
             with progress.stopwatch:  # the wait for the step in flight counts as training
-                _read_steps(progress, log, observer)
-            resumed_here = start is not None and progress.step == start.step
-            if (progress.stopping or saves) and not resumed_here:
-                progress.last_checkpoint = save(_trainer_state(progress, log))
-        if progress.stopping:
-            raise RunInterrupted(
-                f"stopped after step {progress.step}; saved {progress.last_checkpoint}"
-            )
-        if evaluates:
-            guard.observe()
-            evaluation = evaluate(engine, evaluation_set, token_bytes, progress.step)
-            _report_evaluation(evaluation, log, observer)
-        if progress.step == config.steps:
+                _read_steps(run)
+            trainer = _trainer_state(run)
+            if progress.stopping:
+                _save(run, trainer)
+                raise RunInterrupted(
+                    f"stopped after step {progress.step}; saved {saver.last_checkpoint}"
+                )
+            if evaluates:
+                evaluation = _evaluate(run, trainer)
+                over = over or _is_out_of_patience(run)
+            if over and progress.best is None:  # nothing was scored
+                progress.best = Best(progress.step, None)
+                saver.hold_best(trainer, progress.best)
+            if over or saves:
+                _save(run, trainer)
+            if evaluates:
+                guard.observe()
+        if over:
             break
         with progress.stopwatch:
             settings = step_settings(config, progress.step, stop=requested)
-            _start_step(engine, batcher, settings, progress)
-            _read_steps(progress, log, observer, leave=1)
-    assert evaluation is not None and evaluation.step == config.steps  # the cadence's promise
-    return _result(progress, evaluation)
+            _start_step(run, settings)
+            _read_steps(run, leave=1)
+    assert evaluation is not None and evaluation.step == progress.step  # of the last step
+    return _result(run, evaluation)
+
+
+def _is_over(run: _Run) -> bool:
+    """Decide whether the steps begun so far are all. Patience decides after an evaluation."""
+    return run.progress.step >= run.config.steps
+
+
+def _is_out_of_patience(run: _Run) -> bool:
+    return 0 < run.config.patience <= run.progress.misses
 
 
 @dataclass(slots=True)
@@ -160,63 +198,156 @@ class _Progress:
     recent: RecentLosses
     stopwatch: Stopwatch
     tokens: int
-    last_checkpoint: str | None
+    best: Best | None
+    misses: int  # evaluations since the best one
+    interval_loss: float  # sum of the training losses since the last evaluation
+    interval_steps: int
     stopping: bool = False  # agreed by all processes
     in_flight: list[tuple[int, float, int, StepResult]] = field(default_factory=list)
 
 
-def _start_step(
-    engine: Engine, batcher: Batcher, settings: StepSettings, progress: _Progress
-) -> None:
-    microbatches = batcher.step(progress.step)
-    result = engine.step(microbatches, settings)
+def _started(start: TrainerState | None, clock: Callable[[], float]) -> _Progress:
+    if start is None:
+        start = TrainerState(step=0, last_losses=[], tokens=0, elapsed_s=0.0, metrics_length=0)
+    return _Progress(
+        step=start.step,
+        recent=RecentLosses(RECENT, start.last_losses),
+        stopwatch=Stopwatch(clock, elapsed_s=start.elapsed_s),
+        tokens=start.tokens,
+        best=None if start.best_step is None else Best(start.best_step, start.best_loss),
+        misses=start.misses,
+        interval_loss=start.interval_loss,
+        interval_steps=start.interval_steps,
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class _Run:
+    """The parts of a run that its functions share."""
+
+    engine: Engine
+    config: TrainConfig
+    batcher: Batcher
+    evaluation_set: Sequence[Batch]
+    token_bytes: NDArray[np.int64]
+    log: JsonlWriter | NullWriter
+    observer: Observer
+    saver: Saver
+    clock: Callable[[], float]
+    progress: _Progress
+    resumed_at: int | None  # the step of the checkpoint that the run went on from
+    began_s: float = field(init=False)
+    began_at: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.began_s, self.began_at = self.clock(), self.progress.step
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds to the last step at the average pace of this process, evaluations included."""
+        done = self.progress.step - self.began_at
+        if done == 0:
+            return None
+        return (self.clock() - self.began_s) / done * (self.config.steps - self.progress.step)
+
+
+def _save(run: _Run, trainer: TrainerState) -> None:
+    """Save the best state if it is not on disk, then this one unless the run went on from it."""
+    if trainer.step == run.resumed_at:
+        run.saver.save_best()
+    else:
+        run.saver.save(trainer)
+
+
+def _start_step(run: _Run, settings: StepSettings) -> None:
+    progress = run.progress
+    microbatches = run.batcher.step(progress.step)
+    result = run.engine.step(microbatches, settings)
     progress.step += 1
     tokens = microbatches[0].global_targets
     progress.in_flight.append((progress.step, settings.lr[GROUPS[0]], tokens, result))
 
 
-def _read_steps(
-    progress: _Progress, log: JsonlWriter | NullWriter, observer: Observer, leave: int = 0
-) -> None:
+def _read_steps(run: _Run, leave: int = 0) -> None:
     """Read the steps in flight, oldest first, until `leave` remain."""
+    progress = run.progress
     while len(progress.in_flight) > leave:
         step, lr, tokens, result = progress.in_flight.pop(0)
         metrics = result.read()
-        check_finite(metrics, step, progress.last_checkpoint)
+        if not is_finite(metrics):
+            run.saver.save_best()  # the message names the last good checkpoint
+        check_finite(metrics, step, run.saver.last_checkpoint)
         progress.recent.add(metrics.loss)
+        progress.interval_loss += metrics.loss
+        progress.interval_steps += 1
         progress.tokens += tokens
         progress.stopping = progress.stopping or metrics.stop
         record: dict[str, Any] = {"kind": "step", "step": step, "loss": metrics.loss}
-        log.write({**record, "grad_norm": metrics.grad_norm, "lr": lr})
-        elapsed_s = max(progress.stopwatch.elapsed_s, 1e-9)
-        observer.stepped(step, metrics.loss, progress.tokens / elapsed_s)
+        run.log.write({**record, "grad_norm": metrics.grad_norm, "lr": lr})
+        run.observer.stepped(step, metrics.loss, _tokens_per_s(progress))
 
 
-def _report_evaluation(
-    metrics: EvalMetrics, log: JsonlWriter | NullWriter, observer: Observer
-) -> None:
+def _tokens_per_s(progress: _Progress) -> float:
+    return progress.tokens / max(progress.stopwatch.elapsed_s, 1e-9)
+
+
+def _evaluate(run: _Run, trainer: TrainerState) -> EvalMetrics:
+    """Score the evaluation set, log and report it; hold the state if it is the best so far."""
+    progress = run.progress
+    with run.engine.averaged():
+        metrics = evaluate(run.engine, run.evaluation_set, run.token_bytes, progress.step)
+    is_best = metrics.loss is not None and (
+        progress.best is None or progress.best.loss is None or metrics.loss < progress.best.loss
+    )
+    mean = progress.interval_loss / progress.interval_steps if progress.interval_steps else None
+    metrics = replace(
+        metrics,
+        train_loss=mean,
+        tokens_per_s=_tokens_per_s(progress) if progress.tokens else 0.0,
+        elapsed_s=progress.stopwatch.elapsed_s,
+        left_s=run.left_s,
+        is_best=is_best,
+    )
+    progress.interval_loss, progress.interval_steps = 0.0, 0
     record = {"kind": "eval", "step": metrics.step, "val_loss": metrics.loss}
-    log.write({**record, "val_bpb": metrics.bpb})
-    observer.evaluated(metrics)
+    record |= {"val_bpb": metrics.bpb, "tokens": progress.tokens, "elapsed_s": metrics.elapsed_s}
+    run.log.write(record)
+    if is_best:
+        progress.best, progress.misses = Best(metrics.step, metrics.loss), 0
+        run.saver.hold_best(trainer, progress.best)
+    else:
+        progress.misses += 1
+    run.observer.evaluated(metrics)
+    return metrics
 
 
-def _trainer_state(progress: _Progress, log: JsonlWriter | NullWriter) -> TrainerState:
+def _trainer_state(run: _Run) -> TrainerState:
+    progress = run.progress
     return TrainerState(
         step=progress.step,
         last_losses=progress.recent.values,
         tokens=progress.tokens,
         elapsed_s=progress.stopwatch.elapsed_s,
-        metrics_length=log.length,
+        metrics_length=run.log.length,
+        best_step=progress.best.step if progress.best else None,
+        best_loss=progress.best.loss if progress.best else None,
+        misses=progress.misses,
+        interval_loss=progress.interval_loss,
+        interval_steps=progress.interval_steps,
     )
 
 
-def _result(progress: _Progress, evaluation: EvalMetrics) -> LoopResult:
+def _result(run: _Run, evaluation: EvalMetrics) -> LoopResult:
+    progress = run.progress
     losses = progress.recent.values
+    assert progress.best is not None
     return LoopResult(
         evaluation=evaluation,
+        best=progress.best,
         final_loss=losses[-1] if losses else None,
         mean_loss_last_50=progress.recent.mean,
         steps=progress.step,
         tokens=progress.tokens,
         elapsed_s=progress.stopwatch.elapsed_s,
+        stopped_early=progress.step < run.config.steps,
     )

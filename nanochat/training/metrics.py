@@ -39,6 +39,7 @@ METRIC_KEYS = (
     "mode", "model_kind", "style", "backend", "device", "using_gpu", "tie_lm_head",
     "input_rmsnorm", "params", "steps", "final_loss", "val_loss", "val_bpb", "val_source",
     "mean_loss_last_50", "steps_per_sec", "tokens_per_sec", "vocab_size", "train_tokens", "seed",
+    "best_step", "best_val_loss",
 )  # fmt: skip
 
 
@@ -177,11 +178,18 @@ class JsonlWriter:
 
     @property
     def length(self) -> int:
-        """Bytes so far, forced to disk before a checkpoint records their number."""
+        """Bytes so far."""
+        try:
+            self._file.flush()
+            return os.fstat(self._file.fileno()).st_size
+        except OSError as error:
+            raise output_error(self.path, error) from error
+
+    def sync(self) -> None:
+        """Force all lines to disk, before a checkpoint records their length."""
         try:
             self._file.flush()
             os.fsync(self._file.fileno())
-            return os.fstat(self._file.fileno()).st_size
         except OSError as error:
             raise output_error(self.path, error) from error
 
@@ -211,6 +219,9 @@ class NullWriter:
     length = 0
 
     def write(self, record: Mapping[str, Any]) -> None:
+        pass
+
+    def sync(self) -> None:
         pass
 
     def truncate(self, length: int) -> None:

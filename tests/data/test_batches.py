@@ -327,22 +327,40 @@ def test_evaluation_holds_every_pair_exactly_once(sizes, block_size, batch_size)
 
 
 @settings(max_examples=50)
-@given(lengths, block_sizes, st.integers(1, 200))
-def test_evaluation_of_max_tokens_is_the_first_chunks_that_reach_it(sizes, block_size, max_tokens):
+@given(lengths, block_sizes, st.integers(1, 200), st.integers(0, 5))
+def test_evaluation_of_max_tokens_is_chunks_spread_evenly_over_the_documents(
+    sizes, block_size, max_tokens, seed
+):
     documents = numbered(sizes)
-    expected, reached, first = [], 0, 0
-    all_pairs = pairs_of(documents)
+    chunks, first, all_pairs = [], 0, pairs_of(documents)
     for size in sizes:
         for start in range(0, size + 1, block_size):
-            if reached < max_tokens:
-                chunk = all_pairs[first + start : first + min(start + block_size, size + 1)]
-                expected += chunk
-                reached += len(chunk)
+            chunks.append(all_pairs[first + start : first + min(start + block_size, size + 1)])
         first += size + 1
-    batches = evaluation_batches(
-        documents, batch_size=4, block_size=block_size, max_tokens=max_tokens
-    )
-    assert sorted(pairs_in(batches)) == sorted(expected)
+    make = {"batch_size": 4, "block_size": block_size, "max_tokens": max_tokens, "seed": seed}
+    scored = pairs_in(evaluation_batches(documents, **make))
+    taken = [i for i, chunk in enumerate(chunks) if set(chunk) <= set(scored)]
+    assert sorted(scored) == sorted(pair for i in taken for pair in chunks[i])
+    assert scored == pairs_in(evaluation_batches(documents, **make))
+    if max_tokens >= len(all_pairs):
+        assert taken == list(range(len(chunks)))
+        return
+    # As many as the mean length of a chunk asks for, at distances that differ by one at most.
+    assert abs(len(taken) - max(1, max_tokens * len(chunks) / len(all_pairs))) <= 0.5
+    around = [*taken, taken[0] + len(chunks)]
+    distances = [b - a for a, b in zip(around, around[1:], strict=False)]
+    assert max(distances) - min(distances) <= 1
+
+
+def test_the_seed_moves_the_evaluated_chunks():
+    documents = numbered([400])
+    seen = set()
+    for seed in range(20):
+        (batch,) = evaluation_batches(
+            documents, batch_size=4, block_size=8, max_tokens=32, seed=seed
+        )
+        seen.update(batch.inputs[:, 0].tolist())
+    assert len(seen) > 12  # of the 51 windows, four per seed
 
 
 def test_evaluation_of_one_long_document_is_its_disjoint_windows():

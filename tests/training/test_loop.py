@@ -19,8 +19,9 @@ from nanochat.errors import MemoryDrift, NonFiniteStep, OutputError, RunInterrup
 from nanochat.model.parameters import GROUPS
 from nanochat.model.state import TrainerState
 from nanochat.training import guards, loop
-from nanochat.training.engine import Engine, StepMetrics, StepSettings
+from nanochat.training.engine import Engine, EngineState, StepMetrics, StepSettings
 from nanochat.training.metrics import JsonlWriter
+from nanochat.training.saving import Best
 from nanochat.training.schedule import lr_multiplier
 
 NAMES = ["anna", "bob", "carl", "dora", "emma", "fred"]
@@ -46,8 +47,11 @@ class Recorded:
     start: TrainerState | None = None
     load: object = None
     stop_at: int | None = None
+    save_s: float = 0.0
     events: list[tuple] = field(default_factory=list)
     saved: dict = field(default_factory=dict)  # by step: (TrainerState, EngineState)
+    best: dict = field(default_factory=dict)  # by step, of the states that were saved as the best
+    reports: list[loop.EvalMetrics] = field(default_factory=list)
     now: float = 0.0
 
     def __post_init__(self):
@@ -83,6 +87,9 @@ class Recorded:
         self.now += 100.0
         return self.engine.token_losses(batch)
 
+    def averaged(self):
+        return self.engine.averaged()
+
     def open_decoder(self, prompts):
         return self.engine.open_decoder(prompts)
 
@@ -98,12 +105,15 @@ class Recorded:
         self.tokens_per_s = tokens_per_s
 
     def evaluated(self, metrics):
+        self.reports.append(metrics)
         self.events.append(("evaluated", metrics.step))
 
-    def save(self, trainer: TrainerState) -> str:
+    def save(self, trainer: TrainerState, state: EngineState, best: Best | None) -> str:
         self.events.append(("save", trainer.step))
-        self.now += 1000.0
-        self.saved[trainer.step] = (trainer, self.engine.state_dict())
+        self.now += self.save_s
+        self.saved[trainer.step] = (trainer, state)
+        if best is not None:
+            self.best[best.step] = (best.loss, state)
         return f"checkpoint-{trainer.step}"
 
     def stop(self) -> bool:
@@ -143,11 +153,12 @@ class Recorded:
 
 @pytest.fixture
 def recorded_run(tmp_path):
-    def make(start=None, load=None, stop_at=None, poison_step=None, folder="run", **changes):
+    def make(start=None, load=None, stop_at=None, poison_step=None, folder="run", save_s=0.0,
+             **changes):  # fmt: skip
         (tmp_path / folder).mkdir(exist_ok=True)
         return Recorded(
             make_config(**changes), tmp_path / folder, poison_step=poison_step, start=start,
-            load=load, stop_at=stop_at,
+            load=load, stop_at=stop_at, save_s=save_s,
         )  # fmt: skip
 
     return make
@@ -160,15 +171,15 @@ def table(recorded) -> bytes:
 # ---------------------------------------------------------------------------------- order of events
 
 
-def test_at_a_pause_what_is_in_flight_is_read_then_saved_then_scored(recorded_run):
+def test_at_a_pause_what_is_in_flight_is_read_then_scored_then_saved(recorded_run):
     run = recorded_run(steps=4, eval_every=2)
     run.run()
     assert run.events == [
         ("score", 0), ("evaluated", 0),
         ("begin", 1), ("begin", 2), ("read", 1), ("stepped", 1),
-        ("read", 2), ("stepped", 2), ("save", 2), ("score", 2), ("evaluated", 2),
+        ("read", 2), ("stepped", 2), ("score", 2), ("evaluated", 2), ("save", 2),
         ("begin", 3), ("begin", 4), ("read", 3), ("stepped", 3),
-        ("read", 4), ("stepped", 4), ("save", 4), ("score", 4), ("evaluated", 4),
+        ("read", 4), ("stepped", 4), ("score", 4), ("evaluated", 4), ("save", 4),
     ]  # fmt: skip
 
 
@@ -207,7 +218,7 @@ def test_a_step_is_read_once_and_not_before_the_next_one_has_begun_unless_the_ru
 def test_no_steps_evaluate_once_and_save_the_initial_weights(recorded_run):
     run = recorded_run(steps=0)
     result = run.run()
-    assert run.events == [("save", 0), ("score", 0), ("evaluated", 0)]
+    assert run.events == [("score", 0), ("evaluated", 0), ("save", 0)]
     assert (result.steps, result.tokens, result.elapsed_s) == (0, 0, 0.0)
     assert result.final_loss is None and result.mean_loss_last_50 is None
 
@@ -216,7 +227,7 @@ def test_no_steps_evaluate_once_and_save_the_initial_weights(recorded_run):
 
 
 def test_time_is_that_of_the_steps_alone(recorded_run):
-    run = recorded_run(steps=6, eval_every=1)
+    run = recorded_run(steps=6, eval_every=1, checkpoint_every=1, save_s=1000.0)
     result = run.run()
     assert result.elapsed_s == 60.0
     assert run.now > 6000.0
@@ -404,7 +415,7 @@ def test_memory_that_grows_ends_the_run_with_its_checkpoint_saved(recorded_run, 
 def test_a_save_that_fails_ends_the_loop_with_its_error(recorded_run):
     run = recorded_run()
 
-    def full(trainer):
+    def full(trainer, state, best):
         raise OutputError("cannot write x: No space left on device")
 
     run.save = full

@@ -7,7 +7,8 @@ that nothing above it can depend on what only they do.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +61,7 @@ class ToyEngine:
             f"{name}.{TABLE}": np.zeros_like(self.table)
             for name in (("m", "v") if config.optimizer == "adamw" else ("momentum",))
         }
+        self.average = self.table.copy()
         self._updates = 0
         self._poison_step = poison_step
         self._healthy = True
@@ -81,7 +83,23 @@ class ToyEngine:
             if clip and norm > clip:
                 gradient *= clip / (norm + 1e-6)
             self._update(gradient, settings)
+            self._follow()
         return ToyStep(StepMetrics(loss=loss, grad_norm=norm))
+
+    def _follow(self) -> None:
+        """Move the average, with the larger steps of a young one."""
+        decay = min(self.config.ema, (1 + self._updates) / (10 + self._updates))
+        self.average = decay * self.average + (1 - decay) * self.table
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        own = self.table
+        if self.config.ema:
+            self.table = self.average
+        try:
+            yield
+        finally:
+            self.table = own
 
     def _update(self, gradient: NDArray[np.float64], settings: StepSettings) -> None:
         self._updates += 1
@@ -114,12 +132,16 @@ class ToyEngine:
     def state_dict(self) -> EngineState:
         optimizer = {name: array.copy() for name, array in self._moments.items()}
         optimizer["step"] = np.array([self._updates], dtype=np.float64)
+        if self.config.ema:
+            optimizer[f"average.{TABLE}"] = self.average.copy()
         return EngineState(weights={TABLE: self.table.copy()}, optimizer=optimizer)
 
     def load_state_dict(self, state: EngineState) -> None:
         check_shapes(state.weights, {TABLE: self.table.shape}, "weight")
         self.table[:] = state.weights[TABLE]
-        self._load_optimizer(state.optimizer)
+        optimizer = dict(state.optimizer)
+        self.average = optimizer.pop(f"average.{TABLE}", self.table).copy()
+        self._load_optimizer(optimizer)
 
     def _load_optimizer(self, state: Mapping[str, NDArray[np.floating]]) -> None:
         shapes: dict[str, tuple[int, ...]] = {name: m.shape for name, m in self._moments.items()}
