@@ -310,7 +310,10 @@ USAGE = [
     (["train", "--lr", "-.5e3"], "lr must be finite and > 0, got -.5e3"),
     (["train", "--lr", "-inf"], "lr must be finite and > 0, got -inf"),
     (["train", "--lr", "-NaN"], "lr must be finite and > 0, got -NaN"),
-    (["sample", "--temperature", "nan"], "temperature must be finite and > 0, got nan"),
+    (
+        ["sample", "--temperature", "nan"],
+        "temperature must be finite and between 0 and 10000, got nan",
+    ),
     (["train", "--steps="], "steps must be a whole number between 0 and 1000000000, got ''"),
 ]
 
