@@ -283,8 +283,8 @@ def _train_one(config: TrainConfig, threads: int = 0) -> str | None:
                 _clear_unstarted(folder)
         resumed = {"out": options["out"], "resume": True, "num_samples": config.num_samples}
         train(TrainConfig(**resumed) if options["resume"] else TrainConfig(**options))
-    except RunInterrupted:
-        raise  # it ends the ablation, not only this run
+    except RunInterrupted as stopped:  # it ends the ablation, not only this run
+        raise RunInterrupted(stopped.what, "run the same command again to go on") from None
     except NanochatError as error:
         return str(error)
     return None

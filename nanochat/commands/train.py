@@ -12,12 +12,12 @@ from typing import Any
 
 from nanochat.commands.signals import stop_requested
 from nanochat.commands.time_budget import fit_to_budget
-from nanochat.commands.train_report import announce, finish
+from nanochat.commands.train_report import announce, finish, preview, with_way_on
 from nanochat.config.engine_choice import choose_engine
 from nanochat.config.options import RUNS_DIR, TrainConfig, options_of
 from nanochat.data.dataset import Dataset, load_dataset
 from nanochat.engines import build_engine, resolve_hardware
-from nanochat.errors import CheckpointError, ConfigError
+from nanochat.errors import CheckpointError, ConfigError, RunInterrupted
 from nanochat.model.parameters import parameter_specs
 from nanochat.model.state import TrainerState
 from nanochat.output.terminal import SILENT, Terminal
@@ -107,7 +107,10 @@ def train(
             resumed_from=checkpoint, terminal=terminal,
         )  # fmt: skip
         announce(run, _parameter_count(resolved, dataset.tokenizer.vocab_size), mode_reason)
-        result = _train(run)
+        try:
+            result = _train(run)
+        except RunInterrupted as stopped:
+            raise with_way_on(stopped, folder) from None
         metrics = _metrics(run, result)
         samples, path = finish(run, metrics)
         return TrainResult(metrics=metrics, samples=samples, run=path)
@@ -234,7 +237,8 @@ def _train(run: _Run) -> LoopResult:
     try:
         if start is not None:
             log.truncate(start.metrics_length)
-        progress = run.terminal.progress(config.steps, start.step if start else 0)
+        done = start.step if start else 0
+        progress = run.terminal.progress(config.steps, done, preview(run))
         with stop_requested() as stop, progress as observer:
             return train_loop(
                 run.engine, config, batcher, evaluation_set, dataset.tokenizer.token_bytes,
