@@ -11,11 +11,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from nanochat.output.progress import Lines, NoProgress, SampleText, Screen
-from nanochat.output.text import escaped
+from nanochat.output.text import escaped, terminal_width
 from nanochat.system.json_text import strict_json
 from nanochat.system.streams import PROGRESS, write_progress, write_result
 
 if TYPE_CHECKING:  # the loop imports numpy, which `info` starts without
+    from nanochat.output.ablation_report import Report
     from nanochat.training.loop import Observer
 
 __all__ = ["SILENT", "Terminal", "sample_rule"]
@@ -68,6 +69,17 @@ class Terminal:
             self.result(
                 f"{sample_rule(number)}\n{text}" if has_rules else f"sample {number}: {text}"
             )
+
+    def ablation(self, report: Report) -> None:
+        """Write the table of an ablation to stdout: Markdown, on a terminal columns. Raises
+        OutputError."""
+        if not self.is_for_people:
+            self.result(report.markdown())
+            return
+        from nanochat.output.ablation_table import ablation_table
+
+        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+        self.result(ablation_table(report, terminal_width(sys.stdout), encoding))
 
     def json_result(self, record: Mapping[str, Any]) -> None:
         """Write the result as one JSON object if --json was given. Raises OutputError."""
