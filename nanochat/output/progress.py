@@ -178,15 +178,20 @@ def _new_progress() -> Any:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
     from rich.table import Column
 
-    # rich would believe a COLUMNS of 0 or of 10⁹.
+    # rich would believe a COLUMNS of 0, and fails on others that are no number.
     width = terminal_width(PROGRESS) if "COLUMNS" in os.environ else None
+    environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")}
+
+    def column() -> Column:
+        return Column(no_wrap=True, overflow="crop")  # an ellipsis is not in every encoding
+
     return Progress(
-        TextColumn("{task.description}", markup=False),
+        TextColumn("{task.description}", markup=False, table_column=column()),
         BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=4)),
-        TextColumn("{task.fields[speed]}"),
-        TimeRemainingColumn(compact=True),
-        TextColumn("left"),
-        console=Console(file=PROGRESS, width=width),
+        TextColumn("{task.fields[speed]}", table_column=column()),
+        TimeRemainingColumn(compact=True, table_column=column()),
+        TextColumn("left", table_column=column()),
+        console=Console(file=PROGRESS, width=width, _environ=environment),
         refresh_per_second=8,
         transient=True,
     )

@@ -66,9 +66,9 @@ def fit_in_line(text: str, width: int, encoding: str = "utf-8") -> str:
 
 def terminal_width(stream: Any) -> int:
     """Return the columns of a terminal, by COLUMNS or as the terminal says. 0 is unknown."""
-    columns = os.environ.get("COLUMNS", "")
-    if columns.isascii() and columns.isdigit() and columns.strip("0"):
-        return min(int(columns[-9:]), MOST_COLUMNS)
+    columns = os.environ.get("COLUMNS", "").lstrip("0")
+    if columns.isascii() and columns.isdigit():
+        return min(int(columns[:9]), MOST_COLUMNS)
     try:
         return os.get_terminal_size(stream.fileno()).columns or DEFAULT_WIDTH
     except (OSError, ValueError, AttributeError):

@@ -309,10 +309,12 @@ def test_a_signal_ends_an_ablation_with_its_run_saved(folder, base, flags, jobs)
     assert "Traceback" not in err, err
     last = err.splitlines()[-1]
     if jobs == 1:
-        assert re.fullmatch(r"error: stopped after step \d+; saved abl/.*", last)
+        assert re.fullmatch(
+            r"stopped after step \d+; saved abl/\S+; run the same command again to go on", last
+        )
         assert process.returncode == 1
     else:
-        assert last == "error: interrupted" or last.startswith("error: stopped after step ")
+        assert last == "interrupted" or last.startswith("stopped after step ")
         assert process.returncode in (1, 130)
     assert len(list(Path("abl").iterdir())) == jobs
     assert not list(Path().glob("abl/*/result.json"))

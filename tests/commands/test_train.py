@@ -479,7 +479,9 @@ def test_a_run_stopped_at_any_step_and_resumed_ends_with_the_same_bits(run, stop
     with pytest.raises(RunInterrupted) as caught:
         run("mini-gpt", mode=mode, out="cut", checkpoint_every=4)
     saved = f"cut/checkpoints/step-{step:06d}"
-    assert str(caught.value) == f"stopped after step {step}; saved {saved}"
+    assert str(caught.value) == (
+        f"stopped after step {step}; saved {saved}; resume with: nanochat train --resume --out cut"
+    )
     stop_after(10**9)
     went_on = resume("cut")
     assert weights_sha256(whole.run) == weights_sha256(went_on.run)
@@ -554,7 +556,9 @@ def test_a_signal_saves_and_leaves(folder, flags, tiny, number):
     _, err = process.communicate(timeout=60)
     last = err.splitlines()[-1]
     matched = re.fullmatch(
-        r"error: stopped after step (\d+); saved (run/checkpoints/step-0*\1)", last
+        r"stopped after step (\d+); saved (run/checkpoints/step-0*\1);"
+        r" resume with: nanochat train --resume --out run",
+        last,
     )
     assert matched, err
     assert "Traceback" not in err
