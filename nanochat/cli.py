@@ -30,9 +30,9 @@ from nanochat.config.options import (
     options_of,
 )
 from nanochat.config.sources import gather_options
-from nanochat.errors import NanochatError
+from nanochat.errors import NanochatError, RunInterrupted
 from nanochat.system import processes
-from nanochat.system.streams import reserve_standard_files, write_progress
+from nanochat.system.streams import PROGRESS, reserve_standard_files, write_progress
 
 if TYPE_CHECKING:
     from nanochat.output.terminal import Terminal
@@ -49,6 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _answer(words)
         return 0
+    except RunInterrupted as stopped:
+        _print_interruption(str(stopped))
+        return stopped.exit_code
     except NanochatError as error:
         _print_error(" ".join(str(error).splitlines()))
         return error.exit_code
@@ -56,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _print_error("not enough memory; lower batch_size, block_size, n_embd or num_samples")
         return 1
     except KeyboardInterrupt:
-        _print_error("interrupted")
+        _print_interruption("interrupted")
         return 130
     except BrokenPipeError:
         # The reader of stdout has gone, so what is still buffered has nowhere to go.
@@ -73,6 +76,11 @@ def _escape_unprintable_output() -> None:
 
 def _print_error(message: str) -> None:
     write_progress(f"error: {message}")
+
+
+def _print_interruption(message: str) -> None:
+    """Write a line that is no error; a terminal has shown ^C in front of it."""
+    write_progress(f"\n{message}" if PROGRESS.isatty() else message)
 
 
 def _answer(words: Sequence[str]) -> None:

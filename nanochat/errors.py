@@ -141,6 +141,14 @@ class AblationError(NanochatError):
 
 
 class RunInterrupted(NanochatError):
-    """A signal ended the run after its checkpoint was saved."""
+    """A signal ended the run after its checkpoint was saved. It is no mistake: the command line
+    prints it without `error:`."""
 
     exit_code = 1
+
+    def __init__(self, what: str, way_on: str = "") -> None:
+        super().__init__(what, way_on)  # both are arguments, as pickle needs them
+        self.what = what
+
+    def __str__(self) -> str:
+        return "; ".join(part for part in self.args if part)

@@ -18,8 +18,8 @@ using Tokens = py::array_t<std::int64_t>;
 std::string str(const py::handle& object) { return py::str(object).cast<std::string>(); }
 
 void check_options(double temperature, py::ssize_t top_k, double top_p) {
-  if (!std::isfinite(temperature) || temperature <= 0) {
-    throw py::value_error("temperature must be finite and > 0, got " +
+  if (!std::isfinite(temperature) || temperature < 0) {
+    throw py::value_error("temperature must be finite and >= 0, got " +
                           str(py::float_(temperature)));
   }
   if (top_k < 0) throw py::value_error("top_k must be at least 0, got " + std::to_string(top_k));
@@ -71,6 +71,7 @@ void register_draw(py::module_& module) {
       "Args:\n"
       "    logits: (rows, vocab) float32 or float64.\n"
       "    random: (rows,) uint64, C-contiguous.\n"
+      "    temperature: 0 takes the largest logit, of equal ones the first.\n"
       "    top_k: number of tokens to keep; 0 keeps all.\n\n"
       "Returns an int64 array (rows,). Raises ValueError for an option that is out of range or a\n"
       "row that the reference refuses, TypeError for another dtype.");

@@ -150,7 +150,8 @@ int32_t nck_scale_rows(const void* matrix, int64_t rows, int64_t vocab, int64_t 
 
    random: (rows) 64-bit integers, or NULL: then state is {seed, item of the first row, index} and
    row i takes integer `index` of Philox item `items[i]`, or of `first item + i` if items is NULL,
-   in the sampling stream. top_k 0 and top_p 1 keep all tokens. vocab is at most 2^20.
+   in the sampling stream. Temperature 0 takes the largest logit, of equal ones the first. top_k 0
+   and top_p 1 keep all tokens. vocab is at most 2^20.
 
    NCK_LOGITS names the first row that holds NaN or nothing above -inf; the tokens of such rows are
    -1 and -2, and those of the other rows are drawn. */

@@ -20,11 +20,17 @@ inline constexpr std::int64_t token_of_nan = -1, token_of_all_minus_infinity = -
 
 inline constexpr float smallest_exponent = -87.0f;  // its exp is still a normal float
 
-// 1 / temperature as a float, at most the largest finite one. temperature: finite and > 0.
+// 1 / temperature as a float, at most the largest finite one. temperature: finite and >= 0.
 NCK_HOST_DEVICE static inline float inverse_temperature(double temperature) noexcept {
   constexpr double largest = 0x1.fffffep127;
-  const double inverse = 1.0 / temperature;
+  const double inverse = temperature > 0 ? 1.0 / temperature : largest;
   return static_cast<float>(inverse < largest ? inverse : largest);
+}
+
+// Temperature 0 keeps the first of the largest logits only.
+NCK_HOST_DEVICE static inline std::int64_t kept_at(double temperature,
+                                                   std::int64_t top_k) noexcept {
+  return temperature > 0 ? top_k : 1;
 }
 
 // ⌊top_p·2³²⌋; 2³² keeps all tokens.

@@ -30,7 +30,7 @@ struct DrawOptions {
 };
 
 inline DrawOptions draw_options(double temperature, std::int64_t top_k, double top_p) noexcept {
-  return {inverse_temperature(temperature), top_k, share_of(top_p)};
+  return {inverse_temperature(temperature), kept_at(temperature, top_k), share_of(top_p)};
 }
 
 inline constexpr std::int32_t order_of_nan = 0x7FFFFFFF;  // above that of +∞

@@ -37,6 +37,7 @@ from nanochat.runs.checkpoint import newest_checkpoint
 from nanochat.runs.folder import RUN_FILES, RunFolder
 from nanochat.runs.lock import LOCK, locked
 from nanochat.system.durable import output_error
+from nanochat.system.wording import counted
 
 __all__ = ["AblationResult", "PlannedRun", "ablate", "plan_runs"]
 
@@ -96,12 +97,12 @@ def ablate(
     records = [_record(run) for run in finished]
     report = Report(list(planned[0].variant), records)
     variants = write_report(report, folder)
-    terminal.result(report.markdown())
+    terminal.ablation(report)
     terminal.result(f"ablation: {folder}")
     terminal.json_result({"runs": records, "variants": variants, "folder": folder})
     if failures:
         raise AblationError(
-            f"{len(failures)} of {len(planned)} runs failed, the first: {failures[0]};"
+            f"{len(failures)} of {counted(len(planned), 'run')} failed, the first: {failures[0]};"
             " run the same command again to retry them"
         )
     return AblationResult(folder=folder, runs=records, variants=variants)
@@ -218,7 +219,8 @@ def _run_all(planned: Sequence[PlannedRun], jobs: int, terminal: Terminal) -> li
     """Train what is not finished; return one line per failed run."""
     left = [run for run in planned if not _is_finished(run)]
     if len(left) < len(planned):
-        terminal.note(f"{len(planned) - len(left)} of {len(planned)} runs are finished already")
+        finished, runs = len(planned) - len(left), counted(len(planned), "run")
+        terminal.note(f"{finished} of {runs} {'is' if finished == 1 else 'are'} finished already")
     failures = []
     for done, (run, failure) in enumerate(_outcomes(left, jobs), start=1):
         terminal.note(
@@ -283,8 +285,8 @@ def _train_one(config: TrainConfig, threads: int = 0) -> str | None:
                 _clear_unstarted(folder)
         resumed = {"out": options["out"], "resume": True, "num_samples": config.num_samples}
         train(TrainConfig(**resumed) if options["resume"] else TrainConfig(**options))
-    except RunInterrupted:
-        raise  # it ends the ablation, not only this run
+    except RunInterrupted as stopped:  # it ends the ablation, not only this run
+        raise RunInterrupted(stopped.what, "run the same command again to go on") from None
     except NanochatError as error:
         return str(error)
     return None

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from nanochat.config.options import RUNS_DIR, SampleConfig, TrainConfig
 from nanochat.data.counts import transition_counts
 from nanochat.data.dataset import load_dataset
-from nanochat.output.terminal import SILENT, Terminal
+from nanochat.data.tokenizer import Tokenizer
+from nanochat.errors import TokenizerError
+from nanochat.output.terminal import SILENT, Terminal, sample_rule
 from nanochat.runs.load import load_trained, read_checkpoint
 from nanochat.sampling.count_bigram import CountBigram
 from nanochat.sampling.generate import (
@@ -17,6 +20,7 @@ from nanochat.sampling.generate import (
     prompt_tokens,
     sampling_settings,
 )
+from nanochat.sampling.sampling import OpensDecoders, PhraseBias
 
 __all__ = ["sample"]
 
@@ -45,14 +49,7 @@ def sample(config: SampleConfig | None = None, *, terminal: Terminal = SILENT) -
     )
     bias = phrase_bias(trained.tokenizer, trained.config.style, config.style_weight)
     terminal.note(f"sampling from {checkpoint.path}")
-    settings = sampling_settings(config)
-    stream = config.num_samples == 1
-    texts = generate(
-        trained.engine, trained.tokenizer, context, settings, config.num_samples, bias=bias,
-        on_text=(lambda piece: terminal.result(piece, end="")) if stream else None,
-    )  # fmt: skip
-    _show(texts, terminal, streamed=stream)
-    return texts
+    return _write(trained.engine, trained.tokenizer, context, config, terminal, bias)
 
 
 def _sample_counts(config: SampleConfig, terminal: Terminal) -> list[str]:
@@ -64,19 +61,47 @@ def _sample_counts(config: SampleConfig, terminal: Terminal) -> list[str]:
     dataset = load_dataset(replace(trained_config, data_dir=data_dir))
     tokenizer = dataset.tokenizer
     counts = transition_counts(dataset.train, tokenizer.vocab_size)
-    bigram = CountBigram(counts)
     context = prompt_tokens(tokenizer, config.prompt, dataset.start, trained_config.block_size)
     terminal.note(f"sampling from the counted bigram of {trained_config.data}")
-    settings = sampling_settings(config)
-    texts = generate(bigram, tokenizer, context, settings, config.num_samples)
-    _show(texts, terminal, streamed=False)
+    return _write(CountBigram(counts), tokenizer, context, config, terminal)
+
+
+def _write(
+    engine: OpensDecoders,
+    tokenizer: Tokenizer,
+    context: Sequence[int],
+    config: SampleConfig,
+    terminal: Terminal,
+    bias: PhraseBias | None = None,
+) -> list[str]:
+    """Draw the samples and write them to stdout, the first one while it is drawn.
+
+    On a terminal, a rule precedes each of several samples that may have several lines.
+    """
+    has_rules = terminal.is_for_people and config.num_samples > 1 and _writes_lines(tokenizer)
+    if has_rules:
+        terminal.result(sample_rule(1))
+    try:
+        texts = generate(
+            engine, tokenizer, context, sampling_settings(config), config.num_samples, bias=bias,
+            on_text=lambda piece: terminal.result(piece, end=""),
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        if terminal.is_for_people:
+            terminal.result("")  # ends the line that was begun
+        raise
+    terminal.result("")
+    for number, text in enumerate(texts[1:], start=2):
+        if has_rules:
+            terminal.result(sample_rule(number))
+        terminal.result(text)
+    terminal.json_result({"samples": texts})
     return texts
 
 
-def _show(texts: list[str], terminal: Terminal, *, streamed: bool) -> None:
-    if streamed:
-        terminal.result("")
-    else:
-        for text in texts:
-            terminal.result(text)
-    terminal.json_result({"samples": texts})
+def _writes_lines(tokenizer: Tokenizer) -> bool:
+    """Return whether the vocabulary can write a line break."""
+    try:
+        return len(tokenizer.encode("\n")) > 0
+    except TokenizerError:
+        return False

@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 
 from nanochat.commands.signals import stop_requested
 from nanochat.commands.time_budget import fit_to_budget
+from nanochat.commands.train_report import announce, finish, preview, with_way_on
 from nanochat.config.engine_choice import choose_engine
 from nanochat.config.keep import parse_keep
 from nanochat.config.options import RUNS_DIR, TrainConfig, options_of
 from nanochat.data.dataset import Dataset, load_dataset
 from nanochat.engines import build_engine, resolve_hardware
-from nanochat.errors import CheckpointError, ConfigError
+from nanochat.errors import CheckpointError, ConfigError, RunInterrupted
 from nanochat.model.parameters import parameter_specs
 from nanochat.model.state import TrainerState
-from nanochat.output.loss_curve import write_loss_curve
 from nanochat.output.terminal import SILENT, Terminal
 from nanochat.runs.checkpoint import (
     Checkpoint,
@@ -38,25 +38,18 @@ from nanochat.runs.checkpoint import (
 from nanochat.runs.folder import RunFolder, new_run, refuse_used
 from nanochat.runs.lock import locked
 from nanochat.runs.retention import prune_checkpoints
-from nanochat.sampling.generate import (
-    generate,
-    phrase_bias,
-    prompt_tokens,
-    sampling_settings,
-)
 from nanochat.system import processes
 from nanochat.system.environment import describe_environment
+from nanochat.system.wording import counted
 from nanochat.training.average import averaged_weights
 from nanochat.training.cadence import Cadence, evaluation_plan
 from nanochat.training.engine import Engine, EngineState
 from nanochat.training.loop import EvalMetrics, LoopResult, evaluate
 from nanochat.training.loop import train as train_loop
-from nanochat.training.metrics import JsonlWriter, NullWriter, metrics_line
+from nanochat.training.metrics import JsonlWriter, NullWriter
 from nanochat.training.saving import Best
 
 __all__ = ["TrainResult", "train"]
-
-STYLE_WEIGHT = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,8 +120,15 @@ def train(
             config=resolved, dataset=dataset, engine=engine, folder=folder,
             resumed_from=checkpoint, terminal=terminal,
         )  # fmt: skip
-        _announce(run, mode_reason)
-        return _finish(run, _train(run))
+        announce(run, _parameter_count(resolved, dataset.tokenizer.vocab_size), mode_reason)
+        try:
+            result = _train(run)
+        except RunInterrupted as stopped:
+            raise with_way_on(stopped, folder) from None
+        _note_best(run, result)
+        metrics = _metrics(run, result, _final_evaluation(run, result))
+        samples, path = finish(run, metrics)
+        return TrainResult(metrics=metrics, samples=samples, run=path)
 
 
 def _complete(
@@ -249,29 +249,6 @@ def _check_same_data(dataset: Dataset, checkpoint: Checkpoint) -> None:
 # --------------------------------------------------------------------------------------- running
 
 
-def _announce(
-    run: _Run,
-    mode_reason: str,  # why mode auto took this engine; empty if the mode was given
-) -> None:
-    config, dataset, terminal = run.config, run.dataset, run.terminal
-    params = _parameter_count(config, dataset.tokenizer.vocab_size)
-    terminal.note(
-        f"{config.model_kind} {config.preset}: {params:,} parameters, {config.mode} engine,"
-        f" {config.device} {config.dtype}{f' ({mode_reason})' if mode_reason else ''}"
-    )
-    terminal.note(
-        f"{config.data}: {dataset.train.count:,} documents, {len(dataset.train.tokens):,} tokens"
-        f" to train on, {len(dataset.val.tokens):,} to validate on, vocabulary"
-        f" {dataset.tokenizer.vocab_size}"
-    )
-    run.show_notes()
-    if config.preset == "gpt2-124m" and config.device == "cpu":
-        terminal.warn("preset gpt2-124m is made for a GPU; a step on a CPU takes many minutes")
-    if run.resumed_from is not None:
-        step = run.resumed_from.trainer.step
-        terminal.note(f"resuming from {run.resumed_from.path} after step {step}")
-
-
 def _parameter_count(config: TrainConfig, vocab_size: int) -> int:
     return sum(spec.shape[0] * spec.shape[1] for spec in parameter_specs(config, vocab_size))
 
@@ -285,7 +262,8 @@ def _train(run: _Run) -> LoopResult:
     try:
         if start is not None:
             log.truncate(start.metrics_length)
-        progress = run.terminal.progress(config.steps, start.step if start else 0)
+        done = start.step if start else 0
+        progress = run.terminal.progress(config.steps, done, preview(run))
         with stop_requested() as stop, progress as observer:
             return train_loop(
                 run.engine, config, batcher, evaluation_set, dataset.tokenizer.token_bytes,
@@ -359,7 +337,7 @@ def _note_best(run: _Run, result: LoopResult) -> None:
     """Say which step is kept if it is not the last one, and why the run ended early."""
     best = result.best.step
     if result.stopped_early:
-        evaluations = f"{run.config.patience} evaluation{'s' * (run.config.patience != 1)}"
+        evaluations = counted(run.config.patience, "evaluation")
         run.terminal.note(
             f"stopped after step {result.steps} of {run.config.steps}: {evaluations} without a"
             f" lower validation loss (patience {run.config.patience})"
@@ -369,34 +347,6 @@ def _note_best(run: _Run, result: LoopResult) -> None:
 
 
 # ------------------------------------------------------------------------------------- finishing
-
-
-def _finish(run: _Run, result: LoopResult) -> TrainResult:
-    """Write the result and the loss curve, then show samples and the metrics line."""
-    config, dataset, terminal = run.config, run.dataset, run.terminal
-    _note_best(run, result)
-    metrics = _metrics(run, result, _final_evaluation(run, result))
-    run.show_notes()
-    path = Path(config.out or RUNS_DIR)
-    if run.folder is not None:
-        path = run.folder.path
-        run.folder.write_json(run.folder.result, {**metrics, "split_sha256": dataset.split_sha256})
-        title = f"{config.data}, {config.model_kind}, {config.mode}"
-        write_loss_curve(run.folder.metrics, run.folder.plot, title)
-    context = prompt_tokens(dataset.tokenizer, "", dataset.start, config.block_size)
-    bias = phrase_bias(dataset.tokenizer, config.style, STYLE_WEIGHT)
-    started = time.perf_counter()
-    samples = generate(
-        run.engine, dataset.tokenizer, context, sampling_settings(config), config.num_samples,
-        bias=bias,
-    )  # fmt: skip
-    terminal.note(f"{config.num_samples} samples in {time.perf_counter() - started:.1f} s")
-    for number, sample in enumerate(samples, start=1):
-        terminal.result(f"sample {number}: {sample.strip()}")
-    terminal.result(metrics_line(metrics))
-    terminal.result(f"run: {path}")
-    terminal.json_result({"metrics": metrics, "samples": samples, "run": path})
-    return TrainResult(metrics=metrics, samples=samples, run=path)
 
 
 def _metrics(run: _Run, result: LoopResult, final: EvalMetrics) -> dict[str, Any]:

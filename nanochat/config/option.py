@@ -57,6 +57,7 @@ class Option:
     output: bool = False  # may differ between a run and its resume
     optional: bool = False  # None is a value
     path: bool = False  # accepts os.PathLike; shells complete file names
+    splits: bool = True  # a text means several values of a tuple, separated by spaces
 
     def parse(self, name: str, value: Any) -> Any:
         """Return `value` as this option's type.
@@ -76,7 +77,7 @@ class Option:
         if not isinstance(value, str) or self.kind is str:
             return value
         if self.kind is tuple:
-            return tuple(value.split())
+            return tuple(value.split()) if self.splits else (value,)
         if self.kind is bool:
             return _BOOLEANS.get(value.lower(), value)
         pattern = _INTEGER if self.kind is int else _DECIMAL
@@ -92,7 +93,8 @@ class Option:
         if self.kind is str:
             return _is_text(value) and (self.choices is None or value in self.choices)
         if self.kind is tuple:
-            return isinstance(value, (tuple, list)) and all(map(_is_text, value))
+            texts = isinstance(value, (tuple, list)) and all(map(_is_text, value))
+            return texts and (self.splits or all(value))
         if self.kind is bool:
             return isinstance(value, bool)
         kind: Any = numbers.Integral if self.kind is int else numbers.Real
@@ -116,6 +118,8 @@ class Option:
         if self.kind is str:
             return "Unicode text without NUL" if isinstance(value, str) else "text"
         if self.kind is tuple:
+            if not self.splits:
+                return "a list of texts, none of them empty"
             return "a list of texts like 'n_layer=1,2'"
         if self.kind is bool:
             return "true or false"

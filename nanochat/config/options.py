@@ -311,8 +311,9 @@ class TrainConfig:
         output=True,
     )  # fmt: skip
     temperature: float = option(
-        0.8, "Sampling temperature.", group=_SAMPLE, low=0, high=1e4, low_open=True, output=True
-    )
+        0.8, "Sampling temperature; 0: always the most likely token.", group=_SAMPLE, low=0,
+        high=1e4, output=True,
+    )  # fmt: skip
     top_k: int = option(
         0, "Sample from the k most likely tokens; 0: all.", group=_SAMPLE, low=0, high=1 << 30,
         output=True,
@@ -463,6 +464,10 @@ class SampleConfig(_WithoutPreset):
     temperature: float = _same("temperature", common=True)
     top_k: int = _same("top_k", common=True)
     top_p: float = _same("top_p", common=True)
+    stop: tuple[str, ...] = option(
+        (), "Text that ends a sample and is not part of it; repeatable.", group=_SAMPLE,
+        common=True, splits=False,
+    )  # fmt: skip
     seed: int = _same("seed")
     style_weight: float = option(
         1.0, "Logit bonus for phrases of the futuristic style, if the model was trained with it.",

@@ -53,7 +53,8 @@ def sample(
             the logits. seed is in [0, 2³²). item is the number of the first row's sequence; the
             rows after it have the following numbers. index is the position of the token in the
             sequence, at least 0.
-        temperature: Divisor of the logits, finite and above 0.
+        temperature: Divisor of the logits, finite and at least 0. 0 takes the largest logit, of
+            equal ones the first.
         top_k: Keep only the top_k largest logits of each row. 0 keeps all.
         top_p: Then keep only the most probable tokens whose probabilities first reach top_p, in
             (0, 1]. 1 keeps all.

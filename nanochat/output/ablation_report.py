@@ -14,7 +14,7 @@ from typing import Any
 from nanochat.output.ablation_plot import plot_ablation
 from nanochat.system.durable import output_error
 
-__all__ = ["Report", "confidence_95", "write_report"]
+__all__ = ["Report", "confidence_95", "paired_difference", "write_report"]
 
 # Student's t, two-sided 95 %, by degrees of freedom 1 … 30 (NIST/SEMATECH handbook, 1.3.6.7.2).
 _T95 = (
@@ -37,6 +37,27 @@ def confidence_95(values: Sequence[float]) -> float:
         z = 1.959964
         t = z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
     return t * statistics.stdev(values) / math.sqrt(n)
+
+
+def paired_difference(
+    runs: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]], score: str
+) -> tuple[float, float | None] | None:
+    """Return the mean of score − other score over the seeds that both have, and half the width of
+    its 95 % interval, None for a single seed. None without a common seed.
+
+    A seed gives both runs the same batches and draws, so their difference varies less than the
+    scores do.
+    """
+    theirs = {run["seed"]: run[score] for run in others if run[score] is not None}
+    differences = [
+        run[score] - theirs[run["seed"]]
+        for run in runs
+        if run[score] is not None and run["seed"] in theirs
+    ]
+    if not differences:
+        return None
+    half = confidence_95(differences)
+    return statistics.fmean(differences), None if math.isnan(half) else half
 
 
 class Report:

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from nanochat.system.durable import output_error
 
@@ -17,25 +18,52 @@ __all__ = ["write_loss_curve"]
 
 _Point = tuple[float, float]  # (step, loss), and in the picture (x, y) in pixels
 
-_TRAIN, _SMOOTH, _VAL = "#b8c4d6", "#1f4e8c", "#d1495b"
+_Entry = tuple[str, str, str]  # of the legend: color, label, style of the line
+
+_TRAIN, _SMOOTH, _VAL, _COUNTING = "#b8c4d6", "#1f4e8c", "#d1495b", "#3d3d3d"
+_DOTTED = 'stroke-width="1.5" stroke-dasharray="2 4"'
+_FEW_POINTS = 30  # of a line; each of them is drawn as a dot too
+_FEW_EVALS = 3  # each of them is drawn with its value
 _WIDTH, _HEIGHT = 840, 480
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 796, 44, 428  # of the axes
 _WINDOW = 0.04  # of the run, for the running mean
 _MOST_POINTS = 2000  # of a line; more than the picture has columns
 
 
-def write_loss_curve(metrics: Path, picture: Path, title: str) -> None:
+def write_loss_curve(
+    metrics: Path, picture: Path, title: str, *, counting_loss: float | None = None
+) -> None:
     """Plot the training loss of each step, its running mean, and each evaluation.
 
-    Leaves out figures that are not finite. Raises OutputError.
+    counting_loss: nats per token of the counted n-grams, drawn as a dotted line. Leaves out figures
+    that are not finite. Raises OutputError.
     """
     records = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
     steps = _finite((r["step"], r["loss"]) for r in records if r["kind"] == "step")
     evals = _finite((r["step"], r["val_loss"]) for r in records if r["kind"] == "eval")
+    curves = _Curves(steps, evals, counting_loss)
     try:
-        picture.write_text("\n".join(_svg(steps, evals, title)) + "\n", encoding="utf-8")
+        picture.write_text("\n".join(_svg(curves, title)) + "\n", encoding="utf-8")
     except OSError as error:
         raise output_error(picture, error) from error
+
+
+class _Curves(NamedTuple):
+    """What is drawn, in steps and nats per token."""
+
+    steps: Sequence[_Point]
+    evals: Sequence[_Point]
+    counting_loss: float | None
+
+    @property
+    def best(self) -> _Point | None:
+        """The evaluation with the lowest loss, the first of equal ones."""
+        return min(self.evals, key=lambda point: point[1], default=None)
+
+    @property
+    def last_step(self) -> float:
+        """The last step taken, where the axis ends; at least 1."""
+        return max([x for x, _ in (*self.steps, *self.evals)], default=0) or 1
 
 
 def _finite(pairs: Iterable[tuple[int, float | str | None]]) -> list[_Point]:
@@ -45,48 +73,116 @@ def _finite(pairs: Iterable[tuple[int, float | str | None]]) -> list[_Point]:
     return [(step, loss) for step, loss in points if math.isfinite(loss)]
 
 
-def _svg(steps: Sequence[_Point], evals: Sequence[_Point], title: str) -> Iterator[str]:
-    shown = [*steps, *evals] or [(0.0, 0.0)]
-    x_ticks = _ticks(0.0, max(x for x, _ in shown))
-    y_ticks = _ticks(min(y for _, y in shown), max(y for _, y in shown))
+class _Axes:
+    """Places points in the picture; the x axis ends at the last step, the y axis at a tick."""
 
-    def place(point: _Point) -> _Point:
-        x = _scaled(point[0], x_ticks, _LEFT, _RIGHT)
-        return round(x, 1), round(_scaled(point[1], y_ticks, _BOTTOM, _TOP), 1)
+    def __init__(self, curves: _Curves) -> None:
+        losses = [y for _, y in (*curves.steps, *curves.evals)] or [0.0]
+        if curves.counting_loss is not None:
+            losses.append(curves.counting_loss)
+        self.end = float(curves.last_step)
+        self.y_ticks = _ticks(min(losses), max(losses))
+        self.x_ticks = _step_ticks(self.end)
 
+    def place(self, point: _Point) -> _Point:
+        x = _scaled(point[0], (0.0, self.end), _LEFT, _RIGHT)
+        return round(x, 1), round(_scaled(point[1], self.y_ticks, _BOTTOM, _TOP), 1)
+
+    def draw(self) -> Iterator[str]:
+        for tick in self.x_ticks:
+            x = self.place((tick, self.y_ticks[0]))[0]
+            yield f'<path d="M{x} {_TOP}V{_BOTTOM}" stroke="#e6e6e6"/>'
+            yield _text(x, _BOTTOM + 18, f"{tick:,.10g}")
+        for tick in self.y_ticks:
+            y = self.place((0.0, tick))[1]
+            yield f'<path d="M{_LEFT} {y}H{_RIGHT}" stroke="#e6e6e6"/>'
+            yield _text(_LEFT - 8, y + 4, f"{tick:.10g}", anchor="end")
+        yield _text((_LEFT + _RIGHT) / 2, _HEIGHT - 12, "step")
+        yield f'<g transform="rotate(-90 18 {_TOP})">'
+        yield _text(18 - (_BOTTOM - _TOP) / 2, _TOP, "loss, nats per token") + "</g>"
+
+
+def _svg(curves: _Curves, title: str) -> Iterator[str]:
+    axes = _Axes(curves)
     yield (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{_HEIGHT}"'
         f' viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="sans-serif" font-size="12">'
     )
     yield '<rect width="100%" height="100%" fill="white"/>'
     yield _text((_LEFT + _RIGHT) / 2, 26, title, size=15)
-    for tick in x_ticks:
-        x = place((tick, y_ticks[0]))[0]
-        yield f'<path d="M{x} {_TOP}V{_BOTTOM}" stroke="#e6e6e6"/>'
-        yield _text(x, _BOTTOM + 18, f"{tick:,.10g}")
-    for tick in y_ticks:
-        y = place((0.0, tick))[1]
-        yield f'<path d="M{_LEFT} {y}H{_RIGHT}" stroke="#e6e6e6"/>'
-        yield _text(_LEFT - 8, y + 4, f"{tick:.10g}", anchor="end")
-    yield _text((_LEFT + _RIGHT) / 2, _HEIGHT - 12, "step")
-    yield f'<g transform="rotate(-90 18 {_TOP})">'
-    yield _text(18 - (_BOTTOM - _TOP) / 2, _TOP, "loss, nats per token") + "</g>"
-    labels = []
-    if steps:
-        yield _line(map(place, _thinned(steps)), _TRAIN, 1)
-        means = _running_mean(steps, max(1, int(len(steps) * _WINDOW)))
-        yield _line(map(place, _thinned(means)), _SMOOTH, 2)
-        labels += [(_TRAIN, "training loss, each step"), (_SMOOTH, "training loss, running mean")]
-    if evals:
-        yield _line(map(place, evals), _VAL, 1.5)
-        for x, y in map(place, evals):
-            yield f'<circle cx="{x}" cy="{y}" r="3" fill="{_VAL}"/>'
-        labels.append((_VAL, f"validation loss (last {evals[-1][1]:.3f})"))
-    for row, (colour, label) in enumerate(labels):
-        y = _TOP + 16 + 18 * row
-        yield f'<path d="M580 {y - 4}H604" stroke="{colour}" stroke-width="3"/>'
-        yield _text(612, y, label, anchor="start")
+    yield from axes.draw()
+    legend = []
+    if curves.counting_loss is not None:
+        y = axes.place((0.0, curves.counting_loss))[1]
+        yield f'<path d="M{_LEFT} {y}H{_RIGHT}" stroke="{_COUNTING}" {_DOTTED}/>'
+        legend.append((_COUNTING, f"counting ({curves.counting_loss:.3f})", _DOTTED))
+    yield from _training(curves.steps, axes, legend)
+    yield from _validation(curves, axes, legend)
+    yield from _legend(legend)
     yield "</svg>"
+
+
+def _training(steps: Sequence[_Point], axes: _Axes, legend: list[_Entry]) -> Iterator[str]:
+    if not steps:
+        return
+    yield _line(map(axes.place, _thinned(steps)), _TRAIN, 1)
+    if len(steps) <= _FEW_POINTS:  # a line of one or two points is hardly seen
+        yield from (_dot(axes.place(point), 3, _TRAIN) for point in steps)
+    means = _running_mean(steps, max(1, int(len(steps) * _WINDOW)))
+    yield _line(map(axes.place, _thinned(means)), _SMOOTH, 2)
+    legend.append((_TRAIN, "training loss, each step", ""))
+    legend.append((_SMOOTH, "training loss, running mean", ""))
+
+
+def _validation(curves: _Curves, axes: _Axes, legend: list[_Entry]) -> Iterator[str]:
+    if curves.best is None:
+        return
+    yield _line(map(axes.place, curves.evals), _VAL, 1.5)
+    few = len(curves.evals) <= _FEW_EVALS
+    yield from (_dot(axes.place(point), 5 if few else 3, _VAL) for point in curves.evals)
+    if few:
+        yield from (_value(point, axes.place(point)) for point in curves.evals)
+    x, y = axes.place(curves.best)
+    yield f'<circle cx="{x}" cy="{y}" r="7" fill="none" stroke="{_VAL}" stroke-width="2"/>'
+    legend.append((_VAL, f"validation loss (last {curves.evals[-1][1]:.3f})", ""))
+    step, loss = curves.best
+    legend.append((_VAL, f"best: step {step:,.0f} ({loss:.3f})", "ring"))
+
+
+def _legend(entries: Sequence[_Entry]) -> Iterator[str]:
+    """Draw the legend on a white ground, because the curves may pass under it."""
+    if not entries:
+        return
+    left, height = _RIGHT - 232, 18 * len(entries) + 6
+    yield (
+        f'<rect x="{left - 8}" y="{_TOP + 2}" width="{_RIGHT - left + 6}" height="{height}"'
+        ' fill="white" fill-opacity="0.85"/>'
+    )
+    for row, (color, label, style) in enumerate(entries):
+        y = _TOP + 18 + 18 * row
+        if style == "ring":
+            yield (
+                f'<circle cx="{left + 12}" cy="{y - 4}" r="6" fill="none" stroke="{color}"'
+                ' stroke-width="2"/>'
+            )
+        else:
+            stroke = style or 'stroke-width="3"'
+            yield f'<path d="M{left} {y - 4}h24" stroke="{color}" {stroke}/>'
+        yield _text(left + 32, y, label, anchor="start")
+
+
+def _value(point: _Point, place: _Point) -> str:
+    """Return the loss of an evaluation, written next to its mark and inside the axes."""
+    x, y = place
+    is_left = x < (_LEFT + _RIGHT) / 2
+    y += 22 if y < _TOP + 30 else -12
+    return _text(
+        x + (6 if is_left else -12), y, f"{point[1]:.3f}", anchor="start" if is_left else "end"
+    )
+
+
+def _dot(point: _Point, radius: float, color: str) -> str:
+    return f'<circle cx="{point[0]}" cy="{point[1]}" r="{radius}" fill="{color}"/>'
 
 
 def _text(x: float, y: float, text: str, *, anchor: str = "middle", size: int = 12) -> str:
@@ -96,20 +192,33 @@ def _text(x: float, y: float, text: str, *, anchor: str = "middle", size: int = 
     return f'<text x="{x}" y="{y}" text-anchor="{anchor}" font-size="{size}">{clean}</text>'
 
 
-def _line(points: Iterable[_Point], colour: str, width: float) -> str:
+def _line(points: Iterable[_Point], color: str, width: float) -> str:
     path = " ".join(f"{x},{y}" for x, y in points)
-    return f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="{width}"/>'
+    return f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="{width}"/>'
 
 
 def _scaled(value: float, ticks: Sequence[float], start: float, end: float) -> float:
     return start + (end - start) * (value - ticks[0]) / (ticks[-1] - ticks[0])
 
 
+def _step_ticks(end: float) -> list[float]:
+    """Return round numbers of steps up to `end`, and `end` itself in place of a close neighbor."""
+    step = max(1.0, _round_part(end))
+    ticks = [step * i for i in range(int(end / step) + 1)]
+    if end - ticks[-1] < step / 2 and len(ticks) > 1:
+        ticks.pop()
+    return [*ticks, end]
+
+
+def _round_part(spread: float) -> float:
+    """Return the largest of 1, 2, 5 times a power of ten that is at most a quarter of `spread`."""
+    power = 10.0 ** math.floor(math.log10(spread / 4))
+    return max(factor * power for factor in (1, 2, 5) if factor * power <= spread / 4)
+
+
 def _ticks(low: float, high: float) -> list[float]:
     """Return four to ten round numbers, the first at most `low`, the last at least `high`."""
-    spread = high - low or max(abs(high), 1.0)
-    power = 10.0 ** math.floor(math.log10(spread / 4))
-    step = max(factor * power for factor in (1, 2, 5) if factor * power <= spread / 4)
+    step = _round_part(high - low or max(abs(high), 1.0))
     first, last = math.floor(low / step), math.ceil(high / step)
     return [step * i for i in range(first, max(last, first + 1) + 1)]
 

@@ -14,6 +14,7 @@ float32:
 3. Order the row by larger logit, then by lower index. top-k keeps its first k tokens. Of those,
    top-p keeps the shortest prefix whose weights sum to at least ⌈P·total / 2³²⌉, where
    P = ⌊top_p·2³²⌋ and total is their sum: an integer below 2⁹³ that C++ computes in 128 bits.
+   Temperature 0 is greedy: it keeps the first token of this order, as top-k 1 does.
 4. Let total be the sum of the kept weights and r the random integer. The token is the first, by
    index, at which the running sum of kept weights is above ⌊r·total / 2⁶⁴⌋.
 
@@ -70,7 +71,7 @@ def integer_weights(
     largest = logits.max(axis=-1, keepdims=True)
     with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
         # Limited, because 0·∞ would make the likeliest token NaN.
-        scale = min(np.float32(np.divide(1.0, temperature)), np.finfo(np.float32).max)
+        scale = min(np.float32(np.divide(1.0, abs(temperature))), np.finfo(np.float32).max)
         # ∞ − ∞ would be NaN, and so would −∞·0 at an enormous temperature.
         below = np.where(logits == largest, np.float32(0), logits - largest)
         z = np.where(np.isneginf(below), below, below * scale)
@@ -88,8 +89,9 @@ def draw(
 ) -> NDArray[np.int64]:  # (rows,)
     """Draw one token per row, as this module's docstring defines it.
 
-    Raises ConfigError for a temperature that is not finite and > 0, and ValueError for a
-    vocabulary above 2²⁰ or a row that holds NaN or only −inf; the message names the row.
+    Temperature 0 takes the largest logit, of equal ones the first. Raises ConfigError for a
+    temperature that is not finite and >= 0, and ValueError for a vocabulary above 2²⁰ or a row
+    that holds NaN or only −inf; the message names the row.
     """
     check_temperature(temperature)
     assert top_k >= 0  # config/ checks the option
@@ -102,6 +104,8 @@ def draw(
     if not len(rows):
         return np.empty(0, dtype=np.int64)
     weights = integer_weights(rows, temperature)
+    if temperature == 0:
+        top_k = 1
     if 0 < top_k < rows.shape[1] or top_p < 1:
         for row, row_weights in zip(rows, weights, strict=True):
             row_weights[_left_out(row, row_weights, top_k, top_p)] = 0

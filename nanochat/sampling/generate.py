@@ -4,23 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from nanochat.config.options import SampleConfig, TrainConfig
 from nanochat.data.style import style_phrases
 from nanochat.data.tokenizer import BOS, Tokenizer
 from nanochat.errors import TokenizerError
 from nanochat.sampling.sampling import OpensDecoders, PhraseBias, SamplingSettings, sample_tokens
+from nanochat.sampling.stop import StopText
 from nanochat.training.guards import check_prompt
 
 __all__ = ["generate", "phrase_bias", "prompt_tokens", "sampling_settings"]
 
 
 def sampling_settings(config: SampleConfig | TrainConfig) -> SamplingSettings:
+    """Return the sampling options of a command."""
     return SamplingSettings(
         temperature=config.temperature,
         top_k=config.top_k,
         top_p=config.top_p,
         max_new_tokens=config.max_new_tokens,
         seed=config.seed,
+        stop=config.stop if isinstance(config, SampleConfig) else (),
     )
 
 
@@ -61,19 +66,55 @@ def generate(
     *,
     bias: PhraseBias | None = None,
     first_row: int = 0,
-    on_text: Callable[[str], None] | None = None,  # pieces of the text, for one row
+    on_text: Callable[[str], None] | None = None,  # receives the first row piece by piece
 ) -> list[str]:
-    """Return one text per row, the prompt included; `on_text` receives the first row piece by
-    piece."""
-    texts = [tokenizer.decode(context) for _ in range(rows)]
-    streams = [tokenizer.stream() for _ in range(rows)]
-    if on_text is not None and rows:
-        on_text(texts[0])
-    steps = sample_tokens(engine, context, settings, rows=rows, first_row=first_row, bias=bias)
+    """Return one text per row, the prompt included.
+
+    The pieces that `on_text` receives are whole characters and together are the first text.
+    """
+    start = tokenizer.decode(context)
+    texts = [
+        _Text(start, tokenizer, settings, on_text if row == 0 else None) for row in range(rows)
+    ]
+    stopped = np.zeros(rows, dtype=np.bool_)
+    steps = sample_tokens(
+        engine, context, settings, rows=rows, first_row=first_row, bias=bias, stopped=stopped
+    )
     for step in steps:
         for row, token in enumerate(step):
-            piece = "" if token is None else streams[row].push(token)
-            texts[row] += piece
-            if on_text is not None and row == 0:
-                on_text(piece)
-    return [text + stream.flush() for text, stream in zip(texts, streams, strict=True)]
+            if token is not None:
+                stopped[row] = texts[row].push(token)
+    return [text.end() for text in texts]
+
+
+class _Text:
+    """The text of one row as it grows, up to a stop text."""
+
+    def __init__(
+        self,
+        start: str,
+        tokenizer: Tokenizer,
+        settings: SamplingSettings,
+        on_text: Callable[[str], None] | None,
+    ) -> None:
+        self._text = ""
+        self._stream = tokenizer.stream()
+        self._stop = StopText(settings.stop)
+        self._on_text = on_text
+        self._add(start)
+
+    def _add(self, piece: str) -> None:
+        self._text += piece
+        if self._on_text is not None and piece:
+            self._on_text(piece)
+
+    def push(self, token: int) -> bool:
+        """Append a token; return whether the text has ended with a stop text."""
+        self._add(self._stop.push(self._stream.push(token)))
+        return self._stop.found
+
+    def end(self) -> str:
+        """Return the whole text."""
+        self._add(self._stop.push(self._stream.flush()))
+        self._add(self._stop.flush())
+        return self._text

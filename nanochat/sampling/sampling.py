@@ -1,4 +1,4 @@
-"""Tokens from a decoder, row by row, until BOS: the loop around the draw.
+"""Tokens from a decoder, row by row, until BOS or a stop: the loop around the draw.
 
 Owns the random number of each (row, position), the end of a row, and the bias towards phrases of
 a style. The draw itself is in draw.py, the text of the tokens in generate.py.
@@ -79,6 +79,7 @@ class SamplingSettings:
     top_p: float
     max_new_tokens: int
     seed: int
+    stop: tuple[str, ...] = ()  # texts that end a sample
 
     def __post_init__(self) -> None:
         check_temperature(self.temperature)
@@ -124,10 +125,12 @@ def sample_tokens(
     rows: int,
     first_row: int = 0,
     bias: PhraseBias | None = None,
+    stopped: NDArray[np.bool_] | None = None,  # (rows,) rows that the caller has ended
 ) -> Iterator[list[int | None]]:
-    """Yield for each new position one token per row, None for a row that has ended with BOS.
+    """Yield for each new position one token per row, None for a row that has ended.
 
-    Ends when every row has drawn BOS, or after max_new_tokens. Row i uses the random numbers of
+    A row ends when it draws BOS or when the caller sets its element of `stopped`. The tokens end
+    when every row has ended, or after max_new_tokens. Row i uses the random numbers of
     sample first_row + i: a sample does not depend on how many others are drawn.
     """
     assert len(prompt)  # the caller opens it with BOS or start text
@@ -149,7 +152,10 @@ def sample_tokens(
             step[row] = token
             histories[row].append(token)
         yield step
-        active = active[tokens != BOS]
+        goes_on = tokens != BOS
+        if stopped is not None:
+            goes_on &= ~stopped[active]
+        active = active[goes_on]
         if not len(active):
             return
 

@@ -41,8 +41,8 @@ def check_prompt(length: int, block_size: int) -> None:
 
 
 def check_temperature(temperature: float) -> None:
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise ConfigError(f"temperature must be finite and > 0, got {temperature}")
+    if not (math.isfinite(temperature) and temperature >= 0):
+        raise ConfigError(f"temperature must be finite and >= 0, got {temperature}")
 
 
 def is_finite(metrics: StepMetrics) -> bool:

@@ -271,7 +271,7 @@ def test_a_run_that_another_process_writes_is_left_alone_and_told(folder, base, 
     with locked(out), pytest.raises(AblationError) as caught:
         ablate(base(), vary=("tie_lm_head=true",), seeds=1)
     assert str(caught.value).startswith(
-        f"1 of 1 runs failed, the first: {name}: process {os.getpid()} on host"
+        f"1 of 1 run failed, the first: {name}: process {os.getpid()} on host"
     )
     assert sorted(out.rglob("*")) == before
     assert len(ablate(base(), vary=("tie_lm_head=true",), seeds=1).runs) == 1
@@ -309,10 +309,12 @@ def test_a_signal_ends_an_ablation_with_its_run_saved(folder, base, flags, jobs)
     assert "Traceback" not in err, err
     last = err.splitlines()[-1]
     if jobs == 1:
-        assert re.fullmatch(r"error: stopped after step \d+; saved abl/.*", last)
+        assert re.fullmatch(
+            r"stopped after step \d+; saved abl/\S+; run the same command again to go on", last
+        )
         assert process.returncode == 1
     else:
-        assert last == "error: interrupted" or last.startswith("error: stopped after step ")
+        assert last == "interrupted" or last.startswith("stopped after step ")
         assert process.returncode in (1, 130)
     assert len(list(Path("abl").iterdir())) == jobs
     assert not list(Path().glob("abl/*/result.json"))
@@ -344,7 +346,7 @@ def test_a_variant_that_fails_is_told_at_the_end_and_the_others_are_kept(folder,
 
 
 def test_a_grid_of_which_every_run_fails_still_ends_in_one_clear_error(folder, base):
-    with pytest.raises(AblationError, match="^1 of 1 runs failed, the first: lr=0.1,seed=1337: "):
+    with pytest.raises(AblationError, match="^1 of 1 run failed, the first: lr=0.1,seed=1337: "):
         ablate(base(data="missing.txt", lr=None), vary=("lr=0.1",), seeds=1)
     assert Path("abl/results.csv").read_text() == ""
 

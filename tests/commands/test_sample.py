@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
@@ -12,12 +13,14 @@ import numpy as np
 import pytest
 
 import nanochat
+from nanochat.cli import main
 from nanochat.config.options import SampleConfig, TrainConfig
 from nanochat.data.batches import evaluation_batches
 from nanochat.data.counts import add_one_probabilities, transition_counts
 from nanochat.data.dataset import load_dataset
 from nanochat.engines import build_engine, resolve_hardware
 from nanochat.errors import PromptTooLong, TokenizerError
+from nanochat.output.terminal import Terminal
 from nanochat.runs.checkpoint import load_checkpoint
 from nanochat.runs.load import load_trained, read_checkpoint
 
@@ -71,9 +74,11 @@ def greedy(run, prompt):
     return model.tokenizer.decode(ids)
 
 
-def test_a_temperature_near_zero_and_a_single_candidate_are_greedy(trained):
+def test_temperature_zero_or_near_zero_and_a_single_candidate_are_greedy(trained):
     best = greedy(trained, "d")
     options = {"prompt": "d", "num_samples": 3, "max_new_tokens": 8}
+    assert draw(trained, **options, temperature=0) == [best] * 3
+    assert draw(trained, **options, temperature=0, top_p=0.1, top_k=7, seed=9) == [best] * 3
     assert draw(trained, **options, temperature=1e-6) == [best] * 3
     assert draw(trained, **options, top_k=1, temperature=5.0) == [best] * 3
     assert draw(trained, **options, top_p=1e-6, temperature=1.0) == [best] * 3
@@ -226,6 +231,118 @@ def test_one_sample_is_streamed_as_it_is_and_several_are_a_line_each(trained, cl
         assert json.loads(result.out) == {"samples": draw(trained, num_samples=count)}
     quiet = cli("sample", f"--checkpoint={trained.path}", "--quiet")
     assert quiet.err == "" and quiet.out
+
+
+@pytest.mark.parametrize("mode", ["scalar", "tensor"])
+def test_temperature_zero_is_the_same_on_both_engines(trained, mode):
+    options = {"num_samples": 2, "temperature": 0, "max_new_tokens": 30, "dtype": "float64"}
+    texts = draw(trained, mode=mode, threads=1, **options)
+    assert texts == draw(trained, **options)
+    assert texts[0] == texts[1]
+
+
+def test_a_run_can_end_with_greedy_samples(folder, tiny):
+    run = nanochat.train(TrainConfig(**tiny(num_samples=3, temperature=0, out="run")))
+    assert len(set(run.samples)) == 1
+
+
+def test_a_sample_ends_before_a_stop_text(trained):
+    whole = draw(trained, num_samples=6)
+    stop = ("a", "nn")
+    cut = draw(trained, num_samples=6, stop=stop)
+    assert cut == [text[: min([text.find(s) for s in stop if s in text] or [99])] for text in whole]
+    assert cut != whole
+
+
+def test_stop_texts_are_given_one_by_one_and_may_hold_spaces(trained, cli, refused, monkeypatch):
+    words = ["sample", f"--checkpoint={trained.path}", "--num-samples=6"]
+    expected = draw(trained, num_samples=6, stop=("a", "e"))
+    assert cli(*words, "--stop=a", "--stop", "e").out.splitlines() == expected
+    assert (
+        refused(*words, "--stop=") == "stop must be a list of texts, none of them empty, got ['']"
+    )
+    monkeypatch.setenv("NCLAB_STOP", "a b")
+    assert cli(*words).out.splitlines() == draw(trained, num_samples=6)
+
+
+# ----------------------------------------------------------------------------------- on a terminal
+
+
+@pytest.fixture
+def lines_run(folder, tiny):
+    """A run on a text whose samples have line breaks."""
+    Path("poem.txt").write_text("ab\ncd\n\nba\ndc\n" * 9, encoding="utf-8")
+    options = tiny(data="poem.txt", documents="file", out="poem", num_samples=0, steps=30)
+    nanochat.train(TrainConfig(**options))
+    return Path("poem")
+
+
+def on_stdout(monkeypatch, *words):
+    """What a terminal on stdout is sent."""
+
+    class Text(io.StringIO):
+        def isatty(self):
+            return True
+
+    seen = Text()
+    with monkeypatch.context() as patch:
+        patch.setattr("sys.stdout", seen)
+        assert main(["sample", "--quiet", *words]) == 0
+    return seen.getvalue()
+
+
+def test_samples_of_several_lines_have_a_rule_each_on_a_terminal(lines_run, monkeypatch):
+    texts = nanochat.sample(SampleConfig(checkpoint=str(lines_run), num_samples=3))
+    assert any("\n" in text for text in texts)
+    shown = on_stdout(monkeypatch, f"--checkpoint={lines_run}", "--num-samples=3")
+    assert shown == "".join(
+        f"--- sample {number} ---\n{text}\n" for number, text in enumerate(texts, start=1)
+    )
+    one = on_stdout(monkeypatch, f"--checkpoint={lines_run}")
+    assert one == texts[0] + "\n"
+
+
+def test_samples_without_line_breaks_are_a_line_each_on_a_terminal(trained, monkeypatch):
+    shown = on_stdout(monkeypatch, f"--checkpoint={trained.path}", "--num-samples=3")
+    assert shown.splitlines() == draw(trained, num_samples=3)
+
+
+def test_control_characters_are_escaped_on_a_terminal_and_kept_in_a_pipe(
+    folder, tiny, cli, monkeypatch
+):
+    Path("bad.txt").write_text("a\x1b[2J\x07b\n" * 20, encoding="utf-8")
+    options = tiny(data="bad.txt", out="bad", num_samples=0, steps=30)
+    nanochat.train(TrainConfig(**options))
+    words = ["--checkpoint=bad", "--num-samples=4", "--max-new-tokens=30"]
+    piped = cli("sample", *words).out
+    assert "\x1b" in piped
+    shown = on_stdout(monkeypatch, *words)
+    assert shown == piped.replace("\x1b", "\\x1b").replace("\x07", "\\x07")
+
+
+def test_a_sample_is_written_as_it_is_drawn_in_whole_characters(folder, tiny, monkeypatch):
+    Path("names.txt").write_text("ü€😀\n" * 20, encoding="utf-8")
+    nanochat.train(TrainConfig(**tiny(tokenizer="byte", num_samples=0, out="run", steps=60)))
+    pieces = []
+    monkeypatch.setattr("nanochat.output.terminal.write_result", pieces.append)
+    config = SampleConfig(checkpoint="run", max_new_tokens=60, temperature=0.5)
+    (text,) = nanochat.sample(config, terminal=Terminal(quiet=True))
+    assert "".join(pieces) == text + "\n"
+    assert len(pieces) > 3
+    assert max(map(len, pieces)) <= 2
+
+
+@pytest.mark.parametrize("on_terminal", [True, False])
+def test_an_interrupt_ends_the_line_and_is_no_error(trained, monkeypatch, cli, on_terminal):
+    def interrupted(*args, on_text, **options):
+        on_text("begun")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nanochat.commands.sample.generate", interrupted)
+    monkeypatch.setattr("nanochat.output.terminal._is_terminal", lambda stream: on_terminal)
+    result = cli("sample", f"--checkpoint={trained.path}", "--quiet")
+    assert (result.code, result.err) == (130, "interrupted\n")
+    assert result.out == "begun" + "\n" * on_terminal
 
 
 def test_the_counted_bigram_draws_by_the_counts_of_the_training_part(trained):

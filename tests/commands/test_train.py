@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import errno
 import hashlib
+import io
 import json
 import math
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -21,6 +23,7 @@ from xml.etree import ElementTree
 import pytest
 
 import nanochat
+from nanochat.cli import main
 from nanochat.config.options import TrainConfig, options_of
 from nanochat.config.sources import read_config_file
 from nanochat.data.dataset import Dataset
@@ -485,7 +488,9 @@ def test_a_run_stopped_at_any_step_and_resumed_ends_with_the_same_bits(run, stop
     with pytest.raises(RunInterrupted) as caught:
         run("mini-gpt", mode=mode, out="cut", checkpoint_every=4)
     saved = f"cut/checkpoints/step-{step:06d}"
-    assert str(caught.value) == f"stopped after step {step}; saved {saved}"
+    assert str(caught.value) == (
+        f"stopped after step {step}; saved {saved}; resume with: nanochat train --resume --out cut"
+    )
     stop_after(10**9)
     went_on = resume("cut")
     assert weights_sha256(whole.run) == weights_sha256(went_on.run)
@@ -528,6 +533,127 @@ def test_resume_without_a_name_takes_the_newest_run(run, stop_after):
     assert nanochat.train(TrainConfig(resume=True)).run == second
 
 
+def test_an_interruption_on_the_command_line_is_no_error(run, stop_after, cli, flags, tiny):
+    stop_after(3)
+    result = cli("train", *flags(**tiny(out="a run")), "--quiet")
+    assert (result.code, result.out) == (1, "")
+    assert result.err == (
+        "stopped after step 3; saved a run/checkpoints/step-000003;"
+        " resume with: nanochat train --resume --out 'a run'\n"
+    )
+    stop_after(10**9)
+    command = result.err.split("resume with: nanochat ")[1]
+    assert cli(*shlex.split(command)).code == 0
+
+
+def test_an_interrupt_while_samples_are_drawn_says_that_the_run_is_saved(
+    folder, cli, flags, tiny, monkeypatch
+):
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nanochat.commands.train_report.generate", interrupted)
+    result = cli("train", *flags(**tiny(out="run")))
+    assert (result.code, result.out) == (130, "")
+    assert result.err.splitlines()[-2:] == [
+        "the run is complete and saved in run; only its samples are missing", "interrupted",
+    ]  # fmt: skip
+    assert Path("run/result.json").exists()
+
+
+# ----------------------------------------------------------------------------------- on a terminal
+
+
+class TerminalText(io.StringIO):
+    """What a terminal is sent."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def on_terminal(monkeypatch, words, stream="stderr"):
+    """What a terminal on one of the streams is sent; the other one is a pipe."""
+    seen = TerminalText()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, stream, seen)
+        patch.setenv("COLUMNS", "80")
+        assert main(words) == 0
+    return seen.getvalue()
+
+
+@pytest.mark.parametrize("model_kind", ["bigram", "mini-gpt"])
+def test_samples_during_training_change_no_bit_of_the_run(
+    folder, tiny, flags, mode, model_kind, monkeypatch
+):
+    options = {"mode": mode, "threads": 1, "steps": 8, "eval_every": 2}
+    if mode == "tensor" and model_kind == "mini-gpt":
+        options["dropout"] = 0.3
+    for out in ("quiet", "shown"):
+        words = ["train", *flags(**tiny(model_kind, out=out, **options))]
+        if out == "quiet":
+            assert main([*words, "--quiet"]) == 0
+        else:
+            shown = on_terminal(monkeypatch, words)
+            assert len(re.findall(r"^  > \S+", shown, re.MULTILINE)) >= 1
+    assert weights_sha256(Path("quiet")) == weights_sha256(Path("shown"))
+    assert Path("quiet/metrics.jsonl").read_bytes() == Path("shown/metrics.jsonl").read_bytes()
+
+
+def test_the_sample_under_the_last_evaluation_is_the_beginning_of_sample_1(
+    folder, tiny, flags, monkeypatch, capsys
+):
+    words = ["train", *flags(**tiny(out="run", steps=40, eval_every=20, max_new_tokens=60))]
+    shown = on_terminal(monkeypatch, words)
+    sample = capsys.readouterr().out.splitlines()[0].removeprefix("sample 1: ")
+    assert re.findall(r"^  > (.*)$", shown, re.MULTILINE)[-1] == sample
+
+
+@pytest.mark.parametrize("option", ["--quiet", "--json"])
+def test_quiet_and_json_draw_nothing_during_training(folder, tiny, flags, monkeypatch, option):
+    def never(*args, **options):
+        raise AssertionError("a preview was drawn")
+
+    monkeypatch.setattr("nanochat.commands.train_report.Preview", never)
+    shown = on_terminal(monkeypatch, ["train", *flags(**tiny(out="run")), option])
+    assert (shown == "") == (option == "--quiet")
+
+
+def test_the_end_of_a_run_on_a_terminal_is_samples_and_four_lines(folder, tiny, flags, monkeypatch):
+    words = ["train", *flags(**tiny(out="run", steps=40, eval_every=20)), "--quiet"]
+    lines = on_terminal(monkeypatch, words, "stdout").splitlines()
+    result = json.loads(Path("run/result.json").read_text())
+    log = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    start, *_, last = (record for record in log if record["kind"] == "eval")
+    assert [line.partition(":")[0] for line in lines[:2]] == ["sample 1", "sample 2"]
+    assert lines[2:] == [
+        f"validation {result['val_bpb']:.3f} bits per byte (before training:"
+        f" {start['val_bpb']:.3f}); best at the last step, 40",
+        "loss curve: run/loss.svg",
+        "write text: nanochat sample --checkpoint run",
+        "train on: nanochat train names.txt --init-from run",
+    ]
+    assert last["val_loss"] == result["val_loss"]
+    assert set(METRIC_KEYS) <= set(result)
+
+
+def test_samples_of_several_lines_have_a_rule_each_at_the_end_of_a_run(
+    folder, tiny, flags, monkeypatch
+):
+    Path("poem.txt").write_text("ab\ncd\n\nba\ndc\n" * 9, encoding="utf-8")
+    options = tiny(data="poem.txt", documents="file", out="run", steps=30)
+    shown = on_terminal(monkeypatch, ["train", *flags(**options), "--quiet"], "stdout")
+    assert shown.startswith("--- sample 1 ---\n")
+    assert "\n--- sample 2 ---\n" in shown
+
+
+@pytest.mark.parametrize(("count", "words"), [(1, "1 sample in "), (2, "2 samples in ")])
+def test_one_is_singular_in_the_notes_of_a_run(folder, tiny, flags, cli, count, words):
+    Path("names.txt").write_text("ab\ncd\n", encoding="utf-8")
+    result = cli("train", *flags(**tiny(out="run", num_samples=count, val_fraction=0.5)))
+    assert f"\n{words}" in result.err
+    assert "names.txt: 1 document, " in result.err
+
+
 SCRIPT = """
 import sys
 from nanochat.cli import main
@@ -560,7 +686,9 @@ def test_a_signal_saves_and_leaves(folder, flags, tiny, number):
     _, err = process.communicate(timeout=60)
     last = err.splitlines()[-1]
     matched = re.fullmatch(
-        r"error: stopped after step (\d+); saved (run/checkpoints/step-0*\1)", last
+        r"stopped after step (\d+); saved (run/checkpoints/step-0*\1);"
+        r" resume with: nanochat train --resume --out run",
+        last,
     )
     assert matched, err
     assert "Traceback" not in err

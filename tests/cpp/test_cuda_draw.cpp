@@ -94,6 +94,7 @@ std::int64_t sorted_draw(const std::vector<float>& row, std::uint64_t random, do
   std::stable_sort(order.begin(), order.end(),
                    [&](std::size_t a, std::size_t b) { return row[a] > row[b]; });
   std::size_t kept = top_k == 0 ? row.size() : std::min(top_k, row.size());
+  if (temperature == 0) kept = 1;
   if (top_p < 1) {
     std::uint64_t total = 0, sum = weights[order[0]];
     for (std::size_t i = 0; i < kept; ++i) total += weights[order[i]];
@@ -122,7 +123,7 @@ std::int64_t team_draw(const std::vector<float>& row, std::uint64_t random, doub
 
 void check_draws(const std::vector<float>& row, unsigned seed) {
   std::mt19937_64 engine(seed);
-  for (const double temperature : {1.0, 0.1, 3.0, 1e-300, 1e300}) {
+  for (const double temperature : {1.0, 0.1, 3.0, 0.0, 1e-300, 1e300}) {
     for (const std::size_t top_k : {0, 1, 2, 10, 64, 1000}) {
       for (const double top_p : {1.0, 0.9, 0.5, 1e-3, 1e-12}) {
         for (int repeat = 0; repeat < 8; ++repeat) {

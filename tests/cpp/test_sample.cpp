@@ -46,7 +46,8 @@ std::int64_t slow_draw(const std::vector<float>& row, std::uint64_t random, cons
   std::iota(order.begin(), order.end(), std::size_t{0});
   std::stable_sort(order.begin(), order.end(),
                    [&](std::size_t a, std::size_t b) { return row[a] > row[b]; });
-  if (how.top_k > 0) order.resize(std::min(row.size(), static_cast<std::size_t>(how.top_k)));
+  const std::int64_t most = how.temperature == 0 ? 1 : how.top_k;
+  if (most > 0) order.resize(std::min(row.size(), static_cast<std::size_t>(most)));
   const auto sum = [&](std::size_t count) {
     std::uint64_t total = 0;
     for (std::size_t i = 0; i < count; ++i) total += weights[order[i]];
@@ -73,11 +74,12 @@ std::int64_t draw_with(const kernels::Tables& tables, const std::vector<S>& row,
                        std::uint64_t random, const Settings& how) {
   const auto vocab = static_cast<std::int64_t>(row.size());
   std::int64_t token = -4;
+  const std::int64_t most = kernels::kept_at(how.temperature, how.top_k);
   const kernels::Sample call{row.data(),
                              vocab,
                              vocab,
                              kernels::inverse_temperature(how.temperature),
-                             how.top_k < vocab ? how.top_k : 0,
+                             most < vocab ? most : 0,
                              kernels::share_of(how.top_p),
                              &token};
   const auto bytes =
@@ -125,6 +127,7 @@ std::vector<float> random_row(Random& random, std::size_t vocab) {
 Settings random_settings(Random& random, std::size_t vocab) {
   Settings how;
   how.temperature = std::ldexp(1.0, static_cast<int>(random.below(5)) - 3);
+  if (random.below(8) == 0) how.temperature = 0;
   if (random.below(2) == 0) how.top_k = static_cast<std::int64_t>(1 + random.below(vocab));
   if (random.below(4) == 0) how.top_k = static_cast<std::int64_t>(1 + random.below(60));
   if (random.below(2) == 0) how.top_p = static_cast<double>(1 + random.below(1000)) / 1000.0;
@@ -330,6 +333,19 @@ TEST_CASE(rows_without_a_token_report_the_reason) {
   CHECK((tokens == Tokens{0, -2, -1}));
 }
 
+TEST_CASE(temperature_0_takes_the_first_of_the_largest_logits) {
+  const float rows[] = {1, 3, 2, 3, -infinity, infinity, 0, infinity, -0.0f, 0, -1, 0};
+  const std::uint64_t random[] = {last_word, last_word, last_word};
+  for (const std::int64_t top_k : {0, 1, 3}) {
+    for (const double top_p : {1.0, 0.4}) {
+      Tokens tokens(3, -9);
+      CHECK(nck_sample(rows, 3, 4, 4, NCK_FLOAT32, random, nullptr, nullptr, 0, top_k, top_p,
+                       tokens.data(), 1) == NCK_OK);
+      CHECK((tokens == Tokens{1, 1, 0}));
+    }
+  }
+}
+
 TEST_CASE(arguments_out_of_range_are_refused_with_a_message) {
   const float row[] = {0, 1};
   const std::uint64_t words[] = {0};
@@ -340,7 +356,7 @@ TEST_CASE(arguments_out_of_range_are_refused_with_a_message) {
                      top_p, &token, 1) == NCK_ARGUMENT);
     return std::string(nck_last_error());
   };
-  CHECK(refusal(2, 0, 0, 1, words, nullptr) == "temperature must be finite and > 0, got 0");
+  CHECK(refusal(2, -1, 0, 1, words, nullptr) == "temperature must be finite and >= 0, got -1");
   CHECK(refusal(2, 1, -1, 1, words, nullptr) == "top_k must be at least 0, got -1");
   CHECK(refusal(2, 1, 0, 0, words, nullptr) == "top_p must be above 0 and at most 1, got 0");
   CHECK(refusal(1048577, 1, 0, 1, words, nullptr) ==

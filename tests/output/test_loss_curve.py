@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from xml.etree import ElementTree
@@ -12,7 +13,7 @@ from nanochat.errors import OutputError
 from nanochat.output.loss_curve import write_loss_curve
 
 SVG = "{http://www.w3.org/2000/svg}"
-TRAIN, MEAN, VAL = "#b8c4d6", "#1f4e8c", "#d1495b"
+TRAIN, MEAN, VAL, COUNTING = "#b8c4d6", "#1f4e8c", "#d1495b", "#3d3d3d"
 
 
 def steps(losses):
@@ -27,10 +28,10 @@ def evaluation(step, loss):
 def drawn(tmp_path):
     """The picture of the records, as the root of its XML."""
 
-    def draw(records, title="title"):
+    def draw(records, title="title", **options):
         log = tmp_path / "m.jsonl"
         log.write_text("".join(json.dumps(record) + "\n" for record in records))
-        write_loss_curve(log, tmp_path / "p.svg", title)
+        write_loss_curve(log, tmp_path / "p.svg", title, **options)
         return ElementTree.parse(tmp_path / "p.svg").getroot()
 
     return draw
@@ -47,7 +48,8 @@ def read_off(picture, colour):
     numbers = [(float(t.replace(",", "")), x, y) for t, x, y in texts(picture) if is_number(t)]
     left = min(x for _, x, _ in numbers)
     vertical = [(value, y - 4) for value, x, y in numbers if x == left]
-    horizontal = [(value, x) for value, x, _ in numbers if x != left]
+    bottom = max(y for _, _, y in numbers)
+    horizontal = [(value, x) for value, x, y in numbers if y == bottom]
     (line,) = (p for p in picture.iter(SVG + "polyline") if p.get("stroke") == colour)
     points = [tuple(map(float, point.split(","))) for point in line.get("points").split()]
     return [(between(x, horizontal), between(y, vertical)) for x, y in points]
@@ -80,6 +82,55 @@ def test_losses_their_running_mean_and_evaluations_are_where_the_axes_say(drawn)
     words = [text for text, _, _ in texts(picture)]
     assert "validation loss (last 1.500)" in words
     assert {"title", "step", "loss, nats per token", "training loss, each step"} <= set(words)
+
+
+@pytest.mark.parametrize("last", [1, 2, 7, 99, 101, 660, 1337, 2000, 123_456])
+def test_the_axis_ends_at_the_last_step_taken_with_labels_that_do_not_touch(drawn, last):
+    picture = drawn([evaluation(0, 3.0), *steps([2.5]), evaluation(last, 2.0)])
+    labels = [(t, x) for t, x, y in texts(picture) if is_number(t) and y == 446]
+    assert labels[-1] == (f"{last:,}", 796)
+    assert labels[0] == ("0", 64)
+    places = [x for _, x in labels]
+    assert all(b - a > 7 * len(f"{last:,}") for a, b in itertools.pairwise(places))
+    for text, x in labels:
+        step = float(text.replace(",", ""))
+        assert x == pytest.approx(64 + 732 * step / last, abs=0.1)
+
+
+def test_the_best_evaluation_is_ringed_and_named(drawn):
+    scores = [(0, 3.0), (10, 1.25), (20, 2.0), (30, 1.25), (40, 2.5)]
+    picture = drawn([*steps([2.0] * 40), *(evaluation(*score) for score in scores)])
+    rings = [c for c in picture.iter(SVG + "circle") if c.get("r") == "7"]
+    (line,) = (p for p in picture.iter(SVG + "polyline") if p.get("stroke") == VAL)
+    assert [f"{c.get('cx')},{c.get('cy')}" for c in rings] == [line.get("points").split()[1]]
+    assert "best: step 10 (1.250)" in [text for text, _, _ in texts(picture)]
+
+
+def test_counting_is_a_dotted_line_across_the_axes(drawn):
+    records = [evaluation(0, 3.0), *steps([2.0] * 9), evaluation(9, 2.5)]
+    picture = drawn(records, counting_loss=1.2345)
+    dotted = [p for p in picture.iter(SVG + "path") if p.get("stroke-dasharray")]
+    across = [p for p in dotted if p.get("d").startswith("M64 ")]
+    assert [p.get("stroke") for p in dotted] == [COUNTING] * 2  # one is in the legend
+    (place,) = (p.get("d") for p in across)
+    assert place.endswith("H796")
+    left = min(x for text, x, _ in texts(picture) if is_number(text))
+    ticks = [(float(t), y - 4) for t, x, y in texts(picture) if is_number(t) and x == left]
+    y = float(place.removeprefix("M64 ").removesuffix("H796"))
+    assert between(y, ticks) == pytest.approx(1.2345, abs=0.01)
+    assert "counting (1.234)" in [text for text, _, _ in texts(picture)]
+    assert not [p for p in drawn(records).iter(SVG + "path") if p.get("stroke-dasharray")]
+
+
+def test_two_points_are_drawn_large_with_their_values_inside_the_picture(drawn):
+    picture = drawn([evaluation(0, 3.3), *steps([3.1]), evaluation(1, 3.2)])
+    words = {text: (x, y) for text, x, y in texts(picture)}
+    for value in ("3.300", "3.200"):
+        assert 64 < words[value][0] < 796 and 44 < words[value][1] < 428
+    dots = [c for c in picture.iter(SVG + "circle") if c.get("fill") == VAL]
+    assert [c.get("r") for c in dots] == ["5", "5"]
+    steps_drawn = [c for c in picture.iter(SVG + "circle") if c.get("fill") == TRAIN]
+    assert len(steps_drawn) == 1  # a line of one point is invisible
 
 
 def test_a_long_run_keeps_its_extremes_and_stays_small(drawn, tmp_path):

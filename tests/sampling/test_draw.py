@@ -57,7 +57,8 @@ def slow_weights(row: list[float], temperature: float) -> list[int]:
     if m == INF:
         return [2**40 if v == INF else 0 for v in x]
     largest = f32(3.4028234663852886e38)
-    t = min(f32(1 / temperature) if 1 / temperature < INF else INF, largest)
+    inverse = 1 / temperature if temperature else INF
+    t = min(f32(inverse) if inverse < INF else INF, largest)
     weights = []
     for v in x:
         d = f32(v - m)
@@ -68,7 +69,7 @@ def slow_weights(row: list[float], temperature: float) -> list[int]:
 def slow_draw(row, r, temperature=1.0, top_k=0, top_p=1.0) -> int:
     weights = slow_weights(row, temperature)
     order = sorted(range(len(row)), key=lambda i: (-f32(row[i]), i))
-    order = order[: top_k or len(row)]
+    order = order[: 1 if temperature == 0 else top_k or len(row)]
     needed, total, kept = int(top_p * 2**32), sum(weights[i] for i in order), []
     for i in order:
         kept.append(i)
@@ -138,7 +139,7 @@ rows_of_logits = st.lists(logit, min_size=1, max_size=12).filter(
     lambda row: any(f32(v) > -INF for v in row)
 )
 temperatures = st.one_of(
-    st.floats(0.05, 10), st.sampled_from([5e-324, 1e-300, 1e-39, 1e39, 1e300, 1.0])
+    st.floats(0.05, 10), st.sampled_from([0.0, 5e-324, 1e-300, 1e-39, 1e39, 1e300, 1.0])
 )
 words = st.one_of(st.integers(0, 2**64 - 1), st.sampled_from([0, 1, 2**63, 2**64 - 1]))
 shares = st.one_of(st.floats(0, 1, exclude_min=True), st.sampled_from([1e-12, 0.5, 0.999999, 1.0]))
@@ -293,6 +294,17 @@ def test_the_smallest_temperatures_take_the_maximum(temperature):
     assert kept_by([1.0, 3.0, 2.0, 3.0], temperature=temperature) == [1, 3]
 
 
+@pytest.mark.parametrize("temperature", [0, 0.0, -0.0])
+@pytest.mark.parametrize(
+    ("logits", "first"),
+    [([1.0, 3.0, 2.0, 3.0], 1), ([-0.0, 0.0, -1.0], 0), ([-INF, INF, 5.0, INF], 1), ([-INF, -9.0], 1),
+     ([0.0, 1e-45, 1e-45], 1), ([3e38, -3e38, 3e38], 0)],
+)  # fmt: skip
+def test_temperature_0_takes_the_first_of_the_largest_logits(temperature, logits, first):
+    for options in ({}, {"top_k": 3}, {"top_p": 0.01}, {"top_k": 1, "top_p": 0.5}):
+        assert kept_by(logits, temperature=temperature, **options) == [first]
+
+
 def test_an_enormous_temperature_is_uniform_over_what_is_finite():
     assert chi_square(counts_of([0.0, 50.0, -INF], temperature=1e300), [0.5, 0.5, 0]) < CRITICAL[1]
 
@@ -334,10 +346,10 @@ def test_nothing_to_draw_names_its_row():
 
 @pytest.mark.parametrize(
     ("temperature", "shown"),
-    [(math.nan, "nan"), (INF, "inf"), (-INF, "-inf"), (0.0, "0.0"), (-0.5, "-0.5"), (0, "0")],
+    [(math.nan, "nan"), (INF, "inf"), (-INF, "-inf"), (-5e-324, "-5e-324"), (-0.5, "-0.5")],
 )
-def test_temperature_must_be_finite_and_positive(temperature, shown):
-    with pytest.raises(ConfigError, match=rf"^temperature must be finite and > 0, got {shown}$"):
+def test_temperature_must_be_finite_and_at_least_0(temperature, shown):
+    with pytest.raises(ConfigError, match=rf"^temperature must be finite and >= 0, got {shown}$"):
         draw([[0.0]], u64(0), temperature=temperature)
 
 

@@ -29,7 +29,7 @@ float32s = st.one_of(
 float64s = st.one_of(st.floats(-30, 30), st.floats(allow_nan=False), float32s)
 temperatures = st.one_of(
     st.floats(0.05, 10), st.floats(0, exclude_min=True, allow_infinity=False),
-    st.sampled_from([5e-324, 1e-300, 1e-39, 1e39, 1e46, 1e300, 1.0]),
+    st.sampled_from([0.0, 5e-324, 1e-300, 1e-39, 1e39, 1e46, 1e300, 1.0]),
 )  # fmt: skip
 words = st.one_of(st.integers(0, 2**64 - 1), st.sampled_from([0, 1, 2**63, 2**64 - 1]))
 shares = st.one_of(
@@ -144,11 +144,11 @@ def test_a_strided_array_draws_as_its_copy():
     assert draw(logits, random).tolist() == draw(logits.copy(), random).tolist()
 
 
-@pytest.mark.parametrize("temperature", [math.nan, INF, -INF, 0.0, -0.5])
-def test_temperature_must_be_finite_and_positive(temperature):
-    with pytest.raises(ConfigError, match=r"^temperature must be finite and > 0, got "):
+@pytest.mark.parametrize("temperature", [math.nan, INF, -INF, -5e-324, -0.5])
+def test_temperature_must_be_finite_and_at_least_0(temperature):
+    with pytest.raises(ConfigError, match=r"^temperature must be finite and >= 0, got "):
         draw(np.zeros((1, 2)), np.zeros(1, dtype=np.uint64), temperature=temperature)
-    with pytest.raises(ValueError, match=r"^temperature must be finite and > 0, got "):
+    with pytest.raises(ValueError, match=r"^temperature must be finite and >= 0, got "):
         _scalar.draw_tokens(np.zeros((1, 2)), np.zeros(1, dtype=np.uint64), temperature)
 
 

@@ -165,8 +165,8 @@ def test_a_terminal_that_goes_away_does_not_end_the_run(folder, tiny, flags):
     code = (
         "import sys\n"
         "from nanochat.cli import main\n"
-        "from nanochat.output import terminal\n"
-        "terminal._Bar.AFTER_S = 0.0\n"
+        "from nanochat.output.progress import Screen\n"
+        "Screen.AFTER_S = 0.0\n"
         "sys.exit(main())\n"
     )
     words = ["-c", code, "train", *flags(**tiny(out="run", steps=3000, eval_every=1000))]

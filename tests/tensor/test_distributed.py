@@ -96,7 +96,8 @@ def test_a_stop_that_reaches_two_processes_at_different_steps_is_saved_once_by_r
         assert first < step <= first + 2, (stops, messages)
         name = f"step-{step:06d}"
         assert messages == [
-            f"stopped after step {step}; saved run-{index}/checkpoints/{name}",
+            f"stopped after step {step}; saved run-{index}/checkpoints/{name};"
+            f" resume with: nanochat train --resume --out run-{index}",
             f"stopped after step {step}; saved {name} (by rank 0)",
         ], stops
         checkpoint = load_checkpoint(folders[0] / f"run-{index}/checkpoints/{name}")

@@ -31,8 +31,8 @@ void check_options(std::int64_t vocab, double temperature, std::int64_t top_k, d
     throw Failure(NCK_ARGUMENT, "vocabulary must be at most %lld tokens, got %lld",
                   static_cast<long long>(max_vocab), static_cast<long long>(vocab));
   }
-  if (!std::isfinite(temperature) || temperature <= 0) {
-    throw Failure(NCK_ARGUMENT, "temperature must be finite and > 0, got %g", temperature);
+  if (!std::isfinite(temperature) || temperature < 0) {
+    throw Failure(NCK_ARGUMENT, "temperature must be finite and >= 0, got %g", temperature);
   }
   if (top_k < 0) {
     throw Failure(NCK_ARGUMENT, "top_k must be at least 0, got %lld",
@@ -117,13 +117,14 @@ extern "C" std::int32_t nck_sample(const void* logits, std::int64_t rows, std::i
     if (rows == 0) return;
     check_pointer(tokens, "tokens");
     const Randomness randomness{random, state, items};
+    const std::int64_t kept = kept_at(temperature, top_k);
     randomness.check();
     const Sample call{
         .logits = logits,
         .vocab = vocab,
         .row_stride = row_stride,
         .scale = inverse_temperature(temperature),
-        .top_k = top_k < vocab ? top_k : 0,
+        .top_k = kept < vocab ? kept : 0,
         .share = share_of(top_p),
         .tokens = tokens,
     };

@@ -158,8 +158,8 @@ __global__ void __launch_bounds__(most_threads) sample_rows(const __grid_constan
 }
 
 void check_draw(double temperature, std::int64_t top_k, double top_p) {
-  if (!(temperature > 0) || std::isinf(temperature)) {
-    throw Failure(NCK_ARGUMENT, "temperature must be finite and above 0, got %g", temperature);
+  if (!(temperature >= 0) || std::isinf(temperature)) {
+    throw Failure(NCK_ARGUMENT, "temperature must be finite and >= 0, got %g", temperature);
   }
   if (top_k < 0) {
     throw Failure(NCK_ARGUMENT, "top_k must be at least 0, got %lld", (long long)top_k);

@@ -1,0 +1,148 @@
+"""What `nanochat train` tells a person: the model and the text before a run, the result after it.
+
+train.py runs the stages; this file owns their messages.
+"""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from nanochat.config.options import RUNS_DIR, TrainConfig
+from nanochat.data.dataset import Dataset
+from nanochat.errors import RunInterrupted
+from nanochat.output.loss_curve import write_loss_curve
+from nanochat.output.run_summary import run_summary, scores_of
+from nanochat.output.terminal import Terminal
+from nanochat.runs.checkpoint import Checkpoint
+from nanochat.runs.folder import RunFolder
+from nanochat.sampling.generate import generate, phrase_bias, prompt_tokens, sampling_settings
+from nanochat.sampling.preview import Preview
+from nanochat.system.wording import counted
+from nanochat.training.engine import Engine
+from nanochat.training.metrics import metrics_line
+
+__all__ = ["Run", "announce", "finish", "preview", "with_way_on"]
+
+STYLE_WEIGHT = 1.0
+
+
+class Run(Protocol):
+    """The parts of a run that its messages need."""
+
+    config: TrainConfig  # resolved
+    dataset: Dataset
+    engine: Engine
+    folder: RunFolder | None  # None in processes above rank 0, which write nothing
+    resumed_from: Checkpoint | None
+    terminal: Terminal
+
+    def show_notes(self) -> None: ...
+
+
+def announce(
+    run: Run,
+    params: int,
+    mode_reason: str,  # why mode auto took this engine; empty if the mode was given
+) -> None:
+    """Show the model, the text and the checkpoint that the run starts from."""
+    config, dataset, terminal = run.config, run.dataset, run.terminal
+    reason = f" ({mode_reason})" if mode_reason else ""
+    terminal.note(
+        f"{config.model_kind} {config.preset}: {counted(params, 'parameter')},"
+        f" {config.mode} engine, {config.device} {config.dtype}{reason}"
+    )
+    terminal.note(
+        f"{config.data}: {counted(dataset.train.count, 'document')},"
+        f" {counted(len(dataset.train.tokens), 'token')} to train on,"
+        f" {len(dataset.val.tokens):,} to validate on, vocabulary"
+        f" {dataset.tokenizer.vocab_size}"
+    )
+    run.show_notes()
+    if config.preset == "gpt2-124m" and config.device == "cpu":
+        terminal.warn("preset gpt2-124m is made for a GPU; a step on a CPU takes many minutes")
+    if run.resumed_from is not None:
+        step = run.resumed_from.trainer.step
+        terminal.note(f"resuming from {run.resumed_from.path} after step {step}")
+
+
+def preview(run: Run) -> Callable[[int], str]:
+    """Return the function that draws the sample under an evaluation, in at most so many columns."""
+    config, tokenizer = run.config, run.dataset.tokenizer
+    maker: list[Preview] = []
+
+    def text(columns: int) -> str:
+        if not maker:  # made when it is first shown: most runs never show it
+            context = prompt_tokens(tokenizer, "", run.dataset.start, config.block_size)
+            bias = phrase_bias(tokenizer, config.style, STYLE_WEIGHT)
+            settings = sampling_settings(config)
+            maker.append(Preview(run.engine, tokenizer, context, settings, bias=bias))
+        return maker[0].text(columns)
+
+    return text
+
+
+def with_way_on(stopped: RunInterrupted, folder: RunFolder | None) -> RunInterrupted:
+    """Return the interruption with the command that resumes the run."""
+    if folder is None:
+        return stopped
+    command = f"nanochat train --resume --out {shlex.quote(str(folder.path))}"
+    return RunInterrupted(stopped.what, f"resume with: {command}")
+
+
+def finish(run: Run, metrics: Mapping[str, Any]) -> tuple[Sequence[str], Path]:
+    """Write the result and the loss curve, show samples and the result; return the samples and the
+    run's folder."""
+    config, dataset, terminal = run.config, run.dataset, run.terminal
+    run.show_notes()
+    path = Path(config.out or RUNS_DIR)
+    if run.folder is not None:
+        path = run.folder.path
+        run.folder.write_json(run.folder.result, {**metrics, "split_sha256": dataset.split_sha256})
+        title = f"{config.data}, {config.model_kind}, {config.mode}"
+        write_loss_curve(run.folder.metrics, run.folder.plot, title)
+    try:
+        samples = _samples(run)
+    except KeyboardInterrupt:
+        terminal.note(f"the run is complete and saved in {path}; only its samples are missing")
+        raise
+    terminal.samples([sample.strip() for sample in samples])
+    if terminal.is_for_people and run.folder is not None:
+        for line in _summary(run.folder, config.data, dataset.val_source, metrics):
+            terminal.result(line)
+    else:
+        terminal.result(metrics_line(metrics))
+        terminal.result(f"run: {path}")
+    terminal.json_result({"metrics": metrics, "samples": samples, "run": path})
+    return samples, path
+
+
+def _samples(run: Run) -> list[str]:
+    config, tokenizer = run.config, run.dataset.tokenizer
+    context = prompt_tokens(tokenizer, "", run.dataset.start, config.block_size)
+    bias = phrase_bias(tokenizer, config.style, STYLE_WEIGHT)
+    started = time.perf_counter()
+    samples = generate(
+        run.engine, tokenizer, context, sampling_settings(config), config.num_samples, bias=bias
+    )
+    seconds = time.perf_counter() - started
+    run.terminal.note(f"{counted(config.num_samples, 'sample')} in {seconds:.1f} s")
+    return samples
+
+
+def _summary(
+    folder: RunFolder, data: str, val_source: str, metrics: Mapping[str, Any]
+) -> list[str]:
+    scores = scores_of(folder.metrics)
+    return run_summary(
+        folder=folder.path,
+        data=data,
+        val_source=val_source,
+        final=scores[-1] if scores else None,
+        start=scores[0] if scores and scores[0].step == 0 else None,
+        best=min(scores, key=lambda score: score.loss, default=None),
+        final_loss=metrics["mean_loss_last_50"],
+    )
