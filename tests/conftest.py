@@ -181,7 +181,12 @@ def train_tiny(model_kind: str, folder: Path) -> TinyRun:
     corpus = folder / "names.txt"
     corpus.write_text(TEXT, encoding="utf-8")
     options = tiny_options(
-        model_kind, data=str(corpus), steps=40, out=str(folder / "run"), eval_every=20
+        model_kind,
+        data=str(corpus),
+        steps=40,
+        out=str(folder / "run"),
+        eval_every=20,
+        checkpoint_every=20,
     )
     result = nanochat.train(nanochat.TrainConfig(**options))
     return TinyRun(result.run, corpus, options, dict(result.metrics))

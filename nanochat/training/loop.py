@@ -246,9 +246,10 @@ class _Run:
     def left_s(self) -> float | None:
         """Seconds to the last step at the average pace of this process, evaluations included."""
         done = self.progress.step - self.began_at
-        if done == 0:
-            return None
-        return (self.clock() - self.began_s) / done * (self.config.steps - self.progress.step)
+        left = self.config.steps - self.progress.step
+        if left == 0:
+            return 0.0
+        return (self.clock() - self.began_s) / done * left if done else None
 
 
 def _save(run: _Run, trainer: TrainerState) -> None:

@@ -146,8 +146,14 @@ def test_the_log_holds_the_figures_of_the_result(run, records):
     assert steps[-1]["loss"] == result.metrics["final_loss"]
     mean = math.fsum(r["loss"] for r in steps) / 7
     assert result.metrics["mean_loss_last_50"] == pytest.approx(mean, rel=1e-12)
-    assert evaluations[-1]["val_loss"] == result.metrics["val_loss"]
-    assert evaluations[-1]["val_bpb"] == result.metrics["val_bpb"]
+    best = min(evaluations, key=lambda r: r["val_loss"])
+    assert best["step"] == result.metrics["best_step"]
+    assert best["val_loss"] == result.metrics["best_val_loss"] == result.metrics["val_loss"]
+    assert best["val_bpb"] == pytest.approx(result.metrics["val_bpb"], rel=1e-15)
+    assert [r["tokens"] for r in evaluations][-1] == result.metrics["train_tokens"]
+    seconds = [r["elapsed_s"] for r in evaluations]
+    assert seconds[0] == 0.0 < seconds[1] < seconds[-1]
+    assert result.metrics["steps_per_sec"] == pytest.approx(7 / seconds[-1])
     assert [r["lr"] for r in steps] == pytest.approx(
         [0.02 * min(1, (7 - s) / 3.5) for s in range(7)]
     )
@@ -449,12 +455,14 @@ def test_a_full_disk_during_a_save_keeps_the_earlier_checkpoints(
         written(path, content)
 
     monkeypatch.setattr(checkpoint_module, "write_durably", full_at_step_4)
-    message = refused("train", *flags(**tiny(out="run", eval_every=2)), "--quiet", code=1)
+    options = tiny(out="run", eval_every=2, checkpoint_every=2)
+    message = refused("train", *flags(**options), "--quiet", code=1)
     assert message == (
         "cannot write run/checkpoints/step-000004: No space left on device; free some space or"
         " choose another out"
     )
-    assert [p.name for p in Path("run/checkpoints").iterdir()] == ["step-000002"]
+    kept = sorted(p.name for p in Path("run/checkpoints").iterdir())
+    assert kept == ["best", "step-000002"]
     load_checkpoint(Path("run/checkpoints/step-000002"))
 
 
@@ -797,7 +805,7 @@ def test_a_changed_corpus_cannot_be_resumed(run, folder):
 
 def test_a_damaged_newest_checkpoint_is_skipped_with_a_warning(run, capsys):
     whole = run(out="whole")
-    run(out="run")
+    run(out="run", checkpoint_every=2)
     newest = Path("run/checkpoints/step-000006/weights.safetensors")
     content = bytearray(newest.read_bytes())
     content[-1] ^= 1
@@ -966,7 +974,8 @@ def test_every_training_option_changes_the_losses_or_is_refused(
 
 
 def test_fewer_evaluation_tokens_evaluate_a_part_of_the_set(run, records):
-    everything = run(out="all", val_fraction=0.5).metrics["val_loss"]
-    part = run(out="part", val_fraction=0.5, eval_tokens=5).metrics["val_loss"]
-    assert part != everything
+    everything = run(out="all", val_fraction=0.5).metrics
+    part = run(out="part", val_fraction=0.5, eval_tokens=5).metrics
+    assert part["best_val_loss"] != everything["best_val_loss"]
+    assert everything["best_val_loss"] == everything["val_loss"]  # on all of the text
     assert weights_sha256(Path("all")) == weights_sha256(Path("part"))

@@ -334,8 +334,10 @@ def test_evaluation_of_max_tokens_is_chunks_spread_evenly_over_the_documents(
     documents = numbered(sizes)
     chunks, first, all_pairs = [], 0, pairs_of(documents)
     for size in sizes:
-        for start in range(0, size + 1, block_size):
-            chunks.append(all_pairs[first + start : first + min(start + block_size, size + 1)])
+        chunks += [
+            all_pairs[first + start : first + min(start + block_size, size + 1)]
+            for start in range(0, size + 1, block_size)
+        ]
         first += size + 1
     make = {"batch_size": 4, "block_size": block_size, "max_tokens": max_tokens, "seed": seed}
     scored = pairs_in(evaluation_batches(documents, **make))
@@ -348,7 +350,7 @@ def test_evaluation_of_max_tokens_is_chunks_spread_evenly_over_the_documents(
     # As many as the mean length of a chunk asks for, at distances that differ by one at most.
     assert abs(len(taken) - max(1, max_tokens * len(chunks) / len(all_pairs))) <= 0.5
     around = [*taken, taken[0] + len(chunks)]
-    distances = [b - a for a, b in zip(around, around[1:], strict=False)]
+    distances = [b - a for a, b in pairwise(around)]
     assert max(distances) - min(distances) <= 1
 
 

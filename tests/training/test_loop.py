@@ -19,6 +19,7 @@ from nanochat.errors import MemoryDrift, NonFiniteStep, OutputError, RunInterrup
 from nanochat.model.parameters import GROUPS
 from nanochat.model.state import TrainerState
 from nanochat.training import guards, loop
+from nanochat.training.average import averaged_weights
 from nanochat.training.engine import Engine, EngineState, StepMetrics, StepSettings
 from nanochat.training.metrics import JsonlWriter
 from nanochat.training.saving import Best
@@ -192,9 +193,15 @@ def test_saves_and_evaluations_come_when_the_options_say(
     run.run()
     evaluations = {0, 7} | ({s for s in range(8) if s % eval_every == 0} if eval_every else set())
     every = checkpoint_every or eval_every
-    saves = {7} | ({s for s in range(1, 8) if s % every == 0} if every else set())
+    expected, on_disk = [], set()
+    for step in range(1, 8):
+        if step == 7 or (every and step % every == 0):
+            # The loss falls all the time, so the last evaluation so far is the best one.
+            best = max(s for s in evaluations if s <= step)
+            expected += [s for s in sorted({best, step}) if s not in on_disk]
+            on_disk |= {best, step}
     assert [s for _, s in run.of("evaluated")] == sorted(evaluations)
-    assert [s for _, s in run.of("save")] == sorted(saves)
+    assert [s for _, s in run.of("save")] == expected
     assert [r["step"] for r in run.log if r["kind"] == "eval"] == sorted(evaluations)
 
 
@@ -324,7 +331,8 @@ def test_a_stopped_loop_saves_and_a_resumed_one_ends_with_the_same_bits(
     trainer, state = cut.saved[step]
     resumed = recorded_run(folder="cut", start=trainer, load=state, optimizer=optimizer)
     again = resumed.run()
-    assert ("save", step) not in resumed.events
+    # A resume repeats the evaluation of its first step, which may be the best one.
+    assert ("save", step) not in resumed.events or step in resumed.best
     assert table(resumed) == table(whole)
     assert (cut.folder / "metrics.jsonl").read_bytes() == (
         whole.folder / "metrics.jsonl"
@@ -422,6 +430,160 @@ def test_a_save_that_fails_ends_the_loop_with_its_error(recorded_run):
     with pytest.raises(OutputError, match="^cannot write x"):
         run.run()
     assert [r["step"] for r in run.log if r["kind"] == "step"] == [1, 2]
+
+
+# ------------------------------------------------------------------------------- the best weights
+
+# Overfits: few names are learned by heart at a high rate, others are scored.
+OVERFIT = {"steps": 40, "eval_every": 2, "lr": 0.3, "lr_schedule": "constant", "batch_size": 6}
+OTHERS = encode_documents(TOKENIZER, ["adam", "ebba", "nora"])
+
+
+@pytest.fixture
+def overfitting(recorded_run, monkeypatch):
+    monkeypatch.setattr(
+        Recorded,
+        "evaluation_set",
+        lambda self: evaluation_batches(OTHERS, batch_size=2, block_size=8),
+    )
+
+    def make(**changes):
+        return recorded_run(**{**OVERFIT, **changes})
+
+    return make
+
+
+def evaluations(run):
+    return {r["step"]: r["val_loss"] for r in run.log if r["kind"] == "eval"}
+
+
+def untimed(result):
+    evaluation = dataclasses.replace(result.evaluation, left_s=None)  # of one process
+    return dataclasses.replace(result, evaluation=evaluation)
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.8])
+@pytest.mark.parametrize("seed", range(5))
+def test_the_best_is_the_evaluation_of_the_lowest_loss_and_its_state_is_saved(
+    overfitting, seed, ema
+):
+    run = overfitting(seed=seed, ema=ema)
+    result = run.run()
+    losses = evaluations(run)
+    lowest = min(losses, key=losses.get)
+    assert 0 < lowest < 40  # it does overfit
+    assert result.best == Best(lowest, losses[lowest])
+    assert [m.step for m in run.reports if m.is_best][-1] == lowest
+    step, (loss, state) = max(run.best.items())
+    assert (step, loss) == (lowest, losses[lowest])
+    scored = ToyEngine(run.config, TOKENIZER.vocab_size)
+    scored.load_state_dict(EngineState(weights=averaged_weights(state), optimizer={}))
+    again = loop.evaluate(scored, run.evaluation_set(), TOKENIZER.token_bytes, lowest)
+    assert again.loss == losses[lowest]
+
+
+def test_a_run_without_a_validation_part_keeps_its_last_step_as_the_best(recorded_run, monkeypatch):
+    monkeypatch.setattr(Recorded, "evaluation_set", lambda self: [])
+    run = recorded_run()
+    result = run.run()
+    assert result.best == Best(6, None)
+    assert list(run.best) == [6]
+    assert not any(m.is_best for m in run.reports)
+
+
+def test_between_due_saves_the_best_state_waits_in_memory(overfitting):
+    """A save takes 200 s here, of which at most a twentieth of the time may be spent."""
+    run = overfitting(save_s=200.0, lr=0.05, steps=30, lr_schedule="linear")
+    run.run()
+    times = [step for _, step in run.of("save")]
+    assert len(times) < 5
+    losses = evaluations(run)
+    for step in times:  # a checkpoint on disk implies that the best before it is on disk
+        before = {s: loss for s, loss in losses.items() if s < step}
+        lowest = min(before, key=before.get)
+        assert lowest in times or losses[step] < before[lowest]
+    assert min(losses, key=losses.get) in times
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.8])
+@pytest.mark.parametrize("step", [0, 1, 7, 8, 20, 39, 40])
+@pytest.mark.parametrize("patience", [0, 5])
+def test_a_run_that_overfits_stopped_and_resumed_is_the_whole_run(overfitting, step, ema, patience):
+    options = {"ema": ema, "patience": patience}
+    whole = overfitting(folder="whole", **options)
+    result = whole.run()
+    cut = overfitting(folder="cut", stop_at=step, **options)
+    if step > result.steps:
+        assert untimed(cut.run()) == untimed(result)
+        return
+    with pytest.raises(RunInterrupted):
+        cut.run()
+    trainer, state = cut.saved[step]
+    resumed = overfitting(folder="cut", start=trainer, load=state, **options)
+    assert untimed(resumed.run()) == untimed(result)
+    assert (cut.folder / "metrics.jsonl").read_bytes() == (
+        whole.folder / "metrics.jsonl"
+    ).read_bytes()
+    best = {**cut.best, **resumed.best}[result.best.step]
+    same = whole.best[result.best.step]
+    assert best[0] == same[0]
+    for name, array in same[1].optimizer.items():
+        assert best[1].optimizer[name].tobytes() == array.tobytes()
+
+
+@pytest.mark.parametrize("patience", [1, 2, 3])
+def test_patience_stops_after_so_many_evaluations_without_a_lower_loss(overfitting, patience):
+    whole = overfitting(folder="whole")
+    assert not whole.run().stopped_early
+    losses = evaluations(whole)
+    run = overfitting(patience=patience)
+    result = run.run()
+    lowest, misses, end = math.inf, 0, None
+    for step, loss in losses.items():
+        misses = 0 if loss < lowest else misses + 1
+        lowest = min(lowest, loss)
+        if misses == patience:
+            end = step
+            break
+    assert end is not None and end < 40
+    assert (result.steps, result.stopped_early) == (end, True)
+    assert run.events[-1] == ("save", end)
+    assert evaluations(run) == {s: loss for s, loss in losses.items() if s <= end}
+
+
+def test_a_step_that_is_not_finite_leaves_the_best_state_on_disk(overfitting):
+    run = overfitting(poison_step=31, save_s=1e6)
+    with pytest.raises(NonFiniteStep) as caught:
+        run.run()
+    losses = evaluations(run)
+    lowest = min(losses, key=losses.get)
+    assert list(run.best) == [lowest]
+    assert f"last good checkpoint: checkpoint-{lowest};" in str(caught.value)
+
+
+def test_an_evaluation_reports_the_training_up_to_it(recorded_run):
+    run = recorded_run(steps=6, eval_every=4)
+    run.run()
+    losses = [r["loss"] for r in run.log if r["kind"] == "step"]
+    tokens = [r["tokens"] for r in run.log if r["kind"] == "eval"]
+    first, middle, last = run.reports
+    assert (first.train_loss, first.tokens_per_s, first.elapsed_s, first.left_s) == (
+        None, 0.0, 0.0, None,
+    )  # fmt: skip
+    assert middle.train_loss == pytest.approx(sum(losses[:4]) / 4)
+    assert last.train_loss == pytest.approx(sum(losses[4:]) / 2)
+    assert [r["elapsed_s"] for r in run.log if r["kind"] == "eval"] == [0.0, 40.0, 60.0]
+    assert (middle.elapsed_s, last.elapsed_s) == (40.0, 60.0)
+    assert middle.tokens_per_s == pytest.approx(tokens[1] / 40.0)
+    assert tokens[2] == sum(
+        b.global_targets
+        for s in range(6)
+        for b in make_batcher("packed", DOCUMENTS, batch_size=2, block_size=8, seed=1337).step(s)
+    )
+    # Four steps of 10 s and two evaluations of three batches of 100 s; two steps are left.
+    batches = len(run.evaluation_set())
+    assert middle.left_s == pytest.approx((40 + 2 * batches * 100) / 4 * 2)
+    assert last.left_s == 0.0
 
 
 # --------------------------------------------------------------------------------- it does train
