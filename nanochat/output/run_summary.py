@@ -79,7 +79,9 @@ def _result(
     if compared:
         line += f" ({', '.join(compared)})"
     if best is not None and best.step < final.step and best.loss < final.loss:
-        line += f"; best at step {best.step}: {_value(best, final)}"
+        line += f"; best at step {best.step}"
+        if float(_value(best, final)) < float(_value(final, final)):  # in this unit too
+            line += f": {_value(best, final)}"
     elif final.step:
         line += f"; best at the last step, {final.step}"
     return line
