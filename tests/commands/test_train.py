@@ -622,12 +622,11 @@ def test_the_end_of_a_run_on_a_terminal_is_samples_and_four_lines(folder, tiny, 
     assert [line.partition(":")[0] for line in lines[:2]] == ["sample 1", "sample 2"]
     assert lines[2:] == [
         f"validation {result['val_bpb']:.3f} bits per byte (before training:"
-        f" {start['val_bpb']:.3f}); best at step {best['step']}: {best['val_bpb']:.3f}",
+        f" {start['val_bpb']:.3f}); best at step {best['step']} of 40",
         "loss curve: run/loss.svg",
         "write text: nanochat sample --checkpoint run",
         "train on: nanochat train names.txt --init-from run",
     ]
-    assert evaluations[-1]["val_loss"] == result["val_loss"] > best["val_loss"]
     assert set(METRIC_KEYS) <= set(result)
 
 
