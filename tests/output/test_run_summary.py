@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat.output.run_summary import Score, run_summary, scores_of
@@ -64,6 +64,7 @@ def test_the_result_says_what_is_known(text, changes):
     assert lines(**changes)[0] == text
 
 
+@settings(deadline=None)
 @given(st.text(min_size=1, max_size=20).filter(lambda name: "\0" not in name))
 def test_commands_name_the_run_and_the_text_as_a_shell_reads_them(name):
     _, _, sample, train = lines(folder=Path("runs", name), data=name)
