@@ -79,7 +79,7 @@ def _print_error(message: str) -> None:
 
 
 def _print_interruption(message: str) -> None:
-    """Write a line that is no error; a terminal has shown ^C in front of it."""
+    """Write a line that is not an error; a terminal has shown ^C in front of it."""
     write_progress(f"\n{message}" if PROGRESS.isatty() else message)
 
 

@@ -117,9 +117,8 @@ class OutOfMemory(NanochatError):
 
     def __init__(self, rows: int, block_size: int, halved: bool) -> None:
         way_out = "lower block_size or n_embd" if halved else "lower it or use --auto-batch"
-        super().__init__(
-            f"batch_size must fit in memory, got {rows} rows of {block_size} tokens; {way_out}"
-        )
+        shape = f"{rows} row{'s' * (rows != 1)} of {block_size} token{'s' * (block_size != 1)}"
+        super().__init__(f"batch_size must fit in memory, got {shape}; {way_out}")
 
 
 class MemoryDrift(NanochatError):
@@ -141,7 +140,7 @@ class AblationError(NanochatError):
 
 
 class RunInterrupted(NanochatError):
-    """A signal ended the run after its checkpoint was saved. It is no mistake: the command line
+    """A signal ended the run after its checkpoint was saved. It is not a mistake: the command line
     prints it without `error:`."""
 
     exit_code = 1

@@ -111,7 +111,7 @@ def finish(run: Run, metrics: Mapping[str, Any]) -> tuple[Sequence[str], Path]:
         raise
     terminal.samples([sample.strip() for sample in samples])
     if terminal.is_for_people and run.folder is not None:
-        for line in _summary(run.folder, config.data, dataset.val_source, metrics):
+        for line in _summary(run, run.folder, metrics):
             terminal.result(line)
     else:
         terminal.result(metrics_line(metrics))
@@ -133,16 +133,14 @@ def _samples(run: Run) -> list[str]:
     return samples
 
 
-def _summary(
-    folder: RunFolder, data: str, val_source: str, metrics: Mapping[str, Any]
-) -> list[str]:
-    scores = scores_of(folder.metrics)
+def _summary(run: Run, folder: RunFolder, metrics: Mapping[str, Any]) -> list[str]:
     return run_summary(
         folder=folder.path,
-        data=data,
-        val_source=val_source,
-        final=scores[-1] if scores else None,
-        start=scores[0] if scores and scores[0].step == 0 else None,
-        best=min(scores, key=lambda score: score.loss, default=None),
-        final_loss=metrics["mean_loss_last_50"],
+        data=run.config.data,
+        val_source=run.dataset.val_source,
+        val_loss=metrics["val_loss"],
+        val_bpb=metrics["val_bpb"],
+        steps=metrics["steps"],
+        evaluations=scores_of(folder.metrics),
+        train_loss=metrics["mean_loss_last_50"],
     )

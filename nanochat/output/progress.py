@@ -53,7 +53,7 @@ def row_header(steps: int) -> str:
 
 
 def evaluation_row(metrics: EvalMetrics, steps: int) -> str:
-    """Return an evaluation as a row of columns; a dash stands in place of a figure that is None."""
+    """Return an evaluation as a row of columns; None is shown as a dash."""
     left = None if metrics.left_s is None else duration(metrics.left_s)
     figures = (
         _figure(metrics.train_loss, ".4f"), _figure(metrics.loss, ".4f"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ __all__ = ["Score", "run_summary", "scores_of"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """What one evaluation says: bits per byte where the text has bytes, otherwise nats."""
+    """One evaluation in the log."""
 
     step: int
     loss: float  # nats per token
@@ -40,16 +41,22 @@ def run_summary(
     folder: Path,
     data: str,
     val_source: str,  # val, train or none: the text of the evaluations
-    final: Score | None,  # None: nothing could be scored
-    start: Score | None,
-    best: Score | None,
+    val_loss: float | None,  # nats per token
+    val_bpb: float | None,  # bits per byte
+    steps: int,
+    evaluations: Sequence[Score],
     counting_bpb: float | None = None,  # of the counted n-grams on the same text
-    final_loss: float | None = None,  # of the last training steps, where there is no evaluation
+    train_loss: float | None = None,  # mean over the last steps
 ) -> list[str]:
     """Return four lines: the result, the curve, how to sample, how to go on."""
     run = shlex.quote(str(folder))
+    if val_loss is not None:
+        result = _result(val_source, val_loss, val_bpb, steps, evaluations, counting_bpb)
+    else:
+        loss = "" if train_loss is None else f"; training loss {train_loss:.3f} nats per token"
+        result = f"no validation text{loss}"
     return [
-        _result(val_source, final, start, best, counting_bpb, final_loss),
+        result,
         f"loss curve: {folder / 'loss.svg'}",
         f"write text: nanochat sample --checkpoint {run}",
         f"train on: nanochat train {shlex.quote(data)} --init-from {run}",
@@ -58,34 +65,24 @@ def run_summary(
 
 def _result(
     val_source: str,
-    final: Score | None,
-    start: Score | None,
-    best: Score | None,
+    val_loss: float,
+    val_bpb: float | None,
+    steps: int,
+    evaluations: Sequence[Score],
     counting_bpb: float | None,
-    final_loss: float | None,
 ) -> str:
-    if final is None:
-        if final_loss is None:
-            return "no validation text and no steps"
-        return f"training loss {final_loss:.4f} nats per token (no validation text)"
-    name = "validation" if val_source == "val" else "training text"
-    compared = []
-    if counting_bpb is not None:
-        compared.append(f"counting: {counting_bpb:.3f}")
-    if start is not None and start.step < final.step:
-        compared.append(f"before training: {_value(start, final)}")
-    unit = "nats per token" if final.bpb is None else "bits per byte"
-    line = f"{name} {_value(final, final)} {unit}"
+    name = "training text" if val_source == "train" else "validation"
+    in_bits = val_bpb is not None
+    figure = f"{val_loss if val_bpb is None else val_bpb:.3f}"
+    compared = [] if counting_bpb is None or not in_bits else [f"counting: {counting_bpb:.3f}"]
+    start = evaluations[0] if evaluations and evaluations[0].step == 0 < steps else None
+    before = None if start is None else start.bpb if in_bits else start.loss
+    if before is not None:
+        compared.append(f"before training: {before:.3f}")
+    line = f"{name} {figure} {'bits per byte' if in_bits else 'nats per token'}"
     if compared:
         line += f" ({', '.join(compared)})"
-    if best is not None and best.step < final.step and best.loss < final.loss:
-        line += f"; best at step {best.step}: {_value(best, final)}"
-    elif final.step:
-        line += f"; best at the last step, {final.step}"
+    if steps and evaluations:
+        best = min(evaluations, key=lambda score: score.loss).step
+        line += f"; best at step {best} of {steps}"
     return line
-
-
-def _value(score: Score, final: Score) -> str:
-    """Return the figure in the unit of the final one."""
-    value = score.loss if final.bpb is None or score.bpb is None else score.bpb
-    return f"{value:.3f}"

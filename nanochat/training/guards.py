@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from nanochat.config.options import TrainConfig
 from nanochat.errors import ConfigError, MemoryDrift, NonFiniteStep, PromptTooLong
 from nanochat.model.parameters import Spec
+from nanochat.system.wording import counted
 from nanochat.training.engine import StepMetrics
 
 __all__ = [
@@ -112,7 +113,7 @@ class MemoryGuard:
         if rss > self._ratio * lowest and rss - lowest > DRIFT_BYTES:
             raise MemoryDrift(
                 f"resident memory must stay within {self._ratio:g} times its lowest of the last"
-                f" {len(self._window)} evaluations, {lowest / MIB:.0f} MiB, got"
+                f" {counted(len(self._window), 'evaluation')}, {lowest / MIB:.0f} MiB, got"
                 f" {rss / MIB:.0f} MiB; raise memory_drift, or set it to 0 to turn this check off"
             )
         self._window.append(rss)

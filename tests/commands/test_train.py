@@ -245,7 +245,7 @@ def test_progress_off_a_terminal_is_one_plain_line_an_evaluation(folder, cli, fl
     lines = [line for line in result.err.splitlines() if line.startswith("step ")]
     assert [line.split("  ")[0] for line in lines] == ["step 0/4", "step 2/4", "step 4/4"]
     assert re.search(
-        r"  loss \d\.\d{4}  val loss \d\.\d{4}  [\d,]+ tokens/s  \d+ s left$", lines[-1]
+        r"^step 4/4(  train loss \d\.\d{4})?  val loss \d\.\d{4}  \d\.\d{4} bits/byte", lines[-1]
     )
 
 
@@ -585,6 +585,7 @@ def on_terminal(monkeypatch, words, stream="stderr"):
     with monkeypatch.context() as patch:
         patch.setattr(sys, stream, seen)
         patch.setenv("COLUMNS", "80")
+        patch.setattr("nanochat.sampling.preview.FIRST_S", 1e9)  # on a slow machine too
         assert main(words) == 0
     return seen.getvalue()
 
@@ -631,16 +632,16 @@ def test_the_end_of_a_run_on_a_terminal_is_samples_and_four_lines(folder, tiny, 
     lines = on_terminal(monkeypatch, words, "stdout").splitlines()
     result = json.loads(Path("run/result.json").read_text())
     log = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
-    start, *_, last = (record for record in log if record["kind"] == "eval")
+    evaluations = [record for record in log if record["kind"] == "eval"]
+    start, best = evaluations[0], min(evaluations, key=lambda record: record["val_loss"])
     assert [line.partition(":")[0] for line in lines[:2]] == ["sample 1", "sample 2"]
     assert lines[2:] == [
         f"validation {result['val_bpb']:.3f} bits per byte (before training:"
-        f" {start['val_bpb']:.3f}); best at the last step, 40",
+        f" {start['val_bpb']:.3f}); best at step {best['step']} of 40",
         "loss curve: run/loss.svg",
         "write text: nanochat sample --checkpoint run",
         "train on: nanochat train names.txt --init-from run",
     ]
-    assert last["val_loss"] == result["val_loss"]
     assert set(METRIC_KEYS) <= set(result)
 
 
@@ -648,7 +649,7 @@ def test_samples_of_several_lines_have_a_rule_each_at_the_end_of_a_run(
     folder, tiny, flags, monkeypatch
 ):
     Path("poem.txt").write_text("ab\ncd\n\nba\ndc\n" * 9, encoding="utf-8")
-    options = tiny(data="poem.txt", documents="file", out="run", steps=30)
+    options = tiny(data="poem.txt", documents="file", out="run", steps=30, max_new_tokens=60)
     shown = on_terminal(monkeypatch, ["train", *flags(**options), "--quiet"], "stdout")
     assert shown.startswith("--- sample 1 ---\n")
     assert "\n--- sample 2 ---\n" in shown

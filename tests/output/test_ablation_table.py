@@ -7,7 +7,7 @@ import math
 import statistics
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat.output.ablation_report import Report, confidence_95, paired_difference
@@ -48,6 +48,7 @@ def test_a_variant_without_a_loss_is_last_and_one_without_a_common_seed_has_no_d
     assert rows[0].seconds is None
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(losses, losses), min_size=1, max_size=6), st.randoms())
 def test_the_difference_is_that_of_runs_of_the_same_seed_in_any_order(pairs, random):
     ours = [run(1, seed, a) for seed, (a, _) in enumerate(pairs)]

@@ -7,7 +7,7 @@ import re
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat.output.progress import Lines, Screen, evaluation_line, evaluation_row, row_header
@@ -86,6 +86,7 @@ def test_a_row_has_every_figure_under_the_name_of_its_column(terminal):
     assert len(row) <= 80
 
 
+@settings(deadline=None)
 @given(evaluations)
 def test_a_terminal_shows_no_less_than_a_pipe(metrics):
     row, line = evaluation_row(metrics, 10**6), evaluation_line(metrics, 10**6)

@@ -6,7 +6,7 @@ import os
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
@@ -15,6 +15,7 @@ from nanochat.output.text import display_width, duration, escaped, fit_in_line, 
 ENCODINGS = ["utf-8", "ascii", "latin-1", "cp437", "no-such-encoding"]
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_no_control_character_is_left_and_other_text_is_kept(text):
     shown = escaped(text)
@@ -35,6 +36,7 @@ def test_control_characters_are_shown_as_escapes(text, shown):
     assert escaped(text) == shown
 
 
+@settings(deadline=None)
 @given(st.text(), st.integers(0, 60), st.sampled_from(ENCODINGS))
 def test_a_line_fits_in_its_columns_and_its_encoding(text, width, encoding):
     line = fit_in_line(text, width, encoding)
@@ -43,6 +45,7 @@ def test_a_line_fits_in_its_columns_and_its_encoding(text, width, encoding):
     line.encode("ascii" if encoding == "no-such-encoding" else encoding)
 
 
+@settings(deadline=None)
 @given(st.text("ab é日", max_size=30), st.integers(3, 40))
 def test_what_fits_is_whole_and_what_is_cut_says_so(text, width):
     whole = " ".join(text.split())
@@ -54,6 +57,7 @@ def test_what_fits_is_whole_and_what_is_cut_says_so(text, width):
         assert display_width(line) >= width - 1  # a wide character may not fit
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(categories=["L", "N", "P", "Zs"]), max_size=20))
 def test_columns_are_those_that_rich_counts(text):
     if all(unicodedata.east_asian_width(c) != "A" for c in text):

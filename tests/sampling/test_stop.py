@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from nanochat.data.tokenizer import BOS, ByteTokenizer, CharTokenizer
@@ -24,6 +25,7 @@ def cut(text: str, stop: list[str]) -> str:
     return text
 
 
+@examples(deadline=None)
 @given(st.lists(letters, max_size=12), st.lists(letters, max_size=3))
 def test_the_text_ends_before_the_stop_text_that_is_complete_first(pieces, stop):
     found = StopText(stop)
@@ -33,6 +35,7 @@ def test_the_text_ends_before_the_stop_text_that_is_complete_first(pieces, stop)
     assert found.found == any(s in whole for s in stop)
 
 
+@examples(deadline=None)
 @given(st.lists(letters, min_size=1, max_size=12), st.lists(letters, min_size=1, max_size=3))
 def test_no_more_text_is_held_back_than_may_become_a_stop_text(pieces, stop):
     found = StopText(stop)
@@ -102,6 +105,7 @@ def test_a_stop_text_of_several_bytes_is_found_across_tokens(stop):
     assert written([f"ab{stop}cd"], stop=(stop,))[1] == ["ab"]
 
 
+@examples(deadline=None)
 @given(st.text(max_size=12), st.sampled_from([(), ("a",), ("😀", "é€")]))
 def test_the_pieces_are_whole_characters_and_together_the_text(text, stop):
     text = text.encode("utf-8", "replace").decode()

@@ -81,7 +81,7 @@ def test_a_split_batch_gives_the_step_of_the_whole_batch(
     ("auto_batch", "most", "words"),
     [
         (False, 5, "got 6 rows of 8 tokens; lower it or use --auto-batch"),
-        (True, 0, "got 1 rows of 8 tokens; lower block_size or n_embd"),
+        (True, 0, "got 1 row of 8 tokens; lower block_size or n_embd"),
     ],
 )
 def test_a_batch_that_cannot_fit_is_refused_in_one_line(
