@@ -32,7 +32,12 @@ from nanochat.config.options import (
 from nanochat.config.sources import gather_options
 from nanochat.errors import NanochatError, RunInterrupted
 from nanochat.system import processes
-from nanochat.system.streams import PROGRESS, reserve_standard_files, write_progress
+from nanochat.system.streams import (
+    PROGRESS,
+    reserve_standard_files,
+    write_progress,
+    write_result,
+)
 
 if TYPE_CHECKING:
     from nanochat.output.terminal import Terminal
@@ -103,15 +108,15 @@ def _answer_front(words: Sequence[str]) -> None:
     if "version" in flags:
         from importlib import metadata  # slow to import
 
-        print(metadata.version("nanochat-lab"))
+        write_result(f"{metadata.version('nanochat-lab')}\n")
     elif "print_completion" in flags:
         from nanochat.config.completion import completion_script
 
-        print(completion_script(flags["print_completion"]))
+        write_result(f"{completion_script(flags['print_completion'])}\n")
     elif "install_completion" in flags:
         from nanochat.config.completion import install_completion
 
-        print(install_completion(flags["install_completion"], os.environ))
+        write_result(f"{install_completion(flags['install_completion'], os.environ)}\n")
     else:
         from nanochat.config import help_page
 

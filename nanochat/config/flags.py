@@ -94,12 +94,31 @@ def read_front_flags(words: Sequence[str]) -> dict[str, Any]:
     if words and not words[0].startswith("-"):
         near = closest(words[0], COMMANDS) or f"; the commands are {', '.join(COMMANDS)}"
         raise ConfigError(f"unknown command {shown(words[0])}{near}")
+    _check_front_words(words)
     namespace, rest = front_parser(with_options=False).parse_known_args(words)
-    for word in rest:
-        near = closest(word, ["--version", "--print-completion", "--install-completion", "--help"])
-        hint = "; put a command first" if word in ("--quiet", "--json", "--config") else near
-        raise ConfigError(f"unknown option {shown(word)} of {PROGRAM}{hint}")
+    if rest:
+        raise ConfigError(f"unexpected {shown(rest[0])} after {shown(words[0])}; leave it out")
     return vars(namespace)
+
+
+_FRONT_FLAGS = {"--version": 1, "--print-completion": 2, "--install-completion": 2}  # words each
+
+
+def _check_front_words(words: Sequence[str]) -> None:
+    """Raise ConfigError for an option of a command without the command, and for words to spare."""
+    first, equals, _ = words[0].partition("=") if words else ("--help", "", "")
+    if first in HELP_FLAGS:
+        return
+    if first not in _FRONT_FLAGS:
+        name = first.lstrip("-").replace("-", "_").removeprefix("no_")
+        of_command = name in ("quiet", "json", "config") or any(
+            name in command_options(command) for command in COMMANDS
+        )
+        near = "; put a command first" if of_command else closest(first, [*_FRONT_FLAGS, "--help"])
+        raise ConfigError(f"unknown option {shown(first)} of {PROGRAM}{near}")
+    spare = words[1 if equals else _FRONT_FLAGS[first] :]
+    if spare:
+        raise ConfigError(f"unexpected {shown(spare[0])} after {first}; leave it out")
 
 
 def _normalized(words: Sequence[str], options: Mapping[str, Option]) -> Iterator[str]:

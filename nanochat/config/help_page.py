@@ -6,7 +6,9 @@ Imports rich, so the command line imports this file only for a help page.
 from __future__ import annotations
 
 import argparse
+import io
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
@@ -25,6 +27,7 @@ from nanochat.config.flags import (
 from nanochat.config.options import TrainConfig, options_of, preset_defaults, resolve_preset
 from nanochat.config.sources import gather_options
 from nanochat.errors import NanochatError
+from nanochat.system.streams import write_result
 
 __all__ = ["command_page", "front_page", "show"]
 
@@ -90,7 +93,8 @@ def show(parser: Parser) -> None:
     """Print a parser's help, as wide as the terminal."""
     columns = shutil.get_terminal_size().columns
     width = min(max(columns, NARROWEST), WIDEST)
-    console = Console(width=width)
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    console = Console(width=width, file=io.StringIO(), force_terminal=is_terminal)
     formatter: Any = partial(_Formatter, width=width, max_help_position=30, console=console)
     parser.formatter_class = formatter
-    print(parser.format_help().rstrip("\n"))
+    write_result(parser.format_help().rstrip("\n") + "\n")

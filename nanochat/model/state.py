@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,26 @@ class TrainerState:
     misses: int = 0  # evaluations since then
     interval_loss: float = 0.0  # sum of the training losses since the last evaluation
     interval_steps: int = 0
+
+    def check(self) -> None:
+        """Raise ValueError for a field that no training loop writes."""
+        for name in ("step", "tokens", "metrics_length", "misses", "interval_steps"):
+            _check_count(name, getattr(self, name))
+        if self.best_step is not None:
+            _check_count("best_step", self.best_step)
+        numbers = {"elapsed_s": self.elapsed_s, "interval_loss": self.interval_loss}
+        if self.best_loss is not None:
+            numbers["best_loss"] = self.best_loss
+        if type(self.last_losses) is not list:
+            raise ValueError(f"last_losses must be a list, got {self.last_losses!r:.40}")
+        for name, number in (*numbers.items(), *(("last_losses", x) for x in self.last_losses)):
+            if type(number) not in (int, float) or not math.isfinite(number):
+                raise ValueError(f"{name} must be finite, got {number!r:.40}")
+
+
+def _check_count(name: str, value: object) -> None:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{name} must be an int of at least 0, got {value!r:.40}")
 
 
 def check_shapes(

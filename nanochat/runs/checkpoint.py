@@ -226,9 +226,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         return Checkpoint(
             path=path,
-            config=json.loads(contents[CONFIG]),
-            tokenizer=json.loads(contents[TOKENIZER]),
-            data=json.loads(contents[DATA]),
+            config=_record(contents[CONFIG], CONFIG),
+            tokenizer=_record(contents[TOKENIZER], TOKENIZER),
+            data=_data(contents[DATA]),
             trainer=_trainer_state(contents[TRAINER]),
             state=EngineState(
                 weights=_unpack(contents[WEIGHTS]), optimizer=_unpack(contents[OPTIMIZER])
@@ -238,10 +238,30 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path} was not written by nanochat: {error}") from error
 
 
+def _record(content: bytes, name: str) -> dict[str, Any]:
+    record = json.loads(content)
+    if type(record) is not dict:
+        raise ValueError(f"{name} must be an object, got {type(record).__name__}")
+    return record
+
+
+def _data(content: bytes) -> dict[str, Any]:
+    """Return the description of the data; sampling and resuming need two of its entries."""
+    data = _record(content, DATA)
+    start, split = data["start"], data["split_sha256"]
+    if not (type(start) is list and start and all(type(i) is int and i >= 0 for i in start)):
+        raise ValueError(f"start of {DATA} must be a list of token ids, got {start!r:.40}")
+    if type(split) is not str:
+        raise ValueError(f"split_sha256 of {DATA} must be a string, got {split!r:.40}")
+    return data
+
+
 def _trainer_state(content: bytes) -> TrainerState:
-    saved = json.loads(content)
+    saved = _record(content, TRAINER)
     saved.pop("extra", None)  # an empty field in older checkpoints
-    return TrainerState(**saved)
+    state = TrainerState(**saved)
+    state.check()
+    return state
 
 
 def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
@@ -307,9 +327,10 @@ def newest_checkpoint(directory: Path) -> tuple[Checkpoint, list[str]]:
             return load_checkpoint(folder), skipped
         except CheckpointError as error:
             skipped.append(str(error))
-    reasons = f": {'; '.join(skipped)}" if skipped else ""
+    if skipped:
+        raise CheckpointError(f"{directory} holds no complete checkpoint: {'; '.join(skipped)}")
     raise CheckpointError(
-        f"{directory} holds no {'complete ' if skipped else ''}checkpoint{reasons}"
+        f"{directory} holds no checkpoint; the run ended before its first one, so start a new run"
     )
 
 

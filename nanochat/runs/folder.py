@@ -65,11 +65,11 @@ def new_run(out: str | None, name: str) -> Iterator[RunFolder]:
 
     Raises OutputError if it cannot be created, holds anything, or another process writes to it.
     """
+    path = Path(RUNS_DIR) / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}" if out is None else Path(out)
     try:
         if out is None:
-            path = _make_unused(Path(RUNS_DIR) / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}")
+            path = _make_unused(path)
         else:
-            path = Path(out)
             refuse_used(path)
             path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -94,9 +94,11 @@ def refuse_used(path: Path, *, locked_here: bool = False) -> None:
         with locked(path):  # raises if its owner is running
             pass
     if CONFIG in names:
-        raise OutputError(
-            f"out {path} already holds a run; add --resume to continue it, or choose another out"
-        )
+        checkpoints = path / CHECKPOINTS_DIR
+        way_out = "add --resume to continue it, or choose another out"
+        if not any(checkpoints.glob("*step-*")):
+            way_out = "it ended before its first checkpoint; remove it or choose another out"
+        raise OutputError(f"out {path} already holds a run; {way_out}")
     if is_file or names - {LOCK}:
         raise OutputError(f"out {path} must be a new or an empty folder; choose another out")
 
