@@ -1,24 +1,33 @@
-"""`--time-budget`: the preset, batch and steps that fit a time, from steps timed on this machine.
+"""`--time-budget`: the preset, batch and evaluations for a time, from steps timed on this machine.
 
-The choice is written into the config: the run can be repeated and resumed without a clock. The
-presets themselves are in config/presets.py.
+The choice is written into the config. How many steps fit is decided while training, by
+training/deadline.py. The presets themselves are in config/presets.py.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import math
+import os
 import statistics
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from nanochat.config.options import TrainConfig, budget_seconds
+from nanochat.config.options import RUNS_DIR, TrainConfig, budget_seconds, options_of
+from nanochat.data.batches import resolve_batching
 from nanochat.data.dataset import Dataset, load_dataset
 from nanochat.engines import build_engine, resolve_hardware
 from nanochat.errors import ConfigError
+from nanochat.model.state import TrainerState
+from nanochat.runs.checkpoint import save_checkpoint
 from nanochat.sampling.generate import generate, prompt_tokens, sampling_settings
+from nanochat.system.durable import output_error
+from nanochat.training.deadline import EXIT_S, MARGIN, Deadline, TimePlan
 from nanochat.training.engine import Engine
 from nanochat.training.loop import step_settings
 
@@ -32,27 +41,46 @@ LADDERS: Mapping[str, tuple[tuple[str, int], ...]] = {
     "scalar": (("pico", 0),),
 }
 
-SMALLEST_TEXT = 500_000  # tokens; in a shorter text the word pieces of `small` are too rare
+SMALLEST_TEXT = 500_000  # characters; in a shorter text the word pieces of `small` are too rare
 
 LARGEST_BATCH = 16  # times the preset's batch
 FREE_ROWS = 1.25  # the batch is doubled while its step takes at most this many times as long
-FILES_S = 0.3  # config, checkpoint, plot and the last lines
+
+TRIAL_SHARE = 0.01  # of the budget, for the steps of one preset and for those of larger batches
+PAUSE_SHARE = 0.08  # of the budget, for evaluations and saves during training
+SAMPLES_SHARE = 0.05  # of the budget, reserved for the samples at most
+EVALUATIONS = 20  # during training, if they fit into PAUSE_SHARE
+COMPILE_BUDGET_S = 600  # torch.compile is chosen only from here on: it may take a minute
+FILES_S = 0.1  # plot, result and the last lines, without what each step adds
+LINE_S = 4e-6  # per step, to draw the loss curve
+FEWEST_STEPS = 3  # that a budget must have time for
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """A config that fits a time, and the measured times behind it, in seconds."""
+    """A config that fits a time, its text, and the measured times behind it, in seconds."""
 
-    config: TrainConfig
-    step_s: float
-    around_s: float  # evaluations, samples and files
+    config: TrainConfig  # its steps are an estimate
+    dataset: Dataset
+    time_budget: str
+    plan: TimePlan
+    end: float  # on the clock
 
     def __str__(self) -> str:
-        config = self.config
+        config, plan = self.config, self.plan
         return (
-            f"preset {config.preset}, {config.steps:,} steps of {self.step_s * 1e3:.3g} ms and"
-            f" {config.batch_size} rows; {self.around_s:.1f} s for evaluation, samples and files"
+            f"preset {config.preset}, about {config.steps:,} steps of {plan.step_s * 1e3:.3g} ms"
+            f" and {config.batch_size} rows; {plan.after_s:.1f} s reserved for the last evaluation,"
+            " samples and files"
         )
+
+    def deadline(
+        self, config: TrainConfig, *, clock: Callable[[], float] = time.perf_counter
+    ) -> Deadline:
+        """Return the deadline of a run of this fit, whose config is resolved now."""
+        return Deadline(
+            config, self.plan, time_budget=self.time_budget, end=self.end, clock=clock
+        )  # fmt: skip
 
 
 def fit_to_budget(
@@ -64,101 +92,221 @@ def fit_to_budget(
     """Return the largest preset of the text's ladder that has enough steps in config.time_budget.
 
     Given options override the presets; a given preset is the only candidate. Raises ConfigError
-    if nothing fits.
+    with the least budget if not even a few steps fit.
     """
-    budget = budget_seconds(str(config.time_budget))
+    budget_s = budget_seconds(str(config.time_budget))
     given = {name: getattr(config, name) for name in config.given - {"time_budget", "steps"}}
-    dataset = load_dataset(TrainConfig(**given))
-    ladder = LADDERS["long" if dataset.batching == "windows" else "short"]
-    if ladder is LADDERS["long"] and len(dataset.train.tokens) < SMALLEST_TEXT:
-        ladder = ladder[-1:]
-    if given.get("mode") == "scalar" or importlib.util.find_spec("torch") is None:
-        ladder = LADDERS["scalar"]
+    if config.compile == "auto" and budget_s < COMPILE_BUDGET_S:
+        given["compile"] = "off"
+    datasets = _Datasets()
+    fitting: _Trial | None = None
+    for preset, least in reversed(_ladder(config, given, datasets)):
+        if fitting is not None and fitting.steps < least:
+            break  # a larger preset is slower still
+        candidate = TrainConfig(**{**given, "preset": preset})
+        trial = _Trial(candidate, datasets.of(candidate), started, budget_s, clock)
+        if fitting is not None and trial.steps < least:
+            break
+        fitting = trial
+    assert fitting is not None  # no ladder is empty
+    return fitting.fit(str(config.time_budget))
+
+
+def _ladder(
+    config: TrainConfig, given: Mapping[str, Any], datasets: _Datasets
+) -> tuple[tuple[str, int], ...]:
+    """Return the presets for the text, the largest first."""
     if "preset" in given or config.model_kind != "mini-gpt":
-        ladder = ((config.preset, 0),)
-    for preset, least in ladder:
-        trial = _Trial(TrainConfig(**{**given, "preset": preset}), dataset, clock)
-        steps = trial.steps_in(started + budget, at_least=least)
-        if steps >= max(least, 1):
-            return trial.fit(steps)
-    spent = clock() - started + trial.around_s
-    raise ConfigError(
-        f"time_budget must leave time for a step, got {config.time_budget}; start, evaluation and"
-        f" samples take {spent:.1f} s, a step takes {trial.step_s:.3g} s"
-    )
+        return ((config.preset, 0),)
+    if given.get("mode") == "scalar" or importlib.util.find_spec("torch") is None:
+        return LADDERS["scalar"]
+    dataset = datasets.of(TrainConfig(**given))
+    if dataset.batching != "windows":
+        return LADDERS["short"]
+    long_enough = len(dataset.train.tokens) >= SMALLEST_TEXT
+    return LADDERS["long"] if long_enough else LADDERS["long"][-1:]
+
+
+class _Datasets:
+    """The text as the presets see it, prepared once for all that read the same tokens."""
+
+    def __init__(self) -> None:
+        self._prepared: dict[tuple[Any, ...], Dataset] = {}
+
+    def of(self, config: TrainConfig) -> Dataset:
+        declared = options_of(TrainConfig)
+        data = [name for name in declared if declared[name].group == "Data" and name != "batching"]
+        key = tuple(getattr(config, name) for name in (*data, "seed"))
+        dataset = self._prepared.get(key)
+        if dataset is None:
+            dataset = self._prepared[key] = load_dataset(config)
+        batching = resolve_batching(config.batching, dataset.train, config.block_size)
+        return dataclasses.replace(dataset, batching=batching)
 
 
 class _Trial:
     """A preset on this text and machine: an engine that is timed, then discarded."""
 
-    def __init__(self, config: TrainConfig, dataset: Dataset, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        dataset: Dataset,
+        started: float,
+        budget_s: float,
+        clock: Callable[[], float],
+    ) -> None:
         self._given = {name: getattr(config, name) for name in config.given}
         self._options: dict[str, Any] = {}  # chosen here, in addition to the given options
-        config = resolve_hardware(config)
-        self._config, self._dataset, self._clock = config, dataset, clock
-        tokenizer = dataset.tokenizer
+        self._config, self._dataset, self._clock = resolve_hardware(config), dataset, clock
+        self._started, self._budget_s = started, budget_s
         began = clock()
         self._engine: Engine = build_engine(
-            config, tokenizer.vocab_size, dataset.longest_segment(config.block_size)
+            self._config, dataset.tokenizer.vocab_size, dataset.longest_segment(config.block_size)
         )  # fmt: skip
-        self._build_s = clock() - began
-        self.step_s = self.around_s = 0.0
+        self._step_s = self._timed_steps(self._config.batch_size)
+        # The engine of the run is built again, and its first step is slow again.
+        self._build_s = max(clock() - began - self._trial_s, 0.0)
 
-    def steps_in(self, end: float, at_least: int) -> int:
-        """Return how many steps, with all that follows them, end at `end` on the clock."""
-        rows = self._config.batch_size
-        self.step_s = self._step_s(rows, end)
-        if self._clock() + self.step_s * at_least >= end:
-            return 0
-        self._enlarge_batch(end)
-        self.around_s = self._build_s + 2 * self._evaluation_s() + self._samples_s() + FILES_S
-        return int((end - self._clock() - self.around_s) / self.step_s)
+    @property
+    def steps(self) -> int:
+        """The steps that would fit, if nothing but steps took time."""
+        return int(self._left_s() / self._step_s) if self._step_s > 0 else 10**9
 
-    def fit(self, steps: int) -> Fit:
-        options = {"eval_every": 0, **self._given, **self._options, "steps": steps}
-        return Fit(TrainConfig(**options), self.step_s, self.around_s)
+    def _left_s(self) -> float:
+        return self._started + self._budget_s - self._clock()
 
-    def _enlarge_batch(self, end: float) -> None:
+    def fit(self, time_budget: str) -> Fit:
+        """Return the config of this preset for the time. Raises ConfigError if it is too short."""
+        self._enlarge_batch()
+        save_s = self._save_s()
+        batch_s, counts = self._evaluation()
+        eval_tokens, evaluation_s = self._evaluation_size(batch_s, counts, save_s)
+        samples_s = min(self._samples_s(), SAMPLES_SHARE * self._budget_s)
+        around_s = self._build_s + 2 * evaluation_s + save_s + samples_s + FILES_S + EXIT_S
+        left_s = self._left_s() - around_s - MARGIN * self._budget_s
+        if left_s < FEWEST_STEPS * self._step_s:
+            self._refuse(time_budget, FEWEST_STEPS * self._step_s - left_s)
+        pause_s = evaluation_s + save_s
+        pauses = min(EVALUATIONS, int(PAUSE_SHARE * self._budget_s / max(pause_s, 1e-9)))
+        steps = max(int((left_s - (pauses - 1) * pause_s) / max(self._step_s, 1e-9)), 1)
+        steps = min(steps, 10**9)
+        options = {
+            **self._options, "eval_every": -(-steps // pauses) if pauses > 1 else 0,
+            "eval_tokens": eval_tokens, **self._given, "steps": steps,
+        }  # fmt: skip
+        config = TrainConfig(**options)
+        plan = TimePlan(
+            step_s=self._step_s,
+            pause_s=pause_s,
+            eval_every=config.eval_every,
+            after_s=evaluation_s + save_s + samples_s + FILES_S + LINE_S * steps + EXIT_S,
+        )
+        return Fit(config, self._dataset, time_budget, plan, self._started + self._budget_s)
+
+    def _refuse(self, time_budget: str, missing_s: float) -> None:
+        least = math.ceil((self._budget_s + missing_s) * 1.1)
+        raise ConfigError(
+            f"time_budget must be at least about {least}s for this text and machine, got"
+            f" {time_budget}; the start took {self._budget_s - self._left_s():.1f} s and a step"
+            f" takes {self._step_s:.3g} s"
+        )
+
+    # --------------------------------------------------------------------------------- the timings
+
+    def _timed_steps(self, rows: int) -> float:
+        """Return the time of a step, without the first: the mean of those that TRIAL_SHARE allows,
+        but of one at least."""
+        config = dataclasses.replace(self._config, batch_size=rows)
+        batcher = self._dataset.batcher(config)
+        times: list[float] = []
+        allowed_s = TRIAL_SHARE * self._budget_s
+        began = self._clock()
+        while len(times) < 2 or (sum(times[1:]) < allowed_s and len(times) < 100):
+            begun = self._clock()
+            self._engine.step(batcher.step(len(times)), step_settings(config, 0)).read()
+            times.append(self._clock() - begun)
+            if len(times) == 1 and times[0] > self._left_s() / 2:
+                break  # a second step would leave no time for the run
+        self._trial_s = self._clock() - began - (times[0] if len(times) > 1 else 0.0)
+        return statistics.mean(times[1:] or times)
+
+    def _enlarge_batch(self) -> None:
         """Take more rows per step while they cost little more time."""
         if {"batch_size", "grad_accum"} & self._given.keys():
             return
+        began = self._clock()
         for times in (2**k for k in range(1, LARGEST_BATCH.bit_length())):
-            rows = self._config.batch_size * times
-            step_s = self._step_s(rows, end)
-            if step_s > self.step_s * FREE_ROWS:
+            if self._clock() - began > TRIAL_SHARE * self._budget_s:
                 return
-            self.step_s = step_s
+            rows = self._config.batch_size * times
+            step_s = self._timed_steps(rows)
+            if step_s > self._step_s * FREE_ROWS:
+                return
+            self._step_s = step_s
             # The learning rate grows with the square root of the batch (Malladi et al. 2022).
             self._options = {"batch_size": rows, "lr": self._config.lr * times**0.5}
 
-    def _step_s(self, rows: int, end: float) -> float:
-        """Return the mean time of a few steps after the first two; of fewer if they are slow."""
-        config = self._config
-        batcher = self._dataset.batcher(dataclasses.replace(config, batch_size=rows))
-        times: list[float] = []
-        patience = (end - self._clock()) / 50
-        while len(times) < 3 or (sum(times) < patience and len(times) < 100):
-            began = self._clock()
-            self._engine.step(batcher.step(len(times)), step_settings(config, 0)).read()
-            times.append(self._clock() - began)
-            if times[0] > patience * 5:
-                break
-        return statistics.mean(times[2:] or times)
-
-    def _evaluation_s(self) -> float:
+    def _evaluation(self) -> tuple[float, Sequence[int]]:
+        """Return the time of an evaluation batch and the targets of each batch."""
         batches = self._dataset.evaluation_set(self._config)
-        timed = batches[:3]
-        began = self._clock()
-        for batch in timed:
+        times: list[float] = []
+        for batch in batches[:3]:
+            if sum(times) > TRIAL_SHARE * self._budget_s:
+                break
+            began = self._clock()
             self._engine.token_losses(batch)
-        return (self._clock() - began) / max(len(timed), 1) * len(batches)
+            times.append(self._clock() - began)
+        batch_s = statistics.mean(times[1:] or times or [0.0])  # the first may compile
+        return batch_s, [int((batch.targets >= 0).sum()) for batch in batches]
+
+    def _evaluation_size(
+        self, batch_s: float, counts: Sequence[int], save_s: float
+    ) -> tuple[int, float]:
+        """Return eval_tokens, and the time of an evaluation of so many tokens.
+
+        All validation text is scored if EVALUATIONS of it fit into PAUSE_SHARE.
+        """
+        if "eval_tokens" in self._given:
+            return self._config.eval_tokens, batch_s * len(counts)
+        allowed_s = PAUSE_SHARE * self._budget_s / EVALUATIONS
+        batches = max(int(max(allowed_s - save_s, allowed_s / 2) / max(batch_s, 1e-9)), 1)
+        if batches >= len(counts):
+            return self._config.eval_tokens, batch_s * len(counts)
+        return sum(counts[:batches]), batch_s * batches
 
     def _samples_s(self) -> float:
+        """Return the time of the samples, from the first tokens of one set."""
         config, tokenizer = self._config, self._dataset.tokenizer
         if config.num_samples == 0:
             return 0.0
         context = prompt_tokens(tokenizer, "", self._dataset.start, config.block_size)
-        settings = sampling_settings(config)
+        times = []
+        for tokens in (1, 9):
+            fewer = dataclasses.replace(
+                config, max_new_tokens=min(tokens, config.max_new_tokens)
+            )  # fmt: skip
+            began = self._clock()
+            generate(self._engine, tokenizer, context, sampling_settings(fewer), config.num_samples)
+            times.append(self._clock() - began)
+        token_s = max(times[1] - times[0], 0.0) / 8
+        return times[1] + token_s * max(config.max_new_tokens - 9, 0)
+
+    def _save_s(self) -> float:
+        """Return the time of a checkpoint on the disk of the run."""
+        config, dataset = self._config, self._dataset
+        trainer = TrainerState(step=0, last_losses=[], tokens=0, elapsed_s=0.0, metrics_length=0)
+        place = _existing_parent(Path(config.out or RUNS_DIR).absolute())
         began = self._clock()
-        generate(self._engine, tokenizer, context, settings, config.num_samples)
-        return self._clock() - began
+        try:
+            with tempfile.TemporaryDirectory(dir=place, prefix=".nanochat-") as folder:
+                save_checkpoint(
+                    Path(folder), config=config.to_dict(), tokenizer=dataset.tokenizer.to_dict(),
+                    data=dataset.describe(), trainer=trainer, state=self._engine.state_dict(),
+                )  # fmt: skip
+                return self._clock() - began
+        except OSError as error:
+            raise output_error(place, error) from error
+
+
+def _existing_parent(path: Path) -> Path:
+    return next(folder for folder in path.parents if os.path.isdir(folder))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat.commands.signals import stop_requested
-from nanochat.commands.time_budget import fit_to_budget
+from nanochat.commands.time_budget import Fit, fit_to_budget
 from nanochat.config.engine_choice import choose_engine
 from nanochat.config.options import RUNS_DIR, TrainConfig, options_of
 from nanochat.data.dataset import Dataset, load_dataset
@@ -37,6 +37,7 @@ from nanochat.sampling.generate import (
 )
 from nanochat.system import processes
 from nanochat.system.environment import describe_environment
+from nanochat.training.deadline import Deadline
 from nanochat.training.engine import Engine
 from nanochat.training.loop import LoopResult
 from nanochat.training.loop import train as train_loop
@@ -66,6 +67,7 @@ class _Run:
     folder: RunFolder | None  # None in processes above rank 0, which write nothing
     resumed_from: Checkpoint | None
     terminal: Terminal
+    deadline: Deadline | None = None  # of a run with a time budget
     notes_shown: set[str] = dataclasses.field(default_factory=set)
 
     def show_notes(self) -> None:
@@ -101,8 +103,10 @@ def train(
             folder, checkpoint = stack.enter_context(_resumed_run(requested, terminal))
         elif requested.out is not None and processes.rank() == 0:
             refuse_used(Path(requested.out))  # before any work; again when the folder is created
-        complete, mode_is_given = _complete(requested, checkpoint, started, terminal)
-        resolved, dataset, mode_reason = _resolve(complete, mode_is_given)
+        complete, mode_is_given, fit = _complete(requested, checkpoint, started, terminal)
+        resolved, dataset, mode_reason = _resolve(
+            complete, mode_is_given, fit.dataset if fit else None
+        )  # fmt: skip
         if checkpoint is not None:
             _check_same_data(dataset, checkpoint)
         elif dataset.warning:
@@ -113,6 +117,7 @@ def train(
         run = _Run(
             config=resolved, dataset=dataset, engine=engine, folder=folder,
             resumed_from=checkpoint, terminal=terminal,
+            deadline=_deadline(resolved, fit, checkpoint, started),
         )  # fmt: skip
         _announce(run, mode_reason)
         return _finish(run, _train(run))
@@ -120,24 +125,36 @@ def train(
 
 def _complete(
     requested: TrainConfig, checkpoint: Checkpoint | None, started: float, terminal: Terminal
-) -> tuple[TrainConfig, bool]:
-    """Return the config with the checkpoint's options or those of the time budget, and whether
-    its mode is given rather than chosen by the rule of mode auto."""
+) -> tuple[TrainConfig, bool, Fit | None]:
+    """Return the config with the checkpoint's options or those of the time budget, whether its
+    mode is given rather than chosen by the rule of mode auto, and the fit to the budget."""
     complete = requested if checkpoint is None else _resumed_config(requested, checkpoint)
     if complete.time_budget is None:
-        return complete, checkpoint is not None or "mode" in requested.given
+        return complete, checkpoint is not None or "mode" in requested.given, None
     fit = fit_to_budget(complete, started)
     terminal.note(f"{complete.time_budget}: {fit}")
-    return fit.config, True  # its steps were timed in this mode
+    return fit.config, True, fit  # its steps were timed in this mode
 
 
-def _resolve(complete: TrainConfig, mode_is_given: bool) -> tuple[TrainConfig, Dataset, str]:
+def _deadline(
+    resolved: TrainConfig, fit: Fit | None, checkpoint: Checkpoint | None, started: float
+) -> Deadline | None:
+    if fit is not None:
+        return fit.deadline(resolved)
+    if checkpoint is not None and checkpoint.trainer.budget is not None:
+        return Deadline.resumed(resolved, checkpoint.trainer, started)
+    return None
+
+
+def _resolve(
+    complete: TrainConfig, mode_is_given: bool, prepared: Dataset | None = None
+) -> tuple[TrainConfig, Dataset, str]:
     """Return the config for this machine and text, the text, and why mode auto took its engine.
 
     A text of very many characters makes a small model large, which is known only now.
     """
     resolved = resolve_hardware(complete)
-    dataset = load_dataset(resolved)
+    dataset = prepared or load_dataset(resolved)
     resolved = dataclasses.replace(resolved, batching=dataset.batching)
     if mode_is_given:
         return resolved, dataset, ""
@@ -190,6 +207,8 @@ def _resumed_run(
 def _resumed_config(requested: TrainConfig, checkpoint: Checkpoint) -> TrainConfig:
     """Return the saved config with the output options given now. Raises ConfigError."""
     saved = dict(checkpoint.config)
+    budget = checkpoint.trainer.budget or {}
+    saved["time_budget"] = budget.get("time_budget")
     known = options_of(TrainConfig)
     for name in sorted(requested.given):
         value = getattr(requested, name)
@@ -207,7 +226,7 @@ def _resumed_config(requested: TrainConfig, checkpoint: Checkpoint) -> TrainConf
                 f"--resume keeps the saved {name} {saved.get(name)}, got {value}; {way_out}"
             )
     try:
-        return TrainConfig(**{**saved, "resume": False})
+        return TrainConfig(**{**saved, "resume": False, "time_budget": None})
     except TypeError as error:
         raise CheckpointError(
             f"{checkpoint.path} has a config of another version: {error}"
@@ -268,7 +287,7 @@ def _train(run: _Run) -> LoopResult:
                 run.engine, config, batcher, evaluation_set, dataset.tokenizer.token_bytes,
                 log=log, save=lambda trainer: _save(run, trainer), observer=observer, start=start,
                 last_checkpoint=str(checkpoint.path) if checkpoint else None, stop=stop,
-                world=processes.world(),
+                world=processes.world(), pace=run.deadline,
             )  # fmt: skip
     finally:
         log.close()
@@ -278,8 +297,14 @@ def _save(run: _Run, trainer: TrainerState) -> str:
     """Save a checkpoint and return its name."""
     if run.folder is None:
         return f"step-{trainer.step:06d} (by rank 0)"
+    config = run.config
+    if run.deadline is not None:
+        budget = run.deadline.state(trainer.step)
+        steps = config.steps if budget else trainer.step
+        config = run.deadline.repeatable(config, steps)
+        trainer = dataclasses.replace(trainer, budget=budget)
     path = save_checkpoint(
-        run.folder.checkpoints, config=run.config.to_dict(),
+        run.folder.checkpoints, config=config.to_dict(),
         tokenizer=run.dataset.tokenizer.to_dict(), data=run.dataset.describe(), trainer=trainer,
         state=run.engine.state_dict(),
     )  # fmt: skip
@@ -297,17 +322,23 @@ def _finish(run: _Run, result: LoopResult) -> TrainResult:
     path = Path(config.out or RUNS_DIR)
     if run.folder is not None:
         path = run.folder.path
+        if run.deadline is not None:
+            config = run.deadline.repeatable(config, result.steps)
+            run.folder.write_config(config.to_dict())
         run.folder.write_json(run.folder.result, {**metrics, "split_sha256": dataset.split_sha256})
         title = f"{config.data}, {config.model_kind}, {config.mode}"
         write_loss_curve(run.folder.metrics, run.folder.plot, title)
     context = prompt_tokens(dataset.tokenizer, "", dataset.start, config.block_size)
     bias = phrase_bias(dataset.tokenizer, config.style, STYLE_WEIGHT)
     started = time.perf_counter()
+    stop = run.deadline.cuts_samples if run.deadline is not None else (lambda: False)
     samples = generate(
         run.engine, dataset.tokenizer, context, sampling_settings(config), config.num_samples,
-        bias=bias,
+        bias=bias, stop=stop,
     )  # fmt: skip
     terminal.note(f"{config.num_samples} samples in {time.perf_counter() - started:.1f} s")
+    if run.deadline is not None and run.deadline.samples_were_cut:
+        terminal.note("the samples end with the time budget; `nanochat sample` writes longer ones")
     for number, sample in enumerate(samples, start=1):
         terminal.result(f"sample {number}: {sample.strip()}")
     terminal.result(metrics_line(metrics))

@@ -20,6 +20,7 @@ class TrainerState:
     tokens: int  # trained so far
     elapsed_s: float  # of training alone
     metrics_length: int  # bytes of metrics.jsonl, to which a resume truncates it
+    budget: Mapping[str, Any] | None = None  # of a run that a deadline will end: Deadline.state
 
 
 def check_shapes(

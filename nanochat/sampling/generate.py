@@ -62,6 +62,7 @@ def generate(
     bias: PhraseBias | None = None,
     first_row: int = 0,
     on_text: Callable[[str], None] | None = None,  # pieces of the text, for one row
+    stop: Callable[[], bool] = lambda: False,  # true: end the texts after this token
 ) -> list[str]:
     """Return one text per row, the prompt included; `on_text` receives the first row piece by
     piece."""
@@ -76,4 +77,6 @@ def generate(
             texts[row] += piece
             if on_text is not None and row == 0:
                 on_text(piece)
+        if stop():
+            break
     return [text + stream.flush() for text, stream in zip(texts, streams, strict=True)]

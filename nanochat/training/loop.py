@@ -20,10 +20,10 @@ from nanochat.errors import RunInterrupted
 from nanochat.model.parameters import GROUPS
 from nanochat.model.state import TrainerState
 from nanochat.training.cadence import Cadence
+from nanochat.training.deadline import Pace, StepPace
 from nanochat.training.engine import Engine, StepResult, StepSettings
 from nanochat.training.guards import MemoryGuard, check_finite
 from nanochat.training.metrics import JsonlWriter, LossTotals, NullWriter, RecentLosses, Stopwatch
-from nanochat.training.schedule import lr_multiplier
 
 __all__ = ["EvalMetrics", "LoopResult", "Observer", "evaluate", "step_settings", "train"]
 
@@ -64,12 +64,11 @@ class LoopResult:
     elapsed_s: float  # training alone: no evaluation, no saving
 
 
-def step_settings(config: TrainConfig, step: int, *, stop: bool = False) -> StepSettings:
-    """Return the settings of one step, from 0, by the config's schedule."""
-    multiplier = lr_multiplier(
-        config.lr_schedule, step, config.steps, warmup_ratio=config.warmup_ratio,
-        warmdown_ratio=config.warmdown_ratio, final_lr_frac=config.final_lr_frac,
-    )  # fmt: skip
+def step_settings(
+    config: TrainConfig, step: int, *, stop: bool = False, pace: Pace | None = None
+) -> StepSettings:
+    """Return the settings of one step, from 0, by the config's schedule at a pace."""
+    multiplier = (pace or StepPace(config)).lr_multiplier(step)
     peaks = {"matrix": config.matrix_lr, "head": config.head_lr}
     lr = {group: (peaks.get(group) or config.lr) * multiplier for group in GROUPS}
     return StepSettings(lr=lr, stop=stop)
@@ -102,9 +101,10 @@ def train(
     last_checkpoint: str | None = None,
     stop: Callable[[], bool] = lambda: False,
     world: int = 1,  # processes that train this model together
+    pace: Pace | None = None,  # None: config.steps
     clock: Callable[[], float] = time.perf_counter,
 ) -> LoopResult:
-    """Train from `start`, or from the initial weights, to config.steps.
+    """Train from `start`, or from the initial weights, until the pace ends the run.
 
     A step's log line is written when the step is read. At most one step is in flight, which
     keeps the device busy while the host writes. Several processes agree on the step after which
@@ -113,7 +113,8 @@ def train(
     Raises NonFiniteStep before a bad update, RunInterrupted after saving when `stop()` is true in
     any process, MemoryDrift, OutputError.
     """
-    cadence = Cadence(config.steps, config.eval_every, config.checkpoint_every)
+    pace = pace or StepPace(config)
+    cadence = Cadence(pace.steps, config.eval_every, config.checkpoint_every)
     guard = MemoryGuard(config.memory_drift)
     progress = _Progress(
         step=start.step if start else 0,
@@ -127,7 +128,9 @@ def train(
         requested = stop()
         if world == 1:
             progress.stopping = requested
-        evaluates, saves = cadence.evaluates(progress.step), cadence.checkpoints(progress.step)
+        last = pace.ends(progress.step, progress.stopwatch.elapsed_s)
+        evaluates = last or cadence.evaluates(progress.step)
+        saves = last or cadence.checkpoints(progress.step)
         if progress.stopping or evaluates or saves:
             with progress.stopwatch:  # the wait for the step in flight counts as training
                 _read_steps(progress, log, observer)
@@ -142,13 +145,13 @@ def train(
             guard.observe()
             evaluation = evaluate(engine, evaluation_set, token_bytes, progress.step)
             _report_evaluation(evaluation, log, observer)
-        if progress.step == config.steps:
+        if last:
             break
         with progress.stopwatch:
-            settings = step_settings(config, progress.step, stop=requested)
+            settings = step_settings(config, progress.step, stop=requested, pace=pace)
             _start_step(engine, batcher, settings, progress)
             _read_steps(progress, log, observer, leave=1)
-    assert evaluation is not None and evaluation.step == config.steps  # the cadence's promise
+    assert evaluation is not None and evaluation.step == progress.step  # the cadence's promise
     return _result(progress, evaluation)
 
 
