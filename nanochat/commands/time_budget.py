@@ -65,6 +65,7 @@ class Fit:
     time_budget: str
     plan: TimePlan
     end: float  # on the clock
+    clock: Callable[[], float] = time.perf_counter
 
     def __str__(self) -> str:
         config, plan = self.config, self.plan
@@ -74,12 +75,10 @@ class Fit:
             " samples and files"
         )
 
-    def deadline(
-        self, config: TrainConfig, *, clock: Callable[[], float] = time.perf_counter
-    ) -> Deadline:
+    def deadline(self, config: TrainConfig) -> Deadline:
         """Return the deadline of a run of this fit, whose config is resolved now."""
         return Deadline(
-            config, self.plan, time_budget=self.time_budget, end=self.end, clock=clock
+            config, self.plan, time_budget=self.time_budget, end=self.end, clock=self.clock
         )  # fmt: skip
 
 
@@ -201,7 +200,8 @@ class _Trial:
             eval_every=config.eval_every,
             after_s=evaluation_s + save_s + samples_s + FILES_S + LINE_S * steps + EXIT_S,
         )
-        return Fit(config, self._dataset, time_budget, plan, self._started + self._budget_s)
+        end = self._started + self._budget_s
+        return Fit(config, self._dataset, time_budget, plan, end, self._clock)
 
     def _refuse(self, time_budget: str, missing_s: float) -> None:
         least = math.ceil((self._budget_s + missing_s) * 1.1)

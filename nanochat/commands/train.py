@@ -288,6 +288,7 @@ def _train(run: _Run) -> LoopResult:
                 log=log, save=lambda trainer: _save(run, trainer), observer=observer, start=start,
                 last_checkpoint=str(checkpoint.path) if checkpoint else None, stop=stop,
                 world=processes.world(), pace=run.deadline,
+                clock=run.deadline.clock if run.deadline else time.perf_counter,
             )  # fmt: skip
     finally:
         log.close()

@@ -1,7 +1,7 @@
 """When a run ends and how far its learning-rate schedule is: by steps, or by a deadline.
 
-`StepPace` counts steps. `Deadline` measures them on a clock and decides how many still fit. It records
-its decisions as `schedule_points`, from which `StepPace` repeats the run without a clock.
+`StepPace` counts steps. `Deadline` measures them on a clock and decides how many still fit. It
+records its decisions as `schedule_points`, from which `StepPace` repeats the run without a clock.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SAMPLES = 8  # looks that the pace is the mean of, without the slowest
 WARM_STEPS = 2  # at the start, slower than the others, so not part of the pace
 MARGIN = 0.01  # of the budget: planned to be left over
 EXIT_S = 0.2  # from the last sample to the end of the process
-LARGEST_SLOWDOWN = 4.0  # by which the time that is reserved for the end may grow
+LARGEST_SLOWDOWN = 2.0  # by which the time that is reserved for the end may grow
 
 
 class Pace(Protocol):
@@ -94,7 +94,7 @@ class Deadline:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._shape = _Shape.of(config)
-        self._plan, self._clock = plan, clock
+        self._plan, self.clock = plan, clock
         self._time_budget, self._budget_s = time_budget, budget_seconds(time_budget)
         self._end = end
         self._points = SchedulePoints.parse(config.schedule_points)
@@ -102,7 +102,7 @@ class Deadline:
         self._over = False
         self.samples_were_cut = False
         self._samples: deque[float] = deque([plan.step_s], maxlen=SAMPLES)
-        self._look = done + WARM_STEPS  # the step before which the clock is read next
+        self._look = done + 1  # the step before which the clock is read next
         # Step, training time and clock: at the last look, and at the first.
         self._mark: tuple[int, float, float] | None = None
         self._origin: tuple[int, float, float] | None = None
@@ -134,7 +134,7 @@ class Deadline:
             return True
         if step == 0 or self._first < step < self._look:
             return False
-        now = self._clock()
+        now = self.clock()
         if step >= self._look:
             self._observe(step, training_s, now)
         self._over = now + self.step_s > self._end - self.reserve_s
@@ -147,6 +147,9 @@ class Deadline:
 
     def _observe(self, step: int, training_s: float, now: float) -> None:
         """Record the pace since the last look, and choose the step of the next."""
+        self._look = step + 1
+        if step < self._first + WARM_STEPS:
+            return
         if self._mark is None:
             self._origin = (step, training_s, now)
         else:
@@ -157,12 +160,22 @@ class Deadline:
         self._look = step + max(1, min(int(stride), self._points.steps[-1] - step))
 
     def _plan_segment(self, step: int) -> None:
-        left_s = self._end - self.reserve_s - MARGIN * self._budget_s - self._clock()
-        steps = max(int(left_s / max(self.step_s + self.pause_s_per_step, 1e-9)), 1)
+        left_s = self._end - self.reserve_s - MARGIN * self._budget_s - self.clock()
+        steps = max(self._steps_in(left_s, step), 1)
         length = max(1, min((step + steps) // SEGMENTS, steps // 4))
         begin = self._points.fractions[-1]
         end = 1.0 if length == steps else begin + (1 - begin) * length / steps
         self._points = self._points.with_point(step + length, end)
+
+    def _steps_in(self, left_s: float, step: int) -> int:
+        """Return how many steps, with the pauses between them, fit into left_s after `step`."""
+        step_s, every = max(self.step_s, 1e-9), self._plan.eval_every
+        without = int(left_s / step_s)
+        if every == 0:
+            return int(left_s / (step_s + self._other_s_per_step()))
+        pauses = (step + without) // every - step // every
+        until_pause = min(without, every - step % every)  # the last step needs no pause
+        return max(int((left_s - pauses * self._pause_s()) / step_s), until_pause)
 
     # ------------------------------------------------------------------------------- measurements
 
@@ -173,17 +186,26 @@ class Deadline:
         kept = samples[:-1] if len(samples) > 2 else samples
         return sum(kept) / len(kept)
 
-    @property
-    def pause_s_per_step(self) -> float:
-        """Return the time of evaluations and saves per step: measured, with one planned pause."""
-        paused_s, steps = self._plan.pause_s, self._plan.eval_every
-        if not steps:
-            paused_s = 0.0
-        if self._origin is not None and self._mark is not None:
-            begin, now = self._origin, self._mark
-            paused_s += max((now[2] - begin[2]) - (now[1] - begin[1]), 0.0)
-            steps += now[0] - begin[0]
-        return paused_s / steps if steps else 0.0
+    def _pauses(self) -> tuple[float, int, int]:
+        """Return the seconds outside of steps between the first and the last look, and the steps of
+        these looks."""
+        if self._origin is None or self._mark is None:
+            return 0.0, 0, 0
+        begin, now = self._origin, self._mark
+        return max((now[2] - begin[2]) - (now[1] - begin[1]), 0.0), begin[0], now[0]
+
+    def _pause_s(self) -> float:
+        """Return the mean time of a pause: the planned one and those measured."""
+        paused_s, begin, end = self._pauses()
+        every = self._plan.eval_every
+        # A look at a step comes before the pause at this step.
+        count = -(-end // every) + (-begin // every)
+        return (self._plan.pause_s + paused_s) / (1 + count)
+
+    def _other_s_per_step(self) -> float:
+        """Return the time outside of steps, per step, of a run without regular pauses."""
+        paused_s, begin, end = self._pauses()
+        return paused_s / (end - begin) if end > begin else 0.0
 
     @property
     def reserve_s(self) -> float:
@@ -193,7 +215,7 @@ class Deadline:
 
     def left_s(self) -> float:
         """Return the seconds until the process must have ended."""
-        return self._end - self._clock()
+        return self._end - self.clock()
 
     def cuts_samples(self) -> bool:
         """Return whether sampling must stop now."""
