@@ -46,7 +46,9 @@ SMALLEST_TEXT = 500_000  # characters; in a shorter text the word pieces of `sma
 LARGEST_BATCH = 16  # times the preset's batch
 FREE_ROWS = 1.25  # the batch is doubled while its step takes at most this many times as long
 
-TRIAL_SHARE = 0.01  # of the budget, for the steps of one preset and for those of larger batches
+TRIAL_SHARE = 0.01  # of the budget, for the steps of one preset
+BATCH_SHARE = 0.002  # of the budget, for the steps of one larger batch
+BATCHES_SHARE = 0.02  # of the budget, after which no larger batch is tried
 PAUSE_SHARE = 0.08  # of the budget, for evaluations and saves during training
 SAMPLES_SHARE = 0.05  # of the budget, reserved for the samples at most
 EVALUATIONS = 20  # during training, if they fit into PAUSE_SHARE
@@ -103,12 +105,22 @@ def fit_to_budget(
         if fitting is not None and fitting.steps < least:
             break  # a larger preset is slower still
         candidate = TrainConfig(**{**given, "preset": preset})
-        trial = _Trial(candidate, datasets.of(candidate), started, budget_s, clock)
+        dataset = datasets.of(candidate)
+        if fitting is None and (start_s := clock() - started) > budget_s:
+            raise _too_short(config, 2 * start_s, f"the start took {start_s:.1f} s")
+        trial = _Trial(candidate, dataset, started, budget_s, clock)
         if fitting is not None and trial.steps < least:
             break
         fitting = trial
     assert fitting is not None  # no ladder is empty
-    return fitting.fit(str(config.time_budget))
+    return fitting.fit(config)
+
+
+def _too_short(config: TrainConfig, least_s: float, reason: str) -> ConfigError:
+    return ConfigError(
+        f"time_budget must be at least about {math.ceil(least_s)}s for this text and machine, got"
+        f" {config.time_budget}; {reason}"
+    )
 
 
 def _ladder(
@@ -162,7 +174,7 @@ class _Trial:
         self._engine: Engine = build_engine(
             self._config, dataset.tokenizer.vocab_size, dataset.longest_segment(config.block_size)
         )  # fmt: skip
-        self._step_s = self._timed_steps(self._config.batch_size)
+        self._step_s = self._timed_steps(self._config.batch_size, TRIAL_SHARE)
         # The engine of the run is built again, and its first step is slow again.
         self._build_s = max(clock() - began - self._trial_s, 0.0)
 
@@ -174,7 +186,7 @@ class _Trial:
     def _left_s(self) -> float:
         return self._started + self._budget_s - self._clock()
 
-    def fit(self, time_budget: str) -> Fit:
+    def fit(self, requested: TrainConfig) -> Fit:
         """Return the config of this preset for the time. Raises ConfigError if it is too short."""
         self._enlarge_batch()
         save_s = self._save_s()
@@ -184,7 +196,10 @@ class _Trial:
         around_s = self._build_s + 2 * evaluation_s + save_s + samples_s + FILES_S + EXIT_S
         left_s = self._left_s() - around_s - MARGIN * self._budget_s
         if left_s < FEWEST_STEPS * self._step_s:
-            self._refuse(time_budget, FEWEST_STEPS * self._step_s - left_s)
+            least_s = self._budget_s - left_s + FEWEST_STEPS * self._step_s
+            start_s = self._budget_s - self._left_s()
+            reason = f"the start took {start_s:.1f} s and a step takes {self._step_s:.3g} s"
+            raise _too_short(requested, 1.3 * least_s, reason)
         pause_s = evaluation_s + save_s
         pauses = min(EVALUATIONS, int(PAUSE_SHARE * self._budget_s / max(pause_s, 1e-9)))
         steps = max(int((left_s - (pauses - 1) * pause_s) / max(self._step_s, 1e-9)), 1)
@@ -201,25 +216,17 @@ class _Trial:
             after_s=evaluation_s + save_s + samples_s + FILES_S + LINE_S * steps + EXIT_S,
         )
         end = self._started + self._budget_s
-        return Fit(config, self._dataset, time_budget, plan, end, self._clock)
-
-    def _refuse(self, time_budget: str, missing_s: float) -> None:
-        least = math.ceil((self._budget_s + missing_s) * 1.1)
-        raise ConfigError(
-            f"time_budget must be at least about {least}s for this text and machine, got"
-            f" {time_budget}; the start took {self._budget_s - self._left_s():.1f} s and a step"
-            f" takes {self._step_s:.3g} s"
-        )
+        return Fit(config, self._dataset, str(requested.time_budget), plan, end, self._clock)
 
     # --------------------------------------------------------------------------------- the timings
 
-    def _timed_steps(self, rows: int) -> float:
-        """Return the time of a step, without the first: the mean of those that TRIAL_SHARE allows,
+    def _timed_steps(self, rows: int, share: float) -> float:
+        """Return the median time of the steps after the first that a share of the budget allows,
         but of one at least."""
         config = dataclasses.replace(self._config, batch_size=rows)
         batcher = self._dataset.batcher(config)
         times: list[float] = []
-        allowed_s = TRIAL_SHARE * self._budget_s
+        allowed_s = share * self._budget_s
         began = self._clock()
         while len(times) < 2 or (sum(times[1:]) < allowed_s and len(times) < 100):
             begun = self._clock()
@@ -228,18 +235,20 @@ class _Trial:
             if len(times) == 1 and times[0] > self._left_s() / 2:
                 break  # a second step would leave no time for the run
         self._trial_s = self._clock() - began - (times[0] if len(times) > 1 else 0.0)
-        return statistics.mean(times[1:] or times)
+        return statistics.median(times[1:] or times)
 
     def _enlarge_batch(self) -> None:
         """Take more rows per step while they cost little more time."""
         if {"batch_size", "grad_accum"} & self._given.keys():
             return
+        if self._left_s() < self._budget_s / 4:
+            return  # the start was slow: the time is better used for training
         began = self._clock()
         for times in (2**k for k in range(1, LARGEST_BATCH.bit_length())):
-            if self._clock() - began > TRIAL_SHARE * self._budget_s:
+            if self._clock() - began > BATCHES_SHARE * self._budget_s:
                 return
             rows = self._config.batch_size * times
-            step_s = self._timed_steps(rows)
+            step_s = self._timed_steps(rows, BATCH_SHARE)
             if step_s > self._step_s * FREE_ROWS:
                 return
             self._step_s = step_s
