@@ -13,14 +13,14 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nanochat.config.options import RUNS_DIR, TrainConfig, budget_seconds, options_of
 from nanochat.data.batches import resolve_batching
-from nanochat.data.dataset import Dataset, load_dataset
+from nanochat.data.dataset import EVAL_TOKENS, Dataset, load_dataset
 from nanochat.engines import build_engine, resolve_hardware
 from nanochat.errors import ConfigError
 from nanochat.model.state import TrainerState
@@ -50,11 +50,13 @@ TRIAL_SHARE = 0.01  # of the budget, for the steps of one preset
 BATCH_SHARE = 0.002  # of the budget, for the steps of one larger batch
 BATCHES_SHARE = 0.02  # of the budget, after which no larger batch is tried
 PAUSE_SHARE = 0.08  # of the budget, for evaluations and saves during training
+FINAL_SHARE = 0.03  # of the budget, for a last evaluation of all validation text
 SAMPLES_SHARE = 0.05  # of the budget, reserved for the samples at most
+LEAST_EVAL_TOKENS = 1000  # in fewer, chance decides which evaluation is the best
 EVALUATIONS = 20  # during training, if they fit into PAUSE_SHARE
 COMPILE_BUDGET_S = 600  # torch.compile is chosen only from here on: it may take a minute
 FILES_S = 0.1  # plot, result and the last lines, without what each step adds
-LINE_S = 4e-6  # per step, to draw the loss curve
+LINE_S = 1e-5  # per step, to draw the loss curve
 FEWEST_STEPS = 3  # that a budget must have time for
 
 
@@ -190,11 +192,16 @@ class _Trial:
         """Return the config of this preset for the time. Raises ConfigError if it is too short."""
         self._enlarge_batch()
         save_s = self._save_s()
-        batch_s, counts = self._evaluation()
-        eval_tokens, evaluation_s = self._evaluation_size(batch_s, counts, save_s)
+        all_s, token_s = self._evaluation_s()
+        eval_tokens = self._eval_tokens(all_s, token_s, save_s)
+        evaluation_s = min(eval_tokens * token_s, all_s) if eval_tokens else all_s
+        scores_all = all_s <= max(FINAL_SHARE * self._budget_s, evaluation_s)
+        final_s = evaluation_s + (all_s if scores_all and eval_tokens else 0.0)
         samples_s = min(self._samples_s(), SAMPLES_SHARE * self._budget_s)
-        around_s = self._build_s + 2 * evaluation_s + save_s + samples_s + FILES_S + EXIT_S
-        left_s = self._left_s() - around_s - MARGIN * self._budget_s
+        # The best checkpoint may be read again, which takes about as long as saving it.
+        after_s = final_s + 2 * save_s + samples_s + FILES_S + EXIT_S
+        before_s = self._build_s + evaluation_s
+        left_s = self._left_s() - before_s - after_s - MARGIN * self._budget_s
         if left_s < FEWEST_STEPS * self._step_s:
             least_s = self._budget_s - left_s + FEWEST_STEPS * self._step_s
             start_s = self._budget_s - self._left_s()
@@ -202,8 +209,8 @@ class _Trial:
             raise _too_short(requested, 1.3 * least_s, reason)
         pause_s = evaluation_s + save_s
         pauses = min(EVALUATIONS, int(PAUSE_SHARE * self._budget_s / max(pause_s, 1e-9)))
-        steps = max(int((left_s - (pauses - 1) * pause_s) / max(self._step_s, 1e-9)), 1)
-        steps = min(steps, 10**9)
+        paused_s = max(pauses - 1, 0) * pause_s
+        steps = min(max(int((left_s - paused_s) / (self._step_s + LINE_S)), 1), 10**9)
         options = {
             **self._options, "eval_every": -(-steps // pauses) if pauses > 1 else 0,
             "eval_tokens": eval_tokens, **self._given, "steps": steps,
@@ -213,7 +220,8 @@ class _Trial:
             step_s=self._step_s,
             pause_s=pause_s,
             eval_every=config.eval_every,
-            after_s=evaluation_s + save_s + samples_s + FILES_S + LINE_S * steps + EXIT_S,
+            after_s=after_s + LINE_S * steps,
+            scores_all=scores_all,
         )
         end = self._started + self._budget_s
         return Fit(config, self._dataset, str(requested.time_budget), plan, end, self._clock)
@@ -255,33 +263,32 @@ class _Trial:
             # The learning rate grows with the square root of the batch (Malladi et al. 2022).
             self._options = {"batch_size": rows, "lr": self._config.lr * times**0.5}
 
-    def _evaluation(self) -> tuple[float, Sequence[int]]:
-        """Return the time of an evaluation batch and the targets of each batch."""
-        batches = self._dataset.evaluation_set(self._config)
+    def _evaluation_s(self) -> tuple[float, float]:
+        """Return the time to score all validation text, and the time per token."""
+        few = dataclasses.replace(self._config, eval_tokens=3 * EVAL_TOKENS)
         times: list[float] = []
-        for batch in batches[:3]:
+        targets = 0
+        for batch in self._dataset.evaluation_set(few):
             if sum(times) > TRIAL_SHARE * self._budget_s:
                 break
             began = self._clock()
             self._engine.token_losses(batch)
             times.append(self._clock() - began)
-        batch_s = statistics.mean(times[1:] or times or [0.0])  # the first may compile
-        return batch_s, [int((batch.targets >= 0).sum()) for batch in batches]
+            targets += int((batch.targets >= 0).sum())
+        if not targets:
+            return 0.0, 0.0
+        batch_s = statistics.median(times[1:] or times)  # the first may compile
+        token_s = batch_s * len(times) / targets
+        return token_s * max(len(self._dataset.val.tokens), targets), token_s
 
-    def _evaluation_size(
-        self, batch_s: float, counts: Sequence[int], save_s: float
-    ) -> tuple[int, float]:
-        """Return eval_tokens, and the time of an evaluation of so many tokens.
-
-        All validation text is scored if EVALUATIONS of it fit into PAUSE_SHARE.
-        """
+    def _eval_tokens(self, all_s: float, token_s: float, save_s: float) -> int:
+        """Return the option eval_tokens: 0, for all validation text, if EVALUATIONS of it fit into
+        PAUSE_SHARE, otherwise so many tokens as do."""
         if "eval_tokens" in self._given:
-            return self._config.eval_tokens, batch_s * len(counts)
+            return self._config.eval_tokens
         allowed_s = PAUSE_SHARE * self._budget_s / EVALUATIONS
-        batches = max(int(max(allowed_s - save_s, allowed_s / 2) / max(batch_s, 1e-9)), 1)
-        if batches >= len(counts):
-            return self._config.eval_tokens, batch_s * len(counts)
-        return sum(counts[:batches]), batch_s * batches
+        allowed_s = max(allowed_s - save_s, allowed_s / 2)
+        return 0 if all_s <= allowed_s else max(int(allowed_s / token_s), LEAST_EVAL_TOKENS)
 
     def _samples_s(self) -> float:
         """Return the time of the samples, from the first tokens of one set."""

@@ -70,6 +70,7 @@ class TimePlan:
     pause_s: float  # evaluation and saving at every eval_every-th step
     eval_every: int  # 0: no pauses until the end
     after_s: float  # from the last step to the end of the process
+    scores_all: bool = True  # whether after_s has time to score all validation text
 
 
 class Deadline:
@@ -137,10 +138,14 @@ class Deadline:
         now = self.clock()
         if step >= self._look:
             self._observe(step, training_s, now)
-        self._over = now + self.step_s > self._end - self.reserve_s
+        next_s = self.step_s
+        if self._plan.eval_every and step % self._plan.eval_every == 0:
+            next_s += self._pause_s()
+        self._over = now + next_s > self._end - self.reserve_s
         return self._over
 
     def lr_multiplier(self, step: int) -> float:
+        """Return the multiplier of the peak learning rate for the step that comes after `step`."""
         if step >= self._points.steps[-1]:
             self._plan_segment(step)
         return self._shape.between(self._points, step)
@@ -157,7 +162,9 @@ class Deadline:
             self._samples.append(max(training_s - self._mark[1], 0.0) / steps)
         self._mark = (step, training_s, now)
         stride = self._budget_s / LOOKS / max(self.step_s, 1e-9)
-        self._look = step + max(1, min(int(stride), self._points.steps[-1] - step))
+        every = self._plan.eval_every or self._points.steps[-1]
+        nearest = min(self._points.steps[-1] - step, every - step % every)
+        self._look = step + max(1, min(int(stride), nearest))
 
     def _plan_segment(self, step: int) -> None:
         left_s = self._end - self.reserve_s - MARGIN * self._budget_s - self.clock()
@@ -212,6 +219,11 @@ class Deadline:
         """Return the time for all that follows the last step, longer if the machine is slower."""
         slowdown = self.step_s / self._plan.step_s if self._plan.step_s > 0 else 1.0
         return self._plan.after_s * min(max(slowdown, 1.0), LARGEST_SLOWDOWN)
+
+    @property
+    def scores_all(self) -> bool:
+        """Whether there is time for a last evaluation of all validation text."""
+        return self._plan.scores_all and self.left_s() > self._plan.after_s / 2
 
     def left_s(self) -> float:
         """Return the seconds until the process must have ended."""

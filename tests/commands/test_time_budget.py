@@ -117,7 +117,7 @@ def test_evaluations_and_saves_take_at_most_their_share(long_text, time_budget):
     assert evaluations >= EVALUATIONS - 1 or budget_s < 60
 
 
-def test_a_text_that_takes_long_to_score_is_scored_in_part(long_text):
+def test_a_text_that_takes_long_to_score_is_scored_in_part(lines, long_text):
     text = Path(long_text["data"])
     text.write_text(text.read_text() * 500)
     fit = fitted("20s", Clock(0.02), **long_text, preset="nano")
@@ -125,6 +125,8 @@ def test_a_text_that_takes_long_to_score_is_scored_in_part(long_text):
     whole = fit.dataset.evaluation_set(dataclasses.replace(fit.config, eval_tokens=0))
     assert 1 <= len(batches) < len(whole)
     assert fit.plan.after_s < 0.1 * 20
+    assert not fit.plan.scores_all
+    assert fitted("60s", **lines, preset="pico").plan.scores_all
     given = fitted("20s", Clock(0.02), **long_text, preset="nano", eval_tokens=5000)
     assert given.config.eval_tokens == 5000
 
