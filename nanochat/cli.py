@@ -161,7 +161,9 @@ def _run(command: str, options: Mapping[str, Any], terminal: Terminal) -> None:
         from nanochat.commands.train import train
 
         config = TrainConfig(**options)
-        elapsed_s = processes.age_s() if config.time_budget is not None else 0.0
+        # The run that is resumed may have a time budget.
+        counts_time = config.time_budget is not None or config.resume
+        elapsed_s = processes.age_s() if counts_time else 0.0
         train(config, terminal=terminal, elapsed_s=elapsed_s)
     elif command == "sample":
         from nanochat.commands.sample import sample

@@ -89,7 +89,8 @@ PUBLIC = {
     "model.parameters": ["GROUPS", "RMSNORM_EPS", "ROPE_BASE", "Spec", "initial_weights",
                    "parameter_specs", "rotary_angles"],
     "sampling.sampling": ["DrawsOwnTokens", "DrawsTokens", "OpensDecoders", "PhraseBias", "SamplingSettings", "sample_tokens"],
-    "training.schedule": ["lr_multiplier"],
+    "training.deadline": ["Deadline", "Pace", "StepPace", "TimePlan"],
+    "training.schedule": ["lr_multiplier", "lr_multiplier_between"],
     "model.state": ["TrainerState", "check_shapes"],
 }  # fmt: skip
 

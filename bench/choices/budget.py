@@ -1,112 +1,146 @@
-"""The budget from which the larger preset of a `--time-budget` ladder is better.
+"""Whether whole processes end within `--time-budget`, from their start to their exit.
 
-    python -m bench.choices.budget --long FILE --short FILE [--seeds 3] [--quick]
+    python -m bench.choices.budget [--budgets 5 30 120 600] [--data TEXT …] [--rounds 3] [--quick]
 
-For each ladder, budget and seed, both presets train under the same time budget in turn, as whole
-processes, on the first nine tenths of FILE (the last tenth is reserved for the race). Prints and
-writes to results/choices/budget.json the bits per byte on the runs' own validation part, the steps
-and the seconds. The larger preset should require, in LADDERS, the steps that it takes at the first
-budget from which it stays ahead. --quick runs one seed at the first budget and writes nothing.
+Cases: a quiet machine; the first run after installation, with empty folders in place of HOME
+and of the caches of numba and torch; a second process that computes on half of the
+cores from half of the budget on. Each process is timed from outside. Prints and writes to
+results/choices/budget.json the seconds and the ratio to the budget, the steps, the seconds of
+training alone, and whether the schedule reached its end. A run holds its budget between
+0.9 and 1.1 of it. --quick runs the first budget once per case and writes nothing.
 """
 
 from __future__ import annotations
 
 import json
-import statistics
+import multiprocessing
+import os
+import re
 import subprocess
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench.choices.recipe import training_part
 from bench.command import command_parser, environment_without_root, nanochat_command
 from bench.machine import write_result
 
-LADDERS: dict[str, tuple[str, str, tuple[int, ...]]] = {  # larger, smaller, budgets in seconds
-    "long": ("small", "nano", (6, 9, 13, 20, 30)),
-    "short": ("mini", "pico", (4, 6, 9, 13)),
-}
-DOCUMENTS = {"long": "file", "short": "line"}
+CASES = ("quiet", "cold", "shared")
+EARLIEST, LATEST = 0.9, 1.1  # of the budget
+CACHES = ("HOME", "NUMBA_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "XDG_CACHE_HOME")
 
 
-def train(
-    text: Path, documents: str, preset: str, budget: int, seed: int, folder: Path
-) -> dict[str, Any]:
-    began = time.perf_counter()
-    options = {
-        "data": text, "documents": documents, "preset": preset, "seed": seed,
-        "time-budget": f"{budget}s", "num-samples": 0, "out": folder,
+def _compute() -> None:
+    while True:
+        pass
+
+
+@contextmanager
+def half_the_cores_taken(after_s: float) -> Iterator[None]:
+    """Take half of the cores from `after_s` on, until the block ends."""
+    cores = max((os.cpu_count() or 2) // 2, 1)
+    done, workers = threading.Event(), []
+
+    def take() -> None:
+        if not done.wait(after_s):
+            for _ in range(cores):
+                worker = multiprocessing.get_context("spawn").Process(target=_compute, daemon=True)
+                worker.start()
+                workers.append(worker)
+
+    taker = threading.Thread(target=take)
+    taker.start()
+    try:
+        yield
+    finally:
+        done.set()
+        taker.join()
+        for worker in workers:
+            worker.kill()
+            worker.join()
+
+
+@contextmanager
+def environment_of(case: str) -> Iterator[dict[str, str]]:
+    """Yield the environment of a case; a cold one has caches that are empty folders."""
+    environment = environment_without_root()
+    with tempfile.TemporaryDirectory() as caches:
+        if case == "cold":
+            environment.pop("NCLAB_CACHE", None)  # without it, the cache is below HOME
+            for name in CACHES:
+                folder = Path(caches, name)
+                folder.mkdir()
+                environment[name] = str(folder)
+        yield environment
+
+
+def run(case: str, text: str, budget_s: int, folder: Path) -> dict[str, Any]:
+    """Train within a budget in one process; return its figures."""
+    words = ["train", "--data", text, "--time-budget", f"{budget_s}s", "--out", str(folder)]
+    with environment_of(case) as environment:
+        began = time.perf_counter()
+        process = subprocess.Popen(
+            [nanochat_command(), *words], cwd=folder.parent, env=environment,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        if case == "shared":
+            with half_the_cores_taken(budget_s / 2):
+                _, errors = process.communicate()
+        else:
+            _, errors = process.communicate()
+        clock_s = time.perf_counter() - began
+    record: dict[str, Any] = {
+        "case": case, "data": text, "budget_s": budget_s, "clock_s": clock_s,
+        "ratio": clock_s / budget_s, "holds": EARLIEST <= clock_s / budget_s <= LATEST,
     }  # fmt: skip
-    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    done = subprocess.run(
-        [nanochat_command(), "train", "--quiet", *words], cwd=folder.parent,
-        env=environment_without_root(), capture_output=True, text=True,
-    )  # fmt: skip
-    if done.returncode:
-        raise SystemExit(f"{preset} within {budget} s failed:\n{done.stderr[-2000:]}")
-    clock_s = time.perf_counter() - began
+    if process.returncode:
+        return {**record, "holds": False, "error": errors.strip().splitlines()[-1]}
     result = json.loads((folder / "result.json").read_text())
+    points = re.search(r'schedule_points = "(.*)"', (folder / "config.toml").read_text())
+    training_s = result["steps"] / result["steps_per_sec"] if result["steps_per_sec"] else 0.0
     return {
-        "preset": preset, "budget_s": budget, "seed": seed, "clock_s": clock_s,
-        "steps": result["steps"], "val_bpb": result["val_bpb"],
+        **record, "steps": result["steps"], "val_bpb": result["val_bpb"],
+        "training_s": training_s,
+        "schedule_ended": points is not None and points[1].endswith(":1"),
+        "patience": "validation has not improved" in errors,
     }  # fmt: skip
-
-
-def first_lead(runs: list[dict[str, Any]], larger: str, smaller: str) -> dict[str, Any] | None:
-    """Return the larger preset's mean steps at the first budget from which it stays ahead."""
-
-    def mean(preset: str, budget: int, name: str) -> float:
-        return statistics.mean(
-            run[name] for run in runs if run["preset"] == preset and run["budget_s"] == budget
-        )
-
-    found = None
-    for budget in sorted({run["budget_s"] for run in runs}, reverse=True):
-        lead = mean(smaller, budget, "val_bpb") - mean(larger, budget, "val_bpb")
-        print(
-            f"{budget:3} s: {larger} {mean(larger, budget, 'val_bpb'):.3f} bits per byte in"
-            f" {mean(larger, budget, 'steps'):.0f} steps, {smaller}"
-            f" {mean(smaller, budget, 'val_bpb'):.3f} in {mean(smaller, budget, 'steps'):.0f}"
-        )
-        if lead <= 0:
-            break
-        found = {"budget_s": budget, "steps": mean(larger, budget, "steps"), "lead_bpb": lead}
-    return found
 
 
 def main() -> None:
     parser = command_parser(__doc__)
-    parser.add_argument("--long", type=Path, required=True, help="one long document")
-    parser.add_argument("--short", type=Path, required=True, help="one document per line")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="one seed, one budget; writes nothing")
+    parser.add_argument("--budgets", type=int, nargs="+", default=[5, 30, 120, 600])
+    parser.add_argument("--data", nargs="+", default=["names", "shakespeare"])
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="the first budget; writes nothing")
     options = parser.parse_args()
-    seeds = range(1, 2 if options.quick else options.seeds + 1)
-    record: dict[str, Any] = {}
+    budgets = options.budgets[:1] if options.quick else options.budgets
+    texts = options.data[:1] if options.quick else options.data
+    runs = []
     with tempfile.TemporaryDirectory() as name:
-        for ladder, (larger, smaller, budgets) in LADDERS.items():
-            folder = Path(name) / ladder
-            folder.mkdir()
-            text = training_part(getattr(options, ladder), folder)
-            runs = [
-                train(
-                    text,
-                    DOCUMENTS[ladder],
-                    preset,
-                    budget,
-                    seed,
-                    folder / f"{preset}-{budget}-{seed}",
-                )
-                for budget in (budgets[:1] if options.quick else budgets)
-                for seed in seeds
-                for preset in (larger, smaller)
-            ]
-            print(f"{ladder} documents, {larger} compared with {smaller}")
-            record[ladder] = {"runs": runs, "first_lead": first_lead(runs, larger, smaller)}
-            print(f"ahead from {record[ladder]['first_lead']}", flush=True)
+        for number in range(1 if options.quick else options.rounds):
+            for budget_s in budgets:
+                for text in texts:
+                    for case in options.cases:
+                        done = run(case, text, budget_s, Path(name, f"{len(runs)}"))
+                        runs.append({**done, "round": number})
+                        print(_line(runs[-1]), flush=True)
+    print(f"{sum(done['holds'] for done in runs)} of {len(runs)} runs hold their budget")
     if not options.quick:
-        print(write_result("choices/budget", {"seeds": list(seeds), **record}))
+        print(write_result("choices/budget", {"runs": runs}))
+
+
+def _line(done: dict[str, Any]) -> str:
+    line = (
+        f"{done['case']:6} {done['data']:12} {done['budget_s']:4} s: {done['clock_s']:.2f} s,"
+        f" {done['ratio'] - 1:+.1%}"
+    )
+    if "error" in done:
+        return f"{line}  {done['error']}"
+    return f"{line}, {done['steps']:,} steps in {done['training_s']:.1f} s"
 
 
 if __name__ == "__main__":

@@ -1,24 +1,33 @@
-"""`--time-budget`: the preset, batch and steps that fit a time, from steps timed on this machine.
+"""`--time-budget`: the preset, batch and evaluations for a time, from steps timed on this machine.
 
-The choice is written into the config: the run can be repeated and resumed without a clock. The
-presets themselves are in config/presets.py.
+The choice is written into the config. How many steps fit is decided while training, by
+training/deadline.py. The presets themselves are in config/presets.py.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import math
+import os
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from nanochat.config.options import TrainConfig, budget_seconds
-from nanochat.data.dataset import Dataset, load_dataset
+from nanochat.config.options import RUNS_DIR, TrainConfig, budget_seconds, options_of
+from nanochat.data.batches import resolve_batching
+from nanochat.data.dataset import EVAL_TOKENS, Dataset, load_dataset
 from nanochat.engines import build_engine, resolve_hardware
 from nanochat.errors import ConfigError
+from nanochat.model.state import TrainerState
+from nanochat.runs.checkpoint import save_checkpoint
 from nanochat.sampling.generate import generate, prompt_tokens, sampling_settings
+from nanochat.system.durable import output_error
+from nanochat.training.deadline import EXIT_S, MARGIN, Deadline, TimePlan
 from nanochat.training.engine import Engine
 from nanochat.training.loop import step_settings
 
@@ -32,27 +41,49 @@ LADDERS: Mapping[str, tuple[tuple[str, int], ...]] = {
     "scalar": (("pico", 0),),
 }
 
-SMALLEST_TEXT = 500_000  # tokens; in a shorter text the word pieces of `small` are too rare
+SMALLEST_TEXT = 500_000  # characters; in a shorter text the word pieces of `small` are too rare
 
 LARGEST_BATCH = 16  # times the preset's batch
 FREE_ROWS = 1.25  # the batch is doubled while its step takes at most this many times as long
-FILES_S = 0.3  # config, checkpoint, plot and the last lines
+
+TRIAL_SHARE = 0.01  # of the budget, for the steps of one preset
+BATCH_SHARE = 0.002  # of the budget, for the steps of one larger batch
+BATCHES_SHARE = 0.02  # of the budget, after which no larger batch is tried
+PAUSE_SHARE = 0.08  # of the budget, for evaluations and saves during training
+FINAL_SHARE = 0.03  # of the budget, for a last evaluation of all validation text
+SAMPLES_SHARE = 0.05  # of the budget, reserved for the samples at most
+LEAST_EVAL_TOKENS = 1000  # in fewer, chance decides which evaluation is the best
+EVALUATIONS = 20  # during training, if they fit into PAUSE_SHARE
+COMPILE_BUDGET_S = 600  # torch.compile is chosen only from here on: it may take a minute
+FILES_S = 0.1  # plot, result and the last lines, without what each step adds
+LINE_S = 1e-5  # per step, to draw the loss curve
+FEWEST_STEPS = 3  # that a budget must have time for
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """A config that fits a time, and the measured times behind it, in seconds."""
+    """A config that fits a time, its text, and the measured times behind it, in seconds."""
 
-    config: TrainConfig
-    step_s: float
-    around_s: float  # evaluations, samples and files
+    config: TrainConfig  # its steps are an estimate
+    dataset: Dataset
+    time_budget: str
+    plan: TimePlan
+    end: float  # on the clock
+    clock: Callable[[], float] = time.perf_counter
 
     def __str__(self) -> str:
-        config = self.config
+        config, plan = self.config, self.plan
         return (
-            f"preset {config.preset}, {config.steps:,} steps of {self.step_s * 1e3:.3g} ms and"
-            f" {config.batch_size} rows; {self.around_s:.1f} s for evaluation, samples and files"
+            f"preset {config.preset}, about {config.steps:,} steps of {plan.step_s * 1e3:.3g} ms"
+            f" and {config.batch_size} rows; {plan.after_s:.1f} s reserved for the last evaluation,"
+            " samples and files"
         )
+
+    def deadline(self, config: TrainConfig) -> Deadline:
+        """Return the deadline of a run of this fit, whose config is resolved now."""
+        return Deadline(
+            config, self.plan, time_budget=self.time_budget, end=self.end, clock=self.clock
+        )  # fmt: skip
 
 
 def fit_to_budget(
@@ -64,101 +95,234 @@ def fit_to_budget(
     """Return the largest preset of the text's ladder that has enough steps in config.time_budget.
 
     Given options override the presets; a given preset is the only candidate. Raises ConfigError
-    if nothing fits.
+    with the least budget if not even a few steps fit.
     """
-    budget = budget_seconds(str(config.time_budget))
+    budget_s = budget_seconds(str(config.time_budget))
     given = {name: getattr(config, name) for name in config.given - {"time_budget", "steps"}}
-    dataset = load_dataset(TrainConfig(**given))
-    ladder = LADDERS["long" if dataset.batching == "windows" else "short"]
-    if ladder is LADDERS["long"] and len(dataset.train.tokens) < SMALLEST_TEXT:
-        ladder = ladder[-1:]
-    if given.get("mode") == "scalar" or importlib.util.find_spec("torch") is None:
-        ladder = LADDERS["scalar"]
-    if "preset" in given or config.model_kind != "mini-gpt":
-        ladder = ((config.preset, 0),)
-    for preset, least in ladder:
-        trial = _Trial(TrainConfig(**{**given, "preset": preset}), dataset, clock)
-        steps = trial.steps_in(started + budget, at_least=least)
-        if steps >= max(least, 1):
-            return trial.fit(steps)
-    spent = clock() - started + trial.around_s
-    raise ConfigError(
-        f"time_budget must leave time for a step, got {config.time_budget}; start, evaluation and"
-        f" samples take {spent:.1f} s, a step takes {trial.step_s:.3g} s"
+    if config.compile == "auto" and budget_s < COMPILE_BUDGET_S:
+        given["compile"] = "off"
+    datasets = _Datasets()
+    fitting: _Trial | None = None
+    for preset, least in reversed(_ladder(config, given, datasets)):
+        if fitting is not None and fitting.steps < least:
+            break  # a larger preset is slower still
+        candidate = TrainConfig(**{**given, "preset": preset})
+        dataset = datasets.of(candidate)
+        if fitting is None and (start_s := clock() - started) > budget_s:
+            raise _too_short(config, 2 * start_s, f"the start took {start_s:.1f} s")
+        trial = _Trial(candidate, dataset, started, budget_s, clock)
+        if fitting is not None and trial.steps < least:
+            break
+        fitting = trial
+    assert fitting is not None  # no ladder is empty
+    return fitting.fit(config)
+
+
+def _too_short(config: TrainConfig, least_s: float, reason: str) -> ConfigError:
+    return ConfigError(
+        f"time_budget must be at least about {math.ceil(least_s)}s for this text and machine, got"
+        f" {config.time_budget}; {reason}"
     )
+
+
+def _ladder(
+    config: TrainConfig, given: Mapping[str, Any], datasets: _Datasets
+) -> tuple[tuple[str, int], ...]:
+    """Return the presets for the text, the largest first."""
+    if "preset" in given or config.model_kind != "mini-gpt":
+        return ((config.preset, 0),)
+    if given.get("mode") == "scalar" or importlib.util.find_spec("torch") is None:
+        return LADDERS["scalar"]
+    dataset = datasets.of(TrainConfig(**given))
+    if dataset.batching != "windows":
+        return LADDERS["short"]
+    long_enough = len(dataset.train.tokens) >= SMALLEST_TEXT
+    return LADDERS["long"] if long_enough else LADDERS["long"][-1:]
+
+
+class _Datasets:
+    """The text as the presets see it, prepared once for all that read the same tokens."""
+
+    def __init__(self) -> None:
+        self._prepared: dict[tuple[Any, ...], Dataset] = {}
+
+    def of(self, config: TrainConfig) -> Dataset:
+        declared = options_of(TrainConfig)
+        data = [name for name in declared if declared[name].group == "Data" and name != "batching"]
+        key = tuple(getattr(config, name) for name in (*data, "seed"))
+        dataset = self._prepared.get(key)
+        if dataset is None:
+            dataset = self._prepared[key] = load_dataset(config)
+        batching = resolve_batching(config.batching, dataset.train, config.block_size)
+        return dataclasses.replace(dataset, batching=batching)
 
 
 class _Trial:
     """A preset on this text and machine: an engine that is timed, then discarded."""
 
-    def __init__(self, config: TrainConfig, dataset: Dataset, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        dataset: Dataset,
+        started: float,
+        budget_s: float,
+        clock: Callable[[], float],
+    ) -> None:
         self._given = {name: getattr(config, name) for name in config.given}
         self._options: dict[str, Any] = {}  # chosen here, in addition to the given options
-        config = resolve_hardware(config)
-        self._config, self._dataset, self._clock = config, dataset, clock
-        tokenizer = dataset.tokenizer
+        self._config, self._dataset, self._clock = resolve_hardware(config), dataset, clock
+        self._started, self._budget_s = started, budget_s
         began = clock()
         self._engine: Engine = build_engine(
-            config, tokenizer.vocab_size, dataset.longest_segment(config.block_size)
+            self._config, dataset.tokenizer.vocab_size, dataset.longest_segment(config.block_size)
         )  # fmt: skip
-        self._build_s = clock() - began
-        self.step_s = self.around_s = 0.0
+        self._step_s = self._timed_steps(self._config.batch_size, TRIAL_SHARE)
+        # The engine of the run is built again, and its first step is slow again.
+        self._build_s = max(clock() - began - self._trial_s, 0.0)
 
-    def steps_in(self, end: float, at_least: int) -> int:
-        """Return how many steps, with all that follows them, end at `end` on the clock."""
-        rows = self._config.batch_size
-        self.step_s = self._step_s(rows, end)
-        if self._clock() + self.step_s * at_least >= end:
-            return 0
-        self._enlarge_batch(end)
-        self.around_s = self._build_s + 2 * self._evaluation_s() + self._samples_s() + FILES_S
-        return int((end - self._clock() - self.around_s) / self.step_s)
+    @property
+    def steps(self) -> int:
+        """The steps that would fit, if nothing but steps took time."""
+        return int(self._left_s() / self._step_s) if self._step_s > 0 else 10**9
 
-    def fit(self, steps: int) -> Fit:
-        options = {"eval_every": 0, **self._given, **self._options, "steps": steps}
-        return Fit(TrainConfig(**options), self.step_s, self.around_s)
+    def _left_s(self) -> float:
+        return self._started + self._budget_s - self._clock()
 
-    def _enlarge_batch(self, end: float) -> None:
+    def fit(self, requested: TrainConfig) -> Fit:
+        """Return the config of this preset for the time. Raises ConfigError if it is too short."""
+        self._enlarge_batch()
+        save_s = self._save_s()
+        all_s, token_s = self._evaluation_s()
+        eval_tokens = self._eval_tokens(all_s, token_s, save_s)
+        evaluation_s = min(eval_tokens * token_s, all_s) if eval_tokens else all_s
+        scores_all = all_s <= max(FINAL_SHARE * self._budget_s, evaluation_s)
+        final_s = evaluation_s + (all_s if scores_all and eval_tokens else 0.0)
+        samples_s = min(self._samples_s(), SAMPLES_SHARE * self._budget_s)
+        # The best checkpoint may be read again, which takes about as long as saving it.
+        after_s = final_s + 2 * save_s + samples_s + FILES_S + EXIT_S
+        before_s = self._build_s + evaluation_s
+        left_s = self._left_s() - before_s - after_s - MARGIN * self._budget_s
+        if left_s < FEWEST_STEPS * self._step_s:
+            least_s = self._budget_s - left_s + FEWEST_STEPS * self._step_s
+            start_s = self._budget_s - self._left_s()
+            reason = f"the start took {start_s:.1f} s and a step takes {self._step_s:.3g} s"
+            raise _too_short(requested, 1.3 * least_s, reason)
+        pause_s = evaluation_s + save_s
+        pauses = min(EVALUATIONS, int(PAUSE_SHARE * self._budget_s / max(pause_s, 1e-9)))
+        paused_s = max(pauses - 1, 0) * pause_s
+        steps = min(max(int((left_s - paused_s) / (self._step_s + LINE_S)), 1), 10**9)
+        options = {
+            **self._options, "eval_every": -(-steps // pauses) if pauses > 1 else 0,
+            "eval_tokens": eval_tokens, **self._given, "steps": steps,
+        }  # fmt: skip
+        config = TrainConfig(**options)
+        plan = TimePlan(
+            step_s=self._step_s,
+            pause_s=pause_s,
+            eval_every=config.eval_every,
+            after_s=after_s + LINE_S * steps,
+            scores_all=scores_all,
+        )
+        end = self._started + self._budget_s
+        return Fit(config, self._dataset, str(requested.time_budget), plan, end, self._clock)
+
+    # --------------------------------------------------------------------------------- the timings
+
+    def _timed_steps(self, rows: int, share: float) -> float:
+        """Return the median time of the steps after the first that a share of the budget allows,
+        but of one at least."""
+        config = dataclasses.replace(self._config, batch_size=rows)
+        batcher = self._dataset.batcher(config)
+        times: list[float] = []
+        allowed_s = share * self._budget_s
+        began = self._clock()
+        while len(times) < 2 or (sum(times[1:]) < allowed_s and len(times) < 100):
+            begun = self._clock()
+            self._engine.step(batcher.step(len(times)), step_settings(config, 0)).read()
+            times.append(self._clock() - begun)
+            if len(times) == 1 and times[0] > self._left_s() / 2:
+                break  # a second step would leave no time for the run
+        self._trial_s = self._clock() - began - (times[0] if len(times) > 1 else 0.0)
+        return statistics.median(times[1:] or times)
+
+    def _enlarge_batch(self) -> None:
         """Take more rows per step while they cost little more time."""
         if {"batch_size", "grad_accum"} & self._given.keys():
             return
+        if self._left_s() < self._budget_s / 4:
+            return  # the start was slow: the time is better used for training
+        began = self._clock()
         for times in (2**k for k in range(1, LARGEST_BATCH.bit_length())):
-            rows = self._config.batch_size * times
-            step_s = self._step_s(rows, end)
-            if step_s > self.step_s * FREE_ROWS:
+            if self._clock() - began > BATCHES_SHARE * self._budget_s:
                 return
-            self.step_s = step_s
+            rows = self._config.batch_size * times
+            step_s = self._timed_steps(rows, BATCH_SHARE)
+            if step_s > self._step_s * FREE_ROWS:
+                return
+            self._step_s = step_s
             # The learning rate grows with the square root of the batch (Malladi et al. 2022).
             self._options = {"batch_size": rows, "lr": self._config.lr * times**0.5}
 
-    def _step_s(self, rows: int, end: float) -> float:
-        """Return the mean time of a few steps after the first two; of fewer if they are slow."""
-        config = self._config
-        batcher = self._dataset.batcher(dataclasses.replace(config, batch_size=rows))
+    def _evaluation_s(self) -> tuple[float, float]:
+        """Return the time to score all validation text, and the time per token."""
+        few = dataclasses.replace(self._config, eval_tokens=3 * EVAL_TOKENS)
         times: list[float] = []
-        patience = (end - self._clock()) / 50
-        while len(times) < 3 or (sum(times) < patience and len(times) < 100):
-            began = self._clock()
-            self._engine.step(batcher.step(len(times)), step_settings(config, 0)).read()
-            times.append(self._clock() - began)
-            if times[0] > patience * 5:
+        targets = 0
+        for batch in self._dataset.evaluation_set(few):
+            if sum(times) > TRIAL_SHARE * self._budget_s:
                 break
-        return statistics.mean(times[2:] or times)
-
-    def _evaluation_s(self) -> float:
-        batches = self._dataset.evaluation_set(self._config)
-        timed = batches[:3]
-        began = self._clock()
-        for batch in timed:
+            began = self._clock()
             self._engine.token_losses(batch)
-        return (self._clock() - began) / max(len(timed), 1) * len(batches)
+            times.append(self._clock() - began)
+            targets += int((batch.targets >= 0).sum())
+        if not targets:
+            return 0.0, 0.0
+        batch_s = statistics.median(times[1:] or times)  # the first may compile
+        token_s = batch_s * len(times) / targets
+        return token_s * max(len(self._dataset.val.tokens), targets), token_s
+
+    def _eval_tokens(self, all_s: float, token_s: float, save_s: float) -> int:
+        """Return the option eval_tokens: 0, for all validation text, if EVALUATIONS of it fit into
+        PAUSE_SHARE, otherwise so many tokens as do."""
+        if "eval_tokens" in self._given:
+            return self._config.eval_tokens
+        allowed_s = PAUSE_SHARE * self._budget_s / EVALUATIONS
+        allowed_s = max(allowed_s - save_s, allowed_s / 2)
+        return 0 if all_s <= allowed_s else max(int(allowed_s / token_s), LEAST_EVAL_TOKENS)
 
     def _samples_s(self) -> float:
+        """Return the time of the samples, from the first tokens of one set."""
         config, tokenizer = self._config, self._dataset.tokenizer
         if config.num_samples == 0:
             return 0.0
         context = prompt_tokens(tokenizer, "", self._dataset.start, config.block_size)
-        settings = sampling_settings(config)
+        times = []
+        for tokens in (1, 9):
+            fewer = dataclasses.replace(
+                config, max_new_tokens=min(tokens, config.max_new_tokens)
+            )  # fmt: skip
+            began = self._clock()
+            generate(self._engine, tokenizer, context, sampling_settings(fewer), config.num_samples)
+            times.append(self._clock() - began)
+        token_s = max(times[1] - times[0], 0.0) / 8
+        return times[1] + token_s * max(config.max_new_tokens - 9, 0)
+
+    def _save_s(self) -> float:
+        """Return the time of a checkpoint on the disk of the run."""
+        config, dataset = self._config, self._dataset
+        trainer = TrainerState(step=0, last_losses=[], tokens=0, elapsed_s=0.0, metrics_length=0)
+        place = _existing_parent(Path(config.out or RUNS_DIR).absolute())
         began = self._clock()
-        generate(self._engine, tokenizer, context, settings, config.num_samples)
-        return self._clock() - began
+        try:
+            with tempfile.TemporaryDirectory(dir=place, prefix=".nanochat-") as folder:
+                save_checkpoint(
+                    Path(folder), config=config.to_dict(), tokenizer=dataset.tokenizer.to_dict(),
+                    data=dataset.describe(), trainer=trainer, state=self._engine.state_dict(),
+                )  # fmt: skip
+                return self._clock() - began
+        except OSError as error:
+            raise output_error(place, error) from error
+
+
+def _existing_parent(path: Path) -> Path:
+    return next(folder for folder in path.parents if os.path.isdir(folder))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanochat.commands.signals import stop_requested
-from nanochat.commands.time_budget import fit_to_budget
+from nanochat.commands.time_budget import Fit, fit_to_budget
 from nanochat.commands.train_report import announce, finish, preview, with_way_on
 from nanochat.config.engine_choice import choose_engine
 from nanochat.config.keep import parse_keep
 from nanochat.config.options import RUNS_DIR, TrainConfig, options_of
+from nanochat.data.batches import Batch
 from nanochat.data.dataset import Dataset, load_dataset
 from nanochat.engines import build_engine, resolve_hardware
 from nanochat.errors import CheckpointError, ConfigError, RunInterrupted
@@ -43,6 +44,7 @@ from nanochat.system.environment import describe_environment
 from nanochat.system.wording import counted
 from nanochat.training.average import averaged_weights
 from nanochat.training.cadence import Cadence, evaluation_plan
+from nanochat.training.deadline import Deadline
 from nanochat.training.engine import Engine, EngineState
 from nanochat.training.loop import EvalMetrics, LoopResult, evaluate
 from nanochat.training.loop import train as train_loop
@@ -72,6 +74,7 @@ class _Run:
     resumed_from: Checkpoint | None
     terminal: Terminal
     best_weights: Mapping[str, NDArray[np.floating]] | None = None  # in processes above rank 0
+    deadline: Deadline | None = None  # of a run with a time budget
     notes_shown: set[str] = dataclasses.field(default_factory=set)
 
     def show_notes(self) -> None:
@@ -107,8 +110,10 @@ def train(
             folder, checkpoint = stack.enter_context(_resumed_run(requested, terminal))
         elif requested.out is not None and processes.rank() == 0:
             refuse_used(Path(requested.out))  # before any work; again when the folder is created
-        complete, mode_is_given = _complete(requested, checkpoint, started, terminal)
-        resolved, dataset, mode_reason = _resolve(complete, mode_is_given)
+        complete, mode_is_given, fit = _complete(requested, checkpoint, started, terminal)
+        resolved, dataset, mode_reason = _resolve(
+            complete, mode_is_given, fit.dataset if fit else None
+        )  # fmt: skip
         if checkpoint is not None:
             _check_same_data(dataset, checkpoint)
         elif dataset.warning:
@@ -119,12 +124,17 @@ def train(
         run = _Run(
             config=resolved, dataset=dataset, engine=engine, folder=folder,
             resumed_from=checkpoint, terminal=terminal,
+            deadline=_deadline(resolved, fit, checkpoint, started),
         )  # fmt: skip
         announce(run, _parameter_count(resolved, dataset.tokenizer.vocab_size), mode_reason)
         try:
             result = _train(run)
         except RunInterrupted as stopped:
             raise with_way_on(stopped, folder) from None
+        if run.deadline is not None:
+            run.config = run.deadline.repeatable(run.config, result.steps)
+            if folder is not None:
+                folder.write_config(run.config.to_dict())
         _note_best(run, result)
         metrics = _metrics(run, result, _final_evaluation(run, result))
         samples, path = finish(run, metrics)
@@ -133,24 +143,36 @@ def train(
 
 def _complete(
     requested: TrainConfig, checkpoint: Checkpoint | None, started: float, terminal: Terminal
-) -> tuple[TrainConfig, bool]:
-    """Return the config with the checkpoint's options or those of the time budget, and whether
-    its mode is given rather than chosen by the rule of mode auto."""
+) -> tuple[TrainConfig, bool, Fit | None]:
+    """Return the config with the checkpoint's options or those of the time budget, whether its
+    mode is given rather than chosen by the rule of mode auto, and the fit to the budget."""
     complete = requested if checkpoint is None else _resumed_config(requested, checkpoint)
     if complete.time_budget is None:
-        return complete, checkpoint is not None or "mode" in requested.given
+        return complete, checkpoint is not None or "mode" in requested.given, None
     fit = fit_to_budget(complete, started)
     terminal.note(f"{complete.time_budget}: {fit}")
-    return fit.config, True  # its steps were timed in this mode
+    return fit.config, True, fit  # its steps were timed in this mode
 
 
-def _resolve(complete: TrainConfig, mode_is_given: bool) -> tuple[TrainConfig, Dataset, str]:
+def _deadline(
+    resolved: TrainConfig, fit: Fit | None, checkpoint: Checkpoint | None, started: float
+) -> Deadline | None:
+    if fit is not None:
+        return fit.deadline(resolved)
+    if checkpoint is not None and checkpoint.trainer.budget is not None:
+        return Deadline.resumed(resolved, checkpoint.trainer, started)
+    return None
+
+
+def _resolve(
+    complete: TrainConfig, mode_is_given: bool, prepared: Dataset | None = None
+) -> tuple[TrainConfig, Dataset, str]:
     """Return the config for this machine and text, the text, and why mode auto took its engine.
 
     A text of very many characters makes a small model large, which is known only now.
     """
     resolved = resolve_hardware(complete)
-    dataset = load_dataset(resolved)
+    dataset = prepared or load_dataset(resolved)
     resolved = _with_evaluation_plan(
         dataclasses.replace(resolved, batching=dataset.batching), dataset
     )
@@ -213,6 +235,8 @@ def _resumed_run(
 def _resumed_config(requested: TrainConfig, checkpoint: Checkpoint) -> TrainConfig:
     """Return the saved config with the output options given now. Raises ConfigError."""
     saved = dict(checkpoint.config)
+    budget = checkpoint.trainer.budget or {}
+    saved["time_budget"] = budget.get("time_budget")
     known = options_of(TrainConfig)
     for name in sorted(requested.given):
         value = getattr(requested, name)
@@ -230,7 +254,7 @@ def _resumed_config(requested: TrainConfig, checkpoint: Checkpoint) -> TrainConf
                 f"--resume keeps the saved {name} {saved.get(name)}, got {value}; {way_out}"
             )
     try:
-        return TrainConfig(**{**saved, "resume": False})
+        return TrainConfig(**{**saved, "resume": False, "time_budget": None})
     except TypeError as error:
         raise CheckpointError(
             f"{checkpoint.path} has a config of another version: {error}"
@@ -269,7 +293,8 @@ def _train(run: _Run) -> LoopResult:
                 run.engine, config, batcher, evaluation_set, dataset.tokenizer.token_bytes,
                 log=log, save=partial(_save, run), observer=observer, start=start,
                 last_checkpoint=str(checkpoint.path) if checkpoint else None, stop=stop,
-                world=processes.world(),
+                world=processes.world(), pace=run.deadline,
+                clock=run.deadline.clock if run.deadline else time.perf_counter,
             )  # fmt: skip
     finally:
         log.close()
@@ -298,8 +323,14 @@ def _save(run: _Run, trainer: TrainerState, state: EngineState, best: Best | Non
         if best is not None:
             run.best_weights = averaged_weights(state)
         return f"step-{trainer.step:06d} (by rank 0)"
+    config = run.config
+    if run.deadline is not None:
+        budget = run.deadline.state(trainer.step)
+        steps = config.steps if budget else trainer.step
+        config = run.deadline.repeatable(config, steps)
+        trainer = dataclasses.replace(trainer, budget=budget)
     path = save_checkpoint(
-        run.folder.checkpoints, config=run.config.to_dict(),
+        run.folder.checkpoints, config=config.to_dict(),
         tokenizer=run.dataset.tokenizer.to_dict(), data=run.dataset.describe(), trainer=trainer,
         state=state,
     )  # fmt: skip
@@ -329,7 +360,10 @@ def _final_evaluation(run: _Run, result: LoopResult) -> EvalMetrics:
         _load_best(run)
     if best_is_last and config.eval_tokens == 0:
         return result.evaluation
-    batches = dataset.validation_batches(config)
+    fits = run.deadline is None or run.deadline.scores_all
+    batches: Iterable[Batch] = (
+        dataset.validation_batches(config) if fits else dataset.evaluation_set(config)
+    )
     return evaluate(run.engine, batches, dataset.tokenizer.token_bytes, result.best.step)
 
 

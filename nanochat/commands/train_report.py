@@ -22,6 +22,7 @@ from nanochat.runs.folder import RunFolder
 from nanochat.sampling.generate import generate, phrase_bias, prompt_tokens, sampling_settings
 from nanochat.sampling.preview import Preview
 from nanochat.system.wording import counted
+from nanochat.training.deadline import Deadline
 from nanochat.training.engine import Engine
 from nanochat.training.metrics import metrics_line
 
@@ -39,6 +40,7 @@ class Run(Protocol):
     folder: RunFolder | None  # None in processes above rank 0, which write nothing
     resumed_from: Checkpoint | None
     terminal: Terminal
+    deadline: Deadline | None  # of a run with a time budget
 
     def show_notes(self) -> None: ...
 
@@ -125,11 +127,17 @@ def _samples(run: Run) -> list[str]:
     context = prompt_tokens(tokenizer, "", run.dataset.start, config.block_size)
     bias = phrase_bias(tokenizer, config.style, STYLE_WEIGHT)
     started = time.perf_counter()
+    deadline = run.deadline
     samples = generate(
-        run.engine, tokenizer, context, sampling_settings(config), config.num_samples, bias=bias
-    )
+        run.engine, tokenizer, context, sampling_settings(config), config.num_samples, bias=bias,
+        stop=deadline.cuts_samples if deadline is not None else (lambda: False),
+    )  # fmt: skip
     seconds = time.perf_counter() - started
     run.terminal.note(f"{counted(config.num_samples, 'sample')} in {seconds:.1f} s")
+    if deadline is not None and deadline.samples_were_cut:
+        run.terminal.note(
+            "the samples end with the time budget; `nanochat sample` writes longer ones"
+        )
     return samples
 
 

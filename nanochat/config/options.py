@@ -220,6 +220,11 @@ class TrainConfig:
     final_lr_frac: float = option(
         0.0, "Final learning rate as a fraction of the peak.", group=_OPTIM, low=0, high=1
     )
+    schedule_points: str = option(
+        "",
+        "Fraction of the schedule after each step, as STEP:FRACTION pairs; recorded by a run with"
+        " a time budget, so that it can be repeated.", group=_OPTIM,
+    )  # fmt: skip
     weight_decay: float = option(0.0, "Decoupled weight decay.", group=_OPTIM, low=0, high=1e3)
     beta1: float = option(
         0.9, "Decay of the first moment of AdamW; momentum of SGD.", group=_OPTIM, low=0,
@@ -369,6 +374,14 @@ class TrainConfig:
                 f"warmup_ratio + warmdown_ratio must be <= 1, got {self.warmup_ratio} +"
                 f" {self.warmdown_ratio}"
             )
+        if self.schedule_points:
+            from nanochat.config.schedule_points import SchedulePoints  # few runs have any
+
+            SchedulePoints.parse(self.schedule_points)
+            if self.time_budget is not None:
+                raise ConfigError(
+                    "time_budget measures its own schedule_points, got both; leave one of them out"
+                )
 
     def to_dict(self) -> dict[str, Any]:
         """Return every option by name; `TrainConfig(**d)` builds an equal config."""

@@ -78,10 +78,18 @@ def read_config_file(path: str, known: Mapping[str, Option]) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError
         raise ConfigError(f"config file {path} is not TOML: {error}") from error
     _refuse_unknown(path, options, known)
+    if _is_record(path, options):
+        options = {name: value for name, value in options.items() if name not in ("out", "resume")}
     return {
         name: _parse(known[name], name, value, f"config file {path}")
         for name, value in options.items()
     }
+
+
+def _is_record(path: str, options: Mapping[str, Any]) -> bool:
+    """Return whether the file is the saved config of a run of an older version, in its folder."""
+    out = options.get("out")
+    return isinstance(out, str) and Path(out).absolute() == Path(path).absolute().parent
 
 
 def _parse(option: Option, name: str, value: Any, source: str) -> Any:

@@ -28,6 +28,7 @@ class TrainerState:
     misses: int = 0  # evaluations since then
     interval_loss: float = 0.0  # sum of the training losses since the last evaluation
     interval_steps: int = 0
+    budget: Mapping[str, Any] | None = None  # of a run that a deadline will end: Deadline.state
 
     def check(self) -> None:
         """Raise ValueError for a field that no training loop writes."""

@@ -40,10 +40,17 @@ class RunFolder:
         self.checkpoints = path / CHECKPOINTS_DIR
 
     def write_config(self, config: Mapping[str, Any]) -> None:
-        """Write the full resolved config as a file that `--config` takes; TOML has no None."""
+        """Write the resolved config as a file that `--config` takes.
+
+        TOML has no None. The folder itself is left out, so that the file can start another run.
+        """
         import tomli_w
 
-        known = {key: value for key, value in config.items() if value is not None}
+        known = {
+            key: value
+            for key, value in config.items()
+            if value is not None and key not in ("out", "resume")
+        }
         self._write(self.config, tomli_w.dumps(known))
 
     def write_json(self, path: Path, record: Mapping[str, Any]) -> None:

@@ -67,6 +67,7 @@ def generate(
     bias: PhraseBias | None = None,
     first_row: int = 0,
     on_text: Callable[[str], None] | None = None,  # receives the first row piece by piece
+    stop: Callable[[], bool] = lambda: False,  # true: end the texts after this token
 ) -> list[str]:
     """Return one text per row, the prompt included.
 
@@ -84,6 +85,8 @@ def generate(
         for row, token in enumerate(step):
             if token is not None:
                 stopped[row] = texts[row].push(token)
+        if stop():
+            break
     return [text.end() for text in texts]
 
 

@@ -66,6 +66,14 @@ def _whole_number(name: str, *, default: int, least: int) -> int:
 
 def age_s() -> float:
     """Return the seconds since this process was started."""
-    import psutil  # only a time budget needs it
+    try:  # Linux: by a clock that nobody sets
+        with open("/proc/self/stat", encoding="utf-8", errors="replace") as file:
+            ticks = int(file.read().rpartition(")")[2].split()[19])
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+        if ticks > 0 and age >= 0:
+            return age
+    except (OSError, ValueError, IndexError, AttributeError):
+        pass
+    import psutil  # slow to import
 
-    return max(time.time() - float(psutil.Process().create_time()), 0.0)
+    return max(time.time() - float(psutil.Process().create_time()), time.process_time())

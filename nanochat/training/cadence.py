@@ -22,7 +22,7 @@ FEWEST_TOKENS = 4096  # of an evaluation set; fewer make the loss too uncertain
 class Cadence:
     """Takes the number of finished steps: 0 before the first, `steps` at the end."""
 
-    steps: int
+    steps: int | None  # None: not known before the end
     eval_every: int  # 0: only at the start and the end
     checkpoint_every: int  # 0: at each evaluation except the first
 

@@ -20,11 +20,11 @@ from nanochat.errors import NanochatError, OutputError, RunInterrupted
 from nanochat.model.parameters import GROUPS
 from nanochat.model.state import TrainerState
 from nanochat.training.cadence import Cadence
+from nanochat.training.deadline import Pace, StepPace
 from nanochat.training.engine import Engine, StepResult, StepSettings
 from nanochat.training.guards import MemoryGuard, check_finite, is_finite
 from nanochat.training.metrics import JsonlWriter, LossTotals, NullWriter, RecentLosses, Stopwatch
 from nanochat.training.saving import Best, Save, Saver
-from nanochat.training.schedule import lr_multiplier
 
 __all__ = ["EvalMetrics", "LoopResult", "Observer", "evaluate", "step_settings", "train"]
 
@@ -67,12 +67,11 @@ class LoopResult:
     stopped_early: bool = False  # by option patience
 
 
-def step_settings(config: TrainConfig, step: int, *, stop: bool = False) -> StepSettings:
-    """Return the settings of one step, from 0, by the config's schedule."""
-    multiplier = lr_multiplier(
-        config.lr_schedule, step, config.steps, warmup_ratio=config.warmup_ratio,
-        warmdown_ratio=config.warmdown_ratio, final_lr_frac=config.final_lr_frac,
-    )  # fmt: skip
+def step_settings(
+    config: TrainConfig, step: int, *, stop: bool = False, pace: Pace | None = None
+) -> StepSettings:
+    """Return the settings of one step, from 0, by the config's schedule at a pace."""
+    multiplier = (pace or StepPace(config)).lr_multiplier(step)
     peaks = {"matrix": config.matrix_lr, "head": config.head_lr}
     lr = {group: (peaks.get(group) or config.lr) * multiplier for group in GROUPS}
     return StepSettings(lr=lr, stop=stop)
@@ -105,9 +104,10 @@ def train(
     last_checkpoint: str | None = None,
     stop: Callable[[], bool] = lambda: False,
     world: int = 1,  # processes that train this model together
+    pace: Pace | None = None,  # None: config.steps
     clock: Callable[[], float] = time.perf_counter,
 ) -> LoopResult:
-    """Train from `start`, or from the initial weights, to config.steps or until patience ends.
+    """Train from `start`, or from the initial weights, until the pace or patience ends the run.
 
     A step's log line is written when the step is read. At most one step is in flight, which
     keeps the device busy while the host writes. Several processes agree on the step after which
@@ -125,6 +125,7 @@ def train(
         log=log,
         observer=observer,
         saver=Saver(save, engine, log, clock, last_checkpoint),
+        pace=pace or StepPace(config),
         clock=clock,
         progress=_started(start, clock),
         resumed_at=start.step if start else None,
@@ -140,7 +141,7 @@ def train(
 
 def _train(run: _Run, stop: Callable[[], bool], world: int) -> LoopResult:
     config, progress, saver = run.config, run.progress, run.saver
-    cadence = Cadence(config.steps, config.eval_every, config.checkpoint_every)
+    cadence = Cadence(run.pace.steps, config.eval_every, config.checkpoint_every)
     guard = MemoryGuard(config.memory_drift)
     evaluation = None
     while True:
@@ -174,7 +175,7 @@ def _train(run: _Run, stop: Callable[[], bool], world: int) -> LoopResult:
         if over:
             break
         with progress.stopwatch:
-            settings = step_settings(config, progress.step, stop=requested)
+            settings = step_settings(config, progress.step, stop=requested, pace=run.pace)
             _start_step(run, settings)
             _read_steps(run, leave=1)
     assert evaluation is not None and evaluation.step == progress.step  # of the last step
@@ -183,7 +184,7 @@ def _train(run: _Run, stop: Callable[[], bool], world: int) -> LoopResult:
 
 def _is_over(run: _Run) -> bool:
     """Decide whether the steps begun so far are all. Patience decides after an evaluation."""
-    return run.progress.step >= run.config.steps
+    return run.pace.ends(run.progress.step, run.progress.stopwatch.elapsed_s)
 
 
 def _is_out_of_patience(run: _Run) -> bool:
@@ -233,6 +234,7 @@ class _Run:
     log: JsonlWriter | NullWriter
     observer: Observer
     saver: Saver
+    pace: Pace
     clock: Callable[[], float]
     progress: _Progress
     resumed_at: int | None  # the step of the checkpoint that the run went on from
@@ -244,7 +246,11 @@ class _Run:
 
     @property
     def left_s(self) -> float | None:
-        """Seconds to the last step at the average pace of this process, evaluations included."""
+        """Seconds to the end of a time budget, or to the last step at the average pace of this
+        process, evaluations included."""
+        by_clock = self.pace.time_left_s()
+        if by_clock is not None:
+            return by_clock
         done = self.progress.step - self.began_at
         left = self.config.steps - self.progress.step
         if left == 0:
@@ -350,5 +356,5 @@ def _result(run: _Run, evaluation: EvalMetrics) -> LoopResult:
         steps=progress.step,
         tokens=progress.tokens,
         elapsed_s=progress.stopwatch.elapsed_s,
-        stopped_early=progress.step < run.config.steps,
+        stopped_early=_is_out_of_patience(run),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["lr_multiplier"]
+__all__ = ["lr_multiplier", "lr_multiplier_between"]
 
 
 def lr_multiplier(
@@ -23,13 +23,43 @@ def lr_multiplier(
     last warmdown_ratio·steps, which would reach `final_lr_frac` at the step after the last. A
     constant schedule has no warmdown. Where warmup and warmdown overlap, the smaller one applies.
     """
-    warmup, warmdown = warmup_ratio * steps, warmdown_ratio * steps
-    rising = (step + 1) / warmup if step + 1 < warmup else 1.0
-    start = steps - warmdown
-    if schedule == "constant" or warmdown <= 0 or step < start:
+    return _multiplier(
+        schedule, step, step + 1, steps, warmup_ratio, warmdown_ratio, final_lr_frac
+    )  # fmt: skip
+
+
+def lr_multiplier_between(
+    schedule: str,
+    begin: float,
+    end: float,
+    *,
+    warmup_ratio: float,
+    warmdown_ratio: float,
+    final_lr_frac: float,
+) -> float:
+    """Return the multiplier of a step that takes the training from fraction `begin` to `end`.
+
+    The same schedule as `lr_multiplier`, where step k of n goes from k/n to (k + 1)/n.
+    """
+    return _multiplier(schedule, begin, end, 1.0, warmup_ratio, warmdown_ratio, final_lr_frac)
+
+
+def _multiplier(
+    schedule: str,
+    begin: float,  # of `whole`, before the step
+    end: float,  # after it
+    whole: float,
+    warmup_ratio: float,
+    warmdown_ratio: float,
+    final: float,
+) -> float:
+    warmup, warmdown = warmup_ratio * whole, warmdown_ratio * whole
+    rising = end / warmup if end < warmup else 1.0
+    start = whole - warmdown
+    if schedule == "constant" or warmdown <= 0 or begin < start:
         return rising
-    progress = min((step - start) / warmdown, 1.0)
-    return min(rising, _falling(schedule, progress, final_lr_frac))
+    progress = min((begin - start) / warmdown, 1.0)
+    return min(rising, _falling(schedule, progress, final))
 
 
 def _falling(schedule: str, progress: float, final: float) -> float:

@@ -113,11 +113,11 @@ def test_the_saved_config_is_whole_and_loads_to_the_same_config(run, tiny):
     saved = read_config_file("run/config.toml", options_of(TrainConfig))
     asked = TrainConfig(**tiny(out="run", tie_lm_head=True))
     resolved = {"device": "cpu", "dtype": "float64", "batching": "packed", "eval_tokens": 0}
-    assert TrainConfig(**saved) == dataclasses.replace(asked, **resolved)
+    assert TrainConfig(**saved, out="run") == dataclasses.replace(asked, **resolved)
     optional = {name for name, value in asked.to_dict().items() if value is None}
-    assert set(saved) == set(asked.to_dict()) - optional
+    assert set(saved) == set(asked.to_dict()) - optional - {"out", "resume"}
     checkpoint = load_checkpoint(max(Path("run/checkpoints").glob("step-*")))
-    assert TrainConfig(**checkpoint.config) == TrainConfig(**saved)
+    assert TrainConfig(**checkpoint.config) == TrainConfig(**saved, out="run")
 
 
 def test_a_run_repeated_from_its_saved_config_ends_with_the_same_bits(run):
@@ -128,6 +128,15 @@ def test_a_run_repeated_from_its_saved_config_ends_with_the_same_bits(run):
     assert untimed(first.metrics) == untimed(again.metrics)
     assert first.samples == again.samples
     assert untimed_log("first") == untimed_log("again")
+
+
+def test_the_command_repeats_a_run_from_its_saved_config(run, cli):
+    first = run("mini-gpt", out="first")
+    repeated = cli("train", "--config=first/config.toml", "--out=again")
+    assert repeated.code == 0
+    assert weights_sha256(Path("again")) == weights_sha256(first.run)
+    assert cli("train", "--config=first/config.toml").code == 0  # into a new folder of runs/
+    assert weights_sha256(max(Path("runs").iterdir())) == weights_sha256(first.run)
 
 
 def test_the_loss_curve_is_a_picture(run):
@@ -919,7 +928,7 @@ CHANGES = {
     "documents": "file", "tokenizer": "byte", "val_fraction": 0.5, "style": "futuristic", "batching": "windows",
     "steps": 7, "batch_size": 3, "grad_accum": 2, "optimizer": "sgd", "lr": 0.05,
     "matrix_lr": 0.05, "head_lr": 0.05, "lr_schedule": "sqrt", "warmup_ratio": 0.5,
-    "warmdown_ratio": 0.2, "final_lr_frac": 0.5,
+    "warmdown_ratio": 0.2, "final_lr_frac": 0.5, "schedule_points": "0:0 2:0.9 6:1",
     "weight_decay": 0.5, "beta1": 0.5, "beta2": 0.5, "eps": 0.1, "grad_clip": 0.01, "seed": 1,
     "ema": 0.5,
     "dtype": "float64", "model_kind": "bigram", "preset": "microgpt",

@@ -35,7 +35,7 @@ FILES = {
 }  # fmt: skip
 CONFIG = {"mode": "scalar", "lr": 0.1, "out": None, "resume": False}
 TOKENIZER = {"kind": "char", "characters": "aé\u2028😀"}
-DATA = {"val_source": "val", "split_sha256": "00ff"}
+DATA = {"val_source": "val", "split_sha256": "00ff", "start": [0]}
 
 
 def trainer(step=123, **changes):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanochat.training.schedule import lr_multiplier
+from nanochat.training.schedule import lr_multiplier, lr_multiplier_between
 
 SCHEDULES = ("linear", "sqrt", "cosine", "constant")
 ratios = st.floats(0, 1)
@@ -106,6 +106,30 @@ def test_warmdown_never_rises(schedule, steps, warmdown, final):
             schedule, s, steps, warmup_ratio=0, warmdown_ratio=warmdown, final_lr_frac=final
         )
         for s in range(steps + 1)
+    ]
+    assert all(a >= b - 1e-15 for a, b in pairwise(values))
+
+
+@given(st.sampled_from(SCHEDULES), st.integers(1, 500), ratios, ratios, ratios, st.data())
+def test_between_equal_fractions_a_step_has_the_multiplier_of_its_number(
+    schedule, steps, up, down, final, data
+):
+    step = data.draw(st.integers(0, steps - 1))
+    shape = {"warmup_ratio": up, "warmdown_ratio": down, "final_lr_frac": final}
+    by_fraction = lr_multiplier_between(schedule, step / steps, (step + 1) / steps, **shape)
+    # A cliff (a warmdown shorter than a step) may fall on either side of a rounded fraction.
+    steepest = 1e-12 / min(up or 1, down or 1)
+    if schedule == "sqrt":
+        steepest = steepest**0.5
+    near = [lr_multiplier(schedule, step, steps, **shape)]
+    assert by_fraction == pytest.approx(near[0], abs=max(steepest, 1e-12))
+
+
+@given(st.sampled_from(SCHEDULES), st.lists(ratios, min_size=2, max_size=20), ratios, ratios)
+def test_between_rising_fractions_the_warmdown_never_rises(schedule, fractions, down, final):
+    shape = {"warmup_ratio": 0.0, "warmdown_ratio": down, "final_lr_frac": final}
+    values = [
+        lr_multiplier_between(schedule, a, b, **shape) for a, b in pairwise(sorted(fractions))
     ]
     assert all(a >= b - 1e-15 for a, b in pairwise(values))
 
