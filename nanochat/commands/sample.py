@@ -36,7 +36,7 @@ def sample(config: SampleConfig | None = None, *, terminal: Terminal = SILENT) -
     config = config or SampleConfig()
     if config.baseline == "counts":
         return _sample_counts(config, terminal)
-    checkpoint, trained_config, skipped = read_checkpoint(config.checkpoint)
+    checkpoint, trained_config, skipped = read_checkpoint(config.checkpoint, config.run)
     for reason in skipped:
         terminal.warn(reason)
     trained = load_trained(config, checkpoint, trained_config)

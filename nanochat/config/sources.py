@@ -14,6 +14,11 @@ from nanochat.config.options import (
     AblateConfig,
     EvalConfig,
     Option,
+    RunsCompareConfig,
+    RunsConfig,
+    RunsPruneConfig,
+    RunsRemoveConfig,
+    RunsShowConfig,
     SampleConfig,
     TrainConfig,
     closest,
@@ -28,7 +33,10 @@ PREFIX = "NCLAB_"
 # and those that choose a build of the kernels (native.py) and its instruction set.
 _BUILD_NAMES = "AVX512 CUDA PYTHON CPP_TESTS SANITIZE WERROR KERNELS SIMD"
 _BUILD = frozenset(PREFIX + name for name in _BUILD_NAMES.split())
-_CONFIGS = (TrainConfig, SampleConfig, EvalConfig, AblateConfig)
+_CONFIGS = (
+    TrainConfig, SampleConfig, EvalConfig, AblateConfig, RunsConfig, RunsShowConfig,
+    RunsCompareConfig, RunsRemoveConfig, RunsPruneConfig,
+)  # fmt: skip
 
 
 def gather_options(
