@@ -68,9 +68,7 @@ def _width(text: str) -> int:
     )
 
 
-def _rich(
-    header: Sequence[str], rows: Sequence[Sequence[str]], numbers: Collection[int]
-) -> str:
+def _rich(header: Sequence[str], rows: Sequence[Sequence[str]], numbers: Collection[int]) -> str:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

@@ -14,7 +14,14 @@ from nanochat.runs.checkpoint import Checkpoint, load_checkpoint, resolve_checkp
 from nanochat.runs.find import best_folder, find_run, is_checkpoint, step_folders
 from nanochat.training.engine import Engine, EngineState
 
-__all__ = ["TrainedModel", "config_of", "find_checkpoint", "load_trained", "read_checkpoint"]
+__all__ = [
+    "TrainedModel",
+    "config_of",
+    "find_checkpoint",
+    "kept_tokenizer",
+    "load_trained",
+    "read_checkpoint",
+]
 
 LAST = "last"
 
@@ -49,6 +56,16 @@ def config_of(checkpoint: Checkpoint) -> TrainConfig:
         raise CheckpointError(
             f"{checkpoint.path} has a config of another version: {error}"
         ) from error
+
+
+def kept_tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
+    """Return the tokenizer of a run that took it from another run, otherwise None.
+
+    Every other run makes its tokenizer from its text, and so do those who read that text again.
+    """
+    if checkpoint.config.get("init_from") is None:
+        return None
+    return tokenizer_from_dict(checkpoint.tokenizer)
 
 
 def _found(checkpoint: str, run: str | None) -> tuple[Checkpoint, list[str]]:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from nanochat.config.option import shown
+from nanochat.config.option import closest, shown
 from nanochat.config.options import BEST
 from nanochat.errors import CheckpointError, ConfigError, OutputError
 from nanochat.runs.find import run_names, step_folders
@@ -38,8 +38,6 @@ def removable_run(name: str, runs_dir: Path) -> Path:
     path = next((p for p in candidates if os.path.lexists(p) and _looks_like_run(p)), None)
     path = path or next((p for p in candidates if os.path.lexists(p)), None)
     if path is None:
-        from nanochat.config.option import closest
-
         near = closest(name, run_names(runs_dir)) or "; `nanochat runs` lists the runs"
         raise OutputError(f"no run {shown(name)} here or in {runs_dir}{near}")
     if path.is_symlink():
@@ -164,13 +162,11 @@ def prune_run(run: Path, keep: Kept) -> Pruned:
         for step in removed:
             freed += folder_bytes(steps[step])
             _remove_checkpoint(steps[step])
-    return Pruned(
-        run=run, removed=removed, kept=sorted(kept), freed_bytes=freed, problems=problems
-    )
+    return Pruned(run=run, removed=removed, kept=sorted(kept), freed_bytes=freed, problems=problems)
 
 
 def _newest_verified(steps: Mapping[int, Path]) -> tuple[int | None, list[str]]:
-    """Return the newest step whose files match their manifest, and what is wrong with newer ones."""
+    """Return the newest step that verifies, and what is wrong with newer ones."""
     from nanochat.runs.checkpoint import load_checkpoint  # imports NumPy
 
     problems = []
