@@ -109,10 +109,11 @@ def train(
         elif requested.out is not None and processes.rank() == 0:
             refuse_used(Path(requested.out))  # before any work; again when the folder is created
         complete, mode_is_given = _complete(requested, checkpoint, started, terminal)
+        known: Tokenizer | None
         if source is not None:
             known, extend = source.tokenizer, complete.extend_vocabulary
         else:
-            known, extend = kept_tokenizer(checkpoint) if checkpoint else None, True
+            known, extend = kept_tokenizer(checkpoint), True
         resolved, dataset, mode_reason = _resolve(complete, mode_is_given, known, extend)
         if checkpoint is not None:
             _check_same_data(dataset, checkpoint)

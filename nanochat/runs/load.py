@@ -58,12 +58,13 @@ def config_of(checkpoint: Checkpoint) -> TrainConfig:
         ) from error
 
 
-def kept_tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
+def kept_tokenizer(checkpoint: Checkpoint | None) -> Tokenizer | None:
     """Return the tokenizer of a run that took it from another run, otherwise None.
 
-    Every other run makes its tokenizer from its text, and so do those who read that text again.
+    Every other run makes its tokenizer from its text, and so does a command that reads the text
+    again.
     """
-    if checkpoint.config.get("init_from") is None:
+    if checkpoint is None or checkpoint.config.get("init_from") is None:
         return None
     return tokenizer_from_dict(checkpoint.tokenizer)
 

@@ -180,7 +180,8 @@ def _evaluation(record: Mapping[str, Any]) -> Evaluation | None:
 
 
 def _whole(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return int(value) if whole else None
 
 
 def _finite(value: Any) -> float | None:
