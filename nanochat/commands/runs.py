@@ -326,7 +326,9 @@ def prune_runs(config: RunsPruneConfig, *, terminal: Terminal = SILENT) -> list[
     """
     keep = parse_keep(config.keep)
     folder = _runs_folder(config.dir)
-    names = config.runs or tuple(n for n in run_names(folder) if step_folders(folder / n))
+    names = config.runs or tuple(
+        n for n in run_names(folder) if step_folders(folder / n) and not (folder / n).is_symlink()
+    )
     runs = list(dict.fromkeys(_run_to_prune(name, folder) for name in names))
     done = []
     for run in runs:
@@ -372,7 +374,8 @@ def _pruned_text(pruned: Pruned) -> str:
     total = len(pruned.removed) + len(pruned.kept)
     if not pruned.removed:
         return f"{name}: kept all {total} checkpoint{'s' if total != 1 else ''}"
+    steps = "step" if len(pruned.removed) == 1 else "steps"
     return (
-        f"{name}: removed {len(pruned.removed)} of {total} checkpoints (steps"
+        f"{name}: removed {len(pruned.removed)} of {total} checkpoints ({steps}"
         f" {', '.join(map(str, pruned.removed))}), freed {size_text(pruned.freed_bytes)}"
     )

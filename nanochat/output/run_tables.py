@@ -26,7 +26,7 @@ _MISSING = "–"
 
 
 def list_text(runs: Sequence[RunSummary]) -> str:
-    """Return the table of `nanochat runs`, one row per run; two lines where the terminal is narrow."""
+    """Return the table of `nanochat runs`; on a narrow terminal each run takes two lines."""
     header = ["run", "text", "model", "parameters", "steps", "loss", "bits/byte", "size", "age",
               "state"]  # fmt: skip
     rows = [_list_row(run) for run in runs]
@@ -34,7 +34,8 @@ def list_text(runs: Sequence[RunSummary]) -> str:
         return table_text(header, rows, numbers=range(3, 9))
     # Too wide for the terminal: each run takes two lines.
     header = ["run", "text", "model", "steps", "best loss", "age"]
-    return table_text(header, [_folded(row) for row in rows])
+    notes = [f"{escaped(run.name)}: {run.problem}" for run in runs if run.problem]
+    return "\n".join([table_text(header, [_folded(row) for row in rows], whole=(0,)), *notes])
 
 
 def _list_row(run: RunSummary) -> list[str]:
@@ -66,6 +67,7 @@ def _folded(row: Sequence[str]) -> list[str]:
     params = params if params == _MISSING else f"{params} weights"
     loss = loss if loss == _MISSING else f"{loss} nats"
     bpb = bpb if bpb == _MISSING else f"{bpb} bits/B"
+    state = state.partition(":")[0]  # what is wrong with a damaged run follows the table
     pairs = ((text, ""), (model, params), (steps, size), (loss, bpb), (age, state))
     return [name, *(f"{first}\n{second}" for first, second in pairs)]
 

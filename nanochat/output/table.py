@@ -31,12 +31,13 @@ def table_text(
     rows: Sequence[Sequence[str]],
     *,
     numbers: Collection[int] = (),  # columns that are aligned to the right
+    whole: Collection[int] = (),  # columns that a narrow terminal must not break
     rich: bool | None = None,  # None: if the results go to a terminal
 ) -> str:
     """Return a table as lines, without a line break at the end."""
     rows = [[escaped(cell) for cell in row] for row in rows]
     if on_terminal() if rich is None else rich:
-        return _rich(header, rows, numbers)
+        return _rich(header, rows, numbers, whole)
     widths = [max(map(_width, column)) for column in zip(header, *rows, strict=True)]
     return "\n".join(_plain(row, widths, numbers) for row in (header, *rows))
 
@@ -68,7 +69,12 @@ def _width(text: str) -> int:
     )
 
 
-def _rich(header: Sequence[str], rows: Sequence[Sequence[str]], numbers: Collection[int]) -> str:
+def _rich(
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    numbers: Collection[int],
+    whole: Collection[int],
+) -> str:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -76,7 +82,7 @@ def _rich(header: Sequence[str], rows: Sequence[Sequence[str]], numbers: Collect
     table = Table(box=None, padding=(0, _GAP, 0, 0), header_style="bold", pad_edge=False)
     for column, name in enumerate(header):
         justify: Any = "right" if column in numbers else "left"
-        table.add_column(Text(name), justify=justify, overflow="fold")
+        table.add_column(Text(name), justify=justify, overflow="fold", no_wrap=column in whole)
     for row in rows:
         table.add_row(*map(Text, row))
     console = Console(width=terminal_width())

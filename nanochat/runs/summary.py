@@ -10,12 +10,12 @@ from __future__ import annotations
 import json
 import math
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nanochat.config.sources import parse_toml
 from nanochat.runs.find import best_folder, step_folders
 from nanochat.runs.folder import RUN_FILES, RunFolder
 from nanochat.runs.lock import writer
@@ -92,21 +92,19 @@ class RunSummary:
 def summarize(path: Path) -> RunSummary:
     """Return what the folder says about its run."""
     folder = RunFolder(path)
-    size, written = folder_bytes(path), _written_s(folder)
+    steps = step_folders(path)
+    size, written = folder_bytes(path), _written_s(folder, steps)
     try:
         names = set(os.listdir(path))
     except OSError as error:
         problem = f"cannot read it: {error.strerror or error}"
         return RunSummary(path=path, state=DAMAGED, problem=problem, written_s=written)
-    if not names & {folder.config.name, folder.result.name, folder.metrics.name} and not (
-        step_folders(path)
-    ):
+    if not steps and not names & {folder.config.name, folder.result.name, folder.metrics.name}:
         # A run that starts has a lock and an empty folder of checkpoints.
         state = RUNNING if names and names <= RUN_FILES and writer(path) else FOREIGN
         return RunSummary(path=path, state=state, size_bytes=size, written_s=written)
-    config, problem = _read(folder.config, _toml)
+    config, problem = _read(folder.config, parse_toml)
     result, second = _read(folder.result, json.loads) if folder.result.exists() else ({}, "")
-    steps = step_folders(path)
     evaluations = [found for found in map(_evaluation, logged(folder.metrics, "eval")) if found]
     last = max((*steps, *(found.step for found in evaluations)), default=None)
     return RunSummary(
@@ -180,22 +178,13 @@ def _evaluation(record: Mapping[str, Any]) -> Evaluation | None:
 
 
 def _whole(value: Any) -> int | None:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    return int(value) if whole else None
+    return int(value) if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _finite(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     return float(value) if math.isfinite(value) else None
-
-
-def _toml(text: str) -> Any:
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-    return tomllib.loads(text)
 
 
 def _read(file: Path, parse: Any) -> tuple[dict[str, Any], str]:
@@ -219,7 +208,7 @@ def _parameters(steps: Mapping[int, Path]) -> int | None:
                 size = int.from_bytes(file.read(8), "little")
                 header = json.loads(file.read(min(size, 1 << 20)))
             shapes = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
-            return sum(math.prod(shape) for shape in shapes)
+            return int(sum(math.prod(shape) for shape in shapes))
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             continue
     return None
@@ -242,11 +231,15 @@ def folder_bytes(path: Path) -> int:
     return total
 
 
-def _written_s(folder: RunFolder) -> float:
-    times = []
-    for path in (folder.path, folder.config, folder.metrics, folder.result, folder.checkpoints):
-        try:
-            times.append(path.stat().st_mtime)
-        except OSError:
-            continue
-    return max(times, default=0.0)
+def _written_s(folder: RunFolder, steps: Mapping[int, Path]) -> float:
+    """Return when the run last wrote; pruning, which changes its folders, does not count."""
+    written = (folder.config, folder.metrics, folder.result, *steps.values())
+    times = [time for time in map(_modified_s, written) if time is not None]
+    return max(times, default=_modified_s(folder.path) or 0.0)
+
+
+def _modified_s(path: Path) -> float | None:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return None
