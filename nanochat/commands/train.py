@@ -223,7 +223,7 @@ def _resumed_config(requested: TrainConfig, checkpoint: Checkpoint) -> TrainConf
         elif value != saved.get(name):
             raise ConfigError(
                 f"--resume keeps the saved {name} {saved.get(name)}, got {value};"
-                f" {_instead_of_resuming(name, requested)}"
+                f" {_instead_of_resuming(name, saved, requested)}"
             )
     try:
         return TrainConfig(**{**saved, "resume": False})
@@ -233,23 +233,25 @@ def _resumed_config(requested: TrainConfig, checkpoint: Checkpoint) -> TrainConf
         ) from error
 
 
-def _instead_of_resuming(name: str, requested: TrainConfig) -> str:
+def _instead_of_resuming(name: str, saved: Mapping[str, Any], requested: TrainConfig) -> str:
     """Say how to get a run with another value of an option than the saved one."""
     run = f"--init-from {requested.out or 'RUN'}"
+    if name in ARCHITECTURE or saved["model_kind"] != "mini-gpt":
+        return "leave it out, or start a new run"
     if name == "steps":
         return f"to train longer, use {run}"
-    if name in ARCHITECTURE:
-        return "leave it out, or start a new run"
     return f"leave it out, or start a new run from these weights with {run}"
 
 
 def _check_same_data(dataset: Dataset, checkpoint: Checkpoint) -> None:
     now, then = dataset.split_sha256, checkpoint.data["split_sha256"]
     if now != then or dataset.tokenizer.to_dict() != checkpoint.tokenizer:
+        way_out = "restore the text or start a new run"
+        if checkpoint.config["model_kind"] == "mini-gpt":
+            way_out += f" from these weights with --init-from {checkpoint.path.parent.parent}"
         raise CheckpointError(
             f"the text must be that of the checkpoint (split SHA-256 {then[:12]}…), got"
-            f" {now[:12]}…; restore the text, or train on it from these weights with --init-from"
-            f" {checkpoint.path.parent.parent}"
+            f" {now[:12]}…; {way_out}"
         )
 
 

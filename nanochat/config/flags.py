@@ -227,12 +227,14 @@ def _take_argument(
         )
     if len(words) > 1 and options[name].kind is not tuple:
         way_out = "; give a folder to train on several files" if command == "train" else ""
-        raise ConfigError(f"{command} takes one {metavar}, got {shown(' '.join(words))}{way_out}")
+        raise ConfigError(
+            f"{command} takes one {metavar.lower()}, got {shown(' '.join(words))}{way_out}"
+        )
     if name in flags:
         given = flags[name] if isinstance(flags[name], str) else " ".join(flags[name])
         raise ConfigError(
-            f"{metavar} must be given once, got {shown(' '.join(words))} and {flag_of(name)}"
-            f" {shown(given)}; leave one out"
+            f"the {'text' if name == 'data' else 'run'} must be given once, got"
+            f" {shown(' '.join(words))} and {flag_of(name)} {shown(given)}; leave one out"
         )
     flags[name] = list(words) if options[name].kind is tuple else words[0]
 

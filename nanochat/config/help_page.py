@@ -45,7 +45,16 @@ class _Formatter(RichHelpFormatter):
         lines = super()._rich_format_action(action)
         if isinstance(action, argparse._SubParsersAction):
             next(lines)  # an empty heading above the commands
-        return lines
+        for header, help in lines:
+            if header.cell_len <= self._width or ", " not in header.plain:
+                yield header, help
+                continue
+            # `--long-name, --no-long-name` takes two lines of a narrow terminal.
+            cut = header.plain.index(", ") + 1
+            yield header[:cut], None
+            rest = header[cut + 1 :]
+            rest.pad_left(self._current_indent)
+            yield rest, help
 
 
 def front_page() -> Parser:

@@ -85,7 +85,7 @@ def load_dataset(
     if known is None:
         tokenizer = build_tokenizer(config.tokenizer, train, split.val, config.vocab_size)
     else:
-        tokenizer = covering(known, [*train, *split.val], extend=extend)
+        tokenizer = covering(known, (train, split.val), extend=extend)
     documents = encode_documents(tokenizer, train)
     return Dataset(
         tokenizer=tokenizer,

@@ -15,7 +15,12 @@ __all__ = ["covering", "new_characters"]
 _MOST_LISTED = 20
 
 
-def covering(tokenizer: Tokenizer, documents: Iterable[str], *, extend: bool) -> Tokenizer:
+def covering(
+    tokenizer: Tokenizer,
+    parts: Iterable[Iterable[str]],  # documents
+    *,
+    extend: bool,
+) -> Tokenizer:
     """Return the tokenizer, or with `extend` one that also has the new characters of a text.
 
     Known characters keep their ids, and new ones follow. Raises TokenizerError for new characters
@@ -23,7 +28,7 @@ def covering(tokenizer: Tokenizer, documents: Iterable[str], *, extend: bool) ->
     """
     if not isinstance(tokenizer, CharTokenizer):
         return tokenizer  # it has an id for every byte
-    new = new_characters(tokenizer, documents)
+    new = new_characters(tokenizer, parts)
     if not new:
         return tokenizer
     if extend:
@@ -35,11 +40,12 @@ def covering(tokenizer: Tokenizer, documents: Iterable[str], *, extend: bool) ->
     )
 
 
-def new_characters(tokenizer: CharTokenizer, documents: Iterable[str]) -> list[str]:
+def new_characters(tokenizer: CharTokenizer, parts: Iterable[Iterable[str]]) -> list[str]:
     """Return the characters of the documents without an id, by code point."""
     found: set[str] = set()
-    for document in documents:
-        found.update(document)
+    for documents in parts:
+        for document in documents:
+            found.update(document)
     return sorted(found.difference(tokenizer.characters))
 
 

@@ -44,7 +44,7 @@ def _list_row(run: RunSummary) -> list[str]:
     kind, preset = run.config.get("model_kind"), run.config.get("preset")
     return [
         run.name,
-        _or_missing(run.config.get("data"), lambda data: os.path.basename(str(data).rstrip("/"))),
+        _or_missing(run.config.get("data"), _text_name),
         " ".join(str(word) for word in dict.fromkeys((kind, preset)) if word) or _MISSING,
         _or_missing(run.params, _count),
         _or_missing(run.steps, "{:,}".format),
@@ -54,6 +54,17 @@ def _list_row(run: RunSummary) -> list[str]:
         age_text(time.time() - run.written_s),
         state,
     ]
+
+
+def _text_name(data: Any) -> str:
+    """Return the name of a run's text: of the first of several paths, with the number of others."""
+    paths = [str(path) for path in (data if isinstance(data, (list, tuple)) else [data])]
+    name = os.path.basename(paths[0].rstrip("/")) if paths else _MISSING
+    return name if len(paths) < 2 else f"{name} +{len(paths) - 1}"
+
+
+def _joined(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else as_text(value)
 
 
 def _folded(row: Sequence[str]) -> list[str]:
@@ -85,7 +96,7 @@ def show_text(run: RunSummary, record: Mapping[str, Any]) -> str:
     if config:
         parameters = f", {run.params:,} parameters" if run.params is not None else ""
         lines += [
-            f"text: {config.get('data')}",
+            f"text: {_joined(config.get('data'))}",
             f"model: {config.get('model_kind')} {config.get('preset')}{parameters}",
             f"engine: {config.get('mode')}, {config.get('device')} {config.get('dtype')}",
         ]
@@ -97,7 +108,7 @@ def show_text(run: RunSummary, record: Mapping[str, Any]) -> str:
         )
     text = "\n".join(escaped(line) for line in lines)
     if record["options"]:
-        rows = [[name, as_text(value)] for name, value in record["options"].items()]
+        rows = [[name, _joined(value)] for name, value in record["options"].items()]
         text += "\n\n" + table_text(["option", "value"], rows)
     if run.result:
         rows = [[name, _figure(value)] for name, value in run.result.items() if name != "samples"]
@@ -121,7 +132,7 @@ def compare_text(
 ) -> str:
     """Return the table of `nanochat runs compare`: one column per run."""
     rows = [
-        [name, *(_MISSING if v is None else as_text(v) for v in found)]
+        [name, *(_MISSING if v is None else _joined(v) for v in found)]
         for name, found in options.items()
     ]
     rows += [[name, *(_result_text(name, r[name]) for r in results)] for name in results[0]]

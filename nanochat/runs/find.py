@@ -6,6 +6,7 @@ imports no NumPy, because `nanochat runs` must start at once.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterable
@@ -17,10 +18,10 @@ from nanochat.errors import CheckpointError
 from nanochat.runs.folder import CONFIG, RESULT
 
 __all__ = [
-    "best_folder",
     "find_run",
     "holds_run",
     "is_checkpoint",
+    "marked_step",
     "newest_finished_run",
     "run_names",
     "step_folders",
@@ -145,18 +146,14 @@ def _steps_in(directory: Path) -> Iterable[tuple[int, Path]]:
         return
 
 
-def best_folder(run: Path) -> Path | None:
-    """Return the checkpoint with the lowest validation loss, or None if the run marks none.
+def marked_step(run: Path) -> int | None:
+    """Return the step of the checkpoint that the run marks as its best, or None.
 
-    `checkpoints/best` is a link to a step folder, a file with its name, or a checkpoint.
+    `checkpoints/best` is a JSON object with the key `step`. A damaged mark is none.
     """
-    mark = run / CHECKPOINTS_DIR / BEST
-    if mark.is_symlink():
-        return mark.parent / os.path.basename(os.readlink(mark))
-    if mark.is_dir():
-        return mark
     try:
-        found = _STEP.search(mark.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        record = json.loads((run / CHECKPOINTS_DIR / BEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return None
-    return mark.parent / found[0] if found else None
+    step = record.get("step") if isinstance(record, dict) else None
+    return step if isinstance(step, int) and step in step_folders(run) else None

@@ -11,7 +11,7 @@ from nanochat.data.tokenizer import Tokenizer, tokenizer_from_dict
 from nanochat.engines import build_engine, resolve_hardware
 from nanochat.errors import CheckpointError, ConfigError
 from nanochat.runs.checkpoint import Checkpoint, load_checkpoint, resolve_checkpoint
-from nanochat.runs.find import best_folder, find_run, is_checkpoint, step_folders
+from nanochat.runs.find import find_run, is_checkpoint, marked_step, step_folders
 from nanochat.training.engine import Engine, EngineState
 
 __all__ = [
@@ -102,14 +102,17 @@ def find_checkpoint(run: Path, which: str) -> Checkpoint:
 
 def _chosen(run: Path, which: str) -> tuple[Checkpoint, list[str]]:
     """Return the checkpoint of the run, and why newer ones were skipped."""
-    if which == BEST and (best := best_folder(run)) is not None:
+    steps = step_folders(run)
+    best = marked_step(run) if which == BEST else None
+    if best is not None:
         try:
-            return load_checkpoint(best), []
+            return load_checkpoint(steps[best]), []
         except CheckpointError as error:
-            raise CheckpointError(f"{error}; take another one with checkpoint last") from error
+            newest, skipped = resolve_checkpoint(run, Path(RUNS_DIR))
+            reason = f"{error}; using the newest checkpoint instead, {newest.path.name}"
+            return newest, [reason, *skipped]
     if which in (BEST, LAST):
         return resolve_checkpoint(run, Path(RUNS_DIR))
-    steps = step_folders(run)
     if int(which) not in steps:
         raise CheckpointError(f"{run} has no checkpoint of step {which}; {_steps_text(steps)}")
     return load_checkpoint(steps[int(which)]), []

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat.config.sources import parse_toml
-from nanochat.runs.find import best_folder, step_folders
+from nanochat.runs.find import marked_step, step_folders
 from nanochat.runs.folder import RUN_FILES, RunFolder
 from nanochat.runs.lock import writer
 
@@ -137,11 +137,10 @@ def best_step(path: Path, evaluations: Sequence[Evaluation] | None = None) -> in
     It is the one that the run marks, or of the checkpoints on disk the one whose evaluation in
     metrics.jsonl has the lowest loss; None if there is none.
     """
+    marked = marked_step(path)
+    if marked is not None:
+        return marked
     steps = step_folders(path)
-    marked = best_folder(path)
-    for step, folder in steps.items():
-        if marked is not None and folder.name == marked.name:
-            return step
     if evaluations is None:
         records = logged(RunFolder(path).metrics, "eval")
         evaluations = [found for found in map(_evaluation, records) if found]
