@@ -99,6 +99,9 @@ def show(parser: Parser) -> None:
     """Print a parser's help, as wide as the terminal."""
     columns = shutil.get_terminal_size().columns
     width = min(max(columns, NARROWEST), WIDEST)
+    usage = f"Usage: {parser.usage}".replace("%(prog)s", parser.prog)
+    if parser.usage and len(usage) > width:
+        parser.usage = parser.usage.replace(" [", "\n    [", 1)
     console = Console(width=width)
     formatter: Any = partial(_Formatter, width=width, max_help_position=30, console=console)
     parser.formatter_class = formatter
