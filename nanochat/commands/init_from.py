@@ -57,6 +57,16 @@ class Source:
             "weights_sha256": self.weights_sha256,
         }
 
+    def split_warning(self, config: TrainConfig, split_sha256: str) -> str | None:
+        """Return a sentence if the new run validates on text that its source has trained on."""
+        same_text = config.data == self.config.data
+        if not same_text or split_sha256 == self.checkpoint.data["split_sha256"]:
+            return None
+        return (
+            f"the text is split differently than in {self.checkpoint.path}, which may have trained"
+            " on what this run validates on; leave out seed and val_fraction to keep the split"
+        )
+
     def initial_state(self, config: TrainConfig, tokenizer: Tokenizer) -> EngineState:
         """Return the weights of the new run, with an empty optimizer state.
 

@@ -119,6 +119,8 @@ def train(
             _check_same_data(dataset, checkpoint)
         elif dataset.warning:
             terminal.warn(dataset.warning)
+        if source and (warning := source.split_warning(resolved, dataset.split_sha256)):
+            terminal.warn(warning)
         engine = _build_engine(resolved, dataset, checkpoint, source)
         origin = source.record() if source else None
         if folder is None and processes.rank() == 0:

@@ -135,6 +135,15 @@ def test_without_a_text_the_source_goes_on_with_its_own_text_and_split(source):
     assert split[0] == split[1]
 
 
+def test_another_split_of_the_same_text_is_warned_about(source, cli):
+    source()
+    words = ["train", "--init-from=source", "--steps=0", "--num-samples=0"]
+    text = "the text is split differently than in source/checkpoints/step-000006"
+    assert text not in cli(*words, "--out=same").err
+    assert text in cli(*words, "--out=other", "--seed=3").err
+    assert text not in cli(*words, "other.txt", "--documents=line", "--out=new", "--seed=3").err
+
+
 CONTRADICTIONS = {
     "n_layer": (2, "1"), "n_head": (1, "2"), "n_embd": (8, "4"), "positions": ("rope", "learned"),
     "tokenizer": ("byte", "char"), "vocab_size": (300, "1024"), "qk_norm": (True, "false"),
