@@ -16,11 +16,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nanochat.config.flags import (
-    COMMANDS,
     HELP_FLAGS,
     command_options,
     read_flags,
     read_front_flags,
+    split_command,
 )
 from nanochat.config.options import (
     AblateConfig,
@@ -90,16 +90,16 @@ def _print_interruption(message: str) -> None:
 
 def _answer(words: Sequence[str]) -> None:
     """Run the command that the words name, or show the page that they ask for."""
-    command = words[0] if words else ""
-    options = words[: words.index("--")] if "--" in words else words
-    if command not in COMMANDS:
+    command, rest = split_command(words)
+    options = rest[: rest.index("--")] if "--" in rest else rest
+    if not command:
         _answer_front(words)
     elif any(word in HELP_FLAGS for word in options):
         from nanochat.config import help_page  # imports rich
 
-        help_page.show(help_page.command_page(command, words[1:], os.environ))
+        help_page.show(help_page.command_page(command, rest, os.environ))
     else:
-        _call(command, read_flags(command, words[1:]))
+        _call(command, read_flags(command, rest))
 
 
 def _answer_front(words: Sequence[str]) -> None:
@@ -134,7 +134,7 @@ def _call(command: str, flags: dict[str, Any]) -> None:
     config_file = flags.pop("config", None)
     known = command_options(command)
     options = gather_options(known, flags, os.environ, config_file)
-    if known:
+    if known and not command.startswith("runs"):
         _load_numpy()
     _run(command, options, terminal)
 
@@ -179,6 +179,10 @@ def _run(command: str, options: Mapping[str, Any], terminal: Terminal) -> None:
         grid = {name: options[name] for name in options_of(AblateConfig) if name in options}
         runs = {name: value for name, value in options.items() if name not in grid}
         ablate(AblateConfig(**grid), runs, terminal=terminal)
+    elif command.startswith("runs"):
+        from nanochat.commands.runs import run_command
+
+        run_command(command, options, terminal=terminal)
     else:
         from nanochat.commands.info import info
 

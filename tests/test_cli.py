@@ -31,6 +31,11 @@ from nanochat.config.options import (
     PRESETS,
     AblateConfig,
     EvalConfig,
+    RunsCompareConfig,
+    RunsConfig,
+    RunsPruneConfig,
+    RunsRemoveConfig,
+    RunsShowConfig,
     SampleConfig,
     TrainConfig,
     options_of,
@@ -39,7 +44,8 @@ from nanochat.errors import ConfigError
 from nanochat.output.progress import Screen
 
 SNAPSHOT = Path(__file__).parent / "snapshots" / "cli.json"
-COMMANDS = ("train", "sample", "eval", "ablate", "info")
+RUNS = ("runs", "runs show", "runs compare", "runs remove", "runs prune")
+COMMANDS = ("train", "sample", "eval", "ablate", *RUNS, "info")
 GENERAL = {"--config", "--quiet", "--json", "--help", "--help-all"}
 GENERAL_OF_INFO = {"--quiet", "--json", "--help"}
 
@@ -90,7 +96,7 @@ def default_on(page: str, flag: str) -> str:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_all_shows_every_option_of_the_snapshot_and_no_other(command, cli):
-    result = cli(command, "--help-all")
+    result = cli(*command.split(), "--help-all")
     assert (result.code, result.err) == (0, "")
     options = surface()[command]
     negatives = {"--no-" + f[2:] for f, o in options.items() if o["kind"] == "bool"}
@@ -100,7 +106,7 @@ def test_help_all_shows_every_option_of_the_snapshot_and_no_other(command, cli):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_shows_the_common_options_in_groups(command, cli):
-    result = cli(command, "--help")
+    result = cli(*command.split(), "--help")
     assert (result.code, result.err) == (0, "")
     options = surface()[command]
     common = {flag for flag, option in options.items() if option["common"]}
@@ -108,7 +114,7 @@ def test_help_shows_the_common_options_in_groups(command, cli):
     for group in {options[flag]["group"] for flag in common}:
         assert f"\n{group}:\n" in result.out
     pointer = f"`nanochat {command} --help-all` shows every option."
-    assert (pointer in result.out) == bool(options)
+    assert (pointer in result.out) == (bool(options) and command not in RUNS)
 
 
 def test_train_shows_about_twenty_options():
@@ -118,7 +124,7 @@ def test_train_shows_about_twenty_options():
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_names_the_choices_of_every_option(command, cli):
-    text = words_of(cli(command, "--help-all").out)
+    text = words_of(cli(*command.split(), "--help-all").out)
     for option in surface()[command].values():
         if option["choices"]:
             assert f"[{', '.join(option['choices'])}]" in text
@@ -213,13 +219,24 @@ def test_the_front_page_lists_the_commands(cli):
         result = cli(*words)
         assert result.code == 0
         for command in COMMANDS:
-            assert re.search(rf"^    {command} ", result.out, re.MULTILINE)
+            listed = " " not in command
+            assert bool(re.search(rf"^    {command} ", result.out, re.MULTILINE)) == listed
     assert len(cli("--help").out.splitlines()) < 30
 
 
 def test_the_usage_of_train_shows_the_path(cli):
     assert cli("train", "--help").out.startswith("Usage: nanochat train [OPTIONS] [PATH]\n")
-    assert cli("sample", "--help").out.startswith("Usage: nanochat sample [OPTIONS]\n")
+    assert cli("sample", "--help").out.startswith("Usage: nanochat sample [OPTIONS] [RUN]\n")
+    assert cli("runs", "--help").out.startswith("Usage: nanochat runs [OPTIONS]\n")
+    assert cli("runs", "remove", "-h").out.startswith(
+        "Usage: nanochat runs remove [OPTIONS] [RUN...]\n"
+    )
+
+
+def test_the_page_of_runs_lists_its_commands(cli):
+    page = cli("runs", "--help").out
+    for command in RUNS[1:]:
+        assert re.search(rf"^    {command.split()[1]} +[A-Z]", page, re.MULTILINE)
 
 
 def test_version_is_the_installed_one(cli):
@@ -230,11 +247,13 @@ def test_version_is_the_installed_one(cli):
 
 def test_every_config_is_a_command():
     assert {command.config for command in TABLE.values() if command.config} == {
-        TrainConfig, SampleConfig, EvalConfig, AblateConfig,
+        TrainConfig, SampleConfig, EvalConfig, AblateConfig, RunsConfig, RunsShowConfig,
+        RunsCompareConfig, RunsRemoveConfig, RunsPruneConfig,
     }  # fmt: skip
     assert set(surface()["ablate"]) == {
         "--" + name.replace("_", "-")
-        for name in {**options_of(AblateConfig), **options_of(TrainConfig)} if name != "resume"
+        for name in {**options_of(AblateConfig), **options_of(TrainConfig)}
+        if name not in ("resume", "init_from", "extend_vocabulary")
     }  # fmt: skip
 
 
@@ -248,7 +267,7 @@ USAGE = [
     ),
     (
         ["x" * 99],
-        f"unknown command {'x' * 60}…; the commands are train, sample, eval, ablate, info",
+        f"unknown command {'x' * 60}…; the commands are train, sample, eval, ablate, runs, info",
     ),
     (["--quiet", "train"], "unknown option --quiet of nanochat; put a command first"),
     (["--versoin"], "unknown option --versoin of nanochat (did you mean '--version'?)"),
@@ -260,7 +279,30 @@ USAGE = [
         ["--print-completion", "ksh"],
         "shell must be one of bash, zsh, fish, tcsh, got ksh (did you mean 'zsh'?)",
     ),
-    (["sample", "extra"], "nanochat sample takes options only, got extra"),
+    (["info", "extra"], "nanochat info takes options only, got extra"),
+    (["sample", "a", "b"], "sample takes one run, got a b"),
+    (["sample", "a", "--run=b"], "the run must be given once, got a and --run b; leave one out"),
+    (["runs", "shwo"], "unknown command runs shwo (did you mean 'show'?)"),
+    (["runs", "x"], "unknown command runs x; the commands are show, compare, remove, prune"),
+    (
+        ["runs", "--dir=x", "show"],
+        "nanochat runs takes options only, got show; put the options after it: nanochat runs show"
+        " …",
+    ),
+    (
+        ["runs", "remove", "--ys"],
+        "unknown option --ys of nanochat runs remove (did you mean '--yes'?)",
+    ),
+    (
+        ["runs", "compare", "a"],
+        "runs compare needs two runs or more, got 1; `nanochat runs` lists the runs",
+    ),
+    (["runs", "remove"], "runs remove needs a run; `nanochat runs` lists the runs"),
+    (["runs", "--dir=no"], "dir must be a folder that holds runs, got no"),
+    (
+        ["runs", "prune", "--keep=lots"],
+        "keep must be last:N, best or both, such as last:3,best, got lots",
+    ),
     (
         ["train", "a.txt", "b.txt"],
         "train takes one path, got a.txt b.txt; give a folder to train on several files",
@@ -536,7 +578,7 @@ def requests(draw, command: str) -> tuple[list[str], dict[str, object]]:
     return [word for words in draw(st.permutations(groups)) for word in words], meant
 
 
-@pytest.mark.parametrize("command", ["train", "sample", "eval", "ablate"])
+@pytest.mark.parametrize("command", ["train", "sample", "eval", "ablate", "runs remove"])
 @settings(deadline=None)
 @given(data=st.data())
 def test_options_are_read_in_any_order_and_spelling(command, data):
@@ -625,7 +667,7 @@ def test_a_completion_script_knows_every_command_option_and_choice(shell, cli):
     result = cli("--print-completion", shell)
     assert (result.code, result.err) == (0, "")
     for command, options in surface().items():
-        assert re.search(rf"\b{command}\b", result.out)
+        assert re.search(rf"\b{command.split()[-1]}\b", result.out)
         for flag, option in options.items():
             assert flag.removeprefix("--") in result.out
             for choice in option["choices"] or ():
@@ -711,6 +753,11 @@ printf '%s\\n' "${COMPREPLY[@]}"
         (["train", "--tie-lm-head", "na"], ["names.txt"]),
         (["train", "--data", "na"], ["names.txt"]),
         (["eval", "--checkpoint", "na"], ["names.txt"]),
+        (["eval", "na"], ["names.txt"]),
+        (["ru"], ["runs"]),
+        (["runs", "re"], ["remove"]),
+        (["runs", "remove", "--y"], ["--yes"]),
+        (["runs", "remove", "na"], ["names.txt"]),
         (["train", "names.txt", "--no-tie"], ["--no-tie-lm-head"]),
         (["--print-completion", "z"], ["zsh"]),
     ],

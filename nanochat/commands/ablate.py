@@ -44,7 +44,8 @@ __all__ = ["AblationResult", "PlannedRun", "ablate", "plan_runs"]
 FIRST_SEED = 1337
 # The question without --vary: does the head need a separate matrix, and the embedding a norm?
 DEFAULT_VARY = ("tie_lm_head=true,false", "input_rmsnorm=true,false")
-_NOT_VARIED = ("seed", "out", "resume", "data_dir")
+_NOT_OF_RUNS = ("out", "resume", "init_from", "extend_vocabulary")
+_NOT_VARIED = ("seed", "data_dir", *_NOT_OF_RUNS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +155,7 @@ def _check_base(options: Mapping[str, Any], axes: Mapping[str, Any]) -> None:
             raise ConfigError(
                 f"vary {name} must not be given as an option too, got {options[name]}"
             )
-    for name in ("out", "resume"):
+    for name in _NOT_OF_RUNS:
         if name in options:
             raise ConfigError(f"{name} must not be an option of the runs, got {options[name]}")
 

@@ -13,7 +13,7 @@ from nanochat.data.documents import Documents, encode_documents
 from nanochat.data.registry import REGISTRY
 from nanochat.errors import CheckpointError
 from nanochat.output.terminal import SILENT, Terminal
-from nanochat.runs.load import TrainedModel, load_trained, read_checkpoint
+from nanochat.runs.load import TrainedModel, kept_tokenizer, load_trained, read_checkpoint
 from nanochat.training.metrics import LossTotals, format_metric
 
 __all__ = ["EvalResult", "evaluate"]
@@ -44,7 +44,7 @@ def evaluate(config: EvalConfig | None = None, *, terminal: Terminal = SILENT) -
     True
     """
     config = config or EvalConfig()
-    checkpoint, trained_config, skipped = read_checkpoint(config.checkpoint)
+    checkpoint, trained_config, skipped = read_checkpoint(config.checkpoint, config.run)
     for reason in skipped:
         terminal.warn(reason)
     trained = load_trained(config, checkpoint, trained_config)
@@ -74,7 +74,10 @@ def _documents(config: EvalConfig, trained: TrainedModel) -> tuple[Documents, st
         corpus = load_corpus(config.data, kind, config.data_dir)
         return encode_documents(trained.tokenizer, corpus.documents), config.data
     data_dir = config.data_dir or trained.config.data_dir
-    dataset = load_dataset(replace(trained.config, data_dir=data_dir))
+    # With `extend`, a text that has changed is told as such and not by its new characters.
+    dataset = load_dataset(
+        replace(trained.config, data_dir=data_dir), kept_tokenizer(trained.checkpoint), extend=True
+    )
     if dataset.split_sha256 != trained.checkpoint.data["split_sha256"]:
         raise CheckpointError(
             f"the text {trained.config.data} differs from that of {trained.checkpoint.path};"

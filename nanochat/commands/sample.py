@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from nanochat.config.options import RUNS_DIR, SampleConfig, TrainConfig
+from nanochat.config.options import BEST, RUNS_DIR, SampleConfig, TrainConfig
 from nanochat.data.counts import transition_counts
 from nanochat.data.dataset import load_dataset
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.errors import TokenizerError
 from nanochat.output.terminal import SILENT, Terminal, sample_rule
-from nanochat.runs.load import load_trained, read_checkpoint
+from nanochat.runs.find import run_names
+from nanochat.runs.load import kept_tokenizer, load_trained, read_checkpoint
 from nanochat.sampling.count_bigram import CountBigram
 from nanochat.sampling.generate import (
     generate,
@@ -40,7 +41,7 @@ def sample(config: SampleConfig | None = None, *, terminal: Terminal = SILENT) -
     config = config or SampleConfig()
     if config.baseline == "counts":
         return _sample_counts(config, terminal)
-    checkpoint, trained_config, skipped = read_checkpoint(config.checkpoint)
+    checkpoint, trained_config, skipped = read_checkpoint(config.checkpoint, config.run)
     for reason in skipped:
         terminal.warn(reason)
     trained = load_trained(config, checkpoint, trained_config)
@@ -54,11 +55,12 @@ def sample(config: SampleConfig | None = None, *, terminal: Terminal = SILENT) -
 
 def _sample_counts(config: SampleConfig, terminal: Terminal) -> list[str]:
     """Sample from the add-one transition counts of the training part, without training."""
-    trained_config = TrainConfig(model_kind="bigram")
-    if config.checkpoint is not None or any(Path(RUNS_DIR).glob("*")):
-        trained_config = read_checkpoint(config.checkpoint)[1]
+    trained_config, known = TrainConfig(model_kind="bigram"), None
+    if config.run is not None or config.checkpoint != BEST or run_names(Path(RUNS_DIR)):
+        checkpoint, trained_config, _ = read_checkpoint(config.checkpoint, config.run)
+        known = kept_tokenizer(checkpoint)
     data_dir = config.data_dir or trained_config.data_dir
-    dataset = load_dataset(replace(trained_config, data_dir=data_dir))
+    dataset = load_dataset(replace(trained_config, data_dir=data_dir), known, extend=True)
     tokenizer = dataset.tokenizer
     counts = transition_counts(dataset.train, tokenizer.vocab_size)
     context = prompt_tokens(tokenizer, config.prompt, dataset.start, trained_config.block_size)

@@ -14,14 +14,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nanochat.commands.init_from import Source, initialized_config, read_source
 from nanochat.commands.signals import stop_requested
 from nanochat.commands.time_budget import Fit, fit_to_budget
 from nanochat.commands.train_report import announce, finish, preview, with_way_on
 from nanochat.config.engine_choice import choose_engine
 from nanochat.config.keep import parse_keep
-from nanochat.config.options import RUNS_DIR, TrainConfig, options_of
+from nanochat.config.options import ARCHITECTURE, RUNS_DIR, TrainConfig, options_of
 from nanochat.data.batches import Batch
 from nanochat.data.dataset import Dataset, load_dataset
+from nanochat.data.tokenizer import Tokenizer
 from nanochat.engines import build_engine, resolve_hardware
 from nanochat.errors import CheckpointError, ConfigError, RunInterrupted
 from nanochat.model.parameters import parameter_specs
@@ -37,6 +39,7 @@ from nanochat.runs.checkpoint import (
     save_checkpoint,
 )
 from nanochat.runs.folder import RunFolder, new_run, refuse_used
+from nanochat.runs.load import kept_tokenizer
 from nanochat.runs.lock import locked
 from nanochat.runs.retention import prune_checkpoints
 from nanochat.system import processes
@@ -72,6 +75,7 @@ class _Run:
     engine: Engine
     folder: RunFolder | None  # None in processes above rank 0, which write nothing
     resumed_from: Checkpoint | None
+    initialized_from: Mapping[str, Any] | None  # the record of the run whose weights it began with
     terminal: Terminal
     best_weights: Mapping[str, NDArray[np.floating]] | None = None  # in processes above rank 0
     deadline: Deadline | None = None  # of a run with a time budget
@@ -105,25 +109,36 @@ def train(
     requested = config or TrainConfig()
     terminal = terminal if processes.rank() == 0 else SILENT
     with ExitStack() as stack:
-        folder, checkpoint = None, None
+        folder, checkpoint, source = None, None, None
+        if requested.init_from is not None:
+            source = read_source(requested, terminal)
+            requested = initialized_config(requested, source)
         if requested.resume:
             folder, checkpoint = stack.enter_context(_resumed_run(requested, terminal))
         elif requested.out is not None and processes.rank() == 0:
             refuse_used(Path(requested.out))  # before any work; again when the folder is created
         complete, mode_is_given, fit = _complete(requested, checkpoint, started, terminal)
-        resolved, dataset, mode_reason = _resolve(
-            complete, mode_is_given, fit.dataset if fit else None
-        )  # fmt: skip
+        known: Tokenizer | None
+        if source is not None:
+            known, extend = source.tokenizer, complete.extend_vocabulary
+        else:
+            known, extend = kept_tokenizer(checkpoint), True
+        prepared = fit.dataset if fit and known is None else None
+        resolved, dataset, mode_reason = _resolve(complete, mode_is_given, known, extend, prepared)
         if checkpoint is not None:
             _check_same_data(dataset, checkpoint)
         elif dataset.warning:
             terminal.warn(dataset.warning)
-        engine = _build_engine(resolved, dataset, checkpoint)
+        if source and (warning := source.split_warning(resolved, dataset.split_sha256)):
+            terminal.warn(warning)
+        engine = _build_engine(resolved, dataset, checkpoint, source)
+        origin = source.record() if source else None
         if folder is None and processes.rank() == 0:
-            folder = stack.enter_context(_new_run(resolved))
+            folder = stack.enter_context(_new_run(resolved, origin))
         run = _Run(
             config=resolved, dataset=dataset, engine=engine, folder=folder,
             resumed_from=checkpoint, terminal=terminal,
+            initialized_from=checkpoint.data.get("initialized_from") if checkpoint else origin,
             deadline=_deadline(resolved, fit, checkpoint, started),
         )  # fmt: skip
         announce(run, _parameter_count(resolved, dataset.tokenizer.vocab_size), mode_reason)
@@ -165,14 +180,18 @@ def _deadline(
 
 
 def _resolve(
-    complete: TrainConfig, mode_is_given: bool, prepared: Dataset | None = None
+    complete: TrainConfig,
+    mode_is_given: bool,
+    known: Tokenizer | None,
+    extend: bool,
+    prepared: Dataset | None = None,
 ) -> tuple[TrainConfig, Dataset, str]:
     """Return the config for this machine and text, the text, and why mode auto took its engine.
 
     A text of very many characters makes a small model large, which is known only now.
     """
     resolved = resolve_hardware(complete)
-    dataset = prepared or load_dataset(resolved)
+    dataset = prepared or load_dataset(resolved, known, extend=extend)
     resolved = _with_evaluation_plan(
         dataclasses.replace(resolved, batching=dataset.batching), dataset
     )
@@ -182,7 +201,7 @@ def _resolve(
     if mode == complete.mode:
         return resolved, dataset, reason
     given = {name: getattr(complete, name) for name in complete.given}
-    resolved, dataset, _ = _resolve(TrainConfig(**given, mode=mode), mode_is_given=True)
+    resolved, dataset, _ = _resolve(TrainConfig(**given, mode=mode), True, known, extend)
     return resolved, dataset, reason
 
 
@@ -194,20 +213,27 @@ def _with_evaluation_plan(config: TrainConfig, dataset: Dataset) -> TrainConfig:
     return dataclasses.replace(config, eval_every=eval_every, eval_tokens=eval_tokens)
 
 
-def _build_engine(resolved: TrainConfig, dataset: Dataset, checkpoint: Checkpoint | None) -> Engine:
+def _build_engine(
+    resolved: TrainConfig, dataset: Dataset, checkpoint: Checkpoint | None, source: Source | None
+) -> Engine:
     longest = dataset.longest_segment(resolved.block_size)
     engine = build_engine(resolved, dataset.tokenizer.vocab_size, longest)
     if checkpoint is not None:
         engine.load_state_dict(checkpoint.state)
+    elif source is not None:
+        engine.load_state_dict(source.initial_state(resolved, dataset.tokenizer))
     return engine
 
 
 @contextmanager
-def _new_run(resolved: TrainConfig) -> Iterator[RunFolder]:
+def _new_run(resolved: TrainConfig, origin: Mapping[str, Any] | None) -> Iterator[RunFolder]:
     """Create and lock the run's folder, with its config and environment."""
     with new_run(resolved.out, f"{resolved.model_kind}-{resolved.mode}") as folder:
         folder.write_config(resolved.to_dict())
-        folder.write_json(folder.environment, describe_environment(resolved.threads))
+        environment = describe_environment(resolved.threads)
+        if origin is not None:
+            environment["initialized_from"] = origin
+        folder.write_json(folder.environment, environment)
         yield folder
 
 
@@ -245,13 +271,9 @@ def _resumed_config(requested: TrainConfig, checkpoint: Checkpoint) -> TrainConf
         ):
             saved[name] = value
         elif value != saved.get(name):
-            way_out = (
-                "only a run with lr_schedule constant can continue for more steps"
-                if name == "steps"
-                else "leave it out, or start a new run"
-            )
             raise ConfigError(
-                f"--resume keeps the saved {name} {saved.get(name)}, got {value}; {way_out}"
+                f"--resume keeps the saved {name} {saved.get(name)}, got {value};"
+                f" {_instead_of_resuming(name, saved, requested)}"
             )
     try:
         return TrainConfig(**{**saved, "resume": False, "time_budget": None})
@@ -261,12 +283,25 @@ def _resumed_config(requested: TrainConfig, checkpoint: Checkpoint) -> TrainConf
         ) from error
 
 
+def _instead_of_resuming(name: str, saved: Mapping[str, Any], requested: TrainConfig) -> str:
+    """Say how to get a run with another value of an option than the saved one."""
+    run = f"--init-from {requested.out or 'RUN'}"
+    if name in ARCHITECTURE or saved["model_kind"] != "mini-gpt":
+        return "leave it out, or start a new run"
+    if name == "steps":
+        return f"to train longer, use {run}"
+    return f"leave it out, or start a new run from these weights with {run}"
+
+
 def _check_same_data(dataset: Dataset, checkpoint: Checkpoint) -> None:
     now, then = dataset.split_sha256, checkpoint.data["split_sha256"]
     if now != then or dataset.tokenizer.to_dict() != checkpoint.tokenizer:
+        way_out = "restore the text or start a new run"
+        if checkpoint.config["model_kind"] == "mini-gpt":
+            way_out += f" from these weights with --init-from {checkpoint.path.parent.parent}"
         raise CheckpointError(
             f"the text must be that of the checkpoint (split SHA-256 {then[:12]}…), got"
-            f" {now[:12]}…; restore the text or start a new run"
+            f" {now[:12]}…; {way_out}"
         )
 
 
@@ -331,7 +366,7 @@ def _save(run: _Run, trainer: TrainerState, state: EngineState, best: Best | Non
         trainer = dataclasses.replace(trainer, budget=budget)
     path = save_checkpoint(
         run.folder.checkpoints, config=config.to_dict(),
-        tokenizer=run.dataset.tokenizer.to_dict(), data=run.dataset.describe(), trainer=trainer,
+        tokenizer=run.dataset.tokenizer.to_dict(), data=_data_record(run), trainer=trainer,
         state=state,
     )  # fmt: skip
     if best is not None:
@@ -378,6 +413,12 @@ def _note_best(run: _Run, result: LoopResult) -> None:
         )
     if best != result.steps:
         run.terminal.note(f"validation has not improved since step {best}; keeping step {best}")
+
+
+def _data_record(run: _Run) -> dict[str, Any]:
+    """Return what a checkpoint keeps about its data and, if there is one, its source."""
+    origin = run.initialized_from
+    return {**run.dataset.describe(), **({"initialized_from": dict(origin)} if origin else {})}
 
 
 # ------------------------------------------------------------------------------------- finishing

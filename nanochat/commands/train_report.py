@@ -39,6 +39,7 @@ class Run(Protocol):
     engine: Engine
     folder: RunFolder | None  # None in processes above rank 0, which write nothing
     resumed_from: Checkpoint | None
+    initialized_from: Mapping[str, Any] | None  # the record of the run whose weights it began with
     terminal: Terminal
     deadline: Deadline | None  # of a run with a time budget
 
@@ -69,6 +70,8 @@ def announce(
     if run.resumed_from is not None:
         step = run.resumed_from.trainer.step
         terminal.note(f"resuming from {run.resumed_from.path} after step {step}")
+    elif run.initialized_from is not None:
+        terminal.note(f"starting from the weights of {run.initialized_from['path']}")
 
 
 def preview(run: Run) -> Callable[[int], str]:

@@ -14,7 +14,17 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from nanochat.config.option import Option, as_text, closest, options_of, shown
-from nanochat.config.options import AblateConfig, EvalConfig, SampleConfig, TrainConfig
+from nanochat.config.options import (
+    AblateConfig,
+    EvalConfig,
+    RunsCompareConfig,
+    RunsConfig,
+    RunsPruneConfig,
+    RunsRemoveConfig,
+    RunsShowConfig,
+    SampleConfig,
+    TrainConfig,
+)
 from nanochat.errors import ConfigError
 
 __all__ = [
@@ -29,6 +39,7 @@ __all__ = [
     "front_parser",
     "read_flags",
     "read_front_flags",
+    "split_command",
 ]
 
 PROGRAM = "nanochat"
@@ -39,19 +50,56 @@ _HELP = "Train, sample, evaluate and ablate small language models from a text co
 
 
 class Command(NamedTuple):
-    """One command: a line about it and the class of its options."""
+    """One command: a line about it, the class of its options, and its positional argument."""
 
     summary: str
     config: type | None = None
+    argument: str = ""  # the option that words without dashes give
+    metavar: str = ""  # of the argument
 
 
+# A name of two words is a subcommand.
 COMMANDS = {
-    "train": Command("Train a model on a text and write samples.", TrainConfig),
-    "sample": Command("Write text with a trained model.", SampleConfig),
-    "eval": Command("Evaluate a trained model on a text: loss and bits per byte.", EvalConfig),
+    "train": Command("Train a model on a text and write samples.", TrainConfig, "data", "PATH"),
+    "sample": Command("Write text with a trained model.", SampleConfig, "run", "RUN"),
+    "eval": Command(
+        "Evaluate a trained model on a text: loss and bits per byte.", EvalConfig, "run", "RUN"
+    ),
     "ablate": Command("Train a grid of variants over seeds and compare them.", AblateConfig),
+    "runs": Command("List the runs; show, compare, remove or prune them.", RunsConfig),
+    "runs show": Command(
+        "Show a run: its options, result and checkpoints.", RunsShowConfig, "run", "RUN"
+    ),
+    "runs compare": Command(
+        "Compare runs: options that differ, results and curves.", RunsCompareConfig, "runs", "RUN"
+    ),
+    "runs remove": Command("Remove runs from the disk.", RunsRemoveConfig, "runs", "RUN"),
+    "runs prune": Command("Remove old checkpoints of runs.", RunsPruneConfig, "runs", "RUN"),
     "info": Command("Show versions, machine and native modules, for a bug report."),
 }
+
+
+def split_command(words: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the command that the words begin with, of one or two words, and the words after it.
+
+    The command is empty if the words begin with none. Raises ConfigError for a wrong subcommand.
+    """
+    command = words[0] if words else ""
+    if command not in COMMANDS:
+        return "", list(words)
+    subcommands = _subcommands(command)
+    if not subcommands or len(words) == 1 or words[1].startswith("-"):
+        return command, list(words[1:])
+    if words[1] not in subcommands:
+        near = closest(words[1], subcommands) or f"; the commands are {', '.join(subcommands)}"
+        raise ConfigError(f"unknown command {command} {shown(words[1])}{near}")
+    return f"{command} {words[1]}", list(words[2:])
+
+
+def _subcommands(command: str) -> dict[str, Command]:
+    """Return the subcommands of a command by their second word."""
+    start = f"{command} "
+    return {name.removeprefix(start): COMMANDS[name] for name in COMMANDS if name.startswith(start)}
 
 
 def command_options(command: str) -> dict[str, Option]:
@@ -60,7 +108,8 @@ def command_options(command: str) -> dict[str, Option]:
     known = options_of(config) if config is not None else {}
     if command == "ablate":
         runs = options_of(TrainConfig)
-        del runs["resume"]
+        for name in ("resume", "init_from", "extend_vocabulary"):
+            del runs[name]
         known = {**known, **{name: runs[name] for name in runs if name not in known}}
     return known
 
@@ -79,20 +128,21 @@ def read_flags(command: str, words: Sequence[str]) -> dict[str, Any]:
     Raises ConfigError. `config`, `quiet` and `json` are among the names.
     """
     options = command_options(command)
-    parser = command_parser(command)
+    parser = command_parser(command, listing=False)
     namespace, rest = parser.parse_known_args(_normalized(words, options))
     flags = vars(namespace)
     _refuse_unknown(command, options, rest)
     paths = [*flags.pop("paths", []), *(word for word in rest if word != "--")]
     if paths:
-        _take_path(command, flags, paths)
+        _take_argument(command, options, flags, paths)
     return flags
 
 
 def read_front_flags(words: Sequence[str]) -> dict[str, Any]:
     """Return the given flags that precede any command. Raises ConfigError."""
     if words and not words[0].startswith("-"):
-        near = closest(words[0], COMMANDS) or f"; the commands are {', '.join(COMMANDS)}"
+        commands = [name for name in COMMANDS if " " not in name]
+        near = closest(words[0], commands) or f"; the commands are {', '.join(commands)}"
         raise ConfigError(f"unknown command {shown(words[0])}{near}")
     _check_front_words(words)
     namespace, rest = front_parser(with_options=False).parse_known_args(words)
@@ -184,21 +234,35 @@ def _spellings(name: str, option: Option) -> list[str]:
     return [flag, _negated(flag)] if option.kind is bool else [flag]
 
 
-def _take_path(command: str, flags: dict[str, Any], paths: Sequence[str]) -> None:
-    """Take the positional path of `train` as its option data."""
-    if command != "train":
-        raise ConfigError(f"{PROGRAM} {command} takes options only, got {shown(paths[0])}")
-    if len(paths) > 1:
+def _take_argument(
+    command: str, options: Mapping[str, Option], flags: dict[str, Any], words: Sequence[str]
+) -> None:
+    """Take the words without dashes as the option that is the command's argument."""
+    name, metavar = COMMANDS[command].argument, COMMANDS[command].metavar
+    if not name:
         raise ConfigError(
-            f"train takes one path, got {shown(' '.join(paths))}; give a folder to train on"
-            " several files"
+            f"{PROGRAM} {command} takes options only, got {shown(words[0])}"
+            f"{_subcommand_hint(command, words)}"
         )
-    if "data" in flags:
+    if len(words) > 1 and options[name].kind is not tuple:
+        way_out = "; give a folder to train on several files" if command == "train" else ""
         raise ConfigError(
-            f"the text must be given once, got {shown(paths[0])} and --data"
-            f" {shown(flags['data'])}; leave one out"
+            f"{command} takes one {metavar.lower()}, got {shown(' '.join(words))}{way_out}"
         )
-    flags["data"] = paths[0]
+    if name in flags:
+        given = flags[name] if isinstance(flags[name], str) else " ".join(flags[name])
+        raise ConfigError(
+            f"the {'text' if name == 'data' else 'run'} must be given once, got"
+            f" {shown(' '.join(words))} and {flag_of(name)} {shown(given)}; leave one out"
+        )
+    flags[name] = list(words) if options[name].kind is tuple else words[0]
+
+
+def _subcommand_hint(command: str, words: Sequence[str]) -> str:
+    """Say how to write a subcommand that follows an option."""
+    if words[0] not in _subcommands(command):
+        return ""
+    return f"; put the options after it: {PROGRAM} {command} {words[0]} …"
 
 
 # ------------------------------------------------------------------------------ building the parser
@@ -244,9 +308,12 @@ def front_parser(*, with_options: bool) -> Parser:
     parser.epilog = "`%(prog)s COMMAND --help` shows the options of a command."
     commands = parser.add_subparsers(title="Commands", metavar="")
     for name, command in COMMANDS.items():
+        if " " in name:
+            continue
         parser.commands[name] = commands.add_parser(name, help=command.summary)
         if with_options:
             _fill(parser.commands[name], name, {}, show_all=True)
+            parser.commands |= _add_subcommands(parser.commands[name], name, with_options=True)
     general = parser.add_argument_group(_GENERAL)
     _add_help(general, with_all=False)
     general.add_argument("--version", action=_Once, nargs=0, help="Show the version and exit.")
@@ -267,11 +334,30 @@ def command_parser(
     defaults: Mapping[str, Any] | None = None,  # for its help page; None: those of the options
     *,
     show_all: bool = False,
+    listing: bool = True,
 ) -> Parser:
-    """Return the parser of one command."""
+    """Return the parser of one command; `listing`: for a page that lists its subcommands too."""
     parser = Parser(prog=f"{PROGRAM} {command}")
+    if listing:
+        _add_subcommands(parser, command, with_options=False)
     _fill(parser, command, defaults or {}, show_all=show_all)
     return parser
+
+
+def _add_subcommands(
+    parser: argparse.ArgumentParser, command: str, *, with_options: bool
+) -> dict[str, argparse.ArgumentParser]:
+    """Add the parsers of a command's subcommands and return them by full name."""
+    added: dict[str, argparse.ArgumentParser] = {}
+    if not _subcommands(command):
+        return added
+    commands = parser.add_subparsers(title="Commands", metavar="")
+    for word, declared in _subcommands(command).items():
+        name = f"{command} {word}"
+        added[name] = commands.add_parser(word, help=declared.summary)
+        if with_options:
+            _fill(added[name], name, {}, show_all=True)
+    return added
 
 
 def _fill(
@@ -279,20 +365,22 @@ def _fill(
 ) -> None:
     """Add a command's options in their groups."""
     options = command_options(command)
-    parser.description = COMMANDS[command].summary
-    parser.usage = "%(prog)s [OPTIONS]" + (" [PATH]" if command == "train" else "")
+    declared = COMMANDS[command]
+    parser.description = declared.summary
+    parser.usage = "%(prog)s [OPTIONS]" + _argument_usage(declared, options)
     if not show_all and not all(option.common for option in options.values()):
         parser.epilog = "`%(prog)s --help-all` shows every option."
     groups: dict[str, Any] = {}
     for name, option in options.items():
         if option.group not in groups:
             groups[option.group] = parser.add_argument_group(option.group)
-        if (command, name) == ("train", "data"):
+        if name == declared.argument:
             groups[option.group].add_argument(
-                "paths", nargs="*", metavar="PATH", help="The same as --data PATH."
-            )
-        declared = replace(option, default=defaults[name]) if name in defaults else option
-        _add_option(groups[option.group], name, declared, visible=option.common or show_all)
+                "paths", nargs="*", metavar=declared.metavar,
+                help=f"The same as {flag_of(name)} {declared.metavar}.",
+            )  # fmt: skip
+        shown_option = replace(option, default=defaults[name]) if name in defaults else option
+        _add_option(groups[option.group], name, shown_option, visible=option.common or show_all)
     general = parser.add_argument_group(_GENERAL)
     if options:
         general.add_argument(
@@ -304,6 +392,13 @@ def _fill(
         "--json", action=_Once, nargs=0, help="Write one JSON object to stdout instead of text."
     )
     _add_help(general, with_all=bool(options))
+
+
+def _argument_usage(declared: Command, options: Mapping[str, Option]) -> str:
+    if not declared.argument:
+        return ""
+    many = "..." if options[declared.argument].kind is tuple else ""
+    return f" [{declared.metavar}{many}]"
 
 
 def _add_help(group: Any, *, with_all: bool) -> None:

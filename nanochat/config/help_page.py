@@ -48,7 +48,16 @@ class _Formatter(RichHelpFormatter):
         lines = super()._rich_format_action(action)
         if isinstance(action, argparse._SubParsersAction):
             next(lines)  # an empty heading above the commands
-        return lines
+        for header, help in lines:
+            if header.cell_len <= self._width or ", " not in header.plain:
+                yield header, help
+                continue
+            # `--long-name, --no-long-name` takes two lines of a narrow terminal.
+            cut = header.plain.index(", ") + 1
+            yield header[:cut], None
+            rest = header[cut + 1 :]
+            rest.pad_left(self._current_indent)
+            yield rest, help
 
 
 def front_page() -> Parser:
@@ -93,6 +102,9 @@ def show(parser: Parser) -> None:
     """Print a parser's help, as wide as the terminal."""
     columns = shutil.get_terminal_size().columns
     width = min(max(columns, NARROWEST), WIDEST)
+    usage = f"Usage: {parser.usage}".replace("%(prog)s", parser.prog)
+    if parser.usage and len(usage) > width:
+        parser.usage = parser.usage.replace(" [", "\n    [", 1)
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
     console = Console(width=width, file=io.StringIO(), force_terminal=is_terminal)
     formatter: Any = partial(_Formatter, width=width, max_help_position=30, console=console)

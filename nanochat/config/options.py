@@ -41,8 +41,15 @@ __all__ = [
     "RUNS_DIR",
     "UNSUPPORTED",
     "AblateConfig",
+    "ARCHITECTURE",
+    "BEST",
     "EvalConfig",
     "Option",
+    "RunsCompareConfig",
+    "RunsConfig",
+    "RunsPruneConfig",
+    "RunsRemoveConfig",
+    "RunsShowConfig",
     "SampleConfig",
     "TrainConfig",
     "budget_seconds",
@@ -55,6 +62,7 @@ __all__ = [
 RUNS_DIR = "runs"
 CHECKPOINTS_DIR = "checkpoints"
 ABLATIONS_DIR = "ablations"
+BEST = "best"  # the name of the checkpoint with the lowest validation loss
 
 AUTO = -1  # of numbers that are chosen once the text is known
 
@@ -307,6 +315,15 @@ class TrainConfig:
         False, "Resume the run in --out, or the newest run.", group=_RUN, output=True, common=True
     )
 
+    init_from: str | None = option(
+        None,
+        "Run to start from, or RUN@last or RUN@STEP: its model, tokenizer and best weights, for any"
+        " text.", group=_RUN, path=True, kind=str, optional=True, common=True,
+    )  # fmt: skip
+    extend_vocabulary: bool = option(
+        False, "Add the text's new characters to the vocabulary of init_from.", group=_RUN
+    )
+
     # sampling at the end of the run
     num_samples: int = option(
         10, "Number of samples to write.", group=_SAMPLE, low=0, high=1 << 20, output=True
@@ -337,13 +354,23 @@ class TrainConfig:
         assign(self, {**preset_defaults(preset, given), **given, "mode": mode, "preset": preset})
         autos = ("auto", AUTO)  # no option has -1 as another value
         assign(self, {"given": frozenset(name for name in given if given[name] not in autos)})
-        if self.resume:
+        self._check_start()
+        if self.resume or (self.init_from is not None and not self.given >= ARCHITECTURE):
             return  # the saved config applies, and only given options are compared with it
         parse_keep(self.keep)
         self._check_time_budget()
         self._check_heads()
         self._check_schedule()
         check_supported(self)
+
+    def _check_start(self) -> None:
+        if self.resume and self.init_from is not None:
+            raise ConfigError(
+                "resume continues a run with its own weights, init_from starts a new one; leave one"
+                f" out, got init_from {shown(self.init_from)}"
+            )
+        if self.extend_vocabulary and self.init_from is None and not self.resume:
+            raise ConfigError("extend_vocabulary needs init_from; add init_from or leave it out")
 
     def _check_time_budget(self) -> None:
         if self.time_budget is None:
@@ -390,6 +417,15 @@ class TrainConfig:
     @property
     def head_dim(self) -> int:
         return self.n_embd // self.n_head
+
+
+# The options that the weights and the tokenizer of a model depend on. A config that starts from
+# another run is complete when it gives all of them.
+ARCHITECTURE = frozenset({
+    "model_kind", "preset", "n_layer", "n_head", "n_embd", "block_size", "activation", "positions",
+    "past_embeds", "ngram_rows", "ngram_longest", "tie_lm_head", "input_rmsnorm", "qk_norm",
+    "logit_softcap", "init_std", "zero_init", "tokenizer", "vocab_size",
+})  # fmt: skip
 
 
 def resolve_preset(given: Mapping[str, Any]) -> tuple[str, str]:
@@ -463,14 +499,27 @@ class _WithoutPreset:
         assign(self, {**defaults_of(type(self), {}), **parse_given(self)})
 
 
+def _run_option(group: str) -> Any:
+    return option(
+        None,
+        "Run folder, its name below runs/, or a checkpoint folder; default: the newest finished"
+        " run.", group=group, path=True, kind=str, optional=True, common=True,
+    )  # fmt: skip
+
+
+def _checkpoint_option(group: str) -> Any:
+    return option(
+        BEST, "Checkpoint of the run: best, last, a step, or the path of a checkpoint or run.",
+        group=group, path=True, common=True,
+    )  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleConfig(_WithoutPreset):
     """The options of `nanochat sample`."""
 
-    checkpoint: str | None = option(
-        None, "Checkpoint or run folder; default: the newest run.", group=_SAMPLE, path=True,
-        kind=str, optional=True, common=True,
-    )  # fmt: skip
+    run: str | None = _run_option(_SAMPLE)
+    checkpoint: str = _checkpoint_option(_SAMPLE)
     prompt: str = option("", "Text to continue.", group=_SAMPLE, common=True)
     num_samples: int = _same("num_samples", default=1, low=1, common=True)
     max_new_tokens: int = _same("max_new_tokens", common=True)
@@ -502,10 +551,8 @@ class SampleConfig(_WithoutPreset):
 class EvalConfig(_WithoutPreset):
     """The options of `nanochat eval`."""
 
-    checkpoint: str | None = option(
-        None, "Checkpoint or run folder; default: the newest run.", group=_DATA, path=True,
-        kind=str, optional=True, common=True,
-    )  # fmt: skip
+    run: str | None = _run_option(_DATA)
+    checkpoint: str = _checkpoint_option(_DATA)
     data: str | None = option(
         None, "Text to score; default: the validation text of the run.", group=_DATA, path=True,
         kind=str, optional=True, common=True,
@@ -540,3 +587,65 @@ class AblateConfig(_WithoutPreset):
         None, "Folder of the ablation; default: ablations/ and the names of the varied options.",
         group=_RUN, path=True, kind=str, optional=True, common=True,
     )  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------ nanochat runs
+
+
+def _dir_option() -> Any:
+    return option(
+        RUNS_DIR, "Folder that holds the runs.", group=_RUN, path=True, kind=str, common=True
+    )
+
+
+def _runs_option(help: str) -> Any:
+    return option((), help, group=_RUN, path=True, common=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunsConfig(_WithoutPreset):
+    """The options of `nanochat runs`, which lists runs."""
+
+    dir: str = _dir_option()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunsShowConfig(_WithoutPreset):
+    """The options of `nanochat runs show`."""
+
+    run: str | None = _run_option(_RUN)
+    dir: str = _dir_option()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunsCompareConfig(_WithoutPreset):
+    """The options of `nanochat runs compare`."""
+
+    runs: tuple[str, ...] = _runs_option("Runs to compare, two or more.")
+    out: str | None = option(
+        None, "Picture of the curves; default: compare.svg in the folder of the runs.", group=_RUN,
+        path=True, kind=str, optional=True, common=True,
+    )  # fmt: skip
+    dir: str = _dir_option()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunsRemoveConfig(_WithoutPreset):
+    """The options of `nanochat runs remove`."""
+
+    runs: tuple[str, ...] = _runs_option("Runs to remove.")
+    yes: bool = option(False, "Remove without asking.", group=_RUN, common=True)
+    dir: str = _dir_option()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunsPruneConfig(_WithoutPreset):
+    """The options of `nanochat runs prune`."""
+
+    runs: tuple[str, ...] = _runs_option("Runs whose checkpoints to remove; default: all runs.")
+    keep: str = option(
+        "last:2,best",
+        "Checkpoints to keep: last:N for the last N, best for the one with the lowest validation"
+        " loss. The best and the newest are always kept.", group=_RUN, common=True,
+    )  # fmt: skip
+    dir: str = _dir_option()

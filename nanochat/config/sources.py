@@ -14,6 +14,11 @@ from nanochat.config.options import (
     AblateConfig,
     EvalConfig,
     Option,
+    RunsCompareConfig,
+    RunsConfig,
+    RunsPruneConfig,
+    RunsRemoveConfig,
+    RunsShowConfig,
     SampleConfig,
     TrainConfig,
     closest,
@@ -21,14 +26,17 @@ from nanochat.config.options import (
 )
 from nanochat.errors import ConfigError
 
-__all__ = ["PREFIX", "gather_options", "read_config_file"]
+__all__ = ["PREFIX", "gather_options", "parse_toml", "read_config_file"]
 
 PREFIX = "NCLAB_"
 # Variables of the build (CMakeLists.txt), which may still be set in the shell that runs a command,
 # and those that choose a build of the kernels (native.py) and its instruction set.
 _BUILD_NAMES = "AVX512 CUDA PYTHON CPP_TESTS SANITIZE WERROR KERNELS SIMD"
 _BUILD = frozenset(PREFIX + name for name in _BUILD_NAMES.split())
-_CONFIGS = (TrainConfig, SampleConfig, EvalConfig, AblateConfig)
+_CONFIGS = (
+    TrainConfig, SampleConfig, EvalConfig, AblateConfig, RunsConfig, RunsShowConfig,
+    RunsCompareConfig, RunsRemoveConfig, RunsPruneConfig,
+)  # fmt: skip
 
 
 def gather_options(
@@ -74,7 +82,7 @@ def read_config_file(path: str, known: Mapping[str, Option]) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise ConfigError(f"config file {path} is not UTF-8: byte {error.start}") from error
     try:
-        options = _parse_toml(text)
+        options = parse_toml(text)
     except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError
         raise ConfigError(f"config file {path} is not TOML: {error}") from error
     _refuse_unknown(path, options, known)
@@ -100,7 +108,8 @@ def _parse(option: Option, name: str, value: Any, source: str) -> Any:
         raise ConfigError(f"{error}, in {source}") from None
 
 
-def _parse_toml(text: str) -> dict[str, Any]:
+def parse_toml(text: str) -> dict[str, Any]:
+    """Return the tables of a TOML text. Raises ValueError."""
     if sys.version_info >= (3, 11):
         import tomllib
     else:

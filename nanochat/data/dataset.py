@@ -22,6 +22,7 @@ from nanochat.data.documents import Documents, encode_documents
 from nanochat.data.splits import Split, count_shared, split_documents
 from nanochat.data.style import style_documents
 from nanochat.data.tokenizer import BOS, Tokenizer, build_tokenizer
+from nanochat.data.vocabulary import covering
 from nanochat.errors import TokenizerError
 
 __all__ = ["Dataset", "load_dataset", "start_text"]
@@ -90,12 +91,20 @@ class Dataset:
         }
 
 
-def load_dataset(config: TrainConfig) -> Dataset:
+def load_dataset(
+    config: TrainConfig,
+    known: Tokenizer | None = None,  # of a trained model; None: the text's own
+    *,
+    extend: bool = False,  # add the text's new characters to `known`
+) -> Dataset:
     """Read, split and tokenize the config's corpus. Raises CorpusError, TokenizerError."""
     corpus = load_corpus(config.data, config.documents, config.data_dir)
     split = split_documents(corpus.documents, config.val_fraction, config.seed)
     train = [*split.train, *(style_documents() if config.style == "futuristic" else ())]
-    tokenizer = build_tokenizer(config.tokenizer, train, split.val, config.vocab_size)
+    if known is None:
+        tokenizer = build_tokenizer(config.tokenizer, train, split.val, config.vocab_size)
+    else:
+        tokenizer = covering(known, (train, split.val), extend=extend)
     documents = encode_documents(tokenizer, train)
     return Dataset(
         tokenizer=tokenizer,

@@ -70,12 +70,13 @@ class Tokenizer(Protocol):
 
 
 class CharTokenizer:
-    """One id per character: sorted code points, from 1."""
+    """One id per character, from 1: sorted code points, then those that `extended` added."""
 
     kind = "char"
 
-    def __init__(self, characters: Iterable[str]) -> None:
-        self.characters = "".join(sorted(set(characters)))
+    def __init__(self, characters: Iterable[str], *, in_order: bool = False) -> None:
+        distinct = dict.fromkeys(characters) if in_order else sorted(set(characters))
+        self.characters = "".join(distinct)
         self._points = _code_points(self.characters, "characters")
         self.vocab_size = len(self._points) + 1
         # The extra entry at the end holds id 0 for all code points above the largest known one.
@@ -106,6 +107,14 @@ class CharTokenizer:
         tokens = checked_ids(ids, self.vocab_size)
         points: bytes = self._points[tokens[tokens != BOS] - 1].tobytes()
         return points.decode("utf-32-le")
+
+    def extended(self, characters: Iterable[str]) -> CharTokenizer:
+        """Return a tokenizer that has more characters and keeps the ids of these.
+
+        Weights and hashed n-grams of a trained model belong to ids, so new ids must follow.
+        """
+        added = sorted(set(characters) - set(self.characters))
+        return CharTokenizer((*self.characters, *added), in_order=True)
 
     def to_dict(self) -> dict[str, Any]:
         return {"kind": self.kind, "characters": self.characters}
@@ -201,10 +210,10 @@ def tokenizer_from_dict(saved: Mapping[str, Any]) -> Tokenizer:
     if kind == "char" and set(saved) == {"kind", "characters"}:
         characters = saved["characters"]
         if isinstance(characters, str):
-            tokenizer = CharTokenizer(characters)
+            tokenizer = CharTokenizer(characters, in_order=True)
             if tokenizer.characters == characters:
                 return tokenizer
-        raise TokenizerError("saved tokenizer: characters must be sorted and without repeats")
+        raise TokenizerError("saved tokenizer: characters must be without repeats")
     raise TokenizerError(
         "saved tokenizer must be {kind: byte}, {kind: char, characters: …} or {kind: bpe, …},"
         f" got {str(saved)[:60]!r}"

@@ -16,6 +16,7 @@ __all__ = [
     "RMSNORM_EPS",
     "ROPE_BASE",
     "Spec",
+    "draw_matrix",
     "initial_weights",
     "parameter_specs",
     "rotary_angles",
@@ -69,14 +70,15 @@ def parameter_specs(config: TrainConfig, vocab_size: int) -> list[Spec]:
 
 def initial_weights(config: TrainConfig, vocab_size: int) -> dict[str, NDArray[np.float64]]:
     """Return N(0, std) draws in float64; each matrix depends on the seed and its name alone."""
-    weights = {}
-    for spec in parameter_specs(config, vocab_size):
-        rows, columns = spec.shape
-        draws = philox.normals(
-            config.seed, Stream.INIT, philox.item_of_name(spec.name), rows * columns
-        )
-        weights[spec.name] = (spec.std * draws).reshape(spec.shape)
-    return weights
+    specs = parameter_specs(config, vocab_size)
+    return {spec.name: draw_matrix(spec, config.seed) for spec in specs}
+
+
+def draw_matrix(spec: Spec, seed: int) -> NDArray[np.float64]:
+    """Return the initial values of one matrix."""
+    rows, columns = spec.shape
+    draws = philox.normals(seed, Stream.INIT, philox.item_of_name(spec.name), rows * columns)
+    return (spec.std * draws).reshape(spec.shape)
 
 
 def rotary_angles(

@@ -400,6 +400,8 @@ def find_checkpoint(run: Path, which: str) -> Checkpoint:
     if not run.is_dir():
         raise CheckpointError(f"run {run} does not exist; give the folder of a run")
     directory = run / CHECKPOINTS_DIR
+    if not directory.is_dir():
+        directory = run  # checkpoints that were copied from a run
     if matched:
         return _load_step(directory, int(matched[2]))
     if which == "last":

@@ -1,19 +1,29 @@
-"""Loading a trained model, for `sample` and `eval`."""
+"""Loading a trained model, for every command that reads one."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
 
-from nanochat.config.options import RUNS_DIR, EvalConfig, SampleConfig, TrainConfig
+from nanochat.config.option import shown
+from nanochat.config.options import BEST, RUNS_DIR, EvalConfig, SampleConfig, TrainConfig
 from nanochat.data.tokenizer import Tokenizer, tokenizer_from_dict
 from nanochat.engines import build_engine, resolve_hardware
 from nanochat.errors import CheckpointError, ConfigError
-from nanochat.runs.checkpoint import Checkpoint, resolve_checkpoint
+from nanochat.runs.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
+from nanochat.runs.find import find_run, is_checkpoint, step_folders
 from nanochat.training.average import averaged_weights
 from nanochat.training.engine import Engine, EngineState
 
-__all__ = ["TrainedModel", "load_trained", "read_checkpoint"]
+__all__ = [
+    "TrainedModel",
+    "config_of",
+    "kept_tokenizer",
+    "load_trained",
+    "read_checkpoint",
+]
+
+LAST = "last"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,19 +36,61 @@ class TrainedModel:
     checkpoint: Checkpoint
 
 
-def read_checkpoint(path: str | None) -> tuple[Checkpoint, TrainConfig, list[str]]:
+def read_checkpoint(
+    checkpoint: str = BEST,  # best, last, a step, or the path of a checkpoint or run
+    run: str | None = None,  # a path, or the name of a run in runs/; None: the newest finished run
+) -> tuple[Checkpoint, TrainConfig, list[str]]:
     """Return the checkpoint, its config, and why newer checkpoints were skipped.
 
     Raises CheckpointError.
     """
-    checkpoint, skipped = resolve_checkpoint(None if path is None else Path(path), Path(RUNS_DIR))
+    found, skipped = _found(checkpoint, run)
+    return found, config_of(found), skipped
+
+
+def config_of(checkpoint: Checkpoint) -> TrainConfig:
+    """Return the config of a checkpoint. Raises CheckpointError for that of another version."""
     try:
-        config = TrainConfig(**checkpoint.config)
+        return TrainConfig(**checkpoint.config)
     except (ConfigError, TypeError) as error:
         raise CheckpointError(
             f"{checkpoint.path} has a config of another version: {error}"
         ) from error
-    return checkpoint, config, skipped
+
+
+def kept_tokenizer(checkpoint: Checkpoint | None) -> Tokenizer | None:
+    """Return the tokenizer of a run that took it from another run, otherwise None.
+
+    Every other run makes its tokenizer from its text, and so does a command that reads the text
+    again.
+    """
+    if checkpoint is None or checkpoint.config.get("init_from") is None:
+        return None
+    return tokenizer_from_dict(checkpoint.tokenizer)
+
+
+def _found(checkpoint: str, run: str | None) -> tuple[Checkpoint, list[str]]:
+    if not _is_choice(checkpoint):
+        if run is not None:
+            raise CheckpointError(
+                f"run {shown(run)} and checkpoint {shown(checkpoint)} both name a model; leave one"
+                " out, or give checkpoint as best, last or a step"
+            )
+        run, checkpoint = checkpoint, BEST
+    path = find_run(run, Path(RUNS_DIR))
+    if not is_checkpoint(path) or step_folders(path):
+        found = find_checkpoint(path, checkpoint)
+        return found, found.skipped
+    if checkpoint != BEST:
+        raise CheckpointError(
+            f"{path} is one checkpoint, got checkpoint {shown(checkpoint)}; leave it out or name"
+            " the run"
+        )
+    return load_checkpoint(path), []
+
+
+def _is_choice(checkpoint: str) -> bool:
+    return checkpoint in (BEST, LAST) or checkpoint.isdecimal()
 
 
 def load_trained(

@@ -18,7 +18,7 @@ from typing import Any
 from nanochat.errors import OutputError
 from nanochat.system.durable import output_error
 
-__all__ = ["LOCK", "locked"]
+__all__ = ["LOCK", "locked", "writer"]
 
 LOCK = ".lock"
 _NAMES_WITHIN_S = 0.1  # a process writes its names right after it has locked the file
@@ -42,6 +42,22 @@ def locked(folder: Path) -> Iterator[None]:
         with suppress(OSError):
             os.unlink(path)
         os.close(descriptor)  # last: nobody can lock the file while its name still exists
+
+
+def writer(folder: Path) -> str | None:
+    """Return the process that writes to the folder, or None. Never touches the lock.
+
+    Of a process on another host, only the lock file is known.
+    """
+    try:
+        descriptor = os.open(folder / LOCK, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        owner = _names(descriptor)
+    finally:
+        os.close(descriptor)
+    return _owner_text(owner) if owner and _may_run(owner) else None
 
 
 def _acquired(path: Path) -> int:
@@ -131,10 +147,14 @@ def _start_time(pid: int) -> int | None:
         return None
 
 
+def _owner_text(owner: Mapping[str, Any]) -> str:
+    return f"process {owner['pid']} on host {owner['host']}"
+
+
 def _refusal(path: Path, owner: Mapping[str, Any]) -> OutputError:
     if not owner:
         return OutputError(f"another process writes to {path.parent}; choose another out")
-    process = f"process {owner['pid']} on host {owner['host']}"
+    process = _owner_text(owner)
     way_out = "wait for it or choose another out"
     if owner["host"] != os.uname().nodename:
         way_out = f"if it has ended, delete {path}; otherwise choose another out"

@@ -187,11 +187,11 @@ def test_nothing_to_sample_from_is_one_clear_line(folder, refused):
         "runs holds no run with a checkpoint; train one first or name a checkpoint"
     )
     assert refused("sample", "--checkpoint=no", code=1) == (
-        "no does not exist; give a run folder or a checkpoint folder"
+        "no run no here or in runs; train one first with `nanochat train`"
     )
     Path("empty").mkdir()
     assert refused("sample", "--checkpoint=empty", code=1) == (
-        "empty holds no checkpoint; give a run folder or a checkpoint folder"
+        "empty holds no run and no checkpoint; `nanochat runs` lists the runs"
     )
 
 

@@ -781,12 +781,11 @@ def test_output_options_may_differ_on_resume(run, stop_after):
 
 @pytest.mark.parametrize("schedule", ["linear", "sqrt", "cosine"])
 def test_more_steps_need_a_constant_schedule(run, schedule):
-    run(out="run", lr_schedule=schedule)
+    run("mini-gpt", out="run", lr_schedule=schedule)
     with pytest.raises(ConfigError) as caught:
         resume("run", steps=9)
     assert str(caught.value) == (
-        "--resume keeps the saved steps 6, got 9; only a run with lr_schedule constant can continue"
-        " for more steps"
+        "--resume keeps the saved steps 6, got 9; to train longer, use --init-from run"
     )
 
 

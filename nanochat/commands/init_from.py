@@ -1,0 +1,188 @@
+"""`--init-from`: a new run that starts from the weights and the tokenizer of another.
+
+Owns what the new run keeps of its source, what may differ, and the weights that it starts with.
+Schedule, optimizer state and text are those of a new run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanochat.config.option import as_text, shown
+from nanochat.config.options import (
+    ARCHITECTURE,
+    BEST,
+    TrainConfig,
+    options_of,
+    preset_defaults,
+)
+from nanochat.data.tokenizer import Tokenizer, tokenizer_from_dict
+from nanochat.errors import CheckpointError, ConfigError, UnsupportedModelKind, UnsupportedOption
+from nanochat.model.parameters import draw_matrix, parameter_specs
+from nanochat.model.state import check_shapes
+from nanochat.output.terminal import Terminal
+from nanochat.runs.checkpoint import Checkpoint
+from nanochat.runs.load import read_checkpoint
+from nanochat.training.engine import EngineState
+
+__all__ = ["LR_FRACTION", "Source", "initialized_config", "read_source"]
+
+LR_FRACTION = 1 / 3  # of the preset's learning rates: the weights are near a minimum already
+_RATES = ("lr", "matrix_lr", "head_lr")
+# Options of the text that describe tokens and batches, not the text.
+_NOT_OF_THE_TEXT = {"tokenizer", "vocab_size", "batching"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """The checkpoint that a run starts from."""
+
+    checkpoint: Checkpoint
+    config: TrainConfig
+    tokenizer: Tokenizer
+    weights_sha256: str
+
+    def record(self) -> dict[str, Any]:
+        """Return what the new run keeps about its source."""
+        return {
+            "path": str(self.checkpoint.path),
+            "step": self.checkpoint.trainer.step,
+            "weights_sha256": self.weights_sha256,
+        }
+
+    def split_warning(self, config: TrainConfig, split_sha256: str) -> str | None:
+        """Return a sentence if the new run validates on text that its source has trained on."""
+        same_text = config.data == self.config.data
+        if not same_text or split_sha256 == self.checkpoint.data["split_sha256"]:
+            return None
+        return (
+            f"the text is split differently than in {self.checkpoint.path}, which may have trained"
+            " on what this run validates on; leave out seed and val_fraction to keep the split"
+        )
+
+    def initial_state(self, config: TrainConfig, tokenizer: Tokenizer) -> EngineState:
+        """Return the weights of the new run, with an empty optimizer state.
+
+        `tokenizer` is the source's, or extends it. The rows of new tokens are those of a new model
+        with the config's seed.
+        """
+        weights = dict(self.checkpoint.state.weights)
+        for spec in parameter_specs(config, tokenizer.vocab_size):
+            saved = weights[spec.name]
+            if _has_a_row_per_token(spec.name) and len(saved) < spec.shape[0]:
+                drawn = draw_matrix(spec, config.seed).astype(saved.dtype)
+                drawn[: len(saved)] = saved
+                weights[spec.name] = drawn
+            elif spec.name == "wpe":
+                weights[spec.name] = _first_rows(saved, config.block_size)
+        return EngineState(weights=weights, optimizer={})
+
+
+def _has_a_row_per_token(name: str) -> bool:
+    return name == "lm_head" or (name.startswith("wte") and name != "wte_ngram")
+
+
+def _first_rows(array: NDArray[np.floating], rows: int) -> NDArray[np.floating]:
+    return np.ascontiguousarray(array[:rows])
+
+
+def read_source(requested: TrainConfig, terminal: Terminal) -> Source:
+    """Read the checkpoint that init_from names: RUN, RUN@last or RUN@STEP.
+
+    Raises CheckpointError if it is missing, damaged or of another version, UnsupportedModelKind
+    for a bigram.
+    """
+    run, which = _run_and_checkpoint(str(requested.init_from))
+    checkpoint, config, skipped = read_checkpoint(which, run)
+    for reason in skipped:
+        terminal.warn(reason)
+    if config.model_kind != "mini-gpt":
+        raise UnsupportedModelKind(
+            f"init_from does not support model_kind {config.model_kind}, got {checkpoint.path};"
+            " name a run of model_kind mini-gpt, or train without init_from"
+        )
+    tokenizer = tokenizer_from_dict(checkpoint.tokenizer)
+    expected = {s.name: s.shape for s in parameter_specs(config, tokenizer.vocab_size)}
+    try:
+        check_shapes(checkpoint.state.weights, expected, "weight")
+    except CheckpointError as error:
+        raise CheckpointError(f"{checkpoint.path}: {error}") from error
+    if requested.extend_vocabulary and tokenizer.kind != "char":
+        raise UnsupportedOption(
+            f"tokenizer {tokenizer.kind} of {checkpoint.path} does not support extend_vocabulary:"
+            " it has an id for every byte, so it knows every text; leave it out"
+        )
+    return Source(
+        checkpoint=checkpoint, config=config, tokenizer=tokenizer,
+        weights_sha256=_weights_sha256(checkpoint),
+    )  # fmt: skip
+
+
+def _run_and_checkpoint(text: str) -> tuple[str, str]:
+    run, at, which = text.rpartition("@")
+    if at and run and (which in (BEST, "last") or which.isdecimal()) and not os.path.exists(text):
+        return run, which
+    return text, BEST
+
+
+def _weights_sha256(checkpoint: Checkpoint) -> str:
+    """Return the SHA-256 of the weights, which reading the checkpoint has verified."""
+    manifest = json.loads((checkpoint.path / "manifest.json").read_text(encoding="utf-8"))
+    return str(manifest["files"]["weights.safetensors"]["sha256"])
+
+
+# ------------------------------------------------------------------------------------- the options
+
+
+def initialized_config(requested: TrainConfig, source: Source) -> TrainConfig:
+    """Return the config of the new run: the source's model, and a new schedule.
+
+    Options that are not given come from the source where they describe the model, or its text if
+    no text is given, and otherwise from the source's preset. Raises ConfigError for a given option
+    that contradicts the source.
+    """
+    saved, given = source.config, _given(requested)
+    _refuse_contradictions(given, source)
+    defaults = preset_defaults(saved.preset, given)
+    options = {name: getattr(saved, name) for name in ARCHITECTURE}
+    options["mode"] = saved.mode
+    options |= {name: defaults[name] * LR_FRACTION for name in _RATES}
+    if given.get("data", saved.data) == saved.data:
+        # The same text: the same split too, or the new run validates on what the source has read.
+        options |= {name: getattr(saved, name) for name in (*_text_options(), "seed")}
+    return TrainConfig(**{**options, **given, "init_from": str(source.checkpoint.path)})
+
+
+def _given(requested: TrainConfig) -> Mapping[str, Any]:
+    return {name: getattr(requested, name) for name in requested.given}
+
+
+def _text_options() -> list[str]:
+    known = options_of(TrainConfig)
+    group = known["data"].group
+    return [n for n in known if known[n].group == group and n not in _NOT_OF_THE_TEXT]
+
+
+def _refuse_contradictions(given: Mapping[str, Any], source: Source) -> None:
+    saved, path = source.config, source.checkpoint.path
+    for name in sorted(ARCHITECTURE & given.keys()):
+        kept, value = getattr(saved, name), given[name]
+        if name == "block_size":
+            # RoPE has no weights per position; learned positions can only become fewer.
+            if saved.positions == "learned" and value > kept:
+                raise ConfigError(
+                    f"block_size must be at most {kept}, the learned positions of {path}, got"
+                    f" {value}; lower it, or train a new model without init_from"
+                )
+        elif value != kept:
+            raise ConfigError(
+                f"init_from keeps {name} {as_text(kept)} of {path}, got {shown(value)}; leave"
+                f" {name} out, or train a new model without init_from"
+            )

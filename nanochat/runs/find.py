@@ -1,0 +1,159 @@
+"""Which run, and which of its checkpoints, a user means.
+
+Owns the search by name and path. Looks only at names and times of files: it reads no weights and
+imports no NumPy, because `nanochat runs` must start at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from nanochat.config.option import closest, shown
+from nanochat.config.options import BEST, CHECKPOINTS_DIR
+from nanochat.errors import CheckpointError
+from nanochat.runs.folder import CONFIG, RESULT
+
+__all__ = [
+    "find_run",
+    "holds_run",
+    "is_checkpoint",
+    "marked_step",
+    "newest_finished_run",
+    "run_names",
+    "step_folders",
+]
+
+_STEP = re.compile(r"step-(\d+)")
+_MANIFEST = "manifest.json"  # of runs/checkpoint.py
+
+
+def find_run(name: str | None, runs_dir: Path) -> Path:
+    """Return the folder that a user names: a path, or the name of a run in `runs_dir`.
+
+    The folder may also be a checkpoint. None means the newest finished run. Raises
+    CheckpointError.
+    """
+    if name is None:
+        return newest_finished_run(runs_dir)
+    given, below = Path(name), runs_dir / name
+    for path in (given, below):
+        if holds_run(path) or is_checkpoint(path):
+            return path
+    for path in (given, below):
+        if _is_folder(path):
+            raise CheckpointError(
+                f"{shown(str(path))} holds no run and no checkpoint; `nanochat runs` lists the runs"
+            )
+    if os.path.exists(given):
+        raise CheckpointError(
+            f"{shown(name)} is not a nanochat checkpoint folder; pickle files are never read"
+        )
+    raise CheckpointError(f"no run {shown(name)} here or in {runs_dir}{_way_out(name, runs_dir)}")
+
+
+def _way_out(name: str, runs_dir: Path) -> str:
+    names = run_names(runs_dir)
+    if near := closest(os.path.basename(name.rstrip("/")), names):
+        return near
+    if not names:
+        return "; train one first with `nanochat train`"
+    return "; `nanochat runs` lists the runs"
+
+
+def newest_finished_run(runs_dir: Path) -> Path:
+    """Return the run whose result was written last; equal times are decided by name.
+
+    Raises CheckpointError if no run has a result and a checkpoint.
+    """
+    finished, unfinished = [], []
+    for name in run_names(runs_dir):
+        run = runs_dir / name
+        if not step_folders(run):
+            continue
+        result = run / RESULT
+        try:
+            finished.append((result.stat().st_mtime_ns, run))
+        except OSError:
+            unfinished.append((run.stat().st_mtime_ns, run))
+    if finished:
+        return max(finished)[1]
+    if unfinished:
+        run = max(unfinished)[1]
+        raise CheckpointError(
+            f"{runs_dir} holds no finished run; name the unfinished run {run.name}, or finish it"
+            f" with `nanochat train --resume --out {run}`"
+        )
+    raise CheckpointError(
+        f"{runs_dir} holds no run with a checkpoint; train one first or name a checkpoint"
+    )
+
+
+def run_names(runs_dir: Path) -> list[str]:
+    """Return the names of the folders in `runs_dir`, hidden ones left out; none if it is absent.
+
+    Raises CheckpointError if it cannot be read.
+    """
+    if not os.path.isdir(runs_dir):
+        return []
+    try:
+        with os.scandir(runs_dir) as entries:
+            return sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir())
+    except OSError as error:
+        raise CheckpointError(f"cannot read {runs_dir}: {error.strerror or error}") from error
+
+
+def holds_run(path: Path) -> bool:
+    """Return whether the folder holds a run, or checkpoints that were copied from one."""
+    if not _is_folder(path):
+        return False
+    return os.path.isfile(path / CONFIG) or bool(step_folders(path))
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Return whether the folder is one checkpoint, complete or not."""
+    if not _is_folder(path):
+        return False
+    return os.path.exists(path / _MANIFEST) or bool(_STEP.fullmatch(path.name))
+
+
+def _is_folder(path: Path) -> bool:
+    return os.path.isdir(path)  # unlike Path.is_dir, False for names that are too long
+
+
+def step_folders(run: Path) -> dict[int, Path]:
+    """Return the checkpoint folders of a run by step, the lowest first, complete or not.
+
+    `run` may also be a folder of checkpoints. Folders that cannot be read hold none.
+    """
+    for directory in (run / CHECKPOINTS_DIR, run):
+        if found := dict(sorted(_steps_in(directory))):
+            return found
+    return {}
+
+
+def _steps_in(directory: Path) -> Iterable[tuple[int, Path]]:
+    try:
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                matched = _STEP.fullmatch(entry.name)
+                if matched and entry.is_dir():
+                    yield int(matched[1]), directory / entry.name
+    except OSError:
+        return
+
+
+def marked_step(run: Path) -> int | None:
+    """Return the step of the checkpoint that the run marks as its best, or None.
+
+    `checkpoints/best` is a JSON object with the key `step`. A damaged mark is none.
+    """
+    try:
+        record = json.loads((run / CHECKPOINTS_DIR / BEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    step = record.get("step") if isinstance(record, dict) else None
+    return step if isinstance(step, int) and step in step_folders(run) else None
