@@ -72,7 +72,14 @@ def embed_backward(
 
 
 def draw_masks(
-    places: int, tokens: int, n_embd: int, *, kept: int, seed: int, step: int, microbatch: int,
+    places: int,
+    tokens: int,
+    n_embd: int,
+    *,
+    kept: int,
+    seed: int,
+    step: int,
+    microbatch: int,
     rank: int,
 ) -> Tensor:  # (places, tokens, ⌈n_embd / 8⌉) uint8
     """Return one bit per element of each place; it is 1 with the probability kept / 2¹⁶."""
