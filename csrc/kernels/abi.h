@@ -205,8 +205,8 @@ int32_t nck_rms_norm(const void* x, const void* branch, const uint8_t* mask, dou
    mask is NULL. x: the sum of nck_rms_norm; inverse: its inverse. */
 int32_t nck_rms_norm_backward(const void* gradient, const void* x, const void* inverse,
                               const void* onto, int64_t rows, int64_t hidden_size, int32_t dtype,
-                              void* result, void* stored_result, const uint8_t* mask,
-                              double scale, int32_t threads);
+                              void* result, void* stored_result, const uint8_t* mask, double scale,
+                              int32_t threads);
 
 /* result = max(x, 0), squared if `squared`; may be x. */
 int32_t nck_activation(const void* x, int64_t count, int32_t dtype, int32_t squared, void* result,
