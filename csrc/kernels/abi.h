@@ -14,7 +14,7 @@
    "accum" is the accumulation dtype of a call: float for NCK_FLOAT32, NCK_BFLOAT16 and NCK_FLOAT16,
    double for NCK_FLOAT64. */
 
-enum { NCK_ABI_VERSION = 4 };
+enum { NCK_ABI_VERSION = 5 };
 
 /* Status. */
 enum {
@@ -171,23 +171,43 @@ int32_t nck_embed_backward(const nck_embeddings* embeddings, const int64_t* toke
                            int64_t columns, const int64_t* starts, const void* gradient,
                            void* table_gradient, int32_t threads);
 
+/* Dropout. A mask has one bit for each element of a (rows, hidden_size) matrix: ceil(hidden_size /
+   8) bytes per row, with column c in bit c % 8 of byte c / 8 of its row. 1 keeps the element and
+   multiplies it by `scale`; 0 replaces it by 0.
+
+   Draws the masks of `places` such matrices, one after the other, each a pure function of the
+   numbers that are given: byte i of place p is made of block (i, p + 2^16 · rank, microbatch, step)
+   of Philox4x32-10 with the key (seed, dropout stream). Of the block's eight 16-bit numbers, the
+   low half of each word before the high one, number b sets bit b if it is below `kept`. seed, step,
+   microbatch: 32 bits; rank: 16 bits; kept: 1 … 2^16; bytes of a place: at most 2^32. */
+int32_t nck_draw_masks(int64_t seed, int64_t step, int64_t microbatch, int64_t rank, int64_t places,
+                       int64_t rows, int64_t hidden_size, int64_t kept, uint8_t* masks,
+                       int32_t threads);
+/* result = onto + the masked x, or the masked x if onto is NULL. onto: accum; result: of the dtype,
+   may be x. Computes in accum and rounds once. */
+int32_t nck_dropout(const void* x, const void* onto, const uint8_t* mask, int64_t rows,
+                    int64_t hidden_size, int32_t dtype, double scale, void* result,
+                    int32_t threads);
+
 /* The steps of a transformer block between its matrix products. Matrices are contiguous. The
    residual stream (x, onto and what is marked accum) is of the accumulation dtype, all else of the
    dtype.
 
-   sum = x + branch, or x if branch is NULL (sum is then not written and may be NULL);
+   sum = x + branch, or x if branch is NULL (sum is then not written and may be NULL); mask, scale:
+   the dropout of the branch, or NULL and a finite number;
    inverse = (mean(sum²) + eps)^−½ of each row, (rows) accum; normed = sum · inverse. sum: accum,
    may be x. */
-int32_t nck_rms_norm(const void* x, const void* branch, int64_t rows, int64_t hidden_size,
-                     int32_t dtype, double eps, void* sum, void* normed, void* inverse,
-                     int32_t threads);
+int32_t nck_rms_norm(const void* x, const void* branch, const uint8_t* mask, double scale,
+                     int64_t rows, int64_t hidden_size, int32_t dtype, double eps, void* sum,
+                     void* normed, void* inverse, int32_t threads);
 
 /* result = onto + the gradient of x, accum; may be onto. gradient: of normed. stored_result: NULL,
-   or where to write the result in the dtype as well. x: the sum of nck_rms_norm; inverse: its
-   inverse. */
+   or where to write the result in the dtype as well, after the dropout of mask and scale unless
+   mask is NULL. x: the sum of nck_rms_norm; inverse: its inverse. */
 int32_t nck_rms_norm_backward(const void* gradient, const void* x, const void* inverse,
                               const void* onto, int64_t rows, int64_t hidden_size, int32_t dtype,
-                              void* result, void* stored_result, int32_t threads);
+                              void* result, void* stored_result, const uint8_t* mask, double scale,
+                              int32_t threads);
 
 /* result = max(x, 0), squared if `squared`; may be x. */
 int32_t nck_activation(const void* x, int64_t count, int32_t dtype, int32_t squared, void* result,

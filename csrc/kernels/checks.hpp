@@ -88,6 +88,10 @@ inline void check_upstream_stride(std::int64_t stride) {
   }
 }
 
+inline void check_scale(double scale) {
+  if (!std::isfinite(scale)) throw Failure(NCK_ARGUMENT, "scale must be finite, got %g", scale);
+}
+
 inline void check_threads(std::int32_t threads) {
   if (threads < 1) throw Failure(NCK_ARGUMENT, "threads must be at least 1, got %d", threads);
 }

@@ -6,7 +6,6 @@ caller that reads its result waits. The models, the optimizer and `ops` do the c
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nanochat import native, philox
+from nanochat import native
 from nanochat.config.options import TrainConfig
 from nanochat.data.batches import Batch
 from nanochat.errors import KernelError, OutOfMemory, UnsupportedDevice, UnsupportedDtype
@@ -29,6 +28,7 @@ from nanochat.tensor import distributed
 from nanochat.tensor.average import WeightAverage
 from nanochat.tensor.compiled import compile_pays, compiled, has_one_shape
 from nanochat.tensor.decoder import open_decoder
+from nanochat.tensor.dropout import Dropout
 from nanochat.tensor.inputs import InputsMaker, LabeledInputs
 from nanochat.tensor.model import MODELS
 from nanochat.tensor.native import trains
@@ -148,7 +148,11 @@ class TensorEngine:
         self._inputs = InputsMaker(
             config, vocab_size, device=torch_device, dtype=torch_dtype, native=fast
         )
-        self._dropout = torch.Generator(torch_device) if config.dropout else None
+        self._dropout = None
+        if config.dropout:
+            self._dropout = Dropout(
+                config, device=torch_device, dtype=self.weights.values.dtype, native=fast
+            )
         self._fused = config.loss == "fused"
         self.backend = "torch-compiled" if self._compiled else "torch"
         self._loss = self._summed_nats
@@ -183,8 +187,7 @@ class TensorEngine:
         try:
             for index, batch in enumerate(microbatches):
                 for part, piece in enumerate(in_parts(batch, self.parts)):
-                    generator = self._dropout_generator(index * self.parts + part)
-                    self._accumulate(piece, generator)
+                    self._accumulate(piece, index * self.parts + part)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -195,12 +198,11 @@ class TensorEngine:
             return False
         return True
 
-    def _accumulate(self, batch: Batch, generator: torch.Generator | None) -> None:
+    def _accumulate(self, batch: Batch, microbatch: int) -> None:
         """Add one microbatch's part of the step's loss and gradients."""
         inputs = self._inputs(batch)
-        if generator:
-            scales = self.model.dropout_scales(len(inputs.tokens), generator)
-            inputs = dataclasses.replace(inputs, dropout_scales=scales)
+        if self._dropout is not None:
+            inputs = self._dropout(inputs, self._steps, microbatch)
         loss = self._loss(inputs) / batch.global_targets
         loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
         self.weights.gather()
@@ -213,15 +215,6 @@ class TensorEngine:
             softcap=self.config.logit_softcap, reduction="sum", use_native=self._fused,
         )  # fmt: skip
         return nats
-
-    def _dropout_generator(self, microbatch: int) -> torch.Generator | None:
-        """Return the generator seeded for a microbatch of this step and process, or None."""
-        if self._dropout is None:
-            return None
-        item = self._steps << 32 | microbatch
-        rank = distributed.rank()
-        seed = philox.random_u64(self.config.seed, philox.Stream.DROPOUT, item, 1, first=rank)
-        return self._dropout.manual_seed(int(seed[0] >> np.uint64(1)))
 
     @torch.no_grad()
     def token_losses(self, batch: Batch) -> NDArray[np.float64]:  # (rows, length) nats

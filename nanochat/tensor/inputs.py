@@ -1,4 +1,4 @@
-"""A batch as the models read it: tokens, positions, rotary angles, attention mask, dropout scales.
+"""A batch as the models read it: tokens, positions, rotary angles, attention mask, dropout.
 
 Everything that all layers share is computed here, once per batch.
 """
@@ -19,7 +19,9 @@ from nanochat.data.batches import Batch
 from nanochat.model.parameters import rotary_angles
 from nanochat.tensor.embeddings import Bags, EmbeddingTables
 
-__all__ = ["NATIVE_LENGTH", "Inputs", "InputsMaker", "LabeledInputs", "Rotary", "RotaryTable"]
+__all__ = [
+    "NATIVE_LENGTH", "Inputs", "InputsMaker", "LabeledInputs", "Mask", "Rotary", "RotaryTable",
+]  # fmt: skip
 
 # Up to this sequence length the native blocks use our attention kernel. For longer sequences they
 # use torch's attention, which never stores all scores of a head.
@@ -31,6 +33,13 @@ class Rotary(NamedTuple):
 
     cos: Tensor  # (..., length, head_dim), cos in both halves
     sin: Tensor  # (..., length, head_dim), sin in the first half and −sin in the second
+
+
+class Mask(NamedTuple):
+    """The elements of (tokens, n_embd) that dropout keeps; see nck_draw_masks in abi.h."""
+
+    bits: Tensor  # (tokens, ⌈n_embd / 8⌉) uint8, one bit per element
+    scale: float  # of the kept elements
 
 
 class RotaryTable:
@@ -89,8 +98,9 @@ class Inputs:
     bags: Bags | None = None  # table rows to add per token; None: the row of the token alone
     rotary: Rotary | None = None
     attention_mask: Tensor | None = None  # bool (rows, 1, length, length); None: causal alone
-    dropout_scales: Sequence[Tensor] = ()  # see MiniGPT.dropout_scales; empty: no dropout
+    dropout_scales: Sequence[Tensor] = ()  # see Dropout.scales; empty: no dropout
     # For native/ only.
+    dropout_masks: Sequence[Mask] = ()  # in place of dropout_scales
     kernel_attention: bool = False  # our kernel, which reads the two below, or torch's attention
     angles: tuple[Tensor, Tensor] | None = None  # see RotaryTable.angles
     starts: Tensor | None = None  # (rows · length,) int64, first visible column; None: all 0

@@ -44,7 +44,7 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:  # (tokens, in), (out, in) -> (
 
 
 def dropout(x: Tensor, inputs: Inputs, place: int) -> Tensor:
-    """Multiply by the scales that the batch drew for a place: 0 the embedding, then each branch."""
+    """Multiply by the scales of a place: 0 is the embedding, 1 and 2 are branches of layer 0."""
     return x * inputs.dropout_scales[place] if inputs.dropout_scales else x
 
 
@@ -189,14 +189,6 @@ class MiniGPT(nn.Module):
         """Return the logits after the last token of each row, (rows, vocab)."""
         hidden = self.hidden(inputs, caches).view(inputs.rows, inputs.length, -1)[:, -1]
         return head_logits(hidden, self.head, softcap=self.config.logit_softcap)
-
-    def dropout_scales(self, tokens: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Draw inverted dropout (Srivastava et al. 2014) for each place: 0 or 1 / keep,
-        (tokens, n_embd) each."""
-        keep = 1.0 - self.config.dropout
-        scales = [self.embedding.wte.new_empty(tokens, self.config.n_embd)
-                  for _ in range(1 + 2 * len(self.blocks))]  # fmt: skip
-        return tuple(s.bernoulli_(keep, generator=generator).div_(keep) for s in scales)
 
 
 class Bigram(MiniGPT):

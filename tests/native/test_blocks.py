@@ -59,6 +59,7 @@ class Norm:
     place: Placement = lambda array: array
     seed: int = 0
     threads: int = 1
+    masked: bool = False
     results: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -68,6 +69,16 @@ class Norm:
         self.branch, self.gradient = (to_stored(random.normal(size=shape), self.dtype)
                                       for _ in range(2))  # fmt: skip
         self.onto = random.normal(size=shape).astype(number)
+        self.kept = random.random(shape) < 0.6 if self.masked else np.ones(shape, bool)
+        self.scale = 1.25 if self.masked else 1.0
+        self.bits = self.place(np.packbits(self.kept, axis=1, bitorder="little").ravel())
+
+    def mask_arguments(self) -> tuple[Any, float]:
+        bits = self.bits if self.masked else None
+        return native.ffi.cast("uint8_t *", pointer(bits)), self.scale
+
+    def dropped(self, values: Array) -> Array:
+        return np.where(self.kept, values * self.scale, 0)
 
     def forward(self, *, branch: bool, in_place: bool) -> None:
         number, place = accumulation_dtype(self.dtype), self.place
@@ -76,8 +87,8 @@ class Norm:
         normed = place(np.zeros(self.x.size, ELEMENT[self.dtype]))
         inverse = place(np.full(self.rows, UNWRITTEN, number))
         status = native.cpu().nck_rms_norm(
-            pointer(x), pointer(added if branch else None), self.rows, self.hidden_size,
-            native.DTYPES[self.dtype], EPS, pointer(total), pointer(normed), pointer(inverse),
+            pointer(x), pointer(added if branch else None), *self.mask_arguments(), self.rows,
+            self.hidden_size, native.DTYPES[self.dtype], EPS, pointer(total), pointer(normed), pointer(inverse),
             self.threads,
         )  # fmt: skip
         assert status == OK, last_error()
@@ -92,7 +103,7 @@ class Norm:
         status = native.cpu().nck_rms_norm_backward(
             pointer(gradient), pointer(x), pointer(inverse), pointer(onto), self.rows, self.hidden_size,
             native.DTYPES[self.dtype], pointer(result), pointer(stored_result if stored else None),
-            self.threads,
+            *self.mask_arguments(), self.threads,
         )  # fmt: skip
         assert status == OK, last_error()
         self.results = {"result": result, "stored": stored_result}
@@ -103,17 +114,17 @@ class Norm:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("hidden_size", HIDDEN_SIZES)
-@pytest.mark.parametrize("branch", [False, True])
+@pytest.mark.parametrize(("branch", "masked"), [(False, False), (True, False), (True, True)])
 @pytest.mark.parametrize("in_place", [False, True])
 def test_the_norm_is_the_oracles(
-    dtype: str, hidden_size: int, branch: bool, in_place: bool
+    dtype: str, hidden_size: int, branch: bool, masked: bool, in_place: bool
 ) -> None:
-    norm = Norm(5, hidden_size, dtype)
+    norm = Norm(5, hidden_size, dtype, masked=masked)
     norm.forward(branch=branch, in_place=in_place)
     number = "float64" if dtype == "float64" else "float32"
     total = norm.x.astype(np.float64)
     if branch:
-        total = total + to_float64(norm.branch, dtype)
+        total = total + norm.dropped(to_float64(norm.branch, dtype))
     expected, inverse = oracle.rms_norm(total, EPS)
     assert_near(norm.found("sum", number), total, dtype, numbers=True, terms=1)
     assert_near(norm.found("inverse", number), inverse, dtype, numbers=True, terms=hidden_size)
@@ -122,19 +133,22 @@ def test_the_norm_is_the_oracles(
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("hidden_size", HIDDEN_SIZES)
-@pytest.mark.parametrize("stored", [False, True])
+@pytest.mark.parametrize(("stored", "masked"), [(False, False), (True, False), (True, True)])
 @pytest.mark.parametrize("in_place", [False, True])
 def test_the_norms_derivative_is_the_oracles(
-    dtype: str, hidden_size: int, stored: bool, in_place: bool
+    dtype: str, hidden_size: int, stored: bool, masked: bool, in_place: bool
 ) -> None:
-    norm = Norm(5, hidden_size, dtype)
+    norm = Norm(5, hidden_size, dtype, masked=masked)
     norm.backward(stored=stored, in_place=in_place)
     gradient = to_float64(norm.gradient, dtype)
     expected = norm.onto + oracle.rms_norm_backward(gradient, norm.x.astype(np.float64), EPS)
     number = "float64" if dtype == "float64" else "float32"
     assert_near(norm.found("result", number), expected, dtype, numbers=True, terms=hidden_size)
     if stored:
-        assert_near(norm.found("stored", dtype), expected, dtype, numbers=False, terms=hidden_size)
+        stored_values = norm.dropped(expected)
+        assert_near(
+            norm.found("stored", dtype), stored_values, dtype, numbers=False, terms=hidden_size
+        )
     else:
         assert not norm.found("stored", dtype).any()
 
@@ -318,10 +332,11 @@ def test_bits_of_attention_depend_on_no_thread(dtype: str, backward: bool) -> No
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_bits_of_norms_depend_on_no_thread(dtype: str) -> None:
+@pytest.mark.parametrize("masked", [False, True])
+def test_bits_of_norms_depend_on_no_thread(dtype: str, masked: bool) -> None:
     bits = set()
     for threads in (1, 2, 64):
-        norm = Norm(700, 65, dtype, threads=threads)
+        norm = Norm(700, 65, dtype, threads=threads, masked=masked)
         norm.forward(branch=True, in_place=False)
         forward = [norm.results[k].tobytes() for k in ("sum", "normed", "inverse")]
         norm.backward(stored=True, in_place=False)
@@ -394,14 +409,20 @@ def test_a_wrong_attention_is_named_and_nothing_is_written(
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("rms_norm", ("x", None, -1, 4, 0, EPS, "x", "x", "x", 1),
+        ("rms_norm", ("x", None, None, 1.0, -1, 4, 0, EPS, "x", "x", "x", 1),
          "rows must be at least 0, got -1"),
-        ("rms_norm", ("x", None, 1, 4, 0, 2.0, "x", "x", "x", 1),
+        ("rms_norm", ("x", None, None, 1.0, 1, 4, 0, 2.0, "x", "x", "x", 1),
          "eps must be above 0 and at most 1, got 2"),
-        ("rms_norm", ("x", "x", 1, 4, 0, EPS, None, "x", "x", 1), "sum must not be NULL"),
-        ("rms_norm", ("x", "x", 1, 4, 0, EPS, "x", "x", "x", 0),
+        ("rms_norm", ("x", "x", None, 1.0, 1, 4, 0, EPS, None, "x", "x", 1),
+         "sum must not be NULL"),
+        ("rms_norm", ("x", "x", None, np.nan, 1, 4, 0, EPS, "x", "x", "x", 1),
+         "scale must be finite, got nan"),
+        ("rms_norm", ("x", "x", None, 1.0, 1, 4, 0, EPS, "x", "x", "x", 0),
          "threads must be at least 1, got 0"),
-        ("rms_norm_backward", ("x", None, "x", "x", 1, 4, 0, "x", None, 1), "x must not be NULL"),
+        ("rms_norm_backward", ("x", None, "x", "x", 1, 4, 0, "x", None, None, 1.0, 1),
+         "x must not be NULL"),
+        ("rms_norm_backward", ("x", "x", "x", "x", 1, 4, 0, "x", "x", None, np.inf, 1),
+         "scale must be finite, got inf"),
         ("activation", ("x", -1, 0, 1, "x", 1), "count must be at least 0, got -1"),
         ("activation", (None, 4, 0, 1, "x", 1), "x must not be NULL"),
         ("activation_backward", ("x", 4, 9, 1, "x", 1),

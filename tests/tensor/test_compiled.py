@@ -81,11 +81,15 @@ def test_steps_of_generated_code_have_the_losses_of_plain_steps(
 
 def test_native_steps_with_dropout_have_the_losses_of_plain_steps() -> None:
     """Both draw the same dropout, for microbatches with segments and padding."""
-    for dtype, rtol in (("float64", 1e-12), ("float32", 1e-5), ("bfloat16", 0.02)):
+    for dtype, rtol in (("float64", 1e-12), ("float32", 1e-5), ("bfloat16", 0.01)):
         runs = [
             walk(dtype=dtype, kind="packed", dropout=0.3, loss=loss) for loss in ("fused", "torch")
         ]
-        np.testing.assert_allclose(runs[0][0], runs[1][0], rtol=rtol)
+        found, expected = (np.array(metrics) for metrics, _ in runs)
+        np.testing.assert_allclose(found[:, 0], expected[:, 0], rtol=rtol)
+        # The rounding errors of earlier steps move later gradients by more than the losses.
+        steps = 1 if dtype == "bfloat16" else len(found)
+        np.testing.assert_allclose(found[:steps, 1], expected[:steps, 1], rtol=rtol)
         if dtype == "float64":
             np.testing.assert_allclose(
                 *(np.concatenate([a.ravel() for a in weights(engine)]) for _, engine in runs),

@@ -35,7 +35,7 @@ AXES: dict[str, tuple[Any, ...]] = {
     "logit_softcap": (0.0, 1.5),
     "past_embeds": (0, 3),
     "ngram_rows": (0, 20),
-    "dropout": (0.0, 0.3),
+    "dropout": (0.0, 0.3, 0.05),
     "n_head": (1, 2, 4),
     "n_layer": (0, 1, 3),
     "zero_init": (False, True),
@@ -78,7 +78,7 @@ def computed(engine: TensorEngine, batch: Batch, *, step: int = 0) -> dict[str, 
     engine._steps = step
     with torch.no_grad():
         hidden = engine.model.hidden(engine._inputs(batch)).double().numpy()
-    engine._accumulate(batch, engine._dropout_generator(0))
+    engine._accumulate(batch, 0)
     loss = np.array(float(engine.weights.loss))
     gradients = engine.weights.unpack(engine.weights.gradients.clone())
     engine.weights.zero()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -43,8 +42,8 @@ def fail_above(engine: TensorEngine, most: int, error: Callable[[], BaseExceptio
     """Raise after backward, so a failed try has already added gradients."""
     accumulate = engine._accumulate
 
-    def limited(batch: Batch, dropout: Any) -> None:
-        accumulate(batch, dropout)
+    def limited(batch: Batch, microbatch: int) -> None:
+        accumulate(batch, microbatch)
         if len(batch.inputs) > most:
             raise error()
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from nanochat.config.options import TrainConfig
-from nanochat.tensor.inputs import Inputs
+from nanochat.tensor.inputs import Inputs, Mask
 from nanochat.tensor.model import Block, attend
 from nanochat.tensor.native import activation_code, kernels
 from nanochat.tensor.native.functions import add_gradient, apply, rmsnorm
@@ -86,34 +86,38 @@ def _forward(
     dtype = blocks[0].wo.dtype
     branch: Tensor | None = None
     for layer, block in enumerate(blocks):
-        x, normed, inverse = kernels.rms_norm(x, branch, dtype)
+        x, normed, inverse = kernels.rms_norm(x, branch, dtype, _mask(inputs, layer - 1, 1))
         qkv = normed @ block.wqkv.t()
         mixed = _attention(qkv, inputs, options, differentiable=saved is not None)
-        x2, branch = _joined(x, mixed, block.wo, _scales(inputs, layer, 0))
-        x2, normed2, inverse2 = kernels.rms_norm(x2, branch, dtype)
+        x2, branch = _joined(x, mixed, block.wo, inputs)
+        x2, normed2, inverse2 = kernels.rms_norm(x2, branch, dtype, _mask(inputs, layer, 0))
         inner = normed2 @ block.fc1.t()
         active = kernels.activation(inner, options.activation)
         if saved is not None:
             saved.append(
                 _Saved(x, inverse, normed, qkv, mixed, x2, inverse2, normed2, inner, active)
             )
-        x, branch = _joined(x2, active, block.fc2, _scales(inputs, layer, 1))
-    return (x if branch is None else x + branch).to(dtype)
+        x, branch = _joined(x2, active, block.fc2, inputs)
+    if branch is None:
+        return x
+    mask = _mask(inputs, len(blocks) - 1, 1)
+    return (x + branch).to(dtype) if mask is None else kernels.dropout(branch, mask, onto=x)
 
 
-def _scales(inputs: Inputs, layer: int, branch: int) -> Tensor | None:
-    """Return the dropout scales of a layer's attention (branch 0) or MLP (branch 1)."""
-    scales = inputs.dropout_scales
-    return scales[1 + 2 * layer + branch] if scales else None
+def _mask(inputs: Inputs, layer: int, branch: int) -> Mask | None:
+    """Return the dropout of a layer's attention (branch 0) or MLP (branch 1).
+
+    The branch before layer 0 is the embedding, whose dropout is applied elsewhere.
+    """
+    masks = inputs.dropout_masks
+    return masks[1 + 2 * layer + branch] if masks and layer >= 0 else None
 
 
 def _joined(
-    x: Tensor, mixed: Tensor, weight: Tensor, scales: Tensor | None
+    x: Tensor, mixed: Tensor, weight: Tensor, inputs: Inputs
 ) -> tuple[Tensor, Tensor | None]:
     """Return x with the branch mixed · weightᵀ, or both apart for a kernel that adds them."""
-    if scales is not None:
-        return torch.addcmul(x, (mixed @ weight.t()).to(x.dtype), scales), None
-    if x.dtype == mixed.dtype:
+    if x.dtype == mixed.dtype and not inputs.dropout_masks:
         return torch.addmm(x, mixed, weight.t()), None
     return x, mixed @ weight.t()
 
@@ -155,31 +159,28 @@ class _Blocks(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        # d_x is in the master dtype; d_x_low is the same in the dtype of the matrices.
+        # d_x is in the master dtype; d_branch is the same in the dtype of the matrices, after the
+        # dropout of the branch.
         inputs, options = ctx.inputs, ctx.options
-        d_x_low = gradient.contiguous()
-        d_x = d_x_low.to(ctx.saved[0].x.dtype)
+        d_branch = gradient.contiguous()
+        d_x = d_branch.to(ctx.saved[0].x.dtype)
+        mask = _mask(inputs, len(ctx.blocks) - 1, 1)
+        if mask is not None:
+            d_branch = kernels.dropout(d_branch, mask)
         for layer in reversed(range(len(ctx.blocks))):
             block: BlockMatrices = ctx.blocks[layer]
             saved: _Saved = ctx.saved.pop()
-            d_branch = _scaled(d_x, d_x_low, _scales(inputs, layer, 1))
             add_gradient(block.fc2, d_branch, saved.active)
             d_inner = d_branch @ block.fc2
             kernels.activation_backward(saved.inner, d_inner, options.activation)
             add_gradient(block.fc1, d_inner, saved.normed2)
-            d_x, d_x_low = kernels.rms_norm_backward(
-                d_inner @ block.fc1, saved.x2, saved.inverse_rms2, d_x
+            d_x, d_branch = kernels.rms_norm_backward(
+                d_inner @ block.fc1, saved.x2, saved.inverse_rms2, d_x, _mask(inputs, layer, 0)
             )
-            d_branch = _scaled(d_x, d_x_low, _scales(inputs, layer, 0))
             add_gradient(block.wo, d_branch, saved.mixed)
             d_qkv = _attention_backward(d_branch @ block.wo, saved, inputs, options)
             add_gradient(block.wqkv, d_qkv, saved.normed)
-            d_x, d_x_low = kernels.rms_norm_backward(
-                d_qkv @ block.wqkv, saved.x, saved.inverse_rms, d_x
+            d_x, d_branch = kernels.rms_norm_backward(
+                d_qkv @ block.wqkv, saved.x, saved.inverse_rms, d_x, _mask(inputs, layer - 1, 1)
             )
         return d_x, None, None, None
-
-
-def _scaled(gradient: Tensor, gradient_low: Tensor, scales: Tensor | None) -> Tensor:
-    """Return the gradient of a branch in the dtype of the matrices, from the residual stream's."""
-    return gradient_low if scales is None else (gradient * scales).to(gradient_low.dtype)

@@ -1,4 +1,4 @@
-"""RMSNorm and weight gradients written by hand, in fewer passes over memory than autograd takes.
+"""RMSNorm, dropout and weight gradients by hand, in fewer passes over memory than autograd takes.
 
 Small models are bound by memory outside of the matrix products. For (768, 128) float32 on two
 cores, forward and backward of `F.rms_norm` take 190 µs and those of `rmsnorm` 90 µs.
@@ -13,8 +13,10 @@ from torch import Tensor
 
 from nanochat.model.parameters import RMSNORM_EPS
 from nanochat.tensor import model
+from nanochat.tensor.inputs import Mask
+from nanochat.tensor.native import kernels
 
-__all__ = ["add_gradient", "apply", "rmsnorm"]
+__all__ = ["add_gradient", "apply", "dropout", "rmsnorm"]
 
 
 def apply(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
@@ -34,6 +36,22 @@ def add_gradient(
     """
     assert weight.grad is not None  # FlatWeights.leaf
     weight.grad.addmm_(gradient.t(), inputs)
+
+
+class _Dropout(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, mask: Mask) -> Tensor:
+        ctx.mask = mask
+        return kernels.dropout(x, mask)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return kernels.dropout(gradient.contiguous(), ctx.mask), None
+
+
+def dropout(x: Tensor, mask: Mask) -> Tensor:  # (tokens, n_embd)
+    """Return x · scale where the mask keeps an element, and 0 elsewhere."""
+    return apply(_Dropout, x, mask)
 
 
 class _RMSNorm(torch.autograd.Function):

@@ -16,13 +16,15 @@ from nanochat import native
 from nanochat.model.parameters import RMSNORM_EPS
 from nanochat.ops.launch import DTYPES, _address
 from nanochat.tensor.embeddings import EmbeddingTables
-from nanochat.tensor.inputs import Inputs
+from nanochat.tensor.inputs import Inputs, Mask
 
 __all__ = [
     "activation",
     "activation_backward",
     "attention",
     "attention_backward",
+    "draw_masks",
+    "dropout",
     "embed",
     "embed_backward",
     "rms_norm",
@@ -69,10 +71,49 @@ def embed_backward(
     ))  # fmt: skip
 
 
+def draw_masks(
+    places: int,
+    tokens: int,
+    n_embd: int,
+    *,
+    kept: int,
+    seed: int,
+    step: int,
+    microbatch: int,
+    rank: int,
+) -> Tensor:  # (places, tokens, ⌈n_embd / 8⌉) uint8
+    """Return one bit per element of each place; it is 1 with the probability kept / 2¹⁶."""
+    bits = torch.empty(places, tokens, (n_embd + 7) // 8, dtype=torch.uint8)
+    _done(native.kernel("draw_masks")(
+        seed, step, microbatch, rank, places, tokens, n_embd, kept, bits.data_ptr(),
+        torch.get_num_threads(),
+    ))  # fmt: skip
+    return bits
+
+
+def dropout(
+    x: Tensor,  # (tokens, n_embd)
+    mask: Mask,
+    onto: Tensor | None = None,  # (tokens, n_embd) master dtype, added to the result
+) -> Tensor:  # as x
+    """Return x · scale where the mask keeps an element, and 0 elsewhere."""
+    result = torch.empty_like(x)
+    _done(native.kernel("dropout")(
+        x.data_ptr(), _address(onto), mask.bits.data_ptr(), *x.shape, DTYPES[x.dtype], mask.scale,
+        result.data_ptr(), torch.get_num_threads(),
+    ))  # fmt: skip
+    return result
+
+
+def _mask_arguments(mask: Mask | None) -> tuple[int, float]:
+    return (0, 1.0) if mask is None else (mask.bits.data_ptr(), mask.scale)
+
+
 def rms_norm(
     x: Tensor,  # (tokens, n_embd) master dtype
     branch: Tensor | None,  # (tokens, n_embd) `dtype`, added to x first
     dtype: torch.dtype,
+    mask: Mask | None = None,  # dropout of the branch
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return x + branch, its RMSNorm in `dtype`, and 1 / rms, (tokens,)."""
     tokens, n_embd = x.shape
@@ -80,7 +121,7 @@ def rms_norm(
     normed = torch.empty(tokens, n_embd, dtype=dtype)
     inverse = torch.empty(tokens, dtype=x.dtype)
     _done(native.kernel("rms_norm")(
-        x.data_ptr(), _address(branch), tokens, n_embd, DTYPES[dtype],
+        x.data_ptr(), _address(branch), *_mask_arguments(mask), tokens, n_embd, DTYPES[dtype],
         RMSNORM_EPS, total.data_ptr(), normed.data_ptr(), inverse.data_ptr(),
         torch.get_num_threads(),
     ))  # fmt: skip
@@ -92,14 +133,17 @@ def rms_norm_backward(
     x: Tensor,  # (tokens, n_embd) master dtype
     inverse: Tensor,  # (tokens,) master dtype, 1 / rms
     onto: Tensor,  # (tokens, n_embd) master dtype
+    mask: Mask | None = None,  # dropout of the second result
 ) -> tuple[Tensor, Tensor]:
     """Return onto + the gradient of x, in the master dtype and in that of `gradient`."""
     tokens, n_embd = x.shape
     result = torch.empty_like(x)
-    low = None if x.dtype == gradient.dtype else torch.empty_like(gradient)
+    alike = mask is None and x.dtype == gradient.dtype
+    low = None if alike else torch.empty_like(gradient)
     _done(native.kernel("rms_norm_backward")(
         gradient.data_ptr(), x.data_ptr(), inverse.data_ptr(), onto.data_ptr(), tokens, n_embd,
-        DTYPES[gradient.dtype], result.data_ptr(), _address(low), torch.get_num_threads(),
+        DTYPES[gradient.dtype], result.data_ptr(), _address(low), *_mask_arguments(mask),
+        torch.get_num_threads(),
     ))  # fmt: skip
     return result, result if low is None else low
 

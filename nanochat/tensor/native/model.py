@@ -13,7 +13,7 @@ from nanochat.tensor.embeddings import EmbeddingTables
 from nanochat.tensor.inputs import Inputs
 from nanochat.tensor.native.blocks import BlockMatrices, BlockOptions, run_blocks
 from nanochat.tensor.native.embedding import embed
-from nanochat.tensor.native.functions import rmsnorm
+from nanochat.tensor.native.functions import dropout, rmsnorm
 from nanochat.tensor.weights import FlatWeights
 
 __all__ = ["MiniGPT"]
@@ -33,9 +33,8 @@ class MiniGPT(model.MiniGPT):
         if caches is not None:
             return super().hidden(inputs, caches)
         x = self._embed(inputs)
-        scales = inputs.dropout_scales
-        if scales:
-            x = x * scales[0]
+        if inputs.dropout_masks:
+            x = dropout(x, inputs.dropout_masks[0])
         if not self._matrices:
             return x.to(self.dtype)
         return run_blocks(x, self._matrices, inputs, self._options)

@@ -12,8 +12,10 @@ namespace nanochat::kernels {
 // "accum": of the accumulation dtype, double for NCK_FLOAT64 and float otherwise; "elements": of
 // the call's dtype.
 struct RmsNorm {
-  const void* x;       // (rows, hidden_size) accum
-  const void* branch;  // elements, or null
+  const void* x;             // (rows, hidden_size) accum
+  const void* branch;        // elements, or null
+  const std::uint8_t* mask;  // of the branch, or null
+  double scale;
   std::int64_t hidden_size;
   double eps;
   void* sum;      // accum, may be x; null if branch is null
@@ -27,8 +29,10 @@ struct RmsNormBackward {
   const void* inverse;   // (rows) accum
   const void* onto;      // accum
   std::int64_t hidden_size;
-  void* result;         // accum, may be onto
-  void* stored_result;  // elements, or null
+  void* result;              // accum, may be onto
+  void* stored_result;       // elements, or null
+  const std::uint8_t* mask;  // of stored_result, or null
+  double scale;
 };
 
 struct NormTable {

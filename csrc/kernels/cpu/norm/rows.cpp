@@ -1,4 +1,5 @@
 // RMS norm over a few rows, forward and backward, in one pass each. Sums have a fixed order.
+#include "kernels/cpu/dropout/mask.hpp"
 #include "kernels/cpu/norm/norm.hpp"
 #include "simd/lanes.hpp"
 
@@ -23,14 +24,20 @@ void rms_norm(const RmsNorm& call, std::int64_t first, std::int64_t last) noexce
   using A = AccumType<S>;
   using V = Whole<A>;
   const std::int64_t hidden_size = call.hidden_size;
+  const V scale = broadcast<V>(static_cast<A>(call.scale));
   for (std::int64_t i = first; i < last; ++i) {
     const A* x = static_cast<const A*>(call.x) + i * hidden_size;
     V squares{};
     if (call.branch != nullptr) {
       const S* const branch = static_cast<const S*>(call.branch) + i * hidden_size;
       A* const sum = static_cast<A*>(call.sum) + i * hidden_size;
+      const std::uint8_t* const mask = row_of_mask(call.mask, i, hidden_size);
       for_vectors<V>(hidden_size, [&](std::int64_t at, int count) {
-        const V v = load_at(x, at, count) + load_at(branch, at, count);
+        V added = load_at(branch, at, count);
+        if (mask != nullptr) {
+          added = masked_product(added, scale, mask_bits<Traits<V>::lanes>(mask, at, count));
+        }
+        const V v = load_at(x, at, count) + added;
         store_at(sum, at, count, v);
         squares = fused_multiply_add(v, v, squares);
       });
@@ -57,6 +64,7 @@ void rms_norm_backward(const RmsNormBackward& call, std::int64_t first,
   using A = AccumType<S>;
   using V = Whole<A>;
   const std::int64_t hidden_size = call.hidden_size;
+  const V scale = broadcast<V>(static_cast<A>(call.scale));
   for (std::int64_t i = first; i < last; ++i) {
     const S* const gradient = static_cast<const S*>(call.gradient) + i * hidden_size;
     const A* const x = static_cast<const A*>(call.x) + i * hidden_size;
@@ -74,12 +82,17 @@ void rms_norm_backward(const RmsNormBackward& call, std::int64_t first,
     S* const stored_result = call.stored_result == nullptr
                                  ? nullptr
                                  : static_cast<S*>(call.stored_result) + i * hidden_size;
+    const std::uint8_t* const mask = row_of_mask(call.mask, i, hidden_size);
     for_vectors<V>(hidden_size, [&](std::int64_t at, int count) {
       const V sum = fused_multiply_add(load_at(gradient, at, count), gradient_factor,
                                        load_at(onto, at, count));
       const V v = fused_multiply_add(load_at(x, at, count), x_factor, sum);
       store_at(result, at, count, v);
-      if (stored_result != nullptr) store_at(stored_result, at, count, v);
+      if (stored_result == nullptr) return;
+      store_at(stored_result, at, count,
+               mask == nullptr
+                   ? v
+                   : masked_product(v, scale, mask_bits<Traits<V>::lanes>(mask, at, count)));
     });
   }
 }

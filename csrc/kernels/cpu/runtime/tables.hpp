@@ -8,6 +8,7 @@ struct ActivationTable;
 struct AttentionTable;
 struct CrossEntropyTable;
 struct DecodeTable;
+struct DropoutTable;
 struct EmbedTable;
 struct NormTable;
 struct SampleTable;
@@ -22,6 +23,7 @@ struct Tables {
   const EmbedTable* embed;
   const AttentionTable* attention;
   const DecodeTable* decode;
+  const DropoutTable* dropout;
 };
 
 // Returns the functions of simd::chosen_instruction_set(). Throws std::invalid_argument like that
