@@ -76,13 +76,18 @@ def test_every_public_module_says_what_it_offers():
 
 
 PUBLIC = {
-    "training.cadence": ["Cadence"],
-    "runs.checkpoint": ["Checkpoint", "load_checkpoint", "newest_checkpoint", "newest_run",
-                        "resolve_checkpoint", "save_checkpoint"],
+    "training.average": ["averaged_weights", "newest_weight", "saved_average", "split_average"],
+    "training.cadence": ["Cadence", "evaluation_plan"],
+    "training.saving": ["Best", "Save", "Saver"],
+    "runs.retention": ["prune_checkpoints"],
+    "runs.checkpoint": ["BEST", "BestMark", "Checkpoint", "find_checkpoint", "load_checkpoint",
+                        "mark_best", "newest_checkpoint", "newest_run", "read_best",
+                        "remove_checkpoint", "resolve_checkpoint", "save_checkpoint",
+                        "step_folders"],
     "training.engine": ["Decoder", "Engine", "EngineState", "StepMetrics", "StepResult",
                "StepSettings"],
     "training.guards": ["MemoryGuard", "check_finite", "check_memory_fits", "check_prompt",
-               "check_temperature", "training_bytes"],
+               "check_temperature", "is_finite", "training_bytes"],
     "training.loop": ["EvalMetrics", "LoopResult", "Observer", "evaluate", "step_settings", "train"],
     "training.metrics": ["METRIC_KEYS", "JsonlWriter", "LossTotals", "NullWriter", "RecentLosses",
                 "Stopwatch", "format_metric", "metrics_line"],
@@ -109,6 +114,7 @@ def test_an_engine_is_what_the_protocol_says_and_no_more():
     assert methods == {
         "step",
         "token_losses",
+        "averaged",
         "notes",
         "open_decoder",
         "state_dict",

@@ -21,7 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from nanochat.commands.train import train
-from nanochat.config.options import ABLATIONS_DIR, AblateConfig, TrainConfig, closest, options_of
+from nanochat.config.options import (
+    ABLATIONS_DIR,
+    AUTO,
+    AblateConfig,
+    TrainConfig,
+    closest,
+    options_of,
+)
 from nanochat.config.sources import read_config_file
 from nanochat.errors import (
     AblationError,
@@ -331,7 +338,7 @@ def _is_finished(run: PlannedRun) -> bool:
     saved = read_config_file(str(folder.config), options_of(TrainConfig))
     resolved_later = {"device", "dtype", "batching", "resume", "threads"}
     for name, value in run.config.to_dict().items():
-        if name not in resolved_later and saved.get(name) != value:
+        if name not in resolved_later and value not in (AUTO, saved.get(name)):
             raise ConfigError(
                 f"{folder.path} holds a run with {name} {saved.get(name)}, got {value};"
                 " choose another out"

@@ -443,9 +443,9 @@ def _load_best(directory: Path) -> Checkpoint:
 def resolve_checkpoint(path: Path | None, runs_dir: Path) -> tuple[Checkpoint, list[str]]:
     """Return the checkpoint that a user names, and why newer ones of the same run were skipped.
 
-    A step folder names itself, a run folder its newest checkpoint, a file `best` the checkpoint in
-    it, None the newest checkpoint of the run under `runs_dir` that saved last. Raises
-    CheckpointError.
+    A step folder names itself, a run folder its best checkpoint, a file `best` the checkpoint in
+    it, None the best checkpoint of the run under `runs_dir` that saved last. Runs of older versions
+    have no file `best`; their newest checkpoint is taken. Raises CheckpointError.
     """
     if path is None:
         path = newest_run(runs_dir)
@@ -461,7 +461,10 @@ def resolve_checkpoint(path: Path | None, runs_dir: Path) -> tuple[Checkpoint, l
         )
     for directory in (path / CHECKPOINTS_DIR, path):
         if any(step_folders(directory)):
-            return newest_checkpoint(directory)
+            if not (directory / BEST).exists():
+                return newest_checkpoint(directory)
+            found = _load_best(directory)
+            return found, found.skipped
     if (path / MANIFEST).exists() or re.fullmatch(r"step-\d+", path.name):
         return load_checkpoint(path), []
     raise CheckpointError(f"{path} holds no checkpoint; give a run folder or a checkpoint folder")

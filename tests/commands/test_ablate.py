@@ -288,7 +288,7 @@ def test_a_folder_that_holds_something_else_is_never_cleared(folder, base):
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_signal_ends_an_ablation_with_its_run_saved(folder, base, flags, jobs):
-    options = base("mini-gpt", checkpoint_every=5, steps=3000, eval_every=1500, lr=None)
+    options = base("mini-gpt", checkpoint_every=5, steps=3000, eval_every=1500, lr=None, keep="all")
     words = ["ablate", *flags(**options), "--seeds=2", "--vary=lr=0.01,0.02", "--out=abl",
              f"--jobs={jobs}"]  # fmt: skip
     with subprocess.Popen(

@@ -21,7 +21,7 @@ from nanochat.data.dataset import load_dataset
 from nanochat.engines import build_engine, resolve_hardware
 from nanochat.errors import PromptTooLong, TokenizerError
 from nanochat.output.terminal import Terminal
-from nanochat.runs.checkpoint import load_checkpoint
+from nanochat.runs.checkpoint import find_checkpoint
 from nanochat.runs.load import load_trained, read_checkpoint
 
 
@@ -91,7 +91,7 @@ def test_a_candidate_list_of_every_token_changes_nothing(trained):
 def test_loaded_logits_equal_those_of_the_trained_engine_bit_for_bit(trained):
     config = resolve_hardware(TrainConfig(**{**trained.options, "out": None}))
     dataset = load_dataset(config)
-    saved = load_checkpoint(max((trained.path / "checkpoints").iterdir()))
+    saved = find_checkpoint(trained.path, "best")
     engine = build_engine(config, dataset.tokenizer.vocab_size)
     engine.load_state_dict(saved.state)
     checkpoint, trained_config, _ = read_checkpoint(str(trained.path))
@@ -130,7 +130,9 @@ def test_a_checkpoint_folder_names_the_weights_of_its_step(trained):
     late = trained.path / "checkpoints" / "step-000040"
     texts = {path: nanochat.sample(SampleConfig(checkpoint=str(path), num_samples=9, top_k=3))
              for path in (early, late)}  # fmt: skip
-    assert texts[late] == draw(trained, num_samples=9, top_k=3)
+    best = find_checkpoint(trained.path, "best").path
+    asked = SampleConfig(checkpoint=str(best), num_samples=9, top_k=3)
+    assert nanochat.sample(asked) == draw(trained, num_samples=9, top_k=3)
     assert texts[early] != texts[late]
 
 
@@ -154,12 +156,15 @@ def test_one_flipped_bit_anywhere_is_found(copy, refused, name):
     assert "damaged" in message or "manifest" in message
 
 
-def test_a_run_whose_newest_checkpoint_is_damaged_falls_back_and_says_so(copy, cli):
+def test_a_run_whose_best_checkpoint_is_damaged_falls_back_and_says_so(copy, cli):
+    best = find_checkpoint(Path("run"), "best").path
+    (best / "weights.safetensors").write_bytes(b"")
     (copy / "weights.safetensors").write_bytes(b"")
     result = cli("sample", "--checkpoint=run")
     assert result.code == 0
-    assert f"warning: {copy}/weights.safetensors is damaged: its manifest says " in result.err
-    assert " bytes, got 0\n" in result.err
+    for path in (best, copy):
+        assert f"warning: {path}/weights.safetensors is damaged: its manifest says " in result.err
+    assert " bytes, got 0; using the newest checkpoint instead, step-000020\n" in result.err
     assert "sampling from run/checkpoints/step-000020" in result.err
 
 

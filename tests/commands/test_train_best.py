@@ -202,8 +202,9 @@ def test_the_evaluation_plan_is_written_into_the_config(folder):
     }
     run = nanochat.train(TrainConfig(out="run", steps=40, batch_size=256, **options))
     config = find_checkpoint(run.run, "last").config
-    # 40 steps of 256 * 16 tokens: ten evaluations of a tenth of the time, at 4096 tokens or more.
-    assert (config["eval_every"], config["eval_tokens"]) == (4, 4915)
+    # 0.24 * 40 steps of 256 * 16 tokens: nine evaluations of 4096 tokens or more. Every fifth step
+    # makes eight.
+    assert (config["eval_every"], config["eval_tokens"]) == (5, 4915)
     everything = nanochat.evaluate(EvalConfig(checkpoint="run", threads=1))
     assert everything.targets == 8601
     assert run.metrics["val_loss"] == pytest.approx(everything.loss, rel=1e-6)
@@ -211,7 +212,7 @@ def test_the_evaluation_plan_is_written_into_the_config(folder):
     # The values of now are kept on resume; asking for auto asks for nothing.
     again = nanochat.train(TrainConfig(resume=True, out="run", eval_every=-1, eval_tokens=-1))
     assert again.metrics["val_loss"] == run.metrics["val_loss"]
-    with pytest.raises(ConfigError, match="^--resume keeps the saved eval_every 4, got 0;"):
+    with pytest.raises(ConfigError, match="^--resume keeps the saved eval_every 5, got 0;"):
         nanochat.train(TrainConfig(resume=True, out="run", eval_every=0))
 
 
