@@ -7,6 +7,7 @@ from pathlib import Path
 
 from nanochat.config.options import RUNS_DIR, SampleConfig, TrainConfig
 from nanochat.data.counts import transition_counts
+from nanochat.data.corpus import data_name
 from nanochat.data.dataset import load_dataset
 from nanochat.output.terminal import SILENT, Terminal
 from nanochat.runs.load import load_trained, read_checkpoint
@@ -57,16 +58,17 @@ def sample(config: SampleConfig | None = None, *, terminal: Terminal = SILENT) -
 
 def _sample_counts(config: SampleConfig, terminal: Terminal) -> list[str]:
     """Sample from the add-one transition counts of the training part, without training."""
-    trained_config = TrainConfig(model_kind="bigram")
+    trained_config, folder = TrainConfig(model_kind="bigram"), None
     if config.checkpoint is not None or any(Path(RUNS_DIR).glob("*")):
-        trained_config = read_checkpoint(config.checkpoint)[1]
+        checkpoint, trained_config, _ = read_checkpoint(config.checkpoint)
+        folder = checkpoint.run_folder
     data_dir = config.data_dir or trained_config.data_dir
-    dataset = load_dataset(replace(trained_config, data_dir=data_dir))
+    dataset = load_dataset(replace(trained_config, data_dir=data_dir), folder)
     tokenizer = dataset.tokenizer
     counts = transition_counts(dataset.train, tokenizer.vocab_size)
     bigram = CountBigram(counts)
     context = prompt_tokens(tokenizer, config.prompt, dataset.start, trained_config.block_size)
-    terminal.note(f"sampling from the counted bigram of {trained_config.data}")
+    terminal.note(f"sampling from the counted bigram of {data_name(trained_config.data)}")
     settings = sampling_settings(config)
     texts = generate(bigram, tokenizer, context, settings, config.num_samples)
     _show(texts, terminal, streamed=False)

@@ -14,6 +14,7 @@ from nanochat.commands.signals import stop_requested
 from nanochat.commands.time_budget import fit_to_budget
 from nanochat.config.engine_choice import choose_engine
 from nanochat.config.options import RUNS_DIR, TrainConfig, options_of
+from nanochat.data.corpus import data_name
 from nanochat.data.dataset import Dataset, load_dataset
 from nanochat.engines import build_engine, resolve_hardware
 from nanochat.errors import CheckpointError, ConfigError
@@ -102,7 +103,8 @@ def train(
         elif requested.out is not None and processes.rank() == 0:
             refuse_used(Path(requested.out))  # before any work; again when the folder is created
         complete, mode_is_given = _complete(requested, checkpoint, started, terminal)
-        resolved, dataset, mode_reason = _resolve(complete, mode_is_given)
+        kept = checkpoint.run_folder if checkpoint else None
+        resolved, dataset, mode_reason = _resolve(complete, mode_is_given, kept)
         if checkpoint is not None:
             _check_same_data(dataset, checkpoint)
         elif dataset.warning:
@@ -110,6 +112,7 @@ def train(
         engine = _build_engine(resolved, dataset, checkpoint)
         if folder is None and processes.rank() == 0:
             folder = stack.enter_context(_new_run(resolved))
+            dataset.keep_sources(folder.path)
         run = _Run(
             config=resolved, dataset=dataset, engine=engine, folder=folder,
             resumed_from=checkpoint, terminal=terminal,
@@ -131,21 +134,25 @@ def _complete(
     return fit.config, True  # its steps were timed in this mode
 
 
-def _resolve(complete: TrainConfig, mode_is_given: bool) -> tuple[TrainConfig, Dataset, str]:
+def _resolve(
+    complete: TrainConfig,
+    mode_is_given: bool,
+    kept: Path | None = None,  # the run folder that has copies of standard input and URLs
+) -> tuple[TrainConfig, Dataset, str]:
     """Return the config for this machine and text, the text, and why mode auto took its engine.
 
     A text of very many characters makes a small model large, which is known only now.
     """
     resolved = resolve_hardware(complete)
-    dataset = load_dataset(resolved)
-    resolved = dataclasses.replace(resolved, batching=dataset.batching)
+    dataset = load_dataset(resolved, kept)
+    resolved = dataset.resolve(resolved)
     if mode_is_given:
         return resolved, dataset, ""
     mode, reason = choose_engine(complete.to_dict(), dataset.tokenizer.vocab_size)
     if mode == complete.mode:
         return resolved, dataset, reason
     given = {name: getattr(complete, name) for name in complete.given}
-    resolved, dataset, _ = _resolve(TrainConfig(**given, mode=mode), mode_is_given=True)
+    resolved, dataset, _ = _resolve(TrainConfig(**given, mode=mode), True, kept)
     return resolved, dataset, reason
 
 
@@ -236,8 +243,10 @@ def _announce(
         f"{config.model_kind} {config.preset}: {params:,} parameters, {config.mode} engine,"
         f" {config.device} {config.dtype}{f' ({mode_reason})' if mode_reason else ''}"
     )
+    for note in dataset.notes:
+        terminal.note(note)
     terminal.note(
-        f"{config.data}: {dataset.train.count:,} documents, {len(dataset.train.tokens):,} tokens"
+        f"{data_name(config.data)}: {dataset.train.count:,} documents, {len(dataset.train.tokens):,} tokens"
         f" to train on, {len(dataset.val.tokens):,} to validate on, vocabulary"
         f" {dataset.tokenizer.vocab_size}"
     )
@@ -298,7 +307,7 @@ def _finish(run: _Run, result: LoopResult) -> TrainResult:
     if run.folder is not None:
         path = run.folder.path
         run.folder.write_json(run.folder.result, {**metrics, "split_sha256": dataset.split_sha256})
-        title = f"{config.data}, {config.model_kind}, {config.mode}"
+        title = f"{data_name(config.data)}, {config.model_kind}, {config.mode}"
         write_loss_curve(run.folder.metrics, run.folder.plot, title)
     context = prompt_tokens(dataset.tokenizer, "", dataset.start, config.block_size)
     bias = phrase_bias(dataset.tokenizer, config.style, STYLE_WEIGHT)

@@ -85,7 +85,7 @@ def read_flags(command: str, words: Sequence[str]) -> dict[str, Any]:
     _refuse_unknown(command, options, rest)
     paths = [*flags.pop("paths", []), *(word for word in rest if word != "--")]
     if paths:
-        _take_path(command, flags, paths)
+        _take_paths(command, flags, paths)
     return flags
 
 
@@ -165,21 +165,16 @@ def _spellings(name: str, option: Option) -> list[str]:
     return [flag, _negated(flag)] if option.kind is bool else [flag]
 
 
-def _take_path(command: str, flags: dict[str, Any], paths: Sequence[str]) -> None:
-    """Take the positional path of `train` as its option data."""
+def _take_paths(command: str, flags: dict[str, Any], paths: Sequence[str]) -> None:
+    """Take the positional paths of `train` as its option data."""
     if command != "train":
         raise ConfigError(f"{PROGRAM} {command} takes options only, got {shown(paths[0])}")
-    if len(paths) > 1:
-        raise ConfigError(
-            f"train takes one path, got {shown(' '.join(paths))}; give a folder to train on"
-            " several files"
-        )
     if "data" in flags:
         raise ConfigError(
-            f"the text must be given once, got {shown(paths[0])} and --data"
-            f" {shown(flags['data'])}; leave one out"
+            f"the text must be given once, got {shown(' '.join(paths))} and --data"
+            f" {shown(' '.join(flags['data']))}; leave one out"
         )
-    flags["data"] = paths[0]
+    flags["data"] = list(paths)
 
 
 # ------------------------------------------------------------------------------ building the parser
@@ -261,7 +256,7 @@ def _fill(
     """Add a command's options in their groups."""
     options = command_options(command)
     parser.description = COMMANDS[command].summary
-    parser.usage = "%(prog)s [OPTIONS]" + (" [PATH]" if command == "train" else "")
+    parser.usage = "%(prog)s [OPTIONS]" + (" [PATH …]" if command == "train" else "")
     if not show_all and not all(option.common for option in options.values()):
         parser.epilog = "`%(prog)s --help-all` shows every option."
     groups: dict[str, Any] = {}

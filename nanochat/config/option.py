@@ -57,6 +57,7 @@ class Option:
     output: bool = False  # may differ between a run and its resume
     optional: bool = False  # None is a value
     path: bool = False  # accepts os.PathLike; shells complete file names
+    whole: bool = False  # of kind tuple: one text is one element, not a list of words
 
     def parse(self, name: str, value: Any) -> Any:
         """Return `value` as this option's type.
@@ -72,11 +73,13 @@ class Option:
     def _converted(self, value: Any) -> Any:
         """Convert text and paths; return everything else as it is."""
         if self.path and isinstance(value, os.PathLike):
-            return os.fspath(value)
+            value = os.fspath(value)
+        if self.path and self.kind is tuple and isinstance(value, (tuple, list)):
+            return tuple(os.fspath(v) if isinstance(v, os.PathLike) else v for v in value)
         if not isinstance(value, str) or self.kind is str:
             return value
         if self.kind is tuple:
-            return tuple(value.split())
+            return (value,) if self.whole else tuple(value.split())
         if self.kind is bool:
             return _BOOLEANS.get(value.lower(), value)
         pattern = _INTEGER if self.kind is int else _DECIMAL
@@ -92,7 +95,8 @@ class Option:
         if self.kind is str:
             return _is_text(value) and (self.choices is None or value in self.choices)
         if self.kind is tuple:
-            return isinstance(value, (tuple, list)) and all(map(_is_text, value))
+            is_list = isinstance(value, (tuple, list)) and all(map(_is_text, value))
+            return is_list and bool(value or not self.whole)
         if self.kind is bool:
             return isinstance(value, bool)
         kind: Any = numbers.Integral if self.kind is int else numbers.Real
@@ -115,6 +119,8 @@ class Option:
             return f"one of {', '.join(self.choices)}"
         if self.kind is str:
             return "Unicode text without NUL" if isinstance(value, str) else "text"
+        if self.whole:
+            return "Unicode text without NUL, or a list of such texts"
         if self.kind is tuple:
             return "a list of texts like 'n_layer=1,2'"
         if self.kind is bool:
@@ -164,6 +170,8 @@ def _is_text(value: Any) -> bool:
 
 def as_text(value: Any) -> str:
     """Return a value as options are written: `true` and `false` for booleans."""
+    if isinstance(value, tuple):
+        return " ".join(map(str, value))
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
@@ -71,7 +72,7 @@ def _blank(
         shown = _VISIBILITY[data[base : int(ends[part[-1]])]]
         seen[part] = np.maximum.reduceat(shown, starts[part] - base)
         first = last
-    blank = seen == _BLANK
+    blank = np.asarray(seen == _BLANK)
     for line in np.flatnonzero(seen == _UNSURE).tolist():
         blank[line] = not str(raw[starts[line] : ends[line]], "utf-8").strip()
     return blank
@@ -98,10 +99,7 @@ def separated(separator: bytes, everywhere: bool) -> Callable[[memoryview], Span
 
     def split(raw: memoryview) -> Spans:
         found = [(0, 0), *(match.span() for match in pattern.finditer(raw)), (len(raw),) * 2]
-        spans = [
-            _trimmed(raw, start, end)
-            for (_, start), (end, _) in zip(found, found[1:], strict=False)
-        ]
+        spans = [_trimmed(raw, start, end) for (_, start), (end, _) in pairwise(found)]
         kept = [(start, end) for start, end in spans if end > start]
         pairs = np.array(kept, np.int64).reshape(-1, 2)
         return pairs[:, 0].copy(), pairs[:, 1].copy()

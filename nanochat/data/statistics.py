@@ -9,9 +9,11 @@ first SAMPLE bytes.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -181,12 +183,12 @@ def _inner(piece: str) -> str:
 def _sorted(pieces: list[str]) -> float:
     """Return the share of neighbors that are in alphabetical order."""
     keys = [re.sub(r"\W+", " ", piece[:80]).strip().lower() for piece in pieces]
-    return sum(a <= b for a, b in zip(keys, keys[1:], strict=False)) / max(len(keys) - 1, 1)
+    return sum(a <= b for a, b in pairwise(keys)) / max(len(keys) - 1, 1)
 
 
 def _shared(a: set[str], b: set[str]) -> float:
     """Return the number of common words, relative to what pieces of these sizes could share."""
-    return len(a & b) / max(len(a) * len(b), 1) ** 0.5
+    return len(a & b) / math.sqrt(max(len(a) * len(b), 1))
 
 
 def _words(piece: str) -> set[str]:
@@ -195,5 +197,3 @@ def _words(piece: str) -> set[str]:
     if sum(map(len, found)) > 12 * len(found):  # hardly any spaces
         found |= {piece[i : i + 2] for i in range(len(piece) - 1)}
     return found
-
-

@@ -74,6 +74,21 @@ class Texts(Sequence[str]):
         """Return the texts with these numbers, in this order."""
         return Texts(self.raw, self.starts[index], self.ends[index])
 
+    def cut(self, characters: int) -> tuple[Texts, Texts]:
+        """Return a single text as two: its first characters, and the rest."""
+        assert len(self) == 1
+        start, end = int(self.starts[0]), int(self.ends[0])
+        place, left = start, characters
+        for piece in _split(self.raw[start:end]):
+            count = count_characters(piece)
+            if count > left:
+                points = np.frombuffer(piece, np.uint8)
+                place += int(np.flatnonzero((points & 0xC0) != 0x80)[left])
+                break
+            left, place = left - count, place + len(piece)
+        where = np.array([start]), np.array([place]), np.array([end])
+        return Texts(self.raw, where[0], where[1]), Texts(self.raw, where[1], where[2])
+
     def bounds(self) -> Iterator[tuple[int, int]]:
         """Yield the first byte of each text and the byte after its last one."""
         for first in range(0, len(self), _SCATTERED):
@@ -90,21 +105,40 @@ class Texts(Sequence[str]):
 
     def characters(self) -> int:
         """Return the number of code points."""
-        return sum(count_characters(chunk) for chunk in self.chunks())
+        return sum(map(count_characters, self.chunks()))
+
+    def character_lengths(self) -> NDArray[np.int64]:  # (count,)
+        """Return the number of code points of each text."""
+        counts = self.lengths
+        for first, last in self._groups():
+            part = self[first:last]
+            if last == first + 1:
+                counts[first] = sum(map(count_characters, _split(next(part.views()))))
+                continue
+            raw = np.frombuffer(part._joined(), np.uint8)
+            if len(raw) and raw.max() >= 0x80:
+                begun = np.concatenate([[0], np.cumsum((raw & 0xC0) != 0x80, dtype=np.int64)])
+                reach = np.cumsum(part.lengths)
+                counts[first:last] = begun[reach] - begun[reach - part.lengths]
+        return counts
 
     def chunks(self) -> Iterator[bytes | memoryview]:
         """Yield the bytes of all texts in order, in pieces that end between two characters."""
-        first = 0
-        reach = np.cumsum(self.lengths)
-        while first < len(self):
-            before = int(reach[first - 1]) if first else 0
-            last = int(np.searchsorted(reach, before + CHUNK, side="right"))
-            last = min(max(last, first + 1), first + _SCATTERED)
-            part = Texts(self.raw, self.starts[first:last], self.ends[first:last])
+        for first, last in self._groups():
+            part = self[first:last]
             if last == first + 1:
                 yield from _split(next(part.views()))
             else:
                 yield part._joined()
+
+    def _groups(self) -> Iterator[tuple[int, int]]:
+        """Yield ranges of texts that together have at most CHUNK bytes, or are a single text."""
+        first, reach = 0, np.cumsum(self.lengths)
+        while first < len(self):
+            before = int(reach[first - 1]) if first else 0
+            last = int(np.searchsorted(reach, before + CHUNK, side="right"))
+            last = min(max(last, first + 1), first + _SCATTERED)
+            yield first, last
             first = last
 
     def _joined(self) -> bytes | memoryview:

@@ -57,6 +57,10 @@ class Checkpoint:
     trainer: TrainerState
     state: EngineState
 
+    @property
+    def run_folder(self) -> Path:
+        return self.path.parent.parent
+
 
 # ----------------------------------------------------------------------------------------- saving
 

@@ -9,7 +9,7 @@ import codecs
 from collections.abc import Iterable, Iterator
 from itertools import chain
 
-from nanochat.errors import CorpusError
+from nanochat.data.sources.opening import Unreadable
 
 __all__ = ["has_surrogate", "utf8"]
 
@@ -57,9 +57,10 @@ def _checked(head: bytes, stream: Iterator[bytes], offset: int, name: str) -> It
                 end = codecs.utf_8_decode(chunk, "strict", final)[1]
             except UnicodeDecodeError as error:
                 _refuse_nul(chunk, offset, name)
-                raise CorpusError(
+                raise Unreadable(
                     f"{name} is not UTF-8: byte 0x{chunk[error.start]:02x} at byte"
-                    f" {offset + error.start}; convert it, for example with iconv"
+                    f" {offset + error.start}; convert it, for example with iconv",
+                    "file that is not UTF-8",
                 ) from error
             _refuse_nul(chunk, offset, name)
             data = chunk[:end]
@@ -91,7 +92,9 @@ def _complete(data: bytes) -> int:
 def _refuse_nul(chunk: bytes, offset: int, name: str) -> None:
     nul = chunk.find(b"\0")
     if nul >= 0:
-        raise CorpusError(f"{name} is not text: NUL at byte {offset + nul}; give UTF-8 text")
+        raise Unreadable(
+            f"{name} is not text: NUL at byte {offset + nul}; give UTF-8 text", "binary file"
+        )
 
 
 def _recoded(
@@ -104,11 +107,14 @@ def _recoded(
         try:
             text = decoder.decode(chunk or b"", final=chunk is None)
         except UnicodeDecodeError as error:
-            raise CorpusError(
-                f"{name} is not {title}: {error.reason} near byte {offset}; save it as UTF-8"
+            raise Unreadable(
+                f"{name} is not {title}: {error.reason} near byte {offset}; save it as UTF-8",
+                "binary file",
             ) from error
         if "\0" in text:
-            raise CorpusError(f"{name} is not text: NUL near byte {offset}; give UTF-8 text")
+            raise Unreadable(
+                f"{name} is not text: NUL near byte {offset}; give UTF-8 text", "binary file"
+            )
         offset += len(chunk or b"")
         if text:
             yield text.encode("utf-8")

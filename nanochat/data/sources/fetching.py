@@ -21,7 +21,7 @@ from nanochat.data.sources.opening import CHUNK, open_file, reason
 from nanochat.errors import CorpusError, OutputError
 from nanochat.system import processes
 
-__all__ = ["STDIN", "Fetched", "fetched", "is_url", "keep_sources"]
+__all__ = ["SOURCES_DIR", "STDIN", "Fetched", "fetched", "is_url", "keep_sources"]
 
 STDIN = "-"
 SOURCES_DIR = "sources"
@@ -94,7 +94,7 @@ def _spooled(origin: str, chunks: Iterator[bytes]) -> Fetched:
     except BaseException:
         spool.close()
         raise
-    return Fetched(origin, digest.hexdigest(), spool=spool)  # type: ignore[arg-type]
+    return Fetched(origin, digest.hexdigest(), spool=spool)
 
 
 def _stdin() -> Iterator[bytes]:
@@ -142,12 +142,11 @@ def _download(url: str) -> Iterator[bytes]:
         raise CorpusError(
             f"cannot download {url}: {cause}; check the address and the network, or give a file"
         ) from error
-    if expected is not None and expected.isascii() and expected.isdigit():
-        if received < int(expected):
-            raise CorpusError(
-                f"cannot download {url}: it ended after {received:,} of {int(expected):,} bytes;"
-                " try again"
-            )
+    promised = int(expected) if expected and expected.isascii() and expected.isdigit() else 0
+    if received < promised:
+        raise CorpusError(
+            f"cannot download {url}: it ended after {received:,} of {promised:,} bytes; try again"
+        )
 
 
 # ---------------------------------------------------------------------------------- kept copies
@@ -208,5 +207,7 @@ def _copy_in(folder: Path, origin: str) -> Fetched | None:
         while chunk := file.read(CHUNK):
             digest.update(chunk)
     if digest.hexdigest() != sha256:
-        raise CorpusError(f"{path} must have the SHA-256 {sha256[:12]}…; it was changed, restore it")
+        raise CorpusError(
+            f"{path} must have the SHA-256 {sha256[:12]}…; it was changed, restore it"
+        )
     return copy

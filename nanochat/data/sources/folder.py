@@ -90,9 +90,7 @@ def files_below(folder: str, skipped: Skipped) -> list[str]:
     return list(by_identity.values())
 
 
-def _collect(
-    folder: str, below: bytes, found: list[tuple[bytes, str]], skipped: Skipped
-) -> None:
+def _collect(folder: str, below: bytes, found: list[tuple[bytes, str]], skipped: Skipped) -> None:
     """Append (path below the top folder, path) of every file that is not hidden."""
     waiting = [(folder, below)]
     while waiting:

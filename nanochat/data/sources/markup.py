@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from html.parser import HTMLParser
 from itertools import chain
 
-from nanochat.errors import CorpusError
+from nanochat.data.sources.opening import Unreadable
 
 __all__ = ["html_text"]
 
@@ -99,16 +99,21 @@ def html_text(chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
         try:
             parser.close() if chunk is None else parser.feed(chunk)
         except AssertionError as error:  # the parser's own way to refuse a declaration
-            raise CorpusError(f"{name} is not HTML: {error}") from error
+            raise Unreadable(f"{name} is not HTML: {error}", "damaged HTML page") from error
         text = "".join(parser.pieces)
         parser.pieces.clear()
         if "\0" in text:
-            raise CorpusError(f"{name} is not text: it contains the character NUL; remove it")
+            raise Unreadable(
+                f"{name} is not text: it contains the character NUL; remove it", "binary file"
+            )
         if text:
             found = found or not text.isspace()
             yield text.encode("utf-8", "replace")  # &#xD800; is no character
     if not found:
-        raise CorpusError(f"{name} must contain text outside its tags, got none; give another page")
+        raise Unreadable(
+            f"{name} must contain text outside its tags, got none; give another page",
+            "HTML page without text",
+        )
 
 
 def _decoded(chunks: Iterable[bytes]) -> Iterator[str]:

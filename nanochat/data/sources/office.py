@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 from nanochat.data.sources.formats import a_
 from nanochat.data.sources.markup import html_text
-from nanochat.data.sources.opening import FREE_BYTES, MAX_RATIO, reason
+from nanochat.data.sources.opening import MissingReader, Unreadable, check_ratio, reason
 from nanochat.errors import CorpusError, MissingDependency
 
 __all__ = ["OFFICE", "office_text"]
@@ -31,7 +31,9 @@ def office_text(file: BinaryIO, name: str, kind: str) -> Iterator[bytes]:
         yield clean.encode("utf-8", "replace")
     if not found:
         hint = "; its pages may be pictures" if kind == "PDF" else ""
-        raise CorpusError(f"{name} must contain text, got {a_(kind)} without any{hint}")
+        raise Unreadable(
+            f"{name} must contain text, got {a_(kind)} without any{hint}", f"{kind} without text"
+        )
 
 
 @contextmanager
@@ -42,25 +44,29 @@ def _reading(name: str, kind: str) -> Iterator[None]:
     except (CorpusError, MissingDependency, MemoryError):
         raise
     except Exception as error:
-        raise CorpusError(f"cannot read {name} as {kind}: {reason(error)}") from error
+        raise Unreadable(
+            f"cannot read {name} as {kind}: {reason(error)}", f"damaged {kind} file"
+        ) from error
 
 
-def _missing(name: str, kind: str, error: ImportError) -> MissingDependency:
-    return MissingDependency(f"{name} is {a_(kind)}; {_EXTRA}")
+def _missing(name: str, kind: str) -> MissingReader:
+    return MissingReader(f"{name} is {a_(kind)}", kind, _EXTRA)
 
 
 def _pdf(file: BinaryIO, name: str) -> Iterator[str]:
     try:
         import pypdf
     except ImportError as error:
-        raise _missing(name, "PDF", error) from error
+        raise _missing(name, "PDF") from error
     import logging
 
     logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it warns about each odd object
     with _reading(name, "PDF"):
         reader = pypdf.PdfReader(file)
         if reader.is_encrypted and not reader.decrypt(""):
-            raise CorpusError(f"{name} is protected by a password; save it without one")
+            raise Unreadable(
+                f"{name} is protected by a password; save it without one", "PDF with a password"
+            )
         for number, page in enumerate(reader.pages):
             yield ("\n\n" if number else "") + page.extract_text().strip()
 
@@ -69,7 +75,7 @@ def _word(file: BinaryIO, name: str) -> Iterator[str]:
     try:
         import docx
     except ImportError as error:
-        raise _missing(name, "Word document", error) from error
+        raise _missing(name, "Word document") from error
     with _reading(name, "Word"):
         _bounded_zip(file, name)
         for block in docx.Document(file).iter_inner_content():
@@ -112,12 +118,7 @@ def _bounded_zip(file: BinaryIO, name: str) -> Any:
     size = file.seek(0, 2)
     file.seek(0)
     archive = zipfile.ZipFile(file)  # reading more than the promised size raises BadZipFile
-    expanded = sum(entry.file_size for entry in archive.infolist())
-    if expanded > max(FREE_BYTES, MAX_RATIO * size):
-        raise CorpusError(
-            f"{name} must not expand to more than {MAX_RATIO} times its size, got {expanded:,}"
-            f" bytes from {size:,}"
-        )
+    check_ratio(name, sum(entry.file_size for entry in archive.infolist()), size)
     file.seek(0)
     return archive
 

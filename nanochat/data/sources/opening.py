@@ -13,7 +13,18 @@ from typing import Any, BinaryIO, Protocol
 
 from nanochat.errors import CorpusError, MissingDependency
 
-__all__ = ["COMPRESSED", "CHUNK", "SourceFile", "compression_of", "expanded", "open_file", "reason"]
+__all__ = [
+    "CHUNK",
+    "COMPRESSED",
+    "MissingReader",
+    "SourceFile",
+    "Unreadable",
+    "check_ratio",
+    "compression_of",
+    "expanded",
+    "open_file",
+    "reason",
+]
 
 CHUNK = 1 << 20  # bytes read at a time
 
@@ -31,6 +42,22 @@ COMPRESSED = {
     b"\x28\xb5\x2f\xfd": "zstd",
 }
 SUFFIXES = (".gz", ".bz2", ".xz", ".zst", ".zstd")
+
+
+class Unreadable(CorpusError):
+    """A file that has no readable text; a folder counts it under its kind."""
+
+    def __init__(self, message: str, kind: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class MissingReader(MissingDependency):
+    """A file whose reader is not installed; a folder counts it under its kind."""
+
+    def __init__(self, message: str, kind: str, way_out: str) -> None:
+        super().__init__(f"{message}; {way_out}")
+        self.kind, self.way_out = kind, way_out
 
 
 class SourceFile(Protocol):
@@ -62,7 +89,9 @@ def open_file(path: str, name: str) -> Iterator[BinaryIO]:
                     f"{name} changed while it was read; run the command again when it is complete"
                 )
     except OSError as error:
-        raise CorpusError(f"cannot read {name}: {reason(error)}") from error
+        raise Unreadable(
+            f"cannot read {name}: {reason(error)}", "file that cannot be read"
+        ) from error
 
 
 def _version(file: BinaryIO) -> tuple[int, int, int]:
@@ -89,26 +118,37 @@ def expanded(file: BinaryIO, name: str, kind: str | None) -> Iterator[bytes]:
     try:
         for consumed, chunk in _decompressed(file, name, kind):
             read, written = read + consumed, written + len(chunk)
-            if written > max(FREE_BYTES, MAX_RATIO * read):
-                raise CorpusError(
-                    f"{name} must not expand to more than {MAX_RATIO} times its size, got"
-                    f" {written:,} bytes from the first {read:,}; decompress it first if that is right"
-                )
+            check_ratio(name, written, read)
             yield chunk
     except CorpusError:
         raise
     except Exception as error:  # zlib.error, lzma.LZMAError, zstandard.ZstdError, OSError
         if isinstance(error, MemoryError):
             raise
-        raise CorpusError(f"{name} is damaged {kind} data: {reason(error)}") from error
+        raise Unreadable(
+            f"{name} is damaged {kind} data: {reason(error)}", "damaged file"
+        ) from error
+
+
+def check_ratio(name: str, written: int, read: int) -> None:
+    """Raise CorpusError if `read` bytes of a file have become far more bytes of text."""
+    if written > max(FREE_BYTES, MAX_RATIO * read):
+        raise Unreadable(
+            f"{name} must not expand to more than {MAX_RATIO} times its size, got {written:,} bytes"
+            f" from {read:,}; decompress it first if that is right",
+            "file that expands too far",
+        )
 
 
 class _Decoder(Protocol):
     """The interface of bz2.BZ2Decompressor and lzma.LZMADecompressor."""
 
-    eof: bool
-    needs_input: bool
-    unused_data: bytes
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
 
     def decompress(self, data: bytes, max_length: int = -1) -> bytes: ...
 
@@ -134,7 +174,9 @@ def _decompressed(file: BinaryIO, name: str, kind: str) -> Iterator[tuple[int, b
             if not data:
                 at_end = True
         if at_end:
-            raise CorpusError(f"{name} is truncated {kind} data; copy or download it again")
+            raise Unreadable(
+                f"{name} is truncated {kind} data; copy or download it again", "damaged file"
+            )
 
 
 def _decoder(kind: str, name: str) -> tuple[Callable[[], _Decoder], int]:
@@ -152,8 +194,8 @@ def _decoder(kind: str, name: str) -> tuple[Callable[[], _Decoder], int]:
     try:
         import zstandard
     except ImportError as error:
-        raise MissingDependency(
-            f"{name} needs zstandard; pip install 'nanochat-lab[zstd]'"
+        raise MissingReader(
+            f"{name} needs zstandard", "zstd file", "pip install 'nanochat-lab[zstd]'"
         ) from error
     return lambda: _Zstd(zstandard.ZstdDecompressor().decompressobj()), _ZSTD_FEED
 

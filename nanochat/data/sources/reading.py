@@ -11,20 +11,11 @@ from typing import BinaryIO
 
 from nanochat.data.sources.decoding import utf8
 from nanochat.data.sources.formats import HEAD, RECORDS, a_, format_of, way_out
-from nanochat.data.sources.opening import SourceFile, compression_of, expanded
-from nanochat.errors import CorpusError
+from nanochat.data.sources.opening import SourceFile, Unreadable, compression_of, expanded
 
-__all__ = ["Sink", "UnreadableFormat", "read_source"]
+__all__ = ["Sink", "read_source"]
 
 _SEEKING = ("Parquet", "PDF", "Word", "EPUB")  # readers that need a seekable file
-
-
-class UnreadableFormat(CorpusError):
-    """A file whose format has no reader; `kind` counts it in a folder."""
-
-    def __init__(self, name: str, kind: str) -> None:
-        super().__init__(f"{name} is {a_(kind)}; {way_out(kind)}")
-        self.kind = kind
 
 
 # Takes (piece of UTF-8, whether it ends a text).
@@ -111,4 +102,4 @@ def _pieces(
 
         assert plain is not None
         return office_text(plain, name, kind)
-    raise UnreadableFormat(name, kind)
+    raise Unreadable(f"{name} is {a_(kind)}; {way_out(kind)}", kind)

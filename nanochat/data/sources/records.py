@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, BinaryIO
 
 from nanochat.data.sources.decoding import has_surrogate
-from nanochat.data.sources.opening import FREE_BYTES, MAX_RATIO, reason
-from nanochat.errors import CorpusError, MissingDependency
+from nanochat.data.sources.opening import MissingReader, Unreadable, check_ratio, reason
+from nanochat.errors import CorpusError
 
-__all__ = ["TEXT_COLUMNS", "NoTextColumn", "read_json", "read_jsonl", "read_parquet", "read_table"]
+__all__ = ["TEXT_COLUMNS", "read_json", "read_jsonl", "read_parquet", "read_table"]
 
 TEXT_COLUMNS = ("text", "content", "messages")  # in this order, when no column is given
 _ROWS = 256  # of a Parquet file per batch
@@ -23,21 +23,18 @@ _ALL_NUMBERS = 1000  # rows; a column that starts with as many numbers holds no 
 _SHOWN = 12  # columns that a message lists
 
 
-class NoTextColumn(CorpusError):
-    """Records without the wanted column: an error for a file, a skipped file in a folder."""
-
-
-def _no_column(name: str, columns: Iterable[str], column: str | None) -> NoTextColumn:
+def _no_column(name: str, columns: Iterable[str], column: str | None) -> Unreadable:
     known = [str(key) for key in columns]
     listed = ", ".join(known[:_SHOWN]) + (", …" if len(known) > _SHOWN else "")
     wanted = f"a column {column}" if column else f"a column {' or '.join(TEXT_COLUMNS)}"
-    return NoTextColumn(
-        f"{name} must have {wanted}, got {listed or 'no columns'}; choose one with --text-column"
+    return Unreadable(
+        f"{name} must have {wanted}, got {listed or 'no columns'}; choose one with --text-column",
+        "file of records without a text column",
     )
 
 
 def _column_of(name: str, columns: Sequence[str], column: str | None) -> str:
-    """Return the column that holds the text. Raises NoTextColumn, which lists the columns."""
+    """Return the column that holds the text. Raises Unreadable, which lists the columns."""
     wanted = TEXT_COLUMNS if column is None else (column,)
     found = next((key for key in wanted if key in columns), None)
     if found is None:
@@ -93,10 +90,10 @@ def read_json(chunks: Iterable[bytes], name: str, column: str | None) -> Iterato
     try:
         parsed = json.loads(raw)
     except RecursionError as error:
-        raise CorpusError(f"{name} is not JSON: {error}") from error
+        raise Unreadable(f"{name} is not JSON: {error}", "damaged JSON file") from error
     except ValueError as error:
         if "Extra data" not in str(error):
-            raise CorpusError(f"{name} is not JSON: {error}") from error
+            raise Unreadable(f"{name} is not JSON: {error}", "damaged JSON file") from error
         yield from read_jsonl([raw], name, column)  # JSON lines under the name .json
         return
     del raw
@@ -212,8 +209,8 @@ def read_parquet(file: BinaryIO, name: str, column: str | None) -> Iterator[byte
     try:
         from pyarrow import parquet
     except ImportError as error:
-        raise MissingDependency(
-            f"{name} needs pyarrow; pip install 'nanochat-lab[parquet]'"
+        raise MissingReader(
+            f"{name} needs pyarrow", "Parquet file", "pip install 'nanochat-lab[parquet]'"
         ) from error
     size = file.seek(0, 2)
     file.seek(0)
@@ -224,11 +221,7 @@ def read_parquet(file: BinaryIO, name: str, column: str | None) -> Iterator[byte
                 raise CorpusError(f"{name} row {row}: {key} must be a string, got {value!r:.40}")
             text = _text_of(value, key, f"{name} row {row}")
             row, written = row + 1, written + len(text)
-            if written > max(FREE_BYTES, MAX_RATIO * size):
-                raise CorpusError(
-                    f"{name} must not expand to more than {MAX_RATIO} times its size, got"
-                    f" {written:,} bytes from {size:,}; save it as .jsonl if that is right"
-                )
+            check_ratio(name, written, size)
             yield text
 
 
@@ -260,7 +253,7 @@ def _guarded(batches: Iterator[Any], name: str) -> Iterator[Any]:
         except (CorpusError, MemoryError):
             raise
         except Exception as error:
-            raise CorpusError(f"cannot read {name} as Parquet: {reason(error)}") from error
+            raise Unreadable(
+                f"cannot read {name} as Parquet: {reason(error)}", "damaged Parquet file"
+            ) from error
         yield batch
-
-
