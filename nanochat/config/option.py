@@ -120,7 +120,8 @@ class Option:
         if self.kind is str:
             return "Unicode text without NUL" if isinstance(value, str) else "text"
         if self.whole:
-            return "Unicode text without NUL, or a list of such texts"
+            is_text = isinstance(value, str)
+            return "Unicode text without NUL" if is_text else "text or a list of texts"
         if self.kind is tuple:
             return "a list of texts like 'n_layer=1,2'"
         if self.kind is bool:

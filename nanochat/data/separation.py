@@ -44,10 +44,9 @@ class Lines:
 
 def find_lines(raw: memoryview) -> Lines:
     """Return the lines that `text.split("\\n")` has."""
-    breaks = [np.zeros(0, np.int64)]
     data = np.frombuffer(raw, np.uint8)
-    for first in range(0, len(data), _CHUNK):
-        breaks.append(np.flatnonzero(data[first : first + _CHUNK] == 10) + first)
+    firsts = range(0, max(len(data), 1), _CHUNK)
+    breaks = [np.flatnonzero(data[first : first + _CHUNK] == 10) + first for first in firsts]
     found = np.concatenate(breaks)
     starts = np.concatenate([np.zeros(1, np.int64), found + 1])
     ends = np.concatenate([found, np.array([len(data)], np.int64)])

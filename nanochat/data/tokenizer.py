@@ -108,7 +108,7 @@ class CharTokenizer:
         done = 0
         for chunk in texts.chunks():
             points = _points_of(chunk)
-            ids = self._ids[np.minimum(points, len(self._ids) - 1)]
+            ids = self._ids[np.minimum(points, np.uint32(len(self._ids) - 1))]
             if not ids.all():
                 position = int(np.argmin(ids != 0))
                 shown, place = chr(int(points[position])), done + position

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
-from pathlib import Path
 
 from nanochat.config.options import CHECKPOINTS_DIR
 from nanochat.data.sources.opening import reason
@@ -19,10 +18,8 @@ __all__ = ["Skipped", "files_below", "printable"]
 
 # What a run folder of this program always holds. The names are those of runs/folder.py.
 _RUN_MARKS = ("config.toml", CHECKPOINTS_DIR)
-# Files at the top of an ablation's folder, whose subfolders are runs.
-_ABLATION_MARKS = ("results.json", "summary.md")
-
-_PLURALS = {"file": "files", "folder": "folders"}
+# What an ablation writes next to the folders of its runs.
+_ABLATION_MARKS = ("results.csv", "table.md")
 
 
 def printable(path: str) -> str:
@@ -105,7 +102,7 @@ def _collect(folder: str, below: bytes, found: list[tuple[bytes, str]], skipped:
             skipped.add("folder that cannot be read")
             continue
         names = {entry.name for entry in entries}
-        if below and names.issuperset(_RUN_MARKS):
+        if below and (names.issuperset(_RUN_MARKS) or names.issuperset(_ABLATION_MARKS)):
             skipped.add("run folder of this program")
             continue
         for entry in entries:
@@ -135,6 +132,6 @@ def _status(path: str, skipped: Skipped) -> os.stat_result | None:
     return None
 
 
-def is_run_folder(folder: Path) -> bool:
+def is_run_folder(folder: str) -> bool:
     """Return whether a folder is that of a run of this program."""
-    return all((folder / name).exists() for name in _RUN_MARKS)
+    return all(os.path.exists(os.path.join(folder, name)) for name in _RUN_MARKS)

@@ -64,6 +64,7 @@ _MAGIC: tuple[tuple[int, bytes, str], ...] = (
 _TEXT_MAGIC = {b"MZ", b"ID3", b"wOFF", b"WEBP", b"WAVE", b"AVI ", b"ftyp", b"OggS", b"fLaC"}
 
 _NO_WAY_OUT = "give a text file"
+_RENAME = "give it the name of a text file"
 _WAYS_OUT = {
     "zip archive": "unpack it and give the folder",
     "tar archive": "unpack it and give the folder",
@@ -86,7 +87,7 @@ def a_(kind: str) -> str:
 
 def way_out(kind: str) -> str:
     """Return what to do with a file of an unreadable format."""
-    return _WAYS_OUT.get(kind, _NO_WAY_OUT)
+    return _RENAME if kind.startswith("text file") else _WAYS_OUT.get(kind, _NO_WAY_OUT)
 
 
 def format_of(

@@ -93,7 +93,7 @@ def locate(given: str, data_dir: str | None, run_folder: Path | None) -> Located
         return Located(given, [NamedFile(path)], note=note)
     if not stat.S_ISDIR(mode):
         raise CorpusError(f"data must be a file or a folder, {given} is neither; copy it to a file")
-    if is_run_folder(Path(path)):
+    if is_run_folder(path):
         raise CorpusError(
             f"data {given} is a run folder of this program, not a text; give the text itself"
         )
