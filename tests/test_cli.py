@@ -52,7 +52,9 @@ def surface() -> dict[str, dict[str, object]]:
         for name, option in command_options(command).items():
             options["--" + name.replace("_", "-")] = {
                 "kind": option.kind.__name__,
-                "default": list(option.default) if type(option.default) is tuple else option.default,
+                "default": list(option.default)
+                if type(option.default) is tuple
+                else option.default,
                 "choices": list(option.choices) if option.choices else None,
                 "low": option.low,
                 "high": option.high,
@@ -565,7 +567,12 @@ def test_paths_of_train_are_sources_in_order_wherever_they_are(folder, cli, tiny
     options = tiny(out="run")
     del options["data"]
     assert cli("train", "names.txt", *flags(**options), "b.txt").code == 0
-    assert cli("train", "--data=names.txt", "--data", "b.txt", *flags(**{**options, "out": "two"})).code == 0
+    assert (
+        cli(
+            "train", "--data=names.txt", "--data", "b.txt", *flags(**{**options, "out": "two"})
+        ).code
+        == 0
+    )
     first, again = (json.loads(Path(run, "result.json").read_text()) for run in ("run", "two"))
     assert first["split_sha256"] == again["split_sha256"]
     assert cli("train", "--config=run/config.toml", "--out=three").code == 0

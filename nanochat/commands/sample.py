@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from nanochat.config.options import RUNS_DIR, SampleConfig, TrainConfig
-from nanochat.data.counts import transition_counts
 from nanochat.data.corpus import data_name
+from nanochat.data.counts import transition_counts
 from nanochat.data.dataset import load_dataset
 from nanochat.output.terminal import SILENT, Terminal
 from nanochat.runs.load import load_trained, read_checkpoint

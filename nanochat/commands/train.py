@@ -246,8 +246,8 @@ def _announce(
     for note in dataset.notes:
         terminal.note(note)
     terminal.note(
-        f"{data_name(config.data)}: {dataset.train.count:,} documents, {len(dataset.train.tokens):,} tokens"
-        f" to train on, {len(dataset.val.tokens):,} to validate on, vocabulary"
+        f"{data_name(config.data)}: {dataset.train.count:,} documents,"
+        f" {len(dataset.train.tokens):,} tokens to train on, {len(dataset.val.tokens):,} to validate on, vocabulary"
         f" {dataset.tokenizer.vocab_size}"
     )
     run.show_notes()

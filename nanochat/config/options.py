@@ -152,7 +152,7 @@ class TrainConfig:
         group=_DATA, choices=("auto", "file", "line", "paragraph"),
     )  # fmt: skip
     separator: str | None = option(
-        None, "Text between two documents, such as a line that holds only %; instead of --documents.",
+        None, "Text between two documents, such as a line of % alone; instead of --documents.",
         group=_DATA, kind=str, optional=True,
     )  # fmt: skip
     deduplicate: bool = option(

@@ -309,7 +309,7 @@ def test_record_nested_too_deeply_is_one_clear_line(tmp_path):
 
 def test_lone_surrogate_in_a_record_is_refused(tmp_path):
     path = write(tmp_path / "a.jsonl", '{"text": "a\\ud800"}')
-    assert message(path) == f'{path} line 1: text contains a lone surrogate; replace it'
+    assert message(path) == f"{path} line 1: text contains a lone surrogate; replace it"
 
 
 @contextmanager

@@ -13,7 +13,9 @@ from nanochat.data.separation import lines, paragraphs, separated, unescaped
 from nanochat.errors import ConfigError
 
 # Every kind of line break and white space, and characters whose bytes look like them.
-texts = st.text(st.sampled_from("a%é🚀 \t\n\r\x0b\x1c\x1f\x85\xa0\u1680\u2003\u2028\u3000\u00a1中あ\x01"))
+texts = st.text(
+    st.sampled_from("a%é🚀 \t\n\r\x0b\x1c\x1f\x85\xa0\u1680\u2003\u2028\u3000\u00a1中あ\x01")
+)
 
 
 def documents(split, text):

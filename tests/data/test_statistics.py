@@ -12,7 +12,24 @@ import pytest
 from nanochat.data import statistics
 from nanochat.data.statistics import decide
 
-SYLLABLES = "ba ke lo mi nu ra se ti vo zu pha stre gli dorn cra wel".split()
+SYLLABLES = [
+    "ba",
+    "ke",
+    "lo",
+    "mi",
+    "nu",
+    "ra",
+    "se",
+    "ti",
+    "vo",
+    "zu",
+    "pha",
+    "stre",
+    "gli",
+    "dorn",
+    "cra",
+    "wel",
+]
 
 
 def word(rng, syllables=(1, 4)):
@@ -125,7 +142,9 @@ def test_comments_of_tex_are_no_separators():
     assert kind("\n".join(lines * 20)) == "file"
 
 
-@pytest.mark.parametrize("text", ["", "x", "\n", "one\ntwo\nthree", "%\n%\n%\n", "\ufeff", "é" * 50])
+@pytest.mark.parametrize(
+    "text", ["", "x", "\n", "one\ntwo\nthree", "%\n%\n%\n", "\ufeff", "é" * 50]
+)
 def test_a_text_too_small_to_judge_is_a_file(text):
     assert kind(text) == "file"
 
@@ -136,7 +155,9 @@ def test_the_decision_is_made_from_the_start_of_a_text_at_a_line(monkeypatch):
     words = sorted({word(rng) for _ in range(500)})
     start = "\n".join(words)
     assert len(start) > 1200
-    assert kind(start + "\nA long sentence follows, and another one, and a third.\n" * 500) == "line"
+    assert (
+        kind(start + "\nA long sentence follows, and another one, and a third.\n" * 500) == "line"
+    )
     assert kind("é" * 3000) == "file"  # never cut inside a character
 
 

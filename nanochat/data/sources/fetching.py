@@ -132,6 +132,7 @@ def _download(url: str) -> Iterator[bytes]:
                 received += len(chunk)
                 yield chunk
     except urllib.error.HTTPError as error:
+        error.close()
         raise CorpusError(
             f"cannot download {url}: the server answered {error.code} {error.reason}; check the"
             " address"

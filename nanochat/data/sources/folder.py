@@ -52,14 +52,13 @@ class Skipped:
 
 def _plural(kind: str) -> str:
     """Return the plural of a kind: of its noun, which precedes any clause."""
-    noun, clause, rest = kind.partition(" that ")
-    if not clause:
-        noun, clause, rest = kind.partition(" without ")
+    cuts = (kind.partition(word) for word in (" that ", " of ", " without ", " to "))
+    noun, clause, rest = min(cuts, key=lambda cut: len(cut[0]))
     if noun.endswith("y"):
         noun = noun[:-1] + "ies"
     elif not noun.endswith(("s", ")")):
         noun += "s"
-    return noun + clause.replace("is", "are") + rest.replace("is not", "are not")
+    return noun + clause + rest.replace("is not", "are not").replace("expands", "expand")
 
 
 def files_below(folder: str, skipped: Skipped) -> list[str]:

@@ -120,7 +120,7 @@ def expanded(file: BinaryIO, name: str, kind: str | None) -> Iterator[bytes]:
             read, written = read + consumed, written + len(chunk)
             check_ratio(name, written, read)
             yield chunk
-    except CorpusError:
+    except (CorpusError, MissingDependency):
         raise
     except Exception as error:  # zlib.error, lzma.LZMAError, zstandard.ZstdError, OSError
         if isinstance(error, MemoryError):
