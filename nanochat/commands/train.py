@@ -247,8 +247,8 @@ def _announce(
         terminal.note(note)
     terminal.note(
         f"{data_name(config.data)}: {dataset.train.count:,} documents,"
-        f" {len(dataset.train.tokens):,} tokens to train on, {len(dataset.val.tokens):,} to validate"
-        f" on, vocabulary {dataset.tokenizer.vocab_size}"
+        f" {len(dataset.train.tokens):,} tokens to train on,"
+        f" {len(dataset.val.tokens):,} to validate on, vocabulary {dataset.tokenizer.vocab_size}"
     )
     run.show_notes()
     if config.preset == "gpt2-124m" and config.device == "cpu":

@@ -111,6 +111,8 @@ class Option:
     def refusal(self, name: str, value: Any) -> str:
         """Return the message for a refused value: name, rule, value, and a suggestion."""
         value = _without_numpy(value)
+        if self.whole and isinstance(value, (tuple, list)) and value:
+            value = next((v for v in value if not _is_text(v)), value)  # the element that is wrong
         near = closest(value, self.choices) if self.choices and isinstance(value, str) else ""
         return f"{name} must be {self._rule(value)}, got {shown(value)}{near}"
 

@@ -19,7 +19,7 @@ from nanochat.data.sources.locating import Located, locate
 from nanochat.data.sources.opening import MissingReader, SourceFile, Unreadable
 from nanochat.data.sources.reading import read_source
 from nanochat.data.texts import Texts
-from nanochat.errors import CorpusError
+from nanochat.errors import CorpusError, MissingDependency
 
 __all__ = ["Corpus", "data_name", "load_corpus"]
 
@@ -134,7 +134,12 @@ def _read(place: Located, column: str | None, buffer: _Buffer) -> None:
     """Read all files of one name. Files of a folder that cannot be read are counted."""
     for file in place.files:
         if not place.folder:
-            _read_file(file, column, buffer)
+            try:
+                _read_file(file, column, buffer)
+            except MissingReader as error:
+                raise MissingDependency(str(error)) from error
+            except Unreadable as error:
+                raise CorpusError(str(error)) from error
             continue
         before = len(buffer)
         try:
