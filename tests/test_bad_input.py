@@ -32,15 +32,16 @@ def write(path: str, content: bytes) -> None:
 
 CORPORA = [
     ("no.txt", {}, "no such file or folder: no.txt"),
-    ("empty.txt", {"empty.txt": b""}, EMPTY),
-    ("texts", {"texts/.hidden": b"x"}, "folder texts contains no text file; hidden files are skipped"),
+    ("empty.txt", {"empty.txt": b""}, "empty.txt contains no text; give a text of at least one character"),
+    ("texts", {"texts/.hidden": b"x"}, "texts contains no text that can be read; skipped 1 hidden file"),
     ("a.bin", {"a.bin": b"ab\0cd"}, "a.bin is not text: NUL at byte 2; give UTF-8 text"),
     ("a.txt", {"a.txt": b"ab\xffcd"},
      "a.txt is not UTF-8: byte 0xff at byte 2; convert it, for example with iconv"),
-    ("texts", {"texts/b.txt": "é".encode(), "texts/c.txt": "é".encode("latin-1")},
-     "texts/c.txt is not UTF-8: byte 0xe9 at byte 0; convert it, for example with iconv"),
+    ("texts", {"texts/c.txt": "é".encode("latin-1")},
+     "texts contains no text that can be read; skipped 1 file that is not UTF-8"),
     ("a.jsonl", {"a.jsonl": b'{"text": "a"}\n{"txt": "b"}'},
-     'a.jsonl line 2 must be an object with a string "text"'),
+     "a.jsonl line 2 must have a column text or content or messages, got txt; choose one with"
+     " --text-column"),
 ]  # fmt: skip
 
 

@@ -58,7 +58,9 @@ def surface() -> dict[str, dict[str, object]]:
         for name, option in command_options(command).items():
             options["--" + name.replace("_", "-")] = {
                 "kind": option.kind.__name__,
-                "default": list(option.default) if option.kind is tuple else option.default,
+                "default": list(option.default)
+                if type(option.default) is tuple
+                else option.default,
                 "choices": list(option.choices) if option.choices else None,
                 "low": option.low,
                 "high": option.high,
@@ -131,6 +133,8 @@ def test_help_names_the_choices_of_every_option(command, cli):
 
 
 def shown_default(value: object) -> str:
+    if isinstance(value, (tuple, list)):
+        return " ".join(value)
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -304,20 +308,12 @@ USAGE = [
         "keep must be last:N, best or both, such as last:3,best, got lots",
     ),
     (
-        ["train", "a.txt", "b.txt"],
-        "train takes one path, got a.txt b.txt; give a folder to train on several files",
-    ),
-    (
-        ["train", "a.txt", "--steps=1", "b.txt"],
-        "train takes one path, got a.txt b.txt; give a folder to train on several files",
-    ),
-    (
         ["train", "a.txt", "--data", "b.txt"],
         "the text must be given once, got a.txt and --data b.txt; leave one out",
     ),
     (
-        ["train", "--data=b.txt", "a.txt"],
-        "the text must be given once, got a.txt and --data b.txt; leave one out",
+        ["train", "--data=b.txt", "a.txt", "--data=c", "d.txt"],
+        "the text must be given once, got a.txt d.txt and --data b.txt c; leave one out",
     ),
     (["train", "--steps"], "option --steps needs a value, as in --steps=VALUE"),
     (["train", "--steps", "--quiet"], "option --steps needs a value, as in --steps=VALUE"),
@@ -573,8 +569,9 @@ def requests(draw, command: str) -> tuple[list[str], dict[str, object]]:
     groups = [words for words, _ in given.values()]
     meant = {name: value for name, (_, value) in given.items()}
     if command == "train" and "data" not in given and draw(st.booleans()):
-        meant["data"] = draw(st.sampled_from(["my.txt", "folder/", "names", "a b", "é"]))
-        groups.insert(draw(st.integers(0, len(groups))), [meant["data"]])
+        paths = st.sampled_from(["my.txt", "folder/", "names", "a b", "é"])
+        meant["data"] = draw(st.lists(paths, min_size=1, max_size=3))
+        groups.insert(draw(st.integers(0, len(groups))), meant["data"])
     return [word for words in draw(st.permutations(groups)) for word in words], meant
 
 
@@ -616,14 +613,40 @@ def test_the_path_of_train_is_its_data(folder, cli, tiny, flags):
     assert cli("train", data, *flags(**{**options, "out": "again"})).code == 0
     first, again = (json.loads(Path(run, "result.json").read_text()) for run in ("run", "again"))
     assert first["val_loss"] == again["val_loss"]
-    assert 'data = "names.txt"' in Path("run/config.toml").read_text()
+    assert 'data = [\n    "names.txt",\n]' in Path("run/config.toml").read_text()
+
+
+def test_paths_of_train_are_sources_in_order_wherever_they_are(folder, cli, tiny, flags):
+    Path("b.txt").write_text("zoe\nyan\n", encoding="utf-8")
+    options = tiny(out="run")
+    del options["data"]
+    assert cli("train", "names.txt", *flags(**options), "b.txt").code == 0
+    assert (
+        cli(
+            "train", "--data=names.txt", "--data", "b.txt", *flags(**{**options, "out": "two"})
+        ).code
+        == 0
+    )
+    first, again = (json.loads(Path(run, "result.json").read_text()) for run in ("run", "two"))
+    assert first["split_sha256"] == again["split_sha256"]
+    assert cli("train", "--config=run/config.toml", "--out=three").code == 0
+    assert read_flags("train", ["a", "--steps=1", "b"])["data"] == ["a", "b"]
+
+
+def test_a_single_text_in_a_config_file_is_one_source(folder, cli, tiny, flags):
+    Path("my names.txt").write_text("zoe\nyan\n", encoding="utf-8")
+    Path("run.toml").write_text('data = "my names.txt"\n', encoding="utf-8")
+    options = tiny(out="run")
+    del options["data"]
+    assert cli("train", "--config=run.toml", *flags(**options)).code == 0
+    assert 'data = [\n    "my names.txt",\n]' in Path("run/config.toml").read_text()
 
 
 def test_a_path_that_starts_with_a_dash_follows_two_dashes():
     assert read_flags("train", ["--steps", "3", "--", "-odd.txt"]) == {
-        "steps": "3", "data": "-odd.txt",
+        "steps": "3", "data": ["-odd.txt"],
     }  # fmt: skip
-    assert read_flags("train", ["--", "--help"]) == {"data": "--help"}
+    assert read_flags("train", ["--", "--help"]) == {"data": ["--help"]}
 
 
 def test_the_path_overrides_the_data_of_a_variable_or_file(folder, cli, tiny, flags, monkeypatch):

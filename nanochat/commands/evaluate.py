@@ -5,12 +5,11 @@ from __future__ import annotations
 import shlex
 from dataclasses import asdict, dataclass, replace
 
-from nanochat.config.options import EvalConfig
+from nanochat.config.options import EvalConfig, TrainConfig
 from nanochat.data.batches import evaluation_batches
-from nanochat.data.corpus import load_corpus
+from nanochat.data.corpus import data_name, load_corpus
 from nanochat.data.dataset import load_dataset
 from nanochat.data.documents import Documents, encode_documents
-from nanochat.data.registry import REGISTRY
 from nanochat.errors import CheckpointError
 from nanochat.output.terminal import SILENT, Terminal
 from nanochat.runs.load import TrainedModel, kept_tokenizer, load_trained, read_checkpoint
@@ -70,30 +69,35 @@ def evaluate(config: EvalConfig | None = None, *, terminal: Terminal = SILENT) -
 
 def _documents(config: EvalConfig, trained: TrainedModel) -> tuple[Documents, str]:
     if config.data is not None:
-        kind = _kind_of_documents(config, trained)
-        corpus = load_corpus(config.data, kind, config.data_dir)
-        return encode_documents(trained.tokenizer, corpus.documents), config.data
+        documents, separator = _unit_of_documents(config, trained.config)
+        corpus = load_corpus(
+            config.data, documents, config.data_dir, separator=separator,
+            text_column=config.text_column or trained.config.text_column,
+            require_separator=config.separator is not None,
+        )  # fmt: skip
+        return encode_documents(trained.tokenizer, corpus.documents), corpus.name
     data_dir = config.data_dir or trained.config.data_dir
-    # With `extend`, a text that has changed is told as such and not by its new characters.
+    name = data_name(trained.config.data)
+    checkpoint = trained.checkpoint
+    # With `extend`, a text that has changed is reported as such and not by its new characters.
     dataset = load_dataset(
-        replace(trained.config, data_dir=data_dir), kept_tokenizer(trained.checkpoint), extend=True
-    )
+        replace(trained.config, data_dir=data_dir), kept_tokenizer(checkpoint), extend=True,
+        folder=checkpoint.run_folder,
+    )  # fmt: skip
     if dataset.split_sha256 != trained.checkpoint.data["split_sha256"]:
         raise CheckpointError(
-            f"the text {trained.config.data} differs from that of {trained.checkpoint.path};"
+            f"the text {name} differs from that of {trained.checkpoint.path};"
             " name the text to score with --data"
         )
     if dataset.val_source == "none":
         raise CheckpointError(
             f"{trained.checkpoint.path} has no validation part; name the text to score with --data"
         )
-    return dataset.val, f"{trained.config.data}:{dataset.val_source}"
+    return dataset.val, f"{name}:{dataset.val_source}"
 
 
-def _kind_of_documents(config: EvalConfig, trained: TrainedModel) -> str:
-    """Return what one document of the text is: the given option, or as in the run's text."""
-    if config.documents != "auto":
-        return config.documents
-    run = trained.config
-    entry = REGISTRY.get(run.data)
-    return entry.documents if entry and run.documents == "auto" else run.documents
+def _unit_of_documents(config: EvalConfig, run: TrainConfig) -> tuple[str, str | None]:
+    """Return the unit of a document and the separator: those given, or those of the run."""
+    if config.documents != "auto" or config.separator is not None:
+        return config.documents, config.separator
+    return run.documents, run.separator

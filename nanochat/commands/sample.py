@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from nanochat.config.options import BEST, RUNS_DIR, SampleConfig, TrainConfig
+from nanochat.data.corpus import data_name
 from nanochat.data.counts import transition_counts
 from nanochat.data.dataset import load_dataset
 from nanochat.data.tokenizer import Tokenizer
@@ -55,16 +56,18 @@ def sample(config: SampleConfig | None = None, *, terminal: Terminal = SILENT) -
 
 def _sample_counts(config: SampleConfig, terminal: Terminal) -> list[str]:
     """Sample from the add-one transition counts of the training part, without training."""
-    trained_config, known = TrainConfig(model_kind="bigram"), None
+    trained_config, known, folder = TrainConfig(model_kind="bigram"), None, None
     if config.run is not None or config.checkpoint != BEST or run_names(Path(RUNS_DIR)):
         checkpoint, trained_config, _ = read_checkpoint(config.checkpoint, config.run)
-        known = kept_tokenizer(checkpoint)
+        known, folder = kept_tokenizer(checkpoint), checkpoint.run_folder
     data_dir = config.data_dir or trained_config.data_dir
-    dataset = load_dataset(replace(trained_config, data_dir=data_dir), known, extend=True)
+    dataset = load_dataset(
+        replace(trained_config, data_dir=data_dir), known, extend=True, folder=folder
+    )
     tokenizer = dataset.tokenizer
     counts = transition_counts(dataset.train, tokenizer.vocab_size)
     context = prompt_tokens(tokenizer, config.prompt, dataset.start, trained_config.block_size)
-    terminal.note(f"sampling from the counted bigram of {trained_config.data}")
+    terminal.note(f"sampling from the counted bigram of {data_name(trained_config.data)}")
     return _write(CountBigram(counts), tokenizer, context, config, terminal)
 
 

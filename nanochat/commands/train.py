@@ -118,13 +118,13 @@ def train(
         elif requested.out is not None and processes.rank() == 0:
             refuse_used(Path(requested.out))  # before any work; again when the folder is created
         complete, mode_is_given, fit = _complete(requested, checkpoint, started, terminal)
-        known: Tokenizer | None
-        if source is not None:
-            known, extend = source.tokenizer, complete.extend_vocabulary
-        else:
-            known, extend = kept_tokenizer(checkpoint), True
-        prepared = fit.dataset if fit and known is None else None
-        resolved, dataset, mode_reason = _resolve(complete, mode_is_given, known, extend, prepared)
+        text = _Text(
+            known=source.tokenizer if source is not None else kept_tokenizer(checkpoint),
+            extend=complete.extend_vocabulary if source is not None else True,
+            folder=checkpoint.run_folder if checkpoint else None,
+            prepared=fit.dataset if fit and source is None else None,
+        )  # fmt: skip
+        resolved, dataset, mode_reason = _resolve(complete, mode_is_given, text)
         if checkpoint is not None:
             _check_same_data(dataset, checkpoint)
         elif dataset.warning:
@@ -135,6 +135,7 @@ def train(
         origin = source.record() if source else None
         if folder is None and processes.rank() == 0:
             folder = stack.enter_context(_new_run(resolved, origin))
+            dataset.keep_sources(folder.path)
         run = _Run(
             config=resolved, dataset=dataset, engine=engine, folder=folder,
             resumed_from=checkpoint, terminal=terminal,
@@ -179,29 +180,37 @@ def _deadline(
     return None
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Text:
+    """What is known about the text before it is read."""
+
+    known: Tokenizer | None  # of a trained model; None: the text's own
+    extend: bool  # add the text's new characters to `known`
+    folder: Path | None  # the run folder that has copies of standard input and URLs
+    prepared: Dataset | None  # by a time budget
+
+    def load(self, config: TrainConfig) -> Dataset:
+        return load_dataset(config, self.known, extend=self.extend, folder=self.folder)
+
+
 def _resolve(
-    complete: TrainConfig,
-    mode_is_given: bool,
-    known: Tokenizer | None,
-    extend: bool,
-    prepared: Dataset | None = None,
+    complete: TrainConfig, mode_is_given: bool, text: _Text
 ) -> tuple[TrainConfig, Dataset, str]:
     """Return the config for this machine and text, the text, and why mode auto took its engine.
 
     A text of very many characters makes a small model large, which is known only now.
     """
     resolved = resolve_hardware(complete)
-    dataset = prepared or load_dataset(resolved, known, extend=extend)
-    resolved = _with_evaluation_plan(
-        dataclasses.replace(resolved, batching=dataset.batching), dataset
-    )
+    dataset = text.prepared or text.load(resolved)
+    resolved = _with_evaluation_plan(dataset.resolve(resolved), dataset)
     if mode_is_given:
         return resolved, dataset, ""
     mode, reason = choose_engine(complete.to_dict(), dataset.tokenizer.vocab_size)
     if mode == complete.mode:
         return resolved, dataset, reason
     given = {name: getattr(complete, name) for name in complete.given}
-    resolved, dataset, _ = _resolve(TrainConfig(**given, mode=mode), True, known, extend)
+    unprepared = dataclasses.replace(text, prepared=None)
+    resolved, dataset, _ = _resolve(TrainConfig(**given, mode=mode), True, unprepared)
     return resolved, dataset, reason
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from nanochat.config.options import RUNS_DIR, TrainConfig
+from nanochat.data.corpus import data_name
 from nanochat.data.dataset import Dataset
 from nanochat.errors import RunInterrupted
 from nanochat.output.loss_curve import write_loss_curve
@@ -58,8 +59,10 @@ def announce(
         f"{config.model_kind} {config.preset}: {counted(params, 'parameter')},"
         f" {config.mode} engine, {config.device} {config.dtype}{reason}"
     )
+    for note in dataset.notes:
+        terminal.note(note)
     terminal.note(
-        f"{config.data}: {counted(dataset.train.count, 'document')},"
+        f"{data_name(config.data)}: {counted(dataset.train.count, 'document')},"
         f" {counted(len(dataset.train.tokens), 'token')} to train on,"
         f" {len(dataset.val.tokens):,} to validate on, vocabulary"
         f" {dataset.tokenizer.vocab_size}"
@@ -107,7 +110,7 @@ def finish(run: Run, metrics: Mapping[str, Any]) -> tuple[Sequence[str], Path]:
     if run.folder is not None:
         path = run.folder.path
         run.folder.write_json(run.folder.result, {**metrics, "split_sha256": dataset.split_sha256})
-        title = f"{config.data}, {config.model_kind}, {config.mode}"
+        title = f"{data_name(config.data)}, {config.model_kind}, {config.mode}"
         write_loss_curve(run.folder.metrics, run.folder.plot, title)
     try:
         samples = _samples(run)
@@ -147,7 +150,7 @@ def _samples(run: Run) -> list[str]:
 def _summary(run: Run, folder: RunFolder, metrics: Mapping[str, Any]) -> list[str]:
     return run_summary(
         folder=folder.path,
-        data=run.config.data,
+        data=data_name(run.config.data),
         val_source=run.dataset.val_source,
         val_loss=metrics["val_loss"],
         val_bpb=metrics["val_bpb"],

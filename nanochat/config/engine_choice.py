@@ -67,4 +67,6 @@ def _needs_tensor(options: Mapping[str, Any]) -> str:
 
 def _has_short_documents(options: Mapping[str, Any]) -> bool:
     documents = options["documents"]
-    return documents == "line" or (documents == "auto" and options["data"] in LINE_CORPORA)
+    return documents == "line" or (
+        documents == "auto" and set(options["data"]) <= set(LINE_CORPORA)
+    )

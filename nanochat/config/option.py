@@ -57,7 +57,7 @@ class Option:
     output: bool = False  # may differ between a run and its resume
     optional: bool = False  # None is a value
     path: bool = False  # accepts os.PathLike; shells complete file names
-    splits: bool = True  # a text means several values of a tuple, separated by spaces
+    whole: bool = False  # of kind tuple: one text is one element, not a list of words
 
     def parse(self, name: str, value: Any) -> Any:
         """Return `value` as this option's type.
@@ -73,11 +73,13 @@ class Option:
     def _converted(self, value: Any) -> Any:
         """Convert text and paths; return everything else as it is."""
         if self.path and isinstance(value, os.PathLike):
-            return os.fspath(value)
+            value = os.fspath(value)
+        if self.path and self.kind is tuple and isinstance(value, (tuple, list)):
+            return tuple(os.fspath(v) if isinstance(v, os.PathLike) else v for v in value)
         if not isinstance(value, str) or self.kind is str:
             return value
         if self.kind is tuple:
-            return tuple(value.split()) if self.splits else (value,)
+            return (value,) if self.whole else tuple(value.split())
         if self.kind is bool:
             return _BOOLEANS.get(value.lower(), value)
         pattern = _INTEGER if self.kind is int else _DECIMAL
@@ -93,8 +95,10 @@ class Option:
         if self.kind is str:
             return _is_text(value) and (self.choices is None or value in self.choices)
         if self.kind is tuple:
-            texts = isinstance(value, (tuple, list)) and all(map(_is_text, value))
-            return texts and (self.splits or all(value))
+            is_list = isinstance(value, (tuple, list)) and all(map(_is_text, value))
+            if self.whole:  # an empty list only where it is the default
+                return is_list and all(value) and bool(value or self.default == ())
+            return is_list
         if self.kind is bool:
             return isinstance(value, bool)
         kind: Any = numbers.Integral if self.kind is int else numbers.Real
@@ -109,6 +113,8 @@ class Option:
     def refusal(self, name: str, value: Any) -> str:
         """Return the message for a refused value: name, rule, value, and a suggestion."""
         value = _without_numpy(value)
+        if self.whole and isinstance(value, (tuple, list)) and value:
+            value = next((v for v in value if not _is_text(v)), value)  # the element that is wrong
         near = closest(value, self.choices) if self.choices and isinstance(value, str) else ""
         return f"{name} must be {self._rule(value)}, got {shown(value)}{near}"
 
@@ -117,9 +123,12 @@ class Option:
             return f"one of {', '.join(self.choices)}"
         if self.kind is str:
             return "Unicode text without NUL" if isinstance(value, str) else "text"
+        if self.whole:
+            is_text = isinstance(value, str)
+            if is_text and value:
+                return "Unicode text without NUL"
+            return "text or a list of texts, none of them empty"
         if self.kind is tuple:
-            if not self.splits:
-                return "a list of texts, none of them empty"
             return "a list of texts like 'n_layer=1,2'"
         if self.kind is bool:
             return "true or false"
@@ -168,6 +177,8 @@ def _is_text(value: Any) -> bool:
 
 def as_text(value: Any) -> str:
     """Return a value as options are written: `true` and `false` for booleans."""
+    if isinstance(value, tuple):
+        return " ".join(map(str, value))
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -146,19 +146,30 @@ class TrainConfig:
     )  # fmt: skip
 
     # data
-    data: str = option(
-        "names",
-        "Text to train on: a file, a folder, a .jsonl or .parquet file, or a registry name.",
-        group=_DATA, path=True, common=True,
+    data: tuple[str, ...] = option(
+        ("names",),
+        "Text to train on: file, folder, URL, - (standard input) or registry name; repeatable.",
+        group=_DATA, path=True, whole=True, output=True, common=True,
     )  # fmt: skip
     data_dir: str | None = option(
         None, "Folder to search for a registry dataset before downloading it.", group=_DATA,
         path=True, kind=str, optional=True, output=True,
     )  # fmt: skip
+    text_column: str | None = option(
+        None, "Column of records that holds the text; default: text, content or messages.",
+        group=_DATA, kind=str, optional=True,
+    )  # fmt: skip
     documents: str = option(
-        "auto", "Unit of text that is one document; auto: line for name lists, otherwise file.",
+        "auto", "Unit of text that is one document; auto: chosen by the text.",
         group=_DATA, choices=("auto", "file", "line", "paragraph"),
     )  # fmt: skip
+    separator: str | None = option(
+        None, "Text between two documents, such as a line of % alone; instead of --documents.",
+        group=_DATA, kind=str, optional=True,
+    )  # fmt: skip
+    deduplicate: bool = option(
+        False, "Remove documents that are exact copies of earlier ones.", group=_DATA
+    )
     tokenizer: str = option(
         "char", "Unit of a token; bpe: word pieces learned from the training text.", group=_DATA,
         choices=("char", "byte", "bpe"),
@@ -361,6 +372,7 @@ class TrainConfig:
         self._check_time_budget()
         self._check_heads()
         self._check_schedule()
+        check_separator(self.separator, self.documents)
         check_supported(self)
 
     def _check_start(self) -> None:
@@ -490,6 +502,17 @@ def _same(name: str, **changes: Any) -> Any:
     return field(default=UNSET, metadata={"option": dataclasses.replace(_TRAIN[name], **changes)})
 
 
+def check_separator(separator: str | None, documents: str) -> None:
+    """Raise ConfigError for a separator without a character, or next to another unit."""
+    if separator == "":
+        raise ConfigError("separator must have at least one character, got ''; leave it out")
+    if separator is not None and documents != "auto":
+        raise ConfigError(
+            f"separator and documents both set the unit of a document, got separator"
+            f" {shown(separator)} and documents {documents}; leave one out"
+        )
+
+
 class _WithoutPreset:
     """Complete and check a config that has no presets."""
 
@@ -528,7 +551,7 @@ class SampleConfig(_WithoutPreset):
     top_p: float = _same("top_p", common=True)
     stop: tuple[str, ...] = option(
         (), "Text that ends a sample and is not part of it; repeatable.", group=_SAMPLE,
-        common=True, splits=False,
+        common=True, whole=True,
     )  # fmt: skip
     seed: int = _same("seed")
     style_weight: float = option(
@@ -553,19 +576,25 @@ class EvalConfig(_WithoutPreset):
 
     run: str | None = _run_option(_DATA)
     checkpoint: str = _checkpoint_option(_DATA)
-    data: str | None = option(
-        None, "Text to score; default: the validation text of the run.", group=_DATA, path=True,
-        kind=str, optional=True, common=True,
+    data: tuple[str, ...] | None = option(
+        None, "Text to score; default: the validation text of the run; repeatable.", group=_DATA,
+        path=True, whole=True, kind=tuple, optional=True, common=True,
     )  # fmt: skip
+    text_column: str | None = _same("text_column")
     documents: str = _same(
         "documents", common=True, help="Unit of text that is one document; auto: as in training."
     )
+    separator: str | None = _same("separator")
     data_dir: str | None = _same("data_dir", common=True)
     batch_size: int = _same("batch_size", common=True)
     mode: str = _same("mode", help="Engine; auto: the engine that trained the checkpoint.")
     device: str = _same("device")
     dtype: str = _same("dtype")
     threads: int = _same("threads")
+
+    def __post_init__(self) -> None:
+        _WithoutPreset.__post_init__(self)
+        check_separator(self.separator, self.documents)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -62,7 +62,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # option that differs from the defaults was ablated: docs/recipe.md.
     "nano": {
         "model_kind": "mini-gpt",
-        "data": "shakespeare",
+        "data": ("shakespeare",),
         "n_layer": 2,
         "n_head": 3,
         "n_embd": 96,
@@ -89,7 +89,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # much text in word pieces. N-grams of pieces would overfit by then (docs/recipe.md).
     "small": {
         "model_kind": "mini-gpt",
-        "data": "shakespeare",
+        "data": ("shakespeare",),
         "tokenizer": "bpe",
         "vocab_size": 1024,
         "n_layer": 3,
@@ -116,7 +116,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # a GPU: half a million tokens per step.
     "gpt2-124m": {
         "model_kind": "mini-gpt",
-        "data": "shakespeare",
+        "data": ("shakespeare",),
         "n_layer": 12,
         "n_head": 12,
         "n_embd": 768,

@@ -7,16 +7,16 @@ which pair goes into which row of which microbatch. Leaves out packing (packing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nanochat.data.documents import Documents, token_stream
-from nanochat.data.packing import Sequences, pack, split_into_chunks
+from nanochat.data.packing import LISTED, Chunks, Sequences, pack, split_into_chunks
 from nanochat.data.tokenizer import BOS
 from nanochat.errors import ConfigError
 from nanochat.philox import Stream, permutation, random_u64s
@@ -28,7 +28,6 @@ __all__ = [
     "evaluation_batches",
     "make_batcher",
     "resolve_batching",
-    "validation_batches",
 ]
 
 IGNORE = -1  # a target that does not count in the loss
@@ -133,20 +132,11 @@ def evaluation_batches(
     block_size: int,
     max_tokens: int = 0,  # 0: all
     seed: int = 0,  # of the choice that max_tokens asks for
-) -> list[Batch]:
-    """Return the batches of validation_batches."""
-    return list(
-        validation_batches(
-            documents, batch_size=batch_size, block_size=block_size, max_tokens=max_tokens,
-            seed=seed,
-        )
-    )  # fmt: skip
+) -> Sequence[Batch]:
+    """Return batches that contain every pair exactly once, packed, in an order without a seed.
 
-
-def validation_batches(
-    documents: Documents, *, batch_size: int, block_size: int, max_tokens: int = 0, seed: int = 0
-) -> Iterator[Batch]:
-    """Yield batches that contain every pair exactly once, packed.
+    A few batches are made at once and kept. Many are made each time they are read: they would take
+    32 bytes per token.
 
     `global_targets` counts the targets of each batch alone. One long document becomes its disjoint
     windows, in order. With max_tokens > 0, the batches hold chunks that are spread evenly over the
@@ -154,7 +144,7 @@ def validation_batches(
     Without documents there are no batches.
     """
     if documents.count == 0:
-        return
+        return []
     chunks = split_into_chunks(documents.lengths + 1, block_size)
     if 0 < max_tokens < documents.pairs:
         count = len(chunks.lengths)
@@ -163,10 +153,32 @@ def validation_batches(
         offset = int(draw % np.uint64(count))
         chunks = chunks.take((np.arange(chosen) * count + offset) // chosen)
     sequences, tokens = pack(chunks, block_size), token_stream(documents)
-    for first in range(0, sequences.count, batch_size):
-        chosen_rows = np.arange(first, min(first + batch_size, sequences.count))
-        targets = int(_sequence_lengths(sequences, chosen_rows).sum())
-        yield _batch_of_sequences(tokens, sequences, chosen_rows, targets)
+    batches = _EvaluationBatches(tokens, sequences, batch_size)
+    return list(batches) if int(sequences.offsets[-1]) <= LISTED else batches
+
+
+class _EvaluationBatches(Sequence[Batch]):
+    """Batches of consecutive sequences, made when they are read."""
+
+    def __init__(
+        self, tokens: NDArray[np.integer[Any]], sequences: Sequences, batch_size: int
+    ) -> None:
+        self._tokens, self._sequences, self._batch_size = tokens, sequences, batch_size
+
+    def __len__(self) -> int:
+        return -(-self._sequences.count // self._batch_size)
+
+    @overload
+    def __getitem__(self, index: int) -> Batch: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Batch]: ...
+    def __getitem__(self, index: int | slice) -> Batch | list[Batch]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(len(self))[index]]
+        first = range(len(self))[index] * self._batch_size
+        chosen = np.arange(first, min(first + self._batch_size, self._sequences.count))
+        targets = int(_sequence_lengths(self._sequences, chosen).sum())
+        return _batch_of_sequences(self._tokens, self._sequences, chosen, targets)
 
 
 # ------------------------------------------------------------------------------------- batchers
@@ -311,10 +323,9 @@ def _packed_sequences(documents: Documents, block_size: int, seed: int) -> Seque
 def _document_sequences(documents: Documents, block_size: int) -> Sequences:
     """Return one sequence per document, truncated to block_size pairs as microgpt does."""
     lengths = np.minimum(documents.lengths + 1, block_size)
-    ends = np.cumsum(lengths)
     first_pairs = documents.offsets[:-1] + np.arange(documents.count)
-    pairs = np.arange(ends[-1]) + np.repeat(first_pairs - (ends - lengths), lengths)
-    return Sequences(pairs, np.concatenate([np.zeros(1, np.int64), ends]))
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+    return Sequences(Chunks(first_pairs, lengths), np.arange(documents.count + 1), offsets)
 
 
 def _sequence_lengths(sequences: Sequences, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -322,24 +333,25 @@ def _sequence_lengths(sequences: Sequences, chosen: NDArray[np.int64]) -> NDArra
 
 
 def _batch_of_sequences(
-    tokens: NDArray[np.int64],  # the token stream
+    tokens: NDArray[np.integer[Any]],  # the token stream
     sequences: Sequences,
     chosen: NDArray[np.int64],  # (rows,) index of the sequence in each row
     global_targets: int,
 ) -> Batch:
     lengths = _sequence_lengths(sequences, chosen)
-    index = sequences.offsets[chosen][:, None] + np.arange(lengths.max())
-    pairs = sequences.pairs[np.minimum(index, len(sequences.pairs) - 1)]  # clipped where padding
+    known, first = sequences.pairs_of(chosen)
+    index = first[:, None] + np.arange(lengths.max())
+    pairs = known[np.minimum(index, len(known) - 1)]  # clipped where padding
     return _batch(tokens, pairs, lengths, global_targets)
 
 
 def _batch(
-    tokens: NDArray[np.int64],  # the token stream
+    tokens: NDArray[np.integer[Any]],  # the token stream
     pairs: NDArray[np.int64],  # (rows, columns) pair numbers; any valid number in padding
     lengths: NDArray[np.int64],  # (rows,)
     global_targets: int,
 ) -> Batch:
-    inputs, targets = tokens[pairs], tokens[pairs + 1]
+    inputs, targets = tokens[pairs].astype(np.int64), tokens[pairs + 1].astype(np.int64)
     columns = np.arange(pairs.shape[1])
     # A segment starts at a row's start, at a document's start, and where the pairs are not
     # consecutive. Two chunks of one document are never neighbors: all but its last fill a row.

@@ -7,14 +7,16 @@ pickled. Every text can be encoded, because every byte is a token.
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nanochat.data.token_checks import checked_ids, surrogate_error
+from nanochat.data.texts import Texts
+from nanochat.data.token_checks import checked_ids, checked_texts, smallest_type
 from nanochat.errors import MissingDependency, TokenizerError
 
 if TYPE_CHECKING:
@@ -71,15 +73,22 @@ class BpeTokenizer:
         )
 
     def encode(self, text: str) -> NDArray[np.int64]:
-        return self.encode_all([text])[0]
+        return self.encode_all([text])[0].astype(np.int64)
 
-    def encode_all(self, documents: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        for document in documents:
-            _check_unicode(document)
-        encoded = self._encoding.encode_ordinary_batch(list(documents))
-        lengths = np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded))
-        ids = np.fromiter((i for ids in encoded for i in ids), np.int64, count=int(lengths.sum()))
-        return ids + 1, lengths
+    def encode_all(
+        self, documents: Sequence[str]
+    ) -> tuple[NDArray[np.integer[Any]], NDArray[np.int64]]:
+        texts, kind = checked_texts(documents), smallest_type(self.vocab_size)
+        parts = [np.zeros(0, kind)]
+        lengths = np.zeros(len(texts), np.int64)
+        for first, batch in _batches(texts):
+            encoded = self._encoding.encode_ordinary_batch(batch)
+            for number, ids in enumerate(encoded, start=first):
+                lengths[number] += len(ids)
+                parts.append(np.array(ids, kind))
+        tokens = np.concatenate(parts)
+        tokens += 1
+        return tokens, lengths
 
     def decode(self, ids: ArrayLike) -> str:
         return self._bytes(ids).decode("utf-8", "replace")
@@ -127,11 +136,43 @@ class _BpeStream:
         return self._decoder.decode(b"", final=True)
 
 
-def _check_unicode(text: str) -> None:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise surrogate_error(error, "text") from error
+def _batches(texts: Texts) -> Iterator[tuple[int, list[str]]]:
+    """Yield (number of the first text, texts): many short ones, or a part of a long one.
+
+    A list of ids takes many times the memory of its text. A long text is cut between a line break
+    and a character that is not white space, where every token ends.
+    """
+    first, batch, size = 0, list[str](), 0
+    for number, view in enumerate(texts.views()):
+        if len(view) > _BATCH:
+            if batch:
+                yield first, batch
+            for part in _parts(view):
+                yield number, [part]
+            first, batch, size = number + 1, [], 0
+            continue
+        batch.append(str(view, "utf-8"))
+        size += len(view)
+        if size >= _BATCH:
+            yield first, batch
+            first, batch, size = number + 1, [], 0
+    if batch:
+        yield first, batch
+
+
+_BATCH = 1 << 22  # bytes of text that are encoded at a time
+_CUT = re.compile(rb"\n(?=[!-~])")  # before a visible ASCII character
+
+
+def _parts(view: memoryview) -> Iterator[str]:
+    start = 0
+    while len(view) - start > _BATCH:
+        cut = _CUT.search(view, start + _BATCH)
+        if cut is None:
+            break
+        yield str(view[start : cut.end()], "utf-8")
+        start = cut.end()
+    yield str(view[start:], "utf-8")
 
 
 def _missing() -> MissingDependency:

@@ -1,242 +1,240 @@
-"""Read `--data` into a list of documents: text files, folders, .jsonl, .parquet, registry names.
+"""Read `data` into documents: from sources, through one buffer, to the unit of a document.
 
-Owns reading, decoding and splitting text into documents, and the error message of every failure.
-Leaves out where registry data comes from (registry.py), the training split and the tokens.
+Owns the order of the steps and what a folder skips. Leaves out what a source name means
+(sources/locating.py), formats (sources/), the choice of the unit (statistics.py) and the split.
 """
 
 from __future__ import annotations
 
-import errno
-import json
-import os
-import stat
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nanochat.config.options import closest
-from nanochat.data import registry
+import numpy as np
+
+from nanochat.data import separation, statistics
+from nanochat.data.sources.fetching import Fetched
+from nanochat.data.sources.locating import Located, locate
+from nanochat.data.sources.opening import MissingReader, SourceFile, Unreadable
+from nanochat.data.sources.reading import read_source
+from nanochat.data.texts import Texts
 from nanochat.errors import CorpusError, MissingDependency
 
-__all__ = ["EMPTY_DATASET", "Corpus", "load_corpus"]
+__all__ = ["Corpus", "data_name", "load_corpus"]
 
-EMPTY_DATASET = "dataset must contain at least one token pair"
+_JUDGED = 100  # files of a folder whose statistics decide the unit
+_AGREED = 0.9  # of them must be of one kind
 
 
 @dataclass(frozen=True)
 class Corpus:
     """The documents of a dataset in reading order. Text is not normalized."""
 
-    name: str  # `--data` as given
-    documents: tuple[str, ...] | list[str]
-    kind: str  # the unit of one document: file, line, paragraph, or record (.jsonl, .parquet)
+    name: str  # `data` as given
+    documents: Texts
+    kind: str  # the unit of one document: file, line, paragraph, separator or record
+    separator: str | None = None  # of kind separator, as an option is written
+    reason: str | None = None  # why `auto` took this unit; None if it was given
+    notes: tuple[str, ...] = ()  # sentences about sources, for the user
+    fetched: tuple[Fetched, ...] = ()  # sources that a run folder keeps
 
 
-def load_corpus(data: str, documents: str = "auto", data_dir: str | None = None) -> Corpus:
-    """Read the corpus that `data` names. Registry names take precedence over paths.
+def data_name(data: str | Sequence[str]) -> str:
+    """Return the sources as one name for messages."""
+    names = [data] if isinstance(data, str) else list(data)
+    shown = ", ".join(names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
+
+
+def load_corpus(
+    data: str | Sequence[str],
+    documents: str = "auto",
+    data_dir: str | None = None,
+    *,
+    separator: str | None = None,
+    text_column: str | None = None,
+    folder: Path | None = None,
+    require_separator: bool = True,
+) -> Corpus:
+    """Read the sources that `data` names: paths, folders, `-`, URLs, registry names.
 
     Args:
-        data: registry name, or path of a text file, a folder, a .jsonl or a .parquet file.
-        documents: auto, file, line or paragraph. auto follows the registry entry; otherwise one
-            document is one record (.jsonl, .parquet) or one file (other text).
+        documents: auto, file, line or paragraph. auto takes the unit of the registry entry, one
+            document per record, or what the statistics of the text say.
         data_dir: folder that is searched for registry data before it is downloaded.
+        separator: text between two documents; instead of `documents`.
+        text_column: column of records that holds the text.
+        folder: run folder with copies of standard input and URLs.
+        require_separator: whether a separator that does not occur is an error.
 
     Raises:
         CorpusError: the data cannot be found, read or decoded, or contains no text.
-        MissingDependency: a .parquet file is given and pyarrow is not installed.
+        MissingDependency: a format needs a package that is not installed.
     """
-    if data in registry.REGISTRY:
-        contents = [_decode(registry.read_entry(data, data_dir), f"data {data}")]
-        kind = registry.REGISTRY[data].documents if documents == "auto" else documents
-    else:
-        contents, are_records = _read_path(_path_of(data))
-        kind = documents
-        if documents in ("auto", "file"):  # a .jsonl holds records as a folder holds files
-            kind = "record" if are_records else "file"
-    split = _SPLITTERS[kind]
-    found = [document for content in contents for document in split(content)]
-    if not any(found):
-        raise CorpusError(EMPTY_DATASET)
-    return Corpus(name=data, documents=found, kind=kind)
+    names = (data,) if isinstance(data, str) else tuple(data)
+    located = [locate(name, data_dir, folder) for name in names]
+    buffer = _Buffer()
+    for place in located:
+        _read(place, text_column, buffer)
+    name = data_name(names)
+    if not buffer.has_text():
+        raise CorpusError(_nothing(name, located))
+    unit = _unit_of(located, buffer, documents, separator)
+    fetched = [f for place in located for f in place.files if isinstance(f, Fetched)]
+    corpus = Corpus(
+        name=name, documents=buffer.texts(), kind=unit.kind, separator=unit.separator,
+        reason=unit.reason or None, notes=_notes(located), fetched=tuple(dict.fromkeys(fetched)),
+    )  # fmt: skip
+    return _split_into_documents(corpus, buffer, require_separator)
 
 
-# ---------------------------------------------------------------------------- text → documents
+class _Buffer:
+    """Texts that arrive in pieces, end to end in one growing buffer."""
+
+    def __init__(self) -> None:
+        self.raw = bytearray()
+        self.ends = array("q")  # of each text
+        self.records = 0  # texts that are records
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def take(self, piece: bytes, ends_text: bool) -> None:
+        self.raw += piece
+        if ends_text:
+            self.ends.append(len(self.raw))
+
+    def drop_unfinished(self, texts: int) -> None:
+        """Drop everything after the first `texts` texts."""
+        del self.ends[texts:]
+        del self.raw[self.ends[-1] if self.ends else 0 :]
+
+    def has_text(self) -> bool:
+        return bool(self.raw)
+
+    def texts(self) -> Texts:
+        ends = np.array(self.ends, np.int64)
+        starts = np.concatenate([np.zeros(1, np.int64), ends[:-1]])[: len(ends)]
+        return Texts(self.raw, starts, ends)
+
+    def use_unix_line_breaks(self) -> None:
+        """Replace each \\r\\n by \\n."""
+        if b"\r\n" not in self.raw:
+            return
+        texts, self.raw, self.ends = self.texts(), bytearray(), array("q")
+        for view in texts.views():
+            self.take(bytes(view).replace(b"\r\n", b"\n"), True)
 
 
-def _whole(text: str) -> Sequence[str]:
-    return (text,)
+# ---------------------------------------------------------------------------- sources → buffer
 
 
-def _lines(text: str) -> Sequence[str]:
-    lines = (line.removesuffix("\r") for line in text.split("\n"))
-    return [line for line in lines if line.strip()]
+def _read(place: Located, column: str | None, buffer: _Buffer) -> None:
+    """Read all files of one name. Files of a folder that cannot be read are counted."""
+    for file in place.files:
+        if not place.folder:
+            try:
+                _read_file(file, column, buffer)
+            except MissingReader as error:
+                raise MissingDependency(str(error)) from error
+            except Unreadable as error:
+                raise CorpusError(str(error)) from error
+            continue
+        before = len(buffer)
+        try:
+            _read_file(file, column, buffer)
+        except Unreadable as error:
+            buffer.drop_unfinished(before)
+            place.skipped.add(error.kind)
+        except MissingReader as error:
+            buffer.drop_unfinished(before)
+            place.skipped.add(error.kind, error.way_out)
 
 
-def _paragraphs(text: str) -> Sequence[str]:
-    lines = (line.removesuffix("\r") for line in text.split("\n"))
-    groups = groupby(lines, lambda line: not line.strip())
-    return ["\n".join(group) for is_blank, group in groups if not is_blank]
+def _read_file(file: SourceFile, column: str | None, buffer: _Buffer) -> None:
+    before = len(buffer)
+    if read_source(file, column, buffer.take):
+        buffer.records += len(buffer) - before
 
 
-_SPLITTERS: dict[str, Callable[[str], Sequence[str]]] = {
-    "file": _whole,
-    "record": _whole,
-    "line": _lines,
-    "paragraph": _paragraphs,
-}
+def _nothing(name: str, located: Sequence[Located]) -> str:
+    skipped = [str(place.skipped) for place in located if place.skipped]
+    if skipped:
+        return f"{name} contains no text that can be read; skipped {', '.join(skipped)}"
+    return f"{name} contains no text; give a text of at least one character"
 
 
-# ------------------------------------------------------------------------- path → file contents
+def _notes(located: Sequence[Located]) -> tuple[str, ...]:
+    notes = [place.note for place in located if place.note]
+    notes += [f"{place.given}: skipped {place.skipped}" for place in located if place.skipped]
+    return tuple(notes)
 
 
-def _path_of(data: str) -> Path:
-    """Return the path that `data` names. Raises CorpusError if it does not exist."""
-    path = Path(data).expanduser() if data.startswith("~") else Path(data)
-    try:
-        mode = os.stat(path).st_mode if data else 0
-    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a NUL in the path
-        mode = 0
-    except OSError as error:
-        raise CorpusError(f"cannot read {data}: {error.strerror}") from error
-    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
-        return path
-    if mode:
-        raise CorpusError(f"data must be a file or a folder, {data} is neither; copy it to a file")
-    looks_like_path = os.sep in data or "/" in data or Path(data).suffix
-    if looks_like_path:
-        raise CorpusError(f"no such file or folder: {data}")
+# -------------------------------------------------------------------------- buffer → documents
+
+
+def _unit_of(
+    located: Sequence[Located], buffer: _Buffer, documents: str, separator: str | None
+) -> statistics.Decision:
+    """Return the unit of a document; its reason is empty if it was given."""
+    if separator is not None:
+        return statistics.Decision("separator", "", separator)
+    all_records = buffer.records == len(buffer)
+    if documents == "file" or (documents == "auto" and all_records):
+        return statistics.Decision("record" if all_records else "file", "")
+    if documents != "auto":
+        return statistics.Decision(documents, "")
+    registered = {place.documents for place in located}
+    if None not in registered and len(registered) == 1:
+        return statistics.Decision(str(registered.pop()), "")
+    if buffer.records:
+        return statistics.Decision("file", "records and files")
+    return _judged(buffer.texts())
+
+
+def _judged(texts: Texts) -> statistics.Decision:
+    """Return the unit that the statistics of the text, or of most of the files, show."""
+    judged = [statistics.decide(view) for view in texts[:_JUDGED].views()]
+    first = judged[0]
+    agreeing = sum((d.kind, d.separator) == (first.kind, first.separator) for d in judged)
+    if agreeing >= _AGREED * len(judged):
+        return first
+    return statistics.Decision("file", "files of several kinds")
+
+
+def _split_into_documents(corpus: Corpus, buffer: _Buffer, require_separator: bool) -> Corpus:
+    if corpus.kind in ("file", "record"):
+        return corpus
+    if corpus.kind == "line":
+        return _replaced(corpus, separation.lines)
+    buffer.use_unix_line_breaks()
+    corpus = replace(corpus, documents=buffer.texts())
+    if corpus.kind == "paragraph":
+        return _replaced(corpus, separation.paragraphs)
+    text = separation.unescaped(str(corpus.separator)).encode("utf-8")
+    for everywhere in (False, True):
+        if any(separation.occurs(text, view, everywhere) for view in corpus.documents.views()):
+            return _replaced(corpus, separation.separated(text, everywhere))
+    if not require_separator:
+        return corpus
     raise CorpusError(
-        f"data {data!r} is neither a file or folder nor a registry name"
-        f"{closest(data, registry.REGISTRY)}; the registry has {', '.join(registry.REGISTRY)}"
+        f"separator must occur in the text, got {corpus.separator!r}, which {corpus.name} does not"
+        " contain; use --documents, or another separator"
     )
 
 
-def _read_path(path: Path) -> tuple[list[str], bool]:
-    """Return the text of every record or file, and whether all of them are records."""
-    if not path.is_dir():
-        return list(_read_file(path)), path.suffix in _RECORD_READERS
-    files = _files_below(path)
-    if not files:
-        raise CorpusError(f"folder {path} contains no text file; hidden files are skipped")
-    contents = [content for file in files for content in _read_file(file)]
-    return contents, all(file.suffix in _RECORD_READERS for file in files)
-
-
-def _files_below(folder: Path) -> list[Path]:
-    """Return the regular files that are not hidden, sorted by their path below the folder.
-
-    A file with several links is listed once, under its first path. Linked folders are not entered.
-    """
-    found: list[Path] = []
-
-    def refuse(error: OSError) -> None:
-        raise CorpusError(f"cannot read folder {error.filename}: {error.strerror}") from error
-
-    for root, folders, files in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(root, name) for name in files if not name.startswith(".")]
-    found.sort(key=lambda file: file.relative_to(folder).as_posix())
-    # The split would put one link into training and another one into validation.
-    by_identity: dict[tuple[int, int], Path] = {}
-    for file in found:
-        status = _status(file)
-        if status is None or not stat.S_ISREG(status.st_mode):
-            continue
-        if _has_surrogate(str(file)):
-            raise CorpusError(f"file name {os.fsencode(file)!r} is not UTF-8; rename the file")
-        by_identity.setdefault((status.st_dev, status.st_ino), file)
-    return list(by_identity.values())
-
-
-def _status(file: Path) -> os.stat_result | None:
-    """Return the status of the file that a path leads to, or None for a broken link."""
-    try:
-        return file.stat()
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-            return None
-        raise CorpusError(f"cannot read {file}: {error.strerror}") from error
-
-
-def _read_file(path: Path) -> Iterator[str]:
-    reader = _RECORD_READERS.get(path.suffix)
-    if reader is not None:
-        yield from reader(path)
-    else:
-        yield _decode(_read_bytes(path), str(path))
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise CorpusError(f"cannot read {path}: {error.strerror}") from error
-
-
-def _decode(raw: bytes, source: str) -> str:
-    """Decode UTF-8 and drop a leading byte order mark. Newlines are kept as they are."""
-    nul = raw.find(b"\0")
-    if nul >= 0:
-        raise CorpusError(f"{source} is not text: NUL at byte {nul}; give UTF-8 text")
-    try:
-        return raw.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
+def _replaced(corpus: Corpus, split: Callable[[memoryview], separation.Spans]) -> Corpus:
+    """Return the corpus with each text split. Raises CorpusError if nothing is left."""
+    texts = corpus.documents
+    starts, ends = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    for (start, _), view in zip(texts.bounds(), texts.views(), strict=True):
+        spans = split(view)
+        starts.append(spans[0] + start)
+        ends.append(spans[1] + start)
+    found = Texts(texts.raw, np.concatenate(starts), np.concatenate(ends))
+    if not found.has_text():
         raise CorpusError(
-            f"{source} is not UTF-8: byte 0x{raw[error.start]:02x} at byte {error.start};"
-            " convert it, for example with iconv"
-        ) from error
-
-
-def _has_surrogate(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return True
-    return False
-
-
-# ------------------------------------------------------------------------ records → their texts
-
-
-def _read_jsonl(path: Path) -> Iterator[str]:
-    text = _decode(_read_bytes(path), str(path))
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise CorpusError(f"{path} line {number} is not JSON: {error}") from error
-        value = record.get("text") if isinstance(record, dict) else None
-        if not isinstance(value, str):
-            raise CorpusError(f'{path} line {number} must be an object with a string "text"')
-        if _has_surrogate(value):
-            raise CorpusError(f'{path} line {number}: "text" contains a lone surrogate; replace it')
-        yield value
-
-
-def _read_parquet(path: Path) -> Iterator[str]:
-    try:
-        from pyarrow import parquet
-    except ImportError as error:
-        raise MissingDependency(
-            f"{path} needs pyarrow; pip install 'nanochat-lab[parquet]'"
-        ) from error
-    try:
-        columns = parquet.read_schema(path).names
-        if "text" not in columns:
-            raise CorpusError(f"{path} must have a column text, got {', '.join(columns)}")
-        values = parquet.read_table(path, columns=["text"])["text"].to_pylist()
-    except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
-        raise CorpusError(f"cannot read {path}: {' '.join(str(error).split())}") from error
-    for row, value in enumerate(values):
-        if not isinstance(value, str):
-            raise CorpusError(f"{path} row {row}: text must be a string, got {value!r:.40}")
-        yield value
-
-
-_RECORD_READERS: dict[str, Callable[[Path], Iterator[str]]] = {
-    ".jsonl": _read_jsonl,
-    ".parquet": _read_parquet,
-}
+            f"{corpus.name} contains no text but white space; give a text of at least one character"
+        )
+    return replace(corpus, documents=found)

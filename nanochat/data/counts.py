@@ -26,7 +26,8 @@ def transition_counts(
     counts = np.zeros(vocab_size * vocab_size, dtype=np.int64)
     for start in range(0, len(tokens) - 1, _CHUNK):
         chunk = tokens[start : start + _CHUNK + 1]
-        counts += np.bincount(chunk[:-1] * vocab_size + chunk[1:], minlength=len(counts))
+        inputs = chunk[:-1].astype(np.int64)
+        counts += np.bincount(inputs * vocab_size + chunk[1:], minlength=len(counts))
     return counts.reshape(vocab_size, vocab_size)
 
 
@@ -52,4 +53,6 @@ def add_one_probabilities(counts: NDArray[np.int64]) -> NDArray[np.float64]:  # 
 
 def byte_count(documents: Documents, token_bytes: NDArray[np.int64]) -> int:
     """Return the raw UTF-8 bytes of the documents. BOS has none."""
-    return int(np.bincount(documents.tokens, minlength=len(token_bytes)) @ token_bytes)
+    tokens = documents.tokens
+    chunks = (tokens[start : start + _CHUNK] for start in range(0, len(tokens), _CHUNK))
+    return sum(int(token_bytes[chunk].sum()) for chunk in chunks)

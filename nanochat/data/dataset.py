@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,15 +17,17 @@ from nanochat.data.batches import (
     evaluation_batches,
     make_batcher,
     resolve_batching,
-    validation_batches,
 )
-from nanochat.data.corpus import load_corpus
+from nanochat.data.corpus import Corpus, load_corpus
 from nanochat.data.documents import Documents, encode_documents
-from nanochat.data.splits import Split, count_shared, split_documents
+from nanochat.data.sources.fetching import Fetched, keep_sources
+from nanochat.data.splits import Split, count_shared, split_documents, without_duplicates
 from nanochat.data.style import style_documents
+from nanochat.data.texts import Texts
 from nanochat.data.tokenizer import BOS, Tokenizer, build_tokenizer
 from nanochat.data.vocabulary import covering
 from nanochat.errors import TokenizerError
+from nanochat.system.wording import counted
 
 __all__ = ["Dataset", "load_dataset", "start_text"]
 
@@ -42,6 +46,10 @@ class Dataset:
     batching: str  # windows, packed or documents
     start: list[int]  # tokens that a sample without a prompt starts from
     warning: str | None  # one sentence for the user about the split
+    documents: str  # the unit of a document, as the option documents has it
+    separator: str | None  # between documents, as the option separator has it
+    notes: tuple[str, ...]  # sentences for the user about the sources
+    fetched: tuple[Fetched, ...]  # standard input and URLs, which the run folder keeps
 
     def longest_segment(self, block_size: int) -> int:
         """Return the positions of the longest segment in training or validation."""
@@ -56,16 +64,16 @@ class Dataset:
             grad_accum=config.grad_accum, seed=config.seed, rank=rank, world=world,
         )  # fmt: skip
 
-    def evaluation_set(self, config: TrainConfig) -> list[Batch]:
+    def evaluation_set(self, config: TrainConfig) -> Sequence[Batch]:
         """Return the batches of the validation part, limited to the eval_tokens of the config."""
         return evaluation_batches(
             self.val, batch_size=max(config.batch_size, EVAL_TOKENS // config.block_size),
             block_size=config.block_size, max_tokens=config.eval_tokens, seed=config.seed,
         )  # fmt: skip
 
-    def validation_batches(self, config: TrainConfig) -> Iterator[Batch]:
-        """Yield the batches of the whole validation part."""
-        return validation_batches(
+    def validation_batches(self, config: TrainConfig) -> Sequence[Batch]:
+        """Return the batches of the whole validation part."""
+        return evaluation_batches(
             self.val, batch_size=max(config.batch_size, EVAL_TOKENS // config.block_size),
             block_size=config.block_size,
         )  # fmt: skip
@@ -77,6 +85,16 @@ class Dataset:
             lengths = np.minimum(self.train.lengths + 1, config.block_size)
             return round(rows * float(lengths.mean()))
         return rows * min(config.block_size, self.train.pairs)
+
+    def resolve(self, config: TrainConfig) -> TrainConfig:
+        """Return the config with the choices that depend on the text: a resume repeats them."""
+        return replace(
+            config, batching=self.batching, documents=self.documents, separator=self.separator
+        )
+
+    def keep_sources(self, folder: Path) -> None:
+        """Write copies of standard input and URLs into a run folder, for resume and eval."""
+        keep_sources(self.fetched, folder)
 
     def describe(self) -> dict[str, Any]:
         """Return the record of the data that artifacts keep. It never contains the text."""
@@ -96,11 +114,24 @@ def load_dataset(
     known: Tokenizer | None = None,  # of a trained model; None: the text's own
     *,
     extend: bool = False,  # add the text's new characters to `known`
+    folder: Path | None = None,  # of a run that has copies of standard input and URLs
 ) -> Dataset:
     """Read, split and tokenize the config's corpus. Raises CorpusError, TokenizerError."""
-    corpus = load_corpus(config.data, config.documents, config.data_dir)
-    split = split_documents(corpus.documents, config.val_fraction, config.seed)
-    train = [*split.train, *(style_documents() if config.style == "futuristic" else ())]
+    corpus = load_corpus(
+        config.data, config.documents, config.data_dir, separator=config.separator,
+        text_column=config.text_column, folder=folder,
+    )  # fmt: skip
+    found, notes = corpus.documents, corpus.notes
+    if config.deduplicate:
+        found = without_duplicates(found)
+        dropped = len(corpus.documents) - len(found)
+        notes += (f"{corpus.name}: {counted(dropped, 'exact duplicate')} removed",)
+    split = split_documents(found, config.val_fraction, config.seed)
+    train: Sequence[str] = split.train
+    if config.style == "futuristic":
+        train = Texts.of([*split.train, *style_documents()])
+    if corpus.reason:
+        notes += (_choice(corpus, len(found), config.val_fraction, split.val_source),)
     if known is None:
         tokenizer = build_tokenizer(config.tokenizer, train, split.val, config.vocab_size)
     else:
@@ -115,17 +146,45 @@ def load_dataset(
         batching=resolve_batching(config.batching, documents, config.block_size),
         start=start_text(tokenizer, len(split.train)),
         warning=split.warning or _shared_warning(split, train),
+        documents=corpus.kind if corpus.kind in ("line", "paragraph") else _unit_option(corpus),
+        separator=corpus.separator,
+        notes=notes,
+        fetched=corpus.fetched,
     )
 
 
-def _shared_warning(split: Split, train: list[str]) -> str | None:
+def _unit_option(corpus: Corpus) -> str:
+    return "auto" if corpus.kind == "separator" else "file"  # records stay records
+
+
+_UNITS = {"line": "line", "paragraph": "paragraph", "separator": "piece", "file": "document"}
+_ORDINALS = {2: "second", 3: "third", 4: "fourth", 5: "fifth", 10: "tenth", 20: "twentieth"}
+
+
+def _choice(corpus: Corpus, count: int, val_fraction: float, val_source: str) -> str:
+    """Say what `--documents auto` found and which documents validate."""
+    unit = _UNITS[corpus.kind]
+    found = f"{corpus.name}: {count:,} {unit}{'s' * (count != 1)} ({corpus.reason})"
+    if val_source != "val":
+        return found
+    ordinal = _ORDINALS.get(round(1 / val_fraction))
+    exact = ordinal is not None and math.isclose(val_fraction, 1 / round(1 / val_fraction))
+    percent = f"{100 * val_fraction:g} %"
+    if count == 1:
+        return f"{found}; its last {ordinal if exact else percent} validates"
+    if exact:
+        return f"{found}; every {ordinal}, drawn by the seed, validates"
+    return f"{found}; {percent} of them, drawn by the seed, validate"
+
+
+def _shared_warning(split: Split, train: Sequence[str]) -> str | None:
     """Warn when documents that validation should hold out are also trained on."""
     shared = count_shared(train, split.val) if split.val_source == "val" else 0
     if not shared:
         return None
     return (
         f"{shared:,} of {len(split.val):,} validation documents also occur in the training part,"
-        " so the validation loss is lower than on new text; remove duplicates from the data"
+        " so the validation loss is lower than on new text; remove copies with --deduplicate"
     )
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +18,14 @@ from nanochat.data.tokenizer import BOS, Tokenizer
 
 __all__ = ["Documents", "encode_documents", "token_stream"]
 
+_FEW = 16  # documents that are copied one by one, without a mask over the whole text
+
 
 @dataclass(frozen=True)
 class Documents:
     """Documents end to end, without BOS."""
 
-    tokens: NDArray[np.int64]  # (sum of lengths,)
+    tokens: NDArray[np.integer[Any]]  # (sum of lengths,) in the smallest type that holds the ids
     offsets: NDArray[np.int64]  # (count + 1,): document d is tokens[offsets[d] : offsets[d + 1]]
 
     @property
@@ -48,13 +52,17 @@ def encode_documents(tokenizer: Tokenizer, documents: Sequence[str]) -> Document
     return Documents(tokens, offsets)
 
 
-def token_stream(documents: Documents) -> NDArray[np.int64]:  # (pairs + 1,)
-    """Join the documents with BOS before each one and one BOS at the end.
+def token_stream(documents: Documents) -> NDArray[np.integer[Any]]:  # (pairs + 1,)
+    """Join the documents with BOS before each one and one BOS at the end, in the tokens' type.
 
     Pair p of the corpus is stream[p] → stream[p + 1], and document d starts at pair
     offsets[d] + d.
     """
-    stream = np.full(documents.pairs + 1, BOS, dtype=np.int64)
+    stream = np.full(documents.pairs + 1, BOS, dtype=documents.tokens.dtype)
+    if documents.count <= _FEW:
+        for d, (start, end) in enumerate(pairwise(documents.offsets.tolist())):
+            stream[start + d + 1 : end + d + 1] = documents.tokens[start:end]
+        return stream
     is_text = np.ones(len(stream), dtype=np.bool_)
     is_text[documents.offsets + np.arange(documents.count + 1)] = False
     stream[is_text] = documents.tokens

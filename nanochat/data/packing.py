@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, MutableSequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -32,17 +32,47 @@ class Chunks:
         return Chunks(self.starts[index], self.lengths[index])
 
 
+# Pairs of a text that are listed once, in 8 bytes each; those of a larger text, batch by batch.
+LISTED = 1 << 22
+
+
 @dataclass(frozen=True)
 class Sequences:
     """Sequences of pairs, end to end without padding. Each one fills a row of a batch."""
 
-    pairs: NDArray[np.int64]  # (pairs,) pair numbers, sequence after sequence
-    offsets: NDArray[np.int64]  # (count + 1,): sequence s is pairs[offsets[s] : offsets[s + 1]]
+    chunks: Chunks  # sequence after sequence
+    bounds: NDArray[
+        np.int64
+    ]  # (count + 1,): the chunks of sequence s are bounds[s] : bounds[s + 1]
+    offsets: NDArray[np.int64]  # (count + 1,): its pairs are pairs[offsets[s] : offsets[s + 1]]
 
     @property
     def count(self) -> int:
         """Number of sequences."""
         return len(self.offsets) - 1
+
+    @cached_property
+    def pairs(self) -> NDArray[np.int64]:  # (pairs,) pair numbers, sequence after sequence
+        return _pairs_of(self.chunks)
+
+    def pairs_of(
+        self,
+        chosen: NDArray[np.int64],  # (rows,) sequences
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return pair numbers, and where those of each chosen sequence begin among them."""
+        if int(self.offsets[-1]) <= LISTED:
+            return self.pairs, self.offsets[chosen]
+        counts = self.bounds[chosen + 1] - self.bounds[chosen]
+        before = np.cumsum(counts) - counts
+        parts = np.arange(counts.sum()) + np.repeat(self.bounds[chosen] - before, counts)
+        lengths = self.offsets[chosen + 1] - self.offsets[chosen]
+        return _pairs_of(self.chunks.take(parts)), np.cumsum(lengths) - lengths
+
+
+def _pairs_of(chunks: Chunks) -> NDArray[np.int64]:
+    ends = np.cumsum(chunks.lengths)
+    shifts = np.repeat(chunks.starts - (ends - chunks.lengths), chunks.lengths)
+    return shifts + np.arange(len(shifts))
 
 
 def split_into_chunks(
@@ -68,11 +98,10 @@ def pack(chunks: Chunks, block_size: int) -> Sequences:
     sequence_of = _assign_sequences(decreasing.lengths, capacity)
     ordered = decreasing.take(np.argsort(sequence_of, kind="stable"))
     filled = np.bincount(sequence_of, weights=decreasing.lengths).astype(np.int64)
-    ends = np.cumsum(ordered.lengths)
-    pairs = np.arange(ends[-1]) + np.repeat(
-        ordered.starts - (ends - ordered.lengths), ordered.lengths
-    )
-    return Sequences(pairs, np.concatenate([np.zeros(1, np.int64), np.cumsum(filled)]))
+    counts = np.bincount(sequence_of)
+    first = np.zeros(1, np.int64)
+    bounds = np.concatenate([first, np.cumsum(counts)])
+    return Sequences(ordered, bounds, np.concatenate([first, np.cumsum(filled)]))
 
 
 def _assign_sequences(

@@ -11,19 +11,23 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nanochat.data.corpus import EMPTY_DATASET
+import numpy as np
+
+from nanochat.data.texts import Texts
 from nanochat.errors import CorpusError
 from nanochat.philox import Stream, permutation
 
-__all__ = ["Split", "count_shared", "split_documents"]
+__all__ = ["EMPTY_DATASET", "Split", "count_shared", "split_documents", "without_duplicates"]
+
+EMPTY_DATASET = "dataset must contain at least one token pair"
 
 
 @dataclass(frozen=True)
 class Split:
     """Both parts of a corpus."""
 
-    train: list[str]
-    val: list[str]
+    train: Texts
+    val: Texts
     val_source: str  # val; train: too little text, validation uses training; none: no validation
     sha256: str  # of both parts, document by document
     warning: str | None  # the reason for val_source train
@@ -36,53 +40,86 @@ def split_documents(documents: Sequence[str], val_fraction: float, seed: int) ->
     are several documents. When a part has no characters, its loss would be meaningless: validation
     then uses the training part and `warning` says so. Raises CorpusError if there is no text.
     """
-    if not any(documents):
+    texts = Texts.of(documents)
+    if not texts.has_text():
         raise CorpusError(EMPTY_DATASET)
-    order = permutation(seed, Stream.SPLIT, 0, len(documents))
-    shuffled = [documents[i] for i in order]
+    shuffled = texts.take(permutation(seed, Stream.SPLIT, 0, len(texts)))
     if val_fraction == 0:
-        return _split(shuffled, [], "none")
+        return _split(shuffled, shuffled[:0], "none")
     if len(shuffled) == 1:
-        text = shuffled[0]
-        boundary = len(text) - _held_out(len(text), val_fraction)
-        train, val = [text[:boundary]], [text[boundary:]]
+        characters = shuffled.characters()
+        train, val = shuffled.cut(characters - _held_out(characters, val_fraction))
     else:
         boundary = len(shuffled) - _held_out(len(shuffled), val_fraction)
         train, val = shuffled[:boundary], shuffled[boundary:]
-    if any(train) and any(val):
+    if train.has_text() and val.has_text():
         return _split(train, val, "val")
-    characters = sum(map(len, shuffled))
+    characters = shuffled.characters()
     warning = (
         f"the corpus has {characters} character{'s' * (characters != 1)} in {len(shuffled)}"
         f" document{'s' * (len(shuffled) != 1)}, too little for a validation part;"
         " validation uses the training part"
     )
-    return _split(shuffled, list(shuffled), "train", warning)
+    return _split(shuffled, shuffled, "train", warning)
 
 
 def count_shared(train: Sequence[str], val: Sequence[str]) -> int:
     """Return how many validation documents with text also occur in the training part."""
-    held_out = set(val) - {""}
-    shared = held_out.intersection(train)  # the larger part is never copied into a set
-    return sum(document in shared for document in val) if shared else 0
+    trained, validated = Texts.of(train), Texts.of(val)
+    # Only documents of an equal length are compared, so a long one is rarely copied.
+    lengths = np.intersect1d(trained.lengths, validated.lengths)
+    lengths = lengths[lengths > 0]
+    validated = validated.take(np.flatnonzero(np.isin(validated.lengths, lengths)))
+    trained = trained.take(np.flatnonzero(np.isin(trained.lengths, lengths)))
+    held_out = set(map(bytes, validated.views()))
+    shared = held_out.intersection(map(bytes, trained.views()))  # never a set of the larger part
+    return sum(bytes(view) in shared for view in validated.views()) if shared else 0
+
+
+def without_duplicates(documents: Texts) -> Texts:
+    """Return the documents without later exact copies; empty documents are dropped as copies."""
+    seen: set[bytes] = set()
+    first = np.zeros(len(documents), np.bool_)
+    for number, view in enumerate(documents.views()):
+        digest = hashlib.blake2b(view, digest_size=16).digest()
+        if digest not in seen:
+            seen.add(digest)
+            first[number] = True
+    return documents.take(np.flatnonzero(first))
 
 
 def _held_out(n: int, val_fraction: float) -> int:
     return max(1, min(math.floor(n * val_fraction + 0.5), n - 1))
 
 
-def _split(train: list[str], val: list[str], val_source: str, warning: str | None = None) -> Split:
+def _split(train: Texts, val: Texts, val_source: str, warning: str | None = None) -> Split:
     return Split(train, val, val_source, _sha256(train, val), warning)
 
 
-def _sha256(*parts: list[str]) -> str:
+def _sha256(*parts: Texts) -> str:
     """Hash each length before its contents: two different splits never give the same bytes."""
     digest = hashlib.sha256()
     for part in parts:
-        encoded = [document.encode("utf-8", "surrogatepass") for document in part]
-        digest.update(len(encoded).to_bytes(8, "little"))
-        fields: list[bytes] = []
-        for raw in encoded:
-            fields += (len(raw).to_bytes(8, "little"), raw)
-        digest.update(b"".join(fields))
+        digest.update(len(part).to_bytes(8, "little"))
+        lengths = memoryview(part.lengths.astype("<i8").tobytes())
+        fields: list[memoryview] = []
+        waiting = 0
+        for number, view in enumerate(part.views()):
+            fields += (lengths[8 * number : 8 * number + 8], view)
+            waiting += len(view)
+            if waiting > _HASHED:
+                _update(digest, fields)
+                fields, waiting = [], 0
+        _update(digest, fields)
     return digest.hexdigest()
+
+
+_HASHED = 1 << 20  # bytes that are joined; one call per document would take longer
+
+
+def _update(digest: hashlib._Hash, fields: list[memoryview]) -> None:
+    if len(fields) > 2:
+        digest.update(b"".join(fields))
+    else:  # a long document is not copied
+        for field in fields:
+            digest.update(field)

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from nanochat.data.texts import Texts
 from nanochat.errors import TokenizerError
 
-__all__ = ["checked_ids", "surrogate_error"]
+__all__ = ["checked_ids", "checked_texts", "smallest_type", "surrogate_error"]
+
+
+def checked_texts(documents: Sequence[str]) -> Texts:
+    """Return the documents in one buffer. Raises TokenizerError for a lone surrogate."""
+    try:
+        return Texts.of(documents)
+    except UnicodeEncodeError as error:
+        raise surrogate_error(error, "text") from error
+
+
+def smallest_type(vocab_size: int) -> np.dtype[np.unsignedinteger[Any]]:
+    """Return the smallest unsigned type that holds every id: a text of 1 GB has as many ids."""
+    return np.min_scalar_type(vocab_size - 1)
 
 
 def checked_ids(ids: ArrayLike, vocab_size: int) -> NDArray[np.int64]:  # (tokens,)

@@ -14,7 +14,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nanochat.data.token_checks import checked_ids, surrogate_error
+from nanochat.data.token_checks import (
+    checked_ids,
+    checked_texts,
+    smallest_type,
+    surrogate_error,
+)
 from nanochat.errors import TokenizerError
 
 __all__ = [
@@ -56,8 +61,13 @@ class Tokenizer(Protocol):
     def encode(self, text: str) -> NDArray[np.int64]:
         """Return the ids of a text, without BOS. Raises TokenizerError for text without an id."""
 
-    def encode_all(self, documents: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the ids of all documents end to end, and the number of ids of each."""
+    def encode_all(
+        self, documents: Sequence[str]
+    ) -> tuple[NDArray[np.integer[Any]], NDArray[np.int64]]:
+        """Return the ids of all documents end to end, and the number of ids of each.
+
+        The ids have the smallest unsigned type that holds vocab_size − 1.
+        """
 
     def decode(self, ids: ArrayLike) -> str:
         """Return the text of the ids. BOS is dropped; invalid UTF-8 becomes U+FFFD."""
@@ -88,20 +98,28 @@ class CharTokenizer:
         )
 
     def encode(self, text: str) -> NDArray[np.int64]:
-        return self.encode_all([text])[0]
+        return self.encode_all([text])[0].astype(np.int64)
 
-    def encode_all(self, documents: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        lengths = np.fromiter(map(len, documents), dtype=np.int64, count=len(documents))
-        text = "".join(documents)
-        points = _code_points(text, "text")
-        ids = self._ids[np.minimum(points, len(self._ids) - 1)]
-        if not ids.all():
-            position = int(np.argmin(ids != 0))
-            raise TokenizerError(
-                f"unknown token {text[position]!r} at position {_position_text(position, lengths)};"
-                " use characters of the training corpus, or train with tokenizer byte"
-            )
-        return ids, lengths
+    def encode_all(
+        self, documents: Sequence[str]
+    ) -> tuple[NDArray[np.integer[Any]], NDArray[np.int64]]:
+        texts = checked_texts(documents)
+        lengths = texts.character_lengths()
+        tokens = np.empty(int(lengths.sum()), smallest_type(self.vocab_size))
+        done = 0
+        for chunk in texts.chunks():
+            points = _points_of(chunk)
+            ids = self._ids[np.minimum(points, np.uint32(len(self._ids) - 1))]
+            if not ids.all():
+                position = int(np.argmin(ids != 0))
+                shown, place = chr(int(points[position])), done + position
+                raise TokenizerError(
+                    f"unknown token {shown!r} at position {_position_text(place, lengths)};"
+                    " use characters of the training corpus, or train with tokenizer byte"
+                )
+            tokens[done : done + len(ids)] = ids
+            done += len(ids)
+        return tokens, lengths
 
     def decode(self, ids: ArrayLike) -> str:
         tokens = checked_ids(ids, self.vocab_size)
@@ -145,15 +163,20 @@ class ByteTokenizer:
         self.token_bytes[BOS] = 0
 
     def encode(self, text: str) -> NDArray[np.int64]:
-        return self.encode_all([text])[0]
+        return self.encode_all([text])[0].astype(np.int64)
 
-    def encode_all(self, documents: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        try:
-            encoded = [document.encode("utf-8") for document in documents]
-        except UnicodeEncodeError as error:
-            raise surrogate_error(error, "text") from error
-        lengths = np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded))
-        return np.frombuffer(b"".join(encoded), dtype=np.uint8).astype(np.int64) + 1, lengths
+    def encode_all(
+        self, documents: Sequence[str]
+    ) -> tuple[NDArray[np.integer[Any]], NDArray[np.int64]]:
+        texts = checked_texts(documents)
+        lengths = texts.lengths
+        tokens = np.empty(int(lengths.sum()), smallest_type(self.vocab_size))
+        done = 0
+        for chunk in texts.chunks():
+            tokens[done : done + len(chunk)] = np.frombuffer(chunk, np.uint8)
+            done += len(chunk)
+        tokens += 1
+        return tokens, lengths
 
     def decode(self, ids: ArrayLike) -> str:
         tokens = checked_ids(ids, self.vocab_size)
@@ -180,7 +203,7 @@ class _ByteStream:
 
 
 def build_tokenizer(
-    kind: str, train: Iterable[str], val: Iterable[str] = (), vocab_size: int = 0
+    kind: str, train: Sequence[str], val: Sequence[str] = (), vocab_size: int = 0
 ) -> Tokenizer:
     """Build the tokenizer of a kind.
 
@@ -188,7 +211,7 @@ def build_tokenizer(
     alone. Raises TokenizerError, MissingDependency.
     """
     if kind == "char":
-        return CharTokenizer(set().union(*train, *val))
+        return CharTokenizer(_characters([train, val]))
     if kind == "byte":
         return ByteTokenizer()
     if kind == "bpe":
@@ -218,6 +241,27 @@ def tokenizer_from_dict(saved: Mapping[str, Any]) -> Tokenizer:
         "saved tokenizer must be {kind: byte}, {kind: char, characters: …} or {kind: bpe, …},"
         f" got {str(saved)[:60]!r}"
     )
+
+
+_CODE_POINTS = 0x110000
+
+
+def _characters(parts: Iterable[Sequence[str]]) -> str:
+    """Return the sorted characters of all documents."""
+    seen = np.zeros(_CODE_POINTS, np.bool_)
+    for part in parts:
+        for chunk in checked_texts(part).chunks():
+            seen[_points_of(chunk)] = True
+    return "".join(map(chr, np.flatnonzero(seen).tolist()))
+
+
+def _points_of(
+    chunk: bytes | memoryview,  # valid UTF-8
+) -> NDArray[np.unsignedinteger[Any]]:  # (characters,)
+    raw = np.frombuffer(chunk, np.uint8)
+    if len(raw) == 0 or raw.max() < 0x80:
+        return raw
+    return np.frombuffer(str(chunk, "utf-8").encode("utf-32-le"), dtype="<u4")
 
 
 def _code_points(text: str, name: str) -> NDArray[np.uint32]:

@@ -71,6 +71,10 @@ class Checkpoint:
     state: EngineState
     skipped: list[str] = field(default_factory=list)  # why another checkpoint was not taken
 
+    @property
+    def run_folder(self) -> Path:
+        return self.path.parent.parent
+
 
 @dataclass(frozen=True, slots=True)
 class BestMark:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat.config.options import CHECKPOINTS_DIR, RUNS_DIR
+from nanochat.data.sources.fetching import SOURCES_DIR
 from nanochat.errors import OutputError
 from nanochat.runs.lock import LOCK, locked
 from nanochat.system.durable import output_error
@@ -23,7 +24,7 @@ CONFIG, ENVIRONMENT, METRICS, PLOT, RESULT = (
 
 
 # Every name that a run writes at the top of its folder; the hidden ones only while it writes.
-RUN_FILES = {CONFIG, ENVIRONMENT, METRICS, PLOT, RESULT, CHECKPOINTS_DIR, LOCK}
+RUN_FILES = {CONFIG, ENVIRONMENT, METRICS, PLOT, RESULT, CHECKPOINTS_DIR, LOCK, SOURCES_DIR}
 RUN_FILES |= {f".{name}.tmp" for name in (CONFIG, ENVIRONMENT, RESULT)}
 
 

@@ -139,6 +139,25 @@ def test_only_booleans_and_their_text_are_booleans(command, name, option):
             CONFIGS[command](**{name: value})
 
 
+@pytest.mark.parametrize("config", [TrainConfig, EvalConfig])
+def test_data_takes_one_text_or_several(config):
+    for value in ("a b.txt", Path("a b.txt"), ["a b.txt"], ("a b.txt",), [Path("a b.txt")]):
+        assert config(data=value).data == ("a b.txt",)
+    assert config(data=["a", Path("b/c")]).data == ("a", "b/c")
+    for value in ([], (), [1], 3, ["a", None]):
+        with pytest.raises(ConfigError, match="^data must be text or a list of texts, got "):
+            config(data=value)
+
+
+@pytest.mark.parametrize("config", [TrainConfig, EvalConfig])
+def test_a_separator_excludes_another_unit_of_documents(config):
+    assert config(separator="%").separator == "%"
+    with pytest.raises(ConfigError, match="^separator and documents both set the unit"):
+        config(separator="%", documents="line")
+    with pytest.raises(ConfigError, match="^separator must have at least one character"):
+        config(separator="")
+
+
 def test_vary_takes_texts():
     for value in (["n_layer=1,2"], ("n_layer=1,2",), "n_layer=1,2", " n_layer=1,2 "):
         assert AblateConfig(vary=value).vary == ("n_layer=1,2",)
@@ -186,8 +205,11 @@ def test_the_options_that_hold_paths_are_marked():
 def test_path_objects_are_kept_as_text(command, name, option):
     for value in (Path("a/b.txt"), PathOf("a/b.txt"), "a/b.txt", np.str_("a/b.txt")):
         kept = getattr(CONFIGS[command](**{name: value}), name)
+        if option.kind is tuple:
+            assert isinstance(kept, tuple) and len(kept) == 1
+            (kept,) = kept
         assert (kept, type(kept)) == ("a/b.txt", str)
-    with pytest.raises(ConfigError, match=f"^{name} must be text, got <"):
+    with pytest.raises(ConfigError, match=f"^{name} must be text( or a list of texts)?, got <"):
         CONFIGS[command](**{name: PathOf(b"a")})
 
 
@@ -254,7 +276,7 @@ TEXTS_OF_NUMBERS = [
     ("steps", "5", 5), ("steps", "+5", 5), ("steps", " 5 ", 5), ("steps", "007", 7),
     ("lr", "5", 5.0), ("lr", "5.", 5.0), ("lr", ".5", 0.5), ("lr", "+5e-1", 0.5), ("lr", "5E3", 5e3),
     ("tie_lm_head", "true", True), ("tie_lm_head", "FALSE", False), ("tie_lm_head", "1", True),
-    ("model_kind", "mini-gpt", "mini-gpt"), ("data", "1", "1"),
+    ("model_kind", "mini-gpt", "mini-gpt"), ("data", "1", ("1",)),
 ]  # fmt: skip
 
 
@@ -394,7 +416,8 @@ def valid(option: Option):
         return st.integers(int(option.low), int(option.high))
     if option.kind is float:
         return st.floats(option.low, option.high, exclude_min=option.low_open)
-    return st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
+    texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
+    return st.lists(texts, min_size=1).map(tuple) if option.kind is tuple else texts
 
 
 @given(

@@ -16,7 +16,9 @@ import pytest
 from nanochat.data.corpus import load_corpus
 from nanochat.errors import CorpusError, MissingDependency
 
-EMPTY = "dataset must contain at least one token pair"
+EMPTY = " contains no text; give a text of at least one character"
+COLUMNS = "must have a column text or content or messages"
+CHOOSE = "choose one with --text-column"
 AS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 
 
@@ -145,11 +147,15 @@ def test_parquet_is_one_document_per_row(tmp_path):
     corpus = load_corpus(str(tmp_path / "a.parquet"))
     assert (list(corpus.documents), corpus.kind) == (["a\nb", "ü"], "record")
     parquet.write_table(arrow.table({"id": [1]}), tmp_path / "b.parquet")
-    assert message(str(tmp_path / "b.parquet")).endswith("must have a column text, got id")
+    assert message(str(tmp_path / "b.parquet")).endswith(f"{COLUMNS}, got id; {CHOOSE}")
     parquet.write_table(arrow.table({"text": ["a", None]}), tmp_path / "c.parquet")
     assert message(str(tmp_path / "c.parquet")).endswith("row 1: text must be a string, got None")
     write(tmp_path / "d.parquet", "no parquet")
-    assert message(str(tmp_path / "d.parquet")).startswith(f"cannot read {tmp_path / 'd.parquet'}")
+    assert message(str(tmp_path / "d.parquet")) == (
+        f"{tmp_path / 'd.parquet'} is a text file, not Parquet; give it the name of a text file"
+    )
+    write(tmp_path / "e.parquet", b"PAR1" + b"\0" * 40)
+    assert message(str(tmp_path / "e.parquet")).startswith(f"cannot read {tmp_path / 'e.parquet'}")
 
 
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
@@ -161,11 +167,21 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
     assert str(caught.value) == f"{path} needs pyarrow; pip install 'nanochat-lab[parquet]'"
 
 
-def test_registry_name_comes_before_a_file_of_that_name(tmp_path, monkeypatch):
+def test_a_file_comes_before_the_registry_name_with_a_note(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    assert load_corpus("names").notes == ()
     write(tmp_path / "names", "mine")
-    assert len(load_corpus("names").documents) == 16_000
-    assert list(load_corpus("./names").documents) == ["mine"]
+    corpus = load_corpus("names")
+    assert list(corpus.documents) == ["mine"]
+    assert corpus.notes == (
+        "data names is the file ./names; registry:names is the registry's text",
+    )
+    assert len(load_corpus("registry:names").documents) == 16_000
+    assert load_corpus("./names").notes == ()
+    assert message("registry:name") == (
+        "the registry has no 'name' (did you mean 'names'?); it has names, names-makemore,"
+        " shakespeare"
+    )
 
 
 def test_home_folder_is_expanded(tmp_path, monkeypatch):
@@ -179,17 +195,22 @@ def test_home_folder_is_expanded(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("content", ["", "\ufeff"])
 def test_empty_file_is_refused(tmp_path, content):
-    assert message(write(tmp_path / "a.txt", content)) == EMPTY
+    path = write(tmp_path / "a.txt", content)
+    assert message(path) == path + EMPTY
 
 
 @pytest.mark.parametrize("documents", ["line", "paragraph"])
 def test_blank_lines_alone_are_refused(tmp_path, documents):
-    assert message(write(tmp_path / "a.txt", " \n\r\n\t\n"), documents) == EMPTY
+    path = write(tmp_path / "a.txt", " \n\r\n\t\n")
+    assert message(path, documents) == (
+        f"{path} contains no text but white space; give a text of at least one character"
+    )
 
 
 def test_jsonl_without_text_is_refused(tmp_path):
-    assert message(write(tmp_path / "a.jsonl", "\n")) == EMPTY
-    assert message(write(tmp_path / "b.jsonl", '{"text": ""}\n')) == EMPTY
+    for content in ("\n", '{"text": ""}\n'):
+        path = write(tmp_path / "a.jsonl", content)
+        assert message(path) == path + EMPTY
 
 
 def test_missing_file_is_named(tmp_path):
@@ -240,40 +261,45 @@ def test_invalid_utf8_says_where(tmp_path, mark):
     )
 
 
-def test_invalid_file_in_a_folder_is_named(tmp_path):
+def test_invalid_file_in_a_folder_is_counted(tmp_path):
     write(tmp_path / "a.txt", "fine")
-    bad = write(tmp_path / "sub" / "b.txt", b"\x80")
-    assert message(str(tmp_path)).startswith(f"{bad} is not UTF-8: byte 0x80 at byte 0;")
+    write(tmp_path / "sub" / "b.txt", b"half\x80")
+    corpus = load_corpus(str(tmp_path))
+    assert list(corpus.documents) == ["fine"]
+    assert corpus.notes == (f"{tmp_path}: skipped 1 file that is not UTF-8",)
 
 
 def test_folder_without_text_is_refused(tmp_path):
     write(tmp_path / ".hidden", "x")
     assert message(str(tmp_path)) == (
-        f"folder {tmp_path} contains no text file; hidden files are skipped"
+        f"{tmp_path} contains no text that can be read; skipped 1 hidden file"
     )
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes only on Linux")
-def test_file_name_that_is_not_utf8_is_refused(tmp_path):
-    name = os.path.join(os.fsencode(tmp_path), b"a\xff.txt")
-    with open(name, "w") as file:
-        file.write("x")
-    assert message(str(tmp_path)) == f"file name {name!r} is not UTF-8; rename the file"
+def test_file_name_that_is_not_utf8_is_read_and_escaped_in_messages(tmp_path):
+    folder = os.fsencode(tmp_path)
+    with open(os.path.join(folder, b"a\xff.jsonl"), "w") as file:
+        file.write('{"text": "x"}\n')
+    assert list(load_corpus(str(tmp_path)).documents) == ["x"]
+    with open(os.path.join(folder, b"b\xff.jsonl"), "w") as file:
+        file.write("{")
+    assert message(str(tmp_path)).startswith(f"{tmp_path}/b\\xff.jsonl line 1 is not JSON: ")
 
 
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ("[1]", 'must be an object with a string "text"'),
-        ('{"txt": "a"}', 'must be an object with a string "text"'),
-        ('{"text": 3}', 'must be an object with a string "text"'),
-        ('{"text": ', "is not JSON: Expecting value: line 1 column 10 (char 9)"),
-        ('"' + "[" * 9, "is not JSON: Unterminated string starting at: line 1 column 1 (char 0)"),
+        ("[1]", " must be an object, got [1]"),
+        ('{"txt": "a"}', f" {COLUMNS}, got txt; {CHOOSE}"),
+        ('{"text": 3}', ": text must be a string, got 3"),
+        ('{"text": ', " is not JSON: Expecting value: line 1 column 10 (char 9)"),
+        ('"' + "[" * 9, " is not JSON: Unterminated string starting at: line 1 column 1 (char 0)"),
     ],
 )
 def test_bad_record_is_named_by_its_line(tmp_path, line, problem):
     path = write(tmp_path / "a.jsonl", '{"text": "ok"}\n\n' + line + "\n")
-    assert message(path) == f"{path} line 3 {problem}"
+    assert message(path) == f"{path} line 3{problem}"
 
 
 def test_record_nested_too_deeply_is_one_clear_line(tmp_path):
@@ -283,7 +309,7 @@ def test_record_nested_too_deeply_is_one_clear_line(tmp_path):
 
 def test_lone_surrogate_in_a_record_is_refused(tmp_path):
     path = write(tmp_path / "a.jsonl", '{"text": "a\\ud800"}')
-    assert message(path) == f'{path} line 1: "text" contains a lone surrogate; replace it'
+    assert message(path) == f"{path} line 1: text contains a lone surrogate; replace it"
 
 
 @contextmanager
@@ -315,18 +341,20 @@ def test_unreadable_file_and_folder_are_named():
 def test_unreadable_file_is_named_even_for_root(tmp_path, monkeypatch):
     path = write(tmp_path / "a.txt", "x")
 
-    def refuse(self: Path) -> bytes:
+    def refuse(*words: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr("builtins.open", refuse)
     assert message(str(path)) == f"cannot read {path}: Permission denied"
 
 
 def test_importing_the_data_floor_imports_nothing_heavy():
     code = (
-        "import sys, nanochat.data.corpus, nanochat.data.batches, nanochat.data.counts;"
-        "import nanochat.data.splits, nanochat.data.style;"
-        "print(sorted({'numba', 'pooch', 'pyarrow', 'torch', 'requests'} & set(sys.modules)))"
+        "import sys, nanochat.data.dataset, nanochat.data.counts, nanochat.data.style;"
+        "nanochat.data.corpus.load_corpus('names');"
+        "lazy = 'numba pooch pyarrow torch requests urllib.request html.parser csv lzma bz2 zipfile"
+        " xml.etree pypdf docx zstandard tempfile http.client';"
+        "print(sorted(set(lazy.split()) & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -14,7 +14,7 @@ from nanochat.data.dataset import load_dataset
 from nanochat.data.splits import count_shared, split_documents
 from nanochat.data.style import style_documents
 
-WAY_OUT = " so the validation loss is lower than on new text; remove duplicates from the data"
+WAY_OUT = " so the validation loss is lower than on new text; remove copies with --deduplicate"
 
 
 def dataset(path, **options):

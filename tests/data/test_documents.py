@@ -17,7 +17,7 @@ def test_token_stream_puts_bos_before_every_document_and_at_the_end(corpus):
     for text in corpus:
         expected += ["abc".index(c) + 1 for c in text] + [0]
     got = token_stream(documents)
-    assert got.dtype == np.int64
+    assert got.dtype == documents.tokens.dtype == np.uint8
     assert got.tolist() == expected
     assert documents.pairs == len(expected) - 1
     assert documents.count == len(corpus)

@@ -28,7 +28,7 @@ def test_many_documents_hold_out_the_tail_of_a_seeded_shuffle(documents, fractio
     split = split_documents(documents, fraction, seed)
     order = permutation(seed, Stream.SPLIT, 0, len(documents)).tolist()
     n_val = held_out(len(documents), fraction)
-    assert split.train + split.val == [documents[i] for i in order]
+    assert [*split.train, *split.val] == [documents[i] for i in order]
     assert len(split.val) == n_val
     assert (split.val_source, split.warning) == ("val", None)
 
@@ -55,7 +55,7 @@ def test_held_out_count_is_rounded_and_clamped(n, fraction, n_val):
 def test_fraction_zero_holds_out_nothing(documents):
     split = split_documents(documents, 0.0, 1337)
     assert sorted(split.train) == documents
-    assert (split.val, split.val_source, split.warning) == ([], "none", None)
+    assert (list(split.val), split.val_source, split.warning) == ([], "none", None)
 
 
 def test_one_character_validates_on_the_training_part_and_says_so():

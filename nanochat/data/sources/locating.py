@@ -1,0 +1,148 @@
+"""What a name given as `data` means: a file, a folder, standard input, a URL, a registry name.
+
+Owns the order in which the meanings are tried: `-`, URL, `registry:NAME`, path, registry name.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+from nanochat.config.options import closest
+from nanochat.data import registry
+from nanochat.data.sources.fetching import STDIN, Fetched, fetched, is_url
+from nanochat.data.sources.folder import Skipped, files_below, is_run_folder, printable
+from nanochat.data.sources.opening import SourceFile, open_file, reason
+from nanochat.errors import CorpusError
+
+__all__ = ["REGISTRY_PREFIX", "Located", "NamedFile", "RegistryFile", "locate"]
+
+REGISTRY_PREFIX = "registry:"
+
+
+@dataclass(frozen=True, slots=True)
+class NamedFile:
+    """A file on disk."""
+
+    path: str
+
+    @property
+    def name(self) -> str:
+        return printable(self.path)
+
+    @contextmanager
+    def open(self) -> Iterator[BinaryIO]:
+        with open_file(self.path, self.name) as file:
+            yield file
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryFile:
+    """A registry corpus, whose bytes are checked against a pinned SHA-256."""
+
+    entry: str
+    data_dir: str | None
+
+    @property
+    def name(self) -> str:
+        return f"data {self.entry}"
+
+    @contextmanager
+    def open(self) -> Iterator[BinaryIO]:
+        yield BytesIO(registry.read_entry(self.entry, self.data_dir))
+
+
+@dataclass(slots=True)
+class Located:
+    """The files that one name stands for."""
+
+    given: str
+    files: list[SourceFile]
+    folder: bool = False
+    documents: str | None = None  # the unit of a registry corpus
+    note: str | None = None
+    skipped: Skipped = field(default_factory=Skipped)
+
+
+def locate(given: str, data_dir: str | None, run_folder: Path | None) -> Located:
+    """Return the files of one name. Raises CorpusError if there are none."""
+    if given == STDIN or is_url(given):
+        source: Fetched = fetched(given, run_folder)
+        return Located(given, [source])
+    if given.startswith(REGISTRY_PREFIX):
+        return _registry(given, given.removeprefix(REGISTRY_PREFIX), data_dir)
+    path = _expanded(given)
+    mode = _mode(path, given)
+    if mode == 0:
+        if given in registry.REGISTRY:
+            return _registry(given, given, data_dir)
+        raise _not_found(given)
+    note = None
+    if given in registry.REGISTRY:
+        note = (
+            f"data {given} is the {'folder' if stat.S_ISDIR(mode) else 'file'} ./{given};"
+            f" {REGISTRY_PREFIX}{given} is the registry's text"
+        )
+    if stat.S_ISREG(mode):
+        return Located(given, [NamedFile(path)], note=note)
+    if not stat.S_ISDIR(mode):
+        raise CorpusError(f"data must be a file or a folder, {given} is neither; copy it to a file")
+    if is_run_folder(path):
+        raise CorpusError(
+            f"data {given} is a run folder of this program, not a text; give the text itself"
+        )
+    located = Located(given, [], folder=True, note=note)
+    located.files += [NamedFile(file) for file in files_below(path, located.skipped)]
+    return located
+
+
+def _registry(given: str, name: str, data_dir: str | None) -> Located:
+    if name not in registry.REGISTRY:
+        raise CorpusError(
+            f"the registry has no {name!r:.60}{closest(name, registry.REGISTRY)}; it has"
+            f" {', '.join(registry.REGISTRY)}"
+        )
+    unit = registry.REGISTRY[name].documents
+    return Located(given, [RegistryFile(name, data_dir)], documents=unit)
+
+
+def _expanded(given: str) -> str:
+    """Return the path with the home folder for `~`. Raises CorpusError for an unknown user."""
+    if not given.startswith("~"):
+        return given
+    try:
+        return str(Path(given).expanduser())
+    except RuntimeError as error:  # no such user, or no home folder
+        if os.path.lexists(given):
+            return given
+        raise CorpusError(
+            f"no such file or folder: {given} (its user has no home folder)"
+        ) from error
+
+
+def _mode(path: str, given: str) -> int:
+    """Return the file type, or 0 if there is no such path."""
+    try:
+        return os.stat(path).st_mode if path else 0
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: NUL, surrogates
+        return 0
+    except OSError as error:
+        raise CorpusError(f"cannot read {given}: {reason(error)}") from error
+
+
+def _not_found(given: str) -> CorpusError:
+    if os.sep in given or "/" in given or Path(given).suffix:
+        scheme = given.partition("://")[0]
+        if scheme != given and scheme.isalpha():
+            return CorpusError(f"a URL must start with http:// or https://, got {given}")
+        return CorpusError(f"no such file or folder: {given}")
+    return CorpusError(
+        f"data {given!r} is neither a file or folder nor a registry name"
+        f"{closest(given, registry.REGISTRY)}; the registry has {', '.join(registry.REGISTRY)}"
+    )

@@ -1,0 +1,105 @@
+"""One source as texts: its format is recognized, and the reader of that format runs over it.
+
+Owns the order compression → format → reader. A reader yields pieces; one text may have many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
+
+from nanochat.data.sources.decoding import utf8
+from nanochat.data.sources.formats import HEAD, RECORDS, a_, format_of, way_out
+from nanochat.data.sources.opening import SourceFile, Unreadable, compression_of, expanded
+
+__all__ = ["Sink", "read_source"]
+
+_SEEKING = ("Parquet", "PDF", "Word", "EPUB")  # readers that need a seekable file
+
+
+# Takes (piece of UTF-8, whether it ends a text).
+Sink = Callable[[bytes, bool], None]
+
+
+def read_source(source: SourceFile, column: str | None, sink: Sink) -> bool:
+    """Read a source into the sink and return whether its texts are records.
+
+    Raises CorpusError, which names the source, and MissingDependency.
+    """
+    with source.open() as file:
+        compression = compression_of(file.read(8))
+        head = _head(file, source.name, compression)
+        with _seekable(file, source.name, compression, head) as plain:
+            kind = format_of(head, source.name, plain)
+            if kind in RECORDS:
+                for text in _records(file, plain, source.name, compression, kind, column):
+                    sink(text, True)
+                return True
+            for piece in _pieces(file, plain, source.name, compression, kind):
+                sink(piece, False)
+            sink(b"", True)
+            return False
+
+
+def _head(file: BinaryIO, name: str, compression: str | None) -> bytes:
+    head = b""
+    for chunk in expanded(file, name, compression):
+        head += chunk
+        if len(head) >= HEAD:
+            break
+    return head[:HEAD]
+
+
+@contextmanager
+def _seekable(
+    file: BinaryIO, name: str, compression: str | None, head: bytes
+) -> Iterator[BinaryIO | None]:
+    """Give the file, or a decompressed copy where a reader has to seek in it."""
+    if compression is None:
+        yield file
+    elif head.startswith((b"PAR1", b"%PDF-", b"PK\x03\x04")):
+        import tempfile
+
+        with tempfile.TemporaryFile() as copy:
+            for chunk in expanded(file, name, compression):
+                copy.write(chunk)
+            copy.seek(0)
+            yield copy
+    else:
+        yield None
+
+
+def _records(
+    file: BinaryIO, plain: BinaryIO | None, name: str, compression: str | None, kind: str,
+    column: str | None,
+) -> Iterator[bytes]:  # fmt: skip
+    from nanochat.data.sources import records
+
+    if kind == "Parquet":
+        assert plain is not None
+        return records.read_parquet(plain, name, column)
+    chunks = utf8(expanded(file, name, compression), name)
+    if kind == "JSONL":
+        return records.read_jsonl(chunks, name, column)
+    if kind == "JSON":
+        return records.read_json(chunks, name, column)
+    return records.read_table(chunks, name, column, "\t" if kind == "TSV" else ",")
+
+
+def _pieces(
+    file: BinaryIO, plain: BinaryIO | None, name: str, compression: str | None, kind: str
+) -> Iterator[bytes]:
+    if kind in ("text", "HTML"):
+        chunks = utf8(expanded(file, name, compression), name)
+        if kind == "text":
+            return chunks
+        from nanochat.data.sources.markup import html_text
+
+        return html_text(chunks, name)
+    if kind in _SEEKING:
+        from nanochat.data.sources.office import office_text
+
+        assert plain is not None
+        return office_text(plain, name, kind)
+    raise Unreadable(f"{name} is {a_(kind)}; {way_out(kind)}", kind)

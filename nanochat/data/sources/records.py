@@ -1,0 +1,259 @@
+"""Records as texts: JSON, JSON lines, CSV, TSV and Parquet, one document per record.
+
+Owns which column holds the text. Every reader yields UTF-8 and reads no more than a line, a record
+or a batch of rows at a time; only a .json file is parsed as a whole.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, BinaryIO
+
+from nanochat.data.sources.decoding import has_surrogate
+from nanochat.data.sources.opening import MissingReader, Unreadable, check_ratio, reason
+from nanochat.errors import CorpusError
+
+__all__ = ["TEXT_COLUMNS", "read_json", "read_jsonl", "read_parquet", "read_table"]
+
+TEXT_COLUMNS = ("text", "content", "messages")  # in this order, when no column is given
+_ROWS = 256  # of a Parquet file per batch
+_LONGEST_FIELD = 1 << 30  # characters of a CSV field
+_ALL_NUMBERS = 1000  # rows; a column that starts with as many numbers holds no text
+_SHOWN = 12  # columns that a message lists
+
+
+def _no_column(name: str, columns: Iterable[str], column: str | None) -> Unreadable:
+    known = [str(key) for key in columns]
+    listed = ", ".join(known[:_SHOWN]) + (", …" if len(known) > _SHOWN else "")
+    wanted = f"a column {column}" if column else f"a column {' or '.join(TEXT_COLUMNS)}"
+    return Unreadable(
+        f"{name} must have {wanted}, got {listed or 'no columns'}; choose one with --text-column",
+        "file of records without a text column",
+    )
+
+
+def _column_of(name: str, columns: Sequence[str], column: str | None) -> str:
+    """Return the column that holds the text. Raises Unreadable, which lists the columns."""
+    wanted = TEXT_COLUMNS if column is None else (column,)
+    found = next((key for key in wanted if key in columns), None)
+    if found is None:
+        raise _no_column(name, columns, column)
+    return found
+
+
+def _text_of(value: Any, column: str, where: str) -> bytes:
+    """Return a record's text as UTF-8. Raises CorpusError for any other value."""
+    if isinstance(value, list):
+        value = _conversation(value, column, where)
+    if not isinstance(value, str):
+        raise CorpusError(f"{where}: {column} must be a string, got {value!r:.40}")
+    if has_surrogate(value):
+        raise CorpusError(f"{where}: {column} contains a lone surrogate; replace it")
+    if "\0" in value:
+        raise CorpusError(f"{where}: {column} contains NUL; remove it")
+    return value.encode("utf-8")
+
+
+def _conversation(messages: list[Any], column: str, where: str) -> str:
+    """Return chat messages as one text: a paragraph `role: content` for each."""
+    turns = []
+    for message in messages:
+        role, content = (
+            (message.get("role", message.get("from")), message.get("content", message.get("value")))
+            if isinstance(message, dict)
+            else (None, None)
+        )
+        if not isinstance(role, str) or not isinstance(content, str):
+            raise CorpusError(
+                f"{where}: {column} must be a string or messages with role and content,"
+                f" got {message!r:.40}"
+            )
+        turns.append(f"{role}: {content}")
+    return "\n\n".join(turns)
+
+
+# -------------------------------------------------------------------------------------- JSON
+
+
+def read_jsonl(chunks: Iterable[bytes], name: str, column: str | None) -> Iterator[bytes]:
+    """Yield the text of each line's record."""
+    for number, line in enumerate(_lines(chunks), start=1):
+        if line.strip():
+            where = f"{name} line {number}"
+            yield _record_text(_parsed(line, where), where, column)
+
+
+def read_json(chunks: Iterable[bytes], name: str, column: str | None) -> Iterator[bytes]:
+    """Yield the texts of a JSON file: a list of records or texts, one record, or lines of them."""
+    raw = b"".join(chunks)
+    try:
+        parsed = json.loads(raw)
+    except RecursionError as error:
+        raise Unreadable(f"{name} is not JSON: {error}", "damaged JSON file") from error
+    except ValueError as error:
+        if "Extra data" not in str(error):
+            raise Unreadable(f"{name} is not JSON: {error}", "damaged JSON file") from error
+        yield from read_jsonl([raw], name, column)  # JSON lines under the name .json
+        return
+    del raw
+    for number, record in enumerate(_records(parsed), start=1):
+        where = f"{name} record {number}"
+        yield (
+            _text_of(record, "a record", where)
+            if isinstance(record, str)
+            else _record_text(record, where, column)
+        )
+
+
+def _records(parsed: Any) -> list[Any]:
+    """Return the list of records: the value itself, or the only list of objects inside it."""
+    if isinstance(parsed, list):
+        return parsed
+    if isinstance(parsed, dict) and not any(key in parsed for key in TEXT_COLUMNS):
+        lists = [v for v in parsed.values() if isinstance(v, list) and v and _is_dict(v[0])]
+        if len(lists) == 1:
+            return lists[0]
+    return [parsed]
+
+
+def _is_dict(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _parsed(line: bytes, where: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise CorpusError(f"{where} is not JSON: {error}") from error
+
+
+def _record_text(record: Any, where: str, column: str | None) -> bytes:
+    if not isinstance(record, dict):
+        raise CorpusError(f"{where} must be an object, got {record!r:.40}")
+    key = _column_of(where, list(record), column)
+    return _text_of(record[key], key, where)
+
+
+def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the lines of a text that arrives in chunks, without their line breaks."""
+    parts: list[bytes] = []
+    for chunk in chunks:
+        first, *rest = chunk.split(b"\n")
+        parts.append(first)
+        if rest:
+            yield b"".join(parts)
+            yield from rest[:-1]
+            parts = [rest[-1]]
+    yield b"".join(parts)
+
+
+# ---------------------------------------------------------------------------------------- CSV
+
+
+def read_table(
+    chunks: Iterable[bytes], name: str, column: str | None, separator: str
+) -> Iterator[bytes]:
+    """Yield the text of each row below the header of a CSV or TSV file."""
+    import csv
+
+    csv.field_size_limit(_LONGEST_FIELD)
+    lines = (line.decode("utf-8") + "\n" for line in _lines(chunks))
+    rows = csv.reader(lines, delimiter=separator, strict=True)
+    try:
+        header = next((row for row in rows if any(row)), [])
+        key = _column_of(name, header, column)
+        place = header.index(key)
+        numbers: list[bytes] | None = []  # the first values, as long as all are numbers
+        for row in rows:
+            if not row or row == [""]:
+                continue
+            where = f"{name} line {rows.line_num}"
+            if len(row) != len(header):
+                raise CorpusError(
+                    f"{where} must have {len(header)} columns as the header has, got {len(row)}"
+                )
+            text = _text_of(row[place], key, where)
+            if numbers is None:
+                yield text
+                continue
+            numbers.append(text)
+            if not _is_number(row[place]):
+                yield from numbers
+                numbers = None
+            elif len(numbers) == _ALL_NUMBERS:
+                break
+        if numbers:
+            shown = numbers[0].decode("utf-8")
+            raise CorpusError(
+                f"{name}: column {key} must hold text, got numbers such as {shown:.40};"
+                " choose another with --text-column"
+            )
+    except csv.Error as error:
+        raise CorpusError(f"{name} line {rows.line_num} is not CSV: {error}") from error
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text.replace(",", "."))
+    except ValueError:
+        return False
+    return True
+
+
+# ------------------------------------------------------------------------------------ Parquet
+
+
+def read_parquet(file: BinaryIO, name: str, column: str | None) -> Iterator[bytes]:
+    """Yield the text of each row, batch by batch."""
+    try:
+        from pyarrow import parquet
+    except ImportError as error:
+        raise MissingReader(
+            f"{name} needs pyarrow", "Parquet file", "pip install 'nanochat-lab[parquet]'"
+        ) from error
+    size = file.seek(0, 2)
+    file.seek(0)
+    row = written = 0
+    for key, values in _guarded(_batches(parquet, file, name, column), name):
+        for value in values:
+            if not isinstance(value, (str, list)):
+                raise CorpusError(f"{name} row {row}: {key} must be a string, got {value!r:.40}")
+            text = _text_of(value, key, f"{name} row {row}")
+            row, written = row + 1, written + len(text)
+            check_ratio(name, written, size)
+            yield text
+
+
+def _batches(
+    parquet: Any, file: BinaryIO, name: str, column: str | None
+) -> Iterator[tuple[str, Iterable[Any]]]:
+    """Yield the column's name and its values. Equal strings of a batch stay one object."""
+    schema = parquet.ParquetFile(file).schema_arrow
+    key = _column_of(name, schema.names, column)
+    is_text = str(schema.field(key).type) in ("string", "large_string", "string_view")
+    # Repeated strings stay dictionary-coded, so a small file cannot fill the memory.
+    source = parquet.ParquetFile(file, read_dictionary=[key] if is_text else None)
+    for batch in source.iter_batches(batch_size=_ROWS, columns=[key]):
+        values = batch.column(0)
+        if hasattr(values, "indices"):
+            known = values.dictionary.to_pylist()
+            yield key, (None if i is None else known[i] for i in values.indices.to_pylist())
+        else:
+            yield key, values.to_pylist()
+
+
+def _guarded(batches: Iterator[Any], name: str) -> Iterator[Any]:
+    """Turn every exception of pyarrow into a CorpusError. It raises many types for odd files."""
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except (CorpusError, MemoryError):
+            raise
+        except Exception as error:
+            raise Unreadable(
+                f"cannot read {name} as Parquet: {reason(error)}", "damaged Parquet file"
+            ) from error
+        yield batch

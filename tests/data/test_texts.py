@@ -1,0 +1,48 @@
+"""Many texts in one buffer: every view of them equals a list of `str`."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nanochat.data import texts as module
+from nanochat.data.texts import Texts
+
+unicode_texts = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=8), max_size=12)
+
+
+@given(unicode_texts, st.randoms(use_true_random=False))
+def test_texts_in_any_order_equal_the_list_of_them(documents, random):
+    order = list(range(len(documents)))
+    random.shuffle(order)
+    found = Texts.of(documents).take(np.array(order, np.int64))
+    expected = [documents[i] for i in order]
+    assert list(found) == expected
+    assert found == expected
+    assert [found[i] for i in range(len(found))] == expected
+    assert list(found[1:3]) == expected[1:3]
+    assert found.characters() == sum(map(len, expected))
+    assert found.character_lengths().tolist() == [len(text) for text in expected]
+    assert found.lengths.tolist() == [len(text.encode()) for text in expected]
+    assert found.has_text() == any(expected)
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 7, 1000])
+@given(unicode_texts)
+def test_chunks_are_all_bytes_in_order_and_never_cut_a_character(size, documents):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "CHUNK", max(size, 4))
+        found = Texts.of(documents)
+        chunks = [bytes(chunk) for chunk in found.chunks()]
+        lengths = found.character_lengths().tolist()
+    assert "".join(chunk.decode() for chunk in chunks) == "".join(documents)
+    assert lengths == [len(text) for text in documents]
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), st.data())
+def test_a_cut_is_between_two_characters(text, data):
+    place = data.draw(st.integers(0, len(text)))
+    first, rest = Texts.of([text]).cut(place)
+    assert (list(first), list(rest)) == ([text[:place]], [text[place:]])
