@@ -143,6 +143,8 @@ def _checked_rows(logits: Tensor, use_native: bool) -> int:
     elif logits.is_meta:
         raise KernelError("logits must hold numbers, got a tensor on meta")
     rows, vocab = shape
+    if vocab == 0:
+        raise KernelError("vocabulary must be at least 1 token, got 0")
     if vocab > specification.MAX_VOCAB:
         raise KernelError(
             f"vocabulary must be at most {specification.MAX_VOCAB} tokens, got {vocab}"

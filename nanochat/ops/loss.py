@@ -167,7 +167,7 @@ class LossInputs(NamedTuple):
             raise KernelError("vocab must be in [1, 2^30], got 0")
         require_tensor("targets", targets)
         if targets.dtype != torch.int64:
-            raise KernelError(f"targets must be torch.int64, got {targets.dtype}")
+            raise KernelError(f"targets must be int64, got {targets.dtype}")
         _check_like("targets", targets, shape, features)
         dtype = accumulation_dtype(features.dtype)
         if class_weights is not None:
