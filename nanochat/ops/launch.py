@@ -1,8 +1,8 @@
 """Calls of the C ABI with tensors: one function per kernel, for CPU and CUDA.
 
 Also owns the map from torch dtypes to the ABI's codes. Callers have checked the tensors: they are
-2-dimensional, their last dimension is contiguous, and their rows do not overlap. "Accumulation dtype" is float64 for float64
-logits and float32 for all others.
+2-dimensional, their last dimension is contiguous, and their rows do not overlap. "Accumulation
+dtype" is float64 for float64 logits and float32 for all others.
 """
 
 from __future__ import annotations

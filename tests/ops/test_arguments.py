@@ -28,7 +28,7 @@ def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Te
 
 def arguments_of(function: Callable[..., Any]) -> dict[str, Any]:
     """Return one valid value for each tensor argument."""
-    logits, targets = random(ROWS, VOCAB, dtype=torch.float32), torch.tensor([1, 0, 9, -1])
+    logits, targets = random(ROWS, VOCAB, dtype=torch.float32), torch.tensor([1, 0, 9, 3])
     losses = {
         "targets": targets,
         "class_weights": torch.ones(VOCAB),
@@ -51,7 +51,7 @@ BEHIND = [pair for pair in TENSORS if pair not in FIRST]
 
 
 def name_of(value: Any) -> str:
-    return getattr(value, "__name__", str(value))
+    return getattr(value, "__name__", str(value)[:40])
 
 
 def message(function: Callable[..., Any], **arguments: Any) -> str:
