@@ -194,11 +194,14 @@ class Matrix:
     @property
     def values(self) -> NDArray[np.float64]:
         """The parameters as a NumPy view, (rows, cols) float64. Writing to the view writes the
-        parameters. On a float32 tape, write numbers that float32 can represent.
+        parameters. On a float32 tape, write numbers that float32 can represent. TypeError
+        while compile() records the tape.
         """
     @property
     def grads(self) -> NDArray[np.float64]:
-        """The gradients as a NumPy view, (rows, cols) float64."""
+        """The gradients as a NumPy view, (rows, cols) float64. TypeError while compile() records
+        the tape.
+        """
     def row(self, token: int | Token) -> list[Value]:
         """Return the Values of one row as a new list of `cols` Values.
 

@@ -81,6 +81,8 @@ PyObject* guarded(Body&& body) noexcept {
 
 // Raises TypeError: the number of a Value cannot be read while its tape is recorded.
 PyObject* refuse_data() noexcept;
+// The same for the numbers of a Matrix.
+PyObject* refuse_numbers() noexcept;
 // Raises RecordingError: a Value cannot be changed while its tape is recorded. Returns null.
 PyObject* refuse_change(const char* what) noexcept;
 
@@ -99,11 +101,27 @@ double required_number(py::handle object, const char* rule);
 inline std::string type_name(py::handle object) { return Py_TYPE(object.ptr())->tp_name; }
 
 // A private copy of the items. Loops run over such a copy because a sequence may create its items
-// on access, and because Python code that runs in the loop may change the original.
+// on access, and because Python code that runs in the loop may change the original. A sequence with
+// a length is read no further than that: ValueError if its items do not end there.
 inline py::list items_of(py::handle iterable) {
-  PyObject* items = PySequence_List(iterable.ptr());
-  if (items == nullptr) throw py::error_already_set();
-  return py::reinterpret_steal<py::list>(items);
+  PyObject* const source = iterable.ptr();
+  const bool trusted = PyList_CheckExact(source) != 0 || PyTuple_CheckExact(source) != 0;
+  const Py_ssize_t size = trusted ? -1 : PyObject_Size(source);
+  if (size < 0) {
+    PyErr_Clear();  // no length
+    PyObject* items = PySequence_List(source);
+    if (items == nullptr) throw py::error_already_set();
+    return py::reinterpret_steal<py::list>(items);
+  }
+  py::list items;
+  for (const py::handle item : iterable) {
+    if (static_cast<Py_ssize_t>(items.size()) == size) {
+      throw py::value_error("a sequence must have as many items as its length, got more than " +
+                            std::to_string(size));
+    }
+    items.append(item);
+  }
+  return items;
 }
 
 // Loads bound C++ objects and refuses those whose __init__ has not run (`Matrix.__new__(Matrix)`,

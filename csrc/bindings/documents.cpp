@@ -76,13 +76,20 @@ std::int32_t length_of(const Compiled& self, std::int32_t count) {
   return length;
 }
 
+// The tokens of a sequence that is neither a list nor a tuple. Its items may have no end.
+py::list tokens_of(const py::handle& document) {
+  if (PyObject_Size(document.ptr()) < 0) throw py::error_already_set();
+  return items_of(document);
+}
+
 void read_tokens(Compiled& self, const py::handle& document) {
   const VectorProgram& program = self.program;
   if (!is_sequence(document)) {
     throw py::value_error("a document must be a sequence of tokens, got " + type_name(document));
   }
-  const auto items = py::reinterpret_steal<py::object>(PySequence_Fast(document.ptr(), "tokens"));
-  if (!items) throw py::error_already_set();
+  const bool in_place = PyList_CheckExact(document.ptr()) || PyTuple_CheckExact(document.ptr());
+  const py::object items =
+      in_place ? py::reinterpret_borrow<py::object>(document) : py::object(tokens_of(document));
   const Py_ssize_t size = PySequence_Fast_GET_SIZE(items.ptr());
   const auto count = static_cast<std::int32_t>(
       std::min<Py_ssize_t>(size, std::numeric_limits<std::int32_t>::max()));
@@ -112,11 +119,40 @@ py::ssize_t read_all_tokens(Compiled& self, const py::object& tokens) {
     read_tokens(self, tokens);
     return 1;
   }
-  for (const py::handle document : tokens) read_tokens(self, document);
-  const auto found = static_cast<py::ssize_t>(self.lengths.size());
-  require(found == size, "tokens must have len(tokens) documents, got " + std::to_string(found) +
-                             " instead of " + std::to_string(size));
+  py::ssize_t found = 0;
+  for (const py::handle document : tokens) {
+    if (++found > size) break;  // the items may have no end
+    read_tokens(self, document);
+  }
+  require(found == size, "tokens must have len(tokens) documents, got " +
+                             (found > size ? "more" : std::to_string(found)) + " instead of " +
+                             std::to_string(size));
   return size;
+}
+
+bool is_number(PyObject* object) { return PyFloat_CheckExact(object) || PyLong_CheckExact(object); }
+
+// Whether this is a list or tuple of numbers, which NumPy reads without running other code.
+bool is_plain(PyObject* object) {
+  if (!PyList_CheckExact(object) && !PyTuple_CheckExact(object)) return false;
+  PyObject** const items = PySequence_Fast_ITEMS(object);
+  return std::all_of(items, items + PySequence_Fast_GET_SIZE(object), is_number);
+}
+
+// NumPy reads the items of a sequence until they end. Returns the inputs with every sequence that
+// is not an array replaced by a list of as many items as its length.
+py::object with_ends(const py::handle& object, int depth) {
+  PyObject* const source = object.ptr();
+  auto same = py::reinterpret_borrow<py::object>(object);
+  if (is_number(source) || !is_sequence(object) || is_plain(source)) return same;
+  for (const char* protocol : {"__array__", "__array_interface__", "__array_struct__"}) {
+    if (py::hasattr(object, protocol)) return same;
+  }
+  if (PyObject_CheckBuffer(source) != 0) return same;
+  if (depth == 0) throw py::type_error("inputs must be nested at most twice: (documents, inputs)");
+  py::list items = items_of(object);
+  for (std::size_t i = 0; i < items.size(); ++i) items[i] = with_ends(items[i], depth - 1);
+  return py::object(std::move(items));
 }
 
 // Reads the inputs of `count` documents. Without tokens, the inputs determine the count.
@@ -128,7 +164,7 @@ void read_inputs(Compiled& self, const py::object& inputs, py::ssize_t& count) {
     return;
   }
   require(width > 0, "inputs must be omitted: this program takes none");
-  const auto array = Doubles::ensure(inputs);
+  const auto array = Doubles::ensure(with_ends(inputs, 3));
   if (!array) {
     PyErr_Clear();
     throw py::type_error("inputs must be numbers, got " + repr_of(inputs));

@@ -13,6 +13,10 @@ namespace {
 // A view without a copy. It keeps the Matrix alive.
 py::array_t<double> view(const py::object& self, double* (Matrix::*array)() const noexcept) {
   const auto& matrix = self.cast<const Matrix&>();
+  if (matrix.tape()->recorder != nullptr) {
+    refuse_numbers();
+    throw py::error_already_set();
+  }
   return py::array_t<double>({matrix.rows(), matrix.cols()}, (matrix.*array)(), self);
 }
 
@@ -168,10 +172,12 @@ void register_matrix(py::module_& module) {
       .def_property_readonly(
           "values", [](const py::object& self) { return view(self, &Matrix::values); },
           "The parameters as a NumPy view, (rows, cols) float64. Writing to the view writes the\n"
-          "parameters. On a float32 tape, write numbers that float32 can represent.")
+          "parameters. On a float32 tape, write numbers that float32 can represent. TypeError\n"
+          "while compile() records the tape.")
       .def_property_readonly(
           "grads", [](const py::object& self) { return view(self, &Matrix::grads); },
-          "The gradients as a NumPy view, (rows, cols) float64.")
+          "The gradients as a NumPy view, (rows, cols) float64. TypeError while compile() records\n"
+          "the tape.")
       .def("row", &row_of, py::arg("token"), row_doc)
       .def("__getitem__", &row_of, py::arg("token"),
            "__getitem__(self, token)\n--\n\nReturn the Values of one row, as row().")
@@ -179,8 +185,16 @@ void register_matrix(py::module_& module) {
       .def("__iter__", [](Matrix& self) { return py::iter(self.all_rows()); })
       .def("rows", &Matrix::all_rows,
            "rows(self)\n--\n\nReturn the Values of all rows as a list of lists.")
-      .def("zero_grad", &Matrix::zero_grad,
-           "zero_grad(self)\n--\n\nSet all gradients of the matrix to 0.")
+      .def(
+          "zero_grad",
+          [](Matrix& self) {
+            if (self.tape()->recorder != nullptr) {
+              refuse_change("Matrix.zero_grad() cannot be called");
+              throw py::error_already_set();
+            }
+            self.zero_grad();
+          },
+          "zero_grad(self)\n--\n\nSet all gradients of the matrix to 0.")
       .def("__repr__", [](const Matrix& self) {
         return "Matrix(" + std::to_string(self.rows()) + " x " + std::to_string(self.cols()) + ")";
       });

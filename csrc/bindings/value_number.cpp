@@ -145,6 +145,13 @@ PyObject* refuse_data() noexcept {
   return nullptr;
 }
 
+PyObject* refuse_numbers() noexcept {
+  PyErr_SetString(PyExc_TypeError,
+                  "the numbers of a Matrix cannot be read while it is recorded: they would become "
+                  "constants of the program; use row(), which is recorded");
+  return nullptr;
+}
+
 PyNumberMethods value_number_methods = number_methods();
 
 Conversion to_double(PyObject* object, double& number) noexcept {

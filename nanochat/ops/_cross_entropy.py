@@ -1,4 +1,4 @@
-"""Cross-entropy of logits: loss and gradient in one pass over them.
+"""Cross-entropy of logits. One pass over the logits computes both the loss and its gradient.
 
 Defines `nck::cross_entropy`, which is functional, and `nck::cross_entropy_`, which writes the
 gradient over the logits. Eager mode calls them through an autograd.Function, because a registered
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nanochat.errors import KernelError
 from nanochat.ops import launch, memory, reference
+from nanochat.ops.arguments import materialized
 from nanochat.ops.derivatives import (
     apply,
     below_autograd,
@@ -28,6 +29,7 @@ from nanochat.ops.loss import (
     NONE,
     LossInputs,
     accumulation_dtype,
+    check_features,
     loss_options,
     reshape_results,
     result_shape,
@@ -128,8 +130,9 @@ def cross_entropy(
         tensor([-0.3750,  0.1250,  0.1250,  0.1250])
     """
     options = loss_options(ignore_index, label_smoothing, z_loss, softcap, reduction)
-    vocab = logits.shape[-1] if logits.dim() else 0
-    inputs = LossInputs.of(logits, vocab, targets, class_weights, token_weights)
+    check_features("logits", logits, use_native)
+    inputs = LossInputs.of(logits, logits.shape[-1], targets, class_weights, token_weights)
+    logits = materialized(logits)
     flat = logits if logits.dim() == 2 else _flatten(logits, inplace)
     correct: Tensor | None
     if not use_native or is_transformed():
@@ -155,17 +158,24 @@ def gradient_in_forward(dtype: torch.dtype, reduction: int) -> bool:
 
 def _flatten(logits: Tensor, inplace: bool) -> Tensor:
     if not inplace:
-        return logits.reshape(-1, logits.shape[-1])
+        return logits.reshape(logits.shape[:-1].numel(), logits.shape[-1])
     try:
-        return logits.view(-1, logits.shape[-1])
+        return logits.view(logits.shape[:-1].numel(), logits.shape[-1])
     except RuntimeError:
         raise KernelError(
             "inplace=True needs logits that view() can flatten; pass a copy"
         ) from None
 
 
-def _rows_contiguous(logits: Tensor) -> Tensor:
-    return logits if logits.shape[1] <= 1 or logits.stride(1) == 1 else logits.contiguous()
+def _has_rows_apart(logits: Tensor) -> bool:
+    """Return whether the kernels can read the layout: contiguous rows that do not overlap."""
+    rows, vocab = logits.shape
+    row_stride, stride = logits.stride()
+    return (vocab <= 1 or stride == 1) and (rows <= 1 or row_stride >= vocab)
+
+
+def _rows_apart(logits: Tensor) -> Tensor:
+    return logits if _has_rows_apart(logits) else logits.contiguous()
 
 
 def _compiled(
@@ -192,7 +202,7 @@ def _evaluate(
             op, logits, *inputs, *options, gradient, accuracy
         )
         return loss, logits_gradient, correct
-    logits = _rows_contiguous(logits)
+    logits = _rows_apart(logits)
     shape = (logits.shape[0],) if options[-1] == NONE else ()
     loss = torch.empty(shape, dtype=accumulation_dtype(logits.dtype), device=logits.device)
     hits = torch.empty_like(loss) if accuracy else None
@@ -220,7 +230,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     refuse_forward_mode("cross_entropy")
     loss, log_sums, correct = _empty_outputs(logits, reduction, accuracy)
-    logits = _rows_contiguous(logits)
+    logits = _rows_apart(logits)
     shape = logits.shape if gradient else (0,)
     logits_gradient = memory.empty(shape, logits.dtype, logits.device)
     launch.cross_entropy(
@@ -238,8 +248,11 @@ def _forward_inplace(
     accuracy: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     refuse_forward_mode("cross_entropy")
-    if logits.stride(1) != 1 and logits.shape[1] > 1:
-        raise KernelError("inplace=True needs logits whose last dimension is contiguous")
+    if not _has_rows_apart(logits):
+        raise KernelError(
+            "inplace=True needs logits whose rows are contiguous and do not overlap, got stride"
+            f" {tuple(logits.stride())}; pass a copy"
+        )
     loss, log_sums, correct = _empty_outputs(logits, reduction, accuracy)
     launch.cross_entropy(
         logits, targets, class_weights, token_weights,
@@ -255,7 +268,7 @@ def _backward(
     token_weights: Tensor | None, ignore_index: int, label_smoothing: float, z_loss: float,
     softcap: float, reduction: int,
 ) -> Tensor:  # fmt: skip
-    logits = _rows_contiguous(logits)
+    logits = _rows_apart(logits)
     gradient = memory.empty_like(logits)
     launch.cross_entropy(
         logits, targets, class_weights, token_weights,
@@ -266,6 +279,7 @@ def _backward(
 
 
 def _scale_rows(matrix: Tensor, upstream: Tensor) -> Tensor:
+    matrix = _rows_apart(matrix)
     result = memory.empty_like(matrix)
     launch.scale_rows(matrix, upstream.to(accumulation_dtype(matrix.dtype)), result)
     return result
@@ -305,7 +319,7 @@ def _scaled(gradient: Tensor, upstream: Tensor) -> Tensor:
         return copy
     if upstream.is_cpu and not upstream.dim() and upstream.item() == 1.0:
         return gradient
-    launch.scale_rows(gradient, upstream, gradient)
+    launch.scale_rows(gradient, materialized(upstream), gradient)
     torch.autograd.graph.increment_version(gradient)
     return gradient
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from nanochat.errors import KernelError
 from nanochat.ops import launch, memory, reference
 from nanochat.ops._cross_entropy import INPUTS, OPTIONS, gradient_in_forward
+from nanochat.ops.arguments import require_same_device
 from nanochat.ops.derivatives import (
     apply,
     below_autograd,
@@ -33,6 +34,7 @@ from nanochat.ops.loss import (
     SUM,
     LossInputs,
     accumulation_dtype,
+    check_features,
     loss_options,
     reshape_results,
     result_shape,
@@ -130,12 +132,15 @@ def linear_cross_entropy(
         tensor([-0.3750,  0.1250,  0.0000])
     """
     options = loss_options(ignore_index, label_smoothing, z_loss, softcap, reduction)
-    if torch.is_autocast_enabled(hidden.device.type):
+    check_features("hidden", hidden, use_native)
+    check_features("weight", weight, False)
+    require_same_device("weight", weight, hidden.device)
+    if not hidden.is_meta and torch.is_autocast_enabled(hidden.device.type):
         dtype = torch.get_autocast_dtype(hidden.device.type)
         hidden, weight = hidden.to(dtype), weight.to(dtype)
     _check_matrices(hidden, weight)
     inputs = LossInputs.of(hidden, len(weight), targets, class_weights, token_weights)
-    flat = hidden.reshape(-1, hidden.shape[-1])
+    flat = hidden.reshape(hidden.shape[:-1].numel(), hidden.shape[-1])
     recorded = torch.is_grad_enabled()
     needed = recorded and hidden.requires_grad, recorded and weight.requires_grad
     correct: Tensor | None
@@ -155,7 +160,7 @@ def linear_cross_entropy(
 
 
 def _check_matrices(hidden: Tensor, weight: Tensor) -> None:
-    if weight.dim() != 2 or not hidden.dim() or hidden.shape[-1] != weight.shape[1]:
+    if weight.dim() != 2 or hidden.shape[-1] != weight.shape[1]:
         raise KernelError(
             "hidden and weight must have shapes (…, hidden size) and (vocab, hidden size), got"
             f" {tuple(hidden.shape)} and {tuple(weight.shape)}"
@@ -323,7 +328,7 @@ def _add_product(total: Tensor, gradient: Tensor, hidden: Tensor, begun: bool) -
 
 def _add_product_in_slices(total: Tensor, gradient: Tensor, hidden: Tensor, begun: bool) -> None:
     """Add the product in slices of rows, because a half-precision product needs its own memory."""
-    rows = max(1, SLICE_BYTES // (hidden.shape[1] * hidden.element_size()))
+    rows = max(1, SLICE_BYTES // max(1, hidden.shape[1] * hidden.element_size()))
     for first in range(0, len(total), rows):
         product = torch.mm(gradient[:, first : first + rows].t(), hidden)
         target = total[first : first + rows]

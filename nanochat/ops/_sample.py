@@ -8,6 +8,7 @@ their rules.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,19 @@ from torch import Tensor
 
 from nanochat import native, philox
 from nanochat.errors import ConfigError, KernelError
+from nanochat.ops.arguments import (
+    materialized,
+    number,
+    require_native_device,
+    require_same_device,
+    require_tensor,
+)
 from nanochat.ops.derivatives import is_plain
 from nanochat.ops.launch import DTYPES
 from nanochat.ops.library import LIBRARY, define
 from nanochat.philox import Stream
 from nanochat.sampling import draw as specification
+from nanochat.system.numbers import as_int, short
 
 __all__ = ["ONE_THREAD_LOGITS", "refuse_rows_without_token", "sample", "sample_with_random"]
 
@@ -86,15 +95,17 @@ def sample(
         >>> sample(logits, state, temperature=2.0)
         tensor([3, 0, 3, 1, 1, 1])
     """
+    rows = _checked_rows(logits, use_native)
+    state = _checked_integers("state", state, 3, logits)
+    if items is not None:
+        items = _checked_integers("items", items, rows, logits)
+    options = _checked_options(temperature, top_k, top_p)
     if use_native:
         if _skips_dispatcher(logits):
-            return _sample_cpu(logits, state, items, temperature, top_k, top_p)
-        tokens: Tensor = _sample(logits, state, items, temperature, top_k, top_p)
+            return _run(logits, None, state, items, options)
+        tokens: Tensor = _sample(logits, state, items, *options)
         return tokens
-    seed, first, index = state.tolist()
-    row_items = range(first, first + len(logits)) if items is None else items.tolist()
-    words = [philox.random_u64(seed, Stream.SAMPLING, item, 1, index)[0] for item in row_items]
-    return _reference(logits, np.array(words, dtype=np.uint64), temperature, top_k, top_p)
+    return _reference(logits, _random_words(rows, state, items), *options)
 
 
 def sample_with_random(
@@ -107,12 +118,84 @@ def sample_with_random(
     use_native: bool = True,
 ) -> Tensor:  # (rows,) int64
     """Return what `sample` returns, with the caller's random bits."""
+    random = _checked_integers("random", random, _checked_rows(logits, use_native), logits)
+    options = _checked_options(temperature, top_k, top_p)
     if use_native:
         if _skips_dispatcher(logits):
-            return _sample_with_random_cpu(logits, random, temperature, top_k, top_p)
-        tokens: Tensor = _sample_with_random(logits, random, temperature, top_k, top_p)
+            return _run(logits, random, None, None, options)
+        tokens: Tensor = _sample_with_random(logits, random, *options)
         return tokens
-    return _reference(logits, random.cpu().numpy().view(np.uint64), temperature, top_k, top_p)
+    return _reference(logits, random.cpu().numpy().view(np.uint64), *options)
+
+
+# ──────────────────────────────────────────────────────────────────────────────────────── checks
+
+
+def _checked_rows(logits: Tensor, use_native: bool) -> int:
+    """Return the number of rows of logits that a draw can take. Raises KernelError."""
+    require_tensor("logits", logits)
+    if logits.dtype not in DTYPES:
+        raise KernelError(f"logits must be one of {', '.join(native.DTYPES)}, got {logits.dtype}")
+    shape = logits.shape
+    if len(shape) != 2:
+        raise KernelError(f"logits must be (rows, vocab), got {tuple(shape)}")
+    if use_native:
+        require_native_device("logits", logits)
+    elif logits.is_meta:
+        raise KernelError("logits must hold numbers, got a tensor on meta")
+    rows, vocab = shape
+    if vocab == 0:
+        raise KernelError("vocabulary must be at least 1 token, got 0")
+    if vocab > specification.MAX_VOCAB:
+        raise KernelError(
+            f"vocabulary must be at most {specification.MAX_VOCAB} tokens, got {vocab}"
+        )
+    return rows
+
+
+def _checked_integers(name: str, integers: Tensor, size: int, logits: Tensor) -> Tensor:
+    """Return `size` contiguous 64-bit integers, on the device of the logits. Raises KernelError."""
+    require_tensor(name, integers)
+    if integers.dtype not in _INT64 or integers.shape != (size,):
+        raise KernelError(
+            f"{name} must be ({size},) int64, got {tuple(integers.shape)} {integers.dtype}"
+        )
+    require_same_device(name, integers, logits.device)
+    if not integers.is_contiguous():
+        raise KernelError(f"{name} must be contiguous, got stride {integers.stride(0)}")
+    return materialized(integers)
+
+
+def _checked_options(temperature: Any, top_k: Any, top_p: Any) -> tuple[float, int, float]:
+    """Return the options as numbers that the kernels take. Raises KernelError."""
+    if type(temperature) is not float:
+        temperature = number("temperature", temperature, "finite and > 0")
+    if not 0 < temperature < math.inf:
+        raise KernelError(f"temperature must be finite and > 0, got {temperature:g}")
+    if type(top_k) is not int:
+        kept = as_int(top_k)
+        if kept is None:
+            raise KernelError(f"top_k must be an int of at least 0, got {short(top_k)}")
+        top_k = kept
+    if top_k < 0:
+        raise KernelError(f"top_k must be at least 0, got {short(top_k)}")
+    if type(top_p) is not float:
+        top_p = number("top_p", top_p, "above 0 and at most 1")
+    if not 0 < top_p <= 1:
+        raise KernelError(f"top_p must be above 0 and at most 1, got {top_p:g}")
+    return temperature, min(top_k, specification.MAX_VOCAB), top_p
+
+
+def _random_words(rows: int, state: Tensor, items: Tensor | None) -> np.ndarray[Any, Any]:
+    """Return the 64 random bits of each row, uint64, as the kernels compute them."""
+    seed, first, index = state.view(torch.int64).tolist()
+    if not 0 <= seed < 2**32:
+        raise KernelError(f"seed must be in [0, 2^32), got {seed}")
+    if index < 0:
+        raise KernelError(f"index must be at least 0, got {index}")
+    row_items = range(first, first + rows) if items is None else items.view(torch.int64).tolist()
+    words = [philox.random_u64(seed, Stream.SAMPLING, item, 1, index)[0] for item in row_items]
+    return np.array(words, dtype=np.uint64)
 
 
 def _skips_dispatcher(logits: Tensor) -> bool:
@@ -133,12 +216,8 @@ def refuse_rows_without_token(tokens: Tensor) -> None:
 def _reference(
     logits: Tensor, random: np.ndarray[Any, Any], temperature: float, top_k: int, top_p: float
 ) -> Tensor:
-    if top_k < 0:
-        raise KernelError(f"top_k must be at least 0, got {top_k}")
-    if not 0 < top_p <= 1:
-        raise KernelError(f"top_p must be above 0 and at most 1, got {top_p:g}")
     # NumPy has no bfloat16; float32 holds it exactly.
-    wide = logits.detach().cpu()
+    wide = materialized(logits.detach()).cpu()
     rows = wide.numpy() if wide.dtype == torch.float64 else wide.float().numpy()
     try:
         tokens = specification.draw(rows, random, temperature=temperature, top_k=top_k, top_p=top_p)
@@ -157,98 +236,48 @@ _sample_with_random = torch.ops.nck.sample_with_random.default
 
 
 def _matrix(logits: Tensor) -> tuple[Tensor, tuple[int, int, int, int, int]]:
-    """Return logits with a contiguous last dimension, and the first arguments of every kernel.
+    """Return logits that the kernels can read, and the first arguments of every kernel.
 
     These are address, rows, vocab, row stride and dtype code. Makes as few calls of torch as
     possible: they are most of the time of a small call.
     """
-    dtype = DTYPES.get(logits.dtype)
-    if dtype is None:
-        raise KernelError(f"logits must be one of {', '.join(native.DTYPES)}, got {logits.dtype}")
-    shape = logits.shape
-    if len(shape) != 2:
-        raise KernelError(f"logits must be (rows, vocab), got {tuple(shape)}")
-    rows, vocab = shape
+    rows, vocab = logits.shape
     row_stride, stride = logits.stride()
     if stride != 1 or row_stride < vocab:
         logits = logits.contiguous()
         row_stride = vocab
-    return logits, (logits.data_ptr(), rows, vocab, row_stride, dtype)
+    logits = materialized(logits)
+    return logits, (logits.data_ptr(), rows, vocab, row_stride, DTYPES[logits.dtype])
 
 
-def _checked_address(integers: Tensor, name: str, size: int) -> int:
-    """Return the address of `size` contiguous 64-bit integers. Raises KernelError."""
-    if integers.dtype not in _INT64 or integers.numel() != size:
-        raise KernelError(
-            f"{name} must be ({size},) int64, got {tuple(integers.shape)} {integers.dtype}"
-        )
-    if not integers.is_contiguous():
-        raise KernelError(f"{name} must be contiguous, got stride {integers.stride(0)}")
-    return integers.data_ptr()
-
-
-def _sample_with_random_cpu(
-    logits: Tensor, random: Tensor, temperature: float, top_k: int, top_p: float
-) -> Tensor:
-    logits, matrix = _matrix(logits)
-    _, rows, vocab, _, _ = matrix
-    tokens = torch.empty(rows, dtype=torch.int64)
-    status = native.kernel("sample")(
-        *matrix,
-        _checked_address(random, "random", rows), 0, 0,
-        temperature, top_k, top_p, tokens.data_ptr(),
-        1 if rows * vocab <= ONE_THREAD_LOGITS else torch.get_num_threads(),
-    )  # fmt: skip
-    if status:
-        native.check(status, native.cpu())
-    return tokens
-
-
-def _sample_cpu(
-    logits: Tensor, state: Tensor, items: Tensor | None, temperature: float, top_k: int,
-    top_p: float,
-) -> Tensor:  # fmt: skip
-    logits, matrix = _matrix(logits)
-    _, rows, vocab, _, _ = matrix
-    tokens = torch.empty(rows, dtype=torch.int64)
-    status = native.kernel("sample")(
-        *matrix,
-        0, _checked_address(state, "state", 3),
-        0 if items is None else _checked_address(items, "items", rows),
-        temperature, top_k, top_p, tokens.data_ptr(),
-        1 if rows * vocab <= ONE_THREAD_LOGITS else torch.get_num_threads(),
-    )  # fmt: skip
-    if status:
-        native.check(status, native.cpu())
-    return tokens
-
-
-def _run_cuda(
+def _run(
     logits: Tensor,
     random: Tensor | None,
     state: Tensor | None,
     items: Tensor | None,
     options: tuple[float, int, float],
 ) -> Tensor:
+    """Call nck_sample or nck_cuda_sample with checked tensors."""
     logits, matrix = _matrix(logits)
-    _, rows, vocab, _, _ = matrix
-    device, library = logits.device, native.cuda()
-
-    def address(integers: Tensor | None, name: str, size: int) -> int:
-        if integers is None:
-            return 0
-        if integers.device != device:
-            raise KernelError(f"{name} must be on {device}, got {integers.device}")
-        return _checked_address(integers, name, size)
-
+    _, rows, vocab, _, dtype = matrix
     random_source = (
-        address(random, "random", rows),
-        address(state, "state", 3),
-        address(items, "items", rows),
+        0 if random is None else random.data_ptr(),
+        0 if state is None else state.data_ptr(),
+        0 if items is None else items.data_ptr(),
     )
+    if logits.is_cpu:
+        tokens = torch.empty(rows, dtype=torch.int64)
+        threads = 1 if rows * vocab <= ONE_THREAD_LOGITS else torch.get_num_threads()
+        status = native.kernel("sample")(
+            *matrix, *random_source, *options, tokens.data_ptr(), threads
+        )
+        if status:
+            native.check(status, native.cpu())
+        return tokens
+    device, library = logits.device, native.cuda()
     with torch.cuda.device(device):
         tokens = torch.empty(rows, dtype=torch.int64, device=device)
-        size = library.nck_cuda_workspace(rows, vocab, matrix[-1])
+        size = library.nck_cuda_workspace(rows, vocab, dtype)
         workspace = torch.empty(size, dtype=torch.uint8, device=device)
         status = native.kernel("cuda_sample")(
             *matrix, *random_source, *options,
@@ -258,26 +287,33 @@ def _run_cuda(
     return tokens
 
 
-def _sample_with_random_cuda(
-    logits: Tensor, random: Tensor, temperature: float, top_k: int, top_p: float
-) -> Tensor:
-    return _run_cuda(logits, random, None, None, (temperature, top_k, top_p))
+# torch.ops.nck may be called without the checks of the functions above.
 
 
-def _sample_cuda(
+def _registered_sample(
     logits: Tensor, state: Tensor, items: Tensor | None, temperature: float, top_k: int,
     top_p: float,
 ) -> Tensor:  # fmt: skip
-    return _run_cuda(logits, None, state, items, (temperature, top_k, top_p))
+    rows = _checked_rows(logits, True)
+    state = _checked_integers("state", state, 3, logits)
+    if items is not None:
+        items = _checked_integers("items", items, rows, logits)
+    return _run(logits, None, state, items, (temperature, top_k, top_p))
 
 
-for _name, _kernel, _key in (
-    ("sample", _sample_cpu, "CPU"),
-    ("sample", _sample_cuda, "CUDA"),
-    ("sample_with_random", _sample_with_random_cpu, "CPU"),
-    ("sample_with_random", _sample_with_random_cuda, "CUDA"),
-):
-    LIBRARY.impl(_name, _kernel, _key)  # type: ignore[no-untyped-call]  # torch has no types here
+def _registered_sample_with_random(
+    logits: Tensor, random: Tensor, temperature: float, top_k: int, top_p: float
+) -> Tensor:
+    random = _checked_integers("random", random, _checked_rows(logits, True), logits)
+    return _run(logits, random, None, None, (temperature, top_k, top_p))
+
+
+for _key in ("CPU", "CUDA"):
+    for _name, _kernel in (
+        ("sample", _registered_sample),
+        ("sample_with_random", _registered_sample_with_random),
+    ):
+        LIBRARY.impl(_name, _kernel, _key)  # type: ignore[no-untyped-call]  # torch has no types here
 
 
 def _fake(logits: Tensor, *_: object) -> Tensor:

@@ -1,8 +1,8 @@
 """Calls of the C ABI with tensors: one function per kernel, for CPU and CUDA.
 
 Also owns the map from torch dtypes to the ABI's codes. Callers have checked the tensors: they are
-2-dimensional and their last dimension is contiguous. "Accumulation dtype" is float64 for float64
-logits and float32 for all others.
+2-dimensional, their last dimension is contiguous, and their rows do not overlap. "Accumulation
+dtype" is float64 for float64 logits and float32 for all others.
 """
 
 from __future__ import annotations
@@ -33,6 +33,12 @@ def _stream(tensor: Tensor) -> int:
     return int(torch.cuda.current_stream(tensor.device).cuda_stream)
 
 
+def _between_rows(matrix: Tensor) -> int:
+    """Return the row stride. torch gives any number for the stride of one row."""
+    rows, columns = matrix.shape
+    return matrix.stride(0) if rows > 1 else columns
+
+
 def _row_stride(upstream: Tensor | None) -> int:
     return upstream.stride(0) if upstream is not None and upstream.dim() else 0
 
@@ -54,10 +60,10 @@ def cross_entropy(
     rows, vocab = logits.shape
     dtype_code = DTYPES[logits.dtype]
     arguments = (
-        logits.data_ptr(), rows, vocab, logits.stride(0), dtype_code, targets.data_ptr(),
+        logits.data_ptr(), rows, vocab, _between_rows(logits), dtype_code, targets.data_ptr(),
         _address(class_weights), _address(token_weights), loss_struct(*options),
         _address(upstream), _row_stride(upstream), _address(gradient),
-        0 if gradient is None else gradient.stride(0), _address(losses), _address(log_sums),
+        0 if gradient is None else _between_rows(gradient), _address(losses), _address(log_sums),
         _address(correct),
     )  # fmt: skip
     if logits.is_cpu:
@@ -107,8 +113,8 @@ def scale_rows(
     """Write matrix · upstream row by row; in place, a factor of 1 costs nothing."""
     rows, vocab = matrix.shape
     arguments = (
-        matrix.data_ptr(), rows, vocab, matrix.stride(0), DTYPES[matrix.dtype],
-        upstream.data_ptr(), _row_stride(upstream), result.data_ptr(), result.stride(0),
+        matrix.data_ptr(), rows, vocab, _between_rows(matrix), DTYPES[matrix.dtype],
+        upstream.data_ptr(), _row_stride(upstream), result.data_ptr(), _between_rows(result),
     )  # fmt: skip
     if matrix.is_cpu:
         native.check(native.kernel("scale_rows")(*arguments, _threads(rows * vocab)), native.cpu())

@@ -20,6 +20,17 @@ from torch import Tensor
 
 from nanochat import native
 from nanochat.errors import KernelError
+from nanochat.ops.arguments import (
+    INT64_MAX,
+    INT64_MIN,
+    integer,
+    materialized,
+    number,
+    require_native_device,
+    require_same_device,
+    require_tensor,
+)
+from nanochat.system.numbers import short
 
 __all__ = [
     "LossInputs",
@@ -28,6 +39,7 @@ __all__ = [
     "NONE",
     "SUM",
     "accumulation_dtype",
+    "check_features",
     "loss_options",
     "loss_struct",
     "reshape_results",
@@ -51,7 +63,7 @@ class LossOptions:
 
     def __post_init__(self) -> None:
         if self.reduction not in native.REDUCTIONS:
-            raise KernelError(f"reduction must be none, mean or sum, got {self.reduction!r}")
+            raise KernelError(f"reduction must be none, mean or sum, got {short(self.reduction)}")
         if not 0 <= self.label_smoothing <= 1:
             raise KernelError(f"label_smoothing must be in [0, 1], got {self.label_smoothing}")
         for name in ("z_loss", "softcap"):
@@ -74,8 +86,19 @@ def loss_options(
 ) -> LossOptions:
     """Return checked options, from a cache: the checks take as long as a small kernel.
 
-    The compiler does not see the cache and checks each time.
+    The compiler does not see the cache and checks each time. Other types become ints and floats
+    first: the cache cannot tell True from 1, and some have no hash.
     """
+    if type(ignore_index) is not int or not INT64_MIN <= ignore_index <= INT64_MAX:
+        ignore_index = integer("ignore_index", ignore_index)
+    if type(label_smoothing) is not float:
+        label_smoothing = number("label_smoothing", label_smoothing, "in [0, 1]")
+    if type(z_loss) is not float:
+        z_loss = number("z_loss", z_loss, "finite and at least 0")
+    if type(softcap) is not float:
+        softcap = number("softcap", softcap, "finite and at least 0")
+    if type(reduction) is not str:
+        raise KernelError(f"reduction must be none, mean or sum, got {short(reduction)}")
     key = ignore_index, label_smoothing, z_loss, softcap, reduction
     options = None if torch.compiler.is_compiling() else _checked.get(key)
     if options is None:
@@ -135,22 +158,25 @@ class LossInputs(NamedTuple):
         class_weights: Tensor | None,
         token_weights: Tensor | None,
     ) -> LossInputs:
-        """Raise KernelError for a dtype, device or shape that does not fit the features."""
-        if not features.dim():
-            raise KernelError("logits must have a last dimension of vocab, got shape ()")
-        if features.dtype not in FLOATS:
-            raise KernelError(f"logits must be one of {_names(FLOATS)}, got {features.dtype}")
+        """Raise KernelError for a dtype, device or shape that does not fit the features.
+
+        The features have passed `check_features`.
+        """
         shape = features.shape[:-1]
+        if vocab == 0:
+            raise KernelError("vocab must be in [1, 2^30], got 0")
+        require_tensor("targets", targets)
         if targets.dtype != torch.int64:
             raise KernelError(f"targets must be int64, got {targets.dtype}")
         _check_like("targets", targets, shape, features)
+        dtype = accumulation_dtype(features.dtype)
         if class_weights is not None:
-            _check_like("class_weights", class_weights, (vocab,), features)
-            class_weights = class_weights.to(accumulation_dtype(features.dtype)).contiguous()
+            class_weights = _weights("class_weights", class_weights, (vocab,), features)
+            class_weights = class_weights.to(dtype).contiguous()
         if token_weights is not None:
-            _check_like("token_weights", token_weights, shape, features)
-            token_weights = token_weights.to(accumulation_dtype(features.dtype))
-            token_weights = token_weights.reshape(-1).contiguous()
+            token_weights = _weights("token_weights", token_weights, shape, features)
+            token_weights = token_weights.to(dtype).reshape(-1).contiguous()
+        targets = materialized(targets)
         if targets.dim() != 1 or not targets.is_contiguous():
             targets = targets.reshape(-1).contiguous()
         return cls(targets, class_weights, token_weights)
@@ -161,11 +187,31 @@ class LossInputs(NamedTuple):
         return LossInputs(self.targets[rows], self.class_weights, weights)
 
 
+def check_features(name: str, features: Tensor, use_native: bool) -> None:
+    """Raise KernelError unless these logits or hidden states have a supported type and device."""
+    require_tensor(name, features)
+    if not features.dim():
+        size = "vocab" if name == "logits" else "hidden size"
+        raise KernelError(f"{name} must have a last dimension of {size}, got shape ()")
+    if features.dtype not in FLOATS:
+        raise KernelError(f"{name} must be one of {_names(FLOATS)}, got {features.dtype}")
+    if use_native:
+        require_native_device(name, features)
+
+
+def _weights(name: str, weights: Any, shape: tuple[int, ...], features: Tensor) -> Tensor:
+    """Return checked weights, whose memory holds their numbers."""
+    require_tensor(name, weights)
+    if not weights.dtype.is_floating_point:
+        raise KernelError(f"{name} must have a float dtype, got {weights.dtype}")
+    _check_like(name, weights, shape, features)
+    return materialized(weights)
+
+
 def _check_like(name: str, tensor: Tensor, shape: tuple[int, ...], features: Tensor) -> None:
     if tensor.shape != shape:
         raise KernelError(f"{name} must have shape {tuple(shape)}, got {tuple(tensor.shape)}")
-    if tensor.device != features.device:
-        raise KernelError(f"{name} must be on {features.device}, got {tensor.device}")
+    require_same_device(name, tensor, features.device)
     if tensor.requires_grad:
         raise KernelError(
             f"{name} must not require grad, the loss is not differentiated by it; pass a detached"

@@ -76,7 +76,7 @@ def linear_cross_entropy(
 
 
 def _check_targets(targets: Tensor, vocab: int, ignore_index: int) -> None:
-    if torch.compiler.is_compiling() or not targets.numel():
+    if torch.compiler.is_compiling() or targets.is_meta or not targets.numel():
         return
     batched = False
     while torch._C._functorch.is_functorch_wrapped_tensor(targets):

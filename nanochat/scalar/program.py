@@ -7,7 +7,6 @@ one file per pass; docs/program.md explains them.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
@@ -17,6 +16,7 @@ from numpy.typing import ArrayLike
 from nanochat import _scalar
 from nanochat.errors import ProgramError
 from nanochat.scalar.value import Matrix, Tape, Value
+from nanochat.system.numbers import as_float, as_int, short
 from nanochat.system.threads import thread_count
 
 __all__ = ["Program", "compile"]
@@ -52,8 +52,10 @@ def compile(
     its losses. compile() checks this with one short document.
 
     Args:
-        function: the function to record. It must not read `.data` or `.grad` of a Value, assign to
-            them, or call backward().
+        function: the function to record. It must not read `.data` or `.grad` of a Value, or
+            `.values` or `.grads` of a Matrix, assign to them, or call backward(). A number from
+            a NumPy view that was taken before compile() becomes a constant of the program: no
+            check can see it.
         parameters: Matrices and Values without operands, in any nesting of lists and mappings.
         tokens: the largest number of tokens per document, at most 1,000,000.
         inputs: the number of inputs per document, at most 1,000,000.
@@ -91,15 +93,15 @@ def compile(
         >>> w.values.round(1).tolist()
         [[2.0, 1.0]]
     """
-    counts = {"tokens": tokens, "inputs": inputs, "dump_nodes": dump_nodes, "threads": threads}
-    _check_options(function, counts, numerics, dtype, tape)
+    given = {"tokens": tokens, "inputs": inputs, "dump_nodes": dump_nodes, "threads": threads}
+    counts = _checked_counts(function, given, numerics, dtype, tape)
     try:
         flat = list(_flatten(parameters))
     except RecursionError:
         raise ProgramError("parameters must be nested less deeply, or contain no cycle") from None
     if not flat:
         raise ProgramError("a program needs at least one parameter, got none")
-    program = Program(function, flat, tokens, inputs, numerics, dtype, dump_nodes, threads, tape)
+    program = Program(function, flat, **counts, numerics=numerics, dtype=dtype, tape=tape)
     program._check_shorter_documents()
     return program
 
@@ -131,10 +133,10 @@ class Program:
         parameters: Sequence[Matrix | Value],
         tokens: int,
         inputs: int,
-        numerics: str,
-        dtype: str,
         dump_nodes: int,
         threads: int,
+        numerics: str,
+        dtype: str,
         tape: Tape | None,
     ) -> None:
         self._function, self._parameters = function, parameters
@@ -182,22 +184,20 @@ class Program:
                 takes none.
             inputs: the inputs, (inputs,) or (documents, inputs); None if the function takes none.
             lr, eps, weight_decay: finite numbers of at least 0; the decay is decoupled.
-            beta1, beta2: numbers of at least 0 and below 1.
+            beta1, beta2: numbers of at least 0 and below 1. A number is an int, a float, or an
+                object with `__float__`, such as a NumPy scalar.
 
         Raises:
             ProgramError: an option is out of its range, or the program is in use.
             ValueError: a token, a number of tokens or the shape of the inputs does not fit.
             TypeError: a token is not an int, or an input is not a number.
         """
-        try:
-            fits = 0 <= lr <= sys.float_info.max and 0 <= beta1 < 1 and 0 <= beta2 < 1
-            fits = fits and 0 <= eps <= sys.float_info.max
-            fits = fits and 0 <= weight_decay <= sys.float_info.max
-        except TypeError:
-            fits = False
-        if not fits:
-            raise _option_error(lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay)
-        return self.core.step(tokens, inputs, lr, beta1, beta2, eps, weight_decay)
+        options = (
+            _checked("lr", lr), _checked("beta1", beta1, below=1.0),
+            _checked("beta2", beta2, below=1.0), _checked("eps", eps),
+            _checked("weight_decay", weight_decay),
+        )  # fmt: skip
+        return self.core.step(tokens, inputs, *options)
 
     def loss(
         self,
@@ -281,39 +281,36 @@ class Program:
             )
 
 
-def _check_options(
-    function: Any, counts: Mapping[str, Any], numerics: Any, dtype: Any, tape: Any
-) -> None:
+def _checked_counts(
+    function: Any, given: Mapping[str, Any], numerics: Any, dtype: Any, tape: Any
+) -> dict[str, int]:
+    """Return the counts as ints. Raises ProgramError for an argument of compile() that is wrong."""
     if not callable(function):
         raise ProgramError(f"function must be callable, got {type(function).__name__}")
-    for name, count in counts.items():
-        if not isinstance(count, int) or isinstance(count, bool) or count < 0:
-            raise ProgramError(f"{name} must be an int, at least 0, got {count!r}")
+    counts = {}
+    for name, value in given.items():
+        count = as_int(value)
+        if count is None or count < 0:
+            raise ProgramError(f"{name} must be an int, at least 0, got {short(value)}")
         if count > LARGEST[name]:
-            raise ProgramError(f"{name} must be at most {LARGEST[name]:,}, got {_short(count)}")
-    if numerics not in ("fast", "exact"):
-        raise ProgramError(f"numerics must be 'fast' or 'exact', got {numerics!r}")
-    if dtype not in ("float64", "float32"):
-        raise ProgramError(f"dtype must be 'float64' or 'float32', got {dtype!r}")
+            raise ProgramError(f"{name} must be at most {LARGEST[name]:,}, got {short(value)}")
+        counts[name] = count
+    if not isinstance(numerics, str) or numerics not in ("fast", "exact"):
+        raise ProgramError(f"numerics must be 'fast' or 'exact', got {short(numerics)}")
+    if not isinstance(dtype, str) or dtype not in ("float64", "float32"):
+        raise ProgramError(f"dtype must be 'float64' or 'float32', got {short(dtype)}")
     if tape is not None and not isinstance(tape, Tape):
         raise ProgramError(f"tape must be a Tape or None, got {type(tape).__name__}")
+    return counts
 
 
-def _option_error(**options: Any) -> ProgramError:
-    """Return the error that names the first option of step() that is out of its range."""
-    for name, value in options.items():
-        below_1 = name.startswith("beta")
-        number = isinstance(value, (int, float, np.integer, np.floating))
-        if not number or not 0 <= value <= sys.float_info.max or (below_1 and value >= 1):
-            rule = "at least 0 and below 1" if below_1 else "finite and at least 0"
-            return ProgramError(f"{name} must be a number, {rule}, got {_short(value)}")
-    raise AssertionError(options)
-
-
-def _short(value: Any) -> str:
-    """Return repr(value), which Python refuses for very long ints."""
-    long = isinstance(value, int) and value.bit_length() > 64
-    return f"an int of {value.bit_length()} bits" if long else repr(value)
+def _checked(name: str, value: Any, *, below: float = math.inf) -> float:
+    """Return an option of step() as a float in [0, below). Raises ProgramError."""
+    number = as_float(value)
+    if number is None or not 0.0 <= number < below:
+        rule = "finite and at least 0" if below == math.inf else f"at least 0 and below {below:g}"
+        raise ProgramError(f"{name} must be a number, {rule}, got {short(value)}")
+    return number
 
 
 def _losses(returned: Any) -> list[Value]:
