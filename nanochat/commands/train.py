@@ -10,15 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nanochat.commands.baseline import Counting, baseline_metrics, comparison, start_baseline
 from nanochat.commands.signals import stop_requested
 from nanochat.commands.time_budget import fit_to_budget
 from nanochat.config.engine_choice import choose_engine
 from nanochat.config.options import RUNS_DIR, TrainConfig, options_of
 from nanochat.data.dataset import Dataset, load_dataset
 from nanochat.engines import build_engine, resolve_hardware
-from nanochat.errors import CheckpointError, ConfigError
+from nanochat.errors import CheckpointError, ConfigError, NanochatError
 from nanochat.model.parameters import parameter_specs
 from nanochat.model.state import TrainerState
+from nanochat.ngram.baseline import Baseline
 from nanochat.output.loss_curve import write_loss_curve
 from nanochat.output.terminal import SILENT, Terminal
 from nanochat.runs.checkpoint import (
@@ -66,6 +68,7 @@ class _Run:
     folder: RunFolder | None  # None in processes above rank 0, which write nothing
     resumed_from: Checkpoint | None
     terminal: Terminal
+    baseline: Counting | None = None  # from the start of training
     notes_shown: set[str] = dataclasses.field(default_factory=set)
 
     def show_notes(self) -> None:
@@ -257,6 +260,7 @@ def _train(run: _Run) -> LoopResult:
     config, dataset, checkpoint = run.config, run.dataset, run.resumed_from
     batcher = dataset.batcher(config, processes.rank(), processes.world())
     evaluation_set = dataset.evaluation_set(config)
+    run.baseline = start_baseline(config, dataset, evaluation_set)
     start = checkpoint.trainer if checkpoint else None
     log = NullWriter() if run.folder is None else JsonlWriter(run.folder.metrics)
     try:
@@ -293,11 +297,15 @@ def _finish(run: _Run, result: LoopResult) -> TrainResult:
     """Write the result and the loss curve, then show samples and the metrics line."""
     config, dataset, terminal = run.config, run.dataset, run.terminal
     metrics = _metrics(run, result)
+    baseline = _counted(run)
     run.show_notes()
     path = Path(config.out or RUNS_DIR)
     if run.folder is not None:
         path = run.folder.path
-        run.folder.write_json(run.folder.result, {**metrics, "split_sha256": dataset.split_sha256})
+        run.folder.write_json(
+            run.folder.result,
+            {**metrics, **baseline_metrics(baseline), "split_sha256": dataset.split_sha256},
+        )
         title = f"{config.data}, {config.model_kind}, {config.mode}"
         write_loss_curve(run.folder.metrics, run.folder.plot, title)
     context = prompt_tokens(dataset.tokenizer, "", dataset.start, config.block_size)
@@ -310,10 +318,21 @@ def _finish(run: _Run, result: LoopResult) -> TrainResult:
     terminal.note(f"{config.num_samples} samples in {time.perf_counter() - started:.1f} s")
     for number, sample in enumerate(samples, start=1):
         terminal.result(f"sample {number}: {sample.strip()}")
+    if baseline is not None:
+        terminal.note(comparison(baseline, result.evaluation.loss, result.evaluation.bpb))
     terminal.result(metrics_line(metrics))
     terminal.result(f"run: {path}")
     terminal.json_result({"metrics": metrics, "samples": samples, "run": path})
     return TrainResult(metrics=metrics, samples=samples, run=path)
+
+
+def _counted(run: _Run) -> Baseline | None:
+    """Wait for the counting baseline; warn if it could not be counted."""
+    baseline = run.baseline.result() if run.baseline is not None else None
+    if isinstance(baseline, NanochatError):
+        run.terminal.warn(f"no counting baseline: {baseline}")
+        return None
+    return baseline
 
 
 def _metrics(run: _Run, result: LoopResult) -> dict[str, Any]:

@@ -266,6 +266,10 @@ class TrainConfig:
         0, "Tokens of the fixed evaluation set; 0: all validation text.", group=_RUN, low=0,
         high=10**12,
     )  # fmt: skip
+    baseline: bool = option(
+        True, "Also score a smoothed n-gram model of the training text, for comparison.",
+        group=_RUN, output=True,
+    )  # fmt: skip
     checkpoint_every: int = option(
         0, "Steps between checkpoints; 0: at each evaluation.", group=_RUN, low=0, high=10**9
     )

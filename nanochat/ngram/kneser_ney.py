@@ -5,14 +5,16 @@ csrc/kernels/abi.h has the formulas. Leaves out the choice of the order (baselin
 
 from __future__ import annotations
 
+import ctypes
+import weakref
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nanochat import native
 from nanochat.data.documents import Documents
+from nanochat.errors import KernelError
+from nanochat.ngram.kernels import check, kernels, pointer
 
 __all__ = ["MAX_ORDER", "KneserNey"]
 
@@ -32,9 +34,11 @@ class KneserNey:
     1
     """
 
-    def __init__(self, counts: Any, order: int, vocab_size: int) -> None:
-        self._counts = counts  # nck_ngrams *, freed with this object
+    def __init__(self, counts: int, order: int, vocab_size: int) -> None:
+        self._counts = counts  # address of an nck_ngrams, freed with this object
         self.order, self.vocab_size = order, vocab_size
+        finalizer = weakref.finalize(self, kernels().nck_free_ngrams, counts)
+        finalizer.atexit = False  # a daemon thread may still use the counts
 
     @classmethod
     def count(
@@ -45,18 +49,21 @@ class KneserNey:
         Raises KernelError for an order outside 1 … 16, tokens outside [1, vocab_size), more than
         2^27 tokens, or too little memory.
         """
-        library, counts = native.cpu(), native.ffi.new("nck_ngrams **")
-        tokens, offsets = _int64(documents.tokens), _int64(documents.offsets)
-        status = library.nck_count_ngrams(
-            _pointer(tokens), _pointer(offsets), documents.count, vocab_size, order, counts, threads
-        )
-        native.check(status, library)
-        return cls(native.ffi.gc(counts[0], library.nck_free_ngrams), order, vocab_size)
+        _check_int32(order=order, threads=threads, vocab_size=vocab_size)
+        tokens, offsets = _arrays(documents)
+        counts = ctypes.c_void_p()
+        status = kernels().nck_count_ngrams(
+            pointer(tokens), pointer(offsets), documents.count, vocab_size, order,
+            ctypes.addressof(counts), threads,
+        )  # fmt: skip
+        check(status)
+        assert counts.value is not None
+        return cls(counts.value, order, vocab_size)
 
     @property
     def bytes(self) -> int:
         """Bytes of memory that the counts take."""
-        return int(native.cpu().nck_ngram_bytes(self._counts))
+        return int(kernels().nck_ngram_bytes(self._counts))
 
     def token_losses(
         self, documents: Documents, order: int | None = None, threads: int = 1
@@ -79,7 +86,8 @@ class KneserNey:
 
         A context that reaches back to the beginning of its document begins with BOS.
         """
-        return self.distributions([context], order)[0]
+        probabilities: NDArray[np.float64] = self.distributions([context], order)[0]
+        return probabilities
 
     def distributions(
         self, contexts: Sequence[ArrayLike], order: int | None = None, threads: int = 1
@@ -90,31 +98,48 @@ class KneserNey:
         np.cumsum([len(row) for row in rows], out=offsets[1:])
         tokens = np.concatenate(rows) if rows else np.zeros(0, dtype=np.int64)
         result = np.empty((len(rows), self.vocab_size))
-        library = native.cpu()
-        status = library.nck_ngram_distributions(
-            self._counts, _pointer(tokens), _pointer(offsets), len(rows),
-            self.order if order is None else order, _pointer(result, "double"), threads,
+        order = self.order if order is None else order
+        _check_int32(order=order, threads=threads)
+        status = kernels().nck_ngram_distributions(
+            self._counts, pointer(tokens), pointer(offsets), len(rows), order, pointer(result),
+            threads,
         )  # fmt: skip
-        native.check(status, library)
+        check(status)
         return result
 
     def _losses(
         self, documents: Documents, least_order: int, most_order: int, threads: int
     ) -> NDArray[np.float64]:
-        tokens, offsets = _int64(documents.tokens), _int64(documents.offsets)
-        result = np.empty((max(most_order - least_order + 1, 0), documents.pairs))
-        library = native.cpu()
-        status = library.nck_ngram_losses(
-            self._counts, _pointer(tokens), _pointer(offsets), documents.count, least_order,
-            most_order, _pointer(result, "double"), threads,
+        _check_int32(least_order=least_order, most_order=most_order, threads=threads)
+        tokens, offsets = _arrays(documents)
+        # An order that the kernel refuses must not decide the size.
+        orders = most_order - least_order + 1 if most_order <= MAX_ORDER else 0
+        result = np.empty((max(orders, 0), documents.pairs))
+        status = kernels().nck_ngram_losses(
+            self._counts, pointer(tokens), pointer(offsets), documents.count, least_order,
+            most_order, pointer(result), threads,
         )  # fmt: skip
-        native.check(status, library)
+        check(status)
         return result
+
+
+def _check_int32(**numbers: int) -> None:
+    """Raise KernelError for a number that ctypes would cut to 32 bits."""
+    for name, number in numbers.items():
+        if not 1 <= number < 1 << 31:
+            raise KernelError(f"{name} must be in [1, 2^31), got {number}")
+
+
+def _arrays(documents: Documents) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return tokens and offsets for the kernels, which cannot see the length of the tokens."""
+    tokens, offsets = _int64(documents.tokens), _int64(documents.offsets)
+    if len(offsets) == 0 or offsets[-1] != len(tokens):
+        last = offsets[-1] if len(offsets) else "none"
+        raise KernelError(
+            f"the last offset must be the number of tokens, {len(tokens)}, got {last}"
+        )
+    return tokens, offsets
 
 
 def _int64(values: ArrayLike) -> NDArray[np.int64]:
     return np.ascontiguousarray(values, dtype=np.int64)
-
-
-def _pointer(array: NDArray[Any], kind: str = "int64_t") -> Any:
-    return native.ffi.cast(f"{kind} *", array.ctypes.data)

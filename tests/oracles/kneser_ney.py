@@ -24,11 +24,10 @@ def targets(documents: Sequence[Sequence[int]]) -> Iterator[tuple[Gram, int]]:
 def occurrences(documents: Sequence[Sequence[int]], length: int) -> Counter[Gram]:
     """Count the n-grams of exactly `length` tokens whose last one is a target."""
     found: Counter[Gram] = Counter()
-    for context, target in targets(documents):
-        gram = (*context, target)
-        if len(gram) >= length:
-            found[gram[-length:]] += 1
-    # BOS alone is a unigram as the end of a document, not as the beginning of one.
+    for document in documents:
+        padded = (BOS, *document, BOS)
+        for end in range(max(length, 2), len(padded) + 1):
+            found[padded[end - length : end]] += 1
     return found
 
 
