@@ -30,19 +30,22 @@ struct Counts {
 // Returns the first element that is not below the token. Without branches on the tokens, which are
 // hard to predict.
 template <class Element>
-const Element* lower_bound(const Element* first, std::size_t count, std::uint32_t token) noexcept {
+const Element* lower_bound(const Element* first, const Element* last,
+                           std::uint32_t token) noexcept {
+  auto count = last - first;
   while (count > 1) {
-    const std::size_t half = count / 2;
+    const auto half = count / 2;
     first += first[half - 1].token < token ? half : 0;
     count -= half;
   }
-  return first + (count == 1 && first->token < token ? 1 : 0);
+  return first + (first != last && first->token < token ? 1 : 0);
 }
 
 // Calls visit(depth, counts) for each context that the table has, the empty one first, up to
-// `longest` tokens.
+// `longest` tokens. The counts of a leaf refer to `only`.
 template <class Visit>
-void walk(const Table& table, const Context& context, int longest, const Visit& visit) noexcept {
+void walk(const Table& table, const Context& context, int longest, Follower& only,
+          const Visit& visit) noexcept {
   if (table.targets() == 0) return;
   std::int64_t left = context.length;
   const auto next_token = [&](std::uint32_t& token) noexcept {
@@ -65,8 +68,8 @@ void walk(const Table& table, const Context& context, int longest, const Visit& 
     std::uint32_t token = bos;
     if (!next_token(token)) return;
     const Child* const last = table.children.data() + node[1].first_child;
-    const Child* const child = lower_bound(table.children.data() + node[0].first_child,
-                                           node[1].first_child - node[0].first_child, token);
+    const Child* const child =
+        lower_bound(table.children.data() + node[0].first_child, last, token);
     if (child == last || child->token != token) return;
     if ((child->link & leaf_bit) == 0) {
       node = table.nodes.data() + child->link;
@@ -74,7 +77,7 @@ void walk(const Table& table, const Context& context, int longest, const Visit& 
       continue;
     }
     const std::uint32_t target = child->link & ~leaf_bit;
-    const Follower only{table.stream[target], {1, 1}};
+    only = {table.stream[target], {1, 1}};
     for (;;) {
       visit(depth, Counts{&only, &only + 1, nullptr});
       if (token == bos || depth == longest || !next_token(token)) return;
@@ -110,8 +113,9 @@ void losses(const Table& table, const Context& context, std::uint32_t target, in
   const auto write = [&](int order, double probability) noexcept {
     result[(order - least_order) * stride] = -std::log(probability);
   };
-  walk(table, context, most_order - 1, [&](int depth, const Counts& counts) noexcept {
-    const Follower* const found = lower_bound(counts.first, counts.size(), target);
+  Follower only{};
+  walk(table, context, most_order - 1, only, [&](int depth, const Counts& counts) noexcept {
+    const Follower* const found = lower_bound(counts.first, counts.last, target);
     const bool seen = found != counts.last && found->token == target;
     const auto interpolated = [&](Kind kind) noexcept {
       const Discounts& discounts = table.discounts[depth][kind];
@@ -129,15 +133,11 @@ void losses(const Table& table, const Context& context, std::uint32_t target, in
 }
 
 void distribution(const Table& table, const Context& context, int order, double* result) noexcept {
-  std::array<Follower, max_order> only{};  // the walk's leaves do not outlive it
+  Follower only{};
   std::array<Counts, max_order> found{};
   int depths = 0;
-  walk(table, context, order - 1, [&](int depth, const Counts& counts) noexcept {
+  walk(table, context, order - 1, only, [&](int depth, const Counts& counts) noexcept {
     found[depth] = counts;
-    if (counts.size() == 1) {
-      only[depth] = *counts.first;
-      found[depth] = {&only[depth], &only[depth] + 1, nullptr};
-    }
     depths = depth + 1;
   });
   // The share of each depth in the result, from the longest context down.

@@ -109,7 +109,7 @@ std::int32_t nck_count_ngrams(const std::int64_t* tokens, const std::int64_t* of
     check_range("order", order, 1, ngram::max_order);
     check_range("vocab", vocab, 1, ngram::max_vocab);
     check_threads(threads);
-    check_pointer(ngrams, "ngrams");
+    check_pointer(static_cast<const void*>(ngrams), "ngrams");
     ngram::check_documents(tokens, offsets, documents, vocab);
     auto counted = std::make_unique<nck_ngrams>();
     counted->table.order = order;
@@ -120,6 +120,7 @@ std::int32_t nck_count_ngrams(const std::int64_t* tokens, const std::int64_t* of
   });
 }
 
+// NOLINTNEXTLINE(misc-const-correctness): as declared
 void nck_free_ngrams(nck_ngrams* ngrams) { delete ngrams; }
 
 std::int64_t nck_ngram_bytes(const nck_ngrams* ngrams) {

@@ -24,7 +24,7 @@ inline constexpr std::int64_t max_targets = std::int64_t{1} << 27U, max_vocab = 
 // The two numbers that are counted for an n-gram. raw: its occurrences, used for the highest order.
 // adjusted: the distinct tokens before it, used below the highest order; the occurrences if it
 // begins with BOS, which no token precedes.
-enum Kind { adjusted = 0, raw = 1 };
+enum Kind : std::uint8_t { adjusted = 0, raw = 1 };
 
 struct Follower {
   std::uint32_t token;
