@@ -18,7 +18,8 @@ from nanochat.philox import Stream, permutation
 __all__ = ["MOST_ORDER", "Baseline", "choose_order", "count_baseline"]
 
 MOST_ORDER = 13  # texts of up to some megabytes gain nothing beyond it
-HELD_OUT = 10  # one part in so many chooses the order
+HELD_OUT = 10  # one part in so many chooses the order, and at most
+MOST_HELD_OUT = 50_000  # targets: enough to tell orders apart
 _SPLIT_ITEM = 1  # of Stream.SPLIT; validation uses 0
 
 
@@ -68,7 +69,7 @@ def choose_order(
     most_order: int = MOST_ORDER,
     threads: int = 1,
 ) -> int:
-    """Return the order with the lowest loss on a held-out tenth; of equal ones, the lowest."""
+    """Return the order with the lowest loss on a held-out part; of equal ones, the lowest."""
     counted, held_out = _hold_out(documents, seed)
     # A longer context than the longest document never occurs.
     longest = int(counted.lengths.max(initial=0)) + 1
@@ -78,18 +79,23 @@ def choose_order(
 
 
 def _hold_out(documents: Documents, seed: int) -> tuple[Documents, Documents]:
-    """Split off a seeded tenth of the documents, or the last tenth of the longest of a few."""
+    """Split off a seeded tenth of the documents, or the last tenth of the longest of a few.
+
+    Less of a large text: what is held out has at most MOST_HELD_OUT targets or one document.
+    """
     if documents.count >= HELD_OUT:
         order = permutation(seed, Stream.SPLIT, _SPLIT_ITEM, documents.count)
         is_held_out = np.zeros(documents.count, dtype=np.bool_)
-        is_held_out[order[: documents.count // HELD_OUT]] = True
+        chosen = order[: documents.count // HELD_OUT]
+        fitting = int((np.cumsum(documents.lengths[chosen] + 1) <= MOST_HELD_OUT).sum())
+        is_held_out[chosen[: max(fitting, 1)]] = True
         return _select(documents, ~is_held_out), _select(documents, is_held_out)
     if documents.count == 0:
         return documents, documents
     longest = int(documents.lengths.argmax())
     size = int(documents.lengths[longest])
     end = int(documents.offsets[longest + 1])
-    tail = documents.tokens[end - size // HELD_OUT : end]
+    tail = documents.tokens[end - min(size // HELD_OUT, MOST_HELD_OUT - 1) : end]
     offsets = documents.offsets.copy()
     offsets[longest + 1 :] -= len(tail)
     tokens = np.delete(documents.tokens, np.s_[end - len(tail) : end])

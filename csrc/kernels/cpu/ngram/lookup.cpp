@@ -16,13 +16,11 @@ namespace {
 // The counts of one context of the walk. header: where the totals are stored, or null.
 struct Counts {
   const Follower* first;
-  const Follower* last;
+  std::size_t count;
   const Follower* header;
 
-  std::size_t size() const noexcept { return static_cast<std::size_t>(last - first); }
-
   Totals totals(Kind kind) const noexcept {
-    if (header == nullptr) return totals_of(first, last, kind);
+    if (header == nullptr) return totals_of(first, first + count, kind);
     return {header[kind].token, header[kind].count[0], header[kind].count[1]};
   }
 };
@@ -30,15 +28,13 @@ struct Counts {
 // Returns the first element that is not below the token. Without branches on the tokens, which are
 // hard to predict.
 template <class Element>
-const Element* lower_bound(const Element* first, const Element* last,
-                           std::uint32_t token) noexcept {
-  auto count = last - first;
+const Element* lower_bound(const Element* first, std::size_t count, std::uint32_t token) noexcept {
   while (count > 1) {
-    const auto half = count / 2;
+    const std::size_t half = count / 2;
     first += first[half - 1].token < token ? half : 0;
     count -= half;
   }
-  return first + (first != last && first->token < token ? 1 : 0);
+  return first + (count == 1 && first->token < token ? 1 : 0);
 }
 
 // Calls visit(depth, counts) for each context that the table has, the empty one first, up to
@@ -58,19 +54,19 @@ void walk(const Table& table, const Context& context, int longest, Follower& onl
   };
   const auto visit_node = [&](int depth, const Node* node) noexcept {
     const Follower* const first = table.followers.data() + node[0].first_follower;
-    const Follower* const last = table.followers.data() + node[1].first_follower;
-    const bool is_short = static_cast<std::size_t>(last - first) <= short_list;
-    visit(depth, is_short ? Counts{first, last, nullptr} : Counts{first + 2, last, first});
+    const std::size_t size = node[1].first_follower - node[0].first_follower;
+    visit(depth,
+          size <= short_list ? Counts{first, size, nullptr} : Counts{first + 2, size - 2, first});
   };
   const Node* node = table.nodes.data();
   visit_node(0, node);
   for (int depth = 1; depth <= longest; ++depth) {
     std::uint32_t token = bos;
     if (!next_token(token)) return;
-    const Child* const last = table.children.data() + node[1].first_child;
-    const Child* const child =
-        lower_bound(table.children.data() + node[0].first_child, last, token);
-    if (child == last || child->token != token) return;
+    const Child* const first = table.children.data() + node[0].first_child;
+    const std::size_t count = node[1].first_child - node[0].first_child;
+    const Child* const child = lower_bound(first, count, token);
+    if (child == first + count || child->token != token) return;
     if ((child->link & leaf_bit) == 0) {
       node = table.nodes.data() + child->link;
       visit_node(depth, node);
@@ -79,7 +75,7 @@ void walk(const Table& table, const Context& context, int longest, Follower& onl
     const std::uint32_t target = child->link & ~leaf_bit;
     only = {table.stream[target], {1, 1}};
     for (;;) {
-      visit(depth, Counts{&only, &only + 1, nullptr});
+      visit(depth, Counts{&only, 1, nullptr});
       if (token == bos || depth == longest || !next_token(token)) return;
       ++depth;
       if (table.stream[target - static_cast<std::uint32_t>(depth)] != token) return;
@@ -94,7 +90,7 @@ struct Weights {
 
 Weights weights(const Counts& counts, Kind kind, const Discounts& discounts) noexcept {
   const Totals totals = counts.totals(kind);
-  const auto more = static_cast<double>(counts.size() - totals.ones - totals.twos);
+  const auto more = static_cast<double>(counts.count - totals.ones - totals.twos);
   const double left = discounts[0] * totals.ones + discounts[1] * totals.twos + discounts[2] * more;
   return {static_cast<double>(totals.sum), left};
 }
@@ -115,8 +111,8 @@ void losses(const Table& table, const Context& context, std::uint32_t target, in
   };
   Follower only{};
   walk(table, context, most_order - 1, only, [&](int depth, const Counts& counts) noexcept {
-    const Follower* const found = lower_bound(counts.first, counts.last, target);
-    const bool seen = found != counts.last && found->token == target;
+    const Follower* const found = lower_bound(counts.first, counts.count, target);
+    const bool seen = found != counts.first + counts.count && found->token == target;
     const auto interpolated = [&](Kind kind) noexcept {
       const Discounts& discounts = table.discounts[depth][kind];
       const double own = seen ? kept(found->count[kind], discounts) : 0.0;
@@ -153,8 +149,9 @@ void distribution(const Table& table, const Context& context, int order, double*
   for (int depth = 0; depth < depths; ++depth) {
     const Kind kind = depth == order - 1 ? raw : adjusted;
     const Discounts& discounts = table.discounts[depth][kind];
-    for (const Follower* each = found[depth].first; each != found[depth].last; ++each) {
-      result[each->token] += shares[depth] * kept(each->count[kind], discounts);
+    for (std::size_t i = 0; i < found[depth].count; ++i) {
+      const Follower& each = found[depth].first[i];
+      result[each.token] += shares[depth] * kept(each.count[kind], discounts);
     }
   }
 }
