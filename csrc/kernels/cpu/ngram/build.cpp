@@ -54,14 +54,14 @@ class Builder {
   }
 
  private:
-  // The targets of a node: order_[first … first + count − 1].
+  // The targets of a node: order_[first … first + count − 1]. has_bos: its context begins with BOS.
   struct Range {
-    std::uint32_t first, count;
+    std::uint32_t first, count : 31, has_bos : 1;
   };
 
-  void add_node(std::uint32_t first, std::uint32_t count) {
+  void add_node(std::uint32_t first, std::uint32_t count, bool has_bos) {
     table_.nodes.push_back({0, 0});
-    ranges_.push_back({first, count});
+    ranges_.push_back({first, count & ~leaf_bit, has_bos});
   }
 
   // The depth-th token before a target, from 1.
@@ -69,19 +69,15 @@ class Builder {
     return table_.stream[target - static_cast<std::uint32_t>(depth)];
   }
 
-  bool has_bos(std::size_t node, int depth) const noexcept {
-    return depth > 0 && token_before(order_[ranges_[node].first], depth) == bos;
-  }
-
   // Makes nodes and children, depth by depth.
   void grow() {
-    add_node(0, table_.targets());
+    add_node(0, table_.targets(), false);
     begins_[0] = 0;
     for (int depth = 0; depth <= longest_; ++depth) {
       begins_[depth + 1] = table_.nodes.size();
       for (std::size_t i = begins_[depth]; i < begins_[depth + 1]; ++i) {
         table_.nodes[i].first_child = static_cast<std::uint32_t>(table_.children.size());
-        if (depth < longest_ && !has_bos(i, depth)) split(i, depth);
+        if (depth < longest_ && ranges_[i].has_bos == 0) split(i, depth);
       }
     }
     table_.nodes.shrink_to_fit();
@@ -102,7 +98,7 @@ class Builder {
         note_leaf(target, depth + 1);
       } else {
         table_.children.push_back({token, static_cast<std::uint32_t>(table_.nodes.size())});
-        add_node(first, last - first);
+        add_node(first, last - first, token == bos);
       }
       first = last;
     }
@@ -120,7 +116,7 @@ class Builder {
     std::vector<Follower>& followers = level_followers_[depth];
     for (std::size_t i = begins_[depth]; i < begins_[depth + 1]; ++i) {
       table_.nodes[i].first_follower = static_cast<std::uint32_t>(followers.size());
-      if (depth == longest_ || has_bos(i, depth)) {
+      if (depth == longest_ || ranges_[i].has_bos != 0) {
         for (std::uint32_t j = 0; j < ranges_[i].count; ++j) {
           count(table_.stream[order_[ranges_[i].first + j]], 1, 1);
         }

@@ -25,8 +25,7 @@ struct Counts {
   }
 };
 
-// Returns the first element that is not below the token. Without branches on the tokens, which are
-// hard to predict.
+// Returns the first element that is not below the token.
 template <class Element>
 const Element* lower_bound(const Element* first, std::size_t count, std::uint32_t token) noexcept {
   while (count > 1) {
