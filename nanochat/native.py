@@ -6,14 +6,13 @@ libraries. NCLAB_KERNELS names the folder of another build, such as one with san
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import os
 import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
-
-import cffi
 
 from nanochat.errors import KernelError
 
@@ -23,8 +22,9 @@ __all__ = [
     "address",
     "check",
     "cpu",
+    "cpu_by_ctypes",
     "cuda",
-    "ffi",
+    "ffi",  # noqa: F822  # by __getattr__
     "kernel",
     "take_buffer",
 ]
@@ -52,7 +52,9 @@ def _file_name(name: str) -> str:
     return f"lib{name}.dylib" if sys.platform == "darwin" else f"lib{name}.so"
 
 
-def _declared() -> cffi.FFI:
+def _declared() -> Any:
+    import cffi  # importing it and reading the declarations takes longer than many short runs
+
     path = _folder() / "nck_abi.h"
     declarations = cffi.FFI()
     try:
@@ -64,13 +66,23 @@ def _declared() -> cffi.FFI:
     return declarations
 
 
-ffi: Any = _declared()
+@cache
+def _ffi() -> Any:
+    return _declared()
 
 
-def _load(name: str, remedy: str) -> Any:
+def __getattr__(name: str) -> Any:
+    """Provide `ffi`, the cffi.FFI with the kernels' declarations, when it is first used."""
+    if name != "ffi":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()["ffi"] = _ffi()
+    return globals()["ffi"]
+
+
+def _load(name: str, remedy: str, by_ctypes: bool = False) -> Any:
     path = _folder() / _file_name(name)
     try:
-        library = ffi.dlopen(str(path))
+        library = (ctypes.CDLL if by_ctypes else _ffi().dlopen)(str(path))
         version = library.nck_abi_version()
     except (OSError, AttributeError) as error:  # AttributeError: not a library of kernels
         raise KernelError(
@@ -91,6 +103,15 @@ def cpu() -> Any:
 
 
 @cache
+def cpu_by_ctypes() -> Any:
+    """Return the CPU kernels as a ctypes library, for code that runs before cffi is needed.
+
+    The caller declares the types of the arguments. Raises KernelError as `cpu` does.
+    """
+    return _load("nck", f"{_REINSTALL}", by_ctypes=True)
+
+
+@cache
 def cuda() -> Any:
     """Return the CUDA kernels, which are built only with nvcc. Raises KernelError as `cpu` does."""
     remedy = "install nanochat-lab again on a machine with nvcc"
@@ -105,20 +126,20 @@ def kernel(name: str) -> Any:
     """
     library = cuda() if name.startswith("cuda_") else cpu()
     function = getattr(library, f"nck_{name}")
-    declared = ffi.typeof(function)
+    declared = _ffi().typeof(function)
     taken = ["intptr_t" if a.kind == "pointer" else a.cname for a in declared.args]
-    return ffi.cast(f"{declared.result.cname} (*)({', '.join(taken)})", function)
+    return _ffi().cast(f"{declared.result.cname} (*)({', '.join(taken)})", function)
 
 
 def check(status: int, library: Any) -> None:
     """Raise KernelError with the library's message unless the status is NCK_OK."""
     if status:
-        raise KernelError(ffi.string(library.nck_last_error()).decode())
+        raise KernelError(_ffi().string(library.nck_last_error()).decode())
 
 
 def address(structure: Any) -> int:
     """Return the address of a structure from `ffi.new`; the caller must keep the structure."""
-    return int(ffi.cast("intptr_t", structure))
+    return int(_ffi().cast("intptr_t", structure))
 
 
 def take_buffer(size: int) -> Any:
@@ -126,7 +147,7 @@ def take_buffer(size: int) -> Any:
 
     Useful from about a megabyte on, where fresh pages cost more than filling them.
     """
-    library = cpu()
+    library, ffi = cpu(), _ffi()
     pointer = ffi.new("void **")
     check(library.nck_take_buffer(size, pointer), library)
     owned = ffi.gc(pointer[0], library.nck_give_buffer)

@@ -24,6 +24,7 @@ FLOORS = (
     {"sampling"},
     {"training"},
     {"model"},
+    {"ngram"},
     {"data"},
     {"config"},
     {"system", "native"},

@@ -103,6 +103,9 @@ typedef struct {
 /* A model that reads rows of tokens step by step, with a cache of the keys and values read. */
 typedef struct nck_decoder nck_decoder;
 
+/* The counts of the n-grams of a text. Holds the text, too. */
+typedef struct nck_ngrams nck_ngrams;
+
 int32_t nck_abi_version(void);
 const char* nck_last_error(void);
 /* The instruction set or GPU architectures that the library's code is compiled for, such as
@@ -254,6 +257,46 @@ void nck_close_decoder(nck_decoder* decoder);
    a time. */
 int32_t nck_decode(nck_decoder* decoder, const int64_t* tokens, int64_t length, int64_t first,
                    void* logits, int32_t threads);
+
+/* Counts the n-grams of 1 … order tokens (order is 1 … 16) of documents, for interpolated modified
+   Kneser–Ney smoothing (Chen and Goodman 1999).
+
+   tokens: the documents end to end, each token in [1, vocab); BOS is token 0. offsets: (documents +
+   1): document d is tokens[offsets[d]] … tokens[offsets[d + 1] − 1]. Tokens and documents together
+   are at most 2^27, vocab at most 2^20. The targets of a document of n tokens are these tokens and
+   BOS, its end. The context of a target is the tokens before it in its document, after BOS.
+
+   With c(h w) the count of target w after context h, and h' the context h without its oldest token:
+
+     p(w | h) = (c(h w) − D(c(h w)) + Σ_v D(c(h v)) · p(w | h')) / Σ_v c(h v)
+
+   p(w | h) = p(w | h') if the text lacks h. For the empty context, p(w | h') = 1 / vocab. For
+   n-grams of `order` tokens, c is the number of occurrences. For shorter n-grams it is the number
+   of distinct tokens before them, or of occurrences if they begin with BOS. With t_k the number of
+   n-grams of the same length with c = k, and y = t_1 / (t_1 + 2 t_2): D(k) = k − (k + 1) · y ·
+   t_(k+1) / t_k for k = 1, 2, and 3 or more. If one of t_1 … t_4 is 0, or if a D(k) is not in
+   (0, k], the three are 0.5, 1 and 1.5.
+
+   Counts are integers; probabilities are computed in double when they are looked up. The result is
+   independent of `threads`. */
+int32_t nck_count_ngrams(const int64_t* tokens, const int64_t* offsets, int64_t documents,
+                         int64_t vocab, int32_t order, nck_ngrams** ngrams, int32_t threads);
+void nck_free_ngrams(nck_ngrams* ngrams);
+/* The bytes of memory that the counts take. */
+int64_t nck_ngram_bytes(const nck_ngrams* ngrams);
+
+/* losses: (most_order − least_order + 1, targets): −log p of each target of the documents, the ends
+   included, for each of these orders; 1 <= least_order <= most_order <= the order counted. */
+int32_t nck_ngram_losses(const nck_ngrams* ngrams, const int64_t* tokens, const int64_t* offsets,
+                         int64_t documents, int32_t least_order, int32_t most_order, double* losses,
+                         int32_t threads);
+
+/* probabilities: (contexts, vocab), of each token after each context, by the model of `order`.
+   Context c is tokens[offsets[c]] … tokens[offsets[c + 1] − 1], the newest token last. Tokens
+   before the last BOS and before the last order − 1 tokens do not count. */
+int32_t nck_ngram_distributions(const nck_ngrams* ngrams, const int64_t* tokens,
+                                const int64_t* offsets, int64_t contexts, int32_t order,
+                                double* probabilities, int32_t threads);
 
 /* Memory for large results: at least `bytes`, aligned to 64 bytes, on huge pages where the system
    has them. Buffers that are given back are kept for later calls, at most NCK_BUFFERS_KEPT of them;

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nanochat.commands.baseline import Counting, start_baseline
 from nanochat.commands.init_from import Source, initialized_config, read_source
 from nanochat.commands.signals import stop_requested
 from nanochat.commands.time_budget import Fit, fit_to_budget
@@ -79,6 +80,7 @@ class _Run:
     terminal: Terminal
     best_weights: Mapping[str, NDArray[np.floating]] | None = None  # in processes above rank 0
     deadline: Deadline | None = None  # of a run with a time budget
+    baseline: Counting | None = None  # from the start of training
     notes_shown: set[str] = dataclasses.field(default_factory=set)
 
     def show_notes(self) -> None:
@@ -325,6 +327,7 @@ def _train(run: _Run) -> LoopResult:
     config, dataset, checkpoint = run.config, run.dataset, run.resumed_from
     batcher = dataset.batcher(config, processes.rank(), processes.world())
     evaluation_set = dataset.evaluation_set(config)
+    run.baseline = start_baseline(config, dataset)
     start = _start_state(config, checkpoint) if checkpoint else None
     log = NullWriter() if run.folder is None else JsonlWriter(run.folder.metrics)
     try:

@@ -11,10 +11,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from nanochat.commands.baseline import (
+    Counting,
+    baseline_metrics,
+    comparison,
+    counted_baseline,
+)
 from nanochat.config.options import RUNS_DIR, TrainConfig
 from nanochat.data.corpus import data_name
 from nanochat.data.dataset import Dataset
 from nanochat.errors import RunInterrupted
+from nanochat.ngram.baseline import Baseline
 from nanochat.output.loss_curve import write_loss_curve
 from nanochat.output.run_summary import run_summary, scores_of
 from nanochat.output.terminal import Terminal
@@ -43,6 +50,7 @@ class Run(Protocol):
     initialized_from: Mapping[str, Any] | None  # the record of the run whose weights it began with
     terminal: Terminal
     deadline: Deadline | None  # of a run with a time budget
+    baseline: Counting | None  # from the start of training
 
     def show_notes(self) -> None: ...
 
@@ -106,20 +114,32 @@ def finish(run: Run, metrics: Mapping[str, Any]) -> tuple[Sequence[str], Path]:
     run's folder."""
     config, dataset, terminal = run.config, run.dataset, run.terminal
     run.show_notes()
+    baseline = counted_baseline(run.baseline, terminal, run.deadline)
     path = Path(config.out or RUNS_DIR)
     if run.folder is not None:
         path = run.folder.path
-        run.folder.write_json(run.folder.result, {**metrics, "split_sha256": dataset.split_sha256})
+        counted_metrics = baseline_metrics(baseline)
+        run.folder.write_json(
+            run.folder.result, {**metrics, **counted_metrics, "split_sha256": dataset.split_sha256}
+        )
         title = f"{data_name(config.data)}, {config.model_kind}, {config.mode}"
-        write_loss_curve(run.folder.metrics, run.folder.plot, title)
+        write_loss_curve(
+            run.folder.metrics, run.folder.plot, title,
+            counting_loss=baseline.loss if baseline else None,
+        )  # fmt: skip
     try:
         samples = _samples(run)
     except KeyboardInterrupt:
         terminal.note(f"the run is complete and saved in {path}; only its samples are missing")
         raise
     terminal.samples([sample.strip() for sample in samples])
+    if baseline is not None:
+        compared = comparison(baseline, metrics["val_loss"], metrics["val_bpb"])
+        line, *advice = compared.splitlines()
+        for text in advice if terminal.is_for_people else (line, *advice):
+            terminal.note(text)
     if terminal.is_for_people and run.folder is not None:
-        for line in _summary(run, run.folder, metrics):
+        for line in _summary(run, run.folder, metrics, baseline):
             terminal.result(line)
     else:
         terminal.result(metrics_line(metrics))
@@ -147,7 +167,9 @@ def _samples(run: Run) -> list[str]:
     return samples
 
 
-def _summary(run: Run, folder: RunFolder, metrics: Mapping[str, Any]) -> list[str]:
+def _summary(
+    run: Run, folder: RunFolder, metrics: Mapping[str, Any], baseline: Baseline | None
+) -> list[str]:
     return run_summary(
         folder=folder.path,
         data=data_name(run.config.data),
@@ -157,4 +179,5 @@ def _summary(run: Run, folder: RunFolder, metrics: Mapping[str, Any]) -> list[st
         steps=metrics["steps"],
         evaluations=scores_of(folder.metrics),
         train_loss=metrics["mean_loss_last_50"],
+        counting_bpb=baseline.bpb if baseline else None,
     )

@@ -304,6 +304,10 @@ class TrainConfig:
         "Tokens of the fixed evaluation set; -1: so many that evaluations take a tenth of the time"
         " of training, 0: all validation text.", group=_RUN, low=AUTO, high=10**12,
     )  # fmt: skip
+    baseline: bool = option(
+        True, "Also score a smoothed n-gram model of the training text, for comparison.",
+        group=_RUN, output=True,
+    )  # fmt: skip
     checkpoint_every: int = option(
         0,
         "Steps between checkpoints; 0: at evaluations, every ten seconds or less often.",

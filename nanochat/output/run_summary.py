@@ -58,7 +58,7 @@ def run_summary(
     return [
         result,
         f"loss curve: {folder / 'loss.svg'}",
-        f"write text: nanochat sample --checkpoint {run}",
+        f"write text: nanochat sample {run}",
         f"train on: nanochat train {shlex.quote(data)} --init-from {run}",
     ]
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from nanochat.config.options import TrainConfig
 from nanochat.errors import ConfigError, MemoryDrift, NonFiniteStep, PromptTooLong
 from nanochat.model.parameters import Spec
+from nanochat.system import background
 from nanochat.system.wording import counted
 from nanochat.training.engine import StepMetrics
 
@@ -91,7 +92,8 @@ class MemoryGuard:
     """Stops a run that leaks: compares resident memory with its minimum over recent evaluations.
 
     The first observation, before any step, does not count: the first steps allocate optimizer
-    state, compiled code and memory pools. A ratio of 0 turns the guard off.
+    state, compiled code and memory pools. Nor do observations during background work, whose memory
+    is not a leak. A ratio of 0 turns the guard off.
     """
 
     def __init__(self, ratio: float, read_rss: Callable[[], int] = _resident_bytes) -> None:
@@ -107,6 +109,8 @@ class MemoryGuard:
             return
         if not self._started:
             self._started = True
+            return
+        if background.is_active():
             return
         rss = self._read_rss()
         lowest = min(self._window, default=rss)

@@ -1,0 +1,184 @@
+// The n-gram functions of the C ABI: check the arguments and share targets among threads.
+#include <algorithm>
+#include <memory>
+
+#include "kernels/checks.hpp"
+#include "kernels/cpu/ngram/lookup.hpp"
+#include "kernels/cpu/ngram/table.hpp"
+#include "kernels/cpu/runtime/parallel.hpp"
+
+struct nck_ngrams {
+  nanochat::kernels::ngram::Table table;
+};
+
+namespace nanochat::kernels::ngram {
+namespace {
+
+// The fewest lookups for which a thread is worth its start.
+constexpr std::int64_t chunk_targets = 4096;
+
+void check_offsets(const char* name, const std::int64_t* offsets, std::int64_t count) {
+  check_pointer(offsets, name);
+  if (offsets[0] != 0) {
+    throw Failure(NCK_ARGUMENT, "%s must begin with 0, got %lld", name,
+                  static_cast<long long>(offsets[0]));
+  }
+  for (std::int64_t i = 0; i < count; ++i) {
+    if (offsets[i + 1] < offsets[i]) {
+      throw Failure(NCK_ARGUMENT, "%s must not fall, got %lld after %lld at %lld", name,
+                    static_cast<long long>(offsets[i + 1]), static_cast<long long>(offsets[i]),
+                    static_cast<long long>(i + 1));
+    }
+  }
+}
+
+void check_tokens(const std::int64_t* tokens, std::int64_t count, std::int64_t least,
+                  std::int64_t vocab) {
+  if (count > 0) check_pointer(tokens, "tokens");
+  for (std::int64_t i = 0; i < count; ++i) {
+    if (tokens[i] < least || tokens[i] >= vocab) {
+      throw Failure(NCK_ARGUMENT, "token %lld must be in [%lld, %lld), got %lld",
+                    static_cast<long long>(i), static_cast<long long>(least),
+                    static_cast<long long>(vocab), static_cast<long long>(tokens[i]));
+    }
+  }
+}
+
+// Checks documents and returns their number of targets, the ends of documents included.
+std::int64_t check_documents(const std::int64_t* tokens, const std::int64_t* offsets,
+                             std::int64_t documents, std::int64_t vocab) {
+  check_range("documents", documents, 0, max_targets);
+  check_offsets("offsets", offsets, documents);
+  const std::int64_t count = offsets[documents];
+  if (count > max_targets - documents) {
+    throw Failure(NCK_ARGUMENT,
+                  "tokens and documents together must be at most 2^27, got %lld tokens in %lld"
+                  " documents",
+                  static_cast<long long>(count), static_cast<long long>(documents));
+  }
+  check_tokens(tokens, count, 1, vocab);
+  return count + documents;
+}
+
+std::vector<std::uint32_t> stream_of(const std::int64_t* tokens, const std::int64_t* offsets,
+                                     std::int64_t documents) {
+  std::vector<std::uint32_t> stream;
+  stream.reserve(static_cast<std::size_t>(offsets[documents] + documents + 1));
+  stream.push_back(bos);
+  for (std::int64_t d = 0; d < documents; ++d) {
+    for (std::int64_t i = offsets[d]; i < offsets[d + 1]; ++i) {
+      stream.push_back(static_cast<std::uint32_t>(tokens[i]));
+    }
+    stream.push_back(bos);
+  }
+  return stream;
+}
+
+// Scores targets first … last − 1 of the documents.
+void score(const Table& table, const std::int64_t* tokens, const std::int64_t* offsets,
+           std::int64_t documents, int least_order, int most_order, double* result,
+           std::int64_t first, std::int64_t last) noexcept {
+  const std::int64_t stride = offsets[documents] + documents;
+  // The document of the first target: the last one that begins at or before it.
+  std::int64_t document = 0;
+  for (std::int64_t count = documents; count > 1;) {
+    const std::int64_t half = count / 2;
+    if (offsets[document + half] + document + half <= first) document += half;
+    count -= half;
+  }
+  for (std::int64_t i = first; i < last; ++i) {
+    while (i >= offsets[document + 1] + document + 1) ++document;
+    const std::int64_t begin = offsets[document], length = i - begin - document;
+    const bool is_end = begin + length == offsets[document + 1];
+    const auto target = is_end ? bos : static_cast<std::uint32_t>(tokens[begin + length]);
+    losses(table, {tokens + begin, length, true}, target, least_order, most_order, result + i,
+           stride);
+  }
+}
+
+}  // namespace
+}  // namespace nanochat::kernels::ngram
+
+extern "C" {
+
+std::int32_t nck_count_ngrams(const std::int64_t* tokens, const std::int64_t* offsets,
+                              std::int64_t documents, std::int64_t vocab, std::int32_t order,
+                              nck_ngrams** ngrams, std::int32_t threads) {
+  using namespace nanochat::kernels;
+  return guarded([&] {
+    check_range("order", order, 1, ngram::max_order);
+    check_range("vocab", vocab, 1, ngram::max_vocab);
+    check_threads(threads);
+    check_pointer(static_cast<const void*>(ngrams), "ngrams");
+    ngram::check_documents(tokens, offsets, documents, vocab);
+    auto counted = std::make_unique<nck_ngrams>();
+    counted->table.order = order;
+    counted->table.vocab = static_cast<std::uint32_t>(vocab);
+    counted->table.stream = ngram::stream_of(tokens, offsets, documents);
+    ngram::build(counted->table, threads);
+    *ngrams = counted.release();
+  });
+}
+
+// NOLINTNEXTLINE(misc-const-correctness): as declared
+void nck_free_ngrams(nck_ngrams* ngrams) { delete ngrams; }
+
+std::int64_t nck_ngram_bytes(const nck_ngrams* ngrams) {
+  if (ngrams == nullptr) return 0;
+  const auto bytes = [](const auto& array) { return array.capacity() * sizeof(array[0]); };
+  const nanochat::kernels::ngram::Table& table = ngrams->table;
+  return static_cast<std::int64_t>(sizeof(table) + bytes(table.stream) + bytes(table.nodes) +
+                                   bytes(table.children) + bytes(table.followers));
+}
+
+std::int32_t nck_ngram_losses(const nck_ngrams* ngrams, const std::int64_t* tokens,
+                              const std::int64_t* offsets, std::int64_t documents,
+                              std::int32_t least_order, std::int32_t most_order, double* losses,
+                              std::int32_t threads) {
+  using namespace nanochat::kernels;
+  return guarded([&] {
+    check_pointer(ngrams, "ngrams");
+    const ngram::Table& table = ngrams->table;
+    check_range("most_order", most_order, 1, table.order);
+    check_range("least_order", least_order, 1, most_order);
+    check_threads(threads);
+    const std::int64_t targets = ngram::check_documents(tokens, offsets, documents, table.vocab);
+    if (targets == 0) return;
+    check_pointer(losses, "losses");
+    parallel_for(targets, ngram::chunk_targets, threads,
+                 [&](std::int64_t first, std::int64_t last) {
+                   ngram::score(table, tokens, offsets, documents, least_order, most_order, losses,
+                                first, last);
+                 });
+  });
+}
+
+std::int32_t nck_ngram_distributions(const nck_ngrams* ngrams, const std::int64_t* tokens,
+                                     const std::int64_t* offsets, std::int64_t contexts,
+                                     std::int32_t order, double* probabilities,
+                                     std::int32_t threads) {
+  using namespace nanochat::kernels;
+  return guarded([&] {
+    check_pointer(ngrams, "ngrams");
+    const ngram::Table& table = ngrams->table;
+    check_range("order", order, 1, table.order);
+    check_range("contexts", contexts, 0, ngram::max_targets);
+    check_threads(threads);
+    ngram::check_offsets("offsets", offsets, contexts);
+    ngram::check_tokens(tokens, offsets[contexts], 0, table.vocab);
+    if (contexts == 0) return;
+    check_pointer(probabilities, "probabilities");
+    const std::int64_t chunk = std::max<std::int64_t>(ngram::chunk_targets / table.vocab, 16);
+    parallel_for(contexts, chunk, threads, [&](std::int64_t first, std::int64_t last) {
+      for (std::int64_t i = first; i < last; ++i) {
+        // A context ends at its last BOS.
+        std::int64_t begin = offsets[i + 1];
+        while (begin > offsets[i] && tokens[begin - 1] != ngram::bos) --begin;
+        ngram::distribution(table, {tokens + begin, offsets[i + 1] - begin, begin > offsets[i]},
+                            order, probabilities + i * table.vocab);
+      }
+    });
+  });
+}
+
+}  // extern "C"

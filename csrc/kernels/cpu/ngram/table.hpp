@@ -1,0 +1,96 @@
+// The counts of a text as a tree of contexts: what is counted, and how it is stored.
+//
+// A node is a context, the tokens before a target. The root is the empty context. A child extends
+// its parent's context by one token into the past. A context that contains BOS ends there and has
+// no children. Each node lists its followers, the targets that occur after it.
+//
+// A context that occurs once is a leaf: it stores only the position of its target. The text itself
+// tells which longer contexts the leaf represents. All of its counts are 1.
+#ifndef NANOCHAT_KERNELS_CPU_NGRAM_TABLE_HPP_
+#define NANOCHAT_KERNELS_CPU_NGRAM_TABLE_HPP_
+
+#include <array>
+#include <cstdint>
+#include <vector>
+
+namespace nanochat::kernels::ngram {
+
+inline constexpr std::uint32_t bos = 0;
+inline constexpr int max_order = 16;
+// With these limits no index or count overflows 32 bits: there are at most max_targets ·
+// most_order = 2^31 followers.
+inline constexpr std::int64_t max_targets = std::int64_t{1} << 27U, max_vocab = 1 << 20;
+
+// The two numbers that are counted for an n-gram. raw: its occurrences, used for the highest order.
+// adjusted: the distinct tokens before it, used below the highest order; the occurrences if it
+// begins with BOS, which no token precedes.
+enum Kind : std::uint8_t { adjusted = 0, raw = 1 };
+
+struct Follower {
+  std::uint32_t token;
+  std::uint32_t count[2];  // by Kind
+};
+
+// The counts of a context: the sum of its followers' counts and how many of them are 1 and 2.
+struct Totals {
+  std::uint32_t sum, ones, twos;
+};
+
+// The lists of a node end where those of the next node begin. The last node is a sentinel.
+//
+// A list of more than short_list followers begins with two elements that hold its totals, one for
+// each Kind: the sum as the token, ones and twos as the counts. The totals of shorter lists, which
+// are most, are computed when they are needed.
+struct Node {
+  std::uint32_t first_child, first_follower;
+};
+inline constexpr std::size_t short_list = 8;
+
+// Children are sorted by token.
+struct Child {
+  std::uint32_t token;
+  std::uint32_t link;  // the index of a node, or leaf_bit and the position of a target
+};
+inline constexpr std::uint32_t leaf_bit = std::uint32_t{1} << 31U;
+
+// Subtracted from the counts 1, 2, and 3 or more.
+using Discounts = std::array<double, 3>;
+
+struct Table {
+  int order = 0;
+  std::uint32_t vocab = 0;
+  std::vector<std::uint32_t> stream;  // BOS before each document, and one at the end
+  std::vector<Node> nodes;            // by depth, the root first
+  std::vector<Child> children;
+  std::vector<Follower> followers;
+  std::array<std::array<Discounts, 2>, max_order> discounts{};  // [depth][Kind]
+
+  std::uint32_t targets() const noexcept { return static_cast<std::uint32_t>(stream.size()) - 1; }
+};
+
+inline Totals totals_of(const Follower* first, const Follower* last, Kind kind) noexcept {
+  Totals totals{0, 0, 0};
+  for (; first != last; ++first) {
+    const std::uint32_t count = first->count[kind];
+    totals.sum += count;
+    totals.ones += static_cast<std::uint32_t>(count == 1);
+    totals.twos += static_cast<std::uint32_t>(count == 2);
+  }
+  return totals;
+}
+
+// Counts the n-grams of table.stream up to table.order, and fills in the rest of the table. Throws
+// std::bad_alloc.
+void build(Table& table, int threads);
+
+// Sorts the targets of a stream, the positions 1 … targets, by their contexts of at most `longest`
+// tokens, from the newest token to the oldest, and by position. A context ends at BOS. shared[i]:
+// the tokens that the contexts of order[i − 1] and order[i] share, or at least `longest` if they
+// are equal. Throws std::bad_alloc.
+void sort_contexts(const std::vector<std::uint32_t>& stream, std::uint32_t vocab, int longest,
+                   int threads, std::vector<std::uint32_t>& order,
+                   std::vector<std::uint8_t>& shared);
+
+}  // namespace nanochat::kernels::ngram
+
+#endif  // NANOCHAT_KERNELS_CPU_NGRAM_TABLE_HPP_

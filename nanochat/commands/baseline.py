@@ -1,0 +1,87 @@
+"""The counting baseline next to a run: counted while the model trains, told at the end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nanochat.config.options import TrainConfig
+from nanochat.data.dataset import Dataset
+from nanochat.errors import NanochatError
+from nanochat.ngram.baseline import Baseline, count_baseline
+from nanochat.output.terminal import Terminal
+from nanochat.system import processes
+from nanochat.system.background import Background
+from nanochat.training.deadline import Deadline
+
+__all__ = ["Counting", "baseline_metrics", "comparison", "counted_baseline", "start_baseline"]
+
+Counting = Background[Baseline | NanochatError]
+
+
+def start_baseline(config: TrainConfig, dataset: Dataset) -> Counting | None:
+    """Start to count on another thread, in one process, if there are targets to score.
+
+    All of the validation text is scored, as the model is at the end of a run. An error of the count
+    is its result: it must not end the run.
+    """
+
+    def count() -> Baseline | NanochatError:
+        try:
+            return count_baseline(
+                dataset.train, dataset.val, dataset.tokenizer.vocab_size,
+                dataset.tokenizer.token_bytes, seed=config.seed,
+            )  # fmt: skip
+        except NanochatError as error:
+            return error
+
+    if not config.baseline or dataset.val.count == 0 or processes.rank() != 0:
+        return None
+    return Background(count, "baseline")
+
+
+def counted_baseline(
+    counting: Counting | None, terminal: Terminal, deadline: Deadline | None
+) -> Baseline | None:
+    """Wait for the baseline, but not beyond a deadline; warn if it could not be counted."""
+    if counting is None:
+        return None
+    try:
+        baseline = counting.result(None if deadline is None else deadline.time_left_s() / 2)
+    except TimeoutError:
+        terminal.note("no counting baseline: the text is too long to count within the time budget")
+        return None
+    if isinstance(baseline, NanochatError):
+        terminal.warn(f"no counting baseline: {baseline}")
+        return None
+    return baseline
+
+
+def baseline_metrics(baseline: Baseline | None) -> dict[str, Any]:
+    """Return what result.json holds of the baseline; without one, nothing."""
+    if baseline is None:
+        return {}
+    return {
+        "baseline_order": baseline.order,
+        "baseline_loss": baseline.loss,
+        "baseline_bpb": baseline.bpb,
+    }
+
+
+def comparison(baseline: Baseline, loss: float | None, bpb: float | None) -> str:
+    """Return one line that compares the model's validation with counting.
+
+    A model that is worse gets a second line with what to try.
+    """
+    if baseline.bpb is not None and bpb is not None:
+        model, counting, unit = bpb, baseline.bpb, "bits per byte"
+    elif baseline.loss is not None and loss is not None:
+        model, counting, unit = loss, baseline.loss, "nats per token"
+    else:
+        return "nothing to compare with counting: validation has no targets"
+    line = f"validation {model:.2f} {unit} (counting, order {baseline.order}: {counting:.2f})"
+    if model <= counting:
+        return line
+    return (
+        f"{line}\nthe model is worse than counting by {model - counting:.2f} {unit};"
+        " try more --steps or a longer --time-budget, or a larger --preset"
+    )

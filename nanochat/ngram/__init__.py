@@ -1,0 +1,1 @@
+"""Count-based n-gram models: counting, smoothing, and the baseline of a run. No torch, no numba."""

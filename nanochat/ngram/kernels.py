@@ -1,0 +1,59 @@
+"""The n-gram kernels of libnck as typed ctypes functions.
+
+Every run counts, and a short run is over before cffi is imported and has read the declarations.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanochat import native
+from nanochat.errors import KernelError
+
+__all__ = ["SIGNATURES", "check", "kernels", "pointer"]
+
+_POINTER, _INT64, _INT32 = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
+
+# The result and the arguments of each function, as in csrc/kernels/abi.h.
+SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
+    "nck_count_ngrams": (
+        _INT32, [_POINTER, _POINTER, _INT64, _INT64, _INT32, _POINTER, _INT32]
+    ),
+    "nck_free_ngrams": (None, [_POINTER]),
+    "nck_ngram_bytes": (_INT64, [_POINTER]),
+    "nck_ngram_losses": (
+        _INT32, [_POINTER, _POINTER, _POINTER, _INT64, _INT32, _INT32, _POINTER, _INT32]
+    ),
+    "nck_ngram_distributions": (
+        _INT32, [_POINTER, _POINTER, _POINTER, _INT64, _INT32, _POINTER, _INT32]
+    ),
+    "nck_last_error": (ctypes.c_char_p, []),
+}  # fmt: skip
+
+
+@cache
+def kernels() -> Any:
+    """Return the CPU kernels. Raises KernelError if they are missing or of another version."""
+    library = native.cpu_by_ctypes()
+    for name, (result, arguments) in SIGNATURES.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    return library
+
+
+def check(status: int) -> None:
+    """Raise KernelError with the kernels' message unless the status is NCK_OK."""
+    if status:
+        raise KernelError(kernels().nck_last_error().decode())
+
+
+def pointer(array: NDArray[Any]) -> int:
+    """Return the address of an array's first element; the caller must keep the array."""
+    assert array.flags.c_contiguous
+    assert array.dtype in (np.int64, np.float64)
+    return int(array.ctypes.data)

@@ -1,0 +1,145 @@
+"""Interpolated modified Kneser–Ney over token ids: NumPy arrays around the kernels of libnck.
+
+csrc/kernels/abi.h has the formulas. Leaves out the choice of the order (baseline.py).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nanochat.data.documents import Documents
+from nanochat.errors import KernelError
+from nanochat.ngram.kernels import check, kernels, pointer
+
+__all__ = ["MAX_ORDER", "KneserNey"]
+
+MAX_ORDER = 16
+
+
+class KneserNey:
+    """An n-gram model of documents. Order N predicts a token from N − 1 tokens of context.
+
+    The counts serve every order up to the one counted, so each method takes an `order`.
+
+    >>> import numpy as np
+    >>> from nanochat.data.documents import Documents
+    >>> text = Documents(np.array([1, 2, 1, 2, 1]), np.array([0, 3, 5]))  # 1 2 1 and 2 1
+    >>> model = KneserNey.count(text, order=2, vocab_size=3)
+    >>> int(model.distribution([1, 2]).argmax())
+    1
+    """
+
+    def __init__(self, counts: int, order: int, vocab_size: int) -> None:
+        self._counts = counts  # address of an nck_ngrams, freed with this object
+        self.order, self.vocab_size = order, vocab_size
+        finalizer = weakref.finalize(self, kernels().nck_free_ngrams, counts)
+        finalizer.atexit = False  # a daemon thread may still use the counts
+
+    @classmethod
+    def count(
+        cls, documents: Documents, order: int, vocab_size: int, threads: int = 1
+    ) -> KneserNey:
+        """Count the n-grams of 1 … order tokens. The counts are equal for any `threads`.
+
+        Raises KernelError for an order outside 1 … 16, tokens outside [1, vocab_size), more than
+        2^27 tokens, or too little memory.
+        """
+        _check_int32(order=order, threads=threads, vocab_size=vocab_size)
+        tokens, offsets = _arrays(documents)
+        counts = ctypes.c_void_p()
+        status = kernels().nck_count_ngrams(
+            pointer(tokens), pointer(offsets), documents.count, vocab_size, order,
+            ctypes.addressof(counts), threads,
+        )  # fmt: skip
+        check(status)
+        assert counts.value is not None
+        return cls(counts.value, order, vocab_size)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of memory that the counts take."""
+        return int(kernels().nck_ngram_bytes(self._counts))
+
+    def token_losses(
+        self, documents: Documents, order: int | None = None, threads: int = 1
+    ) -> NDArray[np.float64]:  # (documents.pairs,)
+        """Return the nats of each target, in the order of `token_stream`, BOS included."""
+        order = self.order if order is None else order
+        losses: NDArray[np.float64] = self._losses(documents, order, order, threads)[0]
+        return losses
+
+    def token_losses_by_order(
+        self, documents: Documents, threads: int = 1
+    ) -> NDArray[np.float64]:  # (order, documents.pairs)
+        """Return `token_losses` for the orders 1 … order, computed in one pass."""
+        return self._losses(documents, 1, self.order, threads)
+
+    def distribution(
+        self, context: ArrayLike, order: int | None = None
+    ) -> NDArray[np.float64]:  # (vocab_size,)
+        """Return the probability of each token after a context.
+
+        A context that reaches back to the beginning of its document begins with BOS.
+        """
+        probabilities: NDArray[np.float64] = self.distributions([context], order)[0]
+        return probabilities
+
+    def distributions(
+        self, contexts: Sequence[ArrayLike], order: int | None = None, threads: int = 1
+    ) -> NDArray[np.float64]:  # (contexts, vocab_size)
+        """Return one `distribution` per context."""
+        rows = [_int64(context) for context in contexts]
+        offsets = np.zeros(len(rows) + 1, dtype=np.int64)
+        np.cumsum([len(row) for row in rows], out=offsets[1:])
+        tokens = np.concatenate(rows) if rows else np.zeros(0, dtype=np.int64)
+        result = np.empty((len(rows), self.vocab_size))
+        order = self.order if order is None else order
+        _check_int32(order=order, threads=threads)
+        status = kernels().nck_ngram_distributions(
+            self._counts, pointer(tokens), pointer(offsets), len(rows), order, pointer(result),
+            threads,
+        )  # fmt: skip
+        check(status)
+        return result
+
+    def _losses(
+        self, documents: Documents, least_order: int, most_order: int, threads: int
+    ) -> NDArray[np.float64]:
+        _check_int32(least_order=least_order, most_order=most_order, threads=threads)
+        tokens, offsets = _arrays(documents)
+        # An order that the kernel refuses must not decide the size.
+        orders = most_order - least_order + 1 if most_order <= MAX_ORDER else 0
+        result = np.empty((max(orders, 0), documents.pairs))
+        status = kernels().nck_ngram_losses(
+            self._counts, pointer(tokens), pointer(offsets), documents.count, least_order,
+            most_order, pointer(result), threads,
+        )  # fmt: skip
+        check(status)
+        return result
+
+
+def _check_int32(**numbers: int) -> None:
+    """Raise KernelError for a number that ctypes would cut to 32 bits."""
+    for name, number in numbers.items():
+        if not 1 <= number < 1 << 31:
+            raise KernelError(f"{name} must be in [1, 2^31), got {number}")
+
+
+def _arrays(documents: Documents) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return tokens and offsets for the kernels, which cannot see the length of the tokens."""
+    tokens, offsets = _int64(documents.tokens), _int64(documents.offsets)
+    if len(offsets) == 0 or offsets[-1] != len(tokens):
+        last = offsets[-1] if len(offsets) else "none"
+        raise KernelError(
+            f"the last offset must be the number of tokens, {len(tokens)}, got {last}"
+        )
+    return tokens, offsets
+
+
+def _int64(values: ArrayLike) -> NDArray[np.int64]:
+    return np.ascontiguousarray(values, dtype=np.int64)

@@ -1,0 +1,64 @@
+// Counting that runs out of memory at any allocation returns a status, frees everything (which the
+// address sanitizer checks), and writes no result.
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <vector>
+
+#include "kernels/nck.h"
+#include "testing.hpp"
+
+namespace {
+
+// Allocations until std::bad_alloc; negative: no limit. One thread allocates in this test.
+long budget = -1;
+
+}  // namespace
+
+void* operator new(std::size_t size) {
+  if (budget == 0) throw std::bad_alloc();
+  if (budget > 0) --budget;
+  void* memory = std::malloc(size == 0 ? 1 : size);
+  if (memory == nullptr) throw std::bad_alloc();
+  return memory;
+}
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+
+namespace {
+
+constexpr std::int32_t order = 6;
+constexpr std::int64_t vocab = 4;
+
+// Long enough for both ways to sort.
+std::vector<std::int64_t> text() {
+  std::vector<std::int64_t> tokens(2000);
+  std::uint32_t state = 1;
+  for (std::int64_t& token : tokens) {
+    state = state * 1664525U + 1013904223U;
+    token = 1 + state / 65536U % 3U;
+  }
+  return tokens;
+}
+
+}  // namespace
+
+TEST_CASE(counting_without_memory_is_a_status_at_every_allocation) {
+  const std::vector<std::int64_t> tokens = text(), offsets{0, 1900, 1900, 2000};
+  for (long allowed = 0;; ++allowed) {
+    nck_ngrams* ngrams = nullptr;
+    budget = allowed;
+    const std::int32_t status =
+        nck_count_ngrams(tokens.data(), offsets.data(), 3, vocab, order, &ngrams, 1);
+    budget = -1;
+    if (status == NCK_OK) {
+      CHECK(allowed > 20);
+      CHECK(nck_ngram_bytes(ngrams) > 0);
+      nck_free_ngrams(ngrams);
+      return;
+    }
+    CHECK(status == NCK_MEMORY);
+    CHECK(ngrams == nullptr);
+    CHECK(std::strlen(nck_last_error()) > 0);
+  }
+}
