@@ -83,8 +83,11 @@ def forget() -> None:
 
 
 def _spooled(origin: str, chunks: Iterator[bytes]) -> Fetched:
+    import atexit
     import tempfile
 
+    atexit.unregister(forget)  # an open spooled file complains while the interpreter shuts down
+    atexit.register(forget)
     digest = hashlib.sha256()
     spool = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115  # outlives this call
     try:
