@@ -107,6 +107,8 @@ def __getattr__(name: str) -> Any:
         value = getattr(import_module(_HOMES[name]), name)
         globals()[name] = value
         return value
+    if name in ("ngram", "ops"):  # packages that are offered under their own names
+        return import_module(f"nanochat.{name}")
     raise AttributeError(f"module 'nanochat' has no attribute {name!r}")
 
 

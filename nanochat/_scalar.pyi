@@ -329,6 +329,7 @@ def draw_tokens(
     Args:
         logits: (rows, vocab) float32 or float64.
         random: (rows,) uint64, C-contiguous.
+        temperature: 0 takes the largest logit, of equal ones the first.
         top_k: number of tokens to keep; 0 keeps all.
 
     Returns an int64 array (rows,). Raises ValueError for an option that is out of range or a

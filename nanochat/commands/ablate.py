@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat.commands.train import train
+from nanochat.config.option import as_text
 from nanochat.config.options import (
     ABLATIONS_DIR,
     AUTO,
@@ -85,13 +86,14 @@ def ablate(
     Raises ConfigError before any run if the grid cannot be built, and AblationError at the end if
     runs failed; the tables then hold the other runs.
 
-    >>> import nanochat
-    >>> result = nanochat.ablate(
-    ...     nanochat.AblateConfig(vary=("tie_lm_head=true,false",), seeds=2),
-    ...     {"model_kind": "bigram", "mode": "scalar", "steps": 2, "eval_tokens": 50},
-    ... )
-    >>> len(result.runs), len(result.variants)
-    (4, 2)
+    Example:
+        >>> import nanochat
+        >>> result = nanochat.ablate(
+        ...     nanochat.AblateConfig(vary=("tie_lm_head=true,false",), seeds=2),
+        ...     {"model_kind": "bigram", "mode": "scalar", "steps": 2, "eval_tokens": 50},
+        ... )
+        >>> len(result.runs), len(result.variants)
+        (4, 2)
     """
     config = config or AblateConfig()
     planned = plan_runs(config, base or {})
@@ -149,7 +151,9 @@ def _product(
             given = {**options, **variant, "seed": seed, "out": str(folder / name)}
             runs.append(
                 PlannedRun(
-                    name=name, variant=variant, config=TrainConfig(**{"num_samples": 0, **given})
+                    name=name,
+                    variant=variant,
+                    config=TrainConfig(**{"num_samples": 0, "baseline": False, **given}),
                 )
             )
     return runs
@@ -216,7 +220,7 @@ def _axis(text: str) -> tuple[str, list[Any]]:
 
 
 def _run_name(variant: Mapping[str, Any], seed: int) -> str:
-    parts = [f"{name}={str(value).lower()}" for name, value in variant.items()]
+    parts = [f"{name}={as_text(value).lower()}" for name, value in variant.items()]
     return re.sub(r"[^A-Za-z0-9_.,=+-]", "_", ",".join([*parts, f"seed={seed}"]))
 
 
@@ -336,9 +340,9 @@ def _is_finished(run: PlannedRun) -> bool:
     if not folder.config.exists():
         return False
     saved = read_config_file(str(folder.config), options_of(TrainConfig))
-    resolved_later = {"device", "dtype", "batching", "resume", "threads"}
+    resolved_later = {"device", "dtype", "batching", "documents", "separator", "resume", "threads"}
     for name, value in run.config.to_dict().items():
-        if name not in resolved_later and value not in (AUTO, saved.get(name)):
+        if name not in {*resolved_later, "out"} and value not in (AUTO, saved.get(name)):
             raise ConfigError(
                 f"{folder.path} holds a run with {name} {saved.get(name)}, got {value};"
                 " choose another out"

@@ -37,10 +37,11 @@ def evaluate(config: EvalConfig | None = None, *, terminal: Terminal = SILENT) -
     Without `data` the text is the validation part of the run. Raises CheckpointError, CorpusError,
     and TokenizerError for a character that the model does not know.
 
-    >>> import nanochat
-    >>> run = nanochat.train(nanochat.TrainConfig(mode="scalar", steps=1, num_samples=0))
-    >>> nanochat.evaluate(nanochat.EvalConfig(checkpoint=str(run.run))).targets > 0
-    True
+    Example:
+        >>> import nanochat
+        >>> run = nanochat.train(nanochat.TrainConfig(mode="scalar", steps=1, num_samples=0))
+        >>> nanochat.evaluate(nanochat.EvalConfig(checkpoint=str(run.run))).targets > 0
+        True
     """
     config = config or EvalConfig()
     checkpoint, trained_config, skipped = read_checkpoint(config.checkpoint, config.run)

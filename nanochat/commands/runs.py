@@ -34,6 +34,7 @@ from nanochat.runs.summary import (
     FOREIGN,
     RunSummary,
     best_step,
+    finite,
     folder_bytes,
     logged,
     summarize,
@@ -264,9 +265,9 @@ def _points(run: RunSummary, kind: str, key: str) -> list[tuple[float, float]]:
     """Return the finite figures of one kind of records, by step."""
     points = []
     for record in logged(run.path / "metrics.jsonl", kind):
-        step, value = record.get("step"), record.get(key)
-        if isinstance(step, int) and isinstance(value, (int, float)):
-            points.append((float(step), float(value)))
+        step, value = finite(record.get("step")), finite(record.get(key))
+        if step is not None and value is not None:
+            points.append((step, value))
     return points
 
 

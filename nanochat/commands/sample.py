@@ -33,11 +33,12 @@ def sample(config: SampleConfig | None = None, *, terminal: Terminal = SILENT) -
     The same checkpoint, options and seed give the same texts. Raises CheckpointError,
     TokenizerError, PromptTooLong, ConfigError.
 
-    >>> import nanochat
-    >>> run = nanochat.train(nanochat.TrainConfig(mode="scalar", steps=3, num_samples=0))
-    >>> texts = nanochat.sample(nanochat.SampleConfig(checkpoint=str(run.run), prompt="an"))
-    >>> texts[0].startswith("an")
-    True
+    Example:
+        >>> import nanochat
+        >>> run = nanochat.train(nanochat.TrainConfig(mode="scalar", steps=3, num_samples=0))
+        >>> texts = nanochat.sample(nanochat.SampleConfig(checkpoint=str(run.run), prompt="an"))
+        >>> texts[0].startswith("an")
+        True
     """
     config = config or SampleConfig()
     if config.baseline == "counts":

@@ -102,10 +102,11 @@ def train(
     The defaults are those of the command line. Raises a NanochatError for every mistake of the
     user, and `RunInterrupted` after SIGINT or SIGTERM, once the checkpoint is saved.
 
-    >>> import nanochat
-    >>> run = nanochat.train(nanochat.TrainConfig(mode="scalar", steps=3, num_samples=2))
-    >>> run.metrics["steps"], len(run.samples)
-    (3, 2)
+    Example:
+        >>> import nanochat
+        >>> run = nanochat.train(nanochat.TrainConfig(mode="scalar", steps=3, num_samples=2))
+        >>> run.metrics["steps"], len(run.samples)
+        (3, 2)
     """
     started = time.perf_counter() - elapsed_s
     requested = config or TrainConfig()

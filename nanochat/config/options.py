@@ -78,10 +78,11 @@ class TrainConfig:
     """The options of one training run, complete and checked.
 
     Values that are not given come from `preset`. Raises ConfigError for a value and
-    UnsupportedOption for a combination of values. Example:
+    UnsupportedOption for a combination of values.
 
-    >>> TrainConfig(preset="microgpt", steps=100).n_embd
-    16
+    Example:
+        >>> TrainConfig(preset="microgpt", steps=100).n_embd
+        16
     """
 
     # model

@@ -169,9 +169,9 @@ def _checked_integers(name: str, integers: Tensor, size: int, logits: Tensor) ->
 def _checked_options(temperature: Any, top_k: Any, top_p: Any) -> tuple[float, int, float]:
     """Return the options as numbers that the kernels take. Raises KernelError."""
     if type(temperature) is not float:
-        temperature = number("temperature", temperature, "finite and > 0")
-    if not 0 < temperature < math.inf:
-        raise KernelError(f"temperature must be finite and > 0, got {temperature:g}")
+        temperature = number("temperature", temperature, "finite and >= 0")
+    if not 0 <= temperature < math.inf:
+        raise KernelError(f"temperature must be finite and >= 0, got {temperature:g}")
     if type(top_k) is not int:
         kept = as_int(top_k)
         if kept is None:

@@ -79,13 +79,14 @@ def _rich(
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, padding=(0, _GAP, 0, 0), header_style="bold", pad_edge=False)
+    table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False)
     for column, name in enumerate(header):
         justify: Any = "right" if column in numbers else "left"
         table.add_column(Text(name), justify=justify, overflow="fold", no_wrap=column in whole)
     for row in rows:
         table.add_row(*map(Text, row))
-    console = Console(width=terminal_width())
+    # Without styles: Terminal.result escapes the codes of every style.
+    console = Console(width=terminal_width(), color_system=None, legacy_windows=False)
     with console.capture() as captured:
         console.print(table)
     return "\n".join(line.rstrip() for line in captured.get().splitlines())

@@ -1,8 +1,9 @@
 """Checkpoints: folders `step-000123/` that are whole or absent, and verified before they are read.
 
-Owns the layout, the manifest, the order of writes, the file `best` and the search for a checkpoint.
-retention.py decides which checkpoints a run keeps. The caller knows what the config, tokenizer and
-data dictionaries mean. Weights are safetensors, everything else is JSON: a pickle is never read.
+Owns the layout, the manifest, the order of writes and the search for a checkpoint. best.py reads
+the file `best`; retention.py decides which checkpoints a run keeps. The caller knows what the
+config, tokenizer and data dictionaries mean. Weights are safetensors, everything else is JSON: a
+pickle is never read.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from nanochat.config.options import CHECKPOINTS_DIR
 from nanochat.errors import CheckpointError
 from nanochat.model.state import TrainerState
+from nanochat.runs.best import BEST, BEST_FORMAT, BEST_VERSION, BestMark, read_best
 from nanochat.system.durable import output_error, sync_folder, write_durably
 from nanochat.training.engine import EngineState
 
@@ -48,11 +50,6 @@ WEIGHTS, OPTIMIZER = "weights.safetensors", "optimizer.safetensors"
 CONFIG, TOKENIZER, DATA, TRAINER = "config.json", "tokenizer.json", "data.json", "trainer.json"
 FILES = (WEIGHTS, OPTIMIZER, CONFIG, TOKENIZER, DATA, TRAINER)
 
-# Names the step folder of the lowest validation loss. A JSON file works on every file system; some
-# have no symbolic links.
-BEST = "best"
-BEST_FORMAT = "nanochat best checkpoint"
-
 # Siblings of the step folders that exist only during a save, or after an interrupted one.
 SAVING = ".saving-"  # being written
 REPLACED = ".replaced-"  # the previous folder of the same step, until the new one has its name
@@ -74,15 +71,6 @@ class Checkpoint:
     @property
     def run_folder(self) -> Path:
         return self.path.parent.parent
-
-
-@dataclass(frozen=True, slots=True)
-class BestMark:
-    """The content of `checkpoints/best`."""
-
-    step: int
-    val_loss: float | None  # nats per target of the evaluation set; None: there is no validation
-    weights_sha256: str  # of the step folder's weights
 
 
 # ----------------------------------------------------------------------------------------- saving
@@ -189,7 +177,7 @@ def mark_best(path: Path, val_loss: float | None) -> None:
     """
     record = {
         "format": BEST_FORMAT,
-        "version": VERSION,
+        "version": BEST_VERSION,
         "step": _step_of(path),
         "val_loss": val_loss,
         "weights_sha256": _read_manifest(path)[WEIGHTS]["sha256"],
@@ -278,7 +266,7 @@ def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
         manifest = json.loads(content)
         kind, version, files = manifest["format"], manifest["version"], manifest["files"]
         sizes = {name: (files[name]["size"], files[name]["sha256"]) for name in FILES}
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise CheckpointError(f"{file} is damaged: it is not a checkpoint manifest") from error
     if kind != FORMAT or version != VERSION:
         raise CheckpointError(
@@ -366,26 +354,6 @@ def _step_of(path: Path) -> int:
     matched = re.fullmatch(r"step-(\d+)", path.name)
     assert matched is not None, path
     return int(matched[1])
-
-
-def read_best(directory: Path) -> BestMark:
-    """Read the file `best` of a checkpoints folder. Raises CheckpointError."""
-    file = directory / BEST
-    content = _read(file)
-    try:
-        record = json.loads(content)
-        kind, version = record["format"], record["version"]
-        mark = BestMark(record["step"], record["val_loss"], record["weights_sha256"])
-    except (ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{file} is damaged: it does not name a checkpoint") from error
-    if kind != BEST_FORMAT or version != VERSION:
-        raise CheckpointError(
-            f"{file} must have format {BEST_FORMAT!r} version {VERSION}, got {kind!r} version"
-            f" {version!r}"
-        )
-    if type(mark.step) is not int or type(mark.weights_sha256) is not str:
-        raise CheckpointError(f"{file} is damaged: it does not name a checkpoint")
-    return mark
 
 
 def find_checkpoint(run: Path, which: str) -> Checkpoint:

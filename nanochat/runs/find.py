@@ -6,15 +6,15 @@ imports no NumPy, because `nanochat runs` must start at once.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from nanochat.config.option import closest, shown
-from nanochat.config.options import BEST, CHECKPOINTS_DIR
+from nanochat.config.options import CHECKPOINTS_DIR
 from nanochat.errors import CheckpointError
+from nanochat.runs.best import read_best
 from nanochat.runs.folder import CONFIG, RESULT
 
 __all__ = [
@@ -149,11 +149,10 @@ def _steps_in(directory: Path) -> Iterable[tuple[int, Path]]:
 def marked_step(run: Path) -> int | None:
     """Return the step of the checkpoint that the run marks as its best, or None.
 
-    `checkpoints/best` is a JSON object with the key `step`. A damaged mark is none.
+    A damaged mark, or one whose checkpoint is gone, is none.
     """
     try:
-        record = json.loads((run / CHECKPOINTS_DIR / BEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        step = read_best(run / CHECKPOINTS_DIR).step
+    except CheckpointError:
         return None
-    step = record.get("step") if isinstance(record, dict) else None
-    return step if isinstance(step, int) and step in step_folders(run) else None
+    return step if step in step_folders(run) else None

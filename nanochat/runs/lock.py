@@ -118,7 +118,7 @@ def _names(descriptor: int) -> Mapping[str, Any]:
     try:
         names = json.loads(os.pread(descriptor, 4096, 0))
         pid, host, started = int(names["pid"]), str(names["host"]), names["started"]
-    except (ValueError, TypeError, KeyError, OSError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError, OSError):
         return {}
     return {"pid": pid, "host": host, "started": started} if pid > 0 else {}
 

@@ -29,6 +29,7 @@ __all__ = [
     "Evaluation",
     "RunSummary",
     "best_step",
+    "finite",
     "folder_bytes",
     "logged",
     "summarize",
@@ -170,20 +171,24 @@ def logged(metrics: Path, kind: str) -> Iterator[dict[str, Any]]:
 
 
 def _evaluation(record: Mapping[str, Any]) -> Evaluation | None:
-    step, loss = _whole(record.get("step")), _finite(record.get("val_loss"))
+    step, loss = _whole(record.get("step")), finite(record.get("val_loss"))
     if step is None or loss is None:
         return None
-    return Evaluation(step=step, loss=loss, bpb=_finite(record.get("val_bpb")))
+    return Evaluation(step=step, loss=loss, bpb=finite(record.get("val_bpb")))
 
 
 def _whole(value: Any) -> int | None:
     return int(value) if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def _finite(value: Any) -> float | None:
+def finite(value: Any) -> float | None:
+    """Return a number of a record as a float, or None for anything else."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return float(value) if math.isfinite(value) else None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # an integer above all floating-point numbers
+        return None
 
 
 def _read(file: Path, parse: Any) -> tuple[dict[str, Any], str]:

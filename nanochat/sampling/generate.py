@@ -39,8 +39,9 @@ def prompt_tokens(
     tokens = [int(token) for token in tokenizer.encode(prompt)]
     if not tokens:
         return list(start)
-    context = [BOS, *tokens] if list(start) == [BOS] else tokens
-    check_prompt(len(context), block_size)
+    opens_with_bos = list(start) == [BOS]
+    context = [BOS, *tokens] if opens_with_bos else tokens
+    check_prompt(len(context), block_size, bos=opens_with_bos)
     return context
 
 

@@ -33,12 +33,13 @@ DRIFT_WINDOW = 16  # evaluations
 DRIFT_BYTES = 256 * MIB  # smaller growth is normal for allocators
 
 
-def check_prompt(length: int, block_size: int) -> None:
-    """Raise PromptTooLong unless `length` tokens, BOS included, fit in the context window."""
+def check_prompt(length: int, block_size: int, *, bos: bool = True) -> None:
+    """Raise PromptTooLong unless `length` tokens, BOS included if it is there, fit in the context
+    window."""
     if length > block_size:
         raise PromptTooLong(
-            f"prompt has {length} tokens with BOS, block_size is {block_size};"
-            f" shorten it to {block_size - 1}"
+            f"prompt has {length} tokens{' with BOS' if bos else ''}, block_size is {block_size};"
+            f" shorten it to {block_size - bos}"
         )
 
 

@@ -84,7 +84,7 @@ def test_dashes_are_underscores_in_the_name_of_an_axis():
 def test_names_of_folders_hold_nothing_that_a_file_system_minds():
     planned = plan_runs(AblateConfig(vary=("data=a/b:c.txt",), seeds=1), {"mode": "scalar"})
     assert planned[0].name == "data=a_b_c.txt,seed=1337"
-    assert planned[0].config.data == "a/b:c.txt"
+    assert planned[0].config.data == ("a/b:c.txt",)
 
 
 REFUSED = [

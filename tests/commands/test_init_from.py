@@ -16,7 +16,7 @@ from nanochat.config.sources import read_config_file
 from nanochat.data.splits import split_documents
 from nanochat.errors import ConfigError
 from nanochat.model.parameters import initial_weights
-from nanochat.runs.checkpoint import load_checkpoint
+from nanochat.runs.checkpoint import load_checkpoint, mark_best, read_best
 from nanochat.runs.load import config_of, load_trained, read_checkpoint
 
 OTHER = "bea\nbob\ncarla\nana\ndean\nleo\nfred\ndora\nema\nmelody\n"
@@ -30,8 +30,8 @@ def source(folder, tiny):
     Path("new.txt").write_text(NEW, encoding="utf-8")
 
     def train(**options):
-        run = nanochat.train(TrainConfig(**tiny("mini-gpt", out="source", **options)))
-        return run.run
+        given = {"checkpoint_every": 2, "keep": "all", **options}
+        return nanochat.train(TrainConfig(**tiny("mini-gpt", out="source", **given))).run
 
     return train
 
@@ -43,6 +43,11 @@ def start(**options):
 
 def checkpoint(run, step):
     return load_checkpoint(Path(run, "checkpoints", f"step-{step:06d}"))
+
+
+def best_of(run):
+    """The path of a run's best checkpoint."""
+    return Path(run, "checkpoints", f"step-{read_best(Path(run, 'checkpoints')).step:06d}")
 
 
 def saved_config(run):
@@ -57,10 +62,10 @@ def saved_config(run):
 def test_a_run_starts_from_the_weights_of_its_source_on_either_engine(source, source_mode, mode):
     source(mode=source_mode)
     start(data="other.txt", out="run", mode=mode, steps=0, dtype="float64")
-    first, last = checkpoint("run", 0), checkpoint("source", 6)
-    assert first.tokenizer == last.tokenizer
-    assert first.state.weights.keys() == last.state.weights.keys()
-    for name, weight in last.state.weights.items():
+    first, best = checkpoint("run", 0), load_checkpoint(best_of("source"))
+    assert first.tokenizer == best.tokenizer
+    assert first.state.weights.keys() == best.state.weights.keys()
+    for name, weight in best.state.weights.items():
         np.testing.assert_array_equal(first.state.weights[name], weight.astype(np.float64))
 
 
@@ -84,14 +89,13 @@ def test_the_optimizer_starts_anew(source):
     assert any(np.any(values) for values in checkpoint("source", 6).state.optimizer.values())
 
 
-@pytest.mark.parametrize(("which", "step"), [("@2", 2), ("@last", 6), ("@best", None), ("", None)])
+@pytest.mark.parametrize(("which", "step"), [("@2", 2), ("@last", 6), ("@best", 4), ("", 4)])
 def test_a_suffix_chooses_the_checkpoint(source, which, step):
     source()
+    mark_best(Path("source/checkpoints/step-000004"), 2.5)
     start(data="other.txt", out="run", steps=0, init_from=f"source{which}")
     path = saved_config("run")["init_from"]
-    assert path.startswith("source/checkpoints/step-")
-    if step is not None:
-        assert path == f"source/checkpoints/step-{step:06d}"
+    assert path == f"source/checkpoints/step-{step:06d}"
     weights = load_checkpoint(Path(path)).state.weights["wte"]
     np.testing.assert_array_equal(checkpoint("run", 0).state.weights["wte"], weights)
 
@@ -129,7 +133,7 @@ def test_without_a_text_the_source_goes_on_with_its_own_text_and_split(source):
     source(seed=7, val_fraction=0.3)
     start(out="run", documents="line")
     new = saved_config("run")
-    assert (new["data"], new["seed"], new["val_fraction"]) == ("names.txt", 7, 0.3)
+    assert (new["data"], new["seed"], new["val_fraction"]) == (("names.txt",), 7, 0.3)
     split = [json.loads(Path(run, "result.json").read_text())["split_sha256"]
              for run in ("run", "source")]  # fmt: skip
     assert split[0] == split[1]
@@ -138,7 +142,7 @@ def test_without_a_text_the_source_goes_on_with_its_own_text_and_split(source):
 def test_another_split_of_the_same_text_is_warned_about(source, cli):
     source()
     words = ["train", "--init-from=source", "--steps=0", "--num-samples=0"]
-    text = "the text is split differently than in source/checkpoints/step-000006"
+    text = f"the text is split differently than in {best_of('source')}"
     assert text not in cli(*words, "--out=same").err
     assert text in cli(*words, "--out=other", "--seed=3").err
     assert text not in cli(*words, "other.txt", "--documents=line", "--out=new", "--seed=3").err
@@ -158,8 +162,8 @@ def test_an_option_that_contradicts_the_source_is_refused(source, refused, flags
     value, kept = CONTRADICTIONS[name]
     shown = str(value).lower()
     assert refused("train", "other.txt", "--init-from=source", *flags(**{name: value})) == (
-        f"init_from keeps {name} {kept} of source/checkpoints/step-000006, got {shown}; leave"
-        f" {name} out, or train a new model without init_from"
+        f"init_from keeps {name} {kept} of {best_of('source')}, got {shown}; leave {name} out, or"
+        " train a new model without init_from"
     )
 
 
@@ -172,12 +176,13 @@ def test_learned_positions_can_become_fewer_but_not_more(source, refused):
     source()
     words = ["train", "other.txt", "--init-from=source"]
     assert refused(*words, "--block-size=9") == (
-        "block_size must be at most 8, the learned positions of source/checkpoints/step-000006, got"
-        " 9; lower it, or train a new model without init_from"
+        f"block_size must be at most 8, the learned positions of {best_of('source')}, got 9; lower"
+        " it, or train a new model without init_from"
     )
     start(data="other.txt", out="run", block_size=5, steps=0)
     np.testing.assert_array_equal(
-        checkpoint("run", 0).state.weights["wpe"], checkpoint("source", 6).state.weights["wpe"][:5]
+        checkpoint("run", 0).state.weights["wpe"],
+        load_checkpoint(best_of("source")).state.weights["wpe"][:5],
     )
 
 
@@ -216,7 +221,7 @@ def test_a_long_list_of_new_characters_is_cut(source, refused):
 def test_an_extended_vocabulary_keeps_old_rows_and_draws_new_ones(source, mode, options):
     source(mode=mode, **options)
     start(data="new.txt", out="run", extend_vocabulary=True, steps=0, seed=5)
-    old, new = checkpoint("source", 6), checkpoint("run", 0)
+    old, new = load_checkpoint(best_of("source")), checkpoint("run", 0)
     before, after = old.tokenizer["characters"], new.tokenizer["characters"]
     assert after == before + "".join(sorted(set(NEW) - set(before) - {"\n"}))
     fresh = initial_weights(config_of(new), len(after) + 1)
@@ -242,6 +247,7 @@ def test_an_extension_leaves_the_logits_of_old_tokens_as_they_were(source):
 
 def test_an_extended_run_resumes_samples_and_evaluates_without_its_source(source, stop_after):
     source()
+    best_step = read_best(Path("source/checkpoints")).step
     stop_after(3)
     with pytest.raises(nanochat.NanochatError, match="stopped after step 3"):
         start(data="new.txt", out="run", extend_vocabulary=True, steps=6)
@@ -253,7 +259,7 @@ def test_an_extended_run_resumes_samples_and_evaluates_without_its_source(source
         np.testing.assert_array_equal(checkpoint("run", 6).state.weights[name], weight)
     assert nanochat.evaluate(EvalConfig(run="run")).targets > 0
     assert nanochat.sample(nanochat.SampleConfig(run="run", prompt="zü"))[0].startswith("zü")
-    assert checkpoint("run", 6).data["initialized_from"]["step"] == 6
+    assert checkpoint("run", 6).data["initialized_from"]["step"] == best_step
 
 
 def test_an_extended_vocabulary_can_be_extended_again(source):
@@ -271,8 +277,7 @@ def test_a_tokenizer_of_bytes_needs_no_extension_and_refuses_it(source, refused,
     source(tokenizer=tokenizer, vocab_size=260)
     start(data="new.txt", out="run")
     assert refused("train", "new.txt", "--init-from=source", "--extend-vocabulary") == (
-        f"tokenizer {tokenizer} of source/checkpoints/step-000006 does not support"
-        " extend_vocabulary: it has an id for every byte, so it knows every text; leave it out"
+        f"tokenizer {tokenizer} of {best_of('source')} does not support extend_vocabulary: it has an id for every byte, so it knows every text; leave it out"
     )
 
 
@@ -282,10 +287,10 @@ def test_a_tokenizer_of_bytes_needs_no_extension_and_refuses_it(source, refused,
 def test_the_source_is_recorded_with_the_hash_of_its_weights(source):
     source()
     start(data="other.txt", out="run")
-    path = Path("source/checkpoints/step-000006")
+    path = best_of("source")
     record = {
         "path": str(path),
-        "step": 6,
+        "step": load_checkpoint(path).trainer.step,
         "weights_sha256": hashlib.sha256((path / "weights.safetensors").read_bytes()).hexdigest(),
     }
     assert json.loads(Path("run/environment.json").read_text())["initialized_from"] == record
@@ -293,18 +298,23 @@ def test_the_source_is_recorded_with_the_hash_of_its_weights(source):
     assert saved_config("run")["init_from"] == str(path)
 
 
-def test_the_saved_config_repeats_the_run(source, cli):
+def test_the_saved_config_repeats_the_run(source, cli, records):
     source()
     start(data="other.txt", out="run")
     config = Path("run/config.toml").read_text().replace('out = "run"\n', "")
     Path("again.toml").write_text(config)
     assert cli("train", "--config=again.toml", "--out=again").code == 0
-    assert Path("again/metrics.jsonl").read_text() == Path("run/metrics.jsonl").read_text()
+    first, again = records(Path("run")), records(Path("again"))
+    for record in (*first, *again):
+        record.pop("elapsed_s", None)  # the only figure that depends on the clock
+    assert again == first
 
 
 def test_fine_tuning_goes_on_from_where_the_source_was(source):
     source(steps=60, eval_every=60)
-    first = start(data="names.txt", out="run", steps=20).metrics["mean_loss_last_50"]
+    first = start(data="names.txt", out="run", steps=20, init_from="source@last").metrics[
+        "mean_loss_last_50"
+    ]
     alone = nanochat.train(
         TrainConfig(**{**saved_config("run"), "init_from": None, "out": "alone"})
     )
@@ -317,8 +327,8 @@ def test_fine_tuning_goes_on_from_where_the_source_was(source):
 def test_a_bigram_is_refused(folder, tiny, refused):
     nanochat.train(TrainConfig(**tiny(out="source", num_samples=0)))
     assert refused("train", "names.txt", "--init-from=source") == (
-        "init_from does not support model_kind bigram, got source/checkpoints/step-000006; name a"
-        " run of model_kind mini-gpt, or train without init_from"
+        f"init_from does not support model_kind bigram, got {best_of('source')}; name a run of"
+        " model_kind mini-gpt, or train without init_from"
     )
 
 
@@ -329,7 +339,8 @@ def test_a_missing_run_is_one_line_with_the_closest_name(source, refused):
         "no run kvj here or in runs (did you mean 'kjv'?)"
     )
     assert refused("train", "other.txt", "--init-from=kjv@5", code=1) == (
-        "runs/kjv has no checkpoint of step 5; it has 2, 4, 6"
+        "runs/kjv/checkpoints must hold the checkpoint of step 5, got steps 2, 4, 6; use one of"
+        " them, best or last"
     )
 
 

@@ -12,14 +12,17 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import nanochat
 from nanochat.cli import main
+from nanochat.config.keep import Keep
 from nanochat.config.options import RunsConfig, TrainConfig
 from nanochat.output.run_tables import age_text, size_text
+from nanochat.runs.checkpoint import mark_best, read_best
 from nanochat.runs.lock import locked
+from nanochat.runs.prune import prune_run
 from nanochat.runs.summary import summarize
 
 HEADER = [
@@ -113,6 +116,10 @@ def test_the_parameters_of_an_unfinished_run_come_from_its_weights(runs, trained
 
 
 @settings(deadline=None, max_examples=40)
+@example(name=".lock", content=b"[" * 5000)
+@example(name="checkpoints/best", content=b"[" * 5000)
+@example(name="metrics.jsonl", content=b'{"kind":"eval","step":1,"val_loss":1e999}')
+@example(name="metrics.jsonl", content=b'{"kind":"eval","step":1,"val_loss":1%s}' % (b"0" * 400))
 @given(
     name=st.sampled_from(["config.toml", "result.json", "metrics.jsonl", "environment.json",
                           "checkpoints/step-000040/weights.safetensors", "checkpoints/best", ".lock"]),
@@ -171,7 +178,8 @@ def test_a_terminal_shows_all_figures_within_its_width(runs, cli, monkeypatch, c
     monkeypatch.setattr(sys, "stdout", seen)
     monkeypatch.setenv("COLUMNS", str(columns))
     assert main(["runs"]) == 0
-    text = re.sub(r"\x1b\[[0-9;]*m", "", seen.getvalue())
+    text = seen.getvalue()
+    assert text.startswith("run ") and "x1b" not in text
     assert max(map(len, text.splitlines())) <= columns
     flat = re.sub(r"\s+", " ", text)
     for row in plain:
@@ -213,9 +221,10 @@ def test_the_page_of_a_run_shows_what_was_chosen_its_result_and_its_checkpoints(
     assert record["result"] == result
     assert record["options"]["lr"] == 0.02 and record["options"]["n_embd"] == 4
     assert not {"n_layer", "out", "mode", "preset", "beta1"} & record["options"].keys()
-    assert [c["step"] for c in record["checkpoints"]] == [20, 40]
-    assert [c["last"] for c in record["checkpoints"]] == [False, True]
-    assert sum(c["best"] for c in record["checkpoints"]) == 1
+    assert [c["step"] for c in record["checkpoints"]] == [0, 20, 40]
+    assert [c["last"] for c in record["checkpoints"]] == [False, False, True]
+    assert [c["best"] for c in record["checkpoints"]] == [True, False, False]
+    assert read_best(runs / "kjv/checkpoints").step == record["best_step"] == 0
     for checkpoint in record["checkpoints"]:
         files = Path(checkpoint["path"]).iterdir()
         assert checkpoint["bytes"] == sum(file.stat().st_size for file in files)
@@ -225,7 +234,7 @@ def test_the_page_of_a_run_shows_what_was_chosen_its_result_and_its_checkpoints(
 
 
 def test_the_page_names_the_source_of_a_run(runs, cli):
-    nanochat.train(TrainConfig(init_from="kjv", out="runs/tuned", steps=1, num_samples=0))
+    nanochat.train(TrainConfig(init_from="kjv@last", out="runs/tuned", steps=1, num_samples=0))
     page = cli("runs", "show", "tuned").out
     assert re.search(
         r"^started from: runs/kjv/checkpoints/step-000040, weights SHA-256 [0-9a-f]{12}…$",
@@ -345,9 +354,9 @@ def test_pruning_goes_through_all_runs_and_tells_what_it_freed(runs, cli):
     for name in ("a", "b"):
         shutil.copytree(runs / "kjv", runs / name)
     (runs / "link").symlink_to("kjv")
-    (runs / "a/checkpoints/best").write_text('{"step": 20}')
-    (runs / "b/checkpoints/best").write_text('{"step": 40}')
-    (runs / "kjv/checkpoints/best").write_text('{"step": 40}')
+    for name, best in (("a", 20), ("b", 40), ("kjv", 40)):
+        shutil.rmtree(runs / name / "checkpoints/step-000000")
+        mark_best(runs / name / f"checkpoints/step-{best:06d}", 2.5)
     before = sum(summarize(runs / name).size_bytes for name in ("a", "b", "kjv"))
     out = cli("runs", "prune", "--keep=best").out.splitlines()
     after = sum(summarize(runs / name).size_bytes for name in ("a", "b", "kjv"))
@@ -359,10 +368,8 @@ def test_pruning_goes_through_all_runs_and_tells_what_it_freed(runs, cli):
 
 
 def test_pruning_leaves_the_age_of_a_run_as_it_was(runs):
-    from nanochat.runs.prune import Kept, prune_run
-
     written(runs / "kjv", 1e9)
-    prune_run(runs / "kjv", Kept(1, True))
+    prune_run(runs / "kjv", Keep(1))
     assert summarize(runs / "kjv").written_s == 1e9
 
 

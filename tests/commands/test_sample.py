@@ -263,8 +263,8 @@ def test_stop_texts_are_given_one_by_one_and_may_hold_spaces(trained, cli, refus
     words = ["sample", f"--checkpoint={trained.path}", "--num-samples=6"]
     expected = draw(trained, num_samples=6, stop=("a", "e"))
     assert cli(*words, "--stop=a", "--stop", "e").out.splitlines() == expected
-    assert (
-        refused(*words, "--stop=") == "stop must be a list of texts, none of them empty, got ['']"
+    assert refused(*words, "--stop=") == (
+        "stop must be text or a list of texts, none of them empty, got ['']"
     )
     monkeypatch.setenv("NCLAB_STOP", "a b")
     assert cli(*words).out.splitlines() == draw(trained, num_samples=6)

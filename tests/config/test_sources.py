@@ -97,8 +97,8 @@ def text_of(option):
     if option.kind is float:
         values = st.floats(option.low, option.high, exclude_min=option.low_open)
         return values.map(lambda v: (repr(v), v))
-    if option.kind is tuple:  # data: one text is one source
-        return st.text("abc/.é ").map(lambda t: (t, (t,)))
+    if option.kind is tuple:  # data: one text, which is not empty, is one source
+        return st.text("abc/.é ", min_size=1).map(lambda t: (t, (t,)))
     return st.text("abc/.é ").map(lambda t: (t, t))
 
 
@@ -193,8 +193,10 @@ def test_a_misspelt_key_is_an_error_with_a_suggestion(toml, refused):
         ("lr = nan", "lr must be finite and > 0, got nan"),
         ("lr = true", "lr must be finite and > 0, got true"),
         ("tie_lm_head = 1", "tie_lm_head must be true or false, got 1"),
-        ("data = 1979-05-27", "data must be text or a list of texts, got 1979-05-27"),
-        ("data = []", "data must be text or a list of texts, got []"),
+        ("data = 1979-05-27",
+         "data must be text or a list of texts, none of them empty, got 1979-05-27"),
+        ("data = []", "data must be text or a list of texts, none of them empty, got []"),
+        ('data = ""', "data must be text or a list of texts, none of them empty, got ''"),
         ('mode = "scaler"', "mode must be one of auto, scalar, tensor, got scaler (did you mean"
          " 'scalar'?)"),
     ],

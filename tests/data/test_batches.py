@@ -326,8 +326,11 @@ def test_evaluation_holds_every_pair_exactly_once(sizes, block_size, batch_size)
     assert 1 <= len(batches[-1].lengths) <= batch_size
 
 
+# Two empty documents have the same pair, and the test finds chunks by their pairs.
 @settings(max_examples=50)
-@given(lengths, block_sizes, st.integers(1, 200), st.integers(0, 5))
+@given(
+    lengths.filter(lambda s: s.count(0) < 2), block_sizes, st.integers(1, 200), st.integers(0, 5)
+)
 def test_evaluation_of_max_tokens_is_chunks_spread_evenly_over_the_documents(
     sizes, block_size, max_tokens, seed
 ):

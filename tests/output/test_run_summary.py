@@ -31,7 +31,7 @@ def test_the_end_of_a_run_is_four_lines():
         "validation 3.125 bits per byte (counting: 3.250, before training: 4.750); best at step 600"
         " of 600",
         "loss curve: runs/a/loss.svg",
-        "write text: nanochat sample --checkpoint runs/a",
+        "write text: nanochat sample runs/a",
         "train on: nanochat train names --init-from runs/a",
     ]
 

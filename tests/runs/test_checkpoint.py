@@ -456,7 +456,9 @@ def test_a_directory_without_checkpoints_holds_none(tmp_path, made):
         directory.mkdir()
     with pytest.raises(CheckpointError) as caught:
         newest_checkpoint(directory)
-    assert str(caught.value) == f"{directory} holds no checkpoint"
+    assert str(caught.value) == (
+        f"{directory} holds no checkpoint; the run ended before its first one, so start a new run"
+    )
 
 
 def test_a_step_folder_a_checkpoints_folder_and_a_run_folder_resolve(tmp_path):

@@ -10,15 +10,29 @@ from pathlib import Path
 import pytest
 
 from nanochat.errors import CheckpointError
-from nanochat.runs.find import find_run, newest_finished_run, run_names, step_folders
-from nanochat.runs.load import find_checkpoint, read_checkpoint
+from nanochat.runs.checkpoint import find_checkpoint, mark_best
+from nanochat.runs.find import (
+    find_run,
+    marked_step,
+    newest_finished_run,
+    run_names,
+    step_folders,
+)
+from nanochat.runs.load import read_checkpoint
+
+MARK = (
+    '{"format": "nanochat best checkpoint", "version": %s, "step": %s, "val_loss": 2.5,'
+    ' "weights_sha256": ""}'
+)
 
 
 @pytest.fixture
 def runs(trained_gpt, tmp_path, monkeypatch):
-    """A working folder with the finished run `runs/kjv` of checkpoints 20 and 40."""
+    """A working folder with the finished run `runs/kjv` with checkpoints 0, 20 and 40, of which
+    20 is the best."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(trained_gpt.path, "runs/kjv")
+    mark_best(Path("runs/kjv/checkpoints/step-000020"), 2.5)
     return Path("runs")
 
 
@@ -39,7 +53,7 @@ def step_of(*choice, **run):
 @pytest.mark.parametrize("name", ["kjv", "runs/kjv", "./runs/kjv", "runs/kjv/"])
 def test_a_run_is_named_by_its_name_or_a_path(runs, name):
     assert find_run(name, runs).resolve() == (runs / "kjv").resolve()
-    assert step_of(run=name) == 40
+    assert step_of(run=name) == 20
 
 
 def test_a_folder_of_the_same_name_that_holds_no_run_does_not_hide_a_run(runs):
@@ -67,7 +81,7 @@ def test_an_unfinished_run_is_taken_only_by_name(runs):
         "runs holds no finished run; name the unfinished run half, or finish it with"
         " `nanochat train --resume --out runs/half`"
     )
-    assert step_of(run="half") == 40
+    assert step_of(run="half") == 20
 
 
 @pytest.mark.parametrize(
@@ -80,31 +94,32 @@ def test_a_missing_run_is_named_with_the_closest_one(runs, name, hint):
     assert str(caught.value) == f"no run {name} here or in runs{hint}"
 
 
-@pytest.mark.parametrize(("which", "step"), [("best", 40), ("last", 40), ("20", 20), ("040", 40)])
+@pytest.mark.parametrize(("which", "step"), [("best", 20), ("last", 40), ("20", 20), ("040", 40)])
 def test_a_checkpoint_of_a_run_is_chosen(runs, which, step):
     assert step_of(which, run="kjv") == step_of(which) == step
     assert find_checkpoint(runs / "kjv", which).trainer.step == step
 
 
 def test_best_is_the_checkpoint_that_the_run_marks(runs):
-    mark = runs / "kjv" / "checkpoints" / "best"
-    mark.write_text(json.dumps({"step": 20}))
-    assert (
-        step_of(run="kjv") == step_of("best") == find_checkpoint(runs / "kjv", "best").trainer.step
-    )
-    assert step_of(run="kjv") == 20
-    assert step_of("last", run="kjv") == 40
+    for step in (20, 0, 40):
+        mark_best(runs / "kjv" / "checkpoints" / f"step-{step:06d}", 2.5)
+        assert step_of(run="kjv") == step_of("best") == marked_step(runs / "kjv") == step
+        assert find_checkpoint(runs / "kjv", "best").trainer.step == step
+        assert step_of("last", run="kjv") == 40
 
 
-@pytest.mark.parametrize("mark", ["", "{", "[]", '{"step": 30}', '{"step": "20"}', "\x00"])
+@pytest.mark.parametrize(
+    "mark", ["", "{", "[]", '{"step": 20}', '{"step": "20"}', "\x00", MARK % ("2", "20"),
+             MARK % ("1", "30"), MARK % ("1", "true")],
+)  # fmt: skip
 def test_a_mark_that_names_no_checkpoint_is_none(runs, mark):
     (runs / "kjv" / "checkpoints" / "best").write_text(mark)
+    assert marked_step(runs / "kjv") is None
     assert step_of(run="kjv") == 40
 
 
 def test_a_damaged_best_gives_the_newest_with_the_reason(runs):
     checkpoints = runs / "kjv" / "checkpoints"
-    (checkpoints / "best").write_text(json.dumps({"step": 20}))
     (checkpoints / "step-000020" / "weights.safetensors").write_bytes(b"")
     found, _, skipped = read_checkpoint(run="kjv")
     assert found.trainer.step == 40
@@ -112,16 +127,20 @@ def test_a_damaged_best_gives_the_newest_with_the_reason(runs):
 
 
 def test_the_older_spelling_names_a_run_or_a_checkpoint_by_path(runs):
-    assert step_of("runs/kjv") == 40
+    assert step_of("runs/kjv") == 20
     assert step_of("runs/kjv/checkpoints/step-000020") == 20
-    assert step_of("runs/kjv/checkpoints") == 40
+    assert step_of("runs/kjv/checkpoints") == 20
     assert step_of(run="runs/kjv/checkpoints/step-000020") == 20
 
 
 @pytest.mark.parametrize(
     ("checkpoint", "run", "message"),
     [
-        ("30", "kjv", "runs/kjv has no checkpoint of step 30; it has 20, 40"),
+        (
+            "30", "kjv",
+            "runs/kjv/checkpoints must hold the checkpoint of step 30, got steps 0, 20, 40; use one of"
+            " them, best or last",
+        ),
         (
             "runs/kjv", "kjv",
             "run kjv and checkpoint runs/kjv both name a model; leave one out, or give checkpoint"
@@ -154,7 +173,7 @@ def test_hidden_folders_and_files_are_no_runs(runs):
     (runs / "x.txt").write_text("")
     assert run_names(runs) == ["kjv"]
     assert run_names(Path("nothing")) == []
-    assert list(step_folders(runs / "kjv")) == [20, 40]
+    assert list(step_folders(runs / "kjv")) == [0, 20, 40]
 
 
 def test_every_command_takes_a_run(runs, cli):

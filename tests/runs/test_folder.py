@@ -97,8 +97,23 @@ def test_of_two_writers_of_a_new_folder_the_second_is_refused_and_the_first_goes
         with pytest.raises(OutputError, match=message):
             refuse_used(Path("run"))
         assert run.config.read_text() == "steps = 3\n"
-    with pytest.raises(OutputError, match="^out run already holds a run; add --resume"):
+
+
+def test_a_run_is_continued_only_if_it_has_a_checkpoint(folder):
+    with new_run("run", "") as run:
+        run.write_config({"steps": 3})
+    with pytest.raises(OutputError) as caught:
         refuse_used(Path("run"))
+    assert str(caught.value) == (
+        "out run already holds a run; it ended before its first checkpoint; remove it or choose"
+        " another out"
+    )
+    (run.checkpoints / "step-000003").mkdir()
+    with pytest.raises(OutputError) as caught:
+        refuse_used(Path("run"))
+    assert str(caught.value) == (
+        "out run already holds a run; add --resume to continue it, or choose another out"
+    )
 
 
 def test_a_folder_that_holds_only_the_lock_of_a_dead_process_is_new(folder):

@@ -11,6 +11,7 @@ import pytest
 
 from nanochat.config.keep import Keep, parse_keep
 from nanochat.errors import OutputError
+from nanochat.runs import checkpoint
 from nanochat.runs.find import step_folders
 from nanochat.runs.folder import RUN_FILES
 from nanochat.runs.lock import locked
@@ -20,11 +21,14 @@ from nanochat.runs.summary import folder_bytes
 
 @pytest.fixture
 def runs(trained_gpt, tmp_path, monkeypatch):
-    """A working folder with the run `runs/kjv` and checkpoints of steps 10, 20, … 60."""
+    """A working folder with the run `runs/kjv` and checkpoints of steps 10, 20, … 60, of which
+    none is marked as the best."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(trained_gpt.path, "runs/kjv")
     checkpoints = Path("runs/kjv/checkpoints")
-    shutil.rmtree(checkpoints / "step-000020")
+    (checkpoints / "best").unlink()
+    for step in (0, 20):
+        shutil.rmtree(checkpoints / f"step-{step:06d}")
     for step in (10, 20, 30, 50, 60):
         shutil.copytree(checkpoints / "step-000040", checkpoints / f"step-{step:06d}")
     Path("runs/kjv/metrics.jsonl").write_text("")
@@ -32,7 +36,7 @@ def runs(trained_gpt, tmp_path, monkeypatch):
 
 
 def mark_best(runs, step):
-    (runs / "kjv" / "checkpoints" / "best").write_text(json.dumps({"step": step}))
+    checkpoint.mark_best(runs / "kjv" / "checkpoints" / f"step-{step:06d}", 2.5)
 
 
 def damage(runs, step):

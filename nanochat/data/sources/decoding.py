@@ -50,11 +50,11 @@ def utf8(chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
 
 def _checked(head: bytes, stream: Iterator[bytes], offset: int, name: str) -> Iterator[bytes]:
     """Yield valid UTF-8 unchanged. `offset` is the position of `head` in the file."""
-    for chunk, final in _with_last(head, stream):
-        data, end = chunk, len(chunk)
+    for chunk in _whole_characters(head, stream):
         if not chunk.isascii() or b"\0" in chunk:
             try:
-                end = codecs.utf_8_decode(chunk, "strict", final)[1]
+                # Final: no later chunk can complete a character of this one.
+                codecs.utf_8_decode(chunk, "strict", True)
             except UnicodeDecodeError as error:
                 _refuse_nul(chunk, offset, name)
                 raise Unreadable(
@@ -63,20 +63,19 @@ def _checked(head: bytes, stream: Iterator[bytes], offset: int, name: str) -> It
                     "file that is not UTF-8",
                 ) from error
             _refuse_nul(chunk, offset, name)
-            data = chunk[:end]
-        offset += end
-        if data:
-            yield data
+        offset += len(chunk)
+        if chunk:
+            yield chunk
 
 
-def _with_last(head: bytes, stream: Iterator[bytes]) -> Iterator[tuple[bytes, bool]]:
-    """Yield each chunk and whether it is the last one. Incomplete characters move to the next."""
+def _whole_characters(head: bytes, stream: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield the chunks again. An unfinished character at the end of one moves to the next."""
     pending = head
     for chunk in stream:
         cut = _complete(pending)
-        yield pending[:cut], False
+        yield pending[:cut]
         pending = pending[cut:] + chunk
-    yield pending, True
+    yield pending
 
 
 def _complete(data: bytes) -> int:
