@@ -112,9 +112,11 @@ def train(
     requested = config or TrainConfig()
     terminal = terminal if processes.rank() == 0 else SILENT
     with ExitStack() as stack:
-        folder, checkpoint, source = None, None, None
+        folder, checkpoint, source, kept = None, None, None, None
         if requested.init_from is not None:
             source = read_source(requested, terminal)
+            if "data" not in requested.given:  # the source's own text
+                kept = source.checkpoint.run_folder
             requested = initialized_config(requested, source)
         if requested.resume:
             folder, checkpoint = stack.enter_context(_resumed_run(requested, terminal))
@@ -124,7 +126,7 @@ def train(
         text = _Text(
             known=source.tokenizer if source is not None else kept_tokenizer(checkpoint),
             extend=complete.extend_vocabulary if source is not None else True,
-            folder=checkpoint.run_folder if checkpoint else None,
+            folder=checkpoint.run_folder if checkpoint else kept,
             prepared=fit.dataset if fit and source is None else None,
         )  # fmt: skip
         resolved, dataset, mode_reason = _resolve(complete, mode_is_given, text)

@@ -39,7 +39,6 @@ def count_baseline(
     token_bytes: NDArray[np.int64],  # (vocab_size,) raw bytes per token
     *,
     seed: int,
-    targets: int | None = None,  # score only the first ones, as an evaluation set does
     most_order: int = MOST_ORDER,
     threads: int = 1,
 ) -> Baseline:
@@ -50,8 +49,8 @@ def count_baseline(
     """
     order = choose_order(train, vocab_size, seed=seed, most_order=most_order, threads=threads)
     model = KneserNey.count(train, order, vocab_size, threads)
-    nats = model.token_losses(validation, threads=threads)[:targets]
-    sizes = token_bytes[token_stream(validation)[1:][:targets]]
+    nats = model.token_losses(validation, threads=threads)
+    sizes = token_bytes[token_stream(validation)[1:]]
     total_bytes = int(sizes.sum())
     with_bytes = float(nats[sizes > 0].sum())
     return Baseline(

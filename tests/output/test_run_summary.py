@@ -70,7 +70,7 @@ def test_commands_name_the_run_and_the_text_as_a_shell_reads_them(name):
     _, _, sample, train = lines(folder=Path("runs", name), data=name)
     folder = str(Path("runs", name))
     assert shlex.split(sample.removeprefix("write text: ")) == [
-        "nanochat", "sample", "--checkpoint", folder,
+        "nanochat", "sample", folder,
     ]  # fmt: skip
     assert shlex.split(train.removeprefix("train on: ")) == [
         "nanochat", "train", name, "--init-from", folder,
