@@ -17,7 +17,7 @@ from rich.text import Text
 from bench.command import ROOT, command_parser, environment_without_root, nanochat_command
 
 PICTURE = ROOT / "docs" / "default-run.svg"
-WIDTH = 96  # columns
+WIDTH = 104  # columns
 
 
 def main() -> None:
