@@ -46,6 +46,7 @@ from nanochat.runs.folder import RUN_FILES, RunFolder
 from nanochat.runs.lock import LOCK, locked
 from nanochat.system.durable import output_error
 from nanochat.system.wording import counted
+from nanochat.training.metrics import METRIC_KEYS
 
 __all__ = ["AblationResult", "PlannedRun", "ablate", "plan_runs"]
 
@@ -103,8 +104,8 @@ def ablate(
     except OSError as error:
         raise output_error(folder, error) from error
     failures = _run_all(planned, config.jobs, terminal)
-    finished = [run for run in planned if _run_folder(run).result.exists()]
-    records = [_record(run) for run in finished]
+    results = [(run, _result(_run_folder(run))) for run in planned]
+    records = [_record(run, result) for run, result in results if result is not None]
     report = Report(list(planned[0].variant), records)
     variants = write_report(report, folder)
     terminal.ablation(report)
@@ -347,12 +348,21 @@ def _is_finished(run: PlannedRun) -> bool:
                 f"{folder.path} holds a run with {name} {saved.get(name)}, got {value};"
                 " choose another out"
             )
-    return folder.result.exists()
+    return _result(folder) is not None
 
 
-def _record(run: PlannedRun) -> dict[str, Any]:
+def _result(folder: RunFolder) -> dict[str, Any] | None:
+    """Return the run's result; None without a whole one, which a resume writes again."""
+    try:
+        result = json.loads(folder.result.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    is_whole = isinstance(result, dict) and result.keys() >= set(METRIC_KEYS)
+    return result if is_whole else None
+
+
+def _record(run: PlannedRun, metrics: Mapping[str, Any]) -> dict[str, Any]:
     """Return the record of a finished run: variant, seed, then its metrics."""
-    metrics = json.loads(_run_folder(run).result.read_text(encoding="utf-8"))
     return {
         **run.variant,
         "seed": run.config.seed,

@@ -228,6 +228,14 @@ def test_more_seeds_and_values_keep_the_runs_that_are_there(folder, base):
     assert Path("abl/tie_lm_head=true,seed=1337/result.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.parametrize("content", ["", "garbage", "{}", "[]", '{"val_loss": 1.0}', "[" * 99_999])
+def test_a_run_with_a_damaged_result_is_finished_again(folder, base, content):
+    expected = ablate(base(), vary=("tie_lm_head=true",), seeds=1).runs
+    Path("abl/tie_lm_head=true,seed=1337/result.json").write_text(content)
+    again = ablate(base(), vary=("tie_lm_head=true",), seeds=1).runs
+    assert [run["val_loss"] for run in again] == [run["val_loss"] for run in expected]
+
+
 def test_a_folder_of_other_options_is_refused_before_any_run(folder, base):
     ablate(base(), vary=("tie_lm_head=true",), seeds=1)
     with pytest.raises(ConfigError) as caught:
