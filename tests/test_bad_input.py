@@ -204,3 +204,26 @@ def test_a_batch_too_large_for_the_machine_is_one_clear_line(refused, folder, ti
     assert refused("train", *flags(**options), "--quiet", code=1) == (
         "not enough memory; lower batch_size, block_size, n_embd or num_samples"
     )
+
+
+@pytest.mark.parametrize(
+    ("command", "kind"),
+    [
+        ("train", "TrainConfig"),
+        ("sample", "SampleConfig"),
+        ("evaluate", "EvalConfig"),
+        ("ablate", "AblateConfig"),
+    ],
+)
+def test_a_command_takes_its_own_kind_of_config_only(folder, command, kind):
+    for wrong in ({"steps": 5}, 5, nanochat.errors):
+        with pytest.raises(nanochat.NanochatError, match=f"^config must be a {kind}, got "):
+            getattr(nanochat, command)(wrong)
+
+
+def test_a_misspelt_option_of_the_runs_of_an_ablation_is_suggested(folder):
+    with pytest.raises(
+        nanochat.NanochatError,
+        match=r"^unknown option stepz of the runs \(did you mean 'steps'\?\)",
+    ):
+        nanochat.ablate(nanochat.AblateConfig(seeds=1), {"stepz": 1})

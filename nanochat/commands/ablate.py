@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat.commands.train import train
-from nanochat.config.option import as_text
+from nanochat.config.option import as_text, config_or_default, shown
 from nanochat.config.options import (
     ABLATIONS_DIR,
     AUTO,
@@ -96,7 +96,7 @@ def ablate(
         >>> len(result.runs), len(result.variants)
         (4, 2)
     """
-    config = config or AblateConfig()
+    config = config_or_default(config, AblateConfig)
     planned = plan_runs(config, base or {})
     folder = _folder(config)
     try:
@@ -128,6 +128,10 @@ def plan_runs(config: AblateConfig, base: Mapping[str, Any]) -> list[PlannedRun]
     All runs use one engine: another engine or preset would change more than what is varied.
     """
     options = dict(base)
+    known = options_of(TrainConfig)
+    for name in options:
+        if name not in known:
+            raise ConfigError(f"unknown option {shown(name)} of the runs{closest(name, known)}")
     if not config.vary:
         options.setdefault("model_kind", "bigram")
     axes = _axes(config.vary or DEFAULT_VARY)

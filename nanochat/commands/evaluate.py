@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import asdict, dataclass, replace
 
+from nanochat.config.option import config_or_default
 from nanochat.config.options import EvalConfig, TrainConfig
 from nanochat.data.batches import evaluation_batches
 from nanochat.data.corpus import data_name, load_corpus
@@ -43,7 +44,7 @@ def evaluate(config: EvalConfig | None = None, *, terminal: Terminal = SILENT) -
         >>> nanochat.evaluate(nanochat.EvalConfig(checkpoint=str(run.run))).targets > 0
         True
     """
-    config = config or EvalConfig()
+    config = config_or_default(config, EvalConfig)
     checkpoint, trained_config, skipped = read_checkpoint(config.checkpoint, config.run)
     for reason in skipped:
         terminal.warn(reason)

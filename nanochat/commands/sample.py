@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from nanochat.config.option import config_or_default
 from nanochat.config.options import BEST, RUNS_DIR, SampleConfig, TrainConfig
 from nanochat.data.corpus import data_name
 from nanochat.data.counts import transition_counts
@@ -40,7 +41,7 @@ def sample(config: SampleConfig | None = None, *, terminal: Terminal = SILENT) -
         >>> texts[0].startswith("an")
         True
     """
-    config = config or SampleConfig()
+    config = config_or_default(config, SampleConfig)
     if config.baseline == "counts":
         return _sample_counts(config, terminal)
     checkpoint, trained_config, skipped = read_checkpoint(config.checkpoint, config.run)

@@ -21,6 +21,7 @@ from nanochat.commands.time_budget import Fit, fit_to_budget
 from nanochat.commands.train_report import announce, finish, preview, with_way_on
 from nanochat.config.engine_choice import choose_engine
 from nanochat.config.keep import parse_keep
+from nanochat.config.option import config_or_default
 from nanochat.config.options import ARCHITECTURE, RUNS_DIR, TrainConfig, options_of
 from nanochat.data.batches import Batch
 from nanochat.data.dataset import Dataset, load_dataset
@@ -109,7 +110,7 @@ def train(
         (3, 2)
     """
     started = time.perf_counter() - elapsed_s
-    requested = config or TrainConfig()
+    requested = config_or_default(config, TrainConfig)
     terminal = terminal if processes.rank() == 0 else SILENT
     with ExitStack() as stack:
         folder, checkpoint, source, kept = None, None, None, None

@@ -14,7 +14,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from nanochat.errors import ConfigError
 
@@ -24,6 +24,7 @@ __all__ = [
     "as_text",
     "assign",
     "closest",
+    "config_or_default",
     "defaults_of",
     "option",
     "options_of",
@@ -242,3 +243,18 @@ def assign(config: Any, values: Mapping[str, Any]) -> None:
     """Set the fields of a frozen config that is being constructed."""
     for name, value in values.items():
         object.__setattr__(config, name, value)
+
+
+_Config = TypeVar("_Config")
+
+
+def config_or_default(config: _Config | None, kind: type[_Config]) -> _Config:
+    """Return the config, or without one that of the defaults. Raises ConfigError for others."""
+    if config is None:
+        return kind()
+    if not isinstance(config, kind):
+        raise ConfigError(
+            f"config must be a {kind.__name__}, got {type(config).__name__}; use"
+            f" {kind.__name__}(name=value, …)"
+        )
+    return config
