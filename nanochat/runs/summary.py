@@ -11,11 +11,14 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nanochat.config.options import TrainConfig, options_of
 from nanochat.config.sources import parse_toml
+from nanochat.errors import ConfigError
 from nanochat.runs.find import marked_step, step_folders
 from nanochat.runs.folder import RUN_FILES, RunFolder
 from nanochat.runs.lock import writer
@@ -112,7 +115,7 @@ def summarize(path: Path) -> RunSummary:
         path=path,
         state=_state(path, problem or second, result, last),
         problem=problem or second,
-        config=config,
+        config=_valid_options(config),
         result=result,
         params=_whole(result.get("params")) or _parameters(steps),
         steps=last if last is not None else _whole(result.get("steps")),
@@ -120,6 +123,16 @@ def summarize(path: Path) -> RunSummary:
         size_bytes=size,
         written_s=written,
     )
+
+
+def _valid_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that this version knows, as their types; others are left out."""
+    known, valid = options_of(TrainConfig), {}
+    for name, value in config.items():
+        if name in known:
+            with suppress(ConfigError):
+                valid[name] = known[name].parse(name, value)
+    return valid
 
 
 def _state(path: Path, problem: str, result: Mapping[str, Any], last: int | None) -> str:

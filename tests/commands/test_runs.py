@@ -118,6 +118,8 @@ def test_the_parameters_of_an_unfinished_run_come_from_its_weights(runs, trained
 @settings(deadline=None, max_examples=40)
 @example(name=".lock", content=b"[" * 5000)
 @example(name="checkpoints/best", content=b"[" * 5000)
+@example(name="config.toml", content=b"0=0\npreset=[]")
+@example(name="config.toml", content=b"data=[[3],{}]\nmodel_kind={}\nlr=[nan]\nsteps=1e999")
 @example(name="metrics.jsonl", content=b'{"kind":"eval","step":1,"val_loss":1e999}')
 @example(name="metrics.jsonl", content=b'{"kind":"eval","step":1,"val_loss":1%s}' % (b"0" * 400))
 @given(
