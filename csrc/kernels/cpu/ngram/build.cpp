@@ -5,6 +5,9 @@
 
 #include "kernels/cpu/ngram/table.hpp"
 
+// Orders and depths, at most 16, are ints that index arrays.
+#pragma GCC diagnostic ignored "-Wsign-conversion"
+
 namespace nanochat::kernels::ngram {
 namespace {
 

@@ -9,6 +9,9 @@
 #include "kernels/cpu/ngram/table.hpp"
 #include "kernels/cpu/runtime/parallel.hpp"
 
+// Orders and depths, at most 16, are ints that index arrays.
+#pragma GCC diagnostic ignored "-Wsign-conversion"
+
 namespace nanochat::kernels::ngram {
 namespace {
 

@@ -10,6 +10,9 @@
 #include <algorithm>
 #include <cmath>
 
+// Orders and depths, at most 16, are ints that index arrays.
+#pragma GCC diagnostic ignored "-Wsign-conversion"
+
 namespace nanochat::kernels::ngram {
 namespace {
 
