@@ -283,7 +283,7 @@ class _Trial:
 
     def _eval_tokens(self, all_s: float, token_s: float, save_s: float) -> int:
         """Return the option eval_tokens: 0, for all validation text, if EVALUATIONS of it fit into
-        PAUSE_SHARE, otherwise so many tokens as do."""
+        PAUSE_SHARE, otherwise the number of tokens that does."""
         if "eval_tokens" in self._given:
             return self._config.eval_tokens
         allowed_s = PAUSE_SHARE * self._budget_s / EVALUATIONS

@@ -369,7 +369,7 @@ def _start_state(config: TrainConfig, checkpoint: Checkpoint) -> TrainerState:
 
 
 def _save(run: _Run, trainer: TrainerState, state: EngineState, best: Best | None) -> str:
-    """Save a checkpoint, remove those that are no longer kept, and return its name."""
+    """Save a checkpoint, remove those that `keep` does not name, and return its name."""
     if run.folder is None:
         if best is not None:
             run.best_weights = averaged_weights(state)

@@ -86,7 +86,7 @@ def announce(
 
 
 def preview(run: Run) -> Callable[[int], str]:
-    """Return the function that draws the sample under an evaluation, in at most so many columns."""
+    """Return the function that draws the sample under an evaluation, given its largest width."""
     config, tokenizer = run.config, run.dataset.tokenizer
     maker: list[Preview] = []
 

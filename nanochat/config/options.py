@@ -302,8 +302,8 @@ class TrainConfig:
     )  # fmt: skip
     eval_tokens: int = option(
         AUTO,
-        "Tokens of the fixed evaluation set; -1: so many that evaluations take a tenth of the time"
-        " of training, 0: all validation text.", group=_RUN, low=AUTO, high=10**12,
+        "Tokens of the fixed evaluation set; -1: as many as a tenth of the training time can score,"
+        " 0: all validation text.", group=_RUN, low=AUTO, high=10**12,
     )  # fmt: skip
     baseline: bool = option(
         True, "Also score a smoothed n-gram model of the training text, for comparison.",

@@ -68,7 +68,7 @@ class Texts(Sequence[str]):
             return NotImplemented
         return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # as Python does for a class with __eq__
 
     def take(self, index: NDArray[np.int64]) -> Texts:
         """Return the texts with these numbers, in this order."""

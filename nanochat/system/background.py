@@ -10,7 +10,7 @@ __all__ = ["Background", "is_active"]
 
 _Result = TypeVar("_Result")
 
-_active: set[Background] = set()  # type: ignore[type-arg]
+_active: set[Background] = set()  # type: ignore[type-arg]  # results of any type
 
 
 def is_active() -> bool:

@@ -40,8 +40,8 @@ def test_tokens_before_the_last_bos_do_not_count() -> None:
 def test_arrays_of_other_types_and_strides_are_accepted() -> None:
     text = documents_of([[1, 2, 1], [2, 2, 1]])
     other = Documents(
-        np.repeat(text.tokens, 2)[::2].astype(np.int32),  # type: ignore[arg-type]
-        text.offsets.astype(np.int32),  # type: ignore[arg-type]
+        np.repeat(text.tokens, 2)[::2].astype(np.int32),  # type: ignore[arg-type]  # another width
+        text.offsets.astype(np.int32),  # type: ignore[arg-type]  # another width
     )
     expected = KneserNey.count(text, 2, 3).token_losses(text)
     assert (KneserNey.count(other, 2, 3).token_losses(other) == expected).all()

@@ -60,7 +60,7 @@ class RegistryFile:
 
 @dataclass(slots=True)
 class Located:
-    """The files that one name stands for."""
+    """The files that one name means."""
 
     given: str
     files: list[SourceFile]

@@ -290,7 +290,7 @@ std::int32_t nck_decode(nck_decoder* decoder, const std::int64_t* tokens, std::i
   });
 }
 
-// NOLINTNEXTLINE(misc-const-correctness): as declared
+// NOLINTNEXTLINE(misc-const-correctness): abi.h declares it without const
 void nck_close_decoder(nck_decoder* decoder) { delete decoder; }
 
 }  // extern "C"

@@ -120,7 +120,7 @@ std::int32_t nck_count_ngrams(const std::int64_t* tokens, const std::int64_t* of
   });
 }
 
-// NOLINTNEXTLINE(misc-const-correctness): as declared
+// NOLINTNEXTLINE(misc-const-correctness): abi.h declares it without const
 void nck_free_ngrams(nck_ngrams* ngrams) { delete ngrams; }
 
 std::int64_t nck_ngram_bytes(const nck_ngrams* ngrams) {
