@@ -5,9 +5,6 @@
 
 #include "kernels/cpu/ngram/table.hpp"
 
-// Orders and depths, at most 16, are ints that index arrays.
-#pragma GCC diagnostic ignored "-Wsign-conversion"
-
 namespace nanochat::kernels::ngram {
 namespace {
 
@@ -23,8 +20,8 @@ Discounts estimate_discounts(const CountsOfCounts& with) noexcept {
   const auto ones = static_cast<double>(with[0]);
   const double y = ones / (ones + 2 * static_cast<double>(with[1]));
   Discounts discounts{};
-  for (int i = 0; i < 3; ++i) {
-    const double count = i + 1;
+  for (std::size_t i = 0; i < discounts.size(); ++i) {
+    const double count = static_cast<double>(i) + 1;
     discounts[i] =
         count - (count + 1) * y * static_cast<double>(with[i + 1]) / static_cast<double>(with[i]);
     if (!(discounts[i] > 0 && discounts[i] <= count)) return otherwise;
@@ -39,8 +36,7 @@ class Builder {
         order_(std::move(order)),
         shared_(std::move(shared)),
         longest_(table.order - 1),
-        counts_(table.vocab),
-        level_followers_(static_cast<std::size_t>(table.order)) {}
+        counts_(table.vocab) {}
 
   void build() {
     grow();
@@ -192,7 +188,7 @@ class Builder {
   // Moves the followers of all depths into one array.
   void join_levels() {
     std::size_t size = 0;
-    for (const auto& each : level_followers_) size += each.size();
+    for (int depth = 0; depth <= longest_; ++depth) size += level_followers_[depth].size();
     table_.followers.reserve(size);
     for (int depth = 0; depth <= longest_; ++depth) {
       const auto before = static_cast<std::uint32_t>(table_.followers.size());
@@ -210,14 +206,14 @@ class Builder {
   Table& table_;
   std::vector<std::uint32_t> order_;
   std::vector<std::uint8_t> shared_;
-  std::vector<Range> ranges_;                              // of each node
-  int longest_;                                            // tokens of the longest context
-  std::array<std::size_t, max_order + 1> begins_{};        // the first node of each depth
-  std::array<std::int64_t, max_order + 1> leaves_from_{};  // leaves that begin less those that end
-  std::array<std::array<CountsOfCounts, 2>, max_order> counts_of_counts_{};  // [depth][Kind]
+  std::vector<Range> ranges_;                         // of each node
+  int longest_;                                       // tokens of the longest context
+  ByDepth<std::size_t, max_order + 1> begins_;        // the first node of each depth
+  ByDepth<std::int64_t, max_order + 1> leaves_from_;  // leaves that begin less those that end
+  ByDepth<std::array<CountsOfCounts, 2>, max_order> counts_of_counts_;  // [depth][Kind]
   std::vector<Follower> counts_;        // of the node at hand, by token
   std::vector<std::uint32_t> counted_;  // the tokens with counts
-  std::vector<std::vector<Follower>> level_followers_;
+  ByDepth<std::vector<Follower>, max_order> level_followers_;
 };
 
 }  // namespace

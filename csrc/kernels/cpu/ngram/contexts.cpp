@@ -9,9 +9,6 @@
 #include "kernels/cpu/ngram/table.hpp"
 #include "kernels/cpu/runtime/parallel.hpp"
 
-// Orders and depths, at most 16, are ints that index arrays.
-#pragma GCC diagnostic ignored "-Wsign-conversion"
-
 namespace nanochat::kernels::ngram {
 namespace {
 
@@ -87,10 +84,8 @@ class Sorter {
   }
 
   bool has_bos(std::uint32_t position, int depth, int tokens) const noexcept {
-    for (int i = 0; i < tokens; ++i) {
-      if (stream_[position - 1 - depth - i] == bos) return true;
-    }
-    return false;
+    const std::uint32_t* const newest = stream_ + position - 1 - depth;
+    return std::find(newest - tokens + 1, newest + 1, bos) != newest + 1;
   }
 
   void sort_by_key(std::uint32_t first, std::uint32_t last, int depth, int tokens) {
@@ -144,7 +139,8 @@ void sort_contexts(const std::vector<std::uint32_t>& stream, std::uint32_t vocab
   }
   if (longest < 2) return;
   std::atomic<bool> out_of_memory{false};
-  parallel_for(vocab - 1, 1, threads, [&](std::int64_t bucket, std::int64_t) {
+  parallel_for(vocab - 1, 1, threads, [&](std::int64_t begin, std::int64_t) {
+    const auto bucket = static_cast<std::size_t>(begin);
     const std::uint32_t first = ends[bucket], last = ends[bucket + 1];
     if (last - first < 2) return;
     try {

@@ -10,9 +10,6 @@
 #include <algorithm>
 #include <cmath>
 
-// Orders and depths, at most 16, are ints that index arrays.
-#pragma GCC diagnostic ignored "-Wsign-conversion"
-
 namespace nanochat::kernels::ngram {
 namespace {
 
@@ -132,14 +129,14 @@ void losses(const Table& table, const Context& context, std::uint32_t target, in
 
 void distribution(const Table& table, const Context& context, int order, double* result) noexcept {
   Follower only{};
-  std::array<Counts, max_order> found{};
+  ByDepth<Counts, max_order> found;
   int depths = 0;
   walk(table, context, order - 1, only, [&](int depth, const Counts& counts) noexcept {
     found[depth] = counts;
     depths = depth + 1;
   });
   // The share of each depth in the result, from the longest context down.
-  std::array<double, max_order> shares{};
+  ByDepth<double, max_order> shares;
   double share = 1.0;
   for (int depth = depths - 1; depth >= 0; --depth) {
     const Kind kind = depth == order - 1 ? raw : adjusted;

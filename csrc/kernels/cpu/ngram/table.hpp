@@ -10,6 +10,7 @@
 #define NANOCHAT_KERNELS_CPU_NGRAM_TABLE_HPP_
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -53,6 +54,19 @@ struct Child {
 };
 inline constexpr std::uint32_t leaf_bit = std::uint32_t{1} << 31U;
 
+// One element per depth. Depths are ints, because they are compared with differences of orders.
+template <class T, int size>
+class ByDepth {
+ public:
+  T& operator[](int depth) noexcept { return elements_[static_cast<std::size_t>(depth)]; }
+  const T& operator[](int depth) const noexcept {
+    return elements_[static_cast<std::size_t>(depth)];
+  }
+
+ private:
+  std::array<T, static_cast<std::size_t>(size)> elements_{};
+};
+
 // Subtracted from the counts 1, 2, and 3 or more.
 using Discounts = std::array<double, 3>;
 
@@ -63,7 +77,7 @@ struct Table {
   std::vector<Node> nodes;            // by depth, the root first
   std::vector<Child> children;
   std::vector<Follower> followers;
-  std::array<std::array<Discounts, 2>, max_order> discounts{};  // [depth][Kind]
+  ByDepth<std::array<Discounts, 2>, max_order> discounts;  // [depth][Kind]
 
   std::uint32_t targets() const noexcept { return static_cast<std::uint32_t>(stream.size()) - 1; }
 };
