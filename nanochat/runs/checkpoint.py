@@ -202,6 +202,11 @@ def remove_checkpoint(path: Path) -> None:
     """
     hidden = path.with_name(f"{REMOVED}{path.name}")
     try:
+        if path.is_symlink():  # what it leads to stays
+            path.unlink()
+            return
+        if hidden.exists():  # of a deletion that was cut short
+            _remove(hidden)
         os.rename(path, hidden)
         _remove(hidden)
     except OSError as error:

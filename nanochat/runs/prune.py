@@ -121,6 +121,8 @@ def prune_run(run: Path, keep: Keep) -> Pruned:
     The best checkpoint and the newest that verifies always stay. If none verifies, all stay.
     Raises OutputError if a process writes to the run or the file system refuses.
     """
+    from nanochat.runs.checkpoint import remove_checkpoint  # imports NumPy
+
     with locked(run):
         steps = step_folders(run)
         newest, problems = _newest_verified(steps)
@@ -132,7 +134,7 @@ def prune_run(run: Path, keep: Keep) -> Pruned:
         freed = 0
         for step in removed:
             freed += folder_bytes(steps[step])
-            _remove_checkpoint(steps[step])
+            remove_checkpoint(steps[step])
     return Pruned(run=run, removed=removed, kept=sorted(kept), freed_bytes=freed, problems=problems)
 
 
@@ -149,20 +151,3 @@ def _newest_verified(steps: Mapping[int, Path]) -> tuple[int | None, list[str]]:
         else:
             return step, problems
     return None, problems
-
-
-def _remove_checkpoint(folder: Path) -> None:
-    """Remove a step folder. It loses its name first: no half of a checkpoint keeps one."""
-    from nanochat.runs.checkpoint import SAVING  # the next save removes such folders
-
-    if folder.is_symlink():
-        folder.unlink()
-        return
-    leaving = folder.with_name(f"{SAVING}{folder.name}")
-    try:
-        if os.path.lexists(leaving):
-            _remove(leaving)
-        os.rename(folder, leaving)
-        shutil.rmtree(leaving)
-    except OSError as error:
-        raise OutputError(f"cannot remove {folder}: {error.strerror or error}") from error
