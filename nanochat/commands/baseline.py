@@ -67,10 +67,13 @@ def baseline_metrics(baseline: Baseline | None) -> dict[str, Any]:
     }
 
 
-def comparison(baseline: Baseline, loss: float | None, bpb: float | None) -> str:
+def comparison(
+    baseline: Baseline, loss: float | None, bpb: float | None, *, overfits: bool = False
+) -> str:
     """Return one line that compares the model's validation with counting.
 
-    A model that is worse gets a second line with what to try.
+    A model that is worse gets a second line with what to try. overfits: its best step was not the
+    last one, so more steps would not help.
     """
     if baseline.bpb is not None and bpb is not None:
         model, counting, unit = bpb, baseline.bpb, "bits per byte"
@@ -81,7 +84,9 @@ def comparison(baseline: Baseline, loss: float | None, bpb: float | None) -> str
     line = f"validation {model:.2f} {unit} (counting, order {baseline.order}: {counting:.2f})"
     if model <= counting:
         return line
+    advice = "more --steps or a longer --time-budget, or a larger --preset"
+    if overfits:
+        advice = "more text, a smaller --preset, --dropout 0.2 or a larger --weight-decay"
     return (
-        f"{line}\nthe model is worse than counting by {model - counting:.2f} {unit};"
-        " try more --steps or a longer --time-budget, or a larger --preset"
+        f"{line}\nthe model is worse than counting by {model - counting:.2f} {unit}; try {advice}"
     )

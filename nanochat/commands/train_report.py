@@ -134,7 +134,10 @@ def finish(run: Run, metrics: Mapping[str, Any]) -> tuple[Sequence[str], Path]:
         raise
     terminal.samples([sample.strip() for sample in samples])
     if baseline is not None:
-        compared = comparison(baseline, metrics["val_loss"], metrics["val_bpb"])
+        compared = comparison(
+            baseline, metrics["val_loss"], metrics["val_bpb"],
+            overfits=metrics["best_step"] < metrics["steps"],
+        )  # fmt: skip
         line, *advice = compared.splitlines()
         for text in advice if terminal.is_for_people else (line, *advice):
             terminal.note(text)

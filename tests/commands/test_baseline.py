@@ -95,6 +95,13 @@ def test_a_worse_model_is_told_what_to_try() -> None:
     ]
 
 
+def test_a_worse_model_that_overfits_is_not_told_to_train_longer() -> None:
+    assert comparison(baseline(), 1.9, 2.48, overfits=True).splitlines()[1] == (
+        "the model is worse than counting by 0.50 bits per byte; try more text, a smaller --preset,"
+        " --dropout 0.2 or a larger --weight-decay"
+    )
+
+
 def test_text_without_bytes_is_compared_per_token() -> None:
     line = "validation 1.20 nats per token (counting, order 7: 1.50)"
     assert comparison(baseline(bpb=None), 1.2, None) == line
