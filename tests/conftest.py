@@ -30,7 +30,9 @@ TINY: dict[str, dict[str, Any]] = {
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--long", action="store_true", help="also the long forms of claims")
+    parser.addoption(
+        "--long", action="store_true", help="the long and property tests only, in full"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -41,12 +43,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--long"):
-        return
-    long = [item for item in items if item.get_closest_marker("long")]
-    if long:
-        config.hook.pytest_deselected(items=long)
-        items[:] = [item for item in items if item not in long]
+    """Leave out the long tests or, with --long, all that the gate runs in the same form."""
+    with_long = config.getoption("--long")
+    chosen, others = [], []
+    for item in items:
+        is_long = item.get_closest_marker("long") is not None
+        is_property = getattr(getattr(item, "obj", None), "is_hypothesis_test", False)
+        selected = is_long or is_property if with_long else not is_long
+        (chosen if selected else others).append(item)
+    config.hook.pytest_deselected(items=others)
+    items[:] = chosen
 
 
 @pytest.fixture(autouse=True)
