@@ -4,8 +4,8 @@
 
 Downloads each package with `apt-get download`, unpacks it below FOLDER/packages without installing
 it, and writes FOLDER/NAME/train.txt and FOLDER/NAME/test.txt. The test part is the last tenth of a
-long document, or every tenth unit of a collection, drawn by a fixed seed. No run reads it before
-its score.
+long document, or every tenth unit of a collection, drawn by a fixed seed, without characters that
+the training part lacks, which models of characters cannot score. No run reads it before its score.
 """
 
 from __future__ import annotations
@@ -77,7 +77,10 @@ def collect(text: Text, folder: Path) -> tuple[Path, Path]:
     if not (train.exists() and test.exists()):
         train.parent.mkdir(parents=True, exist_ok=True)
         parts = _split(_content(text, folder / "packages"), text.unit)
-        for path, content in zip((train, test), parts, strict=True):
+        learned, scored = parts
+        known = set(learned)
+        scored = "".join(character for character in scored if character in known)
+        for path, content in ((train, learned), (test, scored)):
             path.write_text(content, encoding="utf-8", newline="")
     return train, test
 

@@ -5,9 +5,10 @@
 
 FOLDER is that of `python -m bench.choices.text_sources`. For each text, budget and seed, every
 candidate trains in turn as a whole process, and `nanochat eval` scores the test part, which chose
-nothing. Each cell is added to results/choices/texts.json as soon as it is measured: an interrupted
-run goes on where it stopped. A cell is measured again when its preset's defaults change. --report
-only prints the tables.
+nothing. Presets that the first seed leaves more than BEYOND bits per byte behind the best get no
+further seeds. Each cell is added to results/choices/texts.json as soon as it is measured: an
+interrupted run goes on where it stopped. A cell is measured again when the defaults of its preset
+have changed. --report only prints the tables.
 
 A choice is good if its mean is within max(0.03 bits per byte, two standard errors of the paired
 difference) of the best candidate on a text of 20 kB or more, and not significantly worse than any
@@ -17,13 +18,14 @@ candidate on a smaller one (paired t-test, p < 0.05).
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import math
 import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,10 @@ from bench.choices.text_sources import TEXTS, Text, collect
 from bench.command import command_parser, environment_without_root, nanochat_command
 from bench.machine import read_result, write_result
 from bench.race.statistics import p_below
+from nanochat.config import preset_choice
+from nanochat.config.options import TrainConfig, options_of
 from nanochat.config.presets import PRESETS
+from nanochat.config.sources import read_config_file
 
 RECORD = "choices/texts"
 AUTO = "auto"
@@ -41,19 +46,18 @@ TEXTS_AT: Mapping[int, Sequence[str]] = {  # budgets beyond 10 s are measured on
     300: ("kjv", "python"),
 }
 MARGIN = 0.03  # bits per byte
+BEYOND = 0.15  # bits per byte behind the best at the first seed: many times the spread of seeds
 SMALL = 20_000  # bytes
+
+CHOSEN = ("preset", "mode", "block_size", "tokenizer", "vocab_size", "dropout", "batch_size")
 
 Cell = dict[str, Any]
 
 
 def digest(candidate: str) -> str:
-    """Return what identifies the defaults of a candidate; `auto` depends on all of them."""
-    defaults = PRESETS if candidate == AUTO else PRESETS[candidate]
+    """Return what identifies the defaults of a candidate; `auto` depends on all and on the rule."""
+    defaults: Any = PRESETS.get(candidate) or [PRESETS, inspect.getsource(preset_choice)]
     return hashlib.sha256(json.dumps(defaults, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def key_of(cell: Cell) -> tuple[Any, ...]:
-    return tuple(cell[name] for name in ("text", "budget_s", "candidate", "seed", "defaults"))
 
 
 def measure(text: Text, folder: Path, budget: int, candidate: str, seed: int) -> Cell:
@@ -66,13 +70,15 @@ def measure(text: Text, folder: Path, budget: int, candidate: str, seed: int) ->
             f"--seed={seed}", f"--out={run}",
         )  # fmt: skip
         clock_s = time.perf_counter() - began
-        score = json.loads(_nanochat("eval", "--json", "--checkpoint", run, "--data", test))
+        score = json.loads(_nanochat("eval", run, "--json", "--data", test))
         result = json.loads((run / "result.json").read_text())
+        chosen = read_config_file(str(run / "config.toml"), options_of(TrainConfig))
     return {
         "text": text.name, "budget_s": budget, "candidate": candidate, "seed": seed,
         "defaults": digest(candidate), "bytes": train.stat().st_size, "clock_s": clock_s,
-        "test_bpb": score["val_bpb"], "params": result["params"], "steps": result["steps"],
-        "baseline_bpb": result.get("baseline_bpb"), "preset": result.get("preset"),
+        "test_bpb": score["bpb"], "params": result["params"], "steps": result["steps"],
+        "best_step": result["best_step"], "val_bpb": result["val_bpb"],
+        "baseline_bpb": result.get("baseline_bpb"), **{name: chosen[name] for name in CHOSEN},
     }  # fmt: skip
 
 
@@ -85,23 +91,43 @@ def _nanochat(*words: object) -> str:
 
 
 def missing(
-    cells: Iterable[Cell],
+    cells: Sequence[Cell],  # grows while this runs
     *,
     budgets: Sequence[int],
     seeds: int,
     names: Sequence[str],
     candidates: Sequence[str],
-) -> Iterable[tuple[Text, int, str, int]]:
+) -> Iterator[tuple[Text, int, str, int]]:
     """Yield the cells that are not measured yet. The candidates of one seed take turns."""
-    done = {key_of(cell) for cell in cells}
     for budget in budgets:
-        for text in TEXTS:
-            if text.name not in (names or TEXTS_AT.get(budget, [t.name for t in TEXTS])):
-                continue
+        texts = names or TEXTS_AT.get(budget, [text.name for text in TEXTS])
+        for text in (text for text in TEXTS if text.name in texts):
             for seed in range(1, seeds + 1):
                 for candidate in candidates:
-                    if (text.name, budget, candidate, seed, digest(candidate)) not in done:
+                    found = [c for c in _current(cells) if is_cell(c, text.name, budget, seed)]
+                    measured = {cell["candidate"] for cell in found}
+                    if candidate not in measured and not (
+                        seed > 1 and is_beyond(cells, text.name, budget, candidate)
+                    ):
                         yield text, budget, candidate, seed
+
+
+def is_cell(cell: Cell, text: str, budget: int, seed: int) -> bool:
+    return (cell["text"], cell["budget_s"], cell["seed"]) == (text, budget, seed)
+
+
+def is_beyond(cells: Iterable[Cell], text: str, budget: int, candidate: str) -> bool:
+    """Return whether the first seed leaves a preset so far behind that more seeds say nothing."""
+    if candidate == AUTO:
+        return False
+    first = [cell for cell in _current(cells) if is_cell(cell, text, budget, 1)]
+    scores = {cell["candidate"]: cell["test_bpb"] for cell in first}
+    return scores[candidate] > min(scores.values()) + BEYOND if candidate in scores else False
+
+
+def _current(cells: Iterable[Cell]) -> list[Cell]:
+    """Return the cells whose defaults are today's."""
+    return [cell for cell in cells if cell["defaults"] == digest(cell["candidate"])]
 
 
 def verdict(scores: Mapping[str, Mapping[int, float]], size: int) -> dict[str, Any]:
@@ -131,7 +157,7 @@ def verdict(scores: Mapping[str, Mapping[int, float]], size: int) -> dict[str, A
 
 
 def report(cells: Sequence[Cell]) -> None:
-    current = [cell for cell in cells if cell["defaults"] == digest(cell["candidate"])]
+    current = _current(cells)
     for budget in sorted({cell["budget_s"] for cell in current}):
         print(f"\n{budget} s: bits per byte of the test part, mean over seeds")
         candidates = [n for n in CANDIDATES if any(c["candidate"] == n for c in current)]
@@ -169,7 +195,7 @@ def main() -> None:
     cells: list[Cell] = read_result(RECORD).get("cells", [])
     if not options.report:
         waiting = missing(
-            list(cells), budgets=options.budgets, seeds=options.seeds, names=options.texts,
+            cells, budgets=options.budgets, seeds=options.seeds, names=options.texts,
             candidates=options.candidates,
         )  # fmt: skip
         for text, budget, candidate, seed in waiting:

@@ -7,20 +7,20 @@ training/deadline.py. The presets themselves are in config/presets.py.
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import math
 import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nanochat.commands.preset_choice import choices_of, chosen_options
 from nanochat.config.options import RUNS_DIR, TrainConfig, budget_seconds, options_of
 from nanochat.data.batches import resolve_batching
-from nanochat.data.dataset import EVAL_TOKENS, Dataset, load_dataset
+from nanochat.data.dataset import EVAL_TOKENS, Dataset, SplitText, load_dataset, read_text
 from nanochat.engines import build_engine, resolve_hardware
 from nanochat.errors import ConfigError
 from nanochat.model.state import TrainerState
@@ -31,17 +31,7 @@ from nanochat.training.deadline import EXIT_S, MARGIN, Deadline, TimePlan
 from nanochat.training.engine import Engine
 from nanochat.training.loop import step_settings
 
-__all__ = ["LADDERS", "Fit", "fit_to_budget"]
-
-# Presets for long documents, for short documents and for the scalar engine, the largest first, each
-# with the number of steps from which it beats the next despite its slower steps.
-LADDERS: Mapping[str, tuple[tuple[str, int], ...]] = {
-    "long": (("small", 300), ("nano", 0)),
-    "short": (("mini", 400), ("pico", 0)),
-    "scalar": (("pico", 0),),
-}
-
-SMALLEST_TEXT = 500_000  # characters; in a shorter text the word pieces of `small` are too rare
+__all__ = ["Fit", "fit_to_budget"]
 
 LARGEST_BATCH = 16  # times the preset's batch
 FREE_ROWS = 1.25  # the batch is doubled while its step takes at most this many times as long
@@ -92,29 +82,30 @@ def fit_to_budget(
     *,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Fit:
-    """Return the largest preset of the text's ladder that has enough steps in config.time_budget.
+    """Return the largest choice for the text that has enough steps in config.time_budget.
 
-    Given options override the presets; a given preset is the only candidate. Raises ConfigError
+    Given options override the choice; a given preset is the only candidate. Raises ConfigError
     with the least budget if not even a few steps fit.
     """
     budget_s = budget_seconds(str(config.time_budget))
     given = {name: getattr(config, name) for name in config.given - {"time_budget", "steps"}}
     if config.compile == "auto" and budget_s < COMPILE_BUDGET_S:
         given["compile"] = "off"
-    datasets = _Datasets()
+    text = read_text(config)
+    datasets = _Datasets(text)
     fitting: _Trial | None = None
-    for preset, least in reversed(_ladder(config, given, datasets)):
-        if fitting is not None and fitting.steps < least:
+    for choice in reversed(choices_of(config, text)):
+        if fitting is not None and fitting.steps < choice.least_steps:
             break  # a larger preset is slower still
-        candidate = TrainConfig(**{**given, "preset": preset})
+        candidate = TrainConfig(**{**chosen_options(choice, given), **given})
         dataset = datasets.of(candidate)
         if fitting is None and (start_s := clock() - started) > budget_s:
             raise _too_short(config, 2 * start_s, f"the start took {start_s:.1f} s")
         trial = _Trial(candidate, dataset, started, budget_s, clock)
-        if fitting is not None and trial.steps < least:
+        if fitting is not None and trial.steps < choice.least_steps:
             break
         fitting = trial
-    assert fitting is not None  # no ladder is empty
+    assert fitting is not None  # there is a choice for every text
     return fitting.fit(config)
 
 
@@ -125,25 +116,11 @@ def _too_short(config: TrainConfig, least_s: float, reason: str) -> ConfigError:
     )
 
 
-def _ladder(
-    config: TrainConfig, given: Mapping[str, Any], datasets: _Datasets
-) -> tuple[tuple[str, int], ...]:
-    """Return the presets for the text, the largest first."""
-    if "preset" in given or config.model_kind != "mini-gpt":
-        return ((config.preset, 0),)
-    if given.get("mode") == "scalar" or importlib.util.find_spec("torch") is None:
-        return LADDERS["scalar"]
-    dataset = datasets.of(TrainConfig(**given))
-    if dataset.batching != "windows":
-        return LADDERS["short"]
-    long_enough = len(dataset.train.tokens) >= SMALLEST_TEXT
-    return LADDERS["long"] if long_enough else LADDERS["long"][-1:]
-
-
 class _Datasets:
     """The text as the presets see it, prepared once for all that read the same tokens."""
 
-    def __init__(self) -> None:
+    def __init__(self, text: SplitText) -> None:
+        self._text = text
         self._prepared: dict[tuple[Any, ...], Dataset] = {}
 
     def of(self, config: TrainConfig) -> Dataset:
@@ -152,7 +129,7 @@ class _Datasets:
         key = tuple(getattr(config, name) for name in (*data, "seed"))
         dataset = self._prepared.get(key)
         if dataset is None:
-            dataset = self._prepared[key] = load_dataset(config)
+            dataset = self._prepared[key] = load_dataset(config, text=self._text)
         batching = resolve_batching(config.batching, dataset.train, config.block_size)
         return dataclasses.replace(dataset, batching=batching)
 

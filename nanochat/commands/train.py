@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from nanochat.commands.baseline import Counting, start_baseline
 from nanochat.commands.init_from import Source, initialized_config, read_source
+from nanochat.commands.preset_choice import needs_text, with_chosen_preset
 from nanochat.commands.signals import stop_requested
 from nanochat.commands.time_budget import Fit, fit_to_budget
 from nanochat.commands.train_report import announce, finish, preview, with_way_on
@@ -24,7 +25,7 @@ from nanochat.config.keep import parse_keep
 from nanochat.config.option import config_or_default
 from nanochat.config.options import ARCHITECTURE, RUNS_DIR, TrainConfig, options_of
 from nanochat.data.batches import Batch
-from nanochat.data.dataset import Dataset, load_dataset
+from nanochat.data.dataset import Dataset, SplitText, load_dataset, read_text
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.engines import build_engine, resolve_hardware
 from nanochat.errors import CheckpointError, ConfigError, RunInterrupted
@@ -123,12 +124,12 @@ def train(
             folder, checkpoint = stack.enter_context(_resumed_run(requested, terminal))
         elif requested.out is not None and processes.rank() == 0:
             refuse_used(Path(requested.out))  # before any work; again when the folder is created
-        complete, mode_is_given, fit = _complete(requested, checkpoint, started, terminal)
+        complete, mode_is_given, fit, read = _complete(requested, checkpoint, started, terminal)
         text = _Text(
             known=source.tokenizer if source is not None else kept_tokenizer(checkpoint),
             extend=complete.extend_vocabulary if source is not None else True,
             folder=checkpoint.run_folder if checkpoint else kept,
-            prepared=fit.dataset if fit and source is None else None,
+            read=read, prepared=fit.dataset if fit and source is None else None,
         )  # fmt: skip
         resolved, dataset, mode_reason = _resolve(complete, mode_is_given, text)
         if checkpoint is not None:
@@ -165,15 +166,22 @@ def train(
 
 def _complete(
     requested: TrainConfig, checkpoint: Checkpoint | None, started: float, terminal: Terminal
-) -> tuple[TrainConfig, bool, Fit | None]:
-    """Return the config with the checkpoint's options or those of the time budget, whether its
-    mode is given rather than chosen by the rule of mode auto, and the fit to the budget."""
+) -> tuple[TrainConfig, bool, Fit | None, SplitText | None]:
+    """Return the config with the checkpoint's options or those chosen for the text and the time
+    budget, whether its mode is given rather than chosen by the rule of mode auto, the fit to the
+    budget, and the text if the choice has read it."""
     complete = requested if checkpoint is None else _resumed_config(requested, checkpoint)
-    if complete.time_budget is None:
-        return complete, checkpoint is not None or "mode" in requested.given, None
-    fit = fit_to_budget(complete, started)
-    terminal.note(f"{complete.time_budget}: {fit}")
-    return fit.config, True, fit  # its steps were timed in this mode
+    if complete.time_budget is not None:
+        fit = fit_to_budget(complete, started)
+        terminal.note(f"{complete.time_budget}: {fit}")
+        return fit.config, True, fit, None  # its steps were timed in this mode
+    mode_is_given = checkpoint is not None or "mode" in requested.given
+    if checkpoint is not None or not needs_text(complete):
+        return complete, mode_is_given, None, None
+    text = read_text(complete)
+    chosen, reason = with_chosen_preset(complete, text)
+    terminal.note(reason)
+    return chosen, mode_is_given or chosen.mode == "tensor", None, text
 
 
 def _deadline(
@@ -193,10 +201,13 @@ class _Text:
     known: Tokenizer | None  # of a trained model; None: the text's own
     extend: bool  # add the text's new characters to `known`
     folder: Path | None  # the run folder that has copies of standard input and URLs
+    read: SplitText | None  # by the choice of a preset
     prepared: Dataset | None  # by a time budget
 
     def load(self, config: TrainConfig) -> Dataset:
-        return load_dataset(config, self.known, extend=self.extend, folder=self.folder)
+        return load_dataset(
+            config, self.known, extend=self.extend, folder=self.folder, text=self.read
+        )
 
 
 def _resolve(

@@ -94,8 +94,8 @@ class TrainConfig:
         "mini-gpt", "Kind of model.", group=_MODEL, choices=("bigram", "mini-gpt"), common=True
     )
     preset: str = option(
-        "auto", "Named set of defaults; auto: chosen by mode and model kind.", group=_MODEL,
-        choices=("auto", *PRESETS), common=True,
+        "auto", "Named set of defaults; auto: chosen by the text, the engine and the time.",
+        group=_MODEL, choices=("auto", *PRESETS), common=True,
     )  # fmt: skip
     n_layer: int = option(
         2, "Number of transformer blocks.", group=_MODEL, low=0, high=256, common=True

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from nanochat.config.options import TrainConfig
+from nanochat.config.preset_choice import TextFacts
 from nanochat.data.batches import (
     Batch,
     Batcher,
@@ -29,7 +30,7 @@ from nanochat.data.vocabulary import covering
 from nanochat.errors import TokenizerError
 from nanochat.system.wording import counted
 
-__all__ = ["Dataset", "load_dataset", "start_text"]
+__all__ = ["Dataset", "SplitText", "load_dataset", "read_text", "start_text", "text_facts"]
 
 EVAL_TOKENS = 4096  # per evaluation batch, at least: smaller batches leave cores idle
 
@@ -109,14 +110,20 @@ class Dataset:
         }
 
 
-def load_dataset(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitText:
+    """The text of a run before it is tokens."""
+
+    corpus: Corpus
+    split: Split
+    notes: tuple[str, ...]  # sentences for the user about the sources
+
+
+def read_text(
     config: TrainConfig,
-    known: Tokenizer | None = None,  # of a trained model; None: the text's own
-    *,
-    extend: bool = False,  # add the text's new characters to `known`
     folder: Path | None = None,  # of a run that has copies of standard input and URLs
-) -> Dataset:
-    """Read, split and tokenize the config's corpus. Raises CorpusError, TokenizerError."""
+) -> SplitText:
+    """Read and split the config's corpus. Raises CorpusError."""
     corpus = load_corpus(
         config.data, config.documents, config.data_dir, separator=config.separator,
         text_column=config.text_column, folder=folder,
@@ -127,11 +134,39 @@ def load_dataset(
         dropped = len(corpus.documents) - len(found)
         notes += (f"{corpus.name}: {counted(dropped, 'exact duplicate')} removed",)
     split = split_documents(found, config.val_fraction, config.seed)
+    if corpus.reason:
+        notes += (_choice(corpus, len(found), config.val_fraction, split.val_source),)
+    return SplitText(corpus=corpus, split=split, notes=notes)
+
+
+def text_facts(text: SplitText) -> TextFacts:
+    """Return what the choice of a preset reads of the training part.
+
+    The characters are those of the first chunk, which has at least one document or CHUNK bytes.
+    """
+    train = text.split.train
+    size = int(train.lengths.sum())
+    first = str(next(train.chunks()), "utf-8")
+    bytes_per_character = len(first.encode()) / len(first)
+    return TextFacts(
+        size=size, document=size / bytes_per_character / len(train), alphabet=len(set(first))
+    )
+
+
+def load_dataset(
+    config: TrainConfig,
+    known: Tokenizer | None = None,  # of a trained model; None: the text's own
+    *,
+    extend: bool = False,  # add the text's new characters to `known`
+    folder: Path | None = None,  # of a run that has copies of standard input and URLs
+    text: SplitText | None = None,  # of this config, if it was read before
+) -> Dataset:
+    """Read, split and tokenize the config's corpus. Raises CorpusError, TokenizerError."""
+    text = text or read_text(config, folder)
+    corpus, split = text.corpus, text.split
     train: Sequence[str] = split.train
     if config.style == "futuristic":
         train = Texts.of([*split.train, *style_documents()])
-    if corpus.reason:
-        notes += (_choice(corpus, len(found), config.val_fraction, split.val_source),)
     if known is None:
         tokenizer = build_tokenizer(config.tokenizer, train, split.val, config.vocab_size)
     else:
@@ -148,7 +183,7 @@ def load_dataset(
         warning=split.warning or _shared_warning(split, train),
         documents=corpus.kind if corpus.kind in ("line", "paragraph") else _unit_option(corpus),
         separator=corpus.separator,
-        notes=notes,
+        notes=text.notes,
         fetched=corpus.fetched,
     )
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from bench.choices.text_sources import _split
-from bench.choices.texts import AUTO, digest, missing, verdict
+from bench.choices import text_sources, texts
+from bench.choices.text_sources import TEXTS, _split
+from bench.choices.texts import AUTO, BEYOND, digest, measure, missing, verdict
+from nanochat.config.presets import PRESETS
 
 
 def scores(auto: list[float], **others: list[float]) -> dict[str, dict[int, float]]:
@@ -55,9 +59,49 @@ def test_a_tenth_of_the_units_is_drawn_for_the_score() -> None:
     assert parts[1] != units[-5:]
 
 
+def cell(candidate: str, score: float, seed: int = 1) -> dict[str, Any]:
+    return {
+        "text": "kjv", "budget_s": 300, "candidate": candidate, "seed": seed, "test_bpb": score,
+        "defaults": digest(candidate),
+    }  # fmt: skip
+
+
 def test_a_cell_is_measured_again_only_if_the_defaults_of_its_preset_changed() -> None:
     options = {"budgets": [300], "seeds": 1, "names": ["kjv"], "candidates": ["mini"]}
-    ((text, budget, candidate, seed),) = missing([], **options)
-    cell = {"text": text.name, "budget_s": budget, "candidate": candidate, "seed": seed}
-    assert list(missing([{**cell, "defaults": digest("mini")}], **options)) == []
-    assert len(list(missing([{**cell, "defaults": "before"}], **options))) == 1
+    assert len(list(missing([], **options))) == 1
+    assert list(missing([cell("mini", 2.0)], **options)) == []
+    assert len(list(missing([cell("mini", 2.0) | {"defaults": "before"}], **options))) == 1
+
+
+def test_a_preset_far_behind_at_the_first_seed_gets_no_more_seeds() -> None:
+    options = {"budgets": [300], "seeds": 3, "names": ["kjv"], "candidates": [AUTO, "mini", "nano"]}
+    cells = [cell(AUTO, 3.0), cell("mini", 2.0), cell("nano", 2.01 + BEYOND)]
+    left = [(candidate, seed) for _, _, candidate, seed in missing(cells, **options)]
+    assert left == [(AUTO, 2), ("mini", 2), (AUTO, 3), ("mini", 3)]
+
+
+def test_a_cell_keeps_the_score_of_the_test_part_and_the_choice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = texts._nanochat
+    few = {"--time-budget=10s": "--steps=3", "--quiet": "--mode=scalar"}  # no clock in a test
+    monkeypatch.setattr(texts, "_nanochat", lambda *w: run(*(few.get(str(x), x) for x in w)))
+    (tmp_path / "kjv").mkdir()
+    (tmp_path / "kjv" / "train.txt").write_text("to be or not to be\n" * 200)
+    (tmp_path / "kjv" / "test.txt").write_text("not to be\n" * 20)
+    found = measure(TEXTS[0], tmp_path, 10, "pico", 1)
+    assert found["preset"] == "pico"
+    assert found["block_size"] == PRESETS["pico"]["block_size"]
+    assert found["bytes"] == 19 * 200
+    assert 0 < found["test_bpb"] < 8
+    assert found["best_step"] <= found["steps"]
+
+
+def test_a_score_has_no_characters_that_the_training_part_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = "ab\n" * 30 + "a\u00e9b\n"
+    monkeypatch.setattr(text_sources, "_content", lambda text, packages: content)
+    train, test = text_sources.collect(TEXTS[0], tmp_path)
+    assert train.read_text() == "ab\n" * 29
+    assert test.read_text() == "ab\nab\n"

@@ -17,8 +17,10 @@ import nanochat
 from nanochat import TrainConfig
 from nanochat.commands import time_budget as budget
 from nanochat.commands import train as commands_train
-from nanochat.commands.time_budget import EVALUATIONS, LADDERS, PAUSE_SHARE, Fit, fit_to_budget
+from nanochat.commands.time_budget import EVALUATIONS, PAUSE_SHARE, Fit, fit_to_budget
+from nanochat.config import preset_choice
 from nanochat.config.options import budget_seconds, options_of
+from nanochat.config.preset_choice import TextFacts, choices_for
 from nanochat.config.sources import read_config_file
 from nanochat.errors import ConfigError, OutputError, RunInterrupted
 from nanochat.runs.load import read_checkpoint
@@ -134,11 +136,12 @@ def test_a_text_that_takes_long_to_score_is_scored_in_part(lines, long_text):
 def test_the_text_is_prepared_once_for_all_presets_that_read_the_same_tokens(
     lines, long_text, monkeypatch
 ):
-    monkeypatch.setattr(budget, "SMALLEST_TEXT", 1000)
+    monkeypatch.setattr(preset_choice, "SMALL_TEXT", 1000)
+    monkeypatch.setattr(preset_choice, "TINY_TEXT", 1000)
     loaded = []
     load = budget.load_dataset
     monkeypatch.setattr(
-        budget, "load_dataset", lambda config: loaded.append(config.tokenizer) or load(config)
+        budget, "load_dataset", lambda config, text: loaded.append(config.tokenizer) or load(config)
     )
     fitted("9s", **lines)
     assert loaded == ["char"]
@@ -158,15 +161,17 @@ def test_torch_compile_is_chosen_only_by_the_user_or_in_a_long_budget(lines):
 
 
 def test_more_time_takes_a_larger_preset(lines, long_text, monkeypatch):
-    monkeypatch.setattr(budget, "SMALLEST_TEXT", 1000)
-    for options, kind in ((lines, "short"), (long_text, "long")):
-        (large, least), (small, _) = LADDERS[kind]
+    monkeypatch.setattr(preset_choice, "SMALL_TEXT", 1000)
+    monkeypatch.setattr(preset_choice, "TINY_TEXT", 1000)
+    for options, document in ((lines, 8), (long_text, 1e6)):
+        facts = TextFacts(size=10**6, document=document, alphabet=60)
+        large, small = choices_for(facts, "tensor")
         chosen = {}
-        for seconds in (least * TICK * 0.7, least * TICK * 4):
+        for seconds in (large.least_steps * TICK * 0.7, large.least_steps * TICK * 4):
             clock = Clock()
             config = TrainConfig(time_budget=f"{seconds:.3f}s", **options)
             chosen[seconds] = fit_to_budget(config, clock(), clock=clock).config.preset
-        assert list(chosen.values()) == [small, large]
+        assert list(chosen.values()) == [small.preset, large.preset]
 
 
 def test_a_short_text_gets_no_word_pieces(long_text):

@@ -1,0 +1,65 @@
+"""The model that `--preset auto` chooses for a text: a rule that was measured.
+
+`python -m bench.choices.texts` trains every preset on many kinds of text under several time budgets
+and compares the choice with the best of them (bench/results/choices/texts.json). The rule reads the
+training part only, and is the same with and without a time budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["Choice", "TextFacts", "choices_for"]
+
+SHORT_DOCUMENT = 64  # characters on average; in longer ones the context of `mini` is too short
+LARGE_ALPHABET = 400  # characters, as in Chinese and Japanese: most of them are rare
+SMALL_TEXT = 500_000  # bytes; in a shorter text the word pieces of `small` are too rare
+TINY_TEXT = 150_000  # bytes, which a model of `nano`'s size knows by heart within seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextFacts:
+    """What the rule reads of the training part of a text."""
+
+    size: int  # bytes in UTF-8
+    document: float  # characters of a document, on average
+    alphabet: int  # different characters
+
+    def __str__(self) -> str:
+        amount = f"{self.size / 1e6:.1f} MB" if self.size >= 1e6 else f"{self.size / 1e3:.0f} kB"
+        kind = "short documents" if self.document < SHORT_DOCUMENT else "running text"
+        return f"{amount} of {kind} in {self.alphabet:,} different characters"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """A preset, with changed defaults, that is worth its time from a number of steps on."""
+
+    preset: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    least_steps: int = 0
+
+    def __str__(self) -> str:
+        changed = " and ".join(f"{name} {value}" for name, value in self.options.items())
+        return f"preset {self.preset}" + (f" with {changed}" if changed else "")
+
+
+def choices_for(facts: TextFacts, mode: str) -> tuple[Choice, ...]:
+    """Return what fits a text on an engine, the largest model first.
+
+    Without a time budget the first one is trained. With one, it is the first whose least_steps fit.
+    """
+    is_short = facts.document < SHORT_DOCUMENT
+    if mode == "scalar":  # a step takes twice as long with twice the context
+        return (Choice(preset="pico", options={} if is_short else {"block_size": 32}),)
+    if is_short:
+        return Choice(preset="mini", least_steps=400), Choice(preset="pico")
+    if facts.alphabet >= LARGE_ALPHABET:
+        return (Choice(preset="small", options={"vocab_size": 4096}),)
+    if facts.size < TINY_TEXT:
+        return (Choice(preset="nano", options={"dropout": 0.2}),)
+    if facts.size < SMALL_TEXT:
+        return (Choice(preset="nano", options={"dropout": 0.1}),)
+    return Choice(preset="small", least_steps=300), Choice(preset="nano")

@@ -1,0 +1,56 @@
+"""The rule of `--preset auto`: what each kind of text gets."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nanochat import TrainConfig
+from nanochat.config.preset_choice import SHORT_DOCUMENT, TextFacts, choices_for
+
+FACTS = st.builds(
+    TextFacts,
+    size=st.integers(1, 10**9),
+    document=st.floats(0, 1e9),
+    alphabet=st.integers(1, 10**5),
+)
+
+
+@given(FACTS, st.sampled_from(["scalar", "tensor"]))
+def test_every_text_gets_a_config_that_is_valid_on_its_engine(facts: TextFacts, mode: str) -> None:
+    choices = choices_for(facts, mode)
+    for choice in choices:
+        config = TrainConfig(preset=choice.preset, mode=mode, **choice.options)
+        assert config.preset == choice.preset
+    assert choices[-1].least_steps == 0  # one is taken, however short the time
+    least = [choice.least_steps for choice in choices]
+    assert least == sorted(least, reverse=True)
+
+
+@given(FACTS)
+def test_running_text_gets_more_than_16_characters_of_context(facts: TextFacts) -> None:
+    if facts.document >= SHORT_DOCUMENT:
+        for mode in ("tensor", "scalar"):
+            for choice in choices_for(facts, mode):
+                config = TrainConfig(preset=choice.preset, mode=mode, **choice.options)
+                assert config.block_size > 16
+
+
+@pytest.mark.parametrize("size", [10**5, 3 * 10**6])
+def test_a_large_alphabet_gets_a_larger_vocabulary_of_word_pieces(size: int) -> None:
+    def first(alphabet: int) -> TrainConfig:
+        choice = choices_for(TextFacts(size=size, document=1e5, alphabet=alphabet), "tensor")[0]
+        return TrainConfig(preset=choice.preset, mode="tensor", **choice.options)
+
+    chinese, english = first(3000), first(80)
+    assert chinese.tokenizer == "bpe"
+    assert chinese.vocab_size > (english.vocab_size if english.tokenizer == "bpe" else 256)
+
+
+def test_a_small_text_is_regularized_and_a_large_one_is_not() -> None:
+    def first(size: int) -> TrainConfig:
+        choice = choices_for(TextFacts(size=size, document=1e5, alphabet=80), "tensor")[0]
+        return TrainConfig(preset=choice.preset, mode="tensor", **choice.options)
+
+    assert first(50_000).dropout > first(5_000_000).dropout == 0
