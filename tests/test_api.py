@@ -14,9 +14,9 @@ import nanochat
 from nanochat import errors
 
 NAMES = [
-    "AblateConfig", "AblationResult", "EvalConfig", "EvalResult", "Matrix", "NanochatError",
-    "Program", "SampleConfig", "TrainConfig", "TrainResult", "Value", "ablate", "compile",
-    "detached_max", "evaluate", "info", "sample", "select", "train",
+    "AblateConfig", "AblationResult", "EvalConfig", "EvalResult", "LanguageModel", "Matrix", "NanochatError",
+    "Program", "SampleConfig", "TextLoss", "TrainConfig", "TrainResult", "Value", "ablate", "compile",
+    "detached_max", "evaluate", "info", "load", "sample", "select", "train",
 ]  # fmt: skip
 FUNCTIONS = ("train", "sample", "evaluate", "ablate", "info")
 

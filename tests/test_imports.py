@@ -16,6 +16,7 @@ FLOORS = (
     {"__main__"},
     {"cli"},
     {"commands"},
+    {"api"},
     {"output"},
     {"runs"},
     {"engines"},
