@@ -220,6 +220,18 @@ def test_commands_of_the_scalar_engine_never_import_torch(python, commands, tmp_
     assert "torch" not in loaded_after(python, code, tmp_path)
 
 
+def test_a_loaded_scalar_model_never_imports_torch(python, tmp_path):
+    code = (
+        "import nanochat\n"
+        "options = dict(mode='scalar', model_kind='bigram', n_embd=4, steps=2, eval_tokens=20)\n"
+        "run = nanochat.train(nanochat.TrainConfig(**options, batch_size=2, num_samples=0)).run\n"
+        "model = nanochat.load(run)\n"
+        "model.generate('an'), list(model.stream('an')), model.next_tokens('an'), model.loss('anna')\n"
+        "repr(model), model.weights, model.write_model_py()\n"
+    )
+    assert "torch" not in loaded_after(python, code, tmp_path)
+
+
 def test_help_loads_neither_numpy_nor_any_command(python, tmp_path):
     code = "from nanochat.cli import main\nassert main(['train', '--help']) == 0"
     assert not loaded_after(python, code, tmp_path) & {"numpy", "numba", "matplotlib", "psutil"}

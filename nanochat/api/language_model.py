@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from nanochat.api.plain_torch import plain_module, write_module_text
+from nanochat.api.plain_torch import torch_module, write_module_text
 from nanochat.api.text_loss import TextLoss, text_loss
 from nanochat.config.option import shown
 from nanochat.config.options import SampleConfig, TrainConfig
@@ -36,7 +36,7 @@ from nanochat.system.wording import counted
 from nanochat.training.average import averaged_weights
 
 if TYPE_CHECKING:
-    from torch import nn
+    from nanochat.tensor.standalone_model import GPT
 
 __all__ = ["LanguageModel"]
 
@@ -123,8 +123,7 @@ class LanguageModel:
 
         Example:
             >>> import nanochat
-            >>> run = nanochat.train(nanochat.TrainConfig(mode="scalar", steps=3, num_samples=0))
-            >>> model = nanochat.load(run.run)
+            >>> model = nanochat.load()
             >>> [text[:2] for text in model.generate("an", num_samples=3)]
             ['an', 'an', 'an']
         """
@@ -157,8 +156,7 @@ class LanguageModel:
 
         Example:
             >>> import nanochat
-            >>> run = nanochat.train(nanochat.TrainConfig(mode="scalar", steps=3, num_samples=0))
-            >>> model = nanochat.load(run.run)
+            >>> model = nanochat.load()
             >>> "".join(model.stream("an")) == model.generate("an")
             True
         """
@@ -182,10 +180,10 @@ class LanguageModel:
 
         Example:
             >>> import nanochat
-            >>> run = nanochat.train(nanochat.TrainConfig(mode="scalar", steps=3, num_samples=0))
-            >>> model = nanochat.load(run.run)
-            >>> [(piece, p > 0) for piece, p in model.next_tokens("an", k=1)]  # doctest: +ELLIPSIS
-            [('...', True)]
+            >>> model = nanochat.load()
+            >>> (piece, probability), *others = model.next_tokens("an", k=3)
+            >>> len(others), 0 < probability <= 1
+            (2, True)
         """
         _check_k(k)
         options = SampleConfig(prompt=prompt)
@@ -222,8 +220,7 @@ class LanguageModel:
 
         Example:
             >>> import nanochat
-            >>> run = nanochat.train(nanochat.TrainConfig(mode="scalar", steps=3, num_samples=0))
-            >>> loss = nanochat.load(run.run).loss("anna")
+            >>> loss = nanochat.load().loss("anna")
             >>> loss.pieces, loss.nats.shape
             (('a', 'n', 'n', 'a', ''), (5,))
         """
@@ -243,7 +240,7 @@ class LanguageModel:
         """
         return {name: array.copy() for name, array in self._weights.items()}
 
-    def to_torch(self) -> nn.Module:
+    def to_torch(self) -> GPT:
         """Return the model as a plain torch module: ids (rows, length) -> logits.
 
         The logits have the shape (rows, length, vocabulary). The module is independent of this
@@ -253,12 +250,12 @@ class LanguageModel:
 
         Example:
             >>> import nanochat, torch
-            >>> run = nanochat.train(nanochat.TrainConfig(mode="scalar", steps=3, num_samples=0))
-            >>> gpt = nanochat.load(run.run).to_torch()
-            >>> gpt(torch.tensor([[0, 1, 2]])).shape
-            torch.Size([1, 3, 27])
+            >>> model = nanochat.load()
+            >>> logits = model.to_torch()(torch.tensor([[0, 1, 2]]))
+            >>> logits.shape == (1, 3, model.tokenizer.vocab_size)
+            True
         """
-        return plain_module(self.config, self._weights)
+        return torch_module(self.config, self._weights)
 
     def write_model_py(self, folder: str | os.PathLike[str] | None = None) -> Path:
         """Write the text of that module as `model.py` next to the weights and return its path.
@@ -270,8 +267,7 @@ class LanguageModel:
 
         Example:
             >>> import nanochat
-            >>> run = nanochat.train(nanochat.TrainConfig(mode="scalar", steps=3, num_samples=0))
-            >>> nanochat.load(run.run).write_model_py().name
+            >>> nanochat.load().write_model_py().name
             'model.py'
         """
         return write_module_text(self.config, Path(folder or self.checkpoint))

@@ -18,9 +18,9 @@ from nanochat.config.options import TrainConfig, options_of
 from nanochat.errors import MissingDependency, OutputError, UnsupportedOption
 
 if TYPE_CHECKING:
-    from torch import nn
+    from nanochat.tensor.standalone_model import GPT
 
-__all__ = ["NOT_OF_THE_MODEL", "REPRESENTED", "plain_module", "write_module_text"]
+__all__ = ["NOT_OF_THE_MODEL", "REPRESENTED", "torch_module", "write_module_text"]
 
 MODEL_PY = "model.py"
 SOURCE = Path(__file__).parent.parent / "tensor" / "standalone_model.py"
@@ -41,26 +41,21 @@ REPRESENTED: dict[str, tuple[str, ...] | None] = {
 NOT_OF_THE_MODEL = {"mode", "preset", "init_std", "zero_init", "dropout"}
 
 
-def plain_module(config: TrainConfig, weights: Mapping[str, NDArray[np.floating]]) -> nn.Module:
+def torch_module(config: TrainConfig, weights: Mapping[str, NDArray[np.floating]]) -> GPT:
     """Return the model as a plain torch module, in the dtype of the weights.
 
     Raises UnsupportedOption, and MissingDependency without torch.
     """
     _check_represented(config)
     try:
-        import torch
+        from nanochat.tensor.plain_module import plain_module
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
         raise MissingDependency(
             "to_torch needs torch, which is not installed; pip install 'torch>=2.11,<2.14'"
         ) from error
-    from nanochat.tensor.standalone_model import GPT
-
-    module = GPT(config.to_dict(), vocab_size=len(weights["wte"]))
-    tensors = {name: torch.from_numpy(array.copy()) for name, array in weights.items()}
-    module.load_state_dict(tensors, assign=True)
-    return module.eval()
+    return plain_module(config, weights)
 
 
 def write_module_text(config: TrainConfig, folder: Path) -> Path:

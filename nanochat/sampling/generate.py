@@ -103,13 +103,18 @@ def stream(
     pieces: list[str] = []
     text = _Text(tokenizer.decode(context), tokenizer, settings, pieces.append)
     stopped = np.zeros(1, dtype=np.bool_)
+    yield from _taken(pieces)
     for (token,) in sample_tokens(engine, context, settings, rows=1, bias=bias, stopped=stopped):
-        while pieces:
-            yield pieces.pop(0)
         assert token is not None  # the only row goes on
         stopped[0] = text.push(token)
+        yield from _taken(pieces)
     text.end()
     yield from pieces
+
+
+def _taken(pieces: list[str]) -> list[str]:
+    taken, pieces[:] = pieces[:], []
+    return taken
 
 
 class _Text:
