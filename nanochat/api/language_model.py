@@ -1,4 +1,4 @@
-"""A trained model that generates text, tells what comes next and scores text.
+"""A trained model that generates text, predicts the next token and scores text.
 
 Owns the public methods and their arguments. Sampling is in sampling/, loading in runs/load.py, the
 plain torch module in plain_torch.py.
@@ -204,7 +204,7 @@ class LanguageModel:
     # ---------------------------------------------------------------------------------- scoring
 
     def loss(self, text: str) -> TextLoss:
-        """Return the loss of each token of a text, in nats, and what follows from it.
+        """Return the loss of each token of a text in nats, with the mean and bits per byte.
 
         The text is split into documents as the text of the run was, and scored as `nanochat eval`
         scores a file of it: in disjoint pieces of at most `config.block_size` tokens.

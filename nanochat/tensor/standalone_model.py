@@ -9,8 +9,8 @@ the folder of a checkpoint, it loads that checkpoint:
     gpt = model.load()
     logits = gpt(torch.tensor([[0, 5, 13]]))  # (rows, length) ids -> (rows, length, vocabulary)
 
-Each row is one text. Token 0 (BOS) opens and ends a document, and `tokenizer.json` says what text
-the other ids are. The parameters have the names of the checkpoint.
+Each row is one text. Token 0 (BOS) opens and ends a document; `tokenizer.json` maps the other ids
+to text. The parameters have the names of the checkpoint.
 """
 
 from __future__ import annotations
