@@ -10,6 +10,9 @@ Train a model on the embedded names, then use it:
     print(nanochat.sample(nanochat.SampleConfig(checkpoint=run.run, prompt="an")))
     print(nanochat.evaluate(nanochat.EvalConfig(checkpoint=run.run)).loss)
 
+    model = nanochat.load()                     # the newest finished run; or load("runs/x")
+    print(model.generate("an"), model.next_tokens("an"), model.loss("anna"))
+
 For your own text, pass `data="my.txt"` to TrainConfig. Every option of the command line
 (`nanochat train --help-all`) is a field of a config class, with the same name and check.
 
@@ -20,6 +23,10 @@ Commands as functions, each with its config and its result:
     evaluate(EvalConfig) -> EvalResult          loss and bits per byte of a text
     ablate(AblateConfig, base) -> AblationResult    a grid of options over seeds
     info() -> dict                              versions, machine, native modules
+
+A trained model as an object:
+
+    load(run, checkpoint="best") -> LanguageModel   generate, stream, next_tokens, loss, to_torch
 
 Scalars with gradients, in the manner of micrograd and microgpt.py:
 
@@ -47,6 +54,9 @@ if {name for name in os.listdir(__path__[0]) if name.startswith("_scalar.")} <= 
     import_module("nanochat.system.checkout").borrow_compiled_files(__path__)
 
 if TYPE_CHECKING:
+    from nanochat.api.language_model import LanguageModel
+    from nanochat.api.load import load
+    from nanochat.api.text_loss import TextLoss
     from nanochat.commands.ablate import AblationResult, ablate
     from nanochat.commands.evaluate import EvalResult, evaluate
     from nanochat.commands.info import info
@@ -62,10 +72,12 @@ _HOMES = {
     "AblationResult": "nanochat.commands.ablate",
     "EvalConfig": "nanochat.config.options",
     "EvalResult": "nanochat.commands.evaluate",
+    "LanguageModel": "nanochat.api.language_model",
     "NanochatError": "nanochat.errors",
     "SampleConfig": "nanochat.config.options",
     "TrainConfig": "nanochat.config.options",
     "TrainResult": "nanochat.commands.train",
+    "TextLoss": "nanochat.api.text_loss",
     "Matrix": "nanochat.scalar.value",
     "Program": "nanochat.scalar.program",
     "Value": "nanochat.scalar.value",
@@ -74,6 +86,7 @@ _HOMES = {
     "detached_max": "nanochat.scalar.value",
     "evaluate": "nanochat.commands.evaluate",
     "info": "nanochat.commands.info",
+    "load": "nanochat.api.load",
     "sample": "nanochat.commands.sample",
     "select": "nanochat.scalar.value",
     "train": "nanochat.commands.train",
@@ -84,10 +97,12 @@ __all__ = [
     "AblationResult",
     "EvalConfig",
     "EvalResult",
+    "LanguageModel",
     "Matrix",
     "NanochatError",
     "Program",
     "SampleConfig",
+    "TextLoss",
     "TrainConfig",
     "TrainResult",
     "Value",
@@ -96,6 +111,7 @@ __all__ = [
     "detached_max",
     "evaluate",
     "info",
+    "load",
     "sample",
     "select",
     "train",

@@ -111,3 +111,25 @@ def test_the_api_says_the_same(without_torch):
         "except nanochat.NanochatError as error: print(type(error).__name__, error)\n"
     )
     assert without_torch("-c", code).stdout == f"MissingDependency {MISSING}\n"
+
+
+def test_a_scalar_model_loads_in_python_and_to_torch_says_what_is_missing(without_torch, tiny):
+    import nanochat
+
+    nanochat.train(nanochat.TrainConfig(**tiny("mini-gpt", out="run", num_samples=0)))
+    code = (
+        "import nanochat\n"
+        "model = nanochat.load('run')\n"
+        "print(model.generate('an', max_new_tokens=1)[:2], len(model.loss('anna')))\n"
+        "print(model.write_model_py().name)\n"
+        "for call in (model.to_torch, lambda: nanochat.load('run', mode='tensor')):\n"
+        "    try: call()\n"
+        "    except nanochat.NanochatError as error: print(type(error).__name__, error)\n"
+    )
+    done = without_torch("-c", code)
+    assert done.stdout.splitlines() == [
+        "an 5", "model.py",
+        "MissingDependency to_torch needs torch, which is not installed; pip install"
+        " 'torch>=2.11,<2.14'",
+        f"MissingDependency {MISSING}",
+    ], done.stderr  # fmt: skip

@@ -5,6 +5,8 @@ from __future__ import annotations
 import doctest
 import importlib
 import inspect
+import operator
+import pydoc
 import typing
 from pathlib import Path
 
@@ -14,9 +16,9 @@ import nanochat
 from nanochat import errors
 
 NAMES = [
-    "AblateConfig", "AblationResult", "EvalConfig", "EvalResult", "Matrix", "NanochatError",
-    "Program", "SampleConfig", "TrainConfig", "TrainResult", "Value", "ablate", "compile",
-    "detached_max", "evaluate", "info", "sample", "select", "train",
+    "AblateConfig", "AblationResult", "EvalConfig", "EvalResult", "LanguageModel", "Matrix", "NanochatError",
+    "Program", "SampleConfig", "TextLoss", "TrainConfig", "TrainResult", "Value", "ablate", "compile",
+    "detached_max", "evaluate", "info", "load", "sample", "select", "train",
 ]  # fmt: skip
 FUNCTIONS = ("train", "sample", "evaluate", "ablate", "info")
 
@@ -28,6 +30,19 @@ def test_the_package_names_exactly_its_api():
         assert getattr(nanochat, name) is getattr(nanochat, name)
     with pytest.raises(AttributeError, match="^module 'nanochat' has no attribute 'trian'$"):
         nanochat.trian  # noqa: B018  # looking it up is the test
+
+
+def test_help_shows_how_to_load_a_model(folder, tiny, capsys):
+    lines = [line for line in nanochat.__doc__.splitlines() if "model" in line and "    " in line]
+    example = "\n".join(
+        line.strip() for line in lines if line.strip().startswith(("model =", "print(model"))
+    )
+    assert example.count("\n") == 1
+    for line in example.splitlines():
+        assert line in pydoc.render_doc(nanochat)
+    nanochat.train(nanochat.TrainConfig(**{**tiny(), "num_samples": 0}))
+    exec(example, {"nanochat": nanochat})
+    assert capsys.readouterr().out.startswith("an")
 
 
 def test_star_imports_everything():
@@ -50,12 +65,18 @@ def test_every_function_has_types_and_a_docstring(name):
     assert function.__doc__.count("\n") >= 0 and function.__doc__.strip().endswith((".", ")", "e"))
 
 
-DOCUMENTED = ("train", "sample", "evaluate", "ablate", "TrainConfig")
+DOCUMENTED = (
+    "train", "sample", "evaluate", "ablate", "TrainConfig", "load", "LanguageModel.generate",
+    "LanguageModel.stream", "LanguageModel.next_tokens", "LanguageModel.loss",
+    "LanguageModel.to_torch", "LanguageModel.write_model_py",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", DOCUMENTED)
-def test_the_example_of_the_docstring_runs(name, folder, capsys):
-    thing = getattr(nanochat, name)
+def test_the_example_of_the_docstring_runs(name, folder, tiny, capsys):
+    if name.startswith("LanguageModel."):  # they use the newest run
+        nanochat.train(nanochat.TrainConfig(**{**tiny(steps=1), "num_samples": 0}))
+    thing = operator.attrgetter(name)(nanochat)
     finder = doctest.DocTestFinder(recurse=False)
     scope = {"TrainConfig": nanochat.TrainConfig} if name == "TrainConfig" else {}
     (example,) = finder.find(thing, name, globs=scope)

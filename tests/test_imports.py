@@ -16,6 +16,7 @@ FLOORS = (
     {"__main__"},
     {"cli"},
     {"commands"},
+    {"api"},
     {"output"},
     {"runs"},
     {"engines"},
@@ -215,6 +216,18 @@ SCALAR_COMMANDS = {
 def test_commands_of_the_scalar_engine_never_import_torch(python, commands, tmp_path):
     code = "from nanochat.cli import main\n" + "\n".join(
         f"assert main({words!r}) == 0" for words in commands
+    )
+    assert "torch" not in loaded_after(python, code, tmp_path)
+
+
+def test_a_loaded_scalar_model_never_imports_torch(python, tmp_path):
+    code = (
+        "import nanochat\n"
+        "options = dict(mode='scalar', model_kind='bigram', n_embd=4, steps=2, eval_tokens=20)\n"
+        "run = nanochat.train(nanochat.TrainConfig(**options, batch_size=2, num_samples=0)).run\n"
+        "model = nanochat.load(run)\n"
+        "model.generate('an'), list(model.stream('an')), model.next_tokens('an'), model.loss('anna')\n"
+        "repr(model), model.weights, model.write_model_py()\n"
     )
     assert "torch" not in loaded_after(python, code, tmp_path)
 

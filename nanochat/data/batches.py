@@ -26,6 +26,7 @@ __all__ = [
     "Batch",
     "Batcher",
     "evaluation_batches",
+    "evaluation_pairs",
     "make_batcher",
     "resolve_batching",
 ]
@@ -155,6 +156,11 @@ def evaluation_batches(
     sequences, tokens = pack(chunks, block_size), token_stream(documents)
     batches = _EvaluationBatches(tokens, sequences, batch_size)
     return list(batches) if int(sequences.offsets[-1]) <= LISTED else batches
+
+
+def evaluation_pairs(documents: Documents, block_size: int) -> NDArray[np.int64]:  # (pairs,)
+    """Return the pairs in the order in which the batches of evaluation_batches hold them."""
+    return pack(split_into_chunks(documents.lengths + 1, block_size), block_size).pairs
 
 
 class _EvaluationBatches(Sequence[Batch]):

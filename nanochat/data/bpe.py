@@ -93,6 +93,9 @@ class BpeTokenizer:
     def decode(self, ids: ArrayLike) -> str:
         return self._bytes(ids).decode("utf-8", "replace")
 
+    def token_text(self, token: int) -> str:
+        return self._bytes([token]).decode("utf-8", "backslashreplace")
+
     def _bytes(self, ids: ArrayLike) -> bytes:
         return b"".join(self._tokens[i] for i in checked_ids(ids, self.vocab_size).tolist())
 

@@ -19,9 +19,10 @@ from nanochat.data.sources.locating import Located, locate
 from nanochat.data.sources.opening import MissingReader, SourceFile, Unreadable
 from nanochat.data.sources.reading import read_source
 from nanochat.data.texts import Texts
+from nanochat.data.token_checks import checked_texts
 from nanochat.errors import CorpusError, MissingDependency
 
-__all__ = ["Corpus", "data_name", "load_corpus"]
+__all__ = ["Corpus", "data_name", "load_corpus", "text_documents"]
 
 _JUDGED = 100  # files of a folder whose statistics decide the unit
 _AGREED = 0.9  # of them must be of one kind
@@ -87,6 +88,20 @@ def load_corpus(
         reason=unit.reason or None, notes=_notes(located), fetched=tuple(dict.fromkeys(fetched)),
     )  # fmt: skip
     return _split_into_documents(corpus, buffer, require_separator)
+
+
+def text_documents(text: str, documents: str, separator: str | None) -> Texts:
+    """Return the documents that load_corpus finds in a file of this text.
+
+    A separator need not occur. Raises CorpusError, and TokenizerError for a lone surrogate.
+    """
+    if not text:
+        raise CorpusError("text must have at least one character, got ''")
+    buffer = _Buffer()
+    buffer.take(bytes(checked_texts([text]).raw), True)
+    unit = _unit_of((), buffer, documents, separator)
+    corpus = Corpus("the text", buffer.texts(), unit.kind, unit.separator)
+    return _split_into_documents(corpus, buffer, False).documents
 
 
 class _Buffer:

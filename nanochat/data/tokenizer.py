@@ -72,6 +72,9 @@ class Tokenizer(Protocol):
     def decode(self, ids: ArrayLike) -> str:
         """Return the text of the ids. BOS is dropped; invalid UTF-8 becomes U+FFFD."""
 
+    def token_text(self, token: int) -> str:
+        """Return one token for display; a byte that is only part of a character as \\xNN."""
+
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form that tokenizer_from_dict reads."""
 
@@ -126,6 +129,9 @@ class CharTokenizer:
         points: bytes = self._points[tokens[tokens != BOS] - 1].tobytes()
         return points.decode("utf-32-le")
 
+    def token_text(self, token: int) -> str:
+        return self.decode([token])
+
     def extended(self, characters: Iterable[str]) -> CharTokenizer:
         """Return a tokenizer that has more characters and keeps the ids of these.
 
@@ -179,9 +185,15 @@ class ByteTokenizer:
         return tokens, lengths
 
     def decode(self, ids: ArrayLike) -> str:
+        return self._bytes(ids).decode("utf-8", "replace")
+
+    def token_text(self, token: int) -> str:
+        return self._bytes([token]).decode("utf-8", "backslashreplace")
+
+    def _bytes(self, ids: ArrayLike) -> bytes:
         tokens = checked_ids(ids, self.vocab_size)
         raw: bytes = (tokens[tokens != BOS] - 1).astype(np.uint8).tobytes()
-        return raw.decode("utf-8", "replace")
+        return raw
 
     def to_dict(self) -> dict[str, Any]:
         return {"kind": self.kind}

@@ -35,6 +35,7 @@ __all__ = [
     "finite",
     "folder_bytes",
     "logged",
+    "step_evaluation",
     "summarize",
 ]
 
@@ -160,6 +161,21 @@ def best_step(path: Path, evaluations: Sequence[Evaluation] | None = None) -> in
         evaluations = [found for found in map(_evaluation, records) if found]
     saved = [found for found in evaluations if found.step in steps]
     return min(saved, key=lambda found: found.loss).step if saved else None
+
+
+def step_evaluation(run: Path, step: int) -> Evaluation | None:
+    """Return the validation of a run's checkpoint, or None if the folder does not have it.
+
+    The result of a finished run holds that of its best checkpoint, on all of the validation text;
+    metrics.jsonl holds the others.
+    """
+    result, _ = _read(RunFolder(run).result, json.loads)
+    loss = finite(result.get("val_loss"))
+    if loss is not None and result.get("best_step") == step:
+        return Evaluation(step=step, loss=loss, bpb=finite(result.get("val_bpb")))
+    records = map(_evaluation, logged(RunFolder(run).metrics, "eval"))
+    found = [record for record in records if record is not None and record.step == step]
+    return found[-1] if found else None
 
 
 # ----------------------------------------------------------------------------------- small readers

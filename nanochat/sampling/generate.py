@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from nanochat.sampling.sampling import OpensDecoders, PhraseBias, SamplingSettin
 from nanochat.sampling.stop import StopText
 from nanochat.training.guards import check_prompt
 
-__all__ = ["generate", "phrase_bias", "prompt_tokens", "sampling_settings"]
+__all__ = ["generate", "phrase_bias", "prompt_tokens", "sampling_settings", "stream"]
 
 
 def sampling_settings(config: SampleConfig | TrainConfig) -> SamplingSettings:
@@ -89,6 +89,32 @@ def generate(
         if stop():
             break
     return [text.end() for text in texts]
+
+
+def stream(
+    engine: OpensDecoders,
+    tokenizer: Tokenizer,
+    context: Sequence[int],
+    settings: SamplingSettings,
+    *,
+    bias: PhraseBias | None = None,
+) -> Iterator[str]:
+    """Yield the text that `generate` returns for one row, in pieces of whole characters."""
+    pieces: list[str] = []
+    text = _Text(tokenizer.decode(context), tokenizer, settings, pieces.append)
+    stopped = np.zeros(1, dtype=np.bool_)
+    yield from _taken(pieces)
+    for (token,) in sample_tokens(engine, context, settings, rows=1, bias=bias, stopped=stopped):
+        assert token is not None  # the only row goes on
+        stopped[0] = text.push(token)
+        yield from _taken(pieces)
+    text.end()
+    yield from pieces
+
+
+def _taken(pieces: list[str]) -> list[str]:
+    taken, pieces[:] = pieces[:], []
+    return taken
 
 
 class _Text:

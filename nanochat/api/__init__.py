@@ -1,0 +1,1 @@
+"""A trained model as a Python object: `nanochat.load` and what it returns."""

@@ -1,0 +1,324 @@
+"""A trained model that generates text, predicts the next token and scores text.
+
+Owns the public methods and their arguments. Sampling is in sampling/, loading in runs/load.py, the
+plain torch module in plain_torch.py.
+"""
+
+from __future__ import annotations
+
+import numbers
+import os
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanochat.api.plain_torch import torch_module, write_module_text
+from nanochat.api.text_loss import TextLoss, text_loss
+from nanochat.config.option import shown
+from nanochat.config.options import SampleConfig, TrainConfig
+from nanochat.data.tokenizer import Tokenizer
+from nanochat.errors import ConfigError
+from nanochat.runs.find import marked_step
+from nanochat.runs.load import TrainedModel
+from nanochat.runs.summary import Evaluation, step_evaluation
+from nanochat.sampling.generate import (
+    generate,
+    phrase_bias,
+    prompt_tokens,
+    sampling_settings,
+    stream,
+)
+from nanochat.system.wording import counted
+from nanochat.training.average import averaged_weights
+
+if TYPE_CHECKING:
+    from nanochat.tensor.standalone_model import GPT
+
+__all__ = ["LanguageModel"]
+
+_DEFAULTS = SampleConfig()
+
+
+class LanguageModel:
+    """A trained model: `generate`, `stream`, `next_tokens`, `loss`, `weights`, `to_torch`.
+
+    Made by `nanochat.load`. It does not change: the same call returns the same result.
+
+    Attributes:
+        tokenizer: `encode(text)` returns ids, (tokens,) int64; `decode(ids)` returns text.
+        config: the options that the model was trained with, a TrainConfig.
+        checkpoint: the folder of the checkpoint.
+        step: the number of training steps of the checkpoint.
+    """
+
+    tokenizer: Tokenizer
+    config: TrainConfig
+    checkpoint: Path
+    step: int
+
+    def __init__(
+        self,
+        trained: TrainedModel,
+        config: TrainConfig,  # of the training
+    ) -> None:
+        found = trained.checkpoint
+        self.tokenizer, self.config = trained.tokenizer, config
+        self.checkpoint, self.step = found.path, found.trainer.step
+        self._engine, self._loaded = trained.engine, trained.config
+        self._run: Path = found.run_folder
+        self._start: list[int] = found.data["start"]
+        self._weights = averaged_weights(found.state)
+
+    # ------------------------------------------------------------------------------- generating
+
+    @overload
+    def generate(
+        self, prompt: str = ..., *, max_new_tokens: int = ..., temperature: float = ...,
+        top_k: int = ..., top_p: float = ..., num_samples: None = None, seed: int = ...,
+        stop: str | Sequence[str] = ...,
+    ) -> str: ...  # fmt: skip
+    @overload
+    def generate(
+        self, prompt: str = ..., *, max_new_tokens: int = ..., temperature: float = ...,
+        top_k: int = ..., top_p: float = ..., num_samples: int, seed: int = ...,
+        stop: str | Sequence[str] = ...,
+    ) -> list[str]: ...  # fmt: skip
+    def generate(
+        self,
+        prompt: str = "",
+        *,
+        max_new_tokens: int = _DEFAULTS.max_new_tokens,
+        temperature: float = _DEFAULTS.temperature,
+        top_k: int = _DEFAULTS.top_k,
+        top_p: float = _DEFAULTS.top_p,
+        num_samples: int | None = None,
+        seed: int = _DEFAULTS.seed,
+        stop: str | Sequence[str] = (),
+    ) -> str | list[str]:
+        """Return a text that continues the prompt, the prompt included.
+
+        The same arguments give the same text, which is also that of `nanochat sample`.
+
+        Args:
+            prompt: text to continue, shorter than the context window. Default: the start of a
+                document.
+            max_new_tokens: largest number of tokens after the prompt. The text ends sooner where
+                the model ends the document.
+            temperature: 0 always takes the most likely token; 1 draws from the model's
+                probabilities; higher values draw less likely tokens more often.
+            top_k: draw from the k most likely tokens; 0: all.
+            top_p: draw from the most likely tokens with this total probability.
+            num_samples: number of texts. With a number, the result is a list.
+            seed: seed of the random numbers.
+            stop: text or texts that end the result and are not part of it.
+
+        Raises:
+            ConfigError: a value is out of range, such as a negative temperature.
+            TokenizerError: the prompt has a character that the model does not know.
+            PromptTooLong: the prompt is longer than the context window.
+
+        Example:
+            >>> import nanochat
+            >>> model = nanochat.load()
+            >>> [text[:2] for text in model.generate("an", num_samples=3)]
+            ['an', 'an', 'an']
+        """
+        options = SampleConfig(
+            prompt=prompt, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k,
+            top_p=top_p, num_samples=1 if num_samples is None else num_samples, seed=seed,
+            stop=stop,  # type: ignore[arg-type]  # a text or a list is accepted
+        )  # fmt: skip
+        texts = generate(
+            self._engine, self.tokenizer, self._context(options.prompt),
+            sampling_settings(options), options.num_samples, bias=self._bias,
+        )  # fmt: skip
+        return texts[0] if num_samples is None else texts
+
+    def stream(
+        self,
+        prompt: str = "",
+        *,
+        max_new_tokens: int = _DEFAULTS.max_new_tokens,
+        temperature: float = _DEFAULTS.temperature,
+        top_k: int = _DEFAULTS.top_k,
+        top_p: float = _DEFAULTS.top_p,
+        seed: int = _DEFAULTS.seed,
+        stop: str | Sequence[str] = (),
+    ) -> Iterator[str]:
+        """Return an iterator over the pieces of a text, each as soon as it is drawn.
+
+        The arguments and the errors are those of `generate`, and the joined pieces are its text.
+        The first piece is the prompt. A piece is never a part of a character.
+
+        Example:
+            >>> import nanochat
+            >>> model = nanochat.load()
+            >>> "".join(model.stream("an")) == model.generate("an")
+            True
+        """
+        options = SampleConfig(
+            prompt=prompt, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k,
+            top_p=top_p, seed=seed,
+            stop=stop,  # type: ignore[arg-type]  # a text or a list is accepted
+        )  # fmt: skip
+        context = self._context(options.prompt)  # its errors are raised before the first piece
+        return stream(
+            self._engine, self.tokenizer, context, sampling_settings(options), bias=self._bias
+        )
+
+    def next_tokens(self, prompt: str = "", k: int = 10) -> list[tuple[str, float]]:
+        """Return the k most likely next tokens with their probabilities, the likeliest first.
+
+        A token is shown as its text; `""` ends the document. A byte that is only part of a
+        character is shown as `\\xNN`. The probabilities are those of temperature 1; without k,
+        over the whole vocabulary, they sum to 1. Raises the errors of `generate`, and ConfigError
+        for k < 1.
+
+        Example:
+            >>> import nanochat
+            >>> model = nanochat.load()
+            >>> (piece, probability), *others = model.next_tokens("an", k=3)
+            >>> len(others), 0 < probability <= 1
+            (2, True)
+        """
+        _check_k(k)
+        options = SampleConfig(prompt=prompt)
+        decoder = self._engine.open_decoder([self._context(options.prompt)])
+        logits = decoder.logits[0].astype(np.float64)
+        exps = np.exp(logits - logits.max())
+        probabilities = exps / exps.sum()
+        likeliest = np.argsort(-logits, kind="stable")[:k].tolist()
+        return [(self.tokenizer.token_text(i), float(probabilities[i])) for i in likeliest]
+
+    def _context(self, prompt: str) -> list[int]:
+        return prompt_tokens(self.tokenizer, prompt, self._start, self._loaded.block_size)
+
+    @cached_property
+    def _bias(self) -> Any:
+        return phrase_bias(self.tokenizer, self.config.style, _DEFAULTS.style_weight)
+
+    # ---------------------------------------------------------------------------------- scoring
+
+    def loss(self, text: str) -> TextLoss:
+        """Return the loss of each token of a text in nats, with the mean and bits per byte.
+
+        The text is split into documents as the text of the run was, and scored as `nanochat eval`
+        scores a file of it: in disjoint pieces of at most `config.block_size` tokens.
+
+        Returns:
+            A TextLoss with `nats` (tokens,) float64, `ids` (tokens,) int64, `pieces`, `mean` in
+            nats per token, `bpb` in bits per byte, and `bytes`.
+
+        Raises:
+            CorpusError: the text is empty, or only white space where that separates documents.
+            TokenizerError: the text has a character that the model does not know.
+            ConfigError: `text` is not a text.
+
+        Example:
+            >>> import nanochat
+            >>> loss = nanochat.load().loss("anna")
+            >>> loss.pieces, loss.nats.shape
+            (('a', 'n', 'n', 'a', ''), (5,))
+        """
+        if not isinstance(text, str):
+            raise ConfigError(f"text must be a str, got {type(text).__name__}")
+        return text_loss(self._engine, self.tokenizer, self._loaded, text)
+
+    # ------------------------------------------------------------------------------- the weights
+
+    @property
+    def weights(self) -> dict[str, NDArray[np.floating]]:
+        """The weights by name, as NumPy arrays in the shape (out, in) and in the saved dtype.
+
+        `wte` is the token embedding, `wpe` the position embedding, `lm_head` the output head, and
+        `layer0.attn_wq` and so on are the matrices of the blocks. With the option ema, they are the
+        average. They are copies: changing them does not change the model.
+        """
+        return {name: array.copy() for name, array in self._weights.items()}
+
+    def to_torch(self) -> GPT:
+        """Return the model as a plain torch module: ids (rows, length) -> logits.
+
+        The logits have the shape (rows, length, vocabulary). The module is independent of this
+        model; its text, about 100 lines, is the file nanochat/tensor/standalone_model.py. Raises
+        UnsupportedOption for a model that the module does not compute, and MissingDependency
+        without torch.
+
+        Example:
+            >>> import nanochat, torch
+            >>> model = nanochat.load()
+            >>> logits = model.to_torch()(torch.tensor([[0, 1, 2]]))
+            >>> logits.shape == (1, 3, model.tokenizer.vocab_size)
+            True
+        """
+        return torch_module(self.config, self._weights)
+
+    def write_model_py(self, folder: str | os.PathLike[str] | None = None) -> Path:
+        """Write the text of that module as `model.py` next to the weights and return its path.
+
+        The file needs torch and safetensors, not nanochat: its function `load()` loads the
+        checkpoint. In another `folder`, give it the checkpoint: `load("runs/x/checkpoints/...")`.
+        Raises UnsupportedOption as `to_torch` does, and OutputError if another `model.py` is there
+        or the folder cannot be written to.
+
+        Example:
+            >>> import nanochat
+            >>> nanochat.load().write_model_py().name
+            'model.py'
+        """
+        return write_module_text(self.config, Path(folder or self.checkpoint))
+
+    # ------------------------------------------------------------------------------- description
+
+    @cached_property
+    def validation(self) -> Evaluation | None:
+        """The validation loss of the checkpoint: `loss` in nats per token, `bpb` in bits per byte.
+
+        None if the run's folder does not have it.
+        """
+        return step_evaluation(self._run, self.step)
+
+    @property
+    def params(self) -> int:
+        """The number of weights."""
+        return sum(array.size for array in self._weights.values())
+
+    def __repr__(self) -> str:
+        config, engine = self.config, self._engine
+        blocks = ""
+        if config.model_kind == "mini-gpt":
+            layers, heads = counted(config.n_layer, "layer"), counted(config.n_head, "head")
+            blocks = f"{layers}, {heads}, "
+        rows = {
+            "checkpoint": str(self.checkpoint),
+            "model": f"{config.model_kind}, {counted(self.params, 'parameter')}: {blocks}"
+            f"hidden size {config.n_embd}, context window {config.block_size}",
+            "tokenizer": f"{self.tokenizer.kind}, {counted(self.tokenizer.vocab_size, 'token')}",
+            "step": self._step_text(),
+            "validation": _score(self.validation),
+            "engine": f"{engine.mode}, {engine.device}, {self._loaded.dtype}",
+        }
+        lines = [f"  {name + ':':<12}{value}" for name, value in rows.items()]
+        return "\n".join(["LanguageModel(", *lines, ")"])
+
+    def _step_text(self) -> str:
+        best, step = marked_step(self._run), f"{self.step:,} of {self.config.steps:,}"
+        if best is None:
+            return step
+        return f"{step}, the best" if best == self.step else f"{step}; the best is {best:,}"
+
+
+def _check_k(k: Any) -> None:
+    if isinstance(k, bool) or not isinstance(k, numbers.Integral) or k < 1:
+        raise ConfigError(f"k must be a whole number of at least 1, got {shown(k)}")
+
+
+def _score(evaluation: Evaluation | None) -> str:
+    if evaluation is None:
+        return "unknown"
+    nats = f"{evaluation.loss:.4f} nats per token"
+    return nats if evaluation.bpb is None else f"{nats}, {evaluation.bpb:.4f} bits per byte"

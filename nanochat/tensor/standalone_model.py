@@ -1,0 +1,163 @@
+"""The model of a nanochat checkpoint as a plain PyTorch module, in this one file.
+
+The file needs torch, safetensors and a checkpoint folder; nanochat is not needed. As `model.py` in
+the folder of a checkpoint, it loads that checkpoint:
+
+    import torch
+    import model
+
+    gpt = model.load()
+    logits = gpt(torch.tensor([[0, 5, 13]]))  # (rows, length) ids -> (rows, length, vocabulary)
+
+Each row is one text. Token 0 (BOS) opens and ends a document; `tokenizer.json` maps the other ids
+to text. The parameters have the names of the checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+__all__ = ["GPT", "Block", "load"]
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "relu2": lambda x: F.relu(x).square(),
+}
+CHOICES = {
+    "model_kind": ("bigram", "mini-gpt"),
+    "positions": ("learned", "rope"),
+    "activation": tuple(ACTIVATIONS),
+}
+HASH_MULTIPLIER = 0x9E3779B97F4A7C15 - 2**64  # int64 products are modulo 2**64, as the hash needs
+
+
+def matrix(rows: int, columns: int) -> nn.Parameter:
+    """Return a parameter of zeros; `load` replaces it by the values of the checkpoint."""
+    return nn.Parameter(torch.zeros(rows, columns))
+
+
+def rmsnorm(x: Tensor) -> Tensor:
+    """Return x divided by its root mean square over the last dimension."""
+    return F.rms_norm(x, (x.shape[-1],), eps=1e-5)
+
+
+def rotate(x: Tensor) -> Tensor:  # (rows, heads, length, head_dim)
+    """Turn each pair (x[i], x[i + half]) by the angle position * 10000 ** (-i / half)."""
+    length, half = x.shape[-2], x.shape[-1] // 2
+    frequencies = 10000.0 ** (-torch.arange(half, dtype=torch.float64) / half)
+    angles = torch.outer(torch.arange(length, dtype=torch.float64), frequencies)
+    cos, sin = angles.cos().to(x), angles.sin().to(x)
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first * cos + second * sin, second * cos - first * sin), dim=-1)
+
+
+class Block(nn.Module):
+    """One transformer block: causal self-attention, then an MLP. Each adds its result to x."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.config, size = config, config["n_embd"]
+        self.attn_wq = matrix(size, size)
+        self.attn_wk = matrix(size, size)
+        self.attn_wv = matrix(size, size)
+        self.attn_wo = matrix(size, size)
+        self.mlp_fc1 = matrix(4 * size, size)
+        self.mlp_fc2 = matrix(size, 4 * size)
+
+    def forward(self, x: Tensor) -> Tensor:  # (rows, length, n_embd)
+        x = x + self.attention(rmsnorm(x))
+        return x + self.mlp(rmsnorm(x))
+
+    def attention(self, x: Tensor) -> Tensor:
+        rows, length, size = x.shape
+
+        def by_head(weight: Tensor) -> Tensor:  # (rows, heads, length, head_dim)
+            return F.linear(x, weight).view(rows, length, self.config["n_head"], -1).transpose(1, 2)
+
+        q, k, v = by_head(self.attn_wq), by_head(self.attn_wk), by_head(self.attn_wv)
+        if self.config["positions"] == "rope":
+            q, k = rotate(q), rotate(k)
+        if self.config["qk_norm"]:
+            q, k = rmsnorm(q), rmsnorm(k)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return F.linear(mixed.transpose(1, 2).reshape(rows, length, size), self.attn_wo)
+
+    def mlp(self, x: Tensor) -> Tensor:
+        activation = ACTIVATIONS[self.config["activation"]]
+        return F.linear(activation(F.linear(x, self.mlp_fc1)), self.mlp_fc2)
+
+
+class GPT(nn.Module):
+    """Embedding, blocks and output head. A bigram is the same without positions and blocks."""
+
+    def __init__(self, config: Mapping[str, Any], vocab_size: int) -> None:
+        super().__init__()
+        for name, known in CHOICES.items():
+            if config[name] not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {config[name]}")
+        self.config, size = config, config["n_embd"]
+        self.wte = matrix(vocab_size, size)  # word token embedding
+        for k in range(1, config["past_embeds"] + 1):
+            self.register_parameter(f"wte{k}", matrix(vocab_size, size))  # of the token k earlier
+        if config["ngram_rows"]:
+            self.wte_ngram = matrix(config["ngram_rows"], size)
+        if config["model_kind"] == "mini-gpt" and config["positions"] == "learned":
+            self.wpe = matrix(config["block_size"], size)  # word position embedding
+        if not config["tie_lm_head"]:
+            self.lm_head = matrix(vocab_size, size)
+        for layer in range(config["n_layer"]):
+            self.add_module(f"layer{layer}", Block(config))
+
+    def forward(self, tokens: Tensor) -> Tensor:  # (rows, length) int64
+        """Return the logits of the token after each one, (rows, length, vocabulary)."""
+        if tokens.shape[1] > self.config["block_size"]:
+            raise ValueError(
+                f"rows must have at most block_size {self.config['block_size']} tokens, got"
+                f" {tokens.shape[1]}; pass the last ones"
+            )
+        x = self.embed(tokens)
+        for layer in range(self.config["n_layer"]):
+            x = getattr(self, f"layer{layer}")(x)
+        logits = F.linear(x, self.wte if self.config["tie_lm_head"] else self.lm_head)
+        cap = self.config["logit_softcap"]
+        return cap * torch.tanh(logits / cap) if cap else logits
+
+    def embed(self, tokens: Tensor) -> Tensor:  # (rows, length) -> (rows, length, n_embd)
+        column = torch.arange(tokens.shape[1], device=tokens.device).unsqueeze(1)
+        x = F.embedding(tokens, self.wte)
+        for k in range(1, self.config["past_embeds"] + 1):
+            earlier = F.embedding(tokens.roll(k, dims=1), getattr(self, f"wte{k}"))
+            x = x + earlier * (column >= k)  # the first k tokens have none k places earlier
+        if rows := self.config["ngram_rows"]:
+            key = (tokens + 1) * HASH_MULTIPLIER
+            for k in range(1, self.config["ngram_longest"]):  # an n-gram of k + 1 tokens
+                key = (key + tokens.roll(k, dims=1) + 1) * HASH_MULTIPLIER
+                row = (((key >> 32) & 0xFFFFFFFF) * rows) >> 32
+                x = x + F.embedding(row, self.wte_ngram) * (column >= k)
+        if hasattr(self, "wpe"):
+            x = x + self.wpe[: tokens.shape[1]]
+        return rmsnorm(x) if self.config["input_rmsnorm"] else x
+
+
+def load(folder: str | Path | None = None) -> GPT:
+    """Return the model of a checkpoint folder, by default that of this file.
+
+    Its parameters have the dtype of the saved weights.
+    """
+    folder = Path(__file__).parent if folder is None else Path(folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    weights = load_file(folder / "weights.safetensors")
+    if config.get("ema"):  # the average of the weights is what nanochat samples and evaluates
+        saved = load_file(folder / "optimizer.safetensors")
+        weights = {name: saved[f"average.{name}"] for name in weights}
+    model = GPT(config, vocab_size=len(weights["wte"]))
+    model.load_state_dict(weights, assign=True)
+    return model.eval()
