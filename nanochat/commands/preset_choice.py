@@ -12,6 +12,7 @@ from typing import Any
 
 from nanochat.config.options import TrainConfig
 from nanochat.config.preset_choice import Choice, choices_for
+from nanochat.config.presets import PRESETS
 from nanochat.data.dataset import SplitText, text_facts
 
 __all__ = ["choices_of", "chosen_options", "needs_text", "with_chosen_preset"]
@@ -55,7 +56,14 @@ def chosen_options(choice: Choice, given: Mapping[str, Any]) -> dict[str, Any]:
     options = {"preset": choice.preset, **choice.options}
     if "tokenizer" in given:
         options.pop("vocab_size", None)  # it is for the preset's tokenizer
+    if "n_embd" in given and "n_head" not in given:
+        options["n_head"] = _heads(given["n_embd"], PRESETS[choice.preset]["n_head"])
     return options
+
+
+def _heads(n_embd: int, most: int) -> int:
+    """Return the largest number of heads up to `most` whose size is a whole and even number."""
+    return next((heads for heads in range(most, 0, -1) if n_embd % (2 * heads) == 0), 1)
 
 
 def with_chosen_preset(config: TrainConfig, text: SplitText) -> tuple[TrainConfig, str]:

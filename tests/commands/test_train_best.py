@@ -194,6 +194,7 @@ def test_the_evaluation_plan_is_written_into_the_config(folder):
     Path("long.txt").write_text("To be, or not to be, that is the question.\n" * 2000)
     options = {
         "mode": "tensor",
+        "preset": "mini",
         "data": "long.txt",
         "n_embd": 8,
         "n_layer": 1,

@@ -1,0 +1,92 @@
+"""`--preset auto` on a text: what is chosen, what given options change, what the terminal says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import nanochat
+from nanochat import TrainConfig
+from nanochat.commands.preset_choice import with_chosen_preset
+from nanochat.data.dataset import read_text, text_facts
+
+NOVEL = "It was the best of times, it was the worst of times, it was the age of wisdom.\n" * 700
+
+
+@pytest.fixture
+def novel(tmp_path: Path) -> str:
+    path = tmp_path / "novel.txt"
+    path.write_text(NOVEL)
+    return str(path)
+
+
+def chosen(**options: object) -> TrainConfig:
+    config = TrainConfig(**options)  # type: ignore[arg-type]
+    return with_chosen_preset(config, read_text(config))[0]
+
+
+def test_facts_are_those_of_the_training_part(tmp_path: Path) -> None:
+    path = tmp_path / "lines.txt"
+    path.write_text("".join(f"Zoë{i:03}\n" for i in range(200)))
+    text = read_text(TrainConfig(data=str(path), documents="line"))
+    facts = text_facts(text)
+    train = list(text.split.train)
+    assert facts.size == sum(len(each.encode()) for each in train)
+    assert facts.document == pytest.approx(sum(map(len, train)) / len(train))
+    assert facts.alphabet == len(set("".join(train)))
+
+
+def test_a_novel_and_a_list_of_names_get_different_presets(novel: str, folder: Path) -> None:
+    assert chosen(data=novel, mode="tensor").preset == "nano"
+    lines = chosen(data="names.txt", documents="line", mode="tensor")
+    assert lines.preset == "mini"
+
+
+def test_given_options_override_the_choice(novel: str) -> None:
+    config = chosen(data=novel, mode="tensor", dropout=0.05, block_size=32, tokenizer="byte")
+    assert (config.dropout, config.block_size, config.tokenizer) == (0.05, 32, "byte")
+
+
+@pytest.mark.parametrize(("n_embd", "n_head"), [(96, 3), (64, 2), (8, 2), (12, 3), (20, 2)])
+def test_the_heads_of_the_choice_divide_a_given_size(novel: str, n_embd: int, n_head: int) -> None:
+    assert chosen(data=novel, mode="tensor", n_embd=n_embd).n_head == n_head
+
+
+def test_a_given_tokenizer_does_not_get_the_vocabulary_of_another(tmp_path: Path) -> None:
+    path = tmp_path / "chinese.txt"
+    path.write_text("".join(chr(0x4E00 + i % 3000) for i in range(20_000)))
+    assert chosen(data=str(path), mode="tensor").tokenizer == "bpe"
+    assert chosen(data=str(path), mode="tensor", tokenizer="byte").tokenizer == "byte"
+
+
+def test_the_terminal_says_what_was_chosen_and_the_run_can_be_repeated(
+    novel: str, cli, tmp_path: Path
+) -> None:
+    size = [
+        "--n-layer=1",
+        "--n-embd=8",
+        "--block-size=20",
+        "--batch-size=2",
+        "--steps=2",
+        "--num-samples=0",
+    ]
+    shown = cli("train", novel, "--mode=tensor", "--no-baseline", f"--out={tmp_path / 'a'}", *size)
+    assert shown.code == 0
+    said = re.search(r"^preset nano with dropout [\d.]+: (\d+) kB of running text", shown.err, re.M)
+    assert said is not None
+    # The training part is nine tenths of the text.
+    assert int(said[1]) == round(len(NOVEL) * 0.9 / 1000)
+    again = cli("train", f"--config={tmp_path / 'a' / 'config.toml'}", f"--out={tmp_path / 'b'}")
+    assert again.code == 0
+    weights = [
+        nanochat.load(str(tmp_path / name), checkpoint="last").weights["wte"] for name in "ab"
+    ]
+    assert (weights[0] == weights[1]).all()
+    assert "preset" not in again.err.splitlines()[0].split(":")[0]
+
+
+def test_the_scalar_engine_reads_more_context_in_running_text(novel: str) -> None:
+    config = chosen(data=novel, mode="scalar")
+    assert (config.preset, config.block_size) == ("pico", 32)
