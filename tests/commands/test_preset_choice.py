@@ -49,7 +49,7 @@ def test_given_options_override_the_choice(novel: str) -> None:
     assert (config.dropout, config.block_size, config.tokenizer) == (0.05, 32, "byte")
 
 
-@pytest.mark.parametrize(("n_embd", "n_head"), [(96, 3), (64, 2), (8, 2), (12, 3), (20, 2)])
+@pytest.mark.parametrize(("n_embd", "n_head"), [(96, 3), (64, 2), (8, 2), (24, 3), (40, 2)])
 def test_the_heads_of_the_choice_divide_a_given_size(novel: str, n_embd: int, n_head: int) -> None:
     assert chosen(data=novel, mode="tensor", n_embd=n_embd).n_head == n_head
 
