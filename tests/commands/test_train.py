@@ -942,6 +942,7 @@ SEEN_ELSEWHERE = {  # by which test; they are no option of the training itself
     "deduplicate": "splits", "init_from": "init_from", "extend_vocabulary": "init_from",
     "memory_drift": "loop", "out": "folder", "resume": "resume", "num_samples": "stdout",
     "max_new_tokens": "sample", "temperature": "sample", "top_k": "sample", "top_p": "sample",
+    "stop": "train_stop", "log": "event_log",
 }  # fmt: skip
 
 
