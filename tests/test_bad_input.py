@@ -93,7 +93,7 @@ def test_a_missing_registry_dataset_names_the_places_searched(folder, refused, m
         raise ConnectionError("no network")
 
     monkeypatch.setattr(pooch, "retrieve", offline)
-    monkeypatch.setattr(pooch, "os_cache", lambda _: folder / "cache")
+    monkeypatch.setenv("NCLAB_CACHE", str(folder / "cache"))
     message = refused("train", "--data=shakespeare", f"--data-dir={folder}", "--quiet")
     assert message == (
         f"data shakespeare is not on this machine: it is not in data_dir {folder}, it is not in"
