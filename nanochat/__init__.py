@@ -15,7 +15,8 @@ For your own text, pass `data="my.txt"` to TrainConfig. Every option of the comm
 
 Commands as functions, each with its config and its result:
 
-    train(TrainConfig) -> TrainResult           train a model and write its run folder
+    train(TrainConfig, on_evaluation=…, progress=True) -> TrainResult
+                                                train a model and write its run folder
     sample(SampleConfig) -> list of str         write text with a trained model
     evaluate(EvalConfig) -> EvalResult          loss and bits per byte of a text
     ablate(AblateConfig, base) -> AblationResult    a grid of options over seeds
@@ -51,7 +52,8 @@ if TYPE_CHECKING:
     from nanochat.commands.evaluate import EvalResult, evaluate
     from nanochat.commands.info import info
     from nanochat.commands.sample import sample
-    from nanochat.commands.train import TrainResult, train
+    from nanochat.commands.train import train
+    from nanochat.commands.train_result import Evaluation, TrainResult
     from nanochat.config.options import AblateConfig, EvalConfig, SampleConfig, TrainConfig
     from nanochat.errors import NanochatError
     from nanochat.scalar.program import Program, compile  # noqa: A004 – nanochat.compile, as torch
@@ -62,10 +64,11 @@ _HOMES = {
     "AblationResult": "nanochat.commands.ablate",
     "EvalConfig": "nanochat.config.options",
     "EvalResult": "nanochat.commands.evaluate",
+    "Evaluation": "nanochat.commands.train_result",
     "NanochatError": "nanochat.errors",
     "SampleConfig": "nanochat.config.options",
     "TrainConfig": "nanochat.config.options",
-    "TrainResult": "nanochat.commands.train",
+    "TrainResult": "nanochat.commands.train_result",
     "Matrix": "nanochat.scalar.value",
     "Program": "nanochat.scalar.program",
     "Value": "nanochat.scalar.value",
@@ -84,6 +87,7 @@ __all__ = [
     "AblationResult",
     "EvalConfig",
     "EvalResult",
+    "Evaluation",
     "Matrix",
     "NanochatError",
     "Program",

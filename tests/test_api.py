@@ -14,7 +14,7 @@ import nanochat
 from nanochat import errors
 
 NAMES = [
-    "AblateConfig", "AblationResult", "EvalConfig", "EvalResult", "Matrix", "NanochatError",
+    "AblateConfig", "AblationResult", "EvalConfig", "EvalResult", "Evaluation", "Matrix", "NanochatError",
     "Program", "SampleConfig", "TrainConfig", "TrainResult", "Value", "ablate", "compile",
     "detached_max", "evaluate", "info", "sample", "select", "train",
 ]  # fmt: skip

@@ -172,14 +172,15 @@ def _compiled_best_fit() -> Callable[..., Any]:
     folder = writable_cache("numba")
     if folder is None:  # compile once per process
         return numba.njit(_best_fit)
-    usual, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(folder)
+    options: Any = numba.config
+    usual, options.CACHE_DIR = options.CACHE_DIR, str(folder)
     try:
         compiled = numba.njit(cache=True)(_best_fit)
         compiled(*_no_chunks())  # writes the cache
     except (OSError, RuntimeError):  # the cache is full or not for numba
         return numba.njit(_best_fit)
     finally:
-        numba.config.CACHE_DIR = usual
+        options.CACHE_DIR = usual
     return compiled
 
 
