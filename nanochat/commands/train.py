@@ -126,6 +126,10 @@ def train(
 
         terminal = PrintedTerminal()
     terminal = terminal if processes.rank() == 0 else SILENT
+    if requested.log == "tensorboard":
+        from nanochat.training.event_log import require_tensorboard
+
+        require_tensorboard()  # before any work
     with ExitStack() as stack:
         folder, checkpoint, source, kept = None, None, None, None
         if requested.init_from is not None:
@@ -348,7 +352,7 @@ def _train(run: _Run) -> LoopResult:
     evaluation_set = dataset.evaluation_set(config)
     run.baseline = start_baseline(config, dataset)
     start = _start_state(config, checkpoint) if checkpoint else None
-    log = NullWriter() if run.folder is None else JsonlWriter(run.folder.metrics)
+    log = _open_log(run.folder, config)
     try:
         if start is not None:
             log.truncate(start.metrics_length)
@@ -365,6 +369,16 @@ def _train(run: _Run) -> LoopResult:
             )  # fmt: skip
     finally:
         log.close()
+
+
+def _open_log(folder: RunFolder | None, config: TrainConfig) -> JsonlWriter | NullWriter:
+    if folder is None:
+        return NullWriter()
+    if config.log == "tensorboard":
+        from nanochat.training.event_log import EventLog
+
+        return EventLog(folder.metrics, folder.events)
+    return JsonlWriter(folder.metrics)
 
 
 def _start_state(config: TrainConfig, checkpoint: Checkpoint) -> TrainerState:
