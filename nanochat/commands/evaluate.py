@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from itertools import repeat
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from nanochat.config.option import config_or_default
 from nanochat.config.options import EvalConfig, TrainConfig
-from nanochat.data.batches import evaluation_batches
+from nanochat.data.batches import IGNORE, evaluation_batches, evaluation_pairs
 from nanochat.data.corpus import data_name, load_corpus
 from nanochat.data.dataset import load_dataset
 from nanochat.data.documents import Documents, encode_documents
 from nanochat.errors import CheckpointError
 from nanochat.output.terminal import SILENT, Terminal
+from nanochat.output.token_table import TokenTable
 from nanochat.runs.load import TrainedModel, kept_tokenizer, load_trained, read_checkpoint
+from nanochat.system.wording import counted
 from nanochat.training.metrics import LossTotals, format_metric
 
 __all__ = ["EvalResult", "evaluate"]
@@ -32,11 +41,14 @@ class EvalResult:
     checkpoint: str
 
 
-def evaluate(config: EvalConfig | None = None, *, terminal: Terminal = SILENT) -> EvalResult:
+def evaluate(
+    config: EvalConfig | Mapping[str, Any] | None = None, *, terminal: Terminal = SILENT
+) -> EvalResult:
     """Score every token of a text once, in disjoint windows of the model's context.
 
-    Without `data` the text is the validation part of the run. Raises CheckpointError, CorpusError,
-    and TokenizerError for a character that the model does not know.
+    Without `data` the text is the validation part of the run. `per_token` names a file for the loss
+    of every token. Raises CheckpointError, CorpusError, OutputError, and TokenizerError for a
+    character that the model does not know.
 
     Example:
         >>> import nanochat
@@ -45,18 +57,22 @@ def evaluate(config: EvalConfig | None = None, *, terminal: Terminal = SILENT) -
         True
     """
     config = config_or_default(config, EvalConfig)
+    with ExitStack() as stack:
+        table = config.per_token and stack.enter_context(TokenTable(config.per_token))
+        return _evaluate(config, terminal, table or None)
+
+
+def _evaluate(config: EvalConfig, terminal: Terminal, table: TokenTable | None) -> EvalResult:
     checkpoint, trained_config, skipped = read_checkpoint(config.checkpoint, config.run)
     for reason in skipped:
         terminal.warn(reason)
     trained = load_trained(config, checkpoint, trained_config)
     documents, name = _documents(config, trained)
-    batches = evaluation_batches(
-        documents, batch_size=config.batch_size, block_size=trained.config.block_size
-    )
     terminal.note(f"scoring {name} with {checkpoint.path}")
-    totals = LossTotals(trained.tokenizer.token_bytes)
-    for batch in batches:
-        totals.add(trained.engine.token_losses(batch), batch.targets)
+    totals, nats = _score(trained, documents, config.batch_size, per_token=table is not None)
+    if table is not None:
+        table.write(documents, trained.tokenizer, nats)
+        terminal.note(f"losses of {counted(len(nats), 'token')}: {table.path}")
     result = EvalResult(
         loss=totals.loss, bpb=totals.bpb, targets=totals.targets, bytes=totals.bytes,
         step=checkpoint.trainer.step, data=name, checkpoint=str(checkpoint.path),
@@ -67,6 +83,22 @@ def evaluate(config: EvalConfig | None = None, *, terminal: Terminal = SILENT) -
     terminal.result(" ".join(words))
     terminal.json_result(record)
     return result
+
+
+def _score(
+    trained: TrainedModel, documents: Documents, batch_size: int, *, per_token: bool
+) -> tuple[LossTotals, NDArray[np.float64]]:
+    """Return the totals and, if asked for, the (pairs,) nats of each target in their order."""
+    shape = {"batch_size": batch_size, "block_size": trained.config.block_size}
+    totals = LossTotals(trained.tokenizer.token_bytes)
+    nats = np.full(documents.pairs if per_token else 0, np.nan)
+    pairs = evaluation_pairs(documents, **shape) if per_token else repeat(None)
+    for batch, numbers in zip(evaluation_batches(documents, **shape), pairs, strict=per_token):
+        losses = trained.engine.token_losses(batch)
+        totals.add(losses, batch.targets)
+        if numbers is not None:
+            nats[numbers] = losses[batch.targets != IGNORE]
+    return totals, nats
 
 
 def _documents(config: EvalConfig, trained: TrainedModel) -> tuple[Documents, str]:
