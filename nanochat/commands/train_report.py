@@ -81,6 +81,9 @@ def announce(
         f" {len(dataset.val.tokens):,} to validate on, vocabulary"
         f" {dataset.tokenizer.vocab_size}"
     )
+    if config.log == "tensorboard" and run.folder is not None:
+        folder = shlex.quote(str(run.folder.path))
+        terminal.note(f"to see the curves: tensorboard --logdir {folder}")
     run.show_notes()
     if config.preset == "gpt2-124m" and config.device == "cpu":
         terminal.warn("preset gpt2-124m is made for a GPU; a step on a CPU takes many minutes")

@@ -101,6 +101,11 @@ def test_a_resume_may_begin_the_events_and_has_those_of_all_steps(train):
     assert scalars(Path("run")) == logged(Path("run"))
 
 
+def test_the_run_says_how_to_see_its_curves(folder, tiny, cli, flags):
+    told = cli("train", *flags(**tiny(out="run a", log="tensorboard")))
+    assert "to see the curves: tensorboard --logdir 'run a'" in told.err.splitlines()
+
+
 def test_a_run_with_events_can_be_removed(train, cli):
     train(out="runs/a")
     assert cli("runs", "remove", "a", "--yes").code == 0
