@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from itertools import repeat
 from typing import Any
@@ -58,8 +58,10 @@ def evaluate(
     """
     config = config_or_default(config, EvalConfig)
     with ExitStack() as stack:
-        table = config.per_token and stack.enter_context(TokenTable(config.per_token))
-        return _evaluate(config, terminal, table or None)
+        table = None
+        if config.per_token is not None:
+            table = stack.enter_context(closing(TokenTable(config.per_token)))
+        return _evaluate(config, terminal, table)
 
 
 def _evaluate(config: EvalConfig, terminal: Terminal, table: TokenTable | None) -> EvalResult:

@@ -12,7 +12,6 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -34,7 +33,7 @@ _Row = tuple[int, int, int, int, int, float]  # index, document, token, start, e
 class TokenTable:
     """A file that is replaced whole. It is opened before the work, so that a mistake costs none.
 
-    Use it in a `with` statement. Raises OutputError if the file cannot be written.
+    Close it in any case. Raises OutputError if the file cannot be written.
     """
 
     def __init__(self, path: str) -> None:
@@ -50,15 +49,8 @@ class TokenTable:
         except OSError as error:
             raise self._error(error.strerror or error) from error
 
-    def __enter__(self) -> TokenTable:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Remove what is not in its place."""
         with suppress(OSError):
             self._file.close()
         with suppress(OSError):

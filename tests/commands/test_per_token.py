@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -143,7 +144,7 @@ def test_every_text_is_read_back_by_the_usual_readers(
     figures = st.floats(0, 100) | st.sampled_from([math.nan, math.inf, 5e-324])
     nats = np.array(data.draw(st.lists(figures, min_size=tokens.pairs, max_size=tokens.pairs)))
     path = tmp_path_factory.mktemp("table") / f"t{suffix}"
-    with TokenTable(str(path)) as table:
+    with closing(TokenTable(str(path))) as table:
         table.write(tokens, tokenizer, nats)
     rows, raw = rows_of(path), "".join(documents).encode()
     assert np.array_equal([r["nats"] for r in rows], nats, equal_nan=True)
@@ -180,7 +181,7 @@ def test_many_rows_are_written_in_parts(tmp_path, monkeypatch):
     nats = np.arange(tokens.pairs) / 7
     for name, rows in (("whole.csv", 1 << 16), ("parts.csv", 4)):
         monkeypatch.setattr("nanochat.output.token_table._ROWS", rows)
-        with TokenTable(str(tmp_path / name)) as table:
+        with closing(TokenTable(str(tmp_path / name))) as table:
             table.write(tokens, ByteTokenizer(), nats)
     assert (tmp_path / "whole.csv").read_bytes() == (tmp_path / "parts.csv").read_bytes()
 
