@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from itertools import repeat
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +20,12 @@ from nanochat.data.dataset import load_dataset
 from nanochat.data.documents import Documents, encode_documents
 from nanochat.errors import CheckpointError
 from nanochat.output.terminal import SILENT, Terminal
-from nanochat.output.token_table import TokenTable
 from nanochat.runs.load import TrainedModel, kept_tokenizer, load_trained, read_checkpoint
 from nanochat.system.wording import counted
 from nanochat.training.metrics import LossTotals, format_metric
+
+if TYPE_CHECKING:
+    from nanochat.output.token_table import TokenTable
 
 __all__ = ["EvalResult", "evaluate"]
 
@@ -60,6 +62,8 @@ def evaluate(
     with ExitStack() as stack:
         table = None
         if config.per_token is not None:
+            from nanochat.output.token_table import TokenTable
+
             table = stack.enter_context(closing(TokenTable(config.per_token)))
         return _evaluate(config, terminal, table)
 

@@ -5,8 +5,6 @@ Everything is read from the run folder when it is first asked for: most runs are
 
 from __future__ import annotations
 
-import base64
-import html
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -135,6 +133,8 @@ class TrainResult:
 
     def _repr_html_(self) -> str:
         """Return a table of the result and the loss curve. Never raises: files may be gone."""
+        import html  # only notebooks need it
+
         rows = "".join(
             f"<tr><th style='text-align:left'>{html.escape(name)}</th>"
             f"<td style='text-align:left'>{html.escape(text)}</td></tr>"
@@ -167,6 +167,8 @@ class TrainResult:
 
     def _picture(self) -> str:
         """Return the curve as an image, in which no script of an edited file can run."""
+        import base64
+
         try:
             svg = self.plot().svg
         except CheckpointError:
