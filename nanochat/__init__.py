@@ -18,7 +18,8 @@ For your own text, pass `data="my.txt"` to TrainConfig. Every option of the comm
 
 Commands as functions, each with its config and its result:
 
-    train(TrainConfig) -> TrainResult           train a model and write its run folder
+    train(TrainConfig, on_evaluation=…, progress=True) -> TrainResult
+                                                train a model and write its run folder
     sample(SampleConfig) -> list of str         write text with a trained model
     evaluate(EvalConfig) -> EvalResult          loss and bits per byte of a text
     ablate(AblateConfig, base) -> AblationResult    a grid of options over seeds
@@ -61,7 +62,8 @@ if TYPE_CHECKING:
     from nanochat.commands.evaluate import EvalResult, evaluate
     from nanochat.commands.info import info
     from nanochat.commands.sample import sample
-    from nanochat.commands.train import TrainResult, train
+    from nanochat.commands.train import train
+    from nanochat.commands.train_result import Evaluation, TrainResult
     from nanochat.config.options import AblateConfig, EvalConfig, SampleConfig, TrainConfig
     from nanochat.errors import NanochatError
     from nanochat.scalar.program import Program, compile  # noqa: A004 – nanochat.compile, as torch
@@ -72,12 +74,13 @@ _HOMES = {
     "AblationResult": "nanochat.commands.ablate",
     "EvalConfig": "nanochat.config.options",
     "EvalResult": "nanochat.commands.evaluate",
+    "Evaluation": "nanochat.commands.train_result",
     "LanguageModel": "nanochat.api.language_model",
     "NanochatError": "nanochat.errors",
     "SampleConfig": "nanochat.config.options",
-    "TrainConfig": "nanochat.config.options",
-    "TrainResult": "nanochat.commands.train",
     "TextLoss": "nanochat.api.text_loss",
+    "TrainConfig": "nanochat.config.options",
+    "TrainResult": "nanochat.commands.train_result",
     "Matrix": "nanochat.scalar.value",
     "Program": "nanochat.scalar.program",
     "Value": "nanochat.scalar.value",
@@ -97,6 +100,7 @@ __all__ = [
     "AblationResult",
     "EvalConfig",
     "EvalResult",
+    "Evaluation",
     "LanguageModel",
     "Matrix",
     "NanochatError",

@@ -16,9 +16,9 @@ import nanochat
 from nanochat import errors
 
 NAMES = [
-    "AblateConfig", "AblationResult", "EvalConfig", "EvalResult", "LanguageModel", "Matrix", "NanochatError",
-    "Program", "SampleConfig", "TextLoss", "TrainConfig", "TrainResult", "Value", "ablate", "compile",
-    "detached_max", "evaluate", "info", "load", "sample", "select", "train",
+    "AblateConfig", "AblationResult", "EvalConfig", "EvalResult", "Evaluation", "LanguageModel", "Matrix",
+    "NanochatError", "Program", "SampleConfig", "TextLoss", "TrainConfig", "TrainResult", "Value", "ablate",
+    "compile", "detached_max", "evaluate", "info", "load", "sample", "select", "train",
 ]  # fmt: skip
 FUNCTIONS = ("train", "sample", "evaluate", "ablate", "info")
 
@@ -113,7 +113,7 @@ PUBLIC = {
     "training.metrics": ["METRIC_KEYS", "JsonlWriter", "LossTotals", "NullWriter", "RecentLosses",
                 "Stopwatch", "format_metric", "metrics_line"],
     "model.parameters": ["GROUPS", "RMSNORM_EPS", "ROPE_BASE", "Spec", "draw_matrix",
-                   "initial_weights", "parameter_specs", "rotary_angles"],
+                   "initial_weights", "parameter_specs", "rotary_angles", "table_entries"],
     "sampling.sampling": ["DrawsOwnTokens", "DrawsTokens", "OpensDecoders", "PhraseBias", "SamplingSettings", "sample_tokens"],
     "training.deadline": ["Deadline", "Pace", "StepPace", "TimePlan"],
     "training.schedule": ["lr_multiplier", "lr_multiplier_between"],

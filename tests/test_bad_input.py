@@ -93,7 +93,7 @@ def test_a_missing_registry_dataset_names_the_places_searched(folder, refused, m
         raise ConnectionError("no network")
 
     monkeypatch.setattr(pooch, "retrieve", offline)
-    monkeypatch.setattr(pooch, "os_cache", lambda _: folder / "cache")
+    monkeypatch.setenv("NCLAB_CACHE", str(folder / "cache"))
     message = refused("train", "--data=shakespeare", f"--data-dir={folder}", "--quiet")
     assert message == (
         f"data shakespeare is not on this machine: it is not in data_dir {folder}, it is not in"
@@ -216,9 +216,16 @@ def test_a_batch_too_large_for_the_machine_is_one_clear_line(refused, folder, ti
     ],
 )
 def test_a_command_takes_its_own_kind_of_config_only(folder, command, kind):
-    for wrong in ({"steps": 5}, 5, nanochat.errors):
-        with pytest.raises(nanochat.NanochatError, match=f"^config must be a {kind}, got "):
+    for wrong in ([("steps", 5)], 5, nanochat.errors):
+        with pytest.raises(
+            nanochat.NanochatError, match=f"^config must be a {kind} or a dict of its options, got "
+        ):
             getattr(nanochat, command)(wrong)
+    for name, near in (("threats", " (did you mean 'threads'?)"), (5, "")):
+        near = "" if command == "ablate" else near
+        with pytest.raises(nanochat.NanochatError) as caught:
+            getattr(nanochat, command)({name: 1})
+        assert str(caught.value) == f"{name} is not an option of {kind}{near}"
 
 
 def test_a_misspelt_option_of_the_runs_of_an_ablation_is_suggested(folder):

@@ -14,8 +14,7 @@ from nanochat.data.corpus import text_documents
 from nanochat.data.documents import encode_documents, token_stream
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.training.engine import Engine
-from nanochat.training.metrics import LossTotals
-from nanochat.training.scoring import pair_losses
+from nanochat.training.scoring import score_documents
 
 __all__ = ["TextLoss", "text_loss"]
 
@@ -59,12 +58,11 @@ def text_loss(engine: Engine, tokenizer: Tokenizer, config: TrainConfig, text: s
     """
     texts = text_documents(text, config.documents, config.separator)
     documents = encode_documents(tokenizer, texts)
-    nats = pair_losses(
-        engine, documents, batch_size=EvalConfig().batch_size, block_size=config.block_size
-    )
+    totals, nats = score_documents(
+        engine, tokenizer.token_bytes, documents, batch_size=EvalConfig().batch_size,
+        block_size=config.block_size, per_token=True,
+    )  # fmt: skip
     ids = token_stream(documents)[1:].astype(np.int64)
-    totals = LossTotals(tokenizer.token_bytes)
-    totals.add(nats, ids)
     assert totals.loss is not None  # a text has at least one byte
     assert totals.bpb is not None
     known = {token: tokenizer.token_text(token) for token in np.unique(ids).tolist()}

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from nanochat.config.option import config_or_default
 from nanochat.config.options import EvalConfig, TrainConfig
-from nanochat.data.batches import evaluation_batches
 from nanochat.data.corpus import data_name, load_corpus
 from nanochat.data.dataset import load_dataset
 from nanochat.data.documents import Documents, encode_documents
 from nanochat.errors import CheckpointError
 from nanochat.output.terminal import SILENT, Terminal
 from nanochat.runs.load import TrainedModel, kept_tokenizer, load_trained, read_checkpoint
-from nanochat.training.metrics import LossTotals, format_metric
+from nanochat.system.wording import counted
+from nanochat.training.metrics import format_metric
+from nanochat.training.scoring import score_documents
+
+if TYPE_CHECKING:
+    from nanochat.output.token_table import TokenTable
 
 __all__ = ["EvalResult", "evaluate"]
 
@@ -32,11 +39,14 @@ class EvalResult:
     checkpoint: str
 
 
-def evaluate(config: EvalConfig | None = None, *, terminal: Terminal = SILENT) -> EvalResult:
+def evaluate(
+    config: EvalConfig | Mapping[str, Any] | None = None, *, terminal: Terminal = SILENT
+) -> EvalResult:
     """Score every token of a text once, in disjoint windows of the model's context.
 
-    Without `data` the text is the validation part of the run. Raises CheckpointError, CorpusError,
-    and TokenizerError for a character that the model does not know.
+    Without `data` the text is the validation part of the run. `per_token` names a file for the loss
+    of every token. Raises CheckpointError, CorpusError, OutputError, and TokenizerError for a
+    character that the model does not know.
 
     Example:
         >>> import nanochat
@@ -45,18 +55,29 @@ def evaluate(config: EvalConfig | None = None, *, terminal: Terminal = SILENT) -
         True
     """
     config = config_or_default(config, EvalConfig)
+    with ExitStack() as stack:
+        table = None
+        if config.per_token is not None:
+            from nanochat.output.token_table import TokenTable
+
+            table = stack.enter_context(closing(TokenTable(config.per_token)))
+        return _evaluate(config, terminal, table)
+
+
+def _evaluate(config: EvalConfig, terminal: Terminal, table: TokenTable | None) -> EvalResult:
     checkpoint, trained_config, skipped = read_checkpoint(config.checkpoint, config.run)
     for reason in skipped:
         terminal.warn(reason)
     trained = load_trained(config, checkpoint, trained_config)
     documents, name = _documents(config, trained)
-    batches = evaluation_batches(
-        documents, batch_size=config.batch_size, block_size=trained.config.block_size
-    )
     terminal.note(f"scoring {name} with {checkpoint.path}")
-    totals = LossTotals(trained.tokenizer.token_bytes)
-    for batch in batches:
-        totals.add(trained.engine.token_losses(batch), batch.targets)
+    totals, nats = score_documents(
+        trained.engine, trained.tokenizer.token_bytes, documents, batch_size=config.batch_size,
+        block_size=trained.config.block_size, per_token=table is not None,
+    )  # fmt: skip
+    if table is not None:
+        table.write(documents, trained.tokenizer, nats)
+        terminal.note(f"losses of {counted(len(nats), 'token')}: {table.path}")
     result = EvalResult(
         loss=totals.loss, bpb=totals.bpb, targets=totals.targets, bytes=totals.bytes,
         step=checkpoint.trainer.step, data=name, checkpoint=str(checkpoint.path),

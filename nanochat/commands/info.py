@@ -7,6 +7,7 @@ import importlib.util
 from typing import Any
 
 from nanochat.output.terminal import SILENT, Terminal
+from nanochat.system.cache import cache_folder
 from nanochat.system.environment import describe_environment
 
 __all__ = ["info"]
@@ -14,11 +15,13 @@ __all__ = ["info"]
 
 def info(*, terminal: Terminal = SILENT) -> dict[str, Any]:
     """Return versions, machine, native modules and engines of this installation."""
+    cache = cache_folder()
     record = {
         **describe_environment(0),
         "native_modules": {"nanochat._scalar": _scalar_state()},
         "engines": {"scalar": True, "tensor": importlib.util.find_spec("torch") is not None},
         "gpu": _gpu(),
+        "cache": None if cache is None else str(cache),
     }
     for key, value in record.items():
         terminal.result(f"{key}: {_in_words(value)}")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from nanochat.config.option import config_or_default
 from nanochat.config.options import BEST, RUNS_DIR, SampleConfig, TrainConfig
@@ -28,7 +29,9 @@ from nanochat.sampling.sampling import OpensDecoders, PhraseBias
 __all__ = ["sample"]
 
 
-def sample(config: SampleConfig | None = None, *, terminal: Terminal = SILENT) -> list[str]:
+def sample(
+    config: SampleConfig | Mapping[str, Any] | None = None, *, terminal: Terminal = SILENT
+) -> list[str]:
     """Return texts sampled from a trained model, the prompt included.
 
     The same checkpoint, options and seed give the same texts. Raises CheckpointError,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +20,12 @@ from nanochat.commands.preset_choice import needs_text, with_chosen_preset
 from nanochat.commands.signals import stop_requested
 from nanochat.commands.time_budget import Fit, fit_to_budget
 from nanochat.commands.train_report import announce, finish, preview, with_way_on
+from nanochat.commands.train_result import (
+    OnEvaluation,
+    TrainResult,
+    Watch,
+    check_on_evaluation,
+)
 from nanochat.config.engine_choice import choose_engine
 from nanochat.config.keep import parse_keep
 from nanochat.config.option import config_or_default
@@ -60,15 +66,6 @@ from nanochat.training.saving import Best
 __all__ = ["TrainResult", "train"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainResult:
-    """The outcome of a finished run."""
-
-    metrics: Mapping[str, Any]  # training.metrics.METRIC_KEYS
-    samples: Sequence[str]
-    run: Path  # the run's folder; of several processes only rank 0 knows its full name
-
-
 @dataclass(kw_only=True)
 class _Run:
     """A run that is ready to train."""
@@ -83,6 +80,7 @@ class _Run:
     best_weights: Mapping[str, NDArray[np.floating]] | None = None  # in processes above rank 0
     deadline: Deadline | None = None  # of a run with a time budget
     baseline: Counting | None = None  # from the start of training
+    watch: Watch = dataclasses.field(init=False)  # calls on_evaluation
     notes_shown: set[str] = dataclasses.field(default_factory=set)
 
     def show_notes(self) -> None:
@@ -94,15 +92,26 @@ class _Run:
 
 
 def train(
-    config: TrainConfig | None = None,
+    config: TrainConfig | Mapping[str, Any] | None = None,
     *,
+    on_evaluation: OnEvaluation | None = None,
+    progress: bool = False,
     terminal: Terminal = SILENT,
     elapsed_s: float = 0.0,  # of a time budget, spent before this call
 ) -> TrainResult:
     """Train one model and write its run folder.
 
-    The defaults are those of the command line. Raises a NanochatError for every mistake of the
-    user, and `RunInterrupted` after SIGINT or SIGTERM, once the checkpoint is saved.
+    Args:
+        config: A TrainConfig or a dict of its options; the defaults are those of the command line.
+        on_evaluation: Called with an `Evaluation` after each evaluation. If it returns False, the
+            run ends there, as by option patience: the best weights are kept, scored and sampled.
+            Any other value, None included, lets the run go on. If it raises an exception, a
+            checkpoint is saved, from which the run can be resumed, and the exception is raised.
+        progress: Print the notes and the rows of the command line to stdout, as plain lines.
+        terminal: Where the command line writes; it replaces `progress`.
+
+    Raises a NanochatError for every mistake of the user, and `RunInterrupted` after SIGINT or
+    SIGTERM, once the checkpoint is saved.
 
     Example:
         >>> import nanochat
@@ -112,7 +121,16 @@ def train(
     """
     started = time.perf_counter() - elapsed_s
     requested = config_or_default(config, TrainConfig)
+    check_on_evaluation(on_evaluation)
+    if progress and terminal is SILENT:
+        from nanochat.output.printed import PrintedTerminal
+
+        terminal = PrintedTerminal()
     terminal = terminal if processes.rank() == 0 else SILENT
+    if requested.log == "tensorboard":
+        from nanochat.training.event_log import require_tensorboard
+
+        require_tensorboard()  # before any work
     with ExitStack() as stack:
         folder, checkpoint, source, kept = None, None, None, None
         if requested.init_from is not None:
@@ -149,6 +167,7 @@ def train(
             initialized_from=checkpoint.data.get("initialized_from") if checkpoint else origin,
             deadline=_deadline(resolved, fit, checkpoint, started),
         )  # fmt: skip
+        run.watch = Watch(on_evaluation, preview(run))
         announce(run, _parameter_count(resolved, dataset.tokenizer.vocab_size), mode_reason)
         try:
             result = _train(run)
@@ -344,12 +363,12 @@ def _train(run: _Run) -> LoopResult:
     evaluation_set = dataset.evaluation_set(config)
     run.baseline = start_baseline(config, dataset)
     start = _start_state(config, checkpoint) if checkpoint else None
-    log = NullWriter() if run.folder is None else JsonlWriter(run.folder.metrics)
+    log = _open_log(run.folder, config)
     try:
         if start is not None:
             log.truncate(start.metrics_length)
         done = start.step if start else 0
-        progress = run.terminal.progress(config.steps, done, preview(run))
+        progress = run.terminal.progress(config.steps, done, run.watch.sample)
         with stop_requested() as stop, progress as observer:
             return train_loop(
                 run.engine, config, batcher, evaluation_set, dataset.tokenizer.token_bytes,
@@ -357,9 +376,20 @@ def _train(run: _Run) -> LoopResult:
                 last_checkpoint=str(checkpoint.path) if checkpoint else None, stop=stop,
                 world=processes.world(), pace=run.deadline,
                 clock=run.deadline.clock if run.deadline else time.perf_counter,
+                goes_on=run.watch.goes_on,
             )  # fmt: skip
     finally:
         log.close()
+
+
+def _open_log(folder: RunFolder | None, config: TrainConfig) -> JsonlWriter | NullWriter:
+    if folder is None:
+        return NullWriter()
+    if config.log == "tensorboard":
+        from nanochat.training.event_log import EventLog
+
+        return EventLog(folder.metrics, folder.events)
+    return JsonlWriter(folder.metrics)
 
 
 def _start_state(config: TrainConfig, checkpoint: Checkpoint) -> TrainerState:
@@ -437,6 +467,10 @@ def _note_best(run: _Run, result: LoopResult) -> None:
         run.terminal.note(
             f"stopped after step {result.steps} of {run.config.steps}: {evaluations} without a"
             f" lower validation loss (patience {run.config.patience})"
+        )
+    elif result.was_ended and result.steps < run.config.steps:
+        run.terminal.note(
+            f"stopped after step {result.steps} of {run.config.steps}: on_evaluation returned False"
         )
     if best != result.steps:
         run.terminal.note(f"validation has not improved since step {best}; keeping step {best}")

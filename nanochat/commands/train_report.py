@@ -21,11 +21,13 @@ from nanochat.config.options import RUNS_DIR, TrainConfig
 from nanochat.data.corpus import data_name
 from nanochat.data.dataset import Dataset
 from nanochat.errors import RunInterrupted
+from nanochat.model.parameters import table_entries
 from nanochat.ngram.baseline import Baseline
 from nanochat.output.loss_curve import write_loss_curve
 from nanochat.output.run_summary import run_summary, scores_of
 from nanochat.output.terminal import Terminal
 from nanochat.runs.checkpoint import Checkpoint
+from nanochat.runs.find import weights_bytes
 from nanochat.runs.folder import RunFolder
 from nanochat.sampling.generate import generate, phrase_bias, prompt_tokens, sampling_settings
 from nanochat.sampling.preview import Preview
@@ -63,8 +65,12 @@ def announce(
     """Show the model, the text and the checkpoint that the run starts from."""
     config, dataset, terminal = run.config, run.dataset, run.terminal
     reason = f" ({mode_reason})" if mode_reason else ""
+    tables = ""
+    if config.past_embeds or config.ngram_rows:  # otherwise the tables are a small part
+        entries = table_entries(config, dataset.tokenizer.vocab_size)
+        tables = f" ({entries:,} of them table entries)"
     terminal.note(
-        f"{config.model_kind} {config.preset}: {counted(params, 'parameter')},"
+        f"{config.model_kind} {config.preset}: {counted(params, 'parameter')}{tables},"
         f" {config.mode} engine, {config.device} {config.dtype}{reason}"
     )
     for note in dataset.notes:
@@ -75,6 +81,9 @@ def announce(
         f" {len(dataset.val.tokens):,} to validate on, vocabulary"
         f" {dataset.tokenizer.vocab_size}"
     )
+    if config.log == "tensorboard" and run.folder is not None:
+        folder = shlex.quote(str(run.folder.path))
+        terminal.note(f"to see the curves: tensorboard --logdir {folder}")
     run.show_notes()
     if config.preset == "gpt2-124m" and config.device == "cpu":
         terminal.warn("preset gpt2-124m is made for a GPU; a step on a CPU takes many minutes")
@@ -119,8 +128,13 @@ def finish(run: Run, metrics: Mapping[str, Any]) -> tuple[Sequence[str], Path]:
     if run.folder is not None:
         path = run.folder.path
         counted_metrics = baseline_metrics(baseline)
+        size = {
+            "table_entries": table_entries(config, dataset.tokenizer.vocab_size),
+            "weights_bytes": weights_bytes(path, metrics["best_step"]),
+        }
         run.folder.write_json(
-            run.folder.result, {**metrics, **counted_metrics, "split_sha256": dataset.split_sha256}
+            run.folder.result,
+            {**metrics, **size, **counted_metrics, "split_sha256": dataset.split_sha256},
         )
         title = f"{data_name(config.data)}, {config.model_kind}, {config.mode}"
         write_loss_curve(

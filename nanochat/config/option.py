@@ -248,13 +248,23 @@ def assign(config: Any, values: Mapping[str, Any]) -> None:
 _Config = TypeVar("_Config")
 
 
-def config_or_default(config: _Config | None, kind: type[_Config]) -> _Config:
-    """Return the config, or without one that of the defaults. Raises ConfigError for others."""
+def config_or_default(config: _Config | Mapping[str, Any] | None, kind: type[_Config]) -> _Config:
+    """Return the config, or one of these options, or without any that of the defaults.
+
+    Raises ConfigError for anything else.
+    """
     if config is None:
         return kind()
-    if not isinstance(config, kind):
+    if isinstance(config, kind):
+        return config
+    if not isinstance(config, Mapping):
         raise ConfigError(
-            f"config must be a {kind.__name__}, got {type(config).__name__}; use"
-            f" {kind.__name__}(name=value, …)"
+            f"config must be a {kind.__name__} or a dict of its options, got"
+            f" {type(config).__name__}; use {kind.__name__}(name=value, …)"
         )
-    return config
+    known = options_of(kind)
+    for name in config:
+        if name not in known:
+            near = closest(name, known) if isinstance(name, str) else ""
+            raise ConfigError(f"{shown(name)} is not an option of {kind.__name__}{near}")
+    return kind(**config)

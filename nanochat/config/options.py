@@ -51,6 +51,7 @@ __all__ = [
     "RunsRemoveConfig",
     "RunsShowConfig",
     "SampleConfig",
+    "TABLE_SUFFIXES",
     "TrainConfig",
     "budget_seconds",
     "closest",
@@ -62,6 +63,7 @@ __all__ = [
 RUNS_DIR = "runs"
 CHECKPOINTS_DIR = "checkpoints"
 ABLATIONS_DIR = "ablations"
+TABLE_SUFFIXES = (".jsonl", ".csv")  # of the files with a row per token
 BEST = "best"  # the name of the checkpoint with the lowest validation loss
 
 AUTO = -1  # of numbers that are chosen once the text is known
@@ -319,6 +321,11 @@ class TrainConfig:
         "Checkpoints that stay on disk: all, or the newest N as in last:3. The best always stays.",
         group=_RUN, output=True,
     )  # fmt: skip
+    log: str = option(
+        "none",
+        "Also write the figures for a viewer; tensorboard: event files in the run folder (extra"
+        " tensorboard).", group=_RUN, choices=("none", "tensorboard"), output=True,
+    )  # fmt: skip
     memory_drift: float = option(
         2.0, "Largest growth of resident memory during a run, as a ratio; 0: off.", group=_RUN,
         low=0, high=1e6, output=True,
@@ -359,6 +366,10 @@ class TrainConfig:
     top_p: float = option(
         1.0, "Sample from the most likely tokens with this total probability.", group=_SAMPLE,
         low=0, high=1, low_open=True, output=True,
+    )  # fmt: skip
+    stop: tuple[str, ...] = option(
+        (), "Text that ends a sample and is not part of it; repeatable.", group=_SAMPLE,
+        whole=True, output=True,
     )  # fmt: skip
 
     # Names of the options that were given and are not `auto`; a resume compares only these.
@@ -554,10 +565,7 @@ class SampleConfig(_WithoutPreset):
     temperature: float = _same("temperature", common=True)
     top_k: int = _same("top_k", common=True)
     top_p: float = _same("top_p", common=True)
-    stop: tuple[str, ...] = option(
-        (), "Text that ends a sample and is not part of it; repeatable.", group=_SAMPLE,
-        common=True, whole=True,
-    )  # fmt: skip
+    stop: tuple[str, ...] = _same("stop", common=True)
     seed: int = _same("seed")
     style_weight: float = option(
         1.0, "Logit bonus for phrases of the futuristic style, if the model was trained with it.",
@@ -591,6 +599,10 @@ class EvalConfig(_WithoutPreset):
     )
     separator: str | None = _same("separator")
     data_dir: str | None = _same("data_dir", common=True)
+    per_token: str | None = option(
+        None, "File for the loss of every token, .jsonl or .csv, to compare two models in pairs.",
+        group=_DATA, path=True, kind=str, optional=True, common=True,
+    )  # fmt: skip
     batch_size: int = _same("batch_size", common=True)
     mode: str = _same("mode", help="Engine; auto: the engine that trained the checkpoint.")
     device: str = _same("device")
@@ -600,6 +612,11 @@ class EvalConfig(_WithoutPreset):
     def __post_init__(self) -> None:
         _WithoutPreset.__post_init__(self)
         check_separator(self.separator, self.documents)
+        if self.per_token is not None and not self.per_token.lower().endswith(TABLE_SUFFIXES):
+            raise ConfigError(
+                f"per_token must be a file that ends in {' or '.join(TABLE_SUFFIXES)}, got"
+                f" {shown(self.per_token)}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

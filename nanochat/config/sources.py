@@ -25,14 +25,15 @@ from nanochat.config.options import (
     options_of,
 )
 from nanochat.errors import ConfigError
+from nanochat.system.cache import CACHE_VARIABLE
 
 __all__ = ["PREFIX", "gather_options", "parse_toml", "read_config_file"]
 
 PREFIX = "NCLAB_"
 # Variables of the build (CMakeLists.txt), which may still be set in the shell that runs a command,
-# and those that choose a build of the kernels (native.py) and its instruction set.
-_BUILD_NAMES = "AVX512 CUDA PYTHON CPP_TESTS SANITIZE WERROR KERNELS SIMD"
-_BUILD = frozenset(PREFIX + name for name in _BUILD_NAMES.split())
+# those that choose a build of the kernels (native.py) and its instruction set, and the cache.
+_OTHER_NAMES = "AVX512 CUDA PYTHON CPP_TESTS SANITIZE WERROR KERNELS SIMD"
+_OTHERS = frozenset(PREFIX + name for name in _OTHER_NAMES.split()) | {CACHE_VARIABLE}
 _CONFIGS = (
     TrainConfig, SampleConfig, EvalConfig, AblateConfig, RunsConfig, RunsShowConfig,
     RunsCompareConfig, RunsRemoveConfig, RunsPruneConfig,
@@ -60,11 +61,12 @@ def _from_environment(
     every = {PREFIX + name.upper() for config in _CONFIGS for name in options_of(config)}
     options = {}
     for variable in sorted(environment):
-        if not variable.startswith(PREFIX) or variable in _BUILD:
+        if not variable.startswith(PREFIX) or variable in _OTHERS:
             continue
         if variable not in every:
             raise ConfigError(
-                f"environment variable {variable} does not name an option{closest(variable, every)}"
+                f"environment variable {variable} does not name an option"
+                f"{closest(variable, every | {CACHE_VARIABLE})}"
             )
         name = variable.removeprefix(PREFIX).lower()
         if name in known:  # otherwise an option of another command

@@ -7,7 +7,7 @@ which pair goes into which row of which microbatch. Leaves out packing (packing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol, overload
@@ -158,9 +158,20 @@ def evaluation_batches(
     return list(batches) if int(sequences.offsets[-1]) <= LISTED else batches
 
 
-def evaluation_pairs(documents: Documents, block_size: int) -> NDArray[np.int64]:  # (pairs,)
-    """Return the pairs in the order in which the batches of evaluation_batches hold them."""
-    return pack(split_into_chunks(documents.lengths + 1, block_size), block_size).pairs
+def evaluation_pairs(
+    documents: Documents, *, batch_size: int, block_size: int
+) -> Iterator[NDArray[np.int64]]:
+    """Yield the pair numbers of each batch of `evaluation_batches` over all pairs.
+
+    They are in the order of the batch's targets, row after row, without those that are IGNORE.
+    """
+    if documents.count == 0:
+        return
+    sequences = pack(split_into_chunks(documents.lengths + 1, block_size), block_size)
+    for first in range(0, sequences.count, batch_size):
+        chosen = np.arange(first, min(first + batch_size, sequences.count))
+        pairs, starts = sequences.pairs_of(chosen)
+        yield pairs[starts[0] : starts[0] + _sequence_lengths(sequences, chosen).sum()]
 
 
 class _EvaluationBatches(Sequence[Batch]):

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nanochat.system.cache import writable_cache
+
 __all__ = ["Chunks", "Sequences", "pack", "split_into_chunks"]
 
 # Below this, plain Python is done before numba is imported and has compiled.
@@ -167,7 +169,22 @@ def _best_fit(
 def _compiled_best_fit() -> Callable[..., Any]:
     import numba
 
-    try:
-        return numba.njit(cache=True)(_best_fit)
-    except RuntimeError:  # no folder for numba's cache: compile once per process
+    folder = writable_cache("numba")
+    if folder is None:  # compile once per process
         return numba.njit(_best_fit)
+    options: Any = numba.config
+    usual, options.CACHE_DIR = options.CACHE_DIR, str(folder)
+    try:
+        compiled = numba.njit(cache=True)(_best_fit)
+        compiled(*_no_chunks())  # writes the cache
+    except (OSError, RuntimeError):  # the cache is full or not for numba
+        return numba.njit(_best_fit)
+    finally:
+        options.CACHE_DIR = usual
+    return compiled
+
+
+def _no_chunks() -> tuple[Any, ...]:
+    """Return the arguments of _best_fit for nothing, in their types."""
+    none = np.zeros(0, np.int64)
+    return none, 1, 2, none, none, none, none

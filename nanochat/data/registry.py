@@ -1,7 +1,7 @@
 """Corpora that have a name: their sources, and the hashes that their bytes are checked against.
 
 Owns the table of names and the search order: the package itself, then `data_dir`, then one
-download into the user's cache. Leaves out decoding and splitting into documents (corpus.py).
+download into the cache. Leaves out decoding and splitting into documents (corpus.py).
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from nanochat.errors import CorpusError
+from nanochat.system.cache import cache_folder, writable_cache
 
 __all__ = ["DATA_DIR_VARIABLE", "REGISTRY", "Entry", "embedded_text", "read_entry"]
 
@@ -102,27 +104,54 @@ def _candidates(entry: Entry, folder: Path) -> Iterator[Path]:
 
 
 def _download(name: str, entry: Entry, looked: str) -> bytes:
-    """Return the file from the user's cache, downloading it once. pooch checks the hash."""
+    """Return the file from the cache, downloading it once. pooch checks the hash."""
+    cache, file = cache_folder(), f"{name}.txt"
+    cached = None if cache is None else _cached(cache / file, entry.sha256)
+    if cached is not None:
+        return cached
     import logging
 
     import pooch  # takes 100 ms to import
 
     pooch.get_logger().setLevel(logging.ERROR)  # its messages would mix with the progress line
-    cache = Path(pooch.os_cache("nanochat"))
     try:
-        path = pooch.retrieve(
-            entry.url,
-            known_hash=f"sha256:{entry.sha256}",
-            fname=f"{name}.txt",
-            path=cache,
-            downloader=pooch.HTTPDownloader(timeout=_TIMEOUT_S),
-        )
-        return Path(path).read_bytes()
+        with _download_folder() as folder:
+            path = pooch.retrieve(
+                entry.url,
+                known_hash=f"sha256:{entry.sha256}",
+                fname=file,
+                path=folder,
+                downloader=pooch.HTTPDownloader(timeout=_TIMEOUT_S),
+            )
+            return Path(path).read_bytes()
     except (OSError, ValueError) as error:  # errors of requests are OSErrors; a wrong hash is not
         is_network = isinstance(error, OSError)
         reason = type(error).__name__ if is_network else "the file has a different SHA-256"
+        place = "there is no cache" if cache is None else f"it is not in the cache {cache}"
         raise CorpusError(
-            f"data {name} is not on this machine: {looked}, it is not in the cache {cache},"
+            f"data {name} is not on this machine: {looked}, {place},"
             f" and its download failed ({reason}); put {entry.url} into a folder and name the"
             f" folder with --data-dir or {DATA_DIR_VARIABLE}"
         ) from error
+
+
+def _cached(path: Path, sha256: str) -> bytes | None:
+    """Return the bytes of a file with this hash, or None."""
+    try:
+        raw = path.read_bytes()
+    except OSError:
+        return None
+    return raw if hashlib.sha256(raw).hexdigest() == sha256 else None
+
+
+@contextmanager
+def _download_folder() -> Iterator[Path]:
+    """Yield the cache, or a temporary folder if the cache cannot be written."""
+    folder = writable_cache()
+    if folder is not None:
+        yield folder
+        return
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as temporary:
+        yield Path(temporary)

@@ -20,6 +20,7 @@ __all__ = [
     "initial_weights",
     "parameter_specs",
     "rotary_angles",
+    "table_entries",
 ]
 
 GROUPS = ("embedding", "matrix", "head")
@@ -66,6 +67,19 @@ def parameter_specs(config: TrainConfig, vocab_size: int) -> list[Spec]:
         specs.append(spec(f"layer{i}.mlp_fc1", 4 * hidden, hidden, "matrix"))
         specs.append(spec(f"layer{i}.mlp_fc2", hidden, 4 * hidden, "matrix"))
     return specs
+
+
+def table_entries(config: TrainConfig, vocab_size: int) -> int:
+    """Return how many of the parameters are looked up and never multiplied.
+
+    They are the rows of the embeddings by token, previous token, n-gram and position. A token
+    embedding that is tied to the output head is multiplied too, so it does not count.
+    """
+    return sum(
+        spec.shape[0] * spec.shape[1]
+        for spec in parameter_specs(config, vocab_size)
+        if spec.group == "embedding" and not (spec.name == "wte" and config.tie_lm_head)
+    )
 
 
 def initial_weights(config: TrainConfig, vocab_size: int) -> dict[str, NDArray[np.float64]]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from nanochat.system.cache import writable_cache
 from nanochat.system.durable import output_error
 
 __all__ = ["plot_ablation"]
@@ -15,8 +19,30 @@ _SEED, _MEAN = "#b8c4d6", "#1f4e8c"
 _LABEL = 60  # characters
 
 
+@contextmanager
+def _cached_fonts() -> Iterator[None]:
+    """Import matplotlib with its list of fonts in the cache.
+
+    It logs a warning where it must take a temporary folder, and one while it makes the list.
+    """
+    folder, name = writable_cache("matplotlib"), "MPLCONFIGDIR"
+    sets = folder is not None and name not in os.environ
+    logger = logging.getLogger("matplotlib")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    if sets:
+        os.environ[name] = str(folder)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        if sets:
+            del os.environ[name]
+
+
 def _figure(width: float, height: float) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure  # without pyplot: no global state, no display
+    with _cached_fonts():
+        from matplotlib.figure import Figure  # without pyplot: no global state, no display
 
     figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
     axes = figure.add_subplot()

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from nanochat.errors import ConfigError
 from nanochat.system.durable import output_error
 
-__all__ = ["write_loss_curve"]
+__all__ = ["LossCurve", "write_loss_curve"]
 
 _Point = tuple[float, float]  # (step, loss), and in the picture (x, y) in pixels
 
@@ -46,6 +50,34 @@ def write_loss_curve(
         picture.write_text("\n".join(_svg(curves, title)) + "\n", encoding="utf-8")
     except OSError as error:
         raise output_error(picture, error) from error
+
+
+@dataclass(frozen=True, slots=True)
+class LossCurve:
+    """The picture of a run's losses. Notebooks show it."""
+
+    svg: str = field(repr=False)
+
+    def _repr_svg_(self) -> str:
+        return self.svg
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the picture to a file that ends in .svg and return its path.
+
+        Raises ConfigError for another ending, OutputError if the file cannot be written.
+        """
+        target = Path(path)
+        if target.suffix.lower() != ".svg":
+            raise ConfigError(f"the loss curve is an SVG; path must end in .svg, got {target}")
+        temporary = target.with_name(f".{target.name}.tmp")
+        try:
+            temporary.write_text(self.svg, encoding="utf-8")
+            os.replace(temporary, target)
+        except OSError as error:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise output_error(target, error) from error
+        return target
 
 
 class _Curves(NamedTuple):

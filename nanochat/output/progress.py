@@ -16,7 +16,17 @@ from nanochat.system.streams import PROGRESS, write_progress
 if TYPE_CHECKING:  # the loop imports NumPy, which `info` starts without
     from nanochat.training.loop import EvalMetrics
 
-__all__ = ["Lines", "NoProgress", "Screen", "evaluation_line", "evaluation_row", "row_header"]
+__all__ = [
+    "Lines",
+    "NoProgress",
+    "SampleText",
+    "Screen",
+    "evaluation_line",
+    "evaluation_row",
+    "row_header",
+    "row_width",
+    "sample_line",
+]
 
 SampleText = Callable[[int], str]  # columns → a text of about that length, or nothing
 
@@ -72,8 +82,18 @@ def _step_width(steps: int) -> int:
     return max(2 * len(str(steps)) + 1, len("step"))
 
 
-def _row_width(steps: int) -> int:
+def row_width(steps: int) -> int:
+    """Return the columns of the longest row."""
     return len(row_header(steps)) + 2 + len(_MARK)
+
+
+def sample_line(sample: SampleText | None, width: int, encoding: str) -> str:
+    """Return the line of a sample under its evaluation; empty if there is none."""
+    if sample is None:
+        return ""
+    room = max(width - len("  > "), 8)
+    text = fit_in_line(sample(room), room, encoding)
+    return f"  > {text}" if text else ""
 
 
 def _packed(fields: list[str], width: int) -> list[str]:
@@ -132,7 +152,7 @@ class Screen:
 
     def evaluated(self, metrics: EvalMetrics) -> None:
         width = terminal_width(PROGRESS)
-        if width >= _row_width(self._steps):
+        if width >= row_width(self._steps):
             if not self._has_header:
                 self._has_header = True
                 self.show(row_header(self._steps))
@@ -140,12 +160,10 @@ class Screen:
         else:
             for line in _packed(_labeled(metrics, self._steps), width):
                 self.show(line)
-        if self._sample is not None:
-            room = max(width - len("  > "), 8)
-            encoding = getattr(PROGRESS, "encoding", None) or "utf-8"
-            sample = fit_in_line(self._sample(room), room, encoding)
-            if sample:
-                self.show(f"  > {sample}")
+        encoding = getattr(PROGRESS, "encoding", None) or "utf-8"
+        line = sample_line(self._sample, width, encoding)
+        if line:
+            self.show(line)
 
     def show(self, line: str) -> None:
         """Write a line that stays, above the bar."""

@@ -94,7 +94,7 @@ def show_text(run: RunSummary, record: Mapping[str, Any]) -> str:
         f"size on disk: {size_text(run.size_bytes)}",
     ]
     if config:
-        parameters = f", {run.params:,} parameters" if run.params is not None else ""
+        parameters = f", {run.params:,} parameters{_tables(run)}" if run.params is not None else ""
         lines += [
             f"text: {_joined(config.get('data'))}",
             f"model: {config.get('model_kind')} {config.get('preset')}{parameters}",
@@ -119,6 +119,12 @@ def show_text(run: RunSummary, record: Mapping[str, Any]) -> str:
     for number, sample in enumerate(record["samples"], start=1):
         text += f"\n\nsample {number}: {escaped(sample.strip())}"
     return text
+
+
+def _tables(run: RunSummary) -> str:
+    """Return how many of the parameters are table entries, if the result says so."""
+    entries = run.table_entries
+    return "" if entries is None else f" ({entries:,} of them table entries)"
 
 
 def _marks(checkpoint: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ from nanochat.runs.best import read_best
 from nanochat.runs.folder import CONFIG, RESULT
 
 __all__ = [
+    "WEIGHTS",
     "find_run",
     "holds_run",
     "is_checkpoint",
@@ -25,10 +26,12 @@ __all__ = [
     "newest_finished_run",
     "run_names",
     "step_folders",
+    "weights_bytes",
 ]
 
 _STEP = re.compile(r"step-(\d+)")
-_MANIFEST = "manifest.json"  # of runs/checkpoint.py
+# Files of runs/checkpoint.py
+WEIGHTS, _MANIFEST = "weights.safetensors", "manifest.json"
 
 
 def find_run(name: str | None, runs_dir: Path) -> Path:
@@ -144,6 +147,15 @@ def _steps_in(directory: Path) -> Iterable[tuple[int, Path]]:
                     yield int(matched[1]), directory / entry.name
     except OSError:
         return
+
+
+def weights_bytes(run: Path, step: int) -> int | None:
+    """Return the size of the weights file of a checkpoint, or None if there is none."""
+    folder = step_folders(run).get(step)
+    try:
+        return None if folder is None else (folder / WEIGHTS).stat().st_size
+    except OSError:
+        return None
 
 
 def marked_step(run: Path) -> int | None:

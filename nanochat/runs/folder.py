@@ -18,13 +18,14 @@ from nanochat.system.json_text import strict_json
 
 __all__ = ["RUN_FILES", "RunFolder", "new_run", "refuse_used"]
 
-CONFIG, ENVIRONMENT, METRICS, PLOT, RESULT = (
-    "config.toml", "environment.json", "metrics.jsonl", "loss.svg", "result.json",
+CONFIG, ENVIRONMENT, METRICS, PLOT, RESULT, EVENTS = (
+    "config.toml", "environment.json", "metrics.jsonl", "loss.svg", "result.json", "tensorboard",
 )  # fmt: skip
 
 
 # Every name that a run writes at the top of its folder; the hidden ones only while it writes.
-RUN_FILES = {CONFIG, ENVIRONMENT, METRICS, PLOT, RESULT, CHECKPOINTS_DIR, LOCK, SOURCES_DIR}
+RUN_FILES = {CONFIG, ENVIRONMENT, METRICS, PLOT, RESULT, EVENTS}
+RUN_FILES |= {CHECKPOINTS_DIR, LOCK, SOURCES_DIR}
 RUN_FILES |= {f".{name}.tmp" for name in (CONFIG, ENVIRONMENT, RESULT)}
 
 
@@ -38,6 +39,7 @@ class RunFolder:
         self.metrics = path / METRICS
         self.plot = path / PLOT
         self.result = path / RESULT
+        self.events = path / EVENTS
         self.checkpoints = path / CHECKPOINTS_DIR
 
     def write_config(self, config: Mapping[str, Any]) -> None:

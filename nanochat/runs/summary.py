@@ -19,7 +19,7 @@ from typing import Any
 from nanochat.config.options import TrainConfig, options_of
 from nanochat.config.sources import parse_toml
 from nanochat.errors import ConfigError
-from nanochat.runs.find import marked_step, step_folders
+from nanochat.runs.find import WEIGHTS, marked_step, step_folders
 from nanochat.runs.folder import RUN_FILES, RunFolder
 from nanochat.runs.lock import writer
 
@@ -41,7 +41,6 @@ __all__ = [
 
 FINISHED, INTERRUPTED, RUNNING = "finished", "interrupted", "running"
 DAMAGED, FOREIGN = "damaged", "not a run"
-_WEIGHTS = "weights.safetensors"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +61,7 @@ class RunSummary:
     problem: str = ""  # of a damaged folder
     config: Mapping[str, Any] = field(default_factory=dict)
     result: Mapping[str, Any] = field(default_factory=dict)
-    params: int | None = None
+    params: int | None = None  # all weights, those of tables included
     steps: int | None = None
     best: Evaluation | None = None  # the lowest validation loss
     size_bytes: int = 0
@@ -72,19 +71,31 @@ class RunSummary:
     def name(self) -> str:
         return self.path.name or str(self.path)
 
+    @property
+    def table_entries(self) -> int | None:
+        """Parameters that are looked up and never multiplied, as result.json has them."""
+        return _whole(self.result.get("table_entries"))
+
     def to_dict(self) -> dict[str, Any]:
-        """Return the record of `nanochat runs --json`."""
+        """Return the record of `nanochat runs --json`. Its keys are part of the interface.
+
+        A value is None where the folder does not say it. `data` holds the sources of the text, as
+        the option does; `params` counts all weights; losses are nats per token; `written_s` is in
+        seconds since 1970. `table_entries` and `weights_bytes` are those of result.json.
+        """
         best = self.best
         return {
             "name": self.name,
             "path": self.path,
             "state": self.state,
             "problem": self.problem or None,
-            "text": self.config.get("data"),
+            "data": list(self.config["data"]) if "data" in self.config else None,
             "model_kind": self.config.get("model_kind"),
             "preset": self.config.get("preset"),
             "mode": self.config.get("mode"),
             "params": self.params,
+            "table_entries": self.table_entries,
+            "weights_bytes": _whole(self.result.get("weights_bytes")),
             "steps": self.steps,
             "best_step": best.step if best else None,
             "best_val_loss": best.loss if best else None,
@@ -237,7 +248,7 @@ def _parameters(steps: Mapping[int, Path]) -> int | None:
     """Return the number of weights, from the header of the newest safetensors file."""
     for folder in reversed(list(steps.values())):
         try:
-            with open(folder / _WEIGHTS, "rb") as file:
+            with open(folder / WEIGHTS, "rb") as file:
                 size = int.from_bytes(file.read(8), "little")
                 header = json.loads(file.read(min(size, 1 << 20)))
             shapes = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]

@@ -25,7 +25,7 @@ def sampling_settings(config: SampleConfig | TrainConfig) -> SamplingSettings:
         top_p=config.top_p,
         max_new_tokens=config.max_new_tokens,
         seed=config.seed,
-        stop=config.stop if isinstance(config, SampleConfig) else (),
+        stop=config.stop,
     )
 
 

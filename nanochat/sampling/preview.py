@@ -13,6 +13,7 @@ from dataclasses import replace
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.errors import NanochatError
 from nanochat.sampling.sampling import OpensDecoders, PhraseBias, SamplingSettings, sample_tokens
+from nanochat.sampling.stop import StopText
 
 __all__ = ["Preview"]
 
@@ -60,7 +61,7 @@ class Preview:
         # No character takes more than four tokens.
         most = min(4 * columns, self._settings.max_new_tokens)
         settings = replace(self._settings, max_new_tokens=most)
-        stream = self._tokenizer.stream()
+        stream, stop = self._tokenizer.stream(), StopText(settings.stop)
         text, is_first = self._tokenizer.decode(self._context), True
         for (token,) in sample_tokens(
             self._engine, self._context, settings, rows=1, bias=self._bias
@@ -68,7 +69,7 @@ class Preview:
             now = self._clock()
             if is_first:
                 self._first_s, is_first = now - began, False
-            text += stream.push(token) if token is not None else ""
-            if now > end or len(text.strip()) > columns:
+            text += stop.push(stream.push(token)) if token is not None else ""
+            if stop.found or now > end or len(text.strip()) > columns:
                 break
-        return text + stream.flush()
+        return text + stop.push(stream.flush()) + stop.flush()

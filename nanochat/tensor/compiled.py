@@ -9,6 +9,7 @@ is one call.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from nanochat.config.options import TrainConfig
 from nanochat.errors import UnsupportedOption
+from nanochat.system.cache import writable_cache
 
 __all__ = ["compile_pays", "compiled", "has_one_shape"]
 
@@ -43,6 +45,9 @@ def compiled(loss: Callable[..., Tensor], *, graphs: bool) -> Callable[..., Tens
     """
     from torch._dynamo.exc import TorchDynamoException  # takes about 1 s to import
 
+    folder = writable_cache("inductor")
+    if folder is not None:  # otherwise torch takes a temporary folder
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
     fast = torch.compile(loss, mode="reduce-overhead" if graphs else "default")
 
     def call(*arguments: Any) -> Tensor:

@@ -39,6 +39,7 @@ class EvalMetrics:
     loss: float | None  # nats per target
     bpb: float | None  # bits per byte of raw text
     train_loss: float | None = None  # mean over the steps since the evaluation before
+    tokens: int = 0  # trained on so far
     tokens_per_s: float = 0.0  # of training alone
     elapsed_s: float = 0.0  # of training alone
     left_s: float | None = None  # estimate until the last step, evaluations included
@@ -65,6 +66,7 @@ class LoopResult:
     tokens: int
     elapsed_s: float  # training alone: no evaluation, no saving
     stopped_early: bool = False  # by option patience
+    was_ended: bool = False  # by goes_on
 
 
 def step_settings(
@@ -106,8 +108,12 @@ def train(
     world: int = 1,  # processes that train this model together
     pace: Pace | None = None,  # None: config.steps
     clock: Callable[[], float] = time.perf_counter,
+    goes_on: Callable[[EvalMetrics], bool] = lambda _: True,
 ) -> LoopResult:
     """Train from `start`, or from the initial weights, until the pace or patience ends the run.
+
+    `goes_on` is asked after each evaluation. False ends the run as patience does; an exception
+    ends it after this step is saved.
 
     A step's log line is written when the step is read. At most one step is in flight, which
     keeps the device busy while the host writes. Several processes agree on the step after which
@@ -127,6 +133,7 @@ def train(
         saver=Saver(save, engine, log, clock, last_checkpoint),
         pace=pace or StepPace(config),
         clock=clock,
+        goes_on=goes_on,
         progress=_started(start, clock),
         resumed_at=start.step if start else None,
     )
@@ -164,7 +171,7 @@ def _train(run: _Run, stop: Callable[[], bool], world: int) -> LoopResult:
                 )
             if evaluates:
                 evaluation = _evaluate(run, trainer)
-                over = over or _is_out_of_patience(run)
+                over = _is_ended(run, evaluation, trainer) or over or _is_out_of_patience(run)
             if over and progress.best is None:  # nothing was scored
                 progress.best = Best(progress.step, None)
                 saver.hold_best(trainer, progress.best)
@@ -191,6 +198,16 @@ def _is_out_of_patience(run: _Run) -> bool:
     return 0 < run.config.patience <= run.progress.misses
 
 
+def _is_ended(run: _Run, metrics: EvalMetrics, trainer: TrainerState) -> bool:
+    """Ask the caller whether to end the run. Save this step if the answer is an exception."""
+    try:
+        run.progress.was_ended = not run.goes_on(metrics)
+    except BaseException:
+        _save(run, trainer)
+        raise
+    return run.progress.was_ended
+
+
 @dataclass(slots=True)
 class _Progress:
     """What changes from step to step, apart from the engine's own state."""
@@ -204,6 +221,7 @@ class _Progress:
     interval_loss: float  # sum of the training losses since the last evaluation
     interval_steps: int
     stopping: bool = False  # agreed by all processes
+    was_ended: bool = False  # by goes_on
     in_flight: list[tuple[int, float, int, StepResult]] = field(default_factory=list)
 
 
@@ -236,6 +254,7 @@ class _Run:
     saver: Saver
     pace: Pace
     clock: Callable[[], float]
+    goes_on: Callable[[EvalMetrics], bool]
     progress: _Progress
     resumed_at: int | None  # the step of the checkpoint that the run went on from
     began_s: float = field(init=False)
@@ -310,6 +329,7 @@ def _evaluate(run: _Run, trainer: TrainerState) -> EvalMetrics:
     metrics = replace(
         metrics,
         train_loss=mean,
+        tokens=progress.tokens,
         tokens_per_s=_tokens_per_s(progress) if progress.tokens else 0.0,
         elapsed_s=progress.stopwatch.elapsed_s,
         left_s=run.left_s,
@@ -357,4 +377,5 @@ def _result(run: _Run, evaluation: EvalMetrics) -> LoopResult:
         tokens=progress.tokens,
         elapsed_s=progress.stopwatch.elapsed_s,
         stopped_early=_is_out_of_patience(run),
+        was_ended=progress.was_ended,
     )

@@ -1,7 +1,8 @@
-"""The loss of every token of some documents, in the order of the text."""
+"""The loss of some documents: in all, and of every token in the order of the text."""
 
 from __future__ import annotations
 
+from itertools import repeat
 from typing import Protocol
 
 import numpy as np
@@ -9,8 +10,9 @@ from numpy.typing import NDArray
 
 from nanochat.data.batches import IGNORE, Batch, evaluation_batches, evaluation_pairs
 from nanochat.data.documents import Documents
+from nanochat.training.metrics import LossTotals
 
-__all__ = ["ScoresTokens", "pair_losses"]
+__all__ = ["ScoresTokens", "score_documents"]
 
 
 class ScoresTokens(Protocol):
@@ -19,19 +21,27 @@ class ScoresTokens(Protocol):
     def token_losses(self, batch: Batch) -> NDArray[np.float64]: ...
 
 
-def pair_losses(
-    engine: ScoresTokens, documents: Documents, *, batch_size: int, block_size: int
-) -> NDArray[np.float64]:  # (pairs,)
-    """Return −log p in nats of each token after the first of documents.token_stream.
+def score_documents(
+    engine: ScoresTokens,
+    token_bytes: NDArray[np.int64],  # (vocabulary,) raw bytes per token
+    documents: Documents,
+    *,
+    batch_size: int,
+    block_size: int,
+    per_token: bool,
+) -> tuple[LossTotals, NDArray[np.float64]]:
+    """Return the totals and, if asked for, the (pairs,) nats of each token.
 
-    The batches, and with them the context of each token, are those of evaluation_batches.
+    The tokens are those after the first of documents.token_stream. The batches, and with them the
+    context of each token, are those of evaluation_batches.
     """
-    nats = np.empty(documents.pairs)
-    order = evaluation_pairs(documents, block_size)
-    first = 0
-    for batch in evaluation_batches(documents, batch_size=batch_size, block_size=block_size):
-        losses = engine.token_losses(batch)[batch.targets != IGNORE]
-        nats[order[first : first + len(losses)]] = losses
-        first += len(losses)
-    assert first == documents.pairs
-    return nats
+    shape = {"batch_size": batch_size, "block_size": block_size}
+    totals = LossTotals(token_bytes)
+    nats = np.full(documents.pairs if per_token else 0, np.nan)
+    pairs = evaluation_pairs(documents, **shape) if per_token else repeat(None)
+    for batch, numbers in zip(evaluation_batches(documents, **shape), pairs, strict=per_token):
+        losses = engine.token_losses(batch)
+        totals.add(losses, batch.targets)
+        if numbers is not None:
+            nats[numbers] = losses[batch.targets != IGNORE]
+    return totals, nats

@@ -18,6 +18,7 @@ def test_lines_and_object_hold_the_same_keys(cli):
     assert list(record) == [
         "nanochat", "python", "implementation", "packages", "system", "cpu", "cpu_features",
         "cores", "threads", "git_revision", "native_modules", "engines", "gpu",
+        "cache",
     ]  # fmt: skip
 
 

@@ -80,6 +80,33 @@ def test_the_list_says_what_the_files_of_a_run_say(runs, cli, trained_gpt):
     assert record["params"] == trained_gpt.metrics["params"]
 
 
+KEYS = {
+    "name": str, "path": str, "state": str, "problem": None, "data": list, "model_kind": str,
+    "preset": str, "mode": str, "params": int, "table_entries": int, "weights_bytes": int,
+    "steps": int, "best_step": int, "best_val_loss": float, "best_val_bpb": float, "bytes": int,
+    "written_s": float,
+}  # fmt: skip
+
+
+def test_the_keys_of_the_json_list_are_these_for_every_state(runs, cli, trained_gpt):
+    (runs / "empty").mkdir()
+    shutil.copytree(runs / "kjv", runs / "half")
+    (runs / "half/result.json").unlink()
+    found = {r["name"]: r for r in json.loads(cli("runs", "--json").out)["runs"]}
+    kinds = {key: None if kind is None else kind.__name__ for key, kind in KEYS.items()}
+    whole = found["kjv"]
+    assert {k: None if v is None else type(v).__name__ for k, v in whole.items()} == kinds
+    assert [list(record) for record in found.values()] == [list(KEYS)] * 3
+    assert whole["data"] == [str(trained_gpt.corpus)]
+    assert found["empty"] | {"written_s": 0} == dict.fromkeys(KEYS) | {
+        "name": "empty", "path": "runs/empty", "state": "not a run", "bytes": 0, "written_s": 0,
+    }  # fmt: skip
+    assert found["half"] | {"written_s": 0, "bytes": 0} == whole | {
+        "name": "half", "path": "runs/half", "state": "interrupted", "table_entries": None,
+        "weights_bytes": None, "written_s": 0, "bytes": 0,
+    }  # fmt: skip
+
+
 def test_the_newest_run_is_first_and_every_state_is_told(runs, cli):
     for age, name in enumerate(["half", "broken", "busy", "text", "starting"]):
         if name in ("text", "starting"):

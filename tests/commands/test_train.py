@@ -98,7 +98,10 @@ def test_a_run_folder_holds_config_environment_log_plot_result_and_checkpoints(r
 
     saved = json.loads((result.run / "result.json").read_text())
     assert re.fullmatch("[0-9a-f]{64}", saved.pop("split_sha256"))
-    assert tuple(saved) == (*METRIC_KEYS, "baseline_order", "baseline_loss", "baseline_bpb")
+    assert tuple(saved) == (
+        *METRIC_KEYS, "table_entries", "weights_bytes", "baseline_order", "baseline_loss",
+        "baseline_bpb",
+    )  # fmt: skip
     assert {name: saved[name] for name in METRIC_KEYS} == result.metrics
 
     kinds = [(r["kind"], r["step"]) for r in records(result.run)]
@@ -942,6 +945,7 @@ SEEN_ELSEWHERE = {  # by which test; they are no option of the training itself
     "deduplicate": "splits", "init_from": "init_from", "extend_vocabulary": "init_from",
     "memory_drift": "loop", "out": "folder", "resume": "resume", "num_samples": "stdout",
     "max_new_tokens": "sample", "temperature": "sample", "top_k": "sample", "top_p": "sample",
+    "stop": "train_stop", "log": "event_log",
 }  # fmt: skip
 
 

@@ -203,18 +203,19 @@ def test_the_options_that_hold_paths_are_marked():
     assert {(command, name) for command, name, _ in PATHS} == {
         ("train", "data"), ("train", "data_dir"), ("train", "out"), ("train", "init_from"),
         ("sample", "run"), ("sample", "checkpoint"), ("sample", "data_dir"), ("eval", "run"),
-        ("eval", "checkpoint"), ("eval", "data"), ("eval", "data_dir"), ("ablate", "out"),
+        ("eval", "checkpoint"), ("eval", "data"), ("eval", "data_dir"), ("eval", "per_token"),
+        ("ablate", "out"),
     }  # fmt: skip
 
 
 @pytest.mark.parametrize(("command", "name", "option"), PATHS, ids=ids(PATHS))
 def test_path_objects_are_kept_as_text(command, name, option):
-    for value in (Path("a/b.txt"), PathOf("a/b.txt"), "a/b.txt", np.str_("a/b.txt")):
+    for value in (Path("a/b.csv"), PathOf("a/b.csv"), "a/b.csv", np.str_("a/b.csv")):
         kept = getattr(CONFIGS[command](**{name: value}), name)
         if option.kind is tuple:
             assert isinstance(kept, tuple) and len(kept) == 1
             (kept,) = kept
-        assert (kept, type(kept)) == ("a/b.txt", str)
+        assert (kept, type(kept)) == ("a/b.csv", str)
     rule = "text or a list of texts, none of them empty" if option.kind is tuple else "text"
     with pytest.raises(ConfigError, match=f"^{name} must be {rule}, got <"):
         CONFIGS[command](**{name: PathOf(b"a")})

@@ -24,9 +24,6 @@ class Pooch(types.ModuleType):
         super().__init__("pooch")
         self.cache, self.answer, self.asked = cache, answer, []
 
-    def os_cache(self, project):
-        return str(self.cache / project)
-
     def get_logger(self):
         import logging
 
@@ -40,7 +37,7 @@ class Pooch(types.ModuleType):
         self.asked.append((url, known_hash, fname, str(path)))
         if isinstance(self.answer, Exception):
             raise self.answer
-        file = self.cache / fname
+        file = Path(path) / fname
         file.write_bytes(self.answer)
         return str(file)
 
@@ -63,6 +60,7 @@ def tiny(monkeypatch):
 @pytest.fixture
 def offline(tmp_path_factory, monkeypatch):
     pooch = Pooch(tmp_path_factory.mktemp("cache"), ConnectionError("no route to host\nat all"))
+    monkeypatch.setenv("NCLAB_CACHE", str(pooch.cache / "nanochat"))
     monkeypatch.setitem(sys.modules, "pooch", pooch)
     return pooch
 
@@ -106,9 +104,12 @@ def test_variable_names_the_data_dir_and_the_argument_goes_first(tmp_path, offli
 def test_what_is_nowhere_is_downloaded_with_its_hash(tmp_path, monkeypatch, capfd, tiny):
     pooch = Pooch(tmp_path, TEXT)
     monkeypatch.setitem(sys.modules, "pooch", pooch)
+    monkeypatch.setenv("NCLAB_CACHE", str(tmp_path / "nanochat"))
     assert read_entry("tiny") == TEXT
     expected = (tiny.url, f"sha256:{tiny.sha256}", "tiny.txt", str(tmp_path / "nanochat"))
     assert pooch.asked == [expected]
+    assert read_entry("tiny") == TEXT
+    assert pooch.asked == [expected]  # the second time it is in the cache
     assert capfd.readouterr() == ("", "")
 
 
@@ -138,12 +139,54 @@ def test_download_of_something_else_is_refused(tmp_path, monkeypatch):
         read_entry("tiny")
 
 
-def test_real_pooch_reads_its_cache_without_a_network(tmp_path, monkeypatch, capfd, tiny):
-    import pooch
-
-    monkeypatch.setattr(pooch, "os_cache", lambda project: tmp_path)
+def test_a_cache_that_cannot_be_written_is_read(tmp_path, offline, monkeypatch, capfd):
+    monkeypatch.setenv("NCLAB_CACHE", str(tmp_path))
+    monkeypatch.setattr("nanochat.data.registry.writable_cache", lambda: None)
     (tmp_path / "tiny.txt").write_bytes(TEXT)
     assert read_entry("tiny") == TEXT
+    assert (offline.asked, capfd.readouterr()) == ([], ("", ""))
+
+
+@pytest.mark.parametrize("damaged", [True, False])
+def test_a_download_works_where_no_cache_can_be_written(tmp_path, monkeypatch, damaged):
+    pooch = Pooch(tmp_path, TEXT)
+    monkeypatch.setitem(sys.modules, "pooch", pooch)
+    (tmp_path / "tiny.txt").write_bytes(b"cut off")
+    monkeypatch.setenv("NCLAB_CACHE", str(tmp_path if damaged else tmp_path / "tiny.txt" / "x"))
+    monkeypatch.setattr("nanochat.data.registry.writable_cache", lambda: None)
+    assert read_entry("tiny") == TEXT
+    assert (tmp_path / "tiny.txt").read_bytes() == b"cut off"
+    (asked,) = pooch.asked
+    assert not Path(asked[3]).exists()  # a temporary folder
+
+
+def test_the_real_pooch_checks_a_download(tmp_path, monkeypatch, capfd, tiny):
+    import http.server
+    import threading
+    from dataclasses import replace
+
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "tiny.txt").write_bytes(TEXT)
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *arguments):
+            super().__init__(*arguments, directory=str(tmp_path / "site"))
+
+        def log_message(self, *arguments):
+            pass
+
+    monkeypatch.setenv("NCLAB_CACHE", str(tmp_path / "cache"))
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{server.server_port}/tiny.txt"
+            monkeypatch.setitem(REGISTRY, "tiny", replace(tiny, url=url))
+            assert read_entry("tiny") == TEXT
+        finally:
+            server.shutdown()
+            thread.join()
+    assert (tmp_path / "cache" / "tiny.txt").read_bytes() == TEXT
     assert capfd.readouterr() == ("", "")
 
 

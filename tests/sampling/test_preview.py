@@ -105,3 +105,10 @@ def test_a_slow_model_gets_fewer_tokens_and_no_preview_where_one_token_is_too_sl
 def test_weights_that_give_no_probabilities_have_no_preview():
     engine = Engine(Clock(), bad=True)
     assert preview_of(engine).text(80) == ""
+
+
+@pytest.mark.parametrize("stop", ["b", "fg", "h ", "zz"])
+def test_a_preview_ends_before_the_stop_text(stop):
+    whole = preview_of(Engine(Clock())).text(30)
+    shown = preview_of(Engine(Clock()), stop=(stop,)).text(30)
+    assert shown == whole.partition(stop)[0]

@@ -1,0 +1,150 @@
+"""The log of a run as TensorBoard events, written next to metrics.jsonl.
+
+Owns the tags and the files. The package tensorboard encodes the events, and only a run with `--log
+tensorboard` imports it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from nanochat.errors import MissingDependency
+from nanochat.system.durable import output_error
+from nanochat.training.metrics import JsonlWriter
+
+__all__ = ["EventLog", "require_tensorboard"]
+
+# Event files are read in the order of their names.
+_NAME = "events.out.tfevents.{:06d}.nanochat"
+_NAME_PATTERN = r"events\.out\.tfevents\.([0-9]{6,})\.nanochat"
+_TAGS = {
+    "step": {"train/loss": "loss", "train/learning_rate": "lr", "train/gradient_norm": "grad_norm"},
+    "eval": {"validation/loss": "val_loss", "validation/bits_per_byte": "val_bpb"},
+}
+TOKENS_PER_S = "train/tokens_per_second"
+
+
+def require_tensorboard() -> None:
+    """Raise MissingDependency unless tensorboard is installed."""
+    try:
+        import tensorboard.compat.proto.event_pb2
+        import tensorboard.summary.writer.record_writer  # noqa: F401  # only whether it is there
+    except ImportError as error:
+        raise MissingDependency(
+            "log tensorboard needs the package tensorboard; pip install 'nanochat-lab[tensorboard]'"
+        ) from error
+
+
+class EventLog(JsonlWriter):
+    """Writes each record to metrics.jsonl and its figures to an event file.
+
+    A resumed run begins another event file. It tells TensorBoard to drop the events after the
+    checkpoint, as metrics.jsonl drops them.
+    """
+
+    def __init__(
+        self,
+        path: Path,  # metrics.jsonl
+        folder: Path,  # of the event files
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        require_tensorboard()
+        super().__init__(path)
+        self._clock = clock
+        try:
+            self._open(folder)
+        except BaseException:
+            super().close()
+            raise
+
+    def _open(self, folder: Path) -> None:
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        with _refusals(folder):
+            folder.mkdir(exist_ok=True)
+            known = (re.fullmatch(_NAME_PATTERN, entry) for entry in os.listdir(folder))
+            number = max((int(found[1]) for found in known if found), default=0) + 1
+            self._is_first = number == 1
+            self._events_path = folder / _NAME.format(number)
+            self._events = open(self._events_path, "xb")  # noqa: SIM115  # open as long as the run
+        self._records = RecordWriter(self._events)
+        self._write_event(file_version="brain.Event:2")
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        super().write(record)
+        self._write_figures(record)
+        if record["kind"] == "eval":  # a person may be looking
+            self._flush()
+
+    def sync(self) -> None:
+        super().sync()
+        with _refusals(self._events_path):
+            self._events.flush()
+            os.fsync(self._events.fileno())
+
+    def truncate(self, length: int) -> None:
+        """Drop what was written after the checkpoint that the run resumes from.
+
+        A run that logs no events yet gets those of its metrics.jsonl.
+        """
+        super().truncate(length)
+        records = _records(self.path)
+        if not self._is_first:
+            from tensorboard.compat.proto.event_pb2 import SessionLog
+
+            # Events from this step on are dropped; those of the step itself are written again.
+            last = records[-1]["step"] if records else 0
+            self._write_event(step=last, session_log=SessionLog(status=SessionLog.START))
+            records = [record for record in records if record["step"] == last]
+        for record in records:
+            self._write_figures(record)
+
+    def close(self) -> None:
+        super().close()
+        with _refusals(self._events_path):
+            self._events.close()
+
+    def _write_figures(self, record: Mapping[str, Any]) -> None:
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        figures = {tag: record.get(key) for tag, key in _TAGS.get(record["kind"], {}).items()}
+        if record["kind"] == "eval" and record["elapsed_s"] > 0:
+            figures[TOKENS_PER_S] = record["tokens"] / record["elapsed_s"]
+        values = [
+            Summary.Value(tag=tag, simple_value=float(value))
+            for tag, value in figures.items()
+            if value is not None
+        ]
+        if values:
+            self._write_event(step=record["step"], summary=Summary(value=values))
+
+    def _write_event(self, **fields: Any) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        with _refusals(self._events_path):
+            self._records.write(Event(wall_time=self._clock(), **fields).SerializeToString())
+
+    def _flush(self) -> None:
+        with _refusals(self._events_path):
+            self._events.flush()
+
+
+@contextmanager
+def _refusals(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise output_error(path, error) from error
+
+
+def _records(path: Path) -> list[dict[str, Any]]:
+    """Return the records of metrics.jsonl."""
+    with _refusals(path):
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
