@@ -14,6 +14,7 @@ PAGES = {
     "../README.md": 10,
     "index.md": 4,
     "your-text.md": 8,
+    "python.md": 7,
     "two-engines.md": 3,
     "ops.md": 4,
     "compiler.md": 1,
