@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from dataclasses import asdict, dataclass, replace
 
@@ -57,6 +58,11 @@ def evaluate(config: EvalConfig | None = None, *, terminal: Terminal = SILENT) -
     totals = LossTotals(trained.tokenizer.token_bytes)
     for batch in batches:
         totals.add(trained.engine.token_losses(batch), batch.targets)
+    if not math.isfinite(totals.loss):
+        raise CheckpointError(
+            f"the loss of {name} is {totals.loss}: the weights of {checkpoint.path} overflow; use"
+            " another checkpoint"
+        )
     result = EvalResult(
         loss=totals.loss, bpb=totals.bpb, targets=totals.targets, bytes=totals.bytes,
         step=checkpoint.trainer.step, data=name, checkpoint=str(checkpoint.path),

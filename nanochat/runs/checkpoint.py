@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nanochat.config.option import shown
 from nanochat.config.options import CHECKPOINTS_DIR
 from nanochat.errors import CheckpointError
 from nanochat.model.state import TrainerState
@@ -221,7 +222,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     manifest = _read_manifest(path)
     contents = {name: _read_verified(path / name, manifest[name]) for name in FILES}
     try:
-        return Checkpoint(
+        checkpoint = Checkpoint(
             path=path,
             config=_record(contents[CONFIG], CONFIG),
             tokenizer=_record(contents[TOKENIZER], TOKENIZER),
@@ -233,6 +234,22 @@ def load_checkpoint(path: Path) -> Checkpoint:
         )
     except Exception as error:  # safetensors has its own exception classes
         raise CheckpointError(f"{path} was not written by nanochat: {error}") from error
+    _check_finite(checkpoint.state.weights, path, "weight")
+    _check_finite(checkpoint.state.optimizer, path, "optimizer state")
+    return checkpoint
+
+
+def _check_finite(arrays: Mapping[str, NDArray[np.floating]], path: Path, what: str) -> None:
+    """Raise CheckpointError for an array that no training writes: not finite, or not of floats."""
+    for name, array in arrays.items():
+        problem = ""
+        if not np.issubdtype(array.dtype, np.floating):
+            problem = f"hold floats, got {array.dtype}"
+        elif not (finite := np.isfinite(array)).all():
+            index = np.unravel_index(int(np.argmin(finite)), array.shape)
+            problem = f"be finite, got {array[index]} at {[int(i) for i in index]}"
+        if problem:
+            raise CheckpointError(f"{what} {shown(name)} of {path} must {problem}")
 
 
 def _record(content: bytes, name: str) -> dict[str, Any]:
