@@ -58,7 +58,7 @@ def evaluate(config: EvalConfig | None = None, *, terminal: Terminal = SILENT) -
     totals = LossTotals(trained.tokenizer.token_bytes)
     for batch in batches:
         totals.add(trained.engine.token_losses(batch), batch.targets)
-    if not math.isfinite(totals.loss):
+    if totals.loss is not None and not math.isfinite(totals.loss):
         raise CheckpointError(
             f"the loss of {name} is {totals.loss}: the weights of {checkpoint.path} overflow; use"
             " another checkpoint"

@@ -75,6 +75,8 @@ def _from_environment(
 
 def read_config_file(path: str, known: Mapping[str, Option]) -> dict[str, Any]:
     """Return the options in a TOML file of `option = value` lines, parsed. Raises ConfigError."""
+    if not path:
+        raise ConfigError("config must be the path of a TOML file, got ''")
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
