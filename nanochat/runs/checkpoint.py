@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from nanochat.config.options import CHECKPOINTS_DIR
 from nanochat.errors import CheckpointError
 from nanochat.model.state import TrainerState
 from nanochat.runs.best import BEST, BEST_FORMAT, BEST_VERSION, BestMark, read_best
+from nanochat.runs.find import REPLACED, checkpoint_folders
 from nanochat.system.durable import output_error, sync_folder, write_durably
 from nanochat.training.engine import EngineState
 
@@ -41,7 +42,6 @@ __all__ = [
     "remove_checkpoint",
     "resolve_checkpoint",
     "save_checkpoint",
-    "step_folders",
 ]
 
 FORMAT = "nanochat checkpoint"
@@ -51,9 +51,9 @@ WEIGHTS, OPTIMIZER = "weights.safetensors", "optimizer.safetensors"
 CONFIG, TOKENIZER, DATA, TRAINER = "config.json", "tokenizer.json", "data.json", "trainer.json"
 FILES = (WEIGHTS, OPTIMIZER, CONFIG, TOKENIZER, DATA, TRAINER)
 
-# Siblings of the step folders that exist only during a save, or after an interrupted one.
+# Siblings of the step folders that exist only during a save, or after an interrupted one; so does
+# the previous folder of the same step, REPLACED, until the new one has its name.
 SAVING = ".saving-"  # being written
-REPLACED = ".replaced-"  # the previous folder of the same step, until the new one has its name
 REMOVED = ".removed-"  # no longer kept, being deleted
 
 
@@ -336,7 +336,7 @@ def newest_checkpoint(directory: Path) -> tuple[Checkpoint, list[str]]:
     Raises CheckpointError if none does.
     """
     skipped: list[str] = []
-    for _, folder in sorted(step_folders(directory), reverse=True):
+    for folder in reversed(checkpoint_folders(directory).values()):
         try:
             return load_checkpoint(folder), skipped
         except CheckpointError as error:
@@ -346,20 +346,6 @@ def newest_checkpoint(directory: Path) -> tuple[Checkpoint, list[str]]:
     raise CheckpointError(
         f"{directory} holds no checkpoint; the run ended before its first one, so start a new run"
     )
-
-
-def step_folders(directory: Path) -> Iterator[tuple[int, Path]]:
-    """Yield (steps, folder) of every checkpoint, complete or not; nothing without a directory.
-
-    A crash between the two renames of a replacement leaves the previous folder under its temporary
-    name; it still counts, and the next save restores its name.
-    """
-    for entry in _entries(directory):
-        matched = re.fullmatch(rf"({re.escape(REPLACED)})?step-(\d+)", entry.name)
-        if not matched or not entry.is_dir():
-            continue
-        if matched[1] is None or not (directory / entry.name.removeprefix(REPLACED)).exists():
-            yield int(matched[2]), entry
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -409,7 +395,7 @@ def _with_reasons(checkpoint: Checkpoint, skipped: list[str]) -> Checkpoint:
 
 
 def _load_step(directory: Path, step: int) -> Checkpoint:
-    by_step = dict(sorted(step_folders(directory)))
+    by_step = checkpoint_folders(directory)
     if step not in by_step:
         kept = ", ".join(map(str, by_step)) or "none"
         raise CheckpointError(
@@ -454,7 +440,7 @@ def resolve_checkpoint(path: Path | None, runs_dir: Path) -> tuple[Checkpoint, l
             f"{path} is not a nanochat checkpoint folder; pickle files are never read"
         )
     for directory in (path / CHECKPOINTS_DIR, path):
-        if any(step_folders(directory)):
+        if checkpoint_folders(directory):
             if not (directory / BEST).exists():
                 return newest_checkpoint(directory)
             found = _load_best(directory)
@@ -469,7 +455,7 @@ def newest_run(runs_dir: Path) -> Path:
     found = [
         (folder.stat().st_mtime_ns, run)
         for run in _entries(runs_dir)
-        for _, folder in step_folders(run / CHECKPOINTS_DIR)
+        for folder in checkpoint_folders(run / CHECKPOINTS_DIR).values()
     ]
     if not found:
         raise CheckpointError(
