@@ -42,7 +42,7 @@ def sample(config: SampleConfig | None = None, *, terminal: Terminal = SILENT) -
         True
     """
     config = config_or_default(config, SampleConfig)
-    if config.baseline == "counts":
+    if config.from_counts:
         return _sample_counts(config, terminal)
     checkpoint, trained_config, skipped = read_checkpoint(config.checkpoint, config.run)
     for reason in skipped:

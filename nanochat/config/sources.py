@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat.config.options import (
+    RENAMED,
     AblateConfig,
     EvalConfig,
     Option,
@@ -122,4 +123,6 @@ def parse_toml(text: str) -> dict[str, Any]:
 def _refuse_unknown(path: str, options: Iterable[str], known: Mapping[str, Option]) -> None:
     for name in options:
         if name not in known:
-            raise ConfigError(f"config file {path}: {name} is not an option{closest(name, known)}")
+            renamed = RENAMED.get(name)
+            hint = f"; use {renamed}" if renamed in known else closest(name, known)
+            raise ConfigError(f"config file {path}: {name} is not an option{hint}")
