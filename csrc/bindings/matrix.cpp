@@ -36,8 +36,8 @@ double element(py::handle item, std::size_t row, std::size_t column) {
     throw py::type_error(place + " must be a number, got " + type_name(item));
   }
   if (PyErr_ExceptionMatches(PyExc_OverflowError)) {
-    PyErr_Clear();
-    throw py::value_error(place + " must be in the range of a float, got a larger int");
+    PyErr_SetString(PyExc_OverflowError, (place + " is an int too large for a float").c_str());
+    throw py::error_already_set();
   }
   if (!PyErr_ExceptionMatches(PyExc_ValueError)) throw py::error_already_set();
   PyErr_Clear();

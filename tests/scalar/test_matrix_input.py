@@ -51,7 +51,8 @@ def test_what_is_not_rows_of_numbers_is_named(rows, message):
 
 
 def test_an_int_beyond_the_floats_is_named_with_its_place():
-    with pytest.raises(ValueError, match=r"^Matrix\(rows\): row 1, column 0 must be in the range"):
+    message = r"^Matrix\(rows\): row 1, column 0 is an int too large for a float$"
+    with pytest.raises(OverflowError, match=message):
         Matrix([[1.0], [10**400]])
 
 
