@@ -82,7 +82,7 @@ def test_the_scalar_engine_trains_samples_scores_resumes_and_ablates(without_tor
     assert trained.splitlines()[-1] == "run: run"
     assert nanochat("train", "--resume", "--out=run", "--quiet")
     assert nanochat("sample", "--checkpoint=run", "--prompt=an", "--quiet").startswith("an")
-    assert nanochat("sample", "--checkpoint=run", "--baseline=counts", "--quiet")
+    assert nanochat("sample", "--checkpoint=run", "--from-counts", "--quiet")
     assert "loss=" in nanochat("eval", "--checkpoint=run", "--quiet")
     words = flags(**{**tiny(steps=1), "num_samples": 0})
     table = nanochat("ablate", *words, "--vary=tie_lm_head=true,false", "--seeds=2", "--jobs=2")

@@ -417,7 +417,7 @@ def test_an_error_of_several_lines_is_told_in_one(monkeypatch, refused):
 
 def test_a_reader_that_leaves_early_is_no_traceback(folder):
     process = subprocess.Popen(
-        [sys.executable, "-m", "nanochat", "sample", "--baseline=counts", "--num-samples=10000",
+        [sys.executable, "-m", "nanochat", "sample", "--from-counts", "--num-samples=10000",
          "--quiet"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     with process:
@@ -795,7 +795,7 @@ def test_bash_completes_commands_options_choices_and_files(words, offered, folde
 
 def test_a_signal_before_training_ends_the_command(folder):
     process = subprocess.Popen(
-        [sys.executable, "-m", "nanochat", "sample", "--baseline=counts", "--num-samples=1000000"],
+        [sys.executable, "-m", "nanochat", "sample", "--from-counts", "--num-samples=1000000"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         # A shell starts its background jobs, this suite perhaps, with SIGINT ignored.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),

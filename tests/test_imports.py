@@ -205,7 +205,7 @@ SCALAR_COMMANDS = {
         ["train", "--mode=scalar", "--model-kind=bigram", "--n-embd=4", "--steps=2",
          "--eval-tokens=20", "--batch-size=2", "--num-samples=2", "--out=run"],
         ["sample", "--checkpoint=run"],
-        ["sample", "--baseline=counts", "--num-samples=2"],
+        ["sample", "--from-counts", "--num-samples=2"],
         ["ablate", "--model-kind=bigram", "--mode=scalar", "--n-embd=4", "--steps=1",
          "--eval-tokens=20", "--batch-size=2", "--seeds=1", "--vary=tie_lm_head=true,false"],
     ],

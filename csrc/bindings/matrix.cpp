@@ -22,19 +22,42 @@ py::array_t<double> view(const py::object& self, double* (Matrix::*array)() cons
 
 // float(item) of one element. A Value counts as its number.
 double element(py::handle item, std::size_t row, std::size_t column) {
-  const double number = PyFloat_AsDouble(item.ptr());
-  if (number != -1.0 || PyErr_Occurred() == nullptr) return number;
-  if (!PyErr_ExceptionMatches(PyExc_TypeError) || is_value(item.ptr())) {
+  double number = 0.0;
+  if (is_value(item.ptr())) {
+    number = PyFloat_AsDouble(item.ptr());
+    if (number == -1.0 && PyErr_Occurred() != nullptr) throw py::error_already_set();
+    return number;
+  }
+  const Conversion converted = to_double(item.ptr(), number);
+  if (converted == Conversion::done) return number;
+  const std::string place =
+      "Matrix(rows): row " + std::to_string(row) + ", column " + std::to_string(column);
+  if (converted == Conversion::not_a_number) {
+    throw py::type_error(place + " must be a number, got " + type_name(item));
+  }
+  if (PyErr_ExceptionMatches(PyExc_OverflowError)) {
+    PyErr_SetString(PyExc_OverflowError, (place + " is an int too large for a float").c_str());
     throw py::error_already_set();
   }
+  if (!PyErr_ExceptionMatches(PyExc_ValueError)) throw py::error_already_set();
   PyErr_Clear();
-  throw py::type_error("Matrix(rows): row " + std::to_string(row) + ", column " +
-                       std::to_string(column) + " must be a number, got " + type_name(item));
+  throw py::type_error(place + " must be a number, got " + type_name(item));
+}
+
+// Whether an object is a sequence whose items may be rows or numbers. Text and bytes are sequences
+// of something else. An array of no dimensions and a memory view of several cannot be iterated.
+bool holds_items(py::handle object) {
+  PyObject* const source = object.ptr();
+  if (PyList_Check(source) != 0 || PyTuple_Check(source) != 0) return true;
+  if (PySequence_Check(source) == 0 || PyUnicode_Check(source) != 0) return false;
+  if (PyBytes_Check(source) != 0 || PyByteArray_Check(source) != 0) return false;
+  if (PyMemoryView_Check(source) != 0) return PyMemoryView_GET_BUFFER(source)->ndim == 1;
+  return PyObject_Size(source) >= 0 || (PyErr_Clear(), !py::hasattr(object, "ndim"));
 }
 
 // Matrix(rows): parameters of the default tape. All rows are read before any memory is taken.
 std::unique_ptr<Matrix> matrix_of(const py::object& rows) {
-  if (PySequence_Check(rows.ptr()) == 0) {
+  if (!holds_items(rows)) {
     throw py::type_error("Matrix(rows) needs a sequence of rows, got " + type_name(rows));
   }
   const py::list row_list = items_of(rows);
@@ -42,7 +65,7 @@ std::unique_ptr<Matrix> matrix_of(const py::object& rows) {
   std::size_t cols = 0;
   for (std::size_t row = 0; row < row_list.size(); ++row) {
     const py::handle items = row_list[row];
-    if (PySequence_Check(items.ptr()) == 0) {
+    if (!holds_items(items)) {
       throw py::type_error("Matrix(rows): row " + std::to_string(row) +
                            " must be a sequence of numbers, got " + type_name(items));
     }

@@ -1,5 +1,7 @@
 // Arithmetic slots of Value: + - * / ** with Values, and with numbers on either side. A number
 // becomes a constant of the operation, not a node. The rest of Value is in value.cpp.
+#include <cstring>
+
 #include "bindings/bindings.hpp"
 
 namespace nanochat::bindings {
@@ -154,6 +156,21 @@ PyObject* refuse_numbers() noexcept {
 
 PyNumberMethods value_number_methods = number_methods();
 
+// Whether float() of a NumPy object drops something: the imaginary part of a complex number, or the
+// mask of a missing one. NumPy only warns.
+bool loses_by_float(PyObject* object) noexcept {
+  if (PyComplex_Check(object)) return true;
+  if (std::strcmp(Py_TYPE(object)->tp_name, "MaskedConstant") == 0) return true;
+  PyObject* const dtype = PyObject_GetAttrString(object, "dtype");
+  PyObject* const kind = dtype == nullptr ? nullptr : PyObject_GetAttrString(dtype, "kind");
+  const bool is_complex = kind != nullptr && PyUnicode_Check(kind) != 0 &&
+                          PyUnicode_CompareWithASCIIString(kind, "c") == 0;
+  PyErr_Clear();  // an object without these attributes is not NumPy's
+  Py_XDECREF(dtype);
+  Py_XDECREF(kind);
+  return is_complex;
+}
+
 Conversion to_double(PyObject* object, double& number) noexcept {
   if (PyFloat_CheckExact(object)) {
     number = PyFloat_AS_DOUBLE(object);
@@ -167,6 +184,7 @@ Conversion to_double(PyObject* object, double& number) noexcept {
   if (is_value(object) || methods == nullptr || methods->nb_float == nullptr) {
     return Conversion::not_a_number;
   }
+  if (!PyFloat_Check(object) && loses_by_float(object)) return Conversion::not_a_number;
   number = PyFloat_AsDouble(object);
   if (number == -1.0 && PyErr_Occurred()) {
     // An array of several elements has a __float__ that raises: let the other operand try.

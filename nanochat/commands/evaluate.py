@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
@@ -75,6 +76,11 @@ def _evaluate(config: EvalConfig, terminal: Terminal, table: TokenTable | None) 
         trained.engine, trained.tokenizer.token_bytes, documents, batch_size=config.batch_size,
         block_size=trained.config.block_size, per_token=table is not None,
     )  # fmt: skip
+    if totals.loss is not None and not math.isfinite(totals.loss):
+        raise CheckpointError(
+            f"the loss of {name} is {totals.loss}: the weights of {checkpoint.path} overflow; use"
+            " another checkpoint"
+        )
     if table is not None:
         table.write(documents, trained.tokenizer, nats)
         terminal.note(f"losses of {counted(len(nats), 'token')}: {table.path}")

@@ -13,7 +13,7 @@ from nanochat.data.corpus import data_name
 from nanochat.data.counts import transition_counts
 from nanochat.data.dataset import load_dataset
 from nanochat.data.tokenizer import Tokenizer
-from nanochat.errors import TokenizerError
+from nanochat.errors import CheckpointError, KernelError, TokenizerError
 from nanochat.output.terminal import SILENT, Terminal, sample_rule
 from nanochat.runs.find import run_names
 from nanochat.runs.load import kept_tokenizer, load_trained, read_checkpoint
@@ -45,7 +45,7 @@ def sample(
         True
     """
     config = config_or_default(config, SampleConfig)
-    if config.baseline == "counts":
+    if config.from_counts:
         return _sample_counts(config, terminal)
     checkpoint, trained_config, skipped = read_checkpoint(config.checkpoint, config.run)
     for reason in skipped:
@@ -56,7 +56,14 @@ def sample(
     )
     bias = phrase_bias(trained.tokenizer, trained.config.style, config.style_weight)
     terminal.note(f"sampling from {checkpoint.path}")
-    return _write(trained.engine, trained.tokenizer, context, config, terminal, bias)
+    try:
+        return _write(trained.engine, trained.tokenizer, context, config, terminal, bias)
+    except (KernelError, ValueError) as error:
+        if not str(error).startswith("logits of row"):
+            raise
+        raise CheckpointError(
+            f"{error}: the weights of {checkpoint.path} overflow; use another checkpoint"
+        ) from None
 
 
 def _sample_counts(config: SampleConfig, terminal: Terminal) -> list[str]:
@@ -96,7 +103,7 @@ def _write(
             engine, tokenizer, context, sampling_settings(config), config.num_samples, bias=bias,
             on_text=lambda piece: terminal.result(piece, end=""),
         )  # fmt: skip
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, KernelError, ValueError):
         if terminal.is_for_people:
             terminal.result("")  # ends the line that was begun
         raise

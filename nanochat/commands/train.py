@@ -368,7 +368,8 @@ def _train(run: _Run) -> LoopResult:
         if start is not None:
             log.truncate(start.metrics_length)
         done = start.step if start else 0
-        progress = run.terminal.progress(config.steps, done, run.watch.sample)
+        time_left_s = run.deadline.time_left_s if run.deadline else None
+        progress = run.terminal.progress(config.steps, done, run.watch.sample, time_left_s)
         with stop_requested() as stop, progress as observer:
             return train_loop(
                 run.engine, config, batcher, evaluation_set, dataset.tokenizer.token_bytes,

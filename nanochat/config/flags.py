@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from nanochat.config.option import Option, as_text, closest, options_of, shown
 from nanochat.config.options import (
+    RENAMED,
     AblateConfig,
     EvalConfig,
     RunsCompareConfig,
@@ -218,6 +219,9 @@ def _refuse_unknown(command: str, options: Mapping[str, Option], rest: Sequence[
 
 def _hint(flag: str, options: Mapping[str, Option]) -> str:
     """Name the commands that have an unknown option, or the most similar option."""
+    renamed = RENAMED.get(flag.removeprefix("--").replace("-", "_"), "")
+    if renamed in options:
+        return f"; use {flag_of(renamed)}"
     owners = [name for name in COMMANDS if flag in _all_flags(command_options(name))]
     if owners:
         return f"; it is an option of {' and '.join(owners)}"

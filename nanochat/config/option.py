@@ -63,8 +63,9 @@ class Option:
     def parse(self, name: str, value: Any) -> Any:
         """Return `value` as this option's type.
 
-        Accepts text for every type, `os.PathLike` for paths, and NumPy scalars. Raises ConfigError
-        with the option's name, its rule and the value.
+        Accepts text for every type, `os.PathLike` for paths, and numbers of other types, such as
+        NumPy's, Decimal and Fraction, whose value the option can have. Raises ConfigError with the
+        option's name, its rule and the value.
         """
         parsed = self._converted(_without_numpy(value))
         if not self.accepts(parsed):
@@ -72,11 +73,15 @@ class Option:
         return parsed if parsed is None else self.kind(parsed)
 
     def _converted(self, value: Any) -> Any:
-        """Convert text and paths; return everything else as it is."""
+        """Convert text, paths and numbers; return everything else as it is."""
         if self.path and isinstance(value, os.PathLike):
             value = os.fspath(value)
         if self.path and self.kind is tuple and isinstance(value, (tuple, list)):
-            return tuple(os.fspath(v) if isinstance(v, os.PathLike) else v for v in value)
+            value = tuple(os.fspath(v) if isinstance(v, os.PathLike) else v for v in value)
+        if self.kind is tuple and isinstance(value, (tuple, list)):
+            return tuple(str(v) if isinstance(v, str) else v for v in value)  # of NumPy
+        if self.kind in (int, float) and isinstance(value, numbers.Number):
+            return _number(self.kind, value)
         if not isinstance(value, str) or self.kind is str:
             return value
         if self.kind is tuple:
@@ -94,9 +99,13 @@ class Option:
         if value is None:
             return self.optional
         if self.kind is str:
-            return _is_text(value) and (self.choices is None or value in self.choices)
+            if not _is_text(value) or (self.path and not value):
+                return False
+            return self.choices is None or value in self.choices
         if self.kind is tuple:
             is_list = isinstance(value, (tuple, list)) and all(map(_is_text, value))
+            if self.path and is_list and not all(value):
+                return False
             if self.whole:  # an empty list only where it is the default
                 return is_list and all(value) and bool(value or self.default == ())
             return is_list
@@ -123,12 +132,16 @@ class Option:
         if self.choices:
             return f"one of {', '.join(self.choices)}"
         if self.kind is str:
+            if self.path and value == "":
+                return "a path"
             return "Unicode text without NUL" if isinstance(value, str) else "text"
         if self.whole:
             is_text = isinstance(value, str)
             if is_text and value:
                 return "Unicode text without NUL"
             return "text or a list of texts, none of them empty"
+        if self.kind is tuple and self.path:
+            return "a list of paths, none of them empty"
         if self.kind is tuple:
             return "a list of texts like 'n_layer=1,2'"
         if self.kind is bool:
@@ -159,9 +172,29 @@ def _digits_rule(kind: type, text: Any) -> str:
 
 
 def _without_numpy(value: Any) -> Any:
-    """Return a NumPy scalar as Python's, which every file format can write."""
+    """Return a NumPy scalar or 0-d array as Python's value, which every file format can write."""
     numpy = sys.modules.get("numpy")  # a NumPy value exists only after its import
-    return value.item() if numpy is not None and isinstance(value, numpy.generic) else value
+    if numpy is None:
+        return value
+    is_single = type(value) is numpy.ndarray and not value.ndim
+    return value.item() if is_single or isinstance(value, numpy.generic) else value
+
+
+def _number(kind: Any, value: Any) -> Any:
+    """Return a number as int or float; the number itself if it has no such value, or is one.
+
+    A value is converted before its range is checked: Fraction(1, 10**400) is above 0 and its float
+    is not. A float is never an int, and a bool is neither.
+    """
+    is_float = isinstance(value, numbers.Real) and not isinstance(value, numbers.Rational)
+    if isinstance(value, (int, float)) or (kind is int and is_float):
+        return value
+    try:
+        if kind is float:
+            return float(value)
+        return int(value) if abs(value) < 1 << 64 and value == int(value) else value
+    except (ArithmeticError, TypeError, ValueError):  # NaN, infinity, complex
+        return value
 
 
 def _is_text(value: Any) -> bool:
@@ -189,6 +222,8 @@ def shown(value: Any) -> str:
         text = as_text(value)
     except ValueError:  # more digits than Python prints
         return "a number with thousands of digits"
+    except Exception:  # a value of the caller, whose text cannot be made
+        return f"a value of type {type(value).__name__}"
     if not text:
         return "''"
     text = text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "…"

@@ -38,6 +38,7 @@ __all__ = [
     "CHECKPOINTS_DIR",
     "MAX_SEED",
     "PRESETS",
+    "RENAMED",
     "RUNS_DIR",
     "UNSUPPORTED",
     "AblateConfig",
@@ -65,6 +66,9 @@ CHECKPOINTS_DIR = "checkpoints"
 ABLATIONS_DIR = "ablations"
 TABLE_SUFFIXES = (".jsonl", ".csv")  # of the files with a row per token
 BEST = "best"  # the name of the checkpoint with the lowest validation loss
+
+# Earlier names of options, which a message answers with the new one.
+RENAMED = {"baseline": "from_counts"}  # of sample; train has another option of this name
 
 AUTO = -1  # of numbers that are chosen once the text is known
 
@@ -571,10 +575,9 @@ class SampleConfig(_WithoutPreset):
         1.0, "Logit bonus for phrases of the futuristic style, if the model was trained with it.",
         group=_SAMPLE, low=0, high=100,
     )  # fmt: skip
-    baseline: str = option(
-        "none",
-        "Baseline; counts: sample from bigram counts of the training text, not from the weights.",
-        group=_SAMPLE, choices=("none", "counts"), common=True,
+    from_counts: bool = option(
+        False, "Sample from bigram counts of the training text instead of the weights.",
+        group=_SAMPLE, common=True,
     )  # fmt: skip
     data_dir: str | None = _same("data_dir")
     mode: str = _same("mode", help="Engine; auto: the engine that trained the checkpoint.")
@@ -697,6 +700,6 @@ class RunsPruneConfig(_WithoutPreset):
     keep: str = option(
         "last:2,best",
         "Checkpoints to keep: last:N for the last N, best for the one with the lowest validation"
-        " loss. The best and the newest are always kept.", group=_RUN, common=True,
+        " loss, or all. The best and the newest are always kept.", group=_RUN, common=True,
     )  # fmt: skip
     dir: str = _dir_option()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat.config.options import (
+    RENAMED,
     AblateConfig,
     EvalConfig,
     Option,
@@ -77,6 +78,8 @@ def _from_environment(
 
 def read_config_file(path: str, known: Mapping[str, Option]) -> dict[str, Any]:
     """Return the options in a TOML file of `option = value` lines, parsed. Raises ConfigError."""
+    if not path:
+        raise ConfigError("config must be the path of a TOML file, got ''")
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
@@ -122,4 +125,6 @@ def parse_toml(text: str) -> dict[str, Any]:
 def _refuse_unknown(path: str, options: Iterable[str], known: Mapping[str, Option]) -> None:
     for name in options:
         if name not in known:
-            raise ConfigError(f"config file {path}: {name} is not an option{closest(name, known)}")
+            renamed = RENAMED.get(name)
+            hint = f"; use {renamed}" if renamed in known else closest(name, known)
+            raise ConfigError(f"config file {path}: {name} is not an option{hint}")

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from nanochat.output.loss_curve import (
     _BOTTOM,
     _HEIGHT,
@@ -13,13 +15,11 @@ from nanochat.output.loss_curve import (
     _RIGHT,
     _TOP,
     _WIDTH,
-    _WINDOW,
     _line,
     _Point,
-    _running_mean,
     _scaled,
+    _smoothed,
     _text,
-    _thinned,
     _ticks,
 )
 from nanochat.system.durable import output_error
@@ -54,7 +54,7 @@ def write_curves(curves: Sequence[Curve], picture: Path, unit: str) -> None:
 
 
 def _svg(curves: Sequence[Curve], unit: str) -> Iterator[str]:
-    means = [_running_mean(c.steps, max(1, int(len(c.steps) * _WINDOW))) for c in curves]
+    means = [_smoothed(np.array(c.steps, np.float64).reshape(-1, 2).T) for c in curves]
     shown = [p for curve, mean in zip(curves, means, strict=True) for p in (*mean, *curve.evals)]
     shown = shown or [(0.0, 0.0)]
     x_ticks = _ticks(0.0, max(x for x, _ in shown))
@@ -85,7 +85,7 @@ def _svg(curves: Sequence[Curve], unit: str) -> Iterator[str]:
     for number, (curve, mean) in enumerate(zip(curves, means, strict=True)):
         color = _COLORS[number % len(_COLORS)]
         if mean:
-            yield _line(map(place, _thinned(mean)), color, 0.8)
+            yield _line(map(place, mean), color, 0.8)
         if curve.evals:
             yield _line(map(place, curve.evals), color, 2)
             for x, y in map(place, curve.evals):

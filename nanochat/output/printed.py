@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from nanochat.output.progress import (
     NoProgress,
     SampleText,
+    TimeLeft,
     evaluation_row,
     row_header,
     row_width,
@@ -41,15 +42,19 @@ class PrintedTerminal(Terminal):
 
     @contextmanager
     def progress(
-        self, steps: int, done: int, sample: SampleText | None = None
+        self,
+        steps: int,
+        done: int,
+        sample: SampleText | None = None,
+        time_left_s: TimeLeft | None = None,
     ) -> Iterator[NoProgress]:
-        yield _Rows(steps, sample)
+        yield _Rows(steps if time_left_s is None else None, sample)
 
 
 class _Rows(NoProgress):
     """A row per evaluation, with a short sample under it."""
 
-    def __init__(self, steps: int, sample: SampleText | None) -> None:
+    def __init__(self, steps: int | None, sample: SampleText | None) -> None:
         self._steps, self._sample = steps, sample
         self._has_header = False
 

@@ -21,6 +21,7 @@ __all__ = [
     "NoProgress",
     "SampleText",
     "Screen",
+    "TimeLeft",
     "evaluation_line",
     "evaluation_row",
     "row_header",
@@ -29,18 +30,23 @@ __all__ = [
 ]
 
 SampleText = Callable[[int], str]  # columns → a text of about that length, or nothing
+TimeLeft = Callable[[], float]  # seconds until the end of a time budget
 
 _MARK = "best"
+_CLOCK_STEP_WIDTH = 7  # of step numbers in a run that a clock ends
 _COLUMNS = (("train loss", 10), ("val loss", 8), ("bits/byte", 9), ("tokens/s", 10), ("left", 8))
 
 
-def evaluation_line(metrics: EvalMetrics, steps: int) -> str:
-    """Return an evaluation as labeled figures on one line; figures that are None are left out."""
+def evaluation_line(metrics: EvalMetrics, steps: int | None) -> str:
+    """Return an evaluation as labeled figures on one line; figures that are None are left out.
+
+    `steps` is None in a run that a clock ends: nobody knows its number of steps before.
+    """
     return "  ".join(_labeled(metrics, steps))
 
 
-def _labeled(metrics: EvalMetrics, steps: int) -> list[str]:
-    fields = [f"step {metrics.step}/{steps}"]
+def _labeled(metrics: EvalMetrics, steps: int | None) -> list[str]:
+    fields = [f"step {_of(metrics.step, steps)}"]
     if metrics.train_loss is not None:
         fields.append(f"train loss {metrics.train_loss:.4f}")
     if metrics.loss is not None:
@@ -56,20 +62,20 @@ def _labeled(metrics: EvalMetrics, steps: int) -> list[str]:
     return fields
 
 
-def row_header(steps: int) -> str:
+def row_header(steps: int | None) -> str:
     """Return the names of the columns of evaluation_row."""
     names = (f"{name:>{width}}" for name, width in _COLUMNS)
     return "  ".join([f"{'step':>{_step_width(steps)}}", *names])
 
 
-def evaluation_row(metrics: EvalMetrics, steps: int) -> str:
+def evaluation_row(metrics: EvalMetrics, steps: int | None) -> str:
     """Return an evaluation as a row of columns; None is shown as a dash."""
     left = None if metrics.left_s is None else duration(metrics.left_s)
     figures = (
         _figure(metrics.train_loss, ".4f"), _figure(metrics.loss, ".4f"),
         _figure(metrics.bpb, ".4f"), _figure(metrics.tokens_per_s or None, ",.0f"), left or "-",
     )  # fmt: skip
-    cells = [f"{metrics.step}/{steps}".rjust(_step_width(steps))]
+    cells = [_of(metrics.step, steps).rjust(_step_width(steps))]
     cells += [text.rjust(width) for text, (_, width) in zip(figures, _COLUMNS, strict=True)]
     return "  ".join([*cells, *([_MARK] if metrics.is_best else [])])
 
@@ -78,11 +84,15 @@ def _figure(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
-def _step_width(steps: int) -> int:
-    return max(2 * len(str(steps)) + 1, len("step"))
+def _of(step: int, steps: int | None) -> str:
+    return str(step) if steps is None else f"{step}/{steps}"
 
 
-def row_width(steps: int) -> int:
+def _step_width(steps: int | None) -> int:
+    return _CLOCK_STEP_WIDTH if steps is None else max(2 * len(str(steps)) + 1, len("step"))
+
+
+def row_width(steps: int | None) -> int:
     """Return the columns of the longest row."""
     return len(row_header(steps)) + 2 + len(_MARK)
 
@@ -120,7 +130,7 @@ class NoProgress:
 class Lines(NoProgress):
     """One line per evaluation, for logs and pipes."""
 
-    def __init__(self, steps: int) -> None:
+    def __init__(self, steps: int | None) -> None:
         self._steps = steps
 
     def evaluated(self, metrics: EvalMetrics) -> None:
@@ -131,13 +141,21 @@ class Screen:
     """A terminal: each evaluation stays, with a short sample under it; a bar is at the bottom.
 
     Importing rich takes longer than training a small model, so the bar appears only in runs that
-    last.
+    last. It shows the share of the steps, or of the time in a run that a clock ends.
     """
 
     AFTER_S, EVERY_S = 0.5, 0.1
 
-    def __init__(self, steps: int, done: int, sample: SampleText | None) -> None:
-        self._steps, self._done, self._sample = steps, done, sample
+    def __init__(
+        self,
+        steps: int,
+        done: int,
+        sample: SampleText | None,
+        time_left_s: TimeLeft | None = None,  # of a run that a clock ends; `steps` is an estimate
+    ) -> None:
+        self._steps = steps if time_left_s is None else None
+        self._done, self._sample, self._time_left_s = done, sample, time_left_s
+        self._total = float(steps) if time_left_s is None else time_left_s()
         self._next_s = time.monotonic() + self.AFTER_S
         self._progress: Any = None
         self._task: Any = None
@@ -148,7 +166,7 @@ class Screen:
         now = time.monotonic()
         if now >= self._next_s:
             self._next_s = now + self.EVERY_S
-            self._refresh(f"step {step}/{self._steps}  loss {loss:.4f}", tokens_per_s)
+            self._refresh(f"step {_of(step, self._steps)}  loss {loss:.4f}", tokens_per_s)
 
     def evaluated(self, metrics: EvalMetrics) -> None:
         width = terminal_width(PROGRESS)
@@ -176,13 +194,15 @@ class Screen:
 
     def _refresh(self, description: str, tokens_per_s: float) -> None:
         if self._progress is None:
-            self._progress = _new_progress()
-            self._task = self._progress.add_task(description, total=self._steps, speed="")
+            self._progress = _new_progress(estimates_left=self._time_left_s is None)
+            self._task = self._progress.add_task(description, total=self._total, speed="")
             self._progress.start()
         speed = f"{tokens_per_s:,.0f} tokens/s"
-        self._progress.update(
-            self._task, completed=self._done, description=description, speed=speed
-        )
+        done: float = self._done
+        if self._time_left_s is not None:
+            left = self._time_left_s()
+            done, speed = self._total - left, f"{speed}  {duration(left)}"
+        self._progress.update(self._task, completed=done, description=description, speed=speed)
 
     def close(self) -> None:
         """Remove the bar; the lines stay."""
@@ -191,7 +211,7 @@ class Screen:
             self._progress = None
 
 
-def _new_progress() -> Any:
+def _new_progress(*, estimates_left: bool) -> Any:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
     from rich.table import Column
@@ -207,7 +227,7 @@ def _new_progress() -> Any:
         TextColumn("{task.description}", markup=False, table_column=column()),
         BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=4)),
         TextColumn("{task.fields[speed]}", table_column=column()),
-        TimeRemainingColumn(compact=True, table_column=column()),
+        *([TimeRemainingColumn(compact=True, table_column=column())] if estimates_left else []),
         TextColumn("left", table_column=column()),
         console=Console(file=PROGRESS, width=width, _environ=environment),
         refresh_per_second=8,

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from nanochat.output.progress import Lines, NoProgress, SampleText, Screen
+from nanochat.output.progress import Lines, NoProgress, SampleText, Screen, TimeLeft
 from nanochat.output.text import escaped, terminal_width
 from nanochat.system.json_text import strict_json
 from nanochat.system.streams import PROGRESS, write_progress, write_result
@@ -92,14 +92,15 @@ class Terminal:
         steps: int,
         done: int,
         sample: SampleText | None = None,  # shown under each evaluation, on a terminal only
+        time_left_s: TimeLeft | None = None,  # of a run that a clock ends; `steps` is an estimate
     ) -> Iterator[Observer]:
         """Yield an observer of the training loop: lines, and a bar below them on a terminal."""
         if self.quiet:
             yield NoProgress()
         elif not PROGRESS.isatty():
-            yield Lines(steps)
+            yield Lines(steps if time_left_s is None else None)
         else:
-            self._screen = Screen(steps, done, None if self.as_json else sample)
+            self._screen = Screen(steps, done, None if self.as_json else sample, time_left_s)
             try:
                 yield self._screen
             finally:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nanochat.config.option import shown
 from nanochat.config.options import CHECKPOINTS_DIR
 from nanochat.errors import CheckpointError
 from nanochat.model.state import TrainerState
 from nanochat.runs.best import BEST, BEST_FORMAT, BEST_VERSION, BestMark, read_best
+from nanochat.runs.find import REPLACED, checkpoint_folders
 from nanochat.system.durable import output_error, sync_folder, write_durably
 from nanochat.training.engine import EngineState
 
@@ -40,7 +42,6 @@ __all__ = [
     "remove_checkpoint",
     "resolve_checkpoint",
     "save_checkpoint",
-    "step_folders",
 ]
 
 FORMAT = "nanochat checkpoint"
@@ -50,9 +51,9 @@ WEIGHTS, OPTIMIZER = "weights.safetensors", "optimizer.safetensors"
 CONFIG, TOKENIZER, DATA, TRAINER = "config.json", "tokenizer.json", "data.json", "trainer.json"
 FILES = (WEIGHTS, OPTIMIZER, CONFIG, TOKENIZER, DATA, TRAINER)
 
-# Siblings of the step folders that exist only during a save, or after an interrupted one.
+# Siblings of the step folders that exist only during a save, or after an interrupted one; so does
+# the previous folder of the same step, REPLACED, until the new one has its name.
 SAVING = ".saving-"  # being written
-REPLACED = ".replaced-"  # the previous folder of the same step, until the new one has its name
 REMOVED = ".removed-"  # no longer kept, being deleted
 
 
@@ -221,7 +222,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     manifest = _read_manifest(path)
     contents = {name: _read_verified(path / name, manifest[name]) for name in FILES}
     try:
-        return Checkpoint(
+        checkpoint = Checkpoint(
             path=path,
             config=_record(contents[CONFIG], CONFIG),
             tokenizer=_record(contents[TOKENIZER], TOKENIZER),
@@ -233,6 +234,22 @@ def load_checkpoint(path: Path) -> Checkpoint:
         )
     except Exception as error:  # safetensors has its own exception classes
         raise CheckpointError(f"{path} was not written by nanochat: {error}") from error
+    _check_finite(checkpoint.state.weights, path, "weight")
+    _check_finite(checkpoint.state.optimizer, path, "optimizer state")
+    return checkpoint
+
+
+def _check_finite(arrays: Mapping[str, NDArray[np.floating]], path: Path, what: str) -> None:
+    """Raise CheckpointError for an array that no training writes: not finite, or not of floats."""
+    for name, array in arrays.items():
+        problem = ""
+        if not np.issubdtype(array.dtype, np.floating):
+            problem = f"hold floats, got {array.dtype}"
+        elif not (finite := np.isfinite(array)).all():
+            index = np.unravel_index(int(np.argmin(finite)), array.shape)
+            problem = f"be finite, got {array[index]} at {[int(i) for i in index]}"
+        if problem:
+            raise CheckpointError(f"{what} {shown(name)} of {path} must {problem}")
 
 
 def _record(content: bytes, name: str) -> dict[str, Any]:
@@ -319,7 +336,7 @@ def newest_checkpoint(directory: Path) -> tuple[Checkpoint, list[str]]:
     Raises CheckpointError if none does.
     """
     skipped: list[str] = []
-    for _, folder in sorted(step_folders(directory), reverse=True):
+    for folder in reversed(checkpoint_folders(directory).values()):
         try:
             return load_checkpoint(folder), skipped
         except CheckpointError as error:
@@ -329,20 +346,6 @@ def newest_checkpoint(directory: Path) -> tuple[Checkpoint, list[str]]:
     raise CheckpointError(
         f"{directory} holds no checkpoint; the run ended before its first one, so start a new run"
     )
-
-
-def step_folders(directory: Path) -> Iterator[tuple[int, Path]]:
-    """Yield (steps, folder) of every checkpoint, complete or not; nothing without a directory.
-
-    A crash between the two renames of a replacement leaves the previous folder under its temporary
-    name; it still counts, and the next save restores its name.
-    """
-    for entry in _entries(directory):
-        matched = re.fullmatch(rf"({re.escape(REPLACED)})?step-(\d+)", entry.name)
-        if not matched or not entry.is_dir():
-            continue
-        if matched[1] is None or not (directory / entry.name.removeprefix(REPLACED)).exists():
-            yield int(matched[2]), entry
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -392,7 +395,7 @@ def _with_reasons(checkpoint: Checkpoint, skipped: list[str]) -> Checkpoint:
 
 
 def _load_step(directory: Path, step: int) -> Checkpoint:
-    by_step = dict(sorted(step_folders(directory)))
+    by_step = checkpoint_folders(directory)
     if step not in by_step:
         kept = ", ".join(map(str, by_step)) or "none"
         raise CheckpointError(
@@ -437,7 +440,7 @@ def resolve_checkpoint(path: Path | None, runs_dir: Path) -> tuple[Checkpoint, l
             f"{path} is not a nanochat checkpoint folder; pickle files are never read"
         )
     for directory in (path / CHECKPOINTS_DIR, path):
-        if any(step_folders(directory)):
+        if checkpoint_folders(directory):
             if not (directory / BEST).exists():
                 return newest_checkpoint(directory)
             found = _load_best(directory)
@@ -452,7 +455,7 @@ def newest_run(runs_dir: Path) -> Path:
     found = [
         (folder.stat().st_mtime_ns, run)
         for run in _entries(runs_dir)
-        for _, folder in step_folders(run / CHECKPOINTS_DIR)
+        for folder in checkpoint_folders(run / CHECKPOINTS_DIR).values()
     ]
     if not found:
         raise CheckpointError(

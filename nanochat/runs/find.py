@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
 from pathlib import Path
 
 from nanochat.config.option import closest, shown
@@ -19,6 +18,7 @@ from nanochat.runs.folder import CONFIG, RESULT
 
 __all__ = [
     "WEIGHTS",
+    "checkpoint_folders",
     "find_run",
     "holds_run",
     "is_checkpoint",
@@ -32,6 +32,7 @@ __all__ = [
 _STEP = re.compile(r"step-(\d+)")
 # Files of runs/checkpoint.py
 WEIGHTS, _MANIFEST = "weights.safetensors", "manifest.json"
+REPLACED = ".replaced-"  # before the name of a step folder, while a save replaces it
 
 
 def find_run(name: str | None, runs_dir: Path) -> Path:
@@ -133,20 +134,35 @@ def step_folders(run: Path) -> dict[int, Path]:
     `run` may also be a folder of checkpoints. Folders that cannot be read hold none.
     """
     for directory in (run / CHECKPOINTS_DIR, run):
-        if found := dict(sorted(_steps_in(directory))):
-            return found
+        try:
+            if found := checkpoint_folders(directory):
+                return found
+        except CheckpointError:
+            continue
     return {}
 
 
-def _steps_in(directory: Path) -> Iterable[tuple[int, Path]]:
+def checkpoint_folders(directory: Path) -> dict[int, Path]:
+    """Return the checkpoint folders in a directory by step, the lowest first, complete or not.
+
+    A crash between the two renames of a replacement leaves the previous folder under its temporary
+    name; it still counts, and the next save restores its name. There are none in a directory that
+    does not exist. Raises CheckpointError if it cannot be read.
+    """
+    if not os.path.isdir(directory):
+        return {}
     try:
         with os.scandir(directory) as entries:
-            for entry in entries:
-                matched = _STEP.fullmatch(entry.name)
-                if matched and entry.is_dir():
-                    yield int(matched[1]), directory / entry.name
-    except OSError:
-        return
+            names = {entry.name for entry in entries if entry.is_dir()}
+    except OSError as error:
+        raise CheckpointError(f"cannot read {directory}: {error.strerror or error}") from error
+    found = {}
+    for name in names:
+        final = name.removeprefix(REPLACED)
+        matched = _STEP.fullmatch(final)
+        if matched and (name == final or final not in names):
+            found[int(matched[1])] = directory / name
+    return dict(sorted(found.items()))
 
 
 def weights_bytes(run: Path, step: int) -> int | None:

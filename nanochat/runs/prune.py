@@ -1,23 +1,23 @@
 """Removing runs and old checkpoints from the disk.
 
-Owns what may be removed: only what a run wrote, never through a link, never while a process writes
-to the run, and never its best checkpoint nor its newest one that verifies.
+Owns what may be removed: only what a run wrote, never through a link, and never while a process
+writes to the run. retention.py decides which checkpoints stay.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from nanochat.config.keep import Keep
 from nanochat.config.option import closest, shown
-from nanochat.errors import CheckpointError, OutputError
+from nanochat.errors import OutputError
 from nanochat.runs.find import run_names, step_folders
 from nanochat.runs.folder import CONFIG, RUN_FILES
 from nanochat.runs.lock import LOCK, locked
+from nanochat.runs.retention import kept_steps, newest_verified
 from nanochat.runs.summary import best_step, folder_bytes
 
 __all__ = ["Pruned", "prune_run", "removable_run", "remove_run"]
@@ -116,38 +116,19 @@ class Pruned:
 
 
 def prune_run(run: Path, keep: Keep) -> Pruned:
-    """Remove the checkpoints of a run that `keep` does not name.
+    """Remove the checkpoints of a run that do not stay; see retention.kept_steps.
 
-    The best checkpoint and the newest that verifies always stay. If none verifies, all stay.
     Raises OutputError if a process writes to the run or the file system refuses.
     """
     from nanochat.runs.checkpoint import remove_checkpoint  # imports NumPy
 
     with locked(run):
         steps = step_folders(run)
-        newest, problems = _newest_verified(steps)
-        sound = [step for step in steps if newest is not None and step <= newest]
-        kept = {*sound[-(keep.last or len(sound)) :], *(set(steps) - set(sound))}
-        best = best_step(run)
-        kept |= {best} if best is not None else set()
+        newest, problems = newest_verified(steps)
+        kept = kept_steps(steps, keep, newest=newest, best=best_step(run))
         removed = [step for step in steps if step not in kept]
         freed = 0
         for step in removed:
             freed += folder_bytes(steps[step])
             remove_checkpoint(steps[step])
     return Pruned(run=run, removed=removed, kept=sorted(kept), freed_bytes=freed, problems=problems)
-
-
-def _newest_verified(steps: Mapping[int, Path]) -> tuple[int | None, list[str]]:
-    """Return the newest step that verifies, and what is wrong with newer ones."""
-    from nanochat.runs.checkpoint import load_checkpoint  # imports NumPy
-
-    problems = []
-    for step, folder in reversed(list(steps.items())):
-        try:
-            load_checkpoint(folder)
-        except CheckpointError as error:
-            problems.append(str(error))
-        else:
-            return step, problems
-    return None, problems

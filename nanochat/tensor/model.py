@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -20,13 +19,9 @@ from nanochat.tensor.embeddings import EmbeddingTables
 from nanochat.tensor.inputs import Inputs, Rotary
 from nanochat.tensor.weights import FlatWeights
 
-__all__ = [
-    "ACTIVATIONS", "MODELS", "Attention", "Bigram", "Block", "Embedding", "KeyValueCache", "MLP",
-    "MiniGPT", "attend", "rmsnorm",
-]  # fmt: skip
+__all__ = ["ACTIVATIONS", "MODELS", "Bigram", "Block", "KeyValueCache", "MiniGPT", "attend"]
 
-# The activations of the MLP. A name that is missing in native.COMPUTED trains and samples with
-# this file on every device.
+# A name that is missing in native.COMPUTED trains and samples with this file on every device.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "relu2": lambda x: F.relu(x).square(),
@@ -51,14 +46,11 @@ def dropout(x: Tensor, inputs: Inputs, place: int) -> Tensor:
 def rotate(x: Tensor, rotary: Rotary) -> Tensor:  # (..., length, head_dim)
     """Rotate in halves (Su et al. 2021): y₁ = x₁·cos + x₂·sin, y₂ = x₂·cos − x₁·sin."""
     swapped = x.roll(x.shape[-1] // 2, dims=-1)  # x₂, x₁
-    return torch.addcmul(x * rotary.cos, swapped, rotary.sin)
+    return (x * rotary.cos).addcmul(swapped, rotary.sin)
 
 
 class KeyValueCache:
-    """Keys and values of one layer for decoding: a ring of the last block_size tokens.
-
-    Position p is in slot p mod block_size. Softmax does not depend on the order of the slots.
-    """
+    """Keys and values of the last block_size tokens of one layer: a ring, in no order."""
 
     def __init__(self, rows: int, config: TrainConfig, like: Tensor) -> None:
         shape = (rows, config.n_head, config.block_size, config.head_dim)
@@ -67,38 +59,32 @@ class KeyValueCache:
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store the keys and values of new tokens; return those of all tokens that are visible."""
-        size, length = self.keys.shape[2], keys.shape[2]
-        slot = self.count % size
+        length, slot = keys.shape[2], self.count % self.keys.shape[2]
         self.count += length
         self.keys[:, :, slot : slot + length] = keys
         self.values[:, :, slot : slot + length] = values
-        filled = min(self.count, size)
-        return self.keys[:, :, :filled], self.values[:, :, :filled]
+        return self.keys[:, :, : self.count], self.values[:, :, : self.count]
 
 
 def attend(
     qkv: Tensor,  # (tokens, 3 · n_embd): queries, keys, values, head by head
     inputs: Inputs,
-    *,
     heads: int,
     norm: Callable[[Tensor], Tensor] | None,  # of queries and keys, after the rotation
     cache: KeyValueCache | None = None,
 ) -> Tensor:  # (tokens, n_embd)
     """Causal attention within segments: softmax(q·k / √head_dim) · v over the visible tokens."""
-    rows, length = inputs.rows, inputs.length
-    by_head = qkv.view(rows, length, 3, heads, -1).permute(2, 0, 3, 1, 4)
+    by_head = qkv.view(inputs.rows, inputs.length, 3, heads, -1).permute(2, 0, 3, 1, 4)
     qk, v = by_head[:2], by_head[2]
     if inputs.rotary is not None:
         qk = rotate(qk, inputs.rotary)
-    if norm is not None:
-        qk = norm(qk)
-    q, k = qk.unbind(0)
+    q, k = (norm(qk) if norm else qk).unbind()
     if cache is not None:
         k, v = cache.append(k, v)
     mask = inputs.attention_mask
-    causal = mask is None and length > 1  # one new token sees all tokens in the cache
+    causal = mask is None and inputs.length > 1  # one new token sees all tokens in the cache
     mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
-    return mixed.transpose(1, 2).reshape(rows * length, -1)
+    return mixed.transpose(1, 2).reshape(len(qkv), -1)
 
 
 class Embedding(nn.Module):
@@ -108,10 +94,9 @@ class Embedding(nn.Module):
         super().__init__()
         rows = EmbeddingTables.of(config, vocab_size).rows
         self.wte = weights.leaf("wte", rows=rows, master=True)
-        self.wpe: nn.Parameter | None = None
-        if "wpe" in weights.offsets:
-            self.wpe = weights.leaf("wpe", rows=config.block_size, master=True)
-        self.norm = config.input_rmsnorm
+        learned = "wpe" in weights.offsets
+        self.wpe = weights.leaf("wpe", rows=config.block_size, master=True) if learned else None
+        self.norm = rmsnorm if config.input_rmsnorm else nn.Identity()
 
     def forward(self, inputs: Inputs) -> Tensor:  # (tokens, n_embd) master dtype
         if inputs.bags is None:
@@ -120,38 +105,7 @@ class Embedding(nn.Module):
             x = F.embedding_bag(inputs.bags.rows, self.wte, inputs.bags.offsets, mode="sum")
         if self.wpe is not None:
             x = x + F.embedding(inputs.positions, self.wpe)
-        return dropout(rmsnorm(x) if self.norm else x, inputs, 0)
-
-
-class Attention(nn.Module):
-    """Multi-head causal attention; wqkv holds attn_wq, attn_wk and attn_wv as one matrix."""
-
-    def __init__(self, config: TrainConfig, weights: FlatWeights, layer: int) -> None:
-        super().__init__()
-        self.wqkv = weights.leaf(f"layer{layer}.attn_wq", rows=3 * config.n_embd)
-        self.wo = weights.leaf(f"layer{layer}.attn_wo", rows=config.n_embd)
-        self.heads = config.n_head
-        self.norm = rmsnorm if config.qk_norm else None
-        self.place = 1 + 2 * layer
-
-    def forward(self, x: Tensor, inputs: Inputs, cache: KeyValueCache | None = None) -> Tensor:
-        qkv = linear(x, self.wqkv)
-        mixed = attend(qkv, inputs, heads=self.heads, norm=self.norm, cache=cache)
-        return dropout(linear(mixed, self.wo), inputs, self.place)
-
-
-class MLP(nn.Module):
-    """Two matrices with an activation between them."""
-
-    def __init__(self, config: TrainConfig, weights: FlatWeights, layer: int) -> None:
-        super().__init__()
-        self.fc1 = weights.leaf(f"layer{layer}.mlp_fc1", rows=4 * config.n_embd)
-        self.fc2 = weights.leaf(f"layer{layer}.mlp_fc2", rows=config.n_embd)
-        self.activation = ACTIVATIONS[config.activation]
-        self.place = 2 + 2 * layer
-
-    def forward(self, x: Tensor, inputs: Inputs) -> Tensor:
-        return dropout(linear(self.activation(linear(x, self.fc1)), self.fc2), inputs, self.place)
+        return dropout(self.norm(x), inputs, place=0)
 
 
 class Block(nn.Module):
@@ -159,13 +113,24 @@ class Block(nn.Module):
 
     def __init__(self, config: TrainConfig, weights: FlatWeights, layer: int) -> None:
         super().__init__()
-        self.attention = Attention(config, weights, layer)
-        self.mlp = MLP(config, weights, layer)
+        self.wqkv = weights.leaf(f"layer{layer}.attn_wq", rows=3 * config.n_embd)  # wq, wk, wv
+        self.wo = weights.leaf(f"layer{layer}.attn_wo", rows=config.n_embd)
+        self.fc1 = weights.leaf(f"layer{layer}.mlp_fc1", rows=4 * config.n_embd)
+        self.fc2 = weights.leaf(f"layer{layer}.mlp_fc2", rows=config.n_embd)
+        self.heads, self.norm = config.n_head, rmsnorm if config.qk_norm else None
+        self.activation, self.layer = ACTIVATIONS[config.activation], layer
 
     def forward(self, x: Tensor, inputs: Inputs, cache: KeyValueCache | None = None) -> Tensor:
         x = x + self.attention(rmsnorm(x), inputs, cache)
-        x = x + self.mlp(rmsnorm(x), inputs)
-        return x  # noqa: RET504  # the two lines above are the block
+        return x + self.mlp(rmsnorm(x), inputs)
+
+    def attention(self, x: Tensor, inputs: Inputs, cache: KeyValueCache | None) -> Tensor:
+        mixed = attend(linear(x, self.wqkv), inputs, self.heads, self.norm, cache)
+        return dropout(linear(mixed, self.wo), inputs, place=1 + 2 * self.layer)
+
+    def mlp(self, x: Tensor, inputs: Inputs) -> Tensor:
+        active = self.activation(linear(x, self.fc1))
+        return dropout(linear(active, self.fc2), inputs, place=2 + 2 * self.layer)
 
 
 class MiniGPT(nn.Module):

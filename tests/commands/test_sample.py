@@ -355,7 +355,7 @@ def test_the_counted_bigram_draws_by_the_counts_of_the_training_part(trained):
     dataset = load_dataset(config)
     counts = transition_counts(dataset.train, dataset.tokenizer.vocab_size)
     probabilities = add_one_probabilities(counts)
-    texts = draw(trained, baseline="counts", num_samples=4000, max_new_tokens=1, temperature=1.0)
+    texts = draw(trained, from_counts=True, num_samples=4000, max_new_tokens=1, temperature=1.0)
     drawn = np.zeros(dataset.tokenizer.vocab_size)
     for text in texts:
         drawn[dataset.tokenizer.encode(text)[0] if text else 0] += 1
@@ -365,8 +365,27 @@ def test_the_counted_bigram_draws_by_the_counts_of_the_training_part(trained):
     assert chi_square < freedom + 5 * (2 * freedom) ** 0.5
 
 
+def test_the_earlier_name_of_from_counts_is_refused_with_the_new_one(folder, cli, refused):
+    assert refused("sample", "--baseline=counts") == (
+        "unknown option --baseline of nanochat sample; use --from-counts"
+    )
+    Path("sample.toml").write_text("baseline = 'counts'\n")
+    assert refused("sample", "--config=sample.toml") == (
+        "config file sample.toml: baseline is not an option; use from_counts"
+    )
+
+
+@pytest.mark.parametrize("value", ["0", "true"])
+def test_the_variable_of_the_training_option_baseline_does_not_reach_sample(
+    folder, cli, monkeypatch, value
+):
+    monkeypatch.setenv("NCLAB_BASELINE", value)
+    monkeypatch.setenv("NCLAB_FROM_COUNTS", "1")
+    assert cli("sample", "--num-samples=1", "--quiet").code == 0
+
+
 def test_the_counted_bigram_needs_no_run(folder, cli):
-    result = cli("sample", "--baseline=counts", "--num-samples=2", "--quiet")
+    result = cli("sample", "--from-counts", "--num-samples=2", "--quiet")
     assert result.code == 0
     assert len(result.out.splitlines()) == 2
     assert not Path("runs").exists()

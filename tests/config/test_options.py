@@ -252,7 +252,7 @@ def test_numpy_booleans_are_kept_as_bool():
 
 
 @pytest.mark.parametrize(
-    "value", [np.array([1, 2]), np.array(5), np.array([]), [5], {"a": 1}, 5j, b"5", object]
+    "value", [np.array([1, 2]), np.array([5]), np.array([]), [5], {"a": 1}, 5j, b"5", object]
 )
 def test_other_objects_are_refused_by_name(value):
     for name in ("steps", "lr", "tie_lm_head", "data", "mode"):

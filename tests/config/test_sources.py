@@ -99,7 +99,7 @@ def text_of(option):
         return values.map(lambda v: (repr(v), v))
     if option.kind is tuple:  # data: one text, which is not empty, is one source
         return st.text("abc/.é ", min_size=1).map(lambda t: (t, (t,)))
-    return st.text("abc/.é ").map(lambda t: (t, t))
+    return st.text("abc/.é ", min_size=int(option.path)).map(lambda t: (t, t))
 
 
 @pytest.mark.parametrize("name", KNOWN)

@@ -7,6 +7,7 @@ import json
 import math
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from nanochat.errors import OutputError
@@ -134,13 +135,43 @@ def test_two_points_are_drawn_large_with_their_values_inside_the_picture(drawn):
 
 
 def test_a_long_run_keeps_its_extremes_and_stays_small(drawn, tmp_path):
-    losses = [2.0] * 100_000
-    losses[31_415], losses[92_653] = 9.0, 0.5
+    losses = [2.0] * 20_000
+    losses[3_141], losses[19_265] = 9.0, 0.5
     line = read_off(drawn(steps(losses)), TRAIN)
     assert max(y for _, y in line) == pytest.approx(9.0, abs=0.05)
     assert min(y for _, y in line) == pytest.approx(0.5, abs=0.05)
     assert [x for x, _ in line] == sorted(x for x, _ in line)
     assert (tmp_path / "p.svg").stat().st_size < 100_000
+
+
+def test_a_long_line_has_the_extremes_of_every_column_and_the_mean_of_its_window(drawn):
+    generator = np.random.default_rng(0)
+    losses = 2 + generator.random(9_000)
+    picture = drawn(steps(losses.tolist()))
+    line, mean = np.array(read_off(picture, TRAIN)), np.array(read_off(picture, MEAN))
+    for start in range(0, len(losses), 100):  # of several columns
+        shown = line[(line[:, 0] > start - 7) & (line[:, 0] < start + 107)][:, 1]
+        stretch = losses[start : start + 100]
+        assert shown.min() < stretch.min() + 0.01
+        assert shown.max() > stretch.max() - 0.01
+    assert line[-1, 0] == pytest.approx(9_000, abs=7)
+    expected = np.convolve(losses, np.ones(360) / 360, "valid")  # of 4 % of the steps
+    whole = mean[mean[:, 0] > 370]
+    found = np.interp(np.arange(380, 9_000), *whole.T)
+    np.testing.assert_allclose(found, expected[20:8_640], atol=0.01)
+
+
+def test_a_log_as_written_and_one_with_other_spaces_give_the_same_picture(tmp_path):
+    figures = [3.5, "nan", None, 1e-300, "inf", "-inf", 2.25, 7e5, 3]
+    records = [*steps(figures), evaluation(5, 2.5), evaluation(9, "nan")]
+    records[0] |= {"grad_norm": 1.0, "lr": 0.1}
+    pictures = []
+    for separators in ((",", ":"), (", ", ": ")):
+        log = tmp_path / "m.jsonl"
+        log.write_text("".join(json.dumps(r, separators=separators) + "\n" for r in records))
+        write_loss_curve(log, tmp_path / "p.svg", "title")
+        pictures.append((tmp_path / "p.svg").read_bytes())
+    assert pictures[0] == pictures[1]
 
 
 @pytest.mark.parametrize(

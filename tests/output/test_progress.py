@@ -58,6 +58,26 @@ def test_a_line_has_every_figure_with_its_unit():
     assert evaluation_line(BARE, 2000) == "step 0/2000"
 
 
+def test_a_run_that_a_clock_ends_shows_no_number_of_steps(monkeypatch, capsys):
+    seen = TerminalText()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", seen)
+    monkeypatch.setattr(Screen, "AFTER_S", 0.0)
+    with Terminal().progress(604, 0, time_left_s=iter([10.0, 3.0]).__next__) as observer:
+        observer.stepped(612, 2.0, 100.0)
+        observer.evaluated(WHOLE)
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.getvalue())
+    assert "604" not in plain
+    assert re.search(r"step 612  loss 2.0000 .*100 tokens/s  3 s left", plain)
+    lines = [line.split() for line in plain.replace("\r", "\n").splitlines()]
+    assert ["1200", "2.2222", "2.3457", "3.4568", "1,234,568", "1:23", "min", "best"] in lines
+    monkeypatch.undo()
+    with Terminal().progress(604, 0, time_left_s=lambda: 3.0) as observer:
+        observer.evaluated(WHOLE)
+    assert capsys.readouterr().err == evaluation_line(WHOLE, None) + "\n"
+    assert evaluation_line(WHOLE, None).startswith("step 1200  train loss 2.2222  ")
+
+
 def test_a_row_has_every_figure_under_the_name_of_its_column(terminal):
     header, row, bare = terminal(WHOLE, BARE)
     assert header.split() == [

@@ -43,10 +43,10 @@ def test_the_newest_ones_the_best_and_one_that_verifies_stay(tmp_path_factory, s
         damage(paths[step])
     removed = prune_checkpoints(directory, Keep(last))
     whole = steps - broken
-    if last is None or (not whole and best is None):
-        stay = steps
-    else:
-        stay = set(sorted(steps)[-last:]) | {best} - {None} | ({max(whole)} if whole else set())
+    stay = steps
+    if last is not None and whole:
+        damaged = {step for step in steps if step > max(whole)}
+        stay = set(sorted(steps - damaged)[-last:]) | damaged | {best} - {None}
     assert steps_in(directory) == sorted(stay)
     assert removed == [paths[step] for step in sorted(steps - stay)]
     if whole:
@@ -56,7 +56,7 @@ def test_the_newest_ones_the_best_and_one_that_verifies_stay(tmp_path_factory, s
 def test_a_folder_that_was_just_written_is_not_read_again(tmp_path, monkeypatch):
     paths = [save(tmp_path, step) for step in (1, 2, 3)]
     monkeypatch.setattr(
-        "nanochat.runs.retention.load_checkpoint", lambda path: pytest.fail(f"read {path}")
+        "nanochat.runs.checkpoint.load_checkpoint", lambda path: pytest.fail(f"read {path}")
     )
     assert prune_checkpoints(tmp_path, Keep(1), whole=paths[2]) == paths[:2]
 

@@ -75,10 +75,7 @@ def test_gradients_and_loss_are_zero_between_steps() -> None:
         engine = make_engine(small_config(), dtype=dtype)
         engine.step([packed()], settings())
         assert not engine.weights.step_sums.any()
-        assert all(
-            not leaf.grad.any()
-            for leaf in (engine.model.head, engine.model.blocks[0].attention.wqkv)
-        )
+        assert all(not leaf.grad.any() for leaf in (engine.model.head, engine.model.blocks[0].wqkv))
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "muon"])

@@ -33,7 +33,7 @@ class BlockMatrices(NamedTuple):
     @classmethod
     def of(cls, block: nn.Module) -> BlockMatrices:
         assert isinstance(block, Block)
-        return cls(block.attention.wqkv, block.attention.wo, block.mlp.fc1, block.mlp.fc2)
+        return cls(block.wqkv, block.wo, block.fc1, block.fc2)
 
 
 class BlockOptions(NamedTuple):
