@@ -102,9 +102,9 @@ class Dataset:
             "split_sha256": self.split_sha256,
             "val_source": self.val_source,
             "train_documents": self.train.count,
-            "train_tokens": len(self.train.tokens),
+            "train_tokens": self.train.token_count,
             "val_documents": self.val.count,
-            "val_tokens": len(self.val.tokens),
+            "val_tokens": self.val.token_count,
             "start": self.start,
         }
 
