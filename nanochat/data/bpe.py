@@ -47,8 +47,8 @@ def learn(documents: Sequence[str], vocab_size: int) -> BpeTokenizer:
     except ModuleNotFoundError as error:
         raise _missing() from error
     trainer = rustbpe.Tokenizer()
-    pieces = (piece for _, batch in _batches(Texts.of(documents)) for piece in batch)
-    trainer.train_from_iterator(pieces, vocab_size - 1, pattern=PATTERN)
+    pieces = (piece for _, batch in _batches(Texts.of(documents), _PIECE) for piece in batch)
+    trainer.train_from_iterator(pieces, vocab_size - 1, buffer_size=_WAITING, pattern=PATTERN)
     ranks = sorted((int(rank), bytes(token)) for token, rank in trainer.get_mergeable_ranks())
     return BpeTokenizer([token for _, token in ranks[BYTES:]])
 
@@ -144,31 +144,33 @@ class _BpeStream:
         return self._decoder.decode(b"", final=True)
 
 
-def _batches(texts: Texts) -> Iterator[tuple[int, list[str]]]:
+def _batches(texts: Texts, size: int | None = None) -> Iterator[tuple[int, list[str]]]:
     """Yield (number of the first text, texts): many short ones, or a part of a long one.
 
     A list of ids takes many times the memory of its text. A long text is cut where PATTERN always
     ends a token.
     """
-    first, batch, size = 0, list[str](), 0
+    limit = size or _BATCH
+    first, batch, waiting = 0, list[str](), 0
     for number, view in enumerate(texts.views()):
-        if len(view) > _BATCH:
+        if len(view) > limit:
             if batch:
                 yield first, batch
-            for part in _parts(view):
+            for part in _parts(view, limit):
                 yield number, [part]
-            first, batch, size = number + 1, [], 0
+            first, batch, waiting = number + 1, [], 0
             continue
         batch.append(str(view, "utf-8"))
-        size += len(view)
-        if size >= _BATCH:
+        waiting += len(view)
+        if waiting >= limit:
             yield first, batch
-            first, batch, size = number + 1, [], 0
+            first, batch, waiting = number + 1, [], 0
     if batch:
         yield first, batch
 
 
 _BATCH = 1 << 22  # bytes of text that are encoded at a time
+_PIECE, _WAITING = 1 << 16, 512  # bytes of a text to learn from, and texts that rustbpe collects
 # After white space a cut could part two tokens differently, so cuts are after visible characters:
 # before white space, between an ASCII letter and anything in ASCII that is none, between a Chinese
 # character and a comma or full stop, and after the last of several line breaks.
@@ -178,10 +180,10 @@ _CUT = re.compile(
 )
 
 
-def _parts(view: memoryview) -> Iterator[str]:
+def _parts(view: memoryview, size: int) -> Iterator[str]:
     start = 0
-    while len(view) - start > _BATCH:
-        cut = _CUT.search(view, start + _BATCH)
+    while len(view) - start > size:
+        cut = _CUT.search(view, start + size)
         if cut is None:
             break
         yield str(view[start : cut.end()], "utf-8")

@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nanochat.data import separation, statistics
 from nanochat.data.sources.fetching import Fetched
 from nanochat.data.sources.locating import Located, locate
 from nanochat.data.sources.opening import MissingReader, SourceFile, Unreadable
 from nanochat.data.sources.reading import read_source
-from nanochat.data.texts import Texts
+from nanochat.data.texts import CHUNK, Texts
 from nanochat.errors import CorpusError, MissingDependency
 
 __all__ = ["Corpus", "data_name", "load_corpus"]
@@ -119,12 +120,20 @@ class _Buffer:
         return Texts(self.raw, starts, ends)
 
     def use_unix_line_breaks(self) -> None:
-        """Replace each \\r\\n by \\n."""
+        """Replace each \\r\\n by \\n, in place: the text may be large."""
         if b"\r\n" not in self.raw:
             return
-        texts, self.raw, self.ends = self.texts(), bytearray(), array("q")
-        for view in texts.views():
-            self.take(bytes(view).replace(b"\r\n", b"\n"), True)
+        done, start, ends = 0, 0, array("q")
+        for end in self.ends:
+            while start < end:
+                last = min(start + CHUNK, end)
+                if last < end and self.raw[last - 1] == 13:  # its line feed may follow
+                    last += 1
+                part = self.raw[start:last].replace(b"\r\n", b"\n")
+                self.raw[done : done + len(part)] = part
+                done, start = done + len(part), last
+            ends.append(done)
+        self.ends = ends  # the buffer keeps its size, because texts may refer to it
 
 
 # ---------------------------------------------------------------------------- sources → buffer
@@ -227,14 +236,20 @@ def _split_into_documents(corpus: Corpus, buffer: _Buffer, require_separator: bo
 def _replaced(corpus: Corpus, split: Callable[[memoryview], separation.Spans]) -> Corpus:
     """Return the corpus with each text split. Raises CorpusError if nothing is left."""
     texts = corpus.documents
-    starts, ends = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    starts, ends = list[NDArray[np.int64]](), list[NDArray[np.int64]]()
     for (start, _), view in zip(texts.bounds(), texts.views(), strict=True):
         spans = split(view)
-        starts.append(spans[0] + start)
-        ends.append(spans[1] + start)
-    found = Texts(texts.raw, np.concatenate(starts), np.concatenate(ends))
+        for bounds, part in zip((starts, ends), spans, strict=True):
+            part += start
+            bounds.append(part)
+    found = Texts(texts.raw, _joined(starts), _joined(ends))
     if not found.has_text():
         raise CorpusError(
             f"{corpus.name} contains no text but white space; give a text of at least one character"
         )
     return replace(corpus, documents=found)
+
+
+def _joined(parts: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Join arrays; a single one, which may be large, is not copied."""
+    return parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, np.int64), *parts])

@@ -54,7 +54,8 @@ def count_baseline(
 
     Of a long text only the last MOST_COUNTED targets are counted: those of documents in random
     order, or next to the validation part. Loss and bits per byte are those of
-    `training.metrics.LossTotals` over the same targets. Raises KernelError if the kernel is missing or memory does not suffice.
+    `training.metrics.LossTotals` over the same targets. Raises KernelError if the kernel is missing
+    or memory does not suffice.
     """
     counted = _end_of(train, MOST_COUNTED)
     order = choose_order(counted, vocab_size, seed=seed, most_order=most_order, threads=threads)

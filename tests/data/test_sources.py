@@ -323,9 +323,39 @@ def test_a_csv_whose_column_is_numbers_is_refused(tmp_path):
 
 def test_a_row_of_another_width_is_named_by_its_line(tmp_path):
     path = write(tmp_path / "a.csv", "id,text\n1,one\n2\n")
-    assert message(path) == f"{path} line 3 must have 2 columns as the header has, got 1"
-    path = write(tmp_path / "b.csv", 'id,text\n1,"one\n')
-    assert message(path).startswith(f"{path} line 3 is not CSV: ")
+    assert message(path) == (
+        f"{path} line 3 must have 2 columns as the header has, got 1; quote texts that contain the"
+        " separator"
+    )
+
+
+def test_a_quote_that_is_never_closed_is_named_by_the_row_before_it(tmp_path):
+    path = write(tmp_path / "a.csv", 'id,text\n1,one\n2,"two\n3,three\n4,four\n')
+    assert message(path) == (
+        f"{path} is not CSV: the row after line 2 has a quote that is never closed; close it, or"
+        " double each quote inside a text"
+    )
+    path = write(tmp_path / "b.csv", 'id,text\n1,"one" two\n')
+    assert message(path).startswith(f"{path} line 2 is not CSV: ")
+
+
+@pytest.mark.parametrize(("encoding", "bom"), [("utf-16-le", b""), ("utf-16-be", b"")])
+def test_utf16_without_a_mark_is_recognized(tmp_path, encoding, bom):
+    path = write(tmp_path / "a.txt", bom + "Plain words.\n".encode(encoding))
+    title = encoding.replace("-le", "le").replace("-be", "be")
+    assert message(path) == (
+        f"{path} is not UTF-8: it looks like UTF-16 without a byte order mark; convert it with"
+        f" iconv -f {title} -t utf-8"
+    )
+
+
+@pytest.mark.parametrize(("inner", "kind"), [(gzip, "gzip"), (bz2, "bzip2"), (lzma, "xz")])
+def test_a_compressed_file_in_a_compressed_file_is_named(tmp_path, inner, kind):
+    path = write(tmp_path / "a.txt.gz", gzip.compress(inner.compress(b"text\n" * 9)))
+    article = "an" if kind == "xz" else "a"
+    assert message(path) == (
+        f"{path} is a gzip file that holds {article} {kind} file; decompress it first"
+    )
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

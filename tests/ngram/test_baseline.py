@@ -103,7 +103,7 @@ def test_of_a_long_text_the_end_is_counted(
 ) -> None:
     monkeypatch.setattr(module, "MOST_COUNTED", pairs)
     train, validation = random_documents(count, 6), random_documents(5, 7)
-    tail = [document + [0] for document in lists(train)]
+    tail = [[*document, 0] for document in lists(train)]
     flat = [token for document in tail for token in document][-pairs:]
     # The target before the cut is replaced by the BOS that opens the first document.
     text = " ".join(map(str, flat[:-1]))
