@@ -81,7 +81,7 @@ class BpeTokenizer:
         self, documents: Sequence[str], *, room: int = 0
     ) -> tuple[NDArray[np.integer[Any]], NDArray[np.int64]]:
         texts, kind = checked_texts(documents), smallest_type(self.vocab_size)
-        parts: list[NDArray[Any]] = []
+        raw = bytearray()  # grows in place, where joining arrays would need them twice
         lengths = np.zeros(len(texts), np.int64)
         for first, batch in _batches(texts):
             encoded = self._encoding.encode_ordinary_batch(batch)
@@ -89,14 +89,9 @@ class BpeTokenizer:
             lengths[first : first + len(encoded)] += counts
             part = np.fromiter(chain.from_iterable(encoded), kind, count=int(counts.sum()))
             part += 1
-            parts.append(part)
-        tokens = np.empty(int(lengths.sum()) + room, kind)
-        end = len(tokens) - room
-        while parts:  # from the last one, which is then freed
-            part = parts.pop()
-            tokens[end - len(part) : end] = part
-            end -= len(part)
-        return tokens, lengths
+            raw += part.data
+        raw += bytes(room * kind.itemsize)
+        return np.frombuffer(raw, kind), lengths
 
     def decode(self, ids: ArrayLike) -> str:
         return self._bytes(ids).decode("utf-8", "replace")

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanochat.data import separation, statistics
-from nanochat.data.sources.fetching import Fetched
+from nanochat.data.sources.fetching import STDIN, Fetched
+from nanochat.data.sources.folder import printable
 from nanochat.data.sources.locating import Located, locate
 from nanochat.data.sources.opening import MissingReader, SourceFile, Unreadable
 from nanochat.data.sources.reading import read_source
@@ -44,7 +45,7 @@ class Corpus:
 def data_name(data: str | Sequence[str]) -> str:
     """Return the sources as one name for messages."""
     names = [data] if isinstance(data, str) else list(data)
-    shown = ", ".join(names[:3])
+    shown = ", ".join("standard input" if n == STDIN else printable(n) for n in names[:3])
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
 
 

@@ -131,7 +131,10 @@ def load_dataset(
     if config.style == "futuristic":
         train = Texts.of([*split.train, *style_documents()])
     if corpus.reason:
-        notes += (_choice(corpus, len(found), config.val_fraction, split.val_source),)
+        notes += (_choice(corpus, len(found), config.val_fraction, split),)
+    unit = corpus.kind if corpus.kind in ("line", "paragraph") else _unit_option(corpus)
+    separator, fetched = corpus.separator, corpus.fetched
+    del corpus, found  # the places of millions of documents take as much as their text
     if known is None:
         tokenizer = build_tokenizer(config.tokenizer, train, split.val, config.vocab_size)
     else:
@@ -146,10 +149,10 @@ def load_dataset(
         batching=resolve_batching(config.batching, documents, config.block_size),
         start=start_text(tokenizer, len(split.train)),
         warning=split.warning or _shared_warning(split, train),
-        documents=corpus.kind if corpus.kind in ("line", "paragraph") else _unit_option(corpus),
-        separator=corpus.separator,
+        documents=unit,
+        separator=separator,
         notes=notes,
-        fetched=corpus.fetched,
+        fetched=fetched,
     )
 
 
@@ -161,17 +164,20 @@ _UNITS = {"line": "line", "paragraph": "paragraph", "separator": "piece", "file"
 _ORDINALS = {2: "second", 3: "third", 4: "fourth", 5: "fifth", 10: "tenth", 20: "twentieth"}
 
 
-def _choice(corpus: Corpus, count: int, val_fraction: float, val_source: str) -> str:
+def _choice(corpus: Corpus, count: int, val_fraction: float, split: Split) -> str:
     """Say what `--documents auto` found and which documents validate."""
     unit = _UNITS[corpus.kind]
     found = f"{corpus.name}: {count:,} {unit}{'s' * (count != 1)} ({corpus.reason})"
-    if val_source != "val":
+    if split.val_source != "val":
         return found
     ordinal = _ORDINALS.get(round(1 / val_fraction))
     exact = ordinal is not None and math.isclose(val_fraction, 1 / round(1 / val_fraction))
     percent = f"{100 * val_fraction:g} %"
     if count == 1:
         return f"{found}; its last {ordinal if exact else percent} validates"
+    if count < 2 / val_fraction:  # "every tenth" of three documents would be none
+        verb = "validates" if len(split.val) == 1 else "validate"
+        return f"{found}; {len(split.val)} of them, drawn by the seed, {verb}"
     if exact:
         return f"{found}; every {ordinal}, drawn by the seed, validates"
     return f"{found}; {percent} of them, drawn by the seed, validate"

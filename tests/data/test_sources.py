@@ -678,7 +678,7 @@ def test_standard_input_that_is_a_terminal_empty_or_shared_is_refused(monkeypatc
     monkeypatch.setattr(sys, "stdin", None)
     assert message("-") == "standard input is closed; pipe a text into the command"
     monkeypatch.setattr(sys, "stdin", Stdin(b""))
-    assert message("-") == "- contains no text; give a text of at least one character"
+    assert message("-") == "standard input contains no text; give a text of at least one character"
     fetching.forget()
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert message("-").startswith("data - (standard input) needs a single process, got 2")
