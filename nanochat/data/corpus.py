@@ -128,7 +128,7 @@ class _Buffer:
         for end in self.ends:
             while start < end:
                 last = min(start + CHUNK, end)
-                if last < end and self.raw[last - 1] == 13:  # its line feed may follow
+                while last < end and self.raw[last - 1] == 13:  # its line feed may follow
                     last += 1
                 part = self.raw[start:last].replace(b"\r\n", b"\n")
                 self.raw[done : done + len(part)] = part

@@ -12,7 +12,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from nanochat.data import corpus
 from nanochat.data.corpus import load_corpus
 from nanochat.errors import CorpusError, MissingDependency
 
@@ -361,3 +364,17 @@ def test_importing_the_data_floor_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@given(
+    st.lists(st.lists(st.sampled_from(["a", "é", "\r\n", "\r", "\n"]), max_size=9), max_size=3),
+    st.integers(1, 4),
+)
+def test_line_breaks_are_unified_in_parts_of_any_size(texts, size):
+    buffer = corpus._Buffer()
+    for text in texts:
+        buffer.take("".join(text).encode(), True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corpus, "CHUNK", size)
+        buffer.use_unix_line_breaks()
+    assert list(buffer.texts()) == ["".join(text).replace("\r\n", "\n") for text in texts]

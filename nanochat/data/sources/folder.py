@@ -132,7 +132,7 @@ def _status(path: str, skipped: Skipped) -> os.stat_result | None:
     except PermissionError:
         skipped.add("file that cannot be read")
     except OSError:  # nothing there, or a loop of links
-        skipped.add("broken link")
+        skipped.add("broken link" if os.path.islink(path) else "file that was removed meanwhile")
     return None
 
 
