@@ -80,7 +80,9 @@ def _escape_unprintable_output() -> None:
 
 
 def _print_error(message: str) -> None:
-    write_progress(f"error: {message}")
+    from nanochat.output.text import escaped  # names and answers of servers may hold anything
+
+    write_progress(f"error: {escaped(message) if PROGRESS.isatty() else message}")
 
 
 def _print_interruption(message: str) -> None:

@@ -36,7 +36,7 @@ CORPORA = [
     ("texts", {"texts/.hidden": b"x"}, "texts contains no text that can be read; skipped 1 hidden file"),
     ("a.bin", {"a.bin": b"ab\0cd"}, "a.bin is not text: NUL at byte 2; give UTF-8 text"),
     ("a.txt", {"a.txt": b"ab\xffcd"},
-     "a.txt is not UTF-8: byte 0xff at byte 2; convert it, for example with iconv"),
+     "a.txt is not UTF-8: byte 0xff at byte 2; convert it, for example with iconv -f latin1 -t utf-8"),
     ("texts", {"texts/c.txt": "é".encode("latin-1")},
      "texts contains no text that can be read; skipped 1 file that is not UTF-8"),
     ("a.jsonl", {"a.jsonl": b'{"text": "a"}\n{"txt": "b"}'},

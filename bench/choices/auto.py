@@ -56,7 +56,7 @@ def synthetic_lines(block_size: int) -> Documents:
     generator = np.random.default_rng(1)
     lengths = generator.integers(block_size // 2, block_size, 2000)
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-    return Documents(generator.integers(1, VOCAB, offsets[-1]), offsets)
+    return Documents.of(generator.integers(1, VOCAB, offsets[-1]), offsets)
 
 
 def time_engine(config: TrainConfig, documents: Documents) -> Times:

@@ -35,7 +35,7 @@ def least_seconds(rounds: int, work: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def one_document(tokens: Any) -> Documents:
-    return Documents(tokens, np.array([0, len(tokens)]))
+    return Documents.of(tokens, np.array([0, len(tokens)]))
 
 
 def run(options: argparse.Namespace) -> None:

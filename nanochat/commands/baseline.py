@@ -11,6 +11,7 @@ from nanochat.ngram.baseline import Baseline, count_baseline
 from nanochat.output.terminal import Terminal
 from nanochat.system import processes
 from nanochat.system.background import Background
+from nanochat.system.wording import counted
 from nanochat.training.deadline import Deadline
 
 __all__ = ["Counting", "baseline_metrics", "comparison", "counted_baseline", "start_baseline"]
@@ -81,7 +82,8 @@ def comparison(
         model, counting, unit = loss, baseline.loss, "nats per token"
     else:
         return "nothing to compare with counting: validation has no targets"
-    line = f"validation {model:.2f} {unit} (counting, order {baseline.order}: {counting:.2f})"
+    part = f" of {counted(baseline.counted, 'token')}" if baseline.counted else ""
+    line = f"validation {model:.2f} {unit} (counting{part}, order {baseline.order}: {counting:.2f})"
     if model <= counting:
         return line
     advice = "more --steps or a longer --time-budget, or a larger --preset"

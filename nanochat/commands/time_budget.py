@@ -256,7 +256,7 @@ class _Trial:
             return 0.0, 0.0
         batch_s = statistics.median(times[1:] or times)  # the first may compile
         token_s = batch_s * len(times) / targets
-        return token_s * max(len(self._dataset.val.tokens), targets), token_s
+        return token_s * max(self._dataset.val.token_count, targets), token_s
 
     def _eval_tokens(self, all_s: float, token_s: float, save_s: float) -> int:
         """Return the option eval_tokens: 0, for all validation text, if EVALUATIONS of it fit into

@@ -150,6 +150,7 @@ def train(
             read=read, prepared=fit.dataset if fit and source is None else None,
         )  # fmt: skip
         resolved, dataset, mode_reason = _resolve(complete, mode_is_given, text)
+        del text, read  # as large as the text
         if checkpoint is not None:
             _check_same_data(dataset, checkpoint)
         elif dataset.warning:

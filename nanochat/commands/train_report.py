@@ -77,8 +77,8 @@ def announce(
         terminal.note(note)
     terminal.note(
         f"{data_name(config.data)}: {counted(dataset.train.count, 'document')},"
-        f" {counted(len(dataset.train.tokens), 'token')} to train on,"
-        f" {len(dataset.val.tokens):,} to validate on, vocabulary"
+        f" {counted(dataset.train.token_count, 'token')} to train on,"
+        f" {dataset.val.token_count:,} to validate on, vocabulary"
         f" {dataset.tokenizer.vocab_size}"
     )
     if config.log == "tensorboard" and run.folder is not None:

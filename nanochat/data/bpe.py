@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,7 +32,7 @@ BYTES = 256
 PATTERN = r" ?\p{L}+| ?\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\n+|[^\S\n]+"
 
 
-def learn(documents: Iterable[str], vocab_size: int) -> BpeTokenizer:
+def learn(documents: Sequence[str], vocab_size: int) -> BpeTokenizer:
     """Merge the most frequent pairs until there are `vocab_size` ids, including BOS and bytes.
 
     The vocabulary is smaller when no pair is left to merge. Raises TokenizerError for a vocab_size
@@ -46,7 +47,8 @@ def learn(documents: Iterable[str], vocab_size: int) -> BpeTokenizer:
     except ModuleNotFoundError as error:
         raise _missing() from error
     trainer = rustbpe.Tokenizer()
-    trainer.train_from_iterator(iter(documents), vocab_size - 1, pattern=PATTERN)
+    pieces = (piece for _, batch in _batches(Texts.of(documents), _PIECE) for piece in batch)
+    trainer.train_from_iterator(pieces, vocab_size - 1, buffer_size=_WAITING, pattern=PATTERN)
     ranks = sorted((int(rank), bytes(token)) for token, rank in trainer.get_mergeable_ranks())
     return BpeTokenizer([token for _, token in ranks[BYTES:]])
 
@@ -76,19 +78,20 @@ class BpeTokenizer:
         return self.encode_all([text])[0].astype(np.int64)
 
     def encode_all(
-        self, documents: Sequence[str]
+        self, documents: Sequence[str], *, room: int = 0
     ) -> tuple[NDArray[np.integer[Any]], NDArray[np.int64]]:
         texts, kind = checked_texts(documents), smallest_type(self.vocab_size)
-        parts = [np.zeros(0, kind)]
+        raw = bytearray()  # grows in place, where joining arrays would need them twice
         lengths = np.zeros(len(texts), np.int64)
         for first, batch in _batches(texts):
             encoded = self._encoding.encode_ordinary_batch(batch)
-            for number, ids in enumerate(encoded, start=first):
-                lengths[number] += len(ids)
-                parts.append(np.array(ids, kind))
-        tokens = np.concatenate(parts)
-        tokens += 1
-        return tokens, lengths
+            counts = np.fromiter(map(len, encoded), np.int64, count=len(encoded))
+            lengths[first : first + len(encoded)] += counts
+            part = np.fromiter(chain.from_iterable(encoded), kind, count=int(counts.sum()))
+            part += 1
+            raw += part.data
+        raw += bytes(room * kind.itemsize)
+        return np.frombuffer(raw, kind), lengths
 
     def decode(self, ids: ArrayLike) -> str:
         return self._bytes(ids).decode("utf-8", "replace")
@@ -139,38 +142,46 @@ class _BpeStream:
         return self._decoder.decode(b"", final=True)
 
 
-def _batches(texts: Texts) -> Iterator[tuple[int, list[str]]]:
+def _batches(texts: Texts, size: int | None = None) -> Iterator[tuple[int, list[str]]]:
     """Yield (number of the first text, texts): many short ones, or a part of a long one.
 
-    A list of ids takes many times the memory of its text. A long text is cut between a line break
-    and a character that is not white space, where every token ends.
+    A list of ids takes many times the memory of its text. A long text is cut where PATTERN always
+    ends a token.
     """
-    first, batch, size = 0, list[str](), 0
+    limit = size or _BATCH
+    first, batch, waiting = 0, list[str](), 0
     for number, view in enumerate(texts.views()):
-        if len(view) > _BATCH:
+        if len(view) > limit:
             if batch:
                 yield first, batch
-            for part in _parts(view):
+            for part in _parts(view, limit):
                 yield number, [part]
-            first, batch, size = number + 1, [], 0
+            first, batch, waiting = number + 1, [], 0
             continue
         batch.append(str(view, "utf-8"))
-        size += len(view)
-        if size >= _BATCH:
+        waiting += len(view)
+        if waiting >= limit:
             yield first, batch
-            first, batch, size = number + 1, [], 0
+            first, batch, waiting = number + 1, [], 0
     if batch:
         yield first, batch
 
 
 _BATCH = 1 << 22  # bytes of text that are encoded at a time
-_CUT = re.compile(rb"\n(?=[!-~])")  # before a visible ASCII character
+_PIECE, _WAITING = 1 << 16, 512  # bytes of a text to learn from, and texts that rustbpe collects
+# After white space a cut could part two tokens differently, so cuts are after visible characters:
+# before white space, between an ASCII letter and anything in ASCII that is none, between a Chinese
+# character and a comma or full stop, and after the last of several line breaks.
+_CUT = re.compile(
+    rb"[!-~](?=[ \n])|[A-Za-z](?=[\t-@\[-`{-~])"
+    rb"|[\xe5-\xe9][\x80-\xbf]{2}(?=\xe3\x80[\x81\x82]|\xef\xbc\x8c)|\n(?=[!-~])"
+)
 
 
-def _parts(view: memoryview) -> Iterator[str]:
+def _parts(view: memoryview, size: int) -> Iterator[str]:
     start = 0
-    while len(view) - start > _BATCH:
-        cut = _CUT.search(view, start + _BATCH)
+    while len(view) - start > size:
+        cut = _CUT.search(view, start + size)
         if cut is None:
             break
         yield str(view[start : cut.end()], "utf-8")

@@ -12,13 +12,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nanochat.data import separation, statistics
-from nanochat.data.sources.fetching import Fetched
+from nanochat.data.sources.fetching import STDIN, Fetched
+from nanochat.data.sources.folder import printable
 from nanochat.data.sources.locating import Located, locate
 from nanochat.data.sources.opening import MissingReader, SourceFile, Unreadable
 from nanochat.data.sources.reading import read_source
-from nanochat.data.texts import Texts
+from nanochat.data.texts import CHUNK, Texts
 from nanochat.data.token_checks import checked_texts
 from nanochat.errors import CorpusError, MissingDependency
 
@@ -44,7 +46,7 @@ class Corpus:
 def data_name(data: str | Sequence[str]) -> str:
     """Return the sources as one name for messages."""
     names = [data] if isinstance(data, str) else list(data)
-    shown = ", ".join(names[:3])
+    shown = ", ".join("standard input" if n == STDIN else printable(n) for n in names[:3])
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
 
 
@@ -134,12 +136,20 @@ class _Buffer:
         return Texts(self.raw, starts, ends)
 
     def use_unix_line_breaks(self) -> None:
-        """Replace each \\r\\n by \\n."""
+        """Replace each \\r\\n by \\n, in place: the text may be large."""
         if b"\r\n" not in self.raw:
             return
-        texts, self.raw, self.ends = self.texts(), bytearray(), array("q")
-        for view in texts.views():
-            self.take(bytes(view).replace(b"\r\n", b"\n"), True)
+        done, start, ends = 0, 0, array("q")
+        for end in self.ends:
+            while start < end:
+                last = min(start + CHUNK, end)
+                while last < end and self.raw[last - 1] == 13:  # its line feed may follow
+                    last += 1
+                part = self.raw[start:last].replace(b"\r\n", b"\n")
+                self.raw[done : done + len(part)] = part
+                done, start = done + len(part), last
+            ends.append(done)
+        self.ends = ends  # the buffer keeps its size, because texts may refer to it
 
 
 # ---------------------------------------------------------------------------- sources → buffer
@@ -242,14 +252,20 @@ def _split_into_documents(corpus: Corpus, buffer: _Buffer, require_separator: bo
 def _replaced(corpus: Corpus, split: Callable[[memoryview], separation.Spans]) -> Corpus:
     """Return the corpus with each text split. Raises CorpusError if nothing is left."""
     texts = corpus.documents
-    starts, ends = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    starts, ends = list[NDArray[np.int64]](), list[NDArray[np.int64]]()
     for (start, _), view in zip(texts.bounds(), texts.views(), strict=True):
         spans = split(view)
-        starts.append(spans[0] + start)
-        ends.append(spans[1] + start)
-    found = Texts(texts.raw, np.concatenate(starts), np.concatenate(ends))
+        for bounds, part in zip((starts, ends), spans, strict=True):
+            part += start
+            bounds.append(part)
+    found = Texts(texts.raw, _joined(starts), _joined(ends))
     if not found.has_text():
         raise CorpusError(
             f"{corpus.name} contains no text but white space; give a text of at least one character"
         )
     return replace(corpus, documents=found)
+
+
+def _joined(parts: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Join arrays; a single one, which may be large, is not copied."""
+    return parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, np.int64), *parts])

@@ -53,6 +53,6 @@ def add_one_probabilities(counts: NDArray[np.int64]) -> NDArray[np.float64]:  # 
 
 def byte_count(documents: Documents, token_bytes: NDArray[np.int64]) -> int:
     """Return the raw UTF-8 bytes of the documents. BOS has none."""
-    tokens = documents.tokens
+    tokens = documents.stream
     chunks = (tokens[start : start + _CHUNK] for start in range(0, len(tokens), _CHUNK))
     return sum(int(token_bytes[chunk].sum()) for chunk in chunks)

@@ -103,9 +103,9 @@ class Dataset:
             "split_sha256": self.split_sha256,
             "val_source": self.val_source,
             "train_documents": self.train.count,
-            "train_tokens": len(self.train.tokens),
+            "train_tokens": self.train.token_count,
             "val_documents": self.val.count,
-            "val_tokens": len(self.val.tokens),
+            "val_tokens": self.val.token_count,
             "start": self.start,
         }
 
@@ -114,9 +114,11 @@ class Dataset:
 class SplitText:
     """The text of a run before it is tokens."""
 
-    corpus: Corpus
     split: Split
+    unit: str  # of a document, as the option documents has it
+    separator: str | None  # between documents, as the option separator has it
     notes: tuple[str, ...]  # sentences for the user about the sources
+    fetched: tuple[Fetched, ...]  # standard input and URLs, which the run folder keeps
 
 
 def read_text(
@@ -135,18 +137,24 @@ def read_text(
         notes += (f"{corpus.name}: {counted(dropped, 'exact duplicate')} removed",)
     split = split_documents(found, config.val_fraction, config.seed)
     if corpus.reason:
-        notes += (_choice(corpus, len(found), config.val_fraction, split.val_source),)
-    return SplitText(corpus=corpus, split=split, notes=notes)
+        notes += (_choice(corpus, len(found), config.val_fraction, split),)
+    return SplitText(
+        split=split,
+        unit=corpus.kind if corpus.kind in ("line", "paragraph") else _unit_option(corpus),
+        separator=corpus.separator,
+        notes=notes,
+        fetched=corpus.fetched,
+    )
 
 
 def text_facts(text: SplitText) -> TextFacts:
     """Return what the choice of a preset reads of the training part.
 
-    The characters are those of the first chunk, which has at least one document or CHUNK bytes.
+    The characters are those of the first chunk that has any: all of a small text.
     """
     train = text.split.train
     size = int(train.lengths.sum())
-    first = str(next(train.chunks()), "utf-8")
+    first = next(str(chunk, "utf-8") for chunk in train.chunks() if chunk)
     bytes_per_character = len(first.encode()) / len(first)
     return TextFacts(
         size=size, document=size / bytes_per_character / len(train), alphabet=len(set(first))
@@ -163,7 +171,7 @@ def load_dataset(
 ) -> Dataset:
     """Read, split and tokenize the config's corpus. Raises CorpusError, TokenizerError."""
     text = text or read_text(config, folder)
-    corpus, split = text.corpus, text.split
+    split = text.split
     train: Sequence[str] = split.train
     if config.style == "futuristic":
         train = Texts.of([*split.train, *style_documents()])
@@ -181,10 +189,10 @@ def load_dataset(
         batching=resolve_batching(config.batching, documents, config.block_size),
         start=start_text(tokenizer, len(split.train)),
         warning=split.warning or _shared_warning(split, train),
-        documents=corpus.kind if corpus.kind in ("line", "paragraph") else _unit_option(corpus),
-        separator=corpus.separator,
+        documents=text.unit,
+        separator=text.separator,
         notes=text.notes,
-        fetched=corpus.fetched,
+        fetched=text.fetched,
     )
 
 
@@ -196,17 +204,20 @@ _UNITS = {"line": "line", "paragraph": "paragraph", "separator": "piece", "file"
 _ORDINALS = {2: "second", 3: "third", 4: "fourth", 5: "fifth", 10: "tenth", 20: "twentieth"}
 
 
-def _choice(corpus: Corpus, count: int, val_fraction: float, val_source: str) -> str:
+def _choice(corpus: Corpus, count: int, val_fraction: float, split: Split) -> str:
     """Say what `--documents auto` found and which documents validate."""
     unit = _UNITS[corpus.kind]
     found = f"{corpus.name}: {count:,} {unit}{'s' * (count != 1)} ({corpus.reason})"
-    if val_source != "val":
+    if split.val_source != "val":
         return found
     ordinal = _ORDINALS.get(round(1 / val_fraction))
     exact = ordinal is not None and math.isclose(val_fraction, 1 / round(1 / val_fraction))
     percent = f"{100 * val_fraction:g} %"
     if count == 1:
         return f"{found}; its last {ordinal if exact else percent} validates"
+    if count < 2 / val_fraction:  # "every tenth" of three documents would be none
+        verb = "validates" if len(split.val) == 1 else "validate"
+        return f"{found}; {len(split.val)} of them, drawn by the seed, {verb}"
     if exact:
         return f"{found}; every {ordinal}, drawn by the seed, validates"
     return f"{found}; {percent} of them, drawn by the seed, validate"

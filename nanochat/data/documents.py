@@ -1,14 +1,14 @@
-"""A corpus as token ids: one flat array, and where each document begins.
+"""A corpus as token ids: one flat array with BOS around the documents, and where each one begins.
 
-Owns `Documents` and the BOS-delimited token stream that every batcher reads. Leaves out how text
-becomes ids (tokenizer.py) and which tokens form a batch (batches.py).
+Owns `Documents`, whose array is the token stream that every batcher reads: a text of 1 GB has as
+many tokens, which are not stored twice. Leaves out how text becomes ids (tokenizer.py) and which
+tokens form a batch (batches.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,15 +18,27 @@ from nanochat.data.tokenizer import BOS, Tokenizer
 
 __all__ = ["Documents", "encode_documents", "token_stream"]
 
-_FEW = 16  # documents that are copied one by one, without a mask over the whole text
+_MOVED = 1 << 22  # tokens that are moved at a time
 
 
 @dataclass(frozen=True)
 class Documents:
-    """Documents end to end, without BOS."""
+    """Documents with BOS before each one and one BOS at the end."""
 
-    tokens: NDArray[np.integer[Any]]  # (sum of lengths,) in the smallest type that holds the ids
-    offsets: NDArray[np.int64]  # (count + 1,): document d is tokens[offsets[d] : offsets[d + 1]]
+    stream: NDArray[np.integer[Any]]  # (pairs + 1,) in the smallest type that holds the ids
+    offsets: NDArray[np.int64]  # (count + 1,) tokens before each document, without BOS
+
+    @classmethod
+    def of(
+        cls,
+        tokens: NDArray[np.integer[Any]],  # (sum of lengths,) documents end to end, without BOS
+        offsets: NDArray[np.int64],  # (count + 1,): document d is tokens[offsets[d] : …[d + 1]]
+    ) -> Documents:
+        """Return documents from their tokens without BOS."""
+        stream = np.empty(len(tokens) + len(offsets), dtype=tokens.dtype)
+        stream[: len(tokens)] = tokens
+        _insert_bos(stream, offsets)
+        return cls(stream, offsets)
 
     @property
     def count(self) -> int:
@@ -39,31 +51,68 @@ class Documents:
         return np.diff(self.offsets)
 
     @property
+    def token_count(self) -> int:
+        """Number of tokens, without BOS."""
+        return len(self.stream) - len(self.offsets)
+
+    @property
     def pairs(self) -> int:
         """Number of (input, target) pairs: n + 1 for a document of n tokens."""
-        return len(self.tokens) + self.count
+        return len(self.stream) - 1
+
+    @property
+    def tokens(self) -> NDArray[np.integer[Any]]:
+        """(token_count,) a copy of the documents end to end, without BOS."""
+        is_token = np.ones(len(self.stream), np.bool_)
+        is_token[self.offsets + np.arange(len(self.offsets))] = False
+        return self.stream[is_token]
 
 
 def encode_documents(tokenizer: Tokenizer, documents: Sequence[str]) -> Documents:
     """Encode each document. Raises TokenizerError naming character, position and document."""
-    tokens, lengths = tokenizer.encode_all(documents)
+    tokens, lengths = tokenizer.encode_all(documents, room=len(documents) + 1)
     offsets = np.zeros(len(documents) + 1, dtype=np.int64)
     np.cumsum(lengths, out=offsets[1:])
+    _insert_bos(tokens, offsets)
     return Documents(tokens, offsets)
 
 
 def token_stream(documents: Documents) -> NDArray[np.integer[Any]]:  # (pairs + 1,)
-    """Join the documents with BOS before each one and one BOS at the end, in the tokens' type.
+    """Return the documents with BOS before each one and one BOS at the end, in the tokens' type.
 
     Pair p of the corpus is stream[p] → stream[p + 1], and document d starts at pair
     offsets[d] + d.
     """
-    stream = np.full(documents.pairs + 1, BOS, dtype=documents.tokens.dtype)
-    if documents.count <= _FEW:
-        for d, (start, end) in enumerate(pairwise(documents.offsets.tolist())):
-            stream[start + d + 1 : end + d + 1] = documents.tokens[start:end]
-        return stream
-    is_text = np.ones(len(stream), dtype=np.bool_)
-    is_text[documents.offsets + np.arange(documents.count + 1)] = False
-    stream[is_text] = documents.tokens
-    return stream
+    return documents.stream
+
+
+def _insert_bos(
+    stream: NDArray[np.integer[Any]],  # (tokens + count + 1,): the tokens, then unused places
+    offsets: NDArray[np.int64],  # (count + 1,)
+) -> None:
+    """Move each document to its place in the token stream, from the last one to the first."""
+    last = len(offsets) - 1
+    stream[int(offsets[last]) + last] = BOS
+    while last > 0:
+        end = int(offsets[last])
+        first = min(int(np.searchsorted(offsets, end - _MOVED)), last - 1)
+        start = int(offsets[first])
+        if last - first == 1:
+            _move_right(stream, start, end, last)
+            stream[start + first] = BOS
+        else:
+            moved = stream[start:end].copy()
+            target = stream[start + first : end + last]
+            is_token = np.ones(len(target), np.bool_)
+            is_token[offsets[first:last] - start + np.arange(last - first)] = False
+            target.fill(BOS)
+            target[is_token] = moved
+        last = first
+
+
+def _move_right(stream: NDArray[Any], start: int, end: int, by: int) -> None:
+    """Move stream[start:end] without a copy of all of it."""
+    while end > start:
+        first = max(start, end - _MOVED)
+        stream[first + by : end + by] = stream[first:end].copy()
+        end = first

@@ -23,6 +23,7 @@ __all__ = ["Lines", "Spans", "find_lines", "lines", "paragraphs", "separated", "
 Spans: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 _CHUNK = 1 << 23  # bytes that are looked at together
+_LINES = 1 << 20  # lines that are looked at together
 
 # Whether a byte shows that its line is not blank: no, perhaps (it may be part of a Unicode space),
 # yes.
@@ -43,44 +44,56 @@ class Lines:
 
 
 def find_lines(raw: memoryview) -> Lines:
-    """Return the lines that `text.split("\\n")` has."""
+    """Return the lines that `text.split("\\n")` has.
+
+    A text of short lines has many: each array is filled in parts, without others of its size.
+    """
     data = np.frombuffer(raw, np.uint8)
     firsts = range(0, max(len(data), 1), _CHUNK)
     breaks = [np.flatnonzero(data[first : first + _CHUNK] == 10) + first for first in firsts]
-    found = np.concatenate(breaks)
-    starts = np.concatenate([np.zeros(1, np.int64), found + 1])
-    ends = np.concatenate([found, np.array([len(data)], np.int64)])
-    if len(data):
-        has_return = (ends > starts) & (data[np.maximum(ends - 1, 0)] == 13)
-        ends = ends - has_return
+    count = sum(map(len, breaks)) + 1
+    starts, ends = np.zeros(count, np.int64), np.full(count, len(data), np.int64)
+    done = 0
+    for part in breaks:
+        ends[done : done + len(part)] = part
+        done += len(part)
+    del breaks
+    np.add(ends[:-1], 1, out=starts[1:])
+    for first in range(0, count if len(data) else 0, _LINES):
+        part_starts, part_ends = starts[first : first + _LINES], ends[first : first + _LINES]
+        part_ends -= (part_ends > part_starts) & (data[np.maximum(part_ends - 1, 0)] == 13)
     return Lines(starts, ends, _blank(raw, data, starts, ends))
 
 
 def _blank(
     raw: memoryview, data: NDArray[np.uint8], starts: NDArray[np.int64], ends: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
-    seen = np.zeros(len(starts), np.uint8)
-    filled = np.flatnonzero(ends > starts)
-    reach = ends[filled]
+    blank = np.ones(len(starts), np.bool_)
     first = 0
-    while first < len(filled):
-        base = int(starts[filled[first]])
-        last = max(first + 1, int(np.searchsorted(reach, base + _CHUNK)))
-        part = filled[first:last]
-        # A line runs to the next one, so the line breaks between them count too: they are blank.
-        shown = _VISIBILITY[data[base : int(ends[part[-1]])]]
-        seen[part] = np.maximum.reduceat(shown, starts[part] - base)
+    while first < len(starts):
+        base = int(starts[first])
+        last = min(int(np.searchsorted(ends, base + _CHUNK)), first + _LINES)
+        last = max(first + 1, last)
+        filled = first + np.flatnonzero(ends[first:last] > starts[first:last])
+        if len(filled):
+            # A line runs to the next one, so the line breaks between them count too: they are
+            # blank.
+            shown = _VISIBILITY[data[base : int(ends[filled[-1]])]]
+            seen = np.maximum.reduceat(shown, starts[filled] - base)
+            blank[filled] = seen == _BLANK
+            for line in filled[seen == _UNSURE].tolist():
+                blank[line] = not str(raw[starts[line] : ends[line]], "utf-8").strip()
         first = last
-    blank = np.asarray(seen == _BLANK)
-    for line in np.flatnonzero(seen == _UNSURE).tolist():
-        blank[line] = not str(raw[starts[line] : ends[line]], "utf-8").strip()
     return blank
 
 
 def lines(raw: memoryview) -> Spans:
     """Return the lines that are not blank."""
     found = find_lines(raw)
-    return found.starts[~found.blank], found.ends[~found.blank]
+    if not found.blank.any():
+        return found.starts, found.ends
+    shown = ~found.blank
+    return found.starts[shown], found.ends[shown]
 
 
 def paragraphs(raw: memoryview) -> Spans:

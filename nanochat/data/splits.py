@@ -78,13 +78,14 @@ def count_shared(train: Sequence[str], val: Sequence[str]) -> int:
 
 def without_duplicates(documents: Texts) -> Texts:
     """Return the documents without later exact copies; empty documents are dropped as copies."""
-    seen: set[bytes] = set()
-    first = np.zeros(len(documents), np.bool_)
-    for number, view in enumerate(documents.views()):
-        digest = hashlib.blake2b(view, digest_size=16).digest()
-        if digest not in seen:
-            seen.add(digest)
-            first[number] = True
+    digests = bytearray()  # 16 bytes per document, where a set takes 100
+    for view in documents.views():
+        digests += hashlib.blake2b(view, digest_size=16).digest()
+    low, high = np.frombuffer(digests, np.uint64).reshape(-1, 2).T
+    order = np.lexsort((low, high))  # stable: the first of equal documents comes first
+    is_copy = (low[order[1:]] == low[order[:-1]]) & (high[order[1:]] == high[order[:-1]])
+    first = np.ones(len(documents), np.bool_)
+    first[order[1:][is_copy]] = False
     return documents.take(np.flatnonzero(first))
 
 

@@ -105,7 +105,7 @@ def _is_list(sample: memoryview, found: Lines) -> bool:
         words <= 3.5
         and indented <= 0.02
         and sentences <= 0.05
-        and letters >= 0.6
+        and letters >= (0.6 if words > 1 else 0.3)  # passwords have digits, measurements no letters
         and distinct >= 0.8
     )
 

@@ -12,7 +12,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Texts"]
+__all__ = ["CHUNK", "Texts"]
 
 CHUNK = 1 << 22  # bytes that are decoded or encoded at a time
 _GATHER_BELOW = 64  # mean bytes of a text; a slice per text costs more than NumPy's index

@@ -62,11 +62,12 @@ class Tokenizer(Protocol):
         """Return the ids of a text, without BOS. Raises TokenizerError for text without an id."""
 
     def encode_all(
-        self, documents: Sequence[str]
+        self, documents: Sequence[str], *, room: int = 0
     ) -> tuple[NDArray[np.integer[Any]], NDArray[np.int64]]:
         """Return the ids of all documents end to end, and the number of ids of each.
 
-        The ids have the smallest unsigned type that holds vocab_size − 1.
+        The ids have the smallest unsigned type that holds those of any text. After them come
+        `room` unused places, which save the caller a copy.
         """
 
     def decode(self, ids: ArrayLike) -> str:
@@ -104,11 +105,11 @@ class CharTokenizer:
         return self.encode_all([text])[0].astype(np.int64)
 
     def encode_all(
-        self, documents: Sequence[str]
+        self, documents: Sequence[str], *, room: int = 0
     ) -> tuple[NDArray[np.integer[Any]], NDArray[np.int64]]:
         texts = checked_texts(documents)
         lengths = texts.character_lengths()
-        tokens = np.empty(int(lengths.sum()), smallest_type(self.vocab_size))
+        tokens = np.empty(int(lengths.sum()) + room, smallest_type(self.vocab_size))
         done = 0
         for chunk in texts.chunks():
             points = _points_of(chunk)
@@ -172,16 +173,16 @@ class ByteTokenizer:
         return self.encode_all([text])[0].astype(np.int64)
 
     def encode_all(
-        self, documents: Sequence[str]
+        self, documents: Sequence[str], *, room: int = 0
     ) -> tuple[NDArray[np.integer[Any]], NDArray[np.int64]]:
         texts = checked_texts(documents)
         lengths = texts.lengths
-        tokens = np.empty(int(lengths.sum()), smallest_type(self.vocab_size))
+        # The largest byte of UTF-8 is 0xF4, so ids of text stay below 256.
+        tokens = np.empty(int(lengths.sum()) + room, np.uint8)
         done = 0
         for chunk in texts.chunks():
-            tokens[done : done + len(chunk)] = np.frombuffer(chunk, np.uint8)
+            np.add(np.frombuffer(chunk, np.uint8), 1, out=tokens[done : done + len(chunk)])
             done += len(chunk)
-        tokens += 1
         return tokens, lengths
 
     def decode(self, ids: ArrayLike) -> str:

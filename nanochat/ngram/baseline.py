@@ -1,17 +1,21 @@
 """The counting baseline of a run: the score of a Kneser–Ney model of the training text.
 
-Owns the choice of the order and the score. Leaves out what is printed (commands/baseline.py).
+Owns the part of the text that is counted, the choice of the order and the score. Leaves out what is
+printed (commands/baseline.py).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nanochat.data.documents import Documents, token_stream
+from nanochat.data.documents import Documents
+from nanochat.data.tokenizer import BOS
 from nanochat.ngram.kneser_ney import KneserNey
 from nanochat.philox import Stream, permutation
 
@@ -20,6 +24,9 @@ __all__ = ["MOST_ORDER", "Baseline", "choose_order", "count_baseline"]
 MOST_ORDER = 13  # texts of up to some megabytes gain nothing beyond it
 HELD_OUT = 10  # one part in so many chooses the order, and at most
 MOST_HELD_OUT = 50_000  # targets: enough to tell orders apart
+# Counts take up to 120 bytes per token, and about a second per million tokens.
+MOST_COUNTED = 1 << 24  # targets of the training part
+_SCORED = 1 << 20  # targets that are scored at a time
 _SPLIT_ITEM = 1  # of Stream.SPLIT; validation uses 0
 
 
@@ -30,6 +37,7 @@ class Baseline:
     order: int  # N − 1 tokens of context and the predicted one
     loss: float | None  # nats per target, BOS included
     bpb: float | None  # bits per byte of raw text, BOS excluded
+    counted: int | None = None  # targets at the end of a longer training part; None: all
 
 
 def count_baseline(
@@ -42,22 +50,58 @@ def count_baseline(
     most_order: int = MOST_ORDER,
     threads: int = 1,
 ) -> Baseline:
-    """Choose the order on a part of the training text, count all of it, and score validation.
+    """Choose the order on a part of the training text, count it, and score validation.
 
-    Loss and bits per byte are those of `training.metrics.LossTotals` over the same targets. Raises
-    KernelError for a text that is too long to count.
+    Of a long text only the last MOST_COUNTED targets are counted: those of documents in random
+    order, or next to the validation part. Loss and bits per byte are those of
+    `training.metrics.LossTotals` over the same targets. Raises KernelError if the kernel is missing
+    or memory does not suffice.
     """
-    order = choose_order(train, vocab_size, seed=seed, most_order=most_order, threads=threads)
-    model = KneserNey.count(train, order, vocab_size, threads)
-    nats = model.token_losses(validation, threads=threads)
-    sizes = token_bytes[token_stream(validation)[1:]]
-    total_bytes = int(sizes.sum())
-    with_bytes = float(nats[sizes > 0].sum())
+    counted = _end_of(train, MOST_COUNTED)
+    order = choose_order(counted, vocab_size, seed=seed, most_order=most_order, threads=threads)
+    model = KneserNey.count(counted, order, vocab_size, threads)
+    nats = nats_of_text = 0.0
+    total_bytes = 0
+    for losses, targets in _losses(model, validation, threads):
+        sizes = token_bytes[targets]
+        nats += float(losses.sum())
+        nats_of_text += float(losses[sizes > 0].sum())
+        total_bytes += int(sizes.sum())
     return Baseline(
         order=order,
-        loss=float(nats.mean()) if len(nats) else None,
-        bpb=with_bytes / (math.log(2) * total_bytes) if total_bytes else None,
+        loss=nats / validation.pairs if validation.pairs else None,
+        bpb=nats_of_text / (math.log(2) * total_bytes) if total_bytes else None,
+        counted=counted.pairs if counted is not train else None,
     )
+
+
+def _losses(
+    model: KneserNey, documents: Documents, threads: int
+) -> Iterator[tuple[NDArray[np.float64], NDArray[np.integer[Any]]]]:
+    """Yield nats and targets of all documents, a piece at a time: losses take 8 bytes per token."""
+    for first in range(0, documents.pairs, _SCORED):
+        last = min(first + _SCORED, documents.pairs)
+        start = max(first - model.order, 0)  # the context of the first target
+        stream = np.append(documents.stream[start : last + 1], documents.stream.dtype.type(BOS))
+        stream[0] = BOS
+        ends = np.flatnonzero(stream == BOS)
+        losses = model.token_losses(Documents(stream, ends - np.arange(len(ends))), threads=threads)
+        scored = slice(first - start, last - start)
+        yield losses[scored], stream[1:][scored]
+
+
+def _end_of(documents: Documents, pairs: int) -> Documents:
+    """Return the last pairs of the documents; the first document may be the end of one."""
+    if documents.pairs <= pairs:
+        return documents
+    start = documents.pairs - pairs
+    stream = documents.stream[start:].copy()
+    stream[0] = BOS
+    begun = documents.offsets + np.arange(len(documents.offsets))
+    first = int(np.searchsorted(begun, start, side="right")) - 1
+    offsets = documents.offsets[first:] + (first - start)
+    offsets[0] = 0
+    return Documents(stream, offsets)
 
 
 def choose_order(
@@ -94,14 +138,15 @@ def _hold_out(documents: Documents, seed: int) -> tuple[Documents, Documents]:
     longest = int(documents.lengths.argmax())
     size = int(documents.lengths[longest])
     end = int(documents.offsets[longest + 1])
-    tail = documents.tokens[end - min(size // HELD_OUT, MOST_HELD_OUT - 1) : end]
+    tokens = documents.tokens
+    tail = tokens[end - min(size // HELD_OUT, MOST_HELD_OUT - 1) : end]
     offsets = documents.offsets.copy()
     offsets[longest + 1 :] -= len(tail)
-    tokens = np.delete(documents.tokens, np.s_[end - len(tail) : end])
-    return Documents(tokens, offsets), Documents(tail, np.array([0, len(tail)]))
+    counted = np.delete(tokens, np.s_[end - len(tail) : end])
+    return Documents.of(counted, offsets), Documents.of(tail, np.array([0, len(tail)]))
 
 
 def _select(documents: Documents, chosen: NDArray[np.bool_]) -> Documents:
     offsets = np.zeros(int(chosen.sum()) + 1, dtype=np.int64)
     np.cumsum(documents.lengths[chosen], out=offsets[1:])
-    return Documents(documents.tokens[np.repeat(chosen, documents.lengths)], offsets)
+    return Documents.of(documents.tokens[np.repeat(chosen, documents.lengths)], offsets)

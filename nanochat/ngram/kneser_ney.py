@@ -19,6 +19,7 @@ from nanochat.ngram.kernels import check, kernels, pointer
 __all__ = ["MAX_ORDER", "KneserNey"]
 
 MAX_ORDER = 16
+MOST_TARGETS = 1 << 27
 
 
 class KneserNey:
@@ -28,7 +29,7 @@ class KneserNey:
 
     >>> import numpy as np
     >>> from nanochat.data.documents import Documents
-    >>> text = Documents(np.array([1, 2, 1, 2, 1]), np.array([0, 3, 5]))  # 1 2 1 and 2 1
+    >>> text = Documents.of(np.array([1, 2, 1, 2, 1]), np.array([0, 3, 5]))  # 1 2 1 and 2 1
     >>> model = KneserNey.count(text, order=2, vocab_size=3)
     >>> int(model.distribution([1, 2]).argmax())
     1
@@ -132,13 +133,18 @@ def _check_int32(**numbers: int) -> None:
 
 def _arrays(documents: Documents) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return tokens and offsets for the kernels, which cannot see the length of the tokens."""
-    tokens, offsets = _int64(documents.tokens), _int64(documents.offsets)
-    if len(offsets) == 0 or offsets[-1] != len(tokens):
+    offsets = _int64(documents.offsets)
+    if len(offsets) == 0 or offsets[-1] != documents.token_count:
         last = offsets[-1] if len(offsets) else "none"
         raise KernelError(
-            f"the last offset must be the number of tokens, {len(tokens)}, got {last}"
+            f"the last offset must be the number of tokens, {documents.token_count}, got {last}"
         )
-    return tokens, offsets
+    if documents.pairs > MOST_TARGETS:  # refused before eight bytes per token are allocated
+        raise KernelError(
+            f"tokens and documents together must be at most 2^27, got {documents.token_count}"
+            f" tokens in {documents.count} documents"
+        )
+    return _int64(documents.tokens), offsets
 
 
 def _int64(values: ArrayLike) -> NDArray[np.int64]:

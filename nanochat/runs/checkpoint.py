@@ -293,7 +293,7 @@ def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
     if kind != FORMAT or version != VERSION:
         raise CheckpointError(
             f"{file} must have format {FORMAT!r} version {VERSION}, got {kind!r} version"
-            f" {version!r}"
+            f" {version!r}; use the nanochat that saved it"
         )
     if set(files) != set(sizes) or _dump(manifest) != content:
         raise CheckpointError(f"{file} is damaged: it differs from what nanochat wrote")

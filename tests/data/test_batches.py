@@ -31,7 +31,7 @@ def numbered(document_lengths) -> Documents:
     """Documents in which every token is different, so each pair identifies its place."""
     total = sum(document_lengths)
     offsets = np.concatenate([[0], np.cumsum(document_lengths)]).astype(np.int64)
-    return Documents(np.arange(1, total + 1, dtype=np.int64), offsets)
+    return Documents.of(np.arange(1, total + 1, dtype=np.int64), offsets)
 
 
 def pairs_of(documents: Documents) -> list[tuple[int, int]]:
@@ -220,7 +220,7 @@ def test_every_window_is_equally_likely():
 
 
 def test_window_that_starts_inside_a_document_opens_a_segment_at_zero():
-    documents = Documents(np.array([1, 2, 3, 4], np.int64), np.array([0, 3, 4], np.int64))
+    documents = Documents.of(np.array([1, 2, 3, 4], np.int64), np.array([0, 3, 4], np.int64))
     batch = make_batcher("windows", documents, batch_size=50, block_size=5, seed=0).step(0)[0]
     row = batch.inputs.tolist().index([1, 2, 3, 0, 4])
     assert batch.targets[row].tolist() == [2, 3, 0, 4, 0]
@@ -273,7 +273,7 @@ def test_documents_epoch_holds_the_head_of_every_document_once(sizes, block_size
 
 @pytest.mark.parametrize("count", [1, 2, 5, 1000, 4095, 4096, 4097, 9000])
 def test_each_epoch_visits_rows_in_its_own_permutation(count):
-    documents = Documents(np.arange(1, count + 1), np.arange(count + 1))  # one token each
+    documents = Documents.of(np.arange(1, count + 1), np.arange(count + 1))  # one token each
     batcher = make_batcher("documents", documents, batch_size=count, block_size=2, seed=7)
     for epoch in (0, 1, 4000, 10**6, 2**32):
         visited = batcher.step(epoch)[0].inputs[:, 1] - 1

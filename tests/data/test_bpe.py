@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanochat import TrainConfig
+from nanochat.data import bpe as module
 from nanochat.data.bpe import BpeTokenizer, learn
 from nanochat.data.dataset import load_dataset
 from nanochat.data.tokenizer import BOS, build_tokenizer, tokenizer_from_dict
@@ -59,6 +60,29 @@ def test_any_text_comes_back(text):
     assert LEARNED.token_bytes[ids].sum() == len(text.encode())
     stream = LEARNED.stream()
     assert "".join(stream.push(int(token)) for token in ids) + stream.flush() == text
+
+
+# Every class of PATTERN, in ASCII and outside it, and what separates them.
+mixed_text = st.text(alphabet="atZ09 \n\t.,'-é\u0301中国々、。，\u3000٣²🙂", max_size=60)
+
+
+@given(st.lists(mixed_text, max_size=4), st.integers(1, 30))
+def test_a_text_in_parts_has_the_tokens_of_the_whole_text(documents, size):
+    whole, lengths = LEARNED.encode_all(documents)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_BATCH", size)
+        ids, counts = LEARNED.encode_all(documents)
+    assert ids.tolist() == whole.tolist()
+    assert counts.tolist() == lengths.tolist()
+
+
+@given(st.lists(mixed_text, min_size=1, max_size=4), st.integers(1, 30))
+def test_a_text_in_parts_teaches_the_tokens_of_the_whole_text(documents, size):
+    whole = learn(documents, 270).to_dict()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_PIECE", size)
+        patch.setattr(module, "_WAITING", 2)
+        assert learn(documents, 270).to_dict() == whole
 
 
 @given(st.lists(plain_text, max_size=5))

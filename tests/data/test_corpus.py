@@ -12,7 +12,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from nanochat.data import corpus
 from nanochat.data.corpus import load_corpus
 from nanochat.errors import CorpusError, MissingDependency
 
@@ -257,7 +260,7 @@ def test_invalid_utf8_says_where(tmp_path, mark):
     path = write(tmp_path / "a.txt", mark + "aé".encode() + b"\xe9bc")
     assert message(path) == (
         f"{path} is not UTF-8: byte 0xe9 at byte {len(mark) + 3};"
-        " convert it, for example with iconv"
+        " convert it, for example with iconv -f latin1 -t utf-8"
     )
 
 
@@ -292,9 +295,12 @@ def test_file_name_that_is_not_utf8_is_read_and_escaped_in_messages(tmp_path):
     [
         ("[1]", " must be an object, got [1]"),
         ('{"txt": "a"}', f" {COLUMNS}, got txt; {CHOOSE}"),
-        ('{"text": 3}', ": text must be a string, got 3"),
-        ('{"text": ', " is not JSON: Expecting value: line 1 column 10 (char 9)"),
-        ('"' + "[" * 9, " is not JSON: Unterminated string starting at: line 1 column 1 (char 0)"),
+        ('{"text": 3}', ": text must be a string, got 3; remove the record"),
+        ('{"text": ', " is not JSON: Expecting value at column 10; correct or remove the line"),
+        (
+            '"' + "[" * 9,
+            " is not JSON: Unterminated string at column 1; correct or remove the line",
+        ),
     ],
 )
 def test_bad_record_is_named_by_its_line(tmp_path, line, problem):
@@ -358,3 +364,17 @@ def test_importing_the_data_floor_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@given(
+    st.lists(st.lists(st.sampled_from(["a", "é", "\r\n", "\r", "\n"]), max_size=9), max_size=3),
+    st.integers(1, 4),
+)
+def test_line_breaks_are_unified_in_parts_of_any_size(texts, size):
+    buffer = corpus._Buffer()
+    for text in texts:
+        buffer.take("".join(text).encode(), True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corpus, "CHUNK", size)
+        buffer.use_unix_line_breaks()
+    assert list(buffer.texts()) == ["".join(text).replace("\r\n", "\n") for text in texts]

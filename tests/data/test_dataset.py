@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -78,3 +79,43 @@ def test_a_text_too_short_to_split_gives_the_warning_of_the_split_alone(tmp_path
     found = dataset(path, documents="line")
     assert found.val_source == "train"
     assert found.warning == split_documents(["x"], 0.1, 1337).warning
+
+
+@given(
+    st.lists(st.sampled_from(["a", "b", " b", "b ", "é", "long line", " ", ""]), min_size=1),
+    st.sampled_from(["\n", "\r\n"]),
+)
+def test_deduplication_keeps_the_first_of_equal_lines(tmp_path_factory, lines, line_break):
+    path = tmp_path_factory.mktemp("lines") / "a.txt"
+    path.write_text(line_break.join([*lines, "last"]), newline="")
+    kept = list(dict.fromkeys(line for line in [*lines, "last"] if line.strip()))
+    found = dataset(path, documents="line", deduplicate=True, tokenizer="byte", val_fraction=0.0)
+    split = np.split(found.train.tokens, found.train.offsets[1:-1])
+    assert sorted(found.tokenizer.decode(tokens) for tokens in split) == sorted(kept)
+    removed = sum(bool(line.strip()) for line in lines) + 1 - len(kept)
+    noun = "duplicate" if removed == 1 else "duplicates"
+    assert found.notes == (f"{path}: {removed} exact {noun} removed",)
+
+
+@pytest.mark.parametrize(
+    ("count", "fraction", "said"),
+    [
+        (3, 0.1, "1 of them, drawn by the seed, validates"),
+        (19, 0.1, "2 of them, drawn by the seed, validate"),
+        (20, 0.1, "every tenth, drawn by the seed, validates"),
+        (12, 0.3, "30 % of them, drawn by the seed, validate"),
+    ],
+)
+def test_the_choice_of_validation_is_said_as_it_is(tmp_path, count, fraction, said):
+    for number in range(count):
+        (tmp_path / f"{number}.txt").write_text(f"Running text, number {number}.\n" * 3)
+    found = dataset(tmp_path, val_fraction=fraction)
+    assert found.notes == (f"{tmp_path}: {count} documents (running text); {said}",)
+
+
+def test_names_with_line_breaks_stay_on_one_line(tmp_path):
+    path = tmp_path / "two\nlines\x1b.txt"
+    path.write_text("Running text.\n" * 9)
+    assert dataset(path).notes == (
+        f"{tmp_path}/two\\nlines\\x1b.txt: 1 document (running text); its last tenth validates",
+    )

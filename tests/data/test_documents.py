@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nanochat.data import documents as module
 from nanochat.data.documents import Documents, encode_documents, token_stream
 from nanochat.data.tokenizer import build_tokenizer
 
@@ -29,8 +31,20 @@ def test_token_stream_puts_bos_before_every_document_and_at_the_end(corpus):
 
 
 def test_document_d_is_the_slice_between_its_offsets():
-    documents = Documents(np.array([5, 6, 7], np.int64), np.array([0, 2, 2, 3], np.int64))
+    documents = Documents.of(np.array([5, 6, 7], np.int64), np.array([0, 2, 2, 3], np.int64))
     slices = [
         documents.tokens[documents.offsets[d] : documents.offsets[d + 1]].tolist() for d in range(3)
     ]
     assert slices == [[5, 6], [], [7]]
+
+
+@given(st.lists(st.lists(st.integers(1, 9), max_size=12), max_size=9), st.integers(1, 8))
+def test_documents_get_their_bos_without_a_copy_of_all_tokens(lists, moved):
+    offsets = np.cumsum([0, *map(len, lists)])
+    flat = np.array([token for tokens in lists for token in tokens], np.uint8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_MOVED", moved)
+        documents = Documents.of(flat, offsets)
+    assert documents.stream.tolist() == [0, *(t for tokens in lists for t in [*tokens, 0])]
+    assert documents.tokens.tolist() == flat.tolist()
+    assert documents.token_count == len(flat)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nanochat.data import separation
 from nanochat.data.separation import lines, paragraphs, separated, unescaped
 from nanochat.errors import ConfigError
 
@@ -28,6 +29,15 @@ def documents(split, text):
 def test_lines_are_those_of_split_without_carriage_return_and_blank_ones(text):
     expected = [line.removesuffix("\r") for line in text.split("\n")]
     assert documents(lines, text) == [line for line in expected if line.strip()]
+
+
+@given(texts, st.integers(1, 9), st.integers(1, 3))
+def test_a_large_text_has_the_lines_of_its_parts(text, chunk, count):
+    expected = [line.removesuffix("\r") for line in text.split("\n")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(separation, "_CHUNK", chunk)
+        patch.setattr(separation, "_LINES", count)
+        assert documents(lines, text) == [line for line in expected if line.strip()]
 
 
 @given(texts)

@@ -323,9 +323,39 @@ def test_a_csv_whose_column_is_numbers_is_refused(tmp_path):
 
 def test_a_row_of_another_width_is_named_by_its_line(tmp_path):
     path = write(tmp_path / "a.csv", "id,text\n1,one\n2\n")
-    assert message(path) == f"{path} line 3 must have 2 columns as the header has, got 1"
-    path = write(tmp_path / "b.csv", 'id,text\n1,"one\n')
-    assert message(path).startswith(f"{path} line 3 is not CSV: ")
+    assert message(path) == (
+        f"{path} line 3 must have 2 columns as the header has, got 1; quote texts that contain the"
+        " separator"
+    )
+
+
+def test_a_quote_that_is_never_closed_is_named_by_the_row_before_it(tmp_path):
+    path = write(tmp_path / "a.csv", 'id,text\n1,one\n2,"two\n3,three\n4,four\n')
+    assert message(path) == (
+        f"{path} is not CSV: the row after line 2 has a quote that is never closed; close it, or"
+        " double each quote inside a text"
+    )
+    path = write(tmp_path / "b.csv", 'id,text\n1,"one" two\n')
+    assert message(path).startswith(f"{path} line 2 is not CSV: ")
+
+
+@pytest.mark.parametrize(("encoding", "bom"), [("utf-16-le", b""), ("utf-16-be", b"")])
+def test_utf16_without_a_mark_is_recognized(tmp_path, encoding, bom):
+    path = write(tmp_path / "a.txt", bom + "Plain words.\n".encode(encoding))
+    title = encoding.replace("-le", "le").replace("-be", "be")
+    assert message(path) == (
+        f"{path} is not UTF-8: it looks like UTF-16 without a byte order mark; convert it with"
+        f" iconv -f {title} -t utf-8"
+    )
+
+
+@pytest.mark.parametrize(("inner", "kind"), [(gzip, "gzip"), (bz2, "bzip2"), (lzma, "xz")])
+def test_a_compressed_file_in_a_compressed_file_is_named(tmp_path, inner, kind):
+    path = write(tmp_path / "a.txt.gz", gzip.compress(inner.compress(b"text\n" * 9)))
+    article = "an" if kind == "xz" else "a"
+    assert message(path) == (
+        f"{path} is a gzip file that holds {article} {kind} file; decompress it first"
+    )
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -648,7 +678,7 @@ def test_standard_input_that_is_a_terminal_empty_or_shared_is_refused(monkeypatc
     monkeypatch.setattr(sys, "stdin", None)
     assert message("-") == "standard input is closed; pipe a text into the command"
     monkeypatch.setattr(sys, "stdin", Stdin(b""))
-    assert message("-") == "- contains no text; give a text of at least one character"
+    assert message("-") == "standard input contains no text; give a text of at least one character"
     fetching.forget()
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert message("-").startswith("data - (standard input) needs a single process, got 2")

@@ -173,3 +173,11 @@ def test_the_names_of_the_package_are_lines():
     from nanochat.data.registry import embedded_text
 
     assert decide(memoryview(embedded_text("names.txt"))).kind == "line"
+
+
+def test_passwords_are_a_list_and_measurements_are_not():
+    rng = random.Random(5)
+    passwords = [f"{word(rng, (2, 3))[:5]}{rng.randrange(1000, 100_000)}" for _ in range(300)]
+    assert decide(memoryview("\n".join(passwords).encode())).kind == "line"
+    numbers = [f"{rng.gauss(20, 3):.4f}" for _ in range(300)]
+    assert decide(memoryview("\n".join(numbers).encode())).kind == "file"

@@ -87,7 +87,7 @@ def test_a_repeated_token_equals_the_formulas() -> None:
 def test_threads_change_no_bit(order: int) -> None:
     lengths = np.random.default_rng(3).integers(0, 90, 400)
     tokens = zipfian(int(lengths.sum()), 50)
-    documents = Documents(tokens, np.cumsum([0, *lengths]))
+    documents = Documents.of(tokens, np.cumsum([0, *lengths]))
     contexts = [tokens[i : i + 9] for i in range(0, 900, 3)]
     results = [
         (
@@ -105,15 +105,16 @@ def test_threads_change_no_bit(order: int) -> None:
 def test_no_element_next_to_an_array_is_read_or_written(side: Side) -> None:
     place = next_to_guard_page(side)
     documents = documents_of([[1, 2, 3, 1, 2], [], [2], [1, 2, 3]])
-    guarded = Documents(place(documents.tokens), place(documents.offsets))
-    model = KneserNey.count(guarded, 4, 4)
     library, ffi = native.cpu(), native.ffi
-    losses, probabilities = place(np.zeros(4 * guarded.pairs)), place(np.zeros(4 * 4))
-    counts = ffi.cast("nck_ngrams *", model._counts)
-    tokens = ffi.cast("int64_t *", guarded.tokens.ctypes.data)
-    offsets = ffi.cast("int64_t *", guarded.offsets.ctypes.data)
+    given = place(documents.tokens.astype(np.int64)), place(documents.offsets)
+    tokens, offsets = (ffi.cast("int64_t *", array.ctypes.data) for array in given)
+    losses, probabilities = place(np.zeros(4 * documents.pairs)), place(np.zeros(4 * 4))
+    made = ffi.new("nck_ngrams **")
+    assert library.nck_count_ngrams(tokens, offsets, 4, 4, 4, made, 1) == OK
+    counts = ffi.gc(made[0], library.nck_free_ngrams)
     result = ffi.cast("double *", losses.ctypes.data)
     assert library.nck_ngram_losses(counts, tokens, offsets, 4, 1, 4, result, 1) == OK
+    model = KneserNey.count(documents, 4, 4)
     assert losses.tobytes() == model.token_losses_by_order(documents).tobytes()
     result = ffi.cast("double *", probabilities.ctypes.data)
     assert library.nck_ngram_distributions(counts, tokens, offsets, 4, 4, result, 1) == OK

@@ -11,6 +11,7 @@ from oracles.texts import documents_of
 
 from nanochat.data.batches import IGNORE, evaluation_batches
 from nanochat.data.documents import Documents, token_stream
+from nanochat.ngram import baseline as module
 from nanochat.ngram.baseline import choose_order, count_baseline
 from nanochat.training.metrics import LossTotals
 
@@ -93,3 +94,36 @@ def test_text_without_bytes_has_a_loss_and_no_bits_per_byte() -> None:
     baseline = count_baseline(documents_of([[1, 2]]), documents_of([[3]]), VOCAB, BYTES * 0, seed=0)
     assert baseline.loss is not None
     assert baseline.bpb is None
+
+
+@pytest.mark.parametrize("pairs", [1, 2, 9, 40, 41, 10_000])
+@pytest.mark.parametrize("count", [1, 2, 30])
+def test_of_a_long_text_the_end_is_counted(
+    count: int, pairs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOST_COUNTED", pairs)
+    train, validation = random_documents(count, 6), random_documents(5, 7)
+    tail = [[*document, 0] for document in lists(train)]
+    flat = [token for document in tail for token in document][-pairs:]
+    # The target before the cut is replaced by the BOS that opens the first document.
+    text = " ".join(map(str, flat[:-1]))
+    expected = [[int(token) for token in part.split()] for part in text.split("0")]
+    baseline = count_baseline(train, validation, VOCAB, BYTES, seed=1, most_order=3)
+    model = KneserNeyOracle(expected, baseline.order, VOCAB)
+    losses = np.concatenate(model.losses(lists(validation)), axis=None)
+    assert baseline.loss == pytest.approx(float(losses.mean()), rel=1e-12)
+    assert baseline.counted == (pairs if pairs < train.pairs else None)
+
+
+@pytest.mark.parametrize("scored", [1, 2, 5, 17])
+def test_validation_is_scored_in_pieces_as_at_once(
+    scored: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = random_documents(40, 8)
+    validation = documents_of([*lists(random_documents(4, 9)), lists(text)[0] * 9, [], [1]])
+    whole = count_baseline(text, validation, VOCAB, BYTES, seed=2)
+    monkeypatch.setattr(module, "_SCORED", scored)
+    pieces = count_baseline(text, validation, VOCAB, BYTES, seed=2)
+    assert pieces.order == whole.order
+    assert pieces.loss == pytest.approx(whole.loss, rel=1e-12)
+    assert pieces.bpb == pytest.approx(whole.bpb, rel=1e-12)

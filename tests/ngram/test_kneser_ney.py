@@ -39,7 +39,7 @@ def test_tokens_before_the_last_bos_do_not_count() -> None:
 
 def test_arrays_of_other_types_and_strides_are_accepted() -> None:
     text = documents_of([[1, 2, 1], [2, 2, 1]])
-    other = Documents(
+    other = Documents.of(
         np.repeat(text.tokens, 2)[::2].astype(np.int32),  # type: ignore[arg-type]  # another width
         text.offsets.astype(np.int32),  # type: ignore[arg-type]  # another width
     )
@@ -65,7 +65,7 @@ def test_a_wrong_argument_is_an_error_of_one_line(
 
 
 def test_offsets_that_do_not_end_with_the_tokens_are_refused() -> None:
-    text = Documents(np.array([1, 2, 1]), np.array([0, 2]))
+    text = Documents(np.array([0, 1, 2, 1, 0]), np.array([0, 2]))
     with pytest.raises(KernelError, match=r"^the last offset must be the number of tokens, 3, got"):
         KneserNey.count(text, 2, 3)
     model = KneserNey.count(documents_of([[1, 2]]), 2, 3)
@@ -82,7 +82,7 @@ def test_counts_are_freed_with_their_model() -> None:
             return int(file.read().split()[1]) * 4096
 
     tokens = np.random.default_rng(0).integers(1, 20, 40_000)
-    text = Documents(tokens, np.array([0, len(tokens)]))
+    text = Documents.of(tokens, np.array([0, len(tokens)]))
     sizes = []
     for _ in range(12):
         model = KneserNey.count(text, 8, 20)
@@ -98,6 +98,6 @@ def test_memory_stays_within_its_bounds_per_token() -> None:
     """Random tokens repeat least, so nearly every context is a leaf; real text takes less."""
     random = np.random.default_rng(0)
     tokens = np.minimum(random.zipf(1.3, 50_000), 60)
-    text = Documents(tokens, np.array([0, len(tokens)]))
+    text = Documents.of(tokens, np.array([0, len(tokens)]))
     assert KneserNey.count(text, 7, 61).bytes <= 40 * len(tokens)
     assert KneserNey.count(text, 13, 61).bytes <= 90 * len(tokens)

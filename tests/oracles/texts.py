@@ -14,7 +14,7 @@ Texts = list[list[int]]
 
 def documents_of(texts: Sequence[Sequence[int]]) -> Documents:
     tokens = np.array([token for text in texts for token in text], dtype=np.int64)
-    return Documents(tokens, np.cumsum([0, *map(len, texts)], dtype=np.int64))
+    return Documents.of(tokens, np.cumsum([0, *map(len, texts)], dtype=np.int64))
 
 
 @st.composite

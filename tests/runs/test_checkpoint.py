@@ -225,7 +225,7 @@ def test_a_version_of_the_future_is_refused_by_number(tmp_path):
         load_checkpoint(file.parent)
     assert str(caught.value) == (
         f"{file} must have format 'nanochat checkpoint' version 1, got 'nanochat checkpoint'"
-        " version 2"
+        " version 2; use the nanochat that saved it"
     )
 
 

@@ -59,7 +59,8 @@ def _checked(head: bytes, stream: Iterator[bytes], offset: int, name: str) -> It
                 _refuse_nul(chunk, offset, name)
                 raise Unreadable(
                     f"{name} is not UTF-8: byte 0x{chunk[error.start]:02x} at byte"
-                    f" {offset + error.start}; convert it, for example with iconv",
+                    f" {offset + error.start}; convert it, for example with iconv -f latin1 -t"
+                    " utf-8",
                     "file that is not UTF-8",
                 ) from error
             _refuse_nul(chunk, offset, name)
@@ -90,10 +91,26 @@ def _complete(data: bytes) -> int:
 
 def _refuse_nul(chunk: bytes, offset: int, name: str) -> None:
     nul = chunk.find(b"\0")
-    if nul >= 0:
+    if nul < 0:
+        return
+    if offset == 0 and (encoding := _unmarked_utf16(chunk[:200])):
         raise Unreadable(
-            f"{name} is not text: NUL at byte {offset + nul}; give UTF-8 text", "binary file"
+            f"{name} is not UTF-8: it looks like UTF-16 without a byte order mark; convert it with"
+            f" iconv -f {encoding} -t utf-8",
+            "file that is not UTF-8",
         )
+    raise Unreadable(
+        f"{name} is not text: NUL at byte {offset + nul}; give UTF-8 text", "binary file"
+    )
+
+
+def _unmarked_utf16(head: bytes) -> str | None:
+    """Return the encoding if every second byte is NUL and the others are ASCII text."""
+    for first, encoding in ((0, "utf-16le"), (1, "utf-16be")):
+        letters, nuls = head[first::2], head[1 - first :: 2]
+        if len(head) >= 8 and not nuls.strip(b"\0") and letters.isascii() and b"\0" not in letters:
+            return encoding
+    return None
 
 
 def _recoded(

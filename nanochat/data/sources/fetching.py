@@ -136,9 +136,11 @@ def _download(url: str) -> Iterator[bytes]:
                 yield chunk
     except urllib.error.HTTPError as error:
         error.close()
+        answer = f"{error.code} {' '.join(str(error.reason).split())}"
+        if "infinite loop" in error.reason:  # urllib's text has several lines
+            answer = f"{error.code}, a redirect that leads back to itself"
         raise CorpusError(
-            f"cannot download {url}: the server answered {error.code} {error.reason}; check the"
-            " address"
+            f"cannot download {url}: the server answered {answer}; check the address"
         ) from error
     except (OSError, http.client.HTTPException, ValueError) as error:  # URLError is an OSError
         inner = getattr(error, "reason", error)

@@ -23,8 +23,13 @@ _ABLATION_MARKS = ("results.csv", "table.md")
 
 
 def printable(path: str) -> str:
-    """Return a path for a message; bytes that are not UTF-8 are escaped."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    """Return a path for a message of one line: line breaks and bytes outside UTF-8 are escaped."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return text if text.isprintable() else "".join(map(_escaped, text))
+
+
+def _escaped(character: str) -> str:
+    return character if character.isprintable() else ascii(character)[1:-1]
 
 
 class Skipped:
@@ -127,7 +132,7 @@ def _status(path: str, skipped: Skipped) -> os.stat_result | None:
     except PermissionError:
         skipped.add("file that cannot be read")
     except OSError:  # nothing there, or a loop of links
-        skipped.add("broken link")
+        skipped.add("broken link" if os.path.islink(path) else "file that was removed meanwhile")
     return None
 
 

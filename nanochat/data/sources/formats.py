@@ -58,6 +58,7 @@ _MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\0\x01\0\0", "font"),
     (0, b"\x04\x22\x4d\x18", "lz4 file"),
     (0, b"\x1f\x8b", "gzip file"),
+    (0, b"BZh91AY&SY", "bzip2 file"),
     (0, b"\xfd7zXZ\0", "xz file"),
     (0, b"\x28\xb5\x2f\xfd", "zstd file"),
 )
@@ -66,6 +67,10 @@ _TEXT_MAGIC = {b"MZ", b"ID3", b"wOFF", b"WEBP", b"WAVE", b"AVI ", b"ftyp", b"Ogg
 _NO_WAY_OUT = "give a text file"
 _RENAME = "give it the name of a text file"
 _WAYS_OUT = {
+    "gzip file": "decompress it first",
+    "xz file": "decompress it first",
+    "zstd file": "decompress it first",
+    "bzip2 file": "decompress it first",
     "zip archive": "unpack it and give the folder",
     "tar archive": "unpack it and give the folder",
     "7-Zip archive": "unpack it and give the folder",

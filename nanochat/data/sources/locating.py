@@ -92,10 +92,13 @@ def locate(given: str, data_dir: str | None, run_folder: Path | None) -> Located
     if stat.S_ISREG(mode):
         return Located(given, [NamedFile(path)], note=note)
     if not stat.S_ISDIR(mode):
-        raise CorpusError(f"data must be a file or a folder, {given} is neither; copy it to a file")
+        raise CorpusError(
+            f"data must be a file or a folder, {printable(given)} is neither; copy it to a file"
+        )
     if is_run_folder(path):
         raise CorpusError(
-            f"data {given} is a run folder of this program, not a text; give the text itself"
+            f"data {printable(given)} is a run folder of this program, not a text; give the text"
+            " itself"
         )
     located = Located(given, [], folder=True, note=note)
     located.files += [NamedFile(file) for file in files_below(path, located.skipped)]
@@ -122,7 +125,7 @@ def _expanded(given: str) -> str:
         if os.path.lexists(given):
             return given
         raise CorpusError(
-            f"no such file or folder: {given} (its user has no home folder)"
+            f"no such file or folder: {printable(given)} (its user has no home folder)"
         ) from error
 
 
@@ -133,7 +136,7 @@ def _mode(path: str, given: str) -> int:
     except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: NUL, surrogates
         return 0
     except OSError as error:
-        raise CorpusError(f"cannot read {given}: {reason(error)}") from error
+        raise CorpusError(f"cannot read {printable(given)}: {reason(error)}") from error
 
 
 def _not_found(given: str) -> CorpusError:
@@ -141,7 +144,7 @@ def _not_found(given: str) -> CorpusError:
         scheme = given.partition("://")[0]
         if scheme != given and scheme.isalpha():
             return CorpusError(f"a URL must start with http:// or https://, got {given}")
-        return CorpusError(f"no such file or folder: {given}")
+        return CorpusError(f"no such file or folder: {printable(given)}")
     return CorpusError(
         f"data {given!r} is neither a file or folder nor a registry name"
         f"{closest(given, registry.REGISTRY)}; the registry has {', '.join(registry.REGISTRY)}"

@@ -126,7 +126,8 @@ def expanded(file: BinaryIO, name: str, kind: str | None) -> Iterator[bytes]:
         if isinstance(error, MemoryError):
             raise
         raise Unreadable(
-            f"{name} is damaged {kind} data: {reason(error)}", "damaged file"
+            f"{name} is damaged {kind} data: {reason(error)}; copy or download it again",
+            "damaged file",
         ) from error
 
 

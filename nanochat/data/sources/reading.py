@@ -102,4 +102,5 @@ def _pieces(
 
         assert plain is not None
         return office_text(plain, name, kind)
-    raise Unreadable(f"{name} is {a_(kind)}; {way_out(kind)}", kind)
+    holds = "is" if compression is None else f"is {a_(compression + ' file')} that holds"
+    raise Unreadable(f"{name} {holds} {a_(kind)}; {way_out(kind)}", kind)

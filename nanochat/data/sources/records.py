@@ -47,7 +47,9 @@ def _text_of(value: Any, column: str, where: str) -> bytes:
     if isinstance(value, list):
         value = _conversation(value, column, where)
     if not isinstance(value, str):
-        raise CorpusError(f"{where}: {column} must be a string, got {value!r:.40}")
+        raise CorpusError(
+            f"{where}: {column} must be a string, got {value!r:.40}; remove the record"
+        )
     if has_surrogate(value):
         raise CorpusError(f"{where}: {column} contains a lone surrogate; replace it")
     if "\0" in value:
@@ -125,7 +127,10 @@ def _parsed(line: bytes, where: str) -> Any:
     try:
         return json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise CorpusError(f"{where} is not JSON: {error}") from error
+        cause = str(error)
+        if isinstance(error, json.JSONDecodeError):  # its own text says "line 1"
+            cause = f"{error.msg.removesuffix(' starting at')} at column {error.colno}"
+        raise CorpusError(f"{where} is not JSON: {cause}; correct or remove the line") from error
 
 
 def _record_text(record: Any, where: str, column: str | None) -> bytes:
@@ -160,18 +165,21 @@ def read_table(
     csv.field_size_limit(_LONGEST_FIELD)
     lines = (line.decode("utf-8") + "\n" for line in _lines(chunks))
     rows = csv.reader(lines, delimiter=separator, strict=True)
+    complete = 0  # lines before the row at hand
     try:
         header = next((row for row in rows if any(row)), [])
         key = _column_of(name, header, column)
         place = header.index(key)
         numbers: list[bytes] | None = []  # the first values, as long as all are numbers
+        complete = rows.line_num
         for row in rows:
             if not row or row == [""]:
                 continue
-            where = f"{name} line {rows.line_num}"
+            complete, where = rows.line_num, f"{name} line {rows.line_num}"
             if len(row) != len(header):
                 raise CorpusError(
-                    f"{where} must have {len(header)} columns as the header has, got {len(row)}"
+                    f"{where} must have {len(header)} columns as the header has, got {len(row)};"
+                    " quote texts that contain the separator"
                 )
             text = _text_of(row[place], key, where)
             if numbers is None:
@@ -190,7 +198,14 @@ def read_table(
                 " choose another with --text-column"
             )
     except csv.Error as error:
-        raise CorpusError(f"{name} line {rows.line_num} is not CSV: {error}") from error
+        if "unexpected end" in str(error):
+            raise CorpusError(
+                f"{name} is not CSV: the row after line {complete} has a quote that is never"
+                " closed; close it, or double each quote inside a text"
+            ) from error
+        raise CorpusError(
+            f"{name} line {rows.line_num} is not CSV: {error}; correct or remove the line"
+        ) from error
 
 
 def _is_number(text: str) -> bool:

@@ -1,0 +1,197 @@
+"""Peak memory of `nanochat train` on large texts, relative to the size of the text.
+
+    python -m bench.choices.memory [--megabytes 1000] [--folder FOLDER] [CASE …]
+
+Writes an English-like text of ASCII into FOLDER once: as one file, as a hundred files, compressed
+with gzip, as JSON lines, and as CSV. Each case trains for two steps in a process that does nothing
+else, whose largest resident memory the kernel reports. `process_mb` is that of the same command on
+one megabyte: the interpreter, torch and the model. Memory does not depend on the load of the
+machine, so one run per case is enough.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import multiprocessing
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+
+from bench.command import command_parser, nanochat_command
+from bench.machine import write_result
+
+_MB = 1_000_000
+_PIECE = 4 * _MB  # bytes that are written at a time
+_FILES = 100
+_WORDS = 50_000
+_LINE_WORDS = 11  # about 70 bytes per line
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """The form of the text, and the options of the command."""
+
+    form: str  # file, files, gz, jsonl or csv
+    tokenizer: str  # char, byte or bpe
+    options: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return "-".join([self.form, self.tokenizer, *(o.strip("-") for o in self.options)])
+
+
+_NO_COUNTING = "--no-baseline"
+_TOKENIZERS = ("char", "byte", "bpe")
+CASES = (
+    *(Case(form, kind, (_NO_COUNTING,))
+      for form in ("file", "files", "gz", "jsonl") for kind in _TOKENIZERS),
+    Case("csv", "char", (_NO_COUNTING,)),
+    *(Case("file", kind, ("--documents", "line", _NO_COUNTING)) for kind in _TOKENIZERS),
+    *(Case("file", kind) for kind in _TOKENIZERS),
+    Case("file", "char", ("--documents", "line")),
+    Case("file", "char", ("--documents", "line", "--deduplicate", _NO_COUNTING)),
+)  # fmt: skip
+
+
+# ----------------------------------------------------------------------------------- the texts
+
+
+def _pieces(megabytes: int) -> Iterator[str]:
+    """Yield lines of words with the frequencies of a language, about `_PIECE` bytes at a time."""
+    draw = np.random.default_rng(20)
+    letters = np.array(list("etaoinshrdlucmfwypvbgk"))
+    lengths = draw.integers(2, 10, _WORDS)
+    words = np.array(["".join(draw.choice(letters, n)) for n in lengths], object)
+    rates = 1 / np.arange(10, _WORDS + 10)
+    steps = np.cumsum(rates / rates.sum())
+    for done in range(0, megabytes * _MB, _PIECE):
+        size = min(_PIECE, megabytes * _MB - done)
+        drawn = words[np.searchsorted(steps, draw.random(size // 5))].tolist()
+        lines = (drawn[i : i + _LINE_WORDS] for i in range(0, len(drawn), _LINE_WORDS))
+        text = "".join(" ".join(line).capitalize() + ".\n" for line in lines)
+        yield text[: size - 1] + "\n"
+
+
+def text_in(folder: Path, form: str, megabytes: int) -> Path:
+    """Return the text in one form, written if it is not there."""
+    suffix = f".{form}" if form in ("gz", "jsonl", "csv") else ""
+    path = folder / f"{form}-{megabytes}{suffix}"
+    if path.exists():
+        return path
+    temporary = folder / f".{path.name}"
+    if form == "files":
+        temporary.mkdir()
+        files = [open(temporary / f"{i:03}.txt", "w") for i in range(_FILES)]  # noqa: SIM115
+        for number, piece in enumerate(_pieces(megabytes)):
+            files[number * _FILES * _PIECE // (megabytes * _MB) % _FILES].write(piece)
+        for file in files:
+            file.close()
+    elif form == "gz":
+        with gzip.open(temporary, "wt", compresslevel=1) as file:
+            file.writelines(_pieces(megabytes))
+    else:
+        with open(temporary, "w", newline="") as file:
+            _write(file, form, megabytes)
+    temporary.rename(path)
+    return path
+
+
+def _write(file: TextIO, form: str, megabytes: int) -> None:
+    if form == "csv":
+        writer = csv.writer(file)
+        writer.writerow(["id", "text"])
+    for piece in _pieces(megabytes):
+        if form == "file":
+            file.write(piece)
+            continue
+        lines = piece.splitlines()
+        for first in range(0, len(lines), 10):
+            record = "\n".join(lines[first : first + 10])
+            if form == "csv":
+                writer.writerow([first, record])
+            else:
+                file.write(json.dumps({"text": record}) + "\n")
+
+
+# ------------------------------------------------------------------------------- the measurement
+
+
+def _size(path: Path) -> int:
+    files = path.iterdir() if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files)
+
+
+def peak_bytes(case: Case, path: Path) -> tuple[int, float]:
+    """Return the largest resident memory of a run on a text, and its seconds.
+
+    A small part validates: a run ends with an evaluation of all of it, which takes no memory but
+    minutes. Both parts are kept in the same form.
+    """
+    with tempfile.TemporaryDirectory() as out, open(os.devnull, "w") as nowhere:
+        command = [
+            nanochat_command(), "train", str(path), "--tokenizer", case.tokenizer, *case.options,
+            "--steps", "2", "--val-fraction", "0.001", "--num-samples", "1",
+            "--max-new-tokens", "4", "--out", str(Path(out) / "run"),
+        ]  # fmt: skip
+        begun = time.perf_counter()
+        child = subprocess.Popen(command, stdout=nowhere, cwd=out)
+        _, status, usage = os.wait4(child.pid, 0)
+        seconds = time.perf_counter() - begun
+        child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        raise SystemExit(f"{case.name} must succeed, got exit code {child.returncode}")
+    return usage.ru_maxrss * 1024, seconds
+
+
+def measured(case: Case, folder: Path, megabytes: int) -> dict[str, object]:
+    """Return the record of a case."""
+    # In another process: a child's peak counts the memory of the process that starts it.
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        path, small, plain = pool.starmap(
+            text_in,
+            [(folder, case.form, megabytes), (folder, case.form, 1), (folder, "file", megabytes)],
+        )
+    # The text that a gzip file holds; records are the size of their file.
+    size = _size(plain if case.form == "gz" else path)
+    process, _ = peak_bytes(case, small)
+    peak, seconds = peak_bytes(case, path)
+    return {
+        "case": case.name,
+        "text_mb": round(size / _MB),
+        "peak_mb": round(peak / _MB),
+        "process_mb": round(process / _MB),
+        "ratio": round(peak / size, 2),
+        "ratio_without_process": round((peak - process) / size, 2),
+        "seconds": round(seconds),
+    }
+
+
+def main() -> None:
+    parser = command_parser(__doc__)
+    parser.add_argument("cases", nargs="*", metavar="CASE", help="names; default: all")
+    parser.add_argument("--megabytes", type=int, default=1000, help="of the text (1000)")
+    parser.add_argument("--folder", type=Path, help="of the texts; default: a temporary one")
+    options = parser.parse_args()
+    chosen = [case for case in CASES if not options.cases or case.name in options.cases]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = (options.folder or Path(temporary)).absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = []
+        for case in chosen:
+            rows.append(measured(case, folder, options.megabytes))
+            print(*(f"{name} {value}" for name, value in rows[-1].items()), sep="  ", flush=True)
+    if not options.cases:
+        write_result("choices/memory", {"megabytes": options.megabytes, "cases": rows})
+
+
+if __name__ == "__main__":
+    main()
