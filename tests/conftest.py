@@ -17,6 +17,10 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import settings
 
+# Several processes test on the same cores. By default, torch's idle threads spin there and take most
+# of the processor from the others; passive ones sleep. OpenMP reads this when torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 ROOT = Path(__file__).resolve().parent.parent
 
 TEXT = "anna\nbob\ncarl\ndora\nemma\nfred\nada\nbea\ncleo\ndan\nella\nfay\n"

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import shutil
 from pathlib import Path
 
@@ -158,14 +159,19 @@ def test_one_flipped_bit_anywhere_is_found(tmp_path, name):
 
 def test_every_flipped_bit_of_the_manifest_is_found(tmp_path):
     file = save(tmp_path) / "manifest.json"
-    content = file.read_bytes()
+    content, unseen = file.read_bytes(), []
     for position in range(len(content)):
         for bit in range(8):
             damaged = bytearray(content)
             damaged[position] ^= 1 << bit
             file.write_bytes(damaged)
-            with pytest.raises(CheckpointError, match=r"manifest|damaged"):
+            try:
                 load_checkpoint(file.parent)
+            except CheckpointError as error:
+                if re.search(r"manifest|damaged", str(error)):
+                    continue
+            unseen.append((position, bit))
+    assert not unseen
 
 
 @pytest.mark.parametrize("name", sorted(FILES - {"manifest.json"}))

@@ -131,7 +131,7 @@ def test_a_missing_compiler_is_refused_in_one_line(
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
     monkeypatch.setattr("torch._inductor.config.compile_threads", 1)
     torch.compiler.reset()
-    engine = make_engine(small_config(compile="on", n_embd=4), dtype="float32")
+    engine = make_engine(small_config(model_kind="bigram", compile="on"), dtype="float32")
     before = everything(engine)
     with pytest.raises(UnsupportedOption) as caught:
         engine.step([windows(4, 8)], settings())

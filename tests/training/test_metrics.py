@@ -236,7 +236,8 @@ def test_numpy_scalars_are_written_as_numbers(log):
     )
 )
 def test_every_line_reads_back_exactly(tmp_path_factory, record):
-    path = tmp_path_factory.mktemp("log") / "m.jsonl"
+    path = tmp_path_factory.getbasetemp() / "reads-back.jsonl"
+    path.unlink(missing_ok=True)
     writer = JsonlWriter(path)
     writer.write(record)
     writer.close()
