@@ -6,7 +6,8 @@ Writes an English-like text of ASCII into FOLDER once: as one file, as a hundred
 with gzip, as JSON lines, and as CSV. Each case trains for two steps in a process that does nothing
 else, whose largest resident memory the kernel reports. `process_mb` is that of the same command on
 one megabyte: the interpreter, torch and the model. Memory does not depend on the load of the
-machine, so one run per case is enough.
+machine, so one run per case is enough. Each case is recorded when it is done; `seconds` tell only
+how long the bench takes.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ from typing import TextIO
 import numpy as np
 
 from bench.command import command_parser, nanochat_command
-from bench.machine import write_result
+from bench.machine import read_result, write_result
 
+_RECORD = "choices/memory"
 _MB = 1_000_000
 _PIECE = 4 * _MB  # bytes that are written at a time
 _FILES = 100
@@ -175,6 +177,17 @@ def measured(case: Case, folder: Path, megabytes: int) -> dict[str, object]:
     }
 
 
+def _record(row: dict[str, object], megabytes: int) -> None:
+    """Write a case into the record, next to others of texts of the same size."""
+    known = read_result(_RECORD)
+    rows = {each["case"]: each for each in known.get("cases", [])}
+    if known.get("megabytes") != megabytes:
+        rows.clear()
+    rows[row["case"]] = row
+    ordered = [rows[case.name] for case in CASES if case.name in rows]
+    write_result(_RECORD, {"megabytes": megabytes, "cases": ordered})
+
+
 def main() -> None:
     parser = command_parser(__doc__)
     parser.add_argument("cases", nargs="*", metavar="CASE", help="names; default: all")
@@ -185,12 +198,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = (options.folder or Path(temporary)).absolute()
         folder.mkdir(parents=True, exist_ok=True)
-        rows = []
         for case in chosen:
-            rows.append(measured(case, folder, options.megabytes))
-            print(*(f"{name} {value}" for name, value in rows[-1].items()), sep="  ", flush=True)
-    if not options.cases:
-        write_result("choices/memory", {"megabytes": options.megabytes, "cases": rows})
+            row = measured(case, folder, options.megabytes)
+            print(*(f"{name} {value}" for name, value in row.items()), sep="  ", flush=True)
+            _record(row, options.megabytes)
 
 
 if __name__ == "__main__":

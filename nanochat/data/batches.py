@@ -41,6 +41,7 @@ _PACKING_ITEM = 0
 _FIRST_EPOCH_ITEM = 1
 
 _GROUP_TOKENS = 1 << 15  # of consecutive steps that are drawn together
+_MOST_PACKED = 1 << 28  # pairs; packing lists all chunks, which takes more memory than their text
 _LONG_DOCUMENT = 4  # in block sizes: above this mean length, windows waste less context than chunks
 
 
@@ -93,9 +94,11 @@ class _Layout:
 
 
 def resolve_batching(batching: str, documents: Documents, block_size: int) -> str:
-    """Resolve `auto` to windows (long documents) or packed (short ones)."""
+    """Resolve `auto` to windows (long documents, or a very large text) or packed (short ones)."""
     if batching != "auto":
         return batching
+    if documents.pairs > _MOST_PACKED:
+        return "windows"
     is_long = documents.pairs > _LONG_DOCUMENT * block_size * documents.count
     return "windows" if is_long else "packed"
 

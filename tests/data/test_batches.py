@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nanochat.data import batches
 from nanochat.data.batches import (
     IGNORE,
     Batch,
@@ -189,6 +190,14 @@ def test_auto_takes_windows_above_four_block_sizes_per_document(sizes, expected)
     assert resolve_batching("auto", documents, 16) == expected
     for kind in KINDS:
         assert resolve_batching(kind, documents, 16) == kind
+
+
+def test_a_text_too_large_to_list_its_chunks_has_windows(monkeypatch):
+    documents = numbered([3] * 10)
+    for pairs, expected in ((40, "packed"), (39, "windows")):
+        monkeypatch.setattr(batches, "_MOST_PACKED", pairs)
+        assert resolve_batching("auto", documents, 16) == expected
+        assert resolve_batching("packed", documents, 16) == "packed"
 
 
 # --------------------------------------------------------------------------------------- windows
