@@ -15,7 +15,7 @@ from nanochat.config.preset_choice import Choice, choices_for
 from nanochat.config.presets import PRESETS
 from nanochat.data.dataset import SplitText, text_facts
 
-__all__ = ["choices_of", "chosen_options", "needs_text", "with_chosen_preset"]
+__all__ = ["choices_of", "chosen_options", "in_words", "needs_text", "with_chosen_preset"]
 
 
 def needs_text(config: TrainConfig) -> bool:
@@ -66,10 +66,13 @@ def _heads(n_embd: int, most: int) -> int:
     return next((heads for heads in range(most, 0, -1) if n_embd % (2 * heads) == 0), 1)
 
 
+def in_words(choice: Choice, text: SplitText) -> str:
+    return f"{choice}: {text_facts(text)}"
+
+
 def with_chosen_preset(config: TrainConfig, text: SplitText) -> tuple[TrainConfig, str]:
     """Return the config with the first choice for its text, and the choice in words."""
     given = {name: getattr(config, name) for name in config.given}
-    facts = text_facts(text)
-    choice = choices_for(facts, _mode(config))[0]
+    choice = choices_of(config, text)[0]
     chosen = TrainConfig(**{**chosen_options(choice, given), **given})
-    return chosen, f"{choice}: {facts}"
+    return chosen, in_words(choice, text)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nanochat.commands.preset_choice import choices_of, chosen_options
+from nanochat.commands.preset_choice import choices_of, chosen_options, in_words
 from nanochat.config.options import RUNS_DIR, TrainConfig, budget_seconds, options_of
 from nanochat.data.batches import resolve_batching
 from nanochat.data.dataset import EVAL_TOKENS, Dataset, SplitText, load_dataset, read_text
@@ -60,6 +60,7 @@ class Fit:
     plan: TimePlan
     end: float  # on the clock
     clock: Callable[[], float] = time.perf_counter
+    choice: str = ""  # of the preset, in words; empty if it was given
 
     def __str__(self) -> str:
         config, plan = self.config, self.plan
@@ -94,6 +95,7 @@ def fit_to_budget(
     text = read_text(config)
     datasets = _Datasets(text)
     fitting: _Trial | None = None
+    chosen = ""
     for choice in reversed(choices_of(config, text)):
         if fitting is not None and fitting.steps < choice.least_steps:
             break  # a larger preset is slower still
@@ -105,8 +107,9 @@ def fit_to_budget(
         if fitting is not None and trial.steps < choice.least_steps:
             break
         fitting = trial
+        chosen = "" if "preset" in given else in_words(choice, text)
     assert fitting is not None  # there is a choice for every text
-    return fitting.fit(config)
+    return dataclasses.replace(fitting.fit(config), choice=chosen)
 
 
 def _too_short(config: TrainConfig, least_s: float, reason: str) -> ConfigError:

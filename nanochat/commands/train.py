@@ -193,6 +193,8 @@ def _complete(
     complete = requested if checkpoint is None else _resumed_config(requested, checkpoint)
     if complete.time_budget is not None:
         fit = fit_to_budget(complete, started)
+        if fit.choice:
+            terminal.note(fit.choice)
         terminal.note(f"{complete.time_budget}: {fit}")
         return fit.config, True, fit, None  # its steps were timed in this mode
     mode_is_given = checkpoint is not None or "mode" in requested.given
