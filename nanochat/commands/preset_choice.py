@@ -24,7 +24,8 @@ def needs_text(config: TrainConfig) -> bool:
     A corpus of short documents that mode auto trains on the scalar engine has its preset already.
     """
     is_known = config.mode == "scalar" and "mode" not in config.given and _has_torch()
-    return _is_open(config) and not is_known
+    can_run = config.mode == "scalar" or _has_torch()
+    return _is_open(config) and can_run and not is_known
 
 
 def _is_open(config: TrainConfig) -> bool:
