@@ -42,7 +42,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Set the number of examples of the property tests that do not name one."""
     settings.register_profile("gate", max_examples=100)
-    settings.register_profile("long", max_examples=1000)
+    settings.register_profile("long", max_examples=300)
     settings.load_profile("long" if config.getoption("--long") else "gate")
 
 

@@ -1,14 +1,15 @@
 """`--preset auto` compared with every preset, on many kinds of text and several time budgets.
 
     python -m bench.choices.texts FOLDER [--budgets 10 60 300] [--seeds 3] [--texts NAME …]
-                                         [--candidates NAME …] [--report]
+                                         [--candidates NAME …] [--cores N …] [--report]
 
 FOLDER is that of `python -m bench.choices.text_sources`. For each text, budget and seed, every
 candidate trains in turn as a whole process, and `nanochat eval` scores the test part, which chose
 nothing. Presets that the first seed leaves more than BEYOND bits per byte behind the best get no
 further seeds. Each cell is added to results/choices/texts.json as soon as it is measured: an
 interrupted run goes on where it stopped. A cell is measured again when the defaults of its preset
-have changed. --report only prints the tables.
+have changed. --cores runs one cell at a time on each of these processors, with one thread each;
+otherwise a cell has the whole machine. --report only prints the tables.
 
 A choice is good if its mean is within max(0.03 bits per byte, two standard errors of the paired
 difference) of the best candidate on a text of 20 kB or more, and not significantly worse than any
@@ -21,11 +22,14 @@ import hashlib
 import inspect
 import json
 import math
+import os
 import statistics
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +80,7 @@ def measure(text: Text, folder: Path, budget: int, candidate: str, seed: int) ->
     return {
         "text": text.name, "budget_s": budget, "candidate": candidate, "seed": seed,
         "defaults": digest(candidate), "bytes": train.stat().st_size, "clock_s": clock_s,
-        "test_bpb": score["bpb"], "params": result["params"], "steps": result["steps"],
+        "cores": len(os.sched_getaffinity(0)), "test_bpb": score["bpb"], "params": result["params"], "steps": result["steps"],
         "best_step": result["best_step"], "val_bpb": result["val_bpb"],
         "baseline_bpb": result.get("baseline_bpb"), **{name: chosen[name] for name in CHOSEN},
     }  # fmt: skip
@@ -190,6 +194,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--texts", nargs="*", default=[])
     parser.add_argument("--candidates", nargs="*", default=list(CANDIDATES), choices=CANDIDATES)
+    parser.add_argument("--cores", type=int, nargs="*", default=[])
     parser.add_argument("--report", action="store_true")
     options = parser.parse_args()
     cells: list[Cell] = read_result(RECORD).get("cells", [])
@@ -198,11 +203,26 @@ def main() -> None:
             cells, budgets=options.budgets, seeds=options.seeds, names=options.texts,
             candidates=options.candidates,
         )  # fmt: skip
-        for text, budget, candidate, seed in waiting:
-            cell = measure(text, options.folder.resolve(), budget, candidate, seed)
-            cells.append(cell)
-            write_result(RECORD, {"cells": cells})
-            print(f"{text.name} {budget} s {candidate} {seed}: {cell['test_bpb']:.4f}", flush=True)
+        lock = threading.Lock()
+
+        def work(core: int | None) -> None:
+            if core is not None:
+                os.sched_setaffinity(0, {core})  # of this thread and the processes that it starts
+            while True:
+                with lock:
+                    found = next(waiting, None)
+                if found is None:
+                    return
+                cell = measure(found[0], options.folder.resolve(), *found[1:])
+                with lock:
+                    cells.append(cell)
+                    write_result(RECORD, {"cells": cells})
+                shown = [cell[name] for name in ("text", "budget_s", "candidate", "seed")]
+                print(*shown, f"{cell['test_bpb']:.4f}", flush=True)
+
+        cores = options.cores or [None]
+        with ThreadPoolExecutor(len(cores)) as workers:
+            list(workers.map(work, cores))
     report(cells)
 
 
