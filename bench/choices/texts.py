@@ -80,7 +80,8 @@ def measure(text: Text, folder: Path, budget: int, candidate: str, seed: int) ->
     return {
         "text": text.name, "budget_s": budget, "candidate": candidate, "seed": seed,
         "defaults": digest(candidate), "bytes": train.stat().st_size, "clock_s": clock_s,
-        "cores": len(os.sched_getaffinity(0)), "test_bpb": score["bpb"], "params": result["params"], "steps": result["steps"],
+        "cores": len(os.sched_getaffinity(0)), "test_bpb": score["bpb"],
+        "params": result["params"], "steps": result["steps"],
         "best_step": result["best_step"], "val_bpb": result["val_bpb"],
         "baseline_bpb": result.get("baseline_bpb"), **{name: chosen[name] for name in CHOSEN},
     }  # fmt: skip

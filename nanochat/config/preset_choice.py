@@ -56,10 +56,12 @@ def choices_for(facts: TextFacts, mode: str) -> tuple[Choice, ...]:
         return (Choice(preset="pico", options={} if is_short else {"block_size": 32}),)
     if is_short:
         return Choice(preset="mini", least_steps=400), Choice(preset="pico")
+    is_small = facts.size < SMALL_TEXT
     if facts.alphabet >= LARGE_ALPHABET:
-        return (Choice(preset="small", options={"vocab_size": 4096}),)
+        pieces = {"vocab_size": 2048, "dropout": 0.2} if is_small else {"vocab_size": 4096}
+        return (Choice(preset="small", options=pieces),)
     if facts.size < TINY_TEXT:
-        return (Choice(preset="nano", options={"dropout": 0.2}),)
-    if facts.size < SMALL_TEXT:
+        return (Choice(preset="nano", options={"dropout": 0.3, "lr": 2e-3}),)
+    if is_small:
         return (Choice(preset="nano", options={"dropout": 0.1}),)
     return Choice(preset="small", least_steps=300), Choice(preset="nano")
