@@ -7,16 +7,20 @@ training part only, and is the same with and without a time budget.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from nanochat.config.presets import PRESETS
 
 __all__ = ["Choice", "TextFacts", "choices_for"]
 
 SHORT_DOCUMENT = 64  # characters on average; in longer ones the context of `mini` is too short
 LARGE_ALPHABET = 400  # characters, as in Chinese and Japanese: most of them are rare
 SMALL_TEXT = 500_000  # bytes; in a shorter text the word pieces of `small` are too rare
-TINY_TEXT = 150_000  # bytes, which a model of `nano`'s size knows by heart within seconds
+TINY_TEXT = 150_000  # bytes, which a model of `nano`'s size soon knows by heart
+OVERFITTED = 4  # times that a small text is read before dropout is worth its slower start
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,12 +60,22 @@ def choices_for(facts: TextFacts, mode: str) -> tuple[Choice, ...]:
         return (Choice(preset="pico", options={} if is_short else {"block_size": 32}),)
     if is_short:
         return Choice(preset="mini", least_steps=400), Choice(preset="pico")
-    is_small = facts.size < SMALL_TEXT
     if facts.alphabet >= LARGE_ALPHABET:
-        pieces = {"vocab_size": 2048, "dropout": 0.2} if is_small else {"vocab_size": 4096}
-        return (Choice(preset="small", options=pieces),)
-    if facts.size < TINY_TEXT:
-        return (Choice(preset="nano", options={"dropout": 0.3, "lr": 2e-3}),)
-    if is_small:
-        return (Choice(preset="nano", options={"dropout": 0.1}),)
-    return Choice(preset="small", least_steps=300), Choice(preset="nano")
+        return _of_large_alphabet(facts)
+    if facts.size >= SMALL_TEXT:
+        return Choice(preset="small", least_steps=300), Choice(preset="nano")
+    regularized = {"dropout": 0.3, "lr": 2e-3} if facts.size < TINY_TEXT else {"dropout": 0.1}
+    return _from_overfitting_on(facts, regularized), Choice(preset="nano")
+
+
+def _of_large_alphabet(facts: TextFacts) -> tuple[Choice, ...]:
+    if facts.size >= SMALL_TEXT:
+        return (Choice(preset="small", options={"vocab_size": 4096}),)
+    return (Choice(preset="small", options={"vocab_size": 2048, "dropout": 0.2}),)
+
+
+def _from_overfitting_on(facts: TextFacts, options: Mapping[str, Any]) -> Choice:
+    """Return `nano` with options for a run that reads a small text OVERFITTED times or more."""
+    nano = PRESETS["nano"]
+    steps = math.ceil(OVERFITTED * facts.size / (nano["batch_size"] * nano["block_size"]))
+    return Choice(preset="nano", options=options, least_steps=steps)
