@@ -76,7 +76,7 @@ class AblationResult:
 
 
 def ablate(
-    config: AblateConfig | None = None,
+    config: AblateConfig | Mapping[str, Any] | None = None,
     base: Mapping[str, Any] | None = None,  # TrainConfig options that all runs share
     *,
     terminal: Terminal = SILENT,
@@ -103,6 +103,8 @@ def ablate(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise output_error(folder, error) from error
+    if note := _preset_note(planned):
+        terminal.note(note)
     failures = _run_all(planned, config.jobs, terminal)
     results = [(run, _result(_run_folder(run))) for run in planned]
     records = [_record(run, result) for run, result in results if result is not None]
@@ -143,6 +145,18 @@ def plan_runs(config: AblateConfig, base: Mapping[str, Any]) -> list[PlannedRun]
         runs = _product(axes, seeds, {**options, "mode": "tensor"}, folder)
     _refuse_twins(runs)
     return runs
+
+
+def _preset_note(runs: Sequence[PlannedRun]) -> str:
+    """Say that train would choose a preset for this text, where the runs have that of the engine.
+
+    Otherwise variants that change the text would differ in their preset too.
+    """
+    config = runs[0].config
+    if "preset" in config.given or config.model_kind != "mini-gpt" or "data" not in config.given:
+        return ""
+    presets = " and ".join(sorted({run.config.preset for run in runs}))
+    return f"preset {presets}, by the engine and not by the text; give another one with --preset"
 
 
 def _product(

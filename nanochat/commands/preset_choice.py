@@ -6,16 +6,16 @@ steps that they can take (time_budget.py).
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 from collections.abc import Mapping
 from typing import Any
 
-from nanochat.config.options import TrainConfig
+from nanochat.config.options import TrainConfig, preset_defaults
 from nanochat.config.preset_choice import Choice, choices_for
-from nanochat.config.presets import PRESETS
 from nanochat.data.dataset import SplitText, text_facts
 
-__all__ = ["choices_of", "chosen_options", "in_words", "needs_text", "with_chosen_preset"]
+__all__ = ["choices_of", "chosen_config", "needs_text", "with_chosen_preset"]
 
 
 def needs_text(config: TrainConfig) -> bool:
@@ -23,7 +23,8 @@ def needs_text(config: TrainConfig) -> bool:
 
     A corpus of short documents that mode auto trains on the scalar engine has its preset already.
     """
-    is_known = config.mode == "scalar" and "mode" not in config.given and _has_torch()
+    is_auto = config.mode == "scalar" and "mode" not in config.given and _has_torch()
+    is_known = is_auto and config.numerics != "exact"  # which documents of any length may have
     can_run = config.mode == "scalar" or _has_torch()
     return _is_open(config) and can_run and not is_known
 
@@ -36,44 +37,55 @@ def _has_torch() -> bool:
     return importlib.util.find_spec("torch") is not None
 
 
-def choices_of(config: TrainConfig, text: SplitText) -> tuple[Choice, ...]:
-    """Return what fits the text, the largest model first; a given preset is the only choice."""
+def choices_of(config: TrainConfig, text: SplitText) -> list[tuple[Choice, str]]:
+    """Return what fits the text, the largest model first, each with its reason in words.
+
+    The options of a choice are those that are not given. A given preset is the only choice, without
+    a reason.
+    """
     if not _is_open(config):
-        return (Choice(preset=config.preset),)
-    return choices_for(text_facts(text), _mode(config))
+        return [(Choice(preset=config.preset), "")]
+    facts = text_facts(text)
+    choices = [_left_open(choice, config) for choice in choices_for(facts, _mode(config))]
+    return [(choice, f"{choice}: {facts}") for choice in choices]
 
 
 def _mode(config: TrainConfig) -> str:
     """Return the engine that the choice is for. Under a time budget torch is worth its start."""
     if not _has_torch():
         return "scalar"
-    if "mode" in config.given or config.time_budget is None:
+    if "mode" in config.given or config.time_budget is None or config.numerics == "exact":
         return config.mode
     return "tensor"
 
 
-def chosen_options(choice: Choice, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a choice that the given ones leave open."""
-    options = {"preset": choice.preset, **choice.options}
+def _left_open(choice: Choice, config: TrainConfig) -> Choice:
+    """Return a choice without the options that are given."""
+    given = set(config.given)
     if "tokenizer" in given:
-        options.pop("vocab_size", None)  # it is for the preset's tokenizer
-    if "n_embd" in given and "n_head" not in given:
-        options["n_head"] = _heads(given["n_embd"], PRESETS[choice.preset]["n_head"])
-    return options
+        given.add("vocab_size")  # that of the choice is for the preset's tokenizer
+    options = {name: value for name, value in choice.options.items() if name not in given}
+    return dataclasses.replace(choice, options=options)
 
 
-def _heads(n_embd: int, most: int) -> int:
-    """Return the largest number of heads up to `most` whose size is a whole and even number."""
-    return next((heads for heads in range(most, 0, -1) if n_embd % (2 * heads) == 0), 1)
+def chosen_config(config: TrainConfig, choice: Choice, given: Mapping[str, Any]) -> TrainConfig:
+    """Return the config of a choice for the text of `config`, with the given options."""
+    # A preset may name another text, for a run that names none.
+    options = {"data": config.data, "preset": choice.preset, **choice.options, **given}
+    if _is_open(config) and "n_embd" in given and "n_head" not in given:
+        options["n_head"] = _heads(preset_defaults(choice.preset, given) | options)
+    return TrainConfig(**options)
 
 
-def in_words(choice: Choice, text: SplitText) -> str:
-    return f"{choice}: {text_facts(text)}"
+def _heads(options: Mapping[str, Any]) -> int:
+    """Return the largest number of heads up to that of the options which suits their n_embd."""
+    parts = 2 if options["positions"] == "rope" else 1  # that a head is divided into
+    most, n_embd = options["n_head"], options["n_embd"]
+    return next((heads for heads in range(most, 0, -1) if n_embd % (parts * heads) == 0), 1)
 
 
 def with_chosen_preset(config: TrainConfig, text: SplitText) -> tuple[TrainConfig, str]:
     """Return the config with the first choice for its text, and the choice in words."""
     given = {name: getattr(config, name) for name in config.given}
-    choice = choices_of(config, text)[0]
-    chosen = TrainConfig(**{**chosen_options(choice, given), **given})
-    return chosen, in_words(choice, text)
+    choice, reason = choices_of(config, text)[0]
+    return chosen_config(config, choice, given), reason

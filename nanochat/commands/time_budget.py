@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nanochat.commands.preset_choice import choices_of, chosen_options, in_words
+from nanochat.commands.preset_choice import choices_of, chosen_config
 from nanochat.config.options import RUNS_DIR, TrainConfig, budget_seconds, options_of
 from nanochat.data.batches import resolve_batching
 from nanochat.data.dataset import EVAL_TOKENS, Dataset, SplitText, load_dataset, read_text
+from nanochat.data.tokenizer import Tokenizer
 from nanochat.engines import build_engine, resolve_hardware
 from nanochat.errors import ConfigError
 from nanochat.model.state import TrainerState
@@ -60,7 +61,7 @@ class Fit:
     plan: TimePlan
     end: float  # on the clock
     clock: Callable[[], float] = time.perf_counter
-    choice: str = ""  # of the preset, in words; empty if it was given
+    choice: str = ""  # of the preset by the text, in words; empty if the text did not decide
 
     def __str__(self) -> str:
         config, plan = self.config, self.plan
@@ -81,6 +82,9 @@ def fit_to_budget(
     config: TrainConfig,
     started: float,  # on the clock: when the budget began
     *,
+    known: Tokenizer | None = None,  # of a trained model; None: the text's own
+    extend: bool = False,  # add the text's new characters to `known`
+    folder: Path | None = None,  # of a run that has copies of standard input and URLs
     clock: Callable[[], float] = time.perf_counter,
 ) -> Fit:
     """Return the largest choice for the text that has enough steps in config.time_budget.
@@ -92,22 +96,21 @@ def fit_to_budget(
     given = {name: getattr(config, name) for name in config.given - {"time_budget", "steps"}}
     if config.compile == "auto" and budget_s < COMPILE_BUDGET_S:
         given["compile"] = "off"
-    text = read_text(config)
-    datasets = _Datasets(text)
+    text = read_text(config, folder)
+    datasets = _Datasets(text, known, extend)
     fitting: _Trial | None = None
     chosen = ""
-    for choice in reversed(choices_of(config, text)):
+    for choice, reason in reversed(choices_of(config, text)):
         if fitting is not None and fitting.steps < choice.least_steps:
             break  # a larger preset is slower still
-        candidate = TrainConfig(**{**chosen_options(choice, given), **given})
+        candidate = chosen_config(config, choice, given)
         dataset = datasets.of(candidate)
         if fitting is None and (start_s := clock() - started) > budget_s:
             raise _too_short(config, 2 * start_s, f"the start took {start_s:.1f} s")
         trial = _Trial(candidate, dataset, started, budget_s, clock)
         if fitting is not None and trial.steps < choice.least_steps:
             break
-        fitting = trial
-        chosen = "" if "preset" in given else in_words(choice, text)
+        fitting, chosen = trial, reason
     assert fitting is not None  # there is a choice for every text
     return dataclasses.replace(fitting.fit(config), choice=chosen)
 
@@ -122,8 +125,8 @@ def _too_short(config: TrainConfig, least_s: float, reason: str) -> ConfigError:
 class _Datasets:
     """The text as the presets see it, prepared once for all that read the same tokens."""
 
-    def __init__(self, text: SplitText) -> None:
-        self._text = text
+    def __init__(self, text: SplitText, known: Tokenizer | None, extend: bool) -> None:
+        self._text, self._known, self._extend = text, known, extend
         self._prepared: dict[tuple[Any, ...], Dataset] = {}
 
     def of(self, config: TrainConfig) -> Dataset:
@@ -132,7 +135,9 @@ class _Datasets:
         key = tuple(getattr(config, name) for name in (*data, "seed"))
         dataset = self._prepared.get(key)
         if dataset is None:
-            dataset = self._prepared[key] = load_dataset(config, text=self._text)
+            dataset = self._prepared[key] = load_dataset(
+                config, self._known, extend=self._extend, text=self._text
+            )
         batching = resolve_batching(config.batching, dataset.train, config.block_size)
         return dataclasses.replace(dataset, batching=batching)
 

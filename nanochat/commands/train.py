@@ -142,15 +142,16 @@ def train(
             folder, checkpoint = stack.enter_context(_resumed_run(requested, terminal))
         elif requested.out is not None and processes.rank() == 0:
             refuse_used(Path(requested.out))  # before any work; again when the folder is created
-        complete, mode_is_given, fit, read = _complete(requested, checkpoint, started, terminal)
         text = _Text(
             known=source.tokenizer if source is not None else kept_tokenizer(checkpoint),
-            extend=complete.extend_vocabulary if source is not None else True,
+            extend=requested.extend_vocabulary if source is not None else True,
             folder=checkpoint.run_folder if checkpoint else kept,
-            read=read, prepared=fit.dataset if fit and source is None else None,
-        )  # fmt: skip
+        )
+        complete, mode_is_given, fit, text = _complete(
+            requested, checkpoint, text, started, terminal
+        )
         resolved, dataset, mode_reason = _resolve(complete, mode_is_given, text)
-        del text, read  # as large as the text
+        del text  # as large as the text
         if checkpoint is not None:
             _check_same_data(dataset, checkpoint)
         elif dataset.warning:
@@ -185,25 +186,33 @@ def train(
 
 
 def _complete(
-    requested: TrainConfig, checkpoint: Checkpoint | None, started: float, terminal: Terminal
-) -> tuple[TrainConfig, bool, Fit | None, SplitText | None]:
+    requested: TrainConfig,
+    checkpoint: Checkpoint | None,
+    text: _Text,
+    started: float,
+    terminal: Terminal,
+) -> tuple[TrainConfig, bool, Fit | None, _Text]:
     """Return the config with the checkpoint's options or those chosen for the text and the time
     budget, whether its mode is given rather than chosen by the rule of mode auto, the fit to the
-    budget, and the text if the choice has read it."""
+    budget, and the text as far as the choice has read it."""
     complete = requested if checkpoint is None else _resumed_config(requested, checkpoint)
     if complete.time_budget is not None:
-        fit = fit_to_budget(complete, started)
+        fit = fit_to_budget(
+            complete, started, known=text.known, extend=text.extend, folder=text.folder
+        )
         if fit.choice:
             terminal.note(fit.choice)
         terminal.note(f"{complete.time_budget}: {fit}")
-        return fit.config, True, fit, None  # its steps were timed in this mode
+        # Its steps were timed in this mode.
+        return fit.config, True, fit, dataclasses.replace(text, prepared=fit.dataset)
     mode_is_given = checkpoint is not None or "mode" in requested.given
     if checkpoint is not None or not needs_text(complete):
-        return complete, mode_is_given, None, None
-    text = read_text(complete)
-    chosen, reason = with_chosen_preset(complete, text)
+        return complete, mode_is_given, None, text
+    read = read_text(complete)
+    chosen, reason = with_chosen_preset(complete, read)
     terminal.note(reason)
-    return chosen, mode_is_given or chosen.mode == "tensor", None, text
+    mode_is_given = mode_is_given or chosen.mode == "tensor"
+    return chosen, mode_is_given, None, dataclasses.replace(text, read=read)
 
 
 def _deadline(
@@ -218,13 +227,13 @@ def _deadline(
 
 @dataclass(frozen=True, kw_only=True)
 class _Text:
-    """What is known about the text before it is read."""
+    """What is known about the text, and what has been read of it."""
 
     known: Tokenizer | None  # of a trained model; None: the text's own
     extend: bool  # add the text's new characters to `known`
     folder: Path | None  # the run folder that has copies of standard input and URLs
-    read: SplitText | None  # by the choice of a preset
-    prepared: Dataset | None  # by a time budget
+    read: SplitText | None = None  # by the choice of a preset
+    prepared: Dataset | None = None  # by a time budget
 
     def load(self, config: TrainConfig) -> Dataset:
         return load_dataset(

@@ -116,6 +116,9 @@ def load_trained(
         threads=options.threads,
         dropout=0.0,
         ema=0.0,
+        optimizer="adamw",  # a trained model needs none; the scalar engine knows no other
+        auto_batch=False,
+        compile=config.compile if mode == config.mode else "off",
         numerics=config.numerics if mode == config.mode else "fast",
         loss=config.loss if device == config.device else "torch" if device == "mps" else "fused",
     )

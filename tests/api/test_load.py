@@ -121,6 +121,13 @@ def test_both_engines_load_every_run_and_agree(mode, trained):
     np.testing.assert_allclose(model.loss("anna").nats, reference.loss("anna").nats, rtol=1e-12)
 
 
+def test_options_of_the_training_do_not_keep_another_engine_from_loading(folder, tiny):
+    options = tiny("mini-gpt", mode="tensor", steps=2, num_samples=0, out="run")
+    nanochat.train({**options, "optimizer": "muon", "auto_batch": True, "ema": 0.5})
+    scalar, tensor = (nanochat.load("run", mode=mode) for mode in ("scalar", "tensor"))
+    np.testing.assert_allclose(scalar.loss("anna").nats, tensor.loss("anna").nats, rtol=1e-5)
+
+
 def test_the_validation_is_that_of_the_checkpoint(trained, records):
     best = nanochat.load(trained.path)
     assert best.step == trained.metrics["best_step"]

@@ -197,6 +197,15 @@ def test_stdout_is_the_table_and_the_folder_or_one_object(folder, base, cli, fla
     assert cli(*words, "--quiet").err == ""
 
 
+def test_the_runs_say_that_their_preset_does_not_depend_on_the_text(folder, tiny, cli, flags):
+    options = tiny("mini-gpt", steps=1, num_samples=None, mode="tensor", preset=None)
+    given = {name: value for name, value in options.items() if value is not None}
+    words = ["ablate", *flags(**given), "--vary=dropout=0.1", "--seeds=1", "--out=abl"]
+    note = "preset mini, by the engine and not by the text; give another one with --preset"
+    assert note in cli(*words).err.splitlines()
+    assert "by the engine" not in cli(*words, "--preset=mini").err
+
+
 # --------------------------------------------------------------------------- again, beside, cut off
 
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import nanochat
+from nanochat.commands import train as commands_train
+from nanochat.commands.time_budget import fit_to_budget
 from nanochat.config.options import PRESETS, EvalConfig, SampleConfig, TrainConfig, options_of
 from nanochat.config.sources import read_config_file
+from nanochat.data.sources import fetching
 from nanochat.data.splits import split_documents
 from nanochat.errors import ConfigError
 from nanochat.model.parameters import initial_weights
@@ -411,3 +416,25 @@ def test_resume_names_init_from_where_it_helps(source, refused):
     assert refused(*words, code=1).endswith(
         "; restore the text or start a new run from these weights with --init-from source"
     )
+
+
+def test_a_time_budget_times_the_kept_text_with_the_tokenizer_of_the_source(
+    source, folder, monkeypatch
+):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(OTHER.encode())))
+    source(data="-", documents="line")
+    fetching.forget()  # as in another process
+    monkeypatch.setattr(sys, "stdin", None)
+    seen = []
+
+    def fit(config, started, **text):
+        seen.append(fit_to_budget(config, started, **text))
+        return seen[0]
+
+    monkeypatch.setattr(commands_train, "fit_to_budget", fit)
+    options = {"init_from": "source", "time_budget": "60s", "num_samples": 0, "baseline": False}
+    run = nanochat.train(options, on_evaluation=lambda _: False)
+    kept = json.loads(Path(best_of("source"), "tokenizer.json").read_text())
+    assert seen[0].dataset.tokenizer.to_dict() == kept
+    assert seen[0].choice == ""
+    assert Path(run.run, "sources").is_dir()

@@ -9,7 +9,7 @@ import pytest
 
 import nanochat
 from nanochat import TrainConfig
-from nanochat.commands.preset_choice import with_chosen_preset
+from nanochat.commands.preset_choice import needs_text, with_chosen_preset
 from nanochat.data.dataset import read_text, text_facts
 
 NOVEL = "It was the best of times, it was the worst of times, it was the age of wisdom.\n" * 700
@@ -49,6 +49,38 @@ def test_given_options_override_the_choice(novel: str) -> None:
     assert (config.dropout, config.block_size, config.tokenizer) == (0.05, 32, "byte")
 
 
+def test_the_reason_names_only_what_was_chosen(novel: str) -> None:
+    config = TrainConfig(data=novel, mode="tensor", dropout=0.05)
+    reason = with_chosen_preset(config, read_text(config))[1]
+    assert reason.startswith("preset nano with lr 0.002: ")
+
+
+def test_a_preset_with_another_text_does_not_replace_the_text_that_was_read() -> None:
+    config = chosen(mode="tensor", documents="file")  # all names as one long document
+    assert (config.preset, config.data) == ("nano", ("names",))
+
+
+def test_a_run_without_data_can_be_resumed_and_scored(tmp_path: Path) -> None:
+    size = {"n_layer": 1, "n_embd": 8, "block_size": 8, "batch_size": 2, "steps": 1}
+    options = {"mode": "tensor", "documents": "file", "num_samples": 0, "baseline": False, **size}
+    run = nanochat.train({**options, "out": str(tmp_path / "run")})
+    again = nanochat.train({"resume": True, "out": str(run.run), "num_samples": 0})
+    assert again.metrics["val_loss"] == run.metrics["val_loss"]
+    scored = nanochat.evaluate({"run": str(run.run)})
+    assert scored.loss == pytest.approx(run.metrics["val_loss"], rel=1e-6)
+
+
+def test_exact_numerics_get_the_context_of_the_scalar_engine(novel: str) -> None:
+    config = TrainConfig(data=novel, numerics="exact")
+    assert needs_text(config)
+    assert with_chosen_preset(config, read_text(config))[0].block_size == 32
+
+
+def test_learned_positions_keep_heads_of_an_odd_size(novel: str) -> None:
+    config = chosen(data=novel, mode="scalar", n_embd=20)  # 4 heads of 5
+    assert config.n_head == TrainConfig(mode="scalar", n_embd=20).n_head == 4
+
+
 @pytest.mark.parametrize(("n_embd", "n_head"), [(96, 3), (64, 2), (8, 2), (24, 3), (40, 2)])
 def test_the_heads_of_the_choice_divide_a_given_size(novel: str, n_embd: int, n_head: int) -> None:
     assert chosen(data=novel, mode="tensor", n_embd=n_embd).n_head == n_head
@@ -74,7 +106,9 @@ def test_the_terminal_says_what_was_chosen_and_the_run_can_be_repeated(
     ]
     shown = cli("train", novel, "--mode=tensor", "--no-baseline", f"--out={tmp_path / 'a'}", *size)
     assert shown.code == 0
-    said = re.search(r"^preset nano with dropout [\d.]+: (\d+) kB of running text", shown.err, re.M)
+    said = re.search(
+        r"^preset nano with dropout [\d.]+ and lr [\d.]+: (\d+) kB of running text", shown.err, re.M
+    )
     assert said is not None
     # The training part is nine tenths of the text.
     assert int(said[1]) == round(len(NOVEL) * 0.9 / 1000)

@@ -22,6 +22,7 @@ from nanochat.config import preset_choice
 from nanochat.config.options import budget_seconds, options_of
 from nanochat.config.preset_choice import TextFacts, choices_for
 from nanochat.config.sources import read_config_file
+from nanochat.data.tokenizer import CharTokenizer
 from nanochat.errors import ConfigError, OutputError, RunInterrupted
 from nanochat.runs.load import read_checkpoint
 from nanochat.training.deadline import Deadline
@@ -141,7 +142,9 @@ def test_the_text_is_prepared_once_for_all_presets_that_read_the_same_tokens(
     loaded = []
     load = budget.load_dataset
     monkeypatch.setattr(
-        budget, "load_dataset", lambda config, text: loaded.append(config.tokenizer) or load(config)
+        budget,
+        "load_dataset",
+        lambda config, *_, **__: loaded.append(config.tokenizer) or load(config),
     )
     fitted("9s", **lines)
     assert loaded == ["char"]
@@ -190,6 +193,26 @@ def test_the_scalar_engine_takes_its_own_preset_for_any_text(lines, long_text, m
     clock = Clock()
     chosen = fit_to_budget(TrainConfig(time_budget="9s", **lines), clock(), clock=clock).config
     assert (chosen.preset, chosen.mode) == ("pico", "scalar")
+
+
+def test_exact_numerics_keep_the_scalar_engine_under_a_budget(long_text):
+    given = {**long_text, "n_embd": 8, "n_head": 2, "threads": 0}
+    chosen = fitted("9s", numerics="exact", **given).config
+    assert (chosen.preset, chosen.mode) == ("pico", "scalar")
+
+
+def test_a_given_preset_and_a_bigram_are_not_explained_by_the_text(lines):
+    assert fitted("9s", preset="mini", **lines).choice == ""
+    size = {name: value for name, value in lines.items() if name not in ("n_layer", "n_head")}
+    assert fitted("9s", model_kind="bigram", **size).choice == ""
+    assert fitted("9s", **lines).choice.startswith("preset mini: 2 kB of short documents")
+
+
+def test_a_budget_prepares_the_text_with_the_tokenizer_of_a_trained_model(lines):
+    clock, known = Clock(), CharTokenizer(sorted({*LINES, "é"} - {"\n"}))
+    config = TrainConfig(time_budget="9s", **lines)
+    fit = fit_to_budget(config, clock(), known=known, clock=clock)
+    assert fit.dataset.tokenizer.to_dict() == known.to_dict()
 
 
 def test_rows_that_cost_nothing_are_taken_at_the_roots_rate(lines):
@@ -252,7 +275,7 @@ def by_clock(lines, monkeypatch):
         monkeypatch.setattr(
             commands_train,
             "fit_to_budget",
-            lambda config, _: fit_to_budget(config, 0.0, clock=clock),
+            lambda config, _, **text: fit_to_budget(config, 0.0, clock=clock, **text),
         )
         monkeypatch.setattr(
             Deadline,
