@@ -66,21 +66,29 @@ def digest(candidate: str) -> str:
 
 def measure(text: Text, folder: Path, budget: int, candidate: str, seed: int) -> Cell:
     train, test = collect(text, folder)
+    cell: Cell = {
+        "text": text.name, "budget_s": budget, "candidate": candidate, "seed": seed,
+        "defaults": digest(candidate), "bytes": train.stat().st_size,
+        "cores": len(os.sched_getaffinity(0)),
+    }  # fmt: skip
     with tempfile.TemporaryDirectory() as name:
         run = Path(name) / "run"
         began = time.perf_counter()
-        _nanochat(
-            "train", train, "--quiet", f"--time-budget={budget}s", f"--preset={candidate}",
-            f"--seed={seed}", f"--out={run}",
-        )  # fmt: skip
+        try:
+            _nanochat(
+                "train", train, "--quiet", f"--time-budget={budget}s", f"--preset={candidate}",
+                f"--seed={seed}", f"--out={run}",
+            )  # fmt: skip
+        except SystemExit as stopped:
+            if "time_budget must be at least" not in str(stopped):
+                raise
+            return cell | {"test_bpb": None}  # the preset does not fit into the budget
         clock_s = time.perf_counter() - began
         score = json.loads(_nanochat("eval", run, "--json", "--data", test))
         result = json.loads((run / "result.json").read_text())
         chosen = read_config_file(str(run / "config.toml"), options_of(TrainConfig))
-    return {
-        "text": text.name, "budget_s": budget, "candidate": candidate, "seed": seed,
-        "defaults": digest(candidate), "bytes": train.stat().st_size, "clock_s": clock_s,
-        "cores": len(os.sched_getaffinity(0)), "test_bpb": score["bpb"],
+    return cell | {
+        "clock_s": clock_s, "test_bpb": score["bpb"],
         "params": result["params"], "steps": result["steps"],
         "best_step": result["best_step"], "val_bpb": result["val_bpb"],
         "baseline_bpb": result.get("baseline_bpb"), **{name: chosen[name] for name in CHOSEN},
@@ -126,8 +134,12 @@ def is_beyond(cells: Iterable[Cell], text: str, budget: int, candidate: str) -> 
     if candidate == AUTO:
         return False
     first = [cell for cell in _current(cells) if is_cell(cell, text, budget, 1)]
-    scores = {cell["candidate"]: cell["test_bpb"] for cell in first}
+    scores = {cell["candidate"]: _score(cell) for cell in first}
     return scores[candidate] > min(scores.values()) + BEYOND if candidate in scores else False
+
+
+def _score(cell: Cell) -> float:
+    return math.inf if cell["test_bpb"] is None else cell["test_bpb"]
 
 
 def _current(cells: Iterable[Cell]) -> list[Cell]:
@@ -173,16 +185,16 @@ def report(cells: Sequence[Cell]) -> None:
             of_text = [c for c in current if (c["text"], c["budget_s"]) == (text.name, budget)]
             scores: dict[str, dict[int, float]] = {}
             for cell in of_text:
-                scores.setdefault(cell["candidate"], {})[cell["seed"]] = cell["test_bpb"]
+                scores.setdefault(cell["candidate"], {})[cell["seed"]] = _score(cell)
             if AUTO not in scores or len(scores) < 2:
                 continue
             found = verdict(scores, of_text[0]["bytes"])
             good.append(found["good"])
-            counted = [c["baseline_bpb"] for c in of_text if c["baseline_bpb"] is not None]
+            counted = [x for c in of_text if (x := c.get("baseline_bpb")) is not None]
             row = [statistics.mean(scores[n].values()) if n in scores else None for n in candidates]
             row.append(statistics.mean(counted) if counted else None)
             print(f"{text.name:12} {of_text[0]['bytes']:>10,} "
-                  + " ".join(f"{'–' if x is None else f'{x:.3f}':>7}" for x in row)
+                  + " ".join(f"{'–' if x is None or math.isinf(x) else f'{x:.3f}':>7}" for x in row)
                   + f"  {'good' if found['good'] else 'behind ' + found['best']}")  # fmt: skip
         if good:
             print(f"{sum(good)} of {len(good)} choices are good")
@@ -219,7 +231,7 @@ def main() -> None:
                     cells.append(cell)
                     write_result(RECORD, {"cells": cells})
                 shown = [cell[name] for name in ("text", "budget_s", "candidate", "seed")]
-                print(*shown, f"{cell['test_bpb']:.4f}", flush=True)
+                print(*shown, f"{_score(cell):.4f}", flush=True)
 
         cores = options.cores or [None]
         with ThreadPoolExecutor(len(cores)) as workers:

@@ -12,7 +12,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,7 @@ def fit_to_budget(
         dataset = datasets.of(candidate)
         if fitting is None and (start_s := clock() - started) > budget_s:
             raise _too_short(config, 2 * start_s, f"the start took {start_s:.1f} s")
-        trial = _Trial(candidate, dataset, started, budget_s, clock)
+        trial = _Trial(candidate, choice.options, dataset, started, budget_s, clock)
         if fitting is not None and trial.steps < choice.least_steps:
             break
         fitting, chosen = trial, reason
@@ -148,13 +148,14 @@ class _Trial:
     def __init__(
         self,
         config: TrainConfig,
+        chosen: Mapping[str, Any],  # options of the config that the user has not given
         dataset: Dataset,
         started: float,
         budget_s: float,
         clock: Callable[[], float],
     ) -> None:
-        self._given = {name: getattr(config, name) for name in config.given}
-        self._options: dict[str, Any] = {}  # chosen here, in addition to the given options
+        self._given = {name: getattr(config, name) for name in config.given - chosen.keys()}
+        self._options = dict(chosen)  # and those chosen here
         self._config, self._dataset, self._clock = resolve_hardware(config), dataset, clock
         self._started, self._budget_s = started, budget_s
         began = clock()
@@ -246,7 +247,7 @@ class _Trial:
                 return
             self._step_s = step_s
             # The learning rate grows with the square root of the batch (Malladi et al. 2022).
-            self._options = {"batch_size": rows, "lr": self._config.lr * times**0.5}
+            self._options |= {"batch_size": rows, "lr": self._config.lr * times**0.5}
 
     def _evaluation_s(self) -> tuple[float, float]:
         """Return the time to score all validation text, and the time per token."""

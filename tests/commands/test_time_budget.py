@@ -15,12 +15,14 @@ from hypothesis import strategies as st
 
 import nanochat
 from nanochat import TrainConfig
+from nanochat.commands import preset_choice as commands_choice
 from nanochat.commands import time_budget as budget
 from nanochat.commands import train as commands_train
 from nanochat.commands.time_budget import EVALUATIONS, PAUSE_SHARE, Fit, fit_to_budget
 from nanochat.config import preset_choice
 from nanochat.config.options import budget_seconds, options_of
 from nanochat.config.preset_choice import TextFacts, choices_for
+from nanochat.config.presets import PRESETS
 from nanochat.config.sources import read_config_file
 from nanochat.data.tokenizer import CharTokenizer
 from nanochat.errors import ConfigError, OutputError, RunInterrupted
@@ -221,6 +223,19 @@ def test_rows_that_cost_nothing_are_taken_at_the_roots_rate(lines):
     chosen = fit_to_budget(config, clock(), clock=clock).config
     assert chosen.batch_size == config.batch_size * 16
     assert chosen.lr == pytest.approx(config.lr * 4)
+
+
+def test_a_chosen_rate_grows_with_the_rows_and_a_given_one_stays(long_text, monkeypatch):
+    choice = preset_choice.Choice(preset="nano", options={"lr": 1e-3, "dropout": 0.1})
+    monkeypatch.setattr(commands_choice, "choices_for", lambda facts, mode: (choice,))
+    options = {**long_text}
+    del options["batch_size"]
+    config = fitted("60s", **options).config  # every step takes one tick, whatever its rows
+    rows = PRESETS["nano"]["batch_size"]
+    assert config.batch_size == rows * 16
+    assert (config.lr, config.dropout) == (pytest.approx(4e-3), 0.1)
+    given = fitted("60s", **options, lr=5e-4).config
+    assert (given.batch_size, given.lr) == (rows * 16, 5e-4)
 
 
 def test_what_was_given_stays(lines):
