@@ -150,7 +150,7 @@ def finish(run: Run, metrics: Mapping[str, Any]) -> tuple[Sequence[str], Path]:
     if baseline is not None:
         compared = comparison(
             baseline, metrics["val_loss"], metrics["val_bpb"],
-            overfits=metrics["best_step"] < metrics["steps"],
+            overfits=config if metrics["best_step"] < metrics["steps"] else None,
         )  # fmt: skip
         line, *advice = compared.splitlines()
         for text in advice if terminal.is_for_people else (line, *advice):
@@ -189,7 +189,6 @@ def _summary(
 ) -> list[str]:
     return run_summary(
         folder=folder.path,
-        data=data_name(run.config.data),
         val_source=run.dataset.val_source,
         val_loss=metrics["val_loss"],
         val_bpb=metrics["val_bpb"],

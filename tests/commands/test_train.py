@@ -652,7 +652,7 @@ def test_the_end_of_a_run_on_a_terminal_is_samples_and_four_lines(folder, tiny, 
         f" {result['baseline_bpb']:.3f}, before training: {start['val_bpb']:.3f}); best at step {best['step']} of 40",
         "loss curve: run/loss.svg",
         "write text: nanochat sample run",
-        "train on: nanochat train names.txt --init-from run",
+        "train longer: nanochat train --init-from run",
     ]
     assert set(METRIC_KEYS) <= set(result)
 
