@@ -176,7 +176,8 @@ def _samples(run: Run) -> list[str]:
         stop=deadline.cuts_samples if deadline is not None else (lambda: False),
     )  # fmt: skip
     seconds = time.perf_counter() - started
-    run.terminal.note(f"{counted(config.num_samples, 'sample')} in {seconds:.1f} s")
+    if samples:
+        run.terminal.note(f"{counted(len(samples), 'sample')} in {seconds:.1f} s")
     if deadline is not None and deadline.samples_were_cut:
         run.terminal.note(
             "the samples end with the time budget; `nanochat sample` writes longer ones"

@@ -675,6 +675,10 @@ def test_one_is_singular_in_the_notes_of_a_run(folder, tiny, flags, cli, count, 
     assert "names.txt: 1 document, " in result.err
 
 
+def test_a_run_without_samples_says_nothing_of_samples(folder, tiny, flags, cli):
+    assert "sample" not in cli("train", *flags(**tiny(out="run", num_samples=0))).err
+
+
 SCRIPT = """
 import sys
 from nanochat.cli import main
