@@ -7,8 +7,8 @@ Train a model on the embedded names, then use it:
     run = nanochat.train(nanochat.TrainConfig(steps=200))
     print(run.metrics["val_loss"], run.samples)
 
-    print(nanochat.sample(nanochat.SampleConfig(checkpoint=run.run, prompt="an")))
-    print(nanochat.evaluate(nanochat.EvalConfig(checkpoint=run.run)).loss)
+    print(nanochat.sample(nanochat.SampleConfig(run=run.folder, prompt="an")))
+    print(nanochat.evaluate(nanochat.EvalConfig(run=run.folder)).loss)
 
     model = nanochat.load()                     # the newest finished run; or load("runs/x")
     print(model.generate("an"), model.next_tokens("an"), model.loss("anna"))

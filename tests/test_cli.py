@@ -156,6 +156,7 @@ PAGES = [
     (["--preset=microgpt", "--steps=3"], "microgpt"),
     (["--model-kind=bigram"], "bigram"),
     (["my.txt"], "mini"),  # a file is one long document, which trains faster in torch
+    (["my.txt", "--preset=auto"], "mini"),
     (["my.txt", "--documents=line"], "pico"),
 ]
 
@@ -166,6 +167,9 @@ def test_help_of_train_shows_the_defaults_of_the_preset_that_applies(words, pres
     asked = [*words, "--help-all"] if order == "after" else ["--help-all", *words]
     page = cli("train", *asked).out
     assert f"The defaults are those of preset {preset}." in words_of(page)
+    is_open = not any(word.startswith(("--preset", "--model-kind")) for word in words)
+    by_text = is_open or "--preset=auto" in words
+    assert ("Preset auto chooses by the text" in words_of(page)) == by_text
     for name, option in options_of(TrainConfig).items():
         default = PRESETS[preset].get(name, option.default)
         expected = "" if default is None else shown_default(default)

@@ -25,6 +25,18 @@ ANSWERS = {
     "Where is the training loop?": "def train",
     "What must an engine offer?": "class Engine(Protocol)",
     "How is a text split into training and validation?": "def split_documents",
+    "Which model does `--preset auto` choose?": "def choices_for",
+    "What does `--time-budget` choose?": "def fit_to_budget",
+    "What does `--documents auto` decide?": "def decide",
+    "What does `nanochat.load` do?": "def load",
+    "What can a loaded model do in Python?": "class LanguageModel",
+    "What does the model look like without nanochat?": "class GPT",
+    "What does `nanochat.train` return, and what does it tell `on_evaluation`?": "class Evaluation",
+    "What does a run write for TensorBoard?": "class EventLog",
+    "What is in a file of `eval --per-token`?": "class TokenTable",
+    "Where are caches, and what happens without one?": "NCLAB_CACHE",
+    "When does a run with a time budget end?": "class Deadline",
+    "How is the counting baseline chosen?": "def count_baseline",
 }
 
 

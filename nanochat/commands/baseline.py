@@ -69,12 +69,16 @@ def baseline_metrics(baseline: Baseline | None) -> dict[str, Any]:
 
 
 def comparison(
-    baseline: Baseline, loss: float | None, bpb: float | None, *, overfits: bool = False
+    baseline: Baseline,
+    loss: float | None,
+    bpb: float | None,
+    *,
+    overfits: TrainConfig | None = None,
 ) -> str:
     """Return one line that compares the model's validation with counting.
 
-    A model that is worse gets a second line with what to try. overfits: its best step was not the
-    last one, so more steps would not help.
+    A model that is worse gets a second line with what to try. overfits: the config of a run whose
+    best step was not the last one, so more steps would not help.
     """
     if baseline.bpb is not None and bpb is not None:
         model, counting, unit = bpb, baseline.bpb, "bits per byte"
@@ -87,8 +91,18 @@ def comparison(
     if model <= counting:
         return line
     advice = "more --steps or a longer --time-budget, or a larger --preset"
-    if overfits:
-        advice = "more text, a smaller --preset, --dropout 0.2 or a larger --weight-decay"
+    if overfits is not None:
+        advice = _against_overfitting(overfits)
     return (
         f"{line}\nthe model is worse than counting by {model - counting:.2f} {unit}; try {advice}"
     )
+
+
+def _against_overfitting(config: TrainConfig) -> str:
+    """Return what to try, without what the engine refuses or the run already has."""
+    ways = ["more text"]
+    if config.model_kind == "mini-gpt":
+        ways += ["a smaller --preset"] if config.preset != "pico" else []
+        ways += ["--dropout 0.2"] if config.mode == "tensor" and config.dropout < 0.2 else []
+    ways.append("a larger --weight-decay")
+    return f"{', '.join(ways[:-1])} or {ways[-1]}"

@@ -375,7 +375,7 @@ def _pruned_text(pruned: Pruned) -> str:
     name = escaped(str(pruned.run))
     total = len(pruned.removed) + len(pruned.kept)
     if not pruned.removed:
-        return f"{name}: kept all {total} checkpoint{'s' if total != 1 else ''}"
+        return f"{name}: kept {'its checkpoint' if total == 1 else f'all {total} checkpoints'}"
     steps = "step" if len(pruned.removed) == 1 else "steps"
     return (
         f"{name}: removed {len(pruned.removed)} of {total} checkpoints ({steps}"

@@ -150,7 +150,7 @@ def finish(run: Run, metrics: Mapping[str, Any]) -> tuple[Sequence[str], Path]:
     if baseline is not None:
         compared = comparison(
             baseline, metrics["val_loss"], metrics["val_bpb"],
-            overfits=metrics["best_step"] < metrics["steps"],
+            overfits=config if metrics["best_step"] < metrics["steps"] else None,
         )  # fmt: skip
         line, *advice = compared.splitlines()
         for text in advice if terminal.is_for_people else (line, *advice):
@@ -176,7 +176,8 @@ def _samples(run: Run) -> list[str]:
         stop=deadline.cuts_samples if deadline is not None else (lambda: False),
     )  # fmt: skip
     seconds = time.perf_counter() - started
-    run.terminal.note(f"{counted(config.num_samples, 'sample')} in {seconds:.1f} s")
+    if samples:
+        run.terminal.note(f"{counted(len(samples), 'sample')} in {seconds:.1f} s")
     if deadline is not None and deadline.samples_were_cut:
         run.terminal.note(
             "the samples end with the time budget; `nanochat sample` writes longer ones"
@@ -189,7 +190,6 @@ def _summary(
 ) -> list[str]:
     return run_summary(
         folder=folder.path,
-        data=data_name(run.config.data),
         val_source=run.dataset.val_source,
         val_loss=metrics["val_loss"],
         val_bpb=metrics["val_bpb"],

@@ -131,6 +131,10 @@ class TrainResult:
         lines = _read(RunFolder(self.run).metrics).splitlines()
         return _losses_and_evaluations(json.loads(line) for line in lines)
 
+    def __repr__(self) -> str:
+        rows = "".join(f"  {f'{name}:':<14} {text}\n" for name, text in self._rows())
+        return f"TrainResult(\n{rows})"
+
     def _repr_html_(self) -> str:
         """Return a table of the result and the loss curve. Never raises: files may be gone."""
         import html  # only notebooks need it

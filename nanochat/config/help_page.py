@@ -75,10 +75,13 @@ def command_page(command: str, words: Sequence[str], environment: Mapping[str, s
         given = gather_options(known, flags, environment, file)
         preset, defaults = _of_preset(command, given)
     except NanochatError:  # a page about options must not fail on a wrong one
-        preset, defaults = _of_preset(command, {})
+        given = {}
+        preset, defaults = _of_preset(command, given)
     parser = command_parser(command, defaults, show_all="--help-all" in words)
     if preset:
         parser.description = f"{parser.description} The defaults are those of preset {preset}."
+        if command == "train" and given.get("preset", "auto") == "auto" and preset != "bigram":
+            parser.description += " Preset auto chooses by the text, which this page does not read."
     return parser
 
 

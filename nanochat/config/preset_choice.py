@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nanochat.config.presets import PRESETS
+from nanochat.system.wording import counted
 
 __all__ = ["Choice", "TextFacts", "choices_for"]
 
@@ -32,8 +33,12 @@ class TextFacts:
     alphabet: int  # different characters
 
     def __str__(self) -> str:
-        amount = f"{self.size / 1e6:.1f} MB" if self.size >= 1e6 else f"{self.size / 1e3:.0f} kB"
+        sizes = ((1e6, f"{self.size / 1e6:.1f} MB"), (1e3, f"{self.size / 1e3:.0f} kB"))
+        amount = next((text for least, text in sizes if self.size >= least), None)
+        amount = amount or counted(self.size, "byte")
         kind = "short documents" if self.document < SHORT_DOCUMENT else "running text"
+        if self.alphabet < LARGE_ALPHABET:
+            return f"{amount} of {kind}"
         return f"{amount} of {kind} in {self.alphabet:,} different characters"
 
 
@@ -46,8 +51,8 @@ class Choice:
     least_steps: int = 0
 
     def __str__(self) -> str:
-        changed = " and ".join(f"{name} {value}" for name, value in self.options.items())
-        return f"preset {self.preset}" + (f" with {changed}" if changed else "")
+        changed = ", ".join(f"{name} {value}" for name, value in self.options.items())
+        return f"preset {self.preset}" + (f" ({changed})" if changed else "")
 
 
 def choices_for(facts: TextFacts, mode: str) -> tuple[Choice, ...]:

@@ -39,7 +39,6 @@ def scores_of(metrics: Path) -> list[Score]:
 def run_summary(
     *,
     folder: Path,
-    data: str,
     val_source: str,  # val, train or none: the text of the evaluations
     val_loss: float | None,  # nats per token
     val_bpb: float | None,  # bits per byte
@@ -59,7 +58,7 @@ def run_summary(
         result,
         f"loss curve: {folder / 'loss.svg'}",
         f"write text: nanochat sample {run}",
-        f"train on: nanochat train {shlex.quote(data)} --init-from {run}",
+        f"train longer: nanochat train --init-from {run}",
     ]
 
 

@@ -59,8 +59,18 @@ def _list_row(run: RunSummary) -> list[str]:
 def _text_name(data: Any) -> str:
     """Return the name of a run's text: of the first of several paths, with the number of others."""
     paths = [str(path) for path in (data if isinstance(data, (list, tuple)) else [data])]
-    name = os.path.basename(paths[0].rstrip("/")) if paths else _MISSING
+    name = _source_name(os.path.basename(paths[0].rstrip("/"))) if paths else _MISSING
     return name if len(paths) < 2 else f"{name} +{len(paths) - 1}"
+
+
+def _source_name(path: str) -> str:
+    return "standard input" if path == "-" else path
+
+
+def _source_names(data: Any) -> str:
+    if isinstance(data, (list, tuple)):
+        return ", ".join(_source_name(str(path)) for path in data)
+    return as_text(data)
 
 
 def _joined(value: Any) -> str:
@@ -70,9 +80,7 @@ def _joined(value: Any) -> str:
 def _folded(row: Sequence[str]) -> list[str]:
     """Return the cells of a row in two lines each, for a narrow terminal."""
     name, text, model, params, steps, loss, bpb, size, age, state = row
-    if len(name) > 20 and "-" in name[8:20]:
-        cut = name.rindex("-", 8, 20) + 1  # 20260101-120000-mini-gpt-scalar
-        name = f"{name[:cut]}\n{name[cut:]}"
+    name = _in_two_lines(name)
     text = text if len(text) <= 14 else text[:13] + "…"
     steps = steps if steps == _MISSING else f"{steps} steps"
     params = params if params == _MISSING else f"{params} weights"
@@ -81,6 +89,14 @@ def _folded(row: Sequence[str]) -> list[str]:
     state = state.partition(":")[0]  # what is wrong with a damaged run follows the table
     pairs = ((text, ""), (model, params), (steps, size), (loss, bpb), (age, state))
     return [name, *(f"{first}\n{second}" for first, second in pairs)]
+
+
+def _in_two_lines(name: str) -> str:
+    """Return a long name of a run with a line break after a hyphen."""
+    if len(name) <= 20 or "-" not in name[8:20]:
+        return name
+    cut = name.rindex("-", 8, 20) + 1  # 20260101-120000-mini-gpt-scalar
+    return f"{name[:cut]}\n{name[cut:]}"
 
 
 def show_text(run: RunSummary, record: Mapping[str, Any]) -> str:
@@ -96,7 +112,7 @@ def show_text(run: RunSummary, record: Mapping[str, Any]) -> str:
     if config:
         parameters = f", {run.params:,} parameters{_tables(run)}" if run.params is not None else ""
         lines += [
-            f"text: {_joined(config.get('data'))}",
+            f"text: {_source_names(config.get('data'))}",
             f"model: {config.get('model_kind')} {config.get('preset')}{parameters}",
             f"engine: {config.get('mode')}, {config.get('device')} {config.get('dtype')}",
         ]
@@ -142,7 +158,10 @@ def compare_text(
         for name, found in options.items()
     ]
     rows += [[name, *(_result_text(name, r[name]) for r in results)] for name in results[0]]
-    return table_text(["", *labels], rows)
+    header = ["", *labels]
+    if on_terminal() and natural_width(header, rows) > terminal_width():
+        header = ["", *map(_in_two_lines, labels)]
+    return table_text(header, rows)
 
 
 def _result_text(name: str, value: Any) -> str:

@@ -96,10 +96,19 @@ def test_a_worse_model_is_told_what_to_try() -> None:
 
 
 def test_a_worse_model_that_overfits_is_not_told_to_train_longer() -> None:
-    assert comparison(baseline(), 1.9, 2.48, overfits=True).splitlines()[1] == (
-        "the model is worse than counting by 0.50 bits per byte; try more text, a smaller --preset,"
-        " --dropout 0.2 or a larger --weight-decay"
+    def advice(**options: Any) -> str:
+        text = comparison(baseline(), 1.9, 2.48, overfits=TrainConfig(**options)).splitlines()[1]
+        return text.removeprefix("the model is worse than counting by 0.50 bits per byte; try ")
+
+    assert advice(preset="nano") == (
+        "more text, a smaller --preset, --dropout 0.2 or a larger --weight-decay"
     )
+    assert advice(preset="nano", dropout=0.3) == (
+        "more text, a smaller --preset or a larger --weight-decay"
+    )
+    # The scalar engine refuses dropout, and no preset is smaller than pico.
+    assert advice(preset="pico", mode="scalar") == "more text or a larger --weight-decay"
+    assert advice(preset="bigram", mode="tensor") == "more text or a larger --weight-decay"
 
 
 def test_text_without_bytes_is_compared_per_token() -> None:

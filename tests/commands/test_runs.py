@@ -216,6 +216,27 @@ def test_a_terminal_shows_all_figures_within_its_width(runs, cli, monkeypatch, c
             assert cell in flat
 
 
+def test_a_narrow_terminal_breaks_the_names_of_compared_runs_after_a_hyphen(runs, cli, monkeypatch):
+    names = ["20260101-120000-mini-gpt-scalar", "20260101-120001-mini-gpt-scalar"]
+    for name in names:
+        shutil.copytree(runs / "kjv", runs / name)
+    seen = TerminalText()
+    monkeypatch.setattr(sys, "stdout", seen)
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["runs", "compare", *names]) == 0
+    first, second = seen.getvalue().splitlines()[:2]
+    assert first.split() == ["20260101-120000-", "20260101-120001-"]
+    assert second.split() == ["mini-gpt-scalar", "mini-gpt-scalar"]
+
+
+def test_the_text_of_a_run_from_standard_input_is_named_so(runs, cli):
+    config = runs / "kjv" / "config.toml"
+    text = config.read_text(encoding="utf-8")
+    config.write_text(re.sub(r"^data = \[.*?\]", 'data = ["-"]', text, flags=re.M | re.S))
+    assert "standard input" in rows(cli("runs").out)[1]
+    assert "text: standard input\n" in cli("runs", "show", "kjv").out
+
+
 def test_the_list_loads_no_library_for_numbers(python, runs):
     code = (
         "import sys; from nanochat.cli import main; main(['runs']);"

@@ -652,7 +652,7 @@ def test_the_end_of_a_run_on_a_terminal_is_samples_and_four_lines(folder, tiny, 
         f" {result['baseline_bpb']:.3f}, before training: {start['val_bpb']:.3f}); best at step {best['step']} of 40",
         "loss curve: run/loss.svg",
         "write text: nanochat sample run",
-        "train on: nanochat train names.txt --init-from run",
+        "train longer: nanochat train --init-from run",
     ]
     assert set(METRIC_KEYS) <= set(result)
 
@@ -673,6 +673,10 @@ def test_one_is_singular_in_the_notes_of_a_run(folder, tiny, flags, cli, count, 
     result = cli("train", *flags(**tiny(out="run", num_samples=count, val_fraction=0.5)))
     assert f"\n{words}" in result.err
     assert "names.txt: 1 document, " in result.err
+
+
+def test_a_run_without_samples_says_nothing_of_samples(folder, tiny, flags, cli):
+    assert "sample" not in cli("train", *flags(**tiny(out="run", num_samples=0))).err
 
 
 SCRIPT = """

@@ -287,6 +287,17 @@ def test_a_notebook_shows_the_figures_and_the_curve(train):
     assert base64.b64decode(data) == (result.folder / "loss.svg").read_bytes()
 
 
+def test_a_result_is_printed_as_the_table_of_a_notebook(train):
+    result = train()
+    lines = repr(result).splitlines()
+    assert (lines[0], lines[-1]) == ("TrainResult(", ")")
+    rows = dict(line.strip().split(":", 1) for line in lines[1:-1])
+    cells = Table(result._repr_html_()).cells
+    assert {name: text.strip() for name, text in rows.items()} == dict(
+        zip(cells[::2], cells[1::2], strict=True)
+    )
+
+
 def test_text_of_the_user_is_escaped(train):
     name = '<script>alert("&")</script>'.replace("/", "-")
     result = train(out=name)

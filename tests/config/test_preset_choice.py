@@ -54,3 +54,27 @@ def test_a_small_text_is_regularized_and_a_large_one_is_not() -> None:
         return TrainConfig(preset=choice.preset, mode="tensor", **choice.options)
 
     assert first(50_000).dropout > first(5_000_000).dropout == 0
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        (TextFacts(size=1, document=1, alphabet=1), "1 byte of short documents"),
+        (TextFacts(size=52, document=4, alphabet=12), "52 bytes of short documents"),
+        (TextFacts(size=54_321, document=1e4, alphabet=88), "54 kB of running text"),
+        (
+            TextFacts(size=1_300_000, document=1e4, alphabet=3211),
+            "1.3 MB of running text in 3,211 different characters",
+        ),
+    ],
+)
+def test_a_text_is_told_by_its_size_and_kind_and_a_large_alphabet(
+    facts: TextFacts, words: str
+) -> None:
+    assert str(facts) == words
+
+
+def test_the_line_that_tells_the_choice_fits_in_80_columns() -> None:
+    facts = TextFacts(size=54_321, document=1e4, alphabet=88)
+    for choice in choices_for(facts, "tensor"):
+        assert len(f"{choice}: {facts}") <= 80

@@ -224,6 +224,16 @@ def test_missing_file_is_named(tmp_path):
     assert message(below_a_file) == f"no such file or folder: {below_a_file}"
 
 
+def test_a_misspelt_file_is_told_which_one_may_be_meant(tmp_path):
+    write(tmp_path / "novel.txt", "x")
+    write(tmp_path / "no.md", "x")
+    for name in ("novle.txt", "novel.tx", "Novel.txt"):
+        path = str(tmp_path / name)
+        assert message(path) == f"no such file or folder: {path} (did you mean 'novel.txt'?)"
+    other = str(tmp_path / "quotes.txt")  # shares only its ending with another
+    assert message(other) == f"no such file or folder: {other}"
+
+
 def test_unknown_name_gets_a_suggestion(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     known = "the registry has names, names-makemore, shakespeare"

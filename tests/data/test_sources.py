@@ -557,7 +557,9 @@ def test_documents_without_their_package_name_format_and_extra(tmp_path, monkeyp
 def test_damaged_documents_are_one_line(tmp_path, make):
     raw = make()
     for number, damaged in enumerate((raw[: len(raw) // 2], raw[:100], raw[:50] + b"\xff" * 200)):
-        assert str(tmp_path) in message(write(tmp_path / f"{number}.pdf", damaged))
+        refusal = message(write(tmp_path / f"{number}.pdf", damaged))
+        assert str(tmp_path) in refusal
+        assert ";" in refusal  # a way out follows
 
 
 def test_a_document_without_text_is_refused(tmp_path):

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,6 +25,7 @@ from nanochat.errors import CorpusError
 __all__ = ["REGISTRY_PREFIX", "Located", "NamedFile", "RegistryFile", "locate"]
 
 REGISTRY_PREFIX = "registry:"
+MOST_NEIGHBOURS = 1000  # names of a folder that are compared with a missing one
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,12 +141,28 @@ def _mode(path: str, given: str) -> int:
         raise CorpusError(f"cannot read {printable(given)}: {reason(error)}") from error
 
 
+def _neighbour(given: str) -> str:
+    """Return ` (did you mean 'x'?)` for a misspelt name in a folder, or nothing."""
+    folder, name = os.path.split(given)
+    try:
+        with os.scandir(folder or os.curdir) as entries:
+            names = [entry.name for entry in islice(entries, MOST_NEIGHBOURS)]
+    except (OSError, ValueError):  # ValueError: NUL, surrogates
+        return ""
+    import difflib  # only a mistake needs it
+
+    # Without their endings, which make all names alike.
+    stems = {os.path.splitext(other)[0]: other for other in names}
+    near = difflib.get_close_matches(os.path.splitext(name)[0][:100], stems, n=1)
+    return f" (did you mean '{printable(stems[near[0]])}'?)" if near else ""
+
+
 def _not_found(given: str) -> CorpusError:
     if os.sep in given or "/" in given or Path(given).suffix:
         scheme = given.partition("://")[0]
         if scheme != given and scheme.isalpha():
             return CorpusError(f"a URL must start with http:// or https://, got {given}")
-        return CorpusError(f"no such file or folder: {printable(given)}")
+        return CorpusError(f"no such file or folder: {printable(given)}{_neighbour(given)}")
     return CorpusError(
         f"data {given!r} is neither a file or folder nor a registry name"
         f"{closest(given, registry.REGISTRY)}; the registry has {', '.join(registry.REGISTRY)}"

@@ -45,7 +45,8 @@ def _reading(name: str, kind: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise Unreadable(
-            f"cannot read {name} as {kind}: {reason(error)}", f"damaged {kind} file"
+            f"cannot read {name} as {kind}: {reason(error)}; save it again, or convert it to text",
+            f"damaged {kind} file",
         ) from error
 
 

@@ -269,6 +269,7 @@ def _guarded(batches: Iterator[Any], name: str) -> Iterator[Any]:
             raise
         except Exception as error:
             raise Unreadable(
-                f"cannot read {name} as Parquet: {reason(error)}", "damaged Parquet file"
+                f"cannot read {name} as Parquet: {reason(error)}; copy or download it again",
+                "damaged Parquet file",
             ) from error
         yield batch
