@@ -33,6 +33,7 @@ class Text:
     kind: str  # for the table
     encoding: str = "utf-8"
     command: tuple[str, ...] = ()  # prints the text, instead of `files`; {} is the package folder
+    opening: str = ""  # before the test part, by which its format is recognized
 
 
 _FORTUNES = "usr/share/games/fortunes/"
@@ -60,7 +61,7 @@ TEXTS: tuple[Text, ...] = (
     Text("policy", "debian-policy", ("usr/share/doc/debian-policy/policy.txt.gz",), "file",
          "standards document"),
     Text("html", "debian-policy", ("usr/share/doc/debian-policy/fhs/fhs-3.0.html",), "file",
-         "HTML source"),
+         "HTML", opening="<!doctype html>\n"),
     Text("python", "libpython3.11-stdlib", ("usr/lib/python3.11/**/*.py",), "file",
          "Python source"),
     Text("manual", "python3.11-doc", ("usr/share/doc/python3.11/html/_sources/**/*.txt",), "file",
@@ -79,7 +80,7 @@ def collect(text: Text, folder: Path) -> tuple[Path, Path]:
         parts = _split(_content(text, folder / "packages"), text.unit)
         learned, scored = parts
         known = set(learned)
-        scored = "".join(character for character in scored if character in known)
+        scored = text.opening + "".join(character for character in scored if character in known)
         for path, content in ((train, learned), (test, scored)):
             path.write_text(content, encoding="utf-8", newline="")
     return train, test
