@@ -61,22 +61,23 @@ def choices_for(facts: TextFacts, mode: str) -> tuple[Choice, ...]:
     Without a time budget the first one is trained. With one, it is the first whose least_steps fit.
     """
     is_short = facts.document < SHORT_DOCUMENT
-    if mode == "scalar":  # a step takes twice as long with twice the context
-        return (Choice(preset="pico", options={} if is_short else {"block_size": 32}),)
-    if is_short:
-        return Choice(preset="mini", least_steps=400), Choice(preset="pico")
+    wider: dict[str, Any] = {} if is_short else {"block_size": 32}  # a step takes twice as long
+    if mode == "scalar":
+        return (Choice(preset="pico", options=wider),)
     if facts.alphabet >= LARGE_ALPHABET:
-        return _of_large_alphabet(facts)
+        pieces: dict[str, Any] = {"vocab_size": 4096}
+        if facts.size < SMALL_TEXT:
+            pieces = {"vocab_size": 2048, "dropout": 0.2}
+        pieced = Choice(preset="small", options=pieces, least_steps=300)
+        return pieced, Choice(preset="pico", options=wider)
+    if facts.size < SMALL_TEXT and is_short:
+        return Choice(preset="mini", least_steps=200), Choice(preset="pico")
+    if is_short:
+        return (Choice(preset="nano"),)
     if facts.size >= SMALL_TEXT:
         return Choice(preset="small", least_steps=300), Choice(preset="nano")
     regularized = {"dropout": 0.3, "lr": 2e-3} if facts.size < TINY_TEXT else {"dropout": 0.1}
     return _from_overfitting_on(facts, regularized), Choice(preset="nano")
-
-
-def _of_large_alphabet(facts: TextFacts) -> tuple[Choice, ...]:
-    if facts.size >= SMALL_TEXT:
-        return (Choice(preset="small", options={"vocab_size": 4096}),)
-    return (Choice(preset="small", options={"vocab_size": 2048, "dropout": 0.2}),)
 
 
 def _from_overfitting_on(facts: TextFacts, options: Mapping[str, Any]) -> Choice:

@@ -166,10 +166,9 @@ def test_torch_compile_is_chosen_only_by_the_user_or_in_a_long_budget(lines):
 
 
 def test_more_time_takes_a_larger_preset(lines, long_text, monkeypatch):
-    monkeypatch.setattr(preset_choice, "SMALL_TEXT", 1000)
-    monkeypatch.setattr(preset_choice, "TINY_TEXT", 1000)
-    for options, document in ((lines, 8), (long_text, 1e6)):
-        facts = TextFacts(size=10**6, document=document, alphabet=60)
+    for options, document, small_text in ((lines, 8, 10**6), (long_text, 1e6, 1000)):
+        monkeypatch.setattr(preset_choice, "SMALL_TEXT", small_text)
+        facts = TextFacts(size=10**5, document=document, alphabet=60)
         large, small = choices_for(facts, "tensor")
         chosen = {}
         for seconds in (large.least_steps * TICK * 0.7, large.least_steps * TICK * 4):
