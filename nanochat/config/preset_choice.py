@@ -21,6 +21,7 @@ SHORT_DOCUMENT = 64  # characters on average; in longer ones the context of `min
 LARGE_ALPHABET = 400  # characters, as in Chinese and Japanese: most of them are rare
 SMALL_TEXT = 500_000  # bytes; in a shorter text the word pieces of `small` are too rare
 TINY_TEXT = 150_000  # bytes, which a model of `nano`'s size soon knows by heart
+PAGES = 20_000  # bytes: a few pages, of which even `nano` is too much
 OVERFITTED = 4  # times that a small text is read before dropout is worth its slower start
 
 
@@ -61,23 +62,32 @@ def choices_for(facts: TextFacts, mode: str) -> tuple[Choice, ...]:
     Without a time budget the first one is trained. With one, it is the first whose least_steps fit.
     """
     is_short = facts.document < SHORT_DOCUMENT
-    wider: dict[str, Any] = {} if is_short else {"block_size": 32}  # a step takes twice as long
     if mode == "scalar":
-        return (Choice(preset="pico", options=wider),)
+        return (Choice(preset="pico", options={} if is_short else {"block_size": 32}),)
     if facts.alphabet >= LARGE_ALPHABET:
-        pieces: dict[str, Any] = {"vocab_size": 4096}
-        if facts.size < SMALL_TEXT:
-            pieces = {"vocab_size": 2048, "dropout": 0.2}
-        pieced = Choice(preset="small", options=pieces, least_steps=300)
-        return pieced, Choice(preset="pico", options=wider)
-    if facts.size < SMALL_TEXT and is_short:
-        return Choice(preset="mini", least_steps=200), Choice(preset="pico")
+        return _of_large_alphabet(facts)
     if is_short:
-        return (Choice(preset="nano"),)
+        if facts.size >= SMALL_TEXT:
+            return (Choice(preset="nano"),)
+        return Choice(preset="mini", least_steps=200), Choice(preset="pico")
     if facts.size >= SMALL_TEXT:
         return Choice(preset="small", least_steps=300), Choice(preset="nano")
+    if facts.size < PAGES:
+        return _PICO
     regularized = {"dropout": 0.3, "lr": 2e-3} if facts.size < TINY_TEXT else {"dropout": 0.1}
     return _from_overfitting_on(facts, regularized), Choice(preset="nano")
+
+
+# With twice the context a step takes more than twice as long.
+_PICO = (Choice(preset="pico", options={"block_size": 32}, least_steps=200), Choice(preset="pico"))
+
+
+def _of_large_alphabet(facts: TextFacts) -> tuple[Choice, ...]:
+    """Return choices for a text whose characters say as much as short words do."""
+    pieces: dict[str, Any] = {"vocab_size": 4096}
+    if facts.size < SMALL_TEXT:
+        pieces = {"vocab_size": 2048, "dropout": 0.2}
+    return Choice(preset="small", options=pieces, least_steps=300), *_PICO
 
 
 def _from_overfitting_on(facts: TextFacts, options: Mapping[str, Any]) -> Choice:

@@ -140,7 +140,7 @@ def test_the_text_is_prepared_once_for_all_presets_that_read_the_same_tokens(
     lines, long_text, monkeypatch
 ):
     monkeypatch.setattr(preset_choice, "SMALL_TEXT", 1000)
-    monkeypatch.setattr(preset_choice, "TINY_TEXT", 1000)
+    monkeypatch.setattr(preset_choice, "PAGES", 1000)
     loaded = []
     load = budget.load_dataset
     monkeypatch.setattr(
@@ -178,7 +178,8 @@ def test_more_time_takes_a_larger_preset(lines, long_text, monkeypatch):
         assert list(chosen.values()) == [small.preset, large.preset]
 
 
-def test_a_short_text_gets_no_word_pieces(long_text):
+def test_a_short_text_gets_no_word_pieces(long_text, monkeypatch):
+    monkeypatch.setattr(preset_choice, "PAGES", 1000)
     clock = Clock()
     config = TrainConfig(time_budget="1h", **long_text)
     assert fit_to_budget(config, clock(), clock=clock).config.preset == "nano"
