@@ -17,7 +17,7 @@ from nanochat.system.wording import counted
 
 __all__ = ["Choice", "TextFacts", "choices_for"]
 
-SHORT_DOCUMENT = 64  # characters on average; in longer ones the context of `mini` is too short
+SHORT_DOCUMENT = 24  # characters on average, as words and names have; proverbs have more
 LARGE_ALPHABET = 400  # characters, as in Chinese and Japanese: most of them are rare
 SMALL_TEXT = 500_000  # bytes; in a shorter text the word pieces of `small` are too rare
 TINY_TEXT = 150_000  # bytes, which a model of `nano`'s size soon knows by heart

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from nanochat.output.progress import Lines, NoProgress, SampleText, Screen, TimeLeft
-from nanochat.output.text import escaped, terminal_width
+from nanochat.output.text import escaped, terminal_width, wrapped
 from nanochat.system.json_text import strict_json
 from nanochat.system.streams import PROGRESS, write_progress, write_result
 
@@ -47,7 +47,8 @@ class Terminal:
             self._tell(f"warning: {text}")
 
     def _tell(self, line: str) -> None:
-        line = escaped(line) if PROGRESS.isatty() else line
+        if PROGRESS.isatty():
+            line = wrapped(escaped(line), terminal_width(PROGRESS))
         if self._screen is None:
             write_progress(line)
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-__all__ = ["display_width", "duration", "escaped", "fit_in_line", "terminal_width"]
+__all__ = ["display_width", "duration", "escaped", "fit_in_line", "terminal_width", "wrapped"]
 
 DEFAULT_WIDTH, MOST_COLUMNS = 80, 1000  # of a terminal that does not tell, and of any
 
@@ -73,6 +73,21 @@ def terminal_width(stream: Any) -> int:
         return os.get_terminal_size(stream.fileno()).columns or DEFAULT_WIDTH
     except (OSError, ValueError, AttributeError):
         return DEFAULT_WIDTH
+
+
+def wrapped(line: str, width: int) -> str:
+    """Return a line broken between its words where a terminal would break it anywhere.
+
+    >>> wrapped("a model of words with a long name", 20)
+    'a model of words\\n  with a long name'
+    """
+    if width < 20 or len(line) <= width or "\n" in line:
+        return line
+    import textwrap  # few lines are that long
+
+    return textwrap.fill(
+        line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
 
 
 def duration(seconds: float) -> str:

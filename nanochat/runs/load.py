@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 from nanochat.config.option import shown
@@ -76,8 +77,18 @@ def _found(checkpoint: str, run: str | None) -> tuple[Checkpoint, list[str]]:
                 f"run {shown(run)} and checkpoint {shown(checkpoint)} both name a model; leave one"
                 " out, or give checkpoint as best, last or a step"
             )
-        run, checkpoint = checkpoint, BEST
-    path = find_run(run, Path(RUNS_DIR))
+        try:
+            path = find_run(checkpoint, Path(RUNS_DIR))
+        except CheckpointError as error:
+            if os.path.exists(checkpoint):
+                raise
+            raise CheckpointError(
+                "checkpoint must be best, last, a step, or the path of a checkpoint or run, got"
+                f" {shown(checkpoint)}: {error}"
+            ) from error
+        checkpoint = BEST
+    else:
+        path = find_run(run, Path(RUNS_DIR))
     if not is_checkpoint(path) or step_folders(path):
         found = find_checkpoint(path, checkpoint)
         return found, found.skipped

@@ -54,6 +54,11 @@ def test_a_name_means_the_checkpoint_that_the_command_line_takes(arguments, runs
 
 
 REFUSED = [
+    (
+        {"checkpoint": "worst"}, CheckpointError,
+        "checkpoint must be best, last, a step, or the path of a checkpoint or run, got worst: no run"
+        " worst here or in runs",
+    ),
     ({"run": "no"}, CheckpointError, "no run no here or in runs"),
     ({"run": "nwe"}, CheckpointError, "no run nwe here or in runs (did you mean 'new'?)"),
     ({"run": "new", "checkpoint": 3}, CheckpointError,

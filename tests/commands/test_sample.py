@@ -192,7 +192,8 @@ def test_nothing_to_sample_from_is_one_clear_line(folder, refused):
         "runs holds no run with a checkpoint; train one first or name a checkpoint"
     )
     assert refused("sample", "--checkpoint=no", code=1) == (
-        "no run no here or in runs; train one first with `nanochat train`"
+        "checkpoint must be best, last, a step, or the path of a checkpoint or run, got no: no run no"
+        " here or in runs; train one first with `nanochat train`"
     )
     Path("empty").mkdir()
     assert refused("sample", "--checkpoint=empty", code=1) == (

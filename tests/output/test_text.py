@@ -10,7 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from nanochat.output.text import display_width, duration, escaped, fit_in_line, terminal_width
+from nanochat.output.text import (
+    display_width,
+    duration,
+    escaped,
+    fit_in_line,
+    terminal_width,
+    wrapped,
+)
 
 ENCODINGS = ["utf-8", "ascii", "latin-1", "cp437", "no-such-encoding"]
 
@@ -103,3 +110,19 @@ def test_the_terminal_tells_its_width_and_one_that_says_0_has_80(monkeypatch):
 )  # fmt: skip
 def test_a_time_is_in_the_largest_unit_that_it_fills(seconds, text):
     assert duration(seconds) == text
+
+
+@given(
+    st.text(st.characters(codec="ascii", exclude_categories=["C"]), max_size=300),
+    st.integers(20, 120),
+)
+def test_a_wrapped_line_has_the_same_words_and_no_line_that_could_be_shorter(
+    text: str, width: int
+) -> None:
+    lines = wrapped(text, width).split("\n")
+    if len(text) <= width:
+        assert lines == [text]
+    else:
+        assert " ".join(lines).split() == text.split()
+        for line in lines:
+            assert len(line) <= width or len(line.split()) == 1
