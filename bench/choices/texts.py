@@ -19,7 +19,6 @@ candidate on a smaller one (paired t-test, p < 0.05).
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import math
 import os
@@ -30,6 +29,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +37,11 @@ from bench.choices.text_sources import TEXTS, Text, collect
 from bench.command import command_parser, environment_without_root, nanochat_command
 from bench.machine import read_result, write_result
 from bench.race.statistics import p_below
-from nanochat.config import preset_choice
 from nanochat.config.options import TrainConfig, options_of
+from nanochat.config.preset_choice import TextFacts, choices_for
 from nanochat.config.presets import PRESETS
 from nanochat.config.sources import read_config_file
+from nanochat.data.dataset import read_text, text_facts
 
 RECORD = "choices/texts"
 AUTO = "auto"
@@ -58,19 +59,32 @@ CHOSEN = ("preset", "mode", "block_size", "tokenizer", "vocab_size", "dropout", 
 Cell = dict[str, Any]
 
 
-def digest(candidate: str) -> str:
-    """Return what identifies the defaults of a candidate; `auto` depends on all and on the rule."""
-    defaults: Any = PRESETS.get(candidate) or [PRESETS, inspect.getsource(preset_choice)]
-    return hashlib.sha256(json.dumps(defaults, sort_keys=True).encode()).hexdigest()[:12]
+def digest(candidate: str, facts: Mapping[str, Any] | None = None) -> str:
+    """Return what identifies the defaults of a candidate: for `auto`, what the rule chooses for
+    the facts of a text."""
+    used: Any = PRESETS.get(candidate)
+    if used is None:
+        choices = choices_for(TextFacts(**(facts or {})), "tensor")
+        used = [
+            [each.preset, dict(each.options), each.least_steps, PRESETS[each.preset]]
+            for each in choices
+        ]
+    return hashlib.sha256(json.dumps(used, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def facts_of(train: Path) -> dict[str, Any]:
+    """Return what the rule reads of a text."""
+    return asdict(text_facts(read_text(TrainConfig(data=str(train)))))
 
 
 def measure(text: Text, folder: Path, budget: int, candidate: str, seed: int) -> Cell:
     train, test = collect(text, folder)
     cell: Cell = {
         "text": text.name, "budget_s": budget, "candidate": candidate, "seed": seed,
-        "defaults": digest(candidate), "bytes": train.stat().st_size,
+        "facts": facts_of(train), "bytes": train.stat().st_size,
         "cores": len(os.sched_getaffinity(0)),
     }  # fmt: skip
+    cell["defaults"] = digest(candidate, cell["facts"])
     with tempfile.TemporaryDirectory() as name:
         run = Path(name) / "run"
         began = time.perf_counter()
@@ -144,7 +158,9 @@ def _score(cell: Cell) -> float:
 
 def _current(cells: Iterable[Cell]) -> list[Cell]:
     """Return the cells whose defaults are today's."""
-    return [cell for cell in cells if cell["defaults"] == digest(cell["candidate"])]
+    return [
+        cell for cell in cells if cell["defaults"] == digest(cell["candidate"], cell.get("facts"))
+    ]
 
 
 def verdict(scores: Mapping[str, Mapping[int, float]], size: int) -> dict[str, Any]:
@@ -166,7 +182,9 @@ def verdict(scores: Mapping[str, Mapping[int, float]], size: int) -> dict[str, A
     if len(differences) > 1:
         error = statistics.stdev(differences) / math.sqrt(len(differences))
         p_worse = p_below([-each for each in differences], 0.0)
-    is_good = behind <= max(MARGIN, 2 * error) if size >= SMALL else not p_worse < 0.05
+    is_good: bool | None = None  # one seed decides nothing
+    if len(differences) > 1:
+        is_good = behind <= max(MARGIN, 2 * error) if size >= SMALL else not p_worse < 0.05
     return {
         "best": best, "best_bpb": means[best], "auto_bpb": means[AUTO], "behind_bpb": behind,
         "standard_error": error, "p_worse": p_worse, "good": is_good,
@@ -189,13 +207,14 @@ def report(cells: Sequence[Cell]) -> None:
             if AUTO not in scores or len(scores) < 2:
                 continue
             found = verdict(scores, of_text[0]["bytes"])
-            good.append(found["good"])
+            good += [] if found["good"] is None else [found["good"]]
+            said = {True: "good", False: f"behind {found['best']}", None: "one seed"}
             counted = [x for c in of_text if (x := c.get("baseline_bpb")) is not None]
             row = [statistics.mean(scores[n].values()) if n in scores else None for n in candidates]
             row.append(statistics.mean(counted) if counted else None)
             print(f"{text.name:12} {of_text[0]['bytes']:>10,} "
                   + " ".join(f"{'–' if x is None or math.isinf(x) else f'{x:.3f}':>7}" for x in row)
-                  + f"  {'good' if found['good'] else 'behind ' + found['best']}")  # fmt: skip
+                  + f"  {said[found['good']]}")  # fmt: skip
         if good:
             print(f"{sum(good)} of {len(good)} choices are good")
 

@@ -104,6 +104,7 @@ def long_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _code(text: str) -> str:
     """Return the start of a sample as code in Markdown."""
+    text = re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", text)
     cut = text if len(text) <= SAMPLE else text[:SAMPLE].rstrip() + " …"
     longest = max(map(len, re.findall("`+", cut)), default=0)
     fence = "`" * (longest + 1)

@@ -84,10 +84,9 @@ _PICO = (Choice(preset="pico", options={"block_size": 32}, least_steps=200), Cho
 
 def _of_large_alphabet(facts: TextFacts) -> tuple[Choice, ...]:
     """Return choices for a text whose characters say as much as short words do."""
-    pieces: dict[str, Any] = {"vocab_size": 4096}
-    if facts.size < SMALL_TEXT:
-        pieces = {"vocab_size": 2048, "dropout": 0.2}
-    return Choice(preset="small", options=pieces, least_steps=300), *_PICO
+    if facts.size < SMALL_TEXT:  # word pieces would be rarer than the characters
+        return _PICO
+    return Choice(preset="small", options={"vocab_size": 4096}, least_steps=300), *_PICO
 
 
 def _from_overfitting_on(facts: TextFacts, options: Mapping[str, Any]) -> Choice:

@@ -11,6 +11,7 @@ import pytest
 from bench.choices import text_sources, texts
 from bench.choices.text_sources import TEXTS, _split
 from bench.choices.texts import AUTO, BEYOND, digest, measure, missing, verdict
+from nanochat.config import preset_choice
 from nanochat.config.presets import PRESETS
 
 
@@ -37,9 +38,10 @@ def test_a_small_text_is_behind_only_if_the_difference_is_significant() -> None:
     assert (noisy["good"], steady["good"]) == (True, False)
 
 
-def test_one_seed_has_no_standard_error() -> None:
+def test_one_seed_decides_nothing() -> None:
     found = verdict(scores([2.5], mini=[2.0]), 50_000)
     assert math.isinf(found["standard_error"])
+    assert found["good"] is None
 
 
 def test_a_long_document_ends_with_its_test_part() -> None:
@@ -59,10 +61,13 @@ def test_a_tenth_of_the_units_is_drawn_for_the_score() -> None:
     assert parts[1] != units[-5:]
 
 
+FACTS = {"size": 4_000_000, "document": 4e6, "alphabet": 73}
+
+
 def cell(candidate: str, score: float, seed: int = 1) -> dict[str, Any]:
     return {
         "text": "kjv", "budget_s": 300, "candidate": candidate, "seed": seed, "test_bpb": score,
-        "defaults": digest(candidate),
+        "facts": FACTS, "defaults": digest(candidate, FACTS),
     }  # fmt: skip
 
 
@@ -71,6 +76,17 @@ def test_a_cell_is_measured_again_only_if_the_defaults_of_its_preset_changed() -
     assert len(list(missing([], **options))) == 1
     assert list(missing([cell("mini", 2.0)], **options)) == []
     assert len(list(missing([cell("mini", 2.0) | {"defaults": "before"}], **options))) == 1
+
+
+def test_a_cell_of_auto_is_measured_again_only_if_the_rule_chooses_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options = {"budgets": [300], "seeds": 1, "names": ["kjv"], "candidates": [AUTO]}
+    cells = [cell(AUTO, 2.0)]
+    monkeypatch.setattr(preset_choice, "LARGE_ALPHABET", 1000)  # not of this text
+    assert list(missing(cells, **options)) == []
+    monkeypatch.setattr(preset_choice, "LARGE_ALPHABET", 73)
+    assert len(list(missing(cells, **options))) == 1
 
 
 def test_a_preset_far_behind_at_the_first_seed_gets_no_more_seeds() -> None:

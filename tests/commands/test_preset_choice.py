@@ -88,7 +88,7 @@ def test_the_heads_of_the_choice_divide_a_given_size(novel: str, n_embd: int, n_
 
 def test_a_given_tokenizer_does_not_get_the_vocabulary_of_another(tmp_path: Path) -> None:
     path = tmp_path / "chinese.txt"
-    path.write_text("".join(chr(0x4E00 + i % 3000) for i in range(20_000)))
+    path.write_text("".join(chr(0x4E00 + i % 3000) for i in range(200_000)))
     assert chosen(data=str(path), mode="tensor").tokenizer == "bpe"
     assert chosen(data=str(path), mode="tensor", tokenizer="byte").tokenizer == "byte"
 

@@ -44,15 +44,15 @@ def test_a_novel_gets_more_than_16_letters_of_context(facts: TextFacts) -> None:
                 assert config.block_size > 16
 
 
-@pytest.mark.parametrize("size", [10**5, 3 * 10**6])
-def test_a_large_alphabet_gets_a_larger_vocabulary_of_word_pieces(size: int) -> None:
-    def first(alphabet: int) -> TrainConfig:
+def test_a_large_alphabet_gets_a_larger_vocabulary() -> None:
+    def first(size: int, alphabet: int) -> TrainConfig:
         choice = choices_for(TextFacts(size=size, document=1e5, alphabet=alphabet), "tensor")[0]
         return TrainConfig(preset=choice.preset, mode="tensor", **choice.options)
 
-    chinese, english = first(3000), first(80)
-    assert chinese.tokenizer == "bpe"
-    assert chinese.vocab_size > (english.vocab_size if english.tokenizer == "bpe" else 256)
+    chinese, english = first(3 * 10**6, 3000), first(3 * 10**6, 80)
+    assert chinese.tokenizer == english.tokenizer == "bpe"
+    assert chinese.vocab_size > english.vocab_size
+    assert first(10**5, 3000).tokenizer == "char"  # a token for each of its 3,000 characters
 
 
 def test_a_small_text_is_regularized_and_a_large_one_is_not() -> None:
