@@ -1,6 +1,6 @@
 """Five real texts, from a file to a model: the figures of README.md and docs/your-text.md.
 
-    python -m bench.choices.your_text FOLDER [--time-budget 60s] [--pages]
+    python -m bench.choices.your_text FOLDER [--time-budget 60s] [--texts NAME …] [--pages]
 
 FOLDER is that of `python -m bench.choices.text_sources`. For each text, `nanochat train FILE
 --time-budget …` runs as a whole process, with the seed and all options left at their defaults, and
@@ -125,14 +125,17 @@ def main() -> None:
     parser = command_parser(__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--time-budget", default="60s")
+    parser.add_argument("--texts", nargs="+", default=SHOWN, choices=SHOWN)
     parser.add_argument("--pages", action="store_true", help="only write the tables")
     options = parser.parse_args()
     if not options.pages:
         texts = {text.name: text for text in TEXTS}
-        rows = []
-        for name in SHOWN:
-            rows.append(measure(texts[name], options.folder.resolve(), options.time_budget))
-            print(json.dumps(rows[-1], ensure_ascii=False), flush=True)
+        measured = {row["text"]: row for row in read_result(RECORD).get("texts", [])}
+        for name in options.texts:
+            row = measure(texts[name], options.folder.resolve(), options.time_budget)
+            measured[name] = row
+            print(json.dumps(row, ensure_ascii=False), flush=True)
+        rows = [measured[name] for name in SHOWN if name in measured]
         print(write_result(RECORD, {"texts": rows}))
     rows = read_result(RECORD)["texts"]
     fill(*README, short_table(rows))
