@@ -92,7 +92,7 @@ def text_in(folder: Path, form: str, megabytes: int) -> Path:
     temporary = folder / f".{path.name}"
     if form == "files":
         temporary.mkdir()
-        files = [open(temporary / f"{i:03}.txt", "w") for i in range(_FILES)]  # noqa: SIM115
+        files = [open(temporary / f"{i:03}.txt", "w") for i in range(_FILES)]  # noqa: SIM115  # closed below
         for number, piece in enumerate(_pieces(megabytes)):
             files[number * _FILES * _PIECE // (megabytes * _MB) % _FILES].write(piece)
         for file in files:

@@ -54,7 +54,7 @@ def load(
     is_step = isinstance(checkpoint, int) and not isinstance(checkpoint, bool)
     options = SampleConfig(
         run=run,  # type: ignore[arg-type]  # a path is accepted
-        checkpoint=str(checkpoint) if is_step else checkpoint,  # type: ignore[arg-type]
+        checkpoint=str(checkpoint) if is_step else checkpoint,  # type: ignore[arg-type]  # a path
         mode=mode, device=device, dtype=dtype, threads=threads,
     )  # fmt: skip
     found, config, skipped = read_checkpoint(options.checkpoint, options.run)

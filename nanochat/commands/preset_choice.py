@@ -24,7 +24,7 @@ def needs_text(config: TrainConfig) -> bool:
     A corpus of short documents that mode auto trains on the scalar engine has its preset already.
     """
     is_auto = config.mode == "scalar" and "mode" not in config.given and _has_torch()
-    is_known = is_auto and config.numerics != "exact"  # which documents of any length may have
+    is_known = is_auto and config.numerics != "exact"  # exact runs may read long documents
     can_run = config.mode == "scalar" or _has_torch()
     return _is_open(config) and can_run and not is_known
 

@@ -45,7 +45,7 @@ class TokenTable:
         try:
             with suppress(FileNotFoundError):
                 os.lstat(self._target)  # fails for a name that is too long
-            self._file = open(self._temporary, "w", encoding="utf-8", newline="")  # noqa: SIM115
+            self._file = open(self._temporary, "w", encoding="utf-8", newline="")  # noqa: SIM115  # until close
         except OSError as error:
             raise self._error(error.strerror or error) from error
 

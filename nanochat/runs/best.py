@@ -47,7 +47,7 @@ def read_best(directory: Path) -> BestMark:
     if kind != BEST_FORMAT or version != BEST_VERSION:
         raise CheckpointError(
             f"{file} must have format {BEST_FORMAT!r} version {BEST_VERSION}, got {kind!r} version"
-            f" {version!r}"
+            f" {version!r}; use the nanochat that saved it"
         )
     if type(mark.step) is not int or type(mark.weights_sha256) is not str:
         raise CheckpointError(f"{file} is damaged: it does not name a checkpoint")

@@ -23,7 +23,7 @@ def novel(tmp_path: Path) -> str:
 
 
 def chosen(**options: object) -> TrainConfig:
-    config = TrainConfig(**options)  # type: ignore[arg-type]
+    config = TrainConfig(**options)  # type: ignore[arg-type]  # options of any type
     return with_chosen_preset(config, read_text(config))[0]
 
 

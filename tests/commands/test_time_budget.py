@@ -218,7 +218,7 @@ def test_a_budget_prepares_the_text_with_the_tokenizer_of_a_trained_model(lines)
 
 
 def test_rows_that_cost_nothing_are_taken_at_the_roots_rate(lines):
-    clock = Clock()  # every step takes one tick, whatever its rows
+    clock = Clock()  # every step takes one tick with any number of rows
     config = TrainConfig(time_budget="60s", preset="pico", **lines)
     chosen = fit_to_budget(config, clock(), clock=clock).config
     assert chosen.batch_size == config.batch_size * 16
@@ -230,7 +230,7 @@ def test_a_chosen_rate_grows_with_the_rows_and_a_given_one_stays(long_text, monk
     monkeypatch.setattr(commands_choice, "choices_for", lambda facts, mode: (choice,))
     options = {**long_text}
     del options["batch_size"]
-    config = fitted("60s", **options).config  # every step takes one tick, whatever its rows
+    config = fitted("60s", **options).config  # every step takes one tick with any number of rows
     rows = PRESETS["nano"]["batch_size"]
     assert config.batch_size == rows * 16
     assert (config.lr, config.dropout) == (pytest.approx(4e-3), 0.1)

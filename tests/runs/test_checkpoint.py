@@ -634,7 +634,7 @@ def test_a_file_best_of_the_future_is_passed_over_by_number(three_steps):
     best.write_text(best.read_text().replace('"version": 1', '"version": 2'))
     assert find_checkpoint(run, "best").skipped == replaced_by(
         f"{best} must have format 'nanochat best checkpoint' version 1, got"
-        " 'nanochat best checkpoint' version 2"
+        " 'nanochat best checkpoint' version 2; use the nanochat that saved it"
     )
 
 

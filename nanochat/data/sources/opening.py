@@ -30,7 +30,7 @@ CHUNK = 1 << 20  # bytes read at a time
 
 # A text that expands further is refused. Real texts stay below 30, logs below 200.
 MAX_RATIO = 250
-FREE_BYTES = 1 << 24  # a small file may expand to this size whatever its ratio
+FREE_BYTES = 1 << 24  # a small file may expand to this size at any ratio
 _MEMORY_LIMIT = 1 << 29  # bytes of an xz dictionary
 _FEED = 1 << 16
 _ZSTD_FEED = 1 << 11  # zstd has no bound on its output; a block of 4 bytes can hold 128 KiB
