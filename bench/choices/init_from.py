@@ -13,18 +13,14 @@ nothing.
 
 from __future__ import annotations
 
-import math
-import statistics
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-from scipy import stats
 
 import nanochat
 from bench.command import command_parser
 from bench.machine import write_result
+from bench.race.statistics import paired_difference
 
 SIDES = ("source", "alone", "tuned")
 FIRST_SEED = 1337
@@ -64,15 +60,6 @@ def one_seed(
     return found
 
 
-def difference(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
-    """Return the mean of a − b over pairs, and half of its 95 % interval (Student's t)."""
-    pairs = [x - y for x, y in zip(a, b, strict=True)]
-    if len(pairs) < 2:
-        return pairs[0], math.nan
-    t = float(stats.t.ppf(0.975, len(pairs) - 1))
-    return statistics.mean(pairs), t * statistics.stdev(pairs) / math.sqrt(len(pairs))
-
-
 def main() -> None:
     parser = command_parser(__doc__)
     parser.add_argument("--long", type=Path, required=True)
@@ -97,7 +84,7 @@ def main() -> None:
             out = folder / str(seed)
             seeds.append({"seed": seed, **one_seed(options.long, short, scored, base, steps, out)})
             print("  ".join(f"{key} {value:.6g}" for key, value in seeds[-1].items()), flush=True)
-    mean, half = difference([s["tuned"] for s in seeds], [s["alone"] for s in seeds])
+    mean, half = paired_difference([s["tuned"] for s in seeds], [s["alone"] for s in seeds])
     print(f"tuned − alone: {mean:+.4f} ± {half:.4f} bits per byte")
     record = {
         "long": options.long.name, "short": options.short.name, "bytes": options.bytes,

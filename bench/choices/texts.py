@@ -27,11 +27,11 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bench.choices.text_sources import TEXTS, Text, collect
 from bench.command import command_parser, environment_without_root, nanochat_command
@@ -57,6 +57,7 @@ SMALL = 20_000  # bytes
 CHOSEN = ("preset", "mode", "block_size", "tokenizer", "vocab_size", "dropout", "batch_size")
 
 Cell = dict[str, Any]
+Job = TypeVar("Job")
 
 
 def digest(candidate: str, facts: Mapping[str, Any] | None = None) -> str:
@@ -66,9 +67,12 @@ def digest(candidate: str, facts: Mapping[str, Any] | None = None) -> str:
     if used is None:
         choices = choices_for(TextFacts(**(facts or {})), "tensor")
         used = [
-            [each.preset, dict(each.options), each.least_steps, PRESETS[each.preset]]
+            [
+                each.preset, dict(each.options), each.least_steps, PRESETS[each.preset],
+                *([each.most_tokens] if each.most_tokens else []),
+            ]
             for each in choices
-        ]
+        ]  # fmt: skip
     return hashlib.sha256(json.dumps(used, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -89,7 +93,7 @@ def measure(text: Text, folder: Path, budget: int, candidate: str, seed: int) ->
         run = Path(name) / "run"
         began = time.perf_counter()
         try:
-            _nanochat(
+            run_nanochat(
                 "train", train, "--quiet", f"--time-budget={budget}s", f"--preset={candidate}",
                 f"--seed={seed}", f"--out={run}",
             )  # fmt: skip
@@ -98,7 +102,7 @@ def measure(text: Text, folder: Path, budget: int, candidate: str, seed: int) ->
                 raise
             return cell | {"test_bpb": None}  # the preset does not fit into the budget
         clock_s = time.perf_counter() - began
-        score = json.loads(_nanochat("eval", run, "--json", "--data", test))
+        score = json.loads(run_nanochat("eval", run, "--json", "--data", test))
         result = json.loads((run / "result.json").read_text())
         chosen = read_config_file(str(run / "config.toml"), options_of(TrainConfig))
     return cell | {
@@ -109,12 +113,37 @@ def measure(text: Text, folder: Path, budget: int, candidate: str, seed: int) ->
     }  # fmt: skip
 
 
-def _nanochat(*words: object) -> str:
+def run_nanochat(*words: object) -> str:
     command = [nanochat_command(), *map(str, words)]
     done = subprocess.run(command, env=environment_without_root(), capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
     return done.stdout
+
+
+def work_on(
+    jobs: Iterator[Job],
+    measure: Callable[[Job], Cell],
+    add: Callable[[Cell], None],
+    cores: Sequence[int],  # empty: one job at a time on the whole machine
+) -> None:
+    """Measure the jobs, one at a time on each of the cores, and add each cell when it is done."""
+    lock = threading.Lock()
+
+    def work(core: int | None) -> None:
+        if core is not None:
+            os.sched_setaffinity(0, {core})  # of this thread and the processes that it starts
+        while True:
+            with lock:
+                job = next(jobs, None)
+            if job is None:
+                return
+            cell = measure(job)
+            with lock:
+                add(cell)
+
+    with ThreadPoolExecutor(len(cores) or 1) as workers:
+        list(workers.map(work, cores or [None]))
 
 
 def missing(
@@ -235,26 +264,15 @@ def main() -> None:
             cells, budgets=options.budgets, seeds=options.seeds, names=options.texts,
             candidates=options.candidates,
         )  # fmt: skip
-        lock = threading.Lock()
+        folder = options.folder.resolve()
 
-        def work(core: int | None) -> None:
-            if core is not None:
-                os.sched_setaffinity(0, {core})  # of this thread and the processes that it starts
-            while True:
-                with lock:
-                    found = next(waiting, None)
-                if found is None:
-                    return
-                cell = measure(found[0], options.folder.resolve(), *found[1:])
-                with lock:
-                    cells.append(cell)
-                    write_result(RECORD, {"cells": cells})
-                shown = [cell[name] for name in ("text", "budget_s", "candidate", "seed")]
-                print(*shown, f"{_score(cell):.4f}", flush=True)
+        def add(cell: Cell) -> None:
+            cells.append(cell)
+            write_result(RECORD, {"cells": cells})
+            shown = [cell[name] for name in ("text", "budget_s", "candidate", "seed")]
+            print(*shown, f"{_score(cell):.4f}", flush=True)
 
-        cores = options.cores or [None]
-        with ThreadPoolExecutor(len(cores)) as workers:
-            list(workers.map(work, cores))
+        work_on(waiting, lambda job: measure(job[0], folder, *job[1:]), add, options.cores)
     report(cells)
 
 

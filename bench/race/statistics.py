@@ -26,3 +26,12 @@ def ratio_interval(a: Sequence[float], b: Sequence[float]) -> tuple[float, float
     logs = [[math.log(value) for value in values] for values in (a, b)]
     interval = stats.ttest_ind(*logs, equal_var=False).confidence_interval(0.95)
     return ratio, math.exp(interval.low), math.exp(interval.high)
+
+
+def paired_difference(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
+    """Return the mean of a − b over pairs, and half of its 95 % interval (Student's t)."""
+    pairs = [x - y for x, y in zip(a, b, strict=True)]
+    if len(pairs) < 2:
+        return pairs[0], math.nan
+    t = float(stats.t.ppf(0.975, len(pairs) - 1))
+    return statistics.mean(pairs), t * statistics.stdev(pairs) / math.sqrt(len(pairs))

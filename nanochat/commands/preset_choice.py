@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ from nanochat.config.options import TrainConfig, preset_defaults
 from nanochat.config.preset_choice import Choice, choices_for
 from nanochat.data.dataset import SplitText, text_facts
 
-__all__ = ["choices_of", "chosen_config", "needs_text", "with_chosen_preset"]
+__all__ = ["choices_of", "chosen_config", "most_steps", "needs_text", "with_chosen_preset"]
 
 
 def needs_text(config: TrainConfig) -> bool:
@@ -62,8 +63,9 @@ def _mode(config: TrainConfig) -> str:
 def _left_open(choice: Choice, config: TrainConfig) -> Choice:
     """Return a choice without the options that are given."""
     given = set(config.given)
-    if "tokenizer" in given:
-        given.add("vocab_size")  # that of the choice is for the preset's tokenizer
+    if "tokenizer" in given:  # vocabulary and tokens of the choice are those of the preset's
+        given.add("vocab_size")
+        choice = dataclasses.replace(choice, most_tokens=None)
     options = {name: value for name, value in choice.options.items() if name not in given}
     return dataclasses.replace(choice, options=options)
 
@@ -84,8 +86,20 @@ def _heads(options: Mapping[str, Any]) -> int:
     return next((heads for heads in range(most, 0, -1) if n_embd % (parts * heads) == 0), 1)
 
 
+def most_steps(choice: Choice, config: TrainConfig) -> int | None:
+    """Return the steps of the config after which more would make the model of a choice worse."""
+    if choice.most_tokens is None:
+        return None
+    step_tokens = config.batch_size * config.grad_accum * config.block_size
+    return math.ceil(choice.most_tokens / step_tokens)
+
+
 def with_chosen_preset(config: TrainConfig, text: SplitText) -> tuple[TrainConfig, str]:
     """Return the config with the first choice for its text, and the choice in words."""
     given = {name: getattr(config, name) for name in config.given}
     choice, reason = choices_of(config, text)[0]
-    return chosen_config(config, choice, given), reason
+    chosen = chosen_config(config, choice, given)
+    most = most_steps(choice, chosen)
+    if most is not None and most < chosen.steps and "steps" not in given:
+        chosen = chosen_config(config, choice, {**given, "steps": most})
+    return chosen, reason

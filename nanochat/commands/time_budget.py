@@ -12,13 +12,14 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nanochat.commands.preset_choice import choices_of, chosen_config
+from nanochat.commands.preset_choice import choices_of, chosen_config, most_steps
 from nanochat.config.options import RUNS_DIR, TrainConfig, budget_seconds, options_of
+from nanochat.config.preset_choice import Choice
 from nanochat.data.batches import resolve_batching
 from nanochat.data.dataset import EVAL_TOKENS, Dataset, SplitText, load_dataset, read_text
 from nanochat.data.tokenizer import Tokenizer
@@ -48,6 +49,7 @@ EVALUATIONS = 20  # during training, if they fit into PAUSE_SHARE
 COMPILE_BUDGET_S = 600  # torch.compile is chosen only from here on: it may take a minute
 FILES_S = 0.1  # plot, result and the last lines, without what each step adds
 LINE_S = 1e-5  # per step, to draw the loss curve
+SPARE_STEPS = 1.5  # times those of another choice of the same preset, whose steps may be slower
 FEWEST_STEPS = 3  # that a budget must have time for
 
 
@@ -100,19 +102,33 @@ def fit_to_budget(
     datasets = _Datasets(text, known, extend)
     fitting: _Trial | None = None
     chosen = ""
-    for choice, reason in reversed(choices_of(config, text)):
-        if fitting is not None and fitting.steps < choice.least_steps:
-            break  # a larger preset is slower still
+    ladder = choices_of(config, text)[::-1]
+    for (choice, reason), (larger, _) in zip(ladder, [*ladder[1:], (None, "")], strict=True):
+        if fitting is not None:
+            if fitting.steps < choice.least_steps:
+                break  # a larger preset is slower still
+            if _fits_surely(larger, choice, fitting):
+                continue
         candidate = chosen_config(config, choice, given)
         dataset = datasets.of(candidate)
         if fitting is None and (start_s := clock() - started) > budget_s:
             raise _too_short(config, 2 * start_s, f"the start took {start_s:.1f} s")
-        trial = _Trial(candidate, choice.options, dataset, started, budget_s, clock)
+        trial = _Trial(candidate, choice, dataset, started, budget_s, clock)
         if fitting is not None and trial.steps < choice.least_steps:
             break
         fitting, chosen = trial, reason
     assert fitting is not None  # there is a choice for every text
     return dataclasses.replace(fitting.fit(config), choice=chosen)
+
+
+def _fits_surely(larger: Choice | None, choice: Choice, fitting: _Trial) -> bool:
+    """Return whether a choice need not be timed, because the larger one is the same preset and has
+    steps to spare."""
+    return (
+        larger is not None
+        and larger.preset == choice.preset
+        and fitting.steps >= SPARE_STEPS * larger.least_steps
+    )
 
 
 def _too_short(config: TrainConfig, least_s: float, reason: str) -> ConfigError:
@@ -148,14 +164,16 @@ class _Trial:
     def __init__(
         self,
         config: TrainConfig,
-        chosen: Mapping[str, Any],  # options of the config that the user has not given
+        choice: Choice,  # its options are those that the user has not given
         dataset: Dataset,
         started: float,
         budget_s: float,
         clock: Callable[[], float],
     ) -> None:
+        chosen = choice.options
         self._given = {name: getattr(config, name) for name in config.given - chosen.keys()}
         self._options = dict(chosen)  # and those chosen here
+        self._most_steps = most_steps(choice, config)
         self._config, self._dataset, self._clock = resolve_hardware(config), dataset, clock
         self._started, self._budget_s = started, budget_s
         began = clock()
@@ -197,6 +215,8 @@ class _Trial:
         pauses = min(EVALUATIONS, int(PAUSE_SHARE * self._budget_s / max(pause_s, 1e-9)))
         paused_s = max(pauses - 1, 0) * pause_s
         steps = min(max(int((left_s - paused_s) / (self._step_s + LINE_S)), 1), 10**9)
+        if self._most_steps is not None:
+            steps = min(steps, self._most_steps)
         options = {
             **self._options, "eval_every": -(-steps // pauses) if pauses > 1 else 0,
             "eval_tokens": eval_tokens, **self._given, "steps": steps,
@@ -208,6 +228,7 @@ class _Trial:
             eval_every=config.eval_every,
             after_s=after_s + LINE_S * steps,
             scores_all=scores_all,
+            most_steps=self._most_steps,
         )
         end = self._started + self._budget_s
         return Fit(config, self._dataset, str(requested.time_budget), plan, end, self._clock)
@@ -237,6 +258,8 @@ class _Trial:
             return
         if self._left_s() < self._budget_s / 4:
             return  # the start was slow: the time is better used for training
+        if self._most_steps is not None:
+            return  # a small text needs no faster reading
         began = self._clock()
         for times in (2**k for k in range(1, LARGEST_BATCH.bit_length())):
             if self._clock() - began > BATCHES_SHARE * self._budget_s:

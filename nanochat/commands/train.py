@@ -485,6 +485,12 @@ def _note_best(run: _Run, result: LoopResult) -> None:
         run.terminal.note(
             f"stopped after step {result.steps} of {run.config.steps}: on_evaluation returned False"
         )
+    elif run.deadline is not None and run.deadline.needs_no_more(result.steps):
+        readings = result.tokens / run.dataset.train.token_count
+        run.terminal.note(
+            f"ended after step {result.steps}, {readings:.1f} readings of the text: with more, a"
+            " model learns so little text by heart; name a --preset to use all of the time"
+        )
     if best != result.steps:
         run.terminal.note(f"validation has not improved since step {best}; keeping step {best}")
 

@@ -23,7 +23,8 @@ LARGE_ALPHABET = 400  # characters, as in Chinese and Japanese: most of them are
 SMALL_TEXT = 500_000  # bytes; in a shorter text the word pieces of `small` are too rare
 TINY_TEXT = 150_000  # bytes, which a model of `nano`'s size soon knows by heart
 PAGES = 20_000  # bytes: a few pages, of which even `nano` is too much
-OVERFITTED = 4  # readings of a small text after which `nano` needs dropout
+SOME_READINGS = 4, 8  # of a small text: the least and most that `nano` needs with dropout
+MANY_READINGS = 20, 32  # and without hashed n-grams
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +32,7 @@ class TextFacts:
     """What the rule reads of the training part of a text."""
 
     size: int  # bytes in UTF-8
+    characters: int
     document: float  # characters of a document, on average
     alphabet: int  # different characters
 
@@ -51,6 +53,7 @@ class Choice:
     preset: str
     options: Mapping[str, Any] = field(default_factory=dict)
     least_steps: int = 0
+    most_tokens: int | None = None  # to train on; from more, the model learns the text by heart
 
     def __str__(self) -> str:
         changed = ", ".join(f"{name} {value}" for name, value in self.options.items())
@@ -75,8 +78,7 @@ def choices_for(facts: TextFacts, mode: str) -> tuple[Choice, ...]:
         return Choice(preset="small", least_steps=300), Choice(preset="nano")
     if facts.size < PAGES:
         return _PICO
-    regularized = {"dropout": 0.3, "lr": 2e-3} if facts.size < TINY_TEXT else {"dropout": 0.1}
-    return _from_overfitting_on(facts, regularized), Choice(preset="nano")
+    return _of_small_text(facts)
 
 
 # With twice the context a step takes more than twice as long.
@@ -90,8 +92,28 @@ def _of_large_alphabet(facts: TextFacts) -> tuple[Choice, ...]:
     return Choice(preset="small", options={"vocab_size": 4096}, least_steps=300), *_PICO
 
 
-def _from_overfitting_on(facts: TextFacts, options: Mapping[str, Any]) -> Choice:
-    """Return `nano` with options for a run that reads a small text OVERFITTED times or more."""
+def _of_small_text(facts: TextFacts) -> tuple[Choice, ...]:
+    """Return `nano` in forms that can read a small text more and more often.
+
+    The hashed n-grams of `nano` learn fast, and soon know a small text by heart. Without them a
+    model is better after many readings, and worse after few.
+    """
+    rate = {"dropout": 0.3, "lr": 2e-3} if facts.size < TINY_TEXT else {"dropout": 0.1}
+    return (
+        _nano(facts, {**rate, "ngram_rows": 0}, MANY_READINGS),
+        _nano(facts, rate, SOME_READINGS),
+        Choice(preset="nano"),
+    )
+
+
+def _nano(facts: TextFacts, options: Mapping[str, Any], readings: tuple[int, int]) -> Choice:
+    """Return `nano` with options that suit a number of readings of the text, from least to most."""
     nano = PRESETS["nano"]
-    steps = math.ceil(OVERFITTED * facts.size / (nano["batch_size"] * nano["block_size"]))
-    return Choice(preset="nano", options=options, least_steps=steps)
+    least, most = readings
+    step_tokens = nano["batch_size"] * nano["block_size"]
+    return Choice(
+        preset="nano",
+        options=options,
+        least_steps=math.ceil(least * facts.characters / step_tokens),
+        most_tokens=most * facts.characters,
+    )

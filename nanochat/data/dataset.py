@@ -150,14 +150,18 @@ def read_text(
 def text_facts(text: SplitText) -> TextFacts:
     """Return what the choice of a preset reads of the training part.
 
-    The characters are those of the first chunk that has any: all of a small text.
+    The alphabet, and the bytes per character, are those of the first chunk that has any: all of a
+    small text.
     """
     train = text.split.train
     size = int(train.lengths.sum())
     first = next(str(chunk, "utf-8") for chunk in train.chunks() if chunk)
-    bytes_per_character = len(first.encode()) / len(first)
+    characters = round(size * len(first) / len(first.encode()))
     return TextFacts(
-        size=size, document=size / bytes_per_character / len(train), alphabet=len(set(first))
+        size=size,
+        characters=characters,
+        document=characters / len(train),
+        alphabet=len(set(first)),
     )
 
 

@@ -77,6 +77,7 @@ class TimePlan:
     eval_every: int  # 0: no pauses until the end
     after_s: float  # from the last step to the end of the process
     scores_all: bool = True  # whether after_s has time to score all validation text
+    most_steps: int | None = None  # the run ends after them although there is time for more
 
 
 class Deadline:
@@ -174,7 +175,10 @@ class Deadline:
 
     def _plan_segment(self, step: int) -> None:
         left_s = self._end - self.reserve_s - MARGIN * self._budget_s - self.clock()
-        steps = max(self._steps_in(left_s, step), 1)
+        steps = self._steps_in(left_s, step)
+        if self._plan.most_steps is not None:
+            steps = min(steps, self._plan.most_steps - step)
+        steps = max(steps, 1)
         length = max(1, min((step + steps) // SEGMENTS, steps // 4))
         begin = self._points.fractions[-1]
         end = 1.0 if length == steps else begin + (1 - begin) * length / steps
@@ -236,7 +240,18 @@ class Deadline:
         return self._end - self.clock()
 
     def time_left_s(self) -> float:
-        return max(self.left_s(), 0.0)
+        left_s = max(self.left_s(), 0.0)
+        if self._plan.most_steps is None:
+            return left_s
+        step = self._mark[0] if self._mark else self._first
+        every = self._plan.eval_every
+        pauses = self._plan.most_steps // every - step // every if every else 0
+        steps_s = max(self._plan.most_steps - step, 0) * self.step_s
+        return min(left_s, steps_s + pauses * self._pause_s() + self.reserve_s)
+
+    def needs_no_more(self, steps: int) -> bool:
+        """Return whether a run ended after `steps` steps because they are enough for its text."""
+        return steps == self._plan.most_steps
 
     def cuts_samples(self) -> bool:
         """Return whether sampling must stop now."""

@@ -61,7 +61,7 @@ def test_a_tenth_of_the_units_is_drawn_for_the_score() -> None:
     assert parts[1] != units[-5:]
 
 
-FACTS = {"size": 4_000_000, "document": 4e6, "alphabet": 73}
+FACTS = {"size": 4_000_000, "characters": 4_000_000, "document": 4e6, "alphabet": 73}
 
 
 def cell(candidate: str, score: float, seed: int = 1) -> dict[str, Any]:
@@ -99,9 +99,9 @@ def test_a_preset_far_behind_at_the_first_seed_gets_no_more_seeds() -> None:
 def test_a_cell_keeps_the_score_of_the_test_part_and_the_choice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = texts._nanochat
+    run = texts.run_nanochat
     few = {"--time-budget=10s": "--steps=3", "--quiet": "--mode=scalar"}  # no clock in a test
-    monkeypatch.setattr(texts, "_nanochat", lambda *w: run(*(few.get(str(x), x) for x in w)))
+    monkeypatch.setattr(texts, "run_nanochat", lambda *w: run(*(few.get(str(x), x) for x in w)))
     (tmp_path / "kjv").mkdir()
     (tmp_path / "kjv" / "train.txt").write_text("to be or not to be\n" * 200)
     (tmp_path / "kjv" / "test.txt").write_text("not to be\n" * 20)

@@ -34,6 +34,7 @@ def test_facts_are_those_of_the_training_part(tmp_path: Path) -> None:
     facts = text_facts(text)
     train = list(text.split.train)
     assert facts.size == sum(len(each.encode()) for each in train)
+    assert facts.characters == sum(map(len, train))
     assert facts.document == pytest.approx(sum(map(len, train)) / len(train))
     assert facts.alphabet == len(set("".join(train)))
 
@@ -49,10 +50,25 @@ def test_given_options_override_the_choice(novel: str) -> None:
     assert (config.dropout, config.block_size, config.tokenizer) == (0.05, 32, "byte")
 
 
+def test_a_small_text_is_read_a_limited_number_of_times(novel: str) -> None:
+    read = read_text(TrainConfig(data=novel))
+    characters = sum(map(len, read.split.train))
+
+    def readings(**options: object) -> float:
+        config = chosen(data=novel, mode="tensor", **options)
+        return config.steps * config.batch_size * config.block_size / characters
+
+    few_rows = {"batch_size": 60}  # all 2,000 steps of `nano` would read the text 150 times
+    assert readings(**few_rows) == pytest.approx(32, abs=0.1)
+    assert readings(**few_rows, grad_accum=2) == pytest.approx(16, abs=0.1)
+    assert readings(**few_rows, steps=2000) == pytest.approx(150, rel=0.1)
+    assert readings(**few_rows, tokenizer="byte") == pytest.approx(150, rel=0.1)
+
+
 def test_the_reason_names_only_what_was_chosen(novel: str) -> None:
     config = TrainConfig(data=novel, mode="tensor", dropout=0.05)
     reason = with_chosen_preset(config, read_text(config))[1]
-    assert reason.startswith("preset nano (lr 0.002): ")
+    assert reason.startswith("preset nano (lr 0.002, ngram_rows 0): ")
 
 
 def test_a_preset_with_another_text_does_not_replace_the_text_that_was_read() -> None:

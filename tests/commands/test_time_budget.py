@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import math
 import json
 import re
 from pathlib import Path
@@ -168,7 +169,7 @@ def test_torch_compile_is_chosen_only_by_the_user_or_in_a_long_budget(lines):
 def test_more_time_takes_a_larger_preset(lines, long_text, monkeypatch):
     for options, document, small_text in ((lines, 8, 10**6), (long_text, 1e6, 1000)):
         monkeypatch.setattr(preset_choice, "SMALL_TEXT", small_text)
-        facts = TextFacts(size=10**5, document=document, alphabet=60)
+        facts = TextFacts(size=10**5, characters=10**5, document=document, alphabet=60)
         large, small = choices_for(facts, "tensor")
         chosen = {}
         for seconds in (large.least_steps * TICK * 0.7, large.least_steps * TICK * 4):
@@ -223,6 +224,34 @@ def test_rows_that_cost_nothing_are_taken_at_the_roots_rate(lines):
     chosen = fit_to_budget(config, clock(), clock=clock).config
     assert chosen.batch_size == config.batch_size * 16
     assert chosen.lr == pytest.approx(config.lr * 4)
+
+
+def test_a_small_text_is_read_no_more_often_than_it_needs(long_text, monkeypatch):
+    monkeypatch.setattr(preset_choice, "PAGES", 1000)
+    options = {**long_text, "batch_size": 60}
+    fit = fitted("60s", **options)
+    step_tokens = 60 * options["block_size"]
+    characters = fit.dataset.train.token_count
+    most = math.ceil(32 * characters / step_tokens)
+    assert (fit.config.steps, fit.plan.most_steps) == (most, most)
+    assert 0 < fit.config.eval_every <= most / 10
+    assert fit.config.ngram_rows == 0
+    del options["batch_size"]  # no more rows per step, because time is no limit
+    assert fitted("60s", **options).config.batch_size == PRESETS["nano"]["batch_size"]
+
+
+def test_only_choices_between_which_the_steps_decide_are_timed(long_text, monkeypatch):
+    monkeypatch.setattr(preset_choice, "PAGES", 1000)
+    timed = []
+    trial = budget._Trial
+    monkeypatch.setattr(
+        budget, "_Trial", lambda config, *rest: timed.append(config) or trial(config, *rest)
+    )
+    assert fitted("60s", **long_text).config.ngram_rows == 0
+    assert [(config.dropout, config.ngram_rows > 0) for config in timed] == [
+        (0, True),
+        (0.3, False),
+    ]
 
 
 def test_a_chosen_rate_grows_with_the_rows_and_a_given_one_stays(long_text, monkeypatch):

@@ -18,6 +18,7 @@ from nanochat.config.preset_choice import (
 FACTS = st.builds(
     TextFacts,
     size=st.integers(1, 10**9),
+    characters=st.integers(1, 10**9),
     document=st.floats(0, 1e9),
     alphabet=st.integers(1, 10**5),
 )
@@ -34,6 +35,15 @@ def test_every_text_gets_a_config_that_is_valid_on_its_engine(facts: TextFacts, 
     assert least == sorted(least, reverse=True)
 
 
+@given(FACTS, st.sampled_from(["scalar", "tensor"]))
+def test_a_choice_is_not_worth_its_time_after_its_last_step(facts: TextFacts, mode: str) -> None:
+    for choice in choices_for(facts, mode):
+        config = TrainConfig(preset=choice.preset, mode=mode, **choice.options)
+        if choice.most_tokens is not None:
+            step_tokens = config.batch_size * config.block_size
+            assert (choice.least_steps - 1) * step_tokens < choice.most_tokens
+
+
 @given(FACTS)
 def test_a_novel_gets_more_than_16_letters_of_context(facts: TextFacts) -> None:
     is_novel = facts.size >= PAGES and facts.alphabet < LARGE_ALPHABET
@@ -46,7 +56,9 @@ def test_a_novel_gets_more_than_16_letters_of_context(facts: TextFacts) -> None:
 
 def test_a_large_alphabet_gets_a_larger_vocabulary() -> None:
     def first(size: int, alphabet: int) -> TrainConfig:
-        choice = choices_for(TextFacts(size=size, document=1e5, alphabet=alphabet), "tensor")[0]
+        choice = choices_for(
+            TextFacts(size=size, characters=size, document=1e5, alphabet=alphabet), "tensor"
+        )[0]
         return TrainConfig(preset=choice.preset, mode="tensor", **choice.options)
 
     chinese, english = first(3 * 10**6, 3000), first(3 * 10**6, 80)
@@ -57,20 +69,33 @@ def test_a_large_alphabet_gets_a_larger_vocabulary() -> None:
 
 def test_a_small_text_is_regularized_and_a_large_one_is_not() -> None:
     def first(size: int) -> TrainConfig:
-        choice = choices_for(TextFacts(size=size, document=1e5, alphabet=80), "tensor")[0]
+        choice = choices_for(
+            TextFacts(size=size, characters=size, document=1e5, alphabet=80), "tensor"
+        )[0]
         return TrainConfig(preset=choice.preset, mode="tensor", **choice.options)
 
     assert first(50_000).dropout > first(5_000_000).dropout == 0
 
 
+def test_more_readings_of_a_small_text_take_fewer_weights_to_learn_it_by_heart() -> None:
+    facts = TextFacts(size=60_000, characters=60_000, document=1e5, alphabet=80)
+    many, some, few = choices_for(facts, "tensor")
+    assert [choice.preset for choice in (many, some, few)] == ["nano"] * 3
+    assert many.options["ngram_rows"] == 0
+    assert (many.most_tokens, some.most_tokens) == (32 * 60_000, 8 * 60_000)
+
+
 @pytest.mark.parametrize(
     ("facts", "words"),
     [
-        (TextFacts(size=1, document=1, alphabet=1), "1 byte of short documents"),
-        (TextFacts(size=52, document=4, alphabet=12), "52 bytes of short documents"),
-        (TextFacts(size=54_321, document=1e4, alphabet=88), "54 kB of running text"),
+        (TextFacts(size=1, characters=1, document=1, alphabet=1), "1 byte of short documents"),
+        (TextFacts(size=52, characters=52, document=4, alphabet=12), "52 bytes of short documents"),
         (
-            TextFacts(size=1_300_000, document=1e4, alphabet=3211),
+            TextFacts(size=54_321, characters=54_321, document=1e4, alphabet=88),
+            "54 kB of running text",
+        ),
+        (
+            TextFacts(size=1_300_000, characters=1_300_000, document=1e4, alphabet=3211),
             "1.3 MB of running text in 3,211 different characters",
         ),
     ],
@@ -82,6 +107,6 @@ def test_a_text_is_told_by_its_size_and_kind_and_a_large_alphabet(
 
 
 def test_the_line_that_tells_the_choice_fits_in_80_columns() -> None:
-    facts = TextFacts(size=54_321, document=1e4, alphabet=88)
+    facts = TextFacts(size=54_321, characters=54_321, document=1e4, alphabet=88)
     for choice in choices_for(facts, "tensor"):
         assert len(f"{choice}: {facts}") <= 80

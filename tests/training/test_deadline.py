@@ -17,7 +17,8 @@ from nanochat.model.state import TrainerState
 from nanochat.training.deadline import EXIT_S, Deadline, StepPace, TimePlan
 from nanochat.training.schedule import lr_multiplier
 
-CONFIG = TrainConfig(mode="scalar", lr_schedule="linear", warmup_ratio=0, warmdown_ratio=1)
+RATIOS = {"warmup_ratio": 0.0, "warmdown_ratio": 1.0, "final_lr_frac": 0.0}
+CONFIG = TrainConfig(mode="scalar", lr_schedule="linear", **RATIOS)
 
 
 @dataclass
@@ -31,6 +32,7 @@ class World:
     pause_s: float = 0.1
     eval_every: int = 140
     after_s: float = 1.0
+    most_steps: int | None = None
     slowdown: Callable[[float], float] = lambda now: 1.0
     suspended: tuple[float, float] = (math.inf, 0.0)  # when, for how long
     config: TrainConfig = CONFIG
@@ -43,7 +45,8 @@ class World:
 
     def __post_init__(self) -> None:
         plan = TimePlan(
-            self.planned_step_s or self.step_s, self.pause_s, self.eval_every, self.after_s
+            self.planned_step_s or self.step_s, self.pause_s, self.eval_every, self.after_s,
+            most_steps=self.most_steps,
         )  # fmt: skip
         self.now = self.start_s
         self.deadline = Deadline(
@@ -235,6 +238,44 @@ def test_a_resumed_run_has_the_time_that_was_left(stopped_after):
     assert all(a >= b for a, b in pairwise(first.multipliers))
     assert first.multipliers[-1] < 0.01
     assert first.multipliers == first.repeated
+
+
+@pytest.mark.parametrize("most", [1, 2, 37, 1000])
+def test_a_run_whose_text_needs_fewer_steps_takes_those_with_a_whole_warmdown(most):
+    world = World(most_steps=most).train()
+    assert world.steps == most
+    assert world.deadline.needs_no_more(world.steps)
+    assert world.now < world.budget_s / 2
+    expected = [lr_multiplier("linear", step, most, **RATIOS) for step in range(most)]
+    assert world.multipliers == pytest.approx(expected, abs=1e-6)
+    assert world.multipliers == world.repeated
+
+
+def test_a_run_without_time_for_the_steps_that_its_text_needs_ends_in_time():
+    bound, free = World(most_steps=10**6).train(), World().train()
+    assert bound.steps == free.steps
+    assert not bound.deadline.needs_no_more(bound.steps)
+
+
+def test_a_resumed_run_takes_only_the_steps_that_its_text_needs():
+    first = World(most_steps=1000).train(until=700)
+    trainer = TrainerState(
+        step=700, last_losses=[], tokens=0, elapsed_s=first.training_s, metrics_length=0,
+        budget=first.deadline.state(700),
+    )  # fmt: skip
+    saved = first.deadline.repeatable(CONFIG, 10**6)
+    second = World(start_s=1000.0, config=saved)
+    second.deadline = Deadline.resumed(saved, trainer, 1000.0, clock=lambda: second.now)
+    second.steps, second.training_s = 700, first.training_s
+    assert second.train().steps == 1000
+    assert second.deadline.state(1000) is None
+
+
+def test_the_time_left_is_that_of_the_steps_that_are_needed():
+    world = World(most_steps=1000).train(until=560)  # before the last three of seven pauses
+    expected = 440 * world.step_s + 3 * world.pause_s + world.after_s
+    assert world.deadline.time_left_s() == pytest.approx(expected, rel=0.1)
+    assert World(most_steps=10**6).deadline.time_left_s() == pytest.approx(57.0)
 
 
 def test_a_run_resumed_without_time_ends_at_once():
