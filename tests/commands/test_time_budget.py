@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-import math
 import json
+import math
 import re
 from pathlib import Path
 
