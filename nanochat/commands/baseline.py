@@ -47,7 +47,7 @@ def counted_baseline(
     if counting is None:
         return None
     try:
-        baseline = counting.result(None if deadline is None else deadline.time_left_s() / 2)
+        baseline = counting.result(None if deadline is None else max(deadline.left_s(), 0.0) / 2)
     except TimeoutError:
         terminal.note("no counting baseline: the text is too long to count within the time budget")
         return None

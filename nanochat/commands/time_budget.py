@@ -25,6 +25,7 @@ from nanochat.data.dataset import EVAL_TOKENS, Dataset, SplitText, load_dataset,
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.engines import build_engine, resolve_hardware
 from nanochat.errors import ConfigError
+from nanochat.model.parameters import parameter_specs, table_entries
 from nanochat.model.state import TrainerState
 from nanochat.runs.checkpoint import save_checkpoint
 from nanochat.sampling.generate import generate, prompt_tokens, sampling_settings
@@ -49,6 +50,7 @@ EVALUATIONS = 20  # during training, if they fit into PAUSE_SHARE
 COMPILE_BUDGET_S = 600  # torch.compile is chosen only from here on: it may take a minute
 FILES_S = 0.1  # plot, result and the last lines, without what each step adds
 LINE_S = 1e-5  # per step, to draw the loss curve
+LARGEST_GAIN = 4  # of a larger preset, in multiplications per second
 SPARE_STEPS = 1.5  # times those of another choice of the same preset, whose steps may be slower
 FEWEST_STEPS = 3  # that a budget must have time for
 
@@ -110,6 +112,8 @@ def fit_to_budget(
             if _fits_surely(larger, choice, fitting):
                 continue
         candidate = chosen_config(config, choice, given)
+        if fitting is not None and fitting.most_steps_of(candidate) < choice.least_steps:
+            break
         dataset = datasets.of(candidate)
         if fitting is None and (start_s := clock() - started) > budget_s:
             raise _too_short(config, 2 * start_s, f"the start took {start_s:.1f} s")
@@ -188,6 +192,17 @@ class _Trial:
     def steps(self) -> int:
         """The steps that would fit, if nothing but steps took time."""
         return int(self._left_s() / self._step_s) if self._step_s > 0 else 10**9
+
+    def most_steps_of(self, larger: TrainConfig) -> float:
+        """Return the most steps of a larger config that can fit, by its multiplications.
+
+        The matrices of another preset are larger, so a processor may multiply faster.
+        """
+        vocab_size = self._dataset.tokenizer.vocab_size
+        other_size = vocab_size if larger.tokenizer == self._config.tokenizer else larger.vocab_size
+        times = _multiplications(larger, other_size) / _multiplications(self._config, vocab_size)
+        gain = 1 if larger.preset == self._config.preset else LARGEST_GAIN
+        return self.steps / max(times / gain, 1.0)
 
     def _left_s(self) -> float:
         return self._started + self._budget_s - self._clock()
@@ -331,6 +346,15 @@ class _Trial:
                 return self._clock() - began
         except OSError as error:
             raise output_error(place, error) from error
+
+
+def _multiplications(config: TrainConfig, vocab_size: int) -> int:
+    """Return the multiplications of a step's forward pass by matrices of weights."""
+    entries = sum(rows * columns for rows, columns in (
+        spec.shape for spec in parameter_specs(config, vocab_size)
+    ))  # fmt: skip
+    used = entries - table_entries(config, vocab_size)
+    return used * config.batch_size * config.grad_accum * config.block_size
 
 
 def _existing_parent(path: Path) -> Path:

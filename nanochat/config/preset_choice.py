@@ -21,7 +21,6 @@ __all__ = ["Choice", "TextFacts", "choices_for"]
 SHORT_DOCUMENT = 24  # characters on average, as words and names have; proverbs have more
 LARGE_ALPHABET = 400  # characters, as in Chinese and Japanese: most of them are rare
 SMALL_TEXT = 500_000  # bytes; in a shorter text the word pieces of `small` are too rare
-TINY_TEXT = 150_000  # bytes, which a model of `nano`'s size soon knows by heart
 PAGES = 20_000  # bytes: a few pages, of which even `nano` is too much
 SOME_READINGS = 4, 8  # of a small text: the least and most that `nano` needs with dropout
 MANY_READINGS = 20, 32  # and without hashed n-grams
@@ -98,10 +97,10 @@ def _of_small_text(facts: TextFacts) -> tuple[Choice, ...]:
     The hashed n-grams of `nano` learn fast, and soon know a small text by heart. Without them a
     model is better after many readings, and worse after few.
     """
-    rate = {"dropout": 0.3, "lr": 2e-3} if facts.size < TINY_TEXT else {"dropout": 0.1}
+    options = {"dropout": 0.3, "lr": 2e-3}
     return (
-        _nano(facts, {**rate, "ngram_rows": 0}, MANY_READINGS),
-        _nano(facts, rate, SOME_READINGS),
+        _nano(facts, {**options, "ngram_rows": 0}, MANY_READINGS),
+        _nano(facts, options, SOME_READINGS),
         Choice(preset="nano"),
     )
 

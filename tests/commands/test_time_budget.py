@@ -254,6 +254,22 @@ def test_only_choices_between_which_the_steps_decide_are_timed(long_text, monkey
     ]
 
 
+def test_a_preset_that_cannot_have_enough_steps_is_not_timed(lines, monkeypatch):
+    options = {"data": lines["data"], "documents": "line", "num_samples": 0, "threads": 1}
+    timed = []
+    trial = budget._Trial
+    monkeypatch.setattr(
+        budget, "_Trial", lambda config, *rest: timed.append(config.preset) or trial(config, *rest)
+    )
+    # A step of `mini` multiplies about 19 times as many numbers as one of `pico`.
+    least_s = 200 * TICK * 19 / budget.LARGEST_GAIN
+    assert fitted(f"{0.9 * least_s:.2f}s", **options).config.preset == "pico"
+    assert timed == ["pico"]
+    timed.clear()
+    fitted(f"{1.3 * least_s:.2f}s", **options)
+    assert timed == ["pico", "mini"]
+
+
 def test_a_chosen_rate_grows_with_the_rows_and_a_given_one_stays(long_text, monkeypatch):
     choice = preset_choice.Choice(preset="nano", options={"lr": 1e-3, "dropout": 0.1})
     monkeypatch.setattr(commands_choice, "choices_for", lambda facts, mode: (choice,))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 
 import pytest
 
-from nanochat.system.background import Background, is_active
+from nanochat.system.background import NICENESS, Background, is_active
 
 
 def test_the_result_is_that_of_the_work() -> None:
@@ -31,3 +33,13 @@ def test_unfinished_work_is_active() -> None:
     go_on.set()
     assert work.result()
     assert not is_active()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there threads have a priority")
+def test_the_work_gives_way_to_the_thread_that_started_it() -> None:
+    def niceness() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    before = niceness()
+    assert Background(niceness, "asks").result() == min(before + NICENESS, 19)
+    assert niceness() == before
