@@ -13,7 +13,7 @@ from nanochat.data.corpus import data_name
 from nanochat.data.counts import transition_counts
 from nanochat.data.dataset import load_dataset
 from nanochat.data.tokenizer import Tokenizer
-from nanochat.errors import CheckpointError, KernelError, TokenizerError
+from nanochat.errors import CheckpointError, KernelError, LogitsError, TokenizerError
 from nanochat.output.terminal import SILENT, Terminal, sample_rule
 from nanochat.runs.find import run_names
 from nanochat.runs.load import kept_tokenizer, load_trained, read_checkpoint
@@ -58,9 +58,7 @@ def sample(
     terminal.note(f"sampling from {checkpoint.path}")
     try:
         return _write(trained.engine, trained.tokenizer, context, config, terminal, bias)
-    except (KernelError, ValueError) as error:
-        if not str(error).startswith("logits of row"):
-            raise
+    except LogitsError as error:
         raise CheckpointError(
             f"{error}: the weights of {checkpoint.path} overflow; use another checkpoint"
         ) from None
@@ -103,7 +101,7 @@ def _write(
             engine, tokenizer, context, sampling_settings(config), config.num_samples, bias=bias,
             on_text=lambda piece: terminal.result(piece, end=""),
         )  # fmt: skip
-    except (KeyboardInterrupt, KernelError, ValueError):
+    except (KeyboardInterrupt, KernelError):
         if terminal.is_for_people:
             terminal.result("")  # ends the line that was begun
         raise

@@ -431,7 +431,7 @@ class TrainConfig:
         if self.warmup_ratio + self.warmdown_ratio > 1 and self.lr_schedule != "constant":
             raise ConfigError(
                 f"warmup_ratio + warmdown_ratio must be <= 1, got {self.warmup_ratio} +"
-                f" {self.warmdown_ratio}"
+                f" {self.warmdown_ratio}; give both"
             )
         if self.schedule_points:
             from nanochat.config.schedule_points import SchedulePoints  # few runs have any

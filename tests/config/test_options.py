@@ -486,7 +486,7 @@ TOGETHER = [
      "positions rope needs an even head size n_embd / n_head, got 3; use positions learned or"
      " change n_head"),
     ({"warmup_ratio": 0.7, "warmdown_ratio": 0.5, "lr_schedule": "linear"},
-     "warmup_ratio + warmdown_ratio must be <= 1, got 0.7 + 0.5"),
+     "warmup_ratio + warmdown_ratio must be <= 1, got 0.7 + 0.5; give both"),
 ]  # fmt: skip
 
 
