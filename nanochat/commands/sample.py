@@ -12,6 +12,7 @@ from nanochat.config.options import BEST, RUNS_DIR, SampleConfig, TrainConfig
 from nanochat.data.corpus import data_name
 from nanochat.data.counts import transition_counts
 from nanochat.data.dataset import load_dataset
+from nanochat.data.sources.progress import telling
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.errors import CheckpointError, KernelError, LogitsError, TokenizerError
 from nanochat.output.terminal import SILENT, Terminal, sample_rule
@@ -71,9 +72,10 @@ def _sample_counts(config: SampleConfig, terminal: Terminal) -> list[str]:
         checkpoint, trained_config, _ = read_checkpoint(config.checkpoint, config.run)
         known, folder = kept_tokenizer(checkpoint), checkpoint.run_folder
     data_dir = config.data_dir or trained_config.data_dir
-    dataset = load_dataset(
-        replace(trained_config, data_dir=data_dir), known, extend=True, folder=folder
-    )
+    with telling(terminal.note):
+        dataset = load_dataset(
+            replace(trained_config, data_dir=data_dir), known, extend=True, folder=folder
+        )
     tokenizer = dataset.tokenizer
     counts = transition_counts(dataset.train, tokenizer.vocab_size)
     context = prompt_tokens(tokenizer, config.prompt, dataset.start, trained_config.block_size)

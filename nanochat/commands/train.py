@@ -32,6 +32,7 @@ from nanochat.config.option import config_or_default
 from nanochat.config.options import ARCHITECTURE, RUNS_DIR, TrainConfig, options_of
 from nanochat.data.batches import Batch
 from nanochat.data.dataset import Dataset, SplitText, load_dataset, read_text
+from nanochat.data.sources.progress import telling
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.engines import build_engine, resolve_hardware
 from nanochat.errors import CheckpointError, ConfigError, RunInterrupted
@@ -132,6 +133,7 @@ def train(
 
         require_tensorboard()  # before any work
     with ExitStack() as stack:
+        stack.enter_context(telling(terminal.note))
         folder, checkpoint, source, kept = None, None, None, None
         if requested.init_from is not None:
             source = read_source(requested, terminal)
@@ -207,6 +209,7 @@ def _complete(
         return fit.config, True, fit, dataclasses.replace(text, prepared=fit.dataset)
     mode_is_given = checkpoint is not None or "mode" in requested.given
     if checkpoint is not None or not needs_text(complete):
+        complete.check_complete()
         return complete, mode_is_given, None, text
     read = read_text(complete)
     chosen, reason = with_chosen_preset(complete, read)
@@ -257,8 +260,10 @@ def _resolve(
     if mode == complete.mode:
         return resolved, dataset, reason
     given = {name: getattr(complete, name) for name in complete.given}
+    other = TrainConfig(**given, mode=mode)
+    other.check_complete()
     unprepared = dataclasses.replace(text, prepared=None)
-    resolved, dataset, _ = _resolve(TrainConfig(**given, mode=mode), True, unprepared)
+    resolved, dataset, _ = _resolve(other, True, unprepared)
     return resolved, dataset, reason
 
 
