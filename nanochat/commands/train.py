@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanochat.commands.baseline import Counting, start_baseline
-from nanochat.commands.init_from import Source, initialized_config, read_source
+from nanochat.commands.init_from import (
+    Source,
+    initialized_config,
+    leaves_dropout_to_text,
+    read_source,
+    regularized_config,
+)
 from nanochat.commands.preset_choice import needs_text, with_chosen_preset
 from nanochat.commands.signals import stop_requested
 from nanochat.commands.time_budget import Fit, fit_to_budget
@@ -122,6 +128,7 @@ def train(
     """
     started = time.perf_counter() - elapsed_s
     requested = config_or_default(config, TrainConfig)
+    asked = requested.given
     check_on_evaluation(on_evaluation)
     if progress and terminal is SILENT:
         from nanochat.output.printed import PrintedTerminal
@@ -149,6 +156,8 @@ def train(
             extend=requested.extend_vocabulary if source is not None else True,
             folder=checkpoint.run_folder if checkpoint else kept,
         )
+        if source is not None and leaves_dropout_to_text(requested, asked):
+            requested, text = _regularized(requested, asked, text, terminal)
         complete, mode_is_given, fit, text = _complete(
             requested, checkpoint, text, started, terminal
         )
@@ -216,6 +225,20 @@ def _complete(
     terminal.note(reason)
     mode_is_given = mode_is_given or chosen.mode == "tensor"
     return chosen, mode_is_given, None, dataclasses.replace(text, read=read)
+
+
+def _regularized(
+    config: TrainConfig, asked: Collection[str], text: _Text, terminal: Terminal
+) -> tuple[TrainConfig, _Text]:
+    """Return the config of a run that starts from another one with the dropout for its text, and
+    the text, which has been read for it."""
+    read = read_text(config, text.folder)
+    config, reason = regularized_config(config, asked, read)
+    if reason:
+        terminal.note(reason)
+    if config.time_budget is not None:  # the fit reads it again
+        return config, text
+    return config, dataclasses.replace(text, read=read)
 
 
 def _deadline(

@@ -442,6 +442,7 @@ def test_any_mix_of_valid_values_builds_a_whole_config_or_says_what_does_not_go_
             # Not checked as a whole until the architecture is known, which the source gives.
             architecture = {name: getattr(config, name) for name in ARCHITECTURE}
             config = TrainConfig(**{**options, **architecture})
+        config.check_complete()
     except ConfigError as error:
         refusal = str(error)
     else:
