@@ -55,7 +55,7 @@ from nanochat.runs.checkpoint import (
     save_checkpoint,
 )
 from nanochat.runs.folder import RunFolder, new_run, refuse_used
-from nanochat.runs.load import kept_tokenizer
+from nanochat.runs.load import config_of, kept_tokenizer
 from nanochat.runs.lock import locked
 from nanochat.runs.retention import prune_checkpoints
 from nanochat.system import processes
@@ -344,7 +344,11 @@ def _resumed_run(
 
 
 def _resumed_config(requested: TrainConfig, checkpoint: Checkpoint) -> TrainConfig:
-    """Return the saved config with the output options given now. Raises ConfigError."""
+    """Return the saved config with the output options given now.
+
+    Raises ConfigError, and CheckpointError for a config of another version.
+    """
+    config_of(checkpoint)
     saved = dict(checkpoint.config)
     budget = checkpoint.trainer.budget or {}
     saved["time_budget"] = budget.get("time_budget")
@@ -360,12 +364,7 @@ def _resumed_config(requested: TrainConfig, checkpoint: Checkpoint) -> TrainConf
                 f"--resume keeps the saved {name} {saved.get(name)}, got {value};"
                 f" {_instead_of_resuming(name, saved, requested)}"
             )
-    try:
-        return TrainConfig(**{**saved, "resume": False, "time_budget": None})
-    except TypeError as error:
-        raise CheckpointError(
-            f"{checkpoint.path} has a config of another version: {error}"
-        ) from error
+    return TrainConfig(**{**saved, "resume": False, "time_budget": None})
 
 
 def _instead_of_resuming(name: str, saved: Mapping[str, Any], requested: TrainConfig) -> str:

@@ -456,14 +456,31 @@ def rewrite(path: Path, name: str, content: dict) -> None:
     (path / "manifest.json").write_bytes(json.dumps(manifest, indent=1).encode())
 
 
-def test_a_run_of_another_version_is_one_line(source, refused):
+@pytest.mark.parametrize(("change", "reason"), [
+    ({"n_experts": 3}, "n_experts is not an option"),
+    ({"mode": "torch"}, "mode must be one of auto, scalar, tensor, got torch"),
+    ({"preset": "milli"}, "preset must be one of auto, {presets}, got milli (did you mean 'mini'?)"),
+])  # fmt: skip
+def test_a_run_of_another_version_is_one_line_in_every_command(source, refused, change, reason):
     source()
     path = Path("source/checkpoints/step-000006")
     config = json.loads((path / "config.json").read_text())
-    rewrite(path, "config.json", {**config, "n_experts": 3})
-    assert refused("train", "other.txt", "--init-from=source@6", code=1).startswith(
-        f"{path} has a config of another version: "
+    rewrite(path, "config.json", {**config, **change})
+    reason = reason.format(presets=", ".join(PRESETS))
+    message = (
+        f"{path} has a config of another version: {reason}; use the version of nanochat that"
+        " trained it, or train again"
     )
+    assert refused("train", "other.txt", "--init-from=source@6", code=1) == message
+    assert refused("train", "--resume", "--out=source", code=1) == message
+    assert refused("sample", "source", "--checkpoint=last", code=1) == message
+    assert refused("eval", "source", "--checkpoint=last", code=1) == message
+
+
+def test_weights_of_another_model_than_the_config_are_one_line(source, refused):
+    source()
+    path = Path("source/checkpoints/step-000006")
+    config = json.loads((path / "config.json").read_text())
     rewrite(path, "config.json", {**config, "n_layer": 2})
     assert refused("train", "other.txt", "--init-from=source@6", code=1) == (
         f"{path}: checkpoint lacks weight layer1.attn_wq; it belongs to another model"
