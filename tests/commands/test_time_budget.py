@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 import nanochat
 from nanochat import TrainConfig
 from nanochat.commands import preset_choice as commands_choice
-from nanochat.commands import time_budget as budget
 from nanochat.commands import resolve as commands_resolve
+from nanochat.commands import time_budget as budget
 from nanochat.commands import train as commands_train
 from nanochat.commands.time_budget import EVALUATIONS, PAUSE_SHARE, Fit, fit_to_budget
 from nanochat.config import preset_choice
