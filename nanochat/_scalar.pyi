@@ -332,8 +332,8 @@ def draw_tokens(
         temperature: 0 takes the largest logit, of equal ones the first.
         top_k: number of tokens to keep; 0 keeps all.
 
-    Returns an int64 array (rows,). Raises ValueError for an option that is out of range or a
-    row that the reference refuses, TypeError for another dtype.
+    Returns an int64 array (rows,). Raises ValueError for an option that is out of range,
+    LogitsError for a row that holds NaN or only −inf, TypeError for another dtype.
     """
 
 class Token:

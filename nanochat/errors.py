@@ -12,6 +12,7 @@ __all__ = [
     "ConfigError",
     "CorpusError",
     "KernelError",
+    "LogitsError",
     "MemoryDrift",
     "MissingDependency",
     "NanochatError",
@@ -74,6 +75,10 @@ class KernelError(NanochatError):
     """A compiled kernel is missing or refuses its input."""
 
     exit_code = 1
+
+
+class LogitsError(KernelError):
+    """A row of logits from which no token can be drawn: it holds NaN, or only −inf."""
 
 
 class CorpusError(NanochatError):

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from nanochat.errors import KernelError
+from nanochat.errors import KernelError, LogitsError
 
 __all__ = [
     "DTYPES",
@@ -32,6 +32,8 @@ __all__ = [
 ABI_VERSION = 5
 DTYPES = {"float32": 0, "float64": 1, "bfloat16": 2, "float16": 3}
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
+
+_STATUS_LOGITS = 3  # NCK_LOGITS of abi.h
 
 _REINSTALL = "install nanochat-lab again (pip install .)"
 
@@ -132,9 +134,13 @@ def kernel(name: str) -> Any:
 
 
 def check(status: int, library: Any) -> None:
-    """Raise KernelError with the library's message unless the status is NCK_OK."""
+    """Raise KernelError with the library's message unless the status is NCK_OK.
+
+    For NCK_LOGITS the error is a LogitsError.
+    """
     if status:
-        raise KernelError(_ffi().string(library.nck_last_error()).decode())
+        kind = LogitsError if status == _STATUS_LOGITS else KernelError
+        raise kind(_ffi().string(library.nck_last_error()).decode())
 
 
 def address(structure: Any) -> int:

@@ -13,10 +13,12 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import nanochat
 from nanochat import errors, native
+from nanochat.sampling.draw import draw
 
 EMPTY = "dataset must contain at least one token pair"
 
@@ -130,6 +132,7 @@ def test_every_error_class_is_raised_on_a_real_path(folder, tiny, trained, monke
         "UnsupportedActivation": lambda: config(model_kind="bigram", activation="relu2"),
         "MissingDependency": lambda: train(config(**tiny(data="a.parquet"))),
         "KernelError": lambda: native.take_buffer(-1),
+        "LogitsError": lambda: draw(np.full((1, 2), np.nan), np.zeros(1, np.uint64)),
         "ProgramError": lambda: nanochat.compile(lambda tokens: [], []),
         "CorpusError": lambda: train(config(**tiny(data="no.txt"))),
         "TokenizerError": lambda: sample(nanochat.SampleConfig(checkpoint=checkpoint, prompt="Z")),

@@ -39,6 +39,11 @@ Tokens draw_rows(const py::array& given, const RandomIntegers& random, double te
       nck_sample(logits.data(), rows, vocab, vocab, dtype, random.data(), nullptr, nullptr,
                  temperature, top_k, top_p, tokens.mutable_data(), 1);
   if (status == NCK_MEMORY) throw std::bad_alloc();
+  if (status == NCK_LOGITS) {
+    const py::object error = py::module_::import("nanochat.errors").attr("LogitsError");
+    py::set_error(error, nck_last_error());
+    throw py::error_already_set();
+  }
   if (status != NCK_OK) throw py::value_error(nck_last_error());
   return tokens;
 }
@@ -73,8 +78,8 @@ void register_draw(py::module_& module) {
       "    random: (rows,) uint64, C-contiguous.\n"
       "    temperature: 0 takes the largest logit, of equal ones the first.\n"
       "    top_k: number of tokens to keep; 0 keeps all.\n\n"
-      "Returns an int64 array (rows,). Raises ValueError for an option that is out of range or a\n"
-      "row that the reference refuses, TypeError for another dtype.");
+      "Returns an int64 array (rows,). Raises ValueError for an option that is out of range,\n"
+      "LogitsError for a row that holds NaN or only -inf, TypeError for another dtype.");
 }
 
 }  // namespace nanochat::bindings

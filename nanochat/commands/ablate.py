@@ -143,6 +143,8 @@ def plan_runs(config: AblateConfig, base: Mapping[str, Any]) -> list[PlannedRun]
     runs = _product(axes, seeds, options, folder)
     if "mode" not in axes and len({run.config.mode for run in runs}) > 1:
         runs = _product(axes, seeds, {**options, "mode": "tensor"}, folder)
+    for run in runs:
+        run.config.check_complete()  # the text chooses no preset
     _refuse_twins(runs)
     return runs
 

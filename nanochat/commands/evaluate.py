@@ -14,6 +14,7 @@ from nanochat.config.options import EvalConfig, TrainConfig
 from nanochat.data.corpus import data_name, load_corpus
 from nanochat.data.dataset import load_dataset
 from nanochat.data.documents import Documents, encode_documents
+from nanochat.data.sources.progress import telling
 from nanochat.errors import CheckpointError
 from nanochat.output.terminal import SILENT, Terminal
 from nanochat.runs.load import TrainedModel, kept_tokenizer, load_trained, read_checkpoint
@@ -57,6 +58,7 @@ def evaluate(
     """
     config = config_or_default(config, EvalConfig)
     with ExitStack() as stack:
+        stack.enter_context(telling(terminal.note))
         table = None
         if config.per_token is not None:
             from nanochat.output.token_table import TokenTable

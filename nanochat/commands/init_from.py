@@ -1,15 +1,23 @@
 """`--init-from`: a new run that starts from the weights and the tokenizer of another.
 
 Owns what the new run keeps of its source, what may differ, and the weights that it starts with.
-Schedule, optimizer state and text are those of a new run.
+Schedule, optimizer state and text are those of a new run:
+
+- The model, the tokenizer, the preset and the engine come from the source.
+- The learning rates are a third of the preset's, or of the one that the rule of `--preset auto`
+  chooses for the new text together with this preset.
+- Dropout is what that rule chooses for the new text, not the source's.
+- All other options are those of the preset.
+
+A given option overrides each of these, unless it contradicts the source's model.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,10 +27,13 @@ from nanochat.config.option import as_text, shown
 from nanochat.config.options import (
     ARCHITECTURE,
     BEST,
+    PRESETS,
     TrainConfig,
     options_of,
     preset_defaults,
 )
+from nanochat.config.preset_choice import Choice, choices_for
+from nanochat.data.dataset import SplitText, text_facts
 from nanochat.data.tokenizer import Tokenizer, tokenizer_from_dict
 from nanochat.errors import CheckpointError, ConfigError, UnsupportedModelKind, UnsupportedOption
 from nanochat.model.parameters import draw_matrix, parameter_specs
@@ -32,10 +43,19 @@ from nanochat.runs.checkpoint import Checkpoint
 from nanochat.runs.load import read_checkpoint
 from nanochat.training.engine import EngineState
 
-__all__ = ["LR_FRACTION", "Source", "initialized_config", "read_source"]
+__all__ = [
+    "LR_FRACTION",
+    "Source",
+    "initialized_config",
+    "read_source",
+    "regularized_config",
+    "leaves_dropout_to_text",
+]
 
 LR_FRACTION = 1 / 3  # of the preset's learning rates: the weights are near a minimum already
 _RATES = ("lr", "matrix_lr", "head_lr")
+# Bytes. A shorter text gets a smaller model from the rule, in place of dropout for a larger one.
+_LEAST_JUDGED = 50_000
 # Options of the text that describe tokens and batches, not the text.
 _NOT_OF_THE_TEXT = {"tokenizer", "vocab_size", "batching"}
 
@@ -158,6 +178,47 @@ def initialized_config(requested: TrainConfig, source: Source) -> TrainConfig:
         # The same text: the same split too, or the new run validates on what the source has read.
         options |= {name: getattr(saved, name) for name in (*_text_options(), "seed")}
     return TrainConfig(**{**options, **given, "init_from": str(source.checkpoint.path)})
+
+
+def leaves_dropout_to_text(config: TrainConfig, asked: Collection[str]) -> bool:
+    """Return whether the text decides on options that `regularized_config` sets."""
+    return config.mode == "tensor" and not {"dropout", "lr"} <= set(asked)
+
+
+def regularized_config(
+    config: TrainConfig,  # of initialized_config
+    asked: Collection[str],  # names of the options that the user has given
+    text: SplitText,
+) -> tuple[TrainConfig, str]:
+    """Return the config with the dropout and learning rate for its text, and these in words.
+
+    They are those of the first choice of `--preset auto` for a new model of the source's preset. If
+    the rule chooses smaller models only, a larger one needs at least their dropout. The steps that
+    a choice asks for do not count, because trained weights overfit sooner than new ones. The words
+    are empty if nothing changes.
+    """
+    facts = text_facts(text)
+    judged = replace(facts, size=max(facts.size, _LEAST_JUDGED))
+    choice = next((c for c in choices_for(judged, config.mode) if _is_choice_for(c, config)), None)
+    if choice is None:
+        return config, ""
+    options = {}
+    if "dropout" in choice.options:
+        options["dropout"] = choice.options["dropout"]
+    if "lr" in choice.options and choice.preset == config.preset:
+        options["lr"] = choice.options["lr"] * LR_FRACTION
+    options = {name: value for name, value in options.items() if name not in asked}
+    if not options:
+        return config, ""
+    words = ", ".join(f"{name} {value:.3g}" for name, value in options.items())
+    return replace(config, **options), f"{words}: {facts}"
+
+
+def _is_choice_for(choice: Choice, config: TrainConfig) -> bool:
+    """Return whether the choice is of the config's preset, or of a model that is no larger."""
+    preset = PRESETS[choice.preset]
+    least = preset["n_layer"] * preset["n_embd"] ** 2
+    return choice.preset == config.preset or config.n_layer * config.n_embd**2 >= least
 
 
 def _given(requested: TrainConfig) -> Mapping[str, Any]:

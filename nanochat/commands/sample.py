@@ -12,8 +12,9 @@ from nanochat.config.options import BEST, RUNS_DIR, SampleConfig, TrainConfig
 from nanochat.data.corpus import data_name
 from nanochat.data.counts import transition_counts
 from nanochat.data.dataset import load_dataset
+from nanochat.data.sources.progress import telling
 from nanochat.data.tokenizer import Tokenizer
-from nanochat.errors import CheckpointError, KernelError, TokenizerError
+from nanochat.errors import CheckpointError, KernelError, LogitsError, TokenizerError
 from nanochat.output.terminal import SILENT, Terminal, sample_rule
 from nanochat.runs.find import run_names
 from nanochat.runs.load import kept_tokenizer, load_trained, read_checkpoint
@@ -58,9 +59,7 @@ def sample(
     terminal.note(f"sampling from {checkpoint.path}")
     try:
         return _write(trained.engine, trained.tokenizer, context, config, terminal, bias)
-    except (KernelError, ValueError) as error:
-        if not str(error).startswith("logits of row"):
-            raise
+    except LogitsError as error:
         raise CheckpointError(
             f"{error}: the weights of {checkpoint.path} overflow; use another checkpoint"
         ) from None
@@ -73,9 +72,10 @@ def _sample_counts(config: SampleConfig, terminal: Terminal) -> list[str]:
         checkpoint, trained_config, _ = read_checkpoint(config.checkpoint, config.run)
         known, folder = kept_tokenizer(checkpoint), checkpoint.run_folder
     data_dir = config.data_dir or trained_config.data_dir
-    dataset = load_dataset(
-        replace(trained_config, data_dir=data_dir), known, extend=True, folder=folder
-    )
+    with telling(terminal.note):
+        dataset = load_dataset(
+            replace(trained_config, data_dir=data_dir), known, extend=True, folder=folder
+        )
     tokenizer = dataset.tokenizer
     counts = transition_counts(dataset.train, tokenizer.vocab_size)
     context = prompt_tokens(tokenizer, config.prompt, dataset.start, trained_config.block_size)
@@ -103,7 +103,7 @@ def _write(
             engine, tokenizer, context, sampling_settings(config), config.num_samples, bias=bias,
             on_text=lambda piece: terminal.result(piece, end=""),
         )  # fmt: skip
-    except (KeyboardInterrupt, KernelError, ValueError):
+    except (KeyboardInterrupt, KernelError):
         if terminal.is_for_people:
             terminal.result("")  # ends the line that was begun
         raise

@@ -15,10 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanochat.commands.baseline import Counting, start_baseline
-from nanochat.commands.init_from import Source, initialized_config, read_source
-from nanochat.commands.preset_choice import needs_text, with_chosen_preset
+from nanochat.commands.init_from import (
+    Source,
+    initialized_config,
+    leaves_dropout_to_text,
+    read_source,
+)
+from nanochat.commands.resolve import RunText, complete_config, regularized, resolve
 from nanochat.commands.signals import stop_requested
-from nanochat.commands.time_budget import Fit, fit_to_budget
+from nanochat.commands.time_budget import Fit
 from nanochat.commands.train_report import announce, finish, preview, with_way_on
 from nanochat.commands.train_result import (
     OnEvaluation,
@@ -26,15 +31,14 @@ from nanochat.commands.train_result import (
     Watch,
     check_on_evaluation,
 )
-from nanochat.config.engine_choice import choose_engine
 from nanochat.config.keep import parse_keep
 from nanochat.config.option import config_or_default
-from nanochat.config.options import ARCHITECTURE, RUNS_DIR, TrainConfig, options_of
+from nanochat.config.options import RUNS_DIR, TrainConfig
 from nanochat.data.batches import Batch
-from nanochat.data.dataset import Dataset, SplitText, load_dataset, read_text
-from nanochat.data.tokenizer import Tokenizer
-from nanochat.engines import build_engine, resolve_hardware
-from nanochat.errors import CheckpointError, ConfigError, RunInterrupted
+from nanochat.data.dataset import Dataset
+from nanochat.data.sources.progress import telling
+from nanochat.engines import build_engine
+from nanochat.errors import CheckpointError, RunInterrupted
 from nanochat.model.parameters import parameter_specs
 from nanochat.model.state import TrainerState
 from nanochat.output.terminal import SILENT, Terminal
@@ -55,7 +59,7 @@ from nanochat.system import processes
 from nanochat.system.environment import describe_environment
 from nanochat.system.wording import counted
 from nanochat.training.average import averaged_weights
-from nanochat.training.cadence import Cadence, evaluation_plan
+from nanochat.training.cadence import Cadence
 from nanochat.training.deadline import Deadline
 from nanochat.training.engine import Engine, EngineState
 from nanochat.training.loop import EvalMetrics, LoopResult, evaluate
@@ -121,6 +125,7 @@ def train(
     """
     started = time.perf_counter() - elapsed_s
     requested = config_or_default(config, TrainConfig)
+    asked = requested.given
     check_on_evaluation(on_evaluation)
     if progress and terminal is SILENT:
         from nanochat.output.printed import PrintedTerminal
@@ -132,6 +137,7 @@ def train(
 
         require_tensorboard()  # before any work
     with ExitStack() as stack:
+        stack.enter_context(telling(terminal.note))
         folder, checkpoint, source, kept = None, None, None, None
         if requested.init_from is not None:
             source = read_source(requested, terminal)
@@ -142,15 +148,17 @@ def train(
             folder, checkpoint = stack.enter_context(_resumed_run(requested, terminal))
         elif requested.out is not None and processes.rank() == 0:
             refuse_used(Path(requested.out))  # before any work; again when the folder is created
-        text = _Text(
+        text = RunText(
             known=source.tokenizer if source is not None else kept_tokenizer(checkpoint),
             extend=requested.extend_vocabulary if source is not None else True,
             folder=checkpoint.run_folder if checkpoint else kept,
         )
-        complete, mode_is_given, fit, text = _complete(
+        if source is not None and leaves_dropout_to_text(requested, asked):
+            requested, text = regularized(requested, asked, text, terminal)
+        complete, mode_is_given, fit, text = complete_config(
             requested, checkpoint, text, started, terminal
         )
-        resolved, dataset, mode_reason = _resolve(complete, mode_is_given, text)
+        resolved, dataset, mode_reason = resolve(complete, mode_is_given, text)
         del text  # as large as the text
         if checkpoint is not None:
             _check_same_data(dataset, checkpoint)
@@ -185,36 +193,6 @@ def train(
         return TrainResult(metrics=metrics, samples=samples, run=path)
 
 
-def _complete(
-    requested: TrainConfig,
-    checkpoint: Checkpoint | None,
-    text: _Text,
-    started: float,
-    terminal: Terminal,
-) -> tuple[TrainConfig, bool, Fit | None, _Text]:
-    """Return the config with the checkpoint's options or those chosen for the text and the time
-    budget, whether its mode is given rather than chosen by the rule of mode auto, the fit to the
-    budget, and the text as far as the choice has read it."""
-    complete = requested if checkpoint is None else _resumed_config(requested, checkpoint)
-    if complete.time_budget is not None:
-        fit = fit_to_budget(
-            complete, started, known=text.known, extend=text.extend, folder=text.folder
-        )
-        if fit.choice:
-            terminal.note(fit.choice)
-        terminal.note(f"{complete.time_budget}: {fit}")
-        # Its steps were timed in this mode.
-        return fit.config, True, fit, dataclasses.replace(text, prepared=fit.dataset)
-    mode_is_given = checkpoint is not None or "mode" in requested.given
-    if checkpoint is not None or not needs_text(complete):
-        return complete, mode_is_given, None, text
-    read = read_text(complete)
-    chosen, reason = with_chosen_preset(complete, read)
-    terminal.note(reason)
-    mode_is_given = mode_is_given or chosen.mode == "tensor"
-    return chosen, mode_is_given, None, dataclasses.replace(text, read=read)
-
-
 def _deadline(
     resolved: TrainConfig, fit: Fit | None, checkpoint: Checkpoint | None, started: float
 ) -> Deadline | None:
@@ -223,51 +201,6 @@ def _deadline(
     if checkpoint is not None and checkpoint.trainer.budget is not None:
         return Deadline.resumed(resolved, checkpoint.trainer, started)
     return None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Text:
-    """What is known about the text, and what has been read of it."""
-
-    known: Tokenizer | None  # of a trained model; None: the text's own
-    extend: bool  # add the text's new characters to `known`
-    folder: Path | None  # the run folder that has copies of standard input and URLs
-    read: SplitText | None = None  # by the choice of a preset
-    prepared: Dataset | None = None  # by a time budget
-
-    def load(self, config: TrainConfig) -> Dataset:
-        return load_dataset(
-            config, self.known, extend=self.extend, folder=self.folder, text=self.read
-        )
-
-
-def _resolve(
-    complete: TrainConfig, mode_is_given: bool, text: _Text
-) -> tuple[TrainConfig, Dataset, str]:
-    """Return the config for this machine and text, the text, and why mode auto took its engine.
-
-    A text of very many characters makes a small model large, which is known only now.
-    """
-    resolved = resolve_hardware(complete)
-    dataset = text.prepared or text.load(resolved)
-    resolved = _with_evaluation_plan(dataset.resolve(resolved), dataset)
-    if mode_is_given:
-        return resolved, dataset, ""
-    mode, reason = choose_engine(complete.to_dict(), dataset.tokenizer.vocab_size)
-    if mode == complete.mode:
-        return resolved, dataset, reason
-    given = {name: getattr(complete, name) for name in complete.given}
-    unprepared = dataclasses.replace(text, prepared=None)
-    resolved, dataset, _ = _resolve(TrainConfig(**given, mode=mode), True, unprepared)
-    return resolved, dataset, reason
-
-
-def _with_evaluation_plan(config: TrainConfig, dataset: Dataset) -> TrainConfig:
-    eval_every, eval_tokens = evaluation_plan(
-        config.steps, dataset.step_tokens(config, processes.world()), dataset.val.pairs,
-        eval_every=config.eval_every, eval_tokens=config.eval_tokens,
-    )  # fmt: skip
-    return dataclasses.replace(config, eval_every=eval_every, eval_tokens=eval_tokens)
 
 
 def _build_engine(
@@ -313,41 +246,6 @@ def _resumed_run(
         for reason in skipped:
             terminal.warn(reason)
         yield folder if processes.rank() == 0 else None, checkpoint
-
-
-def _resumed_config(requested: TrainConfig, checkpoint: Checkpoint) -> TrainConfig:
-    """Return the saved config with the output options given now. Raises ConfigError."""
-    saved = dict(checkpoint.config)
-    budget = checkpoint.trainer.budget or {}
-    saved["time_budget"] = budget.get("time_budget")
-    known = options_of(TrainConfig)
-    for name in sorted(requested.given):
-        value = getattr(requested, name)
-        if known[name].output or (
-            name == "steps" and saved["lr_schedule"] == "constant" and value > saved["steps"]
-        ):
-            saved[name] = value
-        elif value != saved.get(name):
-            raise ConfigError(
-                f"--resume keeps the saved {name} {saved.get(name)}, got {value};"
-                f" {_instead_of_resuming(name, saved, requested)}"
-            )
-    try:
-        return TrainConfig(**{**saved, "resume": False, "time_budget": None})
-    except TypeError as error:
-        raise CheckpointError(
-            f"{checkpoint.path} has a config of another version: {error}"
-        ) from error
-
-
-def _instead_of_resuming(name: str, saved: Mapping[str, Any], requested: TrainConfig) -> str:
-    """Say how to get a run with another value of an option than the saved one."""
-    run = f"--init-from {requested.out or 'RUN'}"
-    if name in ARCHITECTURE or saved["model_kind"] != "mini-gpt":
-        return "leave it out, or start a new run"
-    if name == "steps":
-        return f"to train longer, use {run}"
-    return f"leave it out, or start a new run from these weights with {run}"
 
 
 def _check_same_data(dataset: Dataset, checkpoint: Checkpoint) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from nanochat.config.engine_choice import choose_engine
+from nanochat.config.engine_choice import LINE_CORPORA, choose_engine
 from nanochat.config.keep import parse_keep
 from nanochat.config.option import (
     UNSET,
@@ -27,7 +27,7 @@ from nanochat.config.option import (
     parse_given,
     shown,
 )
-from nanochat.config.presets import PRESETS
+from nanochat.config.presets import CHOSEN_BY_TEXT, PRESETS
 from nanochat.config.unsupported import UNSUPPORTED, check_supported
 from nanochat.errors import ConfigError, UnsupportedModelKind
 from nanochat.system import processes
@@ -85,6 +85,10 @@ class TrainConfig:
 
     Values that are not given come from `preset`. Raises ConfigError for a value and
     UnsupportedOption for a combination of values.
+
+    If the text is to choose the preset, the values are those of the engine's default preset until
+    then. A combination that this preset refuses and another one accepts raises no error here:
+    `refusal` holds it, and `check_complete` raises it.
 
     Example:
         >>> TrainConfig(preset="microgpt", steps=100).n_embd
@@ -378,6 +382,8 @@ class TrainConfig:
 
     # Names of the options that were given and are not `auto`; a resume compares only these.
     given: frozenset[str] = field(init=False, repr=False, compare=False)
+    # Why the values so far cannot be trained, if the text may choose a preset that can.
+    refusal: ConfigError | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         given = parse_given(self)
@@ -385,15 +391,32 @@ class TrainConfig:
         assign(self, {**preset_defaults(preset, given), **given, "mode": mode, "preset": preset})
         autos = ("auto", AUTO)  # no option has -1 as another value
         assign(self, {"given": frozenset(name for name in given if given[name] not in autos)})
+        assign(self, {"refusal": None})
         self._check_start()
         if self.resume or (self.init_from is not None and not self.given >= ARCHITECTURE):
             return  # the saved config applies, and only given options are compared with it
         parse_keep(self.keep)
         self._check_time_budget()
-        self._check_heads()
-        self._check_schedule()
         check_separator(self.separator, self.documents)
-        check_supported(self)
+        try:
+            self._check_heads()
+            self._check_schedule()
+            check_supported(self)
+        except ConfigError as error:
+            if not (self._leaves_preset_to_text() and _some_preset_accepts(given)):
+                raise
+            assign(self, {"refusal": error})
+
+    def check_complete(self) -> None:
+        """Raise the error of a combination that only another preset would accept."""
+        if self.refusal is not None:
+            raise self.refusal
+
+    def _leaves_preset_to_text(self) -> bool:
+        if "preset" in self.given or self.model_kind != "mini-gpt":
+            return False
+        asks = self.time_budget is not None or "mode" in self.given or self.numerics == "exact"
+        return asks or not set(self.data) <= set(LINE_CORPORA)
 
     def _check_start(self) -> None:
         if self.resume and self.init_from is not None:
@@ -431,7 +454,7 @@ class TrainConfig:
         if self.warmup_ratio + self.warmdown_ratio > 1 and self.lr_schedule != "constant":
             raise ConfigError(
                 f"warmup_ratio + warmdown_ratio must be <= 1, got {self.warmup_ratio} +"
-                f" {self.warmdown_ratio}"
+                f" {self.warmdown_ratio}; give both"
             )
         if self.schedule_points:
             from nanochat.config.schedule_points import SchedulePoints  # few runs have any
@@ -477,6 +500,19 @@ def resolve_preset(given: Mapping[str, Any]) -> tuple[str, str]:
             f" {kind} or leave the preset out"
         )
     return mode, preset
+
+
+def _some_preset_accepts(given: Mapping[str, Any]) -> bool:
+    """Return whether the text may choose a preset with which the given options can be trained."""
+    # The choice finds heads for a hidden size that is given alone.
+    options = {"n_head": 1, **given} if "n_embd" in given else given
+    for preset in CHOSEN_BY_TEXT:
+        try:
+            TrainConfig(**{**options, "preset": preset})
+        except ConfigError:
+            continue
+        return True
+    return False
 
 
 def _preset_for(mode: str, given: Mapping[str, Any]) -> str:

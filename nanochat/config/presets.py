@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["PRESETS"]
+__all__ = ["CHOSEN_BY_TEXT", "PRESETS"]
+
+# The presets that config/preset_choice.py may choose.
+CHOSEN_BY_TEXT = ("mini", "pico", "nano", "small")
 
 # Each preset lists only what differs from the defaults in options.TrainConfig.
 PRESETS: dict[str, dict[str, Any]] = {

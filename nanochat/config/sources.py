@@ -6,10 +6,11 @@ Returns only the values that were given. Defaults and presets belong to options.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nanochat.config.option import shown
 from nanochat.config.options import (
     RENAMED,
     AblateConfig,
@@ -65,9 +66,9 @@ def _from_environment(
         if not variable.startswith(PREFIX) or variable in _OTHERS:
             continue
         if variable not in every:
+            near = closest(variable, every | {CACHE_VARIABLE})
             raise ConfigError(
-                f"environment variable {variable} does not name an option"
-                f"{closest(variable, every | {CACHE_VARIABLE})}"
+                f"environment variable {variable} does not name an option{near or '; unset it'}"
             )
         name = variable.removeprefix(PREFIX).lower()
         if name in known:  # otherwise an option of another command
@@ -79,17 +80,26 @@ def _from_environment(
 def read_config_file(path: str, known: Mapping[str, Option]) -> dict[str, Any]:
     """Return the options in a TOML file of `option = value` lines, parsed. Raises ConfigError."""
     if not path:
-        raise ConfigError("config must be the path of a TOML file, got ''")
+        raise ConfigError("config must be the path of a TOML file, got ''; leave config out")
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"cannot read config file {path}: {error.strerror}") from error
+        raise ConfigError(
+            f"config must be a TOML file that can be read, got {path}: {error.strerror}; name"
+            " another file, or leave config out"
+        ) from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"config file {path} is not UTF-8: byte {error.start}") from error
+        raise ConfigError(
+            f"config file {path} must be UTF-8, got byte 0x{error.object[error.start]:02x} at byte"
+            f" {error.start}; save it as UTF-8"
+        ) from error
     try:
         options = parse_toml(text)
     except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError
-        raise ConfigError(f"config file {path} is not TOML: {error}") from error
+        raise ConfigError(
+            f"config file {path} must be TOML, a line such as steps = 100 per option, got an error:"
+            f" {error}; correct the file"
+        ) from error
     _refuse_unknown(path, options, known)
     if _is_record(path, options):
         options = {name: value for name, value in options.items() if name not in ("out", "resume")}
@@ -122,9 +132,17 @@ def parse_toml(text: str) -> dict[str, Any]:
     return tomllib.loads(text)
 
 
-def _refuse_unknown(path: str, options: Iterable[str], known: Mapping[str, Option]) -> None:
-    for name in options:
-        if name not in known:
-            renamed = RENAMED.get(name)
-            hint = f"; use {renamed}" if renamed in known else closest(name, known)
-            raise ConfigError(f"config file {path}: {name} is not an option{hint}")
+def _refuse_unknown(path: str, options: Mapping[str, Any], known: Mapping[str, Option]) -> None:
+    for name, value in options.items():
+        if name in known:
+            continue
+        if isinstance(value, dict):
+            raise ConfigError(
+                f"config file {path}: options must be outside of tables, got the table"
+                f" {shown(name)}; write its options at the top of the file, without a table"
+            )
+        renamed = RENAMED.get(name)
+        hint = f"; use {renamed}" if renamed in known else closest(name, known)
+        raise ConfigError(
+            f"config file {path}: {shown(name)} is not an option{hint or '; remove it'}"
+        )

@@ -19,6 +19,7 @@ from nanochat.data.sources.fetching import STDIN, Fetched
 from nanochat.data.sources.folder import printable
 from nanochat.data.sources.locating import Located, locate
 from nanochat.data.sources.opening import MissingReader, SourceFile, Unreadable
+from nanochat.data.sources.progress import Progress, amount, reading
 from nanochat.data.sources.reading import read_source
 from nanochat.data.texts import CHUNK, Texts
 from nanochat.data.token_checks import checked_texts
@@ -76,11 +77,12 @@ def load_corpus(
         MissingDependency: a format needs a package that is not installed.
     """
     names = (data,) if isinstance(data, str) else tuple(data)
-    located = [locate(name, data_dir, folder) for name in names]
+    name, progress = data_name(names), reading()
+    located = [locate(each, data_dir, folder, progress) for each in names]
     buffer = _Buffer()
+    buffer.report_to(progress, name, sum(len(place.files) for place in located))
     for place in located:
         _read(place, text_column, buffer)
-    name = data_name(names)
     if not buffer.has_text():
         raise CorpusError(_nothing(name, located))
     unit = _unit_of(located, buffer, documents, separator)
@@ -113,14 +115,36 @@ class _Buffer:
         self.raw = bytearray()
         self.ends = array("q")  # of each text
         self.records = 0  # texts that are records
+        self._progress: Progress | None = None
+        self._name, self._files, self._begun = "", 0, 0  # of the text; the files of it
+        self._report_at = 0  # bytes
 
     def __len__(self) -> int:
         return len(self.ends)
 
     def take(self, piece: bytes, ends_text: bool) -> None:
         self.raw += piece
+        if len(self.raw) >= self._report_at:
+            self._report_at = len(self.raw) + CHUNK
+            self._report()
         if ends_text:
             self.ends.append(len(self.raw))
+
+    def report_to(self, progress: Progress, name: str, files: int) -> None:
+        """Tell the progress from now on how much of the files has been read."""
+        self._progress, self._name, self._files = progress, name, files
+
+    def begin_file(self) -> None:
+        self._begun += 1
+        self._report()
+
+    def _report(self) -> None:
+        if self._progress is None or not self._progress.is_due():
+            return
+        done = f"{amount(len(self.raw))} so far"
+        if self._files > 1:
+            done = f"{self._begun - 1:,} of {self._files:,} files so far, {amount(len(self.raw))}"
+        self._progress.tell(f"{self._name}: read {done}")
 
     def drop_unfinished(self, texts: int) -> None:
         """Drop everything after the first `texts` texts."""
@@ -179,6 +203,7 @@ def _read(place: Located, column: str | None, buffer: _Buffer) -> None:
 
 def _read_file(file: SourceFile, column: str | None, buffer: _Buffer) -> None:
     before = len(buffer)
+    buffer.begin_file()
     if read_source(file, column, buffer.take):
         buffer.records += len(buffer) - before
 

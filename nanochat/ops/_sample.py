@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from nanochat import native, philox
-from nanochat.errors import ConfigError, KernelError
+from nanochat.errors import ConfigError, KernelError, LogitsError
 from nanochat.ops.arguments import (
     materialized,
     number,
@@ -74,9 +74,9 @@ def sample(
         Token ids of shape (rows,), int64, without a gradient.
 
     Raises:
-        KernelError: An argument has the wrong shape, dtype, device or range. On the CPU also: a row
-            holds NaN or only −inf; the message names the first such row. On CUDA such rows have
-            token −1 (NaN) or −2 (only −inf).
+        KernelError: An argument has the wrong shape, dtype, device or range.
+        LogitsError: On the CPU, a row holds NaN or only −inf; the message names the first such row.
+            On CUDA such rows have token −1 (NaN) or −2 (only −inf).
 
     Note:
         Inverse-CDF sampling with one 64-bit word per row from Philox4x32-10 (Salmon et al.,
@@ -204,11 +204,11 @@ def _skips_dispatcher(logits: Tensor) -> bool:
 
 
 def refuse_rows_without_token(tokens: Tensor) -> None:
-    """Raise KernelError for the first row that a CUDA kernel could only mark with −1 or −2."""
+    """Raise LogitsError for the first row that a CUDA kernel could only mark with −1 or −2."""
     bad = (tokens < 0).nonzero()
     if len(bad):
         row = int(bad[0])
-        raise KernelError(
+        raise LogitsError(
             f"logits of row {row} " + ("hold nan" if int(tokens[row]) == -1 else "are all -inf")
         )
 

@@ -131,5 +131,5 @@ class _Pieces(dict[int, str]):
         self._tokenizer, self._quoted = tokenizer, quoted
 
     def __missing__(self, token: int) -> str:
-        self[token] = self._quoted(self._tokenizer.decode([token]))
+        self[token] = self._quoted(self._tokenizer.token_text(token))
         return self[token]

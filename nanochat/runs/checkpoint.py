@@ -437,7 +437,8 @@ def resolve_checkpoint(path: Path | None, runs_dir: Path) -> tuple[Checkpoint, l
         return found, found.skipped
     if not path.is_dir():
         raise CheckpointError(
-            f"{path} is not a nanochat checkpoint folder; pickle files are never read"
+            f"{path} is not a nanochat checkpoint folder; name the folder of a run (pickle files"
+            " are never read)"
         )
     for directory in (path / CHECKPOINTS_DIR, path):
         if checkpoint_folders(directory):

@@ -54,7 +54,8 @@ def find_run(name: str | None, runs_dir: Path) -> Path:
             )
     if os.path.exists(given):
         raise CheckpointError(
-            f"{shown(name)} is not a nanochat checkpoint folder; pickle files are never read"
+            f"{shown(name)} is not a nanochat checkpoint folder; name the folder of a run (pickle"
+            " files are never read)"
         )
     raise CheckpointError(f"no run {shown(name)} here or in {runs_dir}{_way_out(name, runs_dir)}")
 

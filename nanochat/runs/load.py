@@ -7,7 +7,14 @@ import os
 from pathlib import Path
 
 from nanochat.config.option import shown
-from nanochat.config.options import BEST, RUNS_DIR, EvalConfig, SampleConfig, TrainConfig
+from nanochat.config.options import (
+    BEST,
+    RUNS_DIR,
+    EvalConfig,
+    SampleConfig,
+    TrainConfig,
+    options_of,
+)
 from nanochat.data.tokenizer import Tokenizer, tokenizer_from_dict
 from nanochat.engines import build_engine, resolve_hardware
 from nanochat.errors import CheckpointError, ConfigError
@@ -51,12 +58,21 @@ def read_checkpoint(
 
 def config_of(checkpoint: Checkpoint) -> TrainConfig:
     """Return the config of a checkpoint. Raises CheckpointError for that of another version."""
+    known = options_of(TrainConfig)
+    unknown = next((name for name in checkpoint.config if name not in known), None)
+    if unknown is not None:
+        raise _other_version(checkpoint, f"{shown(unknown)} is not an option")
     try:
         return TrainConfig(**checkpoint.config)
-    except (ConfigError, TypeError) as error:
-        raise CheckpointError(
-            f"{checkpoint.path} has a config of another version: {error}"
-        ) from error
+    except ConfigError as error:
+        raise _other_version(checkpoint, str(error)) from error
+
+
+def _other_version(checkpoint: Checkpoint, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"{checkpoint.path} has a config of another version: {reason}; use the version of nanochat"
+        " that trained it, or train again"
+    )
 
 
 def kept_tokenizer(checkpoint: Checkpoint | None) -> Tokenizer | None:

@@ -27,6 +27,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from nanochat.errors import LogitsError
 from nanochat.training.guards import check_temperature
 
 __all__ = ["MAX_VOCAB", "draw", "exp32", "integer_weights"]
@@ -90,8 +91,8 @@ def draw(
     """Draw one token per row, as this module's docstring defines it.
 
     Temperature 0 takes the largest logit, of equal ones the first. Raises ConfigError for a
-    temperature that is not finite and >= 0, and ValueError for a vocabulary above 2²⁰ or a row
-    that holds NaN or only −inf; the message names the row.
+    temperature that is not finite and >= 0, ValueError for a vocabulary above 2²⁰, and LogitsError
+    for a row that holds NaN or only −inf; the message names the row.
     """
     check_temperature(temperature)
     assert top_k >= 0  # config/ checks the option
@@ -123,9 +124,9 @@ def _check_rows(rows: NDArray[np.float32]) -> None:
     # The maximum of a row with NaN is NaN.
     largest = rows.max(axis=1)
     if np.isnan(largest).any():
-        raise ValueError(f"logits of row {int(np.isnan(largest).argmax())} hold nan")
+        raise LogitsError(f"logits of row {int(np.isnan(largest).argmax())} hold nan")
     if np.isneginf(largest).any():
-        raise ValueError(f"logits of row {int(np.isneginf(largest).argmax())} are all -inf")
+        raise LogitsError(f"logits of row {int(np.isneginf(largest).argmax())} are all -inf")
 
 
 def _left_out(

@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 
 import nanochat
-from nanochat.commands import train as commands_train
+from nanochat.commands import resolve as commands_resolve
+from nanochat.commands.preset_choice import with_chosen_preset
 from nanochat.commands.time_budget import fit_to_budget
 from nanochat.config.options import PRESETS, EvalConfig, SampleConfig, TrainConfig, options_of
 from nanochat.config.sources import read_config_file
+from nanochat.data.dataset import read_text
 from nanochat.data.sources import fetching
 from nanochat.data.splits import split_documents
 from nanochat.errors import ConfigError
@@ -151,6 +153,91 @@ def test_another_split_of_the_same_text_is_warned_about(source, cli):
     assert text not in cli(*words, "--out=same").err
     assert text in cli(*words, "--out=other", "--seed=3").err
     assert text not in cli(*words, "other.txt", "--documents=line", "--out=new", "--seed=3").err
+
+
+SENTENCE = "it was the best of times and the worst of times of anna bob carl dora emma fred.\n"
+TEXTS = {"tiny": 8_000, "short": 60_000, "longer": 250_000, "long": 700_000}  # bytes
+
+
+def new_model(path):
+    """The config that a new model of a text gets, without a source."""
+    config = TrainConfig(data=path, mode="tensor")
+    return with_chosen_preset(config, read_text(config))[0]
+
+
+@pytest.fixture
+def sentences(folder):
+    """A run of preset nano, with a tiny model, in `source`, and texts of several sizes."""
+    for name, size in TEXTS.items():
+        Path(f"{name}.txt").write_text(SENTENCE * (size // len(SENTENCE)))
+    size = {"n_layer": 1, "n_embd": 8, "n_head": 1, "ngram_rows": 8, "past_embeds": 0}
+    options = {"mode": "tensor", "preset": "nano", "num_samples": 0, "baseline": False, **size}
+    return lambda **given: nanochat.train(
+        {**options, "data": "long.txt", "steps": 1, "out": "source", **given}
+    )
+
+
+def tuned(data, **options):
+    """The saved options of a run that starts from `source`."""
+    given = {"num_samples": 0, "baseline": False, "steps": 1, "batch_size": 1, **options}
+    run = nanochat.train({"init_from": "source", "data": data, "out": f"on-{data}", **given})
+    return saved_config(run.run)
+
+
+@pytest.mark.parametrize("name", ["short", "longer", "long"])
+def test_dropout_and_learning_rate_are_those_of_a_new_model_of_the_same_text(sentences, name):
+    sentences(dropout=0.05, lr=0.5)  # options of the source, not of its text
+    fresh = new_model(f"{name}.txt")
+    lr = fresh.lr if fresh.preset == "nano" else PRESETS["nano"]["lr"]
+    options = tuned(f"{name}.txt")
+    assert options["lr"] == pytest.approx(lr / 3)
+    assert options["dropout"] == (fresh.dropout if fresh.preset == "nano" else 0)
+    assert (options["dropout"] > 0) == (name != "long")
+
+
+def test_a_text_that_would_get_a_smaller_model_gets_the_dropout_of_a_short_one(sentences):
+    sentences()
+    assert new_model("tiny.txt").preset == "pico"
+    assert tuned("tiny.txt")["dropout"] == new_model("short.txt").dropout > 0
+
+
+def test_a_larger_model_than_the_chosen_one_gets_its_dropout_and_keeps_its_own_rate(sentences):
+    sentences(preset="microgpt", n_layer=2, n_embd=128, n_head=1, val_fraction=0.01)
+    options = tuned("short.txt", val_fraction=0.05)
+    assert options["dropout"] == new_model("short.txt").dropout
+    assert options["lr"] == pytest.approx(PRESETS["microgpt"]["lr"] / 3)
+    shutil.rmtree("source")
+    sentences(preset="microgpt", val_fraction=0.01)
+    assert tuned("longer.txt", val_fraction=0.02)["dropout"] == 0  # smaller than the chosen model
+
+
+def test_given_dropout_and_rate_stay_and_the_terminal_says_what_was_chosen(sentences, cli):
+    sentences()
+    fresh = new_model("short.txt")
+    given = tuned("short.txt", dropout=0.0, out="a")
+    assert (given["dropout"], given["lr"]) == (0, pytest.approx(fresh.lr / 3))
+    given = tuned("short.txt", lr=0.25, out="b")
+    assert (given["dropout"], given["lr"]) == (fresh.dropout, 0.25)
+    words = ["--init-from=source", "--steps=1", "--num-samples=0", "--no-baseline", "--out=c"]
+    assert f"\ndropout {fresh.dropout:g}, lr {fresh.lr / 3:.3g}: " in (
+        f"\n{cli('train', 'short.txt', *words).err}"
+    )
+    assert saved_config("c")["dropout"] == fresh.dropout
+
+
+def test_a_time_budget_starts_from_a_source_with_the_same_dropout(sentences, monkeypatch):
+    sentences()
+    seen = []
+
+    def fit(config, *rest, **options):
+        seen.append(config)
+        raise ConfigError("enough")
+
+    monkeypatch.setattr(commands_resolve, "fit_to_budget", fit)
+    with pytest.raises(ConfigError, match="enough"):
+        nanochat.train({"init_from": "source", "data": "short.txt", "time_budget": "5s"})
+    fresh = new_model("short.txt")
+    assert (seen[0].dropout, seen[0].lr) == (fresh.dropout, pytest.approx(fresh.lr / 3))
 
 
 CONTRADICTIONS = {
@@ -369,14 +456,31 @@ def rewrite(path: Path, name: str, content: dict) -> None:
     (path / "manifest.json").write_bytes(json.dumps(manifest, indent=1).encode())
 
 
-def test_a_run_of_another_version_is_one_line(source, refused):
+@pytest.mark.parametrize(("change", "reason"), [
+    ({"n_experts": 3}, "n_experts is not an option"),
+    ({"mode": "torch"}, "mode must be one of auto, scalar, tensor, got torch"),
+    ({"preset": "milli"}, "preset must be one of auto, {presets}, got milli (did you mean 'mini'?)"),
+])  # fmt: skip
+def test_a_run_of_another_version_is_one_line_in_every_command(source, refused, change, reason):
     source()
     path = Path("source/checkpoints/step-000006")
     config = json.loads((path / "config.json").read_text())
-    rewrite(path, "config.json", {**config, "n_experts": 3})
-    assert refused("train", "other.txt", "--init-from=source@6", code=1).startswith(
-        f"{path} has a config of another version: "
+    rewrite(path, "config.json", {**config, **change})
+    reason = reason.format(presets=", ".join(PRESETS))
+    message = (
+        f"{path} has a config of another version: {reason}; use the version of nanochat that"
+        " trained it, or train again"
     )
+    assert refused("train", "other.txt", "--init-from=source@6", code=1) == message
+    assert refused("train", "--resume", "--out=source", code=1) == message
+    assert refused("sample", "source", "--checkpoint=last", code=1) == message
+    assert refused("eval", "source", "--checkpoint=last", code=1) == message
+
+
+def test_weights_of_another_model_than_the_config_are_one_line(source, refused):
+    source()
+    path = Path("source/checkpoints/step-000006")
+    config = json.loads((path / "config.json").read_text())
     rewrite(path, "config.json", {**config, "n_layer": 2})
     assert refused("train", "other.txt", "--init-from=source@6", code=1) == (
         f"{path}: checkpoint lacks weight layer1.attn_wq; it belongs to another model"
@@ -431,7 +535,7 @@ def test_a_time_budget_times_the_kept_text_with_the_tokenizer_of_the_source(
         seen.append(fit_to_budget(config, started, **text))
         return seen[0]
 
-    monkeypatch.setattr(commands_train, "fit_to_budget", fit)
+    monkeypatch.setattr(commands_resolve, "fit_to_budget", fit)
     options = {"init_from": "source", "time_budget": "60s", "num_samples": 0, "baseline": False}
     run = nanochat.train(options, on_evaluation=lambda _: False)
     kept = json.loads(Path(best_of("source"), "tokenizer.json").read_text())

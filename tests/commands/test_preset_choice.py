@@ -138,3 +138,23 @@ def test_the_terminal_says_what_was_chosen_and_the_run_can_be_repeated(
 def test_the_scalar_engine_reads_more_context_in_running_text(novel: str) -> None:
     config = chosen(data=novel, mode="scalar")
     assert (config.preset, config.block_size) == ("pico", 32)
+
+
+def test_heads_that_only_the_chosen_preset_accepts_are_trained(novel: str, cli, tmp_path) -> None:
+    words = ["--mode=tensor", "--no-baseline", "--num-samples=0", "--steps=1", "--n-head=3"]
+    result = cli("train", novel, *words, "--n-layer=1", "--batch-size=1", f"--out={tmp_path / 'a'}")
+    assert result.code == 0, result.err
+    assert "\npreset nano " in f"\n{result.err}"
+    saved = (tmp_path / "a" / "config.toml").read_text()
+    assert "n_head = 3\n" in saved
+    assert "n_embd = 96\n" in saved
+
+
+def test_heads_that_the_chosen_preset_refuses_are_one_line_after_the_choice(
+    novel: str, refused, tmp_path
+) -> None:
+    out = tmp_path / "run"
+    assert refused("train", novel, "--mode=tensor", "--n-head=5", f"--out={out}") == (
+        "n_embd must be a multiple of n_head, got n_embd 96 and n_head 5; give both"
+    )
+    assert not out.exists()

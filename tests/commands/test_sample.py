@@ -177,7 +177,7 @@ def test_a_pickle_is_never_read(folder, refused):
     Path("model.pkl").write_bytes(pickle.dumps(Trap()))
     for name in ("model.pt", "model.pkl", "names.txt"):
         assert refused("sample", f"--checkpoint={name}", code=1) == (
-            f"{name} is not a nanochat checkpoint folder; pickle files are never read"
+            f"{name} is not a nanochat checkpoint folder; name the folder of a run (pickle files are never read)"
         )
     Path("step-000001").mkdir()
     shutil.copy("model.pt", "step-000001/weights.safetensors")

@@ -127,7 +127,7 @@ def test_an_empty_path_is_refused(config, name):
     [
         (["train", "--out="], "out must be a path, got ''"),
         (["train", "--resume", "--out="], "out must be a path, got ''"),
-        (["train", "--config="], "config must be the path of a TOML file, got ''"),
+        (["train", "--config="], "config must be the path of a TOML file, got ''; leave config out"),
         (["train", "--init-from="], "init_from must be a path, got ''"),
         (["sample", ""], "run must be a path, got ''"),
         (["sample", "--checkpoint="], "checkpoint must be a path, got ''"),

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -441,6 +442,7 @@ def test_any_mix_of_valid_values_builds_a_whole_config_or_says_what_does_not_go_
             # Not checked as a whole until the architecture is known, which the source gives.
             architecture = {name: getattr(config, name) for name in ARCHITECTURE}
             config = TrainConfig(**{**options, **architecture})
+        config.check_complete()
     except ConfigError as error:
         refusal = str(error)
     else:
@@ -486,7 +488,7 @@ TOGETHER = [
      "positions rope needs an even head size n_embd / n_head, got 3; use positions learned or"
      " change n_head"),
     ({"warmup_ratio": 0.7, "warmdown_ratio": 0.5, "lr_schedule": "linear"},
-     "warmup_ratio + warmdown_ratio must be <= 1, got 0.7 + 0.5"),
+     "warmup_ratio + warmdown_ratio must be <= 1, got 0.7 + 0.5; give both"),
 ]  # fmt: skip
 
 
@@ -600,3 +602,47 @@ def test_every_error_is_a_nanochat_error_with_an_exit_code_of_1_or_2():
         assert issubclass(kind, NanochatError)
         assert kind.exit_code in (1, 2)
         assert kind.__doc__
+
+
+@pytest.mark.parametrize(
+    ("options", "accepting"),
+    [
+        ({"n_head": 3}, {"nano", "small"}),
+        ({"n_head": 5}, {"pico"}),
+        ({"n_embd": 100}, {"pico"}),
+        ({"n_head": 3, "time_budget": "10s"}, {"nano", "small"}),
+        ({"warmup_ratio": 0.3, "mode": "scalar"}, {"mini"}),
+    ],
+)
+def test_a_combination_that_a_choosable_preset_accepts_waits_for_the_text(options, accepting):
+    config = TrainConfig(data="my.txt", **options)
+    for preset in accepting:
+        assert TrainConfig(data="my.txt", **options, preset=preset).refusal is None
+    assert config.refusal is not None
+    with pytest.raises(ConfigError) as caught:
+        config.check_complete()
+    assert caught.value is config.refusal
+    with pytest.raises(ConfigError, match=re.escape(str(config.refusal))):
+        TrainConfig(**{"data": "my.txt", **options, "preset": config.preset})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"data": "my.txt", "n_head": 7},
+         "n_embd must be a multiple of n_head, got n_embd 64 and n_head 7; give both"),
+        ({"n_head": 3},  # the names have their preset
+         "n_embd must be a multiple of n_head, got n_embd 40 and n_head 3; give both"),
+        ({"data": "my.txt", "n_head": 5, "preset": "nano"},
+         "n_embd must be a multiple of n_head, got n_embd 96 and n_head 5; give both"),
+        ({"data": "my.txt", "mode": "scalar", "dropout": 0.1},
+         "mode scalar does not support dropout 0.1; use dropout 0 or mode tensor"),
+    ],
+)  # fmt: skip
+def test_a_combination_that_every_preset_refuses_fails_before_the_text_is_read(
+    options, message, refused, flags, folder
+):
+    with pytest.raises(ConfigError) as caught:
+        TrainConfig(**options)
+    assert str(caught.value) == message
+    assert refused("train", *flags(**options)) == message  # there is no my.txt

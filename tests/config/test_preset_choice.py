@@ -14,6 +14,7 @@ from nanochat.config.preset_choice import (
     TextFacts,
     choices_for,
 )
+from nanochat.config.presets import CHOSEN_BY_TEXT
 
 FACTS = st.builds(
     TextFacts,
@@ -30,6 +31,7 @@ def test_every_text_gets_a_config_that_is_valid_on_its_engine(facts: TextFacts, 
     for choice in choices:
         config = TrainConfig(preset=choice.preset, mode=mode, **choice.options)
         assert config.preset == choice.preset
+        assert choice.preset in CHOSEN_BY_TEXT
     assert choices[-1].least_steps == 0  # one is taken, however short the time
     least = [choice.least_steps for choice in choices]
     assert least == sorted(least, reverse=True)

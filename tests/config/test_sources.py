@@ -208,8 +208,9 @@ def test_a_wrong_type_in_the_file_names_rule_value_and_file(toml, refused, text,
 
 def test_a_table_in_the_file_is_not_an_option(toml, refused):
     toml("[model]\nn_layer = 1")
-    assert refused("train", "--config=run.toml").split(" (did")[0] == (
-        "config file run.toml: model is not an option"
+    assert refused("train", "--config=run.toml") == (
+        "config file run.toml: options must be outside of tables, got the table model; write its"
+        " options at the top of the file, without a table"
     )
 
 
@@ -223,19 +224,40 @@ def test_numbers_may_be_text_in_the_file(toml):
 )
 def test_a_file_that_is_not_toml_is_one_clear_line(toml, refused, text):
     toml(text)
-    assert refused("train", "--config=run.toml").startswith("config file run.toml is not TOML: ")
+    message = refused("train", "--config=run.toml")
+    assert message.startswith(
+        "config file run.toml must be TOML, a line such as steps = 100 per option, got an error: "
+    )
+    assert message.endswith("; correct the file")
 
 
 def test_a_binary_file_is_not_a_config(toml, refused):
     toml(b"steps = 3 # \xff\xfe")
-    assert refused("train", "--config=run.toml") == "config file run.toml is not UTF-8: byte 12"
+    assert refused("train", "--config=run.toml") == (
+        "config file run.toml must be UTF-8, got byte 0xff at byte 12; save it as UTF-8"
+    )
 
 
 def test_a_missing_file_and_a_folder_are_not_configs(folder, refused):
     assert refused("train", "--config=no.toml") == (
-        "cannot read config file no.toml: No such file or directory"
+        "config must be a TOML file that can be read, got no.toml: No such file or directory; name"
+        " another file, or leave config out"
     )
-    assert refused("eval", "--config=.") == "cannot read config file .: Is a directory"
+    assert refused("eval", "--config=.") == (
+        "config must be a TOML file that can be read, got .: Is a directory; name another file, or"
+        " leave config out"
+    )
+
+
+def test_a_name_that_resembles_no_option_has_a_way_out(toml, refused, monkeypatch):
+    toml("zzzz = 3")
+    assert refused("train", "--config=run.toml") == (
+        "config file run.toml: zzzz is not an option; remove it"
+    )
+    monkeypatch.setenv("NCLAB_XYZXYZXYZXYZXYZXYZXYZXYZ", "3")
+    assert refused("train") == (
+        "environment variable NCLAB_XYZXYZXYZXYZXYZXYZXYZXYZ does not name an option; unset it"
+    )
 
 
 def test_whole_numbers_are_numbers_in_the_file(toml):

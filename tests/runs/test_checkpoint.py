@@ -729,7 +729,7 @@ def test_a_file_is_refused_unread(tmp_path, name):
     with pytest.raises(CheckpointError) as caught:
         resolve_checkpoint(file, tmp_path)
     assert str(caught.value) == (
-        f"{file} is not a nanochat checkpoint folder; pickle files are never read"
+        f"{file} is not a nanochat checkpoint folder; name the folder of a run (pickle files are never read)"
     )
     assert names(tmp_path) == [name]
 

@@ -151,7 +151,7 @@ def test_the_older_spelling_names_a_run_or_a_checkpoint_by_path(runs):
             "runs/kjv/checkpoints/step-000020 is one checkpoint, got checkpoint last; leave it out"
             " or name the run",
         ),
-        ("best", "note.pt", "note.pt is not a nanochat checkpoint folder; pickle files are never read"),
+        ("best", "note.pt", "note.pt is not a nanochat checkpoint folder; name the folder of a run (pickle files are never read)"),
     ],
 )  # fmt: skip
 def test_a_wrong_choice_names_what_there_is(runs, checkpoint, run, message):

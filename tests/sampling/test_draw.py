@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat import philox
-from nanochat.errors import ConfigError
+from nanochat.errors import ConfigError, LogitsError
 from nanochat.philox import Stream
 from nanochat.sampling.draw import MAX_VOCAB, draw, exp32, integer_weights
 
@@ -330,17 +330,17 @@ def test_a_larger_vocabulary_is_refused():
 def test_nan_names_its_row():
     logits = np.zeros((3, 4))
     logits[1, 2] = math.nan
-    with pytest.raises(ValueError, match=r"^logits of row 1 hold nan$"):
+    with pytest.raises(LogitsError, match=r"^logits of row 1 hold nan$"):
         draw(logits, u64(0, 0, 0))
 
 
 def test_nan_beside_infinity_is_still_nan():
-    with pytest.raises(ValueError, match=r"^logits of row 0 hold nan$"):
+    with pytest.raises(LogitsError, match=r"^logits of row 0 hold nan$"):
         draw([[INF, math.nan]], u64(0))
 
 
 def test_nothing_to_draw_names_its_row():
-    with pytest.raises(ValueError, match=r"^logits of row 1 are all -inf$"):
+    with pytest.raises(LogitsError, match=r"^logits of row 1 are all -inf$"):
         draw([[0.0, 0.0], [-INF, -INF]], u64(0, 0))
 
 

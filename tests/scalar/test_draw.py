@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from nanochat import _scalar, philox
 from nanochat.config.options import TrainConfig
-from nanochat.errors import ConfigError
+from nanochat.errors import ConfigError, LogitsError
 from nanochat.philox import Stream
 from nanochat.sampling import draw as specification
 from nanochat.sampling import sampling
@@ -44,7 +44,7 @@ def both(logits, random, **options):
     for function in (specification.draw, draw):
         try:
             found.append(function(logits, random, **options).tolist())
-        except ValueError as error:
+        except (ValueError, LogitsError) as error:
             found.append(str(error))
     return found
 

@@ -18,6 +18,7 @@ from typing import IO, Any, BinaryIO
 
 from nanochat.data.sources.formats import suffix_of
 from nanochat.data.sources.opening import CHUNK, open_file, reason
+from nanochat.data.sources.progress import amount, reading
 from nanochat.errors import CorpusError, OutputError
 from nanochat.system import processes
 
@@ -88,12 +89,16 @@ def _spooled(origin: str, chunks: Iterator[bytes]) -> Fetched:
 
     atexit.unregister(forget)  # an open spooled file complains while the interpreter shuts down
     atexit.register(forget)
-    digest = hashlib.sha256()
+    digest, size, progress = hashlib.sha256(), 0, reading()
+    name = "standard input" if origin == STDIN else origin
     spool = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115  # outlives this call
     try:
         for chunk in chunks:
             digest.update(chunk)
             spool.write(chunk)
+            size += len(chunk)
+            if progress.is_due():
+                progress.tell(f"{name}: received {amount(size)} so far")
     except BaseException:
         spool.close()
         raise

@@ -12,7 +12,9 @@ from collections import Counter
 
 from nanochat.config.options import CHECKPOINTS_DIR
 from nanochat.data.sources.opening import reason
+from nanochat.data.sources.progress import Progress, reading
 from nanochat.errors import CorpusError
+from nanochat.system.wording import counted
 
 __all__ = ["Skipped", "files_below", "printable"]
 
@@ -66,17 +68,24 @@ def _plural(kind: str) -> str:
     return noun + clause + rest.replace("is not", "are not").replace("expands", "expand")
 
 
-def files_below(folder: str, skipped: Skipped) -> list[str]:
+def files_below(
+    folder: str,
+    skipped: Skipped,
+    progress: Progress | None = None,  # of the whole text; None: of this folder
+) -> list[str]:
     """Return the regular files, sorted by their path below the folder.
 
     A file with several links is listed once, under its first path: the split would put one link
     into training and another one into validation. Linked folders are not entered.
     """
+    progress = progress or reading()
     found: list[tuple[bytes, str]] = []
-    _collect(folder, b"", found, skipped)
+    _collect(folder, b"", found, skipped, progress)
     found.sort()
     by_identity: dict[tuple[int, int], str] = {}
-    for _, path in found:
+    for count, (_, path) in enumerate(found):
+        if progress.is_due():
+            progress.tell(f"{printable(folder)}: looked at {count:,} of {_files(found)} so far")
         status = _status(path, skipped)
         if status is None:
             continue
@@ -91,10 +100,18 @@ def files_below(folder: str, skipped: Skipped) -> list[str]:
     return list(by_identity.values())
 
 
-def _collect(folder: str, below: bytes, found: list[tuple[bytes, str]], skipped: Skipped) -> None:
+def _collect(
+    folder: str,
+    below: bytes,
+    found: list[tuple[bytes, str]],
+    skipped: Skipped,
+    progress: Progress,
+) -> None:
     """Append (path below the top folder, path) of every file that is not hidden."""
-    waiting = [(folder, below)]
+    top, waiting = folder, [(folder, below)]
     while waiting:
+        if progress.is_due():
+            progress.tell(f"{printable(top)}: found {_files(found)} so far")
         folder, below = waiting.pop()
         try:
             entries = list(os.scandir(folder))
@@ -116,6 +133,10 @@ def _collect(folder: str, below: bytes, found: list[tuple[bytes, str]], skipped:
                 waiting.append((entry.path, below + os.fsencode(entry.name) + b"/"))
             else:
                 found.append((below + os.fsencode(entry.name), entry.path))
+
+
+def _files(found: list[tuple[bytes, str]]) -> str:
+    return counted(len(found), "file")
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -20,6 +20,7 @@ from nanochat.data import registry
 from nanochat.data.sources.fetching import STDIN, Fetched, fetched, is_url
 from nanochat.data.sources.folder import Skipped, files_below, is_run_folder, printable
 from nanochat.data.sources.opening import SourceFile, open_file, reason
+from nanochat.data.sources.progress import Progress
 from nanochat.errors import CorpusError
 
 __all__ = ["REGISTRY_PREFIX", "Located", "NamedFile", "RegistryFile", "locate"]
@@ -72,7 +73,12 @@ class Located:
     skipped: Skipped = field(default_factory=Skipped)
 
 
-def locate(given: str, data_dir: str | None, run_folder: Path | None) -> Located:
+def locate(
+    given: str,
+    data_dir: str | None,
+    run_folder: Path | None,
+    progress: Progress | None = None,  # of the text that the name is a part of
+) -> Located:
     """Return the files of one name. Raises CorpusError if there are none."""
     if given == STDIN or is_url(given):
         source: Fetched = fetched(given, run_folder)
@@ -103,7 +109,7 @@ def locate(given: str, data_dir: str | None, run_folder: Path | None) -> Located
             " itself"
         )
     located = Located(given, [], folder=True, note=note)
-    located.files += [NamedFile(file) for file in files_below(path, located.skipped)]
+    located.files += [NamedFile(file) for file in files_below(path, located.skipped, progress)]
     return located
 
 

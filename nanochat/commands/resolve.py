@@ -1,0 +1,156 @@
+"""The config and the dataset of a run, from the requested options and the text.
+
+Owns what decides on the options that are not given: the checkpoint of a resumed run, the text, the
+time budget and this machine. train.py runs the stages after it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nanochat.commands.init_from import regularized_config
+from nanochat.commands.preset_choice import needs_text, with_chosen_preset
+from nanochat.commands.time_budget import Fit, fit_to_budget
+from nanochat.config.engine_choice import choose_engine
+from nanochat.config.options import ARCHITECTURE, TrainConfig, options_of
+from nanochat.data.dataset import Dataset, SplitText, load_dataset, read_text
+from nanochat.data.tokenizer import Tokenizer
+from nanochat.engines import resolve_hardware
+from nanochat.errors import ConfigError
+from nanochat.output.terminal import Terminal
+from nanochat.runs.checkpoint import Checkpoint
+from nanochat.runs.load import config_of
+from nanochat.system import processes
+from nanochat.training.cadence import evaluation_plan
+
+__all__ = ["RunText", "complete_config", "regularized", "resolve"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunText:
+    """What is known about the text, and what has been read of it."""
+
+    known: Tokenizer | None  # of a trained model; None: the text's own
+    extend: bool  # add the text's new characters to `known`
+    folder: Path | None  # the run folder that has copies of standard input and URLs
+    read: SplitText | None = None  # by the choice of a preset
+    prepared: Dataset | None = None  # by a time budget
+
+    def load(self, config: TrainConfig) -> Dataset:
+        return load_dataset(
+            config, self.known, extend=self.extend, folder=self.folder, text=self.read
+        )
+
+
+def complete_config(
+    requested: TrainConfig,
+    checkpoint: Checkpoint | None,
+    text: RunText,
+    started: float,
+    terminal: Terminal,
+) -> tuple[TrainConfig, bool, Fit | None, RunText]:
+    """Return the config with the checkpoint's options or those chosen for the text and the time
+    budget, whether its mode is given rather than chosen by the rule of mode auto, the fit to the
+    budget, and the text as far as the choice has read it."""
+    complete = requested if checkpoint is None else _resumed_config(requested, checkpoint)
+    if complete.time_budget is not None:
+        fit = fit_to_budget(
+            complete, started, known=text.known, extend=text.extend, folder=text.folder
+        )
+        if fit.choice:
+            terminal.note(fit.choice)
+        terminal.note(f"{complete.time_budget}: {fit}")
+        # Its steps were timed in this mode.
+        return fit.config, True, fit, dataclasses.replace(text, prepared=fit.dataset)
+    mode_is_given = checkpoint is not None or "mode" in requested.given
+    if checkpoint is not None or not needs_text(complete):
+        complete.check_complete()
+        return complete, mode_is_given, None, text
+    read = read_text(complete)
+    chosen, reason = with_chosen_preset(complete, read)
+    terminal.note(reason)
+    mode_is_given = mode_is_given or chosen.mode == "tensor"
+    return chosen, mode_is_given, None, dataclasses.replace(text, read=read)
+
+
+def regularized(
+    config: TrainConfig, asked: Collection[str], text: RunText, terminal: Terminal
+) -> tuple[TrainConfig, RunText]:
+    """Return the config of a run that starts from another one with the dropout for its text, and
+    the text, which has been read for it."""
+    read = read_text(config, text.folder)
+    config, reason = regularized_config(config, asked, read)
+    if reason:
+        terminal.note(reason)
+    if config.time_budget is not None:  # the fit reads it again
+        return config, text
+    return config, dataclasses.replace(text, read=read)
+
+
+def resolve(
+    complete: TrainConfig, mode_is_given: bool, text: RunText
+) -> tuple[TrainConfig, Dataset, str]:
+    """Return the config for this machine and text, the text, and why mode auto took its engine.
+
+    A text of very many characters makes a small model large, which is known only now.
+    """
+    resolved = resolve_hardware(complete)
+    dataset = text.prepared or text.load(resolved)
+    resolved = _with_evaluation_plan(dataset.resolve(resolved), dataset)
+    if mode_is_given:
+        return resolved, dataset, ""
+    mode, reason = choose_engine(complete.to_dict(), dataset.tokenizer.vocab_size)
+    if mode == complete.mode:
+        return resolved, dataset, reason
+    given = {name: getattr(complete, name) for name in complete.given}
+    other = TrainConfig(**given, mode=mode)
+    other.check_complete()
+    unprepared = dataclasses.replace(text, prepared=None)
+    resolved, dataset, _ = resolve(other, True, unprepared)
+    return resolved, dataset, reason
+
+
+def _with_evaluation_plan(config: TrainConfig, dataset: Dataset) -> TrainConfig:
+    eval_every, eval_tokens = evaluation_plan(
+        config.steps, dataset.step_tokens(config, processes.world()), dataset.val.pairs,
+        eval_every=config.eval_every, eval_tokens=config.eval_tokens,
+    )  # fmt: skip
+    return dataclasses.replace(config, eval_every=eval_every, eval_tokens=eval_tokens)
+
+
+def _resumed_config(requested: TrainConfig, checkpoint: Checkpoint) -> TrainConfig:
+    """Return the saved config with the output options given now.
+
+    Raises ConfigError, and CheckpointError for a config of another version.
+    """
+    config_of(checkpoint)
+    saved = dict(checkpoint.config)
+    budget = checkpoint.trainer.budget or {}
+    saved["time_budget"] = budget.get("time_budget")
+    known = options_of(TrainConfig)
+    for name in sorted(requested.given):
+        value = getattr(requested, name)
+        if known[name].output or (
+            name == "steps" and saved["lr_schedule"] == "constant" and value > saved["steps"]
+        ):
+            saved[name] = value
+        elif value != saved.get(name):
+            raise ConfigError(
+                f"--resume keeps the saved {name} {saved.get(name)}, got {value};"
+                f" {_instead_of_resuming(name, saved, requested)}"
+            )
+    return TrainConfig(**{**saved, "resume": False, "time_budget": None})
+
+
+def _instead_of_resuming(name: str, saved: Mapping[str, Any], requested: TrainConfig) -> str:
+    """Say how to get a run with another value of an option than the saved one."""
+    run = f"--init-from {requested.out or 'RUN'}"
+    if name in ARCHITECTURE or saved["model_kind"] != "mini-gpt":
+        return "leave it out, or start a new run"
+    if name == "steps":
+        return f"to train longer, use {run}"
+    return f"leave it out, or start a new run from these weights with {run}"
