@@ -12,9 +12,11 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from nanochat.config.engine_choice import LINE_CORPORA
 from nanochat.config.options import TrainConfig, preset_defaults
-from nanochat.config.preset_choice import Choice, choices_for
+from nanochat.config.preset_choice import SHORT_DOCUMENT, Choice, TextFacts, choices_for
 from nanochat.data.dataset import SplitText, text_facts
+from nanochat.errors import ConfigError
 
 __all__ = ["choices_of", "chosen_config", "most_steps", "needs_text", "with_chosen_preset"]
 
@@ -22,10 +24,11 @@ __all__ = ["choices_of", "chosen_config", "most_steps", "needs_text", "with_chos
 def needs_text(config: TrainConfig) -> bool:
     """Return whether a config without a time budget gets its preset from the text.
 
-    A corpus of short documents that mode auto trains on the scalar engine has its preset already.
+    A registry corpus of short documents that mode auto trains on the scalar engine has its preset.
     """
     is_auto = config.mode == "scalar" and "mode" not in config.given and _has_torch()
-    is_known = is_auto and config.numerics != "exact"  # exact runs may read long documents
+    # Exact runs may read long documents, and so may lines of another text.
+    is_known = is_auto and config.numerics != "exact" and set(config.data) <= set(LINE_CORPORA)
     can_run = config.mode == "scalar" or _has_torch()
     return _is_open(config) and can_run and not is_known
 
@@ -47,17 +50,31 @@ def choices_of(config: TrainConfig, text: SplitText) -> list[tuple[Choice, str]]
     if not _is_open(config):
         return [(Choice(preset=config.preset), "")]
     facts = text_facts(text)
-    choices = [_left_open(choice, config) for choice in choices_for(facts, _mode(config))]
-    return [(choice, f"{choice}: {facts}") for choice in choices]
+    choices = [_left_open(choice, config) for choice in choices_for(facts, _mode(config, facts))]
+    accepted = [choice for choice in choices if _accepts(config, choice)]
+    return [(choice, f"{choice}: {facts}") for choice in accepted or choices]
 
 
-def _mode(config: TrainConfig) -> str:
-    """Return the engine that the choice is for. Under a time budget torch is worth its start."""
+def _accepts(config: TrainConfig, choice: Choice) -> bool:
+    """Return whether the given options can be trained with a choice."""
+    try:
+        chosen_config(config, choice, {name: getattr(config, name) for name in config.given})
+    except ConfigError:
+        return False
+    return True
+
+
+def _mode(config: TrainConfig, facts: TextFacts) -> str:
+    """Return the engine that the choice is for.
+
+    Torch is worth its start under a time budget, and for lines that are longer than words.
+    """
     if not _has_torch():
         return "scalar"
-    if "mode" in config.given or config.time_budget is None or config.numerics == "exact":
+    if "mode" in config.given or config.numerics == "exact":
         return config.mode
-    return "tensor"
+    is_long = facts.document >= SHORT_DOCUMENT
+    return "tensor" if config.time_budget is not None or is_long else config.mode
 
 
 def _left_open(choice: Choice, config: TrainConfig) -> Choice:
