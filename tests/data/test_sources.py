@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from nanochat.data.corpus import load_corpus
 from nanochat.data.sources import fetching, opening
 from nanochat.data.sources.decoding import utf8
+from nanochat.data.sources.records import read_json
 from nanochat.errors import CorpusError, MissingDependency
 
 TEXT = "Ein Text — mit Ümläuten,\nzwei Zeilen und 🚀.\n" * 20
@@ -270,6 +271,62 @@ def test_records_give_their_texts_by_name_and_by_content(tmp_path, name, encodin
 def test_a_json_list_of_texts_and_a_single_record_are_documents(tmp_path):
     assert texts(write(tmp_path / "a.json", '["one", "two"]')) == ["one", "two"]
     assert texts(write(tmp_path / "b.json", '{"content": "one"}')) == ["one"]
+    assert texts(write(tmp_path / "c.json", ' "one" ')) == ["one"]
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ('{"a": 1, "b": [{"text": "B"}, {"text": "C"}], "c": [1, 2], "d": []}', ["B", "C"]),
+        ('{"b": [{"text": "A"}], "c": {"text": "D"}, "b": [{"text": "B"}]}', ["B"]),
+        ('{"b": 1, "c": [{"text": "A"}], "b": [{"text": "B"}], "c": 2}', ["B"]),
+        ('{"content": "A", "b": [{"text": "B"}]}', ["A"]),
+        ('{"b": [{"text": "B"}], "messages": [{"role": "me", "content": "A"}]}', ["me: A"]),
+    ],
+)
+def test_the_records_of_a_json_object_are_its_only_list_of_objects(tmp_path, text, wanted):
+    assert texts(write(tmp_path / "a.json", text)) == wanted
+    assert texts(write(tmp_path / "b.json", text.replace(", ", "\n,\r\n\t"))) == wanted
+
+
+def test_a_json_object_of_two_lists_is_one_record(tmp_path):
+    path = write(tmp_path / "a.json", '{"a": [{"text": "A"}], "b": [{"text": "B"}]}')
+    assert message(path) == (
+        f"{path} record 1 must have a column text or content or messages, got a, b; {CHOOSE}"
+    )
+
+
+@pytest.mark.parametrize(
+    "damage", ["", "]]", ",]", '{"text": 1', '"\\x"', "x", "]\n[", "[" * 200_000]
+)
+@pytest.mark.parametrize("start", ['["A", "B",\n"C"', '{"n": 1, "a": [{"text": "A"}'])
+def test_a_damaged_json_file_is_named_with_the_place(tmp_path, start, damage):
+    path = write(tmp_path / "a.json", start + damage)
+    try:
+        json.loads(start + damage)
+    except RecursionError as error:
+        assert message(path).startswith(f"{path} is not JSON: {str(error)[:30]}")
+    except ValueError as error:
+        assert message(path) == f"{path} is not JSON: {error}"
+    write(tmp_path / "b.json", '["D"]')
+    corpus = load_corpus(str(tmp_path))
+    assert list(corpus.documents) == ["D"]
+    assert corpus.notes == (f"{tmp_path}: skipped 1 damaged JSON file",)
+
+
+def test_a_json_list_is_read_record_by_record():
+    given = 0
+
+    def chunks():
+        nonlocal given
+        yield b'{"n": [1], "records": ['
+        for given in range(1, 1001):
+            yield b'{"text": "%d"},' % given
+        yield b'{"text": "end"}]}'
+
+    records = read_json(chunks, "a.json", None)
+    assert [next(records), next(records), given <= 4] == [b"1", b"2", True]
+    assert list(records)[-2:] == [b"1000", b"end"]
 
 
 def test_the_column_is_the_one_named_or_text_content_messages_in_this_order(tmp_path):
