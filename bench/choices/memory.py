@@ -75,9 +75,8 @@ CASES = (
 # ----------------------------------------------------------------------------------- the texts
 
 
-def _pieces(megabytes: int, wide: bool = False) -> Iterator[str]:
+def _drawn(megabytes: int) -> Iterator[str]:
     """Yield lines of words with the frequencies of a language, about `_PIECE` bytes at a time."""
-    written = 0  # lines with a Chinese character
     draw = np.random.default_rng(20)
     letters = np.array(list("etaoinshrdlucmfwypvbgk"))
     lengths = draw.integers(2, 10, _WORDS)
@@ -88,11 +87,22 @@ def _pieces(megabytes: int, wide: bool = False) -> Iterator[str]:
         size = min(_PIECE, megabytes * _MB - done)
         drawn = words[np.searchsorted(steps, draw.random(size // 5))].tolist()
         lines = (drawn[i : i + _LINE_WORDS] for i in range(0, len(drawn), _LINE_WORDS))
-        texts = [" ".join(line).capitalize() + ".\n" for line in lines]
-        for line in range(0, len(texts) if wide else 0, _WIDE_LINE):
-            texts[line] = chr(_FIRST_WIDE + written % _WIDE) + texts[line]
-            written += 1
-        yield "".join(texts)[: size - 1] + "\n"
+        text = "".join(" ".join(line).capitalize() + ".\n" for line in lines)
+        yield text[: size - 1] + "\n"
+
+
+def _pieces(folder: Path, form: str, megabytes: int) -> Iterator[str]:
+    """Yield the text of the plain file, or draw it for that file."""
+    if form == "file":
+        yield from _drawn(megabytes)
+        return
+    written = 0  # lines with a Chinese character
+    with open(text_in(folder, "file", megabytes)) as file:
+        while lines := file.readlines(_PIECE):
+            for line in range(0, len(lines) if form == "wide" else 0, _WIDE_LINE):
+                lines[line] = chr(_FIRST_WIDE + written % _WIDE) + lines[line]
+                written += 1
+            yield "".join(lines)
 
 
 def text_in(folder: Path, form: str, megabytes: int) -> Path:
@@ -101,11 +111,11 @@ def text_in(folder: Path, form: str, megabytes: int) -> Path:
     path = folder / f"{form}-{megabytes}{suffix}"
     if path.exists():
         return path
-    temporary = folder / f".{path.name}"
+    temporary, pieces = folder / f".{path.name}", _pieces(folder, form, megabytes)
     if form == "files":
         temporary.mkdir()
         written = 0
-        for piece in _pieces(megabytes):
+        for piece in pieces:
             parts = max(_FILES * len(piece) // (megabytes * _MB), 1)
             for part in range(parts):
                 text = piece[len(piece) * part // parts : len(piece) * (part + 1) // parts]
@@ -113,20 +123,20 @@ def text_in(folder: Path, form: str, megabytes: int) -> Path:
                 written += 1
     elif form == "gz":
         with gzip.open(temporary, "wt", compresslevel=1) as file:
-            file.writelines(_pieces(megabytes))
+            file.writelines(pieces)
     else:
         with open(temporary, "w", newline="") as file:
-            _write(file, form, megabytes)
+            _write(file, form, pieces)
     temporary.rename(path)
     return path
 
 
-def _write(file: TextIO, form: str, megabytes: int) -> None:
+def _write(file: TextIO, form: str, pieces: Iterator[str]) -> None:
     if form == "csv":
         writer = csv.writer(file)
         writer.writerow(["id", "text"])
     separator = "["  # of the items of a JSON list
-    for piece in _pieces(megabytes, form == "wide"):
+    for piece in pieces:
         if form in ("file", "wide"):
             file.write(piece)
             continue
