@@ -18,9 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from nanochat.commands.preset_choice import choices_of, chosen_config
-from nanochat.config.options import RUNS_DIR, TrainConfig, budget_seconds, options_of
-from nanochat.data.batches import resolve_batching
-from nanochat.data.dataset import EVAL_TOKENS, Dataset, SplitText, load_dataset, read_text
+from nanochat.config.options import RUNS_DIR, TrainConfig, budget_seconds
+from nanochat.data.dataset import (
+    EVAL_TOKENS,
+    Dataset,
+    SplitText,
+    load_dataset,
+    read_text,
+    token_options,
+)
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.engines import build_engine, resolve_hardware
 from nanochat.errors import ConfigError
@@ -130,16 +136,13 @@ class _Datasets:
         self._prepared: dict[tuple[Any, ...], Dataset] = {}
 
     def of(self, config: TrainConfig) -> Dataset:
-        declared = options_of(TrainConfig)
-        data = [name for name in declared if declared[name].group == "Data" and name != "batching"]
-        key = tuple(getattr(config, name) for name in (*data, "seed"))
+        key = token_options(config)
         dataset = self._prepared.get(key)
         if dataset is None:
             dataset = self._prepared[key] = load_dataset(
                 config, self._known, extend=self._extend, text=self._text
             )
-        batching = resolve_batching(config.batching, dataset.train, config.block_size)
-        return dataclasses.replace(dataset, batching=batching)
+        return dataset.rebatched(config)
 
 
 class _Trial:

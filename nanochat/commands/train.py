@@ -31,7 +31,7 @@ from nanochat.config.keep import parse_keep
 from nanochat.config.option import config_or_default
 from nanochat.config.options import ARCHITECTURE, RUNS_DIR, TrainConfig, options_of
 from nanochat.data.batches import Batch
-from nanochat.data.dataset import Dataset, SplitText, load_dataset, read_text
+from nanochat.data.dataset import Dataset, SplitText, load_dataset, read_text, token_options
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.engines import build_engine, resolve_hardware
 from nanochat.errors import CheckpointError, ConfigError, RunInterrupted
@@ -257,8 +257,10 @@ def _resolve(
     if mode == complete.mode:
         return resolved, dataset, reason
     given = {name: getattr(complete, name) for name in complete.given}
-    unprepared = dataclasses.replace(text, prepared=None)
-    resolved, dataset, _ = _resolve(TrainConfig(**given, mode=mode), True, unprepared)
+    chosen = TrainConfig(**given, mode=mode)
+    is_same = token_options(chosen) == token_options(complete)
+    text = dataclasses.replace(text, prepared=dataset.rebatched(chosen) if is_same else None)
+    resolved, dataset, _ = _resolve(chosen, True, text)
     return resolved, dataset, reason
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from nanochat.config.options import TrainConfig
+from nanochat.config.options import TrainConfig, options_of
 from nanochat.config.preset_choice import TextFacts
 from nanochat.data.batches import (
     Batch,
@@ -31,7 +31,15 @@ from nanochat.data.vocabulary import covering
 from nanochat.errors import CorpusError, TokenizerError
 from nanochat.system.wording import counted
 
-__all__ = ["Dataset", "SplitText", "load_dataset", "read_text", "start_text", "text_facts"]
+__all__ = [
+    "Dataset",
+    "SplitText",
+    "load_dataset",
+    "read_text",
+    "start_text",
+    "text_facts",
+    "token_options",
+]
 
 EVAL_TOKENS = 4096  # per evaluation batch, at least: smaller batches leave cores idle
 LARGE = 1 << 26  # bytes; the memory of a smaller text is never given up
@@ -66,6 +74,11 @@ class Dataset:
             batch_size=config.batch_size, block_size=config.block_size,
             grad_accum=config.grad_accum, seed=config.seed, rank=rank, world=world,
         )  # fmt: skip
+
+    def rebatched(self, config: TrainConfig) -> Dataset:
+        """Return the dataset of a config with the same `token_options`."""
+        batching = resolve_batching(config.batching, self.train, config.block_size)
+        return replace(self, batching=batching)
 
     def evaluation_set(self, config: TrainConfig) -> Sequence[Batch]:
         """Return the batches of the validation part, limited to the eval_tokens of the config."""
@@ -171,6 +184,13 @@ def read_text(
         notes=notes,
         fetched=corpus.fetched,
     )
+
+
+def token_options(config: TrainConfig) -> tuple[Any, ...]:
+    """Return the options on which the tokens of a config's text depend."""
+    declared = options_of(TrainConfig)
+    data = [name for name in declared if declared[name].group == "Data" and name != "batching"]
+    return tuple(getattr(config, name) for name in (*data, "seed"))
 
 
 def text_facts(text: SplitText) -> TextFacts:

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from nanochat.data.corpus import load_corpus
-from nanochat.data.sources import fetching, opening
+from nanochat.data.sources import fetching, opening, records
 from nanochat.data.sources.decoding import utf8
 from nanochat.data.sources.records import read_json
 from nanochat.errors import CorpusError, MissingDependency
@@ -324,9 +324,9 @@ def test_a_json_list_is_read_record_by_record():
             yield b'{"text": "%d"},' % given
         yield b'{"text": "end"}]}'
 
-    records = read_json(chunks, "a.json", None)
-    assert [next(records), next(records), given <= 4] == [b"1", b"2", True]
-    assert list(records)[-2:] == [b"1000", b"end"]
+    found = read_json(chunks, "a.json", None)
+    assert [next(found), next(found), given <= 4] == [b"1", b"2", True]
+    assert list(found)[-2:] == [b"1000", b"end"]
 
 
 def test_the_column_is_the_one_named_or_text_content_messages_in_this_order(tmp_path):
@@ -440,6 +440,35 @@ def test_every_text_survives_jsonl_csv_and_parquet(tmp_path, values):
             [["text"], ["letters first"], *([v] for v in values)]
         )
     assert texts(str(tmp_path / "a.csv")) == ["letters first", *values]
+
+
+@pytest.mark.parametrize("dictionary", [True, False])
+@pytest.mark.parametrize("rows", [1, 300, 5000])
+def test_parquet_texts_are_those_of_every_row_group(tmp_path, monkeypatch, dictionary, rows):
+    import pyarrow
+    import pyarrow.parquet
+
+    monkeypatch.setattr(records, "_BATCH", 1 << 12)
+    values = [("ab" * (i % 7 * 300) if i % 2 else f"text {i} ü") for i in range(3000)]
+    table = pyarrow.table({"id": range(len(values)), "text": values})
+    path = tmp_path / "a.parquet"
+    groups = {"row_group_size": rows, "use_dictionary": dictionary}
+    pyarrow.parquet.write_table(table.slice(0, 100 * rows), path, **groups)
+    assert texts(str(path)) == values[: 100 * rows]
+
+
+def test_repeated_parquet_texts_are_read_in_batches_of_a_limited_size(tmp_path, monkeypatch):
+    import pyarrow
+    import pyarrow.parquet
+
+    path = tmp_path / "a.parquet"
+    table = pyarrow.table({"text": ["x" * 1000, "y"] * 500})
+    pyarrow.parquet.write_table(table, path)
+    for limit, rows in ((100, 1), (2000, 2), (5999, 5), (1 << 24, 256)):
+        monkeypatch.setattr(records, "_BATCH", limit)
+        with open(path, "rb") as file:
+            batches = records._batches(pyarrow.parquet, file, "a", None)
+            assert max(len(list(values)) for _, values in batches) == rows
 
 
 def test_parquet_of_repeated_long_texts_is_refused_before_memory_is_full(tmp_path, monkeypatch):

@@ -19,6 +19,8 @@ __all__ = ["TEXT_COLUMNS", "read_json", "read_jsonl", "read_parquet", "read_tabl
 
 TEXT_COLUMNS = ("text", "content", "messages")  # in this order, when no column is given
 _ROWS = 256  # of a Parquet file per batch
+_BATCH = 1 << 24  # bytes of repeated strings per batch
+_STREAMED: dict[str, Any] = {"buffer_size": 1 << 20, "pre_buffer": False}  # not a whole column
 _LONGEST_FIELD = 1 << 30  # characters of a CSV field
 _ALL_NUMBERS = 1000  # rows; a column that starts with as many numbers holds no text
 _SHOWN = 12  # columns that a message lists
@@ -206,23 +208,23 @@ def _record_text(record: Any, where: str, column: str | None) -> bytes:
 
 def _lines(chunks: Iterable[bytes]) -> Iterator[str]:
     """Yield the lines of a text that arrives in chunks, without their line breaks."""
-    parts: list[bytes] = []
+    waiting = bytearray()  # of an unfinished line; it may be all of the file
     for chunk in chunks:
         first, *rest = chunk.split(b"\n")
-        parts.append(first)
+        waiting += first
         if rest:
-            yield _joined(parts)
+            yield _taken(waiting)
             for line in rest[:-1]:
                 yield str(line, "utf-8")
-            parts.append(rest[-1])
-    yield _joined(parts)
+            waiting += rest[-1]
+    yield _taken(waiting)
 
 
-def _joined(parts: list[bytes]) -> str:
-    """Return the parts as one text, and empty the list: a line may be all of a file."""
-    joined = b"".join(parts)
-    parts.clear()
-    return str(joined, "utf-8")
+def _taken(waiting: bytearray) -> str:
+    """Return a text, and empty its buffer."""
+    text = str(waiting, "utf-8")
+    waiting.clear()
+    return text
 
 
 # ---------------------------------------------------------------------------------------- CSV
@@ -315,19 +317,32 @@ def read_parquet(file: BinaryIO, name: str, column: str | None) -> Iterator[byte
 def _batches(
     parquet: Any, file: BinaryIO, name: str, column: str | None
 ) -> Iterator[tuple[str, Iterable[Any]]]:
-    """Yield the column's name and its values. Equal strings of a batch stay one object."""
-    schema = parquet.ParquetFile(file).schema_arrow
+    """Yield the column's name and its values."""
+    source = parquet.ParquetFile(file, **_STREAMED)
+    schema = source.schema_arrow
     key = _column_of(name, schema.names, column)
     is_text = str(schema.field(key).type) in ("string", "large_string", "string_view")
-    # Repeated strings stay dictionary-coded, so a small file cannot fill the memory.
-    source = parquet.ParquetFile(file, read_dictionary=[key] if is_text else None)
-    for batch in source.iter_batches(batch_size=_ROWS, columns=[key]):
-        values = batch.column(0)
-        if hasattr(values, "indices"):
-            known = values.dictionary.to_pylist()
-            yield key, (None if i is None else known[i] for i in values.indices.to_pylist())
-        else:
-            yield key, values.to_pylist()
+    coded = parquet.ParquetFile(file, read_dictionary=[key], **_STREAMED) if is_text else None
+    for group in range(source.num_row_groups):
+        rows = _ROWS if coded is None else _rows_at_a_time(coded, group, key)
+        for batch in source.iter_batches(batch_size=rows, row_groups=[group], columns=[key]):
+            yield key, batch.column(0).to_pylist()
+
+
+def _rows_at_a_time(coded: Any, group: int, key: str) -> int:
+    """Return how many rows a batch of a row group may have.
+
+    A row group stores repeated strings once, in a dictionary. A batch of them could be many times
+    as large as the file.
+    """
+    first = next(coded.iter_batches(batch_size=1, row_groups=[group], columns=[key]), None)
+    values: Any = None if first is None else first.column(0)
+    if not hasattr(values, "dictionary") or len(values.dictionary) == 0:
+        return _ROWS
+    from pyarrow import compute
+
+    longest = compute.max(compute.binary_length(values.dictionary)).as_py() or 1
+    return max(1, min(_ROWS, _BATCH // longest))
 
 
 def _guarded(batches: Iterator[Any], name: str) -> Iterator[Any]:
