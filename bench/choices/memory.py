@@ -2,12 +2,13 @@
 
     python -m bench.choices.memory [--megabytes 1000] [--folder FOLDER] [CASE …]
 
-Writes an English-like text of ASCII into FOLDER once: as one file, as a hundred files, compressed
-with gzip, as JSON lines, and as CSV. Each case trains for two steps in a process that does nothing
-else, whose largest resident memory the kernel reports. `process_mb` is that of the same command on
-one megabyte: the interpreter, torch and the model. Memory does not depend on the load of the
-machine, so one run per case is enough. Each case is recorded when it is done; `seconds` tell only
-how long the bench takes.
+Writes an English-like text of ASCII into FOLDER once: as one file, as a thousand files, compressed
+with gzip, as JSON lines, as a JSON list, and as CSV. The form `wide` is one file in which one line
+in twenty has one of 1,900 Chinese characters: its character ids need 16 bits. Each case trains for
+two steps in a process that does nothing else, whose largest resident memory the kernel reports.
+`process_mb` is that of the same command on one megabyte: the interpreter, torch and the model.
+Memory does not depend on the load of the machine, so one run per case is enough. Each case is
+recorded when it is done, with the size of its text; `seconds` tell only how long the bench takes.
 """
 
 from __future__ import annotations
@@ -33,16 +34,18 @@ from bench.machine import read_result, write_result
 _RECORD = "choices/memory"
 _MB = 1_000_000
 _PIECE = 4 * _MB  # bytes that are written at a time
-_FILES = 100
+_FILES = 1000  # a file that validates is evaluated as a whole, so it must be small
 _WORDS = 50_000
 _LINE_WORDS = 11  # about 70 bytes per line
+_WIDE, _FIRST_WIDE = 1_900, 0x4E00  # Chinese characters, and the first of them
+_WIDE_LINE = 20  # lines from one of them to the next
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
     """The form of the text, and the options of the command."""
 
-    form: str  # file, files, gz, jsonl or csv
+    form: str  # file, files, gz, jsonl, json, csv or wide
     tokenizer: str  # char, byte or bpe
     options: tuple[str, ...] = ()
 
@@ -57,17 +60,22 @@ CASES = (
     *(Case(form, kind, (_NO_COUNTING,))
       for form in ("file", "files", "gz", "jsonl") for kind in _TOKENIZERS),
     Case("csv", "char", (_NO_COUNTING,)),
+    Case("json", "char", (_NO_COUNTING,)),
     *(Case("file", kind, ("--documents", "line", _NO_COUNTING)) for kind in _TOKENIZERS),
     *(Case("file", kind) for kind in _TOKENIZERS),
     Case("file", "char", ("--documents", "line")),
     Case("file", "char", ("--documents", "line", "--deduplicate", _NO_COUNTING)),
+    Case("wide", "char", (_NO_COUNTING,)),
+    Case("wide", "char"),
+    Case("wide", "char", ("--documents", "line", _NO_COUNTING)),
+    Case("wide", "char", ("--documents", "line", "--deduplicate", _NO_COUNTING)),
 )  # fmt: skip
 
 
 # ----------------------------------------------------------------------------------- the texts
 
 
-def _pieces(megabytes: int) -> Iterator[str]:
+def _drawn(megabytes: int) -> Iterator[str]:
     """Yield lines of words with the frequencies of a language, about `_PIECE` bytes at a time."""
     draw = np.random.default_rng(20)
     letters = np.array(list("etaoinshrdlucmfwypvbgk"))
@@ -83,36 +91,53 @@ def _pieces(megabytes: int) -> Iterator[str]:
         yield text[: size - 1] + "\n"
 
 
+def _pieces(folder: Path, form: str, megabytes: int) -> Iterator[str]:
+    """Yield the text of the plain file, or draw it for that file."""
+    if form == "file":
+        yield from _drawn(megabytes)
+        return
+    written = 0  # lines with a Chinese character
+    with open(text_in(folder, "file", megabytes)) as file:
+        while lines := file.readlines(_PIECE):
+            for line in range(0, len(lines) if form == "wide" else 0, _WIDE_LINE):
+                lines[line] = chr(_FIRST_WIDE + written % _WIDE) + lines[line]
+                written += 1
+            yield "".join(lines)
+
+
 def text_in(folder: Path, form: str, megabytes: int) -> Path:
     """Return the text in one form, written if it is not there."""
-    suffix = f".{form}" if form in ("gz", "jsonl", "csv") else ""
+    suffix = f".{form}" if form in ("gz", "jsonl", "json", "csv") else ""
     path = folder / f"{form}-{megabytes}{suffix}"
     if path.exists():
         return path
-    temporary = folder / f".{path.name}"
+    temporary, pieces = folder / f".{path.name}", _pieces(folder, form, megabytes)
     if form == "files":
         temporary.mkdir()
-        files = [open(temporary / f"{i:03}.txt", "w") for i in range(_FILES)]  # noqa: SIM115  # closed below
-        for number, piece in enumerate(_pieces(megabytes)):
-            files[number * _FILES * _PIECE // (megabytes * _MB) % _FILES].write(piece)
-        for file in files:
-            file.close()
+        written = 0
+        for piece in pieces:
+            parts = max(_FILES * len(piece) // (megabytes * _MB), 1)
+            for part in range(parts):
+                text = piece[len(piece) * part // parts : len(piece) * (part + 1) // parts]
+                (temporary / f"{written:04}.txt").write_text(text)
+                written += 1
     elif form == "gz":
         with gzip.open(temporary, "wt", compresslevel=1) as file:
-            file.writelines(_pieces(megabytes))
+            file.writelines(pieces)
     else:
         with open(temporary, "w", newline="") as file:
-            _write(file, form, megabytes)
+            _write(file, form, pieces)
     temporary.rename(path)
     return path
 
 
-def _write(file: TextIO, form: str, megabytes: int) -> None:
+def _write(file: TextIO, form: str, pieces: Iterator[str]) -> None:
     if form == "csv":
         writer = csv.writer(file)
         writer.writerow(["id", "text"])
-    for piece in _pieces(megabytes):
-        if form == "file":
+    separator = "["  # of the items of a JSON list
+    for piece in pieces:
+        if form in ("file", "wide"):
             file.write(piece)
             continue
         lines = piece.splitlines()
@@ -120,8 +145,13 @@ def _write(file: TextIO, form: str, megabytes: int) -> None:
             record = "\n".join(lines[first : first + 10])
             if form == "csv":
                 writer.writerow([first, record])
+            elif form == "json":
+                file.write(separator + json.dumps({"text": record}))
+                separator = ", "
             else:
                 file.write(json.dumps({"text": record}) + "\n")
+    if form == "json":
+        file.write("]\n")
 
 
 # ------------------------------------------------------------------------------- the measurement
@@ -177,15 +207,12 @@ def measured(case: Case, folder: Path, megabytes: int) -> dict[str, object]:
     }
 
 
-def _record(row: dict[str, object], megabytes: int) -> None:
-    """Write a case into the record, next to others of texts of the same size."""
-    known = read_result(_RECORD)
-    rows = {each["case"]: each for each in known.get("cases", [])}
-    if known.get("megabytes") != megabytes:
-        rows.clear()
+def _record(row: dict[str, object]) -> None:
+    """Write a case into the record, next to the others."""
+    rows = {each["case"]: each for each in read_result(_RECORD).get("cases", [])}
     rows[row["case"]] = row
     ordered = [rows[case.name] for case in CASES if case.name in rows]
-    write_result(_RECORD, {"megabytes": megabytes, "cases": ordered})
+    write_result(_RECORD, {"cases": ordered})
 
 
 def main() -> None:
@@ -201,7 +228,7 @@ def main() -> None:
         for case in chosen:
             row = measured(case, folder, options.megabytes)
             print(*(f"{name} {value}" for name, value in row.items()), sep="  ", flush=True)
-            _record(row, options.megabytes)
+            _record(row)
 
 
 if __name__ == "__main__":

@@ -54,8 +54,6 @@ __all__ = [
 
 LR_FRACTION = 1 / 3  # of the preset's learning rates: the weights are near a minimum already
 _RATES = ("lr", "matrix_lr", "head_lr")
-# Bytes. A shorter text gets a smaller model from the rule, in place of dropout for a larger one.
-_LEAST_JUDGED = 50_000
 # Options of the text that describe tokens and batches, not the text.
 _NOT_OF_THE_TEXT = {"tokenizer", "vocab_size", "batching"}
 
@@ -198,8 +196,7 @@ def regularized_config(
     are empty if nothing changes.
     """
     facts = text_facts(text)
-    judged = replace(facts, size=max(facts.size, _LEAST_JUDGED))
-    choice = next((c for c in choices_for(judged, config.mode) if _is_choice_for(c, config)), None)
+    choice = next((c for c in choices_for(facts, config.mode) if _is_choice_for(c, config)), None)
     if choice is None:
         return config, ""
     options = {}

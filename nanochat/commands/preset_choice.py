@@ -14,7 +14,13 @@ from typing import Any
 
 from nanochat.config.engine_choice import LINE_CORPORA
 from nanochat.config.options import TrainConfig, preset_defaults
-from nanochat.config.preset_choice import SHORT_DOCUMENT, Choice, TextFacts, choices_for
+from nanochat.config.preset_choice import (
+    LEAST_STEPS,
+    SHORT_DOCUMENT,
+    Choice,
+    TextFacts,
+    choices_for,
+)
 from nanochat.data.dataset import SplitText, text_facts
 from nanochat.errors import ConfigError
 
@@ -107,8 +113,8 @@ def most_steps(choice: Choice, config: TrainConfig) -> int | None:
     """Return the steps of the config after which more would make the model of a choice worse."""
     if choice.most_tokens is None:
         return None
-    step_tokens = config.batch_size * config.grad_accum * config.block_size
-    return math.ceil(choice.most_tokens / step_tokens)
+    step_tokens = config.batch_size * config.grad_accum * min(config.block_size, choice.row_tokens)
+    return max(math.ceil(choice.most_tokens / step_tokens), LEAST_STEPS)
 
 
 def with_chosen_preset(config: TrainConfig, text: SplitText) -> tuple[TrainConfig, str]:

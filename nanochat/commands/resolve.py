@@ -17,7 +17,7 @@ from nanochat.commands.preset_choice import needs_text, with_chosen_preset
 from nanochat.commands.time_budget import Fit, fit_to_budget
 from nanochat.config.engine_choice import choose_engine
 from nanochat.config.options import ARCHITECTURE, TrainConfig, options_of
-from nanochat.data.dataset import Dataset, SplitText, load_dataset, read_text
+from nanochat.data.dataset import Dataset, SplitText, load_dataset, read_text, token_options
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.engines import resolve_hardware
 from nanochat.errors import ConfigError
@@ -59,8 +59,9 @@ def complete_config(
     complete = requested if checkpoint is None else _resumed_config(requested, checkpoint)
     if complete.time_budget is not None:
         fit = fit_to_budget(
-            complete, started, known=text.known, extend=text.extend, folder=text.folder
-        )
+            complete, started, known=text.known, extend=text.extend, folder=text.folder,
+            text=text.read,
+        )  # fmt: skip
         if fit.choice:
             terminal.note(fit.choice)
         terminal.note(f"{complete.time_budget}: {fit}")
@@ -86,8 +87,6 @@ def regularized(
     config, reason = regularized_config(config, asked, read)
     if reason:
         terminal.note(reason)
-    if config.time_budget is not None:  # the fit reads it again
-        return config, text
     return config, dataclasses.replace(text, read=read)
 
 
@@ -109,8 +108,9 @@ def resolve(
     given = {name: getattr(complete, name) for name in complete.given}
     other = TrainConfig(**given, mode=mode)
     other.check_complete()
-    unprepared = dataclasses.replace(text, prepared=None)
-    resolved, dataset, _ = resolve(other, True, unprepared)
+    is_same = token_options(other) == token_options(complete)
+    text = dataclasses.replace(text, prepared=dataset.rebatched(other) if is_same else None)
+    resolved, dataset, _ = resolve(other, True, text)
     return resolved, dataset, reason
 
 

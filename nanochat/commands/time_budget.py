@@ -18,10 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from nanochat.commands.preset_choice import choices_of, chosen_config, most_steps
-from nanochat.config.options import RUNS_DIR, TrainConfig, budget_seconds, options_of
+from nanochat.config.options import RUNS_DIR, TrainConfig, budget_seconds
 from nanochat.config.preset_choice import Choice
-from nanochat.data.batches import resolve_batching
-from nanochat.data.dataset import EVAL_TOKENS, Dataset, SplitText, load_dataset, read_text
+from nanochat.data.dataset import (
+    EVAL_TOKENS,
+    Dataset,
+    SplitText,
+    load_dataset,
+    read_text,
+    token_options,
+)
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.engines import build_engine, resolve_hardware
 from nanochat.errors import ConfigError
@@ -89,6 +95,7 @@ def fit_to_budget(
     known: Tokenizer | None = None,  # of a trained model; None: the text's own
     extend: bool = False,  # add the text's new characters to `known`
     folder: Path | None = None,  # of a run that has copies of standard input and URLs
+    text: SplitText | None = None,  # of this config, if it was read before
     clock: Callable[[], float] = time.perf_counter,
 ) -> Fit:
     """Return the largest choice for the text that has enough steps in config.time_budget.
@@ -100,7 +107,7 @@ def fit_to_budget(
     given = {name: getattr(config, name) for name in config.given - {"time_budget", "steps"}}
     if config.compile == "auto" and budget_s < COMPILE_BUDGET_S:
         given["compile"] = "off"
-    text = read_text(config, folder)
+    text = text or read_text(config, folder)
     datasets = _Datasets(text, known, extend)
     fitting: _Trial | None = None
     chosen = ""
@@ -150,16 +157,13 @@ class _Datasets:
         self._prepared: dict[tuple[Any, ...], Dataset] = {}
 
     def of(self, config: TrainConfig) -> Dataset:
-        declared = options_of(TrainConfig)
-        data = [name for name in declared if declared[name].group == "Data" and name != "batching"]
-        key = tuple(getattr(config, name) for name in (*data, "seed"))
+        key = token_options(config)
         dataset = self._prepared.get(key)
         if dataset is None:
             dataset = self._prepared[key] = load_dataset(
                 config, self._known, extend=self._extend, text=self._text
             )
-        batching = resolve_batching(config.batching, dataset.train, config.block_size)
-        return dataclasses.replace(dataset, batching=batching)
+        return dataset.rebatched(config)
 
 
 class _Trial:

@@ -1,16 +1,14 @@
 """The model that `--preset auto` chooses for a text.
 
 `python -m bench.choices.texts` compares the choice with every preset on many kinds of text. Its
-record (bench/results/choices/texts.json) has runs of 10 seconds on one core, which show what small
-presets reach. Dropout, `lr` and the vocabulary of 4,096 pieces are not measured by it yet. The rule
-reads the training part only.
+record (bench/results/choices/texts.json) has its figures. The rule reads the training part only.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nanochat.config.presets import PRESETS
@@ -20,10 +18,18 @@ __all__ = ["Choice", "TextFacts", "choices_for"]
 
 SHORT_DOCUMENT = 24  # characters on average, as words and names have; proverbs have more
 LARGE_ALPHABET = 400  # characters, as in Chinese and Japanese: most of them are rare
-SMALL_TEXT = 500_000  # bytes; in a shorter text the word pieces of `small` are too rare
-PAGES = 20_000  # bytes: a few pages, of which even `nano` is too much
-SOME_READINGS = 4, 8  # of a small text: the least and most that `nano` needs with dropout
-MANY_READINGS = 20, 32  # and without hashed n-grams
+SMALL_TEXT = 500_000  # bytes; a longer text is not soon learned by heart
+PAGES = 20_000  # bytes: a few pages
+
+# The readings of a small text that a model needs at least and at most: with more, it is worse.
+WITH_DROPOUT = 4, 8  # `nano`
+WITHOUT_NGRAMS = 20, 32  # `nano` with dropout
+OF_PAGES = 4, 20  # `nano` with more dropout
+OF_FEW_CHINESE = 6, 10  # the same, with an alphabet as large
+OF_SHORT_DOCUMENTS = 6  # `mini` or `pico`, at most
+OF_PICO = 10  # on the scalar engine, which has no dropout, at most
+OF_PICO_IN_CHINESE = 4  # at most
+LEAST_STEPS = 100  # of a bounded run: with fewer, no model learns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +59,7 @@ class Choice:
     options: Mapping[str, Any] = field(default_factory=dict)
     least_steps: int = 0
     most_tokens: int | None = None  # to train on; from more, the model learns the text by heart
+    row_tokens: float = math.inf  # of a document that fills a row of a batch alone
 
     def __str__(self) -> str:
         changed = ", ".join(f"{name} {value}" for name, value in self.options.items())
@@ -65,54 +72,63 @@ def choices_for(facts: TextFacts, mode: str) -> tuple[Choice, ...]:
     Without a time budget the first one is trained. With one, it is the first whose least_steps fit.
     """
     is_short = facts.document < SHORT_DOCUMENT
+    is_small = facts.size < SMALL_TEXT
     if mode == "scalar":
-        return (Choice(preset="pico", options={} if is_short else {"block_size": 32}),)
+        most = OF_SHORT_DOCUMENTS if is_short else OF_PICO if facts.size < PAGES else None
+        return (_pico(facts, most=most if is_small else None),)
     if facts.alphabet >= LARGE_ALPHABET:
-        return _of_large_alphabet(facts)
+        return _of_few_chinese(facts) if is_small else _of_much_chinese(facts)
     if is_short:
-        if facts.size >= SMALL_TEXT:
-            return (Choice(preset="nano"),)
-        return Choice(preset="mini", least_steps=200), Choice(preset="pico")
-    if facts.size >= SMALL_TEXT:
+        return _of_few_names(facts) if is_small else (Choice(preset="nano"),)
+    if not is_small:
         return Choice(preset="small", least_steps=300), Choice(preset="nano")
     if facts.size < PAGES:
-        return _PICO
-    return _of_small_text(facts)
-
-
-# With twice the context a step takes more than twice as long.
-_PICO = (Choice(preset="pico", options={"block_size": 32}, least_steps=200), Choice(preset="pico"))
-
-
-def _of_large_alphabet(facts: TextFacts) -> tuple[Choice, ...]:
-    """Return choices for a text whose characters say as much as short words do."""
-    if facts.size < SMALL_TEXT:  # word pieces would be rarer than the characters
-        return _PICO
-    return Choice(preset="small", options={"vocab_size": 4096}, least_steps=300), *_PICO
-
-
-def _of_small_text(facts: TextFacts) -> tuple[Choice, ...]:
-    """Return `nano` in forms that can read a small text more and more often.
-
-    The hashed n-grams of `nano` learn fast, and soon know a small text by heart. Without them a
-    model is better after many readings, and worse after few.
-    """
-    options = {"dropout": 0.3, "lr": 2e-3}
+        return _nano(facts, OF_PAGES, dropout=0.5, ngram_rows=0), _pico(facts, most=OF_PICO)
+    # The hashed n-grams of `nano` learn fast, and soon know a small text by heart.
     return (
-        _nano(facts, {**options, "ngram_rows": 0}, MANY_READINGS),
-        _nano(facts, options, SOME_READINGS),
+        _nano(facts, WITHOUT_NGRAMS, dropout=0.3, ngram_rows=0),
+        _nano(facts, WITH_DROPOUT, dropout=0.3),
         Choice(preset="nano"),
     )
 
 
-def _nano(facts: TextFacts, options: Mapping[str, Any], readings: tuple[int, int]) -> Choice:
+def _of_much_chinese(facts: TextFacts) -> tuple[Choice, ...]:
+    # With twice the context a step takes more than twice as long.
+    long = Choice(preset="pico", options={"block_size": 32}, least_steps=600)
+    pieces = Choice(preset="small", options={"vocab_size": 4096}, least_steps=300)
+    return pieces, long, Choice(preset="pico")
+
+
+def _of_few_chinese(facts: TextFacts) -> tuple[Choice, ...]:
+    """Return choices for a text in which word pieces would be rarer than characters."""
+    options = {"dropout": 0.5, "ngram_rows": 0, "past_embeds": 0}
+    return _nano(facts, OF_FEW_CHINESE, **options), _pico(facts, most=OF_PICO_IN_CHINESE)
+
+
+def _of_few_names(facts: TextFacts) -> tuple[Choice, ...]:
+    pico = _pico(facts, most=OF_SHORT_DOCUMENTS)
+    return replace(pico, preset="mini", least_steps=200), pico
+
+
+def _nano(facts: TextFacts, readings: tuple[int, int], **options: Any) -> Choice:
     """Return `nano` with options that suit a number of readings of the text, from least to most."""
     nano = PRESETS["nano"]
     least, most = readings
     step_tokens = nano["batch_size"] * nano["block_size"]
     return Choice(
         preset="nano",
-        options=options,
+        options={**options, "lr": 2e-3},
         least_steps=math.ceil(least * facts.characters / step_tokens),
         most_tokens=most * facts.characters,
+    )
+
+
+def _pico(facts: TextFacts, *, most: int | None) -> Choice:
+    """Return `pico` for at most a number of readings, with the context that documents need."""
+    is_short = facts.document < SHORT_DOCUMENT
+    return Choice(
+        preset="pico",
+        options={} if is_short or facts.alphabet >= LARGE_ALPHABET else {"block_size": 32},
+        most_tokens=None if most is None else most * facts.characters,
+        row_tokens=facts.document + 1,  # one for the end
     )

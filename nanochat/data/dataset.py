@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nanochat.config.options import TrainConfig
+from nanochat.config.options import TrainConfig, options_of
 from nanochat.config.preset_choice import TextFacts
 from nanochat.data.batches import (
     Batch,
@@ -20,19 +20,29 @@ from nanochat.data.batches import (
     resolve_batching,
 )
 from nanochat.data.corpus import Corpus, load_corpus
-from nanochat.data.documents import Documents, encode_documents
+from nanochat.data.documents import Documents, encode_and_free, encode_documents
 from nanochat.data.sources.fetching import Fetched, keep_sources
 from nanochat.data.splits import Split, count_shared, split_documents, without_duplicates
 from nanochat.data.style import style_documents
 from nanochat.data.texts import Texts
-from nanochat.data.tokenizer import BOS, Tokenizer, build_tokenizer
+from nanochat.data.token_checks import smallest_type
+from nanochat.data.tokenizer import BOS, CharTokenizer, Tokenizer, build_tokenizer
 from nanochat.data.vocabulary import covering
-from nanochat.errors import TokenizerError
+from nanochat.errors import CorpusError, TokenizerError
 from nanochat.system.wording import counted
 
-__all__ = ["Dataset", "SplitText", "load_dataset", "read_text", "start_text", "text_facts"]
+__all__ = [
+    "Dataset",
+    "SplitText",
+    "load_dataset",
+    "read_text",
+    "start_text",
+    "text_facts",
+    "token_options",
+]
 
 EVAL_TOKENS = 4096  # per evaluation batch, at least: smaller batches leave cores idle
+LARGE = 1 << 26  # bytes; the memory of a smaller text is never given up
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +74,11 @@ class Dataset:
             batch_size=config.batch_size, block_size=config.block_size,
             grad_accum=config.grad_accum, seed=config.seed, rank=rank, world=world,
         )  # fmt: skip
+
+    def rebatched(self, config: TrainConfig) -> Dataset:
+        """Return the dataset of a config with the same `token_options`."""
+        batching = resolve_batching(config.batching, self.train, config.block_size)
+        return replace(self, batching=batching)
 
     def evaluation_set(self, config: TrainConfig) -> Sequence[Batch]:
         """Return the batches of the validation part, limited to the eval_tokens of the config."""
@@ -110,15 +125,36 @@ class Dataset:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class SplitText:
     """The text of a run before it is tokens."""
 
-    split: Split
+    kept: Split | None  # None: its memory was given up
+    read_again: Callable[[], SplitText]
+    sha256: str  # of the split
+    name: str  # of the text, for messages
     unit: str  # of a document, as the option documents has it
     separator: str | None  # between documents, as the option separator has it
     notes: tuple[str, ...]  # sentences for the user about the sources
     fetched: tuple[Fetched, ...]  # standard input and URLs, which the run folder keeps
+
+    @property
+    def split(self) -> Split:
+        """The text in two parts, which is read again if it was given up. Raises CorpusError."""
+        if self.kept is None:
+            again = self.read_again()
+            if again.sha256 != self.sha256:
+                raise CorpusError(
+                    f"{self.name} changed since it was read; run the command again when it is"
+                    " complete"
+                )
+            self.kept = again.kept
+        assert self.kept is not None
+        return self.kept
+
+    def give_up(self) -> None:
+        """Forget the split: its memory is freed when no one else refers to it."""
+        self.kept = None
 
 
 def read_text(
@@ -139,12 +175,22 @@ def read_text(
     if corpus.reason:
         notes += (_choice(corpus, len(found), config.val_fraction, split),)
     return SplitText(
-        split=split,
+        kept=split,
+        read_again=lambda: read_text(config, folder),
+        sha256=split.sha256,
+        name=corpus.name,
         unit=corpus.kind if corpus.kind in ("line", "paragraph") else _unit_option(corpus),
         separator=corpus.separator,
         notes=notes,
         fetched=corpus.fetched,
     )
+
+
+def token_options(config: TrainConfig) -> tuple[Any, ...]:
+    """Return the options on which the tokens of a config's text depend."""
+    declared = options_of(TrainConfig)
+    data = [name for name in declared if declared[name].group == "Data" and name != "batching"]
+    return tuple(getattr(config, name) for name in (*data, "seed"))
 
 
 def text_facts(text: SplitText) -> TextFacts:
@@ -183,21 +229,37 @@ def load_dataset(
         tokenizer = build_tokenizer(config.tokenizer, train, split.val, config.vocab_size)
     else:
         tokenizer = covering(known, (train, split.val), extend=extend)
-    documents = encode_documents(tokenizer, train)
+    start = start_text(tokenizer, len(split.train))
+    warning = split.warning or _shared_warning(split, train)
+    val_source, val = split.val_source, encode_documents(tokenizer, split.val)
+    documents: Documents
+    if isinstance(tokenizer, CharTokenizer) and _takes_too_much(tokenizer, train):
+        waiting = [Texts.of(train)]
+        text.give_up()
+        del split, train  # encode_and_free has the only reference
+        documents = encode_and_free(tokenizer, waiting)
+    else:
+        documents = encode_documents(tokenizer, train)
     return Dataset(
         tokenizer=tokenizer,
         train=documents,
-        val=encode_documents(tokenizer, split.val),
-        val_source=split.val_source,
-        split_sha256=split.sha256,
+        val=val,
+        val_source=val_source,
+        split_sha256=text.sha256,
         batching=resolve_batching(config.batching, documents, config.block_size),
-        start=start_text(tokenizer, len(split.train)),
-        warning=split.warning or _shared_warning(split, train),
+        start=start,
+        warning=warning,
         documents=text.unit,
         separator=text.separator,
         notes=text.notes,
         fetched=text.fetched,
     )
+
+
+def _takes_too_much(tokenizer: CharTokenizer, train: Sequence[str]) -> bool:
+    """Return whether text and tokens together take about three times the size of a large text."""
+    is_wide = smallest_type(tokenizer.vocab_size).itemsize > 1
+    return is_wide and int(Texts.of(train).lengths.sum()) >= LARGE
 
 
 def _unit_option(corpus: Corpus) -> str:

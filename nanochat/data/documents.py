@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nanochat.data.tokenizer import BOS, Tokenizer
+from nanochat.data.texts import Texts
+from nanochat.data.tokenizer import BOS, CharTokenizer, Tokenizer
 
-__all__ = ["Documents", "encode_documents", "token_stream"]
+__all__ = ["Documents", "encode_and_free", "encode_documents", "token_stream"]
 
 _MOVED = 1 << 22  # tokens that are moved at a time
 
@@ -70,8 +71,20 @@ class Documents:
 
 def encode_documents(tokenizer: Tokenizer, documents: Sequence[str]) -> Documents:
     """Encode each document. Raises TokenizerError naming character, position and document."""
-    tokens, lengths = tokenizer.encode_all(documents, room=len(documents) + 1)
-    offsets = np.zeros(len(documents) + 1, dtype=np.int64)
+    return _with_bos(*tokenizer.encode_all(documents, room=len(documents) + 1))
+
+
+def encode_and_free(tokenizer: CharTokenizer, waiting: list[Texts]) -> Documents:
+    """Encode the only item of a list, which is removed, and free its text on the way.
+
+    Text and tokens of two bytes would take three times the size of the text.
+    """
+    return _with_bos(*tokenizer.encode_and_free(waiting, room=len(waiting[0]) + 1))
+
+
+def _with_bos(tokens: NDArray[np.integer[Any]], lengths: NDArray[np.int64]) -> Documents:
+    """Return the documents of tokens that are followed by a place for each BOS."""
+    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
     np.cumsum(lengths, out=offsets[1:])
     _insert_bos(tokens, offsets)
     return Documents(tokens, offsets)

@@ -12,7 +12,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CHUNK", "Texts"]
+__all__ = ["CHUNK", "Texts", "last_chunk", "take_buffer"]
 
 CHUNK = 1 << 22  # bytes that are decoded or encoded at a time
 _GATHER_BELOW = 64  # mean bytes of a text; a slice per text costs more than NumPy's index
@@ -162,6 +162,38 @@ def _split(text: memoryview) -> Iterator[memoryview]:
             end -= 1
         yield text[start:end]
         start = end
+
+
+def take_buffer(waiting: list[Texts]) -> tuple[bytearray, int]:
+    """Remove the only item of a list; return its texts end to end, and where they begin.
+
+    This is their buffer without what follows them, if they are end to end in it and no one else
+    refers to it; otherwise a copy.
+    """
+    texts = waiting.pop()
+    raw = texts.raw.obj
+    if isinstance(raw, bytearray) and (texts.starts[1:] == texts.ends[:-1]).all():
+        start, end = (int(texts.starts[0]), int(texts.ends[-1])) if len(texts) else (0, 0)
+        texts = texts[:0]  # no view of the buffer may be left
+        texts.raw.release()
+        try:
+            del raw[end:]
+        except BufferError:
+            return raw[start:end], 0
+        return raw, start
+    copy, done = bytearray(int(texts.lengths.sum())), 0
+    for chunk in texts.chunks():
+        copy[done : done + len(chunk)] = chunk
+        done += len(chunk)
+    return copy, 0
+
+
+def last_chunk(raw: bytearray, start: int) -> bytes:
+    """Return the end of the UTF-8 after `start`, from the beginning of a character."""
+    first = max(len(raw) - CHUNK, start)
+    while first > start and raw[first] & 0xC0 == 0x80:
+        first -= 1
+    return bytes(memoryview(raw)[first:])
 
 
 def count_characters(raw: bytes | memoryview) -> int:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from nanochat.data.texts import Texts, last_chunk, take_buffer
 from nanochat.data.token_checks import (
     checked_ids,
     checked_texts,
@@ -29,6 +30,7 @@ __all__ = [
     "TextStream",
     "Tokenizer",
     "build_tokenizer",
+    "characters_of",
     "tokenizer_from_dict",
 ]
 
@@ -112,8 +114,7 @@ class CharTokenizer:
         tokens = np.empty(int(lengths.sum()) + room, smallest_type(self.vocab_size))
         done = 0
         for chunk in texts.chunks():
-            points = _points_of(chunk)
-            ids = self._ids[np.minimum(points, np.uint32(len(self._ids) - 1))]
+            points, ids = self._encoded(chunk)
             if not ids.all():
                 position = int(np.argmin(ids != 0))
                 shown, place = chr(int(points[position])), done + position
@@ -124,6 +125,35 @@ class CharTokenizer:
             tokens[done : done + len(ids)] = ids
             done += len(ids)
         return tokens, lengths
+
+    def encode_and_free(
+        self, waiting: list[Texts], *, room: int = 0
+    ) -> tuple[NDArray[np.integer[Any]], NDArray[np.int64]]:
+        """Return what `encode_all` returns for the only item of a list, which is removed.
+
+        The memory of the text is freed as its tokens are written, from the last one to the first,
+        if no one else refers to its buffer. Every character must have an id.
+        """
+        lengths = waiting[0].character_lengths()
+        raw, start = take_buffer(waiting)
+        done = int(lengths.sum())
+        tokens = np.empty(done + room, smallest_type(self.vocab_size))
+        while len(raw) > start:
+            chunk = last_chunk(raw, start)
+            _, ids = self._encoded(chunk)
+            assert ids.all()
+            tokens[done - len(ids) : done] = ids
+            done -= len(ids)
+            # A bytearray gives memory back whenever it has shrunk to half of it.
+            del raw[len(raw) - len(chunk) :]
+        return tokens, lengths
+
+    def _encoded(
+        self, chunk: bytes | memoryview
+    ) -> tuple[NDArray[np.unsignedinteger[Any]], NDArray[np.int64]]:
+        """Return the code points and the ids of a text; 0 for an unknown character."""
+        points = _points_of(chunk)
+        return points, self._ids[np.minimum(points, np.uint32(len(self._ids) - 1))]
 
     def decode(self, ids: ArrayLike) -> str:
         tokens = checked_ids(ids, self.vocab_size)
@@ -224,7 +254,7 @@ def build_tokenizer(
     alone. Raises TokenizerError, MissingDependency.
     """
     if kind == "char":
-        return CharTokenizer(_characters([train, val]))
+        return CharTokenizer(characters_of([train, val]))
     if kind == "byte":
         return ByteTokenizer()
     if kind == "bpe":
@@ -259,7 +289,7 @@ def tokenizer_from_dict(saved: Mapping[str, Any]) -> Tokenizer:
 _CODE_POINTS = 0x110000
 
 
-def _characters(parts: Iterable[Sequence[str]]) -> str:
+def characters_of(parts: Iterable[Sequence[str]]) -> str:
     """Return the sorted characters of all documents."""
     seen = np.zeros(_CODE_POINTS, np.bool_)
     for part in parts:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from nanochat.data.tokenizer import CharTokenizer, Tokenizer
+from nanochat.data.tokenizer import CharTokenizer, Tokenizer, characters_of
 from nanochat.errors import TokenizerError
 
 __all__ = ["covering", "new_characters"]
@@ -17,7 +17,7 @@ _MOST_LISTED = 20
 
 def covering(
     tokenizer: Tokenizer,
-    parts: Iterable[Iterable[str]],  # documents
+    parts: Iterable[Sequence[str]],  # documents
     *,
     extend: bool,
 ) -> Tokenizer:
@@ -40,13 +40,9 @@ def covering(
     )
 
 
-def new_characters(tokenizer: CharTokenizer, parts: Iterable[Iterable[str]]) -> list[str]:
+def new_characters(tokenizer: CharTokenizer, parts: Iterable[Sequence[str]]) -> list[str]:
     """Return the characters of the documents without an id, by code point."""
-    found: set[str] = set()
-    for documents in parts:
-        for document in documents:
-            found.update(document)
-    return sorted(found.difference(tokenizer.characters))
+    return sorted(set(characters_of(parts)).difference(tokenizer.characters))
 
 
 def _listed(characters: Sequence[str]) -> str:

@@ -195,10 +195,10 @@ def test_dropout_and_learning_rate_are_those_of_a_new_model_of_the_same_text(sen
     assert (options["dropout"] > 0) == (name != "long")
 
 
-def test_a_text_that_would_get_a_smaller_model_gets_the_dropout_of_a_short_one(sentences):
+def test_a_few_pages_get_the_dropout_of_a_new_model(sentences):
     sentences()
-    assert new_model("tiny.txt").preset == "pico"
-    assert tuned("tiny.txt")["dropout"] == new_model("short.txt").dropout > 0
+    assert tuned("tiny.txt")["dropout"] == new_model("tiny.txt").dropout
+    assert new_model("tiny.txt").dropout > new_model("short.txt").dropout > 0
 
 
 def test_a_larger_model_than_the_chosen_one_gets_its_dropout_and_keeps_its_own_rate(sentences):

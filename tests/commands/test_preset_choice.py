@@ -68,7 +68,7 @@ def test_a_small_text_is_read_a_limited_number_of_times(novel: str) -> None:
 def test_the_reason_names_only_what_was_chosen(novel: str) -> None:
     config = TrainConfig(data=novel, mode="tensor", dropout=0.05)
     reason = with_chosen_preset(config, read_text(config))[1]
-    assert reason.startswith("preset nano (lr 0.002, ngram_rows 0): ")
+    assert reason.startswith("preset nano (ngram_rows 0, lr 0.002): ")
 
 
 def test_a_preset_with_another_text_does_not_replace_the_text_that_was_read() -> None:

@@ -97,7 +97,7 @@ def fitted(budget_text: str, clock: Clock | None = None, **options) -> Fit:
 @pytest.mark.parametrize("time_budget", ["4s", "9s", "20s"])
 def test_steps_and_what_surrounds_them_fill_the_budget(lines, time_budget):
     clock = Clock()
-    fit = fitted(time_budget, clock, **lines)
+    fit = fitted(time_budget, clock, **lines, preset="mini")
     budget_s = budget_seconds(time_budget)
     pauses = fit.config.steps // fit.config.eval_every
     planned = fit.config.steps * fit.plan.step_s + pauses * fit.plan.pause_s + fit.plan.after_s
@@ -229,6 +229,8 @@ def test_rows_that_cost_nothing_are_taken_at_the_roots_rate(lines):
 
 def test_a_small_text_is_read_no_more_often_than_it_needs(long_text, monkeypatch):
     monkeypatch.setattr(preset_choice, "PAGES", 1000)
+    text = Path(long_text["data"])
+    text.write_text(text.read_text() * 2)
     options = {**long_text, "batch_size": 60}
     fit = fitted("60s", **options)
     step_tokens = 60 * options["block_size"]
@@ -375,7 +377,7 @@ def assert_repeats(run, tmp_path, lines) -> None:
     for name in ("final_loss", "val_loss", "steps", "train_tokens"):
         assert again.metrics[name] == run.metrics[name]
     assert again.samples == run.samples
-    checkpoint = read_checkpoint(str(run.run))
+    checkpoint = read_checkpoint("last", str(run.run))
     assert checkpoint[0].trainer.budget is None
     assert checkpoint[1].schedule_points == saved["schedule_points"]
 

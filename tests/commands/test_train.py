@@ -26,7 +26,7 @@ import nanochat
 from nanochat.cli import main
 from nanochat.config.options import TrainConfig, options_of
 from nanochat.config.sources import read_config_file
-from nanochat.data.dataset import Dataset
+from nanochat.data.dataset import Dataset, load_dataset
 from nanochat.errors import (
     CheckpointError,
     ConfigError,
@@ -286,6 +286,29 @@ def test_a_text_of_very_many_characters_goes_to_the_tensor_engine(folder, cli, f
     )
     few = cli("train", *flags(**{**tiny("mini-gpt", n_embd=8), "mode": "auto", "out": "few"})).err
     assert "scalar engine, cpu float64 (" in few
+
+
+def test_a_text_is_encoded_once_when_mode_auto_takes_the_other_engine(
+    folder, cli, flags, tiny, monkeypatch
+):
+    encoded = []
+
+    def load(*arguments, **options):
+        encoded.append(arguments)
+        return load_dataset(*arguments, **options)
+
+    monkeypatch.setattr("nanochat.commands.resolve.load_dataset", load)
+    characters = "".join(map(chr, range(0x4E00, 0x4E00 + 6000)))
+    Path("many.txt").write_text("\n".join(characters[i::300] for i in range(300)))
+    options = tiny("mini-gpt", data="many.txt", n_embd=8, steps=2, batch_size=2, threads=1)
+    options["block_size"] = 16
+    losses = []
+    for mode in ("auto", "tensor"):
+        told = cli("train", *flags(**{**options, "mode": mode, "out": f"run-{mode}"}))
+        assert told.code == 0, told.err
+        losses.append(json.loads(Path(f"run-{mode}/result.json").read_text())["val_loss"])
+    assert len(encoded) == 2  # once per run
+    assert losses[0] == losses[1]
 
 
 def test_a_run_without_a_program_says_so_and_why(run, cli, flags, tiny, monkeypatch):

@@ -33,8 +33,7 @@ def test_every_text_gets_a_config_that_is_valid_on_its_engine(facts: TextFacts, 
         assert config.preset == choice.preset
         assert choice.preset in CHOSEN_BY_TEXT
     assert choices[-1].least_steps == 0  # one is taken, however short the time
-    least = [choice.least_steps for choice in choices]
-    assert least == sorted(least, reverse=True)
+    assert all(choice.least_steps > 0 for choice in choices[:-1])
 
 
 @given(FACTS, st.sampled_from(["scalar", "tensor"]))

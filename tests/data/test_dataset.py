@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from collections import Counter
 
 import numpy as np
@@ -11,9 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanochat.config.options import TrainConfig
-from nanochat.data.dataset import load_dataset
+from nanochat.data import dataset as module
+from nanochat.data import texts
+from nanochat.data.dataset import load_dataset, read_text
 from nanochat.data.splits import count_shared, split_documents
 from nanochat.data.style import style_documents
+from nanochat.data.tokenizer import CharTokenizer
+from nanochat.errors import CorpusError
 
 WAY_OUT = " so the validation loss is lower than on new text; remove copies with --deduplicate"
 
@@ -119,3 +124,91 @@ def test_names_with_line_breaks_stay_on_one_line(tmp_path):
     assert dataset(path).notes == (
         f"{tmp_path}/two\\nlines\\x1b.txt: 1 document (running text); its last tenth validates",
     )
+
+
+# --------------------------------------------------------------------- memory of large texts
+
+CHARACTERS = "".join(map(chr, range(0x4E00, 0x4E00 + 300)))  # more than 8 bits can number
+
+
+def wide_text(lines):
+    """Return lines of mostly ASCII with 300 other characters."""
+    return "".join(
+        f"{CHARACTERS[i // 20 % 300] if i % 20 == 0 else 'x'} line {i * 7919 % 100_003} of this text, which goes on and on and on {i}\n"
+        for i in range(lines)
+    )
+
+
+@pytest.mark.parametrize("documents", ["file", "line"])
+@pytest.mark.parametrize("val_fraction", [0.0, 0.1])
+@pytest.mark.parametrize("style", ["classic", "futuristic"])
+def test_a_text_that_is_given_up_has_the_same_tokens(
+    tmp_path, monkeypatch, documents, val_fraction, style
+):
+    path = tmp_path / "a.txt"
+    path.write_text(wide_text(6000))
+    options = {"documents": documents, "val_fraction": val_fraction, "style": style}
+    kept = dataset(path, **options)
+    monkeypatch.setattr(module, "LARGE", 0)
+    monkeypatch.setattr(texts, "CHUNK", 1000)
+    given_up = dataset(path, **options)
+    assert given_up.train.stream.dtype == np.uint16
+    for part in ("train", "val"):
+        found, expected = getattr(given_up, part), getattr(kept, part)
+        np.testing.assert_array_equal(found.stream, expected.stream)
+        np.testing.assert_array_equal(found.offsets, expected.offsets)
+    assert given_up.describe() == kept.describe()
+    assert given_up.warning == kept.warning
+
+
+def test_a_text_that_was_given_up_is_read_again_unless_it_has_changed(tmp_path, monkeypatch):
+    path = tmp_path / "a.txt"
+    path.write_text(wide_text(6000))
+    config = TrainConfig(mode="scalar", data=str(path))
+    monkeypatch.setattr(module, "LARGE", 0)
+    text = read_text(config)
+    first = load_dataset(config, text=text)
+    assert text.kept is None
+    second = load_dataset(config, text=text)
+    np.testing.assert_array_equal(first.train.stream, second.train.stream)
+    path.write_text(wide_text(6001))
+    with pytest.raises(CorpusError) as caught:
+        load_dataset(config, text=text)
+    assert str(caught.value) == (
+        f"{path} changed since it was read; run the command again when it is complete"
+    )
+
+
+@pytest.mark.parametrize(("documents", "most"), [("file", 2.1), ("line", 2.4)])
+def test_tokens_of_two_bytes_take_less_than_three_times_the_size_of_the_text(
+    tmp_path, monkeypatch, documents, most
+):
+    path = tmp_path / "a.txt"
+    path.write_text(wide_text(20_000).replace("goes on", "goes on and on" * 8))
+    config = TrainConfig(mode="scalar", data=str(path), documents=documents, val_fraction=0.01)
+    text = read_text(config)
+    train = text.split.train.characters()
+    text.give_up()  # and read again below, where its memory is traced
+    monkeypatch.setattr(module, "LARGE", 0)
+    monkeypatch.setattr(texts, "CHUNK", 1 << 16)
+    written, samples = 0, []
+
+    def encoded(tokenizer, chunk):
+        nonlocal written
+        points, ids = encode(tokenizer, chunk)
+        if text.kept is None:  # validation has been encoded
+            # Memory of tokens that are not written yet is reserved, but not used.
+            samples.append(tracemalloc.get_traced_memory()[0] - 2 * (train - written))
+            written += len(ids)
+        return points, ids
+
+    encode = CharTokenizer._encoded
+    monkeypatch.setattr(CharTokenizer, "_encoded", encoded)
+    tracemalloc.start()
+    try:
+        found = load_dataset(config, text=text)
+    finally:
+        tracemalloc.stop()
+    assert (written, found.train.token_count) == (train, train)
+    assert len(samples) > 20
+    assert max(samples) <= most * path.stat().st_size + (1 << 21)  # arrays of a chunk

@@ -19,8 +19,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from nanochat.data.corpus import load_corpus
-from nanochat.data.sources import fetching, opening
+from nanochat.data.sources import fetching, opening, records
 from nanochat.data.sources.decoding import utf8
+from nanochat.data.sources.records import read_json
 from nanochat.errors import CorpusError, MissingDependency
 
 TEXT = "Ein Text — mit Ümläuten,\nzwei Zeilen und 🚀.\n" * 20
@@ -270,6 +271,62 @@ def test_records_give_their_texts_by_name_and_by_content(tmp_path, name, encodin
 def test_a_json_list_of_texts_and_a_single_record_are_documents(tmp_path):
     assert texts(write(tmp_path / "a.json", '["one", "two"]')) == ["one", "two"]
     assert texts(write(tmp_path / "b.json", '{"content": "one"}')) == ["one"]
+    assert texts(write(tmp_path / "c.json", ' "one" ')) == ["one"]
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ('{"a": 1, "b": [{"text": "B"}, {"text": "C"}], "c": [1, 2], "d": []}', ["B", "C"]),
+        ('{"b": [{"text": "A"}], "c": {"text": "D"}, "b": [{"text": "B"}]}', ["B"]),
+        ('{"b": 1, "c": [{"text": "A"}], "b": [{"text": "B"}], "c": 2}', ["B"]),
+        ('{"content": "A", "b": [{"text": "B"}]}', ["A"]),
+        ('{"b": [{"text": "B"}], "messages": [{"role": "me", "content": "A"}]}', ["me: A"]),
+    ],
+)
+def test_the_records_of_a_json_object_are_its_only_list_of_objects(tmp_path, text, wanted):
+    assert texts(write(tmp_path / "a.json", text)) == wanted
+    assert texts(write(tmp_path / "b.json", text.replace(", ", "\n,\r\n\t"))) == wanted
+
+
+def test_a_json_object_of_two_lists_is_one_record(tmp_path):
+    path = write(tmp_path / "a.json", '{"a": [{"text": "A"}], "b": [{"text": "B"}]}')
+    assert message(path) == (
+        f"{path} record 1 must have a column text or content or messages, got a, b; {CHOOSE}"
+    )
+
+
+@pytest.mark.parametrize(
+    "damage", ["", "]]", ",]", '{"text": 1', '"\\x"', "x", "]\n[", "[" * 200_000]
+)
+@pytest.mark.parametrize("start", ['["A", "B",\n"C"', '{"n": 1, "a": [{"text": "A"}'])
+def test_a_damaged_json_file_is_named_with_the_place(tmp_path, start, damage):
+    path = write(tmp_path / "a.json", start + damage)
+    try:
+        json.loads(start + damage)
+    except RecursionError as error:
+        assert message(path).startswith(f"{path} is not JSON: {str(error)[:30]}")
+    except ValueError as error:
+        assert message(path) == f"{path} is not JSON: {error}"
+    write(tmp_path / "b.json", '["D"]')
+    corpus = load_corpus(str(tmp_path))
+    assert list(corpus.documents) == ["D"]
+    assert corpus.notes == (f"{tmp_path}: skipped 1 damaged JSON file",)
+
+
+def test_a_json_list_is_read_record_by_record():
+    given = 0
+
+    def chunks():
+        nonlocal given
+        yield b'{"n": [1], "records": ['
+        for given in range(1, 1001):
+            yield b'{"text": "%d"},' % given
+        yield b'{"text": "end"}]}'
+
+    found = read_json(chunks, "a.json", None)
+    assert [next(found), next(found), given <= 4] == [b"1", b"2", True]
+    assert list(found)[-2:] == [b"1000", b"end"]
 
 
 def test_the_column_is_the_one_named_or_text_content_messages_in_this_order(tmp_path):
@@ -383,6 +440,35 @@ def test_every_text_survives_jsonl_csv_and_parquet(tmp_path, values):
             [["text"], ["letters first"], *([v] for v in values)]
         )
     assert texts(str(tmp_path / "a.csv")) == ["letters first", *values]
+
+
+@pytest.mark.parametrize("dictionary", [True, False])
+@pytest.mark.parametrize("rows", [1, 300, 5000])
+def test_parquet_texts_are_those_of_every_row_group(tmp_path, monkeypatch, dictionary, rows):
+    import pyarrow
+    import pyarrow.parquet
+
+    monkeypatch.setattr(records, "_BATCH", 1 << 12)
+    values = [("ab" * (i % 7 * 300) if i % 2 else f"text {i} ü") for i in range(3000)]
+    table = pyarrow.table({"id": range(len(values)), "text": values})
+    path = tmp_path / "a.parquet"
+    groups = {"row_group_size": rows, "use_dictionary": dictionary}
+    pyarrow.parquet.write_table(table.slice(0, 100 * rows), path, **groups)
+    assert texts(str(path)) == values[: 100 * rows]
+
+
+def test_repeated_parquet_texts_are_read_in_batches_of_a_limited_size(tmp_path, monkeypatch):
+    import pyarrow
+    import pyarrow.parquet
+
+    path = tmp_path / "a.parquet"
+    table = pyarrow.table({"text": ["x" * 1000, "y"] * 500})
+    pyarrow.parquet.write_table(table, path)
+    for limit, rows in ((100, 1), (2000, 2), (5999, 5), (1 << 24, 256)):
+        monkeypatch.setattr(records, "_BATCH", limit)
+        with open(path, "rb") as file:
+            batches = records._batches(pyarrow.parquet, file, "a", None)
+            assert max(len(list(values)) for _, values in batches) == rows
 
 
 def test_parquet_of_repeated_long_texts_is_refused_before_memory_is_full(tmp_path, monkeypatch):

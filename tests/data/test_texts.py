@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanochat.data import texts as module
-from nanochat.data.texts import Texts
+from nanochat.data.texts import Texts, last_chunk, take_buffer
 
 unicode_texts = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=8), max_size=12)
 
@@ -46,3 +46,31 @@ def test_a_cut_is_between_two_characters(text, data):
     place = data.draw(st.integers(0, len(text)))
     first, rest = Texts.of([text]).cut(place)
     assert (list(first), list(rest)) == ([text[:place]], [text[place:]])
+
+
+@pytest.mark.parametrize("size", [4, 5, 7, 1000])
+@given(unicode_texts, st.booleans(), st.booleans(), st.randoms(use_true_random=False))
+def test_a_taken_buffer_holds_the_texts_in_order_and_ends_in_whole_chunks(
+    size, documents, shuffled, referred, random
+):
+    expected = list(documents)
+    raw = bytearray(b"before" + "".join(documents).encode() + b"after")
+    ends = 6 + np.cumsum([len(text.encode()) for text in documents], dtype=np.int64)
+    waiting = [Texts(raw, np.concatenate([[6], ends[:-1]])[: len(ends)].astype(np.int64), ends)]
+    if shuffled:
+        order = random.sample(range(len(documents)), len(documents))
+        waiting = [waiting[0].take(np.array(order, np.int64))]
+        expected = [documents[i] for i in order]
+    view = memoryview(raw) if referred else None
+    found, start = take_buffer(waiting)
+    assert (waiting, bytes(found[start:])) == ([], "".join(expected).encode())
+    if not shuffled:
+        assert (found is raw) == (not referred)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "CHUNK", size)
+        pieces = []
+        while len(found) > start:
+            pieces.insert(0, last_chunk(found, start).decode())
+            del found[len(found) - len(pieces[0].encode()) :]
+    assert "".join(pieces) == "".join(expected)
+    assert view is None or bytes(view) == raw

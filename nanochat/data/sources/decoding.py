@@ -11,20 +11,11 @@ from itertools import chain
 
 from nanochat.data.sources.opening import Unreadable
 
-__all__ = ["has_surrogate", "utf8"]
+__all__ = ["utf8"]
 
 _UTF8_MARK = b"\xef\xbb\xbf"
 _UTF16 = {b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}
 _UTF32 = {b"\xff\xfe\0\0": "utf-32-le", b"\0\0\xfe\xff": "utf-32-be"}
-
-
-def has_surrogate(text: str) -> bool:
-    """Return whether a text cannot be written as UTF-8."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return True
-    return False
 
 
 def utf8(chunks: Iterable[bytes], name: str) -> Iterator[bytes]:

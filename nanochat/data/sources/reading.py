@@ -79,11 +79,15 @@ def _records(
     if kind == "Parquet":
         assert plain is not None
         return records.read_parquet(plain, name, column)
-    chunks = utf8(expanded(file, name, compression), name)
+
+    def open_chunks() -> Iterator[bytes]:
+        return utf8(expanded(file, name, compression), name)
+
+    if kind == "JSON":
+        return records.read_json(open_chunks, name, column)
+    chunks = open_chunks()
     if kind == "JSONL":
         return records.read_jsonl(chunks, name, column)
-    if kind == "JSON":
-        return records.read_json(chunks, name, column)
     return records.read_table(chunks, name, column, "\t" if kind == "TSV" else ",")
 
 

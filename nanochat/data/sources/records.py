@@ -1,16 +1,17 @@
 """Records as texts: JSON, JSON lines, CSV, TSV and Parquet, one document per record.
 
 Owns which column holds the text. Every reader yields UTF-8 and reads no more than a line, a record
-or a batch of rows at a time; only a .json file is parsed as a whole.
+or a batch of rows at a time.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from nanochat.data.sources.decoding import has_surrogate
+from nanochat.data.sources.json_stream import JsonStream
 from nanochat.data.sources.opening import MissingReader, Unreadable, check_ratio, reason
 from nanochat.errors import CorpusError
 
@@ -18,9 +19,12 @@ __all__ = ["TEXT_COLUMNS", "read_json", "read_jsonl", "read_parquet", "read_tabl
 
 TEXT_COLUMNS = ("text", "content", "messages")  # in this order, when no column is given
 _ROWS = 256  # of a Parquet file per batch
+_BATCH = 1 << 24  # bytes of repeated strings per batch
+_STREAMED: dict[str, Any] = {"buffer_size": 1 << 20, "pre_buffer": False}  # not a whole column
 _LONGEST_FIELD = 1 << 30  # characters of a CSV field
 _ALL_NUMBERS = 1000  # rows; a column that starts with as many numbers holds no text
 _SHOWN = 12  # columns that a message lists
+_ASCII_SPACE = " \t\n\r\v\f"
 
 
 def _no_column(name: str, columns: Iterable[str], column: str | None) -> Unreadable:
@@ -50,11 +54,12 @@ def _text_of(value: Any, column: str, where: str) -> bytes:
         raise CorpusError(
             f"{where}: {column} must be a string, got {value!r:.40}; remove the record"
         )
-    if has_surrogate(value):
-        raise CorpusError(f"{where}: {column} contains a lone surrogate; replace it")
     if "\0" in value:
         raise CorpusError(f"{where}: {column} contains NUL; remove it")
-    return value.encode("utf-8")
+    try:
+        return value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise CorpusError(f"{where}: {column} contains a lone surrogate; replace it") from error
 
 
 def _conversation(messages: list[Any], column: str, where: str) -> str:
@@ -80,52 +85,113 @@ def _conversation(messages: list[Any], column: str, where: str) -> str:
 
 def read_jsonl(chunks: Iterable[bytes], name: str, column: str | None) -> Iterator[bytes]:
     """Yield the text of each line's record."""
-    for number, line in enumerate(_lines(chunks), start=1):
-        if line.strip():
+    number = 0
+    for line in _lines(chunks):
+        number += 1  # noqa: SIM113  # enumerate would keep the line
+        if line.strip(_ASCII_SPACE):
             where = f"{name} line {number}"
-            yield _record_text(_parsed(line, where), where, column)
+            record = _parsed(line, where)
+            del line  # it may be all of the file
+            text = _record_text(record, where, column)
+            del record
+            yield text
 
 
-def read_json(chunks: Iterable[bytes], name: str, column: str | None) -> Iterator[bytes]:
-    """Yield the texts of a JSON file: a list of records or texts, one record, or lines of them."""
-    raw = b"".join(chunks)
+def read_json(
+    open_chunks: Callable[[], Iterable[bytes]],  # from the beginning at each call
+    name: str,
+    column: str | None,
+) -> Iterator[bytes]:
+    """Yield the texts of a JSON file: a list of records or texts, one record, or lines of them.
+
+    An object that holds the list is read twice, because only its end shows which list it is.
+    """
     try:
-        parsed = json.loads(raw)
-    except RecursionError as error:
-        raise Unreadable(f"{name} is not JSON: {error}", "damaged JSON file") from error
-    except ValueError as error:
-        if "Extra data" not in str(error):
-            raise Unreadable(f"{name} is not JSON: {error}", "damaged JSON file") from error
-        yield from read_jsonl([raw], name, column)  # JSON lines under the name .json
+        found = _ListOfRecords.find(open_chunks())
+    except (ValueError, RecursionError) as error:
+        raise _damaged_json(name, error) from error
+    if found is None:
+        yield from read_jsonl(open_chunks(), name, column)  # JSON lines under the name .json
         return
-    del raw
-    for number, record in enumerate(_records(parsed), start=1):
+    number, records = 0, found.records(open_chunks())
+    while True:
+        try:
+            record = next(records)
+        except StopIteration:
+            return
+        except (ValueError, RecursionError) as error:
+            raise _damaged_json(name, error) from error
+        number += 1
         where = f"{name} record {number}"
-        yield (
+        text = (
             _text_of(record, "a record", where)
             if isinstance(record, str)
             else _record_text(record, where, column)
         )
+        del record
+        yield text
 
 
-def _records(parsed: Any) -> list[Any]:
-    """Return the list of records: the value itself, or the only list of objects inside it."""
-    if isinstance(parsed, list):
-        return parsed
-    if isinstance(parsed, dict) and not any(key in parsed for key in TEXT_COLUMNS):
-        lists = [v for v in parsed.values() if isinstance(v, list) and v and _is_dict(v[0])]
-        if len(lists) == 1:
-            return lists[0]
-    return [parsed]
+def _damaged_json(name: str, error: Exception) -> Unreadable:
+    return Unreadable(f"{name} is not JSON: {error}", "damaged JSON file")
 
 
-def _is_dict(value: Any) -> bool:
-    return isinstance(value, dict)
+@dataclass(frozen=True, slots=True)
+class _ListOfRecords:
+    """Where the records of a JSON file are."""
+
+    is_list: bool  # the file is the list
+    member: int | None  # of the object that the file is; None: the file is one record
+
+    @classmethod
+    def find(cls, chunks: Iterable[bytes]) -> _ListOfRecords | None:
+        """Return the place of the records; None if a second value follows the first one."""
+        stream = JsonStream(chunks)
+        if stream.peek() == "[":
+            return cls(True, None)  # errors show as its records are read
+        member = None
+        if stream.peek() == "{":
+            member = _member_with_records(stream)
+        else:
+            stream.value()
+        return None if stream.peek() else cls(False, member)
+
+    def records(self, chunks: Iterable[bytes]) -> Iterator[Any]:
+        """Yield the records one by one."""
+        stream = JsonStream(chunks)
+        if self.is_list:
+            yield from stream.items()
+            stream.end()
+        elif self.member is None:
+            yield stream.value()
+        else:
+            for number, _ in enumerate(stream.members()):
+                if number == self.member:
+                    yield from stream.items()
+                    return
+                stream.value()
 
 
-def _parsed(line: bytes, where: str) -> Any:
+def _member_with_records(stream: JsonStream) -> int | None:
+    """Return the number of the only list of objects in an object, unless that is a record."""
+    lists = dict[str, int | None]()  # of names given twice, the last one counts
+    for number, name in enumerate(stream.members()):
+        lists[name] = None
+        if stream.peek() != "[":
+            stream.value()
+            continue
+        items = stream.items()
+        if isinstance(next(items, None), dict):
+            lists[name] = number
+        for _ in items:
+            pass
+    found = [number for number in lists.values() if number is not None]
+    return found[0] if len(found) == 1 and not lists.keys() & set(TEXT_COLUMNS) else None
+
+
+def _parsed(line: str, where: str) -> Any:
     try:
-        return json.loads(line)
+        return json.loads(line.removeprefix("\ufeff"))
     except (ValueError, RecursionError) as error:
         cause = str(error)
         if isinstance(error, json.JSONDecodeError):  # its own text says "line 1"
@@ -140,17 +206,25 @@ def _record_text(record: Any, where: str, column: str | None) -> bytes:
     return _text_of(record[key], key, where)
 
 
-def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+def _lines(chunks: Iterable[bytes]) -> Iterator[str]:
     """Yield the lines of a text that arrives in chunks, without their line breaks."""
-    parts: list[bytes] = []
+    waiting = bytearray()  # of an unfinished line; it may be all of the file
     for chunk in chunks:
         first, *rest = chunk.split(b"\n")
-        parts.append(first)
+        waiting += first
         if rest:
-            yield b"".join(parts)
-            yield from rest[:-1]
-            parts = [rest[-1]]
-    yield b"".join(parts)
+            yield _taken(waiting)
+            for line in rest[:-1]:
+                yield str(line, "utf-8")
+            waiting += rest[-1]
+    yield _taken(waiting)
+
+
+def _taken(waiting: bytearray) -> str:
+    """Return a text, and empty its buffer."""
+    text = str(waiting, "utf-8")
+    waiting.clear()
+    return text
 
 
 # ---------------------------------------------------------------------------------------- CSV
@@ -163,7 +237,7 @@ def read_table(
     import csv
 
     csv.field_size_limit(_LONGEST_FIELD)
-    lines = (line.decode("utf-8") + "\n" for line in _lines(chunks))
+    lines = (line + "\n" for line in _lines(chunks))
     rows = csv.reader(lines, delimiter=separator, strict=True)
     complete = 0  # lines before the row at hand
     try:
@@ -243,19 +317,32 @@ def read_parquet(file: BinaryIO, name: str, column: str | None) -> Iterator[byte
 def _batches(
     parquet: Any, file: BinaryIO, name: str, column: str | None
 ) -> Iterator[tuple[str, Iterable[Any]]]:
-    """Yield the column's name and its values. Equal strings of a batch stay one object."""
-    schema = parquet.ParquetFile(file).schema_arrow
+    """Yield the column's name and its values."""
+    source = parquet.ParquetFile(file, **_STREAMED)
+    schema = source.schema_arrow
     key = _column_of(name, schema.names, column)
     is_text = str(schema.field(key).type) in ("string", "large_string", "string_view")
-    # Repeated strings stay dictionary-coded, so a small file cannot fill the memory.
-    source = parquet.ParquetFile(file, read_dictionary=[key] if is_text else None)
-    for batch in source.iter_batches(batch_size=_ROWS, columns=[key]):
-        values = batch.column(0)
-        if hasattr(values, "indices"):
-            known = values.dictionary.to_pylist()
-            yield key, (None if i is None else known[i] for i in values.indices.to_pylist())
-        else:
-            yield key, values.to_pylist()
+    coded = parquet.ParquetFile(file, read_dictionary=[key], **_STREAMED) if is_text else None
+    for group in range(source.num_row_groups):
+        rows = _ROWS if coded is None else _rows_at_a_time(coded, group, key)
+        for batch in source.iter_batches(batch_size=rows, row_groups=[group], columns=[key]):
+            yield key, batch.column(0).to_pylist()
+
+
+def _rows_at_a_time(coded: Any, group: int, key: str) -> int:
+    """Return how many rows a batch of a row group may have.
+
+    A row group stores repeated strings once, in a dictionary. A batch of them could be many times
+    as large as the file.
+    """
+    first = next(coded.iter_batches(batch_size=1, row_groups=[group], columns=[key]), None)
+    values: Any = None if first is None else first.column(0)
+    if not hasattr(values, "dictionary") or len(values.dictionary) == 0:
+        return _ROWS
+    from pyarrow import compute
+
+    longest = compute.max(compute.binary_length(values.dictionary)).as_py() or 1
+    return max(1, min(_ROWS, _BATCH // longest))
 
 
 def _guarded(batches: Iterator[Any], name: str) -> Iterator[Any]:
