@@ -1,39 +1,44 @@
-"""What dropout, weight decay and weight averaging change on small texts.
+"""What dropout, weight decay, weight averaging and the number of readings change on small texts.
 
     python -m bench.choices.regularization FOLDER [--texts NAME …] [--seeds 3] [--cores N …]
 
 FOLDER is that of `python -m bench.choices.text_sources`. On each text, `nanochat train` trains what
-`--preset auto` chooses for it, and the same without dropout, without weight decay, and with an
-average of the weights (`--ema`). The runs of a seed differ in nothing else, and end by steps, so
-the load of the machine does not matter. `nanochat eval` scores the best checkpoint on the test
-part, which chose nothing. Each run is added to results/choices/regularization.json when it is done:
-an interrupted bench goes on where it stopped. The table has the mean of variant − chosen over the
-seeds, and half of its 95 % interval (Student's t): above zero, the variant is worse.
+`--preset auto` chooses for it, and the same with one change: no dropout, no weight decay, an
+average of the weights (`--ema`), half or twice the steps. The runs of a seed differ in nothing
+else, and end by steps, so the load of the machine does not matter. `nanochat eval` scores the best
+checkpoint on the test part, which chose nothing. Each run is added to
+results/choices/regularization.json when it is done: an interrupted bench goes on where it stopped.
+The table has the mean of variant − chosen over the seeds, and half of its 95 % interval (Student's
+t): above zero, the variant is worse.
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.choices.text_sources import TEXTS, collect
-from bench.choices.texts import facts_of, run_nanochat, work_on
+from bench.choices.texts import run_nanochat, work_on
 from bench.command import command_parser
 from bench.machine import read_result, write_result
 from bench.race.statistics import paired_difference
-from nanochat.config.preset_choice import TextFacts, choices_for
+from nanochat.commands.preset_choice import with_chosen_preset
+from nanochat.config.options import TrainConfig
+from nanochat.data.dataset import read_text
 
 RECORD = "choices/regularization"
-ON = ("quotations", "chat", "fortunes-ru", "html")
+ON = ("quotations", "chat", "tang", "airports")
 CHOSEN = "chosen"
-VARIANTS: Mapping[str, Sequence[str]] = {
-    CHOSEN: (),
-    "no dropout": ("--dropout", "0"),
-    "no weight decay": ("--weight-decay", "0"),
-    "ema 0.98": ("--ema", "0.98"),
+VARIANTS: Mapping[str, Callable[[TrainConfig], Mapping[str, object]]] = {
+    CHOSEN: lambda chosen: {},
+    "no dropout": lambda chosen: {"dropout": 0},
+    "no weight decay": lambda chosen: {"weight_decay": 0},
+    "ema 0.98": lambda chosen: {"ema": 0.98},
+    "half the steps": lambda chosen: {"steps": chosen.steps // 2},
+    "twice the steps": lambda chosen: {"steps": chosen.steps * 2},
 }
 
 Job = tuple[str, int, str]  # text, seed, variant
@@ -44,23 +49,29 @@ def measure(folder: Path, job: Job) -> Cell:
     name, seed, variant = job
     text = next(text for text in TEXTS if text.name == name)
     train, test = collect(text, folder)
+    chosen, choice = choice_of(train)
+    changes = VARIANTS[variant](chosen)
     with tempfile.TemporaryDirectory() as out:
         run = Path(out) / "run"
         run_nanochat(
             "train", train, "--quiet", "--mode=tensor", "--no-baseline", "--num-samples=0",
-            f"--seed={seed}", f"--out={run}", *VARIANTS[variant],
+            f"--seed={seed}", f"--out={run}",
+            *(f"--{option.replace('_', '-')}={value}" for option, value in changes.items()),
         )  # fmt: skip
         score = json.loads(run_nanochat("eval", run, "--json", "--data", test))
         result = json.loads((run / "result.json").read_text())
     return {
-        "text": name, "seed": seed, "variant": variant, "choice": choice_of(train),
+        "text": name, "seed": seed, "variant": variant, "choice": choice,
         "test_bpb": score["bpb"], "val_bpb": result["val_bpb"], "steps": result["steps"],
         "best_step": result["best_step"],
     }  # fmt: skip
 
 
-def choice_of(train: Path) -> str:
-    return str(choices_for(TextFacts(**facts_of(train)), "tensor")[0])
+def choice_of(train: Path) -> tuple[TrainConfig, str]:
+    """Return the config that a text gets, and the choice in words."""
+    config = TrainConfig(data=str(train), mode="tensor")
+    chosen, words = with_chosen_preset(config, read_text(config))
+    return chosen, f"{words}, {chosen.steps} steps"
 
 
 def missing(
@@ -106,7 +117,7 @@ def main() -> None:
     options = parser.parse_args()
     folder = options.folder.resolve()
     trains = {text.name: collect(text, folder)[0] for text in TEXTS if text.name in options.texts}
-    choices = {name: choice_of(train) for name, train in trains.items()}
+    choices = {name: choice_of(train)[1] for name, train in trains.items()}
     cells: list[Cell] = [
         cell for cell in read_result(RECORD).get("cells", [])
         if choices.get(cell["text"], cell["choice"]) == cell["choice"]

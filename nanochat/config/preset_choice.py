@@ -1,7 +1,8 @@
 """The model that `--preset auto` chooses for a text.
 
 `python -m bench.choices.texts` compares the choice with every preset on many kinds of text. Its
-record (bench/results/choices/texts.json) has its figures. The rule reads the training part only.
+record is bench/results/choices/texts.json. `python -m bench.choices.regularization` changes the
+dropout and the number of readings of small texts. The rule reads the training part only.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nanochat.config.presets import PRESETS
-from nanochat.system.wording import counted
+from nanochat.system.wording import amount
 
 __all__ = ["Choice", "TextFacts", "choices_for"]
 
@@ -21,11 +22,11 @@ LARGE_ALPHABET = 400  # characters, as in Chinese and Japanese: most of them are
 SMALL_TEXT = 500_000  # bytes; a longer text is not soon learned by heart
 PAGES = 20_000  # bytes: a few pages
 
-# The readings of a small text that a model needs at least and at most: with more, it is worse.
+# Readings of a small text, at least and at most: with more, the model becomes worse.
 WITH_DROPOUT = 4, 8  # `nano`
 WITHOUT_NGRAMS = 20, 32  # `nano` with dropout
 OF_PAGES = 4, 20  # `nano` with more dropout
-OF_FEW_CHINESE = 6, 10  # the same, with an alphabet as large
+IN_CHINESE = 6, 10  # the same in Chinese or Japanese
 OF_SHORT_DOCUMENTS = 6  # `mini` or `pico`, at most
 OF_PICO = 10  # on the scalar engine, which has no dropout, at most
 OF_PICO_IN_CHINESE = 4  # at most
@@ -42,13 +43,11 @@ class TextFacts:
     alphabet: int  # different characters
 
     def __str__(self) -> str:
-        sizes = ((1e6, f"{self.size / 1e6:.1f} MB"), (1e3, f"{self.size / 1e3:.0f} kB"))
-        amount = next((text for least, text in sizes if self.size >= least), None)
-        amount = amount or counted(self.size, "byte")
-        kind = "short documents" if self.document < SHORT_DOCUMENT else "running text"
+        kind = "short training documents" if self.document < SHORT_DOCUMENT else "training text"
+        words = f"{amount(self.size)} of {kind}"
         if self.alphabet < LARGE_ALPHABET:
-            return f"{amount} of {kind}"
-        return f"{amount} of {kind} in {self.alphabet:,} different characters"
+            return words
+        return f"{words} in {self.alphabet:,} different characters"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,9 +76,9 @@ def choices_for(facts: TextFacts, mode: str) -> tuple[Choice, ...]:
         most = OF_SHORT_DOCUMENTS if is_short else OF_PICO if facts.size < PAGES else None
         return (_pico(facts, most=most if is_small else None),)
     if facts.alphabet >= LARGE_ALPHABET:
-        return _of_few_chinese(facts) if is_small else _of_much_chinese(facts)
+        return _of_short_chinese(facts) if is_small else _of_long_chinese(facts)
     if is_short:
-        return _of_few_names(facts) if is_small else (Choice(preset="nano"),)
+        return _of_few_words(facts) if is_small else (Choice(preset="nano"),)
     if not is_small:
         return Choice(preset="small", least_steps=300), Choice(preset="nano")
     if facts.size < PAGES:
@@ -92,20 +91,21 @@ def choices_for(facts: TextFacts, mode: str) -> tuple[Choice, ...]:
     )
 
 
-def _of_much_chinese(facts: TextFacts) -> tuple[Choice, ...]:
+def _of_long_chinese(facts: TextFacts) -> tuple[Choice, ...]:
+    """Return choices for a text whose characters say as much as short words do."""
     # With twice the context a step takes more than twice as long.
     long = Choice(preset="pico", options={"block_size": 32}, least_steps=600)
     pieces = Choice(preset="small", options={"vocab_size": 4096}, least_steps=300)
     return pieces, long, Choice(preset="pico")
 
 
-def _of_few_chinese(facts: TextFacts) -> tuple[Choice, ...]:
-    """Return choices for a text in which word pieces would be rarer than characters."""
+def _of_short_chinese(facts: TextFacts) -> tuple[Choice, ...]:
+    """Return choices for such a text in which word pieces would be rarer than characters."""
     options = {"dropout": 0.5, "ngram_rows": 0, "past_embeds": 0}
-    return _nano(facts, OF_FEW_CHINESE, **options), _pico(facts, most=OF_PICO_IN_CHINESE)
+    return _nano(facts, IN_CHINESE, **options), _pico(facts, most=OF_PICO_IN_CHINESE)
 
 
-def _of_few_names(facts: TextFacts) -> tuple[Choice, ...]:
+def _of_few_words(facts: TextFacts) -> tuple[Choice, ...]:
     pico = _pico(facts, most=OF_SHORT_DOCUMENTS)
     return replace(pico, preset="mini", least_steps=200), pico
 

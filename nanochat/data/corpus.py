@@ -19,11 +19,12 @@ from nanochat.data.sources.fetching import STDIN, Fetched
 from nanochat.data.sources.folder import printable
 from nanochat.data.sources.locating import Located, locate
 from nanochat.data.sources.opening import MissingReader, SourceFile, Unreadable
-from nanochat.data.sources.progress import Progress, amount, reading
+from nanochat.data.sources.progress import Progress, reading
 from nanochat.data.sources.reading import read_source
 from nanochat.data.texts import CHUNK, Texts
 from nanochat.data.token_checks import checked_texts
 from nanochat.errors import CorpusError, MissingDependency
+from nanochat.system.wording import amount
 
 __all__ = ["Corpus", "data_name", "load_corpus", "text_documents"]
 

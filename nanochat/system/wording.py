@@ -1,8 +1,8 @@
-"""Counts in messages."""
+"""Counts and sizes in messages."""
 
 from __future__ import annotations
 
-__all__ = ["counted"]
+__all__ = ["amount", "counted"]
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:
@@ -12,3 +12,14 @@ def counted(count: int, noun: str, plural: str = "") -> str:
     ('1 document', '2,000 documents', '0 entries')
     """
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
+def amount(size: int) -> str:
+    """Return a number of bytes for people.
+
+    >>> amount(53_200), amount(1_250_000), amount(7)
+    ('53 kB', '1.2 MB', '7 bytes')
+    """
+    if size >= 999_500:  # 1000 kB, rounded
+        return f"{size / 1e6:,.1f} MB"
+    return f"{size / 1e3:.0f} kB" if size >= 1000 else counted(size, "byte")

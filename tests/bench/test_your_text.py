@@ -18,7 +18,7 @@ from bench.choices.your_text import (
 )
 
 ROW = {
-    "text": "tang", "kind": "Tang poems", "package": "fortunes-zh", "facts": "70 kB of running text",
+    "text": "tang", "kind": "Tang poems", "package": "fortunes-zh", "facts": "70 kB of training text",
     "choice": "preset small", "time_budget": "60s", "clock_s": 58.24, "before": "x ` y",
     "after": "a" * 200, "val_bpb": 2.3456, "baseline_bpb": 2.5, "steps": 1200, "best_step": 900,
     "params": 10,

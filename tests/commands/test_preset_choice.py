@@ -122,7 +122,7 @@ def test_the_terminal_says_what_was_chosen_and_the_run_can_be_repeated(
     ]
     shown = cli("train", novel, "--mode=tensor", "--no-baseline", f"--out={tmp_path / 'a'}", *size)
     assert shown.code == 0
-    said = re.search(r"^preset nano \(dropout [^)]+\): (\d+) kB of running text$", shown.err, re.M)
+    said = re.search(r"^preset nano \(dropout [^)]+\): (\d+) kB of training text$", shown.err, re.M)
     assert said is not None
     # The training part is nine tenths of the text.
     assert int(said[1]) == round(len(NOVEL) * 0.9 / 1000)

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from nanochat.commands import train as commands_train
 from nanochat.data.corpus import load_corpus
 from nanochat.data.sources import fetching
-from nanochat.data.sources.progress import EVERY_S, FIRST_S, Progress, amount, telling
+from nanochat.data.sources.progress import EVERY_S, FIRST_S, Progress, telling
+from nanochat.system.wording import amount
 
 
 def ticking(step_s: float):

@@ -101,8 +101,8 @@ def test_text_without_bytes_has_a_loss_and_no_bits_per_byte() -> None:
 def test_of_a_long_text_the_end_is_counted(
     count: int, pairs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MOST_COUNTED", pairs)
     train, validation = random_documents(count, 6), random_documents(5, 7)
+    monkeypatch.setattr(module, "MOST_COUNTED", pairs * train.stream.itemsize)
     tail = [[*document, 0] for document in lists(train)]
     flat = [token for document in tail for token in document][-pairs:]
     # The target before the cut is replaced by the BOS that opens the first document.

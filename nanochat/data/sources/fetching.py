@@ -18,9 +18,10 @@ from typing import IO, Any, BinaryIO
 
 from nanochat.data.sources.formats import suffix_of
 from nanochat.data.sources.opening import CHUNK, open_file, reason
-from nanochat.data.sources.progress import amount, reading
+from nanochat.data.sources.progress import reading
 from nanochat.errors import CorpusError, OutputError
 from nanochat.system import processes
+from nanochat.system.wording import amount
 
 __all__ = ["SOURCES_DIR", "STDIN", "Fetched", "fetched", "is_url", "keep_sources"]
 

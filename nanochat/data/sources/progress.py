@@ -11,9 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from nanochat.system.wording import counted
-
-__all__ = ["EVERY_S", "FIRST_S", "Progress", "amount", "reading", "telling"]
+__all__ = ["EVERY_S", "FIRST_S", "Progress", "reading", "telling"]
 
 FIRST_S = 1.0  # before the first note
 EVERY_S = 10.0  # between two notes
@@ -54,14 +52,3 @@ def telling(
 def reading() -> Progress:
     """Return the progress of a reading that begins now."""
     return Progress(*(_notes.get() or (lambda text: None, lambda: 0.0)))
-
-
-def amount(size: int) -> str:
-    """Return a number of bytes for people.
-
-    >>> amount(53_200), amount(1_250_000), amount(7)
-    ('53 kB', '1.2 MB', '7 bytes')
-    """
-    if size >= 999_500:  # 1000 kB, rounded
-        return f"{size / 1e6:,.1f} MB"
-    return f"{size / 1e3:.0f} kB" if size >= 1000 else counted(size, "byte")
