@@ -90,17 +90,23 @@ def missing(
 
 
 def report(cells: Sequence[Cell]) -> None:
-    print(f"{'text':12} {'chosen':>8}  " + "  ".join(f"{name:>17}" for name in VARIANTS))
+    changed = [variant for variant in VARIANTS if variant != CHOSEN]
+    print(f"{'text':12} {CHOSEN:>8}  " + "  ".join(f"{name:>17}" for name in changed))
     for name in dict.fromkeys(cell["text"] for cell in cells):
         by_variant: dict[str, dict[int, float]] = {}
         for cell in cells:
             if cell["text"] == name:
                 by_variant.setdefault(cell["variant"], {})[cell["seed"]] = cell["test_bpb"]
-        chosen = by_variant[CHOSEN]
+        chosen = by_variant.get(CHOSEN, {})
+        if not chosen:
+            continue
         row = [f"{name:12} {sum(chosen.values()) / len(chosen):8.3f}"]
-        for variant in VARIANTS:
+        for variant in changed:
             scores = by_variant.get(variant, {})
             seeds = sorted(scores.keys() & chosen.keys())
+            if not seeds:
+                row.append(f"{'–':>17}")
+                continue
             mean, half = paired_difference(
                 [scores[seed] for seed in seeds], [chosen[seed] for seed in seeds]
             )

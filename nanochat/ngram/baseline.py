@@ -53,8 +53,8 @@ def count_baseline(
 ) -> Baseline:
     """Choose the order on a part of the training text, count it, and score validation.
 
-    Of a long text only the last MOST_COUNTED bytes of tokens are counted: those of documents in random
-    order, or next to the validation part. Loss and bits per byte are those of
+    Of a long text only the last MOST_COUNTED bytes of tokens are counted: those of documents in
+    random order, or next to the validation part. Loss and bits per byte are those of
     `training.metrics.LossTotals` over the same targets. Raises KernelError if the kernel is missing
     or memory does not suffice.
     """
