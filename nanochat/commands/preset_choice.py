@@ -118,10 +118,14 @@ def most_steps(choice: Choice, config: TrainConfig) -> int | None:
 
 
 def with_chosen_preset(config: TrainConfig, text: SplitText) -> tuple[TrainConfig, str]:
-    """Return the config with the first choice for its text, and the choice in words."""
+    """Return the config with the first choice for its text that has enough steps, and the choice in
+    words."""
     given = {name: getattr(config, name) for name in config.given}
-    choice, reason = choices_of(config, text)[0]
-    chosen = chosen_config(config, choice, given)
+    choices = choices_of(config, text)
+    for choice, reason in choices:
+        chosen = chosen_config(config, choice, given)
+        if chosen.steps >= choice.least_steps:
+            break
     most = most_steps(choice, chosen)
     if most is not None and most < chosen.steps and "steps" not in given:
         chosen = chosen_config(config, choice, {**given, "steps": most})

@@ -20,10 +20,11 @@ __all__ = ["Choice", "TextFacts", "choices_for"]
 SHORT_DOCUMENT = 24  # characters on average, as words and names have; proverbs have more
 LARGE_ALPHABET = 400  # characters, as in Chinese and Japanese: most of them are rare
 SMALL_TEXT = 500_000  # bytes; a longer text is not soon learned by heart
+FEW_PIECES = 300_000  # bytes; in a shorter text, word pieces are too rare for `small`
 PAGES = 20_000  # bytes: a few pages
 
 # Readings of a small text, at least and at most: with more, the model becomes worse.
-WITH_DROPOUT = 4, 8  # `nano`
+WITH_DROPOUT = 5, 8  # `nano`
 WITHOUT_NGRAMS = 20, 32  # `nano` with dropout
 OF_PAGES = 4, 20  # `nano` with more dropout
 IN_CHINESE = 6, 10  # the same in Chinese or Japanese
@@ -31,6 +32,7 @@ OF_SHORT_DOCUMENTS = 6  # `mini` or `pico`, at most
 OF_PICO = 10  # on the scalar engine, which has no dropout, at most
 OF_PICO_IN_CHINESE = 4  # at most
 LEAST_STEPS = 100  # of a bounded run: with fewer, no model learns
+SMALL_STEPS = 600  # that `small` needs to be better than `nano`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +70,7 @@ class Choice:
 def choices_for(facts: TextFacts, mode: str) -> tuple[Choice, ...]:
     """Return what fits a text on an engine, the largest model first.
 
-    Without a time budget the first one is trained. With one, it is the first whose least_steps fit.
+    The first one is trained whose least_steps fit: into the steps of its preset, or a time budget.
     """
     is_short = facts.document < SHORT_DOCUMENT
     is_small = facts.size < SMALL_TEXT
@@ -79,23 +81,23 @@ def choices_for(facts: TextFacts, mode: str) -> tuple[Choice, ...]:
         return _of_short_chinese(facts) if is_small else _of_long_chinese(facts)
     if is_short:
         return _of_few_words(facts) if is_small else (Choice(preset="nano"),)
-    if not is_small:
-        return Choice(preset="small", least_steps=300), Choice(preset="nano")
     if facts.size < PAGES:
         return _nano(facts, OF_PAGES, dropout=0.5, ngram_rows=0), _pico(facts, most=OF_PICO)
+    small, nano = Choice(preset="small", least_steps=SMALL_STEPS), Choice(preset="nano")
+    if not is_small:
+        return small, nano
     # The hashed n-grams of `nano` learn fast, and soon know a small text by heart.
-    return (
-        _nano(facts, WITHOUT_NGRAMS, dropout=0.3, ngram_rows=0),
-        _nano(facts, WITH_DROPOUT, dropout=0.3),
-        Choice(preset="nano"),
-    )
+    without_ngrams = _nano(facts, WITHOUT_NGRAMS, dropout=0.3, ngram_rows=0)
+    if facts.size < FEW_PIECES:
+        return without_ngrams, _nano(facts, WITH_DROPOUT, dropout=0.3), nano
+    return without_ngrams, small, nano
 
 
 def _of_long_chinese(facts: TextFacts) -> tuple[Choice, ...]:
     """Return choices for a text whose characters say as much as short words do."""
     # With twice the context a step takes more than twice as long.
     long = Choice(preset="pico", options={"block_size": 32}, least_steps=600)
-    pieces = Choice(preset="small", options={"vocab_size": 4096}, least_steps=300)
+    pieces = Choice(preset="small", options={"vocab_size": 4096}, least_steps=SMALL_STEPS)
     return pieces, long, Choice(preset="pico")
 
 

@@ -91,7 +91,7 @@ def test_a_cell_of_auto_is_measured_again_only_if_the_rule_chooses_otherwise(
 
 def test_a_preset_far_behind_at_the_first_seed_gets_no_more_seeds() -> None:
     options = {"budgets": [300], "seeds": 3, "names": ["kjv"], "candidates": [AUTO, "mini", "nano"]}
-    cells = [cell(AUTO, 3.0), cell("mini", 2.0), cell("nano", 2.01 + BEYOND)]
+    cells = [cell(AUTO, 3.0), cell("mini", 2.0), cell("nano", 2.01 + BEYOND[300])]
     left = [(candidate, seed) for _, _, candidate, seed in missing(cells, **options)]
     assert left == [(AUTO, 2), ("mini", 2), (AUTO, 3), ("mini", 3)]
 

@@ -65,6 +65,14 @@ def test_a_small_text_is_read_a_limited_number_of_times(novel: str) -> None:
     assert readings(**few_rows, tokenizer="byte") == pytest.approx(150, rel=0.1)
 
 
+def test_few_steps_get_the_model_that_learns_fast(novel: str) -> None:
+    many, some, few = (chosen(data=novel, mode="tensor", steps=n) for n in (2000, 500, 100))
+    assert (many.ngram_rows, many.dropout) == (0, 0.3)
+    assert some.ngram_rows > 0 == many.ngram_rows
+    assert (some.dropout, few.dropout) == (0.3, 0)
+    assert many.preset == some.preset == few.preset == "nano"
+
+
 def test_the_reason_names_only_what_was_chosen(novel: str) -> None:
     config = TrainConfig(data=novel, mode="tensor", dropout=0.05)
     reason = with_chosen_preset(config, read_text(config))[1]
@@ -122,7 +130,7 @@ def test_the_terminal_says_what_was_chosen_and_the_run_can_be_repeated(
     ]
     shown = cli("train", novel, "--mode=tensor", "--no-baseline", f"--out={tmp_path / 'a'}", *size)
     assert shown.code == 0
-    said = re.search(r"^preset nano \(dropout [^)]+\): (\d+) kB of training text$", shown.err, re.M)
+    said = re.search(r"^preset nano: (\d+) kB of training text$", shown.err, re.M)
     assert said is not None
     # The training part is nine tenths of the text.
     assert int(said[1]) == round(len(NOVEL) * 0.9 / 1000)

@@ -84,6 +84,7 @@ def test_more_readings_of_a_small_text_take_fewer_weights_to_learn_it_by_heart()
     assert [choice.preset for choice in (many, some, few)] == ["nano"] * 3
     assert many.options["ngram_rows"] == 0
     assert (many.most_tokens, some.most_tokens) == (32 * 60_000, 8 * 60_000)
+    assert many.least_steps > some.least_steps > few.least_steps == 0
 
 
 @pytest.mark.parametrize(
