@@ -75,10 +75,13 @@ class Fit:
 
     def __str__(self) -> str:
         config, plan = self.config, self.plan
+        is_enough = config.steps == plan.most_steps
+        steps = f"{config.steps:,} steps" if is_enough else f"about {config.steps:,} steps"
+        reason = ", enough for so little text" if is_enough else ""
         return (
-            f"preset {config.preset}, about {config.steps:,} steps of {plan.step_s * 1e3:.3g} ms"
-            f" and {config.batch_size} rows; {plan.after_s:.1f} s reserved for the last evaluation,"
-            " samples and files"
+            f"preset {config.preset}, {steps} of {plan.step_s * 1e3:.3g} ms and"
+            f" {config.batch_size} rows{reason}; {plan.after_s:.1f} s reserved for the last"
+            " evaluation, samples and files"
         )
 
     def deadline(self, config: TrainConfig) -> Deadline:
