@@ -333,7 +333,7 @@ def draw_tokens(
         top_k: number of tokens to keep; 0 keeps all.
 
     Returns an int64 array (rows,). Raises ValueError for an option that is out of range,
-    LogitsError for a row that holds NaN or only −inf, TypeError for another dtype.
+    LogitsError for a row that holds NaN or only -inf, TypeError for another dtype.
     """
 
 class Token:

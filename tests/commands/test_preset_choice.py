@@ -152,7 +152,7 @@ def test_heads_that_only_the_chosen_preset_accepts_are_trained(novel: str, cli, 
     words = ["--mode=tensor", "--no-baseline", "--num-samples=0", "--steps=1", "--n-head=3"]
     result = cli("train", novel, *words, "--n-layer=1", "--batch-size=1", f"--out={tmp_path / 'a'}")
     assert result.code == 0, result.err
-    assert "\npreset nano " in f"\n{result.err}"
+    assert "\npreset nano: " in f"\n{result.err}"
     saved = (tmp_path / "a" / "config.toml").read_text()
     assert "n_head = 3\n" in saved
     assert "n_embd = 96\n" in saved

@@ -170,6 +170,7 @@ def test_torch_compile_is_chosen_only_by_the_user_or_in_a_long_budget(lines):
 def test_more_time_takes_a_larger_preset(lines, long_text, monkeypatch):
     for options, document, small_text in ((lines, 8, 10**6), (long_text, 1e6, 1000)):
         monkeypatch.setattr(preset_choice, "SMALL_TEXT", small_text)
+        monkeypatch.setattr(preset_choice, "PAGES", 1000)
         facts = TextFacts(size=10**5, characters=10**5, document=document, alphabet=60)
         large, small = choices_for(facts, "tensor")
         chosen = {}
