@@ -121,11 +121,13 @@ def with_chosen_preset(config: TrainConfig, text: SplitText) -> tuple[TrainConfi
     """Return the config with the first choice for its text that has enough steps, and the choice in
     words."""
     given = {name: getattr(config, name) for name in config.given}
-    choices = choices_of(config, text)
-    for choice, reason in choices:
-        chosen = chosen_config(config, choice, given)
-        if chosen.steps >= choice.least_steps:
-            break
+    configs = (
+        (choice, reason, chosen_config(config, choice, given))
+        for choice, reason in choices_of(config, text)
+    )
+    choice, reason, chosen = next(
+        found for found in configs if found[2].steps >= found[0].least_steps
+    )
     most = most_steps(choice, chosen)
     if most is not None and most < chosen.steps and "steps" not in given:
         chosen = chosen_config(config, choice, {**given, "steps": most})

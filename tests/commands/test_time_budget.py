@@ -238,7 +238,7 @@ def test_a_small_text_is_read_no_more_often_than_it_needs(long_text, monkeypatch
     characters = fit.dataset.train.token_count
     most = math.ceil(32 * characters / step_tokens)
     assert (fit.config.steps, fit.plan.most_steps) == (most, most)
-    assert f"preset nano, {most} steps of 10 ms and 60 rows, enough for so little text; " in str(fit)
+    assert f"{most} steps of 10 ms and 60 rows, enough for so little text; " in str(fit)
     assert 0 < fit.config.eval_every <= most / 10
     assert fit.config.ngram_rows == 0
     del options["batch_size"]  # no more rows per step, because time is no limit
