@@ -39,11 +39,11 @@ def measure(text: Text, folder: Path, time_budget: str) -> dict[str, Any]:
     train, _ = collect(text, folder)
     with tempfile.TemporaryDirectory() as name:
         file = shutil.copy(train, Path(name) / f"{text.name}.txt")
-        before = _nanochat(name, file, "--steps=0", "--no-baseline", *SAMPLING)
         began = time.perf_counter()
         after = _nanochat(name, file, f"--time-budget={time_budget}", *SAMPLING, "--out=run")
         clock_s = time.perf_counter() - began
         result = json.loads((Path(name) / "run" / "result.json").read_text())
+        before = _nanochat(name, "--config=run/config.toml", "--steps=0", "--no-baseline")
     choice, facts = next(
         line.split(": ", 1) for line in after.stderr.splitlines() if line.startswith("preset ")
     )
