@@ -5,10 +5,10 @@
 FILE is plain UTF-8 text: --long is the text of the source, such as a King James Bible; --short is
 another text, of which the first --bytes are trained on and the next --bytes are scored. Nothing is
 chosen by the scored bytes. For each seed a source is trained on the long text; then two runs of the
-same options and steps train on the short text, one from the source with `--init-from`, one from
-initial weights. All models read bytes, so they know every text and are scored in bits per byte.
-Writes results/choices/init_from.json. --check takes a few steps, to see that it runs, and writes
-nothing.
+same number of steps train on the short text, one from the source with `--init-from`, one from
+initial weights with the model that `--preset auto` chooses for the short text. All models read
+bytes, so they know every text and are scored in bits per byte. Writes
+results/choices/init_from.json. --check takes a few steps, to see that it runs, and writes nothing.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def one_seed(
     source_steps, short_steps = steps
     source = {**base, "data": str(long), "steps": source_steps}
     alone = {**base, "data": str(short), "steps": short_steps}
-    same_model = ("preset", "tokenizer", "mode")
-    tuned = {name: value for name, value in alone.items() if name not in same_model}
+    del alone["preset"]
+    tuned = {name: value for name, value in alone.items() if name not in ("tokenizer", "mode")}
     tuned["init_from"] = str(out / "source")
     found = {}
     for side, options in zip(SIDES, (source, alone, tuned), strict=True):
@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--long", type=Path, required=True)
     parser.add_argument("--short", type=Path, required=True)
     parser.add_argument("--bytes", type=int, default=50_000, help="of the short text")
-    parser.add_argument("--preset", default="nano")
+    parser.add_argument("--preset", default="nano", help="of the source")
     parser.add_argument("--source-steps", type=int, default=2000)
     parser.add_argument("--steps", type=int, default=600, help="on the short text")
     parser.add_argument("--seeds", type=int, default=3)
