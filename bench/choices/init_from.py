@@ -87,7 +87,8 @@ def main() -> None:
     mean, half = paired_difference([s["tuned"] for s in seeds], [s["alone"] for s in seeds])
     print(f"tuned − alone: {mean:+.4f} ± {half:.4f} bits per byte")
     record = {
-        "long": "/".join(options.long.parts[-2:]), "short": "/".join(options.short.parts[-2:]), "bytes": options.bytes,
+        "long": "/".join(options.long.parts[-2:]),
+        "short": "/".join(options.short.parts[-2:]), "bytes": options.bytes,
         "preset": options.preset, "source_steps": steps[0], "steps": steps[1],
         "unit": "bits per byte of text that chose nothing", "seeds": seeds,
         "tuned_minus_alone": {"mean": mean, "half_of_95_percent_interval": half},
