@@ -47,9 +47,9 @@ __all__ = [
     "LR_FRACTION",
     "Source",
     "initialized_config",
+    "leaves_dropout_to_text",
     "read_source",
     "regularized_config",
-    "leaves_dropout_to_text",
 ]
 
 LR_FRACTION = 1 / 3  # of the preset's learning rates: the weights are near a minimum already
@@ -212,7 +212,7 @@ def regularized_config(
 
 
 def _is_choice_for(choice: Choice, config: TrainConfig) -> bool:
-    """Return whether the choice is of the config's preset, or of a model that is no larger."""
+    """Return whether the choice is the config's preset, or a model that is at most as large."""
     preset = PRESETS[choice.preset]
     least = preset["n_layer"] * preset["n_embd"] ** 2
     return choice.preset == config.preset or config.n_layer * config.n_embd**2 >= least

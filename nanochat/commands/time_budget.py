@@ -116,14 +116,11 @@ def fit_to_budget(
     chosen = ""
     ladder = choices_of(config, text)[::-1]
     for (choice, reason), (larger, _) in zip(ladder, [*ladder[1:], (None, "")], strict=True):
-        if fitting is not None:
-            if fitting.steps < choice.least_steps:
-                break  # a larger preset is slower still
-            if _fits_surely(larger, choice, fitting):
-                continue
+        if fitting is not None and _fits_surely(larger, choice, fitting):
+            continue
         candidate = chosen_config(config, choice, given)
         if fitting is not None and fitting.most_steps_of(candidate) < choice.least_steps:
-            break
+            break  # a larger preset is slower still
         dataset = datasets.of(candidate)
         if fitting is None and (start_s := clock() - started) > budget_s:
             raise _too_short(config, 2 * start_s, f"the start took {start_s:.1f} s")
@@ -281,7 +278,7 @@ class _Trial:
         if self._left_s() < self._budget_s / 4:
             return  # the start was slow: the time is better used for training
         if self._most_steps is not None:
-            return  # a small text needs no faster reading
+            return  # a small text need not be read faster
         began = self._clock()
         for times in (2**k for k in range(1, LARGEST_BATCH.bit_length())):
             if self._clock() - began > BATCHES_SHARE * self._budget_s:

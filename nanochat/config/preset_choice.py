@@ -31,7 +31,7 @@ IN_CHINESE = 6, 10  # the same in Chinese or Japanese
 OF_SHORT_DOCUMENTS = 6  # `mini` or `pico`, at most
 OF_PICO = 10  # on the scalar engine, which has no dropout, at most
 OF_PICO_IN_CHINESE = 4  # at most
-LEAST_STEPS = 100  # of a bounded run: with fewer, no model learns
+LEAST_STEPS = 100  # of a bounded run; with fewer, a model hardly learns
 SMALL_STEPS = 575  # about 500 without evaluations; with fewer, `nano` is better than `small`
 
 
@@ -60,7 +60,7 @@ class Choice:
     options: Mapping[str, Any] = field(default_factory=dict)
     least_steps: int = 0
     most_tokens: int | None = None  # to train on; from more, the model learns the text by heart
-    row_tokens: float = math.inf  # of a document that fills a row of a batch alone
+    row_tokens: float = math.inf  # of a row of a batch that holds one document
 
     def __str__(self) -> str:
         changed = ", ".join(f"{name} {value}" for name, value in self.options.items())

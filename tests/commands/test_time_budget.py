@@ -241,7 +241,7 @@ def test_a_small_text_is_read_no_more_often_than_it_needs(long_text, monkeypatch
     assert f"{most} steps of 10 ms and 60 rows, enough for so little text; " in str(fit)
     assert 0 < fit.config.eval_every <= most / 10
     assert fit.config.ngram_rows == 0
-    del options["batch_size"]  # no more rows per step, because time is no limit
+    del options["batch_size"]  # the batch stays as it is: the time suffices
     assert fitted("60s", **options).config.batch_size == PRESETS["nano"]["batch_size"]
 
 

@@ -645,4 +645,4 @@ def test_a_combination_that_every_preset_refuses_fails_before_the_text_is_read(
     with pytest.raises(ConfigError) as caught:
         TrainConfig(**options)
     assert str(caught.value) == message
-    assert refused("train", *flags(**options)) == message  # there is no my.txt
+    assert refused("train", *flags(**options)) == message  # my.txt does not exist
