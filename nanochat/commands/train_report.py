@@ -197,4 +197,5 @@ def _summary(
         evaluations=scores_of(folder.metrics),
         train_loss=metrics["mean_loss_last_50"],
         counting_bpb=baseline.bpb if baseline else None,
+        enough=run.deadline is not None and run.deadline.needs_no_more(metrics["steps"]),
     )

@@ -46,9 +46,12 @@ def run_summary(
     evaluations: Sequence[Score],
     counting_bpb: float | None = None,  # of the counted n-grams on the same text
     train_loss: float | None = None,  # mean over the last steps
+    enough: bool = False,  # more steps on this text would make the model worse
 ) -> list[str]:
     """Return four lines: the result, the curve, how to sample, how to go on."""
     run = shlex.quote(str(folder))
+    best = _best_step(evaluations)
+    on_more_text = enough or (best is not None and best < steps)
     if val_loss is not None:
         result = _result(val_source, val_loss, val_bpb, steps, evaluations, counting_bpb)
     else:
@@ -58,8 +61,14 @@ def run_summary(
         result,
         f"loss curve: {folder / 'loss.svg'}",
         f"write text: nanochat sample {run}",
-        f"train longer: nanochat train --init-from {run}",
+        f"train on more text: nanochat train MORE.txt --init-from {run}"
+        if on_more_text
+        else f"train longer: nanochat train --init-from {run}",
     ]
+
+
+def _best_step(evaluations: Sequence[Score]) -> int | None:
+    return min(evaluations, key=lambda score: score.loss).step if evaluations else None
 
 
 def _result(
@@ -81,7 +90,7 @@ def _result(
     line = f"{name} {figure} {'bits per byte' if in_bits else 'nats per token'}"
     if compared:
         line += f" ({', '.join(compared)})"
-    if steps and evaluations:
-        best = min(evaluations, key=lambda score: score.loss).step
+    best = _best_step(evaluations)
+    if steps and best is not None:
         line += f"; best at step {best} of {steps}"
     return line

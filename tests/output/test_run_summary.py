@@ -64,6 +64,12 @@ def test_the_result_says_what_is_known(text, changes):
     assert lines(**changes)[0] == text
 
 
+@pytest.mark.parametrize("changes", [{"evaluations": OVERFIT}, {"enough": True}])
+def test_a_text_that_gives_no_more_sends_to_more_text(changes):
+    on_more = "train on more text: nanochat train MORE.txt --init-from runs/a"
+    assert lines(**changes)[3] == on_more
+
+
 @settings(deadline=None)
 @given(st.text(min_size=1, max_size=20).filter(lambda name: "\0" not in name))
 def test_commands_name_the_run_as_a_shell_reads_it(name):
