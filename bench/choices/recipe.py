@@ -23,7 +23,11 @@ import nanochat
 from bench.command import command_parser
 from bench.machine import write_result
 
-NO_NGRAMS = {"ngram_rows": 0, "n_layer": 3, "n_embd": 144}  # as many parameters in wider blocks
+NO_NGRAMS = {
+    "hash_embed_rows": 0,
+    "n_layer": 3,
+    "n_embd": 144,
+}  # as many parameters in wider blocks
 MUON = {
     **NO_NGRAMS,
     "optimizer": "muon", "matrix_lr": 0.02, "lr": 0.01, "head_lr": 0.005, "muon_momentum": 0.9,
@@ -33,10 +37,10 @@ MUON = {
 # The name of a change, and its options: several where one option needs the others.
 Changes = Sequence[tuple[str, Mapping[str, Any]]]
 MODEL: Changes = (
-    ("no embeddings of the past", {"past_embeds": 0}),
-    ("past_embeds 1", {"past_embeds": 1}),
-    ("past_embeds 2", {"past_embeds": 2}),
-    ("past_embeds 4", {"past_embeds": 4}),
+    ("no embeddings of the past", {"prev_token_tables": 0}),
+    ("prev_token_tables 1", {"prev_token_tables": 1}),
+    ("prev_token_tables 2", {"prev_token_tables": 2}),
+    ("prev_token_tables 4", {"prev_token_tables": 4}),
     ("4 layers of 128", {"n_layer": 4, "n_embd": 128}),
     ("2 layers of 176", {"n_layer": 2, "n_embd": 176}),
     ("6 heads", {"n_head": 6}),
@@ -81,20 +85,20 @@ ADAMW_RATES: Changes = (
     ("no weight decay", {"weight_decay": 0.0}),
     ("weight decay 0.5", {"weight_decay": 0.5}),
     ("dropout 0.05", {"dropout": 0.05}),
-    ("no embeddings of the past", {"past_embeds": 0}),
+    ("no embeddings of the past", {"prev_token_tables": 0}),
     ("float32", {"dtype": "float32"}),
 )  # fmt: skip
 NGRAMS: Changes = (
     ("no n-grams, 3 layers of 144", NO_NGRAMS),
-    ("no n-grams, the same blocks", {"ngram_rows": 0}),
-    ("1,024 rows, 3 layers of 128", {"ngram_rows": 1024, "n_layer": 3, "n_embd": 128}),
-    ("2,560 rows, 2 layers of 128", {"ngram_rows": 2560, "n_embd": 128}),
-    ("6,400 rows, 1 layer of 96", {"ngram_rows": 6400, "n_layer": 1}),
-    ("9,216 rows, 2 layers of 64", {"ngram_rows": 9216, "n_embd": 64}),
-    ("n-grams of 2 tokens", {"ngram_longest": 2}),
-    ("n-grams of 2 and 3 tokens", {"ngram_longest": 3}),
-    ("n-grams of 2 to 6 tokens", {"ngram_longest": 6}),
-    ("no embeddings of the past", {"past_embeds": 0}),
+    ("no n-grams, the same blocks", {"hash_embed_rows": 0}),
+    ("1,024 rows, 3 layers of 128", {"hash_embed_rows": 1024, "n_layer": 3, "n_embd": 128}),
+    ("2,560 rows, 2 layers of 128", {"hash_embed_rows": 2560, "n_embd": 128}),
+    ("6,400 rows, 1 layer of 96", {"hash_embed_rows": 6400, "n_layer": 1}),
+    ("9,216 rows, 2 layers of 64", {"hash_embed_rows": 9216, "n_embd": 64}),
+    ("n-grams of 2 tokens", {"hash_embed_longest": 2}),
+    ("n-grams of 2 and 3 tokens", {"hash_embed_longest": 3}),
+    ("n-grams of 2 to 6 tokens", {"hash_embed_longest": 6}),
+    ("no embeddings of the past", {"prev_token_tables": 0}),
     ("lr 0.003", {"lr": 0.003}),
     ("lr 0.008", {"lr": 0.008}),
     ("beta1 0.7", {"beta1": 0.7}),
@@ -107,15 +111,15 @@ NGRAMS: Changes = (
 )  # fmt: skip
 BPE = {"preset": "small", "lr": 0.004}
 BPE_CHANGES: Changes = (
-    ("characters", {"tokenizer": "char", "block_size": 256, "past_embeds": 3}),
+    ("characters", {"tokenizer": "char", "block_size": 256, "prev_token_tables": 3}),
     ("512 pieces", {"vocab_size": 512}),
     ("2048 pieces", {"vocab_size": 2048}),
     ("4,096 rows of n-grams of 2, 2 layers of 128",
-     {"ngram_rows": 4096, "ngram_longest": 2, "n_layer": 2, "n_embd": 128}),
+     {"hash_embed_rows": 4096, "hash_embed_longest": 2, "n_layer": 2, "n_embd": 128}),
     ("4,096 rows of n-grams of 2 and 3, 2 layers of 128",
-     {"ngram_rows": 4096, "ngram_longest": 3, "n_layer": 2, "n_embd": 128}),
-    ("no embeddings of the past", {"past_embeds": 0}),
-    ("past_embeds 3", {"past_embeds": 3}),
+     {"hash_embed_rows": 4096, "hash_embed_longest": 3, "n_layer": 2, "n_embd": 128}),
+    ("no embeddings of the past", {"prev_token_tables": 0}),
+    ("prev_token_tables 3", {"prev_token_tables": 3}),
     ("no weight decay", {"weight_decay": 0.0}),
     ("weight decay 0.3", {"weight_decay": 0.3}),
     ("lr 0.002", {"lr": 0.002}),

@@ -2,7 +2,7 @@
 
     python -m bench.tensor.profile_step --text FILE [--steps 100] [--name NAME] -- TRAINING OPTIONS
 
-    python -m bench.tensor.profile_step --text FILE -- --preset nano --dtype float32 --past-embeds 0
+    python -m bench.tensor.profile_step --text FILE -- --preset nano --prev-token-tables 0
 
 Times whole steps without a profiler first, and then the same number of steps under torch.profiler,
 in which the project's kernels have names. Counts 6 operations per weight and token for every

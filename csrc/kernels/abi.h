@@ -62,41 +62,42 @@ typedef struct {
 /* A GPT. With norm(x) = x / sqrt(mean x² + eps), for a token t at position p:
 
      x = wte[t] + Σ_k wte[k · vocab + the k-th token before t] + Σ_n the row of the n-gram that
-         ends with t + wpe[p], for k from 1 to past_embeds and n from 2 to ngram_longest, as far
-         as tokens were read; then norm(x) if input_norm
-     in each layer   x += wo · attention(wqkv · norm(x)), then x += fc2 · activation(fc1 · norm(x))
-     logits = lm_head · x, then softcap · tanh(logits / softcap)
+         ends with t + wpe[p], for k from 1 to prev_token_tables and n from 2 to hash_embed_longest,
+   as far as tokens were read; then norm(x) if input_norm in each layer   x += wo · attention(wqkv ·
+   norm(x)), then x += fc2 · activation(fc1 · norm(x)) logits = lm_head · x, then softcap ·
+   tanh(logits / softcap)
 
    In a head, queries and keys are rotated in halves by the angles p · rope_base^(−2j / head_dim),
    then normed if qk_norm, and softmax(q · k / √head_dim) weighs the values of the last block_size
    tokens.
 
-   The n-gram of the tokens t, t1 before it, t2 before that, … has the row (past_embeds + 1) · vocab
-   + ⌊⌊key / 2^32⌋ · ngram_rows / 2^32⌋ with key = (… ((t + 1) · M + t1 + 1) · M + …) · M modulo
-   2^64 and M = 0x9E3779B97F4A7C15. */
+   The n-gram of the tokens t, t1 before it, t2 before that, … has the row (prev_token_tables + 1) ·
+   vocab
+   + ⌊⌊key / 2^32⌋ · hash_embed_rows / 2^32⌋ with key = (… ((t + 1) · M + t1 + 1) · M + …) · M
+   modulo 2^64 and M = 0x9E3779B97F4A7C15. */
 typedef struct {
   int64_t vocab, n_embd, n_layer, n_head, block_size; /* head_dim = n_embd / n_head */
-  int64_t past_embeds;                                /* 0 … 2^10 */
-  int64_t ngram_rows;                                 /* 0 … 2^31; 0: no n-grams */
-  int64_t ngram_longest;                              /* 2 … 2^10 if there are rows */
+  int64_t prev_token_tables;                          /* 0 … 2^10 */
+  int64_t hash_embed_rows;                            /* 0 … 2^31; 0: no n-grams */
+  int64_t hash_embed_longest;                         /* 2 … 2^10 if there are rows */
   int32_t dtype;               /* of the matrices; NCK_FLOAT16 is not supported */
   int32_t activation;          /* NCK_RELU or NCK_RELU2 */
   int32_t input_norm, qk_norm; /* 0 or 1 */
   double eps;                  /* at least 0 */
   double rope_base;            /* at least 1; 0: no rotation */
   double softcap;              /* as in nck_loss */
-  const void* wte;             /* ((past_embeds + 1) * vocab + ngram_rows, n_embd) accum */
-  const void* wpe;             /* (block_size, n_embd) accum, or NULL */
-  const void* lm_head;         /* (vocab, n_embd) of dtype */
+  const void* wte;     /* ((prev_token_tables + 1) * vocab + hash_embed_rows, n_embd) accum */
+  const void* wpe;     /* (block_size, n_embd) accum, or NULL */
+  const void* lm_head; /* (vocab, n_embd) of dtype */
   const nck_gpt_layer* layers; /* n_layer */
 } nck_gpt;
 
 /* The sizes of an embedding: a token's sum of the rows of one table, as in nck_gpt. */
 typedef struct {
   int64_t vocab, hidden_size; /* hidden_size: elements of a row */
-  int64_t past_embeds;        /* these three as in nck_gpt */
-  int64_t ngram_rows;
-  int64_t ngram_longest;
+  int64_t prev_token_tables;  /* these three as in nck_gpt */
+  int64_t hash_embed_rows;
+  int64_t hash_embed_longest;
   int32_t dtype; /* of the table and of all other matrices: NCK_FLOAT32 or NCK_FLOAT64 */
 } nck_embeddings;
 

@@ -66,7 +66,7 @@ def announce(
     config, dataset, terminal = run.config, run.dataset, run.terminal
     reason = f" ({mode_reason})" if mode_reason else ""
     tables = ""
-    if config.past_embeds or config.ngram_rows:  # otherwise the tables are a small part
+    if config.prev_token_tables or config.hash_embed_rows:  # otherwise the tables are a small part
         entries = table_entries(config, dataset.tokenizer.vocab_size)
         tables = f" ({entries:,} of them table entries)"
     terminal.note(

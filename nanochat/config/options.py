@@ -59,6 +59,7 @@ __all__ = [
     "options_of",
     "preset_defaults",
     "resolve_preset",
+    "with_new_names",
 ]
 
 RUNS_DIR = "runs"
@@ -67,12 +68,31 @@ ABLATIONS_DIR = "ablations"
 TABLE_SUFFIXES = (".jsonl", ".csv")  # of the files with a row per token
 BEST = "best"  # the name of the checkpoint with the lowest validation loss
 
+# Options of saved configs under their earlier names.
+_EARLIER = {
+    "past_embeds": "prev_token_tables",
+    "ngram_rows": "hash_embed_rows",
+    "ngram_longest": "hash_embed_longest",
+}
 # Earlier names of options, which a message answers with the new one.
-RENAMED = {"baseline": "from_counts"}  # of sample; train has another option of this name
+RENAMED = {
+    **_EARLIER,
+    "baseline": "from_counts",  # of sample; train has another option of this name
+}
 
 AUTO = -1  # of numbers that are chosen once the text is known
 
 MAX_SEED = 2**32 - 1  # one word of the Philox key
+
+
+def with_new_names(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return saved options under the names of this version."""
+    # Of an option under both names, the earlier one stays and is refused as unknown.
+    return {
+        _EARLIER[name] if name in _EARLIER and _EARLIER[name] not in options else name: value
+        for name, value in options.items()
+    }
+
 
 # --------------------------------------------------------------------------------------- training
 
@@ -121,18 +141,18 @@ class TrainConfig:
         "relu2", "Activation of the MLP.", group=_MODEL, choices=("relu", "relu2")
     )
     positions: str = option("rope", "Position encoding.", group=_MODEL, choices=("learned", "rope"))
-    past_embeds: int = option(
+    prev_token_tables: int = option(
         0, "Previous tokens whose embeddings are added to each token's embedding (tensor only).",
         group=_MODEL, low=0, high=64,
     )  # fmt: skip
-    ngram_rows: int = option(
+    hash_embed_rows: int = option(
         0,
         "Rows of a hashed table of n-gram embeddings, added to the token embedding; 0: no table"
         " (tensor only).", group=_MODEL, low=0, high=1 << 24,
     )  # fmt: skip
-    ngram_longest: int = option(
-        4, "Tokens in the longest n-gram of ngram_rows; the shortest has two.", group=_MODEL, low=2,
-        high=64,
+    hash_embed_longest: int = option(
+        4, "Tokens in the longest n-gram of hash_embed_rows; the shortest has two.", group=_MODEL,
+        low=2, high=64,
     )  # fmt: skip
     tie_lm_head: bool = option(
         False, "Share the weights of the output head and the token embedding.", group=_MODEL
@@ -478,8 +498,8 @@ class TrainConfig:
 # another run is complete when it gives all of them.
 ARCHITECTURE = frozenset({
     "model_kind", "preset", "n_layer", "n_head", "n_embd", "block_size", "activation", "positions",
-    "past_embeds", "ngram_rows", "ngram_longest", "tie_lm_head", "input_rmsnorm", "qk_norm",
-    "logit_softcap", "init_std", "zero_init", "tokenizer", "vocab_size",
+    "prev_token_tables", "hash_embed_rows", "hash_embed_longest", "tie_lm_head", "input_rmsnorm",
+    "qk_norm", "logit_softcap", "init_std", "zero_init", "tokenizer", "vocab_size",
 })  # fmt: skip
 
 

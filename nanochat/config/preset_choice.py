@@ -82,12 +82,12 @@ def choices_for(facts: TextFacts, mode: str) -> tuple[Choice, ...]:
     if is_short:
         return _of_few_words(facts) if is_small else (Choice(preset="nano"),)
     if facts.size < PAGES:
-        return _nano(facts, OF_PAGES, dropout=0.5, ngram_rows=0), _pico(facts, most=OF_PICO)
+        return _nano(facts, OF_PAGES, dropout=0.5, hash_embed_rows=0), _pico(facts, most=OF_PICO)
     small, nano = Choice(preset="small", least_steps=SMALL_STEPS), Choice(preset="nano")
     if not is_small:
         return small, nano
     # The hashed n-grams of `nano` learn fast, and soon know a small text by heart.
-    without_ngrams = _nano(facts, WITHOUT_NGRAMS, dropout=0.3, ngram_rows=0)
+    without_ngrams = _nano(facts, WITHOUT_NGRAMS, dropout=0.3, hash_embed_rows=0)
     if facts.size < FEW_PIECES:
         return without_ngrams, _nano(facts, WITH_DROPOUT, dropout=0.3), nano
     return without_ngrams, small, nano
@@ -103,7 +103,7 @@ def _of_long_chinese(facts: TextFacts) -> tuple[Choice, ...]:
 
 def _of_short_chinese(facts: TextFacts) -> tuple[Choice, ...]:
     """Return choices for such a text in which word pieces would be rarer than characters."""
-    options = {"dropout": 0.5, "ngram_rows": 0, "past_embeds": 0}
+    options = {"dropout": 0.5, "hash_embed_rows": 0, "prev_token_tables": 0}
     return _nano(facts, IN_CHINESE, **options), _pico(facts, most=OF_PICO_IN_CHINESE)
 
 

@@ -25,6 +25,7 @@ from nanochat.config.options import (
     TrainConfig,
     closest,
     options_of,
+    with_new_names,
 )
 from nanochat.errors import ConfigError
 from nanochat.system.cache import CACHE_VARIABLE
@@ -94,7 +95,7 @@ def read_config_file(path: str, known: Mapping[str, Option]) -> dict[str, Any]:
             f" {error.start}; save it as UTF-8"
         ) from error
     try:
-        options = parse_toml(text)
+        options = with_new_names(parse_toml(text))
     except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError
         raise ConfigError(
             f"config file {path} must be TOML, a line such as steps = 100 per option, got an error:"

@@ -51,10 +51,10 @@ def parameter_specs(config: TrainConfig, vocab_size: int) -> list[Spec]:
         std = 0.0 if config.zero_init and ends_branch else config.init_std
         return Spec(name=name, shape=(rows, columns), std=std, group=group)
 
-    names = ["wte", *(f"wte{k}" for k in range(1, config.past_embeds + 1))]
+    names = ["wte", *(f"wte{k}" for k in range(1, config.prev_token_tables + 1))]
     specs = [spec(name, vocab_size, hidden, "embedding") for name in names]
-    if config.ngram_rows:
-        specs.append(spec("wte_ngram", config.ngram_rows, hidden, "embedding"))
+    if config.hash_embed_rows:
+        specs.append(spec("wte_ngram", config.hash_embed_rows, hidden, "embedding"))
     if config.model_kind == "mini-gpt" and config.positions == "learned":
         specs.append(spec("wpe", config.block_size, hidden, "embedding"))
     if not config.tie_lm_head:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanochat.config.option import shown
-from nanochat.config.options import CHECKPOINTS_DIR
+from nanochat.config.options import CHECKPOINTS_DIR, with_new_names
 from nanochat.errors import CheckpointError
 from nanochat.model.state import TrainerState
 from nanochat.runs.best import BEST, BEST_FORMAT, BEST_VERSION, BestMark, read_best
@@ -224,7 +224,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         checkpoint = Checkpoint(
             path=path,
-            config=_record(contents[CONFIG], CONFIG),
+            config=with_new_names(_record(contents[CONFIG], CONFIG)),
             tokenizer=_record(contents[TOKENIZER], TOKENIZER),
             data=_data(contents[DATA]),
             trainer=_trainer_state(contents[TRAINER]),

@@ -35,7 +35,7 @@ def compile_pays(config: TrainConfig, device: str) -> bool:
 
 def has_one_shape(config: TrainConfig) -> bool:
     """Return whether all batches have one shape, as a CUDA graph needs; bags have varying sizes."""
-    return config.batching == "windows" and not (config.past_embeds or config.ngram_rows)
+    return config.batching == "windows" and not (config.prev_token_tables or config.hash_embed_rows)
 
 
 def compiled(loss: Callable[..., Tensor], *, graphs: bool) -> Callable[..., Tensor]:

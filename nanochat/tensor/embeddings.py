@@ -35,21 +35,23 @@ class EmbeddingTables:
 
     vocab_size: int
     past: int  # tables of earlier tokens
-    ngram_rows: int  # rows of the n-gram table, where n-grams may collide; 0: no table
-    ngram_longest: int  # tokens of the longest n-gram; the shortest has two
+    hash_embed_rows: int  # rows of the n-gram table, where n-grams may collide; 0: no table
+    hash_embed_longest: int  # tokens of the longest n-gram; the shortest has two
 
     @classmethod
     def of(cls, config: TrainConfig, vocab_size: int) -> EmbeddingTables:
-        return cls(vocab_size, config.past_embeds, config.ngram_rows, config.ngram_longest)
+        return cls(
+            vocab_size, config.prev_token_tables, config.hash_embed_rows, config.hash_embed_longest
+        )
 
     @property
     def rows(self) -> int:
-        return (self.past + 1) * self.vocab_size + self.ngram_rows
+        return (self.past + 1) * self.vocab_size + self.hash_embed_rows
 
     @property
     def lookback(self) -> int:
         """The number of earlier tokens that the embedding of a token depends on."""
-        return max(self.past, self.ngram_longest - 1 if self.ngram_rows else 0)
+        return max(self.past, self.hash_embed_longest - 1 if self.hash_embed_rows else 0)
 
     def bags(
         self,
@@ -66,8 +68,8 @@ class EmbeddingTables:
         tables = slice(0, self.past + 1)
         found = text[..., tables] + before[tables] * self.vocab_size
         present = seen[..., tables]
-        if self.ngram_rows:
-            longest = slice(1, self.ngram_longest)
+        if self.hash_embed_rows:
+            longest = slice(1, self.hash_embed_longest)
             found = np.concatenate((found, self._ngrams(text)), axis=-1)
             present = np.concatenate((present, seen[..., longest]), axis=-1)
         counts = present.sum(-1).reshape(-1)
@@ -76,10 +78,10 @@ class EmbeddingTables:
     def _ngrams(self, text: NDArray[np.int64]) -> NDArray[np.int64]:  # (…, longest − 1)
         """Return the rows of the n-grams that end with text[..., 0]; text[..., k] is k earlier."""
         following = text.astype(np.uint64) + np.uint64(1)
-        rows = np.uint64(self.ngram_rows)
+        rows = np.uint64(self.hash_embed_rows)
         key = following[..., 0] * _MULTIPLIER  # modulo 2^64
         found = []
-        for k in range(1, self.ngram_longest):
+        for k in range(1, self.hash_embed_longest):
             key = (key + following[..., k]) * _MULTIPLIER
             found.append((key >> _HALF) * rows >> _HALF)
         first = (self.past + 1) * self.vocab_size

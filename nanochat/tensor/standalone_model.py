@@ -105,10 +105,10 @@ class GPT(nn.Module):
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {config[name]}")
         self.config, size = config, config["n_embd"]
         self.wte = matrix(vocab_size, size)  # word token embedding
-        for k in range(1, config["past_embeds"] + 1):
+        for k in range(1, config["prev_token_tables"] + 1):
             self.register_parameter(f"wte{k}", matrix(vocab_size, size))  # of the token k earlier
-        if config["ngram_rows"]:
-            self.wte_ngram = matrix(config["ngram_rows"], size)
+        if config["hash_embed_rows"]:
+            self.wte_ngram = matrix(config["hash_embed_rows"], size)
         if config["model_kind"] == "mini-gpt" and config["positions"] == "learned":
             self.wpe = matrix(config["block_size"], size)  # word position embedding
         if not config["tie_lm_head"]:
@@ -133,12 +133,12 @@ class GPT(nn.Module):
     def embed(self, tokens: Tensor) -> Tensor:  # (rows, length) -> (rows, length, n_embd)
         column = torch.arange(tokens.shape[1], device=tokens.device).unsqueeze(1)
         x = F.embedding(tokens, self.wte)
-        for k in range(1, self.config["past_embeds"] + 1):
+        for k in range(1, self.config["prev_token_tables"] + 1):
             earlier = F.embedding(tokens.roll(k, dims=1), getattr(self, f"wte{k}"))
             x = x + earlier * (column >= k)  # the first k tokens have none k places earlier
-        if rows := self.config["ngram_rows"]:
+        if rows := self.config["hash_embed_rows"]:
             key = (tokens + 1) * HASH_MULTIPLIER
-            for k in range(1, self.config["ngram_longest"]):  # an n-gram of k + 1 tokens
+            for k in range(1, self.config["hash_embed_longest"]):  # an n-gram of k + 1 tokens
                 key = (key + tokens.roll(k, dims=1) + 1) * HASH_MULTIPLIER
                 row = (((key >> 32) & 0xFFFFFFFF) * rows) >> 32
                 x = x + F.embedding(row, self.wte_ngram) * (column >= k)

@@ -41,7 +41,7 @@ def models(tmp_path_factory):
         "byte": train(folder, "byte", FOREIGN, tokenizer="byte"),
         "bpe": train(folder, "bpe", FOREIGN, tokenizer="bpe", vocab_size=264),
         "char": train(folder, "char", FOREIGN),
-        "tensor": train(folder, "tensor", FOREIGN, mode="tensor", tokenizer="byte", past_embeds=1),
+        "tensor": train(folder, "tensor", FOREIGN, mode="tensor", tokenizer="byte", prev_token_tables=1),
         "learned": train(folder, "learned", FOREIGN, positions="learned", n_layer=2),
         "bigram": train(folder, "bigram", FOREIGN, model_kind="bigram", n_layer=0),
         "lines": train(folder, "lines", FOREIGN, documents="line"),

@@ -39,8 +39,8 @@ MODELS = {
     "names": {"dtype": "float64", "model_kind": "bigram", "n_layer": 0, "n_head": 1},
     "learned": {"positions": "learned", "activation": "relu", "qk_norm": False},
     "everything": {
-        "mode": "tensor", "dtype": "float32", "n_layer": 2, "past_embeds": 2, "ngram_rows": 30,
-        "ngram_longest": 3, "logit_softcap": 5.0, "tie_lm_head": True, "activation": "relu2",
+        "mode": "tensor", "dtype": "float32", "n_layer": 2, "prev_token_tables": 2, "hash_embed_rows": 30,
+        "hash_embed_longest": 3, "logit_softcap": 5.0, "tie_lm_head": True, "activation": "relu2",
         "dropout": 0.1, "ema": 0.9, "positions": "rope",
     },
 }  # fmt: skip

@@ -170,7 +170,7 @@ def sentences(folder):
     """A run of preset nano, with a tiny model, in `source`, and texts of several sizes."""
     for name, size in TEXTS.items():
         Path(f"{name}.txt").write_text(SENTENCE * (size // len(SENTENCE)))
-    size = {"n_layer": 1, "n_embd": 8, "n_head": 1, "ngram_rows": 8, "past_embeds": 0}
+    size = {"n_layer": 1, "n_embd": 8, "n_head": 1, "hash_embed_rows": 8, "prev_token_tables": 0}
     options = {"mode": "tensor", "preset": "nano", "num_samples": 0, "baseline": False, **size}
     return lambda **given: nanochat.train(
         {**options, "data": "long.txt", "steps": 1, "out": "source", **given}
@@ -244,7 +244,7 @@ CONTRADICTIONS = {
     "n_layer": (2, "1"), "n_head": (1, "2"), "n_embd": (8, "4"), "positions": ("rope", "learned"),
     "tokenizer": ("byte", "char"), "vocab_size": (300, "1024"), "qk_norm": (True, "false"),
     "tie_lm_head": (True, "false"), "preset": ("pico", "microgpt"), "model_kind": ("bigram", "mini-gpt"),
-    "activation": ("relu2", "relu"), "past_embeds": (1, "0"), "init_std": (0.5, "0.08"),
+    "activation": ("relu2", "relu"), "prev_token_tables": (1, "0"), "init_std": (0.5, "0.08"),
 }  # fmt: skip
 
 
@@ -308,7 +308,7 @@ def test_a_long_list_of_new_characters_is_cut(source, refused):
 @pytest.mark.parametrize(("mode", "options"), [
     ("scalar", {}),
     ("scalar", {"tie_lm_head": True}),
-    ("tensor", {"past_embeds": 2, "ngram_rows": 7}),
+    ("tensor", {"prev_token_tables": 2, "hash_embed_rows": 7}),
 ])  # fmt: skip
 def test_an_extended_vocabulary_keeps_old_rows_and_draws_new_ones(source, mode, options):
     source(mode=mode, **options)
@@ -475,6 +475,36 @@ def test_a_run_of_another_version_is_one_line_in_every_command(source, refused, 
     assert refused("train", "--resume", "--out=source", code=1) == message
     assert refused("sample", "source", "--checkpoint=last", code=1) == message
     assert refused("eval", "source", "--checkpoint=last", code=1) == message
+
+
+EARLIER = {
+    "prev_token_tables": "past_embeds", "hash_embed_rows": "ngram_rows",
+    "hash_embed_longest": "ngram_longest",
+}  # fmt: skip
+
+
+def test_options_saved_under_earlier_names_are_read(source, cli):
+    options = {"prev_token_tables": 2, "hash_embed_rows": 30, "hash_embed_longest": 3}
+    source(**options, mode="tensor", threads=1)
+    sample = cli("sample", "source", "--checkpoint=last", "--seed=3").out
+    path = Path("source/checkpoints/step-000006")
+    config = json.loads((path / "config.json").read_text())
+    rewrite(path, "config.json", {EARLIER.get(name, name): config[name] for name in config})
+    assert cli("sample", "source", "--checkpoint=last", "--seed=3").out == sample
+    saved = Path("source/config.toml").read_text()
+    for name, earlier in EARLIER.items():
+        assert f"\n{name} = " in saved
+        saved = saved.replace(f"\n{name} = ", f"\n{earlier} = ")
+    Path("earlier.toml").write_text(saved)
+    known = options_of(TrainConfig)
+    read = read_config_file("earlier.toml", known)
+    assert {name: read[name] for name in options} == options
+    Path("both.toml").write_text("past_embeds = 2\nprev_token_tables = 2\n")
+    with pytest.raises(ConfigError) as caught:
+        read_config_file("both.toml", known)
+    assert str(caught.value) == (
+        "config file both.toml: past_embeds is not an option; use prev_token_tables"
+    )
 
 
 def test_weights_of_another_model_than_the_config_are_one_line(source, refused):

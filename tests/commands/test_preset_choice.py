@@ -67,8 +67,8 @@ def test_a_small_text_is_read_a_limited_number_of_times(novel: str) -> None:
 
 def test_few_steps_get_the_model_that_learns_fast(novel: str) -> None:
     many, some, few = (chosen(data=novel, mode="tensor", steps=n) for n in (2000, 500, 100))
-    assert (many.ngram_rows, many.dropout) == (0, 0.3)
-    assert some.ngram_rows > 0 == many.ngram_rows
+    assert (many.hash_embed_rows, many.dropout) == (0, 0.3)
+    assert some.hash_embed_rows > 0 == many.hash_embed_rows
     assert (some.dropout, few.dropout) == (0.3, 0)
     assert many.preset == some.preset == few.preset == "nano"
 
@@ -76,7 +76,7 @@ def test_few_steps_get_the_model_that_learns_fast(novel: str) -> None:
 def test_the_reason_names_only_what_was_chosen(novel: str) -> None:
     config = TrainConfig(data=novel, mode="tensor", dropout=0.05)
     reason = with_chosen_preset(config, read_text(config))[1]
-    assert reason.startswith("preset nano (ngram_rows 0, lr 0.002): ")
+    assert reason.startswith("preset nano (hash_embed_rows 0, lr 0.002): ")
 
 
 def test_a_preset_with_another_text_does_not_replace_the_text_that_was_read() -> None:

@@ -240,7 +240,7 @@ def test_a_small_text_is_read_no_more_often_than_it_needs(long_text, monkeypatch
     assert (fit.config.steps, fit.plan.most_steps) == (most, most)
     assert f"{most} steps of 10 ms and 60 rows, enough for so little text; " in str(fit)
     assert 0 < fit.config.eval_every <= most / 10
-    assert fit.config.ngram_rows == 0
+    assert fit.config.hash_embed_rows == 0
     del options["batch_size"]  # the batch stays as it is: the time suffices
     assert fitted("60s", **options).config.batch_size == PRESETS["nano"]["batch_size"]
 
@@ -252,8 +252,8 @@ def test_only_choices_between_which_the_steps_decide_are_timed(long_text, monkey
     monkeypatch.setattr(
         budget, "_Trial", lambda config, *rest: timed.append(config) or trial(config, *rest)
     )
-    assert fitted("60s", **long_text).config.ngram_rows == 0
-    assert [(config.dropout, config.ngram_rows > 0) for config in timed] == [
+    assert fitted("60s", **long_text).config.hash_embed_rows == 0
+    assert [(config.dropout, config.hash_embed_rows > 0) for config in timed] == [
         (0, True),
         (0.3, False),
     ]

@@ -952,7 +952,7 @@ def test_a_title_of_any_letters_is_drawn_as_it_is(run, folder):
 
 CHANGES = {
     "n_layer": 2, "n_head": 1, "n_embd": 8, "block_size": 2, "activation": "relu2",
-    "positions": "rope", "past_embeds": 1, "ngram_rows": 8,
+    "positions": "rope", "prev_token_tables": 1, "hash_embed_rows": 8,
     "tie_lm_head": True, "input_rmsnorm": False, "qk_norm": True,
     "logit_softcap": 0.05, "init_std": 0.5, "zero_init": True, "dropout": 0.5,
     "documents": "file", "tokenizer": "byte", "val_fraction": 0.5, "style": "futuristic", "batching": "windows",
@@ -966,7 +966,7 @@ CHANGES = {
 SEEN_ELSEWHERE = {  # by which test; they are no option of the training itself
     "mode": "metrics_say_what_was_trained", "loss": "tensor engine", "compile": "tensor compiled", "device": "refused by the table",
     "numerics": "microgpt, parity", "data": "bad_input", "data_dir": "registry", "threads": "tensor", "deterministic": "tensor",
-    "muon_momentum": "tensor muon", "time_budget": "budget", "vocab_size": "bpe", "ngram_longest": "tensor models", "auto_batch": "tensor memory",
+    "muon_momentum": "tensor muon", "time_budget": "budget", "vocab_size": "bpe", "hash_embed_longest": "tensor models", "auto_batch": "tensor memory",
     "eval_every": "log", "eval_tokens": "below", "checkpoint_every": "resume", "keep": "best",
     "patience": "best", "baseline": "baseline", "separator": "documents", "text_column": "records",
     "deduplicate": "splits", "init_from": "init_from", "extend_vocabulary": "init_from",
@@ -1006,7 +1006,7 @@ def test_every_training_option_changes_the_losses_or_is_refused(
                              steps=4, num_samples=0)  # fmt: skip
         assert config.n_embd == 16
         changed = [r.get("loss", r.get("val_loss")) for r in records(nanochat.train(config).run)]
-    elif mode == "scalar" and name in ("dropout", "past_embeds", "ngram_rows"):
+    elif mode == "scalar" and name in ("dropout", "prev_token_tables", "hash_embed_rows"):
         with pytest.raises(nanochat.NanochatError, match=f"^mode scalar does not support {name}"):
             losses(**options)
         return

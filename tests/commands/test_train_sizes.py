@@ -20,9 +20,9 @@ SMALL = {"mode": "tensor", "threads": 1, "steps": 2, "baseline": False}
         ("mini-gpt", {"steps": 2}, {"wte", "wpe"}),
         ("mini-gpt", {"tie_lm_head": True}, {"wpe"}),
         ("mini-gpt", {"positions": "rope"}, {"wte"}),
-        ("mini-gpt", {**SMALL, "past_embeds": 2, "ngram_rows": 50},
+        ("mini-gpt", {**SMALL, "prev_token_tables": 2, "hash_embed_rows": 50},
          {"wte", "wte1", "wte2", "wte_ngram", "wpe"}),
-        ("mini-gpt", {**SMALL, "tie_lm_head": True, "ngram_rows": 50}, {"wte_ngram", "wpe"}),
+        ("mini-gpt", {**SMALL, "tie_lm_head": True, "hash_embed_rows": 50}, {"wte_ngram", "wpe"}),
     ],
 )  # fmt: skip
 def test_the_counts_are_those_of_the_weights_file(folder, tiny, cli, kind, options, tables):
@@ -39,7 +39,7 @@ def test_the_counts_are_those_of_the_weights_file(folder, tiny, cli, kind, optio
 
 
 def test_a_model_with_tables_says_so_before_it_trains(folder, tiny, cli, flags):
-    words = flags(**tiny("mini-gpt", **SMALL, ngram_rows=50, n_embd=8))
+    words = flags(**tiny("mini-gpt", **SMALL, hash_embed_rows=50, n_embd=8))
     told = cli("train", *words)
     assert told.code == 0, told.err
     vocabulary = len(set("".join(Path("names.txt").read_text().split()))) + 1

@@ -356,8 +356,8 @@ def test_the_values_of_presets_have_the_types_of_their_options(preset):
 
 OF_TENSOR_ALONE = {
     name for name, values in PRESETS.items()
-    if values.get("optimizer") == "muon" or values.get("past_embeds")
-    or values.get("ngram_rows") or values.get("auto_batch")
+    if values.get("optimizer") == "muon" or values.get("prev_token_tables")
+    or values.get("hash_embed_rows") or values.get("auto_batch")
 }  # fmt: skip
 ON_ENGINES = [
     (preset, mode) for preset in PRESETS for mode in ("scalar", "tensor")
@@ -516,10 +516,10 @@ REFUSED = [  # in the order of the table
      "mode scalar does not support optimizer muon; use optimizer adamw or mode tensor"),
     ({"mode": "scalar", "dropout": 0.1}, errors.UnsupportedOption,
      "mode scalar does not support dropout 0.1; use dropout 0 or mode tensor"),
-    ({"mode": "scalar", "past_embeds": 1}, errors.UnsupportedOption,
-     "mode scalar does not support past_embeds 1; use past_embeds 0 or mode tensor"),
-    ({"mode": "scalar", "ngram_rows": 7}, errors.UnsupportedOption,
-     "mode scalar does not support ngram_rows 7; use ngram_rows 0 or mode tensor"),
+    ({"mode": "scalar", "prev_token_tables": 1}, errors.UnsupportedOption,
+     "mode scalar does not support prev_token_tables 1; use prev_token_tables 0 or mode tensor"),
+    ({"mode": "scalar", "hash_embed_rows": 7}, errors.UnsupportedOption,
+     "mode scalar does not support hash_embed_rows 7; use hash_embed_rows 0 or mode tensor"),
     ({"mode": "scalar", "auto_batch": True}, errors.UnsupportedOption,
      "mode scalar does not support auto_batch true; leave it out or use mode tensor"),
     ({"mode": "scalar", "loss": "torch"}, errors.UnsupportedOption,
@@ -549,10 +549,10 @@ REFUSED = [  # in the order of the table
      "model_kind bigram does not support positions rope; leave it out or use model_kind mini-gpt"),
     ({**BIGRAM, "qk_norm": True}, errors.UnsupportedOption,
      "model_kind bigram does not support qk_norm true; leave it out or use model_kind mini-gpt"),
-    ({**BIGRAM, "past_embeds": 2}, errors.UnsupportedOption,
-     "model_kind bigram does not support past_embeds 2; use past_embeds 0 or model_kind mini-gpt"),
-    ({**BIGRAM, "ngram_rows": 2}, errors.UnsupportedOption,
-     "model_kind bigram does not support ngram_rows 2; use ngram_rows 0 or model_kind mini-gpt"),
+    ({**BIGRAM, "prev_token_tables": 2}, errors.UnsupportedOption,
+     "model_kind bigram does not support prev_token_tables 2; use prev_token_tables 0 or model_kind mini-gpt"),
+    ({**BIGRAM, "hash_embed_rows": 2}, errors.UnsupportedOption,
+     "model_kind bigram does not support hash_embed_rows 2; use hash_embed_rows 0 or model_kind mini-gpt"),
     ({**BIGRAM, "dropout": 0.5}, errors.UnsupportedOption,
      "model_kind bigram does not support dropout 0.5; use dropout 0 or model_kind mini-gpt"),
 ]  # fmt: skip

@@ -82,7 +82,7 @@ def test_more_readings_of_a_small_text_take_fewer_weights_to_learn_it_by_heart()
     facts = TextFacts(size=60_000, characters=60_000, document=1e5, alphabet=80)
     many, some, few = choices_for(facts, "tensor")
     assert [choice.preset for choice in (many, some, few)] == ["nano"] * 3
-    assert many.options["ngram_rows"] == 0
+    assert many.options["hash_embed_rows"] == 0
     assert (many.most_tokens, some.most_tokens) == (32 * 60_000, 8 * 60_000)
     assert many.least_steps > some.least_steps > few.least_steps == 0
 

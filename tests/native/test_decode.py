@@ -22,11 +22,11 @@ OPTIONS: list[dict[str, Any]] = [
     {"positions": "learned", "qk_norm": False, "logit_softcap": 8.0},
     {"n_layer": 0},
     {"n_layer": 3, "logit_softcap": 15.0},
-    {"past_embeds": 3},
-    {"ngram_rows": 100},
-    {"ngram_rows": 3, "ngram_longest": 2, "past_embeds": 2, "positions": "learned"},
-    {"ngram_rows": 1000, "ngram_longest": 7, "past_embeds": 1},
-    {"past_embeds": 11, "positions": "learned", "tie_lm_head": True},
+    {"prev_token_tables": 3},
+    {"hash_embed_rows": 100},
+    {"hash_embed_rows": 3, "hash_embed_longest": 2, "prev_token_tables": 2, "positions": "learned"},
+    {"hash_embed_rows": 1000, "hash_embed_longest": 7, "prev_token_tables": 1},
+    {"prev_token_tables": 11, "positions": "learned", "tie_lm_head": True},
 ]
 # head_dim below, at and above the vector widths of every set, and not always a multiple.
 SHAPES = [  # n_head, n_embd, vocab
@@ -166,9 +166,12 @@ def test_a_decoder_stays_within_its_arrays(side: Side, dtype: str, positions: st
         ({"n_head": 3}, "n_head must divide n_embd 16, got 3"),
         ({"n_head": 16}, "n_embd / n_head must be even under a rope_base, got 1"),
         ({"block_size": 0}, "block_size must be in [1, 16777216], got 0"),
-        ({"past_embeds": 1025}, "past_embeds must be in [0, 1024], got 1025"),
-        ({"ngram_rows": -1}, "ngram_rows must be in [0, 2147483648], got -1"),
-        ({"ngram_rows": 1, "ngram_longest": 1}, "ngram_longest must be in [2, 1024], got 1"),
+        ({"prev_token_tables": 1025}, "prev_token_tables must be in [0, 1024], got 1025"),
+        ({"hash_embed_rows": -1}, "hash_embed_rows must be in [0, 2147483648], got -1"),
+        (
+            {"hash_embed_rows": 1, "hash_embed_longest": 1},
+            "hash_embed_longest must be in [2, 1024], got 1",
+        ),
         ({"dtype": 3}, "dtype must be NCK_FLOAT32, NCK_FLOAT64 or NCK_BFLOAT16, got 3"),
         ({"dtype": -1}, "dtype must be NCK_FLOAT32, NCK_FLOAT64 or NCK_BFLOAT16, got -1"),
         ({"activation": 2}, "activation must be NCK_RELU or NCK_RELU2, got 2"),

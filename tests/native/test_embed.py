@@ -29,7 +29,7 @@ class Lookup:
     hidden_size: int
     vocab: int = 5
     past: int = 0
-    ngram_rows: int = 0
+    hash_embed_rows: int = 0
     longest: int = 2
     dtype: str = "float32"
     seed: int = 0
@@ -44,7 +44,7 @@ class Lookup:
         columns = np.arange(self.columns)
         self.starts = np.where(columns >= cuts, cuts, 0) if self.segments else np.zeros_like(cuts)
         self.starts = np.broadcast_to(self.starts, shape)
-        size = (self.past + 1) * self.vocab + self.ngram_rows
+        size = (self.past + 1) * self.vocab + self.hash_embed_rows
         number = accumulation_dtype(self.dtype)
         self.table = random.normal(size=(size, self.hidden_size)).astype(number)
         self.gradient = random.normal(size=(self.rows * self.columns, self.hidden_size)).astype(
@@ -62,17 +62,17 @@ class Lookup:
                 rows += [
                     k * self.vocab + t for k, t in enumerate(text[-2::-1], 1) if k <= self.past
                 ]
-                for n in range(2, self.longest + 1 if self.ngram_rows else 0):
+                for n in range(2, self.longest + 1 if self.hash_embed_rows else 0):
                     if n <= len(text):
                         first = (self.past + 1) * self.vocab
-                        rows.append(first + ngram_row(text[-n:], self.ngram_rows))
+                        rows.append(first + ngram_row(text[-n:], self.hash_embed_rows))
                 found.append(rows)
         return found
 
     def call(self, name: str, *arrays: NDArray[Any] | None, **changes: Any) -> int:
         sizes = {
-            "vocab": self.vocab, "hidden_size": self.hidden_size, "past_embeds": self.past,
-            "ngram_rows": self.ngram_rows, "ngram_longest": self.longest,
+            "vocab": self.vocab, "hidden_size": self.hidden_size, "prev_token_tables": self.past,
+            "hash_embed_rows": self.hash_embed_rows, "hash_embed_longest": self.longest,
             "dtype": native.DTYPES[self.dtype],
         }  # fmt: skip
         numbers = {"rows": self.rows, "columns": self.columns, "threads": self.threads}
@@ -126,7 +126,7 @@ def check(lookup: Lookup) -> None:
     columns=st.integers(1, 12),
     hidden_size=st.sampled_from([1, 3, 16, 17, 40]),
     past=st.integers(0, 4),
-    ngram_rows=st.sampled_from([0, 1, 7, 100]),
+    hash_embed_rows=st.sampled_from([0, 1, 7, 100]),
     longest=st.integers(2, 6),
     dtype=st.sampled_from(["float32", "float64"]),
     segments=st.booleans(),
@@ -139,7 +139,7 @@ def test_sums_and_their_derivative_are_those_of_the_named_rows(side: Side, **giv
 
 @pytest.mark.parametrize("hidden_size", [5, 96, 130])
 def test_any_number_of_threads_gives_the_same_bits(hidden_size: int) -> None:
-    lookup = Lookup(40, 64, hidden_size, vocab=60, past=2, ngram_rows=500, longest=4)
+    lookup = Lookup(40, 64, hidden_size, vocab=60, past=2, hash_embed_rows=500, longest=4)
     check(lookup)
     for threads in (2, 3, 7):
         assert lookup.sums(threads=threads).tobytes() == lookup.sums().tobytes()
@@ -159,9 +159,12 @@ def test_no_token_is_no_work() -> None:
     [
         ({"hidden_size": 0}, "hidden_size must be in [1, 65536], got 0"),
         ({"vocab": 0}, "vocab must be in [1, 1073741824], got 0"),
-        ({"past_embeds": -1}, "past_embeds must be in [0, 1024], got -1"),
-        ({"ngram_rows": -1}, "ngram_rows must be in [0, 2147483648], got -1"),
-        ({"ngram_rows": 9, "ngram_longest": 1}, "ngram_longest must be in [2, 1024], got 1"),
+        ({"prev_token_tables": -1}, "prev_token_tables must be in [0, 1024], got -1"),
+        ({"hash_embed_rows": -1}, "hash_embed_rows must be in [0, 2147483648], got -1"),
+        (
+            {"hash_embed_rows": 9, "hash_embed_longest": 1},
+            "hash_embed_longest must be in [2, 1024], got 1",
+        ),
         ({"dtype": 2}, "dtype must be NCK_FLOAT32 or NCK_FLOAT64, got 2"),
         ({"rows": -1}, "rows must be in [0, 1073741824], got -1"),
         ({"threads": 0}, "threads must be at least 1, got 0"),

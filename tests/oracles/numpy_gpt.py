@@ -59,11 +59,11 @@ class NumpyGPT:
         config, weights = self.config, self.weights
         self.text.append(token)
         x = weights["wte"][token]
-        for k, before in enumerate(self.text[-2::-1][: config.past_embeds], start=1):
+        for k, before in enumerate(self.text[-2::-1][: config.prev_token_tables], start=1):
             x = x + weights[f"wte{k}"][before]
-        for n in range(2, config.ngram_longest + 1 if config.ngram_rows else 0):
+        for n in range(2, config.hash_embed_longest + 1 if config.hash_embed_rows else 0):
             if len(self.text) >= n:
-                x = x + weights["wte_ngram"][ngram_row(self.text[-n:], config.ngram_rows)]
+                x = x + weights["wte_ngram"][ngram_row(self.text[-n:], config.hash_embed_rows)]
         if config.model_kind == "mini-gpt" and config.positions == "learned":
             x = x + weights["wpe"][position]
         if config.input_rmsnorm:

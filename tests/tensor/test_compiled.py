@@ -58,7 +58,7 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         {"activation": "relu", "positions": "learned", "qk_norm": False, "input_rmsnorm": False},
         {"logit_softcap": 5.0, "tie_lm_head": True, "loss": "torch"},
-        {"kind": "packed", "past_embeds": 1, "ngram_rows": 16},
+        {"kind": "packed", "prev_token_tables": 1, "hash_embed_rows": 16},
         {"dropout": 0.3, "optimizer": "muon"},
         {"model_kind": "bigram"},
     ],
@@ -120,7 +120,7 @@ def test_auto_compiles_long_runs_on_a_gpu(
 def test_cuda_graphs_serve_batches_of_one_shape() -> None:
     assert has_one_shape(small_config(batching="windows"))
     assert not has_one_shape(small_config(batching="packed"))
-    assert not has_one_shape(small_config(batching="windows", past_embeds=1))
+    assert not has_one_shape(small_config(batching="windows", prev_token_tables=1))
 
 
 @IMPORT_WARNINGS

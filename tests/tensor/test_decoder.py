@@ -26,10 +26,10 @@ MODELS: list[dict[str, Any]] = [
     {"positions": "rope"},
     {"positions": "rope", "qk_norm": False, "input_rmsnorm": False, "logit_softcap": 1.5},
     {"n_layer": 0, "positions": "learned"},
-    {"positions": "rope", "past_embeds": 3},
-    {"positions": "rope", "past_embeds": 1, "ngram_rows": 50},
-    {"positions": "learned", "ngram_rows": 9, "ngram_longest": 6, "tie_lm_head": True},
-    {"positions": "learned", "past_embeds": 1, "tie_lm_head": True},
+    {"positions": "rope", "prev_token_tables": 3},
+    {"positions": "rope", "prev_token_tables": 1, "hash_embed_rows": 50},
+    {"positions": "learned", "hash_embed_rows": 9, "hash_embed_longest": 6, "tie_lm_head": True},
+    {"positions": "learned", "prev_token_tables": 1, "tie_lm_head": True},
 ]
 
 

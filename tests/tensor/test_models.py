@@ -43,10 +43,15 @@ MINIGPTS: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 MINIGPTS += [
-    {**options, "past_embeds": i % 2, "ngram_rows": 20 * (1 + i % 3), "ngram_longest": 2 + i % 3}
+    {
+        **options,
+        "prev_token_tables": i % 2,
+        "hash_embed_rows": 20 * (1 + i % 3),
+        "hash_embed_longest": 2 + i % 3,
+    }
     for i, options in enumerate(MINIGPTS[3::7])
 ]
-MINIGPTS += [{**options, "past_embeds": 2 + i % 3} for i, options in enumerate(MINIGPTS[::7])]
+MINIGPTS += [{**options, "prev_token_tables": 2 + i % 3} for i, options in enumerate(MINIGPTS[::7])]
 
 
 def named(options: dict[str, Any]) -> str:

@@ -33,8 +33,8 @@ AXES: dict[str, tuple[Any, ...]] = {
     "input_rmsnorm": (False, True),
     "tie_lm_head": (False, True),
     "logit_softcap": (0.0, 1.5),
-    "past_embeds": (0, 3),
-    "ngram_rows": (0, 20),
+    "prev_token_tables": (0, 3),
+    "hash_embed_rows": (0, 20),
     "dropout": (0.0, 0.3, 0.05),
     "n_head": (1, 2, 4),
     "n_layer": (0, 1, 3),
@@ -139,7 +139,9 @@ def test_the_plain_model_has_the_loss_of_the_numpy_oracle(options: dict[str, Any
         assert float(computed(engine, batch)["loss"]) == pytest.approx(expected, rel=1e-13)
 
 
-@pytest.mark.parametrize("options", [{}, {"positions": "learned"}, {"past_embeds": 2}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"positions": "learned"}, {"prev_token_tables": 2}], ids=str
+)
 def test_sequences_beyond_the_kernels_length_train_natively(options: dict[str, Any]) -> None:
     length = inputs_module.NATIVE_LENGTH + 8
     engines = both(block_size=length, n_layer=1, **options)

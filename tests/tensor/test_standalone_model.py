@@ -62,7 +62,7 @@ def test_the_tested_models_have_every_value_of_every_choice():
 
 
 def test_rows_are_independent_and_a_token_does_not_see_the_later_ones():
-    config = small_config(past_embeds=2, ngram_rows=20, ngram_longest=3)
+    config = small_config(prev_token_tables=2, hash_embed_rows=20, hash_embed_longest=3)
     module = plain_module(config, make_engine(config).state_dict().weights)
     rows = torch.tensor([TOKENS, TOKENS[::-1]])
     together = module(rows)
@@ -73,7 +73,7 @@ def test_rows_are_independent_and_a_token_does_not_see_the_later_ones():
 
 
 def test_every_parameter_has_the_name_of_the_checkpoint_and_gets_the_gradient_of_the_loss():
-    config = small_config(past_embeds=1, ngram_rows=20, positions="learned")
+    config = small_config(prev_token_tables=1, hash_embed_rows=20, positions="learned")
     weights = make_engine(config).state_dict().weights
     module = plain_module(config, weights)
     assert set(dict(module.named_parameters())) == set(weights)

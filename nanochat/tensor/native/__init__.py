@@ -36,8 +36,9 @@ COMPUTED: dict[str, tuple[str, ...] | None] = {
     "positions": ("learned", "rope"),
     **dict.fromkeys(
         (
-            "n_layer", "n_head", "n_embd", "block_size", "past_embeds", "ngram_rows",
-            "ngram_longest", "tie_lm_head", "input_rmsnorm", "qk_norm", "logit_softcap", "dropout",
+            "n_layer", "n_head", "n_embd", "block_size", "prev_token_tables", "hash_embed_rows",
+            "hash_embed_longest", "tie_lm_head", "input_rmsnorm", "qk_norm", "logit_softcap",
+            "dropout",
         )
     ),
 }  # fmt: skip

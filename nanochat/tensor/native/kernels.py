@@ -40,8 +40,8 @@ def _done(status: int) -> None:
 @lru_cache(maxsize=16)
 def _embeddings_struct(embeddings: EmbeddingTables, n_embd: int, dtype: torch.dtype) -> Any:
     """Return an nck_embeddings. Nothing changes it, so calls share it."""
-    sizes = (embeddings.vocab_size, n_embd, embeddings.past, embeddings.ngram_rows,
-             embeddings.ngram_longest, DTYPES[dtype])  # fmt: skip
+    sizes = (embeddings.vocab_size, n_embd, embeddings.past, embeddings.hash_embed_rows,
+             embeddings.hash_embed_longest, DTYPES[dtype])  # fmt: skip
     return native.ffi.new("nck_embeddings *", sizes)
 
 

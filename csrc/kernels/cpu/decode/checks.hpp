@@ -20,9 +20,10 @@ inline void check_sizes(const nck_gpt& model, std::int64_t rows) {
   check_range("n_layer", model.n_layer, 0, most_layers);
   check_range("n_head", model.n_head, 1, model.n_embd);
   check_range("block_size", model.block_size, 1, most_positions);
-  check_range("past_embeds", model.past_embeds, 0, most_past);
-  check_range("ngram_rows", model.ngram_rows, 0, most_ngram_rows);
-  if (model.ngram_rows > 0) check_range("ngram_longest", model.ngram_longest, 2, most_past);
+  check_range("prev_token_tables", model.prev_token_tables, 0, most_past);
+  check_range("hash_embed_rows", model.hash_embed_rows, 0, most_hash_embed_rows);
+  if (model.hash_embed_rows > 0)
+    check_range("hash_embed_longest", model.hash_embed_longest, 2, most_past);
   check_range("rows", rows, 1, most_decoder_rows);
   if (model.n_embd % model.n_head != 0) {
     throw Failure(NCK_ARGUMENT, "n_head must divide n_embd %lld, got %lld",

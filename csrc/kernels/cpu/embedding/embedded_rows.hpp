@@ -17,14 +17,14 @@ inline void for_embedded_rows(const Sizes& sizes, const std::int64_t* token, con
                               const Visit& visit) noexcept {
   constexpr std::uint64_t multiplier = 0x9E3779B97F4A7C15U;  // as in abi.h
   visit(token[0]);
-  for (std::int64_t k = 1; k <= sizes.past_embeds && seen(k); ++k) {
+  for (std::int64_t k = 1; k <= sizes.prev_token_tables && seen(k); ++k) {
     visit(k * sizes.vocab + token[-k]);
   }
-  if (sizes.ngram_rows == 0) return;
-  const auto rows = static_cast<std::uint64_t>(sizes.ngram_rows);
-  const std::int64_t first = (sizes.past_embeds + 1) * sizes.vocab;
+  if (sizes.hash_embed_rows == 0) return;
+  const auto rows = static_cast<std::uint64_t>(sizes.hash_embed_rows);
+  const std::int64_t first = (sizes.prev_token_tables + 1) * sizes.vocab;
   std::uint64_t key = (static_cast<std::uint64_t>(token[0]) + 1) * multiplier;
-  for (std::int64_t k = 1; k < sizes.ngram_longest && seen(k); ++k) {
+  for (std::int64_t k = 1; k < sizes.hash_embed_longest && seen(k); ++k) {
     key = (key + static_cast<std::uint64_t>(token[-k]) + 1) * multiplier;
     visit(first + static_cast<std::int64_t>((key >> 32U) * rows >> 32U));
   }

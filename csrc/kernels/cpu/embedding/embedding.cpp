@@ -20,9 +20,10 @@ void check_embed(const Embed& call, std::int32_t threads) {
   const nck_embeddings& sizes = call.embeddings;
   check_range("vocab", sizes.vocab, 1, most_vocab);
   check_range("hidden_size", sizes.hidden_size, 1, most_embd);
-  check_range("past_embeds", sizes.past_embeds, 0, most_past);
-  check_range("ngram_rows", sizes.ngram_rows, 0, most_ngram_rows);
-  if (sizes.ngram_rows > 0) check_range("ngram_longest", sizes.ngram_longest, 2, most_past);
+  check_range("prev_token_tables", sizes.prev_token_tables, 0, most_past);
+  check_range("hash_embed_rows", sizes.hash_embed_rows, 0, most_hash_embed_rows);
+  if (sizes.hash_embed_rows > 0)
+    check_range("hash_embed_longest", sizes.hash_embed_longest, 2, most_past);
   if (sizes.dtype != NCK_FLOAT32 && sizes.dtype != NCK_FLOAT64) {
     throw Failure(NCK_ARGUMENT, "dtype must be NCK_FLOAT32 or NCK_FLOAT64, got %d", sizes.dtype);
   }

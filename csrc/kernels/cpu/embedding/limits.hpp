@@ -8,7 +8,7 @@ namespace nanochat::kernels {
 
 // With these limits no product of sizes overflows 63 bits.
 inline constexpr std::int64_t most_embd = 1 << 16, most_past = 1 << 10,
-                              most_ngram_rows = std::int64_t{1} << 31;
+                              most_hash_embed_rows = std::int64_t{1} << 31;
 
 }  // namespace nanochat::kernels
 
