@@ -775,7 +775,7 @@ printf '%s\\n' "${COMPREPLY[@]}"
     ("words", "offered"),
     [
         (["tr"], ["train"]),
-        (["train", "--pre"], ["--preset"]),
+        (["train", "--pres"], ["--preset"]),
         (["train", "--preset", "n"], ["nano"]),
         (["train", "na"], ["names.txt"]),
         (["train", "--tie-lm-head", "na"], ["names.txt"]),

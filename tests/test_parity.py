@@ -36,6 +36,7 @@ AXES: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
         "activation": ("relu", "relu2"),
         "qk_norm": (False, True),
         "optimizer": ("adamw", "sgd"),
+        "ngram_order": (0, 4),
     },
     "bigram": {
         "tie_lm_head": (False, True),
@@ -94,9 +95,12 @@ def engines(config: TrainConfig, tokenizer: Tokenizer, dtype: str) -> tuple[Engi
 
 
 def batcher_of(config: TrainConfig, documents: Any) -> Batcher:
+    by_counts = None
+    if config.ngram_order:  # the engines take the probabilities as given
+        by_counts = np.random.default_rng(0).random(documents.pairs, dtype=np.float32)
     return make_batcher(
         config.batching, documents, batch_size=config.batch_size, block_size=config.block_size,
-        grad_accum=config.grad_accum, seed=config.seed,
+        grad_accum=config.grad_accum, seed=config.seed, by_counts=by_counts,
     )  # fmt: skip
 
 

@@ -23,11 +23,8 @@ import nanochat
 from bench.command import command_parser
 from bench.machine import write_result
 
-NO_NGRAMS = {
-    "hash_embed_rows": 0,
-    "n_layer": 3,
-    "n_embd": 144,
-}  # as many parameters in wider blocks
+# As many parameters in wider blocks.
+NO_NGRAMS = {"hash_embed_rows": 0, "n_layer": 3, "n_embd": 144}
 MUON = {
     **NO_NGRAMS,
     "optimizer": "muon", "matrix_lr": 0.02, "lr": 0.01, "head_lr": 0.005, "muon_momentum": 0.9,
@@ -125,6 +122,23 @@ BPE_CHANGES: Changes = (
     ("lr 0.002", {"lr": 0.002}),
     ("lr 0.006", {"lr": 0.006}),
 )  # fmt: skip
+COUNTS: Changes = (
+    ("counts of order 4", {"ngram_order": 4}),
+    ("counts of order 7", {"ngram_order": 7}),
+    ("counts of order 10", {"ngram_order": 10}),
+    ("order 7, no hashed n-grams", {"ngram_order": 7, "hash_embed_rows": 0}),
+    ("order 7, no embeddings of the past",
+     {"ngram_order": 7, "hash_embed_rows": 0, "prev_token_tables": 0}),
+    ("order 7, dropout 0.1", {"ngram_order": 7, "dropout": 0.1}),
+)  # fmt: skip
+PIECE_COUNTS: Changes = (
+    ("counts of order 3", {"ngram_order": 3}),
+    ("counts of order 5", {"ngram_order": 5}),
+    ("counts of order 7", {"ngram_order": 7}),
+    ("512 pieces, order 5", {"vocab_size": 512, "ngram_order": 5}),
+    ("2048 pieces, order 5", {"vocab_size": 2048, "ngram_order": 5}),
+    ("order 5, dropout 0.1", {"ngram_order": 5, "dropout": 0.1}),
+)  # fmt: skip
 FOUR = {"n_head": 4}  # of the presets before the notebook "heads"
 HEADS: Changes = tuple((f"{n} heads", {"n_head": n}) for n in (1, 2, 4, 6))
 NOTEBOOKS: Mapping[str, tuple[Mapping[str, Any], Changes]] = {
@@ -134,6 +148,8 @@ NOTEBOOKS: Mapping[str, tuple[Mapping[str, Any], Changes]] = {
     "pieces": ({**FOUR, **BPE}, (("the preset", {}), *BPE_CHANGES)),
     "heads": ({}, (("the preset", {}), *HEADS)),
     "pieces-heads": (BPE, (("the preset", {}), *HEADS)),
+    "counts": ({}, (("the network alone", {}), *COUNTS)),
+    "pieces-counts": (BPE, (("the network alone", {}), *PIECE_COUNTS)),
 }
 
 

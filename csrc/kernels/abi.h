@@ -14,7 +14,7 @@
    "accum" is the accumulation dtype of a call: float for NCK_FLOAT32, NCK_BFLOAT16 and NCK_FLOAT16,
    double for NCK_FLOAT64. */
 
-enum { NCK_ABI_VERSION = 5 };
+enum { NCK_ABI_VERSION = 6 };
 
 /* Status. */
 enum {
@@ -106,6 +106,19 @@ typedef struct nck_decoder nck_decoder;
 
 /* The counts of the n-grams of a text. Holds the text, too. */
 typedef struct nck_ngrams nck_ngrams;
+
+/* The counts as arrays, to write them to a file and to open them again. Each is as the counting
+   left it, in the byte order of the machine; csrc/kernels/cpu/ngram/table.hpp says what they hold.
+   The sizes count rows. */
+typedef struct {
+  int64_t order, vocab;
+  int64_t stream_size, nodes_size, children_size, followers_size;
+  const uint32_t* stream;    /* (stream_size) the text */
+  const uint32_t* nodes;     /* (nodes_size, 2) */
+  const uint32_t* children;  /* (children_size, 2) */
+  const uint32_t* followers; /* (followers_size, 3) */
+  const double* discounts;   /* (order, 2, 3) */
+} nck_ngram_arrays;
 
 int32_t nck_abi_version(void);
 const char* nck_last_error(void);
@@ -285,6 +298,12 @@ int32_t nck_count_ngrams(const int64_t* tokens, const int64_t* offsets, int64_t 
 void nck_free_ngrams(nck_ngrams* ngrams);
 /* The bytes of memory that the counts take. */
 int64_t nck_ngram_bytes(const nck_ngrams* ngrams);
+
+/* The arrays of counts, which live as long as these. */
+int32_t nck_ngram_arrays_of(const nck_ngrams* ngrams, nck_ngram_arrays* arrays);
+/* Opens counts that read these arrays in place: the memory must outlive them. Refuses arrays with
+   which a lookup could read outside of them. */
+int32_t nck_open_ngrams(const nck_ngram_arrays* arrays, nck_ngrams** ngrams);
 
 /* losses: (most_order − least_order + 1, targets): −log p of each target of the documents, the ends
    included, for each of these orders; 1 <= least_order <= most_order <= the order counted. */

@@ -68,6 +68,7 @@ class LanguageModel:
         found = trained.checkpoint
         self.tokenizer, self.config = trained.tokenizer, config
         self.checkpoint, self.step = found.path, found.trainer.step
+        self._trained, self._mixture = trained, trained.mixture
         self._engine, self._loaded = trained.engine, trained.config
         self._run: Path = found.run_folder
         self._start: list[int] = found.data["start"]
@@ -133,7 +134,7 @@ class LanguageModel:
             stop=stop,  # type: ignore[arg-type]  # a text or a list is accepted
         )  # fmt: skip
         texts = generate(
-            self._engine, self.tokenizer, self._context(options.prompt),
+            self._mixture, self.tokenizer, self._context(options.prompt),
             sampling_settings(options), options.num_samples, bias=self._bias,
         )  # fmt: skip
         return texts[0] if num_samples is None else texts
@@ -167,7 +168,7 @@ class LanguageModel:
         )  # fmt: skip
         context = self._context(options.prompt)  # its errors are raised before the first piece
         return stream(
-            self._engine, self.tokenizer, context, sampling_settings(options), bias=self._bias
+            self._mixture, self.tokenizer, context, sampling_settings(options), bias=self._bias
         )
 
     def next_tokens(self, prompt: str = "", k: int = 10) -> list[tuple[str, float]]:
@@ -187,7 +188,7 @@ class LanguageModel:
         """
         _check_k(k)
         options = SampleConfig(prompt=prompt)
-        decoder = self._engine.open_decoder([self._context(options.prompt)])
+        decoder = self._mixture.open_decoder([self._context(options.prompt)])
         logits = decoder.logits[0].astype(np.float64)
         exps = np.exp(logits - logits.max())
         probabilities = exps / exps.sum()
@@ -226,7 +227,7 @@ class LanguageModel:
         """
         if not isinstance(text, str):
             raise ConfigError(f"text must be a str, got {type(text).__name__}")
-        return text_loss(self._engine, self.tokenizer, self._loaded, text)
+        return text_loss(self._trained, text)
 
     # ------------------------------------------------------------------------------- the weights
 

@@ -26,10 +26,11 @@ MODEL_PY = "model.py"
 SOURCE = Path(__file__).parent.parent / "tensor" / "standalone_model.py"
 
 # The options that the plain module computes, with the values that it knows. None: all values.
-REPRESENTED: dict[str, tuple[str, ...] | None] = {
+REPRESENTED: dict[str, tuple[str | int, ...] | None] = {
     "model_kind": ("bigram", "mini-gpt"),
     "activation": ("relu", "relu2"),
     "positions": ("learned", "rope"),
+    "ngram_order": (0,),
     **dict.fromkeys(
         (
             "n_layer", "n_head", "n_embd", "block_size", "prev_token_tables", "hash_embed_rows",

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from nanochat.config.options import EvalConfig, TrainConfig
+from nanochat.config.options import EvalConfig
 from nanochat.data.corpus import text_documents
 from nanochat.data.documents import encode_documents, token_stream
-from nanochat.data.tokenizer import Tokenizer
-from nanochat.training.engine import Engine
+from nanochat.runs.load import TrainedModel
 from nanochat.training.scoring import score_documents
 
 __all__ = ["TextLoss", "text_loss"]
@@ -51,16 +50,14 @@ class TextLoss:
         )
 
 
-def text_loss(engine: Engine, tokenizer: Tokenizer, config: TrainConfig, text: str) -> TextLoss:
-    """Score every token of a text as `nanochat eval` does. `config` is that of the run.
-
-    Raises CorpusError, TokenizerError.
-    """
+def text_loss(trained: TrainedModel, text: str) -> TextLoss:
+    """Score every token of a text as `nanochat eval` does. Raises CorpusError, TokenizerError."""
+    config, tokenizer = trained.config, trained.tokenizer
     texts = text_documents(text, config.documents, config.separator)
     documents = encode_documents(tokenizer, texts)
     totals, nats = score_documents(
-        engine, tokenizer.token_bytes, documents, batch_size=EvalConfig().batch_size,
-        block_size=config.block_size, per_token=True,
+        trained.engine, tokenizer.token_bytes, documents, batch_size=EvalConfig().batch_size,
+        block_size=config.block_size, per_token=True, by_counts=trained.by_counts(documents),
     )  # fmt: skip
     ids = token_stream(documents)[1:].astype(np.int64)
     assert totals.loss is not None  # a text has at least one byte

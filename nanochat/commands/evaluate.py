@@ -77,6 +77,7 @@ def _evaluate(config: EvalConfig, terminal: Terminal, table: TokenTable | None) 
     totals, nats = score_documents(
         trained.engine, trained.tokenizer.token_bytes, documents, batch_size=config.batch_size,
         block_size=trained.config.block_size, per_token=table is not None,
+        by_counts=trained.by_counts(documents),
     )  # fmt: skip
     if totals.loss is not None and not math.isfinite(totals.loss):
         raise CheckpointError(

@@ -96,7 +96,9 @@ class Source:
             saved = weights[spec.name]
             if _has_a_row_per_token(spec.name) and len(saved) < spec.shape[0]:
                 drawn = draw_matrix(spec, config.seed).astype(saved.dtype)
-                drawn[: len(saved)] = saved
+                tokens = len(saved) - (1 if config.ngram_order else 0)
+                drawn[:tokens] = saved[:tokens]
+                drawn[len(drawn) - len(saved) + tokens :] = saved[tokens:]  # the share of counts
                 weights[spec.name] = drawn
             elif spec.name == "wpe":
                 weights[spec.name] = _first_rows(saved, config.block_size)

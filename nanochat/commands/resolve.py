@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat.commands.init_from import regularized_config
+from nanochat.commands.mixing import with_counts
 from nanochat.commands.preset_choice import needs_text, with_chosen_preset
 from nanochat.commands.time_budget import Fit, fit_to_budget
 from nanochat.config.engine_choice import choose_engine
@@ -37,13 +38,15 @@ class RunText:
     known: Tokenizer | None  # of a trained model; None: the text's own
     extend: bool  # add the text's new characters to `known`
     folder: Path | None  # the run folder that has copies of standard input and URLs
+    checkpoint: Checkpoint | None = None  # of the run to resume, with its counts
     read: SplitText | None = None  # by the choice of a preset
     prepared: Dataset | None = None  # by a time budget
 
     def load(self, config: TrainConfig) -> Dataset:
-        return load_dataset(
+        dataset = load_dataset(
             config, self.known, extend=self.extend, folder=self.folder, text=self.read
         )
+        return with_counts(dataset, config, self.checkpoint)
 
 
 def complete_config(

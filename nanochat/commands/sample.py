@@ -58,7 +58,7 @@ def sample(
     bias = phrase_bias(trained.tokenizer, trained.config.style, config.style_weight)
     terminal.note(f"sampling from {checkpoint.path}")
     try:
-        return _write(trained.engine, trained.tokenizer, context, config, terminal, bias)
+        return _write(trained.mixture, trained.tokenizer, context, config, terminal, bias)
     except LogitsError as error:
         raise CheckpointError(
             f"{error}: the weights of {checkpoint.path} overflow; use another checkpoint"

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nanochat.commands.mixing import with_counts
 from nanochat.commands.preset_choice import choices_of, chosen_config, most_steps
 from nanochat.config.options import RUNS_DIR, TrainConfig, budget_seconds
 from nanochat.config.preset_choice import Choice
@@ -35,6 +36,7 @@ from nanochat.model.parameters import parameter_specs, table_entries
 from nanochat.model.state import TrainerState
 from nanochat.runs.checkpoint import save_checkpoint
 from nanochat.sampling.generate import generate, prompt_tokens, sampling_settings
+from nanochat.sampling.mixed import mixed_with
 from nanochat.system.durable import output_error
 from nanochat.training.deadline import EXIT_S, MARGIN, Deadline, TimePlan
 from nanochat.training.engine import Engine
@@ -163,6 +165,8 @@ class _Datasets:
             dataset = self._prepared[key] = load_dataset(
                 config, self._known, extend=self._extend, text=self._text
             )
+        if config.ngram_order and dataset.by_counts is None:
+            dataset = self._prepared[key] = with_counts(dataset, config)
         return dataset.rebatched(config)
 
 
@@ -324,13 +328,14 @@ class _Trial:
         if config.num_samples == 0:
             return 0.0
         context = prompt_tokens(tokenizer, "", self._dataset.start, config.block_size)
+        model = mixed_with(self._engine, self._dataset.counts)
         times = []
         for tokens in (1, 9):
             fewer = dataclasses.replace(
                 config, max_new_tokens=min(tokens, config.max_new_tokens)
             )  # fmt: skip
             began = self._clock()
-            generate(self._engine, tokenizer, context, sampling_settings(fewer), config.num_samples)
+            generate(model, tokenizer, context, sampling_settings(fewer), config.num_samples)
             times.append(self._clock() - began)
         token_s = max(times[1] - times[0], 0.0) / 8
         return times[1] + token_s * max(config.max_new_tokens - 9, 0)

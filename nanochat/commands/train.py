@@ -21,6 +21,7 @@ from nanochat.commands.init_from import (
     leaves_dropout_to_text,
     read_source,
 )
+from nanochat.commands.mixing import keep_counts
 from nanochat.commands.resolve import RunText, complete_config, regularized, resolve
 from nanochat.commands.signals import stop_requested
 from nanochat.commands.time_budget import Fit
@@ -51,6 +52,7 @@ from nanochat.runs.checkpoint import (
     read_best,
     save_checkpoint,
 )
+from nanochat.runs.counts import named_counts
 from nanochat.runs.folder import RunFolder, new_run, refuse_used
 from nanochat.runs.load import kept_tokenizer
 from nanochat.runs.lock import locked
@@ -82,6 +84,7 @@ class _Run:
     initialized_from: Mapping[str, Any] | None  # the record of the run whose weights it began with
     terminal: Terminal
     best_weights: Mapping[str, NDArray[np.floating]] | None = None  # in processes above rank 0
+    counts: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # as checkpoints name them
     deadline: Deadline | None = None  # of a run with a time budget
     baseline: Counting | None = None  # from the start of training
     watch: Watch = dataclasses.field(init=False)  # calls on_evaluation
@@ -139,6 +142,7 @@ def train(
     with ExitStack() as stack:
         stack.enter_context(telling(terminal.note))
         folder, checkpoint, source, kept = None, None, None, None
+        counts: Mapping[str, Any] = {}
         if requested.init_from is not None:
             source = read_source(requested, terminal)
             if "data" not in requested.given:  # the source's own text
@@ -152,6 +156,7 @@ def train(
             known=source.tokenizer if source is not None else kept_tokenizer(checkpoint),
             extend=requested.extend_vocabulary if source is not None else True,
             folder=checkpoint.run_folder if checkpoint else kept,
+            checkpoint=checkpoint,
         )
         if source is not None and leaves_dropout_to_text(requested, asked):
             requested, text = regularized(requested, asked, text, terminal)
@@ -171,10 +176,12 @@ def train(
         if folder is None and processes.rank() == 0:
             folder = stack.enter_context(_new_run(resolved, origin))
             dataset.keep_sources(folder.path)
+            counts = keep_counts(dataset, folder)
         run = _Run(
             config=resolved, dataset=dataset, engine=engine, folder=folder,
             resumed_from=checkpoint, terminal=terminal,
             initialized_from=checkpoint.data.get("initialized_from") if checkpoint else origin,
+            counts=named_counts(checkpoint) if checkpoint else counts,
             deadline=_deadline(resolved, fit, checkpoint, started),
         )  # fmt: skip
         run.watch = Watch(on_evaluation, preview(run))
@@ -396,7 +403,8 @@ def _note_best(run: _Run, result: LoopResult) -> None:
 def _data_record(run: _Run) -> dict[str, Any]:
     """Return what a checkpoint keeps about its data and, if there is one, its source."""
     origin = run.initialized_from
-    return {**run.dataset.describe(), **({"initialized_from": dict(origin)} if origin else {})}
+    record = {**run.dataset.describe(), **run.counts}
+    return {**record, **({"initialized_from": dict(origin)} if origin else {})}
 
 
 # ------------------------------------------------------------------------------------- finishing

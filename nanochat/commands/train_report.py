@@ -30,6 +30,7 @@ from nanochat.runs.checkpoint import Checkpoint
 from nanochat.runs.find import weights_bytes
 from nanochat.runs.folder import RunFolder
 from nanochat.sampling.generate import generate, phrase_bias, prompt_tokens, sampling_settings
+from nanochat.sampling.mixed import mixed_with
 from nanochat.sampling.preview import Preview
 from nanochat.system.wording import counted
 from nanochat.training.deadline import Deadline
@@ -104,7 +105,8 @@ def preview(run: Run) -> Callable[[int], str]:
             context = prompt_tokens(tokenizer, "", run.dataset.start, config.block_size)
             bias = phrase_bias(tokenizer, config.style, STYLE_WEIGHT)
             settings = sampling_settings(config)
-            maker.append(Preview(run.engine, tokenizer, context, settings, bias=bias))
+            model = mixed_with(run.engine, run.dataset.counts)
+            maker.append(Preview(model, tokenizer, context, settings, bias=bias))
         return maker[0].text(columns)
 
     return text
@@ -172,7 +174,8 @@ def _samples(run: Run) -> list[str]:
     started = time.perf_counter()
     deadline = run.deadline
     samples = generate(
-        run.engine, tokenizer, context, sampling_settings(config), config.num_samples, bias=bias,
+        mixed_with(run.engine, run.dataset.counts), tokenizer, context, sampling_settings(config),
+        config.num_samples, bias=bias,
         stop=deadline.cuts_samples if deadline is not None else (lambda: False),
     )  # fmt: skip
     seconds = time.perf_counter() - started

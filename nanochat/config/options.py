@@ -154,6 +154,11 @@ class TrainConfig:
         4, "Tokens in the longest n-gram of hash_embed_rows; the shortest has two.", group=_MODEL,
         low=2, high=64,
     )  # fmt: skip
+    ngram_order: int = option(
+        0,
+        "Mix the network with counted n-grams of this order: N − 1 tokens of context and the"
+        " predicted one; 0: the network alone.", group=_MODEL, low=0, high=16,
+    )  # fmt: skip
     tie_lm_head: bool = option(
         False, "Share the weights of the output head and the token embedding.", group=_MODEL
     )
@@ -498,7 +503,8 @@ class TrainConfig:
 # another run is complete when it gives all of them.
 ARCHITECTURE = frozenset({
     "model_kind", "preset", "n_layer", "n_head", "n_embd", "block_size", "activation", "positions",
-    "prev_token_tables", "hash_embed_rows", "hash_embed_longest", "tie_lm_head", "input_rmsnorm",
+    "prev_token_tables", "hash_embed_rows", "hash_embed_longest", "ngram_order", "tie_lm_head",
+    "input_rmsnorm",
     "qk_norm", "logit_softcap", "init_std", "zero_init", "tokenizer", "vocab_size",
 })  # fmt: skip
 

@@ -60,6 +60,8 @@ class Batch:
     segments: NDArray[np.int64]  # (rows, columns) 0, 1, … along a row; −1 is padding
     lengths: NDArray[np.int64]  # (rows,) columns that hold tokens
     global_targets: int  # targets of the whole step, without IGNORE
+    # (rows, columns) probability of each target by counted n-grams, 1 in padding; None: no counts
+    by_counts: NDArray[np.float32] | None = None
 
 
 class Batcher(Protocol):
@@ -113,19 +115,21 @@ def make_batcher(
     seed: int,
     rank: int = 0,
     world: int = 1,
+    by_counts: NDArray[np.float32] | None = None,  # (pairs,), for Batch.by_counts
 ) -> Batcher:
     """Return the batcher of a kind: windows, packed or documents. Raises ConfigError otherwise."""
     assert documents.count > 0
     assert 0 <= rank < world
     layout = _Layout(batch_size=batch_size, grad_accum=grad_accum, rank=rank, world=world)
+    pairs = _Pairs(token_stream(documents), by_counts)
     if kind == "windows":
-        return _WindowBatcher(documents, block_size, seed, layout)
+        return _WindowBatcher(pairs, min(block_size, documents.pairs), seed, layout)
     if kind == "packed":
         sequences = _packed_sequences(documents, block_size, seed)
-        return _EpochBatcher(kind, documents, sequences, seed, layout)
+        return _EpochBatcher(kind, pairs, sequences, seed, layout)
     if kind == "documents":
         sequences = _document_sequences(documents, block_size)
-        return _EpochBatcher(kind, documents, sequences, seed, layout)
+        return _EpochBatcher(kind, pairs, sequences, seed, layout)
     raise ConfigError(f"batching must be one of windows, packed, documents, got {kind}")
 
 
@@ -136,6 +140,7 @@ def evaluation_batches(
     block_size: int,
     max_tokens: int = 0,  # 0: all
     seed: int = 0,  # of the choice that max_tokens asks for
+    by_counts: NDArray[np.float32] | None = None,  # (pairs,), for Batch.by_counts
 ) -> Sequence[Batch]:
     """Return batches that contain every pair exactly once, packed, in an order without a seed.
 
@@ -156,8 +161,8 @@ def evaluation_batches(
         draw = random_u64s(seed, Stream.SPLIT, _EVALUATION_ITEM, 1, 1)[0, 0]
         offset = int(draw % np.uint64(count))
         chunks = chunks.take((np.arange(chosen) * count + offset) // chosen)
-    sequences, tokens = pack(chunks, block_size), token_stream(documents)
-    batches = _EvaluationBatches(tokens, sequences, batch_size)
+    sequences = pack(chunks, block_size)
+    batches = _EvaluationBatches(_Pairs(token_stream(documents), by_counts), sequences, batch_size)
     return list(batches) if int(sequences.offsets[-1]) <= LISTED else batches
 
 
@@ -180,10 +185,8 @@ def evaluation_pairs(
 class _EvaluationBatches(Sequence[Batch]):
     """Batches of consecutive sequences, made when they are read."""
 
-    def __init__(
-        self, tokens: NDArray[np.integer[Any]], sequences: Sequences, batch_size: int
-    ) -> None:
-        self._tokens, self._sequences, self._batch_size = tokens, sequences, batch_size
+    def __init__(self, pairs: _Pairs, sequences: Sequences, batch_size: int) -> None:
+        self._pairs, self._sequences, self._batch_size = pairs, sequences, batch_size
 
     def __len__(self) -> int:
         return -(-self._sequences.count // self._batch_size)
@@ -198,7 +201,7 @@ class _EvaluationBatches(Sequence[Batch]):
         first = range(len(self))[index] * self._batch_size
         chosen = np.arange(first, min(first + self._batch_size, self._sequences.count))
         targets = int(_sequence_lengths(self._sequences, chosen).sum())
-        return _batch_of_sequences(self._tokens, self._sequences, chosen, targets)
+        return _batch_of_sequences(self._pairs, self._sequences, chosen, targets)
 
 
 # ------------------------------------------------------------------------------------- batchers
@@ -225,10 +228,15 @@ class _WindowBatcher(_GroupedBatcher):
 
     kind = "windows"
 
-    def __init__(self, documents: Documents, block_size: int, seed: int, layout: _Layout) -> None:
-        self._tokens = token_stream(documents)
-        self._window = min(block_size, documents.pairs)  # pairs
-        self._starts = np.uint64(documents.pairs - self._window + 1)
+    def __init__(
+        self,
+        pairs: _Pairs,
+        window: int,  # pairs, at most all
+        seed: int,
+        layout: _Layout,
+    ) -> None:
+        self._pairs, self._window = pairs, window
+        self._starts = np.uint64(len(pairs.tokens) - window)
         self._seed = seed
         super().__init__(layout, self._window)
 
@@ -241,7 +249,7 @@ class _WindowBatcher(_GroupedBatcher):
         lengths = np.full(len(starts), self._window, dtype=np.int64)
         targets = self._window * rows
         return _StepGroup(
-            batch=_batch(self._tokens, pairs, lengths, targets),
+            batch=_batch(self._pairs, pairs, lengths, targets),
             columns=[self._window] * (len(starts) // self._layout.batch_size),
             targets=[targets] * steps,
         )
@@ -251,10 +259,10 @@ class _EpochBatcher(_GroupedBatcher):
     """Fixed sequences, visited in a new seeded order every epoch. A step may span epochs."""
 
     def __init__(
-        self, kind: str, documents: Documents, sequences: Sequences, seed: int, layout: _Layout
+        self, kind: str, pairs: _Pairs, sequences: Sequences, seed: int, layout: _Layout
     ) -> None:
         self.kind = kind
-        self._tokens, self._sequences = token_stream(documents), sequences
+        self._pairs, self._sequences = pairs, sequences
         self._order = _EpochOrder(seed, sequences.count)
         super().__init__(layout, int(np.diff(sequences.offsets).max()))
 
@@ -265,7 +273,7 @@ class _EpochBatcher(_GroupedBatcher):
         own = drawn.reshape(steps, -1)[:, layout.own].reshape(-1)
         lengths = _sequence_lengths(self._sequences, own)
         return _StepGroup(
-            batch=_batch_of_sequences(self._tokens, self._sequences, own, int(targets.sum())),
+            batch=_batch_of_sequences(self._pairs, self._sequences, own, int(targets.sum())),
             columns=lengths.reshape(-1, layout.batch_size).max(axis=1).tolist(),
             targets=targets.tolist(),
         )
@@ -297,6 +305,9 @@ class _StepGroup:
                     segments=segments,
                     lengths=whole.lengths[rows],
                     global_targets=self.targets[index],
+                    by_counts=None
+                    if whole.by_counts is None
+                    else np.ascontiguousarray(whole.by_counts[rows, :columns]),
                 )
             )
         return result
@@ -352,8 +363,16 @@ def _sequence_lengths(sequences: Sequences, chosen: NDArray[np.int64]) -> NDArra
     return sequences.offsets[chosen + 1] - sequences.offsets[chosen]
 
 
+@dataclass(frozen=True, slots=True)
+class _Pairs:
+    """The pairs of a text: pair p is tokens[p] → tokens[p + 1]."""
+
+    tokens: NDArray[np.integer[Any]]  # the token stream
+    by_counts: NDArray[np.float32] | None  # (pairs,) probability of each target by counted n-grams
+
+
 def _batch_of_sequences(
-    tokens: NDArray[np.integer[Any]],  # the token stream
+    all_pairs: _Pairs,
     sequences: Sequences,
     chosen: NDArray[np.int64],  # (rows,) index of the sequence in each row
     global_targets: int,
@@ -362,16 +381,18 @@ def _batch_of_sequences(
     known, first = sequences.pairs_of(chosen)
     index = first[:, None] + np.arange(lengths.max())
     pairs = known[np.minimum(index, len(known) - 1)]  # clipped where padding
-    return _batch(tokens, pairs, lengths, global_targets)
+    return _batch(all_pairs, pairs, lengths, global_targets)
 
 
 def _batch(
-    tokens: NDArray[np.integer[Any]],  # the token stream
+    all_pairs: _Pairs,
     pairs: NDArray[np.int64],  # (rows, columns) pair numbers; any valid number in padding
     lengths: NDArray[np.int64],  # (rows,)
     global_targets: int,
 ) -> Batch:
+    tokens, by_counts = all_pairs.tokens, all_pairs.by_counts
     inputs, targets = tokens[pairs].astype(np.int64), tokens[pairs + 1].astype(np.int64)
+    counted = None if by_counts is None else by_counts[pairs]
     columns = np.arange(pairs.shape[1])
     # A segment starts at a row's start, at a document's start, and where the pairs are not
     # consecutive. Two chunks of one document are never neighbors: all but its last fill a row.
@@ -384,6 +405,8 @@ def _batch(
         padding = columns >= lengths[:, None]
         inputs[padding], targets[padding] = BOS, IGNORE
         positions[padding], segments[padding] = 0, -1
+        if counted is not None:
+            counted[padding] = 1.0
     return Batch(
         inputs=inputs,
         targets=targets,
@@ -391,4 +414,5 @@ def _batch(
         segments=segments,
         lengths=lengths,
         global_targets=global_targets,
+        by_counts=counted,
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nanochat.config.options import TrainConfig, options_of
 from nanochat.config.preset_choice import TextFacts
@@ -32,6 +33,7 @@ from nanochat.errors import CorpusError, TokenizerError
 from nanochat.system.wording import counted
 
 __all__ = [
+    "ByCounts",
     "Dataset",
     "SplitText",
     "load_dataset",
@@ -43,6 +45,15 @@ __all__ = [
 
 EVAL_TOKENS = 4096  # per evaluation batch, at least: smaller batches leave cores idle
 LARGE = 1 << 26  # bytes; the memory of a smaller text is never given up
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ByCounts:
+    """The probabilities of all targets by counted n-grams, for a model that mixes with them."""
+
+    model: Any  # an ngram.KneserNey of the training part, which this floor does not know
+    train: NDArray[np.float32]  # (train.pairs,) by the counts of other parts of the text
+    val: NDArray[np.float32]  # (val.pairs,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +72,12 @@ class Dataset:
     separator: str | None  # between documents, as the option separator has it
     notes: tuple[str, ...]  # sentences for the user about the sources
     fetched: tuple[Fetched, ...]  # standard input and URLs, which the run folder keeps
+    by_counts: ByCounts | None = None  # with option ngram_order
+
+    @property
+    def counts(self) -> Any:
+        """The counts that the network is mixed with, or None."""
+        return None if self.by_counts is None else self.by_counts.model
 
     def longest_segment(self, block_size: int) -> int:
         """Return the positions of the longest segment in training or validation."""
@@ -73,6 +90,7 @@ class Dataset:
             resolve_batching(config.batching, self.train, config.block_size), self.train,
             batch_size=config.batch_size, block_size=config.block_size,
             grad_accum=config.grad_accum, seed=config.seed, rank=rank, world=world,
+            by_counts=self.by_counts.train if self.by_counts else None,
         )  # fmt: skip
 
     def rebatched(self, config: TrainConfig) -> Dataset:
@@ -85,13 +103,14 @@ class Dataset:
         return evaluation_batches(
             self.val, batch_size=max(config.batch_size, EVAL_TOKENS // config.block_size),
             block_size=config.block_size, max_tokens=config.eval_tokens, seed=config.seed,
+            by_counts=self.by_counts.val if self.by_counts else None,
         )  # fmt: skip
 
     def validation_batches(self, config: TrainConfig) -> Sequence[Batch]:
         """Return the batches of the whole validation part."""
         return evaluation_batches(
             self.val, batch_size=max(config.batch_size, EVAL_TOKENS // config.block_size),
-            block_size=config.block_size,
+            block_size=config.block_size, by_counts=self.by_counts.val if self.by_counts else None,
         )  # fmt: skip
 
     def step_tokens(self, config: TrainConfig, world: int = 1) -> int:

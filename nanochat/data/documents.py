@@ -41,6 +41,27 @@ class Documents:
         _insert_bos(stream, offsets)
         return cls(stream, offsets)
 
+    @classmethod
+    def of_stream(cls, stream: NDArray[np.integer[Any]]) -> Documents:
+        """Return the documents of a token stream, which begins and ends with BOS."""
+        begins = np.flatnonzero(stream == BOS)
+        return cls(stream, begins - np.arange(len(begins)))
+
+    def take(self, chosen: NDArray[np.bool_]) -> Documents:  # (count,)
+        """Return the chosen documents."""
+        offsets = np.zeros(int(chosen.sum()) + 1, dtype=np.int64)
+        np.cumsum(self.lengths[chosen], out=offsets[1:])
+        return Documents.of(self.tokens[np.repeat(chosen, self.lengths)], offsets)
+
+    def piece(self, first: int, last: int) -> Documents:
+        """Return the pairs first … last − 1, and a last one that closes the piece with BOS.
+
+        The input of the first pair becomes BOS.
+        """
+        stream = np.append(self.stream[first : last + 1], self.stream.dtype.type(BOS))
+        stream[0] = BOS
+        return Documents.of_stream(stream)
+
     @property
     def count(self) -> int:
         """Number of documents."""

@@ -18,6 +18,7 @@ __all__ = [
     "Spec",
     "draw_matrix",
     "initial_weights",
+    "output_size",
     "parameter_specs",
     "rotary_angles",
     "table_entries",
@@ -38,13 +39,21 @@ class Spec:
     group: str  # one of GROUPS
 
 
+def output_size(config: TrainConfig, vocab_size: int) -> int:
+    """Return the outputs of the head, and the rows of the embeddings by token.
+
+    With counted n-grams there is one output more than tokens, the last: the share of the counts.
+    """
+    return vocab_size + (1 if config.ngram_order else 0)
+
+
 def parameter_specs(config: TrainConfig, vocab_size: int) -> list[Spec]:
     """Return the parameters of the config's model, in microgpt's order: wte, wpe, lm_head, layers.
 
     wte<k> embeds the token k places earlier, and wte_ngram embeds n-grams by their hash; these
     tables follow wte, in this order.
     """
-    hidden = config.n_embd
+    hidden, outputs = config.n_embd, output_size(config, vocab_size)
 
     def spec(name: str, rows: int, columns: int, group: str) -> Spec:
         ends_branch = name.endswith(("attn_wo", "mlp_fc2"))
@@ -52,13 +61,13 @@ def parameter_specs(config: TrainConfig, vocab_size: int) -> list[Spec]:
         return Spec(name=name, shape=(rows, columns), std=std, group=group)
 
     names = ["wte", *(f"wte{k}" for k in range(1, config.prev_token_tables + 1))]
-    specs = [spec(name, vocab_size, hidden, "embedding") for name in names]
+    specs = [spec(name, outputs, hidden, "embedding") for name in names]
     if config.hash_embed_rows:
         specs.append(spec("wte_ngram", config.hash_embed_rows, hidden, "embedding"))
     if config.model_kind == "mini-gpt" and config.positions == "learned":
         specs.append(spec("wpe", config.block_size, hidden, "embedding"))
     if not config.tie_lm_head:
-        specs.append(spec("lm_head", vocab_size, hidden, "head"))
+        specs.append(spec("lm_head", outputs, hidden, "head"))
     for i in range(config.n_layer if config.model_kind == "mini-gpt" else 0):
         specs += [
             spec(f"layer{i}.attn_{part}", hidden, hidden, "matrix")

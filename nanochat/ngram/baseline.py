@@ -83,12 +83,8 @@ def _losses(
     for first in range(0, documents.pairs, _SCORED):
         last = min(first + _SCORED, documents.pairs)
         start = max(first - model.order, 0)  # the context of the first target
-        stream = np.append(documents.stream[start : last + 1], documents.stream.dtype.type(BOS))
-        stream[0] = BOS
-        ends = np.flatnonzero(stream == BOS)
-        losses = model.token_losses(Documents(stream, ends - np.arange(len(ends))), threads=threads)
-        scored = slice(first - start, last - start)
-        yield losses[scored], stream[1:][scored]
+        losses = model.token_losses(documents.piece(start, last), threads=threads)
+        yield losses[first - start : last - start], documents.stream[first + 1 : last + 1]
 
 
 def _end_of(documents: Documents, pairs: int) -> Documents:
@@ -133,7 +129,7 @@ def _hold_out(documents: Documents, seed: int) -> tuple[Documents, Documents]:
         chosen = order[: documents.count // HELD_OUT]
         fitting = int((np.cumsum(documents.lengths[chosen] + 1) <= MOST_HELD_OUT).sum())
         is_held_out[chosen[: max(fitting, 1)]] = True
-        return _select(documents, ~is_held_out), _select(documents, is_held_out)
+        return documents.take(~is_held_out), documents.take(is_held_out)
     if documents.count == 0:
         return documents, documents
     longest = int(documents.lengths.argmax())
@@ -145,9 +141,3 @@ def _hold_out(documents: Documents, seed: int) -> tuple[Documents, Documents]:
     offsets[longest + 1 :] -= len(tail)
     counted = np.delete(tokens, np.s_[end - len(tail) : end])
     return Documents.of(counted, offsets), Documents.of(tail, np.array([0, len(tail)]))
-
-
-def _select(documents: Documents, chosen: NDArray[np.bool_]) -> Documents:
-    offsets = np.zeros(int(chosen.sum()) + 1, dtype=np.int64)
-    np.cumsum(documents.lengths[chosen], out=offsets[1:])
-    return Documents.of(documents.tokens[np.repeat(chosen, documents.lengths)], offsets)

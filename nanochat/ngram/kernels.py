@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from nanochat import native
 from nanochat.errors import KernelError
 
-__all__ = ["SIGNATURES", "check", "kernels", "pointer"]
+__all__ = ["SIGNATURES", "Arrays", "check", "kernels", "pointer"]
 
 _POINTER, _INT64, _INT32 = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
 
@@ -26,6 +26,8 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     ),
     "nck_free_ngrams": (None, [_POINTER]),
     "nck_ngram_bytes": (_INT64, [_POINTER]),
+    "nck_ngram_arrays_of": (_INT32, [_POINTER, _POINTER]),
+    "nck_open_ngrams": (_INT32, [_POINTER, _POINTER]),
     "nck_ngram_losses": (
         _INT32, [_POINTER, _POINTER, _POINTER, _INT64, _INT32, _INT32, _POINTER, _INT32]
     ),
@@ -34,6 +36,18 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     ),
     "nck_last_error": (ctypes.c_char_p, []),
 }  # fmt: skip
+
+
+class Arrays(ctypes.Structure):
+    """nck_ngram_arrays of csrc/kernels/abi.h."""
+
+    _fields_ = (
+        ("order", _INT64), ("vocab", _INT64),
+        ("stream_size", _INT64), ("nodes_size", _INT64),
+        ("children_size", _INT64), ("followers_size", _INT64),
+        ("stream", _POINTER), ("nodes", _POINTER), ("children", _POINTER), ("followers", _POINTER),
+        ("discounts", _POINTER),
+    )  # fmt: skip
 
 
 @cache
@@ -55,5 +69,5 @@ def check(status: int) -> None:
 def pointer(array: NDArray[Any]) -> int:
     """Return the address of an array's first element; the caller must keep the array."""
     assert array.flags.c_contiguous
-    assert array.dtype in (np.int64, np.float64)
+    assert array.dtype in (np.int64, np.uint32, np.float64)
     return int(array.ctypes.data)

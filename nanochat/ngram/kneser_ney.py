@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import ctypes
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nanochat.data.documents import Documents
 from nanochat.errors import KernelError
-from nanochat.ngram.kernels import check, kernels, pointer
+from nanochat.ngram.kernels import Arrays, check, kernels, pointer
 
 __all__ = ["MAX_ORDER", "KneserNey"]
 
 MAX_ORDER = 16
 MOST_TARGETS = 1 << 27
+# The arrays of the counts: rows of 32-bit integers of this many columns.
+COLUMNS = {"stream": 1, "nodes": 2, "children": 2, "followers": 3}
 
 
 class KneserNey:
@@ -35,8 +38,9 @@ class KneserNey:
     1
     """
 
-    def __init__(self, counts: int, order: int, vocab_size: int) -> None:
+    def __init__(self, counts: int, order: int, vocab_size: int, memory: object = None) -> None:
         self._counts = counts  # address of an nck_ngrams, freed with this object
+        self._memory = memory  # that the counts read, if it is not their own
         self.order, self.vocab_size = order, vocab_size
         finalizer = weakref.finalize(self, kernels().nck_free_ngrams, counts)
         finalizer.atexit = False  # a daemon thread may still use the counts
@@ -60,6 +64,39 @@ class KneserNey:
         check(status)
         assert counts.value is not None
         return cls(counts.value, order, vocab_size)
+
+    @classmethod
+    def open(cls, order: int, vocab_size: int, arrays: Mapping[str, NDArray[Any]]) -> KneserNey:
+        """Return the model whose `arrays()` these are. It reads them in place.
+
+        Raises KernelError for arrays that no count can have left.
+        """
+        _check_int32(order=order, vocab_size=vocab_size)
+        fields = Arrays(order=order, vocab=vocab_size)
+        for name, columns in COLUMNS.items():
+            setattr(fields, name, pointer(arrays[name]))
+            setattr(fields, f"{name}_size", arrays[name].size // columns)
+        if arrays["discounts"].shape != (order, 2, 3):
+            raise KernelError(
+                f"discounts must have the shape ({order}, 2, 3), got {arrays['discounts'].shape}"
+            )
+        fields.discounts = pointer(arrays["discounts"])
+        counts = ctypes.c_void_p()
+        check(kernels().nck_open_ngrams(ctypes.addressof(fields), ctypes.addressof(counts)))
+        assert counts.value is not None
+        return cls(counts.value, order, vocab_size, memory=dict(arrays))
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return copies of the counts: stream, nodes, children and followers in uint32, and the
+        discounts in float64."""
+        fields = Arrays()
+        check(kernels().nck_ngram_arrays_of(self._counts, ctypes.addressof(fields)))
+        arrays: dict[str, NDArray[Any]] = {}
+        for name, columns in COLUMNS.items():
+            shape = (getattr(fields, f"{name}_size"), columns)
+            arrays[name] = _copied(getattr(fields, name), ctypes.c_uint32, shape)
+        discounts = _copied(fields.discounts, ctypes.c_double, (self.order, 6))
+        return {**arrays, "discounts": discounts.reshape(self.order, 2, 3)}
 
     @property
     def bytes(self) -> int:
@@ -122,6 +159,13 @@ class KneserNey:
         )  # fmt: skip
         check(status)
         return result
+
+
+def _copied(address: int | None, kind: Any, shape: tuple[int, int]) -> NDArray[Any]:
+    """Return a copy of a matrix at an address."""
+    if not address or not shape[0]:
+        return np.zeros(shape, dtype=np.dtype(kind))
+    return np.ctypeslib.as_array(ctypes.cast(address, ctypes.POINTER(kind)), shape).copy()
 
 
 def _check_int32(**numbers: int) -> None:

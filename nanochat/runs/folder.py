@@ -25,7 +25,8 @@ CONFIG, ENVIRONMENT, METRICS, PLOT, RESULT, EVENTS = (
 
 # Every name that a run writes at the top of its folder; the hidden ones only while it writes.
 RUN_FILES = {CONFIG, ENVIRONMENT, METRICS, PLOT, RESULT, EVENTS}
-RUN_FILES |= {CHECKPOINTS_DIR, LOCK, SOURCES_DIR}
+COUNTS_DIR = "counts"  # of n-grams that the network is mixed with
+RUN_FILES |= {CHECKPOINTS_DIR, COUNTS_DIR, LOCK, SOURCES_DIR}
 RUN_FILES |= {f".{name}.tmp" for name in (CONFIG, ENVIRONMENT, RESULT)}
 
 
@@ -41,6 +42,7 @@ class RunFolder:
         self.result = path / RESULT
         self.events = path / EVENTS
         self.checkpoints = path / CHECKPOINTS_DIR
+        self.counts = path / COUNTS_DIR
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write the resolved config as a file that `--config` takes.

@@ -6,6 +6,9 @@ import dataclasses
 import os
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from nanochat.config.option import shown
 from nanochat.config.options import (
     BEST,
@@ -15,11 +18,17 @@ from nanochat.config.options import (
     TrainConfig,
     options_of,
 )
+from nanochat.data.documents import Documents
 from nanochat.data.tokenizer import Tokenizer, tokenizer_from_dict
 from nanochat.engines import build_engine, resolve_hardware
 from nanochat.errors import CheckpointError, ConfigError
+from nanochat.ngram.kneser_ney import KneserNey
+from nanochat.ngram.mixing import probabilities
 from nanochat.runs.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
+from nanochat.runs.counts import counts_of
 from nanochat.runs.find import find_run, is_checkpoint, step_folders
+from nanochat.sampling.mixed import mixed_with
+from nanochat.sampling.sampling import OpensDecoders
 from nanochat.training.average import averaged_weights
 from nanochat.training.engine import Engine, EngineState
 
@@ -42,6 +51,16 @@ class TrainedModel:
     config: TrainConfig
     tokenizer: Tokenizer
     checkpoint: Checkpoint
+    counts: KneserNey | None  # that the network is mixed with
+
+    @property
+    def mixture(self) -> OpensDecoders:
+        """What samples are drawn from."""
+        return mixed_with(self.engine, self.counts)
+
+    def by_counts(self, documents: Documents) -> NDArray[np.float32] | None:  # (pairs,)
+        """Return the probability of each target by the counts, if there are any."""
+        return None if self.counts is None else probabilities(self.counts, documents)
 
 
 def read_checkpoint(
@@ -154,4 +173,7 @@ def load_trained(
     engine = build_engine(resolved, tokenizer.vocab_size)
     weights = averaged_weights(checkpoint.state)
     engine.load_state_dict(EngineState(weights=weights, optimizer={}))
-    return TrainedModel(engine=engine, config=resolved, tokenizer=tokenizer, checkpoint=checkpoint)
+    return TrainedModel(
+        engine=engine, config=resolved, tokenizer=tokenizer, checkpoint=checkpoint,
+        counts=counts_of(checkpoint),
+    )  # fmt: skip

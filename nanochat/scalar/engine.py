@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 from nanochat.config.options import TrainConfig
 from nanochat.data.batches import IGNORE, Batch
-from nanochat.model.parameters import initial_weights, parameter_specs
+from nanochat.model.parameters import initial_weights, output_size, parameter_specs
 from nanochat.model.state import check_shapes
 from nanochat.scalar.average import ParameterAverage
 from nanochat.scalar.bigram import Bigram
 from nanochat.scalar.decoder import ReplayDecoder, ScalarDecoder
-from nanochat.scalar.functions import cross_entropy, total
+from nanochat.scalar.functions import cross_entropy, mixed_cross_entropy, total
 from nanochat.scalar.minigpt import MiniGPT
 from nanochat.scalar.optimizer import ScalarOptimizer
 from nanochat.scalar.replay import MOST_NODES, Replay, first_positions, recorded_nodes, segments_of
@@ -83,7 +83,8 @@ class ScalarEngine:
             return
         self._replay = Replay(
             self.model, self.tape, self.matrices,
-            numerics=self.config.numerics, vocab_size=vocab_size, threads=self.config.threads,
+            numerics=self.config.numerics, outputs=output_size(self.config, vocab_size),
+            has_counts=self.config.ngram_order > 0, threads=self.config.threads,
         )  # fmt: skip
         self._reserve(longest or first_positions(self.config, self.specs))
 
@@ -219,19 +220,24 @@ class ScalarEngine:
 
     def _losses_by_row(self, batch: Batch) -> Iterator[list[Value]]:
         """Yield the losses of each row's targets. A row's graph is freed before the next row."""
-        columns = (batch.inputs, batch.targets, batch.positions, batch.segments)
+        by_counts = batch.by_counts
+        if by_counts is None:
+            by_counts = np.ones(batch.inputs.shape, dtype=np.float32)
+        columns = (batch.inputs, batch.targets, batch.positions, batch.segments, by_counts)
         for row, length in enumerate(batch.lengths.tolist()):
-            tokens, targets, positions, segments = (c[row, :length].tolist() for c in columns)
+            by_column = zip(*(c[row, :length].tolist() for c in columns), strict=True)
             losses = []
             cache, segment = None, None
-            for token, target, position, token_segment in zip(
-                tokens, targets, positions, segments, strict=True
-            ):
+            for token, target, position, token_segment, counted in by_column:
                 if token_segment != segment:
                     cache, segment = self.model.new_cache(), token_segment
                 logits = self.model.logits(token, position, cache)
                 if target != IGNORE:
-                    losses.append(cross_entropy(logits, target))
+                    losses.append(
+                        mixed_cross_entropy(logits, target, counted)
+                        if self.config.ngram_order
+                        else cross_entropy(logits, target)
+                    )
             yield losses
 
     def open_decoder(self, prompts: Sequence[Sequence[int]]) -> Decoder:

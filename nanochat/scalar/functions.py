@@ -11,9 +11,13 @@ from operator import mul
 from typing import cast
 
 from nanochat.model.parameters import RMSNORM_EPS
+from nanochat.ngram.mixing import NETWORK_WEIGHT
 from nanochat.scalar.value import Token, Value, detached_max, select
 
-__all__ = ["cross_entropy", "dot", "linear", "rmsnorm", "rotate", "softcap", "softmax", "total"]
+__all__ = [
+    "cross_entropy", "dot", "linear", "mixed_cross_entropy", "rmsnorm", "rotate", "softcap",
+    "softmax", "total",
+]  # fmt: skip
 
 
 def total(values: Iterable[Value]) -> Value:
@@ -52,6 +56,23 @@ def softmax(logits: Sequence[Value]) -> list[Value]:
 def cross_entropy(logits: Sequence[Value], target: int | Token) -> Value:
     """Return the negative log-probability of the target, in nats."""
     return -select(softmax(logits), target).log()
+
+
+def mixed_cross_entropy(
+    logits: Sequence[Value],  # (vocab + 1,), the last one of the share of the counts
+    target: int | Token,
+    by_counts: Value | float,  # probability of the target by counted n-grams
+) -> Value:
+    """Return −log p(target) of the mixture, in nats; see tensor/mixture.py.
+
+    Its gradient is also that of NETWORK_WEIGHT times the loss of the network alone.
+    """
+    largest = detached_max(logits)
+    *tokens, share = [(logit - largest).exp() for logit in logits]
+    sum_, chosen = total(tokens), select(tokens, target)
+    network = sum_.log() - chosen.log()
+    mixed = (sum_ + share).log() - (chosen + share * by_counts).log()
+    return mixed + NETWORK_WEIGHT * (network - detached_max([network]))
 
 
 def rotate(x: Sequence[Value], cos: Sequence[float], sin: Sequence[float]) -> list[Value]:

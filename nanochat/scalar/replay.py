@@ -18,7 +18,7 @@ from nanochat import _scalar
 from nanochat.config.options import TrainConfig
 from nanochat.data.batches import IGNORE, Batch
 from nanochat.model.parameters import Spec
-from nanochat.scalar.functions import cross_entropy
+from nanochat.scalar.functions import cross_entropy, mixed_cross_entropy
 from nanochat.scalar.value import Matrix, Tape, Value
 from nanochat.system.threads import thread_count
 
@@ -45,12 +45,15 @@ class Segments:
     lengths: NDArray[np.int32]  # (segments,)
     tokens: NDArray[np.int32]  # (segments, 2 * positions)
     counted: NDArray[np.uint8] | None  # (segments, positions): targets that count; None: all
+    # (segments, positions): probability of each target by counted n-grams; None: no counts
+    by_counts: NDArray[np.float64] | None = None
 
     def chunks(self, size: int) -> Iterator[Segments]:
         for start in range(0, len(self.lengths), size):
             part = slice(start, start + size)
             counted = None if self.counted is None else self.counted[part]
-            yield Segments(self.lengths[part], self.tokens[part], counted)
+            by_counts = None if self.by_counts is None else self.by_counts[part]
+            yield Segments(self.lengths[part], self.tokens[part], counted, by_counts)
 
 
 def segments_of(batch: Batch, positions: int) -> Segments:
@@ -60,7 +63,11 @@ def segments_of(batch: Batch, positions: int) -> Segments:
         row, targets = np.zeros((1, 2 * positions), dtype=np.int32), batch.targets[0, :length]
         row[0, 0 : 2 * length : 2] = batch.inputs[0, :length]
         row[0, 1 : 2 * length : 2] = targets
-        return Segments(batch.lengths.astype(np.int32), row, _counted(targets, length, positions))
+        counted, by_counts = _counted(targets, length, positions), None
+        if batch.by_counts is not None:
+            by_counts = np.ones((1, positions))
+            by_counts[0, :length] = batch.by_counts[0, :length]
+        return Segments(batch.lengths.astype(np.int32), row, counted, by_counts)
     inside = batch.segments >= 0
     rows = np.nonzero(inside)[0]
     ids, targets = batch.segments[inside], batch.targets[inside]
@@ -76,8 +83,12 @@ def segments_of(batch: Batch, positions: int) -> Segments:
     if (targets == IGNORE).any():
         counted = np.zeros((len(starts), positions), dtype=np.uint8)
         counted[segment, position] = targets != IGNORE
+    by_counts = None
+    if batch.by_counts is not None:
+        by_counts = np.ones((len(starts), positions))
+        by_counts[segment, position] = batch.by_counts[inside]
     lengths = np.diff(np.append(starts, len(rows))).astype(np.int32)
-    return Segments(lengths, tokens, counted)
+    return Segments(lengths, tokens, counted, by_counts)
 
 
 def _counted(targets: NDArray[np.int64], length: int, positions: int) -> NDArray[np.uint8] | None:
@@ -116,11 +127,12 @@ class Replay:
         matrices: Mapping[str, Matrix],
         *,
         numerics: str,
-        vocab_size: int,
+        outputs: int,  # logits of a position
+        has_counts: bool = False,  # the last output is the share of counted n-grams
         threads: int = 0,  # as in compile()
     ) -> None:
         self._model, self._tape, self._matrices = model, tape, matrices
-        self._numerics, self._vocab_size = numerics, vocab_size
+        self._numerics, self._outputs, self._has_counts = numerics, outputs, has_counts
         self._threads = thread_count(threads)
         self._core: _scalar.Program | None = None
         self.positions = 0
@@ -147,7 +159,11 @@ class Replay:
             for position in range(positions):
                 token = _scalar.Token(2 * position, 0)
                 logits = self._model.logits(token, position, cache)
-                losses.append(cross_entropy(logits, _scalar.Token(2 * position + 1, 0)))
+                target = _scalar.Token(2 * position + 1, 0)
+                if self._has_counts:
+                    losses.append(mixed_cross_entropy(logits, target, recorder.input(position)))
+                else:
+                    losses.append(cross_entropy(logits, target))
                 watched += logits
             core = _scalar.Program.compile(
                 recorder, losses, watched, self._numerics, self._tape.dtype, threads=self._threads
@@ -177,12 +193,12 @@ class Replay:
         return np.concatenate(parts)
 
     def last_logits(self, segments: Segments) -> NDArray[np.float64]:
-        """Return the logits of the last position, (segments, vocab_size); lengths are equal."""
-        end = int(segments.lengths[0]) * self._vocab_size
+        """Return the logits of the last position, (segments, outputs); lengths are equal."""
+        end = int(segments.lengths[0]) * self._outputs
         parts = []
         for part in segments.chunks(CHUNK[self._numerics]):
             self._forward(part, 1.0)
-            parts.append(self.core.watched(end - self._vocab_size, end))
+            parts.append(self.core.watched(end - self._outputs, end))
         return np.concatenate(parts)
 
     def _forward(
@@ -191,5 +207,9 @@ class Replay:
         scale: float,
         accumulate: bool | None = None,  # None: no gradients; True: add to the previous ones
     ) -> NDArray[np.float64]:
-        scales = np.full(len(part.lengths), scale)
-        return self.core.forward(part.lengths, part.tokens, scales, None, part.counted, accumulate)
+        scales, by_counts = np.full(len(part.lengths), scale), part.by_counts
+        if self._has_counts and by_counts is None:  # where only the logits are read
+            by_counts = np.ones((len(part.lengths), self.positions))
+        return self.core.forward(
+            part.lengths, part.tokens, scales, by_counts, part.counted, accumulate
+        )

@@ -20,16 +20,19 @@ from nanochat import native
 from nanochat.config.options import TrainConfig
 from nanochat.data.batches import Batch
 from nanochat.errors import KernelError, OutOfMemory, UnsupportedDevice, UnsupportedDtype
-from nanochat.model.parameters import initial_weights, parameter_specs
+from nanochat.model.parameters import initial_weights, output_size, parameter_specs
 from nanochat.model.state import check_shapes
+from nanochat.ngram.mixing import NETWORK_WEIGHT
 from nanochat.ops import linear_cross_entropy
 from nanochat.ops.launch import TORCH_DTYPES
+from nanochat.ops.reference import head_logits
 from nanochat.tensor import distributed
 from nanochat.tensor.average import WeightAverage
 from nanochat.tensor.compiled import compile_pays, compiled, has_one_shape
 from nanochat.tensor.decoder import open_decoder
 from nanochat.tensor.dropout import Dropout
 from nanochat.tensor.inputs import InputsMaker, LabeledInputs
+from nanochat.tensor.mixture import mixed_nats
 from nanochat.tensor.model import MODELS
 from nanochat.tensor.native import trains
 from nanochat.tensor.native.model import MiniGPT as NativeMiniGPT
@@ -142,11 +145,12 @@ class TensorEngine:
         self._compiled = compile_pays(config, device)
         fast = trains(config, device, torch_dtype, compiled=self._compiled)
         model = NativeMiniGPT if fast else MODELS[config.model_kind]
-        self.model = model(config, self.weights, vocab_size)
+        outputs = output_size(config, vocab_size)
+        self.model = model(config, self.weights, outputs)
         self.optimizer = FlatOptimizer(config, self.weights)
         self._average = WeightAverage(self.weights, config.ema) if config.ema else None
         self._inputs = InputsMaker(
-            config, vocab_size, device=torch_device, dtype=torch_dtype, native=fast
+            config, outputs, device=torch_device, dtype=torch_dtype, native=fast
         )
         self._dropout = None
         if config.dropout:
@@ -203,26 +207,40 @@ class TensorEngine:
         inputs = self._inputs(batch)
         if self._dropout is not None:
             inputs = self._dropout(inputs, self._steps, microbatch)
-        loss = self._loss(inputs) / batch.global_targets
-        loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
+        losses = self._loss(inputs) / batch.global_targets
+        losses[-1].backward()  # type: ignore[no-untyped-call]  # torch has no types here
         self.weights.gather()
-        self.weights.loss.add_(loss.detach())
+        self.weights.loss.add_(losses[0].detach())
 
     def _summed_nats(self, inputs: LabeledInputs) -> Tensor:
-        """Return the summed loss of all targets in nats, ()."""
+        """Return the summed loss of all targets in nats, and what training lowers, (1 or 2,)."""
+        hidden = self.model.hidden(inputs)
+        if self.config.ngram_order:
+            mixed, network = self._mixed_nats(hidden, inputs)
+            nats = mixed.sum()
+            return torch.stack((nats, nats + NETWORK_WEIGHT * network.sum()))
         nats: Tensor = linear_cross_entropy(
-            self.model.hidden(inputs), self.model.head, inputs.targets,
+            hidden, self.model.head, inputs.targets,
             softcap=self.config.logit_softcap, reduction="sum", use_native=self._fused,
         )  # fmt: skip
-        return nats
+        return nats.unsqueeze(0)
+
+    def _mixed_nats(self, hidden: Tensor, inputs: LabeledInputs) -> tuple[Tensor, Tensor]:
+        assert inputs.by_counts is not None
+        logits = head_logits(hidden, self.model.head, softcap=self.config.logit_softcap)
+        return mixed_nats(logits, inputs.targets, inputs.by_counts)
 
     @torch.no_grad()
     def token_losses(self, batch: Batch) -> NDArray[np.float64]:  # (rows, length) nats
         inputs = self._inputs(batch)
-        losses = linear_cross_entropy(
-            self.model.hidden(inputs), self.model.head, inputs.targets,
-            softcap=self.config.logit_softcap, reduction="none", use_native=self._fused,
-        )  # fmt: skip
+        hidden = self.model.hidden(inputs)
+        if self.config.ngram_order:
+            losses, _ = self._mixed_nats(hidden, inputs)
+        else:
+            losses = linear_cross_entropy(
+                hidden, self.model.head, inputs.targets,
+                softcap=self.config.logit_softcap, reduction="none", use_native=self._fused,
+            )  # fmt: skip
         nats = np.zeros(batch.targets.shape)  # columns past inputs.length hold only padding
         nats[:, : inputs.length] = losses.cpu().numpy().reshape(-1, inputs.length)
         return nats

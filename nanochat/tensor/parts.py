@@ -33,4 +33,5 @@ def in_parts(batch: Batch, parts: int) -> Iterator[Batch]:
             inputs=batch.inputs[piece], targets=batch.targets[piece],
             positions=batch.positions[piece], segments=batch.segments[piece],
             lengths=batch.lengths[piece], global_targets=batch.global_targets,
+            by_counts=None if batch.by_counts is None else batch.by_counts[piece],
         )  # fmt: skip

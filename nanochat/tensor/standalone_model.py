@@ -35,6 +35,12 @@ CHOICES = {
     "model_kind": ("bigram", "mini-gpt"),
     "positions": ("learned", "rope"),
     "activation": tuple(ACTIVATIONS),
+    "ngram_order": (0,),  # counted n-grams are not part of this file
+}
+EARLIER_NAMES = {
+    "past_embeds": "prev_token_tables",
+    "ngram_rows": "hash_embed_rows",
+    "ngram_longest": "hash_embed_longest",
 }
 HASH_MULTIPLIER = 0x9E3779B97F4A7C15 - 2**64  # int64 products are modulo 2**64, as the hash needs
 
@@ -102,7 +108,8 @@ class GPT(nn.Module):
         super().__init__()
         for name, known in CHOICES.items():
             if config[name] not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, got {config[name]}")
+                known_text = ", ".join(map(str, known))
+                raise ValueError(f"{name} must be one of {known_text}, got {config[name]}")
         self.config, size = config, config["n_embd"]
         self.wte = matrix(vocab_size, size)  # word token embedding
         for k in range(1, config["prev_token_tables"] + 1):
@@ -153,7 +160,9 @@ def load(folder: str | Path | None = None) -> GPT:
     Its parameters have the dtype of the saved weights.
     """
     folder = Path(__file__).parent if folder is None else Path(folder)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    saved_config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = {"ngram_order": 0}  # as before this option
+    config.update({EARLIER_NAMES.get(name, name): each for name, each in saved_config.items()})
     weights = load_file(folder / "weights.safetensors")
     if config.get("ema"):  # the average of the weights is what nanochat samples and evaluates
         saved = load_file(folder / "optimizer.safetensors")

@@ -29,6 +29,7 @@ def score_documents(
     batch_size: int,
     block_size: int,
     per_token: bool,
+    by_counts: NDArray[np.float32] | None = None,  # (documents.pairs,), for Batch.by_counts
 ) -> tuple[LossTotals, NDArray[np.float64]]:
     """Return the totals and, if asked for, the (pairs,) nats of each token.
 
@@ -39,7 +40,8 @@ def score_documents(
     totals = LossTotals(token_bytes)
     nats = np.full(documents.pairs if per_token else 0, np.nan)
     pairs = evaluation_pairs(documents, **shape) if per_token else repeat(None)
-    for batch, numbers in zip(evaluation_batches(documents, **shape), pairs, strict=per_token):
+    batches = evaluation_batches(documents, **shape, by_counts=by_counts)
+    for batch, numbers in zip(batches, pairs, strict=per_token):
         losses = engine.token_losses(batch)
         totals.add(losses, batch.targets)
         if numbers is not None:

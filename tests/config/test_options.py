@@ -553,6 +553,8 @@ REFUSED = [  # in the order of the table
      "model_kind bigram does not support prev_token_tables 2; use prev_token_tables 0 or model_kind mini-gpt"),
     ({**BIGRAM, "hash_embed_rows": 2}, errors.UnsupportedOption,
      "model_kind bigram does not support hash_embed_rows 2; use hash_embed_rows 0 or model_kind mini-gpt"),
+    ({**BIGRAM, "ngram_order": 3}, errors.UnsupportedOption,
+     "model_kind bigram does not support ngram_order 3; use ngram_order 0 or model_kind mini-gpt"),
     ({**BIGRAM, "dropout": 0.5}, errors.UnsupportedOption,
      "model_kind bigram does not support dropout 0.5; use dropout 0 or model_kind mini-gpt"),
 ]  # fmt: skip

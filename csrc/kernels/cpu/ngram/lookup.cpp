@@ -39,9 +39,9 @@ const Element* lower_bound(const Element* first, std::size_t count, std::uint32_
 // Calls visit(depth, counts) for each context that the table has, the empty one first, up to
 // `longest` tokens. The counts of a leaf refer to `only`.
 template <class Visit>
-void walk(const Table& table, const Context& context, int longest, Follower& only,
+void walk(const View& table, const Context& context, int longest, Follower& only,
           const Visit& visit) noexcept {
-  if (table.targets() == 0) return;
+  if (table.targets == 0) return;
   std::int64_t left = context.length;
   const auto next_token = [&](std::uint32_t& token) noexcept {
     if (left > 0) {
@@ -52,22 +52,22 @@ void walk(const Table& table, const Context& context, int longest, Follower& onl
     return left-- == 0 && context.begins;
   };
   const auto visit_node = [&](int depth, const Node* node) noexcept {
-    const Follower* const first = table.followers.data() + node[0].first_follower;
+    const Follower* const first = table.followers + node[0].first_follower;
     const std::size_t size = node[1].first_follower - node[0].first_follower;
     visit(depth,
           size <= short_list ? Counts{first, size, nullptr} : Counts{first + 2, size - 2, first});
   };
-  const Node* node = table.nodes.data();
+  const Node* node = table.nodes;
   visit_node(0, node);
   for (int depth = 1; depth <= longest; ++depth) {
     std::uint32_t token = bos;
     if (!next_token(token)) return;
-    const Child* const first = table.children.data() + node[0].first_child;
+    const Child* const first = table.children + node[0].first_child;
     const std::size_t count = node[1].first_child - node[0].first_child;
     const Child* const child = lower_bound(first, count, token);
     if (child == first + count || child->token != token) return;
     if ((child->link & leaf_bit) == 0) {
-      node = table.nodes.data() + child->link;
+      node = table.nodes + child->link;
       visit_node(depth, node);
       continue;
     }
@@ -77,6 +77,7 @@ void walk(const Table& table, const Context& context, int longest, Follower& onl
       visit(depth, Counts{&only, 1, nullptr});
       if (token == bos || depth == longest || !next_token(token)) return;
       ++depth;
+      if (static_cast<std::uint32_t>(depth) > target) return;  // only if the counts are damaged
       if (table.stream[target - static_cast<std::uint32_t>(depth)] != token) return;
     }
   }
@@ -101,7 +102,7 @@ double kept(std::uint32_t count, const Discounts& discounts) noexcept {
 
 }  // namespace
 
-void losses(const Table& table, const Context& context, std::uint32_t target, int least_order,
+void losses(const View& table, const Context& context, std::uint32_t target, int least_order,
             int most_order, double* result, std::int64_t stride) noexcept {
   double lower = 1.0 / table.vocab;  // adjusted counts up to the depth before
   int next_order = least_order;
@@ -127,7 +128,7 @@ void losses(const Table& table, const Context& context, std::uint32_t target, in
   for (int order = next_order; order <= most_order; ++order) write(order, lower);
 }
 
-void distribution(const Table& table, const Context& context, int order, double* result) noexcept {
+void distribution(const View& table, const Context& context, int order, double* result) noexcept {
   Follower only{};
   ByDepth<Counts, max_order> found;
   int depths = 0;

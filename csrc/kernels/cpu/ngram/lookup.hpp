@@ -15,11 +15,11 @@ struct Context {
 
 // Writes −log p(target) for the orders least_order, least_order + 1 … most_order, `stride` elements
 // apart.
-void losses(const Table& table, const Context& context, std::uint32_t target, int least_order,
+void losses(const View& table, const Context& context, std::uint32_t target, int least_order,
             int most_order, double* result, std::int64_t stride) noexcept;
 
 // Writes the probabilities of all tokens.
-void distribution(const Table& table, const Context& context, int order, double* result) noexcept;
+void distribution(const View& table, const Context& context, int order, double* result) noexcept;
 
 }  // namespace nanochat::kernels::ngram
 

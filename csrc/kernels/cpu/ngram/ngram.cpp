@@ -8,7 +8,8 @@
 #include "kernels/cpu/runtime/parallel.hpp"
 
 struct nck_ngrams {
-  nanochat::kernels::ngram::Table table;
+  nanochat::kernels::ngram::Table table;  // empty if the view is of the caller's arrays
+  nanochat::kernels::ngram::View view;
 };
 
 namespace nanochat::kernels::ngram {
@@ -74,8 +75,76 @@ std::vector<std::uint32_t> stream_of(const std::int64_t* tokens, const std::int6
   return stream;
 }
 
+void check_whole(bool holds, const char* what) {
+  if (!holds) throw Failure(NCK_ARGUMENT, "the counts are damaged: %s", what);
+}
+
+// Checks that no lookup can leave the arrays, and returns them as a view.
+View opened(const nck_ngram_arrays& arrays) {
+  check_range("order", arrays.order, 1, max_order);
+  check_range("vocab", arrays.vocab, 1, max_vocab);
+  check_range("stream_size", arrays.stream_size, 1, max_targets + 1);
+  constexpr std::int64_t most = std::int64_t{1} << 31U;
+  check_range("nodes_size", arrays.nodes_size, 2, most);
+  check_range("children_size", arrays.children_size, 0, most);
+  check_range("followers_size", arrays.followers_size, 0, most);
+  View view;
+  view.order = static_cast<int>(arrays.order);
+  view.vocab = static_cast<std::uint32_t>(arrays.vocab);
+  view.targets = static_cast<std::uint32_t>(arrays.stream_size - 1);
+  view.node_count = static_cast<std::size_t>(arrays.nodes_size);
+  view.child_count = static_cast<std::size_t>(arrays.children_size);
+  view.follower_count = static_cast<std::size_t>(arrays.followers_size);
+  check_pointer(arrays.stream, "stream");
+  check_pointer(arrays.nodes, "nodes");
+  if (view.child_count > 0) check_pointer(arrays.children, "children");
+  if (view.follower_count > 0) check_pointer(arrays.followers, "followers");
+  check_pointer(arrays.discounts, "discounts");
+  view.stream = arrays.stream;
+  view.nodes = reinterpret_cast<const Node*>(arrays.nodes);
+  view.children = reinterpret_cast<const Child*>(arrays.children);
+  view.followers = reinterpret_cast<const Follower*>(arrays.followers);
+  const double* discount = arrays.discounts;
+  for (int depth = 0; depth < view.order; ++depth) {
+    for (Discounts& discounts : view.discounts[depth]) {
+      for (std::size_t i = 0; i < discounts.size(); ++i, ++discount) {
+        check_whole(*discount > 0 && *discount <= static_cast<double>(i) + 1, "a discount");
+        discounts[i] = *discount;
+      }
+    }
+  }
+  for (std::uint32_t i = 0; i <= view.targets; ++i) {
+    check_whole(view.stream[i] < view.vocab, "a token of the text");
+  }
+  check_whole(view.stream[0] == bos && view.stream[view.targets] == bos, "an end of the text");
+  const std::size_t last = view.node_count - 1;
+  check_whole(view.nodes[last].first_child == view.child_count &&
+                  view.nodes[last].first_follower == view.follower_count,
+              "the last node");
+  for (std::size_t i = 0; i < last; ++i) {
+    const Node &node = view.nodes[i], &next = view.nodes[i + 1];
+    check_whole(node.first_child <= next.first_child && next.first_child <= view.child_count &&
+                    node.first_follower <= next.first_follower &&
+                    next.first_follower <= view.follower_count,
+                "a node");
+    std::size_t follower = node.first_follower;
+    if (next.first_follower - follower > short_list) follower += 2;
+    for (; follower < next.first_follower; ++follower) {
+      const Follower& each = view.followers[follower];
+      check_whole(each.token < view.vocab && each.count[adjusted] > 0 && each.count[raw] > 0,
+                  "a follower");
+    }
+  }
+  for (std::size_t i = 0; i < view.child_count; ++i) {
+    const std::uint32_t link = view.children[i].link, target = link & ~leaf_bit;
+    check_whole((link & leaf_bit) == 0 ? link < last : target >= 1 && target <= view.targets,
+                "a child");
+  }
+  return view;
+}
+
 // Scores targets first … last − 1 of the documents.
-void score(const Table& table, const std::int64_t* tokens, const std::int64_t* offsets,
+void score(const View& table, const std::int64_t* tokens, const std::int64_t* offsets,
            std::int64_t documents, int least_order, int most_order, double* result,
            std::int64_t first, std::int64_t last) noexcept {
   const std::int64_t stride = offsets[documents] + documents;
@@ -116,6 +185,7 @@ std::int32_t nck_count_ngrams(const std::int64_t* tokens, const std::int64_t* of
     counted->table.vocab = static_cast<std::uint32_t>(vocab);
     counted->table.stream = ngram::stream_of(tokens, offsets, documents);
     ngram::build(counted->table, threads);
+    counted->view = ngram::view_of(counted->table);
     *ngrams = counted.release();
   });
 }
@@ -125,10 +195,47 @@ void nck_free_ngrams(nck_ngrams* ngrams) { delete ngrams; }
 
 std::int64_t nck_ngram_bytes(const nck_ngrams* ngrams) {
   if (ngrams == nullptr) return 0;
-  const auto bytes = [](const auto& array) { return array.capacity() * sizeof(array[0]); };
-  const nanochat::kernels::ngram::Table& table = ngrams->table;
-  return static_cast<std::int64_t>(sizeof(table) + bytes(table.stream) + bytes(table.nodes) +
-                                   bytes(table.children) + bytes(table.followers));
+  using namespace nanochat::kernels::ngram;
+  const View& view = ngrams->view;
+  return static_cast<std::int64_t>(
+      sizeof(*ngrams) + (std::size_t{view.targets} + 1) * sizeof(std::uint32_t) +
+      view.node_count * sizeof(Node) + view.child_count * sizeof(Child) +
+      view.follower_count * sizeof(Follower));
+}
+
+std::int32_t nck_ngram_arrays_of(const nck_ngrams* ngrams, nck_ngram_arrays* arrays) {
+  using namespace nanochat::kernels;
+  return guarded([&] {
+    check_pointer(ngrams, "ngrams");
+    check_pointer(arrays, "arrays");
+    const ngram::View& view = ngrams->view;
+    // The elements of each struct are 32-bit integers, side by side.
+    const auto integers = [](const auto* elements) {
+      return reinterpret_cast<const std::uint32_t*>(elements);
+    };
+    *arrays = {view.order,
+               view.vocab,
+               std::int64_t{view.targets} + 1,
+               static_cast<std::int64_t>(view.node_count),
+               static_cast<std::int64_t>(view.child_count),
+               static_cast<std::int64_t>(view.follower_count),
+               view.stream,
+               integers(view.nodes),
+               integers(view.children),
+               integers(view.followers),
+               view.discounts[0][0].data()};
+  });
+}
+
+std::int32_t nck_open_ngrams(const nck_ngram_arrays* arrays, nck_ngrams** ngrams) {
+  using namespace nanochat::kernels;
+  return guarded([&] {
+    check_pointer(arrays, "arrays");
+    check_pointer(static_cast<const void*>(ngrams), "ngrams");
+    auto opened = std::make_unique<nck_ngrams>();
+    opened->view = ngram::opened(*arrays);
+    *ngrams = opened.release();
+  });
 }
 
 std::int32_t nck_ngram_losses(const nck_ngrams* ngrams, const std::int64_t* tokens,
@@ -138,7 +245,7 @@ std::int32_t nck_ngram_losses(const nck_ngrams* ngrams, const std::int64_t* toke
   using namespace nanochat::kernels;
   return guarded([&] {
     check_pointer(ngrams, "ngrams");
-    const ngram::Table& table = ngrams->table;
+    const ngram::View& table = ngrams->view;
     check_range("most_order", most_order, 1, table.order);
     check_range("least_order", least_order, 1, most_order);
     check_threads(threads);
@@ -160,7 +267,7 @@ std::int32_t nck_ngram_distributions(const nck_ngrams* ngrams, const std::int64_
   using namespace nanochat::kernels;
   return guarded([&] {
     check_pointer(ngrams, "ngrams");
-    const ngram::Table& table = ngrams->table;
+    const ngram::View& table = ngrams->view;
     check_range("order", order, 1, table.order);
     check_range("contexts", contexts, 0, ngram::max_targets);
     check_threads(threads);

@@ -82,6 +82,35 @@ struct Table {
   std::uint32_t targets() const noexcept { return static_cast<std::uint32_t>(stream.size()) - 1; }
 };
 
+// Counts as the lookups read them: those of a Table, or arrays in the caller's memory.
+struct View {
+  int order = 0;
+  std::uint32_t vocab = 0;
+  std::uint32_t targets = 0;  // one less than the elements of the stream
+  std::size_t node_count = 0, child_count = 0, follower_count = 0;
+  const std::uint32_t* stream = nullptr;
+  const Node* nodes = nullptr;
+  const Child* children = nullptr;
+  const Follower* followers = nullptr;
+  ByDepth<std::array<Discounts, 2>, max_order> discounts;
+};
+
+inline View view_of(const Table& table) noexcept {
+  View view;
+  view.order = table.order;
+  view.vocab = table.vocab;
+  view.targets = table.targets();
+  view.node_count = table.nodes.size();
+  view.child_count = table.children.size();
+  view.follower_count = table.followers.size();
+  view.stream = table.stream.data();
+  view.nodes = table.nodes.data();
+  view.children = table.children.data();
+  view.followers = table.followers.data();
+  view.discounts = table.discounts;
+  return view;
+}
+
 inline Totals totals_of(const Follower* first, const Follower* last, Kind kind) noexcept {
   Totals totals{0, 0, 0};
   for (; first != last; ++first) {

@@ -1,0 +1,45 @@
+"""The counts that a checkpoint's network is mixed with: one file in the folder of its run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanochat.errors import CheckpointError
+from nanochat.ngram.kneser_ney import KneserNey
+from nanochat.ngram.stored import load_counts
+from nanochat.runs.checkpoint import Checkpoint
+from nanochat.runs.folder import RunFolder
+
+__all__ = ["counts_of", "named", "named_counts", "saved_counts"]
+
+_KEY = "ngram_sha256"  # in the data of a checkpoint
+
+
+def named(sha256: str) -> Mapping[str, Any]:
+    """Return what a checkpoint's data hold of the counts."""
+    return {_KEY: sha256}
+
+
+def named_counts(checkpoint: Checkpoint) -> Mapping[str, Any]:
+    """Return the same of a checkpoint that was read."""
+    return {_KEY: checkpoint.data[_KEY]} if _KEY in checkpoint.data else {}
+
+
+def counts_of(checkpoint: Checkpoint) -> KneserNey | None:
+    """Return the counts, or None for a network that predicts alone. Raises CheckpointError."""
+    return saved_counts(checkpoint)[0] if checkpoint.config.get("ngram_order") else None
+
+
+def saved_counts(checkpoint: Checkpoint) -> tuple[KneserNey, NDArray[np.float32]]:
+    """Return the counts and the cross-fitted probabilities of the training part.
+
+    Raises CheckpointError.
+    """
+    sha256 = checkpoint.data.get(_KEY)
+    if not isinstance(sha256, str):
+        raise CheckpointError(f"{checkpoint.path} does not name its counts; train again")
+    return load_counts(RunFolder(checkpoint.run_folder).counts, sha256)

@@ -1,0 +1,137 @@
+"""A run that mixes its network with counts: trained, resumed, evaluated, sampled and loaded."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import nanochat
+from nanochat.config.options import EvalConfig, SampleConfig, TrainConfig
+from nanochat.errors import CheckpointError, RunInterrupted
+from nanochat.ngram.kneser_ney import KneserNey
+from nanochat.runs.checkpoint import load_checkpoint
+from nanochat.runs.counts import counts_of
+
+
+@pytest.fixture(params=["scalar", "tensor"])
+def mode(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def run(folder, tiny, mode):
+    def train(**options):
+        given = {"mode": mode, "threads": 1, "ngram_order": 3, "out": "run", **options}
+        return nanochat.train(TrainConfig(**tiny("mini-gpt", **given)))
+
+    return train
+
+
+def newest(run: str = "run") -> Path:
+    return max(Path(run, "checkpoints").glob("step-*"))
+
+
+def counts_file(run: str = "run") -> Path:
+    (path,) = Path(run, "counts").glob("ngram-*.safetensors")
+    return path
+
+
+def test_the_final_loss_is_that_of_eval_and_of_the_mixture_alone(run):
+    result = run()
+    scored = nanochat.evaluate(EvalConfig(run="run", threads=1))
+    assert scored.loss == pytest.approx(result.metrics["val_loss"], rel=1e-6)
+    network = run(out="network", ngram_order=0)
+    assert result.metrics["params"] > network.metrics["params"]  # the share of the counts
+    assert result.metrics["val_loss"] != network.metrics["val_loss"]
+
+
+def test_a_checkpoint_names_the_counts_of_the_training_part(run):
+    run()
+    counts = counts_of(load_checkpoint(newest()))
+    sha256 = json.loads((newest() / "data.json").read_text())["ngram_sha256"]
+    assert counts_file().name == f"ngram-{sha256}.safetensors"
+    model = nanochat.load("run")
+    text = "anna\nbob"
+    assert counts.order == 3
+    assert model.loss(text).mean == pytest.approx(
+        nanochat.evaluate(EvalConfig(run="run", data=write("two.txt", text), documents="line")).loss
+    )
+
+
+def write(name: str, text: str) -> str:
+    Path(name).write_text(text)
+    return name
+
+
+def test_a_resumed_run_ends_with_the_same_bits_and_never_counts_again(
+    run, stop_after, monkeypatch
+):
+    whole = run(out="whole")
+    stop_after(3)
+    with pytest.raises(RunInterrupted):
+        run(out="cut")
+    stop_after(10**9)
+
+    def refuse(*_, **__):
+        raise AssertionError("counted again")
+
+    monkeypatch.setattr(KneserNey, "count", refuse)
+    again = nanochat.train(TrainConfig(resume=True, out="cut", baseline=False))
+    ends = [(newest(name) / "weights.safetensors").read_bytes() for name in ("whole", "cut")]
+    assert ends[0] == ends[1]
+    assert again.metrics["val_loss"] == whole.metrics["val_loss"]
+
+
+def test_samples_are_drawn_from_the_mixture_and_repeat(run):
+    first = run()
+    assert nanochat.sample(SampleConfig(run="run", num_samples=2, max_new_tokens=8)) == [
+        *first.samples
+    ]
+    model = nanochat.load("run")
+    likeliest = model.next_tokens("an", k=100)
+    assert len(likeliest) == model.tokenizer.vocab_size
+    assert sum(probability for _, probability in likeliest) == pytest.approx(1, abs=1e-9)
+
+
+def test_a_run_without_its_counts_is_one_line(run, refused):
+    run()
+    path = counts_file()
+    content = path.read_bytes()
+    path.unlink()
+    for command in ("sample", "eval"):
+        assert refused(command, "run", code=1).startswith(f"{path} must hold the counts of the")
+    path.write_bytes(content[:-1] + b"?")
+    assert refused("sample", "run", code=1).startswith(f"{path} is damaged: its SHA-256 is ")
+    with pytest.raises(CheckpointError):
+        nanochat.load("run")
+
+
+def test_every_kept_checkpoint_shares_one_file_of_counts(run):
+    run(keep="all", checkpoint_every=2)
+    assert len(list(Path("run/checkpoints").glob("step-*"))) > 2
+    counts_file()
+    shutil.copytree("run", "moved")
+    assert nanochat.load("moved").generate("an").startswith("an")
+
+
+def test_a_run_that_starts_from_a_mixture_is_one_with_the_counts_of_its_own_text(run):
+    run()
+    Path("other.txt").write_text("anna\nben\ncleo\n" * 5)
+    started = nanochat.train(
+        TrainConfig(
+            init_from="run", data="other.txt", documents="line", out="next", steps=2,
+            extend_vocabulary=True, num_samples=0,
+        )
+    )  # fmt: skip
+    assert np.isfinite(started.metrics["val_loss"])
+    assert counts_file("next").name != counts_file().name
+
+
+def test_the_bigram_does_not_mix(refused, folder):
+    assert refused("train", "--model-kind=bigram", "--mode=scalar", "--ngram-order=3") == (
+        "model_kind bigram does not support ngram_order 3; use ngram_order 0 or model_kind mini-gpt"
+    )

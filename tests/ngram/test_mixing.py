@@ -1,0 +1,120 @@
+"""Cross-fitting: no target is scored by counts that have seen it, and every part by the others."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from oracles.kneser_ney import KneserNeyOracle, targets
+from oracles.texts import documents_of
+
+from nanochat.ngram.kneser_ney import KneserNey
+from nanochat.ngram.mixing import FOLDS, cross_fitted, probabilities
+
+VOCAB = 6
+
+
+def random_texts(count: int, longest: int, seed: int = 0) -> list[list[int]]:
+    random = np.random.default_rng(seed)
+    return [
+        random.integers(1, VOCAB, random.integers(0, longest + 1)).tolist() for _ in range(count)
+    ]
+
+
+def test_probabilities_are_those_of_the_losses_and_of_the_formulas() -> None:
+    counted, scored = random_texts(5, 30), random_texts(4, 20, seed=1)
+    model = KneserNey.count(documents_of(counted), 4, VOCAB)
+    oracle = KneserNeyOracle(counted, 4, VOCAB)
+    expected = [oracle.probability(context, target) for context, target in targets(scored)]
+    found = probabilities(model, documents_of(scored))
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_a_document_is_scored_by_the_documents_of_the_other_parts() -> None:
+    random = np.random.default_rng(5)
+    texts = [random.integers(1, VOCAB, 12).tolist() for _ in range(10 * FOLDS)]
+    assert len(set(map(tuple, texts))) == 10 * FOLDS
+    documents = documents_of(texts)
+    found = np.split(
+        cross_fitted(documents, 3, VOCAB, seed=7), np.cumsum(documents.lengths + 1)[:-1]
+    )
+    # A document's part is known by the others with which it is left out: those that, if they
+    # change, change nothing.
+    changed = [*texts]
+    changed[3] = [1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 1, 3, 5, 2, 4, 1, 4, 2, 5, 3, 1, 2, 3, 4, 5] * 3
+    again = documents_of(changed)
+    after = np.split(cross_fitted(again, 3, VOCAB, seed=7), np.cumsum(again.lengths + 1)[:-1])
+    same = [d for d in range(len(texts)) if d != 3 and np.array_equal(found[d], after[d])]
+    assert len(same) == 9
+    others = [text for d, text in enumerate(texts) if d not in (3, *same)]
+    for d in [*same[:3], 3]:
+        oracle = KneserNeyOracle(others, 3, VOCAB)
+        expected = [oracle.probability(c, t) for c, t in targets([texts[d]])]
+        np.testing.assert_allclose(found[d], expected, rtol=1e-6)
+
+
+def test_copies_of_a_document_do_not_score_each_other() -> None:
+    texts = random_texts(10 * FOLDS, 8)
+    texts[5] = texts[50] = texts[95] = [1, 5, 2, 5, 3, 5, 4, 5, 1, 5, 2, 5, 3, 5]
+    without = [text for d, text in enumerate(texts) if d not in (50, 95)]
+    documents, fewer = documents_of(texts), documents_of(without)
+    with_copies = np.split(
+        cross_fitted(documents, 6, VOCAB, seed=1), np.cumsum(documents.lengths + 1)[:-1]
+    )[5]
+    alone = np.split(
+        cross_fitted(fewer, 6, VOCAB, seed=1), np.cumsum(fewer.lengths + 1)[:-1]
+    )[5]  # fmt: skip
+    assert with_copies[3:].max() < 0.9  # the copies would make most targets nearly certain
+    assert abs(np.log(with_copies).mean() - np.log(alone).mean()) < 0.3
+
+
+@pytest.mark.parametrize("order", [1, 2, 5])
+@pytest.mark.parametrize("lengths", [[600], [90, 310, 200]])
+def test_a_piece_of_a_long_text_is_scored_by_what_lies_before_and_after_it(
+    order: int, lengths: list[int]
+) -> None:
+    random = np.random.default_rng(order)
+    texts = [random.integers(1, VOCAB, length).tolist() for length in lengths]
+    documents = documents_of(texts)
+    found = cross_fitted(documents, order, VOCAB, seed=0)
+    stream = documents.stream.tolist()
+    pairs = documents.pairs
+    for piece in range(FOLDS):
+        first, last = pairs * piece // FOLDS, pairs * (piece + 1) // FOLDS
+        edges = max(first - order + 1, 0), min(last + order - 1, pairs)
+        rest = [
+            text
+            for part in (stream[: edges[0] + 1], stream[edges[1] + 1 :])
+            for text in documents_in(part)
+        ]
+        oracle = KneserNeyOracle(rest, order, VOCAB)
+        for p in range(first, last):
+            begin = max(i for i in range(p + 1) if stream[i] == 0)
+            expected = oracle.probability(tuple(stream[begin : p + 1]), stream[p + 1])
+            assert found[p] == pytest.approx(expected, rel=1e-6)
+
+
+def documents_in(part: list[int]) -> list[list[int]]:
+    """The documents in a piece of a token stream; those at its ends may be cut."""
+    texts: list[list[int]] = [[]]
+    for token in part[1:] if part[:1] == [0] else part:
+        if token == 0:
+            texts.append([])
+        else:
+            texts[-1].append(token)
+    ends_whole = part[-1:] == [0]
+    return texts[:-1] if ends_whole or not part else texts
+
+
+def test_threads_change_no_bit() -> None:
+    documents = documents_of(random_texts(10 * FOLDS, 20))
+    one, three = (cross_fitted(documents, 4, VOCAB, seed=2, threads=n) for n in (1, 3))
+    assert one.tobytes() == three.tobytes()
+
+
+@pytest.mark.parametrize("texts", [[], [[]], [[1]], [[1, 2], []]])
+def test_the_shortest_texts_have_a_probability_for_every_target(texts: list[list[int]]) -> None:
+    documents = documents_of(texts)
+    found = cross_fitted(documents, 5, VOCAB, seed=0)
+    assert found.shape == (documents.pairs,)
+    assert ((found > 0) & (found <= 1)).all()

@@ -1,0 +1,111 @@
+"""Counts on disk: what was written is read, byte for byte; what is damaged is refused."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracles.texts import documents_of
+
+from nanochat.errors import CheckpointError, KernelError
+from nanochat.ngram.kneser_ney import KneserNey
+from nanochat.ngram.stored import load_counts, save_counts
+
+VOCAB = 9
+
+
+def text(seed: int = 0, count: int = 4) -> list[list[int]]:
+    random = np.random.default_rng(seed)
+    return [random.integers(1, VOCAB, random.integers(0, 120)).tolist() for _ in range(count)]
+
+
+def counted(order: int = 5, count: int = 4) -> KneserNey:
+    return KneserNey.count(documents_of(text(count=count)), order, VOCAB)
+
+
+@pytest.mark.parametrize("count", [0, 1, 4])
+@pytest.mark.parametrize("order", [1, 2, 5, 16])
+def test_what_was_saved_is_loaded(tmp_path: Path, order: int, count: int) -> None:
+    model, train = counted(order, count), np.linspace(0.1, 1, 7, dtype=np.float32)
+    loaded, again = load_counts(tmp_path, save_counts(model, train, tmp_path))
+    assert (loaded.order, loaded.vocab_size, loaded.bytes) == (order, VOCAB, model.bytes)
+    assert again.tobytes() == train.tobytes()
+    for name, array in model.arrays().items():
+        assert array.tobytes() == loaded.arrays()[name].tobytes()
+    scored = documents_of(text(seed=1))
+    losses = model.token_losses_by_order(scored)
+    assert loaded.token_losses_by_order(scored).tobytes() == losses.tobytes()
+    contexts = [[], [0], [0, 3], [3, 4, 5, 6], text()[0][:9]]
+    assert loaded.distributions(contexts).tobytes() == model.distributions(contexts).tobytes()
+
+
+def test_a_file_is_named_by_its_content_and_another_library_reads_it(tmp_path: Path) -> None:
+    from safetensors.numpy import load_file
+
+    model = counted()
+    sha256 = save_counts(model, np.ones(3, dtype=np.float32), tmp_path)
+    path = tmp_path / f"ngram-{sha256}.safetensors"
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == sha256
+    arrays = load_file(path)
+    assert arrays.pop("train").tolist() == [1, 1, 1]
+    assert arrays.pop("sizes").tolist() == [5, VOCAB]
+    assert {name: array.tobytes() for name, array in arrays.items()} == {
+        name: array.tobytes() for name, array in model.arrays().items()
+    }
+    assert save_counts(model, np.ones(3, dtype=np.float32), tmp_path) == sha256
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_missing_and_a_damaged_file_are_refused_by_name(tmp_path: Path) -> None:
+    sha256 = save_counts(counted(), np.ones(3, dtype=np.float32), tmp_path)
+    path = tmp_path / f"ngram-{sha256}.safetensors"
+    with pytest.raises(CheckpointError, match=f"^{tmp_path}/ngram-0000.safetensors must hold the"):
+        load_counts(tmp_path, "0000")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"^{path} is damaged: its SHA-256 is [0-9a-f]{{12}}"):
+        load_counts(tmp_path, sha256)
+    path.write_bytes(b"")
+    with pytest.raises(CheckpointError, match=f"^{path} must hold the counts of the model, got: "):
+        load_counts(tmp_path, sha256)
+
+
+@pytest.mark.parametrize("content", [b"x", b"\xff" * 40, b"\x02\0\0\0\0\0\0\0{}", b"\0" * 64])
+def test_another_file_of_the_right_name_is_refused(tmp_path: Path, content: bytes) -> None:
+    sha256 = hashlib.sha256(content).hexdigest()
+    path = tmp_path / f"ngram-{sha256}.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"^{path} was not written by nanochat: "):
+        load_counts(tmp_path, sha256)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.data())
+def test_no_content_of_the_arrays_leads_a_lookup_out_of_them(data: st.DataObject) -> None:
+    arrays = counted().arrays()
+    for _ in range(data.draw(st.integers(1, 4))):
+        name = data.draw(st.sampled_from(["stream", "nodes", "children", "followers"]))
+        flat = arrays[name].reshape(-1)
+        place = data.draw(st.integers(0, flat.size - 1))
+        flat[place] = data.draw(st.sampled_from([0, 1, 2, 7, 2**31, 2**31 + 5, 2**32 - 1]))
+    try:
+        model = KneserNey.open(5, VOCAB, arrays)
+    except KernelError as error:
+        assert str(error).startswith("the counts are damaged: ")
+        return
+    losses = model.token_losses_by_order(documents_of(text(seed=1)))
+    assert losses.shape[0] == 5
+    assert model.distributions([[3, 4, 5, 6]]).shape == (1, VOCAB)
+
+
+@pytest.mark.parametrize("discount", [0.0, -1.0, 1.5, np.nan, np.inf])
+def test_a_discount_that_is_none_is_refused(discount: float) -> None:
+    arrays = counted().arrays()
+    arrays["discounts"][0, 0, 0] = discount
+    with pytest.raises(KernelError, match="^the counts are damaged: a discount$"):
+        KneserNey.open(5, VOCAB, arrays)
