@@ -7,8 +7,9 @@ and of the caches of numba and torch; a second process that computes on half of 
 cores from half of the budget on. Each process is timed from outside. Prints and writes to
 results/choices/budget.json the seconds and the ratio to the budget, the steps, the seconds of
 training alone, and whether the schedule reached its end. A run holds its budget between
-0.9 and 1.1 of it, or ends earlier because its text needs no more, and says so. --quick runs the
-first budget once per case and writes nothing.
+0.9 and 1.1 of it, or ends earlier because its text needs no more, and says so. The record keeps the
+earlier runs of other budgets, texts and cases. --quick runs the first budget once per case and
+writes nothing.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.command import command_parser, environment_without_root, nanochat_command
-from bench.machine import write_result
+from bench.machine import read_result, write_result
 
+RECORD = "choices/budget"
 CASES = ("quiet", "cold", "shared")
 EARLIEST, LATEST = 0.9, 1.1  # of the budget
 CACHES = ("HOME", "NUMBA_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "XDG_CACHE_HOME")
@@ -134,7 +136,14 @@ def main() -> None:
                         print(_line(runs[-1]), flush=True)
     print(f"{sum(done['holds'] for done in runs)} of {len(runs)} runs hold their budget")
     if not options.quick:
-        print(write_result("choices/budget", {"runs": runs}))
+        measured = {_what(done) for done in runs}
+        earlier = read_result(RECORD).get("runs", [])
+        kept = [done for done in earlier if _what(done) not in measured]
+        print(write_result(RECORD, {"runs": [*kept, *runs]}))
+
+
+def _what(done: dict[str, Any]) -> tuple[str, str, int]:
+    return done["case"], done["data"], done["budget_s"]
 
 
 def _line(done: dict[str, Any]) -> str:

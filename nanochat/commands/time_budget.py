@@ -10,6 +10,7 @@ import dataclasses
 import math
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -38,7 +39,7 @@ from nanochat.runs.checkpoint import save_checkpoint
 from nanochat.sampling.generate import generate, prompt_tokens, sampling_settings
 from nanochat.sampling.mixed import mixed_with
 from nanochat.system.durable import output_error
-from nanochat.training.deadline import EXIT_S, MARGIN, Deadline, TimePlan
+from nanochat.training.deadline import MARGIN, Deadline, TimePlan, exit_s
 from nanochat.training.engine import Engine
 from nanochat.training.loop import step_settings
 
@@ -58,6 +59,7 @@ EVALUATIONS = 20  # during training, if they fit into PAUSE_SHARE
 COMPILE_BUDGET_S = 600  # torch.compile is chosen only from here on: it may take a minute
 FILES_S = 0.1  # plot, result and the last lines, without what each step adds
 LINE_S = 1e-5  # per step, to draw the loss curve
+LEAST_FOR_TORCH_S = 6.0  # importing torch takes about two seconds
 LARGEST_GAIN = 4  # of a larger preset, in multiplications per second
 SPARE_STEPS = 1.5  # times those of another choice of the same preset, whose steps may be slower
 FEWEST_STEPS = 3  # that a budget must have time for
@@ -121,7 +123,10 @@ def fit_to_budget(
         if fitting is not None and _fits_surely(larger, choice, fitting):
             continue
         candidate = chosen_config(config, choice, given)
-        if fitting is not None and fitting.most_steps_of(candidate) < choice.least_steps:
+        if fitting is not None and (
+            fitting.most_steps_of(candidate) < choice.least_steps
+            or (candidate.mode == "tensor" and not fitting.has_time_for_torch())
+        ):
             break  # a larger preset is slower still
         dataset = datasets.of(candidate)
         if fitting is None and (start_s := clock() - started) > budget_s:
@@ -212,6 +217,10 @@ class _Trial:
         gain = 1 if larger.preset == self._config.preset else LARGEST_GAIN
         return self.steps / max(times / gain, 1.0)
 
+    def has_time_for_torch(self) -> bool:
+        """Return whether the start of the other engine would leave most of the time."""
+        return "torch" in sys.modules or self._left_s() > LEAST_FOR_TORCH_S
+
     def _left_s(self) -> float:
         return self._started + self._budget_s - self._clock()
 
@@ -226,7 +235,7 @@ class _Trial:
         final_s = evaluation_s + (all_s if scores_all and eval_tokens else 0.0)
         samples_s = min(self._samples_s(), SAMPLES_SHARE * self._budget_s)
         # The best checkpoint may be read again, which takes about as long as saving it.
-        after_s = final_s + 2 * save_s + samples_s + FILES_S + EXIT_S
+        after_s = final_s + 2 * save_s + samples_s + FILES_S + exit_s()
         before_s = self._build_s + evaluation_s
         left_s = self._left_s() - before_s - after_s - MARGIN * self._budget_s
         if left_s < FEWEST_STEPS * self._step_s:

@@ -7,6 +7,7 @@ records its decisions as `schedule_points`, from which `StepPace` repeats the ru
 from __future__ import annotations
 
 import dataclasses
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -18,15 +19,23 @@ from nanochat.config.schedule_points import SchedulePoints
 from nanochat.model.state import TrainerState
 from nanochat.training.schedule import lr_multiplier, lr_multiplier_between
 
-__all__ = ["Deadline", "Pace", "StepPace", "TimePlan"]
+__all__ = ["Deadline", "Pace", "StepPace", "TimePlan", "exit_s"]
 
 SEGMENTS = 128  # of a run, at about even pace; each has its own straight line of fractions
 LOOKS = 400  # at the clock per run, unless its steps are slower
 SAMPLES = 8  # looks that the pace is the mean of, without the slowest
 WARM_STEPS = 2  # at the start, slower than the others, so not part of the pace
 MARGIN = 0.01  # of the budget: planned to be left over
-EXIT_S = 0.2  # from the last sample to the end of the process
+EXIT_S = 0.05  # from the last sample to the end of the process
+EXIT_WITH_TORCH_S = 0.2  # the same, if torch is loaded
+SURE = 0.05  # of the budget: steps of this time tell how much slower the machine is
 LARGEST_SLOWDOWN = 2.0  # by which the time that is reserved for the end may grow
+LARGEST_DELAY = 0.05  # of the budget: by which it may grow
+
+
+def exit_s() -> float:
+    """Return the seconds from the last sample to the end of the process."""
+    return EXIT_WITH_TORCH_S if "torch" in sys.modules else EXIT_S
 
 
 class Pace(Protocol):
@@ -108,6 +117,7 @@ class Deadline:
         self._points = SchedulePoints.parse(config.schedule_points)
         self._first = done
         self._over = False
+        self._trained_s = 0.0  # at the last look
         self.samples_were_cut = False
         self._samples: deque[float] = deque([plan.step_s], maxlen=SAMPLES)
         self._look = done + 1  # the step before which the clock is read next
@@ -159,7 +169,7 @@ class Deadline:
 
     def _observe(self, step: int, training_s: float, now: float) -> None:
         """Record the pace since the last look, and choose the step of the next."""
-        self._look = step + 1
+        self._look, self._trained_s = step + 1, training_s
         if step < self._first + WARM_STEPS:
             return
         if self._mark is None:
@@ -226,9 +236,15 @@ class Deadline:
 
     @property
     def reserve_s(self) -> float:
-        """Return the time for all that follows the last step, longer if the machine is slower."""
+        """Return the time for all that follows the last step, longer if the machine is slower.
+
+        A few steps tell little about the machine, so they count for as much as they took.
+        """
         slowdown = self.step_s / self._plan.step_s if self._plan.step_s > 0 else 1.0
-        return self._plan.after_s * min(max(slowdown, 1.0), LARGEST_SLOWDOWN)
+        slowdown = min(max(slowdown, 1.0), LARGEST_SLOWDOWN)
+        told = min(self._trained_s / (SURE * self._budget_s), 1.0)
+        more_s = self._plan.after_s * (slowdown - 1.0) * told
+        return self._plan.after_s + min(more_s, LARGEST_DELAY * self._budget_s)
 
     @property
     def scores_all(self) -> bool:
@@ -255,7 +271,7 @@ class Deadline:
 
     def cuts_samples(self) -> bool:
         """Return whether sampling must stop now."""
-        self.samples_were_cut = self.left_s() <= EXIT_S
+        self.samples_were_cut = self.left_s() <= exit_s()
         return self.samples_were_cut
 
     # --------------------------------------------------------------------------------- the record

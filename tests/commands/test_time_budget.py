@@ -9,6 +9,7 @@ import json
 import math
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -273,6 +274,22 @@ def test_a_preset_that_cannot_have_enough_steps_is_not_timed(lines, monkeypatch)
     timed.clear()
     fitted(f"{1.3 * least_s:.2f}s", **options)
     assert timed == ["pico", "mini"]
+
+
+def test_a_few_seconds_are_not_spent_on_the_start_of_torch(lines, monkeypatch):
+    options = {"data": lines["data"], "documents": "line", "num_samples": 0, "threads": 1}
+    timed = []
+    trial = budget._Trial
+    monkeypatch.setattr(
+        budget, "_Trial", lambda config, *rest: timed.append(config.mode) or trial(config, *rest)
+    )
+    monkeypatch.setattr(budget, "sys", SimpleNamespace(modules={}))
+    least_s = 1.1 * budget.LEAST_FOR_TORCH_S
+    assert fitted("5s", Clock(1e-4), **options).config.mode == "scalar"
+    assert timed == ["scalar"]
+    timed.clear()
+    assert fitted(f"{least_s:.1f}s", Clock(1e-4), **options).config.mode == "tensor"
+    assert timed == ["scalar", "tensor"]
 
 
 def test_a_chosen_rate_grows_with_the_rows_and_a_given_one_stays(long_text, monkeypatch):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from nanochat.config.options import TrainConfig
 from nanochat.config.schedule_points import SchedulePoints
 from nanochat.model.state import TrainerState
-from nanochat.training.deadline import EXIT_S, Deadline, StepPace, TimePlan
+from nanochat.training.deadline import Deadline, StepPace, TimePlan, exit_s
 from nanochat.training.schedule import lr_multiplier
 
 RATIOS = {"warmup_ratio": 0.0, "warmdown_ratio": 1.0, "final_lr_frac": 0.0}
@@ -32,6 +32,7 @@ class World:
     pause_s: float = 0.1
     eval_every: int = 140
     after_s: float = 1.0
+    planned_after_s: float | None = None
     most_steps: int | None = None
     slowdown: Callable[[float], float] = lambda now: 1.0
     suspended: tuple[float, float] = (math.inf, 0.0)  # when, for how long
@@ -45,7 +46,8 @@ class World:
 
     def __post_init__(self) -> None:
         plan = TimePlan(
-            self.planned_step_s or self.step_s, self.pause_s, self.eval_every, self.after_s,
+            self.planned_step_s or self.step_s, self.pause_s, self.eval_every,
+            self.planned_after_s or self.after_s,
             most_steps=self.most_steps,
         )  # fmt: skip
         self.now = self.start_s
@@ -148,6 +150,18 @@ def test_no_change_of_pace_makes_a_run_late_or_its_rates_rise(
     assert world.now <= 1.1 * budget_s
     assert all(a >= b for a, b in pairwise(world.multipliers))
     assert world.multipliers == world.repeated
+
+
+@pytest.mark.parametrize("budget_s", BUDGETS)
+@pytest.mark.parametrize("start", [0.3, 0.86])
+def test_slow_steps_end_a_run_at_most_a_tenth_early_if_the_rest_is_fast(budget_s, start):
+    """The steps are slower than planned, and what follows them is faster."""
+    world = World(
+        budget_s, start_s=start * budget_s, step_s=budget_s / 500, planned_step_s=budget_s / 5000,
+        eval_every=0, after_s=0.03 * budget_s, planned_after_s=0.06 * budget_s,
+    ).train()  # fmt: skip
+    assert_in_time(world)
+    assert world.steps >= 5
 
 
 @pytest.mark.parametrize("for_s", [5.0, 20.0])
@@ -313,9 +327,9 @@ def test_the_record_has_at_most_a_few_hundred_points():
 
 def test_samples_are_cut_shortly_before_the_end():
     world = World(budget_s=10.0)
-    world.now = 10.0 - 2 * EXIT_S
+    world.now = 10.0 - 2 * exit_s()
     assert not world.deadline.cuts_samples()
     assert not world.deadline.samples_were_cut
-    world.now = 10.0 - EXIT_S / 2
+    world.now = 10.0 - exit_s() / 2
     assert world.deadline.cuts_samples()
     assert world.deadline.samples_were_cut
