@@ -24,9 +24,9 @@ __all__ = ["MOST_ORDER", "Baseline", "choose_order", "count_baseline"]
 MOST_ORDER = 13  # texts of up to some megabytes gain nothing beyond it
 HELD_OUT = 10  # one part in so many chooses the order, and at most
 MOST_HELD_OUT = 50_000  # targets: enough to tell orders apart
-# Counts take up to 120 bytes per token, and about a second per million tokens. Tokens of two bytes
-# leave less memory for them.
-MOST_COUNTED = 1 << 24  # bytes of the training part's tokens
+# Counts take up to 120 bytes per token, and about a second per million tokens. Wider tokens leave
+# less memory for them: of tokens of n bytes, n² times as few are counted.
+MOST_COUNTED = 1 << 24  # tokens of one byte
 _SCORED = 1 << 20  # targets that are scored at a time
 _SPLIT_ITEM = 1  # of Stream.SPLIT; validation uses 0
 
@@ -53,12 +53,12 @@ def count_baseline(
 ) -> Baseline:
     """Choose the order on a part of the training text, count it, and score validation.
 
-    Of a long text only the last MOST_COUNTED bytes of tokens are counted: those of documents in
+    Of a long text only the last tokens are counted, by MOST_COUNTED: those of documents in
     random order, or next to the validation part. Loss and bits per byte are those of
     `training.metrics.LossTotals` over the same targets. Raises KernelError if the kernel is missing
     or memory does not suffice.
     """
-    counted = _end_of(train, MOST_COUNTED // train.stream.itemsize)
+    counted = _end_of(train, MOST_COUNTED // train.stream.itemsize**2)
     order = choose_order(counted, vocab_size, seed=seed, most_order=most_order, threads=threads)
     model = KneserNey.count(counted, order, vocab_size, threads)
     nats = nats_of_text = 0.0

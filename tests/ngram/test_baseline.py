@@ -102,7 +102,7 @@ def test_of_a_long_text_the_end_is_counted(
     count: int, pairs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train, validation = random_documents(count, 6), random_documents(5, 7)
-    monkeypatch.setattr(module, "MOST_COUNTED", pairs * train.stream.itemsize)
+    monkeypatch.setattr(module, "MOST_COUNTED", pairs * train.stream.itemsize**2)
     tail = [[*document, 0] for document in lists(train)]
     flat = [token for document in tail for token in document][-pairs:]
     # The target before the cut is replaced by the BOS that opens the first document.
