@@ -32,7 +32,7 @@ from nanochat.runs.folder import RunFolder
 from nanochat.sampling.generate import generate, phrase_bias, prompt_tokens, sampling_settings
 from nanochat.sampling.mixed import mixed_with
 from nanochat.sampling.preview import Preview
-from nanochat.system.wording import counted
+from nanochat.system.wording import amount, counted
 from nanochat.training.deadline import Deadline
 from nanochat.training.engine import Engine
 from nanochat.training.metrics import metrics_line
@@ -82,6 +82,12 @@ def announce(
         f" {dataset.val.token_count:,} to validate on, vocabulary"
         f" {dataset.tokenizer.vocab_size}"
     )
+    if dataset.counts is not None:
+        size = amount(dataset.counts.bytes)
+        terminal.note(
+            f"mixed with counted n-grams of order {config.ngram_order}: {size} of counts, which"
+            " hold the training text"
+        )
     if config.log == "tensorboard" and run.folder is not None:
         folder = shlex.quote(str(run.folder.path))
         terminal.note(f"to see the curves: tensorboard --logdir {folder}")

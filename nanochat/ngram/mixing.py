@@ -8,6 +8,7 @@ the others.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,18 +67,19 @@ def _parts_of_documents(documents: Documents, seed: int) -> NDArray[np.int64]:  
     kinds = np.array(
         [
             numbers.setdefault(tokens[first:last].tobytes(), len(numbers))
-            for first, last in zip(offsets[:-1], offsets[1:], strict=True)
+            for first, last in pairwise(offsets)
         ]
     )
     part_of = np.empty(len(numbers), dtype=np.int64)
     order = permutation(seed, Stream.SPLIT, _SPLIT_ITEM, len(numbers))
     part_of[order] = np.arange(len(numbers)) * FOLDS // len(numbers)
-    return part_of[kinds]
+    parts: NDArray[np.int64] = part_of[kinds]
+    return parts
 
 
 def _pieces(pairs: int) -> Iterator[tuple[int, int]]:
     edges = [pairs * number // FOLDS for number in range(FOLDS + 1)]
-    for first, last in zip(edges[:-1], edges[1:], strict=True):
+    for first, last in pairwise(edges):
         if last > first:
             yield first, last
 

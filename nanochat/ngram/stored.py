@@ -21,7 +21,7 @@ from nanochat.system.durable import output_error, write_durably
 __all__ = ["load_counts", "save_counts"]
 
 _SIZES, _TRAIN = "sizes", "train"  # order and vocabulary; the cross-fitted probabilities
-_TYPES = {"U32": np.dtype("<u4"), "F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
+_TYPES: dict[str, Any] = {"U32": "<u4", "F32": "<f4", "F64": "<f8"}
 
 
 def save_counts(
@@ -53,7 +53,7 @@ def load_counts(folder: Path, sha256: str) -> tuple[KneserNey, NDArray[np.float3
         content = np.memmap(path, dtype=np.uint8, mode="r")
     except (OSError, ValueError) as error:  # ValueError: an empty file
         raise CheckpointError(f"{path} must hold the counts of the model, got: {error}") from error
-    found = hashlib.sha256(content).hexdigest()
+    found = hashlib.sha256(memoryview(content)).hexdigest()
     if found != sha256:
         raise CheckpointError(f"{path} is damaged: its SHA-256 is {found[:12]}…")
     try:

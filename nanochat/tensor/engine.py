@@ -217,8 +217,8 @@ class TensorEngine:
         hidden = self.model.hidden(inputs)
         if self.config.ngram_order:
             mixed, network = self._mixed_nats(hidden, inputs)
-            nats = mixed.sum()
-            return torch.stack((nats, nats + NETWORK_WEIGHT * network.sum()))
+            summed = mixed.sum()
+            return torch.stack((summed, summed + NETWORK_WEIGHT * network.sum()))
         nats: Tensor = linear_cross_entropy(
             hidden, self.model.head, inputs.targets,
             softcap=self.config.logit_softcap, reduction="sum", use_native=self._fused,

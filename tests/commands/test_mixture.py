@@ -67,9 +67,7 @@ def write(name: str, text: str) -> str:
     return name
 
 
-def test_a_resumed_run_ends_with_the_same_bits_and_never_counts_again(
-    run, stop_after, monkeypatch
-):
+def test_a_resumed_run_ends_with_the_same_bits_and_never_counts_again(run, stop_after, monkeypatch):
     whole = run(out="whole")
     stop_after(3)
     with pytest.raises(RunInterrupted):
