@@ -112,9 +112,9 @@ PUBLIC = {
     "training.metrics": ["METRIC_KEYS", "JsonlWriter", "LossTotals", "NullWriter", "RecentLosses",
                 "Stopwatch", "format_metric", "metrics_line"],
     "model.parameters": ["GROUPS", "RMSNORM_EPS", "ROPE_BASE", "Spec", "draw_matrix",
-                   "initial_weights", "parameter_specs", "rotary_angles", "table_entries"],
+                   "initial_weights", "output_size", "parameter_specs", "rotary_angles", "table_entries"],
     "sampling.sampling": ["DrawsOwnTokens", "DrawsTokens", "OpensDecoders", "PhraseBias", "SamplingSettings", "sample_tokens"],
-    "training.deadline": ["Deadline", "Pace", "StepPace", "TimePlan"],
+    "training.deadline": ["Deadline", "Pace", "StepPace", "TimePlan", "exit_s"],
     "training.schedule": ["lr_multiplier", "lr_multiplier_between"],
     "model.state": ["TrainerState", "check_shapes"],
 }  # fmt: skip

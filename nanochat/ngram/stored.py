@@ -53,7 +53,7 @@ def load_counts(folder: Path, sha256: str) -> tuple[KneserNey, NDArray[np.float3
         content = np.memmap(path, dtype=np.uint8, mode="r")
     except (OSError, ValueError) as error:  # ValueError: an empty file
         raise CheckpointError(f"{path} must hold the counts of the model, got: {error}") from error
-    found = hashlib.sha256(memoryview(content)).hexdigest()
+    found = hashlib.sha256(content.data).hexdigest()
     if found != sha256:
         raise CheckpointError(f"{path} is damaged: its SHA-256 is {found[:12]}…")
     try:

@@ -675,7 +675,9 @@ def test_the_end_of_a_run_on_a_terminal_is_samples_and_four_lines(folder, tiny, 
         f" {result['baseline_bpb']:.3f}, before training: {start['val_bpb']:.3f}); best at step {best['step']} of 40",
         "loss curve: run/loss.svg",
         "write text: nanochat sample run",
-        "train longer: nanochat train --init-from run",
+        "train longer: nanochat train --init-from run"
+        if best["step"] == 40
+        else "train on more text: nanochat train MORE.txt --init-from run",
     ]
     assert set(METRIC_KEYS) <= set(result)
 
@@ -952,7 +954,7 @@ def test_a_title_of_any_letters_is_drawn_as_it_is(run, folder):
 
 CHANGES = {
     "n_layer": 2, "n_head": 1, "n_embd": 8, "block_size": 2, "activation": "relu2",
-    "positions": "rope", "prev_token_tables": 1, "hash_embed_rows": 8,
+    "positions": "rope", "prev_token_tables": 1, "hash_embed_rows": 8, "ngram_order": 3,
     "tie_lm_head": True, "input_rmsnorm": False, "qk_norm": True,
     "logit_softcap": 0.05, "init_std": 0.5, "zero_init": True, "dropout": 0.5,
     "documents": "file", "tokenizer": "byte", "val_fraction": 0.5, "style": "futuristic", "batching": "windows",
