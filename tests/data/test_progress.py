@@ -117,6 +117,8 @@ def test_an_interrupt_while_a_text_is_read_is_one_line(tmp_path):
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         cwd=tmp_path,
+        # A background job of a shell, in which these tests may run, ignores interrupts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     assert process.stdin is not None
     # The pipe holds less than this, so the write ends when the command reads it.
