@@ -62,19 +62,18 @@ typedef struct {
 /* A GPT. With norm(x) = x / sqrt(mean x² + eps), for a token t at position p:
 
      x = wte[t] + Σ_k wte[k · vocab + the k-th token before t] + Σ_n the row of the n-gram that
-         ends with t + wpe[p], for k from 1 to prev_token_tables and n from 2 to hash_embed_longest,
-   as far as tokens were read; then norm(x) if input_norm in each layer   x += wo · attention(wqkv ·
-   norm(x)), then x += fc2 · activation(fc1 · norm(x)) logits = lm_head · x, then softcap ·
-   tanh(logits / softcap)
+         ends with t + wpe[p], for k from 1 to prev_token_tables and n from 2 to
+         hash_embed_longest, as far as tokens were read; then norm(x) if input_norm
+     in each layer   x += wo · attention(wqkv · norm(x)), then x += fc2 · activation(fc1 · norm(x))
+     logits = lm_head · x, then softcap · tanh(logits / softcap)
 
    In a head, queries and keys are rotated in halves by the angles p · rope_base^(−2j / head_dim),
    then normed if qk_norm, and softmax(q · k / √head_dim) weighs the values of the last block_size
    tokens.
 
-   The n-gram of the tokens t, t1 before it, t2 before that, … has the row (prev_token_tables + 1) ·
-   vocab
-   + ⌊⌊key / 2^32⌋ · hash_embed_rows / 2^32⌋ with key = (… ((t + 1) · M + t1 + 1) · M + …) · M
-   modulo 2^64 and M = 0x9E3779B97F4A7C15. */
+   The n-gram of the tokens t, t1 before it, t2 before that, … has the row
+   (prev_token_tables + 1) · vocab + ⌊⌊key / 2^32⌋ · hash_embed_rows / 2^32⌋ with
+   key = (… ((t + 1) · M + t1 + 1) · M + …) · M modulo 2^64 and M = 0x9E3779B97F4A7C15. */
 typedef struct {
   int64_t vocab, n_embd, n_layer, n_head, block_size; /* head_dim = n_embd / n_head */
   int64_t prev_token_tables;                          /* 0 … 2^10 */

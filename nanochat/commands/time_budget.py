@@ -167,10 +167,8 @@ class _Datasets:
         key = token_options(config)
         dataset = self._prepared.get(key)
         if dataset is None:
-            dataset = self._prepared[key] = load_dataset(
-                config, self._known, extend=self._extend, text=self._text
-            )
-        if config.ngram_order and dataset.by_counts is None:
+            # ngram_order is given or 0, so it is the same for all presets.
+            dataset = load_dataset(config, self._known, extend=self._extend, text=self._text)
             dataset = self._prepared[key] = with_counts(dataset, config)
         return dataset.rebatched(config)
 

@@ -504,8 +504,7 @@ class TrainConfig:
 ARCHITECTURE = frozenset({
     "model_kind", "preset", "n_layer", "n_head", "n_embd", "block_size", "activation", "positions",
     "prev_token_tables", "hash_embed_rows", "hash_embed_longest", "ngram_order", "tie_lm_head",
-    "input_rmsnorm",
-    "qk_norm", "logit_softcap", "init_std", "zero_init", "tokenizer", "vocab_size",
+    "input_rmsnorm", "qk_norm", "logit_softcap", "init_std", "zero_init", "tokenizer", "vocab_size",
 })  # fmt: skip
 
 

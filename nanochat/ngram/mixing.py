@@ -21,6 +21,7 @@ from nanochat.philox import Stream, permutation
 __all__ = ["FOLDS", "NETWORK_WEIGHT", "cross_fitted", "probabilities"]
 
 FOLDS = 10
+MANY = 10 * FOLDS  # documents; parts of fewer would differ much in size
 # Training lowers the loss of the mixture and, by this factor, that of the network alone. Without
 # it, the network leaves to the counts what it should learn.
 NETWORK_WEIGHT = 0.3
@@ -44,7 +45,7 @@ def cross_fitted(
     piece are not counted: their n-grams reach into it.
     """
     result = np.empty(documents.pairs, dtype=np.float32)
-    if documents.count >= 10 * FOLDS:
+    if documents.count >= MANY:
         parts = _parts_of_documents(documents, seed)
         for number in range(FOLDS):
             inside = parts == number

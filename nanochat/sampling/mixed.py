@@ -15,7 +15,7 @@ __all__ = ["MixedDecoder", "mixed_with"]
 
 
 def mixed_with(network: OpensDecoders, counts: KneserNey | None) -> OpensDecoders:
-    """Return what samples are drawn from: the mixture, or the network if there are no counts."""
+    """Return the mixture to draw samples from, or the network itself if there are no counts."""
     return network if counts is None else _Mixture(network, counts)
 
 

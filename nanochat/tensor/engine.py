@@ -226,9 +226,9 @@ class TensorEngine:
         return nats.unsqueeze(0)
 
     def _mixed_nats(self, hidden: Tensor, inputs: LabeledInputs) -> tuple[Tensor, Tensor]:
-        assert inputs.by_counts is not None
+        assert inputs.log_by_counts is not None
         logits = head_logits(hidden, self.model.head, softcap=self.config.logit_softcap)
-        return mixed_nats(logits, inputs.targets, inputs.by_counts)
+        return mixed_nats(logits, inputs.targets, inputs.log_by_counts)
 
     @torch.no_grad()
     def token_losses(self, batch: Batch) -> NDArray[np.float64]:  # (rows, length) nats

@@ -21,10 +21,10 @@ __all__ = ["mixed_nats"]
 def mixed_nats(
     logits: Tensor,  # (rows, vocab + 1) float32 or float64
     targets: Tensor,  # (rows,) int64; −1 counts in no loss
-    by_counts: Tensor,  # (rows,) log p_counts(target)
+    log_by_counts: Tensor,  # (rows,) log p_counts(target)
 ) -> tuple[Tensor, Tensor]:  # (rows,) each
     """Return −log p(target) of the mixture, and of the network without the share of the counts."""
-    mixed, network = _MixedNats.apply(logits, targets, by_counts)  # type: ignore[no-untyped-call]  # torch has no types here
+    mixed, network = _MixedNats.apply(logits, targets, log_by_counts)  # type: ignore[no-untyped-call]  # torch has no types here
     return mixed, network
 
 
@@ -33,14 +33,14 @@ class _MixedNats(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, targets: Tensor, by_counts: Tensor
+        ctx: Any, logits: Tensor, targets: Tensor, log_by_counts: Tensor
     ) -> tuple[Tensor, Tensor]:
         chosen = targets.clamp_min(0).unsqueeze(1)
         shares = logits.softmax(dim=1)
         largest, place = logits.max(dim=1, keepdim=True)
         sums = largest - shares.gather(1, place).log()  # log Σ exp(logits), (rows, 1)
         own = (logits.gather(1, chosen) - sums).squeeze(1)
-        counted = (logits[:, -1:] - sums).squeeze(1) + by_counts
+        counted = (logits[:, -1:] - sums).squeeze(1) + log_by_counts
         total = torch.logaddexp(own, counted)
         # All that the counts leave; a share of 1 leaves what the smallest number can tell.
         left = shares[:, :-1].sum(dim=1).clamp_min(torch.finfo(shares.dtype).tiny)

@@ -1,4 +1,4 @@
-"""Counts on disk: what was written is read, byte for byte; what is damaged is refused."""
+"""Saved counts load byte for byte, and a damaged file is refused."""
 
 from __future__ import annotations
 
