@@ -21,10 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from nanochat.commands.train import train
-from nanochat.config.option import as_text, config_or_default, shown
+from nanochat.config.option import AUTO, as_text, config_or_default, shown
 from nanochat.config.options import (
     ABLATIONS_DIR,
-    AUTO,
     AblateConfig,
     TrainConfig,
     closest,

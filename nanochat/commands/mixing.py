@@ -6,21 +6,34 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
+from nanochat.config.option import AUTO
 from nanochat.config.options import TrainConfig
 from nanochat.data.dataset import ByCounts, Dataset
+from nanochat.ngram.baseline import MOST_ORDER, choose_order, most_counted
 from nanochat.ngram.kneser_ney import KneserNey
-from nanochat.ngram.mixing import cross_fitted, probabilities
+from nanochat.ngram.mixing import FOLDS, cross_fitted, parts_for, probabilities, training_part
 from nanochat.ngram.stored import save_counts
 from nanochat.runs.checkpoint import Checkpoint
 from nanochat.runs.counts import named, saved_counts
 from nanochat.runs.folder import RunFolder
+from nanochat.system import processes
 from nanochat.system.threads import thread_count
 
-__all__ = ["keep_counts", "with_counts"]
+__all__ = ["keep_counts", "with_counts", "with_placeholder"]
+
+ENOUGH = 1 << 21  # tokens at the end of the text, to choose the order by
+WIDE = 300  # tokens of a vocabulary; a larger one is of word pieces or of Chinese characters
+MOST_ORDER_OF_PIECES = 8
 
 
 def with_counts(
-    dataset: Dataset, config: TrainConfig, checkpoint: Checkpoint | None = None
+    dataset: Dataset,
+    config: TrainConfig,
+    checkpoint: Checkpoint | None = None,
+    *,
+    reads: float | None = None,  # tokens that the network will be trained on; None: all steps
 ) -> Dataset:
     """Return the dataset with the probabilities of its targets by counts, if the config mixes.
 
@@ -28,15 +41,49 @@ def with_counts(
     """
     if not config.ngram_order or dataset.by_counts is not None:
         return dataset
-    threads = thread_count(config.threads)
+    threads, documents = thread_count(config.threads), dataset.train
     if checkpoint is not None:
-        model, train = saved_counts(checkpoint)
+        model, train, parts = saved_counts(checkpoint)
     else:
-        size, order = dataset.tokenizer.vocab_size, config.ngram_order
-        model = KneserNey.count(dataset.train, order, size, threads)
-        train = cross_fitted(dataset.train, order, size, seed=config.seed, threads=threads)
-    val = probabilities(model, dataset.val, threads)
-    return dataclasses.replace(dataset, by_counts=ByCounts(model=model, train=train, val=val))
+        size = dataset.tokenizer.vocab_size
+        order = _order(dataset, config, threads)
+        model = KneserNey.count(documents.end(most_counted(documents)), order, size, threads)
+        if reads is None:
+            reads = config.steps * dataset.step_tokens(dataset.resolve(config), processes.world())
+        parts = parts_for(documents, reads)
+        train = cross_fitted(
+            documents, order, size, seed=config.seed, threads=threads, parts=parts
+        )  # fmt: skip
+    by_counts = ByCounts(
+        model=model,
+        documents=training_part(documents, config.seed, parts),
+        parts=parts,
+        train=train,
+        val=probabilities(model, dataset.val, threads),
+    )
+    return dataclasses.replace(dataset, by_counts=by_counts)
+
+
+def _order(dataset: Dataset, config: TrainConfig, threads: int) -> int:
+    """Return the order of the config, or the one that predicts a part of the text best."""
+    if config.ngram_order != AUTO:
+        return config.ngram_order
+    is_wide = dataset.tokenizer.vocab_size > WIDE
+    return choose_order(
+        dataset.train.end(ENOUGH), dataset.tokenizer.vocab_size, seed=config.seed,
+        most_order=MOST_ORDER_OF_PIECES if is_wide else MOST_ORDER, threads=threads,
+    )  # fmt: skip
+
+
+def with_placeholder(dataset: Dataset, config: TrainConfig) -> Dataset:
+    """Return the dataset with made-up probabilities, to time the steps of a network that mixes."""
+    if not config.ngram_order or dataset.by_counts is not None:
+        return dataset
+    train, val = (
+        np.full(part.pairs, 0.5, dtype=np.float32) for part in (dataset.train, dataset.val)
+    )
+    made_up = ByCounts(model=None, documents=dataset.train, parts=FOLDS, train=train, val=val)
+    return dataclasses.replace(dataset, by_counts=made_up)
 
 
 def keep_counts(dataset: Dataset, folder: RunFolder) -> Mapping[str, Any]:
@@ -47,4 +94,4 @@ def keep_counts(dataset: Dataset, folder: RunFolder) -> Mapping[str, Any]:
     if dataset.by_counts is None:
         return {}
     counts = dataset.by_counts
-    return named(save_counts(counts.model, counts.train, folder.counts))
+    return named(save_counts(counts.model, counts.train, folder.counts, counts.parts))

@@ -17,6 +17,7 @@ from nanochat.commands.mixing import with_counts
 from nanochat.commands.preset_choice import needs_text, with_chosen_preset
 from nanochat.commands.time_budget import Fit, fit_to_budget
 from nanochat.config.engine_choice import choose_engine
+from nanochat.config.option import AUTO
 from nanochat.config.options import ARCHITECTURE, TrainConfig, options_of
 from nanochat.data.dataset import Dataset, SplitText, load_dataset, read_text, token_options
 from nanochat.data.tokenizer import Tokenizer
@@ -141,7 +142,7 @@ def _resumed_config(requested: TrainConfig, checkpoint: Checkpoint) -> TrainConf
             name == "steps" and saved["lr_schedule"] == "constant" and value > saved["steps"]
         ):
             saved[name] = value
-        elif value != saved.get(name):
+        elif value not in ("auto", AUTO, saved.get(name)):
             raise ConfigError(
                 f"--resume keeps the saved {name} {saved.get(name)}, got {value};"
                 f" {_instead_of_resuming(name, saved, requested)}"

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nanochat.commands.mixing import with_counts
+from nanochat.commands.mixing import with_counts, with_placeholder
 from nanochat.commands.preset_choice import choices_of, chosen_config, most_steps
 from nanochat.config.options import RUNS_DIR, TrainConfig, budget_seconds
 from nanochat.config.preset_choice import Choice
@@ -167,9 +167,8 @@ class _Datasets:
         key = token_options(config)
         dataset = self._prepared.get(key)
         if dataset is None:
-            # ngram_order is given or 0, so it is the same for all presets.
             dataset = load_dataset(config, self._known, extend=self._extend, text=self._text)
-            dataset = self._prepared[key] = with_counts(dataset, config)
+            self._prepared[key] = dataset
         return dataset.rebatched(config)
 
 
@@ -189,7 +188,9 @@ class _Trial:
         self._given = {name: getattr(config, name) for name in config.given - chosen.keys()}
         self._options = dict(chosen)  # and those chosen here
         self._most_steps = most_steps(choice, config)
-        self._config, self._dataset, self._clock = resolve_hardware(config), dataset, clock
+        self._config, self._clock = resolve_hardware(config), clock
+        self._plain = dataset  # is counted only for the preset that is trained
+        self._dataset = with_placeholder(dataset, config)
         self._started, self._budget_s = started, budget_s
         began = clock()
         self._engine: Engine = build_engine(
@@ -225,6 +226,7 @@ class _Trial:
     def fit(self, requested: TrainConfig) -> Fit:
         """Return the config of this preset for the time. Raises ConfigError if it is too short."""
         self._enlarge_batch()
+        self._count()
         save_s = self._save_s()
         all_s, token_s = self._evaluation_s()
         eval_tokens = self._eval_tokens(all_s, token_s, save_s)
@@ -301,6 +303,13 @@ class _Trial:
             self._step_s = step_s
             # The learning rate grows with the square root of the batch (Malladi et al. 2022).
             self._options |= {"batch_size": rows, "lr": self._config.lr * times**0.5}
+
+    def _count(self) -> None:
+        """Count the n-grams, if the network is mixed with them, for about the steps that fit."""
+        config = dataclasses.replace(self._config, **self._options)
+        steps = min(self.steps, self._most_steps or self.steps)
+        reads = steps * self._plain.step_tokens(self._plain.resolve(config))
+        self._dataset = with_counts(self._plain, config, reads=reads)
 
     def _evaluation_s(self) -> tuple[float, float]:
         """Return the time to score all validation text, and the time per token."""

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from nanochat.errors import ConfigError
 
 __all__ = [
+    "AUTO",
     "UNSET",
     "Option",
     "as_text",
@@ -33,6 +34,8 @@ __all__ = [
 ]
 
 UNSET: Any = type("_Unset", (), {"__repr__": lambda _: "<from preset>"})()
+
+AUTO = -1  # of whole numbers that are chosen once the text is known
 
 MAX_SHOWN = 60  # characters of a value that a message repeats
 
@@ -59,6 +62,7 @@ class Option:
     optional: bool = False  # None is a value
     path: bool = False  # accepts os.PathLike; shells complete file names
     whole: bool = False  # of kind tuple: one text is one element, not a list of words
+    auto: bool = False  # of kind int: `auto` is AUTO
 
     def parse(self, name: str, value: Any) -> Any:
         """Return `value` as this option's type.
@@ -88,6 +92,8 @@ class Option:
             return (value,) if self.whole else tuple(value.split())
         if self.kind is bool:
             return _BOOLEANS.get(value.lower(), value)
+        if self.auto and value.strip() == "auto":
+            return AUTO
         pattern = _INTEGER if self.kind is int else _DECIMAL
         try:
             return self.kind(value) if re.fullmatch(pattern, value.strip()) else value
@@ -116,6 +122,8 @@ class Option:
             return False
         if isinstance(value, float) and not math.isfinite(value):
             return False
+        if self.auto and value == AUTO:
+            return True
         if self.low is not None and (value <= self.low if self.low_open else value < self.low):
             return False
         return self.high is None or value <= self.high
@@ -152,7 +160,8 @@ class Option:
         if self.low is None or self.high is None:
             return "finite"
         if self.kind is int:
-            return f"a whole number between {int(self.low)} and {int(self.high)}"
+            auto = "auto or " if self.auto else ""
+            return f"{auto}a whole number between {int(self.low)} and {int(self.high)}"
         if self.low_open:
             # Most upper bounds only catch typing errors; the rule names one only if it was broken.
             too_large = isinstance(value, (int, float)) and self.high < value < math.inf

@@ -17,6 +17,7 @@ from typing import Any
 from nanochat.config.engine_choice import LINE_CORPORA, choose_engine
 from nanochat.config.keep import parse_keep
 from nanochat.config.option import (
+    AUTO,
     UNSET,
     Option,
     assign,
@@ -79,8 +80,6 @@ RENAMED = {
     **_EARLIER,
     "baseline": "from_counts",  # of sample; train has another option of this name
 }
-
-AUTO = -1  # of numbers that are chosen once the text is known
 
 MAX_SEED = 2**32 - 1  # one word of the Philox key
 
@@ -157,7 +156,8 @@ class TrainConfig:
     ngram_order: int = option(
         0,
         "Mix the network with counted n-grams of this order: N − 1 tokens of context and the"
-        " predicted one; 0: the network alone.", group=_MODEL, low=0, high=16,
+        " predicted one; auto: the best order for the text, 0: the network alone.", group=_MODEL,
+        low=0, high=16, auto=True, common=True,
     )  # fmt: skip
     tie_lm_head: bool = option(
         False, "Share the weights of the output head and the token embedding.", group=_MODEL
@@ -413,9 +413,20 @@ class TrainConfig:
     def __post_init__(self) -> None:
         given = parse_given(self)
         mode, preset = resolve_preset(given)
-        assign(self, {**preset_defaults(preset, given), **given, "mode": mode, "preset": preset})
-        autos = ("auto", AUTO)  # no option has -1 as another value
-        assign(self, {"given": frozenset(name for name in given if given[name] not in autos)})
+        defaults = preset_defaults(preset, given)
+        assign(self, {**defaults, **given, "mode": mode, "preset": preset})
+        # An option that is auto anyway is not given. No option has -1 as another value.
+        is_auto = {name for name, value in defaults.items() if value in ("auto", AUTO)}
+        assign(
+            self,
+            {
+                "given": frozenset(
+                    name
+                    for name in given
+                    if name not in is_auto or given[name] not in ("auto", AUTO)
+                )
+            },
+        )
         assign(self, {"refusal": None})
         self._check_start()
         if self.resume or (self.init_from is not None and not self.given >= ARCHITECTURE):

@@ -52,7 +52,9 @@ class ByCounts:
     """The probabilities of all targets by counted n-grams, for a model that mixes with them."""
 
     model: Any  # an ngram.KneserNey of the training part, which this floor does not know
-    train: NDArray[np.float32]  # (train.pairs,) by the counts of other parts of the text
+    documents: Documents  # that the network is trained on: the training part or some of it
+    parts: int  # of the text, in tenths, that they are
+    train: NDArray[np.float32]  # (documents.pairs,) by the counts of other parts of the text
     val: NDArray[np.float32]  # (val.pairs,)
 
 
@@ -87,7 +89,8 @@ class Dataset:
     def batcher(self, config: TrainConfig, rank: int = 0, world: int = 1) -> Batcher:
         """Return the batcher of the training part."""
         return make_batcher(
-            resolve_batching(config.batching, self.train, config.block_size), self.train,
+            resolve_batching(config.batching, self.train, config.block_size),
+            self.by_counts.documents if self.by_counts else self.train,
             batch_size=config.batch_size, block_size=config.block_size,
             grad_accum=config.grad_accum, seed=config.seed, rank=rank, world=world,
             by_counts=self.by_counts.train if self.by_counts else None,
@@ -123,9 +126,11 @@ class Dataset:
 
     def resolve(self, config: TrainConfig) -> TrainConfig:
         """Return the config with the choices that depend on the text: a resume repeats them."""
+        order = self.by_counts.model.order if self.by_counts else config.ngram_order
         return replace(
-            config, batching=self.batching, documents=self.documents, separator=self.separator
-        )
+            config, batching=self.batching, documents=self.documents, separator=self.separator,
+            ngram_order=order,
+        )  # fmt: skip
 
     def keep_sources(self, folder: Path) -> None:
         """Write copies of standard input and URLs into a run folder, for resume and eval."""

@@ -62,6 +62,14 @@ class Documents:
         stream[0] = BOS
         return Documents.of_stream(stream)
 
+    def end(self, pairs: int) -> Documents:
+        """Return the last pairs, at most; the first document may be the end of one."""
+        if self.pairs <= pairs:
+            return self
+        stream = self.stream[self.pairs - pairs :].copy()
+        stream[0] = BOS
+        return Documents.of_stream(stream)
+
     @property
     def count(self) -> int:
         """Number of documents."""

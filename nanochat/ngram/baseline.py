@@ -15,11 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanochat.data.documents import Documents
-from nanochat.data.tokenizer import BOS
 from nanochat.ngram.kneser_ney import KneserNey
 from nanochat.philox import Stream, permutation
 
-__all__ = ["MOST_ORDER", "Baseline", "choose_order", "count_baseline"]
+__all__ = ["MOST_ORDER", "Baseline", "choose_order", "count_baseline", "most_counted"]
 
 MOST_ORDER = 13  # texts of up to some megabytes gain nothing beyond it
 HELD_OUT = 10  # one part in so many chooses the order, and at most
@@ -58,7 +57,7 @@ def count_baseline(
     `training.metrics.LossTotals` over the same targets. Raises KernelError if the kernel is missing
     or memory does not suffice.
     """
-    counted = _end_of(train, MOST_COUNTED // train.stream.itemsize**2)
+    counted = train.end(most_counted(train))
     order = choose_order(counted, vocab_size, seed=seed, most_order=most_order, threads=threads)
     model = KneserNey.count(counted, order, vocab_size, threads)
     nats = nats_of_text = 0.0
@@ -76,6 +75,11 @@ def count_baseline(
     )
 
 
+def most_counted(documents: Documents) -> int:
+    """Return how many pairs of the documents may be counted."""
+    return int(MOST_COUNTED // documents.stream.itemsize**2)
+
+
 def _losses(
     model: KneserNey, documents: Documents, threads: int
 ) -> Iterator[tuple[NDArray[np.float64], NDArray[np.integer[Any]]]]:
@@ -85,20 +89,6 @@ def _losses(
         start = max(first - model.order, 0)  # the context of the first target
         losses = model.token_losses(documents.piece(start, last), threads=threads)
         yield losses[first - start : last - start], documents.stream[first + 1 : last + 1]
-
-
-def _end_of(documents: Documents, pairs: int) -> Documents:
-    """Return the last pairs of the documents; the first document may be the end of one."""
-    if documents.pairs <= pairs:
-        return documents
-    start = documents.pairs - pairs
-    stream = documents.stream[start:].copy()
-    stream[0] = BOS
-    begun = documents.offsets + np.arange(len(documents.offsets))
-    first = int(np.searchsorted(begun, start, side="right")) - 1
-    offsets = documents.offsets[first:] + (first - start)
-    offsets[0] = 0
-    return Documents(stream, offsets)
 
 
 def choose_order(

@@ -7,7 +7,7 @@ the others.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
 from itertools import pairwise
 
 import numpy as np
@@ -15,16 +15,18 @@ from numpy.typing import NDArray
 
 from nanochat.data.documents import Documents
 from nanochat.data.tokenizer import BOS
+from nanochat.ngram.baseline import most_counted
 from nanochat.ngram.kneser_ney import KneserNey
 from nanochat.philox import Stream, permutation
 
-__all__ = ["FOLDS", "NETWORK_WEIGHT", "cross_fitted", "probabilities"]
+__all__ = ["FOLDS", "NETWORK_WEIGHT", "cross_fitted", "parts_for", "probabilities", "training_part"]
 
 FOLDS = 10
 MANY = 10 * FOLDS  # documents; parts of fewer would differ much in size
 # Training lowers the loss of the mixture and, by this factor, that of the network alone. Without
 # it, the network leaves to the counts what it should learn.
 NETWORK_WEIGHT = 0.3
+SPARE = 2  # times the tokens that a run reads: those of the parts that it reads from
 _SPLIT_ITEM = 2  # of Stream.SPLIT; 0 and 1 are those of validation and of the baseline
 
 
@@ -35,29 +37,70 @@ def probabilities(
     return np.exp(-model.token_losses(documents, threads=threads)).astype(np.float32)
 
 
+def parts_for(documents: Documents, reads: float) -> int:
+    """Return how many of FOLDS parts are enough for a run that reads so many tokens.
+
+    Each part is counted apart. A short run on a long text would spend its time on that.
+    """
+    pairs = min(documents.pairs, most_counted(documents))
+    return max(1, min(FOLDS, math.ceil(FOLDS * SPARE * reads / max(pairs, 1))))
+
+
+def training_part(documents: Documents, seed: int, parts: int = FOLDS) -> Documents:
+    """Return the text of the parts that the network is trained on: all documents, or those of the
+    first parts, or the end of few documents."""
+    if parts == FOLDS:
+        return documents
+    documents = documents.end(most_counted(documents))
+    if documents.count >= MANY:
+        return documents.take(_parts_of_documents(documents, seed) < parts)
+    return documents.end(documents.pairs - _edges(documents.pairs)[FOLDS - parts])
+
+
 def cross_fitted(
-    documents: Documents, order: int, vocab_size: int, *, seed: int, threads: int = 1
-) -> NDArray[np.float32]:  # (documents.pairs,)
-    """Return the probability of each target by the counts of the other parts of the text.
+    documents: Documents,
+    order: int,
+    vocab_size: int,
+    *,
+    seed: int,
+    threads: int = 1,
+    parts: int = FOLDS,
+) -> NDArray[np.float32]:  # (pairs of the training part,)
+    """Return the probability of each target of `training_part` by the counts of the other parts.
 
     A part is a tenth of the documents, drawn by the seed, with exact duplicates in the same part;
     or, of few documents, a tenth of the text in one piece. `order` − 1 tokens at each edge of a
-    piece are not counted: their n-grams reach into it.
+    piece are not counted: their n-grams reach into it. What comes before the end that is counted
+    at most is scored by all counts, which do not contain it.
     """
-    result = np.empty(documents.pairs, dtype=np.float32)
+    counted = documents.end(most_counted(documents))
+    if counted is not documents and parts == FOLDS:
+        model = KneserNey.count(counted, order, vocab_size, threads)
+        before = documents.pairs - counted.pairs
+        start = probabilities(model, documents.piece(0, before), threads)[:before]
+        rest = cross_fitted(counted, order, vocab_size, seed=seed, threads=threads)
+        return np.concatenate([start, rest])
+    documents = counted
     if documents.count >= MANY:
-        parts = _parts_of_documents(documents, seed)
-        for number in range(FOLDS):
-            inside = parts == number
+        part_of = _parts_of_documents(documents, seed)
+        pairs_of = np.repeat(part_of, documents.lengths + 1)
+        pairs_of = pairs_of[pairs_of < parts]
+        result = np.empty(len(pairs_of), dtype=np.float32)
+        for number in range(parts):
+            inside = part_of == number
             model = KneserNey.count(documents.take(~inside), order, vocab_size, threads)
-            pairs = np.repeat(inside, documents.lengths + 1)
-            result[pairs] = probabilities(model, documents.take(inside), threads)
+            result[pairs_of == number] = probabilities(model, documents.take(inside), threads)
         return result
-    for first, last in _pieces(documents.pairs):
+    edges = _edges(documents.pairs)[FOLDS - parts :]
+    result = np.empty(documents.pairs - edges[0], dtype=np.float32)
+    for first, last in pairwise(edges):
+        if first == last:
+            continue
         model = KneserNey.count(_without(documents, first, last, order), order, vocab_size, threads)
         skipped = min(order, first)
         piece = documents.piece(first - skipped, last)
-        result[first:last] = probabilities(model, piece, threads)[skipped : skipped + last - first]
+        found = probabilities(model, piece, threads)[skipped : skipped + last - first]
+        result[first - edges[0] : last - edges[0]] = found
     return result
 
 
@@ -78,11 +121,9 @@ def _parts_of_documents(documents: Documents, seed: int) -> NDArray[np.int64]:  
     return parts
 
 
-def _pieces(pairs: int) -> Iterator[tuple[int, int]]:
-    edges = [pairs * number // FOLDS for number in range(FOLDS + 1)]
-    for first, last in pairwise(edges):
-        if last > first:
-            yield first, last
+def _edges(pairs: int) -> list[int]:
+    """Return where the pieces of so many pairs begin, and where the last one ends."""
+    return [pairs * number // FOLDS for number in range(FOLDS + 1)]
 
 
 def _without(documents: Documents, first: int, last: int, edge: int) -> Documents:

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 
 from nanochat.errors import CheckpointError, KernelError
 from nanochat.ngram.kneser_ney import KneserNey
+from nanochat.ngram.mixing import FOLDS
 from nanochat.system.durable import output_error, write_durably
 
 __all__ = ["load_counts", "save_counts"]
 
-_SIZES, _TRAIN = "sizes", "train"  # order and vocabulary; the cross-fitted probabilities
+_SIZES, _TRAIN = "sizes", "train"  # order, vocabulary and parts; the cross-fitted probabilities
 _TYPES: dict[str, Any] = {"U32": "<u4", "F32": "<f4", "F64": "<f8"}
 
 
@@ -28,12 +29,13 @@ def save_counts(
     model: KneserNey,
     train: NDArray[np.float32],  # (pairs,) cross-fitted, for a resume
     folder: Path,
+    parts: int = FOLDS,  # of `mixing.training_part`, which has these pairs
 ) -> str:
     """Write the counts into a folder and return the SHA-256 of the file. Raises OutputError."""
     from safetensors.numpy import save
 
     # Not as metadata, which the library writes in a random order.
-    sizes = np.array([model.order, model.vocab_size], dtype=np.uint32)
+    sizes = np.array([model.order, model.vocab_size, parts], dtype=np.uint32)
     content = save({**model.arrays(), _SIZES: sizes, _TRAIN: train})
     sha256 = hashlib.sha256(content).hexdigest()
     path = _path(folder, sha256)
@@ -46,8 +48,11 @@ def save_counts(
     return sha256
 
 
-def load_counts(folder: Path, sha256: str) -> tuple[KneserNey, NDArray[np.float32]]:
-    """Return what `save_counts` wrote, mapped into memory. Raises CheckpointError."""
+def load_counts(folder: Path, sha256: str) -> tuple[KneserNey, NDArray[np.float32], int]:
+    """Return model, probabilities and parts as `save_counts` wrote them, mapped into memory.
+
+    Raises CheckpointError.
+    """
     path = _path(folder, sha256)
     try:
         content = np.memmap(path, dtype=np.uint8, mode="r")
@@ -58,8 +63,8 @@ def load_counts(folder: Path, sha256: str) -> tuple[KneserNey, NDArray[np.float3
         raise CheckpointError(f"{path} is damaged: its SHA-256 is {found[:12]}…")
     try:
         arrays = _parsed(content)
-        (order, vocab_size), train = arrays.pop(_SIZES).tolist(), arrays.pop(_TRAIN)
-        return KneserNey.open(order, vocab_size, arrays), train
+        (order, vocab_size, parts), train = arrays.pop(_SIZES).tolist(), arrays.pop(_TRAIN)
+        return KneserNey.open(order, vocab_size, arrays), train, parts
     except (KeyError, ValueError, KernelError) as error:
         raise CheckpointError(f"{path} was not written by nanochat: {error}") from error
 

@@ -34,8 +34,8 @@ def counts_of(checkpoint: Checkpoint) -> KneserNey | None:
     return saved_counts(checkpoint)[0] if checkpoint.config.get("ngram_order") else None
 
 
-def saved_counts(checkpoint: Checkpoint) -> tuple[KneserNey, NDArray[np.float32]]:
-    """Return the counts and the cross-fitted probabilities of the training part.
+def saved_counts(checkpoint: Checkpoint) -> tuple[KneserNey, NDArray[np.float32], int]:
+    """Return the counts, the cross-fitted probabilities of the training part, and its parts.
 
     Raises CheckpointError.
     """

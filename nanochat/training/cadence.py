@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nanochat.config.options import AUTO
+from nanochat.config.option import AUTO
 
 __all__ = ["Cadence", "evaluation_plan"]
 

@@ -133,3 +133,15 @@ def test_the_bigram_does_not_mix(refused, folder):
     assert refused("train", "--model-kind=bigram", "--mode=scalar", "--ngram-order=3") == (
         "model_kind bigram does not support ngram_order 3; use ngram_order 0 or model_kind mini-gpt"
     )
+
+
+def test_order_auto_is_that_of_the_counting_baseline_and_a_resume_keeps_it(run, stop_after):
+    stop_after(3)
+    with pytest.raises(RunInterrupted):
+        run(ngram_order="auto")
+    stop_after(10**9)
+    saved = load_checkpoint(newest()).config["ngram_order"]
+    nanochat.train(TrainConfig(resume=True, out="run", ngram_order="auto"))
+    result = json.loads(Path("run/result.json").read_text())
+    assert saved == result["baseline_order"]
+    assert counts_of(load_checkpoint(newest())).order == saved

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat import errors
-from nanochat.config.option import Option, as_text, closest, shown
+from nanochat.config.option import AUTO, Option, as_text, closest, shown
 from nanochat.config.options import (
     ARCHITECTURE,
     PRESETS,
@@ -58,7 +58,8 @@ def outside(option: Option) -> list[tuple[object, str]]:
     ]  # fmt: skip
     if option.low_open:
         values.append((option.kind(option.low), str(option.kind(option.low))))
-    values.append((option.kind(option.low - 1), str(option.kind(option.low - 1))))
+    below = option.kind(option.low - (2 if option.auto else 1))  # −1 is auto
+    values.append((below, str(below)))
     if option.kind is int:
         values += [(1.5, "1.5"), (10**400, str(10**400))]
     return values
@@ -473,8 +474,24 @@ def test_configs_are_frozen_and_keyword_only(config):
 
 
 def test_given_names_what_was_asked_for_and_auto_asks_for_nothing():
-    config = TrainConfig(steps=1000, dtype="auto", mode="auto", lr=0.1)
+    config = TrainConfig(steps=1000, device="auto", mode="auto", lr=0.1)
     assert config.given == {"steps", "lr"}
+
+
+def test_auto_is_asked_for_where_the_preset_has_another_value():
+    config = TrainConfig(preset="microgpt", ngram_order="auto", dtype="auto")
+    assert config.given == {"preset", "ngram_order"}
+    assert config.ngram_order == AUTO
+    assert "dtype" in TrainConfig(preset="pico", dtype="auto").given  # it has float32
+
+
+@pytest.mark.parametrize("value", ["17", "-2", "automatic"])
+def test_an_order_is_auto_or_a_number(value):
+    with pytest.raises(ConfigError) as caught:
+        TrainConfig(ngram_order=value)
+    assert str(caught.value) == (
+        f"ngram_order must be auto or a whole number between 0 and 16, got {value}"
+    )
 
 
 def test_head_dim_is_the_width_of_a_head():

@@ -7,8 +7,15 @@ import pytest
 from oracles.kneser_ney import KneserNeyOracle, targets
 from oracles.texts import documents_of
 
+from nanochat.ngram import baseline
 from nanochat.ngram.kneser_ney import KneserNey
-from nanochat.ngram.mixing import FOLDS, cross_fitted, probabilities
+from nanochat.ngram.mixing import (
+    FOLDS,
+    cross_fitted,
+    parts_for,
+    probabilities,
+    training_part,
+)
 
 VOCAB = 6
 
@@ -118,3 +125,44 @@ def test_the_shortest_texts_have_a_probability_for_every_target(texts: list[list
     found = cross_fitted(documents, 5, VOCAB, seed=0)
     assert found.shape == (documents.pairs,)
     assert ((found > 0) & (found <= 1)).all()
+
+
+@pytest.mark.parametrize("lengths", [[600], [90, 310, 200], [8] * (10 * FOLDS)])
+@pytest.mark.parametrize("parts", [1, 4, FOLDS])
+def test_some_of_the_parts_are_scored_as_all_parts_are(lengths: list[int], parts: int) -> None:
+    random = np.random.default_rng(3)
+    documents = documents_of([random.integers(1, VOCAB, length).tolist() for length in lengths])
+    part = training_part(documents, 1, parts)
+    some = cross_fitted(documents, 3, VOCAB, seed=1, parts=parts)
+    every = cross_fitted(documents, 3, VOCAB, seed=1)
+    first = documents.pairs * (FOLDS - parts) // FOLDS
+    assert len(some) == part.pairs == documents.pairs - first
+    if documents.count < 10 * FOLDS:  # the end of the text
+        assert some.tolist() == every[first:].tolist()
+        assert part.stream[1:].tolist() == documents.stream[-part.pairs :].tolist()
+    else:
+        assert set(some.tolist()) <= set(every.tolist())
+        assert part.count == documents.count * parts // FOLDS
+
+
+def test_a_run_reads_from_twice_as_much_text_as_it_reads() -> None:
+    documents = documents_of([[1] * 999])
+    assert [parts_for(documents, reads) for reads in (0, 1, 50, 51, 499, 501, 1e9)] == [
+        1, 1, 1, 2, 10, 10, 10,
+    ]  # fmt: skip
+
+
+def test_the_text_before_what_is_counted_at_most_is_scored_by_all_counts(monkeypatch) -> None:
+    monkeypatch.setattr(baseline, "MOST_COUNTED", 8 * 8 * 200)  # of tokens of eight bytes
+    random = np.random.default_rng(4)
+    text = random.integers(1, VOCAB, 600).tolist()
+    documents = documents_of([text])
+    assert documents.stream.itemsize == 8
+    found = cross_fitted(documents, 3, VOCAB, seed=0)
+    end = text[-199:]  # and BOS
+    oracle = KneserNeyOracle([end], 3, VOCAB)
+    expected = [oracle.probability(context, target) for context, target in targets([text])]
+    np.testing.assert_allclose(found[:401], expected[:401], rtol=1e-6)
+    rest = cross_fitted(documents_of([end]), 3, VOCAB, seed=0)
+    assert found[-200:].tolist() == rest.tolist()
+    assert training_part(documents, 0, 5).pairs == 100

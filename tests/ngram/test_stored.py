@@ -13,6 +13,7 @@ from oracles.texts import documents_of
 
 from nanochat.errors import CheckpointError, KernelError
 from nanochat.ngram.kneser_ney import KneserNey
+from nanochat.ngram.mixing import FOLDS
 from nanochat.ngram.stored import load_counts, save_counts
 
 VOCAB = 9
@@ -31,7 +32,8 @@ def counted(order: int = 5, count: int = 4) -> KneserNey:
 @pytest.mark.parametrize("order", [1, 2, 5, 16])
 def test_what_was_saved_is_loaded(tmp_path: Path, order: int, count: int) -> None:
     model, train = counted(order, count), np.linspace(0.1, 1, 7, dtype=np.float32)
-    loaded, again = load_counts(tmp_path, save_counts(model, train, tmp_path))
+    loaded, again, parts = load_counts(tmp_path, save_counts(model, train, tmp_path, 7))
+    assert parts == 7
     assert (loaded.order, loaded.vocab_size, loaded.bytes) == (order, VOCAB, model.bytes)
     assert again.tobytes() == train.tobytes()
     for name, array in model.arrays().items():
@@ -52,7 +54,7 @@ def test_a_file_is_named_by_its_content_and_another_library_reads_it(tmp_path: P
     assert hashlib.sha256(path.read_bytes()).hexdigest() == sha256
     arrays = load_file(path)
     assert arrays.pop("train").tolist() == [1, 1, 1]
-    assert arrays.pop("sizes").tolist() == [5, VOCAB]
+    assert arrays.pop("sizes").tolist() == [5, VOCAB, FOLDS]
     assert {name: array.tobytes() for name, array in arrays.items()} == {
         name: array.tobytes() for name, array in model.arrays().items()
     }
