@@ -7,7 +7,7 @@ from typing import Any
 from nanochat.config.options import TrainConfig
 from nanochat.data.dataset import Dataset
 from nanochat.errors import NanochatError
-from nanochat.ngram.baseline import Baseline, count_baseline
+from nanochat.ngram.baseline import Baseline, baseline_of, count_baseline
 from nanochat.output.terminal import Terminal
 from nanochat.system import processes
 from nanochat.system.background import Background
@@ -27,11 +27,14 @@ def start_baseline(config: TrainConfig, dataset: Dataset) -> Counting | None:
     """
 
     def count() -> Baseline | NanochatError:
+        parts, tokenizer = (dataset.train, dataset.val), dataset.tokenizer
+        by_counts = dataset.by_counts
         try:
+            if by_counts is not None and by_counts.is_best:
+                return baseline_of(by_counts.model, *parts, tokenizer.token_bytes)
             return count_baseline(
-                dataset.train, dataset.val, dataset.tokenizer.vocab_size,
-                dataset.tokenizer.token_bytes, seed=config.seed,
-            )  # fmt: skip
+                *parts, tokenizer.vocab_size, tokenizer.token_bytes, seed=config.seed
+            )
         except NanochatError as error:
             return error
 

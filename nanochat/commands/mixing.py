@@ -11,7 +11,7 @@ import numpy as np
 from nanochat.config.option import AUTO
 from nanochat.config.options import TrainConfig
 from nanochat.data.dataset import ByCounts, Dataset
-from nanochat.ngram.baseline import MOST_ORDER, choose_order, most_counted
+from nanochat.ngram.baseline import choose_order, most_counted
 from nanochat.ngram.kneser_ney import KneserNey
 from nanochat.ngram.mixing import FOLDS, cross_fitted, parts_for, probabilities, training_part
 from nanochat.ngram.stored import save_counts
@@ -22,10 +22,6 @@ from nanochat.system import processes
 from nanochat.system.threads import thread_count
 
 __all__ = ["keep_counts", "with_counts", "with_placeholder"]
-
-ENOUGH = 1 << 21  # tokens at the end of the text, to choose the order by
-WIDE = 300  # tokens of a vocabulary; a larger one is of word pieces or of Chinese characters
-MOST_ORDER_OF_PIECES = 8
 
 
 def with_counts(
@@ -46,7 +42,9 @@ def with_counts(
         model, train, parts = saved_counts(checkpoint)
     else:
         size = dataset.tokenizer.vocab_size
-        order = _order(dataset, config, threads)
+        order = config.ngram_order
+        if order == AUTO:
+            order = choose_order(documents, size, seed=config.seed, threads=threads)
         model = KneserNey.count(documents.end(most_counted(documents)), order, size, threads)
         if reads is None:
             reads = config.steps * dataset.step_tokens(dataset.resolve(config), processes.world())
@@ -60,19 +58,9 @@ def with_counts(
         parts=parts,
         train=train,
         val=probabilities(model, dataset.val, threads),
+        is_best=checkpoint is None and config.ngram_order == AUTO,
     )
     return dataclasses.replace(dataset, by_counts=by_counts)
-
-
-def _order(dataset: Dataset, config: TrainConfig, threads: int) -> int:
-    """Return the order of the config, or the one that predicts a part of the text best."""
-    if config.ngram_order != AUTO:
-        return config.ngram_order
-    is_wide = dataset.tokenizer.vocab_size > WIDE
-    return choose_order(
-        dataset.train.end(ENOUGH), dataset.tokenizer.vocab_size, seed=config.seed,
-        most_order=MOST_ORDER_OF_PIECES if is_wide else MOST_ORDER, threads=threads,
-    )  # fmt: skip
 
 
 def with_placeholder(dataset: Dataset, config: TrainConfig) -> Dataset:

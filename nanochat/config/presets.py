@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from nanochat.config.option import AUTO
+
 __all__ = ["CHOSEN_BY_TEXT", "PRESETS"]
 
 # The presets that config/preset_choice.py may choose.
@@ -14,6 +16,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # The default of the tensor engine: a good names model in a few seconds on two cores.
     "mini": {
         "model_kind": "mini-gpt",
+        "ngram_order": AUTO,
         "n_layer": 2,
         "n_head": 4,
         "n_embd": 64,
@@ -25,6 +28,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # The default of the scalar engine: a names model within three seconds of the command.
     "pico": {
         "model_kind": "mini-gpt",
+        "ngram_order": AUTO,
         "n_layer": 1,
         "n_head": 4,
         "n_embd": 40,
@@ -66,6 +70,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "nano": {
         "model_kind": "mini-gpt",
         "data": ("shakespeare",),
+        "ngram_order": AUTO,
         "n_layer": 2,
         "n_head": 3,
         "n_embd": 96,
@@ -95,6 +100,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "data": ("shakespeare",),
         "tokenizer": "bpe",
         "vocab_size": 1024,
+        "ngram_order": AUTO,
         "n_layer": 3,
         "n_head": 3,
         "n_embd": 144,

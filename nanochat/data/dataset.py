@@ -56,6 +56,7 @@ class ByCounts:
     parts: int  # of the text, in tenths, that they are
     train: NDArray[np.float32]  # (documents.pairs,) by the counts of other parts of the text
     val: NDArray[np.float32]  # (val.pairs,)
+    is_best: bool = False  # the order was chosen, as that of the counting baseline is
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,9 +18,12 @@ from nanochat.data.documents import Documents
 from nanochat.ngram.kneser_ney import KneserNey
 from nanochat.philox import Stream, permutation
 
-__all__ = ["MOST_ORDER", "Baseline", "choose_order", "count_baseline", "most_counted"]
+__all__ = ["Baseline", "baseline_of", "choose_order", "count_baseline", "most_counted"]
 
 MOST_ORDER = 13  # texts of up to some megabytes gain nothing beyond it
+MOST_ORDER_OF_PIECES = 8
+WIDE = 300  # tokens of a vocabulary; a larger one is of word pieces or of Chinese characters
+ENOUGH = 1 << 21  # tokens at the end of the text, to choose the order by
 HELD_OUT = 10  # one part in so many chooses the order, and at most
 MOST_HELD_OUT = 50_000  # targets: enough to tell orders apart
 # Counts take up to 120 bytes per token, and about a second per million tokens. Wider tokens leave
@@ -47,7 +50,6 @@ def count_baseline(
     token_bytes: NDArray[np.int64],  # (vocab_size,) raw bytes per token
     *,
     seed: int,
-    most_order: int = MOST_ORDER,
     threads: int = 1,
 ) -> Baseline:
     """Choose the order on a part of the training text, count it, and score validation.
@@ -58,8 +60,19 @@ def count_baseline(
     or memory does not suffice.
     """
     counted = train.end(most_counted(train))
-    order = choose_order(counted, vocab_size, seed=seed, most_order=most_order, threads=threads)
+    order = choose_order(counted, vocab_size, seed=seed, threads=threads)
     model = KneserNey.count(counted, order, vocab_size, threads)
+    return baseline_of(model, train, validation, token_bytes, threads)
+
+
+def baseline_of(
+    model: KneserNey,
+    train: Documents,
+    validation: Documents,
+    token_bytes: NDArray[np.int64],  # (vocab_size,) raw bytes per token
+    threads: int = 1,
+) -> Baseline:
+    """Return the score of a model of the end of the training part that may be counted."""
     nats = nats_of_text = 0.0
     total_bytes = 0
     for losses, targets in _losses(model, validation, threads):
@@ -67,11 +80,12 @@ def count_baseline(
         nats += float(losses.sum())
         nats_of_text += float(losses[sizes > 0].sum())
         total_bytes += int(sizes.sum())
+    most = most_counted(train)
     return Baseline(
-        order=order,
+        order=model.order,
         loss=nats / validation.pairs if validation.pairs else None,
         bpb=nats_of_text / (math.log(2) * total_bytes) if total_bytes else None,
-        counted=counted.pairs if counted is not train else None,
+        counted=most if most < train.pairs else None,
     )
 
 
@@ -91,15 +105,14 @@ def _losses(
         yield losses[first - start : last - start], documents.stream[first + 1 : last + 1]
 
 
-def choose_order(
-    documents: Documents,
-    vocab_size: int,
-    *,
-    seed: int,
-    most_order: int = MOST_ORDER,
-    threads: int = 1,
-) -> int:
-    """Return the order with the lowest loss on a held-out part; of equal ones, the lowest."""
+def choose_order(documents: Documents, vocab_size: int, *, seed: int, threads: int = 1) -> int:
+    """Return the order with the lowest loss on a held-out part; of equal ones, the lowest.
+
+    Reads the last ENOUGH tokens. Tries orders up to MOST_ORDER, or MOST_ORDER_OF_PIECES for a
+    vocabulary above WIDE.
+    """
+    most_order = MOST_ORDER if vocab_size <= WIDE else MOST_ORDER_OF_PIECES
+    documents = documents.end(ENOUGH)
     counted, held_out = _hold_out(documents, seed)
     # A longer context than the longest document never occurs.
     longest = int(counted.lengths.max(initial=0)) + 1

@@ -75,10 +75,8 @@ def test_the_seed_chooses_the_held_out_documents() -> None:
 
 @pytest.mark.parametrize("texts", [[], [[]], [[1]], [[1], []], [[1, 2]], [[]] * 20])
 def test_texts_too_short_to_hold_out_anything_are_scored(texts: list[list[int]]) -> None:
-    baseline = count_baseline(
-        documents_of(texts), documents_of([[1, 2]]), VOCAB, BYTES, seed=0, most_order=4
-    )
-    assert 1 <= baseline.order <= 4
+    baseline = count_baseline(documents_of(texts), documents_of([[1, 2]]), VOCAB, BYTES, seed=0)
+    assert 1 <= baseline.order <= 2
     assert baseline.loss is not None
     assert baseline.bpb is not None
     assert math.isfinite(baseline.loss + baseline.bpb)
@@ -108,11 +106,22 @@ def test_of_a_long_text_the_end_is_counted(
     # The target before the cut is replaced by the BOS that opens the first document.
     text = " ".join(map(str, flat[:-1]))
     expected = [[int(token) for token in part.split()] for part in text.split("0")]
-    baseline = count_baseline(train, validation, VOCAB, BYTES, seed=1, most_order=3)
+    baseline = count_baseline(train, validation, VOCAB, BYTES, seed=1)
     model = KneserNeyOracle(expected, baseline.order, VOCAB)
     losses = np.concatenate(model.losses(lists(validation)), axis=None)
     assert baseline.loss == pytest.approx(float(losses.mean()), rel=1e-12)
     assert baseline.counted == (pairs if pairs < train.pairs else None)
+
+
+def test_the_order_is_chosen_on_the_end_of_a_long_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(1)
+    noise = random.integers(1, VOCAB, 2000).tolist()
+    regular = [1, 2, 3, 4, 5, 6] * 50
+    documents = documents_of([noise + regular])
+    monkeypatch.setattr(module, "ENOUGH", 301)
+    assert choose_order(documents, VOCAB, seed=0) == choose_order(
+        documents_of([regular]), VOCAB, seed=0
+    )
 
 
 @pytest.mark.parametrize("scored", [1, 2, 5, 17])
