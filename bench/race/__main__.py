@@ -8,8 +8,10 @@
 The last form reads the entries of a recorded race from a file. CHECKOUT is a folder or
 URL@REVISION. Every side is trained on the first nine tenths of FILE. One scorer (scorer.py) scores
 all sides on the rest, in disjoint windows of each side's own context. With --lines, each line is a
-document, and the lines are sorted by their hashes first. An entry of ours is compared with the
-peer's entry of the same name, or with the first entry of the first peer if there is none.
+document, and the lines are sorted by their hashes first. With --final, ours never sees the rest: it
+trains on all of the training part, without validation, and its last step is scored. An entry of
+ours is compared with the peer's entry of the same name, or with the first entry of the first peer
+if there is none.
 
 Seconds are those of whole processes, including imports, data, tokenizer and evaluations, with empty
 caches. Seeds are fixed beforehand. A side that fails, exceeds --timeout or is not available is
@@ -42,6 +44,7 @@ from bench.race.entrants import (
     Ours,
     OursOfBpe,
     OursOfLines,
+    OursWithoutValidation,
     checkout_of,
     prepare_eemicrogpt,
     prepare_nanochat,
@@ -98,6 +101,7 @@ def parsed() -> argparse.Namespace:
     add = parser.add_argument
     add("--text", type=Path, required=True, help="ASCII text")
     add("--lines", action="store_true", help="one document per line; for eemicrogpt")
+    add("--final", action="store_true", help="ours chooses nothing by the scored part")
     add(
         "--ours",
         action="append",
@@ -163,13 +167,16 @@ def sides_of(options: argparse.Namespace, text: RaceText, folder: Path) -> list[
         if options.quick:  # an option may be given only once
             kept = shlex.split(re.sub(r"--steps[ =]\d+", "", shlex.join(arguments)))
             arguments = (*kept, *QUICK["ours"])
-        sides.append(Side(f"ours {name}", "ours", ours(arguments, options.lines), arguments, seeds))
+        entrant = ours(arguments, options.lines, options.final)
+        sides.append(Side(f"ours {name}", "ours", entrant, arguments, seeds))
     return sides
 
 
-def ours(arguments: Sequence[str], lines: bool) -> Ours:
+def ours(arguments: Sequence[str], lines: bool, final: bool) -> Ours:
     if lines:
         return OursOfLines()
+    if final:
+        return OursWithoutValidation()
     return OursOfBpe() if {"bpe", "small"} & set(arguments) else Ours()
 
 
@@ -234,7 +241,7 @@ def _revision(source: str) -> str:
 
 def scored(side: Side, done: Run, validation: Path) -> dict[str, Any]:
     """Return the run's record with the score, or with the reason why there is none."""
-    unscored: dict[str, Any] = {"score": None, "bpb": None, "parameters": None, "context": None}
+    unscored = dict.fromkeys(("score", "bpb", "parameters", "context", "count_entries"))
     if side.entrant is None or done.checkpoint is None:
         return {**done.record(), **unscored}
     command = side.entrant.score_command(done.checkpoint, validation)

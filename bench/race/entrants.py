@@ -109,6 +109,14 @@ class OursOfBpe(Ours):
 
 
 @dataclass(frozen=True)
+class OursWithoutValidation(Ours):
+    """`nanochat train` on a file of the training part alone, all of it: nothing is chosen."""
+
+    def data(self, text: RaceText) -> list[str]:
+        return ["--data", str(text.train_file), "--documents", "file", "--val-fraction", "0"]
+
+
+@dataclass(frozen=True)
 class OursOfLines(Ours):
     """`nanochat train` with one document per line, on a file of the training part alone."""
 

@@ -24,8 +24,9 @@ from bench.machine import RESULTS
 PAGE, PICTURE = ROOT / "docs" / "race.md", ROOT / "docs" / "race.png"
 TABLE = re.compile(r"(<!-- race: (.*?) -->\n).*?(?=<!-- end -->)", re.DOTALL)
 HEAD = (
-    "| | parameters | context | whole process | its steps alone | nats per byte | times faster |\n"
-    "|---|---|---|---|---|---|---|\n"
+    "| | parameters | counts | context | whole process | its steps alone | nats per byte |"
+    " times faster |\n"
+    "|---|---|---|---|---|---|---|---|\n"
 )
 PEERS = {"nanogpt": "nanoGPT", "nanochat": "karpathy/nanochat", "eemicrogpt": "eemicrogpt"}
 LEVEL = 0.01  # of the one-sided test that a mean score is below its peer's
@@ -56,11 +57,13 @@ def rows(names: str) -> str:
 
 def row(summary: Mapping[str, Any], side: Mapping[str, Any]) -> str:
     faster = summary.get("times_faster") if side["kind"] == "ours" else None
-    beaten = side["kind"] != "ours" or summary["p_below_reference"] < LEVEL
+    is_compared = "p_below_reference" in summary
+    beaten = not is_compared or summary["p_below_reference"] < LEVEL
     ratio = f"{faster['ratio']:.1f} ({faster['low']:.1f}–{faster['high']:.1f})" if faster else ""
     cells = (
         label(side),
         f"{summary['parameters']:,}",
+        f"{summary['count_entries']:,}" if summary.get("count_entries") else "",
         str(summary["context"]),
         f"{summary['seconds']:.1f} s ± {summary['seconds_sd']:.1f}",
         f"{summary['steps_seconds']:.1f} s",

@@ -15,8 +15,8 @@ from bench.race.statistics import p_below, ratio_interval
 
 SCHEMA = Path(__file__).parent / "race.schema.json"
 COLUMNS = (
-    "parameters", "context", "whole process, s", "steps alone, s", "nats per byte", "bits per byte",
-    "times faster", "p (score below the peer's)", "runs",
+    "parameters", "counts", "context", "whole process, s", "steps alone, s", "nats per byte",
+    "bits per byte", "times faster", "p (score below the peer's)", "runs",
 )  # fmt: skip
 
 
@@ -61,6 +61,7 @@ def _row(
             row[name] = statistics.mean(values)
             row[f"{name}_sd"] = statistics.stdev(values) if len(values) > 1 else 0.0
     row |= {name: done[0][name] for name in ("parameters", "context")}
+    row["count_entries"] = done[0].get("count_entries") or 0
     if compared and not is_reference:
         scores = [run["score"] for run in done]
         row["p_below_reference"] = p_below(
@@ -95,7 +96,7 @@ def table(summary: Sequence[Mapping[str, Any]]) -> str:
     for row in summary:
         if "score" not in row:
             notes = "; ".join(row["notes"]) or "no score"
-            lines.append(f"| {row['side']} | | | | | | | | {notes} | 0/{row['started']} |")
+            lines.append(f"| {row['side']} | | | | | | | | | {notes} | 0/{row['started']} |")
             continue
         faster = row.get("times_faster")
         ratio = (
@@ -103,7 +104,8 @@ def table(summary: Sequence[Mapping[str, Any]]) -> str:
         )
         p = f"{row['p_below_reference']:.1g}" if "p_below_reference" in row else ""
         lines.append(
-            f"| {row['side']} | {row['parameters']:,} | {row['context']}"
+            f"| {row['side']} | {row['parameters']:,} | {row.get('count_entries', 0):,}"
+            f" | {row['context']}"
             f" | {_spread(row, 'seconds', 1)}"
             f" | {_spread(row, 'steps_seconds', 1)} | {_spread(row, 'score', 4)}"
             f" | {_spread(row, 'bpb', 4)} | {ratio} | {p}"

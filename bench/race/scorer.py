@@ -4,9 +4,10 @@
 
 KIND is ours, nanogpt or nanochat for a text. Every byte is then a target once (those of the first
 token only if the model starts from BOS), in disjoint windows of the checkpoint's own context; a
-window does not see the previous one. KIND is ours-lines or eemicrogpt if each line is a document,
-which is scored from its first letter to its end. The side computes float32 logits. The scorer
-computes the loss of all sides from them in float64. Prints one JSON object.
+window does not see the previous one, but counts read the tokens before it. KIND is ours-lines or
+eemicrogpt if each line is a document, which is scored from its first letter to its end. The side
+computes float32 logits. The scorer computes the loss of all sides from them in float64. Prints one
+JSON object.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,6 +43,8 @@ class Scored:
     bytes: int  # in the targets
     parameters: int
     ignored: int = -1  # a target that is not scored: BOS
+    by_counts: Tensor | None = None  # (targets,) float64, in the order of the windows
+    count_entries: int = 0  # of the table of counts
 
 
 def windows(ids: np.ndarray, context: int) -> Windows:
@@ -68,21 +72,32 @@ def windows_from(start: int, ids: np.ndarray, context: int) -> Windows:
 
 def windows_of_lines(start: int, lines: Sequence[np.ndarray]) -> Windows:
     """Yield each line with the token `start` before and after it, grouped by length."""
-    by_length: dict[int, list[np.ndarray]] = defaultdict(list)
-    for line in lines:
-        by_length[len(line)].append(np.concatenate([[start], line, [start]]))
-    for same in by_length.values():
-        tokens = torch.from_numpy(np.stack(same))
+    for same in by_length(lines):
+        tokens = torch.from_numpy(
+            np.stack([np.concatenate([[start], each, [start]]) for each in same])
+        )
         yield tokens[:, :-1], tokens[:, 1:]
+
+
+def by_length(lines: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
+    """Return the lines of each length."""
+    found: dict[int, list[np.ndarray]] = defaultdict(list)
+    for line in lines:
+        found[len(line)].append(line)
+    return list(found.values())
 
 
 def nats(scored: Scored) -> float:
     """Return the sum over all targets that are not ignored."""
-    total = 0.0
+    total, first = 0.0, 0
     with torch.no_grad():
         for inputs, targets in scored.windows:
             logits = scored.logits(inputs).double()
             chosen = logits.gather(-1, targets[..., None])[..., 0]
+            if scored.by_counts is not None:  # the last logit is their share
+                counted = scored.by_counts[first : first + targets.numel()].view_as(targets)
+                chosen = torch.logaddexp(chosen, logits[..., -1] + counted.log())
+                first += targets.numel()
             losses = torch.logsumexp(logits, -1) - chosen
             total += float(losses[targets != scored.ignored].sum())
     return total
@@ -117,10 +132,26 @@ def load_ours(checkpoint: Path, text: str, lines: bool = False) -> Scored:
     context = trained.config.block_size
     if lines:
         rows = [np.asarray(trained.tokenizer.encode(line)) for line in text.splitlines()]
-        return Scored(logits, windows_of_lines(BOS, rows), context, len(text), size)
+        counted = by_counts(trained.counts, [line for same in by_length(rows) for line in same])
+        scored = windows_of_lines(BOS, rows)
+        return Scored(logits, scored, context, len(text), size, -1, *counted)
     ids = np.asarray(trained.tokenizer.encode(text))
     targets = int(trained.tokenizer.token_bytes[ids[1:]].sum())
-    return Scored(logits, windows(ids, context), context, targets, size)
+    counted = by_counts(trained.counts, [ids], slice(1, -1))  # without the first token and the end
+    return Scored(logits, windows(ids, context), context, targets, size, -1, *counted)
+
+
+def by_counts(
+    counts: Any, documents: Sequence[np.ndarray], scored: slice = slice(None)
+) -> tuple[Tensor | None, int]:
+    """Return the probability of each target of the documents, and the size of the table."""
+    from nanochat.data.documents import Documents
+
+    if counts is None:
+        return None, 0
+    offsets = np.cumsum([0, *map(len, documents)])
+    nats = counts.token_losses(Documents.of(np.concatenate(documents), offsets))
+    return torch.from_numpy(np.exp(-nats[scored])), len(counts.arrays()["followers"])
 
 
 def load_nanogpt(checkpoint: Path, text: str, checkout: Path) -> Scored:
@@ -222,7 +253,12 @@ def main() -> None:
     sys.stdout = out
     score = total / scored.bytes
     record = {"nats": total, "bytes": scored.bytes, "parameters": scored.parameters}
-    record |= {"context": scored.context, "score": score, "bpb": score / math.log(2)}
+    record |= {
+        "count_entries": scored.count_entries,
+        "context": scored.context,
+        "score": score,
+        "bpb": score / math.log(2),
+    }
     print(json.dumps(record))
 
 

@@ -38,6 +38,7 @@ def with_counts(
     if not config.ngram_order or dataset.by_counts is not None:
         return dataset
     threads, documents = thread_count(config.threads), dataset.train
+    is_seen = dataset.val_source == "train"  # validation is the beginning of the training part
     if checkpoint is not None:
         model, train, parts = saved_counts(checkpoint)
     else:
@@ -48,7 +49,7 @@ def with_counts(
         model = KneserNey.count(documents.end(most_counted(documents)), order, size, threads)
         if reads is None:
             reads = config.steps * dataset.step_tokens(dataset.resolve(config), processes.world())
-        parts = parts_for(documents, reads)
+        parts = FOLDS if is_seen else parts_for(documents, reads)
         train = cross_fitted(
             documents, order, size, seed=config.seed, threads=threads, parts=parts
         )  # fmt: skip
@@ -57,7 +58,7 @@ def with_counts(
         documents=training_part(documents, config.seed, parts),
         parts=parts,
         train=train,
-        val=probabilities(model, dataset.val, threads),
+        val=train[: dataset.val.pairs] if is_seen else probabilities(model, dataset.val, threads),
         is_best=checkpoint is None and config.ngram_order == AUTO,
     )
     return dataclasses.replace(dataset, by_counts=by_counts)

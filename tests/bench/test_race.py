@@ -6,11 +6,13 @@ import copy
 import hashlib
 import json
 import math
+import random
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import numpy as np
@@ -18,14 +20,19 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from oracles.kneser_ney import KneserNeyOracle, targets
+from oracles.texts import documents_of
 
+import nanochat
 from bench.race import __main__ as race
 from bench.race import report as race_report
 from bench.race.data import RaceText, documents, prepare_lines, prepare_text
 from bench.race.entrants import Eemicrogpt, check_nanogpt_split
 from bench.race.scorer import (
     Scored,
+    by_counts,
     load_eemicrogpt,
+    load_ours,
     nats,
     windows,
     windows_from,
@@ -37,6 +44,9 @@ from nanochat.config.flags import read_flags
 from nanochat.config.options import TrainConfig, options_of
 from nanochat.config.sources import gather_options
 from nanochat.data.dataset import load_dataset
+from nanochat.ngram.kneser_ney import KneserNey
+from nanochat.runs.checkpoint import find_checkpoint
+from nanochat.runs.counts import counts_of
 
 LINES = "".join(f"line {i} of a text\n" + "\n" * (i % 5 == 0) for i in range(900))
 
@@ -161,6 +171,51 @@ def test_a_line_is_scored_alone_from_its_first_token_to_its_end(lines: list[list
     scored = windows_of_lines(bos, [np.array(line, dtype=np.int64) for line in lines])
     total = nats(Scored(counting_logits, scored, 16, 1, 0))
     assert total == pytest.approx(expected, rel=1e-6, abs=1e-12)
+
+
+@given(st.lists(st.integers(0, 5), min_size=2, max_size=60), st.integers(1, 9), st.randoms())
+def test_the_last_logit_gives_its_share_to_the_counts(
+    ids: list[int], context: int, random: random.Random
+) -> None:
+    counted = [random.uniform(0.01, 1) for _ in ids[1:]]
+    expected = 0.0
+    for i in range(1, len(ids)):
+        seen = ids[(i - 1) // context * context : i]
+        share = math.exp(-by_hand(seen, 6))
+        expected -= math.log(math.exp(-by_hand(seen, ids[i])) + share * counted[i - 1])
+    scored = Scored(
+        counting_logits, windows(np.array(ids), context), context, 1, 0,
+        by_counts=torch.tensor(counted, dtype=torch.float64),
+    )  # fmt: skip
+    assert nats(scored) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_run_with_counts_is_scored_as_nanochat_scores_it(folder: Path, tiny: Any) -> None:
+    Path("train.txt").write_text("ada\nanna\nbob\ncarl\ncleo\ndan\ndora\nella\n" * 9)
+    train = tiny(
+        "mini-gpt", mode="tensor", data="train.txt", ngram_order=4, val_fraction=0, out="run",
+        threads=1,
+    )  # fmt: skip
+    nanochat.train(TrainConfig(**train))
+    lines = ["bea", "carl", "e", "dan", "abcde"]
+    scored = load_ours(Path("run"), "\n".join(lines), lines=True)
+    model = nanochat.load("run")
+    expected = sum(model.loss(line).nats.sum() for line in lines)
+    assert nats(scored) == pytest.approx(expected, rel=1e-6)
+    counts = counts_of(find_checkpoint(Path("run"), "best"))
+    assert counts is not None
+    assert scored.count_entries == len(counts.arrays()["followers"]) > 0
+
+
+def test_counts_read_the_tokens_before_a_window() -> None:
+    ids = np.array([1, 2, 3, 1, 2, 3, 1, 2, 4, 1])
+    model = KneserNey.count(documents_of([[1, 2, 3] * 4]), 3, 5)
+    found, entries = by_counts(model, [ids], slice(1, -1))
+    oracle = KneserNeyOracle([[1, 2, 3] * 4], 3, 5)
+    expected = [oracle.probability(context, target) for context, target in targets([ids.tolist()])]
+    assert found is not None
+    np.testing.assert_allclose(found.numpy(), expected[1:-1], rtol=1e-12)
+    assert entries == len(model.arrays()["followers"])
 
 
 def eemicrogpt_by_hand(w: dict[str, np.ndarray], ids: list[int]) -> np.ndarray:
