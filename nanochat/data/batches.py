@@ -19,7 +19,7 @@ from nanochat.data.documents import Documents, token_stream
 from nanochat.data.packing import LISTED, Chunks, Sequences, pack, split_into_chunks
 from nanochat.data.tokenizer import BOS
 from nanochat.errors import ConfigError
-from nanochat.philox import Stream, permutation, random_u64s
+from nanochat.philox import Stream, permutation, random_u64, random_u64s
 
 __all__ = [
     "IGNORE",
@@ -35,12 +35,13 @@ IGNORE = -1  # a target that does not count in the loss
 
 _EVALUATION_ITEM = 1  # of Stream.SPLIT; the split itself uses item 0
 
-# Items of Stream.BATCHES. Windows use the step as the item; the other batchers never share a run
-# with windows.
+# Items of Stream.BATCHES. A run packs sequences or moves windows, never both.
 _PACKING_ITEM = 0
+_OFFSETS_ITEM = 0
 _FIRST_EPOCH_ITEM = 1
 
 _GROUP_TOKENS = 1 << 15  # of consecutive steps that are drawn together
+_MOST_LISTED = 1 << 22  # windows of an epoch, whose order is drawn at once
 _MOST_PACKED = 1 << 28  # pairs; packing lists all chunks, which takes more memory than their text
 _LONG_DOCUMENT = 4  # in block sizes: above this mean length, windows waste less context than chunks
 
@@ -224,7 +225,11 @@ class _GroupedBatcher:
 
 
 class _WindowBatcher(_GroupedBatcher):
-    """Windows of the token stream. Every start at which a window fits is equally likely."""
+    """Windows of the token stream, each visited once per epoch in a new seeded order.
+
+    The windows of an epoch are disjoint and adjacent. A new offset per epoch moves their edges, so
+    that every start is possible.
+    """
 
     kind = "windows"
 
@@ -235,24 +240,36 @@ class _WindowBatcher(_GroupedBatcher):
         seed: int,
         layout: _Layout,
     ) -> None:
-        self._pairs, self._window = pairs, window
-        self._starts = np.uint64(len(pairs.tokens) - window)
-        self._seed = seed
+        self._pairs, self._window, self._seed = pairs, window, seed
+        total = len(pairs.tokens) - 1
+        # An epoch of more windows than can be listed is visited in parts, each evenly spread.
+        self._parts = max(1, total // window // _MOST_LISTED)
+        count = max(1, (total - window + 1) // (window * self._parts))
+        self._offsets = np.uint64(total - count * self._parts * window + 1)
+        self._order = _EpochOrder(seed, count)
         super().__init__(layout, self._window)
 
     def _draw(self, group: int) -> _StepGroup:
-        steps, rows = self._steps_per_group, self._layout.rows
-        draws = random_u64s(self._seed, Stream.BATCHES, group * steps, steps, rows)
-        # The bias of the remainder is below starts · 2⁻⁶⁴.
-        starts = (draws[:, self._layout.own] % self._starts).astype(np.int64).reshape(-1)
-        pairs = starts[:, None] + np.arange(self._window)
-        lengths = np.full(len(starts), self._window, dtype=np.int64)
-        targets = self._window * rows
+        steps, layout = self._steps_per_group, self._layout
+        numbers, visited = self._order.visits(group * steps * layout.rows, steps * layout.rows)
+        epochs, parts = np.divmod(visited, self._parts)
+        starts = self._offsets_of(epochs) + (numbers * self._parts + parts) * self._window
+        own = starts.reshape(steps, -1)[:, layout.own].reshape(-1)
+        pairs = own[:, None] + np.arange(self._window)
+        lengths = np.full(len(own), self._window, dtype=np.int64)
+        targets = self._window * layout.rows
         return _StepGroup(
             batch=_batch(self._pairs, pairs, lengths, targets),
-            columns=[self._window] * (len(starts) // self._layout.batch_size),
+            columns=[self._window] * (len(own) // layout.batch_size),
             targets=[targets] * steps,
         )
+
+    def _offsets_of(self, epochs: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the first pair of the first window of each epoch. The epochs are sorted."""
+        first, count = int(epochs[0]), int(epochs[-1] - epochs[0]) + 1
+        draws = random_u64(self._seed, Stream.BATCHES, _OFFSETS_ITEM, count, first)
+        # The bias of the remainder is below offsets · 2⁻⁶⁴.
+        return (draws % self._offsets).astype(np.int64)[epochs - first]
 
 
 class _EpochBatcher(_GroupedBatcher):
@@ -268,7 +285,7 @@ class _EpochBatcher(_GroupedBatcher):
 
     def _draw(self, group: int) -> _StepGroup:
         steps, layout = self._steps_per_group, self._layout
-        drawn = self._order.visits(group * steps * layout.rows, steps * layout.rows)
+        drawn, _ = self._order.visits(group * steps * layout.rows, steps * layout.rows)
         targets = _sequence_lengths(self._sequences, drawn).reshape(steps, -1).sum(axis=1)
         own = drawn.reshape(steps, -1)[:, layout.own].reshape(-1)
         lengths = _sequence_lengths(self._sequences, own)
@@ -324,13 +341,14 @@ class _EpochOrder:
         # The next step mostly needs the same group. The cache does not change the result.
         self._group = lru_cache(maxsize=4)(self._draw)
 
-    def visits(self, first: int, count: int) -> NDArray[np.int64]:  # (count,)
-        """Return the sequences of visits first … first + count − 1."""
+    def visits(self, first: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the sequences of visits first … first + count − 1, and their epochs, (count,)."""
         size = self._epochs_per_group * self._count
         groups = range(first // size, (first + count - 1) // size + 1)
         drawn = [self._group(group) for group in groups]
         start = first - groups[0] * size
-        return (drawn[0] if len(drawn) == 1 else np.concatenate(drawn))[start : start + count]
+        visited = (drawn[0] if len(drawn) == 1 else np.concatenate(drawn))[start : start + count]
+        return visited, np.arange(first, first + count) // self._count
 
     def _draw(self, group: int) -> NDArray[np.int64]:
         """Return philox.permutation of each epoch of the group, end to end."""

@@ -203,29 +203,60 @@ def test_a_text_too_large_to_list_its_chunks_has_windows(monkeypatch):
 # --------------------------------------------------------------------------------------- windows
 
 
-@given(lengths, block_sizes, seeds, st.integers(0, 2**40))
-def test_windows_start_where_philox_says(sizes, block_size, seed, step):
+def window_starts(pairs: int, window: int, seed: int, epoch: int, *, most: int) -> list[int]:
+    """The contract of an epoch, in plain Python: where its windows start, in order."""
+    parts = max(1, pairs // window // most)
+    count = max(1, (pairs - window + 1) // (window * parts))
+    number, part = divmod(epoch, parts)
+    free = pairs - count * parts * window
+    offset = random_u64(seed, Stream.BATCHES, 0, number + 1).tolist()[-1] % (free + 1)
+    order = permutation(seed, Stream.BATCHES, 1 + epoch, count).tolist()
+    return [offset + (place * parts + part) * window for place in order]
+
+
+@given(lengths, block_sizes, seeds, st.integers(0, 200), st.sampled_from([1, 2, 5, 1 << 22]))
+def test_windows_start_where_philox_says(sizes, block_size, seed, step, most):
     documents = numbered(sizes)
     tokens = token_stream(documents).tolist()
     window = min(block_size, documents.pairs)
-    starts = len(tokens) - window
     make = {"block_size": block_size, "grad_accum": 2, "seed": seed, "rank": 1, "world": 2}
-    microbatches = make_batcher("windows", documents, batch_size=3, **make).step(step)
-    draws = random_u64(seed, Stream.BATCHES, step, 12).tolist()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batches, "_MOST_LISTED", most)
+        microbatches = make_batcher("windows", documents, batch_size=3, **make).step(step)
+    count = len(window_starts(documents.pairs, window, seed, 0, most=most))
     for micro, batch in enumerate(microbatches):
         assert batch.global_targets == 12 * window
         for row in range(3):
-            start = draws[(micro * 2 + 1) * 3 + row] % starts
+            epoch, visit = divmod(step * 12 + (micro * 2 + 1) * 3 + row, count)
+            start = window_starts(documents.pairs, window, seed, epoch, most=most)[visit]
             assert batch.inputs[row].tolist() == tokens[start : start + window]
             assert batch.targets[row].tolist() == tokens[start + 1 : start + window + 1]
 
 
-def test_every_window_is_equally_likely():
-    documents = numbered([9])  # 10 pairs, 7 windows of 4
+@given(st.integers(0, 100), block_sizes, seeds, st.integers(0, 20))
+def test_no_pair_occurs_twice_in_an_epoch_of_windows(size, block_size, seed, epoch):
+    documents = numbered([size])
+    window = min(block_size, documents.pairs)
+    rows = max(1, (documents.pairs - window + 1) // window)
+    batcher = make_batcher("windows", documents, batch_size=1, block_size=block_size, seed=seed)
+    found = pairs_in([batcher.step(epoch * rows + row)[0] for row in range(rows)])
+    assert len(set(found)) == len(found) == rows * window
+    assert documents.pairs - len(found) < max(2 * window - 1, documents.pairs - window + 1)
+
+
+def test_every_window_is_equally_likely_over_many_epochs():
+    documents = numbered([9])  # 10 pairs, 7 windows of 4, one in each epoch
     batcher = make_batcher("windows", documents, batch_size=7000, block_size=4, seed=3)
     counts = np.bincount(batcher.step(0)[0].inputs[:, 0], minlength=7)
     assert len(counts) == 7
     assert abs(counts - 1000).max() < 5 * np.sqrt(7000 * (1 / 7) * (6 / 7))
+
+
+def test_every_pair_is_visited_by_an_epoch_of_windows_but_those_at_the_ends():
+    batcher = make_batcher("windows", numbered([100]), batch_size=24, block_size=4, seed=0)
+    for step in range(50):
+        inside = {pair for pair in pairs_in(batcher.step(step)) if 6 < pair[0] < 94}
+        assert len(inside) == 87
 
 
 def test_window_that_starts_inside_a_document_opens_a_segment_at_zero():
