@@ -14,7 +14,7 @@
    "accum" is the accumulation dtype of a call: float for NCK_FLOAT32, NCK_BFLOAT16 and NCK_FLOAT16,
    double for NCK_FLOAT64. */
 
-enum { NCK_ABI_VERSION = 6 };
+enum { NCK_ABI_VERSION = 7 };
 
 /* Status. */
 enum {
@@ -154,6 +154,24 @@ int32_t nck_cross_entropy(const void* logits, int64_t rows, int64_t vocab, int64
 int32_t nck_target_weight(const int64_t* targets, int64_t rows, int64_t vocab, int32_t dtype,
                           const void* class_weights, const void* token_weights,
                           int64_t ignore_index, double* weight, int64_t* counted);
+
+/* Losses of a network that shares its softmax with counted n-grams (Merity et al. 2017), and their
+   gradient. The last of a row's outputs is the share of the counts, the others are tokens. With p =
+   softmax(z), z the row's logits after the soft-cap and t its target:
+
+     network = −log(p[t] / (1 − p[last])),   mixed = −log(p[t] + p[last] · by_counts)
+
+   logits: (rows, outputs), at least 2 outputs. targets: (rows), each in [0, outputs − 1) or
+   ignore_index, whose row has losses and gradients of 0. by_counts: (rows) probability of the
+   target by the counts. reduction: NCK_NONE or NCK_SUM. gradient: NULL, or where to write the
+   gradient of mixed + network_weight · network, as in nck_cross_entropy. mixed, network: NULL, or
+   accum: (rows), or one value under NCK_SUM. */
+int32_t nck_mixed_cross_entropy(const void* logits, int64_t rows, int64_t outputs,
+                                int64_t row_stride, int32_t dtype, const int64_t* targets,
+                                const float* by_counts, int64_t ignore_index, double network_weight,
+                                double softcap, int32_t reduction, void* gradient,
+                                int64_t gradient_stride, void* mixed, void* network,
+                                int32_t threads);
 
 /* result[i][j] = matrix[i][j] · upstream[i · upstream_stride]; result may be the matrix. upstream:
    accum. In place, rows with a factor of exactly 1 are skipped. bfloat16 results below 2⁻¹²⁶ may be

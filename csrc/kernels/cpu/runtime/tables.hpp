@@ -10,6 +10,7 @@ struct CrossEntropyTable;
 struct DecodeTable;
 struct DropoutTable;
 struct EmbedTable;
+struct MixtureTable;
 struct NormTable;
 struct SampleTable;
 struct ScaleRowsTable;
@@ -24,6 +25,7 @@ struct Tables {
   const AttentionTable* attention;
   const DecodeTable* decode;
   const DropoutTable* dropout;
+  const MixtureTable* mixture;
 };
 
 // Returns the functions of simd::chosen_instruction_set(). Throws std::invalid_argument like that
