@@ -274,6 +274,32 @@ int32_t nck_attention_backward(const nck_attention_shape* shape, const void* qkv
                                const int64_t* starts, const void* gradient, void* result,
                                int32_t threads);
 
+/* One step of AdamW (Loshchilov and Hutter 2019) on a flat buffer of weights. With g the gradient
+   after clipping and t = *count after its increment:
+
+     m += (1 − beta1) · (g − m),   v = beta2 · v + (1 − beta2) · g²
+     value = (1 − lr · weight_decay) · value
+             − lr / (1 − beta1^t) · m / (√v / √(1 − beta2^t) + eps)
+
+   values, gradients: (size) accum. *norm, accum, is the norm of all gradients before clipping;
+   g = gradient · min(1, grad_clip / (norm + 1e-6)), or the gradient if grad_clip is 0. Piece i of
+   the weights ends before stops[i] and has the rate rates[i]; m, v: (stops[pieces − 1]) accum. The
+   gradients of the pieces are 0 afterwards; those behind them are clipped and the rest is left to
+   the caller. If loss + norm is not finite, *stopped becomes 1; if it is 1, values, moments and
+   *count stay as they are. loss: one accum value. computed: NULL, or (size) of the dtype: gets the
+   values of the pieces from first_computed on. */
+typedef struct {
+  double beta1, beta2; /* in [0, 1) */
+  double eps;          /* at least 0 */
+  double weight_decay;
+  double grad_clip; /* at least 0; 0: no clipping */
+} nck_adamw_options;
+
+int32_t nck_adamw(void* values, void* gradients, void* m, void* v, int64_t size, int32_t dtype,
+                  const nck_adamw_options* options, const int64_t* stops, const double* rates,
+                  int64_t pieces, const void* loss, float* count, float* stopped, void* computed,
+                  int64_t first_computed, void* norm, int32_t threads);
+
 /* Opens a decoder of `rows` rows of tokens. The matrices are copied in the order of their use; wte
    and wpe are not copied and must stay valid until the decoder is closed. Keys, values and
    activations are accum. */

@@ -5,6 +5,7 @@
 namespace nanochat::kernels {
 
 struct ActivationTable;
+struct AdamWTable;
 struct AttentionTable;
 struct CrossEntropyTable;
 struct DecodeTable;
@@ -26,6 +27,7 @@ struct Tables {
   const DecodeTable* decode;
   const DropoutTable* dropout;
   const MixtureTable* mixture;
+  const AdamWTable* adamw;
 };
 
 // Returns the functions of simd::chosen_instruction_set(). Throws std::invalid_argument like that
