@@ -14,7 +14,7 @@
    "accum" is the accumulation dtype of a call: float for NCK_FLOAT32, NCK_BFLOAT16 and NCK_FLOAT16,
    double for NCK_FLOAT64. */
 
-enum { NCK_ABI_VERSION = 6 };
+enum { NCK_ABI_VERSION = 7 };
 
 /* Status. */
 enum {
@@ -155,6 +155,24 @@ int32_t nck_target_weight(const int64_t* targets, int64_t rows, int64_t vocab, i
                           const void* class_weights, const void* token_weights,
                           int64_t ignore_index, double* weight, int64_t* counted);
 
+/* Losses of a network that shares its softmax with counted n-grams (Merity et al. 2017), and their
+   gradient. The last of a row's outputs is the share of the counts, the others are tokens. With p =
+   softmax(z), z the row's logits after the soft-cap and t its target:
+
+     network = −log(p[t] / (1 − p[last])),   mixed = −log(p[t] + p[last] · by_counts)
+
+   logits: (rows, outputs), at least 2 outputs. targets: (rows), each in [0, outputs − 1) or
+   ignore_index, whose row has losses and gradients of 0. by_counts: (rows) probability of the
+   target by the counts. reduction: NCK_NONE or NCK_SUM. gradient: NULL, or where to write the
+   gradient of mixed + network_weight · network, as in nck_cross_entropy. mixed, network: NULL, or
+   accum: (rows), or one value under NCK_SUM. */
+int32_t nck_mixed_cross_entropy(const void* logits, int64_t rows, int64_t outputs,
+                                int64_t row_stride, int32_t dtype, const int64_t* targets,
+                                const float* by_counts, int64_t ignore_index, double network_weight,
+                                double softcap, int32_t reduction, void* gradient,
+                                int64_t gradient_stride, void* mixed, void* network,
+                                int32_t threads);
+
 /* result[i][j] = matrix[i][j] · upstream[i · upstream_stride]; result may be the matrix. upstream:
    accum. In place, rows with a factor of exactly 1 are skipped. bfloat16 results below 2⁻¹²⁶ may be
    0. */
@@ -255,6 +273,32 @@ int32_t nck_attention_backward(const nck_attention_shape* shape, const void* qkv
                                const void* cosines, const void* sines, const int64_t* positions,
                                const int64_t* starts, const void* gradient, void* result,
                                int32_t threads);
+
+/* One step of AdamW (Loshchilov and Hutter 2019) on a flat buffer of weights. With g the gradient
+   after clipping and t = *count after its increment:
+
+     m += (1 − beta1) · (g − m),   v = beta2 · v + (1 − beta2) · g²
+     value = (1 − lr · weight_decay) · value
+             − lr / (1 − beta1^t) · m / (√v / √(1 − beta2^t) + eps)
+
+   values, gradients: (size) accum. *norm, accum, is the norm of all gradients before clipping;
+   g = gradient · min(1, grad_clip / (norm + 1e-6)), or the gradient if grad_clip is 0. Piece i of
+   the weights ends before stops[i] and has the rate rates[i]; m, v: (stops[pieces − 1]) accum. The
+   gradients of the pieces are 0 afterwards; those behind them are clipped and the rest is left to
+   the caller. If loss + norm is not finite, *stopped becomes 1; if it is 1, values, moments and
+   *count stay as they are. loss: one accum value. computed: NULL, or (size) of the dtype: gets the
+   values of the pieces from first_computed on. */
+typedef struct {
+  double beta1, beta2; /* in [0, 1) */
+  double eps;          /* at least 0 */
+  double weight_decay;
+  double grad_clip; /* at least 0; 0: no clipping */
+} nck_adamw_options;
+
+int32_t nck_adamw(void* values, void* gradients, void* m, void* v, int64_t size, int32_t dtype,
+                  const nck_adamw_options* options, const int64_t* stops, const double* rates,
+                  int64_t pieces, const void* loss, float* count, float* stopped, void* computed,
+                  int64_t first_computed, void* norm, int32_t threads);
 
 /* Opens a decoder of `rows` rows of tokens. The matrices are copied in the order of their use; wte
    and wpe are not copied and must stay valid until the decoder is closed. Keys, values and

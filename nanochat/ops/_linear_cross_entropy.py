@@ -9,7 +9,7 @@ factor per row, or in float16, the backward pass starts again from the logits.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from nanochat.errors import KernelError
 from nanochat.ops import launch, memory, reference
 from nanochat.ops._cross_entropy import INPUTS, OPTIONS, gradient_in_forward
 from nanochat.ops.arguments import require_same_device
+from nanochat.ops.chunks import Chunk, Gradients, all_chunks, chunk_size
 from nanochat.ops.derivatives import (
     apply,
     below_autograd,
@@ -42,16 +43,6 @@ from nanochat.ops.loss import (
 
 __all__ = ["linear_cross_entropy"]
 
-# Size of a chunk's logits: 1 / CHUNK_SHARE of all logits (with the rest of a chunk's memory that is
-# an eighth), or the size of the weight if that is more (no second sum or gradient of it exists
-# meanwhile). At least MIN_CHUNK_BYTES, because each chunk packs the weight and adds to its
-# gradient. At most MAX_CHUNK_BYTES, about a last-level cache. Logits that fit there are one chunk.
-CHUNK_SHARE = 12
-MIN_CHUNK_BYTES = 12 << 20
-MAX_CHUNK_BYTES = 32 << 20
-MAX_CHUNK_BYTES_ON_GPU = 1 << 30
-# Rows of the weight's gradient are made in slices of this size where products are not float32.
-SLICE_BYTES = 512 << 10
 _SUMS_IN_OWN_DTYPE = (torch.float32, torch.float64)
 
 define(
@@ -191,7 +182,7 @@ def _evaluate(
     if (
         is_plain(hidden)
         and hidden.dtype in _SUMS_IN_OWN_DTYPE
-        and _chunk_size(hidden, weight) >= len(hidden)
+        and chunk_size(hidden, weight) >= len(hidden)
     ):
         return _one_chunk(hidden, weight, inputs, options, wanted, accuracy)
     op = torch.ops.nck.linear_cross_entropy.default
@@ -222,32 +213,6 @@ def _one_chunk(
 # ───────────────────────────────────────────────────────────────────────────────────────── chunks
 
 
-class _Chunk(NamedTuple):
-    """Consecutive rows whose logits exist at one time."""
-
-    number: int
-    rows: slice
-
-
-def _chunk_size(hidden: Tensor, weight: Tensor) -> int:
-    """Return the number of rows per chunk."""
-    rows, row_bytes = len(hidden), len(weight) * hidden.element_size()
-    most = MAX_CHUNK_BYTES if hidden.device.type == "cpu" else MAX_CHUNK_BYTES_ON_GPU
-    size = rows
-    if rows * row_bytes > most:
-        wanted = max(rows * row_bytes / CHUNK_SHARE, weight.nbytes, MIN_CHUNK_BYTES)
-        size = int(min(wanted, most)) // row_bytes
-    size = min(max(size, 1), max(rows, 1))
-    # Matrix products are fastest on whole tiles.
-    return size - size % 16 if 32 <= size < rows else size
-
-
-def _chunks(hidden: Tensor, weight: Tensor) -> list[_Chunk]:
-    rows, size = len(hidden), _chunk_size(hidden, weight)
-    starts = range(0, rows, size)
-    return [_Chunk(i, slice(first, min(first + size, rows))) for i, first in enumerate(starts)]
-
-
 @dataclass(slots=True)
 class _Outputs:
     """Where the chunks' losses go; None means not asked for."""
@@ -257,7 +222,7 @@ class _Outputs:
     correct: Tensor | None  # as losses
 
     @classmethod
-    def of(cls, hidden: Tensor, chunks: list[_Chunk], reduction: int, accuracy: bool) -> _Outputs:
+    def of(cls, hidden: Tensor, chunks: list[Chunk], reduction: int, accuracy: bool) -> _Outputs:
         size = len(hidden) if reduction == NONE else len(chunks)
         dtype = accumulation_dtype(hidden.dtype)
         return cls(
@@ -266,7 +231,7 @@ class _Outputs:
             hidden.new_empty(size, dtype=dtype) if accuracy else None,
         )
 
-    def part(self, chunk: _Chunk, reduction: int) -> _Outputs:
+    def part(self, chunk: Chunk, reduction: int) -> _Outputs:
         """Return the places of one chunk's results."""
         place = chunk.rows if reduction == NONE else chunk.number
         return _Outputs(
@@ -276,73 +241,14 @@ class _Outputs:
         )
 
 
-@dataclass(slots=True)
-class _Gradients:
-    """Where the products of the chunks' gradients go; None means not needed."""
-
-    hidden: Tensor | None  # (rows, hidden size)
-    weight: Tensor | None  # (vocab, hidden size) accumulation dtype: the sum over the chunks
-    begun: bool = False
-
-    @classmethod
-    def of(cls, hidden: Tensor, weight: Tensor, wanted: tuple[bool, bool]) -> _Gradients:
-        dtype = accumulation_dtype(hidden.dtype)
-        return cls(
-            memory.empty_like(hidden) if wanted[0] else None,
-            memory.empty(weight.shape, dtype, weight.device) if wanted[1] else None,
-        )
-
-    @property
-    def wanted(self) -> bool:
-        return self.hidden is not None or self.weight is not None
-
-    def add(self, gradient: Tensor, hidden: Tensor, weight: Tensor, chunk: _Chunk) -> None:
-        """Add the part of one chunk, whose logits have this gradient."""
-        if self.hidden is not None:
-            torch.mm(gradient, weight, out=self.hidden[chunk.rows])
-        if self.weight is not None:
-            _add_product(self.weight, gradient, hidden[chunk.rows], self.begun)
-            self.begun = True
-
-    def results(self, hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Return both gradients in the inputs' dtype; one that is not needed has size 0."""
-        if self.weight is not None and not self.begun:
-            self.weight.zero_()
-        return (
-            hidden.new_empty(0) if self.hidden is None else self.hidden,
-            hidden.new_empty(0) if self.weight is None else self.weight.to(weight.dtype),
-        )
-
-
-def _add_product(total: Tensor, gradient: Tensor, hidden: Tensor, begun: bool) -> None:
-    """Write gradientᵀ · hidden to `total`, or add it once the sum has begun."""
-    if gradient.dtype == total.dtype:
-        torch.addmm(total, gradient.t(), hidden, beta=1 if begun else 0, out=total)
-    elif gradient.device.type == "cpu":
-        _add_product_in_slices(total, gradient, hidden, begun)
-    elif begun:
-        torch.addmm(total, gradient.t(), hidden, out_dtype=total.dtype, out=total)
-    else:
-        torch.mm(gradient.t(), hidden, out_dtype=total.dtype, out=total)
-
-
-def _add_product_in_slices(total: Tensor, gradient: Tensor, hidden: Tensor, begun: bool) -> None:
-    """Add the product in slices of rows, because a half-precision product needs its own memory."""
-    rows = max(1, SLICE_BYTES // max(1, hidden.shape[1] * hidden.element_size()))
-    for first in range(0, len(total), rows):
-        product = torch.mm(gradient[:, first : first + rows].t(), hidden)
-        target = total[first : first + rows]
-        _ = target.add_(product) if begun else target.copy_(product)
-
-
 def _process(
     hidden: Tensor,
     weight: Tensor,
     inputs: LossInputs,
     options: tuple[Any, ...],
-    chunks: list[_Chunk],
+    chunks: list[Chunk],
     outputs: _Outputs,
-    gradients: _Gradients,
+    gradients: Gradients,
     upstream: Tensor | None,  # () or (rows,)
 ) -> None:
     """Fill outputs and gradients, chunk by chunk."""
@@ -395,9 +301,9 @@ def _forward(
     options, scale, total = _as_sum(
         hidden, weight, inputs, (ignore_index, label_smoothing, z_loss, softcap, reduction)
     )
-    chunks = _chunks(hidden, weight)
+    chunks = all_chunks(hidden, weight)
     outputs = _Outputs.of(hidden, chunks, reduction, accuracy)
-    gradients = _Gradients.of(hidden, weight, (hidden_gradient, weight_gradient))
+    gradients = Gradients.of(hidden, weight, (hidden_gradient, weight_gradient))
     _process(hidden, weight, inputs, options, chunks, outputs, gradients, scale)
     assert outputs.losses is not None and outputs.log_sums is not None  # _Outputs.of
     loss, correct = outputs.losses, outputs.correct
@@ -422,9 +328,9 @@ def _backward(
         hidden, weight, inputs, (ignore_index, label_smoothing, z_loss, softcap, reduction)
     )
     upstream = upstream.to(accumulation_dtype(hidden.dtype))
-    gradients = _Gradients.of(hidden, weight, (hidden_gradient, weight_gradient))
+    gradients = Gradients.of(hidden, weight, (hidden_gradient, weight_gradient))
     _process(
-        hidden, weight, inputs, options, _chunks(hidden, weight), _Outputs(None, None, None),
+        hidden, weight, inputs, options, all_chunks(hidden, weight), _Outputs(None, None, None),
         gradients, upstream if scale is None else upstream * scale,
     )  # fmt: skip
     return gradients.results(hidden, weight)

@@ -13,7 +13,14 @@ from torch import Tensor
 from nanochat import native
 from nanochat.ops.loss import loss_struct
 
-__all__ = ["DTYPES", "TORCH_DTYPES", "cross_entropy", "scale_rows", "target_weight"]
+__all__ = [
+    "DTYPES",
+    "TORCH_DTYPES",
+    "cross_entropy",
+    "mixed_cross_entropy",
+    "scale_rows",
+    "target_weight",
+]
 
 TORCH_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in native.DTYPES}
 DTYPES = {TORCH_DTYPES[name]: code for name, code in native.DTYPES.items()}
@@ -77,6 +84,30 @@ def cross_entropy(
         workspace = torch.empty(size, dtype=torch.uint8, device=logits.device)
         run = native.kernel("cuda_cross_entropy")
         native.check(run(*arguments, workspace.data_ptr(), _stream(logits)), library)
+
+
+def mixed_cross_entropy(
+    logits: Tensor,  # (rows, vocab + 1) on the CPU
+    targets: Tensor,  # (rows,) int64; −1 counts in no loss
+    by_counts: Tensor,  # (rows,) float32
+    network_weight: float,
+    softcap: float,
+    reduction: int,  # NONE or SUM
+    *,
+    gradient: Tensor | None,  # (rows, vocab + 1), may be the logits
+    mixed: Tensor,  # (rows,) or (1,) accumulation dtype
+    network: Tensor,  # as mixed
+) -> None:
+    """Call nck_mixed_cross_entropy. Raises KernelError."""
+    rows, outputs = logits.shape
+    status = native.kernel("mixed_cross_entropy")(
+        logits.data_ptr(), rows, outputs, _between_rows(logits), DTYPES[logits.dtype],
+        targets.data_ptr(), by_counts.data_ptr(), -1, network_weight, softcap, reduction,
+        _address(gradient), 0 if gradient is None else _between_rows(gradient), mixed.data_ptr(),
+        network.data_ptr(), _threads(rows * outputs),
+    )  # fmt: skip
+    if status:
+        native.check(status, native.cpu())
 
 
 def target_weight(

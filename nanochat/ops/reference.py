@@ -5,6 +5,8 @@ Also used under torch.func transforms and forward-mode AD: torch differentiates 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,7 +14,10 @@ from torch import Tensor
 from nanochat.errors import KernelError
 from nanochat.ops.loss import LossInputs, LossOptions, accumulation_dtype
 
-__all__ = ["cross_entropy", "head_logits", "linear_cross_entropy"]
+__all__ = [
+    "capped", "cross_entropy", "head_logits", "linear_cross_entropy", "mixed_cross_entropy",
+    "mixture_parts",
+]  # fmt: skip
 
 
 def head_logits(
@@ -22,10 +27,11 @@ def head_logits(
     softcap: float = 0.0,
 ) -> Tensor:  # (rows, vocab) float32 or float64
     """Return logits in float32 at least; softcap > 0 bounds them by cap · tanh(logits / cap)."""
-    return _capped(F.linear(hidden, weight), softcap)
+    return capped(F.linear(hidden, weight), softcap)
 
 
-def _capped(logits: Tensor, softcap: float) -> Tensor:
+def capped(logits: Tensor, softcap: float) -> Tensor:
+    """Return logits in float32 at least, bounded unless softcap is 0."""
     logits = logits.to(accumulation_dtype(logits.dtype))
     return (logits / softcap).tanh() * softcap if softcap else logits
 
@@ -40,7 +46,7 @@ def cross_entropy(
     counted = inputs.targets != options.ignore_index
     _check_targets(inputs.targets, vocab, options.ignore_index)
     targets = torch.where(counted, inputs.targets, 0)
-    z = _capped(logits, options.softcap)
+    z = capped(logits, options.softcap)
     lse = z.logsumexp(-1)
     nll = lse.unsqueeze(-1) - z  # −log p of each class
     class_weights = inputs.class_weights
@@ -73,6 +79,41 @@ def linear_cross_entropy(
 ) -> tuple[Tensor, Tensor]:  # loss and correct, (rows,) or ()
     """Return cross_entropy(hidden · weightᵀ)."""
     return cross_entropy(F.linear(hidden, weight), inputs, options)
+
+
+class MixtureParts(NamedTuple):
+    """What the losses of a mixture consist of, each (rows,)."""
+
+    log_sum: Tensor  # log Σ exp(logit) over the tokens
+    network: Tensor  # −log p(target) of the tokens' outputs alone
+    gate: Tensor  # log of the counts' share against that of the tokens
+    more: Tensor  # log of what the counts add to the target's probability against the rest of it
+
+    def losses(self, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return −log p(target) of the mixture and of the network; 0 for the target −1."""
+        zero = torch.zeros_like(self.gate)
+        mixed = self.network + self.gate.logaddexp(zero) - self.more.logaddexp(zero)
+        counted = targets >= 0
+        return torch.where(counted, mixed, 0.0), torch.where(counted, self.network, 0.0)
+
+
+def mixture_parts(z: Tensor, targets: Tensor, by_counts: Tensor) -> MixtureParts:
+    """Return the parts from the logits, the last of which is that of the counts."""
+    tokens, chosen = z[:, :-1], targets.clamp_min(0).unsqueeze(1)
+    log_sum = tokens.logsumexp(1)
+    network = log_sum - tokens.gather(1, chosen).squeeze(1)
+    gate = z[:, -1] - log_sum
+    return MixtureParts(log_sum, network, gate, gate + by_counts.to(z.dtype).log() + network)
+
+
+def mixed_cross_entropy(
+    logits: Tensor,  # (rows, vocab + 1) float32 or float64
+    targets: Tensor,  # (rows,) int64; −1 counts in no loss
+    by_counts: Tensor,  # (rows,) probability of the targets by the counts
+) -> tuple[Tensor, Tensor]:  # (rows,) each
+    """Return −log p(target) of ops/mixture.py, and of the tokens' outputs alone."""
+    _check_targets(targets, logits.shape[1] - 1, -1)
+    return mixture_parts(logits, targets, by_counts).losses(targets)
 
 
 def _check_targets(targets: Tensor, vocab: int, ignore_index: int) -> None:

@@ -63,7 +63,7 @@ def mixed_cross_entropy(
     target: int | Token,
     by_counts: Value | float,  # probability of the target by counted n-grams
 ) -> Value:
-    """Return −log p(target) of the mixture, in nats; see tensor/mixture.py.
+    """Return −log p(target) of the mixture, in nats; see ops/mixture.py.
 
     Its gradient is also that of NETWORK_WEIGHT times the loss of the network alone.
     """

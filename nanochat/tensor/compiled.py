@@ -22,6 +22,8 @@ from nanochat.system.cache import writable_cache
 
 __all__ = ["compile_pays", "compiled", "has_one_shape"]
 
+Loss = Callable[..., tuple[Tensor, Tensor]]  # the summed loss, and what training lowers
+
 # On a GPU, `auto` compiles runs of at least this many steps. This is a guess without timings.
 GPU_STEPS = 1000
 
@@ -38,7 +40,7 @@ def has_one_shape(config: TrainConfig) -> bool:
     return config.batching == "windows" and not (config.prev_token_tables or config.hash_embed_rows)
 
 
-def compiled(loss: Callable[..., Tensor], *, graphs: bool) -> Callable[..., Tensor]:
+def compiled(loss: Loss, *, graphs: bool) -> Loss:
     """Return `loss`, to be compiled at its first call; CUDA graphs serve inputs of equal shapes.
 
     A call raises UnsupportedOption if the compiler fails, for example without a C++ compiler.
@@ -50,7 +52,7 @@ def compiled(loss: Callable[..., Tensor], *, graphs: bool) -> Callable[..., Tens
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
     fast = torch.compile(loss, mode="reduce-overhead" if graphs else "default")
 
-    def call(*arguments: Any) -> Tensor:
+    def call(*arguments: Any) -> tuple[Tensor, Tensor]:
         if graphs:
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]  # torch has no types here
         try:

@@ -25,14 +25,13 @@ from nanochat.model.state import check_shapes
 from nanochat.ngram.mixing import NETWORK_WEIGHT
 from nanochat.ops import linear_cross_entropy
 from nanochat.ops.launch import TORCH_DTYPES
-from nanochat.ops.reference import head_logits
+from nanochat.ops.mixture import linear_mixed_cross_entropy, linear_mixed_losses
 from nanochat.tensor import distributed
 from nanochat.tensor.average import WeightAverage
 from nanochat.tensor.compiled import compile_pays, compiled, has_one_shape
 from nanochat.tensor.decoder import open_decoder
 from nanochat.tensor.dropout import Dropout
 from nanochat.tensor.inputs import InputsMaker, LabeledInputs
-from nanochat.tensor.mixture import mixed_nats
 from nanochat.tensor.model import MODELS
 from nanochat.tensor.native import trains
 from nanochat.tensor.native.model import MiniGPT as NativeMiniGPT
@@ -207,35 +206,39 @@ class TensorEngine:
         inputs = self._inputs(batch)
         if self._dropout is not None:
             inputs = self._dropout(inputs, self._steps, microbatch)
-        losses = self._loss(inputs) / batch.global_targets
-        losses[-1].backward()  # type: ignore[no-untyped-call]  # torch has no types here
+        nats, objective = self._loss(inputs)
+        scaled = objective / batch.global_targets
+        scaled.backward()  # type: ignore[no-untyped-call]  # torch has no types here
         self.weights.gather()
-        self.weights.loss.add_(losses[0].detach())
+        loss = scaled if objective is nats else nats / batch.global_targets
+        self.weights.loss.add_(loss.detach())
 
-    def _summed_nats(self, inputs: LabeledInputs) -> Tensor:
-        """Return the summed loss of all targets in nats, and what training lowers, (1 or 2,)."""
+    def _summed_nats(self, inputs: LabeledInputs) -> tuple[Tensor, Tensor]:
+        """Return the summed loss of all targets in nats, and what training lowers, each ()."""
         hidden = self.model.hidden(inputs)
         if self.config.ngram_order:
-            mixed, network = self._mixed_nats(hidden, inputs)
-            summed = mixed.sum()
-            return torch.stack((summed, summed + NETWORK_WEIGHT * network.sum()))
+            assert inputs.by_counts is not None  # Dataset.by_counts
+            return linear_mixed_cross_entropy(
+                hidden, self.model.head, inputs.targets, inputs.by_counts,
+                network_weight=NETWORK_WEIGHT, softcap=self.config.logit_softcap,
+                use_native=self._fused,
+            )  # fmt: skip
         nats: Tensor = linear_cross_entropy(
             hidden, self.model.head, inputs.targets,
             softcap=self.config.logit_softcap, reduction="sum", use_native=self._fused,
         )  # fmt: skip
-        return nats.unsqueeze(0)
-
-    def _mixed_nats(self, hidden: Tensor, inputs: LabeledInputs) -> tuple[Tensor, Tensor]:
-        assert inputs.log_by_counts is not None
-        logits = head_logits(hidden, self.model.head, softcap=self.config.logit_softcap)
-        return mixed_nats(logits, inputs.targets, inputs.log_by_counts)
+        return nats, nats
 
     @torch.no_grad()
     def token_losses(self, batch: Batch) -> NDArray[np.float64]:  # (rows, length) nats
         inputs = self._inputs(batch)
         hidden = self.model.hidden(inputs)
         if self.config.ngram_order:
-            losses, _ = self._mixed_nats(hidden, inputs)
+            assert inputs.by_counts is not None  # Dataset.by_counts
+            losses = linear_mixed_losses(
+                hidden, self.model.head, inputs.targets, inputs.by_counts,
+                softcap=self.config.logit_softcap, use_native=self._fused,
+            )  # fmt: skip
         else:
             losses = linear_cross_entropy(
                 hidden, self.model.head, inputs.targets,

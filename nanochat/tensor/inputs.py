@@ -111,8 +111,8 @@ class LabeledInputs(Inputs):
     """The inputs of a batch with the targets of its loss."""
 
     targets: Tensor  # (rows · length,) int64; −1 counts in no loss
-    # (rows · length,) log probability of the targets by counted n-grams; None: no counts
-    log_by_counts: Tensor | None = None
+    # (rows · length,) float32 probability of the targets by counted n-grams; None: no counts
+    by_counts: Tensor | None = None
 
 
 class InputsMaker:
@@ -146,7 +146,7 @@ class InputsMaker:
             rows=rows, length=length, tokens=tokens, targets=targets, positions=flat_positions,
             bags=None if self._native else self._bags(batch.inputs[:, :length], segments),
             starts=self._starts(segments) if self._native else None,
-            log_by_counts=self._log_by_counts(batch, length),
+            by_counts=self._by_counts(batch, length),
         )  # fmt: skip
         if not self._attends:
             return inputs
@@ -163,11 +163,10 @@ class InputsMaker:
         rows, offsets = self._embeddings.bags(tokens, _segment_starts(segments))
         return Bags(self._to_device(rows), self._to_device(offsets))
 
-    def _log_by_counts(self, batch: Batch, length: int) -> Tensor | None:
+    def _by_counts(self, batch: Batch, length: int) -> Tensor | None:
         if batch.by_counts is None:
             return None
-        logs = np.log(batch.by_counts[:, :length].astype(np.float64)).reshape(-1)
-        return torch.from_numpy(logs).to(self._master_dtype).to(self._device)
+        return torch.from_numpy(batch.by_counts[:, :length].reshape(-1)).to(self._device)
 
     def _starts(self, segments: NDArray[np.int64]) -> Tensor | None:
         if not (self._attends or self._embeddings.lookback) or _one_segment(segments):

@@ -1,8 +1,9 @@
 """AdamW, SGD and Muon on the flat weights, with clipping and a guard against non-finite steps.
 
-One fused call updates all neighboring parameters with equal rates. With 0.8 M parameters on two
-cores it takes 0.23 ms; the same formula in flat tensor operations takes 0.52 ms. torch.optim runs
-the same kernels but needs lists of parameters and keeps separate state for each.
+On the CPU one kernel computes the norm, clips, updates, sets the gradients to zero and writes the
+copy in the compute dtype (`python -m bench.tensor.adamw`). Elsewhere one fused call of torch
+updates all neighboring parameters with equal rates. torch.optim runs the same kernels but needs
+lists of parameters and keeps separate state for each.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from nanochat.config.options import TrainConfig
 from nanochat.model.parameters import Spec
 from nanochat.model.state import check_shapes
 from nanochat.tensor.muon import Muon
+from nanochat.tensor.native import kernels
 from nanochat.tensor.weights import FlatWeights
 from nanochat.training.engine import StepSettings
 
@@ -48,13 +50,20 @@ class FlatOptimizer:
         }
         if self._muon:
             self._moments["momentum"] = self._muon.momentum, matrices
+        # Otherwise in separate passes of torch.
+        self.by_kernel = config.loss == "fused" and weights.device.type == "cpu"
         # The fused kernels read float32 for weights of any dtype.
         self._count = torch.zeros((), dtype=torch.float32, device=weights.device)
+        self._options = kernels.AdamWOptions(
+            config.beta1, config.beta2, config.eps, config.weight_decay, config.grad_clip
+        )
         # 1 after a loss or gradient norm that is not finite.
         self.stopped = torch.zeros((), dtype=torch.float32, device=weights.device)
 
     def step(self, settings: StepSettings) -> tuple[Tensor, Tensor]:
         """Update from the gathered gradients. Return the loss and the unclipped norm, each ()."""
+        if self.by_kernel and self._config.optimizer != "sgd":
+            return self._step_by_kernel(settings)
         weights = self._weights
         loss = weights.loss.clone()
         norm = torch.linalg.vector_norm(weights.gradients)
@@ -68,14 +77,34 @@ class FlatOptimizer:
                 self._sgd(piece, lr)
             else:
                 self._adamw(piece, lr)
-        if self._muon:
-            self._muon.step(
-                lr=settings.lr["matrix"], weight_decay=config.weight_decay,
-                momentum=config.muon_momentum, stopped=self.stopped,
-            )  # fmt: skip
+        self._update_by_muon(settings)
         weights.zero()
         weights.publish()
         return loss, norm
+
+    def _step_by_kernel(self, settings: StepSettings) -> tuple[Tensor, Tensor]:
+        weights = self._weights
+        loss = weights.loss.clone()
+        pieces = [(piece.stop, lr) for piece, lr in self._pieces(settings)]
+        norm = kernels.adamw(
+            weights.values, weights.gradients, self._moments["m"][0], self._moments["v"][0],
+            pieces=pieces, options=self._options, loss=loss, count=self._count,
+            stopped=self.stopped, computed=weights.computed, first_computed=weights.first_computed,
+        )  # fmt: skip
+        if self._muon:
+            self._update_by_muon(settings)
+            weights.zero()
+            weights.publish()
+        else:
+            weights.zero_sums()
+        return loss, norm
+
+    def _update_by_muon(self, settings: StepSettings) -> None:
+        if self._muon:
+            self._muon.step(
+                lr=settings.lr["matrix"], weight_decay=self._config.weight_decay,
+                momentum=self._config.muon_momentum, stopped=self.stopped,
+            )  # fmt: skip
 
     def _pieces(self, settings: StepSettings) -> Iterator[tuple[slice, float]]:
         """Yield the consecutive weights of AdamW's or SGD's part that share a learning rate."""

@@ -47,6 +47,7 @@ class FlatWeights:
         # the gradients.
         self._sums = torch.zeros(self.size + 2, dtype=master, device=device)
         self.gradients = self._sums[:-2]
+        self._after_gradients = self._sums[-2:]
         self.loss = self._sums[-2]
         self.stop = self._sums[-1]  # above 0 if a process was asked to stop
         self._compute = self._compute_gradients = None
@@ -80,6 +81,15 @@ class FlatWeights:
         weight.grad = gradients[piece].view(rows, columns)
         return weight
 
+    @property
+    def computed(self) -> Tensor | None:  # (size,)
+        """The copy in the compute dtype, valid from `first_computed` on; None if not needed."""
+        return self._compute
+
+    @property
+    def first_computed(self) -> int:
+        return self._first_computed
+
     def _cover(self, start: int) -> None:
         """Keep the copy in the compute dtype up to date from `start` on."""
         if start < self._first_computed:
@@ -104,6 +114,10 @@ class FlatWeights:
         self._sums.zero_()
         if self._compute_gradients is not None:
             self._compute_gradients[self._first_computed :].zero_()
+
+    def zero_sums(self) -> None:
+        """Set the loss and the requests to stop to zero."""
+        self._after_gradients.zero_()
 
     def load(self, arrays: Mapping[str, NDArray[np.floating]]) -> None:
         """Set the weights by name. The caller has checked the shapes."""

@@ -13,8 +13,8 @@ from nanochat import native
 
 HERE = Path(__file__).parent
 CLAIMS = (
-    "test_blocks.py", "test_cross_entropy.py", "test_decode.py", "test_dropout.py", "test_embed.py",
-    "test_guard_pages.py", "test_scale_rows.py", "test_special_rows.py",
+    "test_adamw.py", "test_blocks.py", "test_cross_entropy.py", "test_decode.py", "test_dropout.py", "test_embed.py",
+    "test_guard_pages.py", "test_mixture.py", "test_scale_rows.py", "test_special_rows.py",
 )  # fmt: skip
 Python = Callable[..., "subprocess.CompletedProcess[str]"]
 

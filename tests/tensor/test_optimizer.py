@@ -70,6 +70,33 @@ def test_fifty_steps_equal_torch_optim(optimizer: str, grouped: bool, clip: floa
         np.testing.assert_allclose(ours[spec.name], theirs_now, rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_fifty_steps_in_float32_equal_torch_optim_in_float64(dtype: str) -> None:
+    lr = {"embedding": 0.02, "matrix": 0.01, "head": 0.005}
+    config = small_config(weight_decay=0.1, beta1=0.85, grad_clip=0.5)
+    engine = make_engine(config, dtype=dtype)
+    theirs = torch_optimizer(engine, lr)
+    for group in theirs.param_groups:
+        group["params"][0].data = group["params"][0].data.double()
+    parameters = [group["params"][0] for group in theirs.param_groups]
+    draw = np.random.default_rng(3)
+    for _ in range(50):
+        flat = draw.normal(size=engine.weights.size).astype(np.float32)
+        set_gradients(engine, flat)
+        pieces = engine.weights.unpack(torch.from_numpy(flat))
+        for spec, parameter in zip(engine.weights.specs, parameters, strict=True):
+            parameter.grad = torch.from_numpy(pieces[spec.name]).double()
+        torch.nn.utils.clip_grad_norm_(parameters, 0.5)
+        theirs.step()
+        engine.optimizer.step(settings(lr))
+    ours = engine.state_dict().weights
+    for spec, parameter in zip(engine.weights.specs, parameters, strict=True):
+        np.testing.assert_allclose(ours[spec.name], parameter.detach().numpy(), atol=2e-6)
+    assert engine.model.head.dtype == getattr(torch, dtype)
+    head = torch.from_numpy(ours["lm_head"]).to(engine.model.head.dtype)
+    assert torch.equal(engine.model.head.detach(), head)
+
+
 def test_gradients_and_loss_are_zero_between_steps() -> None:
     for dtype in ("float32", "bfloat16"):
         engine = make_engine(small_config(), dtype=dtype)

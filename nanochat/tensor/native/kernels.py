@@ -6,8 +6,9 @@ says what each kernel computes. The master dtype is float64 for float64 and floa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,8 +20,10 @@ from nanochat.tensor.embeddings import EmbeddingTables
 from nanochat.tensor.inputs import Inputs, Mask
 
 __all__ = [
+    "AdamWOptions",
     "activation",
     "activation_backward",
+    "adamw",
     "attention",
     "attention_backward",
     "draw_masks",
@@ -43,6 +46,50 @@ def _embeddings_struct(embeddings: EmbeddingTables, n_embd: int, dtype: torch.dt
     sizes = (embeddings.vocab_size, n_embd, embeddings.past, embeddings.hash_embed_rows,
              embeddings.hash_embed_longest, DTYPES[dtype])  # fmt: skip
     return native.ffi.new("nck_embeddings *", sizes)
+
+
+class AdamWOptions(NamedTuple):
+    """The options of nck_adamw_options, in its order."""
+
+    beta1: float
+    beta2: float
+    eps: float
+    weight_decay: float
+    grad_clip: float  # 0: no clipping
+
+
+@lru_cache(maxsize=64)
+def _adamw_struct(options: AdamWOptions) -> Any:
+    """Return an nck_adamw_options. Nothing changes it, so calls share it."""
+    return native.ffi.new("nck_adamw_options *", options)
+
+
+def adamw(
+    values: Tensor,  # (size,) float32 or float64
+    gradients: Tensor,  # as values
+    m: Tensor,  # up to the last stop
+    v: Tensor,  # as m
+    *,
+    pieces: Sequence[tuple[int, float]],  # the end of each and its learning rate
+    options: AdamWOptions,
+    loss: Tensor,  # () as values
+    count: Tensor,  # () float32, number of updates
+    stopped: Tensor,  # () float32, 1: change nothing
+    computed: Tensor | None,  # (size,) copy of the values in another dtype
+    first_computed: int,
+) -> Tensor:  # () as values
+    """Update values and moments, zero the gradients, and return their norm before clipping."""
+    norm = torch.empty((), dtype=values.dtype)
+    stops = native.ffi.new("int64_t[]", [stop for stop, _ in pieces])
+    rates = native.ffi.new("double[]", [rate for _, rate in pieces])
+    _done(native.kernel("adamw")(
+        values.data_ptr(), gradients.data_ptr(), m.data_ptr(), v.data_ptr(), values.numel(),
+        DTYPES[values.dtype if computed is None else computed.dtype],
+        native.address(_adamw_struct(options)), native.address(stops), native.address(rates),
+        len(pieces), loss.data_ptr(), count.data_ptr(), stopped.data_ptr(), _address(computed),
+        first_computed, norm.data_ptr(), torch.get_num_threads(),
+    ))  # fmt: skip
+    return norm
 
 
 def embed(table: Tensor, inputs: Inputs, embeddings: EmbeddingTables) -> Tensor:

@@ -25,13 +25,6 @@ constexpr std::int64_t chunk_elements = 8192;
 // therefore have several rows too, unless that leaves fewer chunks than fewest_chunks.
 constexpr std::int64_t rows_to_fetch = 16, fewest_chunks = 16;
 
-// Depends on the shape only, because the chunks determine the order of sums over the rows.
-std::int64_t rows_per_chunk(std::int64_t rows, std::int64_t vocab) noexcept {
-  const std::int64_t fetching = std::min(rows_to_fetch, rows / fewest_chunks);
-  return std::clamp<std::int64_t>(std::max(chunk_elements / vocab, fetching), 1,
-                                  cross_entropy_rows);
-}
-
 double value_at(const void* values, std::int64_t i, std::int32_t dtype) noexcept {
   if (values == nullptr) return 1;
   return dtype == NCK_FLOAT64 ? static_cast<const double*>(values)[i]
@@ -110,7 +103,7 @@ struct Outputs {
 void run(const CrossEntropy& call, std::int64_t rows, std::int32_t dtype, const Outputs& outputs,
          const Targets& targets, int threads) {
   const auto kernel = tables().cross_entropy->rows[dtype];
-  const std::int64_t chunk = rows_per_chunk(rows, call.vocab);
+  const std::int64_t chunk = cross_entropy_rows_per_chunk(rows, call.vocab);
   std::vector<Sums> sums(static_cast<std::size_t>((rows + chunk - 1) / chunk));
   std::atomic<bool> has_memory{true};
   parallel_for(rows, chunk, threads, [&](std::int64_t first, std::int64_t last) {
@@ -133,6 +126,12 @@ void run(const CrossEntropy& call, std::int64_t rows, std::int32_t dtype, const 
 }
 
 }  // namespace
+
+std::int64_t cross_entropy_rows_per_chunk(std::int64_t rows, std::int64_t vocab) noexcept {
+  const std::int64_t fetching = std::min(rows_to_fetch, rows / fewest_chunks);
+  return std::clamp<std::int64_t>(std::max(chunk_elements / vocab, fetching), 1,
+                                  cross_entropy_rows);
+}
 
 // Two working rows of the accumulation dtype, each padded by at least one vector, or the short
 // rows.

@@ -48,6 +48,10 @@ struct CrossEntropyTable {
                             void* scratch, CrossEntropyResult& result) noexcept;
 };
 
+// The rows of one chunk. Depends on the shape only, because the chunks determine the order of sums
+// over the rows.
+std::int64_t cross_entropy_rows_per_chunk(std::int64_t rows, std::int64_t vocab) noexcept;
+
 // The bytes of working space for a call of CrossEntropyTable::rows.
 std::size_t cross_entropy_scratch(std::int64_t vocab, std::int32_t dtype) noexcept;
 

@@ -12,11 +12,14 @@ extern const EmbedTable embed_table;
 extern const AttentionTable attention_table;
 extern const DecodeTable decode_table;
 extern const DropoutTable dropout_table;
+extern const MixtureTable mixture_table;
+extern const AdamWTable adamw_table;
 
 extern const Tables kernel_tables;
 const Tables kernel_tables = {
-    &cross_entropy_table, &scale_rows_table, &sample_table, &norm_table,    &activation_table,
-    &embed_table,         &attention_table,  &decode_table, &dropout_table,
+    &cross_entropy_table, &scale_rows_table, &sample_table,    &norm_table,
+    &activation_table,    &embed_table,      &attention_table, &decode_table,
+    &dropout_table,       &mixture_table,    &adamw_table,
 };
 
 }  // namespace nanochat::kernels::NCLAB_SIMD

@@ -5,11 +5,13 @@
 namespace nanochat::kernels {
 
 struct ActivationTable;
+struct AdamWTable;
 struct AttentionTable;
 struct CrossEntropyTable;
 struct DecodeTable;
 struct DropoutTable;
 struct EmbedTable;
+struct MixtureTable;
 struct NormTable;
 struct SampleTable;
 struct ScaleRowsTable;
@@ -24,6 +26,8 @@ struct Tables {
   const AttentionTable* attention;
   const DecodeTable* decode;
   const DropoutTable* dropout;
+  const MixtureTable* mixture;
+  const AdamWTable* adamw;
 };
 
 // Returns the functions of simd::chosen_instruction_set(). Throws std::invalid_argument like that
