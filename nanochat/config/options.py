@@ -640,11 +640,31 @@ class SampleConfig(_WithoutPreset):
         False, "Sample from bigram counts of the training text instead of the weights.",
         group=_SAMPLE, common=True,
     )  # fmt: skip
+    network_only: bool = option(
+        False, "Sample from the network of a run with ngram_order without its counts.",
+        group=_SAMPLE, common=True,
+    )  # fmt: skip
+    explain: bool = option(
+        False, "Show for each token the likeliest tokens, and what network and counts each said.",
+        group=_SAMPLE, common=True,
+    )  # fmt: skip
+    report_copies: int = option(
+        0, "Mark spans of at least this many tokens that the training text also has; 0: none.",
+        group=_SAMPLE, low=0, high=1 << 20, common=True,
+    )  # fmt: skip
     data_dir: str | None = _same("data_dir")
     mode: str = _same("mode", help="Engine; auto: the engine that trained the checkpoint.")
     device: str = _same("device")
     dtype: str = _same("dtype")
     threads: int = _same("threads")
+
+    def __post_init__(self) -> None:
+        _WithoutPreset.__post_init__(self)
+        if self.from_counts and self.network_only:
+            raise ConfigError(
+                "from_counts samples from counts alone and network_only from the network alone;"
+                " leave one out"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -666,6 +686,14 @@ class EvalConfig(_WithoutPreset):
     per_token: str | None = option(
         None, "File for the loss of every token, .jsonl or .csv, to compare two models in pairs.",
         group=_DATA, path=True, kind=str, optional=True, common=True,
+    )  # fmt: skip
+    baselines: bool = option(
+        False, "Also score n-gram counts and compressors that read the training text.",
+        group=_DATA, common=True,
+    )  # fmt: skip
+    network_only: bool = option(
+        False, "Score the network of a run with ngram_order without its counts, and then with"
+        " them.", group=_DATA, common=True,
     )  # fmt: skip
     batch_size: int = _same("batch_size", common=True)
     mode: str = _same("mode", help="Engine; auto: the engine that trained the checkpoint.")

@@ -19,7 +19,14 @@ from nanochat.data.tokenizer import BOS
 from nanochat.ngram.kneser_ney import KneserNey
 from nanochat.philox import Stream, permutation
 
-__all__ = ["MOST_ORDER", "Baseline", "choose_order", "count_baseline"]
+__all__ = [
+    "MOST_ORDER",
+    "Baseline",
+    "choose_order",
+    "count_baseline",
+    "counted_part",
+    "losses_in_pieces",
+]
 
 MOST_ORDER = 13  # texts of up to some megabytes gain nothing beyond it
 HELD_OUT = 10  # one part in so many chooses the order, and at most
@@ -58,12 +65,12 @@ def count_baseline(
     `training.metrics.LossTotals` over the same targets. Raises KernelError if the kernel is missing
     or memory does not suffice.
     """
-    counted = _end_of(train, MOST_COUNTED // train.stream.itemsize**2)
+    counted = counted_part(train)
     order = choose_order(counted, vocab_size, seed=seed, most_order=most_order, threads=threads)
     model = KneserNey.count(counted, order, vocab_size, threads)
     nats = nats_of_text = 0.0
     total_bytes = 0
-    for losses, targets in _losses(model, validation, threads):
+    for losses, targets in losses_in_pieces(model, validation, threads=threads):
         sizes = token_bytes[targets]
         nats += float(losses.sum())
         nats_of_text += float(losses[sizes > 0].sum())
@@ -76,14 +83,19 @@ def count_baseline(
     )
 
 
-def _losses(
-    model: KneserNey, documents: Documents, threads: int
+def counted_part(train: Documents) -> Documents:
+    """Return the documents that a baseline counts: all, or the end of a long text."""
+    return _end_of(train, MOST_COUNTED // train.stream.itemsize**2)
+
+
+def losses_in_pieces(
+    model: KneserNey, documents: Documents, order: int | None = None, threads: int = 1
 ) -> Iterator[tuple[NDArray[np.float64], NDArray[np.integer[Any]]]]:
     """Yield nats and targets of all documents, a piece at a time: losses take 8 bytes per token."""
     for first in range(0, documents.pairs, _SCORED):
         last = min(first + _SCORED, documents.pairs)
         start = max(first - model.order, 0)  # the context of the first target
-        losses = model.token_losses(documents.piece(start, last), threads=threads)
+        losses = model.token_losses(documents.piece(start, last), order, threads)
         yield losses[first - start : last - start], documents.stream[first + 1 : last + 1]
 
 
