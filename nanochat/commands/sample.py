@@ -7,18 +7,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from nanochat.commands.copies import SampleCopies, marked, report_copies, report_text
 from nanochat.config.option import config_or_default
 from nanochat.config.options import BEST, RUNS_DIR, SampleConfig, TrainConfig
 from nanochat.data.corpus import data_name
 from nanochat.data.counts import transition_counts
-from nanochat.data.dataset import load_dataset
+from nanochat.data.dataset import Dataset, SplitText, load_dataset, read_text
 from nanochat.data.sources.progress import telling
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.errors import CheckpointError, KernelError, LogitsError, TokenizerError
+from nanochat.output.explanation import LEGEND, explanation_record, explanation_text
 from nanochat.output.terminal import SILENT, Terminal, sample_rule
 from nanochat.runs.find import run_names
-from nanochat.runs.load import kept_tokenizer, load_trained, read_checkpoint
+from nanochat.runs.load import (
+    check_network_only,
+    kept_tokenizer,
+    load_trained,
+    read_checkpoint,
+)
+from nanochat.runs.text import text_of_run
 from nanochat.sampling.count_bigram import CountBigram
+from nanochat.sampling.explain import Explainer
 from nanochat.sampling.generate import (
     generate,
     phrase_bias,
@@ -51,18 +60,34 @@ def sample(
     checkpoint, trained_config, skipped = read_checkpoint(config.checkpoint, config.run)
     for reason in skipped:
         terminal.warn(reason)
+    check_network_only(config, checkpoint, trained_config)
     trained = load_trained(config, checkpoint, trained_config)
+    training = None
+    if config.report_copies:
+        with telling(terminal.note):
+            training = text_of_run(
+                checkpoint, trained_config, config.data_dir,
+                "restore it, or leave out --report-copies",
+            )  # fmt: skip
+        if trained_config.init_from is not None:
+            terminal.note(f"copies of the text of {trained_config.init_from} are not looked for")
     context = prompt_tokens(
         trained.tokenizer, config.prompt, checkpoint.data["start"], trained.config.block_size
     )
     bias = phrase_bias(trained.tokenizer, trained.config.style, config.style_weight)
-    terminal.note(f"sampling from {checkpoint.path}")
+    terminal.note(f"sampling from {checkpoint.path}{_without_counts(config)}")
     try:
-        return _write(trained.mixture, trained.tokenizer, context, config, terminal, bias)
+        return _write(
+            trained.mixture, trained.tokenizer, context, config, terminal, bias, training=training
+        )
     except LogitsError as error:
         raise CheckpointError(
             f"{error}: the weights of {checkpoint.path} overflow; use another checkpoint"
         ) from None
+
+
+def _without_counts(config: SampleConfig) -> str:
+    return ", from the network alone, without its counts" if config.network_only else ""
 
 
 def _sample_counts(config: SampleConfig, terminal: Terminal) -> list[str]:
@@ -73,14 +98,15 @@ def _sample_counts(config: SampleConfig, terminal: Terminal) -> list[str]:
         known, folder = kept_tokenizer(checkpoint), checkpoint.run_folder
     data_dir = config.data_dir or trained_config.data_dir
     with telling(terminal.note):
-        dataset = load_dataset(
-            replace(trained_config, data_dir=data_dir), known, extend=True, folder=folder
-        )
+        text_config = replace(trained_config, data_dir=data_dir)
+        text = read_text(text_config, folder)
+        dataset = load_dataset(text_config, known, extend=True, folder=folder, text=text)
     tokenizer = dataset.tokenizer
     counts = transition_counts(dataset.train, tokenizer.vocab_size)
     context = prompt_tokens(tokenizer, config.prompt, dataset.start, trained_config.block_size)
     terminal.note(f"sampling from the counted bigram of {data_name(trained_config.data)}")
-    return _write(CountBigram(counts), tokenizer, context, config, terminal)
+    training = (text, dataset) if config.report_copies else None
+    return _write(CountBigram(counts), tokenizer, context, config, terminal, training=training)
 
 
 def _write(
@@ -90,29 +116,60 @@ def _write(
     config: SampleConfig,
     terminal: Terminal,
     bias: PhraseBias | None = None,
+    *,
+    training: tuple[SplitText, Dataset] | None = None,  # to look for copies in
 ) -> list[str]:
     """Draw the samples and write them to stdout, the first one while it is drawn.
 
-    On a terminal, a rule precedes each of several samples that may have several lines.
+    On a terminal, a rule precedes each of several samples that may have several lines. A sample in
+    which copies are marked is written when it is complete.
     """
     has_rules = terminal.is_for_people and config.num_samples > 1 and _writes_lines(tokenizer)
-    if has_rules:
+    streams = training is None
+    if has_rules and streams:
         terminal.result(sample_rule(1))
+    explainer = Explainer(engine, config.num_samples) if config.explain else None
+    tokens: list[list[int]] = [list(context) for _ in range(config.num_samples)]
+
+    def keep(step: Sequence[int | None]) -> None:
+        for row, token in zip(tokens, step, strict=True):
+            row += [] if token is None else [token]
+        if explainer is not None:
+            explainer.keep(step)
+
     try:
         texts = generate(
-            engine, tokenizer, context, sampling_settings(config), config.num_samples, bias=bias,
-            on_text=lambda piece: terminal.result(piece, end=""),
+            engine if explainer is None else explainer, tokenizer, context,
+            sampling_settings(config), config.num_samples, bias=bias,
+            on_text=(lambda piece: terminal.result(piece, end="")) if streams else None,
+            on_tokens=keep if explainer is not None or training is not None else None,
         )  # fmt: skip
     except (KeyboardInterrupt, KernelError):
         if terminal.is_for_people:
             terminal.result("")  # ends the line that was begun
         raise
-    terminal.result("")
-    for number, text in enumerate(texts[1:], start=2):
-        if has_rules:
+    reports: list[SampleCopies] | None = None
+    record: dict[str, Any] = {"samples": texts}
+    if training is not None:
+        reports = report_copies(texts, tokens, config.report_copies, *training)
+        record["copies"] = [report.to_dict() for report in reports]
+    for number, text in enumerate(texts, start=1):
+        if has_rules and (number > 1 or not streams):
             terminal.result(sample_rule(number))
-        terminal.result(text)
-    terminal.json_result({"samples": texts})
+        shown = text if reports is None else marked(reports[number - 1])
+        terminal.result("" if number == 1 and streams else shown)
+        if explainer is not None:
+            rows = explanation_text(explainer.rows[number - 1], tokenizer.token_text)
+            terminal.result(f"\n{rows}\n")
+    if reports is not None and training is not None:
+        terminal.result(report_text(reports, config.report_copies, training[1]))
+    if explainer is not None:
+        terminal.note(LEGEND)
+        record["explanations"] = [
+            [explanation_record(each, tokenizer.token_text) for each in row]
+            for row in explainer.rows
+        ]
+    terminal.json_result(record)
     return texts
 
 

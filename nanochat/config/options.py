@@ -45,6 +45,7 @@ __all__ = [
     "ARCHITECTURE",
     "BEST",
     "EvalConfig",
+    "InfoConfig",
     "Option",
     "RunsCompareConfig",
     "RunsConfig",
@@ -729,6 +730,16 @@ class AblateConfig(_WithoutPreset):
     out: str | None = option(
         None, "Folder of the ablation; default: ablations/ and the names of the varied options.",
         group=_RUN, path=True, kind=str, optional=True, common=True,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InfoConfig(_WithoutPreset):
+    """The options of `nanochat info`."""
+
+    run: str | None = option(
+        None, "Also describe the counts of this run: a folder, or a name below runs/.", group=_RUN,
+        path=True, kind=str, optional=True, common=True,
     )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,8 +117,7 @@ class _WithoutShare:
 
     @property
     def logits(self) -> NDArray[np.float64] | NDArray[np.float32]:  # (rows, vocab)
-        logits = self._network.logits
-        logits = logits[:, :-1]
+        logits: NDArray[Any] = self._network.logits[:, :-1]
         return logits
 
     def advance(self, ids: Sequence[int]) -> None:
