@@ -76,9 +76,9 @@ def end_of_text(texts: Texts, separator: bytes, most: int = MOST_READ) -> bytes:
     last = min(int(np.searchsorted(from_end, most)) + 1, len(texts))
     if last == 1:  # the end of one document, which may be large
         (view,) = texts[len(texts) - 1 :].views()
-        kept = max(most - len(separator), 0)
-        return bytes(view[max(len(view) - kept, 0) :]) + separator
-    text = b"".join(joined(texts[len(texts) - last :], separator))
+        text = bytes(view[max(len(view) - most, 0) :]) + separator
+    else:
+        text = b"".join(joined(texts[len(texts) - last :], separator))
     return text[max(len(text) - most, 0) :]
 
 

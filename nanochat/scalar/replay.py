@@ -202,9 +202,10 @@ class Replay:
             logits = logits.reshape(len(part.lengths), self.positions, self._outputs)[:, :, :-1]
             targets = part.tokens[:, 1::2, None].astype(np.int64)
             chosen = np.take_along_axis(logits, np.maximum(targets, 0), axis=2)
-            largest = logits.max(axis=2, keepdims=True)
-            sums = np.exp(logits - largest).sum(axis=2, keepdims=True)
-            parts.append((np.log(sums) + largest - chosen)[:, :, 0])
+            with np.errstate(all="ignore"):  # beyond the end of a segment are any logits
+                largest = logits.max(axis=2, keepdims=True)
+                sums = np.exp(logits - largest).sum(axis=2, keepdims=True)
+                parts.append((np.log(sums) + largest - chosen)[:, :, 0])
         return np.concatenate(parts)
 
     def last_logits(self, segments: Segments) -> NDArray[np.float64]:
