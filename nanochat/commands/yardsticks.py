@@ -103,7 +103,7 @@ def baseline_scores(
         note = None if each.counted is None else f"counts the last {each.counted:,} tokens"
         yield score(each.name, each.nats, order=each.order, note=note)
     train_end = separator_of(split.unit, split.separator, max(len(train), len(texts)))
-    read = end_of_text(train, train_end)
+    read = end_of_text(train, train_end, MOST_READ)
     is_cut = int(train.lengths.sum()) + len(train) * len(train_end) > MOST_READ
     for found in compressed_growth(read, lambda: joined(texts, end), size):
         notes = [f"reads the last {amount(len(read))} of the training text"] if is_cut else []

@@ -69,7 +69,7 @@ def joined(texts: Texts, separator: bytes) -> Iterator[bytes | memoryview]:
         yield separator.join([*part.views(), b""])
 
 
-def end_of_text(texts: Texts, separator: bytes, most: int = MOST_READ) -> bytes:
+def end_of_text(texts: Texts, separator: bytes, most: int) -> bytes:
     """Return the last bytes of `joined`, at most `most`."""
     sizes = texts.lengths + len(separator)
     from_end = np.cumsum(sizes[::-1])

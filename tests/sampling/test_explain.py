@@ -66,7 +66,10 @@ def test_network_and_counts_recombine_to_the_probability_of_the_mixture(name, co
     prompts = [[0, 2, 3], [0, 5, 5]]
     rows = explained(mixed_with(engine, counts), prompts)
     assert [len(row) for row in rows] == [4, 2]
-    decoder, network = mixed_with(engine, counts).open_decoder(prompts), engine.open_decoder(prompts)
+    decoder, network = (
+        mixed_with(engine, counts).open_decoder(prompts),
+        engine.open_decoder(prompts),
+    )
     read = [list(prompt) for prompt in prompts]
     for position, step in enumerate(DRAWN):
         for row, token in enumerate(step):
@@ -79,7 +82,9 @@ def test_network_and_counts_recombine_to_the_probability_of_the_mixture(name, co
             assert recombined == pytest.approx(mixture[token], rel=tolerance)
             assert each.probability == pytest.approx(mixture[token], rel=tolerance)
             # The parts alone: the logits without the last, the last one's share, the counts.
-            assert each.network == pytest.approx(softmax(network.logits[row][:-1])[token], rel=1e-12)
+            assert each.network == pytest.approx(
+                softmax(network.logits[row][:-1])[token], rel=1e-12
+            )
             assert each.counts_share == pytest.approx(softmax(network.logits[row])[-1], rel=1e-12)
             assert each.counts == counts.distribution(read[row])[token]
             assert each.matched_order == counts.matched(read[row]) + 1
@@ -133,7 +138,9 @@ def test_decoder_and_batches_of_the_network_alone_score_a_text_alike(name, count
 
 
 def test_the_tape_scores_the_network_alone_as_the_program_does(counts):
-    config = TrainConfig(**SIZE, mode="scalar", dtype="float32", numerics="exact", ngram_order=ORDER)
+    config = TrainConfig(
+        **SIZE, mode="scalar", dtype="float32", numerics="exact", ngram_order=ORDER
+    )
     tape = build_engine(resolve_hardware(config), VOCAB)
     assert tape.backend == "cpp-tape"
     documents = documents_of(texts(3, seed=2))
