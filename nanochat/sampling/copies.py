@@ -43,7 +43,8 @@ def find_copies(
     border = int(stream.max(initial=0)) + 1  # in no document
     border = max([border, *(max(sample, default=0) + 1 for sample in samples)])
     text = np.concatenate([np.array([*sample, border], dtype=np.int64) for sample in samples])
-    search = _Search(text, stream, least)
+    ends = np.cumsum([len(sample) + 1 for sample in samples]) - 1  # the borders
+    search = _Search(text, ends, stream, least)
     for first in range(0, len(stream) - least + 1, _PIECE):
         search.look_in(first, min(first + _PIECE, len(stream) - least + 1))
     return search.copies([len(sample) for sample in samples])
@@ -53,9 +54,14 @@ class _Search:
     """The longest copy that begins at each token, as far as the training text has been read."""
 
     def __init__(
-        self, text: NDArray[np.int64], stream: NDArray[np.integer[Any]], least: int
+        self,
+        text: NDArray[np.int64],  # (tokens,) samples, a border after each
+        ends: NDArray[np.int64],  # (samples,) of the samples
+        stream: NDArray[np.integer[Any]],
+        least: int,
     ) -> None:
         self._text, self._stream, self._least = text, stream, least
+        self._end_of = ends[np.searchsorted(ends, np.arange(len(text)))].tolist()
         self._lengths = np.zeros(len(text), dtype=np.int64)
         self._positions = np.zeros(len(text), dtype=np.int64)
         self._keys, self._key_of = np.unique(_hashes(text, least), return_inverse=True)
@@ -72,28 +78,36 @@ class _Search:
         reached = 0  # the end of the copies so far
         for start, key in enumerate(self._key_of.ravel().tolist()):
             reached = max(reached, start + int(self._lengths[start]))
-            places = by_key[ends[key - 1] if key else 0 : ends[key]] + first
-            if len(places):
-                reached = max(reached, self._extend(start, places, reached))
+            length = max(self._least, reached - start + 1)
+            if start + length <= self._end_of[start]:
+                places = by_key[ends[key - 1] if key else 0 : ends[key]] + first
+                reached = max(reached, self._extend(start, places, length))
 
-    def _extend(self, start: int, places: NDArray[np.int64], reached: int) -> int:
-        """Keep the longest copy of the tokens from `start` that ends after `reached`; return its
-        end."""
+    def _extend(self, start: int, places: NDArray[np.int64], length: int) -> int:
+        """Keep the longest copy, of at least `length`, of the tokens from `start`.
+
+        Return its end, or 0 without one.
+        """
         text, stream = self._text, self._stream
-        length = max(self._least, reached - start + 1)
-        if start + length > len(text):
-            return reached
-        places = places[places + length <= len(stream)]
-        for offset in range(length - 1, -1, -1):  # the last token excludes most places
-            places = places[stream[places + offset] == text[start + offset]]
+        known, reached = 0, 0  # tokens that all places share with the text; the end of the copy
+        while True:
+            places = places[places + length <= len(stream)]
+            for offset in range(length - 1, known - 1, -1):  # the last one excludes most places
+                places = places[stream[places + offset] == text[start + offset]]
             if not len(places):
                 return reached
-        while True:
-            self._lengths[start], self._positions[start] = length, places[0]
-            places = places[places + length < len(stream)]
-            places = places[stream[places + length] == text[start + length]]
-            if not len(places):
-                return start + length
+            # The first place is followed to its end; the others must have one token more.
+            place = int(places[0])
+            rest = min(self._end_of[start] - start, len(stream) - place) - length
+            differs = (
+                stream[place + length : place + length + rest]
+                != text[start + length : start + length + rest]
+            )
+            known, length = length, length + (int(differs.argmax()) if differs.any() else rest)
+            self._lengths[start], self._positions[start] = length, place
+            reached = start + length
+            if reached == self._end_of[start]:
+                return reached
             length += 1
 
     def copies(self, sizes: Sequence[int]) -> list[list[Copy]]:
