@@ -116,6 +116,8 @@ class _Places:
         if dataset.val_source == "val" and len(self._train) + len(source.split.val) > 2:
             starts = np.concatenate([starts, source.split.val.starts])
         self._starts = np.sort(starts)
+        offsets = dataset.train.offsets
+        self._begun = offsets + np.arange(len(offsets))  # of each document, in the stream
 
     def number(self, document: int) -> int | None:
         """Return the number of a document of the training part in reading order, from 1."""
@@ -126,9 +128,8 @@ class _Places:
     def of(self, position: int) -> tuple[int | None, int]:
         """Return document and line of a token of the stream."""
         train = self._dataset.train
-        begun = train.offsets + np.arange(len(train.offsets))
-        document = int(np.searchsorted(begun, position, side="right")) - 1
-        before = train.stream[int(begun[document]) + 1 : position]
+        document = int(np.searchsorted(self._begun, position, side="right")) - 1
+        before = train.stream[int(self._begun[document]) + 1 : position]
         if document >= len(self._train):
             return None, document - len(self._train) + 1
         size = int(self._dataset.tokenizer.token_bytes[before].sum())

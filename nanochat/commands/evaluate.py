@@ -12,12 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nanochat.commands.yardsticks import (
-    BaselineScore,
-    ScoredText,
-    baseline_scores,
-    baselines_text,
-)
 from nanochat.config.option import config_or_default
 from nanochat.config.options import EvalConfig, TrainConfig
 from nanochat.data.corpus import data_name, load_corpus
@@ -32,7 +26,7 @@ from nanochat.runs.load import (
     load_trained,
     read_checkpoint,
 )
-from nanochat.runs.text import text_of_run
+from nanochat.runs.text import ScoredText, text_of_run
 from nanochat.sampling.mixed import NetworkAlone
 from nanochat.system.threads import thread_count
 from nanochat.system.wording import counted
@@ -40,6 +34,7 @@ from nanochat.training.metrics import LossTotals, format_metric
 from nanochat.training.scoring import score_documents
 
 if TYPE_CHECKING:
+    from nanochat.commands.yardsticks import BaselineScore
     from nanochat.output.token_table import TokenTable
 
 __all__ = ["EvalResult", "evaluate"]
@@ -111,9 +106,10 @@ def _evaluate(config: EvalConfig, terminal: Terminal, table: TokenTable | None) 
     if table is not None:
         table.write(text.documents, trained.tokenizer, nats)
         terminal.note(f"losses of {counted(len(nats), 'token')}: {table.path}")
-    scores: tuple[BaselineScore, ...] | None = None
-    if config.baselines:
-        assert training is not None
+    scores, table_of_scores = None, ""
+    if training is not None:
+        from nanochat.commands.yardsticks import baseline_scores, baselines_text
+
         terminal.note("counting and compressing the training text")
         models = [("network" if config.network_only else "model", totals.nats)]
         models += [("mixture", mixture.nats)] if config.network_only else []
@@ -123,6 +119,7 @@ def _evaluate(config: EvalConfig, terminal: Terminal, table: TokenTable | None) 
                 threads=thread_count(config.threads),
             )
         )  # fmt: skip
+        table_of_scores = baselines_text(scores, text, training[0].split.train)
     result = EvalResult(
         loss=totals.loss, bpb=totals.bpb, targets=totals.targets, bytes=totals.bytes,
         step=checkpoint.trainer.step, data=text.name, checkpoint=str(checkpoint.path),
@@ -134,8 +131,8 @@ def _evaluate(config: EvalConfig, terminal: Terminal, table: TokenTable | None) 
     # A path with spaces is quoted, as shlex reads it.
     figures = ((key, value) for key, value in record.items() if key != "baselines")
     terminal.result(" ".join(f"{k}={shlex.quote(format_metric(v))}" for k, v in figures))
-    if scores is not None and training is not None:
-        terminal.result(baselines_text(scores, text, training[0].split.train))
+    if scores is not None:
+        terminal.result(table_of_scores)
     terminal.json_result(record)
     return result
 
@@ -186,7 +183,7 @@ def _texts(
     scored = ScoredText(
         name=f"{data_name(trained_config.data)}:{dataset.val_source}", documents=dataset.val,
         texts=split.split.val if config.baselines else None, unit=split.unit,
-        separator=split.separator,
+        separator=split.separator, is_training=dataset.val_source == "train",
     )  # fmt: skip
     return scored, training if config.baselines else None
 

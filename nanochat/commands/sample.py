@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nanochat.commands.copies import SampleCopies, marked, report_copies, report_text
 from nanochat.config.option import config_or_default
 from nanochat.config.options import BEST, RUNS_DIR, SampleConfig, TrainConfig
 from nanochat.data.corpus import data_name
@@ -16,7 +15,6 @@ from nanochat.data.dataset import Dataset, SplitText, load_dataset, read_text
 from nanochat.data.sources.progress import telling
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.errors import CheckpointError, KernelError, LogitsError, TokenizerError
-from nanochat.output.explanation import LEGEND, explanation_record, explanation_text
 from nanochat.output.terminal import SILENT, Terminal, sample_rule
 from nanochat.runs.find import run_names
 from nanochat.runs.load import (
@@ -27,7 +25,6 @@ from nanochat.runs.load import (
 )
 from nanochat.runs.text import text_of_run
 from nanochat.sampling.count_bigram import CountBigram
-from nanochat.sampling.explain import Explainer
 from nanochat.sampling.generate import (
     generate,
     phrase_bias,
@@ -125,50 +122,36 @@ def _write(
     which copies are marked is written when it is complete.
     """
     has_rules = terminal.is_for_people and config.num_samples > 1 and _writes_lines(tokenizer)
+    reports = None
+    if config.explain or training is not None:
+        from nanochat.commands.sample_reports import SampleReports
+
+        reports = SampleReports(engine, tokenizer, context, config, training)
     streams = training is None
     if has_rules and streams:
         terminal.result(sample_rule(1))
-    explainer = Explainer(engine, config.num_samples) if config.explain else None
-    tokens: list[list[int]] = [list(context) for _ in range(config.num_samples)]
-
-    def keep(step: Sequence[int | None]) -> None:
-        for row, token in zip(tokens, step, strict=True):
-            row += [] if token is None else [token]
-        if explainer is not None:
-            explainer.keep(step)
-
     try:
         texts = generate(
-            engine if explainer is None else explainer, tokenizer, context,
+            engine if reports is None else reports.engine, tokenizer, context,
             sampling_settings(config), config.num_samples, bias=bias,
             on_text=(lambda piece: terminal.result(piece, end="")) if streams else None,
-            on_tokens=keep if explainer is not None or training is not None else None,
+            on_tokens=None if reports is None else reports.keep,
         )  # fmt: skip
     except (KeyboardInterrupt, KernelError):
         if terminal.is_for_people:
             terminal.result("")  # ends the line that was begun
         raise
-    reports: list[SampleCopies] | None = None
-    record: dict[str, Any] = {"samples": texts}
-    if training is not None:
-        reports = report_copies(texts, tokens, config.report_copies, *training)
-        record["copies"] = [report.to_dict() for report in reports]
-    for number, text in enumerate(texts, start=1):
-        if has_rules and (number > 1 or not streams):
-            terminal.result(sample_rule(number))
-        shown = text if reports is None else marked(reports[number - 1])
-        terminal.result("" if number == 1 and streams else shown)
-        if explainer is not None:
-            rows = explanation_text(explainer.rows[number - 1], tokenizer.token_text)
-            terminal.result(f"\n{rows}\n")
-    if reports is not None and training is not None:
-        terminal.result(report_text(reports, config.report_copies, training[1]))
-    if explainer is not None:
-        terminal.note(LEGEND)
-        record["explanations"] = [
-            [explanation_record(each, tokenizer.token_text) for each in row]
-            for row in explainer.rows
-        ]
+    record = {"samples": texts, **({} if reports is None else reports.record(texts))}
+    for number, text in enumerate(texts):
+        is_written = number == 0 and streams
+        if has_rules and not is_written:
+            terminal.result(sample_rule(number + 1))
+        shown = text if reports is None else reports.shown(number, text)
+        terminal.result("" if is_written else shown)
+        if reports is not None:
+            reports.write_table(number, terminal)
+    if reports is not None:
+        reports.write_summary(terminal)
     terminal.json_result(record)
     return texts
 

@@ -14,14 +14,14 @@ from nanochat.data.compressors import (
     separator_of,
 )
 from nanochat.data.dataset import Dataset, SplitText
-from nanochat.data.documents import Documents
 from nanochat.data.style import style_documents
 from nanochat.data.texts import Texts
 from nanochat.ngram.yardsticks import counted_scores
 from nanochat.output.table import table_text
+from nanochat.runs.text import ScoredText
 from nanochat.system.wording import amount, counted
 
-__all__ = ["BaselineScore", "ScoredText", "baseline_scores", "baselines_text"]
+__all__ = ["BaselineScore", "baseline_scores", "baselines_text"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,26 +40,9 @@ class BaselineScore:
     note: str | None  # what it did not read
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScoredText:
-    """A text as the model and as a compressor read it."""
-
-    name: str
-    documents: Documents
-    texts: Texts | None  # None: not needed
-    unit: str  # of a document
-    separator: str | None  # between documents, as the option separator has it
-
-    @property
-    def text_bytes(self) -> int:
-        """Bytes of the documents, without separators."""
-        assert self.texts is not None
-        return int(self.texts.lengths.sum())
-
-    def separator_bytes(self, training: Texts) -> bytes:
-        """Return what ends each document of this text. A part of a single document has no end."""
-        count = max(self.documents.count, len(training))
-        return separator_of(self.unit, self.separator, count)
+def _separator_of(text: ScoredText, training: Texts) -> bytes:
+    """Return what ends each document of the text. A part of a single document has no end."""
+    return separator_of(text.unit, text.separator, max(text.documents.count, len(training)))
 
 
 def baseline_scores(
@@ -80,7 +63,7 @@ def baseline_scores(
     train = split.split.train
     if style == "futuristic":
         train = Texts.of([*train, *style_documents()])
-    end = text.separator_bytes(train)
+    end = _separator_of(text, train)
     texts = text.texts
     assert texts is not None
     size = text.text_bytes + len(texts) * len(end)
@@ -128,7 +111,7 @@ def baselines_text(scores: Sequence[BaselineScore], text: ScoredText, training: 
         ]
         for each in scores
     ]
-    end = len(text.separator_bytes(training))
+    end = len(_separator_of(text, training))
     size = text.text_bytes + text.documents.count * end
     parts = counted(text.documents.count, "document")
     if end:
@@ -136,9 +119,12 @@ def baselines_text(scores: Sequence[BaselineScore], text: ScoredText, training: 
     lines = [
         table_text(header, rows, numbers=(1, 3, 4)),
         f"{counted(size, 'byte')}: {parts}",
+        "bits/byte: all nats, those of the ends of documents too, which bpb leaves out",
         "frozen: learned the training text only; adaptive: also learns what it has scored",
         *(f"{each.name} {each.note}" for each in scores if each.note),
     ]
+    if text.is_training:
+        lines.append("the scored text is the training text: counts and compressors have read it")
     if all(each.name != "PPMd" for each in scores):
         lines.append("no PPMd: it needs pyppmd; pip install 'nanochat-lab[ppmd]'")
     return "\n".join(lines)

@@ -11,12 +11,13 @@ from nanochat.output.table import table_text
 from nanochat.output.text import display_width, quoted
 from nanochat.sampling.explain import TokenExplanation
 
-__all__ = ["END", "LEGEND", "explanation_record", "explanation_text"]
+__all__ = ["END", "explanation_record", "explanation_text", "legend"]
 
 END = "(end)"  # of a document
-LEGEND = (
-    "prob: of the token, before temperature, top-k and top-p; network, counts: by each alone;"
-    " share: of the counts in the mixture; order: of the longest n-gram that the counts found"
+LEGEND = "prob: of the token, before temperature, top-k and top-p"
+LEGEND_OF_COUNTS = (
+    "network, counts: by each alone; share: of the counts in the mixture; order: of the longest"
+    " n-gram that the counts found"
 )
 WIDTH = 80
 _TOKEN_WIDTH = 12
@@ -52,6 +53,12 @@ def explanation_text(
         row.append(_alternatives([(name(t), p) for t, p in each.likeliest], room))
     numbers = range(1, len(header))
     return table_text([*header, "likeliest"], rows, numbers=numbers, rich=False)
+
+
+def legend(explanations: Sequence[TokenExplanation]) -> str:
+    """Return what the columns of the table are."""
+    has_counts = any(each.counts is not None for each in explanations)
+    return f"{LEGEND}; {LEGEND_OF_COUNTS}" if has_counts else LEGEND
 
 
 def explanation_record(

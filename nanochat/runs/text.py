@@ -1,17 +1,37 @@
-"""The text of a run, read again from its sources and checked against the run."""
+"""A text to score, and the text of a run, read again from its sources and checked."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from nanochat.config.options import TrainConfig
 from nanochat.data.corpus import data_name
 from nanochat.data.dataset import Dataset, SplitText, load_dataset, read_text
+from nanochat.data.documents import Documents
+from nanochat.data.texts import Texts
 from nanochat.data.tokenizer import tokenizer_from_dict
 from nanochat.errors import CheckpointError
 from nanochat.runs.checkpoint import Checkpoint
 
-__all__ = ["text_of_run"]
+__all__ = ["ScoredText", "text_of_run"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredText:
+    """A text as the model and as a compressor read it."""
+
+    name: str
+    documents: Documents
+    texts: Texts | None  # None: not needed
+    unit: str  # of a document
+    separator: str | None  # between documents, as the option separator has it
+    is_training: bool = False  # a text that is too small for a validation part
+
+    @property
+    def text_bytes(self) -> int:
+        """Bytes of the documents, without separators."""
+        assert self.texts is not None
+        return int(self.texts.lengths.sum())
 
 
 def text_of_run(
