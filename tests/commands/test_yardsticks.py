@@ -148,7 +148,7 @@ def test_one_text_in_one_document_has_no_separator(folder, tiny):
 
 
 def test_a_text_that_was_trained_on_is_told(folder, tiny, cli):
-    Path("names.txt").write_text("ab")
+    Path("names.txt").write_text("a")
     nanochat.train(TrainConfig(**tiny(documents="line", out="run", num_samples=0)))
     out = cli("eval", "run", "--baselines").out
     assert "\nthe scored text is the training text: counts and compressors have read it\n" in out
