@@ -23,6 +23,8 @@ from nanochat.system.wording import amount, counted
 
 __all__ = ["BaselineScore", "baseline_scores", "baselines_text"]
 
+SHORT = 1000  # bytes of a text, of which a compressor's rounding is a noticeable part
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaselineScore:
@@ -123,6 +125,8 @@ def baselines_text(scores: Sequence[BaselineScore], text: ScoredText, training: 
         "frozen: learned the training text only; adaptive: also learns what it has scored",
         *(f"{each.name} {each.note}" for each in scores if each.note),
     ]
+    if size < SHORT:
+        lines.append("the text is short: the scores of compressors, in whole bytes, are coarse")
     if text.is_training:
         lines.append("the scored text is the training text: counts and compressors have read it")
     if all(each.name != "PPMd" for each in scores):
