@@ -85,7 +85,8 @@ class Engine(Protocol):
         target is IGNORE. No dropout, no gradients."""
 
     def network_losses(self, batch: Batch) -> NDArray[np.float64]:
-        """Return token_losses of the network of a mixture without the share of its counts."""
+        """Return token_losses of the network alone, without the share of the counts. Only called
+        for a model with ngram_order."""
 
     def averaged(self) -> AbstractContextManager[None]:
         """Inside the block, token_losses and open_decoder use the average of the weights, if the

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pyppmd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat.data import compressors
@@ -72,6 +72,7 @@ def test_xz_says_how_far_it_looks_back_when_that_is_not_the_whole_text(monkeypat
 documents = st.lists(st.text("aé\n", max_size=5), min_size=1, max_size=8)
 
 
+@settings(deadline=None)
 @given(documents, st.sampled_from([b"", b"\n", b"\n\n"]), st.integers(0, 60))
 def test_the_joined_text_is_each_document_and_its_separator(texts, separator, most):
     expected = b"".join(each.encode() + separator for each in texts)

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles.kneser_ney import KneserNeyOracle, targets
 from oracles.texts import documents_of, texts
@@ -72,6 +72,7 @@ def longest_counted(train, order: int, context) -> int:
     return max(n for n in range(len(context) + 1) if context[len(context) - n :] in known)
 
 
+@settings(deadline=None)
 @given(texts(4), st.integers(1, 6), st.lists(st.integers(0, 3), max_size=9))
 def test_a_context_matches_as_far_as_the_counted_text_has_it(train, order, context):
     model = KneserNey.count(documents_of(train), order, 4)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles.texts import documents_of
 
@@ -40,6 +40,7 @@ def every_copy(sample, train, least) -> list[tuple[int, int]]:
     ]
 
 
+@settings(deadline=None)
 @given(st.lists(tokens, min_size=1, max_size=6), st.lists(tokens, min_size=1, max_size=3),
        st.integers(1, 5), st.integers(1, 9))  # fmt: skip
 def test_the_spans_are_all_that_a_search_finds_and_each_is_where_it_says(
@@ -98,6 +99,7 @@ def test_no_span_is_longer_than_its_document_or_the_sample():
     assert find_copies([[1, 2]], stream, 100) == [[]]
 
 
+@settings(deadline=None)
 @given(st.lists(tokens, min_size=1, max_size=6), tokens)
 def test_a_sample_is_a_document_if_all_of_their_tokens_are_equal(train, sample):
     found = document_of(sample, documents_of(train))
