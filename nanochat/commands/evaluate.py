@@ -143,7 +143,7 @@ def _score(
     text: ScoredText,
     *,
     per_token: bool,
-    mixture: bool = False,  # that of the counts, whatever network_only says
+    mixture: bool = False,  # score with the counts even under network_only
 ) -> tuple[LossTotals, NDArray[np.float64]]:
     """Return the totals and, if asked for, the nats of each token. Raises CheckpointError."""
     alone = config.network_only and not mixture
