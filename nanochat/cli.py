@@ -25,6 +25,7 @@ from nanochat.config.flags import (
 from nanochat.config.options import (
     AblateConfig,
     EvalConfig,
+    InfoConfig,
     SampleConfig,
     TrainConfig,
     options_of,
@@ -136,7 +137,7 @@ def _call(command: str, flags: dict[str, Any]) -> None:
     config_file = flags.pop("config", None)
     known = command_options(command)
     options = gather_options(known, flags, os.environ, config_file)
-    if known and not command.startswith("runs"):
+    if not command.startswith(("runs", "info")):
         _load_numpy()
     _run(command, options, terminal)
 
@@ -188,4 +189,4 @@ def _run(command: str, options: Mapping[str, Any], terminal: Terminal) -> None:
     else:
         from nanochat.commands.info import info
 
-        info(terminal=terminal)
+        info(InfoConfig(**options), terminal=terminal)

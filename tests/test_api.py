@@ -134,6 +134,7 @@ def test_an_engine_is_what_the_protocol_says_and_no_more():
     assert methods == {
         "step",
         "token_losses",
+        "network_losses",
         "averaged",
         "notes",
         "open_decoder",

@@ -205,6 +205,8 @@ SCALAR_COMMANDS = {
         ["train", "--mode=scalar", "--model-kind=bigram", "--n-embd=4", "--steps=2",
          "--eval-tokens=20", "--batch-size=2", "--num-samples=2", "--out=run"],
         ["sample", "--checkpoint=run"],
+        ["sample", "--checkpoint=run", "--explain", "--report-copies=3"],
+        ["eval", "--checkpoint=run", "--baselines"],
         ["sample", "--from-counts", "--num-samples=2"],
         ["ablate", "--model-kind=bigram", "--mode=scalar", "--n-embd=4", "--steps=1",
          "--eval-tokens=20", "--batch-size=2", "--seeds=1", "--vary=tie_lm_head=true,false"],

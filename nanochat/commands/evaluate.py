@@ -6,23 +6,35 @@ import math
 import shlex
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from nanochat.config.option import config_or_default
 from nanochat.config.options import EvalConfig, TrainConfig
 from nanochat.data.corpus import data_name, load_corpus
-from nanochat.data.dataset import load_dataset
-from nanochat.data.documents import Documents, encode_documents
+from nanochat.data.dataset import Dataset, SplitText
+from nanochat.data.documents import encode_documents
 from nanochat.data.sources.progress import telling
 from nanochat.errors import CheckpointError
 from nanochat.output.terminal import SILENT, Terminal
-from nanochat.runs.load import TrainedModel, kept_tokenizer, load_trained, read_checkpoint
+from nanochat.runs.load import (
+    TrainedModel,
+    check_network_only,
+    load_trained,
+    read_checkpoint,
+)
+from nanochat.runs.text import ScoredText, text_of_run
+from nanochat.sampling.mixed import NetworkAlone
+from nanochat.system.threads import thread_count
 from nanochat.system.wording import counted
-from nanochat.training.metrics import format_metric
+from nanochat.training.metrics import LossTotals, format_metric
 from nanochat.training.scoring import score_documents
 
 if TYPE_CHECKING:
+    from nanochat.commands.yardsticks import BaselineScore
     from nanochat.output.token_table import TokenTable
 
 __all__ = ["EvalResult", "evaluate"]
@@ -39,6 +51,16 @@ class EvalResult:
     step: int
     data: str
     checkpoint: str
+    # With network_only: the score of the mixture; loss and bpb are those of the network alone.
+    mixture_loss: float | None = None
+    mixture_bpb: float | None = None
+    # With the option baselines: the scores of the model and of all baselines on the same bytes.
+    baselines: tuple[BaselineScore, ...] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record of `nanochat eval --json`. What was not asked for has no key."""
+        optional = ("mixture_loss", "mixture_bpb", "baselines")
+        return {k: v for k, v in asdict(self).items() if not (k in optional and v is None)}
 
 
 def evaluate(
@@ -71,61 +93,114 @@ def _evaluate(config: EvalConfig, terminal: Terminal, table: TokenTable | None) 
     checkpoint, trained_config, skipped = read_checkpoint(config.checkpoint, config.run)
     for reason in skipped:
         terminal.warn(reason)
+    check_network_only(config, checkpoint, trained_config)
     trained = load_trained(config, checkpoint, trained_config)
-    documents, name = _documents(config, trained)
-    terminal.note(f"scoring {name} with {checkpoint.path}")
-    totals, nats = score_documents(
-        trained.engine, trained.tokenizer.token_bytes, documents, batch_size=config.batch_size,
-        block_size=trained.config.block_size, per_token=table is not None,
-        by_counts=trained.by_counts(documents),
-    )  # fmt: skip
-    if totals.loss is not None and not math.isfinite(totals.loss):
-        raise CheckpointError(
-            f"the loss of {name} is {totals.loss}: the weights of {checkpoint.path} overflow; use"
-            " another checkpoint"
-        )
+    text, training = _texts(config, trained, trained_config)
+    terminal.note(f"scoring {text.name} with {checkpoint.path}")
+    if config.network_only:
+        terminal.note("with the network alone, without its counts")
+    totals, nats = _score(config, trained, text, per_token=table is not None)
+    mixture = totals
+    if config.network_only:
+        mixture, _ = _score(config, trained, text, per_token=False, mixture=True)
     if table is not None:
-        table.write(documents, trained.tokenizer, nats)
+        table.write(text.documents, trained.tokenizer, nats)
         terminal.note(f"losses of {counted(len(nats), 'token')}: {table.path}")
+    scores, table_of_scores = None, ""
+    if training is not None:
+        from nanochat.commands.yardsticks import baseline_scores, baselines_text
+
+        terminal.note("counting and compressing the training text")
+        models = [("network" if config.network_only else "model", totals.nats)]
+        models += [("mixture", mixture.nats)] if config.network_only else []
+        scores = tuple(
+            baseline_scores(
+                models, text, training, style=trained_config.style, seed=trained_config.seed,
+                threads=thread_count(config.threads),
+            )
+        )  # fmt: skip
+        table_of_scores = baselines_text(scores, text, training[0].split.train)
     result = EvalResult(
         loss=totals.loss, bpb=totals.bpb, targets=totals.targets, bytes=totals.bytes,
-        step=checkpoint.trainer.step, data=name, checkpoint=str(checkpoint.path),
+        step=checkpoint.trainer.step, data=text.name, checkpoint=str(checkpoint.path),
+        mixture_loss=mixture.loss if config.network_only else None,
+        mixture_bpb=mixture.bpb if config.network_only else None,
+        baselines=scores,
     )  # fmt: skip
-    record = asdict(result)
+    record = result.to_dict()
     # A path with spaces is quoted, as shlex reads it.
-    words = (f"{key}={shlex.quote(format_metric(value))}" for key, value in record.items())
-    terminal.result(" ".join(words))
+    figures = ((key, value) for key, value in record.items() if key != "baselines")
+    terminal.result(" ".join(f"{k}={shlex.quote(format_metric(v))}" for k, v in figures))
+    if scores is not None:
+        terminal.result(table_of_scores)
     terminal.json_result(record)
     return result
 
 
-def _documents(config: EvalConfig, trained: TrainedModel) -> tuple[Documents, str]:
-    if config.data is not None:
-        documents, separator = _unit_of_documents(config, trained.config)
-        corpus = load_corpus(
-            config.data, documents, config.data_dir, separator=separator,
-            text_column=config.text_column or trained.config.text_column,
-            require_separator=config.separator is not None,
-        )  # fmt: skip
-        return encode_documents(trained.tokenizer, corpus.documents), corpus.name
-    data_dir = config.data_dir or trained.config.data_dir
-    name = data_name(trained.config.data)
-    checkpoint = trained.checkpoint
-    # With `extend`, a text that has changed is reported as such and not by its new characters.
-    dataset = load_dataset(
-        replace(trained.config, data_dir=data_dir), kept_tokenizer(checkpoint), extend=True,
-        folder=checkpoint.run_folder,
+def _score(
+    config: EvalConfig,
+    trained: TrainedModel,
+    text: ScoredText,
+    *,
+    per_token: bool,
+    mixture: bool = False,  # score with the counts even under network_only
+) -> tuple[LossTotals, NDArray[np.float64]]:
+    """Return the totals and, if asked for, the nats of each token. Raises CheckpointError."""
+    alone = config.network_only and not mixture
+    totals, nats = score_documents(
+        NetworkAlone(trained.engine) if alone else trained.engine,
+        trained.tokenizer.token_bytes, text.documents, batch_size=config.batch_size,
+        block_size=trained.config.block_size, per_token=per_token,
+        by_counts=trained.by_counts(text.documents),
     )  # fmt: skip
-    if dataset.split_sha256 != trained.checkpoint.data["split_sha256"]:
+    if totals.loss is not None and not math.isfinite(totals.loss):
         raise CheckpointError(
-            f"the text {name} differs from that of {trained.checkpoint.path};"
-            " name the text to score with --data"
+            f"the loss of {text.name} is {totals.loss}: the weights of {trained.checkpoint.path}"
+            " overflow; use another checkpoint"
         )
+    return totals, nats
+
+
+def _texts(
+    config: EvalConfig, trained: TrainedModel, trained_config: TrainConfig
+) -> tuple[ScoredText, tuple[SplitText, Dataset] | None]:
+    """Return the text to score, and for the baselines the text of the run."""
+    checkpoint = trained.checkpoint
+    training = None
+    if config.data is None or config.baselines:
+        way_out = "name the text to score with --data"
+        if config.data is not None:
+            way_out = "restore it, or leave out --baselines"
+        training = text_of_run(checkpoint, trained_config, config.data_dir, way_out)
+    if config.data is not None:
+        return _given_text(config, trained), training
+    assert training is not None
+    split, dataset = training
     if dataset.val_source == "none":
         raise CheckpointError(
-            f"{trained.checkpoint.path} has no validation part; name the text to score with --data"
+            f"{checkpoint.path} has no validation part; name the text to score with --data"
         )
-    return dataset.val, f"{name}:{dataset.val_source}"
+    scored = ScoredText(
+        name=f"{data_name(trained_config.data)}:{dataset.val_source}", documents=dataset.val,
+        texts=split.split.val if config.baselines else None, unit=split.unit,
+        separator=split.separator, is_training=dataset.val_source == "train",
+    )  # fmt: skip
+    return scored, training if config.baselines else None
+
+
+def _given_text(config: EvalConfig, trained: TrainedModel) -> ScoredText:
+    assert config.data is not None
+    documents, separator = _unit_of_documents(config, trained.config)
+    corpus = load_corpus(
+        config.data, documents, config.data_dir, separator=separator,
+        text_column=config.text_column or trained.config.text_column,
+        require_separator=config.separator is not None,
+    )  # fmt: skip
+    return ScoredText(
+        name=corpus.name, documents=encode_documents(trained.tokenizer, corpus.documents),
+        texts=corpus.documents if config.baselines else None, unit=corpus.kind,
+        separator=corpus.separator,
+    )  # fmt: skip
 
 
 def _unit_of_documents(config: EvalConfig, run: TrainConfig) -> tuple[str, str | None]:

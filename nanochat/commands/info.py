@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from nanochat.config.option import config_or_default
+from nanochat.config.options import RUNS_DIR, InfoConfig
+from nanochat.output.run_tables import counts_lines
 from nanochat.output.terminal import SILENT, Terminal
+from nanochat.runs.counts_facts import counts_facts
+from nanochat.runs.find import find_run, holds_run
 from nanochat.system.cache import cache_folder
 from nanochat.system.environment import describe_environment
 
 __all__ = ["info"]
 
 
-def info(*, terminal: Terminal = SILENT) -> dict[str, Any]:
-    """Return versions, machine, native modules and engines of this installation."""
+def info(
+    config: InfoConfig | Mapping[str, Any] | None = None, *, terminal: Terminal = SILENT
+) -> dict[str, Any]:
+    """Return versions, machine, native modules and engines of this installation.
+
+    With a `run`, also its folder and its counts. Raises CheckpointError if there is no such run.
+    """
+    config = config_or_default(config, InfoConfig)
+    path = None if config.run is None else _run_folder(config.run)
     cache = cache_folder()
     record = {
         **describe_environment(0),
@@ -25,8 +39,18 @@ def info(*, terminal: Terminal = SILENT) -> dict[str, Any]:
     }
     for key, value in record.items():
         terminal.result(f"{key}: {_in_words(value)}")
+    if path is not None:
+        record["run"], record["counts"] = str(path), counts_facts(path)
+        terminal.result(f"run: {path}")
+        for line in counts_lines(record["counts"]) or ["counts: none"]:
+            terminal.result(line)
     terminal.json_result(record)
     return record
+
+
+def _run_folder(name: str) -> Path:
+    path = find_run(name, Path(RUNS_DIR))
+    return path if holds_run(path) else path.absolute().parent.parent  # of one checkpoint
 
 
 def _scalar_state() -> str:

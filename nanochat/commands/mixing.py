@@ -11,7 +11,7 @@ import numpy as np
 from nanochat.config.option import AUTO
 from nanochat.config.options import TrainConfig
 from nanochat.data.dataset import ByCounts, Dataset
-from nanochat.ngram.baseline import choose_order, most_counted
+from nanochat.ngram.baseline import choose_order, counted_part
 from nanochat.ngram.kneser_ney import KneserNey
 from nanochat.ngram.mixing import FOLDS, cross_fitted, parts_for, probabilities, training_part
 from nanochat.ngram.stored import save_counts
@@ -46,7 +46,7 @@ def with_counts(
         order = config.ngram_order
         if order == AUTO:
             order = choose_order(documents, size, seed=config.seed, threads=threads)
-        model = KneserNey.count(documents.end(most_counted(documents)), order, size, threads)
+        model = KneserNey.count(counted_part(documents), order, size, threads)
         if reads is None:
             reads = config.steps * dataset.step_tokens(dataset.resolve(config), processes.world())
         parts = FOLDS if is_seen else parts_for(documents, reads)

@@ -28,6 +28,7 @@ from nanochat.errors import CheckpointError, ConfigError, NanochatError, OutputE
 from nanochat.output.run_tables import compare_text, list_text, show_text, size_text
 from nanochat.output.table import escaped
 from nanochat.output.terminal import SILENT, Terminal
+from nanochat.runs.counts_facts import counts_facts
 from nanochat.runs.find import find_run, holds_run, run_names, step_folders
 from nanochat.runs.prune import Pruned, prune_run, removable_run, remove_run
 from nanochat.runs.summary import (
@@ -115,6 +116,7 @@ def show_run(
         "options": _chosen_options(run),
         "result": dict(run.result),
         "initialized_from": _initialized_from(run.path),
+        "counts": counts_facts(run.path),
         "checkpoints": [
             {
                 "step": step,

@@ -18,6 +18,7 @@ from nanochat.config.options import (
     RENAMED,
     AblateConfig,
     EvalConfig,
+    InfoConfig,
     RunsCompareConfig,
     RunsConfig,
     RunsPruneConfig,
@@ -76,7 +77,9 @@ COMMANDS = {
     ),
     "runs remove": Command("Remove runs from the disk.", RunsRemoveConfig, "runs", "RUN"),
     "runs prune": Command("Remove old checkpoints of runs.", RunsPruneConfig, "runs", "RUN"),
-    "info": Command("Show versions, machine and native modules, for a bug report."),
+    "info": Command(
+        "Show versions, machine and native modules, for a bug report.", InfoConfig, "run", "RUN"
+    ),
 }
 
 

@@ -46,6 +46,7 @@ __all__ = [
     "ARCHITECTURE",
     "BEST",
     "EvalConfig",
+    "InfoConfig",
     "Option",
     "RunsCompareConfig",
     "RunsConfig",
@@ -651,11 +652,31 @@ class SampleConfig(_WithoutPreset):
         False, "Sample from bigram counts of the training text instead of the weights.",
         group=_SAMPLE, common=True,
     )  # fmt: skip
+    network_only: bool = option(
+        False, "Sample from the network of a run with ngram_order without its counts.",
+        group=_SAMPLE, common=True,
+    )  # fmt: skip
+    explain: bool = option(
+        False, "Show for each token the likeliest tokens, and what network and counts each said.",
+        group=_SAMPLE, common=True,
+    )  # fmt: skip
+    report_copies: int = option(
+        0, "Mark spans of at least this many tokens that the training text also has; 0: none.",
+        group=_SAMPLE, low=0, high=1 << 20, common=True,
+    )  # fmt: skip
     data_dir: str | None = _same("data_dir")
     mode: str = _same("mode", help="Engine; auto: the engine that trained the checkpoint.")
     device: str = _same("device")
     dtype: str = _same("dtype")
     threads: int = _same("threads")
+
+    def __post_init__(self) -> None:
+        _WithoutPreset.__post_init__(self)
+        if self.from_counts and self.network_only:
+            raise ConfigError(
+                "from_counts samples from counts alone and network_only from the network alone;"
+                " leave one out"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -677,6 +698,14 @@ class EvalConfig(_WithoutPreset):
     per_token: str | None = option(
         None, "File for the loss of every token, .jsonl or .csv, to compare two models in pairs.",
         group=_DATA, path=True, kind=str, optional=True, common=True,
+    )  # fmt: skip
+    baselines: bool = option(
+        False, "Also score n-gram counts and compressors that read the training text.",
+        group=_DATA, common=True,
+    )  # fmt: skip
+    network_only: bool = option(
+        False, "Score the network of a run with ngram_order without its counts, and then with"
+        " them.", group=_DATA, common=True,
     )  # fmt: skip
     batch_size: int = _same("batch_size", common=True)
     mode: str = _same("mode", help="Engine; auto: the engine that trained the checkpoint.")
@@ -712,6 +741,16 @@ class AblateConfig(_WithoutPreset):
     out: str | None = option(
         None, "Folder of the ablation; default: ablations/ and the names of the varied options.",
         group=_RUN, path=True, kind=str, optional=True, common=True,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InfoConfig(_WithoutPreset):
+    """The options of `nanochat info`."""
+
+    run: str | None = option(
+        None, "Also describe the counts of this run: a folder, or a name below runs/.", group=_RUN,
+        path=True, kind=str, optional=True, common=True,
     )  # fmt: skip
 
 

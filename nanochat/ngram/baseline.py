@@ -18,7 +18,15 @@ from nanochat.data.documents import Documents
 from nanochat.ngram.kneser_ney import KneserNey
 from nanochat.philox import Stream, permutation
 
-__all__ = ["Baseline", "baseline_of", "choose_order", "count_baseline", "most_counted"]
+__all__ = [
+    "Baseline",
+    "baseline_of",
+    "choose_order",
+    "count_baseline",
+    "counted_part",
+    "losses_in_pieces",
+    "most_counted",
+]
 
 MOST_ORDER = 13  # texts of up to some megabytes gain nothing beyond it
 MOST_ORDER_OF_PIECES = 8
@@ -59,7 +67,7 @@ def count_baseline(
     `training.metrics.LossTotals` over the same targets. Raises KernelError if the kernel is missing
     or memory does not suffice.
     """
-    counted = train.end(most_counted(train))
+    counted = counted_part(train)
     order = choose_order(counted, vocab_size, seed=seed, threads=threads)
     model = KneserNey.count(counted, order, vocab_size, threads)
     return baseline_of(model, train, validation, token_bytes, threads)
@@ -75,17 +83,17 @@ def baseline_of(
     """Return the score of a model of the end of the training part that may be counted."""
     nats = nats_of_text = 0.0
     total_bytes = 0
-    for losses, targets in _losses(model, validation, threads):
+    for losses, targets in losses_in_pieces(model, validation, threads=threads):
         sizes = token_bytes[targets]
         nats += float(losses.sum())
         nats_of_text += float(losses[sizes > 0].sum())
         total_bytes += int(sizes.sum())
-    most = most_counted(train)
+    counted = counted_part(train)
     return Baseline(
         order=model.order,
         loss=nats / validation.pairs if validation.pairs else None,
         bpb=nats_of_text / (math.log(2) * total_bytes) if total_bytes else None,
-        counted=most if most < train.pairs else None,
+        counted=counted.pairs if counted is not train else None,
     )
 
 
@@ -94,14 +102,19 @@ def most_counted(documents: Documents) -> int:
     return int(MOST_COUNTED // documents.stream.itemsize**2)
 
 
-def _losses(
-    model: KneserNey, documents: Documents, threads: int
+def counted_part(train: Documents) -> Documents:
+    """Return the documents that are counted: all, or the end of a long text."""
+    return train.end(most_counted(train))
+
+
+def losses_in_pieces(
+    model: KneserNey, documents: Documents, order: int | None = None, threads: int = 1
 ) -> Iterator[tuple[NDArray[np.float64], NDArray[np.integer[Any]]]]:
     """Yield nats and targets of all documents, a piece at a time: losses take 8 bytes per token."""
     for first in range(0, documents.pairs, _SCORED):
         last = min(first + _SCORED, documents.pairs)
         start = max(first - model.order, 0)  # the context of the first target
-        losses = model.token_losses(documents.piece(start, last), threads=threads)
+        losses = model.token_losses(documents.piece(start, last), order, threads)
         yield losses[first - start : last - start], documents.stream[first + 1 : last + 1]
 
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 import ctypes
 import weakref
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nanochat.data.documents import Documents
+from nanochat.data.tokenizer import BOS
 from nanochat.errors import KernelError
 from nanochat.ngram.kernels import Arrays, check, kernels, pointer
 
@@ -22,6 +24,7 @@ __all__ = ["MAX_ORDER", "KneserNey"]
 MAX_ORDER = 16
 MOST_TARGETS = 1 << 27
 # The arrays of the counts: rows of 32-bit integers of this many columns.
+_LEAF = 1 << 31  # in a link: a context that occurs once, and the position of its target
 COLUMNS = {"stream": 1, "nodes": 2, "children": 2, "followers": 3}
 
 
@@ -144,6 +147,36 @@ class KneserNey:
         )  # fmt: skip
         check(status)
         return result
+
+    def matched(self, context: Sequence[int]) -> int:
+        """Return how many of the newest tokens of a context a counted document has, in order.
+
+        At most order − 1, and none before BOS. A target follows them in the counted text.
+        """
+        arrays = self._in_place
+        nodes, children, stream = arrays["nodes"], arrays["children"], arrays["stream"].ravel()
+        node, position, depth = 0, -1, 0
+        for token in reversed(context[max(len(context) - self.order + 1, 0) :]):
+            if position < 0:  # not a leaf
+                first, last = int(nodes[node, 0]), int(nodes[node + 1, 0])
+                found = first + int(np.searchsorted(children[first:last, 0], token))
+                if found == last or children[found, 0] != token:
+                    break
+                link = int(children[found, 1])
+                if link & _LEAF:
+                    position = link & ~_LEAF
+                else:
+                    node = link
+            elif stream[position - 1 - depth] != token:
+                break
+            depth += 1
+            if token == BOS:
+                break
+        return depth
+
+    @cached_property
+    def _in_place(self) -> Mapping[str, NDArray[Any]]:
+        return self._memory if isinstance(self._memory, dict) else self.arrays()
 
     def _losses(
         self, documents: Documents, least_order: int, most_order: int, threads: int

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from nanochat.data.documents import Documents
 from nanochat.data.tokenizer import BOS
-from nanochat.ngram.baseline import most_counted
+from nanochat.ngram.baseline import counted_part, most_counted
 from nanochat.ngram.kneser_ney import KneserNey
 from nanochat.philox import Stream, permutation
 
@@ -51,7 +51,7 @@ def training_part(documents: Documents, seed: int, parts: int = FOLDS) -> Docume
     first parts, or the end of few documents."""
     if parts == FOLDS:
         return documents
-    documents = documents.end(most_counted(documents))
+    documents = counted_part(documents)
     if documents.count >= MANY:
         return documents.take(_parts_of_documents(documents, seed) < parts)
     return documents.end(documents.pairs - _edges(documents.pairs)[FOLDS - parts])
@@ -73,7 +73,7 @@ def cross_fitted(
     piece are not counted: their n-grams reach into it. What comes before the end that is counted
     at most is scored by all counts, which do not contain it.
     """
-    counted = documents.end(most_counted(documents))
+    counted = counted_part(documents)
     if counted is not documents and parts == FOLDS:
         model = KneserNey.count(counted, order, vocab_size, threads)
         before = documents.pairs - counted.pairs

@@ -18,9 +18,10 @@ from nanochat.output.table import (
     table_text,
     terminal_width,
 )
+from nanochat.runs.counts_facts import WARNING
 from nanochat.runs.summary import DAMAGED, RunSummary
 
-__all__ = ["age_text", "compare_text", "list_text", "show_text", "size_text"]
+__all__ = ["age_text", "compare_text", "counts_lines", "list_text", "show_text", "size_text"]
 
 _MISSING = "–"
 
@@ -122,6 +123,7 @@ def show_text(run: RunSummary, record: Mapping[str, Any]) -> str:
             f"started from: {source.get('path')}, weights SHA-256"
             f" {str(source.get('weights_sha256'))[:12]}…"
         )
+    lines += counts_lines(record["counts"])
     text = "\n".join(escaped(line) for line in lines)
     if record["options"]:
         rows = [[name, _joined(value)] for name, value in record["options"].items()]
@@ -135,6 +137,20 @@ def show_text(run: RunSummary, record: Mapping[str, Any]) -> str:
     for number, sample in enumerate(record["samples"], start=1):
         text += f"\n\nsample {number}: {escaped(sample.strip())}"
     return text
+
+
+def counts_lines(counts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what a person should know of the counts of a run; no line without counts."""
+    lines = []
+    for each in counts:
+        size = "unknown size" if each["bytes"] is None else size_text(each["bytes"])
+        lines.append(
+            f"counts: order {_or_missing(each['order'], str)},"
+            f" {_or_missing(each['entries'], '{:,}'.format)} entries of"
+            f" {_or_missing(each['tokens'], '{:,}'.format)} tokens, {size}"
+        )
+        lines.append(f"counts SHA-256: {each['sha256']}")
+    return [*lines, WARNING] if counts else lines
 
 
 def _tables(run: RunSummary) -> str:

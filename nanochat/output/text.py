@@ -5,7 +5,15 @@ from __future__ import annotations
 import os
 from typing import Any
 
-__all__ = ["display_width", "duration", "escaped", "fit_in_line", "terminal_width", "wrapped"]
+__all__ = [
+    "display_width",
+    "duration",
+    "escaped",
+    "fit_in_line",
+    "quoted",
+    "terminal_width",
+    "wrapped",
+]
 
 DEFAULT_WIDTH, MOST_COLUMNS = 80, 1000  # of a terminal that does not tell, and of any
 
@@ -25,6 +33,18 @@ def escaped(text: str) -> str:
     'a\\\\x1b[2Jb'
     """
     return text.translate(_ESCAPES)
+
+
+def quoted(text: str, width: int, encoding: str = "utf-8") -> str:
+    """Return a text in quotes on one line; an ellipsis marks what is cut off to fit `width`.
+
+    >>> quoted("it's\\n", 20), quoted("a long text", 8)
+    ('"it\'s\\\\n"', "'a lo...")
+    """
+    for character, shown in (("\n", "\\n"), ("\t", "\\t"), ("\r", "\\r")):
+        text = text.replace(character, shown)
+    mark = '"' if "'" in text else "'"
+    return fit_in_line(f"{mark}{text}{mark}", width, encoding)
 
 
 def display_width(text: str) -> int:

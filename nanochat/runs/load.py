@@ -21,19 +21,20 @@ from nanochat.config.options import (
 from nanochat.data.documents import Documents
 from nanochat.data.tokenizer import Tokenizer, tokenizer_from_dict
 from nanochat.engines import build_engine, resolve_hardware
-from nanochat.errors import CheckpointError, ConfigError
+from nanochat.errors import CheckpointError, ConfigError, UnsupportedOption
 from nanochat.ngram.kneser_ney import KneserNey
 from nanochat.ngram.mixing import probabilities
 from nanochat.runs.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from nanochat.runs.counts import counts_of
 from nanochat.runs.find import find_run, is_checkpoint, step_folders
-from nanochat.sampling.mixed import mixed_with
+from nanochat.sampling.mixed import NetworkAlone, mixed_with
 from nanochat.sampling.sampling import OpensDecoders
 from nanochat.training.average import averaged_weights
 from nanochat.training.engine import Engine, EngineState
 
 __all__ = [
     "TrainedModel",
+    "check_network_only",
     "config_of",
     "kept_tokenizer",
     "load_trained",
@@ -51,11 +52,13 @@ class TrainedModel:
     config: TrainConfig
     tokenizer: Tokenizer
     checkpoint: Checkpoint
-    counts: KneserNey | None  # that the network is mixed with
+    counts: KneserNey | None  # that the network is mixed with, unless it is to predict alone
 
     @property
     def mixture(self) -> OpensDecoders:
         """What samples are drawn from."""
+        if self.config.ngram_order and self.counts is None:
+            return NetworkAlone(self.engine)
         return mixed_with(self.engine, self.counts)
 
     def by_counts(self, documents: Documents) -> NDArray[np.float32] | None:  # (pairs,)
@@ -139,6 +142,17 @@ def _is_choice(checkpoint: str) -> bool:
     return checkpoint in (BEST, LAST) or checkpoint.isdecimal()
 
 
+def check_network_only(
+    options: SampleConfig | EvalConfig, checkpoint: Checkpoint, config: TrainConfig
+) -> None:
+    """Raise UnsupportedOption if `network_only` is to leave out counts that the model lacks."""
+    if options.network_only and not config.ngram_order:
+        raise UnsupportedOption(
+            f"network_only needs a model with counts, got {checkpoint.path}, which has ngram_order"
+            " 0; leave network_only out"
+        )
+
+
 def load_trained(
     options: SampleConfig | EvalConfig, checkpoint: Checkpoint, config: TrainConfig
 ) -> TrainedModel:
@@ -173,7 +187,9 @@ def load_trained(
     engine = build_engine(resolved, tokenizer.vocab_size)
     weights = averaged_weights(checkpoint.state)
     engine.load_state_dict(EngineState(weights=weights, optimizer={}))
+    # `eval` scores the mixture as well.
+    needs_counts = isinstance(options, EvalConfig) or not options.network_only
     return TrainedModel(
         engine=engine, config=resolved, tokenizer=tokenizer, checkpoint=checkpoint,
-        counts=counts_of(checkpoint),
+        counts=counts_of(checkpoint) if needs_counts else None,
     )  # fmt: skip

@@ -68,6 +68,7 @@ def generate(
     bias: PhraseBias | None = None,
     first_row: int = 0,
     on_text: Callable[[str], None] | None = None,  # receives the first row piece by piece
+    on_tokens: Callable[[Sequence[int | None]], None] | None = None,  # one token per row, drawn now
     stop: Callable[[], bool] = lambda: False,  # true: end the texts after this token
 ) -> list[str]:
     """Return one text per row, the prompt included.
@@ -83,6 +84,8 @@ def generate(
         engine, context, settings, rows=rows, first_row=first_row, bias=bias, stopped=stopped
     )
     for step in steps:
+        if on_tokens is not None:
+            on_tokens(step)
         for row, token in enumerate(step):
             if token is not None:
                 stopped[row] = texts[row].push(token)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nanochat.data.batches import Batch
 from nanochat.ngram.kneser_ney import KneserNey
 from nanochat.sampling.sampling import OpensDecoders
 from nanochat.training.engine import Decoder
 
-__all__ = ["MixedDecoder", "mixed_with"]
+__all__ = ["MixedDecoder", "NetworkAlone", "Parts", "mixed_with"]
 
 
 def mixed_with(network: OpensDecoders, counts: KneserNey | None) -> OpensDecoders:
@@ -25,6 +27,14 @@ class _Mixture:
 
     def open_decoder(self, prompts: Sequence[Sequence[int]]) -> Decoder:
         return MixedDecoder(self._network.open_decoder(prompts), self._counts, prompts)
+
+
+class Parts(NamedTuple):
+    """What a mixture is made of: (1 − share) · network + share · counts."""
+
+    network: NDArray[np.float64]  # (rows, vocab) probability of each token by the network alone
+    counts: NDArray[np.float64]  # (rows, vocab)
+    share: NDArray[np.float64]  # (rows,) of the counts
 
 
 class MixedDecoder:
@@ -54,12 +64,67 @@ class MixedDecoder:
         logits -= logits.max(axis=1, keepdims=True)
         shares = np.exp(logits)
         shares /= shares.sum(axis=1, keepdims=True)
-        counted = self._counts.distributions(self._texts, threads=self._threads)
-        result: NDArray[np.float64] = np.log(shares[:, :-1] + shares[:, -1:] * counted)
+        result: NDArray[np.float64] = np.log(shares[:, :-1] + shares[:, -1:] * self._counted())
         return result
+
+    def _counted(self) -> NDArray[np.float64]:  # (rows, vocab)
+        return self._counts.distributions(self._texts, threads=self._threads)
+
+    def parts(self) -> Parts:
+        """Return what the network and the counts each say of the next tokens."""
+        logits = self._network.logits.astype(np.float64)
+        network = log_softmax(logits[:, :-1])
+        rest = np.logaddexp.reduce(logits[:, :-1], axis=1)
+        share = np.exp(logits[:, -1] - np.logaddexp(rest, logits[:, -1]))
+        return Parts(np.exp(network), self._counted(), share)
+
+    def matched_orders(self) -> list[int]:
+        """Return for each row the order of the longest n-grams that its text begins: one more than
+        the newest tokens of the text that occur together in the counted text."""
+        return [self._counts.matched(text) + 1 for text in self._texts]
 
     def advance(self, ids: Sequence[int]) -> None:
         self._network.advance(ids)
         self._texts = [
             self._recent([*text, int(token)]) for text, token in zip(self._texts, ids, strict=True)
         ]
+
+
+class HasShare(Protocol):
+    """An engine whose last logit is the share of the counts."""
+
+    def open_decoder(self, prompts: Sequence[Sequence[int]]) -> Decoder: ...
+
+    def network_losses(self, batch: Batch) -> NDArray[np.float64]: ...
+
+
+class NetworkAlone:
+    """The network of a mixture without its counts: the softmax of the logits of the tokens."""
+
+    def __init__(self, network: HasShare) -> None:
+        self._network = network
+
+    def open_decoder(self, prompts: Sequence[Sequence[int]]) -> Decoder:
+        return _WithoutShare(self._network.open_decoder(prompts))
+
+    def token_losses(self, batch: Batch) -> NDArray[np.float64]:  # (rows, length) nats
+        return self._network.network_losses(batch)
+
+
+class _WithoutShare:
+    def __init__(self, network: Decoder) -> None:
+        self._network = network
+
+    @property
+    def logits(self) -> NDArray[np.float64] | NDArray[np.float32]:  # (rows, vocab)
+        logits: NDArray[Any] = self._network.logits[:, :-1]
+        return logits
+
+    def advance(self, ids: Sequence[int]) -> None:
+        self._network.advance(ids)
+
+
+def log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:  # (…, vocab) each
+    """Return the log probabilities of the logits."""
+    result: NDArray[np.float64] = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
+    return result

@@ -160,17 +160,24 @@ class ScalarEngine:
         return self._healthy
 
     def token_losses(self, batch: Batch) -> NDArray[np.float64]:  # (rows, length) nats
+        return self._losses(batch, network_alone=False)
+
+    def network_losses(self, batch: Batch) -> NDArray[np.float64]:  # (rows, length) nats
+        return self._losses(batch, network_alone=True)
+
+    def _losses(self, batch: Batch, *, network_alone: bool) -> NDArray[np.float64]:
         nats = np.zeros(batch.targets.shape)
         counted = batch.targets != IGNORE
         replay = self._replay_for([batch])
         if replay is None:
             with self.tape.no_grad():
-                rows = [[loss.data for loss in losses] for losses in self._losses_by_row(batch)]
+                by_row = self._losses_by_row(batch, network_alone=network_alone)
+                rows = [[loss.data for loss in losses] for losses in by_row]
             nats[counted] = [loss for row in rows for loss in row]
             return nats
         replay.core.load()
         segments = segments_of(batch, replay.positions)
-        by_segment = replay.losses(segments)
+        by_segment = replay.network_losses(segments) if network_alone else replay.losses(segments)
         nats[batch.segments >= 0] = by_segment[
             np.arange(replay.positions) < segments.lengths[:, None]
         ]
@@ -218,7 +225,7 @@ class ScalarEngine:
             )
         return (note,)
 
-    def _losses_by_row(self, batch: Batch) -> Iterator[list[Value]]:
+    def _losses_by_row(self, batch: Batch, *, network_alone: bool = False) -> Iterator[list[Value]]:
         """Yield the losses of each row's targets. A row's graph is freed before the next row."""
         by_counts = batch.by_counts
         if by_counts is None:
@@ -232,12 +239,14 @@ class ScalarEngine:
                 if token_segment != segment:
                     cache, segment = self.model.new_cache(), token_segment
                 logits = self.model.logits(token, position, cache)
-                if target != IGNORE:
-                    losses.append(
-                        mixed_cross_entropy(logits, target, counted)
-                        if self.config.ngram_order
-                        else cross_entropy(logits, target)
-                    )
+                if target == IGNORE:
+                    continue
+                if network_alone:
+                    losses.append(cross_entropy(logits[:-1], target))
+                elif self.config.ngram_order:
+                    losses.append(mixed_cross_entropy(logits, target, counted))
+                else:
+                    losses.append(cross_entropy(logits, target))
             yield losses
 
     def open_decoder(self, prompts: Sequence[Sequence[int]]) -> Decoder:

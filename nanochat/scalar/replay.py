@@ -192,6 +192,22 @@ class Replay:
             parts.append(self.core.outputs())
         return np.concatenate(parts)
 
+    def network_losses(self, segments: Segments) -> NDArray[np.float64]:
+        """Return `losses` without the share of the counts, (segments, positions); any number
+        beyond the end of a segment."""
+        parts = []
+        for part in segments.chunks(CHUNK[self._numerics]):
+            self._forward(part, 1.0)
+            logits = self.core.watched(0, self.positions * self._outputs)
+            logits = logits.reshape(len(part.lengths), self.positions, self._outputs)[:, :, :-1]
+            targets = part.tokens[:, 1::2, None].astype(np.int64)
+            chosen = np.take_along_axis(logits, np.maximum(targets, 0), axis=2)
+            with np.errstate(all="ignore"):  # beyond the end of a segment are any logits
+                largest = logits.max(axis=2, keepdims=True)
+                sums = np.exp(logits - largest).sum(axis=2, keepdims=True)
+                parts.append((np.log(sums) + largest - chosen)[:, :, 0])
+        return np.concatenate(parts)
+
     def last_logits(self, segments: Segments) -> NDArray[np.float64]:
         """Return the logits of the last position, (segments, outputs); lengths are equal."""
         end = int(segments.lengths[0]) * self._outputs

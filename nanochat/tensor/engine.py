@@ -244,9 +244,13 @@ class TensorEngine:
                 hidden, self.model.head, inputs.targets,
                 softcap=self.config.logit_softcap, reduction="none", use_native=self._fused,
             )  # fmt: skip
-        nats = np.zeros(batch.targets.shape)  # columns past inputs.length hold only padding
-        nats[:, : inputs.length] = losses.cpu().numpy().reshape(-1, inputs.length)
-        return nats
+        return _by_row(losses, batch, inputs)
+
+    @torch.no_grad()
+    def network_losses(self, batch: Batch) -> NDArray[np.float64]:  # (rows, length) nats
+        inputs = self._inputs(batch)
+        _, losses = self._mixed_nats(self.model.hidden(inputs), inputs)
+        return _by_row(losses, batch, inputs)
 
     def averaged(self) -> AbstractContextManager[None]:
         return nullcontext() if self._average is None else self._average.in_place_of_weights()
@@ -285,6 +289,12 @@ class TensorEngine:
         if self._average is not None:
             self._average.load(average)
         self._steps = int(state.optimizer["step"][0]) if state.optimizer else 0
+
+
+def _by_row(losses: Tensor, batch: Batch, inputs: LabeledInputs) -> NDArray[np.float64]:
+    nats = np.zeros(batch.targets.shape)  # columns past inputs.length hold only padding
+    nats[:, : inputs.length] = losses.cpu().numpy().reshape(-1, inputs.length)
+    return nats
 
 
 def _prepare_machine(config: TrainConfig, device: str) -> torch.device:

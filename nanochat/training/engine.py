@@ -84,6 +84,10 @@ class Engine(Protocol):
         """Return the loss of each target in nats, (rows, length) like batch.targets, 0 where the
         target is IGNORE. No dropout, no gradients."""
 
+    def network_losses(self, batch: Batch) -> NDArray[np.float64]:
+        """Return token_losses of the network alone, without the share of the counts. Only called
+        for a model with ngram_order."""
+
     def averaged(self) -> AbstractContextManager[None]:
         """Inside the block, token_losses and open_decoder use the average of the weights, if the
         option ema asks for one. No step may be taken there. Without the option it does nothing."""

@@ -86,6 +86,11 @@ class LossTotals:
         self.bytes += int(sizes.sum())
 
     @property
+    def nats(self) -> float:
+        """Nats of all targets, BOS included."""
+        return self._nats
+
+    @property
     def loss(self) -> float | None:
         """Nats per target, BOS included; None without targets."""
         return self._nats / self.targets if self.targets else None

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
+from pathlib import Path
+
+from safetensors.numpy import load_file
 
 import nanochat
 from nanochat import _scalar
@@ -59,3 +63,31 @@ def test_a_drivers_tool_that_fails_is_told(monkeypatch):
 def test_info_is_silent_in_the_api(capsys):
     nanochat.info()
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_run_with_counts_is_told_with_order_size_and_hash(folder, tiny, cli, refused):
+    options = {"ngram_order": 3, "num_samples": 0, "steps": 2}
+    nanochat.train(nanochat.TrainConfig(**tiny("mini-gpt", out="run", **options)))
+    (path,) = Path("run/counts").iterdir()
+    arrays = load_file(path)
+    facts = {
+        "path": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "bytes": path.stat().st_size, "order": 3, "tokens": len(arrays["stream"]) - 1,
+        "entries": sum(len(arrays[name]) for name in ("nodes", "children", "followers")),
+    }  # fmt: skip
+    for words in (["info", "run"], ["runs", "show", "run"]):
+        assert json.loads(cli(*words, "--json").out)["counts"] == [facts]
+        out = cli(*words).out
+        assert f"\ncounts: order 3, {facts['entries']:,} entries of {facts['tokens']} tokens" in out
+        assert f"\ncounts SHA-256: {facts['sha256']}\n" in out
+        assert "\nlong orders store the training text nearly verbatim: share the counts" in out
+    path.write_bytes(b"?")
+    assert "counts: order –, – entries of – tokens, 1 B" in cli("info", "run").out
+    assert refused("info", "nowhere", code=1).startswith("no run nowhere")
+
+
+def test_a_run_without_counts_has_none(trained, cli):
+    assert cli("info", str(trained.path)).out.endswith(f"run: {trained.path}\ncounts: none\n")
+    assert json.loads(cli("info", str(trained.path), "--json").out)["counts"] == []
+    assert "counts" not in cli("runs", "show", str(trained.path)).out
+    assert "run" not in nanochat.info()

@@ -123,6 +123,9 @@ class ToyEngine:
         nats[batch.targets != IGNORE] = self._counted(batch)[2]
         return nats
 
+    def network_losses(self, batch: Batch) -> NDArray[np.float64]:
+        return self.token_losses(batch)  # it has no counts
+
     def notes(self) -> Sequence[str]:
         return ()
 

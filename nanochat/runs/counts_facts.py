@@ -1,0 +1,57 @@
+"""What a run folder says about the counts of its model, from the header of their file.
+
+Imports no NumPy, because `nanochat runs show` must start at once.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from nanochat.runs.folder import RunFolder
+
+__all__ = ["WARNING", "counts_facts"]
+
+WARNING = "long orders store the training text nearly verbatim: share the counts with care"
+_NAME = re.compile(r"ngram-([0-9a-f]{64})\.safetensors")
+_MOST_HEADER = 1 << 16  # bytes; the header of eight arrays has some hundreds
+_TABLES = ("nodes", "children", "followers")  # the text is stored next to them
+
+
+def counts_facts(run: Path) -> list[dict[str, Any]]:
+    """Return order, entries, tokens, bytes and SHA-256 of each file of counts of a run.
+
+    The SHA-256 is that of the name; loading the counts checks it. Entries are the rows of the
+    tables of contexts and followers. They, order and tokens are None for a file that cannot be
+    read.
+    """
+    folder = RunFolder(run).counts
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError:
+        return []
+    return [_facts(folder / name, found[1]) for name in names if (found := _NAME.fullmatch(name))]
+
+
+def _facts(path: Path, sha256: str) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "path": path, "sha256": sha256, "bytes": None, "order": None, "tokens": None,
+        "entries": None,
+    }  # fmt: skip
+    try:
+        record["bytes"] = path.stat().st_size
+        with open(path, "rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(min(size, _MOST_HEADER)))
+            file.seek(8 + size + header["sizes"]["data_offsets"][0])
+            order = int.from_bytes(file.read(4), "little")
+        rows = {name: math.prod(header[name]["shape"][:1]) for name in ("stream", *_TABLES)}
+    except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError):
+        return record
+    # The stream has BOS before the first document.
+    record.update(order=order, tokens=rows["stream"] - 1, entries=sum(rows[t] for t in _TABLES))
+    return record
