@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -22,6 +23,18 @@ using program::VectorProgram;
 using Integers = py::array_t<std::int32_t, py::array::c_style | py::array::forcecast>;
 using Doubles = py::array_t<double, py::array::c_style | py::array::forcecast>;
 using Flags = py::array_t<std::uint8_t, py::array::c_style | py::array::forcecast>;
+
+// Raises ValueError unless `holds`. `message` is a text, or a function that returns one: a text
+// that is put together at each call would take a tenth of the time of a small step.
+template <class Message>
+void require(bool holds, const Message& message) {
+  if (holds) return;
+  if constexpr (std::is_invocable_v<const Message&>) {
+    throw py::value_error(message());
+  } else {
+    throw py::value_error(message);
+  }
+}
 
 // The last complete replay. backward() and outputs() need the rows that `forward` leaves.
 enum class LastReplay : std::uint8_t { none, forward, forward_backward };
