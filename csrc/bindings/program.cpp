@@ -358,6 +358,29 @@ void register_program(py::module_& module) {
       .def("adamw", &adamw, py::arg("begin"), py::arg("end"), py::arg("lr"), py::arg("beta1"),
            py::arg("beta2"), py::arg("eps"), py::arg("weight_decay"), py::arg("t"),
            py::arg("grad_scale") = 1.0, "Update parameters begin … end - 1 by one AdamW step.")
+      .def(
+          "steps",
+          [](Compiled& self, const Integers& lengths, const Integers& tokens, const Doubles& scale,
+             const std::optional<Doubles>& inputs, const std::optional<Flags>& counted,
+             const Integers& documents, const std::vector<std::size_t>& ends, const Doubles& rates,
+             bool adamw, double beta1, double beta2, double eps, double weight_decay,
+             double grad_clip, long long done, std::int32_t documents_at_once) {
+            return steps(
+                self, lengths, tokens, scale, inputs, counted, documents, ends, rates,
+                {adamw, beta1, beta2, eps, weight_decay, grad_clip, done, documents_at_once});
+          },
+          py::arg("lengths"), py::arg("tokens"), py::arg("scale"), py::arg("inputs"),
+          py::arg("counted"), py::arg("documents"), py::arg("ends"), py::arg("rates"),
+          py::kw_only(), py::arg("adamw"), py::arg("beta1"), py::arg("beta2"), py::arg("eps"),
+          py::arg("weight_decay"), py::arg("grad_clip"), py::arg("done"),
+          py::arg("documents_at_once"),
+          "Take consecutive optimizer steps; return (losses, gradient norms, steps taken).\n\n"
+          "The documents of all steps are one batch, as in forward(). documents: (steps,\n"
+          "microbatches), how many each has. ends: of the ranges of parameters that have separate\n"
+          "rates. rates: (steps, ranges). done: steps before these. documents_at_once: per forward\n"
+          "and backward pass, at most. The loss of a step is the sum of scale times the outputs. A\n"
+          "step whose loss or gradient norm is not finite makes no update and is the last: its\n"
+          "figures are at index `steps taken`.")
       .def("sgd", &sgd, py::arg("begin"), py::arg("end"), py::arg("lr"), py::arg("momentum"),
            py::arg("weight_decay"), py::arg("first"), py::arg("grad_scale") = 1.0,
            "Update parameters begin … end - 1 by one SGD step.")

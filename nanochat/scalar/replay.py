@@ -47,6 +47,7 @@ class Segments:
     counted: NDArray[np.uint8] | None  # (segments, positions): targets that count; None: all
     # (segments, positions): probability of each target by counted n-grams; None: no counts
     by_counts: NDArray[np.float64] | None = None
+    rows: NDArray[np.int64] | None = None  # (segments,) of the batch; None: there is one row
 
     def chunks(self, size: int) -> Iterator[Segments]:
         for start in range(0, len(self.lengths), size):
@@ -54,6 +55,12 @@ class Segments:
             counted = None if self.counted is None else self.counted[part]
             by_counts = None if self.by_counts is None else self.by_counts[part]
             yield Segments(self.lengths[part], self.tokens[part], counted, by_counts)
+
+    def count_per(self, rows: int, groups: int) -> NDArray[np.int32]:  # (groups,)
+        """Count the segments of each group of `rows` consecutive rows."""
+        if self.rows is None:
+            return np.ones(1, dtype=np.int32)
+        return np.bincount(self.rows // rows, minlength=groups).astype(np.int32)
 
 
 def segments_of(batch: Batch, positions: int) -> Segments:
@@ -88,7 +95,7 @@ def segments_of(batch: Batch, positions: int) -> Segments:
         by_counts = np.ones((len(starts), positions))
         by_counts[segment, position] = batch.by_counts[inside]
     lengths = np.diff(np.append(starts, len(rows))).astype(np.int32)
-    return Segments(lengths, tokens, counted, by_counts)
+    return Segments(lengths, tokens, counted, by_counts, rows[starts])
 
 
 def _counted(targets: NDArray[np.int64], length: int, positions: int) -> NDArray[np.uint8] | None:
@@ -183,6 +190,15 @@ class Replay:
             totals += self._forward(part, scale, accumulate).tolist()
             accumulate = True
         return totals
+
+    def steps(
+        self, segments: Segments, scales: NDArray[np.float64], **options: Any
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
+        """Take consecutive optimizer steps, as Program.steps does."""
+        return self.core.steps(
+            segments.lengths, segments.tokens, scales, segments.by_counts, segments.counted,
+            documents_at_once=STEP_CHUNK[self._numerics], **options,
+        )  # fmt: skip
 
     def losses(self, segments: Segments) -> NDArray[np.float64]:
         """Return the loss of each target, (segments, positions); 0 beyond the end of a segment."""

@@ -51,6 +51,10 @@ class Pace(Protocol):
     def lr_multiplier(self, step: int) -> float:
         """Return the multiplier of the peak learning rate for the step that comes after `step`."""
 
+    def next_look(self, step: int) -> int:
+        """Return the first step after `step` before which ends() must be asked again, once it was
+        asked about `step`, and lr_multiplier() too."""
+
     def time_left_s(self) -> float | None:
         """Return the seconds until the process must end; None if only steps are counted."""
 
@@ -72,6 +76,9 @@ class StepPace:
         if self._points is not None:
             return self._shape.between(self._points, step)
         return self._shape.at(step, self._last)
+
+    def next_look(self, step: int) -> int:
+        return self._last
 
     def time_left_s(self) -> None:
         return None
@@ -166,6 +173,9 @@ class Deadline:
         if step >= self._points.steps[-1]:
             self._plan_segment(step)
         return self._shape.between(self._points, step)
+
+    def next_look(self, step: int) -> int:
+        return max(step + 1, min(self._look, self._points.steps[-1]))
 
     def _observe(self, step: int, training_s: float, now: float) -> None:
         """Record the pace since the last look, and choose the step of the next."""
