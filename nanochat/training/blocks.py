@@ -114,9 +114,7 @@ class Blocks:
         end = min(until, self._pace.next_look(step), step + self._size)
         rows = batcher.steps(step, int(end) - step)
         count = len(rows.targets)
-        multipliers = [self._pace.lr_multiplier(each) for each in range(step + 1, step + count)]
-        rates = np.outer([0.0, *multipliers], _peaks(self._config))
-        rates[0] = [settings.lr[group] for group in GROUPS]
+        rates = np.outer(self._pace.lr_multipliers(step, count), _peaks(self._config))
         metrics = engine.steps(rows, rates)
         self._measure(count, self._clock() - began)
         return Block(
