@@ -441,6 +441,35 @@ class Program:
         grad_scale: float = 1.0,
     ) -> None:
         """Update parameters begin … end - 1 by one AdamW step."""
+    def steps(
+        self,
+        lengths: NDArray[np.int32],
+        tokens: NDArray[np.int32],
+        scale: NDArray[np.float64],
+        inputs: NDArray[np.float64] | None,
+        counted: NDArray[np.uint8] | None,
+        documents: NDArray[np.int32],
+        ends: Sequence[int],
+        rates: NDArray[np.float64],
+        *,
+        adamw: bool,
+        beta1: float,
+        beta2: float,
+        eps: float,
+        weight_decay: float,
+        grad_clip: float,
+        done: int,
+        documents_at_once: int,
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
+        """Take consecutive optimizer steps; return (losses, gradient norms, steps taken).
+
+        The documents of all steps are one batch, as in forward(). documents: (steps,
+        microbatches), how many each has. ends: of the ranges of parameters that have separate
+        rates. rates: (steps, ranges). done: steps before these. documents_at_once: per forward
+        and backward pass, at most. The loss of a step is the sum of scale times the outputs. A
+        step whose loss or gradient norm is not finite makes no update and is the last: its
+        figures are at index `steps taken`.
+        """
     def sgd(
         self,
         begin: int,

@@ -104,8 +104,9 @@ PUBLIC = {
     "runs.checkpoint": ["BEST", "BestMark", "Checkpoint", "find_checkpoint", "load_checkpoint",
                         "mark_best", "newest_checkpoint", "newest_run", "read_best",
                         "remove_checkpoint", "resolve_checkpoint", "save_checkpoint"],
-    "training.engine": ["Decoder", "Engine", "EngineState", "StepMetrics", "StepResult",
-               "StepSettings"],
+    "training.blocks": ["Block", "Blocks", "step_settings"],
+    "training.engine": ["BlockEngine", "BlockMetrics", "Decoder", "Engine", "EngineState",
+               "StepMetrics", "StepResult", "StepSettings"],
     "training.guards": ["MemoryGuard", "check_finite", "check_memory_fits", "check_prompt",
                "check_temperature", "is_finite", "training_bytes"],
     "training.loop": ["EvalMetrics", "LoopResult", "Observer", "evaluate", "step_settings", "train"],
@@ -115,7 +116,7 @@ PUBLIC = {
                    "initial_weights", "output_size", "parameter_specs", "rotary_angles", "table_entries"],
     "sampling.sampling": ["DrawsOwnTokens", "DrawsTokens", "OpensDecoders", "PhraseBias", "SamplingSettings", "sample_tokens"],
     "training.deadline": ["Deadline", "Pace", "StepPace", "TimePlan", "exit_s"],
-    "training.schedule": ["lr_multiplier", "lr_multiplier_between"],
+    "training.schedule": ["lr_multiplier", "lr_multiplier_between", "lr_multipliers"],
     "model.state": ["TrainerState", "check_shapes"],
 }  # fmt: skip
 

@@ -28,7 +28,7 @@ def make_core(vocab: int, n_embd: int, numerics: str, dtype: str) -> _scalar.Pro
     """Record the microgpt preset at its block size."""
     config = TrainConfig(mode="scalar", preset="microgpt", n_embd=n_embd, numerics=numerics)
     engine = ScalarEngine(config, vocab, dtype=dtype)
-    replay = Replay(engine.model, engine.tape, engine.matrices, numerics=numerics, vocab_size=vocab)
+    replay = Replay(engine.model, engine.tape, engine.matrices, numerics=numerics, outputs=vocab)
     replay.reserve(config.block_size)
     return replay.core
 

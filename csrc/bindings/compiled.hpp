@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -22,6 +23,18 @@ using program::VectorProgram;
 using Integers = py::array_t<std::int32_t, py::array::c_style | py::array::forcecast>;
 using Doubles = py::array_t<double, py::array::c_style | py::array::forcecast>;
 using Flags = py::array_t<std::uint8_t, py::array::c_style | py::array::forcecast>;
+
+// Raises ValueError unless `holds`. `message` is a text, or a function that returns one: a text
+// that is put together at each call would take a tenth of the time of a small step.
+template <class Message>
+void require(bool holds, const Message& message) {
+  if (holds) return;
+  if constexpr (std::is_invocable_v<const Message&>) {
+    throw py::value_error(message());
+  } else {
+    throw py::value_error(message);
+  }
+}
 
 // The last complete replay. backward() and outputs() need the rows that `forward` leaves.
 enum class LastReplay : std::uint8_t { none, forward, forward_backward };
@@ -57,6 +70,15 @@ struct Compiled {
   }
 };
 
+// What consecutive steps of an optimizer have in common.
+struct StepOptions {
+  bool adamw;  // false: SGD, whose momentum is beta1
+  double beta1, beta2, eps, weight_decay;
+  double grad_clip;                // 0: gradients are not clipped
+  long long done;                  // steps before these
+  std::int32_t documents_at_once;  // per forward and backward pass, at most
+};
+
 // Marks a program as in use for the duration of one call. A second call, from another thread or
 // from Python code that the first call runs (such as a token's __index__), raises ProgramError:
 // both would write to the same buffers. The interpreter's lock protects the mark. It is held here,
@@ -90,6 +112,13 @@ Documents read_documents(Compiled& self, const py::object& tokens, const py::obj
 Documents read_arrays(Compiled& self, const Integers& lengths, const Integers& tokens,
                       const Doubles& scale, const std::optional<Doubles>& inputs,
                       const std::optional<Flags>& counted);
+
+// Takes consecutive optimizer steps: Program.steps(), in steps.cpp.
+py::tuple steps(Compiled& self, const Integers& lengths, const Integers& tokens,
+                const Doubles& scale, const std::optional<Doubles>& inputs,
+                const std::optional<Flags>& counted, const Integers& documents,
+                const std::vector<std::size_t>& ends, const Doubles& rates,
+                const StepOptions& options);
 
 }  // namespace nanochat::bindings
 

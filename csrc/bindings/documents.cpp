@@ -8,10 +8,6 @@
 namespace nanochat::bindings {
 namespace {
 
-void require(bool holds, const std::string& message) {
-  if (!holds) throw py::value_error(message);
-}
-
 std::string shape_of(const py::array& array) {
   std::string shape = "(";
   for (py::ssize_t i = 0; i < array.ndim(); ++i) {
@@ -22,17 +18,20 @@ std::string shape_of(const py::array& array) {
 }
 
 void require_shape(const py::array& array, py::ssize_t rows, py::ssize_t cols, const char* name) {
-  require(array.ndim() == 2 && array.shape(0) == rows && array.shape(1) == cols,
-          std::string(name) + " must be (" + std::to_string(rows) + ", " + std::to_string(cols) +
-              "), got " + shape_of(array));
+  require(array.ndim() == 2 && array.shape(0) == rows && array.shape(1) == cols, [&] {
+    return std::string(name) + " must be (" + std::to_string(rows) + ", " + std::to_string(cols) +
+           "), got " + shape_of(array);
+  });
 }
 
 // Kernels index (documents, slots) and (documents, positions) with 32 bits.
 void require_indexable(const VectorProgram& program, py::ssize_t count) {
   const auto widest = static_cast<py::ssize_t>(std::max(program.slots, program.positions));
   require(count <= std::numeric_limits<std::int32_t>::max() / std::max<py::ssize_t>(widest, 1),
-          "a batch must have fewer than 2^31 tokens, got " + std::to_string(count) +
-              " documents of " + std::to_string(widest));
+          [&] {
+            return "a batch must have fewer than 2^31 tokens, got " + std::to_string(count) +
+                   " documents of " + std::to_string(widest);
+          });
 }
 
 std::string repr_of(const py::handle& object) { return py::cast<std::string>(py::repr(object)); }
@@ -111,8 +110,10 @@ void read_tokens(Compiled& self, const py::handle& document) {
 
 // Returns the number of documents.
 py::ssize_t read_all_tokens(Compiled& self, const py::object& tokens) {
-  require(is_sequence(tokens), "tokens must be a sequence of ints, got " +
-                                   (tokens.is_none() ? "None" : type_name(tokens)));
+  require(is_sequence(tokens), [&] {
+    return "tokens must be a sequence of ints, got " +
+           (tokens.is_none() ? "None" : type_name(tokens));
+  });
   const auto size = static_cast<py::ssize_t>(py::len(tokens));
   const bool several = size > 0 && is_sequence(py::object(tokens[py::int_(0)]));
   if (!several) {
@@ -124,9 +125,10 @@ py::ssize_t read_all_tokens(Compiled& self, const py::object& tokens) {
     if (++found > size) break;  // the items may have no end
     read_tokens(self, document);
   }
-  require(found == size, "tokens must have len(tokens) documents, got " +
-                             (found > size ? "more" : std::to_string(found)) + " instead of " +
-                             std::to_string(size));
+  require(found == size, [&] {
+    return "tokens must have len(tokens) documents, got " +
+           (found > size ? "more" : std::to_string(found)) + " instead of " + std::to_string(size);
+  });
   return size;
 }
 
@@ -159,8 +161,9 @@ py::object with_ends(const py::handle& object, int depth) {
 void read_inputs(Compiled& self, const py::object& inputs, py::ssize_t& count) {
   const std::int32_t width = self.given_inputs;
   if (inputs.is_none()) {
-    require(width == 0,
-            "inputs must be " + std::to_string(width) + " numbers per document, got none");
+    require(width == 0, [&] {
+      return "inputs must be " + std::to_string(width) + " numbers per document, got none";
+    });
     return;
   }
   require(width > 0, "inputs must be omitted: this program takes none");
@@ -171,13 +174,16 @@ void read_inputs(Compiled& self, const py::object& inputs, py::ssize_t& count) {
   }
   const bool one = array.ndim() == 1 && array.shape(0) == width;
   const bool several = array.ndim() == 2 && array.shape(1) == width && array.shape(0) > 0;
-  require(one || several, "inputs must be " + std::to_string(width) +
-                              " numbers per document, for at least one document, got shape " +
-                              shape_of(array));
+  require(one || several, [&] {
+    return "inputs must be " + std::to_string(width) +
+           " numbers per document, for at least one document, got shape " + shape_of(array);
+  });
   const py::ssize_t documents = one ? 1 : array.shape(0);
   if (self.given_tokens == 0) count = documents;
-  require(documents == count, "inputs must have as many documents as the tokens, got " +
-                                  std::to_string(documents) + " and " + std::to_string(count));
+  require(documents == count, [&] {
+    return "inputs must have as many documents as the tokens, got " + std::to_string(documents) +
+           " and " + std::to_string(count);
+  });
   // A program stores only the inputs that its function reads.
   for (py::ssize_t d = 0; d < count; ++d) {
     const double* row = array.data() + d * width;
@@ -244,19 +250,22 @@ Documents read_arrays(Compiled& self, const Integers& lengths, const Integers& t
   require(count > 0, "a replay needs at least one document");
   require_indexable(program, count);
   require_shape(tokens, count, program.slots, "tokens");
-  require(scale.size() == count, "scale must have one number per document, got " +
-                                     std::to_string(scale.size()) + " for " +
-                                     std::to_string(count) + " documents");
-  require(inputs.has_value() || program.inputs == 0, "inputs must be given: the program reads " +
-                                                         std::to_string(program.inputs) +
-                                                         " per document");
+  require(scale.size() == count, [&] {
+    return "scale must have one number per document, got " + std::to_string(scale.size()) +
+           " for " + std::to_string(count) + " documents";
+  });
+  require(inputs.has_value() || program.inputs == 0, [&] {
+    return "inputs must be given: the program reads " + std::to_string(program.inputs) +
+           " per document";
+  });
   if (inputs) require_shape(*inputs, count, program.inputs, "inputs");
   if (counted) require_shape(*counted, count, program.positions, "counted");
   self.lengths.assign(lengths.data(), lengths.data() + count);
   for (const std::int32_t length : self.lengths) {
-    require(length >= 1 && length <= program.positions,
-            "a document must have 1 … " + std::to_string(program.positions) + " positions, got " +
-                std::to_string(length));
+    require(length >= 1 && length <= program.positions, [&] {
+      return "a document must have 1 … " + std::to_string(program.positions) + " positions, got " +
+             std::to_string(length);
+    });
   }
   check_tokens(self, tokens, counted.has_value());
   return {

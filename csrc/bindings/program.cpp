@@ -14,10 +14,6 @@
 namespace nanochat::bindings {
 namespace {
 
-void require(bool holds, const std::string& message) {
-  if (!holds) throw py::value_error(message);
-}
-
 // Runs `body`, without the interpreter's lock if it takes long enough for other threads to benefit.
 template <class T, class Body>
 void run_long(const Shards<T>& replay, const Documents& documents, Body body) {
@@ -46,15 +42,17 @@ std::unique_ptr<Compiled> compile(const Recorder& recorder, const py::sequence& 
                                   std::int32_t given_tokens, std::int32_t given_inputs,
                                   int threads) {
   require(numerics == "fast" || numerics == "exact",
-          "numerics must be 'fast' or 'exact', got '" + numerics + "'");
+          [&] { return "numerics must be 'fast' or 'exact', got '" + numerics + "'"; });
   require(dtype == "float64" || dtype == "float32",
-          "dtype must be 'float64' or 'float32', got '" + dtype + "'");
+          [&] { return "dtype must be 'float64' or 'float32', got '" + dtype + "'"; });
   const bool exact = numerics == "exact";
   require(!exact || dtype == "float64", "exact numerics need dtype 'float64'");
-  require(given_tokens >= 0 && given_inputs >= 0,
-          "given_tokens and given_inputs must be at least 0, got " + std::to_string(given_tokens) +
-              " and " + std::to_string(given_inputs));
-  require(threads >= 1, "threads must be at least 1, got " + std::to_string(threads));
+  require(given_tokens >= 0 && given_inputs >= 0, [&] {
+    return "given_tokens and given_inputs must be at least 0, got " + std::to_string(given_tokens) +
+           " and " + std::to_string(given_inputs);
+  });
+  require(threads >= 1,
+          [&] { return "threads must be at least 1, got " + std::to_string(threads); });
   // Private copies, which keep the Values alive until the graph is made.
   const py::list output_list = items_of(outputs), watched_list = items_of(watched);
   require(!output_list.empty(), "a program needs at least one output");
@@ -207,16 +205,17 @@ double grad(Compiled& self, const py::object& tokens, const py::object& inputs) 
 }
 
 void require_range(std::size_t begin, std::size_t end, std::size_t count, const char* what) {
-  require(begin <= end && end <= count, std::string(what) + " must be a range within 0 … " +
-                                            std::to_string(count) + ", got " +
-                                            std::to_string(begin) + " … " + std::to_string(end));
+  require(begin <= end && end <= count, [&] {
+    return std::string(what) + " must be a range within 0 … " + std::to_string(count) + ", got " +
+           std::to_string(begin) + " … " + std::to_string(end);
+  });
 }
 
 void adamw(Compiled& self, std::size_t begin, std::size_t end, double lr, double beta1,
            double beta2, double eps, double weight_decay, long long t, double grad_scale) {
   const InUse in_use(self);
   require_range(begin, end, self.program.parameters, "parameters");
-  require(t >= 1, "t counts steps from 1, got " + std::to_string(t));
+  require(t >= 1, [&] { return "t counts steps from 1, got " + std::to_string(t); });
   const auto step = static_cast<double>(t);
   const simd::Adam settings{lr,
                             beta1,
@@ -359,6 +358,29 @@ void register_program(py::module_& module) {
       .def("adamw", &adamw, py::arg("begin"), py::arg("end"), py::arg("lr"), py::arg("beta1"),
            py::arg("beta2"), py::arg("eps"), py::arg("weight_decay"), py::arg("t"),
            py::arg("grad_scale") = 1.0, "Update parameters begin … end - 1 by one AdamW step.")
+      .def(
+          "steps",
+          [](Compiled& self, const Integers& lengths, const Integers& tokens, const Doubles& scale,
+             const std::optional<Doubles>& inputs, const std::optional<Flags>& counted,
+             const Integers& documents, const std::vector<std::size_t>& ends, const Doubles& rates,
+             bool adamw, double beta1, double beta2, double eps, double weight_decay,
+             double grad_clip, long long done, std::int32_t documents_at_once) {
+            return steps(
+                self, lengths, tokens, scale, inputs, counted, documents, ends, rates,
+                {adamw, beta1, beta2, eps, weight_decay, grad_clip, done, documents_at_once});
+          },
+          py::arg("lengths"), py::arg("tokens"), py::arg("scale"), py::arg("inputs"),
+          py::arg("counted"), py::arg("documents"), py::arg("ends"), py::arg("rates"),
+          py::kw_only(), py::arg("adamw"), py::arg("beta1"), py::arg("beta2"), py::arg("eps"),
+          py::arg("weight_decay"), py::arg("grad_clip"), py::arg("done"),
+          py::arg("documents_at_once"),
+          "Take consecutive optimizer steps; return (losses, gradient norms, steps taken).\n\n"
+          "The documents of all steps are one batch, as in forward(). documents: (steps,\n"
+          "microbatches), how many each has. ends: of the ranges of parameters that have separate\n"
+          "rates. rates: (steps, ranges). done: steps before these. documents_at_once: per forward\n"
+          "and backward pass, at most. The loss of a step is the sum of scale times the outputs. A\n"
+          "step whose loss or gradient norm is not finite makes no update and is the last: its\n"
+          "figures are at index `steps taken`.")
       .def("sgd", &sgd, py::arg("begin"), py::arg("end"), py::arg("lr"), py::arg("momentum"),
            py::arg("weight_decay"), py::arg("first"), py::arg("grad_scale") = 1.0,
            "Update parameters begin … end - 1 by one SGD step.")

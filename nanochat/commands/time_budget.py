@@ -9,14 +9,14 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from nanochat.commands.mixing import with_counts, with_placeholder
 from nanochat.commands.preset_choice import choices_of, chosen_config, most_steps
@@ -282,7 +282,7 @@ class _Trial:
             if len(times) == 1 and times[0] > self._left_s() / 2:
                 break  # a second step would leave no time for the run
         self._trial_s = self._clock() - began - (times[0] if len(times) > 1 else 0.0)
-        return statistics.median(times[1:] or times)
+        return float(np.median(times[1:] or times))
 
     def _enlarge_batch(self) -> None:
         """Take more rows per step while they cost little more time."""
@@ -325,7 +325,7 @@ class _Trial:
             targets += int((batch.targets >= 0).sum())
         if not targets:
             return 0.0, 0.0
-        batch_s = statistics.median(times[1:] or times)  # the first may compile
+        batch_s = float(np.median(times[1:] or times))  # the first may compile
         token_s = batch_s * len(times) / targets
         return token_s * max(self._dataset.val.token_count, targets), token_s
 
@@ -358,6 +358,8 @@ class _Trial:
 
     def _save_s(self) -> float:
         """Return the time of a checkpoint on the disk of the run."""
+        import tempfile  # most runs have no time budget
+
         config, dataset = self._config, self._dataset
         trainer = TrainerState(step=0, last_losses=[], tokens=0, elapsed_s=0.0, metrics_length=0)
         place = _existing_parent(Path(config.out or RUNS_DIR).absolute())

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol, overload
+from typing import Any, Protocol, overload, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,8 @@ __all__ = [
     "IGNORE",
     "Batch",
     "Batcher",
+    "BlockBatcher",
+    "StepRows",
     "evaluation_batches",
     "evaluation_pairs",
     "make_batcher",
@@ -73,6 +75,56 @@ class Batcher(Protocol):
 
     def step(self, step: int) -> list[Batch]:
         """Return the grad_accum microbatches of this rank, batch_size rows each."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepRows:
+    """A rank's rows of consecutive steps as one batch: step by step, microbatch by microbatch."""
+
+    batch: Batch
+    targets: NDArray[np.int64]  # (steps,) global_targets of each step
+    batch_size: int  # rows of each microbatch
+    grad_accum: int  # microbatches of each step
+
+    def microbatches(self, index: int) -> list[Batch]:
+        """Return the microbatches of one step, by its index."""
+        targets, result = int(self.targets[index]), []
+        for micro in range(index * self.grad_accum, (index + 1) * self.grad_accum):
+            rows = slice(micro * self.batch_size, (micro + 1) * self.batch_size)
+            columns = int(self.batch.lengths[rows].max())
+            result.append(_part(self.batch, rows, columns, targets))
+        return result
+
+    def part(self, index: int, steps: int) -> StepRows:
+        """Return the rows of `steps` steps from an index on."""
+        rows_per_step = self.batch_size * self.grad_accum
+        rows = slice(index * rows_per_step, (index + steps) * rows_per_step)
+        targets = self.targets[index : index + steps]
+        batch = _part(self.batch, rows, self.batch.inputs.shape[1], int(targets.sum()))
+        return StepRows(batch, targets, self.batch_size, self.grad_accum)
+
+
+def _part(whole: Batch, rows: slice, columns: int, global_targets: int) -> Batch:
+    def part_of(array: NDArray[Any]) -> NDArray[Any]:
+        return np.ascontiguousarray(array[rows, :columns])
+
+    return Batch(
+        inputs=part_of(whole.inputs),
+        targets=part_of(whole.targets),
+        positions=part_of(whole.positions),
+        segments=part_of(whole.segments),
+        lengths=whole.lengths[rows],
+        global_targets=global_targets,
+        by_counts=None if whole.by_counts is None else part_of(whole.by_counts),
+    )
+
+
+@runtime_checkable
+class BlockBatcher(Batcher, Protocol):
+    """Makes the batches of several steps at once, too."""
+
+    def steps(self, first: int, most: int) -> StepRows:
+        """Return the rows of at least one and at most `most` steps, from step `first` on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,10 +270,17 @@ class _GroupedBatcher:
 
     def step(self, step: int) -> list[Batch]:
         group, index = divmod(step, self._steps_per_group)
-        return self._group(group).microbatches(index, self._layout)
+        return self._group(group).microbatches(index)
 
-    def _draw(self, group: int) -> _StepGroup:
+    def steps(self, first: int, most: int) -> StepRows:
+        group, index = divmod(first, self._steps_per_group)
+        return self._group(group).part(index, min(most, self._steps_per_group - index))
+
+    def _draw(self, group: int) -> StepRows:
         raise NotImplementedError
+
+    def _rows(self, batch: Batch, targets: NDArray[np.int64]) -> StepRows:
+        return StepRows(batch, targets, self._layout.batch_size, self._layout.grad_accum)
 
 
 class _WindowBatcher(_GroupedBatcher):
@@ -249,7 +308,7 @@ class _WindowBatcher(_GroupedBatcher):
         self._order = _EpochOrder(seed, count)
         super().__init__(layout, self._window)
 
-    def _draw(self, group: int) -> _StepGroup:
+    def _draw(self, group: int) -> StepRows:
         steps, layout = self._steps_per_group, self._layout
         numbers, visited = self._order.visits(group * steps * layout.rows, steps * layout.rows)
         epochs, parts = np.divmod(visited, self._parts)
@@ -258,11 +317,8 @@ class _WindowBatcher(_GroupedBatcher):
         pairs = own[:, None] + np.arange(self._window)
         lengths = np.full(len(own), self._window, dtype=np.int64)
         targets = self._window * layout.rows
-        return _StepGroup(
-            batch=_batch(self._pairs, pairs, lengths, targets),
-            columns=[self._window] * (len(own) // layout.batch_size),
-            targets=[targets] * steps,
-        )
+        batch = _batch(self._pairs, pairs, lengths, targets)
+        return self._rows(batch, np.full(steps, targets))
 
     def _offsets_of(self, epochs: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the first pair of the first window of each epoch. The epochs are sorted."""
@@ -283,51 +339,13 @@ class _EpochBatcher(_GroupedBatcher):
         self._order = _EpochOrder(seed, sequences.count)
         super().__init__(layout, int(np.diff(sequences.offsets).max()))
 
-    def _draw(self, group: int) -> _StepGroup:
+    def _draw(self, group: int) -> StepRows:
         steps, layout = self._steps_per_group, self._layout
         drawn, _ = self._order.visits(group * steps * layout.rows, steps * layout.rows)
         targets = _sequence_lengths(self._sequences, drawn).reshape(steps, -1).sum(axis=1)
         own = drawn.reshape(steps, -1)[:, layout.own].reshape(-1)
-        lengths = _sequence_lengths(self._sequences, own)
-        return _StepGroup(
-            batch=_batch_of_sequences(self._pairs, self._sequences, own, int(targets.sum())),
-            columns=lengths.reshape(-1, layout.batch_size).max(axis=1).tolist(),
-            targets=targets.tolist(),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _StepGroup:
-    """A rank's rows of consecutive steps as one batch."""
-
-    batch: Batch
-    columns: list[int]  # of each microbatch: the length of its longest row
-    targets: list[int]  # of each step, over all ranks
-
-    def microbatches(self, index: int, layout: _Layout) -> list[Batch]:
-        """Return the microbatches of one step, by its index in the group."""
-        whole, result = self.batch, []
-        for micro in range(index * layout.grad_accum, (index + 1) * layout.grad_accum):
-            rows = slice(micro * layout.batch_size, (micro + 1) * layout.batch_size)
-            columns = self.columns[micro]
-            whole_arrays = (whole.inputs, whole.targets, whole.positions, whole.segments)
-            inputs, targets, positions, segments = (
-                np.ascontiguousarray(array[rows, :columns]) for array in whole_arrays
-            )
-            result.append(
-                Batch(
-                    inputs=inputs,
-                    targets=targets,
-                    positions=positions,
-                    segments=segments,
-                    lengths=whole.lengths[rows],
-                    global_targets=self.targets[index],
-                    by_counts=None
-                    if whole.by_counts is None
-                    else np.ascontiguousarray(whole.by_counts[rows, :columns]),
-                )
-            )
-        return result
+        batch = _batch_of_sequences(self._pairs, self._sequences, own, int(targets.sum()))
+        return self._rows(batch, targets)
 
 
 class _EpochOrder:

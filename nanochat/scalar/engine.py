@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanochat.config.options import TrainConfig
-from nanochat.data.batches import IGNORE, Batch
-from nanochat.model.parameters import initial_weights, output_size, parameter_specs
+from nanochat.data.batches import IGNORE, Batch, StepRows
+from nanochat.model.parameters import GROUPS, initial_weights, output_size, parameter_specs
 from nanochat.model.state import check_shapes
 from nanochat.scalar.average import ParameterAverage
 from nanochat.scalar.bigram import Bigram
@@ -29,7 +29,13 @@ from nanochat.scalar.optimizer import ScalarOptimizer
 from nanochat.scalar.replay import MOST_NODES, Replay, first_positions, recorded_nodes, segments_of
 from nanochat.scalar.value import Tape, Value
 from nanochat.training.average import saved_average, split_average
-from nanochat.training.engine import Decoder, EngineState, StepMetrics, StepSettings
+from nanochat.training.engine import (
+    BlockMetrics,
+    Decoder,
+    EngineState,
+    StepMetrics,
+    StepSettings,
+)
 
 __all__ = ["ScalarEngine"]
 
@@ -136,6 +142,38 @@ class ScalarEngine:
             if self._average is not None:
                 self._average.update(replay.core.values, self.optimizer.steps)
         return FinishedStep(StepMetrics(loss=loss, grad_norm=grad_norm))
+
+    def steps(self, rows: StepRows, rates: NDArray[np.float64]) -> BlockMetrics:
+        """Take the same steps as by calls of step(), in one call of C++ if a program can."""
+        replay = self._replay_for([rows.batch])
+        if replay is None or self._average is not None or not self._healthy:
+            return self._steps_one_by_one(rows, rates)
+        replay.core.load()
+        segments = segments_of(rows.batch, replay.positions)
+        steps, micro = len(rows.targets), rows.grad_accum
+        documents = segments.count_per(rows.batch_size, steps * micro).reshape(steps, micro)
+        scales = np.divide(1.0, rows.targets, out=np.zeros(steps), where=rows.targets > 0)
+        losses, grad_norms, taken = replay.steps(
+            segments, np.repeat(scales, documents.sum(axis=1)), documents=documents,
+            **self.optimizer.block_options(rates),
+        )  # fmt: skip
+        self.optimizer.steps += taken
+        self._healthy = taken == steps
+        replay.core.store()
+        return BlockMetrics(
+            losses=losses[: taken + 1].tolist(), grad_norms=grad_norms[: taken + 1].tolist()
+        )
+
+    def _steps_one_by_one(self, rows: StepRows, rates: NDArray[np.float64]) -> BlockMetrics:
+        losses, grad_norms = [], []
+        for index, by_group in enumerate(rates.tolist()):
+            settings = StepSettings(lr=dict(zip(GROUPS, by_group, strict=True)))
+            metrics = self.step(rows.microbatches(index), settings).read()
+            losses.append(metrics.loss)
+            grad_norms.append(metrics.grad_norm)
+            if not self._healthy:
+                break
+        return BlockMetrics(losses=losses, grad_norms=grad_norms)
 
     def _step_on_tape(self, microbatches: Sequence[Batch], settings: StepSettings) -> FinishedStep:
         loss = 0.0

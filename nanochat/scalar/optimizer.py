@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from nanochat import _scalar
 from nanochat.config.options import TrainConfig
-from nanochat.model.parameters import Spec
+from nanochat.model.parameters import GROUPS, Spec
 from nanochat.model.state import check_shapes
 from nanochat.scalar.value import Matrix
 from nanochat.training.engine import StepSettings
@@ -88,6 +89,25 @@ class ScalarOptimizer:
                 program.sgd(
                     begin, end, lr, config.beta1, config.weight_decay, self.steps == 1, scale
                 )
+
+    def block_options(
+        self,
+        rates: NDArray[np.float64],  # (steps, len(GROUPS))
+    ) -> dict[str, Any]:
+        """Return the arguments of Program.steps for the next steps. The caller counts them."""
+        config = self.config
+        columns = [GROUPS.index(group) for group, _, _ in self._ranges]
+        return {
+            "ends": [end for _, _, end in self._ranges],
+            "rates": rates[:, columns],
+            "adamw": config.optimizer == "adamw",
+            "beta1": config.beta1,
+            "beta2": config.beta2,
+            "eps": config.eps,
+            "weight_decay": config.weight_decay,
+            "grad_clip": config.grad_clip,
+            "done": self.steps,
+        }
 
     def copy_moments_from(self, program: _scalar.Program) -> None:
         """Copy the moments from a program."""

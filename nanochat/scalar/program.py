@@ -306,6 +306,8 @@ def _checked_counts(
 
 def _checked(name: str, value: Any, *, below: float = math.inf) -> float:
     """Return an option of step() as a float in [0, below). Raises ProgramError."""
+    if type(value) is float and 0.0 <= value < below:
+        return value
     number = as_float(value)
     if number is None or not 0.0 <= number < below:
         rule = "finite and at least 0" if below == math.inf else f"at least 0 and below {below:g}"

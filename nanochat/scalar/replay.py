@@ -47,6 +47,7 @@ class Segments:
     counted: NDArray[np.uint8] | None  # (segments, positions): targets that count; None: all
     # (segments, positions): probability of each target by counted n-grams; None: no counts
     by_counts: NDArray[np.float64] | None = None
+    rows: NDArray[np.int64] | None = None  # (segments,) of the batch
 
     def chunks(self, size: int) -> Iterator[Segments]:
         for start in range(0, len(self.lengths), size):
@@ -55,19 +56,16 @@ class Segments:
             by_counts = None if self.by_counts is None else self.by_counts[part]
             yield Segments(self.lengths[part], self.tokens[part], counted, by_counts)
 
+    def count_per(self, rows: int, groups: int) -> NDArray[np.int32]:  # (groups,)
+        """Count the segments of each group of `rows` consecutive rows."""
+        assert self.rows is not None
+        return np.bincount(self.rows // rows, minlength=groups).astype(np.int32)
+
 
 def segments_of(batch: Batch, positions: int) -> Segments:
     """Return the segments of a batch, ordered by row and position, without padding."""
-    if len(batch.lengths) == 1 and batch.segments[0, batch.lengths[0] - 1] == 0:
-        length = int(batch.lengths[0])
-        row, targets = np.zeros((1, 2 * positions), dtype=np.int32), batch.targets[0, :length]
-        row[0, 0 : 2 * length : 2] = batch.inputs[0, :length]
-        row[0, 1 : 2 * length : 2] = targets
-        counted, by_counts = _counted(targets, length, positions), None
-        if batch.by_counts is not None:
-            by_counts = np.ones((1, positions))
-            by_counts[0, :length] = batch.by_counts[0, :length]
-        return Segments(batch.lengths.astype(np.int32), row, counted, by_counts)
+    if batch.segments.max(initial=0) == 0 and batch.lengths.min(initial=1) > 0:
+        return _segments_of_rows(batch, positions)
     inside = batch.segments >= 0
     rows = np.nonzero(inside)[0]
     ids, targets = batch.segments[inside], batch.targets[inside]
@@ -88,15 +86,24 @@ def segments_of(batch: Batch, positions: int) -> Segments:
         by_counts = np.ones((len(starts), positions))
         by_counts[segment, position] = batch.by_counts[inside]
     lengths = np.diff(np.append(starts, len(rows))).astype(np.int32)
-    return Segments(lengths, tokens, counted, by_counts)
+    return Segments(lengths, tokens, counted, by_counts, rows[starts])
 
 
-def _counted(targets: NDArray[np.int64], length: int, positions: int) -> NDArray[np.uint8] | None:
-    if (targets != IGNORE).all():
-        return None
-    counted = np.zeros((1, positions), dtype=np.uint8)
-    counted[0, :length] = targets != IGNORE
-    return counted
+def _segments_of_rows(batch: Batch, positions: int) -> Segments:
+    """Return the same for rows of one segment each. Padding is never read."""
+    rows, length = len(batch.lengths), int(batch.lengths.max())
+    tokens = np.zeros((rows, 2 * positions), dtype=np.int32)
+    tokens[:, 0 : 2 * length : 2] = batch.inputs[:, :length]
+    tokens[:, 1 : 2 * length : 2] = batch.targets[:, :length]
+    counted, by_counts = None, None
+    counts = batch.targets[:, :length] != IGNORE
+    if np.count_nonzero(counts) < batch.lengths.sum():
+        counted = np.zeros((rows, positions), dtype=np.uint8)
+        counted[:, :length] = counts
+    if batch.by_counts is not None:
+        by_counts = np.ones((rows, positions))
+        by_counts[:, :length] = batch.by_counts[:, :length]
+    return Segments(batch.lengths.astype(np.int32), tokens, counted, by_counts, np.arange(rows))
 
 
 def recorded_nodes(config: TrainConfig, specs: Sequence[Spec], positions: int) -> int:
@@ -183,6 +190,15 @@ class Replay:
             totals += self._forward(part, scale, accumulate).tolist()
             accumulate = True
         return totals
+
+    def steps(
+        self, segments: Segments, scales: NDArray[np.float64], **options: Any
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
+        """Take consecutive optimizer steps, as Program.steps does."""
+        return self.core.steps(
+            segments.lengths, segments.tokens, scales, segments.by_counts, segments.counted,
+            documents_at_once=STEP_CHUNK[self._numerics], **options,
+        )  # fmt: skip
 
     def losses(self, segments: Segments) -> NDArray[np.float64]:
         """Return the loss of each target, (segments, positions); 0 beyond the end of a segment."""

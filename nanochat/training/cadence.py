@@ -6,6 +6,7 @@ repeated and resumed bit-identically.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from nanochat.config.option import AUTO
@@ -38,6 +39,13 @@ class Cadence:
         if self.checkpoint_every > 0:
             return step % self.checkpoint_every == 0
         return self.evaluates(step)
+
+    def next_event(self, step: int) -> float:
+        """Return the first step after `step` at which the run evaluates, saves or ends; infinity
+        if there is none that is known."""
+        every = (self.eval_every, self.checkpoint_every)
+        events: list[float] = [step - step % count + count for count in every if count > 0]
+        return min([*events, math.inf if self.steps is None else self.steps])
 
 
 def evaluation_plan(

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from nanochat.config.options import TrainConfig, budget_seconds
 from nanochat.config.schedule_points import SchedulePoints
 from nanochat.model.state import TrainerState
-from nanochat.training.schedule import lr_multiplier, lr_multiplier_between
+from nanochat.training.schedule import lr_multiplier, lr_multiplier_between, lr_multipliers
 
 __all__ = ["Deadline", "Pace", "StepPace", "TimePlan", "exit_s"]
 
@@ -51,6 +51,13 @@ class Pace(Protocol):
     def lr_multiplier(self, step: int) -> float:
         """Return the multiplier of the peak learning rate for the step that comes after `step`."""
 
+    def lr_multipliers(self, first: int, count: int) -> list[float]:
+        """Return lr_multiplier() of consecutive steps before next_look()."""
+
+    def next_look(self, step: int) -> int:
+        """Return the first step after `step` before which ends() must be asked again, once it was
+        asked about `step`, and lr_multiplier() too."""
+
     def time_left_s(self) -> float | None:
         """Return the seconds until the process must end; None if only steps are counted."""
 
@@ -72,6 +79,16 @@ class StepPace:
         if self._points is not None:
             return self._shape.between(self._points, step)
         return self._shape.at(step, self._last)
+
+    def lr_multipliers(self, first: int, count: int) -> list[float]:
+        if self._points is None:
+            return lr_multipliers(
+                self._shape.schedule, first, count, self._last, **self._shape.ratios
+            )
+        return [self.lr_multiplier(step) for step in range(first, first + count)]
+
+    def next_look(self, step: int) -> int:
+        return self._last
 
     def time_left_s(self) -> None:
         return None
@@ -166,6 +183,12 @@ class Deadline:
         if step >= self._points.steps[-1]:
             self._plan_segment(step)
         return self._shape.between(self._points, step)
+
+    def lr_multipliers(self, first: int, count: int) -> list[float]:
+        return [self.lr_multiplier(step) for step in range(first, first + count)]
+
+    def next_look(self, step: int) -> int:
+        return max(step + 1, min(self._look, self._points.steps[-1]))
 
     def _observe(self, step: int, training_s: float, now: float) -> None:
         """Record the pace since the last look, and choose the step of the next."""

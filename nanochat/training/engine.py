@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nanochat.data.batches import Batch
+from nanochat.data.batches import Batch, StepRows
 
 __all__ = [
+    "BlockEngine",
+    "BlockMetrics",
     "Decoder",
     "Engine",
     "EngineState",
@@ -37,6 +39,15 @@ class StepMetrics:
     loss: float  # nats per target of the step
     grad_norm: float  # before clipping
     stop: bool = False  # StepSettings.stop was true in at least one of several processes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockMetrics:
+    """What consecutive steps measured. Only the last one may be not finite: no step follows it."""
+
+    losses: list[float]  # as in StepMetrics
+    grad_norms: list[float]
+    stop: bool = False
 
 
 class StepResult(Protocol):
@@ -105,3 +116,15 @@ class Engine(Protocol):
         """Load a state of the same shapes; an empty optimizer mapping resets the optimizer, and
         the average to the weights. Raises CheckpointError if a name is missing or unexpected,
         or a shape differs."""
+
+
+@runtime_checkable
+class BlockEngine(Engine, Protocol):
+    """An engine that can take several steps per call."""
+
+    def steps(
+        self,
+        rows: StepRows,
+        rates: NDArray[np.float64],  # (steps, len(GROUPS)) learning rates
+    ) -> BlockMetrics:
+        """Take the same steps as by calls of step(), up to the first that is not finite."""

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,19 @@ class EventLog(JsonlWriter):
         self._write_figures(record)
         if record["kind"] == "eval":  # a person may be looking
             self._flush()
+
+    def write_steps(
+        self,
+        first: int,
+        losses: Sequence[float],
+        grad_norms: Sequence[float],
+        rates: Sequence[float],
+    ) -> None:
+        super().write_steps(first, losses, grad_norms, rates)
+        figures = zip(losses, grad_norms, rates, strict=True)
+        for step, (loss, grad_norm, rate) in enumerate(figures, start=first):
+            record = {"kind": "step", "step": step, "loss": loss, "grad_norm": grad_norm}
+            self._write_figures({**record, "lr": rate})
 
     def sync(self) -> None:
         super().sync()

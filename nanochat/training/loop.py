@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from nanochat.config.options import TrainConfig
 from nanochat.data.batches import Batch, Batcher
 from nanochat.errors import NanochatError, OutputError, RunInterrupted
-from nanochat.model.parameters import GROUPS
 from nanochat.model.state import TrainerState
+from nanochat.training.blocks import Block, Blocks, step_settings
 from nanochat.training.cadence import Cadence
 from nanochat.training.deadline import Pace, StepPace
-from nanochat.training.engine import Engine, StepResult, StepSettings
+from nanochat.training.engine import Engine, StepMetrics
 from nanochat.training.guards import MemoryGuard, check_finite, is_finite
 from nanochat.training.metrics import JsonlWriter, LossTotals, NullWriter, RecentLosses, Stopwatch
 from nanochat.training.saving import Best, Save, Saver
@@ -49,9 +49,11 @@ class EvalMetrics:
 class Observer(Protocol):
     """Receives the progress of a run; it cannot change the run."""
 
-    def stepped(self, step: int, loss: float, tokens_per_s: float) -> None: ...
+    def stepped(self, step: int, loss: float, tokens_per_s: float) -> None:
+        """Receive the last step of a block."""
 
-    def evaluated(self, metrics: EvalMetrics) -> None: ...
+    def evaluated(self, metrics: EvalMetrics) -> None:
+        """Receive an evaluation."""
 
 
 @dataclass(slots=True)
@@ -67,16 +69,6 @@ class LoopResult:
     elapsed_s: float  # training alone: no evaluation, no saving
     stopped_early: bool = False  # by option patience
     was_ended: bool = False  # by goes_on
-
-
-def step_settings(
-    config: TrainConfig, step: int, *, stop: bool = False, pace: Pace | None = None
-) -> StepSettings:
-    """Return the settings of one step, from 0, by the config's schedule at a pace."""
-    multiplier = (pace or StepPace(config)).lr_multiplier(step)
-    peaks = {"matrix": config.matrix_lr, "head": config.head_lr}
-    lr = {group: (peaks.get(group) or config.lr) * multiplier for group in GROUPS}
-    return StepSettings(lr=lr, stop=stop)
 
 
 def evaluate(
@@ -115,23 +107,25 @@ def train(
     `goes_on` is asked after each evaluation. False ends the run as patience does; an exception
     ends it after this step is saved.
 
-    A step's log line is written when the step is read. At most one step is in flight, which
-    keeps the device busy while the host writes. Several processes agree on the step after which
-    they stop: the request of one travels with the gradients to all.
+    Steps run in blocks, which are one step each unless the engine can take several per call
+    (blocks.py). Their log lines are written when the block is read. At most one block is in flight,
+    which keeps the device busy while the host writes. Several processes agree on the step after
+    which they stop: the request of one travels with the gradients to all.
 
     Raises NonFiniteStep before a bad update, RunInterrupted after saving when `stop()` is true in
     any process, MemoryDrift, OutputError. The best state is saved before any of them but the last.
     """
+    pace = pace or StepPace(config)
     run = _Run(
         engine=engine,
         config=config,
-        batcher=batcher,
+        blocks=Blocks(engine, config, batcher, pace, clock),
         evaluation_set=evaluation_set,
         token_bytes=token_bytes,
         log=log,
         observer=observer,
         saver=Saver(save, engine, log, clock, last_checkpoint),
-        pace=pace or StepPace(config),
+        pace=pace,
         clock=clock,
         goes_on=goes_on,
         progress=_started(start, clock),
@@ -161,8 +155,8 @@ def _train(run: _Run, stop: Callable[[], bool], world: int) -> LoopResult:
             cadence.checkpoints(progress.step) and (config.checkpoint_every > 0 or saver.is_due)
         )
         if progress.stopping or evaluates or saves:
-            with progress.stopwatch:  # the wait for the step in flight counts as training
-                _read_steps(run)
+            with progress.stopwatch:  # the wait for the block in flight counts as training
+                _read_blocks(run)
             trainer = _trainer_state(run)
             if progress.stopping:
                 _save(run, trainer)
@@ -182,9 +176,8 @@ def _train(run: _Run, stop: Callable[[], bool], world: int) -> LoopResult:
         if over:
             break
         with progress.stopwatch:
-            settings = step_settings(config, progress.step, stop=requested, pace=run.pace)
-            _start_step(run, settings)
-            _read_steps(run, leave=1)
+            _start_block(run, cadence, requested)
+            _read_blocks(run, leave=1)
     assert evaluation is not None and evaluation.step == progress.step  # of the last step
     return _result(run, evaluation)
 
@@ -222,7 +215,7 @@ class _Progress:
     interval_steps: int
     stopping: bool = False  # agreed by all processes
     was_ended: bool = False  # by goes_on
-    in_flight: list[tuple[int, float, int, StepResult]] = field(default_factory=list)
+    in_flight: list[Block] = field(default_factory=list)
 
 
 def _started(start: TrainerState | None, clock: Callable[[], float]) -> _Progress:
@@ -246,7 +239,7 @@ class _Run:
 
     engine: Engine
     config: TrainConfig
-    batcher: Batcher
+    blocks: Blocks
     evaluation_set: Sequence[Batch]
     token_bytes: NDArray[np.int64]
     log: JsonlWriter | NullWriter
@@ -285,32 +278,42 @@ def _save(run: _Run, trainer: TrainerState) -> None:
         run.saver.save(trainer)
 
 
-def _start_step(run: _Run, settings: StepSettings) -> None:
+def _start_block(run: _Run, cadence: Cadence, stop: bool) -> None:
     progress = run.progress
-    microbatches = run.batcher.step(progress.step)
-    result = run.engine.step(microbatches, settings)
-    progress.step += 1
-    tokens = microbatches[0].global_targets
-    progress.in_flight.append((progress.step, settings.lr[GROUPS[0]], tokens, result))
+    block = run.blocks.start(progress.step, until=cadence.next_event(progress.step), stop=stop)
+    progress.step += len(block.tokens)
+    progress.in_flight.append(block)
 
 
-def _read_steps(run: _Run, leave: int = 0) -> None:
-    """Read the steps in flight, oldest first, until `leave` remain."""
+def _read_blocks(run: _Run, leave: int = 0) -> None:
+    """Read the blocks in flight, oldest first, until `leave` remain."""
     progress = run.progress
     while len(progress.in_flight) > leave:
-        step, lr, tokens, result = progress.in_flight.pop(0)
-        metrics = result.read()
-        if not is_finite(metrics):
+        block = progress.in_flight.pop(0)
+        metrics = block.result.read()
+        last = StepMetrics(loss=metrics.losses[-1], grad_norm=metrics.grad_norms[-1])
+        done = len(metrics.losses) if is_finite(last) else len(metrics.losses) - 1
+        _record_steps(run, block, metrics.losses[:done], metrics.grad_norms[:done])
+        if not is_finite(last):
             run.saver.save_best()  # the message names the last good checkpoint
-        check_finite(metrics, step, run.saver.last_checkpoint)
-        progress.recent.add(metrics.loss)
-        progress.interval_loss += metrics.loss
-        progress.interval_steps += 1
-        progress.tokens += tokens
+        check_finite(last, block.first + done, run.saver.last_checkpoint)
         progress.stopping = progress.stopping or metrics.stop
-        record: dict[str, Any] = {"kind": "step", "step": step, "loss": metrics.loss}
-        run.log.write({**record, "grad_norm": metrics.grad_norm, "lr": lr})
-        run.observer.stepped(step, metrics.loss, _tokens_per_s(progress))
+
+
+def _record_steps(
+    run: _Run, block: Block, losses: Sequence[float], grad_norms: Sequence[float]
+) -> None:
+    """Count and log the steps of a block that are finite."""
+    progress, done = run.progress, len(losses)
+    if done == 0:
+        return
+    progress.recent.extend(losses)
+    for loss in losses:  # sum() rounds differently in Python 3.12
+        progress.interval_loss += loss
+    progress.interval_steps += done
+    progress.tokens += sum(block.tokens[:done])
+    run.log.write_steps(block.first, losses, grad_norms, block.rates[:done])
+    run.observer.stepped(block.first + done - 1, losses[-1], _tokens_per_s(progress))
 
 
 def _tokens_per_s(progress: _Progress) -> float:

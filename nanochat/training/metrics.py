@@ -10,7 +10,7 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -107,8 +107,8 @@ class RecentLosses:
     def __init__(self, size: int, values: Iterable[float] = ()) -> None:
         self._values: deque[float] = deque(values, maxlen=size)
 
-    def add(self, loss: float) -> None:
-        self._values.append(loss)
+    def extend(self, losses: Iterable[float]) -> None:
+        self._values.extend(losses)
 
     @property
     def mean(self) -> float | None:
@@ -175,8 +175,30 @@ class JsonlWriter:
             line = _COMPACT.encode(record)
         except (ValueError, TypeError):  # nan, inf or a NumPy number
             line = _COMPACT.encode(_strict(record))
+        self._append(line + "\n")
+
+    def write_steps(
+        self,
+        first: int,  # number of the first step
+        losses: Sequence[float],
+        grad_norms: Sequence[float],
+        rates: Sequence[float],
+    ) -> None:
+        """Write the records of consecutive steps. All numbers are finite floats."""
+        text = float.__repr__  # as in JSON
+        self._append(
+            "".join(
+                f'{{"kind":"step","step":{step},"loss":{text(loss)},'
+                f'"grad_norm":{text(grad_norm)},"lr":{text(rate)}}}\n'
+                for step, loss, grad_norm, rate in zip(
+                    range(first, first + len(losses)), losses, grad_norms, rates, strict=True
+                )
+            )
+        )
+
+    def _append(self, lines: str) -> None:
         try:
-            self._file.write(line.encode() + b"\n")
+            self._file.write(lines.encode())
             self._file.flush()
         except OSError as error:
             raise output_error(self.path, error) from error
@@ -224,6 +246,15 @@ class NullWriter:
     length = 0
 
     def write(self, record: Mapping[str, Any]) -> None:
+        pass
+
+    def write_steps(
+        self,
+        first: int,
+        losses: Sequence[float],
+        grad_norms: Sequence[float],
+        rates: Sequence[float],
+    ) -> None:
         pass
 
     def sync(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["lr_multiplier", "lr_multiplier_between"]
+__all__ = ["lr_multiplier", "lr_multiplier_between", "lr_multipliers"]
 
 
 def lr_multiplier(
@@ -26,6 +26,21 @@ def lr_multiplier(
     return _multiplier(
         schedule, step, step + 1, steps, warmup_ratio, warmdown_ratio, final_lr_frac
     )  # fmt: skip
+
+
+def lr_multipliers(
+    schedule: str,
+    first: int,
+    count: int,
+    steps: int,
+    *,
+    warmup_ratio: float,
+    warmdown_ratio: float,
+    final_lr_frac: float,
+) -> list[float]:
+    """Return `lr_multiplier` of `count` consecutive steps."""
+    shape = (steps, warmup_ratio, warmdown_ratio, final_lr_frac)
+    return [_multiplier(schedule, step, step + 1, *shape) for step in range(first, first + count)]
 
 
 def lr_multiplier_between(

@@ -128,15 +128,15 @@ def test_recent_losses_are_the_last_ones():
     recent = RecentLosses(3)
     assert recent.mean is None
     assert recent.values == []
-    for loss in (9.0, 1.0, 2.0, 6.0):
-        recent.add(loss)
+    for losses in ([9.0], [1.0, 2.0, 6.0]):
+        recent.extend(losses)
     assert recent.values == [1.0, 2.0, 6.0]
     assert recent.mean == 3.0
 
 
 def test_recent_losses_go_on_from_saved_ones():
     saved = RecentLosses(2, [1.0, 2.0])
-    saved.add(4.0)
+    saved.extend([4.0])
     assert saved.values == [2.0, 4.0]
 
 

@@ -19,6 +19,7 @@ constexpr Table<typename N::T> table = {
     &adamw<N>,
     &sgd<N>,
     NCLAB_NAME(NCLAB_SIMD),
+    NCLAB_SIMD_BYTES / sizeof(typename N::T),
 };
 
 }  // namespace

@@ -141,7 +141,8 @@ struct Table {
   // value, grad, m, v: n numbers each. The arithmetic of ../optimizer.cpp.
   void (*adamw)(T* value, const T* grad, T* m, T* v, std::size_t n, const Adam&) noexcept;
   void (*sgd)(T* value, const T* grad, T* buffer, std::size_t n, const Sgd&) noexcept;
-  const char* name;  // "avx512", "avx2", "portable"
+  const char* name;    // "avx512", "avx2", "portable"
+  std::int32_t width;  // elements of a vector
 };
 
 struct Tables {

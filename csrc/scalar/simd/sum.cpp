@@ -36,21 +36,34 @@ inline V fetch(const Element<V>* from, int last) noexcept {
   }
 }
 
+// Vector v of a row: a part of one if it is the last of a tail.
+template <class V, int vectors, bool row, bool part>
+inline V fetch_at(const Element<V>* from, int v, int last) noexcept {
+  if constexpr (!row) {
+    return broadcast<V>(*from);
+  } else if (part && v == vectors - 1) {
+    return load_first<V>(from + v * Traits<V>::lanes, last);
+  } else {
+    return load<V>(from + v * Traits<V>::lanes);
+  }
+}
+
 template <class N, class V, int vectors, bool part, bool a_row, bool b_row>
 inline void add_term(V (&sum)[vectors], Cursor<typename N::T> a, Cursor<typename N::T> b,
                      std::int32_t count, int last) noexcept {
-  constexpr int lanes = Traits<V>::lanes;
   for (std::int32_t k = 0; k < count; ++k) {
 #pragma GCC unroll 4
     for (int v = 0; v < vectors; ++v) {
-      sum[v] = multiply_add<N>(fetch<V, a_row, part>(a.at + (a_row ? v * lanes : 0), last),
-                               fetch<V, b_row, part>(b.at + (b_row ? v * lanes : 0), last), sum[v]);
+      sum[v] = multiply_add<N>(fetch_at<V, vectors, a_row, part>(a.at, v, last),
+                               fetch_at<V, vectors, b_row, part>(b.at, v, last), sum[v]);
     }
     a.at += a.step;
     b.at += b.step;
   }
 }
 
+// Lanes from n on: `vectors` vectors, of which the last has `last` lanes. They are summed side by
+// side, because an addition takes several cycles and each one waits for the one before.
 template <class N, int vectors, bool part>
 void sum_columns(const Sum<typename N::T>& s, std::int32_t o, std::int32_t n, int last) noexcept {
   using T = typename N::T;
@@ -62,7 +75,7 @@ void sum_columns(const Sum<typename N::T>& s, std::int32_t o, std::int32_t n, in
     V sum[vectors];
 #pragma GCC unroll 4
     for (int v = 0; v < vectors; ++v) {
-      sum[v] = s.accumulate ? fetch<V, true, part>(dst + v * lanes, last) : start;
+      sum[v] = s.accumulate ? fetch_at<V, vectors, true, part>(dst, v, last) : start;
     }
     for (std::int32_t t = 0; t < s.terms; ++t) {
       const Term<T>& term = s.term[t];
@@ -80,13 +93,25 @@ void sum_columns(const Sum<typename N::T>& s, std::int32_t o, std::int32_t n, in
     }
 #pragma GCC unroll 4
     for (int v = 0; v < vectors; ++v) {
-      if constexpr (part) {
+      if (part && v == vectors - 1) {
         store_first(dst + v * lanes, sum[v], last);
       } else {
         store(dst + v * lanes, sum[v]);
       }
     }
   }
+}
+
+// The lanes from n on, at most `vectors` vectors.
+template <class N, int vectors>
+void sum_tail(const Sum<typename N::T>& s, std::int32_t o, std::int32_t n) noexcept {
+  constexpr int lanes = width<typename N::T>;
+  const int left = s.lanes - n;
+  if constexpr (vectors > 1) {
+    if (left <= (vectors - 1) * lanes) return sum_tail<N, vectors - 1>(s, o, n);
+  }
+  if (left == vectors * lanes) return sum_columns<N, vectors, false>(s, o, n, lanes);
+  sum_columns<N, vectors, true>(s, o, n, left - (vectors - 1) * lanes);
 }
 
 // One or two terms of one product each, which are most of a model's elementwise work. b may be one
@@ -184,8 +209,7 @@ void sum(const Sum<typename N::T>& s) noexcept {
   for (std::int32_t o = 0; o < s.outer; ++o) {
     std::int32_t n = 0;
     for (; n + 4 * lanes <= s.lanes; n += 4 * lanes) sum_columns<N, 4, false>(s, o, n, lanes);
-    for (; n + lanes <= s.lanes; n += lanes) sum_columns<N, 1, false>(s, o, n, lanes);
-    if (n < s.lanes) sum_columns<N, 1, true>(s, o, n, s.lanes - n);
+    if (n < s.lanes) sum_tail<N, 4>(s, o, n);
   }
 }
 

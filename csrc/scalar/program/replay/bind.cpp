@@ -174,7 +174,7 @@ void Replay<T>::bind(const MapRows& map) {
     add(row(to.group, own, 0), row(map.operand.group, own, 0), extent(to.group));
     return;
   }
-  const std::int32_t n = lanes(to.group, to.position);
+  const std::int32_t n = whole_lanes(to);
   for (std::int32_t o = 0; o < to.blocks; ++o) {
     for (std::int32_t f = 0; f < to.features; ++f) {
       Ref from = map.operand;
@@ -205,7 +205,20 @@ template <class T>
 std::int32_t Replay<T>::lanes_of(const SumOfProducts& sum) const noexcept {
   if (sum.to.whole) return static_cast<std::int32_t>(extent(sum.to.group));
   if (sum.width != own) return width_at(sum.width);
-  return lanes(sum.to.group, sum.to.position);
+  return whole_lanes(sum.to);
+}
+
+// The lanes of a destination, with padding up to whole vectors where nothing else follows in the
+// row. Kernels are slower for a part of a vector. The padding is never read as a lane.
+template <class T>
+std::int32_t Replay<T>::whole_lanes(const Destination& to) const noexcept {
+  const Group& group = program_.group(to.group);
+  const std::int32_t count = lanes(to.group, to.position);
+  if (group.is_shared() || (to.position != own && !group.ragged())) return count;
+  if (to.position == own && group.ragged()) return count;
+  const std::int32_t width = kernels_.width;
+  const auto room = static_cast<std::int32_t>(row_step(to.group, to.position));
+  return std::max(count, std::min(room, (count + width - 1) / width * width));
 }
 
 template <class T>

@@ -3,6 +3,7 @@
 #include "scalar/program/replay/replay.hpp"
 
 #include <algorithm>
+#include <numeric>
 
 #include "scalar/program/replay/bound.hpp"
 
@@ -205,12 +206,17 @@ void Replay<T>::sgd(std::size_t begin, std::size_t end, const simd::Sgd& options
 
 template <class T>
 double Replay<T>::gradient_sum_of_squares() const noexcept {
-  double total = 0.0;
-  for (std::size_t i = 0; i < program_.parameters; ++i) {
-    const auto g = static_cast<double>(gradients_[i]);
-    total += g * g;
+  // Independent sums: an addition takes several cycles, and each one would wait for the one before.
+  constexpr std::size_t sums = 16;
+  static_assert(sums == simd::row_pad);  // the gradients are padded with zeros to this multiple
+  double total[sums] = {};
+  for (std::size_t i = 0; i < program_.parameters; i += sums) {
+    for (std::size_t j = 0; j < sums; ++j) {
+      const auto g = static_cast<double>(gradients_[i + j]);
+      total[j] += g * g;
+    }
   }
-  return total;
+  return std::accumulate(total, total + sums, 0.0);
 }
 
 template <class T>

@@ -99,6 +99,7 @@ class Replay {
   bool is_reached(const Destination& to) const noexcept;
   std::int32_t first_position(const Destination& to) const noexcept;
   std::int32_t lanes_of(const SumOfProducts& sum) const noexcept;
+  std::int32_t whole_lanes(const Destination& to) const noexcept;
   void bind(const GatherRows& gather);
   void bind(const FillRows& fill);
   void bind(const InputRows& input);

@@ -219,6 +219,13 @@ void Shards<T>::backward(bool accumulate) {
 
 template <class T>
 void Shards<T>::forward_backward(const Documents& documents, double* totals, bool accumulate) {
+  assignments_.clear();
+  if (documents.count <= documents_at_once && shards_of(documents) == 1) {
+    in_use_ = 1;  // the first shard would get all documents, in their order
+    Replay<T>& replay = shards_.front()->replay;
+    replay.forward(documents, totals);
+    return replay.backward(accumulate);
+  }
   deal(documents);
   run(in_use_, [&](int at) {
     Shard& shard = *shards_[static_cast<std::size_t>(at)];
