@@ -377,8 +377,10 @@ void register_program(py::module_& module) {
           "Take consecutive optimizer steps; return (losses, gradient norms, steps taken).\n\n"
           "The documents of all steps are one batch, as in forward(). documents: (steps,\n"
           "microbatches), how many each has. ends: of the ranges of parameters that have separate\n"
-          "rates. rates: (steps, ranges). done: steps before these. documents_at_once: per forward\n"
-          "and backward pass, at most. The loss of a step is the sum of scale times the outputs. A\n"
+          "rates. rates: (steps, ranges). done: steps before these. documents_at_once: per "
+          "forward\n"
+          "and backward pass, at most. The loss of a step is the sum of scale times the outputs. "
+          "A\n"
           "step whose loss or gradient norm is not finite makes no update and is the last: its\n"
           "figures are at index `steps taken`.")
       .def("sgd", &sgd, py::arg("begin"), py::arg("end"), py::arg("lr"), py::arg("momentum"),
