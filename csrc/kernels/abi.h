@@ -157,7 +157,8 @@ int32_t nck_target_weight(const int64_t* targets, int64_t rows, int64_t vocab, i
 
 /* Losses of a network that shares its softmax with counted n-grams (Merity et al. 2017), and their
    gradient. The last of a row's outputs is the share of the counts, the others are tokens. With p =
-   softmax(z), z the row's logits after the soft-cap and t its target:
+   softmax(z), z the row's logits after the soft-cap, share_offset added to the last, and t its
+   target:
 
      network = −log(p[t] / (1 − p[last])),   mixed = −log(p[t] + p[last] · by_counts)
 
@@ -169,8 +170,8 @@ int32_t nck_target_weight(const int64_t* targets, int64_t rows, int64_t vocab, i
 int32_t nck_mixed_cross_entropy(const void* logits, int64_t rows, int64_t outputs,
                                 int64_t row_stride, int32_t dtype, const int64_t* targets,
                                 const float* by_counts, int64_t ignore_index, double network_weight,
-                                double softcap, int32_t reduction, void* gradient,
-                                int64_t gradient_stride, void* mixed, void* network,
+                                double softcap, double share_offset, int32_t reduction,
+                                void* gradient, int64_t gradient_stride, void* mixed, void* network,
                                 int32_t threads);
 
 /* result[i][j] = matrix[i][j] · upstream[i · upstream_stride]; result may be the matrix. upstream:

@@ -92,6 +92,7 @@ def mixed_cross_entropy(
     by_counts: Tensor,  # (rows,) float32
     network_weight: float,
     softcap: float,
+    share_offset: float,
     reduction: int,  # NONE or SUM
     *,
     gradient: Tensor | None,  # (rows, vocab + 1), may be the logits
@@ -102,9 +103,9 @@ def mixed_cross_entropy(
     rows, outputs = logits.shape
     status = native.kernel("mixed_cross_entropy")(
         logits.data_ptr(), rows, outputs, _between_rows(logits), DTYPES[logits.dtype],
-        targets.data_ptr(), by_counts.data_ptr(), -1, network_weight, softcap, reduction,
-        _address(gradient), 0 if gradient is None else _between_rows(gradient), mixed.data_ptr(),
-        network.data_ptr(), _threads(rows * outputs),
+        targets.data_ptr(), by_counts.data_ptr(), -1, network_weight, softcap, share_offset,
+        reduction, _address(gradient), 0 if gradient is None else _between_rows(gradient),
+        mixed.data_ptr(), network.data_ptr(), _threads(rows * outputs),
     )  # fmt: skip
     if status:
         native.check(status, native.cpu())

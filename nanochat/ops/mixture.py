@@ -1,7 +1,8 @@
 """Linear layer and the loss of the mixture with counted n-grams, without all logits in memory.
 
-The head has one output more than there are tokens, the last. Its share of the softmax goes to the
-counts, as to the pointer of Merity et al. 2017 (Pointer Sentinel Mixture Models):
+The head has one output more than there are tokens, the last. `share_offset` is added to it. Its share
+of the softmax goes to the counts, as to the pointer of Merity et al. 2017 (Pointer Sentinel Mixture
+Models):
 
     p(token) = softmax(logits)[token] + softmax(logits)[last] · p_counts(token)
 
@@ -45,8 +46,8 @@ __all__ = ["linear_mixed_cross_entropy", "linear_mixed_losses"]
 
 define(
     "linear_mixed_cross_entropy(Tensor hidden, Tensor weight, Tensor targets, Tensor by_counts,"
-    " float network_weight, float softcap, int reduction, bool hidden_gradient,"
-    " bool weight_gradient) -> (Tensor mixed, Tensor objective, Tensor hidden_gradient,"
+    " float network_weight, float softcap, float share_offset, int reduction,"
+    " bool hidden_gradient, bool weight_gradient) -> (Tensor mixed, Tensor objective, Tensor hidden_gradient,"
     " Tensor weight_gradient)"
 )
 
@@ -54,6 +55,7 @@ define(
 class _Options(NamedTuple):
     network_weight: float
     softcap: float
+    share_offset: float
     reduction: int  # NONE or SUM
 
 
@@ -65,6 +67,7 @@ def linear_mixed_cross_entropy(
     *,
     network_weight: float,
     softcap: float = 0.0,
+    share_offset: float = 0.0,
     use_native: bool = True,
 ) -> tuple[Tensor, Tensor]:  # () each, float32, or float64 for float64 inputs
     """Return the summed −log p(target) of the mixture, and what training lowers.
@@ -73,10 +76,10 @@ def linear_mixed_cross_entropy(
     is differentiable. `use_native=False` computes both in plain torch, with all logits in memory.
     """
     _check(hidden, weight, targets, by_counts, use_native)
-    options = _Options(network_weight, softcap, SUM)
+    options = _Options(network_weight, softcap, share_offset, SUM)
     if not use_native or is_transformed():
         mixed, network = reference.mixed_cross_entropy(
-            reference.head_logits(hidden, weight, softcap=softcap), targets, by_counts
+            reference.head_logits(hidden, weight, softcap=softcap), targets, by_counts, share_offset
         )
         mixed = mixed.sum()
         return mixed.detach(), mixed + network_weight * network.sum()
@@ -96,14 +99,14 @@ def linear_mixed_cross_entropy(
 @torch.no_grad()
 def linear_mixed_losses(
     hidden: Tensor, weight: Tensor, targets: Tensor, by_counts: Tensor, *, softcap: float = 0.0,
-    use_native: bool = True,
+    share_offset: float = 0.0, use_native: bool = True,
 ) -> Tensor:  # fmt: skip
     """Return −log p(target) of the mixture for each row, (rows,), without derivative."""
     _check(hidden, weight, targets, by_counts, use_native)
     if not use_native or is_transformed():
         logits = reference.head_logits(hidden, weight, softcap=softcap)
-        return reference.mixed_cross_entropy(logits, targets, by_counts)[0]
-    options = _Options(0.0, softcap, NONE)
+        return reference.mixed_cross_entropy(logits, targets, by_counts, share_offset)[0]
+    options = _Options(0.0, softcap, share_offset, NONE)
     return _evaluate(hidden, weight, targets, by_counts, options, (False, False))[0]
 
 
@@ -144,11 +147,12 @@ def _evaluate(
 
 def _forward(
     hidden: Tensor, weight: Tensor, targets: Tensor, by_counts: Tensor, network_weight: float,
-    softcap: float, reduction: int, hidden_gradient: bool, weight_gradient: bool,
+    softcap: float, share_offset: float, reduction: int, hidden_gradient: bool,
+    weight_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     refuse_forward_mode("linear_mixed_cross_entropy")
     targets, by_counts = targets.contiguous(), by_counts.contiguous()
-    options = _Options(network_weight, softcap, reduction)
+    options = _Options(network_weight, softcap, share_offset, reduction)
     chunks = all_chunks(hidden, weight)
     gradients = Gradients.of(hidden, weight, (hidden_gradient, weight_gradient))
     buffer = memory.empty((chunk_size(hidden, weight), len(weight)), hidden.dtype, hidden.device)
@@ -194,7 +198,7 @@ def _by_torch(
 ) -> Tensor:  # (2, rows)
     """Return both losses by torch's ops, for devices without a kernel; overwrite the logits."""
     z = reference.capped(logits, options.softcap)
-    parts = reference.mixture_parts(z, targets, by_counts)
+    parts = reference.mixture_parts(z, targets, by_counts, options.share_offset)
     if gradient:
         w = options.network_weight
         counted = (targets >= 0).to(z.dtype)
@@ -261,7 +265,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
 def _registered_backward(
     ctx: Any, _: Tensor, upstream: Tensor, *unused: Tensor
 ) -> tuple[Tensor | None, ...]:
-    return *_gradients_of(ctx, upstream, in_place=False), *(None,) * 7
+    return *_gradients_of(ctx, upstream, in_place=False), *(None,) * 8
 
 
 differentiate("linear_mixed_cross_entropy", _registered_backward, _setup)

@@ -97,12 +97,14 @@ class MixtureParts(NamedTuple):
         return torch.where(counted, mixed, 0.0), torch.where(counted, self.network, 0.0)
 
 
-def mixture_parts(z: Tensor, targets: Tensor, by_counts: Tensor) -> MixtureParts:
+def mixture_parts(
+    z: Tensor, targets: Tensor, by_counts: Tensor, share_offset: float = 0.0
+) -> MixtureParts:
     """Return the parts from the logits, the last of which is that of the counts."""
     tokens, chosen = z[:, :-1], targets.clamp_min(0).unsqueeze(1)
     log_sum = tokens.logsumexp(1)
     network = log_sum - tokens.gather(1, chosen).squeeze(1)
-    gate = z[:, -1] - log_sum
+    gate = z[:, -1] + share_offset - log_sum
     return MixtureParts(log_sum, network, gate, gate + by_counts.to(z.dtype).log() + network)
 
 
@@ -110,10 +112,11 @@ def mixed_cross_entropy(
     logits: Tensor,  # (rows, vocab + 1) float32 or float64
     targets: Tensor,  # (rows,) int64; −1 counts in no loss
     by_counts: Tensor,  # (rows,) probability of the targets by the counts
+    share_offset: float = 0.0,
 ) -> tuple[Tensor, Tensor]:  # (rows,) each
     """Return −log p(target) of ops/mixture.py, and of the tokens' outputs alone."""
     _check_targets(targets, logits.shape[1] - 1, -1)
-    return mixture_parts(logits, targets, by_counts).losses(targets)
+    return mixture_parts(logits, targets, by_counts, share_offset).losses(targets)
 
 
 def _check_targets(targets: Tensor, vocab: int, ignore_index: int) -> None:

@@ -98,15 +98,18 @@ extern "C" std::int32_t nck_mixed_cross_entropy(const void* logits, std::int64_t
                                                 std::int32_t dtype, const std::int64_t* targets,
                                                 const float* by_counts, std::int64_t ignore_index,
                                                 double network_weight, double softcap,
-                                                std::int32_t reduction, void* gradient,
-                                                std::int64_t gradient_stride, void* mixed,
-                                                void* network, std::int32_t threads) {
+                                                double share_offset, std::int32_t reduction,
+                                                void* gradient, std::int64_t gradient_stride,
+                                                void* mixed, void* network, std::int32_t threads) {
   using namespace nanochat::kernels;
   return guarded([&] {
     check_matrix("logits", logits, rows, outputs, row_stride, dtype);
     check_range("outputs", outputs, 2, most_vocab);
     if (!std::isfinite(network_weight)) {
       throw Failure(NCK_ARGUMENT, "network_weight must be finite, got %g", network_weight);
+    }
+    if (!std::isfinite(share_offset)) {
+      throw Failure(NCK_ARGUMENT, "share_offset must be finite, got %g", share_offset);
     }
     check_softcap(softcap);
     if (reduction != NCK_NONE && reduction != NCK_SUM) {
@@ -122,8 +125,9 @@ extern "C" std::int32_t nck_mixed_cross_entropy(const void* logits, std::int64_t
       check_apart("logits", logits, row_stride, "gradient", gradient, gradient_stride, rows,
                   outputs, dtype);
     }
-    const Mixture call{logits,       outputs,        row_stride, targets,  by_counts,
-                       ignore_index, network_weight, softcap,    gradient, gradient_stride};
+    const Mixture call{logits,       outputs,      row_stride,     targets,
+                       by_counts,    ignore_index, network_weight, softcap,
+                       share_offset, gradient,     gradient_stride};
     check_targets(call, rows);
     run(call, rows, dtype, {dtype, reduction, mixed, network}, threads);
   });

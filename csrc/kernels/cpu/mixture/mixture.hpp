@@ -16,7 +16,7 @@ struct Mixture {
   const std::int64_t* targets;       // each a token or ignore_index
   const float* by_counts;            // (rows) probability of the target by the counts
   std::int64_t ignore_index;
-  double network_weight, softcap;
+  double network_weight, softcap, share_offset;
   void* gradient;  // of the logits' dtype, or null
   std::int64_t gradient_stride;
 };

@@ -137,7 +137,7 @@ class MixtureRows {
     }
     rows.own[row] = static_cast<double>(exponentials[target]);
     rows.above[row] = static_cast<double>(maximum) - z_target;
-    rows.last[row] = z_last - static_cast<double>(maximum);
+    rows.last[row] = z_last + call_.share_offset - static_cast<double>(maximum);
     rows.counted[row] = static_cast<double>(call_.by_counts[i]);
   }
 
