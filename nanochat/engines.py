@@ -1,8 +1,15 @@
-"""Builds the engine that a config names, and imports it only then."""
+"""Builds the engine that a config names, and imports it only then.
+
+Importing torch takes longer than preparing a text, so `begin_import` does it meanwhile.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import importlib.util
+import sys
+import threading
 
 from nanochat.config.options import TrainConfig
 from nanochat.errors import MissingDependency, UnsupportedOption
@@ -11,12 +18,34 @@ from nanochat.system import processes
 from nanochat.training.engine import Engine
 from nanochat.training.guards import check_memory_fits, training_bytes
 
-__all__ = ["build_engine", "resolve_hardware"]
+__all__ = ["begin_import", "build_engine", "resolve_hardware"]
 
+_TENSOR_ENGINE = "nanochat.tensor.engine"
 _TORCH_MISSING = (
     "mode tensor needs torch, which is not installed; pip install 'torch>=2.11,<2.14',"
     " or use mode scalar"
 )
+
+
+def begin_import(config: TrainConfig) -> None:
+    """Begin to import the tensor engine on another thread, if the config names it.
+
+    A later import waits for this one and raises its errors. Counting and reading files do not hold
+    Python's lock and take place meanwhile. Raises MissingDependency without torch.
+    """
+    if config.mode != "tensor" or "torch" in sys.modules:
+        return
+    if importlib.util.find_spec("torch") is None:
+        raise MissingDependency(_TORCH_MISSING)
+    # Not a daemon: a process that ends must not stop a thread inside of torch's C++ code.
+    threading.Thread(target=_import_tensor_engine, name="import torch").start()
+
+
+def _import_tensor_engine() -> None:
+    try:
+        importlib.import_module(_TENSOR_ENGINE)
+    except BaseException:
+        return  # a failed import leaves no module, so the next import tries again and raises
 
 
 def resolve_hardware(config: TrainConfig) -> TrainConfig:

@@ -21,7 +21,7 @@ from nanochat.config.option import AUTO
 from nanochat.config.options import ARCHITECTURE, TrainConfig, options_of
 from nanochat.data.dataset import Dataset, SplitText, load_dataset, read_text, token_options
 from nanochat.data.tokenizer import Tokenizer
-from nanochat.engines import resolve_hardware
+from nanochat.engines import begin_import, resolve_hardware
 from nanochat.errors import ConfigError
 from nanochat.output.terminal import Terminal
 from nanochat.runs.checkpoint import Checkpoint
@@ -101,8 +101,11 @@ def resolve(
 
     A text of very many characters makes a small model large, which is known only now.
     """
+    begin_import(complete)
+    if complete.device not in ("auto", "cpu"):
+        resolve_hardware(complete)  # refuses a device that is not there before any work
+    dataset = text.prepared or text.load(complete)
     resolved = resolve_hardware(complete)
-    dataset = text.prepared or text.load(resolved)
     resolved = _with_evaluation_plan(dataset.resolve(resolved), dataset)
     if mode_is_given:
         return resolved, dataset, ""

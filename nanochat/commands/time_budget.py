@@ -31,7 +31,7 @@ from nanochat.data.dataset import (
     token_options,
 )
 from nanochat.data.tokenizer import Tokenizer
-from nanochat.engines import build_engine, resolve_hardware
+from nanochat.engines import begin_import, build_engine, resolve_hardware
 from nanochat.errors import ConfigError
 from nanochat.model.parameters import parameter_specs, table_entries
 from nanochat.model.state import TrainerState
@@ -128,6 +128,7 @@ def fit_to_budget(
             or (candidate.mode == "tensor" and not fitting.has_time_for_torch())
         ):
             break  # a larger preset is slower still
+        begin_import(candidate)
         dataset = datasets.of(candidate)
         if fitting is None and (start_s := clock() - started) > budget_s:
             raise _too_short(config, 2 * start_s, f"the start took {start_s:.1f} s")

@@ -12,6 +12,9 @@ namespace nanochat::kernels::NCLAB_SIMD {
 // NOLINTNEXTLINE(cert-dcl59-cpp): each instruction set needs its own copy
 namespace {
 
+// Calls from the loops over tokens. Vectors go through memory where GCC does not inline them.
+#define NCLAB_INLINE __attribute__((always_inline))
+
 template <class A>
 inline A square_root_of(A x) noexcept {
   if constexpr (sizeof(A) == 8) {
@@ -202,18 +205,19 @@ class AttentionHead {
 
   // prepare() with a rotation, for halves of at most `vectors` vectors, which stay in registers.
   template <int vectors>
-  A prepare_in_registers(const S* from, A scale, std::int64_t t, A* to) const noexcept {
+  NCLAB_INLINE A prepare_in_registers(const S* from, A scale, std::int64_t t,
+                                      A* to) const noexcept {
     const Angles angles = angles_of(t);
     Pair x[vectors];
     V squares{};
-    for_halves<vectors>([&](int v, std::int64_t at, int count) {
+    for_halves<vectors>([&](int v, std::int64_t at, int count) NCLAB_INLINE {
       x[v] = rotated(load_pair(from, at, count), angles, at, count);
       squares = fused_multiply_add(x[v].a, x[v].a, squares);
       squares = fused_multiply_add(x[v].b, x[v].b, squares);
     });
     const A inverse = inverse_rms(squares);
     const A factor = inverse * scale;
-    for_halves<vectors>([&](int v, std::int64_t at, int count) {
+    for_halves<vectors>([&](int v, std::int64_t at, int count) NCLAB_INLINE {
       store_pair(to, at, count, Pair{x[v].a * factor, x[v].b * factor});
     });
     return inverse;
@@ -252,11 +256,12 @@ class AttentionHead {
 
   // prepare_backward() with a rotation, for halves of at most `vectors` vectors.
   template <int vectors>
-  void prepare_backward_in_registers(const A* prepared, A scale, A inverse, const A* gradient,
-                                     std::int64_t t, S* to) const noexcept {
+  NCLAB_INLINE void prepare_backward_in_registers(const A* prepared, A scale, A inverse,
+                                                  const A* gradient, std::int64_t t,
+                                                  S* to) const noexcept {
     Pair x[vectors], g[vectors];
     V products{};
-    for_halves<vectors>([&](int v, std::int64_t at, int count) {
+    for_halves<vectors>([&](int v, std::int64_t at, int count) NCLAB_INLINE {
       x[v] = load_pair(prepared, at, count);
       g[v] = load_pair(gradient, at, count);
       products = fused_multiply_add(x[v].a, g[v].a, products);
@@ -265,7 +270,7 @@ class AttentionHead {
     const V gradient_factor = broadcast<V>(inverse * scale);
     const V input_factor = broadcast<V>(norm_coefficient(products, scale, inverse));
     const Angles angles = angles_of(t);
-    for_halves<vectors>([&](int v, std::int64_t at, int count) {
+    for_halves<vectors>([&](int v, std::int64_t at, int count) NCLAB_INLINE {
       const Pair d{fused_multiply_add(g[v].a, gradient_factor, x[v].a * input_factor),
                    fused_multiply_add(g[v].b, gradient_factor, x[v].b * input_factor)};
       store_pair(to, at, count, rotated_back(d, angles, at, count));
@@ -280,29 +285,30 @@ class AttentionHead {
     const A *cosines, *sines;
   };
 
-  Angles angles_of(std::int64_t t) const noexcept {
+  NCLAB_INLINE Angles angles_of(std::int64_t t) const noexcept {
     const std::int64_t at = call_.positions[first_token_ + t] * (head_dim_ / 2);
     return {static_cast<const A*>(call_.cosines) + at, static_cast<const A*>(call_.sines) + at};
   }
 
   template <class T>
-  Pair load_pair(const T* from, std::int64_t at, int count) const noexcept {
+  NCLAB_INLINE Pair load_pair(const T* from, std::int64_t at, int count) const noexcept {
     return {load_at(from, at, count), load_at(from + head_dim_ / 2, at, count)};
   }
 
   template <class T>
-  void store_pair(T* to, std::int64_t at, int count, Pair x) const noexcept {
+  NCLAB_INLINE void store_pair(T* to, std::int64_t at, int count, Pair x) const noexcept {
     store_at(to, at, count, x.a);
     store_at(to + head_dim_ / 2, at, count, x.b);
   }
 
-  static Pair rotated(Pair x, Angles angles, std::int64_t at, int count) noexcept {
+  NCLAB_INLINE static Pair rotated(Pair x, Angles angles, std::int64_t at, int count) noexcept {
     const V cosine = load_at(angles.cosines, at, count), sine = load_at(angles.sines, at, count);
     return {fused_multiply_add(x.a, cosine, x.b * sine),
             fused_multiply_add(x.b, cosine, -(x.a * sine))};
   }
 
-  static Pair rotated_back(Pair x, Angles angles, std::int64_t at, int count) noexcept {
+  NCLAB_INLINE static Pair rotated_back(Pair x, Angles angles, std::int64_t at,
+                                        int count) noexcept {
     const V cosine = load_at(angles.cosines, at, count), sine = load_at(angles.sines, at, count);
     return {fused_multiply_add(x.a, cosine, -(x.b * sine)),
             fused_multiply_add(x.b, cosine, x.a * sine)};
@@ -310,7 +316,7 @@ class AttentionHead {
 
   // Calls body(index, offset, count) for the `vectors` vectors of a half; the last may be short.
   template <int vectors, class Body>
-  void for_halves(const Body& body) const noexcept {
+  NCLAB_INLINE void for_halves(const Body& body) const noexcept {
 #pragma GCC unroll 4
     for (int v = 0; v + 1 < vectors; ++v) body(v, v * lanes, static_cast<int>(lanes));
     constexpr std::int64_t at = (vectors - 1) * lanes;
@@ -318,14 +324,14 @@ class AttentionHead {
   }
 
   // The inverse root mean square from the sums of squares, or 1 without a norm.
-  A inverse_rms(V squares) const noexcept {
+  NCLAB_INLINE A inverse_rms(V squares) const noexcept {
     if (call_.shape.normed == 0) return 1;
     const A mean = sum_of_lanes(squares) / static_cast<A>(head_dim_);
     return 1 / square_root_of(mean + static_cast<A>(call_.shape.eps));
   }
 
   // The factor of the prepared row in the gradient of the norm.
-  A norm_coefficient(V products, A scale, A inverse) const noexcept {
+  NCLAB_INLINE A norm_coefficient(V products, A scale, A inverse) const noexcept {
     if (call_.shape.normed == 0) return 0;
     return -sum_of_lanes(products) / static_cast<A>(head_dim_) * inverse / scale;
   }
