@@ -19,6 +19,7 @@ from nanochat.errors import CheckpointError
 from nanochat.output.terminal import SILENT, Terminal
 from nanochat.runs.load import TrainedModel, kept_tokenizer, load_trained, read_checkpoint
 from nanochat.system.wording import counted
+from nanochat.training.adapting import score_adaptively
 from nanochat.training.metrics import format_metric
 from nanochat.training.scoring import score_documents
 
@@ -39,6 +40,7 @@ class EvalResult:
     step: int
     data: str
     checkpoint: str
+    adaptive: bool  # the model learned from each token after it was scored
 
 
 def evaluate(
@@ -46,7 +48,8 @@ def evaluate(
 ) -> EvalResult:
     """Score every token of a text once, in disjoint windows of the model's context.
 
-    Without `data` the text is the validation part of the run. `per_token` names a file for the loss
+    Without `data` the text is the validation part of the run. With `adapt` the documents are read
+    in order, and the model learns each piece after it was scored. `per_token` names a file for the loss
     of every token. Raises CheckpointError, CorpusError, OutputError, and TokenizerError for a
     character that the model does not know.
 
@@ -74,11 +77,17 @@ def _evaluate(config: EvalConfig, terminal: Terminal, table: TokenTable | None) 
     trained = load_trained(config, checkpoint, trained_config)
     documents, name = _documents(config, trained)
     terminal.note(f"scoring {name} with {checkpoint.path}")
-    totals, nats = score_documents(
-        trained.engine, trained.tokenizer.token_bytes, documents, batch_size=config.batch_size,
-        block_size=trained.config.block_size, per_token=table is not None,
-        by_counts=trained.by_counts(documents),
-    )  # fmt: skip
+    token_bytes = trained.tokenizer.token_bytes
+    if config.adapt:
+        totals, nats = score_adaptively(
+            trained.engine, token_bytes, documents, trained.config, trained.adaptive_counts()
+        )
+    else:
+        totals, nats = score_documents(
+            trained.engine, token_bytes, documents, batch_size=config.batch_size,
+            block_size=trained.config.block_size, per_token=table is not None,
+            by_counts=trained.by_counts(documents),
+        )  # fmt: skip
     if totals.loss is not None and not math.isfinite(totals.loss):
         raise CheckpointError(
             f"the loss of {name} is {totals.loss}: the weights of {checkpoint.path} overflow; use"
@@ -90,6 +99,7 @@ def _evaluate(config: EvalConfig, terminal: Terminal, table: TokenTable | None) 
     result = EvalResult(
         loss=totals.loss, bpb=totals.bpb, targets=totals.targets, bytes=totals.bytes,
         step=checkpoint.trainer.step, data=name, checkpoint=str(checkpoint.path),
+        adaptive=config.adapt,
     )  # fmt: skip
     record = asdict(result)
     # A path with spaces is quoted, as shlex reads it.

@@ -57,8 +57,9 @@ def sample(
     )
     bias = phrase_bias(trained.tokenizer, trained.config.style, config.style_weight)
     terminal.note(f"sampling from {checkpoint.path}")
+    mixture = trained.adaptive_mixture if config.adapt else trained.mixture
     try:
-        return _write(trained.mixture, trained.tokenizer, context, config, terminal, bias)
+        return _write(mixture, trained.tokenizer, context, config, terminal, bias)
     except LogitsError as error:
         raise CheckpointError(
             f"{error}: the weights of {checkpoint.path} overflow; use another checkpoint"

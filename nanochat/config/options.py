@@ -636,6 +636,10 @@ class SampleConfig(_WithoutPreset):
         1.0, "Logit bonus for phrases of the futuristic style, if the model was trained with it.",
         group=_SAMPLE, low=0, high=100,
     )  # fmt: skip
+    adapt: bool = option(
+        False, "Let the counts of a model with ngram_order grow with the prompt and the sample.",
+        group=_SAMPLE, common=True,
+    )  # fmt: skip
     from_counts: bool = option(
         False, "Sample from bigram counts of the training text instead of the weights.",
         group=_SAMPLE, common=True,
@@ -663,6 +667,10 @@ class EvalConfig(_WithoutPreset):
     )
     separator: str | None = _same("separator")
     data_dir: str | None = _same("data_dir", common=True)
+    adapt: bool = option(
+        False, "Let the model learn from each piece of the text after scoring it.", group=_DATA,
+        common=True,
+    )  # fmt: skip
     per_token: str | None = option(
         None, "File for the loss of every token, .jsonl or .csv, to compare two models in pairs.",
         group=_DATA, path=True, kind=str, optional=True, common=True,

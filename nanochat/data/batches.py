@@ -28,6 +28,7 @@ __all__ = [
     "evaluation_batches",
     "evaluation_pairs",
     "make_batcher",
+    "reading_batches",
     "resolve_batching",
 ]
 
@@ -180,6 +181,29 @@ def evaluation_pairs(
         chosen = np.arange(first, min(first + batch_size, sequences.count))
         pairs, starts = sequences.pairs_of(chosen)
         yield pairs[starts[0] : starts[0] + _sequence_lengths(sequences, chosen).sum()]
+
+
+def reading_batches(
+    documents: Documents, block_size: int
+) -> Iterator[tuple[NDArray[np.int64], Batch]]:
+    """Yield batches of one row that contain every pair once, in the order of the text, with the
+    numbers of their pairs.
+
+    Documents are cut as `evaluation_batches` cuts them. A row holds as many pieces as fit.
+    """
+    chunks = split_into_chunks(documents.lengths + 1, block_size)
+    pairs, first = _Pairs(token_stream(documents), None), 0
+    for start, length in zip(chunks.starts.tolist(), chunks.lengths.tolist(), strict=True):
+        if start + length - first > block_size:
+            yield _row(pairs, first, start)
+            first = start
+    if documents.pairs:
+        yield _row(pairs, first, documents.pairs)
+
+
+def _row(pairs: _Pairs, first: int, last: int) -> tuple[NDArray[np.int64], Batch]:
+    numbers = np.arange(first, last)
+    return numbers, _batch(pairs, numbers[None], np.array([last - first]), last - first)
 
 
 class _EvaluationBatches(Sequence[Batch]):

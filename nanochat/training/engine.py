@@ -84,6 +84,13 @@ class Engine(Protocol):
         """Return the loss of each target in nats, (rows, length) like batch.targets, 0 where the
         target is IGNORE. No dropout, no gradients."""
 
+    def token_shares(self, batch: Batch) -> NDArray[np.float64]:
+        """Return the shares of the softmax that go to each target and to the counts, (rows, length,
+        2), for a model that mixes with counts. No dropout, no gradients."""
+
+    def move_towards(self, weights: Mapping[str, NDArray[np.floating]], share: float) -> None:
+        """Add to each weight a share of its difference from the given one."""
+
     def averaged(self) -> AbstractContextManager[None]:
         """Inside the block, token_losses and open_decoder use the average of the weights, if the
         option ema asks for one. No step may be taken there. Without the option it does nothing."""
