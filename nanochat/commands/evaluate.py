@@ -49,8 +49,8 @@ def evaluate(
     """Score every token of a text once, in disjoint windows of the model's context.
 
     Without `data` the text is the validation part of the run. With `adapt` the documents are read
-    in order, and the model learns each piece after it was scored. `per_token` names a file for the loss
-    of every token. Raises CheckpointError, CorpusError, OutputError, and TokenizerError for a
+    in order, and the model learns each piece after it was scored. `per_token` names a file for the
+    loss of every token. Raises CheckpointError, CorpusError, OutputError, and TokenizerError for a
     character that the model does not know.
 
     Example:

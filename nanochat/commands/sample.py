@@ -56,8 +56,8 @@ def sample(
         trained.tokenizer, config.prompt, checkpoint.data["start"], trained.config.block_size
     )
     bias = phrase_bias(trained.tokenizer, trained.config.style, config.style_weight)
-    terminal.note(f"sampling from {checkpoint.path}")
     mixture = trained.adaptive_mixture if config.adapt else trained.mixture
+    terminal.note(f"sampling from {checkpoint.path}")
     try:
         return _write(mixture, trained.tokenizer, context, config, terminal, bias)
     except LogitsError as error:

@@ -650,6 +650,11 @@ class SampleConfig(_WithoutPreset):
     dtype: str = _same("dtype")
     threads: int = _same("threads")
 
+    def __post_init__(self) -> None:
+        _WithoutPreset.__post_init__(self)
+        if self.adapt and self.from_counts:
+            raise ConfigError("adapt has no effect with from_counts; leave one of them out")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvalConfig(_WithoutPreset):

@@ -7,13 +7,12 @@ one stream. After Krause et al. 2018, "Dynamic Evaluation of Neural Sequence Mod
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nanochat.config.options import TrainConfig
-from nanochat.data.batches import Batch, reading_batches
+from nanochat.data.batches import IGNORE, Batch, reading_batches
 from nanochat.data.documents import Documents
 from nanochat.model.parameters import GROUPS
 from nanochat.ngram.adaptive import AdaptiveCounts
@@ -26,7 +25,8 @@ __all__ = ["score_adaptively"]
 # `--preset small --ngram-order 5 --steps 600 --lr 0.004`: the mixture scores 1.430 nats per byte,
 # 1.321 with counts that grow, and 1.306 if its network adapts as well; the network alone scores
 # 1.562, and 1.473 if it adapts. A step takes three times as long as scoring.
-LR_SHARE = 0.15  # of the learning rate of the training
+STEP_TOKENS = 128  # at least, for each step
+LR_SHARE = 0.05  # of the learning rate of the training
 RETURN_SHARE = 0.01  # of the way back to the trained weights, after each step
 
 
@@ -42,41 +42,34 @@ def score_adaptively(
     The engine has its trained weights again afterwards.
     """
     trained = EngineState(weights=engine.state_dict().weights, optimizer={})
-    totals = LossTotals(token_bytes)
-    nats = np.empty(documents.pairs)
+    settings = StepSettings(lr=dict.fromkeys(GROUPS, LR_SHARE * config.lr))
+    totals, nats = LossTotals(token_bytes), []
     try:
-        for pairs, losses, targets in _read(engine, trained, documents, config, counts):
-            nats[pairs] = losses
+        for batch in reading_batches(documents, config.block_size, STEP_TOKENS):
+            is_target = batch.targets != IGNORE
+            targets = batch.targets[is_target]
+            batch, losses = _scored(engine, batch, is_target, counts)
             totals.add(losses, targets)
+            nats.append(losses)
+            engine.step([batch], settings).read()
+            engine.move_towards(trained.weights, RETURN_SHARE)
     finally:
         engine.load_state_dict(trained)
-    return totals, nats
-
-
-def _read(
-    engine: Engine,
-    trained: EngineState,
-    documents: Documents,
-    config: TrainConfig,
-    counts: AdaptiveCounts | None,
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]]:
-    """Yield pair numbers, nats and targets of each row; learn from the row when asked on."""
-    settings = StepSettings(lr=dict.fromkeys(GROUPS, LR_SHARE * config.lr))
-    for pairs, batch in reading_batches(documents, config.block_size):
-        batch, losses = _scored(engine, batch, counts)
-        yield pairs, losses, batch.targets[0]
-        engine.step([batch], settings).read()
-        engine.move_towards(trained.weights, RETURN_SHARE)
+    return totals, np.concatenate(nats) if nats else np.empty(0)
 
 
 def _scored(
-    engine: Engine, batch: Batch, counts: AdaptiveCounts | None
+    engine: Engine,
+    batch: Batch,
+    is_target: NDArray[np.bool_],  # (rows, columns)
+    counts: AdaptiveCounts | None,
 ) -> tuple[Batch, NDArray[np.float64]]:
-    """Return the batch to learn from, and the nats of its only row."""
+    """Return the batch to learn from, and the nats of its targets."""
     if counts is None:
-        return batch, engine.token_losses(batch)[0]
+        return batch, engine.token_losses(batch)[is_target]
     # The shares of the network do not depend on what the counts say.
-    uncounted = dataclasses.replace(batch, by_counts=np.ones(batch.inputs.shape, np.float32))
-    losses, counted = counts.read_both(batch.targets[0], engine.token_shares(uncounted)[0])
-    by_counts = np.exp(-counted).astype(np.float32)[None]
+    by_counts = np.ones(batch.inputs.shape, dtype=np.float32)
+    shares = engine.token_shares(dataclasses.replace(batch, by_counts=by_counts))[is_target]
+    losses, counted = counts.read_both(batch.targets[is_target], shares)
+    by_counts[is_target] = np.exp(-counted)
     return dataclasses.replace(batch, by_counts=by_counts), losses
