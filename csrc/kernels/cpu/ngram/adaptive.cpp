@@ -251,17 +251,20 @@ void Adaptive::weigh(int depth) {
 
 double Adaptive::score(std::uint32_t target) noexcept {
   probabilities_[0] = 1.0 / table_.vocab;
+  counts_[0] = 0;
+  found_[0] = none;
   for (int depth = 0; depth < used_; ++depth) {
-    std::uint32_t count = 0;
+    std::uint32_t count = 0, gram = none;
     if (is_virtual(depth)) {
       count = stream_[leaf_] == target ? 1 : 0;
     } else {
-      const std::uint32_t gram = gram_index_.find(grams_, path_[depth], target);
+      gram = gram_index_.find(grams_, path_[depth], target);
       count =
           gram == none ? frozen_count(contexts_[path_[depth]], target, depth) : grams_[gram].count;
     }
     const Level& level = levels_[depth];
     counts_[depth] = count;
+    found_[depth] = gram;
     probabilities_[depth + 1] =
         (kept(count, level.discounts) + level.left * probabilities_[depth]) / level.sum;
   }
@@ -324,6 +327,7 @@ void Adaptive::make_real() {
     contexts_[index].types = 1;
     contexts_[index].totals = {1, 1, 0};
     add_gram(index, stream_[leaf_], 0).count = 1;
+    if (counts_[real_] > 0) found_[real_] = static_cast<std::uint32_t>(grams_.size() - 1);
     path_[real_] = index;
     if (real_ == order_ - 1 || token_before(leaf_, real_) == bos) continue;
     index = add_context(index, token_before(leaf_, real_ + 1), leaf_);
@@ -334,10 +338,8 @@ void Adaptive::make_real() {
 // Adds one to the count of a target after the context of a depth. Returns whether it was 0.
 bool Adaptive::add_one(int depth, std::uint32_t target) {
   const std::uint32_t index = path_[depth];
-  const std::uint32_t place = gram_index_.find(grams_, index, target);
-  Gram& gram = place == none
-                   ? add_gram(index, target, frozen_count(contexts_[index], target, depth))
-                   : grams_[place];
+  Gram& gram =
+      found_[depth] == none ? add_gram(index, target, counts_[depth]) : grams_[found_[depth]];
   const std::uint32_t before = gram.count++;
   CountsOfCounts& with = counts_of_counts_[depth];
   if (before >= 1 && before <= with.size()) --with[before - 1];

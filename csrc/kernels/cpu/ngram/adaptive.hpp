@@ -124,6 +124,7 @@ class Adaptive {
   ByDepth<std::uint32_t, max_order> path_;
   std::uint32_t leaf_ = none, leaf_context_ = none;
   ByDepth<Level, max_order> levels_;
+  ByDepth<std::uint32_t, max_order> found_;       // its elements in grams_, or none
   ByDepth<std::uint32_t, max_order> counts_;      // of the scored target
   ByDepth<double, max_order + 1> probabilities_;  // of the scored target, below each depth
 };
