@@ -4,7 +4,6 @@
 #include "kernels/checks.hpp"
 #include "kernels/cpu/ngram/adaptive_model.hpp"
 #include "kernels/cpu/ngram/handle.hpp"
-#include "kernels/cpu/runtime/parallel.hpp"
 
 struct nck_adaptive {
   nanochat::kernels::ngram::AdaptiveModel model;
