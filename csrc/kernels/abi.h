@@ -14,7 +14,7 @@
    "accum" is the accumulation dtype of a call: float for NCK_FLOAT32, NCK_BFLOAT16 and NCK_FLOAT16,
    double for NCK_FLOAT64. */
 
-enum { NCK_ABI_VERSION = 7 };
+enum { NCK_ABI_VERSION = 8 };
 
 /* Status. */
 enum {
@@ -105,6 +105,7 @@ typedef struct nck_decoder nck_decoder;
 
 /* The counts of the n-grams of a text. Holds the text, too. */
 typedef struct nck_ngrams nck_ngrams;
+typedef struct nck_adaptive nck_adaptive;
 
 /* The counts as arrays, to write them to a file and to open them again. Each is as the counting
    left it, in the byte order of the machine; csrc/kernels/cpu/ngram/table.hpp says what they hold.
@@ -348,6 +349,46 @@ int32_t nck_ngram_arrays_of(const nck_ngrams* ngrams, nck_ngram_arrays* arrays);
 /* Opens counts that read these arrays in place: the memory must outlive them. Refuses arrays with
    which a lookup could read outside of them. */
 int32_t nck_open_ngrams(const nck_ngram_arrays* arrays, nck_ngrams** ngrams);
+
+/* Opens counts that grow with a text as it is read. The frozen counts must outlive them and are not
+   changed. begins: whether the text begins with a document; if not, the tokens before it are
+   unknown, and the n-grams that they belong to are not counted.
+
+   After each target, its n-grams are added to those of the counted text, and the counts, discounts
+   and probabilities p_joint are as if both texts had been counted at once, with a last document
+   that has no end yet. Of the rates, 0 leaves out what it teaches, and read_order 0 leaves out
+   p_read.
+
+   discount_rate: a discount D(k) becomes k · r·e^s / (1 − r + r·e^s) with r = D(k) / k, limited to
+   [0.02, 0.98]. There is one s for each length of the context, class of its counts, and k. AdaGrad
+   raises log p of each target: with g the derivative of log p by s, G = 0.01 + the sum of all g²,
+   s grows by rate · g / √G. The classes are told by the distinct followers f (1, 2, 4, 8, 16, more)
+   and by the sum of the counts (f, below 2f, below 4f, below 16f, more).
+
+   read_order: p_read is that of counts of the read text alone, of this order. The counts predict
+   p_counts = (p_joint · (1 − a) + e^b · a · p_read) / (1 − a + e^b · a) with a = 1 / (1 + e⁴). b is
+   a sum of three numbers, which depend on the context that is known to the counts of the read text
+   and of both texts (tokens, and distinct followers up to 4) and on the last token modulo 1024.
+   They begin with 0 and are learned as s is, with gate_rate. */
+int32_t nck_open_adaptive(const nck_ngrams* ngrams, int32_t order, int32_t read_order,
+                          int32_t begins, double discount_rate, double gate_rate,
+                          nck_adaptive** adaptive);
+/* Returns counts that have read the same text and go on alone. */
+int32_t nck_copy_adaptive(const nck_adaptive* adaptive, nck_adaptive** copy);
+void nck_free_adaptive(nck_adaptive* adaptive);
+/* The bytes of memory that they take, without the frozen counts. */
+int64_t nck_adaptive_bytes(const nck_adaptive* adaptive);
+/* Reads targets; BOS ends a document. losses: (count) −log p(target) by what was read before it.
+
+   network: NULL, or for each target its share of a network's softmax and the share g of the counts,
+   (count, 2). Then p = (share + e^c · g · p_counts) / (1 − g + e^c · g), with c as b above.
+   counted: NULL, or (count) −log p_counts(target). */
+int32_t nck_adaptive_read(nck_adaptive* adaptive, const int64_t* tokens, int64_t count,
+                          const double* network, double* losses, double* counted);
+/* The probability of each token after the text read so far, (vocab). network: NULL, or the shares
+   of all tokens and of the counts, (vocab + 1). */
+int32_t nck_adaptive_distribution(const nck_adaptive* adaptive, const double* network,
+                                  double* probabilities);
 
 /* losses: (most_order − least_order + 1, targets): −log p of each target of the documents, the ends
    included, for each of these orders; 1 <= least_order <= most_order <= the order counted. */

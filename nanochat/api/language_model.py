@@ -32,6 +32,7 @@ from nanochat.sampling.generate import (
     sampling_settings,
     stream,
 )
+from nanochat.sampling.sampling import OpensDecoders
 from nanochat.system.wording import counted
 from nanochat.training.average import averaged_weights
 
@@ -80,13 +81,13 @@ class LanguageModel:
     def generate(
         self, prompt: str = ..., *, max_new_tokens: int = ..., temperature: float = ...,
         top_k: int = ..., top_p: float = ..., num_samples: None = None, seed: int = ...,
-        stop: str | Sequence[str] = ...,
+        stop: str | Sequence[str] = ..., adapt: bool = ...,
     ) -> str: ...  # fmt: skip
     @overload
     def generate(
         self, prompt: str = ..., *, max_new_tokens: int = ..., temperature: float = ...,
         top_k: int = ..., top_p: float = ..., num_samples: int, seed: int = ...,
-        stop: str | Sequence[str] = ...,
+        stop: str | Sequence[str] = ..., adapt: bool = ...,
     ) -> list[str]: ...  # fmt: skip
     def generate(
         self,
@@ -99,6 +100,7 @@ class LanguageModel:
         num_samples: int | None = None,
         seed: int = _DEFAULTS.seed,
         stop: str | Sequence[str] = (),
+        adapt: bool = False,
     ) -> str | list[str]:
         """Return a text that continues the prompt, the prompt included.
 
@@ -116,6 +118,7 @@ class LanguageModel:
             num_samples: number of texts. With a number, the result is a list.
             seed: seed of the random numbers.
             stop: text or texts that end the result and are not part of it.
+            adapt: let the counts of a model with `ngram_order` grow with each text.
 
         Raises:
             ConfigError: a value is out of range, such as a negative temperature.
@@ -134,7 +137,7 @@ class LanguageModel:
             stop=stop,  # type: ignore[arg-type]  # a text or a list is accepted
         )  # fmt: skip
         texts = generate(
-            self._mixture, self.tokenizer, self._context(options.prompt),
+            self._drawn_from(adapt), self.tokenizer, self._context(options.prompt),
             sampling_settings(options), options.num_samples, bias=self._bias,
         )  # fmt: skip
         return texts[0] if num_samples is None else texts
@@ -149,6 +152,7 @@ class LanguageModel:
         top_p: float = _DEFAULTS.top_p,
         seed: int = _DEFAULTS.seed,
         stop: str | Sequence[str] = (),
+        adapt: bool = False,
     ) -> Iterator[str]:
         """Return an iterator over the pieces of a text, each as soon as it is drawn.
 
@@ -167,9 +171,8 @@ class LanguageModel:
             stop=stop,  # type: ignore[arg-type]  # a text or a list is accepted
         )  # fmt: skip
         context = self._context(options.prompt)  # its errors are raised before the first piece
-        return stream(
-            self._mixture, self.tokenizer, context, sampling_settings(options), bias=self._bias
-        )
+        engine = self._drawn_from(adapt)
+        return stream(engine, self.tokenizer, context, sampling_settings(options), bias=self._bias)
 
     def next_tokens(self, prompt: str = "", k: int = 10) -> list[tuple[str, float]]:
         """Return the k most likely next tokens with their probabilities, the likeliest first.
@@ -195,6 +198,9 @@ class LanguageModel:
         likeliest = np.argsort(-logits, kind="stable")[:k].tolist()
         return [(self.tokenizer.token_text(i), float(probabilities[i])) for i in likeliest]
 
+    def _drawn_from(self, adapt: bool) -> OpensDecoders:
+        return self._trained.adaptive_mixture if adapt else self._mixture
+
     def _context(self, prompt: str) -> list[int]:
         return prompt_tokens(self.tokenizer, prompt, self._start, self._loaded.block_size)
 
@@ -204,11 +210,12 @@ class LanguageModel:
 
     # ---------------------------------------------------------------------------------- scoring
 
-    def loss(self, text: str) -> TextLoss:
+    def loss(self, text: str, *, adapt: bool = False) -> TextLoss:
         """Return the loss of each token of a text in nats, with the mean and bits per byte.
 
         The text is split into documents as the text of the run was, and scored as `nanochat eval`
-        scores a file of it: in disjoint pieces of at most `config.block_size` tokens.
+        scores a file of it: in disjoint pieces of at most `config.block_size` tokens. With `adapt`,
+        the model learns from each piece after it was scored, and forgets the text afterwards.
 
         Returns:
             A TextLoss with `nats` (tokens,) float64, `ids` (tokens,) int64, `pieces`, `mean` in
@@ -227,7 +234,7 @@ class LanguageModel:
         """
         if not isinstance(text, str):
             raise ConfigError(f"text must be a str, got {type(text).__name__}")
-        return text_loss(self._trained, text)
+        return text_loss(self._trained, text, adapt=adapt)
 
     # ------------------------------------------------------------------------------- the weights
 

@@ -13,6 +13,7 @@ from nanochat.config.options import EvalConfig
 from nanochat.data.corpus import text_documents
 from nanochat.data.documents import encode_documents, token_stream
 from nanochat.runs.load import TrainedModel
+from nanochat.training.adapting import score_adaptively
 from nanochat.training.scoring import score_documents
 
 __all__ = ["TextLoss", "text_loss"]
@@ -50,15 +51,20 @@ class TextLoss:
         )
 
 
-def text_loss(trained: TrainedModel, text: str) -> TextLoss:
+def text_loss(trained: TrainedModel, text: str, *, adapt: bool = False) -> TextLoss:
     """Score every token of a text as `nanochat eval` does. Raises CorpusError, TokenizerError."""
     config, tokenizer = trained.config, trained.tokenizer
     texts = text_documents(text, config.documents, config.separator)
     documents = encode_documents(tokenizer, texts)
-    totals, nats = score_documents(
-        trained.engine, tokenizer.token_bytes, documents, batch_size=EvalConfig().batch_size,
-        block_size=config.block_size, per_token=True, by_counts=trained.by_counts(documents),
-    )  # fmt: skip
+    if adapt:
+        totals, nats = score_adaptively(
+            trained.engine, tokenizer.token_bytes, documents, config, trained.adaptive_counts()
+        )
+    else:
+        totals, nats = score_documents(
+            trained.engine, tokenizer.token_bytes, documents, batch_size=EvalConfig().batch_size,
+            block_size=config.block_size, per_token=True, by_counts=trained.by_counts(documents),
+        )  # fmt: skip
     ids = token_stream(documents)[1:].astype(np.int64)
     assert totals.loss is not None  # a text has at least one byte
     assert totals.bpb is not None

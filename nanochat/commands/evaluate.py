@@ -30,6 +30,7 @@ from nanochat.runs.text import ScoredText, text_of_run
 from nanochat.sampling.mixed import NetworkAlone
 from nanochat.system.threads import thread_count
 from nanochat.system.wording import counted
+from nanochat.training.adapting import score_adaptively
 from nanochat.training.metrics import LossTotals, format_metric
 from nanochat.training.scoring import score_documents
 
@@ -51,6 +52,7 @@ class EvalResult:
     step: int
     data: str
     checkpoint: str
+    adaptive: bool  # the model learned from each token after it was scored
     # With network_only: the score of the mixture; loss and bpb are those of the network alone.
     mixture_loss: float | None = None
     mixture_bpb: float | None = None
@@ -68,8 +70,9 @@ def evaluate(
 ) -> EvalResult:
     """Score every token of a text once, in disjoint windows of the model's context.
 
-    Without `data` the text is the validation part of the run. `per_token` names a file for the loss
-    of every token. Raises CheckpointError, CorpusError, OutputError, and TokenizerError for a
+    Without `data` the text is the validation part of the run. With `adapt` the documents are read
+    in order, and the model learns each piece after it was scored. `per_token` names a file for the
+    loss of every token. Raises CheckpointError, CorpusError, OutputError, and TokenizerError for a
     character that the model does not know.
 
     Example:
@@ -115,7 +118,8 @@ def _evaluate(config: EvalConfig, terminal: Terminal, table: TokenTable | None) 
         models += [("mixture", mixture.nats)] if config.network_only else []
         scores = tuple(
             baseline_scores(
-                models, text, training, style=trained_config.style, seed=trained_config.seed,
+                models, text, training, adaptive=config.adapt, style=trained_config.style,
+                seed=trained_config.seed,
                 threads=thread_count(config.threads),
             )
         )  # fmt: skip
@@ -123,6 +127,7 @@ def _evaluate(config: EvalConfig, terminal: Terminal, table: TokenTable | None) 
     result = EvalResult(
         loss=totals.loss, bpb=totals.bpb, targets=totals.targets, bytes=totals.bytes,
         step=checkpoint.trainer.step, data=text.name, checkpoint=str(checkpoint.path),
+        adaptive=config.adapt,
         mixture_loss=mixture.loss if config.network_only else None,
         mixture_bpb=mixture.bpb if config.network_only else None,
         baselines=scores,
@@ -147,12 +152,17 @@ def _score(
 ) -> tuple[LossTotals, NDArray[np.float64]]:
     """Return the totals and, if asked for, the nats of each token. Raises CheckpointError."""
     alone = config.network_only and not mixture
-    totals, nats = score_documents(
-        NetworkAlone(trained.engine) if alone else trained.engine,
-        trained.tokenizer.token_bytes, text.documents, batch_size=config.batch_size,
-        block_size=trained.config.block_size, per_token=per_token,
-        by_counts=trained.by_counts(text.documents),
-    )  # fmt: skip
+    token_bytes = trained.tokenizer.token_bytes
+    if config.adapt:
+        totals, nats = score_adaptively(
+            trained.engine, token_bytes, text.documents, trained.config, trained.adaptive_counts()
+        )
+    else:
+        totals, nats = score_documents(
+            NetworkAlone(trained.engine) if alone else trained.engine, token_bytes, text.documents,
+            batch_size=config.batch_size, block_size=trained.config.block_size,
+            per_token=per_token, by_counts=trained.by_counts(text.documents),
+        )  # fmt: skip
     if totals.loss is not None and not math.isfinite(totals.loss):
         raise CheckpointError(
             f"the loss of {text.name} is {totals.loss}: the weights of {trained.checkpoint.path}"

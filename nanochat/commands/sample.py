@@ -72,10 +72,11 @@ def sample(
         trained.tokenizer, config.prompt, checkpoint.data["start"], trained.config.block_size
     )
     bias = phrase_bias(trained.tokenizer, trained.config.style, config.style_weight)
+    mixture = trained.adaptive_mixture if config.adapt else trained.mixture
     terminal.note(f"sampling from {checkpoint.path}{_without_counts(config)}")
     try:
         return _write(
-            trained.mixture, trained.tokenizer, context, config, terminal, bias, training=training
+            mixture, trained.tokenizer, context, config, terminal, bias, training=training
         )
     except LogitsError as error:
         raise CheckpointError(

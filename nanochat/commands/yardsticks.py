@@ -80,7 +80,7 @@ def baseline_scores(
         )  # fmt: skip
 
     for name, nats in models:
-        yield score(name, nats)
+        yield score(name, nats, adaptive=adaptive)
     vocab_size = dataset.tokenizer.vocab_size
     for each in counted_scores(
         dataset.train, text.documents, vocab_size, seed=seed, threads=threads

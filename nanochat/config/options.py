@@ -630,6 +630,11 @@ def _checkpoint_option(group: str) -> Any:
     )  # fmt: skip
 
 
+def _check_adapt(config: SampleConfig | EvalConfig) -> None:
+    if config.adapt and config.network_only:
+        raise ConfigError("adapt lets the counts learn, which network_only leaves out; use one")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleConfig(_WithoutPreset):
     """The options of `nanochat sample`."""
@@ -647,6 +652,10 @@ class SampleConfig(_WithoutPreset):
     style_weight: float = option(
         1.0, "Logit bonus for phrases of the futuristic style, if the model was trained with it.",
         group=_SAMPLE, low=0, high=100,
+    )  # fmt: skip
+    adapt: bool = option(
+        False, "Let the counts of a model with ngram_order grow with the prompt and the sample.",
+        group=_SAMPLE, common=True,
     )  # fmt: skip
     from_counts: bool = option(
         False, "Sample from bigram counts of the training text instead of the weights.",
@@ -677,6 +686,9 @@ class SampleConfig(_WithoutPreset):
                 "from_counts samples from counts alone and network_only from the network alone;"
                 " leave one out"
             )
+        if self.adapt and self.from_counts:
+            raise ConfigError("adapt has no effect with from_counts; leave one of them out")
+        _check_adapt(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -695,6 +707,10 @@ class EvalConfig(_WithoutPreset):
     )
     separator: str | None = _same("separator")
     data_dir: str | None = _same("data_dir", common=True)
+    adapt: bool = option(
+        False, "Let the model learn from each piece of the text after scoring it.", group=_DATA,
+        common=True,
+    )  # fmt: skip
     per_token: str | None = option(
         None, "File for the loss of every token, .jsonl or .csv, to compare two models in pairs.",
         group=_DATA, path=True, kind=str, optional=True, common=True,
@@ -715,6 +731,7 @@ class EvalConfig(_WithoutPreset):
 
     def __post_init__(self) -> None:
         _WithoutPreset.__post_init__(self)
+        _check_adapt(self)
         check_separator(self.separator, self.documents)
         if self.per_token is not None and not self.per_token.lower().endswith(TABLE_SUFFIXES):
             raise ConfigError(

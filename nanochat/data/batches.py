@@ -30,6 +30,7 @@ __all__ = [
     "evaluation_batches",
     "evaluation_pairs",
     "make_batcher",
+    "reading_batches",
     "resolve_batching",
 ]
 
@@ -233,6 +234,34 @@ def evaluation_pairs(
         chosen = np.arange(first, min(first + batch_size, sequences.count))
         pairs, starts = sequences.pairs_of(chosen)
         yield pairs[starts[0] : starts[0] + _sequence_lengths(sequences, chosen).sum()]
+
+
+def reading_batches(
+    documents: Documents,
+    block_size: int,
+    least: int,  # pairs of each batch but the last
+) -> Iterator[Batch]:
+    """Yield batches that contain every pair once, in the order of the text, row after row.
+
+    Documents are cut as `evaluation_batches` cuts them. A row holds as many pieces as fit.
+    """
+    chunks = split_into_chunks(documents.lengths + 1, block_size)
+    pairs, ends = _Pairs(token_stream(documents), None), [0]
+    for start, length in zip(chunks.starts.tolist(), chunks.lengths.tolist(), strict=True):
+        if start + length - ends[-1] > block_size:
+            ends.append(start)
+            if start - ends[0] >= least:
+                yield _batch_of_rows(pairs, ends)
+                ends = [start]
+    if documents.pairs:
+        yield _batch_of_rows(pairs, [*ends, documents.pairs])
+
+
+def _batch_of_rows(pairs: _Pairs, ends: list[int]) -> Batch:
+    """Return the batch whose row i holds the pairs ends[i] … ends[i + 1] − 1."""
+    firsts, lengths = np.array(ends[:-1]), np.diff(ends)
+    numbers = firsts[:, None] + np.arange(lengths.max())
+    return _batch(pairs, np.minimum(numbers, ends[-1] - 1), lengths, int(lengths.sum()))
 
 
 class _EvaluationBatches(Sequence[Batch]):

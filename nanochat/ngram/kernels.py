@@ -18,6 +18,7 @@ from nanochat.errors import KernelError
 __all__ = ["SIGNATURES", "Arrays", "check", "kernels", "pointer"]
 
 _POINTER, _INT64, _INT32 = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
+_DOUBLE = ctypes.c_double
 
 # The result and the arguments of each function, as in csrc/kernels/abi.h.
 SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
@@ -34,6 +35,14 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "nck_ngram_distributions": (
         _INT32, [_POINTER, _POINTER, _POINTER, _INT64, _INT32, _POINTER, _INT32]
     ),
+    "nck_open_adaptive": (
+        _INT32, [_POINTER, _INT32, _INT32, _INT32, _DOUBLE, _DOUBLE, _POINTER]
+    ),
+    "nck_copy_adaptive": (_INT32, [_POINTER, _POINTER]),
+    "nck_free_adaptive": (None, [_POINTER]),
+    "nck_adaptive_bytes": (_INT64, [_POINTER]),
+    "nck_adaptive_read": (_INT32, [_POINTER, _POINTER, _INT64, _POINTER, _POINTER, _POINTER]),
+    "nck_adaptive_distribution": (_INT32, [_POINTER, _POINTER, _POINTER]),
     "nck_last_error": (ctypes.c_char_p, []),
 }  # fmt: skip
 

@@ -89,6 +89,11 @@ class KneserNey:
         assert counts.value is not None
         return cls(counts.value, order, vocab_size, memory=dict(arrays))
 
+    @property
+    def address(self) -> int:
+        """Address of the counts for the kernels, valid as long as this object."""
+        return self._counts
+
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return copies of the counts: stream, nodes, children and followers in uint32, and the
         discounts in float64."""

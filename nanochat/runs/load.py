@@ -22,11 +22,13 @@ from nanochat.data.documents import Documents
 from nanochat.data.tokenizer import Tokenizer, tokenizer_from_dict
 from nanochat.engines import build_engine, resolve_hardware
 from nanochat.errors import CheckpointError, ConfigError, UnsupportedOption
+from nanochat.ngram.adaptive import AdaptiveCounts
 from nanochat.ngram.kneser_ney import KneserNey
 from nanochat.ngram.mixing import probabilities
 from nanochat.runs.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from nanochat.runs.counts import counts_of
 from nanochat.runs.find import find_run, is_checkpoint, step_folders
+from nanochat.sampling.adaptive import adaptive_mixture
 from nanochat.sampling.mixed import NetworkAlone, mixed_with
 from nanochat.sampling.sampling import OpensDecoders
 from nanochat.training.average import averaged_weights
@@ -60,6 +62,23 @@ class TrainedModel:
         if self.config.ngram_order and self.counts is None:
             return NetworkAlone(self.engine)
         return mixed_with(self.engine, self.counts)
+
+    @property
+    def adaptive_mixture(self) -> OpensDecoders:
+        """What samples are drawn from, with counts that grow with each text.
+
+        Raises ConfigError without counts.
+        """
+        if self.counts is None:
+            raise ConfigError(
+                f"adapt needs a model that mixes with counts, got {self.checkpoint.path} with"
+                " ngram_order 0; leave adapt out, or train with --ngram-order 5"
+            )
+        return adaptive_mixture(self.engine, self.counts)
+
+    def adaptive_counts(self) -> AdaptiveCounts | None:
+        """Return counts that grow with a text, if there are any."""
+        return None if self.counts is None else AdaptiveCounts(self.counts)
 
     def by_counts(self, documents: Documents) -> NDArray[np.float32] | None:  # (pairs,)
         """Return the probability of each target by the counts, if there are any."""
@@ -176,6 +195,7 @@ def load_trained(
         threads=options.threads,
         dropout=0.0,
         ema=0.0,
+        weight_decay=0.0,  # a model that adapts returns to its trained weights instead
         optimizer="adamw",  # a trained model needs none; the scalar engine knows no other
         auto_batch=False,
         compile=config.compile if mode == config.mode else "off",

@@ -13,7 +13,16 @@ from nanochat.ngram.kneser_ney import KneserNey
 from nanochat.sampling.sampling import OpensDecoders
 from nanochat.training.engine import Decoder
 
-__all__ = ["MixedDecoder", "NetworkAlone", "Parts", "mixed_with"]
+__all__ = ["MixedDecoder", "NetworkAlone", "Parts", "mixed_with", "shares_of"]
+
+
+def shares_of(network: Decoder) -> NDArray[np.float64]:  # (rows, vocab + 1)
+    """Return the softmax of a network's logits, the share of the counts last."""
+    logits = network.logits.astype(np.float64)
+    logits -= logits.max(axis=1, keepdims=True)
+    shares: NDArray[np.float64] = np.exp(logits)
+    shares /= shares.sum(axis=1, keepdims=True)
+    return shares
 
 
 def mixed_with(network: OpensDecoders, counts: KneserNey | None) -> OpensDecoders:
@@ -60,10 +69,7 @@ class MixedDecoder:
 
     @property
     def logits(self) -> NDArray[np.float64]:  # (rows, vocab)
-        logits = self._network.logits.astype(np.float64)
-        logits -= logits.max(axis=1, keepdims=True)
-        shares = np.exp(logits)
-        shares /= shares.sum(axis=1, keepdims=True)
+        shares = shares_of(self._network)
         result: NDArray[np.float64] = np.log(shares[:, :-1] + shares[:, -1:] * self._counted())
         return result
 

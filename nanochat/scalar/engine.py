@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,8 @@ from nanochat.training.engine import (
 )
 
 __all__ = ["ScalarEngine"]
+
+_TINY = 1e-30  # a probability that adds nothing, and whose logarithm float32 holds
 
 MODELS: Mapping[str, type[Any]] = {"bigram": Bigram, "mini-gpt": MiniGPT}
 
@@ -221,6 +224,19 @@ class ScalarEngine:
         ]
         nats[~counted] = 0.0
         return nats
+
+    def token_shares(self, batch: Batch) -> NDArray[np.float64]:  # (rows, length, 2)
+        # Of the mixture's probability, own + share · by_counts, two values give both terms.
+        shape = batch.inputs.shape
+        own, both = (
+            np.exp(-self.token_losses(replace(batch, by_counts=np.full(shape, p, np.float32))))
+            for p in (_TINY, 1.0)
+        )
+        return np.stack((own, np.clip(both - own, 0.0, 1.0)), axis=-1)
+
+    def move_towards(self, weights: Mapping[str, NDArray[np.floating]], share: float) -> None:
+        for name, matrix in self.matrices.items():
+            matrix.values[:] += share * (weights[name].astype(self.tape.dtype) - matrix.values)
 
     def _weights(self) -> dict[str, NDArray[np.floating]]:
         """Return copies of the weights by name, in the tape's dtype."""

@@ -252,6 +252,24 @@ class TensorEngine:
         _, losses = self._mixed_nats(self.model.hidden(inputs), inputs)
         return _by_row(losses, batch, inputs)
 
+    @torch.no_grad()
+    def token_shares(self, batch: Batch) -> NDArray[np.float64]:  # (rows, length, 2)
+        inputs = self._inputs(batch)
+        hidden = self.model.hidden(inputs)
+        logits = head_logits(hidden, self.model.head, softcap=self.config.logit_softcap)
+        shares = logits.double().softmax(dim=1)
+        targets = inputs.targets.clamp_min(0).unsqueeze(1)
+        found = torch.cat((shares.gather(1, targets), shares[:, -1:]), dim=1)
+        result = np.zeros((*batch.targets.shape, 2))  # columns past inputs.length hold only padding
+        result[:, : inputs.length] = found.cpu().numpy().reshape(-1, inputs.length, 2)
+        return result
+
+    @torch.no_grad()
+    def move_towards(self, weights: Mapping[str, NDArray[np.floating]], share: float) -> None:
+        goal = self.weights.pack(weights).to(self.weights.device)
+        self.weights.values.lerp_(goal, share)
+        self.weights.publish()
+
     def averaged(self) -> AbstractContextManager[None]:
         return nullcontext() if self._average is None else self._average.in_place_of_weights()
 

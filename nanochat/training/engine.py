@@ -98,6 +98,12 @@ class Engine(Protocol):
     def network_losses(self, batch: Batch) -> NDArray[np.float64]:
         """Return token_losses of the network alone, without the share of the counts. Only called
         for a model with ngram_order."""
+    def token_shares(self, batch: Batch) -> NDArray[np.float64]:
+        """Return the shares of the softmax that go to each target and to the counts, (rows, length,
+        2), for a model that mixes with counts. No dropout, no gradients."""
+
+    def move_towards(self, weights: Mapping[str, NDArray[np.floating]], share: float) -> None:
+        """Add to each weight a share of its difference from the given one."""
 
     def averaged(self) -> AbstractContextManager[None]:
         """Inside the block, token_losses and open_decoder use the average of the weights, if the

@@ -21,23 +21,32 @@ def targets(documents: Sequence[Sequence[int]]) -> Iterator[tuple[Gram, int]]:
             yield padded[:i], padded[i]
 
 
-def occurrences(documents: Sequence[Sequence[int]], length: int) -> Counter[Gram]:
-    """Count the n-grams of exactly `length` tokens whose last one is a target."""
+def occurrences(
+    documents: Sequence[Sequence[int]], length: int, unfinished: Sequence[int] | None = None
+) -> Counter[Gram]:
+    """Count the n-grams of exactly `length` tokens whose last one is a target.
+
+    An unfinished document follows the others and has no end.
+    """
     found: Counter[Gram] = Counter()
-    for document in documents:
-        padded = (BOS, *document, BOS)
+    texts = [(BOS, *document, BOS) for document in documents]
+    if unfinished is not None:
+        texts.append((BOS, *unfinished))
+    for padded in texts:
         for end in range(max(length, 2), len(padded) + 1):
             found[padded[end - length : end]] += 1
     return found
 
 
-def adjusted_counts(documents: Sequence[Sequence[int]], length: int) -> Counter[Gram]:
+def adjusted_counts(
+    documents: Sequence[Sequence[int]], length: int, unfinished: Sequence[int] | None = None
+) -> Counter[Gram]:
     """Count distinct preceding tokens, or occurrences of n-grams that begin with BOS."""
     counts: Counter[Gram] = Counter()
-    for gram in occurrences(documents, length + 1):
+    for gram in occurrences(documents, length + 1, unfinished):
         counts[gram[1:]] += 1
     if length > 1:
-        for gram, count in occurrences(documents, length).items():
+        for gram, count in occurrences(documents, length, unfinished).items():
             if gram[0] == BOS:
                 counts[gram] = count
     return counts
@@ -59,13 +68,19 @@ def discounts(counts: Counter[Gram]) -> tuple[float, float, float]:
 class KneserNeyOracle:
     """The model of one order."""
 
-    def __init__(self, documents: Sequence[Sequence[int]], order: int, vocab_size: int) -> None:
+    def __init__(
+        self,
+        documents: Sequence[Sequence[int]],
+        order: int,
+        vocab_size: int,
+        unfinished: Sequence[int] | None = None,
+    ) -> None:
         self.order, self.vocab_size = order, vocab_size
         self.followers: dict[Gram, dict[int, int]] = defaultdict(dict)
         self.discounts: list[tuple[float, float, float]] = []
         for length in range(1, order + 1):
             count = occurrences if length == order else adjusted_counts
-            counts = count(documents, length)
+            counts = count(documents, length, unfinished)
             self.discounts.append(discounts(counts))
             for gram, value in counts.items():
                 self.followers[gram[:-1]][gram[-1]] = value

@@ -8,27 +8,6 @@
 namespace nanochat::kernels::ngram {
 namespace {
 
-// How many n-grams of an order have the counts 1, 2, 3 and 4.
-using CountsOfCounts = std::array<std::int64_t, 4>;
-
-// Chen and Goodman's estimates, or 0.5, 1 and 1.5 if a count of counts is 0 or an estimate is not a
-// discount: it must be positive, so that unseen tokens keep some probability, and at most the
-// count.
-Discounts estimate_discounts(const CountsOfCounts& with) noexcept {
-  constexpr Discounts otherwise{0.5, 1.0, 1.5};
-  if (std::find(with.begin(), with.end(), 0) != with.end()) return otherwise;
-  const auto ones = static_cast<double>(with[0]);
-  const double y = ones / (ones + 2 * static_cast<double>(with[1]));
-  Discounts discounts{};
-  for (std::size_t i = 0; i < discounts.size(); ++i) {
-    const double count = static_cast<double>(i) + 1;
-    discounts[i] =
-        count - (count + 1) * y * static_cast<double>(with[i + 1]) / static_cast<double>(with[i]);
-    if (!(discounts[i] > 0 && discounts[i] <= count)) return otherwise;
-  }
-  return discounts;
-}
-
 class Builder {
  public:
   Builder(Table& table, std::vector<std::uint32_t> order, std::vector<std::uint8_t> shared)
@@ -217,6 +196,21 @@ class Builder {
 };
 
 }  // namespace
+
+Discounts estimate_discounts(const CountsOfCounts& with) noexcept {
+  constexpr Discounts otherwise{0.5, 1.0, 1.5};
+  if (std::find(with.begin(), with.end(), 0) != with.end()) return otherwise;
+  const auto ones = static_cast<double>(with[0]);
+  const double y = ones / (ones + 2 * static_cast<double>(with[1]));
+  Discounts discounts{};
+  for (std::size_t i = 0; i < discounts.size(); ++i) {
+    const double count = static_cast<double>(i) + 1;
+    discounts[i] =
+        count - (count + 1) * y * static_cast<double>(with[i + 1]) / static_cast<double>(with[i]);
+    if (!(discounts[i] > 0 && discounts[i] <= count)) return otherwise;
+  }
+  return discounts;
+}
 
 void build(Table& table, int threads) {
   std::vector<std::uint32_t> order;

@@ -3,14 +3,10 @@
 #include <memory>
 
 #include "kernels/checks.hpp"
+#include "kernels/cpu/ngram/handle.hpp"
 #include "kernels/cpu/ngram/lookup.hpp"
 #include "kernels/cpu/ngram/table.hpp"
 #include "kernels/cpu/runtime/parallel.hpp"
-
-struct nck_ngrams {
-  nanochat::kernels::ngram::Table table;  // empty if the view is of the caller's arrays
-  nanochat::kernels::ngram::View view;
-};
 
 namespace nanochat::kernels::ngram {
 namespace {
@@ -29,18 +25,6 @@ void check_offsets(const char* name, const std::int64_t* offsets, std::int64_t c
       throw Failure(NCK_ARGUMENT, "%s must not fall, got %lld after %lld at %lld", name,
                     static_cast<long long>(offsets[i + 1]), static_cast<long long>(offsets[i]),
                     static_cast<long long>(i + 1));
-    }
-  }
-}
-
-void check_tokens(const std::int64_t* tokens, std::int64_t count, std::int64_t least,
-                  std::int64_t vocab) {
-  if (count > 0) check_pointer(tokens, "tokens");
-  for (std::int64_t i = 0; i < count; ++i) {
-    if (tokens[i] < least || tokens[i] >= vocab) {
-      throw Failure(NCK_ARGUMENT, "token %lld must be in [%lld, %lld), got %lld",
-                    static_cast<long long>(i), static_cast<long long>(least),
-                    static_cast<long long>(vocab), static_cast<long long>(tokens[i]));
     }
   }
 }

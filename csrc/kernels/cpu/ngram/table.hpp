@@ -70,6 +70,14 @@ class ByDepth {
 // Subtracted from the counts 1, 2, and 3 or more.
 using Discounts = std::array<double, 3>;
 
+// How many n-grams of a length have the counts 1, 2, 3 and 4.
+using CountsOfCounts = std::array<std::int64_t, 4>;
+
+// Chen and Goodman's estimates, or 0.5, 1 and 1.5 if a count of counts is 0 or an estimate is not a
+// discount: it must be positive, so that unseen tokens keep some probability, and at most the
+// count.
+Discounts estimate_discounts(const CountsOfCounts& with) noexcept;
+
 struct Table {
   int order = 0;
   std::uint32_t vocab = 0;
