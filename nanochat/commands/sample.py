@@ -53,7 +53,7 @@ def sample(
         terminal.warn(reason)
     trained = load_trained(config, checkpoint, trained_config)
     context = prompt_tokens(
-        trained.tokenizer, config.prompt, checkpoint.data["start"], trained.config.block_size
+        trained.tokenizer, config.prompt, checkpoint.data["start"], trained.longest_prompt
     )
     bias = phrase_bias(trained.tokenizer, trained.config.style, config.style_weight)
     terminal.note(f"sampling from {checkpoint.path}")

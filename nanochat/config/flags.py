@@ -177,7 +177,11 @@ def _normalized(words: Sequence[str], options: Mapping[str, Option]) -> Iterator
 
     argparse takes only some negative numbers for values, and no value for a boolean.
     """
-    known = {flag_of(name): (name, option) for name, option in options.items()}
+    known = {
+        flag_of(spelling): (name, option)
+        for name, option in options.items()
+        for spelling in (name, *option.also)
+    }
     left = list(reversed(words))
     while left:
         word = left.pop()
@@ -235,7 +239,8 @@ def _all_flags(options: Mapping[str, Option]) -> list[str]:
 
 def _spellings(name: str, option: Option) -> list[str]:
     flag = flag_of(name)
-    return [flag, _negated(flag)] if option.kind is bool else [flag]
+    also = [flag_of(other) for other in option.also]
+    return [flag, _negated(flag)] if option.kind is bool else [flag, *also]
 
 
 def _take_argument(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from nanochat.config.option import AUTO
+
 __all__ = ["CHOSEN_BY_TEXT", "PRESETS"]
 
 # The presets that config/preset_choice.py may choose.
@@ -156,5 +158,22 @@ PRESETS: dict[str, dict[str, Any]] = {
         "steps": 1000,
         "lr": 0.02,
         "weight_decay": 0.0,
+    },
+    # Counted n-grams alone: nothing is trained, and all validation text is scored once. The context
+    # window only sizes the batches of an evaluation.
+    "ngram": {
+        "model_kind": "ngram",
+        "n_layer": 0,
+        "n_head": 1,
+        "block_size": 1024,
+        "activation": "relu",
+        "positions": "learned",
+        "qk_norm": False,
+        "ngram_order": AUTO,
+        "batching": "windows",
+        "steps": 0,
+        "eval_every": 0,
+        "eval_tokens": 0,
+        "baseline": False,
     },
 }

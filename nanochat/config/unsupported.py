@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from nanochat import errors
-from nanochat.config.option import as_text
+from nanochat.config.option import as_text, options_of
+from nanochat.config.presets import PRESETS
 
 __all__ = ["UNSUPPORTED", "Rule", "check_supported"]
 
@@ -25,7 +26,49 @@ class Rule(NamedTuple):
     applies: Callable[[Any], bool]
 
 
+# The options of networks and of their training, which counting alone does not read.
+OF_NETWORKS = (
+    "n_layer", "n_head", "n_embd", "block_size", "activation", "positions", "prev_token_tables",
+    "hash_embed_rows", "hash_embed_longest", "tie_lm_head", "input_rmsnorm", "qk_norm",
+    "logit_softcap", "init_std", "zero_init", "dropout", "batching", "steps", "batch_size",
+    "grad_accum", "auto_batch", "optimizer", "lr", "matrix_lr", "head_lr", "lr_schedule",
+    "warmup_ratio", "warmdown_ratio", "final_lr_frac", "schedule_points", "weight_decay", "beta1",
+    "muon_momentum", "beta2", "eps", "grad_clip", "ema", "patience", "numerics", "loss",
+    "eval_every", "eval_tokens", "checkpoint_every", "baseline",
+)  # fmt: skip
+
+
+def _of_networks(option: str) -> Rule:
+    """Return the rule that counted n-grams alone refuse another value than the preset's."""
+
+    def applies(config: Any) -> bool:
+        if config.model_kind != "ngram":
+            return False
+        return bool(getattr(config, option) != _ngram_default(type(config), option))
+
+    return Rule(
+        errors.UnsupportedOption, "model_kind", option, "leave it out or use model_kind mini-gpt",
+        applies,
+    )  # fmt: skip
+
+
+def _ngram_default(config_class: type, option: str) -> Any:
+    preset = PRESETS["ngram"]
+    return preset[option] if option in preset else options_of(config_class)[option].default
+
+
 UNSUPPORTED: tuple[Rule, ...] = (
+    *map(_of_networks, OF_NETWORKS),
+    Rule(errors.UnsupportedOption, "model_kind", "mode", "leave it out; counting needs no torch",
+         lambda c: c.model_kind == "ngram" and c.mode == "tensor"),
+    Rule(errors.UnsupportedDevice, "model_kind", "device", "leave it out; counting needs no GPU",
+         lambda c: c.model_kind == "ngram" and c.device not in ("auto", "cpu")),
+    Rule(errors.UnsupportedDtype, "model_kind", "dtype", "use dtype float64",
+         lambda c: c.model_kind == "ngram" and c.dtype not in ("auto", "float64")),
+    Rule(errors.UnsupportedOption, "model_kind", "compile", "leave it out",
+         lambda c: c.model_kind == "ngram" and c.compile == "on"),
+    Rule(errors.UnsupportedOption, "model_kind", "ngram_order", "use ngram_order auto",
+         lambda c: c.model_kind == "ngram" and c.ngram_order == 0),
     Rule(errors.UnsupportedDevice, "mode", "device", "use device cpu or mode tensor",
          lambda c: c.mode == "scalar" and c.device in ("cuda", "mps")),
     Rule(errors.UnsupportedDtype, "mode", "dtype", "use dtype float64 or float32",

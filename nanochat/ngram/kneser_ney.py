@@ -103,6 +103,13 @@ class KneserNey:
         """Bytes of memory that the counts take."""
         return int(kernels().nck_ngram_bytes(self._counts))
 
+    @property
+    def entries(self) -> int:
+        """Entries of the tables: contexts, their extensions and their followers."""
+        fields = Arrays()
+        check(kernels().nck_ngram_arrays_of(self._counts, ctypes.addressof(fields)))
+        return int(fields.nodes_size + fields.children_size + fields.followers_size)
+
     def token_losses(
         self, documents: Documents, order: int | None = None, threads: int = 1
     ) -> NDArray[np.float64]:  # (documents.pairs,)
@@ -128,18 +135,26 @@ class KneserNey:
         return probabilities
 
     def distributions(
-        self, contexts: Sequence[ArrayLike], order: int | None = None, threads: int = 1
+        self,
+        contexts: Sequence[ArrayLike] | NDArray[np.int64],
+        order: int | None = None,
+        threads: int = 1,
     ) -> NDArray[np.float64]:  # (contexts, vocab_size)
-        """Return one `distribution` per context."""
-        rows = [_int64(context) for context in contexts]
-        offsets = np.zeros(len(rows) + 1, dtype=np.int64)
-        np.cumsum([len(row) for row in rows], out=offsets[1:])
-        tokens = np.concatenate(rows) if rows else np.zeros(0, dtype=np.int64)
-        result = np.empty((len(rows), self.vocab_size))
+        """Return one `distribution` per context. A matrix has a context per row."""
+        count = len(contexts)
+        if isinstance(contexts, np.ndarray):
+            tokens = _int64(contexts)
+            offsets = np.arange(count + 1, dtype=np.int64) * contexts.shape[1]
+        else:
+            rows = [_int64(context) for context in contexts]
+            offsets = np.zeros(count + 1, dtype=np.int64)
+            np.cumsum([len(row) for row in rows], out=offsets[1:])
+            tokens = np.concatenate(rows) if rows else np.zeros(0, dtype=np.int64)
+        result = np.empty((count, self.vocab_size))
         order = self.order if order is None else order
         _check_int32(order=order, threads=threads)
         status = kernels().nck_ngram_distributions(
-            self._counts, pointer(tokens), pointer(offsets), len(rows), order, pointer(result),
+            self._counts, pointer(tokens), pointer(offsets), count, order, pointer(result),
             threads,
         )  # fmt: skip
         check(status)

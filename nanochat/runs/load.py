@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from nanochat.data.tokenizer import Tokenizer, tokenizer_from_dict
 from nanochat.engines import build_engine, resolve_hardware
 from nanochat.errors import CheckpointError, ConfigError
 from nanochat.ngram.kneser_ney import KneserNey
-from nanochat.ngram.mixing import probabilities
+from nanochat.ngram.mixing import exact_probabilities, probabilities
 from nanochat.runs.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from nanochat.runs.counts import counts_of
 from nanochat.runs.find import find_run, is_checkpoint, step_folders
@@ -45,22 +46,31 @@ LAST = "last"
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class TrainedModel:
-    """An engine with the weights of a checkpoint, and the checkpoint itself."""
+    """An engine with the weights or counts of a checkpoint, and the checkpoint itself."""
 
     engine: Engine
     config: TrainConfig
     tokenizer: Tokenizer
     checkpoint: Checkpoint
-    counts: KneserNey | None  # that the network is mixed with
+    counts: KneserNey | None  # that the network is mixed with, or that predict alone
 
     @property
     def mixture(self) -> OpensDecoders:
         """What samples are drawn from."""
         return mixed_with(self.engine, self.counts)
 
-    def by_counts(self, documents: Documents) -> NDArray[np.float32] | None:  # (pairs,)
+    def by_counts(self, documents: Documents) -> NDArray[np.floating] | None:  # (pairs,)
         """Return the probability of each target by the counts, if there are any."""
-        return None if self.counts is None else probabilities(self.counts, documents)
+        if self.counts is None:
+            return None
+        if self.config.model_kind == "ngram":
+            return exact_probabilities(self.counts, documents)
+        return probabilities(self.counts, documents)
+
+    @property
+    def longest_prompt(self) -> int:
+        """Tokens that a prompt may have. Counts read any text, and of it the last few tokens."""
+        return sys.maxsize if self.config.model_kind == "ngram" else self.config.block_size
 
 
 def read_checkpoint(
@@ -170,10 +180,11 @@ def load_trained(
     )
     resolved = resolve_hardware(requested)
     tokenizer = tokenizer_from_dict(checkpoint.tokenizer)
-    engine = build_engine(resolved, tokenizer.vocab_size)
+    counts = counts_of(checkpoint)
+    engine = build_engine(resolved, tokenizer.vocab_size, counts=counts)
     weights = averaged_weights(checkpoint.state)
     engine.load_state_dict(EngineState(weights=weights, optimizer={}))
     return TrainedModel(
         engine=engine, config=resolved, tokenizer=tokenizer, checkpoint=checkpoint,
-        counts=counts_of(checkpoint),
+        counts=counts,
     )  # fmt: skip

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanochat.ngram.kneser_ney import KneserNey
+from nanochat.sampling.ngram import NgramEngine
 from nanochat.sampling.sampling import OpensDecoders
 from nanochat.training.engine import Decoder
 
@@ -15,8 +16,13 @@ __all__ = ["MixedDecoder", "mixed_with"]
 
 
 def mixed_with(network: OpensDecoders, counts: KneserNey | None) -> OpensDecoders:
-    """Return the mixture to draw samples from, or the network itself if there are no counts."""
-    return network if counts is None else _Mixture(network, counts)
+    """Return the mixture to draw samples from, or the network itself if there are no counts.
+
+    Counts that predict alone are returned as they are.
+    """
+    if counts is None or isinstance(network, NgramEngine):
+        return network
+    return _Mixture(network, counts)
 
 
 class _Mixture:
