@@ -168,6 +168,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "block_size": 1024,
         "activation": "relu",
         "positions": "learned",
+        "input_rmsnorm": False,
         "qk_norm": False,
         "ngram_order": AUTO,
         "batching": "windows",

@@ -59,9 +59,9 @@ def _ngram_default(config_class: type, option: str) -> Any:
 
 UNSUPPORTED: tuple[Rule, ...] = (
     *map(_of_networks, OF_NETWORKS),
-    Rule(errors.UnsupportedOption, "model_kind", "mode", "leave it out; counting needs no torch",
+    Rule(errors.UnsupportedOption, "model_kind", "mode", "leave it out",
          lambda c: c.model_kind == "ngram" and c.mode == "tensor"),
-    Rule(errors.UnsupportedDevice, "model_kind", "device", "leave it out; counting needs no GPU",
+    Rule(errors.UnsupportedDevice, "model_kind", "device", "leave it out",
          lambda c: c.model_kind == "ngram" and c.device not in ("auto", "cpu")),
     Rule(errors.UnsupportedDtype, "model_kind", "dtype", "use dtype float64",
          lambda c: c.model_kind == "ngram" and c.dtype not in ("auto", "float64")),

@@ -17,7 +17,7 @@ from nanochat.data.documents import Documents
 from nanochat.errors import KernelError
 from nanochat.ngram.kernels import Arrays, check, kernels, pointer
 
-__all__ = ["MAX_ORDER", "KneserNey"]
+__all__ = ["MAX_ORDER", "ContextReader", "KneserNey"]
 
 MAX_ORDER = 16
 MOST_TARGETS = 1 << 27
@@ -135,30 +135,26 @@ class KneserNey:
         return probabilities
 
     def distributions(
-        self,
-        contexts: Sequence[ArrayLike] | NDArray[np.int64],
-        order: int | None = None,
-        threads: int = 1,
+        self, contexts: Sequence[ArrayLike], order: int | None = None, threads: int = 1
     ) -> NDArray[np.float64]:  # (contexts, vocab_size)
-        """Return one `distribution` per context. A matrix has a context per row."""
-        count = len(contexts)
-        if isinstance(contexts, np.ndarray):
-            tokens = _int64(contexts)
-            offsets = np.arange(count + 1, dtype=np.int64) * contexts.shape[1]
-        else:
-            rows = [_int64(context) for context in contexts]
-            offsets = np.zeros(count + 1, dtype=np.int64)
-            np.cumsum([len(row) for row in rows], out=offsets[1:])
-            tokens = np.concatenate(rows) if rows else np.zeros(0, dtype=np.int64)
-        result = np.empty((count, self.vocab_size))
+        """Return one `distribution` per context."""
+        rows = [_int64(context) for context in contexts]
+        offsets = np.zeros(len(rows) + 1, dtype=np.int64)
+        np.cumsum([len(row) for row in rows], out=offsets[1:])
+        tokens = np.concatenate(rows) if rows else np.zeros(0, dtype=np.int64)
+        result = np.empty((len(rows), self.vocab_size))
         order = self.order if order is None else order
         _check_int32(order=order, threads=threads)
         status = kernels().nck_ngram_distributions(
-            self._counts, pointer(tokens), pointer(offsets), count, order, pointer(result),
+            self._counts, pointer(tokens), pointer(offsets), len(rows), order, pointer(result),
             threads,
         )  # fmt: skip
         check(status)
         return result
+
+    def reader(self, rows: int) -> ContextReader:
+        """Return a reader of up to `rows` contexts at a time."""
+        return ContextReader(self, self._counts, rows)
 
     def _losses(
         self, documents: Documents, least_order: int, most_order: int, threads: int
@@ -174,6 +170,35 @@ class KneserNey:
         )  # fmt: skip
         check(status)
         return result
+
+
+class ContextReader:
+    """`distributions` of contexts of one length, without new memory for each call."""
+
+    def __init__(self, model: KneserNey, counts: int, rows: int) -> None:
+        self._model = model  # keeps the counts
+        self._order, self._longest = model.order, max(model.order - 1, 1)
+        self._tokens = np.zeros(rows * self._longest, dtype=np.int64)
+        self._offsets = np.zeros(rows + 1, dtype=np.int64)
+        self._result = np.empty((rows, model.vocab_size))
+        self._length = 0
+        self._lookup = kernels().nck_ngram_distributions
+        self._inputs = counts, pointer(self._tokens), pointer(self._offsets)
+        self._output = pointer(self._result)
+
+    def distributions(
+        self,
+        contexts: NDArray[np.int64],  # (contexts, length) the last tokens, at most order − 1
+    ) -> NDArray[np.float64]:  # (contexts, vocab_size)
+        """Return the probability of each token after each context, until the next call."""
+        count, length = contexts.shape
+        assert length <= self._longest
+        if length != self._length:
+            self._offsets[:] = np.arange(len(self._offsets)) * length
+            self._length = length
+        self._tokens[: count * length].reshape(count, length)[:] = contexts
+        check(self._lookup(*self._inputs, count, self._order, self._output, 1))
+        return self._result[:count]
 
 
 def _copied(address: int | None, kind: Any, shape: tuple[int, int]) -> NDArray[Any]:

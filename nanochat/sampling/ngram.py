@@ -69,18 +69,19 @@ class NgramDecoder:
         from nanochat import _scalar  # a network of the tensor engine does not need it
 
         self._draw_tokens = _scalar.draw_tokens
-        self._counts, self._longest = counts, counts.order - 1
+        self._longest = counts.order - 1
         recent = [list(prompt[max(len(prompt) - self._longest, 0) :]) for prompt in prompts]
         self._end = len(recent[0]) if recent else 0  # prompts have one length
         self._tokens = np.zeros((len(recent), self._longest + _SPARE), dtype=np.int64)
         self._tokens[:, : self._end] = recent
+        self._reader = counts.reader(len(recent))
 
     def _contexts(self) -> NDArray[np.int64]:  # (rows, at most order − 1)
         return self._tokens[:, max(self._end - self._longest, 0) : self._end]
 
     @property
     def logits(self) -> NDArray[np.float64]:  # (rows, vocab)
-        return np.log(self._counts.distributions(self._contexts()))
+        return np.log(self._reader.distributions(self._contexts()))
 
     def advance(self, ids: Sequence[int]) -> None:
         if self._end == self._tokens.shape[1]:
@@ -114,6 +115,6 @@ class NgramDecoder:
         contexts = self._contexts()
         if len(rows) < len(contexts):
             contexts = contexts[rows]
-        logits = self._counts.distributions(contexts)
+        logits = self._reader.distributions(contexts)
         np.log(logits, out=logits)
         return self._draw_tokens(logits, random, temperature, top_k, top_p)
