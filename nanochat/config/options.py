@@ -439,7 +439,7 @@ class TrainConfig:
         try:
             self._check_heads()
             self._check_schedule()
-            check_supported(self)
+            check_supported(self, defaults)
         except ConfigError as error:
             if not (self._leaves_preset_to_text() and _some_preset_accepts(given)):
                 raise

@@ -6,14 +6,13 @@ table before any work starts.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from nanochat import errors
-from nanochat.config.option import as_text, options_of
-from nanochat.config.presets import PRESETS
+from nanochat.config.option import as_text
 
-__all__ = ["UNSUPPORTED", "Rule", "check_supported"]
+__all__ = ["OF_NETWORKS", "UNSUPPORTED", "Rule", "check_supported"]
 
 
 class Rule(NamedTuple):
@@ -37,28 +36,7 @@ OF_NETWORKS = (
     "eval_every", "eval_tokens", "checkpoint_every", "baseline",
 )  # fmt: skip
 
-
-def _of_networks(option: str) -> Rule:
-    """Return the rule that counted n-grams alone refuse another value than the preset's."""
-
-    def applies(config: Any) -> bool:
-        if config.model_kind != "ngram":
-            return False
-        return bool(getattr(config, option) != _ngram_default(type(config), option))
-
-    return Rule(
-        errors.UnsupportedOption, "model_kind", option, "leave it out or use model_kind mini-gpt",
-        applies,
-    )  # fmt: skip
-
-
-def _ngram_default(config_class: type, option: str) -> Any:
-    preset = PRESETS["ngram"]
-    return preset[option] if option in preset else options_of(config_class)[option].default
-
-
 UNSUPPORTED: tuple[Rule, ...] = (
-    *map(_of_networks, OF_NETWORKS),
     Rule(errors.UnsupportedOption, "model_kind", "mode", "leave it out",
          lambda c: c.model_kind == "ngram" and c.mode == "tensor"),
     Rule(errors.UnsupportedDevice, "model_kind", "device", "leave it out",
@@ -131,8 +109,19 @@ UNSUPPORTED: tuple[Rule, ...] = (
 )  # fmt: skip
 
 
-def check_supported(config: Any) -> None:
-    """Raise the typed error of the first row of UNSUPPORTED that applies to the config."""
+def check_supported(config: Any, defaults: Mapping[str, Any]) -> None:
+    """Raise the typed error of the first row of UNSUPPORTED that applies to the config.
+
+    With counted n-grams alone, raise UnsupportedOption for an option of networks that differs from
+    its default under the preset.
+    """
+    if config.model_kind == "ngram":
+        for name in OF_NETWORKS:
+            if getattr(config, name) != defaults[name]:
+                raise errors.UnsupportedOption(
+                    f"model_kind ngram does not support {name} {as_text(getattr(config, name))};"
+                    " leave it out or use model_kind mini-gpt"
+                )
     for rule in UNSUPPORTED:
         if rule.applies(config):
             raise rule.error(
