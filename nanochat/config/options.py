@@ -29,7 +29,7 @@ from nanochat.config.option import (
     shown,
 )
 from nanochat.config.presets import CHOSEN_BY_TEXT, PRESETS
-from nanochat.config.unsupported import UNSUPPORTED, check_supported
+from nanochat.config.unsupported import UNSUPPORTED, check_has_network, check_supported
 from nanochat.errors import ConfigError, UnsupportedModelKind
 from nanochat.system import processes
 
@@ -437,9 +437,10 @@ class TrainConfig:
         self._check_time_budget()
         check_separator(self.separator, self.documents)
         try:
+            check_has_network(self, defaults)
             self._check_heads()
             self._check_schedule()
-            check_supported(self, defaults)
+            check_supported(self)
         except ConfigError as error:
             if not (self._leaves_preset_to_text() and _some_preset_accepts(given)):
                 raise

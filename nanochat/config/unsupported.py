@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from nanochat import errors
 from nanochat.config.option import as_text
 
-__all__ = ["OF_NETWORKS", "UNSUPPORTED", "Rule", "check_supported"]
+__all__ = ["OF_NETWORKS", "UNSUPPORTED", "Rule", "check_has_network", "check_supported"]
 
 
 class Rule(NamedTuple):
@@ -109,19 +109,23 @@ UNSUPPORTED: tuple[Rule, ...] = (
 )  # fmt: skip
 
 
-def check_supported(config: Any, defaults: Mapping[str, Any]) -> None:
-    """Raise the typed error of the first row of UNSUPPORTED that applies to the config.
+def check_has_network(config: Any, defaults: Mapping[str, Any]) -> None:
+    """Raise UnsupportedOption for an option of networks where counts predict alone.
 
-    With counted n-grams alone, raise UnsupportedOption for an option of networks that differs from
-    its default under the preset.
+    An option that has its default under the preset is not refused.
     """
-    if config.model_kind == "ngram":
-        for name in OF_NETWORKS:
-            if getattr(config, name) != defaults[name]:
-                raise errors.UnsupportedOption(
-                    f"model_kind ngram does not support {name} {as_text(getattr(config, name))};"
-                    " leave it out or use model_kind mini-gpt"
-                )
+    if config.model_kind != "ngram":
+        return
+    for name in OF_NETWORKS:
+        if getattr(config, name) != defaults[name]:
+            raise errors.UnsupportedOption(
+                f"model_kind ngram does not support {name} {as_text(getattr(config, name))};"
+                " leave it out or use model_kind mini-gpt"
+            )
+
+
+def check_supported(config: Any) -> None:
+    """Raise the typed error of the first row of UNSUPPORTED that applies to the config."""
     for rule in UNSUPPORTED:
         if rule.applies(config):
             raise rule.error(

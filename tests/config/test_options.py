@@ -618,7 +618,7 @@ def test_counts_alone_refuse_every_option_of_networks(flags, refused):
     for name in OF_NETWORKS:
         option = options_of(TrainConfig)[name]
         default = PRESETS["ngram"].get(name, option.default)
-        values = [*(option.choices or ()), True, False, 1, 2, 0.5, "1:0.5"]
+        values = [*(option.choices or ()), True, False, 1, 2, 0.5, 0.25, "1:0.5"]
         value = next(
             v for v in values
             if type(v) is option.kind and option.accepts(v) and v != default
