@@ -335,3 +335,10 @@ def test_a_person_sees_four_lines_of_which_the_last_adds_a_network(folder, monke
         "write text: nanochat sample run",
         "add a network: nanochat train names.txt --ngram-order 3",
     ]
+
+
+def test_the_help_page_of_the_kind_has_its_defaults(cli):
+    page = " ".join(cli("train", "--model-kind=ngram", "--help").out.split())
+    assert "--ngram-order, --order N" in page
+    assert "0: the network alone. [default: auto]" in page
+    assert "Number of optimizer steps. [default: 0]" in page
