@@ -147,7 +147,11 @@ def _tables(run: RunSummary) -> str:
     so."""
     entries, counts = run.table_entries, run.count_entries
     text = f" ({entries:,} of them table entries)" if entries is not None and run.params else ""
-    return f"{text}, {counts:,} table entries of counts" if counts else text
+    return (
+        f"{text}, {counts:,} table entries of counts, which hold the training text"
+        if counts
+        else text
+    )
 
 
 def _marks(checkpoint: Mapping[str, Any]) -> str:

@@ -109,9 +109,8 @@ def test_parameters_are_none_and_the_entries_of_the_counts_are_told(run, cli):
     entries = sum(len(stored[name]) for name in ("nodes", "children", "followers"))
     saved = result_of()
     assert (saved["params"], saved["table_entries"], saved["count_entries"]) == (0, 0, entries)
-    assert f"model: ngram, 0 parameters, {entries:,} table entries of counts" in (
-        cli("runs", "show", "run").out
-    )
+    text = "table entries of counts, which hold the training text"
+    assert f"model: ngram, 0 parameters, {entries:,} {text}\n" in (cli("runs", "show", "run").out)
     (record,) = json.loads(cli("runs", "--dir=.", "--json").out)["runs"]
     assert (record["params"], record["count_entries"]) == (0, entries)
 
