@@ -40,6 +40,10 @@ def options_table(config: str) -> str:
         meaning = option.help
         if option.choices:
             meaning += " One of " + ", ".join(f"`{choice}`" for choice in option.choices) + "."
+        if option.also:
+            meaning += (
+                " On the command line also " + ", ".join(f"`--{n}`" for n in option.also) + "."
+            )
         cells = f"`{name}`", f"`{default}`", meaning.replace("|", "\\|").replace("*", "\\*")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

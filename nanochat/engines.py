@@ -14,6 +14,7 @@ import threading
 from nanochat.config.options import TrainConfig
 from nanochat.errors import MissingDependency, UnsupportedOption
 from nanochat.model.parameters import parameter_specs
+from nanochat.ngram.kneser_ney import KneserNey
 from nanochat.system import processes
 from nanochat.training.engine import Engine
 from nanochat.training.guards import check_memory_fits, training_bytes
@@ -54,6 +55,10 @@ def resolve_hardware(config: TrainConfig) -> TrainConfig:
     Raises MissingDependency without torch in mode tensor, UnsupportedDevice, UnsupportedDtype.
     """
     if config.mode == "scalar":
+        if processes.world() > 1 and config.model_kind == "ngram":
+            raise UnsupportedOption(
+                f"model_kind ngram does not support {processes.world()} processes; start one"
+            )
         if processes.world() > 1:
             raise UnsupportedOption(
                 f"mode scalar does not support {processes.world()} processes; use mode tensor"
@@ -74,9 +79,15 @@ def build_engine(
     config: TrainConfig,
     vocab_size: int,
     longest: int = 0,  # positions of the longest segment to come; 0 if unknown
+    counts: KneserNey | None = None,  # of the run's n-grams; a network does not need them
 ) -> Engine:
     """Build the engine of a config with resolved hardware. Raises ConfigError if the model cannot
     fit in memory."""
+    if config.model_kind == "ngram":
+        from nanochat.sampling.ngram import NgramEngine
+
+        assert counts is not None
+        return NgramEngine(counts)
     check_memory_fits(training_bytes(parameter_specs(config, vocab_size), config))
     if config.mode == "scalar":
         from nanochat.scalar.engine import ScalarEngine

@@ -91,6 +91,32 @@ def test_the_scalar_engine_trains_samples_scores_resumes_and_ablates(without_tor
     assert "--mode" in nanochat("train", "--help")
 
 
+def test_counted_ngrams_train_sample_score_resume_and_load_without_importing_torch(python, folder):
+    code = """
+import sys
+import nanochat
+from nanochat.cli import main
+
+words = ["train", "names.txt", "--documents=line", "--model-kind=ngram", "--out=run", "--quiet"]
+for command in (words, ["train", "--resume", "--out=run", "--quiet"], ["sample", "run", "--quiet"],
+                ["eval", "run", "--quiet"], ["runs", "show", "run"]):
+    assert main(command) == 0
+model = nanochat.load("run")
+print(model.generate("an", max_new_tokens=1)[:2], len(model.loss("anna")), model.next_tokens(k=1))
+assert "torch" not in sys.modules
+"""
+    done = python("-c", code)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_counted_ngrams_train_where_there_is_no_torch(without_torch, folder):
+    words = ("train", "names.txt", "--documents=line", "--model-kind=ngram", "--out=run")
+    done = without_torch("-m", "nanochat", *words)
+    assert done.returncode == 0, done.stderr
+    assert "counted n-grams of order " in done.stderr
+    assert done.stdout.splitlines()[-1] == "run: run"
+
+
 def test_weights_of_the_tensor_engine_are_read_by_the_scalar_one(without_torch, folder, tiny):
     import nanochat
 

@@ -68,6 +68,7 @@ def surface() -> dict[str, dict[str, object]]:
                 "group": option.group,
                 "common": option.common,
                 "path": option.path,
+                **({"also": [f"--{other}" for other in option.also]} if option.also else {}),
             }
         commands[command] = options
     return commands
@@ -102,7 +103,8 @@ def test_help_all_shows_every_option_of_the_snapshot_and_no_other(command, cli):
     assert (result.code, result.err) == (0, "")
     options = surface()[command]
     negatives = {"--no-" + f[2:] for f, o in options.items() if o["kind"] == "bool"}
-    assert flags_in(result.out) == {*options, *negatives, *GENERAL}
+    also = {flag for option in options.values() for flag in option.get("also", ())}
+    assert flags_in(result.out) == {*options, *negatives, *also, *GENERAL}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -775,7 +777,7 @@ printf '%s\\n' "${COMPREPLY[@]}"
     [
         (["tr"], ["train"]),
         (["train", "--pres"], ["--preset"]),
-        (["train", "--preset", "n"], ["nano"]),
+        (["train", "--preset", "n"], ["nano", "ngram"]),
         (["train", "na"], ["names.txt"]),
         (["train", "--tie-lm-head", "na"], ["names.txt"]),
         (["train", "--data", "na"], ["names.txt"]),

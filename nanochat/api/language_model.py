@@ -202,7 +202,7 @@ class LanguageModel:
         return self._trained.adaptive_mixture if adapt else self._mixture
 
     def _context(self, prompt: str) -> list[int]:
-        return prompt_tokens(self.tokenizer, prompt, self._start, self._loaded.block_size)
+        return prompt_tokens(self.tokenizer, prompt, self._start, self._trained.longest_prompt)
 
     @cached_property
     def _bias(self) -> Any:
@@ -297,14 +297,18 @@ class LanguageModel:
 
     def __repr__(self) -> str:
         config, engine = self.config, self._engine
-        blocks = ""
+        size = f"{counted(self.params, 'parameter')}: "
         if config.model_kind == "mini-gpt":
             layers, heads = counted(config.n_layer, "layer"), counted(config.n_head, "head")
-            blocks = f"{layers}, {heads}, "
+            size += f"{layers}, {heads}, "
+        size += f"hidden size {config.n_embd}, context window {config.block_size}"
+        if config.model_kind == "ngram":
+            assert self._trained.counts is not None
+            counts = self._trained.counts
+            size = f"order {counts.order}, {counts.entries:,} table entries, no parameters"
         rows = {
             "checkpoint": str(self.checkpoint),
-            "model": f"{config.model_kind}, {counted(self.params, 'parameter')}: {blocks}"
-            f"hidden size {config.n_embd}, context window {config.block_size}",
+            "model": f"{config.model_kind}, {size}",
             "tokenizer": f"{self.tokenizer.kind}, {counted(self.tokenizer.vocab_size, 'token')}",
             "step": self._step_text(),
             "validation": _score(self.validation),

@@ -1,4 +1,7 @@
-"""The counts that a run mixes its network with: counted once, kept in the run's folder."""
+"""The counts of a run's n-grams: counted once, kept in the run's folder.
+
+A network is mixed with them, or they are the model.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,14 @@ from nanochat.config.options import TrainConfig
 from nanochat.data.dataset import ByCounts, Dataset
 from nanochat.ngram.baseline import choose_order, counted_part
 from nanochat.ngram.kneser_ney import KneserNey
-from nanochat.ngram.mixing import FOLDS, cross_fitted, parts_for, probabilities, training_part
+from nanochat.ngram.mixing import (
+    FOLDS,
+    cross_fitted,
+    exact_probabilities,
+    parts_for,
+    probabilities,
+    training_part,
+)
 from nanochat.ngram.stored import save_counts
 from nanochat.runs.checkpoint import Checkpoint
 from nanochat.runs.counts import named, saved_counts
@@ -31,27 +41,26 @@ def with_counts(
     *,
     reads: float | None = None,  # tokens that the network will be trained on; None: all steps
 ) -> Dataset:
-    """Return the dataset with the probabilities of its targets by counts, if the config mixes.
+    """Return the dataset with the probabilities of its targets by counts, if the config has any.
 
     They are those of the checkpoint's run, or counted now.
     """
     if not config.ngram_order or dataset.by_counts is not None:
         return dataset
+    if config.model_kind == "ngram":
+        return dataclasses.replace(dataset, by_counts=_alone(dataset, config, checkpoint))
     threads, documents = thread_count(config.threads), dataset.train
     is_seen = dataset.val_source == "train"  # validation is the beginning of the training part
     if checkpoint is not None:
         model, train, parts = saved_counts(checkpoint)
     else:
         size = dataset.tokenizer.vocab_size
-        order = config.ngram_order
-        if order == AUTO:
-            order = choose_order(documents, size, seed=config.seed, threads=threads)
-        model = KneserNey.count(counted_part(documents), order, size, threads)
+        model = _counted(dataset, config, threads)
         if reads is None:
             reads = config.steps * dataset.step_tokens(dataset.resolve(config), processes.world())
         parts = FOLDS if is_seen else parts_for(documents, reads)
         train = cross_fitted(
-            documents, order, size, seed=config.seed, threads=threads, parts=parts
+            documents, model.order, size, seed=config.seed, threads=threads, parts=parts
         )  # fmt: skip
     by_counts = ByCounts(
         model=model,
@@ -62,6 +71,31 @@ def with_counts(
         is_best=checkpoint is None and config.ngram_order == AUTO,
     )
     return dataclasses.replace(dataset, by_counts=by_counts)
+
+
+def _alone(dataset: Dataset, config: TrainConfig, checkpoint: Checkpoint | None) -> ByCounts:
+    """Return the counts that predict alone. There is nothing to train, so none are cross-fitted."""
+    threads = thread_count(config.threads)
+    if checkpoint is not None:
+        model, train, parts = saved_counts(checkpoint)
+    else:
+        model = _counted(dataset, config, threads)
+        train, parts = np.zeros(0, dtype=np.float32), FOLDS
+    return ByCounts(
+        model=model,
+        documents=counted_part(dataset.train),
+        parts=parts,
+        train=train,
+        val=exact_probabilities(model, dataset.val, threads),
+    )
+
+
+def _counted(dataset: Dataset, config: TrainConfig, threads: int) -> KneserNey:
+    """Count the training part, or of a long one the end."""
+    documents, size, order = dataset.train, dataset.tokenizer.vocab_size, config.ngram_order
+    if order == AUTO:
+        order = choose_order(documents, size, seed=config.seed, threads=threads)
+    return KneserNey.count(counted_part(documents), order, size, threads)
 
 
 def with_placeholder(dataset: Dataset, config: TrainConfig) -> Dataset:

@@ -61,6 +61,12 @@ def complete_config(
     budget, whether its mode is given rather than chosen by the rule of mode auto, the fit to the
     budget, and the text as far as the choice has read it."""
     complete = requested if checkpoint is None else _resumed_config(requested, checkpoint)
+    if complete.time_budget is not None and complete.model_kind == "ngram":
+        terminal.note(
+            f"{complete.time_budget}: counted n-grams have no steps to choose; counting takes about"
+            " a second per million tokens"
+        )
+        complete = dataclasses.replace(complete, time_budget=None)
     if complete.time_budget is not None:
         fit = fit_to_budget(
             complete, started, known=text.known, extend=text.extend, folder=text.folder,

@@ -69,7 +69,7 @@ def sample(
         if trained_config.init_from is not None:
             terminal.note(f"copies of the text of {trained_config.init_from} are not looked for")
     context = prompt_tokens(
-        trained.tokenizer, config.prompt, checkpoint.data["start"], trained.config.block_size
+        trained.tokenizer, config.prompt, checkpoint.data["start"], trained.longest_prompt
     )
     bias = phrase_bias(trained.tokenizer, trained.config.style, config.style_weight)
     mixture = trained.adaptive_mixture if config.adapt else trained.mixture

@@ -214,7 +214,9 @@ def _build_engine(
     resolved: TrainConfig, dataset: Dataset, checkpoint: Checkpoint | None, source: Source | None
 ) -> Engine:
     longest = dataset.longest_segment(resolved.block_size)
-    engine = build_engine(resolved, dataset.tokenizer.vocab_size, longest)
+    engine = build_engine(
+        resolved, dataset.tokenizer.vocab_size, longest, counts=dataset.counts
+    )  # fmt: skip
     if checkpoint is not None:
         engine.load_state_dict(checkpoint.state)
     elif source is not None:

@@ -70,10 +70,13 @@ def announce(
     if config.prev_token_tables or config.hash_embed_rows:  # otherwise the tables are a small part
         entries = table_entries(config, dataset.tokenizer.vocab_size)
         tables = f" ({entries:,} of them table entries)"
-    terminal.note(
-        f"{config.model_kind} {config.preset}: {counted(params, 'parameter')}{tables},"
-        f" {config.mode} engine, {config.device} {config.dtype}{reason}"
-    )
+    if config.model_kind == "ngram":
+        terminal.note(_counts_in_words(dataset))
+    else:
+        terminal.note(
+            f"{config.model_kind} {config.preset}: {counted(params, 'parameter')}{tables},"
+            f" {config.mode} engine, {config.device} {config.dtype}{reason}"
+        )
     for note in dataset.notes:
         terminal.note(note)
     terminal.note(
@@ -82,7 +85,7 @@ def announce(
         f" {dataset.val.token_count:,} to validate on, vocabulary"
         f" {dataset.tokenizer.vocab_size}"
     )
-    if dataset.counts is not None:
+    if dataset.counts is not None and config.model_kind != "ngram":
         size = amount(dataset.counts.bytes)
         terminal.note(
             f"mixed with counted n-grams of order {config.ngram_order}: {size} of counts, which"
@@ -99,6 +102,20 @@ def announce(
         terminal.note(f"resuming from {run.resumed_from.path} after step {step}")
     elif run.initialized_from is not None:
         terminal.note(f"starting from the weights of {run.initialized_from['path']}")
+
+
+def _counts_in_words(dataset: Dataset) -> str:
+    """Describe counted n-grams that predict alone, and how much of the text they are of."""
+    assert dataset.by_counts is not None
+    counts, documents = dataset.counts, dataset.by_counts.documents
+    text = f"order {counts.order}, {counts.entries:,} table entries ({amount(counts.bytes)}), which"
+    words = f"counted n-grams of {text} hold the training text; no parameters"
+    if documents.pairs == dataset.train.pairs:
+        return words
+    return (
+        f"{words}; counted are the last {documents.pairs:,} of {dataset.train.pairs:,} tokens,"
+        " because more would take too much memory"
+    )
 
 
 def preview(run: Run) -> Callable[[int], str]:
@@ -138,6 +155,7 @@ def finish(run: Run, metrics: Mapping[str, Any]) -> tuple[Sequence[str], Path]:
         counted_metrics = baseline_metrics(baseline)
         size = {
             "table_entries": table_entries(config, dataset.tokenizer.vocab_size),
+            "count_entries": dataset.counts.entries if dataset.counts is not None else 0,
             "weights_bytes": weights_bytes(path, metrics["best_step"]),
         }
         run.folder.write_json(
@@ -197,6 +215,10 @@ def _samples(run: Run) -> list[str]:
 def _summary(
     run: Run, folder: RunFolder, metrics: Mapping[str, Any], baseline: Baseline | None
 ) -> list[str]:
+    way_on = None
+    if run.config.model_kind == "ngram":
+        data = shlex.join(run.config.data)
+        way_on = f"add a network: nanochat train {data} --ngram-order {run.config.ngram_order}"
     return run_summary(
         folder=folder.path,
         val_source=run.dataset.val_source,
@@ -206,5 +228,6 @@ def _summary(
         evaluations=scores_of(folder.metrics),
         train_loss=metrics["mean_loss_last_50"],
         counting_bpb=baseline.bpb if baseline else None,
+        way_on=way_on,
         enough=run.deadline is not None and run.deadline.needs_no_more(metrics["steps"]),
     )

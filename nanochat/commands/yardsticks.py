@@ -52,6 +52,7 @@ def baseline_scores(
     text: ScoredText,
     training: tuple[SplitText, Dataset],
     *,
+    adaptive: bool,  # the models
     style: str,
     seed: int,
     threads: int,

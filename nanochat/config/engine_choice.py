@@ -39,6 +39,8 @@ def choose_engine(
     vocab_size: int = 0,  # 0: not known yet
 ) -> tuple[str, str]:
     """Return `scalar` or `tensor`, and the reason in words for the terminal."""
+    if options["model_kind"] == "ngram":
+        return "scalar", "counting needs no torch"
     needed = _needs_tensor(options)
     if needed:
         return "tensor", f"only this engine supports {needed}"

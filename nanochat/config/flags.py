@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
-from nanochat.config.option import Option, as_text, closest, options_of, shown
+from nanochat.config.option import AUTO, Option, as_text, closest, options_of, shown
 from nanochat.config.options import (
     RENAMED,
     AblateConfig,
@@ -180,7 +180,11 @@ def _normalized(words: Sequence[str], options: Mapping[str, Option]) -> Iterator
 
     argparse takes only some negative numbers for values, and no value for a boolean.
     """
-    known = {flag_of(name): (name, option) for name, option in options.items()}
+    known = {
+        flag_of(spelling): (name, option)
+        for name, option in options.items()
+        for spelling in (name, *option.also)
+    }
     left = list(reversed(words))
     while left:
         word = left.pop()
@@ -238,7 +242,8 @@ def _all_flags(options: Mapping[str, Option]) -> list[str]:
 
 def _spellings(name: str, option: Option) -> list[str]:
     flag = flag_of(name)
-    return [flag, _negated(flag)] if option.kind is bool else [flag]
+    also = [flag_of(other) for other in option.also]
+    return [flag, _negated(flag)] if option.kind is bool else [flag, *also]
 
 
 def _take_argument(
@@ -438,5 +443,6 @@ def _help_text(option: Option) -> str:
     if option.choices:
         text += f" [{', '.join(option.choices)}]"
     if option.default not in (None, "", ()):
-        text += f" [default: {as_text(option.default)}]"
+        is_auto = option.auto and option.default == AUTO
+        text += f" [default: {'auto' if is_auto else as_text(option.default)}]"
     return text.replace("%", "%%")

@@ -63,6 +63,7 @@ class Option:
     path: bool = False  # accepts os.PathLike; shells complete file names
     whole: bool = False  # of kind tuple: one text is one element, not a list of words
     auto: bool = False  # of kind int: `auto` is AUTO
+    also: tuple[str, ...] = ()  # other names that the command line accepts
 
     def parse(self, name: str, value: Any) -> Any:
         """Return `value` as this option's type.

@@ -29,7 +29,7 @@ from nanochat.config.option import (
     shown,
 )
 from nanochat.config.presets import CHOSEN_BY_TEXT, PRESETS
-from nanochat.config.unsupported import UNSUPPORTED, check_supported
+from nanochat.config.unsupported import UNSUPPORTED, check_has_network, check_supported
 from nanochat.errors import ConfigError, UnsupportedModelKind
 from nanochat.system import processes
 
@@ -121,8 +121,9 @@ class TrainConfig:
         choices=("auto", "scalar", "tensor"), common=True,
     )  # fmt: skip
     model_kind: str = option(
-        "mini-gpt", "Kind of model.", group=_MODEL, choices=("bigram", "mini-gpt"), common=True
-    )
+        "mini-gpt", "Kind of model; ngram: counted n-grams alone, without a network.", group=_MODEL,
+        choices=("bigram", "mini-gpt", "ngram"), common=True,
+    )  # fmt: skip
     preset: str = option(
         "auto", "Named set of defaults; auto: chosen by the text, the engine and the time.",
         group=_MODEL, choices=("auto", *PRESETS), common=True,
@@ -156,9 +157,10 @@ class TrainConfig:
     )  # fmt: skip
     ngram_order: int = option(
         0,
-        "Mix the network with counted n-grams of this order: N − 1 tokens of context and the"
-        " predicted one; auto: the best order for the text, 0: the network alone.", group=_MODEL,
-        low=0, high=16, auto=True, common=True,
+        "Order of the counted n-grams that the network is mixed with, or of those of model_kind"
+        " ngram: N − 1 tokens of context and the predicted one; auto: the best order for the text,"
+        " 0: the network alone.", group=_MODEL,
+        low=0, high=16, auto=True, also=("order",), common=True,
     )  # fmt: skip
     tie_lm_head: bool = option(
         False, "Share the weights of the output head and the token embedding.", group=_MODEL
@@ -436,6 +438,7 @@ class TrainConfig:
         self._check_time_budget()
         check_separator(self.separator, self.documents)
         try:
+            check_has_network(self, defaults)
             self._check_heads()
             self._check_schedule()
             check_supported(self)
@@ -556,8 +559,8 @@ def _preset_for(mode: str, given: Mapping[str, Any]) -> str:
     """Return the named preset, or the default preset of the engine and model kind."""
     if given.get("preset", "auto") != "auto":
         return str(given["preset"])
-    if given.get("model_kind") == "bigram":
-        return "bigram"
+    if given.get("model_kind") in ("bigram", "ngram"):
+        return str(given["model_kind"])
     return "pico" if mode == "scalar" else "mini"
 
 

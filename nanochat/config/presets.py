@@ -163,4 +163,22 @@ PRESETS: dict[str, dict[str, Any]] = {
         "lr": 0.02,
         "weight_decay": 0.0,
     },
+    # Counted n-grams alone: nothing is trained, and all validation text is scored once. The context
+    # window only sizes the batches of an evaluation.
+    "ngram": {
+        "model_kind": "ngram",
+        "n_layer": 0,
+        "n_head": 1,
+        "block_size": 1024,
+        "activation": "relu",
+        "positions": "learned",
+        "input_rmsnorm": False,
+        "qk_norm": False,
+        "ngram_order": AUTO,
+        "batching": "windows",
+        "steps": 0,
+        "eval_every": 0,
+        "eval_tokens": 0,
+        "baseline": False,
+    },
 }

@@ -6,13 +6,13 @@ table before any work starts.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from nanochat import errors
 from nanochat.config.option import as_text
 
-__all__ = ["UNSUPPORTED", "Rule", "check_supported"]
+__all__ = ["OF_NETWORKS", "UNSUPPORTED", "Rule", "check_has_network", "check_supported"]
 
 
 class Rule(NamedTuple):
@@ -25,7 +25,28 @@ class Rule(NamedTuple):
     applies: Callable[[Any], bool]
 
 
+# The options of networks and of their training, which counting alone does not read.
+OF_NETWORKS = (
+    "n_layer", "n_head", "n_embd", "block_size", "activation", "positions", "prev_token_tables",
+    "hash_embed_rows", "hash_embed_longest", "tie_lm_head", "input_rmsnorm", "qk_norm",
+    "logit_softcap", "init_std", "zero_init", "dropout", "batching", "steps", "batch_size",
+    "grad_accum", "auto_batch", "optimizer", "lr", "matrix_lr", "head_lr", "lr_schedule",
+    "warmup_ratio", "warmdown_ratio", "final_lr_frac", "schedule_points", "weight_decay", "beta1",
+    "muon_momentum", "beta2", "eps", "grad_clip", "ema", "patience", "numerics", "loss",
+    "eval_every", "eval_tokens", "checkpoint_every", "baseline",
+)  # fmt: skip
+
 UNSUPPORTED: tuple[Rule, ...] = (
+    Rule(errors.UnsupportedOption, "model_kind", "mode", "leave it out",
+         lambda c: c.model_kind == "ngram" and c.mode == "tensor"),
+    Rule(errors.UnsupportedDevice, "model_kind", "device", "leave it out",
+         lambda c: c.model_kind == "ngram" and c.device not in ("auto", "cpu")),
+    Rule(errors.UnsupportedDtype, "model_kind", "dtype", "use dtype float64",
+         lambda c: c.model_kind == "ngram" and c.dtype not in ("auto", "float64")),
+    Rule(errors.UnsupportedOption, "model_kind", "compile", "leave it out",
+         lambda c: c.model_kind == "ngram" and c.compile == "on"),
+    Rule(errors.UnsupportedOption, "model_kind", "ngram_order", "use ngram_order auto",
+         lambda c: c.model_kind == "ngram" and c.ngram_order == 0),
     Rule(errors.UnsupportedDevice, "mode", "device", "use device cpu or mode tensor",
          lambda c: c.mode == "scalar" and c.device in ("cuda", "mps")),
     Rule(errors.UnsupportedDtype, "mode", "dtype", "use dtype float64 or float32",
@@ -86,6 +107,21 @@ UNSUPPORTED: tuple[Rule, ...] = (
          "use dropout 0 or model_kind mini-gpt",
          lambda c: c.model_kind == "bigram" and c.dropout > 0),
 )  # fmt: skip
+
+
+def check_has_network(config: Any, defaults: Mapping[str, Any]) -> None:
+    """Raise UnsupportedOption for an option of networks where counts predict alone.
+
+    An option that has its default under the preset is not refused.
+    """
+    if config.model_kind != "ngram":
+        return
+    for name in OF_NETWORKS:
+        if getattr(config, name) != defaults[name]:
+            raise errors.UnsupportedOption(
+                f"model_kind ngram does not support {name} {as_text(getattr(config, name))};"
+                " leave it out or use model_kind mini-gpt"
+            )
 
 
 def check_supported(config: Any) -> None:

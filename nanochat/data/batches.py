@@ -65,7 +65,7 @@ class Batch:
     lengths: NDArray[np.int64]  # (rows,) columns that hold tokens
     global_targets: int  # targets of the whole step, without IGNORE
     # (rows, columns) probability of each target by counted n-grams, 1 in padding; None: no counts
-    by_counts: NDArray[np.float32] | None = None
+    by_counts: NDArray[np.floating] | None = None
 
 
 class Batcher(Protocol):
@@ -169,7 +169,7 @@ def make_batcher(
     seed: int,
     rank: int = 0,
     world: int = 1,
-    by_counts: NDArray[np.float32] | None = None,  # (pairs,), for Batch.by_counts
+    by_counts: NDArray[np.floating] | None = None,  # (pairs,), for Batch.by_counts
 ) -> Batcher:
     """Return the batcher of a kind: windows, packed or documents. Raises ConfigError otherwise."""
     assert documents.count > 0
@@ -194,7 +194,7 @@ def evaluation_batches(
     block_size: int,
     max_tokens: int = 0,  # 0: all
     seed: int = 0,  # of the choice that max_tokens asks for
-    by_counts: NDArray[np.float32] | None = None,  # (pairs,), for Batch.by_counts
+    by_counts: NDArray[np.floating] | None = None,  # (pairs,), for Batch.by_counts
 ) -> Sequence[Batch]:
     """Return batches that contain every pair exactly once, packed, in an order without a seed.
 
@@ -433,7 +433,7 @@ class _Pairs:
     """The pairs of a text: pair p is tokens[p] → tokens[p + 1]."""
 
     tokens: NDArray[np.integer[Any]]  # the token stream
-    by_counts: NDArray[np.float32] | None  # (pairs,) probability of each target by counted n-grams
+    by_counts: NDArray[np.floating] | None  # (pairs,) probability of each target by counted n-grams
 
 
 def _batch_of_sequences(

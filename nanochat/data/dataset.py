@@ -49,13 +49,16 @@ LARGE = 1 << 26  # bytes; the memory of a smaller text is never given up
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ByCounts:
-    """The probabilities of all targets by counted n-grams, for a model that mixes with them."""
+    """The probabilities of all targets by counted n-grams, for a model that mixes with them.
+
+    Counted n-grams alone are not trained: `documents` are those counted, and `train` is empty.
+    """
 
     model: Any  # an ngram.KneserNey of the training part, which this floor does not know
     documents: Documents  # that the network is trained on: the training part or some of it
     parts: int  # of the text, in tenths, that they are
     train: NDArray[np.float32]  # (documents.pairs,) by the counts of other parts of the text
-    val: NDArray[np.float32]  # (val.pairs,)
+    val: NDArray[np.floating]  # (val.pairs,)
     is_best: bool = False  # the order was chosen, as that of the counting baseline is
 
 
@@ -75,11 +78,11 @@ class Dataset:
     separator: str | None  # between documents, as the option separator has it
     notes: tuple[str, ...]  # sentences for the user about the sources
     fetched: tuple[Fetched, ...]  # standard input and URLs, which the run folder keeps
-    by_counts: ByCounts | None = None  # with option ngram_order
+    by_counts: ByCounts | None = None  # if n-grams are counted
 
     @property
     def counts(self) -> Any:
-        """The counts that the network is mixed with, or None."""
+        """The counts of the run's n-grams, or None."""
         return None if self.by_counts is None else self.by_counts.model
 
     def longest_segment(self, block_size: int) -> int:

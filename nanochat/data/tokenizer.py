@@ -183,6 +183,8 @@ class _CharStream:
         self._tokenizer = tokenizer
 
     def push(self, token: int) -> str:
+        if 0 < token < self._tokenizer.vocab_size:  # the common case, without NumPy
+            return self._tokenizer.characters[token - 1]
         return self._tokenizer.decode([token])
 
     def flush(self) -> str:

@@ -44,6 +44,7 @@ def output_size(config: TrainConfig, vocab_size: int) -> int:
 
     With counted n-grams there is one output more than tokens, the last: the share of the counts.
     """
+    assert config.model_kind != "ngram"  # it has no head
     return vocab_size + (1 if config.ngram_order else 0)
 
 
@@ -51,8 +52,10 @@ def parameter_specs(config: TrainConfig, vocab_size: int) -> list[Spec]:
     """Return the parameters of the config's model, in microgpt's order: wte, wpe, lm_head, layers.
 
     wte<k> embeds the token k places earlier, and wte_ngram embeds n-grams by their hash; these
-    tables follow wte, in this order.
+    tables follow wte, in this order. Counted n-grams alone have no parameters.
     """
+    if config.model_kind == "ngram":
+        return []
     hidden, outputs = config.n_embd, output_size(config, vocab_size)
 
     def spec(name: str, rows: int, columns: int, group: str) -> Spec:

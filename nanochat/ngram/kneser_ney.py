@@ -19,7 +19,7 @@ from nanochat.data.tokenizer import BOS
 from nanochat.errors import KernelError
 from nanochat.ngram.kernels import Arrays, check, kernels, pointer
 
-__all__ = ["MAX_ORDER", "KneserNey"]
+__all__ = ["MAX_ORDER", "ContextReader", "KneserNey"]
 
 MAX_ORDER = 16
 MOST_TARGETS = 1 << 27
@@ -111,6 +111,13 @@ class KneserNey:
         """Bytes of memory that the counts take."""
         return int(kernels().nck_ngram_bytes(self._counts))
 
+    @property
+    def entries(self) -> int:
+        """Entries of the tables: contexts, their extensions and their followers."""
+        fields = Arrays()
+        check(kernels().nck_ngram_arrays_of(self._counts, ctypes.addressof(fields)))
+        return int(fields.nodes_size + fields.children_size + fields.followers_size)
+
     def token_losses(
         self, documents: Documents, order: int | None = None, threads: int = 1
     ) -> NDArray[np.float64]:  # (documents.pairs,)
@@ -183,6 +190,10 @@ class KneserNey:
     def _in_place(self) -> Mapping[str, NDArray[Any]]:
         return self._memory if isinstance(self._memory, dict) else self.arrays()
 
+    def reader(self, rows: int) -> ContextReader:
+        """Return a reader of up to `rows` contexts at a time."""
+        return ContextReader(self, self._counts, rows)
+
     def _losses(
         self, documents: Documents, least_order: int, most_order: int, threads: int
     ) -> NDArray[np.float64]:
@@ -197,6 +208,35 @@ class KneserNey:
         )  # fmt: skip
         check(status)
         return result
+
+
+class ContextReader:
+    """`distributions` of contexts of one length, without new memory for each call."""
+
+    def __init__(self, model: KneserNey, counts: int, rows: int) -> None:
+        self._model = model  # keeps the counts
+        self._order, self._longest = model.order, max(model.order - 1, 1)
+        self._tokens = np.zeros(rows * self._longest, dtype=np.int64)
+        self._offsets = np.zeros(rows + 1, dtype=np.int64)
+        self._result = np.empty((rows, model.vocab_size))
+        self._length = 0
+        self._lookup = kernels().nck_ngram_distributions
+        self._inputs = counts, pointer(self._tokens), pointer(self._offsets)
+        self._output = pointer(self._result)
+
+    def distributions(
+        self,
+        contexts: NDArray[np.int64],  # (contexts, length) the last tokens, at most order − 1
+    ) -> NDArray[np.float64]:  # (contexts, vocab_size)
+        """Return the probability of each token after each context, until the next call."""
+        count, length = contexts.shape
+        assert length <= self._longest
+        if length != self._length:
+            self._offsets[:] = np.arange(len(self._offsets)) * length
+            self._length = length
+        self._tokens[: count * length].reshape(count, length)[:] = contexts
+        check(self._lookup(*self._inputs, count, self._order, self._output, 1))
+        return self._result[:count]
 
 
 def _copied(address: int | None, kind: Any, shape: tuple[int, int]) -> NDArray[Any]:

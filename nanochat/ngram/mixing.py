@@ -19,7 +19,15 @@ from nanochat.ngram.baseline import counted_part, most_counted
 from nanochat.ngram.kneser_ney import KneserNey
 from nanochat.philox import Stream, permutation
 
-__all__ = ["FOLDS", "NETWORK_WEIGHT", "cross_fitted", "parts_for", "probabilities", "training_part"]
+__all__ = [
+    "FOLDS",
+    "NETWORK_WEIGHT",
+    "cross_fitted",
+    "exact_probabilities",
+    "parts_for",
+    "probabilities",
+    "training_part",
+]
 
 FOLDS = 10
 MANY = 10 * FOLDS  # documents; parts of fewer would differ much in size
@@ -34,7 +42,15 @@ def probabilities(
     model: KneserNey, documents: Documents, threads: int = 1
 ) -> NDArray[np.float32]:  # (documents.pairs,)
     """Return the probability of each target, the ends of documents included."""
-    return np.exp(-model.token_losses(documents, threads=threads)).astype(np.float32)
+    return exact_probabilities(model, documents, threads).astype(np.float32)
+
+
+def exact_probabilities(
+    model: KneserNey, documents: Documents, threads: int = 1
+) -> NDArray[np.float64]:  # (documents.pairs,)
+    """Return `probabilities` in float64, in which the counts predict alone."""
+    losses = model.token_losses(documents, threads=threads)
+    return np.exp(np.negative(losses, out=losses), out=losses)
 
 
 def parts_for(documents: Documents, reads: float) -> int:

@@ -46,6 +46,7 @@ def run_summary(
     evaluations: Sequence[Score],
     counting_bpb: float | None = None,  # of the counted n-grams on the same text
     train_loss: float | None = None,  # mean over the last steps
+    way_on: str | None = None,  # the last line; None: more training
     enough: bool = False,  # more steps on this text would make the model worse
 ) -> list[str]:
     """Return four lines: the result, the curve, how to sample, how to go on."""
@@ -57,13 +58,16 @@ def run_summary(
     else:
         loss = "" if train_loss is None else f"; training loss {train_loss:.3f} nats per token"
         result = f"no validation text{loss}"
+    longer = (
+        f"train on more text: nanochat train MORE.txt --init-from {run}"
+        if on_more_text
+        else f"train longer: nanochat train --init-from {run}"
+    )
     return [
         result,
         f"loss curve: {folder / 'loss.svg'}",
         f"write text: nanochat sample {run}",
-        f"train on more text: nanochat train MORE.txt --init-from {run}"
-        if on_more_text
-        else f"train longer: nanochat train --init-from {run}",
+        way_on or longer,
     ]
 
 

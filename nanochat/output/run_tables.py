@@ -42,11 +42,10 @@ def list_text(runs: Sequence[RunSummary]) -> str:
 def _list_row(run: RunSummary) -> list[str]:
     best = run.best
     state = f"{run.state}: {run.problem}" if run.state == DAMAGED else run.state
-    kind, preset = run.config.get("model_kind"), run.config.get("preset")
     return [
         run.name,
         _or_missing(run.config.get("data"), _text_name),
-        " ".join(str(word) for word in dict.fromkeys((kind, preset)) if word) or _MISSING,
+        _model_name(run) or _MISSING,
         _or_missing(run.params, _count),
         _or_missing(run.steps, "{:,}".format),
         _or_missing(best and best.loss, "{:.3f}".format),
@@ -55,6 +54,12 @@ def _list_row(run: RunSummary) -> list[str]:
         age_text(time.time() - run.written_s),
         state,
     ]
+
+
+def _model_name(run: RunSummary) -> str:
+    """Return kind and preset, or one of them if they are equal."""
+    words = (run.config.get("model_kind"), run.config.get("preset"))
+    return " ".join(str(word) for word in dict.fromkeys(words) if word)
 
 
 def _text_name(data: Any) -> str:
@@ -114,7 +119,7 @@ def show_text(run: RunSummary, record: Mapping[str, Any]) -> str:
         parameters = f", {run.params:,} parameters{_tables(run)}" if run.params is not None else ""
         lines += [
             f"text: {_source_names(config.get('data'))}",
-            f"model: {config.get('model_kind')} {config.get('preset')}{parameters}",
+            f"model: {_model_name(run)}{parameters}",
             f"engine: {config.get('mode')}, {config.get('device')} {config.get('dtype')}",
         ]
     source = record["initialized_from"]
@@ -154,9 +159,15 @@ def counts_lines(counts: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _tables(run: RunSummary) -> str:
-    """Return how many of the parameters are table entries, if the result says so."""
-    entries = run.table_entries
-    return "" if entries is None else f" ({entries:,} of them table entries)"
+    """Return how many of the parameters are table entries, and those of counts, if the result says
+    so."""
+    entries, counts = run.table_entries, run.count_entries
+    text = f" ({entries:,} of them table entries)" if entries is not None and run.params else ""
+    return (
+        f"{text}, {counts:,} table entries of counts, which hold the training text"
+        if counts
+        else text
+    )
 
 
 def _marks(checkpoint: Mapping[str, Any]) -> str:

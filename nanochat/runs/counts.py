@@ -1,4 +1,4 @@
-"""The counts that a checkpoint's network is mixed with: one file in the folder of its run."""
+"""The counts of a checkpoint's n-grams: one file in the folder of its run."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from nanochat.engines import build_engine, resolve_hardware
 from nanochat.errors import CheckpointError, ConfigError, UnsupportedOption
 from nanochat.ngram.adaptive import AdaptiveCounts
 from nanochat.ngram.kneser_ney import KneserNey
-from nanochat.ngram.mixing import probabilities
+from nanochat.ngram.mixing import exact_probabilities, probabilities
 from nanochat.runs.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from nanochat.runs.counts import counts_of
 from nanochat.runs.find import find_run, is_checkpoint, step_folders
@@ -48,13 +49,14 @@ LAST = "last"
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class TrainedModel:
-    """An engine with the weights of a checkpoint, and the checkpoint itself."""
+    """An engine with the weights or counts of a checkpoint, and the checkpoint itself."""
 
     engine: Engine
     config: TrainConfig
     tokenizer: Tokenizer
     checkpoint: Checkpoint
-    counts: KneserNey | None  # that the network is mixed with, unless it is to predict alone
+    # That the network is mixed with, unless it is to predict alone, or that predict alone.
+    counts: KneserNey | None
 
     @property
     def mixture(self) -> OpensDecoders:
@@ -71,18 +73,28 @@ class TrainedModel:
         """
         if self.counts is None:
             raise ConfigError(
-                f"adapt needs a model that mixes with counts, got {self.checkpoint.path} with"
-                " ngram_order 0; leave adapt out, or train with --ngram-order 5"
+                f"adapt needs a model with counts, got {self.checkpoint.path} with ngram_order 0;"
+                " leave adapt out, or train with --ngram-order auto"
             )
-        return adaptive_mixture(self.engine, self.counts)
+        network = None if self.config.model_kind == "ngram" else self.engine
+        return adaptive_mixture(network, self.counts)
 
     def adaptive_counts(self) -> AdaptiveCounts | None:
         """Return counts that grow with a text, if there are any."""
         return None if self.counts is None else AdaptiveCounts(self.counts)
 
-    def by_counts(self, documents: Documents) -> NDArray[np.float32] | None:  # (pairs,)
+    def by_counts(self, documents: Documents) -> NDArray[np.floating] | None:  # (pairs,)
         """Return the probability of each target by the counts, if there are any."""
-        return None if self.counts is None else probabilities(self.counts, documents)
+        if self.counts is None:
+            return None
+        if self.config.model_kind == "ngram":
+            return exact_probabilities(self.counts, documents)
+        return probabilities(self.counts, documents)
+
+    @property
+    def longest_prompt(self) -> int:
+        """Tokens that a prompt may have. Counts read any text, and of it the last few tokens."""
+        return sys.maxsize if self.config.model_kind == "ngram" else self.config.block_size
 
 
 def read_checkpoint(
@@ -204,12 +216,13 @@ def load_trained(
     )
     resolved = resolve_hardware(requested)
     tokenizer = tokenizer_from_dict(checkpoint.tokenizer)
-    engine = build_engine(resolved, tokenizer.vocab_size)
+    counts = counts_of(checkpoint)
+    engine = build_engine(resolved, tokenizer.vocab_size, counts=counts)
     weights = averaged_weights(checkpoint.state)
     engine.load_state_dict(EngineState(weights=weights, optimizer={}))
     # `eval` scores the mixture as well.
     needs_counts = isinstance(options, EvalConfig) or not options.network_only
     return TrainedModel(
         engine=engine, config=resolved, tokenizer=tokenizer, checkpoint=checkpoint,
-        counts=counts_of(checkpoint) if needs_counts else None,
+        counts=counts if needs_counts else None,
     )  # fmt: skip

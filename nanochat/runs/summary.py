@@ -76,12 +76,18 @@ class RunSummary:
         """Parameters that are looked up and never multiplied, as result.json has them."""
         return _whole(self.result.get("table_entries"))
 
+    @property
+    def count_entries(self) -> int | None:
+        """Table entries of counted n-grams, as result.json has them; none is a parameter."""
+        return _whole(self.result.get("count_entries"))
+
     def to_dict(self) -> dict[str, Any]:
         """Return the record of `nanochat runs --json`. Its keys are part of the interface.
 
         A value is None where the folder does not say it. `data` holds the sources of the text, as
         the option does; `params` counts all weights; losses are nats per token; `written_s` is in
-        seconds since 1970. `table_entries` and `weights_bytes` are those of result.json.
+        seconds since 1970. `table_entries`, `count_entries` and `weights_bytes` are those of
+        result.json.
         """
         best = self.best
         return {
@@ -95,6 +101,7 @@ class RunSummary:
             "mode": self.config.get("mode"),
             "params": self.params,
             "table_entries": self.table_entries,
+            "count_entries": self.count_entries,
             "weights_bytes": _whole(self.result.get("weights_bytes")),
             "steps": self.steps,
             "best_step": best.step if best else None,

@@ -17,17 +17,21 @@ from nanochat.training.engine import Decoder
 __all__ = ["AdaptiveDecoder", "adaptive_mixture"]
 
 
-def adaptive_mixture(network: OpensDecoders, counts: KneserNey) -> OpensDecoders:
-    """Return the mixture to draw samples from. Each text has its counts; the network is frozen."""
+def adaptive_mixture(network: OpensDecoders | None, counts: KneserNey) -> OpensDecoders:
+    """Return the mixture to draw samples from, or without a network the counts.
+
+    Each text has its counts; the network is frozen.
+    """
     return _AdaptiveMixture(network, counts)
 
 
 class _AdaptiveMixture:
-    def __init__(self, network: OpensDecoders, counts: KneserNey) -> None:
+    def __init__(self, network: OpensDecoders | None, counts: KneserNey) -> None:
         self._network, self._counts = network, counts
 
     def open_decoder(self, prompts: Sequence[Sequence[int]]) -> Decoder:
-        return AdaptiveDecoder(self._network.open_decoder(prompts), self._counts, prompts)
+        network = None if self._network is None else self._network.open_decoder(prompts)
+        return AdaptiveDecoder(network, self._counts, prompts)
 
 
 class AdaptiveDecoder:
@@ -38,12 +42,12 @@ class AdaptiveDecoder:
 
     def __init__(
         self,
-        network: Decoder,  # its last logit is the share of the counts
+        network: Decoder | None,  # its last logit is the share of the counts
         counts: KneserNey,
         prompts: Sequence[Sequence[int]],
     ) -> None:
         self._network = network
-        self._shares = shares_of(network)
+        self._shares = None if network is None else shares_of(network)
         read: dict[tuple[int, ...], AdaptiveCounts] = {}
         self._rows = []
         for prompt in map(tuple, prompts):
@@ -53,15 +57,22 @@ class AdaptiveDecoder:
 
     @property
     def logits(self) -> NDArray[np.float64]:  # (rows, vocab)
-        pairs = zip(self._rows, self._shares, strict=True)
-        result: NDArray[np.float64] = np.log([counts.distribution(s) for counts, s in pairs])
+        shares = self._shares
+        result: NDArray[np.float64] = np.log([
+            counts.distribution(None if shares is None else shares[row])
+            for row, counts in enumerate(self._rows)
+        ])  # fmt: skip
         return result
 
     def advance(self, ids: Sequence[int]) -> None:
-        for counts, shares, token in zip(self._rows, self._shares, ids, strict=True):
-            counts.read([token], shares[None, [int(token), -1]])
-        self._network.advance(ids)
-        self._shares = shares_of(self._network)
+        shares = self._shares
+        for row, (counts, token) in enumerate(zip(self._rows, ids, strict=True)):
+            counts.read(
+                [token], None if shares is None else shares[row : row + 1, [int(token), -1]]
+            )
+        if self._network is not None:
+            self._network.advance(ids)
+            self._shares = shares_of(self._network)
 
 
 def _after(prompt: tuple[int, ...], counts: KneserNey) -> AdaptiveCounts:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from nanochat.data.batches import Batch
 from nanochat.ngram.kneser_ney import KneserNey
+from nanochat.sampling.ngram import NgramEngine
 from nanochat.sampling.sampling import OpensDecoders
 from nanochat.training.engine import Decoder
 
@@ -26,8 +27,13 @@ def shares_of(network: Decoder) -> NDArray[np.float64]:  # (rows, vocab + 1)
 
 
 def mixed_with(network: OpensDecoders, counts: KneserNey | None) -> OpensDecoders:
-    """Return the mixture to draw samples from, or the network itself if there are no counts."""
-    return network if counts is None else _Mixture(network, counts)
+    """Return the mixture to draw samples from, or the network itself if there are no counts.
+
+    Counts that predict alone are returned as they are.
+    """
+    if counts is None or isinstance(network, NgramEngine):
+        return network
+    return _Mixture(network, counts)
 
 
 class _Mixture:

@@ -146,12 +146,15 @@ def sample_tokens(
         if position % _BLOCK == 0:
             random = _random_block(settings, first_row, rows, position)
         words = random[active, position % _BLOCK]
-        tokens = draw_tokens(active, words, [histories[i] for i in active])
+        tokens = draw_tokens(active, words, histories)
+        drawn = tokens.tolist()
         step: list[int | None] = [None] * rows
-        for row, token in zip(active.tolist(), tokens.tolist(), strict=True):
+        for row, token in zip(active.tolist(), drawn, strict=True):
             step[row] = token
             histories[row].append(token)
         yield step
+        if BOS not in drawn and (stopped is None or not stopped.any()):
+            continue  # the common case: no row has ended
         goes_on = tokens != BOS
         if stopped is not None:
             goes_on &= ~stopped[active]
@@ -164,7 +167,7 @@ def _drawer(
     decoder: Decoder, settings: SamplingSettings, bias: PhraseBias | None
 ) -> Callable[
     [NDArray[np.intp], NDArray[np.uint64], Sequence[Sequence[int]]], NDArray[np.int64]
-]:  # rows of the decoder, a random integer and the text of each → a token of each
+]:  # some rows, a random integer for each, and the texts of all rows → a token of each
     how: dict[str, Any] = {
         "temperature": settings.temperature, "top_k": settings.top_k, "top_p": settings.top_p,
     }  # fmt: skip
@@ -178,7 +181,7 @@ def _drawer(
     ) -> NDArray[np.int64]:
         logits = np.asarray(decoder.logits)[rows]
         if bias is not None:
-            pairs = zip(logits, histories, strict=True)
+            pairs = zip(logits, (histories[row] for row in rows.tolist()), strict=True)
             logits = np.stack([bias.apply(row, history) for row, history in pairs])
         return draw_here(logits, random, **how)
 

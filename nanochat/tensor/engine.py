@@ -26,6 +26,7 @@ from nanochat.ngram.mixing import NETWORK_WEIGHT
 from nanochat.ops import linear_cross_entropy
 from nanochat.ops.launch import TORCH_DTYPES
 from nanochat.ops.mixture import linear_mixed_cross_entropy, linear_mixed_losses
+from nanochat.ops.reference import head_logits
 from nanochat.tensor import distributed
 from nanochat.tensor.average import WeightAverage
 from nanochat.tensor.compiled import compile_pays, compiled, has_one_shape
@@ -249,7 +250,10 @@ class TensorEngine:
     @torch.no_grad()
     def network_losses(self, batch: Batch) -> NDArray[np.float64]:  # (rows, length) nats
         inputs = self._inputs(batch)
-        _, losses = self._mixed_nats(self.model.hidden(inputs), inputs)
+        losses = linear_cross_entropy(
+            self.model.hidden(inputs), self.model.head[:-1], inputs.targets,
+            softcap=self.config.logit_softcap, reduction="none", use_native=self._fused,
+        )  # fmt: skip
         return _by_row(losses, batch, inputs)
 
     @torch.no_grad()

@@ -42,6 +42,12 @@ def score_adaptively(
 
     The engine has its trained weights again afterwards.
     """
+    if config.model_kind == "ngram":
+        assert counts is not None
+        targets = documents.stream[1:].astype(np.int64)
+        losses, totals = counts.read(targets), LossTotals(token_bytes)
+        totals.add(losses, targets)
+        return totals, losses
     trained = EngineState(weights=engine.state_dict().weights, optimizer={})
     settings = StepSettings(lr=dict.fromkeys(GROUPS, LR_SHARE * config.lr))
     totals, nats = LossTotals(token_bytes), []

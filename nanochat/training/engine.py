@@ -98,6 +98,7 @@ class Engine(Protocol):
     def network_losses(self, batch: Batch) -> NDArray[np.float64]:
         """Return token_losses of the network alone, without the share of the counts. Only called
         for a model with ngram_order."""
+
     def token_shares(self, batch: Batch) -> NDArray[np.float64]:
         """Return the shares of the softmax that go to each target and to the counts, (rows, length,
         2), for a model that mixes with counts. No dropout, no gradients."""

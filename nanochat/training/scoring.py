@@ -29,7 +29,7 @@ def score_documents(
     batch_size: int,
     block_size: int,
     per_token: bool,
-    by_counts: NDArray[np.float32] | None = None,  # (documents.pairs,), for Batch.by_counts
+    by_counts: NDArray[np.floating] | None = None,  # (documents.pairs,), for Batch.by_counts
 ) -> tuple[LossTotals, NDArray[np.float64]]:
     """Return the totals and, if asked for, the (pairs,) nats of each token.
 

@@ -145,7 +145,13 @@ def test_an_ablation_writes_csv_jsonl_markdown_and_a_picture(folder, base):
     assert len(result.runs) == 6 and len(result.variants) == 2
     rows = untimed()
     columns = ["tie_lm_head", "seed", *(k for k in METRIC_KEYS if k not in TIMINGS)]
-    assert set(rows[0]) == {*columns, "table_entries", "weights_bytes", "split_sha256"}
+    assert set(rows[0]) == {
+        *columns,
+        "table_entries",
+        "count_entries",
+        "weights_bytes",
+        "split_sha256",
+    }
     assert rows[0][:2] == ["tie_lm_head", "seed"]
     assert len(rows) == 7
     lines = [json.loads(line) for line in Path("abl/results.jsonl").read_text().splitlines()]

@@ -82,9 +82,9 @@ def test_the_list_says_what_the_files_of_a_run_say(runs, cli, trained_gpt):
 
 KEYS = {
     "name": str, "path": str, "state": str, "problem": None, "data": list, "model_kind": str,
-    "preset": str, "mode": str, "params": int, "table_entries": int, "weights_bytes": int,
-    "steps": int, "best_step": int, "best_val_loss": float, "best_val_bpb": float, "bytes": int,
-    "written_s": float,
+    "preset": str, "mode": str, "params": int, "table_entries": int, "count_entries": int,
+    "weights_bytes": int, "steps": int, "best_step": int, "best_val_loss": float,
+    "best_val_bpb": float, "bytes": int, "written_s": float,
 }  # fmt: skip
 
 
@@ -103,7 +103,7 @@ def test_the_keys_of_the_json_list_are_these_for_every_state(runs, cli, trained_
     }  # fmt: skip
     assert found["half"] | {"written_s": 0, "bytes": 0} == whole | {
         "name": "half", "path": "runs/half", "state": "interrupted", "table_entries": None,
-        "weights_bytes": None, "written_s": 0, "bytes": 0,
+        "count_entries": None, "weights_bytes": None, "written_s": 0, "bytes": 0,
     }  # fmt: skip
 
 

@@ -99,8 +99,8 @@ def test_a_run_folder_holds_config_environment_log_plot_result_and_checkpoints(r
     saved = json.loads((result.run / "result.json").read_text())
     assert re.fullmatch("[0-9a-f]{64}", saved.pop("split_sha256"))
     assert tuple(saved) == (
-        *METRIC_KEYS, "table_entries", "weights_bytes", "baseline_order", "baseline_loss",
-        "baseline_bpb",
+        *METRIC_KEYS, "table_entries", "count_entries", "weights_bytes", "baseline_order",
+        "baseline_loss", "baseline_bpb",
     )  # fmt: skip
     assert {name: saved[name] for name in METRIC_KEYS} == result.metrics
 

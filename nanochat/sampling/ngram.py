@@ -1,0 +1,129 @@
+"""Counted n-grams as a model: they score, decode and are saved as an engine, and never train.
+
+Owns the engine and its decoder. The counts themselves are in ngram/, the file that holds them is
+ngram/stored.py. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanochat.data.batches import IGNORE, Batch
+from nanochat.model.state import check_shapes
+from nanochat.ngram.kneser_ney import KneserNey
+from nanochat.training.engine import EngineState, StepResult, StepSettings
+
+__all__ = ["NgramDecoder", "NgramEngine"]
+
+_SPARE = 512  # tokens per row that a decoder appends before it moves the context to the front
+
+
+class NgramEngine:
+    """Counts behind the engine Protocol. Its runs have no steps and its states no arrays."""
+
+    mode = "scalar"
+    backend = "ngram"
+    device = "cpu"
+
+    def __init__(self, counts: KneserNey) -> None:
+        self.counts = counts
+
+    def step(self, microbatches: Sequence[Batch], settings: StepSettings) -> StepResult:
+        raise AssertionError("a run of counted n-grams has no steps")
+
+    def token_losses(self, batch: Batch) -> NDArray[np.float64]:  # (rows, length) nats
+        # A context reaches beyond the row, so the probabilities come with the batch.
+        assert batch.by_counts is not None
+        nats: NDArray[np.float64] = -np.log(batch.by_counts.astype(np.float64))
+        nats[batch.targets == IGNORE] = 0.0
+        return nats
+
+    def network_losses(self, batch: Batch) -> NDArray[np.float64]:
+        raise AssertionError("counted n-grams have no network")
+
+    def token_shares(self, batch: Batch) -> NDArray[np.float64]:
+        raise AssertionError("counted n-grams have no network")
+
+    def move_towards(self, weights: Mapping[str, NDArray[np.floating]], share: float) -> None:
+        raise AssertionError("counted n-grams have no weights")
+
+    def averaged(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def notes(self) -> Sequence[str]:
+        return ()
+
+    def open_decoder(self, prompts: Sequence[Sequence[int]]) -> NgramDecoder:
+        return NgramDecoder(self.counts, prompts)
+
+    def state_dict(self) -> EngineState:
+        return EngineState(weights={}, optimizer={})
+
+    def load_state_dict(self, state: EngineState) -> None:
+        check_shapes(state.weights, {}, "weight")
+
+
+class NgramDecoder:
+    """Next-token logits of rows that grow together: log p(token) by the counts.
+
+    See training.engine.Decoder. A row is its last order − 1 tokens; its text may be of any length.
+    """
+
+    def __init__(self, counts: KneserNey, prompts: Sequence[Sequence[int]]) -> None:
+        from nanochat import _scalar  # a network of the tensor engine does not need it
+
+        self._draw_tokens = _scalar.draw_tokens
+        self._longest = counts.order - 1
+        recent = [list(prompt[max(len(prompt) - self._longest, 0) :]) for prompt in prompts]
+        self._end = len(recent[0]) if recent else 0  # prompts have one length
+        self._tokens = np.zeros((len(recent), self._longest + _SPARE), dtype=np.int64)
+        self._tokens[:, : self._end] = recent
+        self._reader = counts.reader(len(recent))
+
+    def _contexts(self) -> NDArray[np.int64]:  # (rows, at most order − 1)
+        return self._tokens[:, max(self._end - self._longest, 0) : self._end]
+
+    @property
+    def logits(self) -> NDArray[np.float64]:  # (rows, vocab)
+        return np.log(self._reader.distributions(self._contexts()))
+
+    def advance(self, ids: Sequence[int]) -> None:
+        if self._end == self._tokens.shape[1]:
+            self._tokens[:, : self._longest] = self._contexts()  # the columns do not overlap
+            self._end = self._longest
+        self._tokens[:, self._end] = ids
+        self._end += 1
+
+    def draw(
+        self,
+        logits: NDArray[Any],  # (rows, vocab)
+        random: NDArray[np.uint64],  # (rows,)
+        *,
+        temperature: float,
+        top_k: int,
+        top_p: float,
+    ) -> NDArray[np.int64]:  # (rows,)
+        """Draw the tokens of sampling.draw.draw in C++."""
+        return self._draw_tokens(logits, random, temperature, top_k, top_p)
+
+    def draw_own(
+        self,
+        rows: NDArray[np.intp],
+        random: NDArray[np.uint64],
+        *,
+        temperature: float,
+        top_k: int,
+        top_p: float,
+    ) -> NDArray[np.int64]:
+        """Draw the same tokens for these rows; the rows that have ended are not looked up."""
+        contexts = self._contexts()
+        if len(rows) < len(contexts):
+            contexts = contexts[rows]
+        logits = self._reader.distributions(contexts)
+        np.log(logits, out=logits)
+        return self._draw_tokens(logits, random, temperature, top_k, top_p)
