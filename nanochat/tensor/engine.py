@@ -216,7 +216,7 @@ class TensorEngine:
         """Return the summed loss of all targets in nats, and what training lowers, (1 or 2,)."""
         hidden = self.model.hidden(inputs)
         if self.config.ngram_order:
-            mixed, network = self._mixed_nats(hidden, inputs)
+            mixed, network = self._mixed_nats(hidden, inputs, offset=self.config.ngram_offset)
             summed = mixed.sum()
             return torch.stack((summed, summed + NETWORK_WEIGHT * network.sum()))
         nats: Tensor = linear_cross_entropy(
@@ -225,9 +225,19 @@ class TensorEngine:
         )  # fmt: skip
         return nats.unsqueeze(0)
 
-    def _mixed_nats(self, hidden: Tensor, inputs: LabeledInputs) -> tuple[Tensor, Tensor]:
+    def _mixed_nats(
+        self, hidden: Tensor, inputs: LabeledInputs, *, offset: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
+        """Return mixture.mixed_nats, with `offset` taken from the logit of the counts' share.
+
+        In training, the network predicts text that it has seen, but the counts do not. The offset
+        corrects the share that the network learns from this unequal comparison.
+        """
         assert inputs.log_by_counts is not None
         logits = head_logits(hidden, self.model.head, softcap=self.config.logit_softcap)
+        if offset:
+            with torch.no_grad():  # a constant, so it needs no derivative
+                logits[:, -1] -= offset
         return mixed_nats(logits, inputs.targets, inputs.log_by_counts)
 
     @torch.no_grad()

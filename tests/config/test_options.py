@@ -520,6 +520,8 @@ REFUSED = [  # in the order of the table
      "mode scalar does not support prev_token_tables 1; use prev_token_tables 0 or mode tensor"),
     ({"mode": "scalar", "hash_embed_rows": 7}, errors.UnsupportedOption,
      "mode scalar does not support hash_embed_rows 7; use hash_embed_rows 0 or mode tensor"),
+    ({"mode": "scalar", "ngram_offset": 0.5}, errors.UnsupportedOption,
+     "mode scalar does not support ngram_offset 0.5; use ngram_offset 0 or mode tensor"),
     ({"mode": "scalar", "auto_batch": True}, errors.UnsupportedOption,
      "mode scalar does not support auto_batch true; leave it out or use mode tensor"),
     ({"mode": "scalar", "loss": "torch"}, errors.UnsupportedOption,

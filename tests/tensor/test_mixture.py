@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from nanochat.config.options import TrainConfig
+from nanochat.data.batches import Batch
+from nanochat.ngram.mixing import NETWORK_WEIGHT
+from nanochat.ops.reference import head_logits
+from nanochat.tensor.engine import TensorEngine
 from nanochat.tensor.mixture import mixed_nats
+from nanochat.training.engine import StepSettings
 
 VOCAB = 9
 
@@ -56,3 +63,41 @@ def test_a_share_of_one_leaves_a_finite_loss_and_gradient():
     assert mixed.item() == pytest.approx(2.0)
     assert torch.isfinite(network).all()
     assert torch.isfinite(leaf.grad).all()
+
+
+def engine_with(offset: float) -> TensorEngine:
+    config = TrainConfig(
+        mode="tensor", n_layer=1, n_embd=8, n_head=2, optimizer="sgd", beta1=0.0, threads=1,
+        ngram_order=3, ngram_offset=offset,
+    )  # fmt: skip
+    return TensorEngine(config, VOCAB, device="cpu", dtype="float64")
+
+
+def rows(seed: int) -> Batch:
+    random = np.random.default_rng(seed)
+    shape = (3, 5)
+    return Batch(
+        inputs=random.integers(1, VOCAB, shape), targets=random.integers(1, VOCAB, shape),
+        positions=np.tile(np.arange(5), (3, 1)), segments=np.zeros(shape, np.int64),
+        lengths=np.full(3, 5), global_targets=15,
+        by_counts=random.random(shape, dtype=np.float32),
+    )  # fmt: skip
+
+
+def test_the_offset_lowers_the_share_of_the_counts_in_training_alone():
+    plain, engine, batch, rate = engine_with(0.0), engine_with(1.5), rows(0), 0.25
+    np.testing.assert_array_equal(engine.token_losses(batch), plain.token_losses(batch))
+
+    head = engine.model.head.detach().clone().requires_grad_()
+    with torch.no_grad():
+        inputs = engine._inputs(batch)
+        hidden = engine.model.hidden(inputs)
+    lowered = head_logits(hidden, head) - 1.5 * torch.eye(VOCAB + 1, dtype=torch.float64)[-1]
+    mixed, network = by_formula(lowered, inputs.targets, inputs.log_by_counts)
+    (mixed + NETWORK_WEIGHT * network).mean().backward()
+
+    settings = StepSettings(lr={"embedding": 0.0, "matrix": 0.0, "head": rate})
+    before = engine.model.head.detach().clone()
+    loss = engine.step([batch], settings).read().loss
+    assert loss == pytest.approx(mixed.mean().item(), rel=1e-12)
+    torch.testing.assert_close(engine.model.head.detach(), before - rate * head.grad)
