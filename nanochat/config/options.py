@@ -299,7 +299,8 @@ class TrainConfig:
     ngram_offset: float = option(
         0.0,
         "Taken from the logit of the share of the counts in training alone, where the network has"
-        " seen the text and the counts have not (tensor only).", group=_OPTIM, low=0, high=100,
+        " seen the text and the counts have not; -1: by the number of epochs (tensor only).",
+        group=_OPTIM, low=AUTO, high=100,
     )  # fmt: skip
     patience: int = option(
         0, "Stop after this many evaluations without a lower validation loss; 0: never.",
@@ -481,6 +482,10 @@ class TrainConfig:
             )
 
     def _check_schedule(self) -> None:
+        if AUTO < self.ngram_offset < 0:
+            raise ConfigError(
+                f"ngram_offset must be at least 0, or -1 to choose it, got {self.ngram_offset}"
+            )
         if self.warmup_ratio + self.warmdown_ratio > 1 and self.lr_schedule != "constant":
             raise ConfigError(
                 f"warmup_ratio + warmdown_ratio must be <= 1, got {self.warmup_ratio} +"

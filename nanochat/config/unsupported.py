@@ -41,7 +41,7 @@ UNSUPPORTED: tuple[Rule, ...] = (
          "use hash_embed_rows 0 or mode tensor",
          lambda c: c.mode == "scalar" and c.hash_embed_rows > 0),
     Rule(errors.UnsupportedOption, "mode", "ngram_offset", "use ngram_offset 0 or mode tensor",
-         lambda c: c.mode == "scalar" and c.ngram_offset > 0),
+         lambda c: c.mode == "scalar" and c.ngram_offset != 0),
     Rule(errors.UnsupportedOption, "mode", "auto_batch", "leave it out or use mode tensor",
          lambda c: c.mode == "scalar" and c.auto_batch),
     Rule(errors.UnsupportedOption, "mode", "loss", "leave it out or use mode tensor",

@@ -18,13 +18,14 @@ from nanochat.data.tokenizer import BOS
 from nanochat.ngram.kneser_ney import KneserNey
 from nanochat.philox import Stream, permutation
 
-__all__ = ["FOLDS", "NETWORK_WEIGHT", "cross_fitted", "probabilities"]
+__all__ = ["FOLDS", "NETWORK_WEIGHT", "cross_fitted", "offset_for", "probabilities"]
 
 FOLDS = 10
 MANY = 10 * FOLDS  # documents; parts of fewer would differ much in size
 # Training lowers the loss of the mixture and, by this factor, that of the network alone. Without
 # it, the network leaves to the counts what it should learn.
 NETWORK_WEIGHT = 0.3
+MOST_OFFSET = 1.5
 _SPLIT_ITEM = 2  # of Stream.SPLIT; 0 and 1 are those of validation and of the baseline
 
 
@@ -33,6 +34,14 @@ def probabilities(
 ) -> NDArray[np.float32]:  # (documents.pairs,)
     """Return the probability of each target, the ends of documents included."""
     return np.exp(-model.token_losses(documents, threads=threads)).astype(np.float32)
+
+
+def offset_for(epochs: float) -> float:
+    """Return option ngram_offset for a training of so many epochs.
+
+    In the first epoch, the text is as new to the network as it is to the counts.
+    """
+    return min(max(epochs - 1.0, 0.0), MOST_OFFSET)
 
 
 def cross_fitted(

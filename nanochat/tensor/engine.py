@@ -235,7 +235,7 @@ class TensorEngine:
         """
         assert inputs.log_by_counts is not None
         logits = head_logits(hidden, self.model.head, softcap=self.config.logit_softcap)
-        if offset:
+        if offset > 0:  # AUTO is 0 where nobody has chosen it
             with torch.no_grad():  # a constant, so it needs no derivative
                 logits[:, -1] -= offset
         return mixed_nats(logits, inputs.targets, inputs.log_by_counts)

@@ -133,3 +133,20 @@ def test_the_bigram_does_not_mix(refused, folder):
     assert refused("train", "--model-kind=bigram", "--mode=scalar", "--ngram-order=3") == (
         "model_kind bigram does not support ngram_order 3; use ngram_order 0 or model_kind mini-gpt"
     )
+
+
+@pytest.mark.parametrize(("steps", "offset"), [(11, 0.0), (27, 0.8), (60, 1.5)])
+def test_the_offset_grows_with_the_epochs_after_the_first(folder, tiny, steps, offset):
+    Path("text.txt").write_text("0123456789" * 100, encoding="utf-8")  # 900 to train on, and BOS
+    given = {"mode": "tensor", "threads": 1, "ngram_order": 3, "ngram_offset": -1, "steps": steps}
+    given |= {"data": "text.txt", "batching": "windows", "batch_size": 15, "block_size": 4}
+    run = nanochat.train(TrainConfig(**tiny("mini-gpt", **given, out="run")))
+    assert run.metrics["train_tokens"] == steps * 60
+    saved = load_checkpoint(newest()).config
+    assert saved["ngram_offset"] == offset == round(min(max(steps * 60 / 901 - 1, 0), 1.5), 2)
+
+
+def test_an_offset_between_minus_one_and_0_is_refused(refused, folder):
+    assert refused("train", "--mode=tensor", "--ngram-offset=-0.5") == (
+        "ngram_offset must be at least 0, or -1 to choose it, got -0.5"
+    )
