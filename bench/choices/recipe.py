@@ -122,22 +122,33 @@ BPE_CHANGES: Changes = (
     ("lr 0.002", {"lr": 0.002}),
     ("lr 0.006", {"lr": 0.006}),
 )  # fmt: skip
+ORDER_7 = {"ngram_order": 7}
 COUNTS: Changes = (
+    ("the network alone", {"ngram_order": 0}),
+    ("counts of order 4", {"ngram_order": 4}),
+    ("counts of order 10", {"ngram_order": 10}),
+    ("no hashed n-grams", {"hash_embed_rows": 0}),
+    ("no embeddings of the past", {"hash_embed_rows": 0, "prev_token_tables": 0}),
+    ("ngram_offset 0.5", {"ngram_offset": 0.5}),
+    ("ngram_offset 1.5", {"ngram_offset": 1.5}),
+    ("dropout 0.1", {"dropout": 0.1}),
+)  # fmt: skip
+# The steps of a row take as long as those of the base, by their measured time.
+ORDER_5 = {"ngram_order": 5}
+PIECE_COUNTS: Changes = (
+    ("the network alone", {"ngram_order": 0}),
     ("counts of order 4", {"ngram_order": 4}),
     ("counts of order 7", {"ngram_order": 7}),
-    ("counts of order 10", {"ngram_order": 10}),
-    ("order 7, no hashed n-grams", {"ngram_order": 7, "hash_embed_rows": 0}),
-    ("order 7, no embeddings of the past",
-     {"ngram_order": 7, "hash_embed_rows": 0, "prev_token_tables": 0}),
-    ("order 7, dropout 0.1", {"ngram_order": 7, "dropout": 0.1}),
-)  # fmt: skip
-PIECE_COUNTS: Changes = (
-    ("counts of order 3", {"ngram_order": 3}),
-    ("counts of order 5", {"ngram_order": 5}),
-    ("counts of order 7", {"ngram_order": 7}),
-    ("512 pieces, order 5", {"vocab_size": 512, "ngram_order": 5}),
-    ("2048 pieces, order 5", {"vocab_size": 2048, "ngram_order": 5}),
-    ("order 5, dropout 0.1", {"ngram_order": 5, "dropout": 0.1}),
+    ("3 layers of 96, 1.65 times the steps", {"n_embd": 96, "steps": 1.65}),
+    ("2 layers of 96, 2.2 times the steps", {"n_embd": 96, "n_layer": 2, "steps": 2.2}),
+    ("batch 3, 1.7 times the steps", {"batch_size": 3, "steps": 1.7}),
+    ("512 pieces", {"vocab_size": 512}),
+    ("2048 pieces", {"vocab_size": 2048}),
+    ("no embeddings of the past", {"prev_token_tables": 0}),
+    ("lr 0.008", {"lr": 0.008}),
+    ("ngram_offset 0.5", {"ngram_offset": 0.5}),
+    ("ngram_offset 1.5", {"ngram_offset": 1.5}),
+    ("dropout 0.1", {"dropout": 0.1}),
 )  # fmt: skip
 FOUR = {"n_head": 4}  # of the presets before the notebook "heads"
 HEADS: Changes = tuple((f"{n} heads", {"n_head": n}) for n in (1, 2, 4, 6))
@@ -148,8 +159,11 @@ NOTEBOOKS: Mapping[str, tuple[Mapping[str, Any], Changes]] = {
     "pieces": ({**FOUR, **BPE}, (("the preset", {}), *BPE_CHANGES)),
     "heads": ({}, (("the preset", {}), *HEADS)),
     "pieces-heads": (BPE, (("the preset", {}), *HEADS)),
-    "counts": ({}, (("the network alone", {}), *COUNTS)),
-    "pieces-counts": (BPE, (("the network alone", {}), *PIECE_COUNTS)),
+    "counts": (ORDER_7, (("the preset with counts of order 7", {}), *COUNTS)),
+    "pieces-counts": (
+        {**BPE, **ORDER_5},
+        (("the preset with counts of order 5", {}), *PIECE_COUNTS),
+    ),
 }
 
 

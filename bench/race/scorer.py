@@ -28,6 +28,7 @@ from torch import Tensor
 
 from bench.command import command_parser
 from bench.race.data import documents
+from nanochat.ngram.mixing import share_offset
 
 ROWS = 64  # windows scored together
 Windows = Iterator[tuple[Tensor, Tensor]]  # (rows, length) inputs and targets
@@ -94,8 +95,9 @@ def nats(scored: Scored) -> float:
         for inputs, targets in scored.windows:
             logits = scored.logits(inputs).double()
             chosen = logits.gather(-1, targets[..., None])[..., 0]
-            if scored.by_counts is not None:  # the last logit is their share
+            if scored.by_counts is not None:  # the last logit is that of their share
                 counted = scored.by_counts[first : first + targets.numel()].view_as(targets)
+                logits[..., -1] += share_offset(logits.shape[-1] - 1)
                 chosen = torch.logaddexp(chosen, logits[..., -1] + counted.log())
                 first += targets.numel()
             losses = torch.logsumexp(logits, -1) - chosen

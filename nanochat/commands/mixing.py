@@ -20,6 +20,7 @@ from nanochat.ngram.mixing import (
     FOLDS,
     cross_fitted,
     exact_probabilities,
+    offset_for,
     parts_for,
     probabilities,
     training_part,
@@ -31,7 +32,7 @@ from nanochat.runs.folder import RunFolder
 from nanochat.system import processes
 from nanochat.system.threads import thread_count
 
-__all__ = ["keep_counts", "with_counts", "with_placeholder"]
+__all__ = ["keep_counts", "with_counts", "with_offset", "with_placeholder"]
 
 
 def with_counts(
@@ -107,6 +108,17 @@ def with_placeholder(dataset: Dataset, config: TrainConfig) -> Dataset:
     )
     made_up = ByCounts(model=None, documents=dataset.train, parts=FOLDS, train=train, val=val)
     return dataclasses.replace(dataset, by_counts=made_up)
+
+
+def with_offset(config: TrainConfig, dataset: Dataset) -> TrainConfig:
+    """Return the config with the ngram_offset for its number of epochs, if it is to be chosen."""
+    if config.ngram_offset != AUTO:
+        return config
+    offset = 0.0
+    if dataset.by_counts is not None:
+        tokens = config.steps * dataset.step_tokens(config, processes.world())
+        offset = offset_for(tokens / max(dataset.by_counts.documents.pairs, 1))
+    return dataclasses.replace(config, ngram_offset=round(offset, 2))
 
 
 def keep_counts(dataset: Dataset, folder: RunFolder) -> Mapping[str, Any]:

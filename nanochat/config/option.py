@@ -62,7 +62,7 @@ class Option:
     optional: bool = False  # None is a value
     path: bool = False  # accepts os.PathLike; shells complete file names
     whole: bool = False  # of kind tuple: one text is one element, not a list of words
-    auto: bool = False  # of kind int: `auto` is AUTO
+    auto: bool = False  # of numbers: `auto` is AUTO
     also: tuple[str, ...] = ()  # other names that the command line accepts
 
     def parse(self, name: str, value: Any) -> Any:
@@ -155,14 +155,14 @@ class Option:
             return "a list of texts like 'n_layer=1,2'"
         if self.kind is bool:
             return "true or false"
-        return self._range(self._converted(value)) + _digits_rule(self.kind, value)
+        auto = "auto or " if self.auto else ""
+        return auto + self._range(self._converted(value)) + _digits_rule(self.kind, value)
 
     def _range(self, value: Any) -> str:
         if self.low is None or self.high is None:
             return "finite"
         if self.kind is int:
-            auto = "auto or " if self.auto else ""
-            return f"{auto}a whole number between {int(self.low)} and {int(self.high)}"
+            return f"a whole number between {int(self.low)} and {int(self.high)}"
         if self.low_open:
             # Most upper bounds only catch typing errors; the rule names one only if it was broken.
             too_large = isinstance(value, (int, float)) and self.high < value < math.inf

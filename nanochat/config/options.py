@@ -299,6 +299,12 @@ class TrainConfig:
         "Decay of an exponential moving average of the weights, which is evaluated, sampled and"
         " kept in place of the weights; 0: off.", group=_OPTIM, low=0, high=0.999999,
     )  # fmt: skip
+    ngram_offset: float = option(
+        float(AUTO),
+        "Taken from the logit of the share of the counts in training alone, where the network has"
+        " seen the text and the counts have not; auto: by the number of epochs.", group=_OPTIM,
+        low=0, high=100, auto=True,
+    )  # fmt: skip
     patience: int = option(
         0, "Stop after this many evaluations without a lower validation loss; 0: never.",
         group=_OPTIM, low=0, high=10**9, common=True,

@@ -24,8 +24,12 @@ __all__ = [
     "NETWORK_WEIGHT",
     "cross_fitted",
     "exact_probabilities",
+    "mixed_losses",
+    "mixture_parts",
+    "offset_for",
     "parts_for",
     "probabilities",
+    "share_offset",
     "training_part",
 ]
 
@@ -35,6 +39,8 @@ MANY = 10 * FOLDS  # documents; parts of fewer would differ much in size
 # it, the network leaves to the counts what it should learn.
 NETWORK_WEIGHT = 0.3
 SPARE = 2  # times the tokens that a run reads: those of the parts that it reads from
+FIRST_SHARE = 0.9  # of the counts, where the network says nothing yet
+MOST_OFFSET = 1.5
 _SPLIT_ITEM = 2  # of Stream.SPLIT; 0 and 1 are those of validation and of the baseline
 
 
@@ -71,6 +77,44 @@ def training_part(documents: Documents, seed: int, parts: int = FOLDS) -> Docume
     if documents.count >= MANY:
         return documents.take(_parts_of_documents(documents, seed) < parts)
     return documents.end(documents.pairs - _edges(documents.pairs)[FOLDS - parts])
+
+
+def share_offset(vocab_size: int) -> float:
+    """Return what is added to the logit of the counts' share: with equal logits, the counts have
+    FIRST_SHARE."""
+    return math.log(FIRST_SHARE / (1 - FIRST_SHARE) * vocab_size)
+
+
+def mixture_parts(
+    logits: NDArray[np.float64],  # (…, vocab + 1)
+    targets: NDArray[np.int64] | np.int64,  # (…)
+) -> NDArray[np.float64]:  # (…, 2)
+    """Return the nats of each target by the tokens' logits alone, and the logarithm of the counts'
+    share against that of the tokens, without `share_offset`."""
+    tokens = logits[..., :-1]
+    largest = tokens.max(axis=-1, keepdims=True)
+    sums = (largest + np.log(np.exp(tokens - largest).sum(axis=-1, keepdims=True)))[..., 0]
+    chosen = np.take_along_axis(tokens, np.asarray(targets)[..., None], axis=-1)[..., 0]
+    return np.stack((sums - chosen, logits[..., -1] - sums), axis=-1)
+
+
+def mixed_losses(
+    network: NDArray[np.float64],  # nats of the targets by the network alone
+    gate: NDArray[np.float64],  # the logarithm of the counts' share against that of the tokens
+    by_counts: NDArray[np.float64],  # probability of the targets by the counts
+) -> NDArray[np.float64]:
+    """Return the nats of the targets by the mixture; all arrays have one shape."""
+    more = gate + np.log(by_counts) + network
+    result: NDArray[np.float64] = network + np.logaddexp(gate, 0.0) - np.logaddexp(more, 0.0)
+    return result
+
+
+def offset_for(epochs: float) -> float:
+    """Return option ngram_offset for a training of so many epochs.
+
+    In the first epoch, the text is as new to the network as it is to the counts.
+    """
+    return min(max(epochs - 1.0, 0.0), MOST_OFFSET)
 
 
 def cross_fitted(

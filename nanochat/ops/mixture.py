@@ -1,8 +1,8 @@
 """Linear layer and the loss of the mixture with counted n-grams, without all logits in memory.
 
-The head has one output more than there are tokens, the last. `share_offset` is added to it. Its share
-of the softmax goes to the counts, as to the pointer of Merity et al. 2017 (Pointer Sentinel Mixture
-Models):
+The head has one output more than there are tokens, the last, to which `share_offset` is added. Its
+share of the softmax goes to the counts, as to the pointer of Merity et al. 2017 (Pointer Sentinel
+Mixture Models):
 
     p(token) = softmax(logits)[token] + softmax(logits)[last] · p_counts(token)
 
@@ -47,8 +47,8 @@ __all__ = ["linear_mixed_cross_entropy", "linear_mixed_losses"]
 define(
     "linear_mixed_cross_entropy(Tensor hidden, Tensor weight, Tensor targets, Tensor by_counts,"
     " float network_weight, float softcap, float share_offset, int reduction,"
-    " bool hidden_gradient, bool weight_gradient) -> (Tensor mixed, Tensor objective, Tensor hidden_gradient,"
-    " Tensor weight_gradient)"
+    " bool hidden_gradient, bool weight_gradient) -> (Tensor mixed, Tensor objective,"
+    " Tensor hidden_gradient, Tensor weight_gradient)"
 )
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from nanochat.data.batches import Batch
 from nanochat.ngram.kneser_ney import KneserNey
+from nanochat.ngram.mixing import share_offset
 from nanochat.sampling.ngram import NgramEngine
 from nanochat.sampling.sampling import OpensDecoders
 from nanochat.training.engine import Decoder
@@ -19,11 +20,17 @@ __all__ = ["MixedDecoder", "NetworkAlone", "Parts", "mixed_with", "shares_of"]
 
 def shares_of(network: Decoder) -> NDArray[np.float64]:  # (rows, vocab + 1)
     """Return the softmax of a network's logits, the share of the counts last."""
-    logits = network.logits.astype(np.float64)
+    logits = _with_offset(network)
     logits -= logits.max(axis=1, keepdims=True)
     shares: NDArray[np.float64] = np.exp(logits)
     shares /= shares.sum(axis=1, keepdims=True)
     return shares
+
+
+def _with_offset(network: Decoder) -> NDArray[np.float64]:  # (rows, vocab + 1)
+    logits = network.logits.astype(np.float64)
+    logits[:, -1] += share_offset(logits.shape[1] - 1)
+    return logits
 
 
 def mixed_with(network: OpensDecoders, counts: KneserNey | None) -> OpensDecoders:
@@ -84,7 +91,7 @@ class MixedDecoder:
 
     def parts(self) -> Parts:
         """Return what the network and the counts each say of the next tokens."""
-        logits = self._network.logits.astype(np.float64)
+        logits = _with_offset(self._network)
         network = log_softmax(logits[:, :-1])
         rest = np.logaddexp.reduce(logits[:, :-1], axis=1)
         share = np.exp(logits[:, -1] - np.logaddexp(rest, logits[:, -1]))

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from nanochat.config.options import TrainConfig
 from nanochat.data.batches import IGNORE, Batch, StepRows
 from nanochat.model.parameters import GROUPS, initial_weights, output_size, parameter_specs
 from nanochat.model.state import check_shapes
+from nanochat.ngram.mixing import mixed_losses, mixture_parts, share_offset
 from nanochat.scalar.average import ParameterAverage
 from nanochat.scalar.bigram import Bigram
 from nanochat.scalar.decoder import ReplayDecoder, ScalarDecoder
@@ -39,8 +39,6 @@ from nanochat.training.engine import (
 )
 
 __all__ = ["ScalarEngine"]
-
-_TINY = 1e-30  # a probability that adds nothing, and whose logarithm float32 holds
 
 MODELS: Mapping[str, type[Any]] = {"bigram": Bigram, "mini-gpt": MiniGPT}
 
@@ -71,6 +69,8 @@ class ScalarEngine:
         longest: int = 0,  # positions of the longest segment; 0: unknown, grow on demand
     ) -> None:
         self.config = config
+        self._share_offset = share_offset(vocab_size)
+        self._training_offset = self._share_offset - max(config.ngram_offset, 0.0)
         self.specs = parameter_specs(config, vocab_size)
         self.tape = Tape(dtype)
         self.matrices = {spec.name: self.tape.matrix(*spec.shape) for spec in self.specs}
@@ -93,7 +93,8 @@ class ScalarEngine:
         self._replay = Replay(
             self.model, self.tape, self.matrices,
             numerics=self.config.numerics, outputs=output_size(self.config, vocab_size),
-            has_counts=self.config.ngram_order > 0, threads=self.config.threads,
+            share_offset=self._training_offset if self.config.ngram_order else None,
+            threads=self.config.threads,
         )  # fmt: skip
         self._reserve(longest or first_positions(self.config, self.specs))
 
@@ -201,38 +202,49 @@ class ScalarEngine:
         return self._healthy
 
     def token_losses(self, batch: Batch) -> NDArray[np.float64]:  # (rows, length) nats
-        return self._losses(batch, network_alone=False)
-
-    def network_losses(self, batch: Batch) -> NDArray[np.float64]:  # (rows, length) nats
-        return self._losses(batch, network_alone=True)
-
-    def _losses(self, batch: Batch, *, network_alone: bool) -> NDArray[np.float64]:
+        if self.config.ngram_order:
+            assert batch.by_counts is not None  # Dataset.by_counts
+            network, gate = self._mixture_parts(batch)
+            by_counts = batch.by_counts.astype(np.float64)
+            return np.where(batch.targets == IGNORE, 0.0, mixed_losses(network, gate, by_counts))
         nats = np.zeros(batch.targets.shape)
         counted = batch.targets != IGNORE
         replay = self._replay_for([batch])
         if replay is None:
             with self.tape.no_grad():
-                by_row = self._losses_by_row(batch, network_alone=network_alone)
-                rows = [[loss.data for loss in losses] for losses in by_row]
+                rows = [[loss.data for loss in losses] for losses in self._losses_by_row(batch)]
             nats[counted] = [loss for row in rows for loss in row]
             return nats
         replay.core.load()
-        segments = segments_of(batch, replay.positions)
-        by_segment = replay.network_losses(segments) if network_alone else replay.losses(segments)
-        nats[batch.segments >= 0] = by_segment[
-            np.arange(replay.positions) < segments.lengths[:, None]
-        ]
+        nats[batch.segments >= 0] = replay.losses(segments_of(batch, replay.positions))
         nats[~counted] = 0.0
         return nats
 
+    def network_losses(self, batch: Batch) -> NDArray[np.float64]:  # (rows, length) nats
+        return self._mixture_parts(batch)[0]
+
     def token_shares(self, batch: Batch) -> NDArray[np.float64]:  # (rows, length, 2)
-        # Of the mixture's probability, own + share · by_counts, two values give both terms.
-        shape = batch.inputs.shape
-        own, both = (
-            np.exp(-self.token_losses(replace(batch, by_counts=np.full(shape, p, np.float32))))
-            for p in (_TINY, 1.0)
-        )
-        return np.stack((own, np.clip(both - own, 0.0, 1.0)), axis=-1)
+        network, gate = self._mixture_parts(batch)
+        counts = 1 / (1 + np.exp(-gate))
+        return np.stack((np.exp(-network) / (1 + np.exp(gate)), counts), axis=-1)
+
+    def _mixture_parts(self, batch: Batch) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the nats of each target by the network alone, and the logarithm of the share of
+        the counts against that of the tokens, (rows, length) each; 0 without a target."""
+        parts = np.zeros((*batch.targets.shape, 2))
+        replay = self._replay_for([batch])
+        if replay is None:
+            with self.tape.no_grad():
+                for row, by_column in enumerate(self._logits_by_row(batch)):
+                    for column, target, _, logits in by_column:
+                        values = np.array([logit.data for logit in logits])
+                        parts[row, column] = mixture_parts(values, np.int64(target))
+        else:
+            replay.core.load()
+            parts[batch.segments >= 0] = replay.mixture_parts(segments_of(batch, replay.positions))
+            parts[batch.targets == IGNORE] = 0.0
+        network, gate = parts[..., 0], parts[..., 1]
+        return network, gate + self._share_offset
 
     def move_towards(self, weights: Mapping[str, NDArray[np.floating]], share: float) -> None:
         for name, matrix in self.matrices.items():
@@ -279,29 +291,35 @@ class ScalarEngine:
             )
         return (note,)
 
-    def _losses_by_row(self, batch: Batch, *, network_alone: bool = False) -> Iterator[list[Value]]:
+    def _losses_by_row(self, batch: Batch) -> Iterator[list[Value]]:
         """Yield the losses of each row's targets. A row's graph is freed before the next row."""
+        for row in self._logits_by_row(batch):
+            yield [
+                mixed_cross_entropy(logits, target, counted, self._training_offset)
+                if self.config.ngram_order
+                else cross_entropy(logits, target)
+                for _, target, counted, logits in row
+            ]
+
+    def _logits_by_row(
+        self, batch: Batch
+    ) -> Iterator[list[tuple[int, int, float, Sequence[Value]]]]:
+        """Yield each row's columns with a target: column, target, by_counts and logits."""
         by_counts = batch.by_counts
         if by_counts is None:
             by_counts = np.ones(batch.inputs.shape, dtype=np.float32)
         columns = (batch.inputs, batch.targets, batch.positions, batch.segments, by_counts)
         for row, length in enumerate(batch.lengths.tolist()):
             by_column = zip(*(c[row, :length].tolist() for c in columns), strict=True)
-            losses = []
+            found = []
             cache, segment = None, None
-            for token, target, position, token_segment, counted in by_column:
+            for column, (token, target, position, token_segment, counted) in enumerate(by_column):
                 if token_segment != segment:
                     cache, segment = self.model.new_cache(), token_segment
                 logits = self.model.logits(token, position, cache)
-                if target == IGNORE:
-                    continue
-                if network_alone:
-                    losses.append(cross_entropy(logits[:-1], target))
-                elif self.config.ngram_order:
-                    losses.append(mixed_cross_entropy(logits, target, counted))
-                else:
-                    losses.append(cross_entropy(logits, target))
-            yield losses
+                if target != IGNORE:
+                    found.append((column, target, counted, logits))
+            yield found
 
     def open_decoder(self, prompts: Sequence[Sequence[int]]) -> Decoder:
         if self._replay is not None:

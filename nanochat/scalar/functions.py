@@ -62,11 +62,13 @@ def mixed_cross_entropy(
     logits: Sequence[Value],  # (vocab + 1,), the last one of the share of the counts
     target: int | Token,
     by_counts: Value | float,  # probability of the target by counted n-grams
+    share_offset: float = 0.0,  # added to the last logit
 ) -> Value:
     """Return −log p(target) of the mixture, in nats; see ops/mixture.py.
 
     Its gradient is also that of NETWORK_WEIGHT times the loss of the network alone.
     """
+    logits = [*logits[:-1], logits[-1] + share_offset]
     largest = detached_max(logits)
     *tokens, share = [(logit - largest).exp() for logit in logits]
     sum_, chosen = total(tokens), select(tokens, target)

@@ -18,6 +18,7 @@ from nanochat import _scalar
 from nanochat.config.options import TrainConfig
 from nanochat.data.batches import IGNORE, Batch
 from nanochat.model.parameters import Spec
+from nanochat.ngram.mixing import mixture_parts
 from nanochat.scalar.functions import cross_entropy, mixed_cross_entropy
 from nanochat.scalar.value import Matrix, Tape, Value
 from nanochat.system.threads import thread_count
@@ -135,11 +136,11 @@ class Replay:
         *,
         numerics: str,
         outputs: int,  # logits of a position
-        has_counts: bool = False,  # the last output is the share of counted n-grams
+        share_offset: float | None = None,  # of the last output, if it is the counts' share
         threads: int = 0,  # as in compile()
     ) -> None:
         self._model, self._tape, self._matrices = model, tape, matrices
-        self._numerics, self._outputs, self._has_counts = numerics, outputs, has_counts
+        self._numerics, self._outputs, self._share_offset = numerics, outputs, share_offset
         self._threads = thread_count(threads)
         self._core: _scalar.Program | None = None
         self.positions = 0
@@ -167,8 +168,11 @@ class Replay:
                 token = _scalar.Token(2 * position, 0)
                 logits = self._model.logits(token, position, cache)
                 target = _scalar.Token(2 * position + 1, 0)
-                if self._has_counts:
-                    losses.append(mixed_cross_entropy(logits, target, recorder.input(position)))
+                if self._share_offset is not None:
+                    by_counts = recorder.input(position)
+                    losses.append(
+                        mixed_cross_entropy(logits, target, by_counts, self._share_offset)
+                    )
                 else:
                     losses.append(cross_entropy(logits, target))
                 watched += logits
@@ -200,29 +204,28 @@ class Replay:
             documents_at_once=STEP_CHUNK[self._numerics], **options,
         )  # fmt: skip
 
-    def losses(self, segments: Segments) -> NDArray[np.float64]:
-        """Return the loss of each target, (segments, positions); 0 beyond the end of a segment."""
+    def losses(self, segments: Segments) -> NDArray[np.float64]:  # (targets,)
+        """Return the loss of each target, segment by segment."""
         parts = []
         for part in segments.chunks(CHUNK[self._numerics]):
             self._forward(part, 1.0)
-            parts.append(self.core.outputs())
+            parts.append(self.core.outputs()[self._is_used(part)])
         return np.concatenate(parts)
 
-    def network_losses(self, segments: Segments) -> NDArray[np.float64]:
-        """Return `losses` without the share of the counts, (segments, positions); any number
-        beyond the end of a segment."""
+    def mixture_parts(self, segments: Segments) -> NDArray[np.float64]:  # (targets, 2)
+        """Return `mixing.mixture_parts` of each target, segment by segment."""
         parts = []
         for part in segments.chunks(CHUNK[self._numerics]):
             self._forward(part, 1.0)
             logits = self.core.watched(0, self.positions * self._outputs)
-            logits = logits.reshape(len(part.lengths), self.positions, self._outputs)[:, :, :-1]
-            targets = part.tokens[:, 1::2, None].astype(np.int64)
-            chosen = np.take_along_axis(logits, np.maximum(targets, 0), axis=2)
-            with np.errstate(all="ignore"):  # beyond the end of a segment are any logits
-                largest = logits.max(axis=2, keepdims=True)
-                sums = np.exp(logits - largest).sum(axis=2, keepdims=True)
-                parts.append((np.log(sums) + largest - chosen)[:, :, 0])
+            is_used = self._is_used(part)
+            used = logits.reshape(*is_used.shape, self._outputs)[is_used]
+            targets = part.tokens[:, 1::2][is_used].astype(np.int64)
+            parts.append(mixture_parts(used, np.maximum(targets, 0)))
         return np.concatenate(parts)
+
+    def _is_used(self, part: Segments) -> NDArray[np.bool_]:  # (segments, positions)
+        return np.arange(self.positions) < part.lengths[:, None]
 
     def last_logits(self, segments: Segments) -> NDArray[np.float64]:
         """Return the logits of the last position, (segments, outputs); lengths are equal."""
@@ -240,7 +243,7 @@ class Replay:
         accumulate: bool | None = None,  # None: no gradients; True: add to the previous ones
     ) -> NDArray[np.float64]:
         scales, by_counts = np.full(len(part.lengths), scale), part.by_counts
-        if self._has_counts and by_counts is None:  # where only the logits are read
+        if self._share_offset is not None and by_counts is None:  # where only the logits are read
             by_counts = np.ones((len(part.lengths), self.positions))
         return self.core.forward(
             part.lengths, part.tokens, scales, by_counts, part.counted, accumulate

@@ -22,7 +22,7 @@ from nanochat.data.batches import Batch
 from nanochat.errors import KernelError, OutOfMemory, UnsupportedDevice, UnsupportedDtype
 from nanochat.model.parameters import initial_weights, output_size, parameter_specs
 from nanochat.model.state import check_shapes
-from nanochat.ngram.mixing import NETWORK_WEIGHT
+from nanochat.ngram.mixing import NETWORK_WEIGHT, share_offset
 from nanochat.ops import linear_cross_entropy
 from nanochat.ops.launch import TORCH_DTYPES
 from nanochat.ops.mixture import linear_mixed_cross_entropy, linear_mixed_losses
@@ -158,6 +158,7 @@ class TensorEngine:
                 config, device=torch_device, dtype=self.weights.values.dtype, native=fast
             )
         self._fused = config.loss == "fused"
+        self._share_offset = share_offset(vocab_size)
         self.backend = "torch-compiled" if self._compiled else "torch"
         self._loss = self._summed_nats
         if self._compiled:
@@ -222,6 +223,7 @@ class TensorEngine:
             return linear_mixed_cross_entropy(
                 hidden, self.model.head, inputs.targets, inputs.by_counts,
                 network_weight=NETWORK_WEIGHT, softcap=self.config.logit_softcap,
+                share_offset=self._share_offset - max(self.config.ngram_offset, 0.0),
                 use_native=self._fused,
             )  # fmt: skip
         nats: Tensor = linear_cross_entropy(
@@ -238,7 +240,8 @@ class TensorEngine:
             assert inputs.by_counts is not None  # Dataset.by_counts
             losses = linear_mixed_losses(
                 hidden, self.model.head, inputs.targets, inputs.by_counts,
-                softcap=self.config.logit_softcap, use_native=self._fused,
+                softcap=self.config.logit_softcap, share_offset=self._share_offset,
+                use_native=self._fused,
             )  # fmt: skip
         else:
             losses = linear_cross_entropy(
@@ -261,7 +264,9 @@ class TensorEngine:
         inputs = self._inputs(batch)
         hidden = self.model.hidden(inputs)
         logits = head_logits(hidden, self.model.head, softcap=self.config.logit_softcap)
-        shares = logits.double().softmax(dim=1)
+        logits = logits.double()
+        logits[:, -1] += self._share_offset
+        shares = logits.softmax(dim=1)
         targets = inputs.targets.clamp_min(0).unsqueeze(1)
         found = torch.cat((shares.gather(1, targets), shares[:, -1:]), dim=1)
         result = np.zeros((*batch.targets.shape, 2))  # columns past inputs.length hold only padding

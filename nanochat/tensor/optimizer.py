@@ -140,7 +140,8 @@ class FlatOptimizer:
         torch._fused_sgd_(
             [values],
             [self._weights.gradients[piece]],
-            [self._moments["momentum"][0][piece]],  # zeros at first: momentum · 0 + g = g
+            # Zeros at first: momentum · 0 + g = g. Without momentum torch refuses a buffer.
+            [self._moments["momentum"][0][piece]] if self._config.beta1 else [],
             weight_decay=0.0,
             momentum=self._config.beta1,
             lr=lr,

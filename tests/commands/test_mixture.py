@@ -145,3 +145,20 @@ def test_order_auto_is_that_of_the_counting_baseline_and_a_resume_keeps_it(run, 
     result = json.loads(Path("run/result.json").read_text())
     assert saved == result["baseline_order"]
     assert counts_of(load_checkpoint(newest())).order == saved
+
+
+@pytest.mark.parametrize(("steps", "offset"), [(11, 0.0), (27, 0.8), (60, 1.5)])
+def test_the_offset_grows_with_the_epochs_after_the_first(folder, tiny, mode, steps, offset):
+    Path("text.txt").write_text("0123456789" * 100, encoding="utf-8")  # 900 to train on, and BOS
+    given = {"mode": mode, "threads": 1, "ngram_order": 3, "steps": steps}
+    given |= {"data": "text.txt", "batching": "windows", "batch_size": 15, "block_size": 4}
+    run = nanochat.train(TrainConfig(**tiny("mini-gpt", **given, out="run")))
+    assert run.metrics["train_tokens"] == steps * 60
+    saved = load_checkpoint(newest()).config
+    assert saved["ngram_offset"] == offset == round(min(max(steps * 60 / 901 - 1, 0), 1.5), 2)
+
+
+def test_a_negative_offset_is_refused(refused, folder):
+    assert refused("train", "--ngram-offset=-0.5") == (
+        "ngram_offset must be auto or finite and between 0 and 100, got -0.5"
+    )

@@ -23,13 +23,18 @@ Numbers = NDArray[np.float64]
 
 
 def by_formula(
-    logits: Numbers, targets: NDArray[np.int64], by_counts: NDArray[np.float32], softcap: float
+    logits: Numbers,
+    targets: NDArray[np.int64],
+    by_counts: NDArray[np.float32],
+    softcap: float,
+    share_offset: float = 0.0,
 ) -> tuple[Numbers, Numbers, Numbers]:
     """Return both losses, (rows,), and the gradient of mixed + WEIGHT · network."""
     slope = np.ones_like(logits)
     if softcap:
         slope = 1 - np.tanh(logits / softcap) ** 2
         logits = softcap * np.tanh(logits / softcap)
+    logits = logits + np.append(np.zeros(logits.shape[1] - 1), share_offset)
     rows = np.arange(len(logits))
     chosen = np.maximum(targets, 0)
     log_shares = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
@@ -52,7 +57,7 @@ def by_formula(
 def call(
     logits: Matrix, targets: NDArray[np.int64], by_counts: NDArray[np.float32], *,
     gradient: Matrix | None = None, softcap: float = 0.0, reduction: int = SUM, threads: int = 1,
-    place: Placement = lambda array: array, weight: float = WEIGHT,
+    place: Placement = lambda array: array, weight: float = WEIGHT, share_offset: float = 0.0,
 ) -> tuple[int, NDArray[Any], NDArray[Any]]:  # fmt: skip
     """Return the status and both losses."""
     number = accumulation_dtype(logits.dtype)
@@ -61,7 +66,8 @@ def call(
     status = native.cpu().nck_mixed_cross_entropy(
         pointer(logits.flat), logits.rows, logits.vocab, logits.stride,
         native.DTYPES[logits.dtype], native.ffi.cast("int64_t *", targets.ctypes.data),
-        native.ffi.cast("float *", by_counts.ctypes.data), -1, weight, softcap, reduction,
+        native.ffi.cast("float *", by_counts.ctypes.data), -1, weight, softcap,
+        share_offset, reduction,
         pointer(gradient.flat if gradient else None), gradient.stride if gradient else 0,
         pointer(mixed), pointer(network), threads,
     )  # fmt: skip
@@ -83,19 +89,20 @@ def question(
     extra=st.integers(0, 3), scale=st.sampled_from([0.01, 1.0, 20.0]),
     softcap=st.sampled_from([0.0, 15.0]), in_place=st.booleans(), seed=st.integers(0, 999),
     reduction=st.sampled_from([NONE, SUM]), threads=st.sampled_from([1, 3]),
+    share_offset=st.sampled_from([0.0, -1.5, 6.0]),
 )  # fmt: skip
 def test_losses_and_gradients_are_those_of_the_formula(
     rows: int, vocab: int, dtype: str, extra: int, scale: float, softcap: float, in_place: bool,
-    seed: int, reduction: int, threads: int,
+    seed: int, reduction: int, threads: int, share_offset: float,
 ) -> None:  # fmt: skip
     rows, outputs = min(rows, 40_000 // vocab), vocab + 1
     values, targets, by_counts = question(rows, outputs, seed, scale)
     logits = Matrix.of(values, dtype, stride=outputs + extra)
-    mixed, network, slopes = by_formula(logits.values(), targets, by_counts, softcap)
+    mixed, network, slopes = by_formula(logits.values(), targets, by_counts, softcap, share_offset)
     gradient = logits if in_place else Matrix(rows, outputs, outputs + 3 - extra, dtype)
     status, *losses = call(
         logits, targets, by_counts, gradient=gradient, softcap=softcap, reduction=reduction,
-        threads=threads,
+        threads=threads, share_offset=share_offset,
     )  # fmt: skip
     assert status == OK
     bound = BOUND[dtype]

@@ -21,7 +21,7 @@ from nanochat.ops.mixture import (
     linear_mixed_losses,
 )
 
-WEIGHT = 0.3
+WEIGHT, OFFSET = 0.3, 1.25
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 2e-2}
 
 
@@ -32,6 +32,7 @@ def by_formula(
     mixed, network = [], []
     if softcap:
         logits = (logits / softcap).tanh() * softcap
+    logits = torch.cat((logits[:, :-1], logits[:, -1:] + OFFSET), dim=1)
     for row, target, counted in zip(logits, targets.tolist(), by_counts.double(), strict=True):
         if target < 0:
             mixed.append(row.sum() * 0)
@@ -73,7 +74,7 @@ def found(
 ) -> list[Tensor]:  # fmt: skip
     mixed, objective = linear_mixed_cross_entropy(
         hidden, weight, targets, by_counts, network_weight=WEIGHT, softcap=softcap,
-        use_native=use_native,
+        share_offset=OFFSET, use_native=use_native,
     )  # fmt: skip
     assert not mixed.requires_grad
     return [mixed, objective.detach(), *torch.autograd.grad(objective, (hidden, weight))]
@@ -123,7 +124,7 @@ def test_both_ways_equal_the_formula_in_float64(
 def test_the_way_without_a_kernel_equals_the_kernel(dtype: torch.dtype, softcap: float) -> None:
     hidden, weight, targets, by_counts = problem(40, 5, 12, dtype)
     logits = (hidden @ weight.t()).detach()
-    losses = _by_torch(logits, targets, by_counts, _Options(WEIGHT, softcap, 2), True)
+    losses = _by_torch(logits, targets, by_counts, _Options(WEIGHT, softcap, OFFSET, 2), True)
     mixed, objective, *gradients = found(hidden, weight, targets, by_counts, softcap)
     sums = losses.sum(dim=1)
     torch.testing.assert_close(sums[0], mixed)
@@ -135,7 +136,7 @@ def test_the_way_without_a_kernel_equals_the_kernel(dtype: torch.dtype, softcap:
 @pytest.mark.parametrize("use_native", [True, False])
 def test_losses_by_row_add_up_to_the_sum(use_native: bool) -> None:
     question = problem(70, 5, 12, torch.float64)
-    losses = linear_mixed_losses(*question, use_native=use_native)
+    losses = linear_mixed_losses(*question, share_offset=OFFSET, use_native=use_native)
     mixed, _ = by_formula(question[0] @ question[1].t(), *question[2:])
     torch.testing.assert_close(losses, mixed.detach(), rtol=1e-12, atol=1e-12)
     assert (losses[question[2] < 0] == 0).all()
@@ -147,7 +148,13 @@ def test_gradcheck_passes_also_under_an_upstream_factor() -> None:
 
     def objective(hidden: Tensor, weight: Tensor) -> Tensor:
         _, objective = linear_mixed_cross_entropy(
-            hidden, weight, targets, by_counts, network_weight=WEIGHT, softcap=4.0
+            hidden,
+            weight,
+            targets,
+            by_counts,
+            network_weight=WEIGHT,
+            softcap=4.0,
+            share_offset=OFFSET,
         )
         return objective * 0.7
 
@@ -194,9 +201,9 @@ def test_the_registered_op_keeps_to_its_schema() -> None:
     for dtype in (torch.float32, torch.bfloat16):
         hidden, weight, *rest = problem(6, 3, 7, dtype)
         op = torch.ops.nck.linear_mixed_cross_entropy.default
-        torch.library.opcheck(op, (hidden, weight, *rest, WEIGHT, 2.0, 2, True, True))
+        torch.library.opcheck(op, (hidden, weight, *rest, WEIGHT, 2.0, OFFSET, 2, True, True))
         detached = hidden.detach(), weight.detach()
-        torch.library.opcheck(op, (*detached, *rest, WEIGHT, 2.0, 0, False, False))
+        torch.library.opcheck(op, (*detached, *rest, WEIGHT, 2.0, OFFSET, 0, False, False))
 
 
 def test_memory_is_a_fraction_of_all_logits() -> None:
