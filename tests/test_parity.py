@@ -37,7 +37,7 @@ AXES: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
         "qk_norm": (False, True),
         "optimizer": ("adamw", "sgd"),
         "ngram_order": (0, 4),
-        "ngram_offset": (0.0, 1.0),
+        "ngram_offset": (1.0, 0.0),
     },
     "bigram": {
         "tie_lm_head": (False, True),

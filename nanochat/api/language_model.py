@@ -248,24 +248,27 @@ class LanguageModel:
         """
         return {name: array.copy() for name, array in self._weights.items()}
 
-    def to_torch(self) -> GPT:
+    def to_torch(self, *, network_only: bool = False) -> GPT:
         """Return the model as a plain torch module: ids (rows, length) -> logits.
 
         The logits have the shape (rows, length, vocabulary). The module is independent of this
-        model; its text, about 100 lines, is the file nanochat/tensor/standalone_model.py. Raises
-        UnsupportedOption for a model that the module does not compute, and MissingDependency
+        model; its text, about 100 lines, is the file nanochat/tensor/standalone_model.py. Of a
+        model that is mixed with counts, it is the network alone, which `network_only` must allow.
+        Raises UnsupportedOption for a model that the module does not compute, and MissingDependency
         without torch.
 
         Example:
             >>> import nanochat, torch
             >>> model = nanochat.load()
-            >>> logits = model.to_torch()(torch.tensor([[0, 1, 2]]))
+            >>> logits = model.to_torch(network_only=True)(torch.tensor([[0, 1, 2]]))
             >>> logits.shape == (1, 3, model.tokenizer.vocab_size)
             True
         """
-        return torch_module(self.config, self._weights)
+        return torch_module(self.config, self._weights, network_only)
 
-    def write_model_py(self, folder: str | os.PathLike[str] | None = None) -> Path:
+    def write_model_py(
+        self, folder: str | os.PathLike[str] | None = None, *, network_only: bool = False
+    ) -> Path:
         """Write the text of that module as `model.py` next to the weights and return its path.
 
         The file needs torch and safetensors, not nanochat: its function `load()` loads the
@@ -275,10 +278,10 @@ class LanguageModel:
 
         Example:
             >>> import nanochat
-            >>> nanochat.load().write_model_py().name
+            >>> nanochat.load().write_model_py(network_only=True).name
             'model.py'
         """
-        return write_module_text(self.config, Path(folder or self.checkpoint))
+        return write_module_text(self.config, Path(folder or self.checkpoint), network_only)
 
     # ------------------------------------------------------------------------------- description
 

@@ -30,11 +30,11 @@ REPRESENTED: dict[str, tuple[str | int, ...] | None] = {
     "model_kind": ("bigram", "mini-gpt"),
     "activation": ("relu", "relu2"),
     "positions": ("learned", "rope"),
-    "ngram_order": (0,),
     **dict.fromkeys(
         (
             "n_layer", "n_head", "n_embd", "block_size", "prev_token_tables", "hash_embed_rows",
-            "hash_embed_longest", "tie_lm_head", "input_rmsnorm", "qk_norm", "logit_softcap",
+            "hash_embed_longest", "ngram_order", "tie_lm_head", "input_rmsnorm", "qk_norm",
+            "logit_softcap",
         )
     ),
 }  # fmt: skip
@@ -42,12 +42,14 @@ REPRESENTED: dict[str, tuple[str | int, ...] | None] = {
 NOT_OF_THE_MODEL = {"mode", "preset", "init_std", "zero_init", "dropout"}
 
 
-def torch_module(config: TrainConfig, weights: Mapping[str, NDArray[np.floating]]) -> GPT:
+def torch_module(
+    config: TrainConfig, weights: Mapping[str, NDArray[np.floating]], network_only: bool
+) -> GPT:
     """Return the model as a plain torch module, in the dtype of the weights.
 
     Raises UnsupportedOption, and MissingDependency without torch.
     """
-    _check_represented(config)
+    _check_represented(config, network_only)
     try:
         from nanochat.tensor.plain_module import plain_module
     except ModuleNotFoundError as error:
@@ -59,13 +61,13 @@ def torch_module(config: TrainConfig, weights: Mapping[str, NDArray[np.floating]
     return plain_module(config, weights)
 
 
-def write_module_text(config: TrainConfig, folder: Path) -> Path:
+def write_module_text(config: TrainConfig, folder: Path, network_only: bool) -> Path:
     """Write the text of the module as model.py into a folder and return its path.
 
     Raises UnsupportedOption, and OutputError if another model.py is there or the file system
     refuses.
     """
-    _check_represented(config)
+    _check_represented(config, network_only)
     text = SOURCE.read_text(encoding="utf-8")
     path = folder / MODEL_PY
     try:
@@ -82,8 +84,13 @@ def write_module_text(config: TrainConfig, folder: Path) -> Path:
     return path
 
 
-def _check_represented(config: TrainConfig) -> None:
+def _check_represented(config: TrainConfig, network_only: bool) -> None:
     """Raise UnsupportedOption for an option of the model that the module does not compute."""
+    if config.ngram_order and not network_only:
+        raise UnsupportedOption(
+            f"{MODEL_PY} holds no counted n-grams, got a model with ngram_order"
+            f" {config.ngram_order}; for its network alone, use network_only=True"
+        )
     for name, option in options_of(TrainConfig).items():
         if option.group != "Model" or name in NOT_OF_THE_MODEL:
             continue

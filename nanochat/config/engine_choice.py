@@ -31,7 +31,8 @@ def products(options: Mapping[str, Any], vocab_size: int) -> int:
     """Return the multiplications of a model that reads one text of block_size tokens."""
     n_embd, block_size = options["n_embd"], options["block_size"]
     per_layer = 12 * n_embd + block_size
-    return int(block_size * n_embd * (options["n_layer"] * per_layer + vocab_size))
+    outputs = vocab_size + (1 if options["ngram_order"] else 0)  # the share of the counts
+    return int(block_size * n_embd * (options["n_layer"] * per_layer + outputs))
 
 
 def choose_engine(

@@ -9,7 +9,8 @@ the folder of a checkpoint, it loads that checkpoint:
     gpt = model.load()
     logits = gpt(torch.tensor([[0, 5, 13]]))  # (rows, length) ids -> (rows, length, vocabulary)
 
-Each row is one text. Token 0 (BOS) opens and ends a document; `tokenizer.json` maps the other ids
+If the model is mixed with counted n-grams, this is its network alone, without them. Each row is one
+text. Token 0 (BOS) opens and ends a document; `tokenizer.json` maps the other ids
 to text. The parameters have the names of the checkpoint.
 """
 
@@ -35,7 +36,6 @@ CHOICES = {
     "model_kind": ("bigram", "mini-gpt"),
     "positions": ("learned", "rope"),
     "activation": tuple(ACTIVATIONS),
-    "ngram_order": (0,),  # counted n-grams are not part of this file
 }
 EARLIER_NAMES = {
     "past_embeds": "prev_token_tables",
@@ -134,6 +134,8 @@ class GPT(nn.Module):
         for layer in range(self.config["n_layer"]):
             x = getattr(self, f"layer{layer}")(x)
         logits = F.linear(x, self.wte if self.config["tie_lm_head"] else self.lm_head)
+        if self.config["ngram_order"]:
+            logits = logits[..., :-1]  # without the share of the counted n-grams
         cap = self.config["logit_softcap"]
         return cap * torch.tanh(logits / cap) if cap else logits
 

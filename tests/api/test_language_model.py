@@ -28,6 +28,7 @@ def train(folder: Path, name: str, text: str, **options: Any) -> nanochat.Langua
         "mode": "scalar", "data": str(path), "documents": "file", "block_size": 8, "n_layer": 1,
         "n_head": 1, "n_embd": 4, "batch_size": 2, "steps": 3, "num_samples": 0, "dtype": "float64",
         "out": str(folder / name), "eval_every": 0, "init_std": 0.5, "baseline": False,
+        "ngram_order": 0,
     }  # fmt: skip
     nanochat.train(TrainConfig(**{**defaults, **options}))
     return nanochat.load(folder / name, threads=1)

@@ -56,6 +56,7 @@ def models(tmp_path_factory):
             "mode": "scalar", "data": str(folder / "names.txt"), "documents": "line", "n_layer": 1,
             "n_head": 2, "n_embd": 8, "block_size": 8, "steps": 4, "num_samples": 0,
             "batch_size": 2, "out": str(folder / name), "baseline": False, "dtype": "float32",
+            "ngram_order": 0,
         }  # fmt: skip
         nanochat.train(TrainConfig(**{**defaults, **options}))
         loaded[name] = nanochat.load(folder / name, threads=1)

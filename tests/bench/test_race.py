@@ -181,8 +181,9 @@ def test_the_last_logit_gives_its_share_to_the_counts(
     expected = 0.0
     for i in range(1, len(ids)):
         seen = ids[(i - 1) // context * context : i]
-        share = math.exp(-by_hand(seen, 6))
-        expected -= math.log(math.exp(-by_hand(seen, ids[i])) + share * counted[i - 1])
+        own, share = math.exp(-by_hand(seen, ids[i])), 54 * math.exp(-by_hand(seen, 6))
+        rest = 1 - share / 54  # the last of six logits is nine times six times as large
+        expected -= math.log((own + share * counted[i - 1]) / (rest + share))
     scored = Scored(
         counting_logits, windows(np.array(ids), context), context, 1, 0,
         by_counts=torch.tensor(counted, dtype=torch.float64),

@@ -28,7 +28,7 @@ class GPT:
         self, dtype: str, vocab: int, *, seed: int = 0, place: Placement = lambda array: array,
         **options: Any,
     ) -> None:  # fmt: skip
-        shape = {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 8}
+        shape = {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 8, "ngram_order": 0}
         self.config = TrainConfig(mode="tensor", **{**shape, **options})
         self.dtype, self.vocab, self.place = dtype, vocab, place
         random = np.random.default_rng(seed)

@@ -140,7 +140,7 @@ def test_probabilities_are_positive_and_sum_to_one(training, read, order, begins
 
 def test_the_frozen_counts_do_not_change_and_may_be_mapped(tmp_path: Path) -> None:
     model = KneserNey.count(documents_of(random_texts(9, 50, seed=5)), 5, VOCAB)
-    mapped, _ = load_counts(tmp_path, save_counts(model, np.ones(1, np.float32), tmp_path))
+    mapped, *_ = load_counts(tmp_path, save_counts(model, np.ones(1, np.float32), tmp_path))
     before = {name: array.tobytes() for name, array in mapped.arrays().items()}
     tokens = stream_of(random_texts(9, 50, seed=6))
     losses = [AdaptiveCounts(each).read(tokens) for each in (model, mapped)]

@@ -85,7 +85,8 @@ def test_network_and_counts_recombine_to_the_probability_of_the_mixture(name, co
             assert each.network == pytest.approx(
                 softmax(network.logits[row][:-1])[token], rel=1e-12
             )
-            assert each.counts_share == pytest.approx(softmax(network.logits[row])[-1], rel=1e-12)
+            shares = softmax(network.logits[row] + np.log(9 * VOCAB) * np.eye(VOCAB + 1)[-1])
+            assert each.counts_share == pytest.approx(shares[-1], rel=1e-12)
             assert each.counts == counts.distribution(read[row])[token]
             assert each.matched_order == counts.matched(read[row]) + 1
             ids, values = zip(*each.likeliest, strict=True)

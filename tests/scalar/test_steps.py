@@ -23,7 +23,10 @@ DOCUMENTS = Documents.of(
 
 
 def make_config(**options):
-    shape = {"n_embd": 4, "n_head": 2, "n_layer": 1, "block_size": 4, "steps": STEPS, "seed": 3}
+    shape = {
+        "n_embd": 4, "n_head": 2, "n_layer": 1, "block_size": 4, "steps": STEPS, "seed": 3,
+        "ngram_order": 0,
+    }  # fmt: skip
     return TrainConfig(mode="scalar", **{**shape, **options})
 
 

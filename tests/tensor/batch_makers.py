@@ -20,7 +20,7 @@ VOCAB = 7
 def small_config(**options: Any) -> TrainConfig:
     defaults: dict[str, Any] = {
         "n_embd": 8, "block_size": 8, "init_std": 0.3, "weight_decay": 0.0, "beta1": 0.9,
-        "grad_clip": 0.0,
+        "grad_clip": 0.0, "ngram_order": 0,
     }  # fmt: skip
     if options.get("model_kind") != "bigram":
         defaults |= {"n_layer": 2, "n_head": 2}

@@ -21,7 +21,7 @@ from nanochat.training.loop import step_settings
 VOCAB, WIDTH = 11, 8
 CONFIG = TrainConfig(
     mode="tensor", device="cpu", dtype="float64", n_layer=1, n_embd=16, block_size=WIDTH,
-    batch_size=6, auto_batch=True, threads=1,
+    batch_size=6, auto_batch=True, threads=1, ngram_order=0,
 )  # fmt: skip
 
 

@@ -56,16 +56,17 @@ def test_float64_logits_are_those_of_numpy(options):
 
 def test_the_tested_models_have_every_value_of_every_choice():
     models = [small_config(**options) for options in BIGRAMS + MINIGPTS]
-    assert standalone_model.CHOICES["ngram_order"] == (0,)
-    named = {name: each for name, each in standalone_model.CHOICES.items() if name != "ngram_order"}
-    for name, choices in named.items():
+    for name, choices in standalone_model.CHOICES.items():
         assert {getattr(config, name) for config in models} == set(choices)
         assert set(options_of(type(models[0]))[name].choices) == set(choices)
 
 
-def test_a_mixture_with_counts_is_refused():
-    with pytest.raises(ValueError, match="^ngram_order must be one of 0, got 3$"):
-        standalone_model.GPT(small_config(ngram_order=3).to_dict(), vocab_size=9)
+@pytest.mark.parametrize("options", [{}, {"tie_lm_head": True, "logit_softcap": 3.0}])
+def test_of_a_mixture_it_is_the_network_alone(options):
+    config = small_config(ngram_order=3, **options)
+    expected, weights = engine_logits(config, "float64")
+    found = module_logits(config, weights)
+    np.testing.assert_allclose(found, expected[:, :-1], rtol=1e-10, atol=1e-12)
 
 
 def test_rows_are_independent_and_a_token_does_not_see_the_later_ones():

@@ -22,7 +22,7 @@ TOKENIZER = build_tokenizer("char", NAMES)
 DOCUMENTS = encode_documents(TOKENIZER, NAMES)
 OPTIONS = {
     "model_kind": "mini-gpt", "preset": "pico", "n_embd": 8, "n_head": 2, "block_size": 8, "batch_size": 2,
-    "steps": 30, "batching": "packed", "lr": 0.05, "threads": 1, "ema": 0.7,
+    "steps": 30, "batching": "packed", "lr": 0.05, "threads": 1, "ema": 0.7, "ngram_order": 0,
 }  # fmt: skip
 
 
