@@ -135,6 +135,8 @@ def test_an_engine_is_what_the_protocol_says_and_no_more():
     assert methods == {
         "step",
         "token_losses",
+        "token_shares",
+        "move_towards",
         "network_losses",
         "averaged",
         "notes",

@@ -28,6 +28,7 @@ from nanochat.config.completion import SHELLS, completion_script
 from nanochat.config.flags import COMMANDS as TABLE
 from nanochat.config.flags import command_options, read_flags
 from nanochat.config.options import (
+    AUTO,
     PRESETS,
     AblateConfig,
     EvalConfig,
@@ -174,6 +175,8 @@ def test_help_of_train_shows_the_defaults_of_the_preset_that_applies(words, pres
     for name, option in options_of(TrainConfig).items():
         default = PRESETS[preset].get(name, option.default)
         expected = "" if default is None else shown_default(default)
+        if option.auto and default == AUTO:
+            expected = "auto"
         assert default_on(page, "--" + name.replace("_", "-")) == expected
 
 

@@ -86,11 +86,6 @@ def write_module_text(config: TrainConfig, folder: Path, network_only: bool) -> 
 
 def _check_represented(config: TrainConfig, network_only: bool) -> None:
     """Raise UnsupportedOption for an option of the model that the module does not compute."""
-    if config.ngram_order and not network_only:
-        raise UnsupportedOption(
-            f"{MODEL_PY} holds no counted n-grams, got a model with ngram_order"
-            f" {config.ngram_order}; for its network alone, use network_only=True"
-        )
     for name, option in options_of(TrainConfig).items():
         if option.group != "Model" or name in NOT_OF_THE_MODEL:
             continue
@@ -101,3 +96,8 @@ def _check_represented(config: TrainConfig, network_only: bool) -> None:
                 f"{MODEL_PY} does not support {name} {as_text(value)}; use nanochat.load(...)"
                 " itself, which computes it"
             )
+    if config.ngram_order and not network_only:
+        raise UnsupportedOption(
+            f"{MODEL_PY} holds no counted n-grams, got a model with ngram_order"
+            f" {config.ngram_order}; for its network alone, use network_only=True"
+        )

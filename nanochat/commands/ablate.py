@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat.commands.train import train
-from nanochat.config.option import AUTO, as_text, config_or_default, shown
+from nanochat.config.option import AUTO, config_or_default, shown
 from nanochat.config.options import (
     ABLATIONS_DIR,
     AblateConfig,
@@ -235,12 +235,15 @@ def _axis(text: str) -> tuple[str, list[Any]]:
         raise ConfigError(f"vary {name} must list values, as in {name}=a,b, got {text!r}")
     for value in values:
         if values.count(value) > 1:
-            raise ConfigError(f"vary {name} must list each value once, got {value} twice")
+            raise ConfigError(
+                f"vary {name} must list each value once, got {known[name].text(value)} twice"
+            )
     return name, values
 
 
 def _run_name(variant: Mapping[str, Any], seed: int) -> str:
-    parts = [f"{name}={as_text(value).lower()}" for name, value in variant.items()]
+    known = options_of(TrainConfig)
+    parts = [f"{name}={known[name].text(value).lower()}" for name, value in variant.items()]
     return re.sub(r"[^A-Za-z0-9_.,=+-]", "_", ",".join([*parts, f"seed={seed}"]))
 
 

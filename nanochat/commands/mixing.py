@@ -112,7 +112,7 @@ def with_placeholder(dataset: Dataset, config: TrainConfig) -> Dataset:
 
 def with_offset(config: TrainConfig, dataset: Dataset) -> TrainConfig:
     """Return the config with the ngram_offset for its number of epochs, if it is to be chosen."""
-    if config.ngram_offset != AUTO:
+    if config.ngram_offset != AUTO or config.model_kind == "ngram":
         return config
     offset = 0.0
     if dataset.by_counts is not None:

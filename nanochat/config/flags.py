@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
-from nanochat.config.option import AUTO, Option, as_text, closest, options_of, shown
+from nanochat.config.option import Option, closest, options_of, shown
 from nanochat.config.options import (
     RENAMED,
     AblateConfig,
@@ -443,6 +443,5 @@ def _help_text(option: Option) -> str:
     if option.choices:
         text += f" [{', '.join(option.choices)}]"
     if option.default not in (None, "", ()):
-        is_auto = option.auto and option.default == AUTO
-        text += f" [default: {'auto' if is_auto else as_text(option.default)}]"
+        text += f" [default: {option.text(option.default)}]"
     return text.replace("%", "%%")

@@ -129,6 +129,10 @@ class Option:
             return False
         return self.high is None or value <= self.high
 
+    def text(self, value: Any) -> str:
+        """Return a value as this option is written."""
+        return "auto" if self.auto and value == AUTO else as_text(value)
+
     def refusal(self, name: str, value: Any) -> str:
         """Return the message for a refused value: name, rule, value, and a suggestion."""
         value = _without_numpy(value)

@@ -24,15 +24,15 @@ FEW_PIECES = 300_000  # bytes; in a shorter text, word pieces are too rare for `
 PAGES = 20_000  # bytes: a few pages
 
 # Readings of a small text, at least and at most: with more, the model becomes worse.
-WITH_DROPOUT = 5, 8  # `nano`
-WITHOUT_NGRAMS = 20, 32  # `nano` with dropout
+WITH_DROPOUT = 12  # `nano`, at most
+IN_PIECES = 3  # `small`, at most
 OF_PAGES = 4, 20  # `nano` with more dropout
 IN_CHINESE = 6, 10  # the same in Chinese or Japanese
 OF_SHORT_DOCUMENTS = 6  # `mini` or `pico`, at most
 OF_PICO = 10  # on the scalar engine, which has no dropout, at most
 OF_PICO_IN_CHINESE = 4  # at most
 LEAST_STEPS = 100  # of a bounded run; with fewer, a model hardly learns
-SMALL_STEPS = 575  # about 500 without evaluations; with fewer, `nano` is better than `small`
+PIECE = 2.4  # characters of a word piece of `small`, about
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,21 +83,20 @@ def choices_for(facts: TextFacts, mode: str) -> tuple[Choice, ...]:
         return _of_few_words(facts) if is_small else (Choice(preset="nano"),)
     if facts.size < PAGES:
         return _nano(facts, OF_PAGES, dropout=0.5, hash_embed_rows=0), _pico(facts, most=OF_PICO)
-    small, nano = Choice(preset="small", least_steps=SMALL_STEPS), Choice(preset="nano")
     if not is_small:
-        return small, nano
-    # The hashed n-grams of `nano` learn fast, and soon know a small text by heart.
-    without_ngrams = _nano(facts, WITHOUT_NGRAMS, dropout=0.3, hash_embed_rows=0)
+        return (Choice(preset="small"),)
     if facts.size < FEW_PIECES:
-        return without_ngrams, _nano(facts, WITH_DROPOUT, dropout=0.3), nano
-    return without_ngrams, small, nano
+        # The hashed n-grams of `nano` learn fast, and soon know a small text by heart.
+        return (_nano(facts, (0, WITH_DROPOUT), dropout=0.3, hash_embed_rows=0),)
+    most = round(IN_PIECES * facts.characters / PIECE)
+    return (Choice(preset="small", options={"dropout": 0.1}, most_tokens=most),)
 
 
 def _of_long_chinese(facts: TextFacts) -> tuple[Choice, ...]:
     """Return choices for a text whose characters say as much as short words do."""
     # With twice the context a step takes more than twice as long.
     long = Choice(preset="pico", options={"block_size": 32}, least_steps=600)
-    pieces = Choice(preset="small", options={"vocab_size": 4096}, least_steps=SMALL_STEPS)
+    pieces = Choice(preset="small", options={"vocab_size": 4096}, least_steps=200)
     return pieces, long, Choice(preset="pico")
 
 
@@ -120,7 +119,7 @@ def _nano(facts: TextFacts, readings: tuple[int, int], **options: Any) -> Choice
     return Choice(
         preset="nano",
         options={**options, "lr": 2e-3},
-        least_steps=math.ceil(least * facts.characters / step_tokens),
+        least_steps=math.ceil(least * facts.characters / step_tokens) if least else 0,
         most_tokens=most * facts.characters,
     )
 

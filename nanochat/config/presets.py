@@ -93,8 +93,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "max_new_tokens": 300,
         "num_samples": 1,
     },
-    # For texts of a megabyte or more and runs of half a minute or more: a step reads three times as
-    # much text in word pieces. N-grams of pieces would overfit by then (docs/recipe.md).
+    # For texts of some hundred kilobytes or more: a step reads three times as much text in word
+    # pieces. N-gram embeddings of pieces overfit. With counts, a small network and more steps are
+    # better than a large one (docs/recipe.md).
     "small": {
         "model_kind": "mini-gpt",
         "data": ("shakespeare",),
@@ -103,14 +104,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "ngram_order": AUTO,
         "n_layer": 3,
         "n_head": 3,
-        "n_embd": 144,
+        "n_embd": 96,
         "block_size": 128,
         "prev_token_tables": 1,
         "zero_init": True,
         "batching": "windows",
         "batch_size": 6,
         "steps": 3000,
-        "lr": 2e-3,
+        "lr": 6e-3,
         "weight_decay": 1.0,
         "beta1": 0.8,
         "beta2": 0.98,

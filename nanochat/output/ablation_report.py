@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nanochat.config.options import TrainConfig, options_of
 from nanochat.output.ablation_plot import plot_ablation
 from nanochat.system.durable import output_error
 
@@ -68,7 +69,7 @@ class Report:
         self.runs = list(runs)
         self.groups: dict[str, list[Mapping[str, Any]]] = {}
         for run in self.runs:
-            label = ", ".join(f"{axis}={str(run[axis]).lower()}" for axis in self.axes)
+            label = ", ".join(f"{axis}={_value_text(axis, run[axis])}" for axis in self.axes)
             self.groups.setdefault(label, []).append(run)
 
     def variants(self) -> list[dict[str, Any]]:
@@ -108,6 +109,11 @@ class Report:
         writer.writeheader()
         writer.writerows(self.runs)
         return text.getvalue()
+
+
+def _value_text(axis: str, value: Any) -> str:
+    option = options_of(TrainConfig).get(axis)
+    return (str(value) if option is None else option.text(value)).lower()
 
 
 def _with_interval(record: Mapping[str, Any], score: str) -> str:

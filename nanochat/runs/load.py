@@ -176,7 +176,12 @@ def _is_choice(checkpoint: str) -> bool:
 def check_network_only(
     options: SampleConfig | EvalConfig, checkpoint: Checkpoint, config: TrainConfig
 ) -> None:
-    """Raise UnsupportedOption if `network_only` is to leave out counts that the model lacks."""
+    """Raise UnsupportedOption if `network_only` needs counts or a network that the model lacks."""
+    if options.network_only and config.model_kind == "ngram":
+        raise UnsupportedOption(
+            f"network_only needs a model with a network, got {checkpoint.path}, whose model_kind is"
+            " ngram; leave network_only out"
+        )
     if options.network_only and not config.ngram_order:
         raise UnsupportedOption(
             f"network_only needs a model with counts, got {checkpoint.path}, which has ngram_order"
@@ -216,13 +221,12 @@ def load_trained(
     )
     resolved = resolve_hardware(requested)
     tokenizer = tokenizer_from_dict(checkpoint.tokenizer)
-    counts = counts_of(checkpoint)
+    # `eval` scores the mixture as well.
+    needs_counts = isinstance(options, EvalConfig) or not options.network_only
+    counts = counts_of(checkpoint) if needs_counts else None
     engine = build_engine(resolved, tokenizer.vocab_size, counts=counts)
     weights = averaged_weights(checkpoint.state)
     engine.load_state_dict(EngineState(weights=weights, optimizer={}))
-    # `eval` scores the mixture as well.
-    needs_counts = isinstance(options, EvalConfig) or not options.network_only
     return TrainedModel(
-        engine=engine, config=resolved, tokenizer=tokenizer, checkpoint=checkpoint,
-        counts=counts if needs_counts else None,
-    )  # fmt: skip
+        engine=engine, config=resolved, tokenizer=tokenizer, checkpoint=checkpoint, counts=counts
+    )

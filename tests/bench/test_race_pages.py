@@ -45,7 +45,7 @@ def test_a_row_is_its_sides_summary(records: None) -> None:
     text = "before\n<!-- race: short ours tuned -->\nold\n<!-- end -->\nafter\n"
     lines = race_pages.written(text).splitlines()
     assert lines[4:] == [
-        "| `--preset nano --steps 130` | 1,234 | | 64 | 10.0 s ± 0.5 | 5.0 s | 1.800 ± 0.010"
+        "| `--preset nano --steps 130` | 1,234 |  | 64 | 10.0 s ± 0.5 | 5.0 s | 1.800 ± 0.010"
         " | 9.1 (8.0–10.0) |",
         "<!-- end -->",
         "after",

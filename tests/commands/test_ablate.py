@@ -81,6 +81,15 @@ def test_dashes_are_underscores_in_the_name_of_an_axis():
     assert planned[0].variant == {"n_layer": 1}
 
 
+def test_a_value_that_the_text_decides_is_auto_in_names_and_tables(base, folder):
+    result = ablate(base("mini-gpt"), vary=("ngram_order=auto,0",), seeds=1)
+    names = ["ngram_order=auto", "ngram_order=0"]
+    assert [each["variant"] for each in result.variants] == names
+    assert all(Path("abl", f"{name},seed=1337", "result.json").exists() for name in names)
+    saved = Path("abl", f"{names[0]},seed=1337", "config.toml").read_text()
+    assert re.search(r"^ngram_order = \d+$", saved, re.MULTILINE)  # the order that was chosen
+
+
 def test_names_of_folders_hold_nothing_that_a_file_system_minds():
     planned = plan_runs(AblateConfig(vary=("data=a/b:c.txt",), seeds=1), {"mode": "scalar"})
     assert planned[0].name == "data=a_b_c.txt,seed=1337"
@@ -96,6 +105,7 @@ REFUSED = [
     (("n_layer=1,x",), {}, "n_layer must be a whole number between 0 and 256, got x"),
     (("n_layer=1,1",), {}, "vary n_layer must list each value once, got 1 twice"),
     (("lr=0.1,.1",), {}, "vary lr must list each value once, got 0.1 twice"),
+    (("ngram_order=auto,-1",), {}, "vary ngram_order must list each value once, got auto twice"),
     (("n_layer=1", "n_layer=2"), {}, "vary must name an option once, got n_layer twice"),
     (("n_layer=1,2",), {"n_layer": 3}, "vary n_layer must not be given as an option too, got 3"),
     (("mode=scalar,scaler",), {}, "mode must be one of auto, scalar, tensor, got scaler"

@@ -82,7 +82,7 @@ def test_a_loaded_model_adapts_as_the_commands_do_and_forgets(run):
 
 def test_samples_of_a_model_without_counts_do_not_adapt(run, refused):
     run(ngram_order=0)
-    assert "needs a model that mixes with counts" in refused("sample", "run", "--adapt", code=2)
+    assert "needs a model with counts" in refused("sample", "run", "--adapt", code=2)
 
 
 def test_adapt_and_from_counts_exclude_each_other():

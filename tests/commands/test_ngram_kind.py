@@ -265,8 +265,18 @@ def test_there_is_no_torch_module_of_counts(run):
     model = nanochat.load("run")
     assert (model.params, model.weights) == (0, {})
     for call in (model.to_torch, model.write_model_py):
-        with pytest.raises(UnsupportedOption, match="does not support model_kind ngram"):
-            call()
+        for options in ({}, {"network_only": True}):
+            with pytest.raises(UnsupportedOption, match="does not support model_kind ngram"):
+                call(**options)
+
+
+def test_there_is_no_network_to_use_alone(run, refused):
+    run()
+    for command in ("sample", "eval"):
+        assert refused(command, "run", "--network-only") == (
+            "network_only needs a model with a network, got run/checkpoints/step-000000, whose"
+            " model_kind is ngram; leave network_only out"
+        )
 
 
 def test_the_repr_has_order_and_entries_instead_of_sizes(run):
