@@ -61,7 +61,6 @@ FILES_S = 0.1  # plot, result and the last lines, without what each step adds
 LINE_S = 1e-5  # per step, to draw the loss curve
 LEAST_FOR_TORCH_S = 6.0  # importing torch takes about two seconds
 LARGEST_GAIN = 4  # of a larger preset, in multiplications per second
-SPARE_STEPS = 1.5  # times those of another choice of the same preset, whose steps may be slower
 FEWEST_STEPS = 3  # that a budget must have time for
 
 
@@ -118,10 +117,7 @@ def fit_to_budget(
     datasets = _Datasets(text, known, extend)
     fitting: _Trial | None = None
     chosen = ""
-    ladder = choices_of(config, text)[::-1]
-    for (choice, reason), (larger, _) in zip(ladder, [*ladder[1:], (None, "")], strict=True):
-        if fitting is not None and _fits_surely(larger, choice, fitting):
-            continue
+    for choice, reason in reversed(choices_of(config, text)):
         candidate = chosen_config(config, choice, given)
         if fitting is not None and (
             fitting.most_steps_of(candidate) < choice.least_steps
@@ -138,16 +134,6 @@ def fit_to_budget(
         fitting, chosen = trial, reason
     assert fitting is not None  # there is a choice for every text
     return dataclasses.replace(fitting.fit(config), choice=chosen)
-
-
-def _fits_surely(larger: Choice | None, choice: Choice, fitting: _Trial) -> bool:
-    """Return whether a choice need not be timed, because the larger one is the same preset and has
-    steps to spare."""
-    return (
-        larger is not None
-        and larger.preset == choice.preset
-        and fitting.steps >= SPARE_STEPS * larger.least_steps
-    )
 
 
 def _too_short(config: TrainConfig, least_s: float, reason: str) -> ConfigError:

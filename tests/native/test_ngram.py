@@ -123,6 +123,7 @@ def test_no_element_next_to_an_array_is_read_or_written(side: Side) -> None:
 
 def test_typed_functions_have_the_types_of_the_declarations() -> None:
     kinds = {"pointer": "c_void_p", "int64_t": "c_long", "int32_t": "c_int", "void": "NoneType"}
+    kinds["double"] = "c_double"
     for name, (result, arguments) in SIGNATURES.items():
         declared = native.ffi.typeof(getattr(native.cpu(), name))
         for typed, each in zip(arguments, declared.args, strict=True):
