@@ -103,8 +103,9 @@ def with_placeholder(dataset: Dataset, config: TrainConfig) -> Dataset:
     """Return the dataset with made-up probabilities, to time the steps of a network that mixes."""
     if not config.ngram_order or dataset.by_counts is not None:
         return dataset
+    # These take no memory, however long the text is.
     train, val = (
-        np.full(part.pairs, 0.5, dtype=np.float32) for part in (dataset.train, dataset.val)
+        np.broadcast_to(np.float32(0.5), part.pairs) for part in (dataset.train, dataset.val)
     )
     made_up = ByCounts(model=None, documents=dataset.train, parts=FOLDS, train=train, val=val)
     return dataclasses.replace(dataset, by_counts=made_up)
