@@ -12,20 +12,18 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from typing import Any
 
 from bench.command import command_parser
 from bench.machine import write_result
 from bench.tensor.compile import text
+from bench.tensor.stepper import STEPS, stepper
 from nanochat.config.options import TrainConfig
 from nanochat.data.dataset import load_dataset
-from nanochat.engines import build_engine, resolve_hardware
-from nanochat.training.loop import step_settings
+from nanochat.engines import resolve_hardware
 
 DTYPES = ("float32", "bfloat16")
-STEPS = 20
 MOST = 1.15  # the limit of a ratio
 
 
@@ -34,20 +32,7 @@ def build_stepper(preset: str, dtype: str, dropout: float, path: str) -> Callabl
     given: dict[str, Any] = {"preset": preset, "dtype": dtype, "dropout": dropout, "data": path}
     # Training a BPE tokenizer would take time and change no step but for the size of the head.
     config = resolve_hardware(TrainConfig(mode="tensor", tokenizer="byte", **given))
-    dataset = load_dataset(config)
-    batcher = dataset.batcher(config)
-    engine = build_engine(config, dataset.tokenizer.vocab_size, config.block_size)
-
-    def run() -> float:
-        times = []
-        for step in range(STEPS):
-            began = time.perf_counter()
-            engine.step(batcher.step(step), step_settings(config, step)).read()
-            times.append(time.perf_counter() - began)
-        return statistics.median(times) * 1e3
-
-    run()
-    return run
+    return stepper(config, load_dataset(config))
 
 
 def measure(

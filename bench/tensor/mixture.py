@@ -12,41 +12,26 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from typing import Any
 
 from bench.command import command_parser
 from bench.machine import write_result
 from bench.tensor.compile import text
+from bench.tensor.stepper import STEPS, stepper
 from nanochat.commands.mixing import with_counts
 from nanochat.config.options import TrainConfig
 from nanochat.data.dataset import load_dataset
-from nanochat.engines import build_engine, resolve_hardware
-from nanochat.training.loop import step_settings
+from nanochat.engines import resolve_hardware
 
 ORDER = 6
-STEPS = 20
 MOST = 1.15  # the limit of a ratio
 
 
 def build_stepper(path: str, **given: Any) -> Callable[[], float]:
     """Return a function that takes STEPS steps and returns their median in ms."""
     config = resolve_hardware(TrainConfig(mode="tensor", data=path, **given))
-    dataset = with_counts(load_dataset(config), config)
-    batcher = dataset.batcher(config)
-    engine = build_engine(config, dataset.tokenizer.vocab_size, config.block_size)
-
-    def run() -> float:
-        times = []
-        for step in range(STEPS):
-            began = time.perf_counter()
-            engine.step(batcher.step(step), step_settings(config, step)).read()
-            times.append(time.perf_counter() - began)
-        return statistics.median(times) * 1e3
-
-    run()
-    return run
+    return stepper(config, with_counts(load_dataset(config), config))
 
 
 def measure(path: str, rounds: int, **given: Any) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from nanochat.ngram.mixing import (
     offset_for,
     parts_for,
     probabilities,
+    text_for,
     training_part,
 )
 from nanochat.ngram.stored import save_counts
@@ -54,11 +55,13 @@ def with_counts(
     is_seen = dataset.val_source == "train"  # validation is the beginning of the training part
     if checkpoint is not None:
         model, train, parts = saved_counts(checkpoint)
+        documents = documents.end(len(train)) if parts == FOLDS else documents
     else:
         size = dataset.tokenizer.vocab_size
         model = _counted(dataset, config, threads)
         if reads is None:
             reads = config.steps * dataset.step_tokens(dataset.resolve(config), processes.world())
+        documents = documents if is_seen else text_for(documents, reads)
         parts = FOLDS if is_seen else parts_for(documents, reads)
         train = cross_fitted(
             documents, model.order, size, seed=config.seed, threads=threads, parts=parts

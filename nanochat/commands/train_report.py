@@ -91,6 +91,13 @@ def announce(
             f"mixed with counted n-grams of order {config.ngram_order}: {size} of counts, which"
             " hold the training text"
         )
+        assert dataset.by_counts is not None
+        trained = dataset.by_counts.documents.pairs
+        if trained < dataset.train.pairs:
+            terminal.note(
+                f"so few steps need only a part of the text: {trained:,} of"
+                f" {dataset.train.pairs:,} tokens to train on"
+            )
     if config.log == "tensorboard" and run.folder is not None:
         folder = shlex.quote(str(run.folder.path))
         terminal.note(f"to see the curves: tensorboard --logdir {folder}")

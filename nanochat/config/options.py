@@ -414,7 +414,7 @@ class TrainConfig:
         whole=True, output=True,
     )  # fmt: skip
 
-    # Names of the options that were given and are not `auto`; a resume compares only these.
+    # Names of the options that were given and are not auto anyway; a resume compares only these.
     given: frozenset[str] = field(init=False, repr=False, compare=False)
     # Why the values so far cannot be trained, if the text may choose a preset that can.
     refusal: ConfigError | None = field(init=False, repr=False, compare=False)
@@ -425,17 +425,9 @@ class TrainConfig:
         defaults = preset_defaults(preset, given)
         assign(self, {**defaults, **given, "mode": mode, "preset": preset})
         # An option that is auto anyway is not given. No option has -1 as another value.
-        is_auto = {name for name, value in defaults.items() if value in ("auto", AUTO)}
-        assign(
-            self,
-            {
-                "given": frozenset(
-                    name
-                    for name in given
-                    if name not in is_auto or given[name] not in ("auto", AUTO)
-                )
-            },
-        )
+        autos = ("auto", AUTO)
+        unasked = {name for name in given if given[name] in autos and defaults[name] in autos}
+        assign(self, {"given": frozenset(given.keys() - unasked)})
         assign(self, {"refusal": None})
         self._check_start()
         if self.resume or (self.init_from is not None and not self.given >= ARCHITECTURE):

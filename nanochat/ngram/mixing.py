@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from nanochat.data.documents import Documents
 from nanochat.data.tokenizer import BOS
-from nanochat.ngram.baseline import counted_part, most_counted
+from nanochat.ngram.baseline import counted_part, losses_in_pieces, most_counted
 from nanochat.ngram.kneser_ney import KneserNey
 from nanochat.philox import Stream, permutation
 
@@ -30,6 +30,7 @@ __all__ = [
     "parts_for",
     "probabilities",
     "share_offset",
+    "text_for",
     "training_part",
 ]
 
@@ -48,7 +49,11 @@ def probabilities(
     model: KneserNey, documents: Documents, threads: int = 1
 ) -> NDArray[np.float32]:  # (documents.pairs,)
     """Return the probability of each target, the ends of documents included."""
-    return exact_probabilities(model, documents, threads).astype(np.float32)
+    result, first = np.empty(documents.pairs, dtype=np.float32), 0
+    for losses, _ in losses_in_pieces(model, documents, threads=threads):
+        result[first : first + len(losses)] = np.exp(-losses)
+        first += len(losses)
+    return result
 
 
 def exact_probabilities(
@@ -57,6 +62,14 @@ def exact_probabilities(
     """Return `probabilities` in float64, in which the counts predict alone."""
     losses = model.token_losses(documents, threads=threads)
     return np.exp(np.negative(losses, out=losses), out=losses)
+
+
+def text_for(documents: Documents, reads: float) -> Documents:
+    """Return the end of the documents that is enough for a run that reads so many tokens.
+
+    Nothing that may be counted is left out.
+    """
+    return documents.end(max(most_counted(documents), math.ceil(SPARE * reads)))
 
 
 def parts_for(documents: Documents, reads: float) -> int:
@@ -79,10 +92,13 @@ def training_part(documents: Documents, seed: int, parts: int = FOLDS) -> Docume
     return documents.end(documents.pairs - _edges(documents.pairs)[FOLDS - parts])
 
 
-def share_offset(vocab_size: int) -> float:
+def share_offset(vocab_size: int, taken: float = 0.0) -> float:
     """Return what is added to the logit of the counts' share: with equal logits, the counts have
-    FIRST_SHARE."""
-    return math.log(FIRST_SHARE / (1 - FIRST_SHARE) * vocab_size)
+    FIRST_SHARE.
+
+    taken: option ngram_offset, in training; AUTO, before the text is known, takes nothing.
+    """
+    return math.log(FIRST_SHARE / (1 - FIRST_SHARE) * vocab_size) - max(taken, 0.0)
 
 
 def mixture_parts(

@@ -70,7 +70,7 @@ class ScalarEngine:
     ) -> None:
         self.config = config
         self._share_offset = share_offset(vocab_size)
-        self._training_offset = self._share_offset - max(config.ngram_offset, 0.0)
+        self._training_offset = share_offset(vocab_size, config.ngram_offset)
         self.specs = parameter_specs(config, vocab_size)
         self.tape = Tape(dtype)
         self.matrices = {spec.name: self.tape.matrix(*spec.shape) for spec in self.specs}

@@ -159,6 +159,7 @@ class TensorEngine:
             )
         self._fused = config.loss == "fused"
         self._share_offset = share_offset(vocab_size)
+        self._training_offset = share_offset(vocab_size, config.ngram_offset)
         self.backend = "torch-compiled" if self._compiled else "torch"
         self._loss = self._summed_nats
         if self._compiled:
@@ -223,8 +224,7 @@ class TensorEngine:
             return linear_mixed_cross_entropy(
                 hidden, self.model.head, inputs.targets, inputs.by_counts,
                 network_weight=NETWORK_WEIGHT, softcap=self.config.logit_softcap,
-                share_offset=self._share_offset - max(self.config.ngram_offset, 0.0),
-                use_native=self._fused,
+                share_offset=self._training_offset, use_native=self._fused,
             )  # fmt: skip
         nats: Tensor = linear_cross_entropy(
             hidden, self.model.head, inputs.targets,

@@ -14,6 +14,7 @@ from nanochat.ngram.mixing import (
     cross_fitted,
     parts_for,
     probabilities,
+    text_for,
     training_part,
 )
 
@@ -150,6 +151,15 @@ def test_a_run_reads_from_twice_as_much_text_as_it_reads() -> None:
     assert [parts_for(documents, reads) for reads in (0, 1, 50, 51, 499, 501, 1e9)] == [
         1, 1, 1, 2, 10, 10, 10,
     ]  # fmt: skip
+
+
+def test_of_a_very_long_text_the_network_gets_as_much_as_the_run_needs(monkeypatch) -> None:
+    monkeypatch.setattr(baseline, "MOST_COUNTED", 8 * 8 * 200)  # of tokens of eight bytes
+    documents = documents_of([list(range(1, VOCAB)) * 200])
+    assert [text_for(documents, reads).pairs for reads in (0, 100, 101, 400, 1e9)] == [
+        200, 200, 202, 800, 1001,
+    ]  # fmt: skip
+    assert text_for(documents, 101).stream[1:].tolist() == documents.stream[-202:].tolist()
 
 
 def test_the_text_before_what_is_counted_at_most_is_scored_by_all_counts(monkeypatch) -> None:

@@ -82,6 +82,7 @@ def test_a_step_that_is_not_finite_is_named_and_the_steps_before_it_are_logged(
 
 @pytest.mark.parametrize("seconds", [0.0, 1e-9, 1.0])
 def test_the_size_of_a_block_grows_by_two_and_keeps_within_its_bounds(seconds):
+    # The size depends on neither engine nor batcher.
     taken = blocks.Blocks(None, TrainConfig(), None, StepPace(TrainConfig()))  # type: ignore[arg-type]
     sizes = []
     for _ in range(20):
