@@ -25,7 +25,7 @@ def info(
 ) -> dict[str, Any]:
     """Return versions, machine, native modules and engines of this installation.
 
-    With a `run`, also its folder and its counts. Raises CheckpointError if there is no such run.
+    With a `run`, include its folder and its counts. Raises CheckpointError if there is no such run.
     """
     config = config_or_default(config, InfoConfig)
     path = None if config.run is None else _run_folder(config.run)

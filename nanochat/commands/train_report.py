@@ -95,8 +95,8 @@ def announce(
         trained = dataset.by_counts.documents.pairs
         if trained < dataset.train.pairs:
             terminal.note(
-                f"so few steps need only a part of the text: {trained:,} of"
-                f" {dataset.train.pairs:,} tokens to train on"
+                f"few steps need only part of the text: training uses {trained:,} of"
+                f" {dataset.train.pairs:,} tokens"
             )
     if config.log == "tensorboard" and run.folder is not None:
         folder = shlex.quote(str(run.folder.path))

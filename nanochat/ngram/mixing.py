@@ -65,7 +65,7 @@ def exact_probabilities(
 
 
 def text_for(documents: Documents, reads: float) -> Documents:
-    """Return the end of the documents that is enough for a run that reads so many tokens.
+    """Return the end of the documents that a run needs to read `reads` tokens.
 
     Nothing that may be counted is left out.
     """
@@ -73,7 +73,7 @@ def text_for(documents: Documents, reads: float) -> Documents:
 
 
 def parts_for(documents: Documents, reads: float) -> int:
-    """Return how many of FOLDS parts are enough for a run that reads so many tokens.
+    """Return the number of parts, at most FOLDS, that a run needs to read `reads` tokens.
 
     Each part is counted apart. A short run on a long text would spend its time on that.
     """
@@ -126,7 +126,7 @@ def mixed_losses(
 
 
 def offset_for(epochs: float) -> float:
-    """Return option ngram_offset for a training of so many epochs.
+    """Return the value of option ngram_offset for a number of epochs.
 
     In the first epoch, the text is as new to the network as it is to the counts.
     """
@@ -198,7 +198,7 @@ def _parts_of_documents(documents: Documents, seed: int) -> NDArray[np.int64]:  
 
 
 def _edges(pairs: int) -> list[int]:
-    """Return where the pieces of so many pairs begin, and where the last one ends."""
+    """Return the FOLDS + 1 edges of the pieces of a text of `pairs` pairs."""
     return [pairs * number // FOLDS for number in range(FOLDS + 1)]
 
 

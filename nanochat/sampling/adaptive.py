@@ -76,7 +76,7 @@ class AdaptiveDecoder:
 
 
 def _after(prompt: tuple[int, ...], counts: KneserNey) -> AdaptiveCounts:
-    """Return counts that have read a prompt. BOS at its beginning is no target."""
+    """Return counts that have read a prompt. BOS at its beginning is not a target."""
     begins = prompt[:1] == (BOS,)
     adaptive = AdaptiveCounts(counts, begins=begins)
     adaptive.read(prompt[1:] if begins else prompt)

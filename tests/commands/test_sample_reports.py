@@ -1,4 +1,4 @@
-"""`sample --explain`, `--report-copies` and `--network-only` change what is told, not what is drawn."""
+"""The reports of `sample` and `eval`: they describe samples and scores and do not change them."""
 
 from __future__ import annotations
 
