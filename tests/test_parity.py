@@ -37,7 +37,6 @@ AXES: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
         "qk_norm": (False, True),
         "optimizer": ("adamw", "sgd"),
         "ngram_order": (0, 4),
-        "ngram_offset": (1.0, 0.0),
     },
     "bigram": {
         "tie_lm_head": (False, True),
@@ -132,9 +131,17 @@ def test_engines_have_the_same_losses_in_float64(case: tuple[str, Any], corpus: 
 COVERING = [(kind, options) for kind in AXES for options in covering(kind)]
 
 
+def assert_same_losses_for_500_steps(case: tuple[str, Any], corpus: Any) -> None:
+    """In float32, a rounding error may change the sign of an activation that ReLU cuts off at zero.
+    Two correct engines part there, so models with ReLU are compared in float64."""
+    is_smooth = case[1].get("activation") != "relu"
+    dtype, tolerance = ("float32", 1e-5) if is_smooth else ("float64", 1e-12)
+    assert largest_difference(make_config(*case), corpus, dtype, 500) <= tolerance
+
+
 @pytest.mark.parametrize("case", COVERING, ids=label)
-def test_engines_have_the_same_losses_for_500_steps_in_float32(case: Any, corpus: Any) -> None:
-    assert largest_difference(make_config(*case), corpus, "float32", 500) <= 1e-5
+def test_engines_have_the_same_losses_for_500_steps(case: Any, corpus: Any) -> None:
+    assert_same_losses_for_500_steps(case, corpus)
 
 
 def test_engines_have_the_same_losses_with_the_microgpt_preset(corpus: Any) -> None:
@@ -146,10 +153,8 @@ def test_engines_have_the_same_losses_with_the_microgpt_preset(corpus: Any) -> N
 
 @pytest.mark.long
 @pytest.mark.parametrize("case", [c for c in TABLE if c not in COVERING], ids=label)
-def test_engines_have_the_same_losses_for_500_steps_in_float32_everywhere(
-    case: Any, corpus: Any
-) -> None:
-    assert largest_difference(make_config(*case), corpus, "float32", 500) <= 1e-5
+def test_engines_have_the_same_losses_for_500_steps_everywhere(case: Any, corpus: Any) -> None:
+    assert_same_losses_for_500_steps(case, corpus)
 
 
 @pytest.mark.parametrize("batching", ["windows", "packed", "documents"])

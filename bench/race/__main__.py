@@ -8,10 +8,10 @@
 The last form reads the entries of a recorded race from a file. CHECKOUT is a folder or
 URL@REVISION. Every side is trained on the first nine tenths of FILE. One scorer (scorer.py) scores
 all sides on the rest, in disjoint windows of each side's own context. With --lines, each line is a
-document, and the lines are sorted by their hashes first. With --final, ours never sees the rest: it
-trains on all of the training part, without validation, and its last step is scored. An entry of
-ours is compared with the peer's entry of the same name, or with the first entry of the first peer
-if there is none.
+document, and the lines are sorted by their hashes first, without copies unless --keep-copies. With
+--final, ours never sees the rest: it trains on all of the training part, without validation, and
+its last step is scored. An entry of ours is compared with the peer's entry of the same name, or
+with the first entry of the first peer if there is none.
 
 Seconds are those of whole processes, including imports, data, tokenizer and evaluations, with empty
 caches. Seeds are fixed beforehand. A side that fails, exceeds --timeout or is not available is
@@ -85,7 +85,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if options.lines:
-            text = prepare_lines(options.text, folder, Eemicrogpt.LONGEST)
+            text = prepare_lines(
+                options.text, folder, Eemicrogpt.LONGEST, keep_copies=options.keep_copies
+            )
         else:
             text = prepare_text(options.text, folder)
         sides = sides_of(options, text, folder)
@@ -101,6 +103,7 @@ def parsed() -> argparse.Namespace:
     add = parser.add_argument
     add("--text", type=Path, required=True, help="ASCII text")
     add("--lines", action="store_true", help="one document per line; for eemicrogpt")
+    add("--keep-copies", action="store_true", help="with --lines: keep lines that occur again")
     add("--final", action="store_true", help="ours chooses nothing by the scored part")
     add(
         "--ours",

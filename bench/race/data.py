@@ -37,13 +37,20 @@ def prepare_text(source: Path, folder: Path) -> RaceText:
     return _parts(data[:boundary], data[boundary:], folder)
 
 
-def prepare_lines(source: Path, folder: Path, longest: int) -> RaceText:
+def prepare_lines(
+    source: Path, folder: Path, longest: int, *, keep_copies: bool = False
+) -> RaceText:
     """Copy the lines of an ASCII text that have at most `longest` characters, sorted by hash.
 
-    Each line is a document, and duplicates are dropped. Raises SystemExit for other text.
+    Each line is a document. Copies of a line are dropped, or each is put in a place by its number.
+    Raises SystemExit for other text.
     """
-    lines = {line for line in _ascii(source).splitlines() if 0 < len(line) <= longest}
-    ordered = sorted(lines, key=lambda line: hashlib.sha256(line).digest())
+    lines = [line for line in _ascii(source).splitlines() if 0 < len(line) <= longest]
+    keys = {
+        b"%d %s" % (number, line) if keep_copies else line: line
+        for number, line in enumerate(lines)
+    }
+    ordered = [keys[key] for key in sorted(keys, key=lambda key: hashlib.sha256(key).digest())]
     boundary = len(ordered) // 10 * 9
     train, val = (
         b"".join(line + b"\n" for line in part) for part in (ordered[:boundary], ordered[boundary:])

@@ -12,6 +12,7 @@ JSON object.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import sys
@@ -28,7 +29,7 @@ from torch import Tensor
 
 from bench.command import command_parser
 from bench.race.data import documents
-from nanochat.ngram.mixing import share_offset
+from nanochat.ngram.mixing import start_offset
 
 ROWS = 64  # windows scored together
 Windows = Iterator[tuple[Tensor, Tensor]]  # (rows, length) inputs and targets
@@ -38,7 +39,8 @@ Windows = Iterator[tuple[Tensor, Tensor]]  # (rows, length) inputs and targets
 class Scored:
     """The model and the validation tokens of a side."""
 
-    logits: Callable[[Tensor], Tensor]  # (rows, length) tokens → (rows, length, vocab)
+    # (rows, length) tokens → (rows, length, vocab); None: the counts predict alone
+    logits: Callable[[Tensor], Tensor] | None
     windows: Windows
     context: int  # tokens per window
     bytes: int  # in the targets
@@ -46,6 +48,7 @@ class Scored:
     ignored: int = -1  # a target that is not scored: BOS
     by_counts: Tensor | None = None  # (targets,) float64, in the order of the windows
     count_entries: int = 0  # of the table of counts
+    share_offset: float = 0.0  # added to the logit of their share
 
 
 def windows(ids: np.ndarray, context: int) -> Windows:
@@ -93,13 +96,19 @@ def nats(scored: Scored) -> float:
     total, first = 0.0, 0
     with torch.no_grad():
         for inputs, targets in scored.windows:
+            counted = None
+            if scored.by_counts is not None:
+                counted = scored.by_counts[first : first + targets.numel()].view_as(targets)
+                first += targets.numel()
+            if scored.logits is None:
+                assert counted is not None
+                total -= float(counted.log().sum())
+                continue
             logits = scored.logits(inputs).double()
             chosen = logits.gather(-1, targets[..., None])[..., 0]
-            if scored.by_counts is not None:  # the last logit is that of their share
-                counted = scored.by_counts[first : first + targets.numel()].view_as(targets)
-                logits[..., -1] += share_offset(logits.shape[-1] - 1)
+            if counted is not None:  # the last logit is that of their share
+                logits[..., -1] += start_offset(logits.shape[-1] - 1) + scored.share_offset
                 chosen = torch.logaddexp(chosen, logits[..., -1] + counted.log())
-                first += targets.numel()
             losses = torch.logsumexp(logits, -1) - chosen
             total += float(losses[targets != scored.ignored].sum())
     return total
@@ -112,8 +121,10 @@ def load_ours(checkpoint: Path, text: str, lines: bool = False) -> Scored:
     from nanochat.runs.load import load_trained, read_checkpoint
 
     found, config, _ = read_checkpoint(str(checkpoint))
-    # The tensor engine reads the checkpoints of both engines.
-    options = EvalConfig(checkpoint=str(checkpoint), mode="tensor", dtype="float32")
+    alone = config.model_kind == "ngram"  # counts without a network
+    options = EvalConfig(checkpoint=str(checkpoint))
+    if not alone:  # the tensor engine reads the checkpoints of both engines
+        options = dataclasses.replace(options, mode="tensor", dtype="float32")
     trained = load_trained(options, found, config)
     engine = trained.engine
 
@@ -131,16 +142,22 @@ def load_ours(checkpoint: Path, text: str, lines: bool = False) -> Scored:
         return cap * torch.tanh(result / cap) if cap else result
 
     size = sum(weight.size for weight in found.state.weights.values())
+    offset = found.state.share_offset
     context = trained.config.block_size
     if lines:
         rows = [np.asarray(trained.tokenizer.encode(line)) for line in text.splitlines()]
         counted = by_counts(trained.counts, [line for same in by_length(rows) for line in same])
         scored = windows_of_lines(BOS, rows)
-        return Scored(logits, scored, context, len(text), size, -1, *counted)
+        return Scored(
+            None if alone else logits, scored, context, len(text), size, -1, *counted, offset
+        )
     ids = np.asarray(trained.tokenizer.encode(text))
     targets = int(trained.tokenizer.token_bytes[ids[1:]].sum())
     counted = by_counts(trained.counts, [ids], slice(1, -1))  # without the first token and the end
-    return Scored(logits, windows(ids, context), context, targets, size, -1, *counted)
+    return Scored(
+        None if alone else logits, windows(ids, context), context, targets, size, -1, *counted,
+        offset,
+    )  # fmt: skip
 
 
 def by_counts(

@@ -102,7 +102,8 @@ class Source:
                 weights[spec.name] = drawn
             elif spec.name == "wpe":
                 weights[spec.name] = _first_rows(saved, config.block_size)
-        return EngineState(weights=weights, optimizer={})
+        offset = max(config.ngram_offset, 0.0)  # that of the source belongs to other counts
+        return EngineState(weights=weights, optimizer={}, share_offset=offset)
 
 
 def _has_a_row_per_token(name: str) -> bool:

@@ -33,7 +33,7 @@ from nanochat.runs.folder import RunFolder
 from nanochat.system import processes
 from nanochat.system.threads import thread_count
 
-__all__ = ["keep_counts", "with_counts", "with_offset", "with_placeholder"]
+__all__ = ["fits_offset", "keep_counts", "with_counts", "with_offset", "with_placeholder"]
 
 
 def with_counts(
@@ -114,9 +114,17 @@ def with_placeholder(dataset: Dataset, config: TrainConfig) -> Dataset:
     return dataclasses.replace(dataset, by_counts=made_up)
 
 
+def fits_offset(config: TrainConfig, dataset: Dataset) -> bool:
+    """Decide whether each evaluation fits the share of the counts to the validation part."""
+    mixes = config.ngram_order != 0 and config.model_kind != "ngram"
+    return mixes and config.ngram_offset == AUTO and dataset.val_source == "val"
+
+
 def with_offset(config: TrainConfig, dataset: Dataset) -> TrainConfig:
-    """Return the config with the ngram_offset for its number of epochs, if it is to be chosen."""
-    if config.ngram_offset != AUTO or config.model_kind == "ngram":
+    """Return the config with the ngram_offset for its number of epochs, if it is to be chosen and
+    no text is held out to fit it."""
+    is_unused = not config.ngram_order or config.model_kind == "ngram"
+    if config.ngram_offset != AUTO or is_unused or fits_offset(config, dataset):
         return config
     offset = 0.0
     if dataset.by_counts is not None:

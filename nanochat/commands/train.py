@@ -11,9 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from nanochat.commands.baseline import Counting, start_baseline
 from nanochat.commands.init_from import (
     Source,
@@ -21,7 +18,7 @@ from nanochat.commands.init_from import (
     leaves_dropout_to_text,
     read_source,
 )
-from nanochat.commands.mixing import keep_counts
+from nanochat.commands.mixing import fits_offset, keep_counts
 from nanochat.commands.resolve import RunText, complete_config, regularized, resolve
 from nanochat.commands.signals import stop_requested
 from nanochat.commands.time_budget import Fit
@@ -83,7 +80,7 @@ class _Run:
     resumed_from: Checkpoint | None
     initialized_from: Mapping[str, Any] | None  # the record of the run whose weights it began with
     terminal: Terminal
-    best_weights: Mapping[str, NDArray[np.floating]] | None = None  # in processes above rank 0
+    best_state: EngineState | None = None  # without the optimizer; in processes above rank 0
     counts: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # as checkpoints name them
     deadline: Deadline | None = None  # of a run with a time budget
     baseline: Counting | None = None  # from the start of training
@@ -296,7 +293,7 @@ def _train(run: _Run) -> LoopResult:
                 last_checkpoint=str(checkpoint.path) if checkpoint else None, stop=stop,
                 world=processes.world(), pace=run.deadline,
                 clock=run.deadline.clock if run.deadline else time.perf_counter,
-                goes_on=run.watch.goes_on,
+                goes_on=run.watch.goes_on, fits_share=fits_offset(config, dataset),
             )  # fmt: skip
     finally:
         log.close()
@@ -333,7 +330,7 @@ def _save(run: _Run, trainer: TrainerState, state: EngineState, best: Best | Non
     """Save a checkpoint, remove those that `keep` does not name, and return its name."""
     if run.folder is None:
         if best is not None:
-            run.best_weights = averaged_weights(state)
+            run.best_state = _scored_state(state)
         return f"step-{trainer.step:06d} (by rank 0)"
     config = run.config
     if run.deadline is not None:
@@ -354,14 +351,19 @@ def _save(run: _Run, trainer: TrainerState, state: EngineState, best: Best | Non
 
 def _load_best(run: _Run) -> None:
     """Load the best weights into the engine, with which the run ends. Raises CheckpointError."""
-    weights = run.best_weights
+    state = run.best_state
     if run.folder is not None:
         found = find_checkpoint(run.folder.path, "best")
         for reason in found.skipped:
             run.terminal.warn(reason)
-        weights = averaged_weights(found.state)
-    if weights is not None:  # above rank 0, a resumed run may have its best before the resume
-        run.engine.load_state_dict(EngineState(weights=weights, optimizer={}))
+        state = _scored_state(found.state)
+    if state is not None:  # above rank 0, a resumed run may have its best before the resume
+        run.engine.load_state_dict(state)
+
+
+def _scored_state(state: EngineState) -> EngineState:
+    """Return what the evaluation of a state has scored."""
+    return dataclasses.replace(state, weights=averaged_weights(state), optimizer={})
 
 
 def _final_evaluation(run: _Run, result: LoopResult) -> EvalMetrics:

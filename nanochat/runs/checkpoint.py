@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -49,6 +50,7 @@ VERSION = 1
 MANIFEST = "manifest.json"
 WEIGHTS, OPTIMIZER = "weights.safetensors", "optimizer.safetensors"
 CONFIG, TOKENIZER, DATA, TRAINER = "config.json", "tokenizer.json", "data.json", "trainer.json"
+SHARE_OFFSET = "share_offset"  # of the engine's state, in TRAINER; older checkpoints lack it
 FILES = (WEIGHTS, OPTIMIZER, CONFIG, TOKENIZER, DATA, TRAINER)
 
 # Siblings of the step folders that exist only during a save, or after an interrupted one; so does
@@ -97,7 +99,7 @@ def save_checkpoint(
         CONFIG: _dump(config),
         TOKENIZER: _dump(tokenizer),
         DATA: _dump(data),
-        TRAINER: _dump(asdict(trainer)),
+        TRAINER: _dump({**asdict(trainer), SHARE_OFFSET: state.share_offset}),
     }
     contents[MANIFEST] = _dump(_manifest(contents))
     target = directory / f"step-{trainer.step:06d}"
@@ -222,14 +224,17 @@ def load_checkpoint(path: Path) -> Checkpoint:
     manifest = _read_manifest(path)
     contents = {name: _read_verified(path / name, manifest[name]) for name in FILES}
     try:
+        trainer, share_offset = _trainer_state(contents[TRAINER])
         checkpoint = Checkpoint(
             path=path,
             config=with_new_names(_record(contents[CONFIG], CONFIG)),
             tokenizer=_record(contents[TOKENIZER], TOKENIZER),
             data=_data(contents[DATA]),
-            trainer=_trainer_state(contents[TRAINER]),
+            trainer=trainer,
             state=EngineState(
-                weights=_unpack(contents[WEIGHTS]), optimizer=_unpack(contents[OPTIMIZER])
+                weights=_unpack(contents[WEIGHTS]),
+                optimizer=_unpack(contents[OPTIMIZER]),
+                share_offset=share_offset,
             ),
         )
     except Exception as error:  # safetensors has its own exception classes
@@ -270,12 +275,16 @@ def _data(content: bytes) -> dict[str, Any]:
     return data
 
 
-def _trainer_state(content: bytes) -> TrainerState:
+def _trainer_state(content: bytes) -> tuple[TrainerState, float]:
+    """Return the state of the trainer and the engine's share_offset."""
     saved = _record(content, TRAINER)
     saved.pop("extra", None)  # an empty field in older checkpoints
+    offset = saved.pop(SHARE_OFFSET, 0.0)
+    if type(offset) is not float or not math.isfinite(offset):
+        raise ValueError(f"{SHARE_OFFSET} of {TRAINER} must be a finite float, got {offset!r:.40}")
     state = TrainerState(**saved)
     state.check()
-    return state
+    return state, offset
 
 
 def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:

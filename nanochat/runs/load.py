@@ -33,7 +33,7 @@ from nanochat.sampling.adaptive import adaptive_mixture
 from nanochat.sampling.mixed import NetworkAlone, mixed_with
 from nanochat.sampling.sampling import OpensDecoders
 from nanochat.training.average import averaged_weights
-from nanochat.training.engine import Engine, EngineState
+from nanochat.training.engine import Engine
 
 __all__ = [
     "TrainedModel",
@@ -226,7 +226,8 @@ def load_trained(
     counts = counts_of(checkpoint) if needs_counts else None
     engine = build_engine(resolved, tokenizer.vocab_size, counts=counts)
     weights = averaged_weights(checkpoint.state)
-    engine.load_state_dict(EngineState(weights=weights, optimizer={}))
+    state = dataclasses.replace(checkpoint.state, weights=weights, optimizer={})
+    engine.load_state_dict(state)
     return TrainedModel(
         engine=engine, config=resolved, tokenizer=tokenizer, checkpoint=checkpoint, counts=counts
     )

@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from nanochat.data.tokenizer import BOS
 from nanochat.ngram.adaptive import AdaptiveCounts
 from nanochat.ngram.kneser_ney import KneserNey
-from nanochat.sampling.mixed import shares_of
+from nanochat.sampling.mixed import HasShare, shares_of
 from nanochat.sampling.sampling import OpensDecoders
 from nanochat.training.engine import Decoder
 
 __all__ = ["AdaptiveDecoder", "adaptive_mixture"]
 
 
-def adaptive_mixture(network: OpensDecoders | None, counts: KneserNey) -> OpensDecoders:
+def adaptive_mixture(network: HasShare | None, counts: KneserNey) -> OpensDecoders:
     """Return the mixture to draw samples from, or without a network the counts.
 
     Each text has its counts; the network is frozen.
@@ -26,12 +26,14 @@ def adaptive_mixture(network: OpensDecoders | None, counts: KneserNey) -> OpensD
 
 
 class _AdaptiveMixture:
-    def __init__(self, network: OpensDecoders | None, counts: KneserNey) -> None:
+    def __init__(self, network: HasShare | None, counts: KneserNey) -> None:
         self._network, self._counts = network, counts
 
     def open_decoder(self, prompts: Sequence[Sequence[int]]) -> Decoder:
-        network = None if self._network is None else self._network.open_decoder(prompts)
-        return AdaptiveDecoder(network, self._counts, prompts)
+        if self._network is None:
+            return AdaptiveDecoder(None, self._counts, prompts)
+        decoder, offset = self._network.open_decoder(prompts), self._network.share_offset
+        return AdaptiveDecoder(decoder, self._counts, prompts, offset)
 
 
 class AdaptiveDecoder:
@@ -45,9 +47,10 @@ class AdaptiveDecoder:
         network: Decoder | None,  # its last logit is the share of the counts
         counts: KneserNey,
         prompts: Sequence[Sequence[int]],
+        share_offset: float = 0.0,  # of the engine of the network
     ) -> None:
-        self._network = network
-        self._shares = None if network is None else shares_of(network)
+        self._network, self._share_offset = network, share_offset
+        self._shares = None if network is None else shares_of(network, share_offset)
         read: dict[tuple[int, ...], AdaptiveCounts] = {}
         self._rows = []
         for prompt in map(tuple, prompts):
@@ -72,7 +75,7 @@ class AdaptiveDecoder:
             )
         if self._network is not None:
             self._network.advance(ids)
-            self._shares = shares_of(self._network)
+            self._shares = shares_of(self._network, self._share_offset)
 
 
 def _after(prompt: tuple[int, ...], counts: KneserNey) -> AdaptiveCounts:

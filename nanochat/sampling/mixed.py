@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from nanochat.data.batches import Batch
 from nanochat.ngram.kneser_ney import KneserNey
-from nanochat.ngram.mixing import share_offset
+from nanochat.ngram.mixing import start_offset
 from nanochat.sampling.ngram import NgramEngine
 from nanochat.sampling.sampling import OpensDecoders
 from nanochat.training.engine import Decoder
@@ -18,22 +18,35 @@ from nanochat.training.engine import Decoder
 __all__ = ["MixedDecoder", "NetworkAlone", "Parts", "mixed_with", "shares_of"]
 
 
-def shares_of(network: Decoder) -> NDArray[np.float64]:  # (rows, vocab + 1)
+class HasShare(Protocol):
+    """An engine whose last logit is the share of the counts."""
+
+    share_offset: float  # as in training.engine.Engine
+
+    def open_decoder(self, prompts: Sequence[Sequence[int]]) -> Decoder: ...
+
+    def network_losses(self, batch: Batch) -> NDArray[np.float64]: ...
+
+
+def shares_of(
+    network: Decoder,
+    share_offset: float,  # of its engine
+) -> NDArray[np.float64]:  # (rows, vocab + 1)
     """Return the softmax of a network's logits, the share of the counts last."""
-    logits = _with_offset(network)
+    logits = _with_offset(network, share_offset)
     logits -= logits.max(axis=1, keepdims=True)
     shares: NDArray[np.float64] = np.exp(logits)
     shares /= shares.sum(axis=1, keepdims=True)
     return shares
 
 
-def _with_offset(network: Decoder) -> NDArray[np.float64]:  # (rows, vocab + 1)
-    logits = network.logits.astype(np.float64)
-    logits[:, -1] += share_offset(logits.shape[1] - 1)
+def _with_offset(network: Decoder, share_offset: float) -> NDArray[np.float64]:
+    logits = network.logits.astype(np.float64)  # (rows, vocab + 1)
+    logits[:, -1] += start_offset(logits.shape[1] - 1) + share_offset
     return logits
 
 
-def mixed_with(network: OpensDecoders, counts: KneserNey | None) -> OpensDecoders:
+def mixed_with(network: HasShare, counts: KneserNey | None) -> OpensDecoders:
     """Return the mixture to draw samples from, or the network itself if there are no counts.
 
     Counts that predict alone are returned as they are.
@@ -44,11 +57,12 @@ def mixed_with(network: OpensDecoders, counts: KneserNey | None) -> OpensDecoder
 
 
 class _Mixture:
-    def __init__(self, network: OpensDecoders, counts: KneserNey) -> None:
+    def __init__(self, network: HasShare, counts: KneserNey) -> None:
         self._network, self._counts = network, counts
 
     def open_decoder(self, prompts: Sequence[Sequence[int]]) -> Decoder:
-        return MixedDecoder(self._network.open_decoder(prompts), self._counts, prompts)
+        decoder, offset = self._network.open_decoder(prompts), self._network.share_offset
+        return MixedDecoder(decoder, self._counts, prompts, offset)
 
 
 class Parts(NamedTuple):
@@ -71,9 +85,11 @@ class MixedDecoder:
         network: Decoder,  # its last logit is the share of the counts
         counts: KneserNey,
         prompts: Sequence[Sequence[int]],
+        share_offset: float,  # of the engine of the network
         threads: int = 1,
     ) -> None:
         self._network, self._counts, self._threads = network, counts, threads
+        self._share_offset = share_offset
         self._longest = counts.order - 1
         self._texts = [self._recent(list(prompt)) for prompt in prompts]
 
@@ -82,7 +98,7 @@ class MixedDecoder:
 
     @property
     def logits(self) -> NDArray[np.float64]:  # (rows, vocab)
-        shares = shares_of(self._network)
+        shares = shares_of(self._network, self._share_offset)
         result: NDArray[np.float64] = np.log(shares[:, :-1] + shares[:, -1:] * self._counted())
         return result
 
@@ -91,7 +107,7 @@ class MixedDecoder:
 
     def parts(self) -> Parts:
         """Return what the network and the counts each say of the next tokens."""
-        logits = _with_offset(self._network)
+        logits = _with_offset(self._network, self._share_offset)
         network = log_softmax(logits[:, :-1])
         rest = np.logaddexp.reduce(logits[:, :-1], axis=1)
         share = np.exp(logits[:, -1] - np.logaddexp(rest, logits[:, -1]))
@@ -107,14 +123,6 @@ class MixedDecoder:
         self._texts = [
             self._recent([*text, int(token)]) for text, token in zip(self._texts, ids, strict=True)
         ]
-
-
-class HasShare(Protocol):
-    """An engine whose last logit is the share of the counts."""
-
-    def open_decoder(self, prompts: Sequence[Sequence[int]]) -> Decoder: ...
-
-    def network_losses(self, batch: Batch) -> NDArray[np.float64]: ...
 
 
 class NetworkAlone:

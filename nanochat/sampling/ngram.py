@@ -32,6 +32,7 @@ class NgramEngine:
 
     def __init__(self, counts: KneserNey) -> None:
         self.counts = counts
+        self.share_offset = 0.0  # there is no network to share with
 
     def step(self, microbatches: Sequence[Batch], settings: StepSettings) -> StepResult:
         raise AssertionError("a run of counted n-grams has no steps")

@@ -20,7 +20,7 @@ from nanochat.config.options import TrainConfig
 from nanochat.data.batches import IGNORE, Batch, StepRows
 from nanochat.model.parameters import GROUPS, initial_weights, output_size, parameter_specs
 from nanochat.model.state import check_shapes
-from nanochat.ngram.mixing import mixed_losses, mixture_parts, share_offset
+from nanochat.ngram.mixing import mixed_losses, mixture_parts, start_offset
 from nanochat.scalar.average import ParameterAverage
 from nanochat.scalar.bigram import Bigram
 from nanochat.scalar.decoder import ReplayDecoder, ScalarDecoder
@@ -69,8 +69,8 @@ class ScalarEngine:
         longest: int = 0,  # positions of the longest segment; 0: unknown, grow on demand
     ) -> None:
         self.config = config
-        self._share_offset = share_offset(vocab_size)
-        self._training_offset = share_offset(vocab_size, config.ngram_offset)
+        self._start_offset = start_offset(vocab_size)
+        self.share_offset = max(config.ngram_offset, 0.0)
         self.specs = parameter_specs(config, vocab_size)
         self.tape = Tape(dtype)
         self.matrices = {spec.name: self.tape.matrix(*spec.shape) for spec in self.specs}
@@ -93,7 +93,7 @@ class ScalarEngine:
         self._replay = Replay(
             self.model, self.tape, self.matrices,
             numerics=self.config.numerics, outputs=output_size(self.config, vocab_size),
-            share_offset=self._training_offset if self.config.ngram_order else None,
+            share_offset=self._start_offset if self.config.ngram_order else None,
             threads=self.config.threads,
         )  # fmt: skip
         self._reserve(longest or first_positions(self.config, self.specs))
@@ -244,7 +244,7 @@ class ScalarEngine:
             parts[batch.segments >= 0] = replay.mixture_parts(segments_of(batch, replay.positions))
             parts[batch.targets == IGNORE] = 0.0
         network, gate = parts[..., 0], parts[..., 1]
-        return network, gate + self._share_offset
+        return network, gate + (self._start_offset + self.share_offset)
 
     def move_towards(self, weights: Mapping[str, NDArray[np.floating]], share: float) -> None:
         for name, matrix in self.matrices.items():
@@ -295,7 +295,7 @@ class ScalarEngine:
         """Yield the losses of each row's targets. A row's graph is freed before the next row."""
         for row in self._logits_by_row(batch):
             yield [
-                mixed_cross_entropy(logits, target, counted, self._training_offset)
+                mixed_cross_entropy(logits, target, counted, self._start_offset)
                 if self.config.ngram_order
                 else cross_entropy(logits, target)
                 for _, target, counted, logits in row
@@ -336,7 +336,9 @@ class ScalarEngine:
         optimizer = self.optimizer.state_dict(dtype)
         if self._average is not None:
             optimizer.update(saved_average(self._average.arrays()))
-        return EngineState(weights=self._weights(), optimizer=optimizer)
+        return EngineState(
+            weights=self._weights(), optimizer=optimizer, share_offset=self.share_offset
+        )
 
     def load_state_dict(self, state: EngineState) -> None:
         shapes = {spec.name: spec.shape for spec in self.specs}
@@ -348,6 +350,7 @@ class ScalarEngine:
             check_shapes(average, shapes, "averaged weight")
         self.optimizer.load_state_dict(optimizer)
         self._set_weights(state.weights)
+        self.share_offset = state.share_offset
         self._restart_average()
         if self._average is not None and average:
             self._average.load(average)

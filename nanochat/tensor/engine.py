@@ -22,7 +22,7 @@ from nanochat.data.batches import Batch
 from nanochat.errors import KernelError, OutOfMemory, UnsupportedDevice, UnsupportedDtype
 from nanochat.model.parameters import initial_weights, output_size, parameter_specs
 from nanochat.model.state import check_shapes
-from nanochat.ngram.mixing import NETWORK_WEIGHT, share_offset
+from nanochat.ngram.mixing import NETWORK_WEIGHT, start_offset
 from nanochat.ops import linear_cross_entropy
 from nanochat.ops.launch import TORCH_DTYPES
 from nanochat.ops.mixture import linear_mixed_cross_entropy, linear_mixed_losses
@@ -158,8 +158,8 @@ class TensorEngine:
                 config, device=torch_device, dtype=self.weights.values.dtype, native=fast
             )
         self._fused = config.loss == "fused"
-        self._share_offset = share_offset(vocab_size)
-        self._training_offset = share_offset(vocab_size, config.ngram_offset)
+        self._start_offset = start_offset(vocab_size)
+        self.share_offset = max(config.ngram_offset, 0.0)
         self.backend = "torch-compiled" if self._compiled else "torch"
         self._loss = self._summed_nats
         if self._compiled:
@@ -224,7 +224,7 @@ class TensorEngine:
             return linear_mixed_cross_entropy(
                 hidden, self.model.head, inputs.targets, inputs.by_counts,
                 network_weight=NETWORK_WEIGHT, softcap=self.config.logit_softcap,
-                share_offset=self._training_offset, use_native=self._fused,
+                share_offset=self._start_offset, use_native=self._fused,
             )  # fmt: skip
         nats: Tensor = linear_cross_entropy(
             hidden, self.model.head, inputs.targets,
@@ -240,8 +240,8 @@ class TensorEngine:
             assert inputs.by_counts is not None  # Dataset.by_counts
             losses = linear_mixed_losses(
                 hidden, self.model.head, inputs.targets, inputs.by_counts,
-                softcap=self.config.logit_softcap, share_offset=self._share_offset,
-                use_native=self._fused,
+                softcap=self.config.logit_softcap, use_native=self._fused,
+                share_offset=self._start_offset + self.share_offset,
             )  # fmt: skip
         else:
             losses = linear_cross_entropy(
@@ -265,7 +265,7 @@ class TensorEngine:
         hidden = self.model.hidden(inputs)
         logits = head_logits(hidden, self.model.head, softcap=self.config.logit_softcap)
         logits = logits.double()
-        logits[:, -1] += self._share_offset
+        logits[:, -1] += self._start_offset + self.share_offset
         shares = logits.softmax(dim=1)
         targets = inputs.targets.clamp_min(0).unsqueeze(1)
         found = torch.cat((shares.gather(1, targets), shares[:, -1:]), dim=1)
@@ -301,7 +301,7 @@ class TensorEngine:
         optimizer = self.optimizer.state_dict()
         if self._average is not None:
             optimizer.update(self._average.state_dict())
-        return EngineState(weights=weights, optimizer=optimizer)
+        return EngineState(weights=weights, optimizer=optimizer, share_offset=self.share_offset)
 
     def load_state_dict(self, state: EngineState) -> None:
         shapes = {s.name: s.shape for s in self.weights.specs}
@@ -316,6 +316,7 @@ class TensorEngine:
         if self._average is not None:
             self._average.load(average)
         self._steps = int(state.optimizer["step"][0]) if state.optimizer else 0
+        self.share_offset = state.share_offset
 
 
 def _by_row(losses: Tensor, batch: Batch, inputs: LabeledInputs) -> NDArray[np.float64]:

@@ -16,7 +16,7 @@ from nanochat.data.batches import IGNORE, Batch, reading_batches
 from nanochat.data.documents import Documents
 from nanochat.model.parameters import GROUPS
 from nanochat.ngram.adaptive import AdaptiveCounts
-from nanochat.training.engine import Engine, EngineState, StepSettings
+from nanochat.training.engine import Engine, StepSettings
 from nanochat.training.metrics import LossTotals
 
 __all__ = ["score_adaptively"]
@@ -48,7 +48,7 @@ def score_adaptively(
         losses, totals = counts.read(targets), LossTotals(token_bytes)
         totals.add(losses, targets)
         return totals, losses
-    trained = EngineState(weights=engine.state_dict().weights, optimizer={})
+    trained = dataclasses.replace(engine.state_dict(), optimizer={})
     settings = StepSettings(lr=dict.fromkeys(GROUPS, LR_SHARE * config.lr))
     totals, nats = LossTotals(token_bytes), []
     try:

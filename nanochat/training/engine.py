@@ -79,6 +79,7 @@ class EngineState:
     optimizer: Mapping[
         str, NDArray[np.floating]
     ]  # adamw: m.<name> v.<name> step; sgd: momentum.<name> step; with ema also average.<name>
+    share_offset: float = 0.0  # as in Engine
 
 
 class Engine(Protocol):
@@ -87,6 +88,9 @@ class Engine(Protocol):
     mode: str  # scalar, tensor, …
     backend: str  # what computes: cpp-program, cpp-tape, torch
     device: str  # cpu, cuda, …
+    # Of a model that mixes with counts: added to the logit of their share where a text is scored or
+    # drawn, not in training. Set by fit_share (share.py) or from the option ngram_offset.
+    share_offset: float
 
     def step(self, microbatches: Sequence[Batch], settings: StepSettings) -> StepResult:
         """Take one optimizer step on the summed loss of the microbatches."""

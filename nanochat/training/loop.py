@@ -25,6 +25,7 @@ from nanochat.training.engine import Engine, StepMetrics
 from nanochat.training.guards import MemoryGuard, check_finite, is_finite
 from nanochat.training.metrics import JsonlWriter, LossTotals, NullWriter, RecentLosses, Stopwatch
 from nanochat.training.saving import Best, Save, Saver
+from nanochat.training.share import fit_share
 
 __all__ = ["EvalMetrics", "LoopResult", "Observer", "evaluate", "step_settings", "train"]
 
@@ -101,11 +102,13 @@ def train(
     pace: Pace | None = None,  # None: config.steps
     clock: Callable[[], float] = time.perf_counter,
     goes_on: Callable[[EvalMetrics], bool] = lambda _: True,
+    fits_share: bool = False,
 ) -> LoopResult:
     """Train from `start`, or from the initial weights, until the pace or patience ends the run.
 
-    `goes_on` is asked after each evaluation. False ends the run as patience does; an exception
-    ends it after this step is saved.
+    With `fits_share`, each evaluation first fits the share of the counts to the evaluation set,
+    which must be held out. `goes_on` is asked after each evaluation. False ends the run as patience
+    does; an exception ends it after this step is saved.
 
     Steps run in blocks, which are one step each unless the engine can take several per call
     (blocks.py). Their log lines are written when the block is read. At most one block is in flight,
@@ -128,6 +131,7 @@ def train(
         pace=pace,
         clock=clock,
         goes_on=goes_on,
+        fits_share=fits_share,
         progress=_started(start, clock),
         resumed_at=start.step if start else None,
     )
@@ -248,6 +252,7 @@ class _Run:
     pace: Pace
     clock: Callable[[], float]
     goes_on: Callable[[EvalMetrics], bool]
+    fits_share: bool
     progress: _Progress
     resumed_at: int | None  # the step of the checkpoint that the run went on from
     began_s: float = field(init=False)
@@ -324,6 +329,8 @@ def _evaluate(run: _Run, trainer: TrainerState) -> EvalMetrics:
     """Score the evaluation set, log and report it; hold the state if it is the best so far."""
     progress = run.progress
     with run.engine.averaged():
+        if run.fits_share:
+            fit_share(run.engine, run.evaluation_set)
         metrics = evaluate(run.engine, run.evaluation_set, run.token_bytes, progress.step)
     is_best = metrics.loss is not None and (
         progress.best is None or progress.best.loss is None or metrics.loss < progress.best.loss
@@ -341,6 +348,8 @@ def _evaluate(run: _Run, trainer: TrainerState) -> EvalMetrics:
     progress.interval_loss, progress.interval_steps = 0.0, 0
     record = {"kind": "eval", "step": metrics.step, "val_loss": metrics.loss}
     record |= {"val_bpb": metrics.bpb, "tokens": progress.tokens, "elapsed_s": metrics.elapsed_s}
+    if run.fits_share:
+        record["share_offset"] = run.engine.share_offset
     run.log.write(record)
     if is_best:
         progress.best, progress.misses = Best(metrics.step, metrics.loss), 0

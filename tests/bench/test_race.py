@@ -96,6 +96,8 @@ def test_lines_are_split_whole_once_each_and_without_long_ones(tmp_path: Path) -
     assert len(train) == len(kept) // 10 * 9
     assert text.train_file.read_bytes() == text.train
     assert train[:50] != kept[:50]  # not in the order of the source
+    both = prepare_lines(tmp_path / "names.txt", tmp_path, longest=10, keep_copies=True)
+    assert sorted((both.train + both.val).decode().splitlines()) == sorted([*kept, names[0]])
 
 
 @given(st.text(alphabet="ab\n", min_size=1, max_size=60))
@@ -178,26 +180,32 @@ def test_the_last_logit_gives_its_share_to_the_counts(
     ids: list[int], context: int, random: random.Random
 ) -> None:
     counted = [random.uniform(0.01, 1) for _ in ids[1:]]
+    offset = random.choice([0.0, 1.5])
     expected = 0.0
     for i in range(1, len(ids)):
         seen = ids[(i - 1) // context * context : i]
-        own, share = math.exp(-by_hand(seen, ids[i])), 54 * math.exp(-by_hand(seen, 6))
-        rest = 1 - share / 54  # the last of six logits is nine times six times as large
+        own, share = math.exp(-by_hand(seen, ids[i])), math.exp(-by_hand(seen, 6))
+        rest = 1 - share
+        share *= 54 * math.exp(offset)  # nine times six times as large, and more by the offset
         expected -= math.log((own + share * counted[i - 1]) / (rest + share))
     scored = Scored(
         counting_logits, windows(np.array(ids), context), context, 1, 0,
-        by_counts=torch.tensor(counted, dtype=torch.float64),
+        by_counts=torch.tensor(counted, dtype=torch.float64), share_offset=offset,
     )  # fmt: skip
     assert nats(scored) == pytest.approx(expected, rel=1e-6)
 
 
-def test_a_run_with_counts_is_scored_as_nanochat_scores_it(folder: Path, tiny: Any) -> None:
+@pytest.mark.parametrize("kind", ["mini-gpt", "ngram"])
+def test_a_run_with_counts_is_scored_as_nanochat_scores_it(
+    folder: Path, tiny: Any, kind: str
+) -> None:
     Path("train.txt").write_text("ada\nanna\nbob\ncarl\ncleo\ndan\ndora\nella\n" * 9)
-    train = tiny(
-        "mini-gpt", mode="tensor", data="train.txt", ngram_order=4, val_fraction=0, out="run",
-        threads=1,
-    )  # fmt: skip
-    nanochat.train(TrainConfig(**train))
+    common = {"data": "train.txt", "documents": "line", "ngram_order": 4, "val_fraction": 0}
+    train = tiny("mini-gpt", mode="tensor", threads=1) if kind == "mini-gpt" else {}
+    kept = {**train, **common, "model_kind": kind, "out": "run"}
+    if kind == "ngram":
+        del kept["ngram_order"]
+    nanochat.train(TrainConfig(**kept))
     lines = ["bea", "carl", "e", "dan", "abcde"]
     scored = load_ours(Path("run"), "\n".join(lines), lines=True)
     model = nanochat.load("run")

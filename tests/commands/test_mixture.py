@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -148,14 +149,57 @@ def test_order_auto_is_that_of_the_counting_baseline_and_a_resume_keeps_it(run, 
 
 
 @pytest.mark.parametrize(("steps", "offset"), [(11, 0.0), (27, 0.8), (60, 1.5)])
-def test_the_offset_grows_with_the_epochs_after_the_first(folder, tiny, mode, steps, offset):
-    Path("text.txt").write_text("0123456789" * 100, encoding="utf-8")  # 900 to train on, and BOS
-    given = {"mode": mode, "threads": 1, "ngram_order": 3, "steps": steps}
+def test_without_validation_the_offset_grows_with_the_epochs_after_the_first(
+    folder, tiny, mode, steps, offset
+):
+    Path("text.txt").write_text("0123456789" * 90, encoding="utf-8")  # 900 to train on, and BOS
+    given = {"mode": mode, "threads": 1, "ngram_order": 3, "steps": steps, "val_fraction": 0.0}
     given |= {"data": "text.txt", "batching": "windows", "batch_size": 15, "block_size": 4}
     run = nanochat.train(TrainConfig(**tiny("mini-gpt", **given, out="run")))
     assert run.metrics["train_tokens"] == steps * 60
-    saved = load_checkpoint(newest()).config
-    assert saved["ngram_offset"] == offset == round(min(max(steps * 60 / 901 - 1, 0), 1.5), 2)
+    saved = load_checkpoint(newest())
+    assert (
+        saved.config["ngram_offset"] == offset == round(min(max(steps * 60 / 901 - 1, 0), 1.5), 2)
+    )
+    assert saved.state.share_offset == offset
+
+
+def test_each_evaluation_fits_the_offset_to_validation_and_its_checkpoint_keeps_it(run):
+    run(keep="all", checkpoint_every=2)
+    lines = map(json.loads, Path("run/metrics.jsonl").read_text().splitlines())
+    fitted = {line["step"]: line["share_offset"] for line in lines if line["kind"] == "eval"}
+    assert len(set(fitted.values())) > 1
+    for folder in Path("run/checkpoints").glob("step-*"):
+        saved = load_checkpoint(folder)
+        assert saved.state.share_offset == fitted[saved.trainer.step]
+        assert saved.config["ngram_offset"] == -1.0  # auto
+        record = json.loads((folder / "trainer.json").read_text())
+        assert record["share_offset"] == saved.state.share_offset
+    assert nanochat.load("run")._trained.engine.share_offset in fitted.values()
+
+
+def test_a_given_offset_is_kept_and_an_older_checkpoint_has_none(run, folder):
+    run(ngram_offset=0.7)
+    saved = load_checkpoint(newest())
+    assert saved.config["ngram_offset"] == saved.state.share_offset == 0.7
+    assert "share_offset" not in Path("run/metrics.jsonl").read_text()
+    content = json.loads((newest() / "trainer.json").read_text())
+    for damaged in (None, "0.7", float("inf")):
+        with pytest.raises(CheckpointError, match="share_offset of trainer.json must be a finite"):
+            load_checkpoint(rewritten(newest(), {**content, "share_offset": damaged}))
+    del content["share_offset"]
+    assert load_checkpoint(rewritten(newest(), content)).state.share_offset == 0.0
+
+
+def rewritten(checkpoint: Path, trainer: dict[str, object]) -> Path:
+    """Write another trainer.json, and a manifest that names it."""
+    text = json.dumps(trainer, indent=1).encode()
+    manifest = json.loads((checkpoint / "manifest.json").read_text())
+    entry = {"sha256": hashlib.sha256(text).hexdigest(), "size": len(text)}
+    manifest["files"]["trainer.json"] = entry
+    (checkpoint / "trainer.json").write_bytes(text)
+    (checkpoint / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    return checkpoint
 
 
 def test_a_negative_offset_is_refused(refused, folder):

@@ -147,7 +147,9 @@ def test_no_change_of_pace_makes_a_run_late_or_its_rates_rise(
         pause_s=0.01 * budget_s, eval_every=int(budget_s / step_s / 4) if pauses else 0,
         slowdown=lambda now: factor if now > when * budget_s else 1.0,
     ).train()  # fmt: skip
-    assert world.now <= 1.1 * budget_s
+    # The machine may become slower in the last step, when what follows it cannot be left out.
+    unforeseen = (max(factor, 1.0) - 1.0) * (world.after_s + world.step_s)
+    assert world.now <= budget_s + max(0.1 * budget_s, unforeseen)
     assert all(a >= b for a, b in pairwise(world.multipliers))
     assert world.multipliers == world.repeated
 

@@ -1,4 +1,4 @@
-"""The share of the counts: what is added to its logit, and what training takes from it."""
+"""The share of the counts: what is added to its logit, and how that is fitted to held-out text."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nanochat.config.options import TrainConfig
 from nanochat.data.batches import Batch
 from nanochat.engines import build_engine
+from nanochat.ngram.mixing import OFFSET_LIMIT, fitted_offset
 from nanochat.sampling.mixed import shares_of
 from nanochat.training.engine import Engine, StepSettings
+from nanochat.training.share import FIT_TARGETS, fit_share
 
 VOCAB = 7
 NINE_TENTHS = math.log(9 * VOCAB)
@@ -56,13 +60,13 @@ def formula(engine: Engine, batch: Batch, offset: float) -> float:
 
 
 @pytest.mark.parametrize("offset", [0.0, 1.5])
-def test_training_takes_the_offset_from_the_logit_and_scoring_does_not(
+def test_scoring_adds_the_offset_to_the_logit_and_training_does_not(
     mode: str, offset: float
 ) -> None:
     engine, batch = engine_with(mode, offset), rows(0)
     scored = engine.token_losses(batch).mean()
-    assert scored == pytest.approx(formula(engine, batch, NINE_TENTHS), rel=1e-12)
-    trained = formula(engine, batch, NINE_TENTHS - offset)
+    assert scored == pytest.approx(formula(engine, batch, NINE_TENTHS + offset), rel=1e-12)
+    trained = formula(engine, batch, NINE_TENTHS)
     step = engine.step([batch], StepSettings(lr={"embedding": 0, "matrix": 0, "head": 0}))
     assert step.read().loss == pytest.approx(trained, rel=1e-12)
 
@@ -75,7 +79,7 @@ def test_shares_of_batches_and_of_decoders_and_losses_agree(mode: str) -> None:
     network = engine.network_losses(batch)
     np.testing.assert_allclose(shares[..., 0] / (1 - shares[..., 1]), np.exp(-network), rtol=1e-12)
     decoder = engine.open_decoder(batch.inputs.tolist())
-    last = shares_of(decoder)
+    last = shares_of(decoder, 0.7)
     np.testing.assert_allclose(last[:, -1], shares[:, -1, 1], rtol=1e-12)
     chosen = last[np.arange(3), batch.targets[:, -1]]
     np.testing.assert_allclose(chosen, shares[:, -1, 0], rtol=1e-12)
@@ -87,3 +91,83 @@ def test_of_a_network_that_says_nothing_the_counts_get_nine_tenths(mode: str) ->
     weights = {name: np.zeros_like(values) for name, values in state.weights.items()}
     engine.load_state_dict(type(state)(weights=weights, optimizer={}))
     np.testing.assert_allclose(engine.token_shares(batch)[..., 1], 0.9, rtol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_fitted_offset_lowers_the_loss_as_far_as_any(mode: str, seed: int) -> None:
+    engine, batch = engine_with(mode, 0.0), rows(seed)
+
+    def loss(offset: float) -> float:
+        engine.share_offset = offset
+        prior = offset**2 / (2 * 3.0**2)  # standard deviation 3
+        return float(engine.token_losses(batch).sum()) + prior
+
+    engine.share_offset = 1.25  # a fit does not depend on the one before
+    fit_share(engine, [batch])
+    fitted = engine.share_offset
+    assert loss(fitted) <= min(map(loss, np.linspace(-4, 4, 161))) + 1e-12
+    engine.share_offset = -2.0
+    fit_share(engine, [batch])
+    assert engine.share_offset == pytest.approx(fitted, abs=1e-9)
+
+
+def test_both_engines_fit_the_same_offset() -> None:
+    engines = [engine_with(mode, 0.0) for mode in ("scalar", "tensor")]
+    for engine in engines:
+        fit_share(engine, [rows(4), rows(5)])
+    assert engines[0].share_offset == pytest.approx(engines[1].share_offset, abs=1e-9)
+
+
+def test_a_state_keeps_the_offset(mode: str) -> None:
+    engine = engine_with(mode, 0.0)
+    fit_share(engine, [rows(6)])
+    other = engine_with(mode, 0.0)
+    other.load_state_dict(engine.state_dict())
+    assert other.share_offset == engine.share_offset != 0.0
+    np.testing.assert_array_equal(other.token_losses(rows(7)), engine.token_losses(rows(7)))
+
+
+def test_batches_without_a_target_leave_the_offset(mode: str) -> None:
+    engine, batch = engine_with(mode, 0.5), rows(8)
+    batch.targets[:] = -1
+    fit_share(engine, [])
+    fit_share(engine, [batch])
+    assert engine.share_offset == 0.5
+
+
+def test_a_fit_reads_few_batches_of_a_long_text_spread_over_all() -> None:
+    batches = [rows(seed) for seed in range(4 * FIT_TARGETS // 15)]
+    read: list[Batch] = []
+
+    class Shares:
+        share_offset = 0.0
+
+        def token_shares(self, batch: Batch) -> np.ndarray:
+            read.append(batch)
+            return np.full((*batch.targets.shape, 2), 0.25)
+
+    fit_share(Shares(), batches)  # type: ignore[arg-type]
+    every = len(batches) // len(read)
+    assert FIT_TARGETS <= 15 * len(read) < 2 * FIT_TARGETS
+    assert [id(batch) for batch in read] == [id(batch) for batch in batches[::every]]
+
+
+@given(st.data())
+def test_no_offset_of_a_fine_grid_is_better_than_the_fitted_one(data: st.DataObject) -> None:
+    size = data.draw(st.integers(1, 40))
+    numbers = st.lists(st.floats(-12, 12), min_size=size, max_size=size)
+    gate, network, counted = (np.array(data.draw(numbers)) for _ in range(3))
+    network, by_counts = np.abs(network), np.exp(-np.abs(counted))
+
+    def loss(offset: float) -> float:
+        """In plain Python, with the prior."""
+        total = offset**2 / (2 * 3.0**2)
+        for logit, nats, chance in zip(gate, network, by_counts, strict=True):
+            share = 1 / (1 + math.exp(-logit - offset))
+            total -= math.log(max((1 - share) * math.exp(-nats) + share * chance, 1e-300))
+        return total
+
+    found = fitted_offset(network, gate, by_counts)
+    assert -OFFSET_LIMIT <= found <= OFFSET_LIMIT
+    best = min(map(loss, np.linspace(-OFFSET_LIMIT, OFFSET_LIMIT, 17)))
+    assert loss(found) <= best + 1e-9 * max(1.0, abs(best))
