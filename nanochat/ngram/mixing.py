@@ -39,7 +39,7 @@ FOLDS = 10
 MANY = 10 * FOLDS  # documents; parts of fewer would differ much in size
 # Training lowers the loss of the mixture and, by this factor, that of the network alone. Without
 # it, the network leaves to the counts what it should learn.
-NETWORK_WEIGHT = 0.3
+NETWORK_WEIGHT = 1.0
 SPARE = 2  # times the tokens that a run reads: those of the parts that it reads from
 FIRST_SHARE = 0.9  # of the counts, where the network says nothing yet
 MOST_OFFSET = 1.5
