@@ -45,6 +45,7 @@ from nanochat.data.dataset import read_text, text_facts
 
 RECORD = "choices/texts"
 AUTO = "auto"
+COUNTING = "ngram"  # counts without a network, by the order that suits the text
 CANDIDATES = (AUTO, *(name for name in PRESETS if name not in ("bigram", "microgpt", "gpt2-124m")))
 TEXTS_AT: Mapping[int, Sequence[str]] = {  # budgets beyond 10 s are measured on fewer texts
     60: ("kjv", "fortunes-de", "quotations", "tang", "words-en", "man", "python", "policy"),
@@ -229,7 +230,7 @@ def report(cells: Sequence[Cell]) -> None:
         candidates = [n for n in CANDIDATES if any(c["candidate"] == n for c in current)]
         print(f"{'text':12} {'bytes':>10} " + " ".join(f"{n:>7}" for n in candidates)
               + f" {'count':>7}  choice")  # fmt: skip
-        good = []
+        good, against_counting = [], {}
         for text in TEXTS:
             of_text = [c for c in current if (c["text"], c["budget_s"]) == (text.name, budget)]
             scores: dict[str, dict[int, float]] = {}
@@ -238,6 +239,9 @@ def report(cells: Sequence[Cell]) -> None:
             if AUTO not in scores or len(scores) < 2:
                 continue
             found = verdict(scores, of_text[0]["bytes"])
+            if COUNTING in scores:
+                means = [statistics.mean(scores[name].values()) for name in (AUTO, COUNTING)]
+                against_counting[text.name] = means[0] - means[1]
             good += [] if found["good"] is None else [found["good"]]
             said = {True: "good", False: f"behind {found['best']}", None: "one seed"}
             counted = [x for c in of_text if (x := c.get("baseline_bpb")) is not None]
@@ -248,6 +252,20 @@ def report(cells: Sequence[Cell]) -> None:
                   + f"  {said[found['good']]}")  # fmt: skip
         if good:
             print(f"{sum(good)} of {len(good)} choices are good")
+        if against_counting:
+            print(compared_with_counting(against_counting))
+
+
+def compared_with_counting(differences: Mapping[str, float]) -> str:
+    """Return one sentence on the bits per byte that `auto` has more than counts alone, by text."""
+    worst, mean = (
+        max(differences, key=differences.__getitem__),
+        statistics.mean(differences.values()),
+    )
+    return (
+        f"{AUTO} less counting alone, of {len(differences)} texts: mean {mean:+.3f}, largest"
+        f" {differences[worst]:+.3f} ({worst})"
+    )
 
 
 def main() -> None:

@@ -10,7 +10,15 @@ import pytest
 
 from bench.choices import text_sources, texts
 from bench.choices.text_sources import TEXTS, _split
-from bench.choices.texts import AUTO, BEYOND, digest, measure, missing, verdict
+from bench.choices.texts import (
+    AUTO,
+    BEYOND,
+    compared_with_counting,
+    digest,
+    measure,
+    missing,
+    verdict,
+)
 from nanochat.config import preset_choice
 from nanochat.config.presets import PRESETS
 
@@ -121,3 +129,8 @@ def test_a_score_has_no_characters_that_the_training_part_lacks(
     train, test = text_sources.collect(TEXTS[0], tmp_path)
     assert train.read_text() == "ab\n" * 29
     assert test.read_text() == "ab\nab\n"
+
+
+def test_the_comparison_with_counting_has_the_mean_and_the_worst_text() -> None:
+    said = compared_with_counting({"kjv": -0.125, "tang": 0.0625, "man": -0.25})
+    assert said.endswith("of 3 texts: mean -0.104, largest +0.062 (tang)")
