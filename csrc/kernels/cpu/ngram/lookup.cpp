@@ -4,7 +4,8 @@
 //   p(w | h) = (c(w) − D(c(w)) + Σ_v D(c(v)) · p(w | h')) / Σ_v c(v)
 //
 // with adjusted counts below the highest order, p(w | h') uniform for the empty context, and
-// p(w | h) = p(w | h') for a context that the table does not have.
+// p(w | h) = p(w | h') for a context that the table does not have. A dropped n-gram has the count 0
+// as c(w); in the sums, its c and D are the count that was dropped.
 #include "kernels/cpu/ngram/lookup.hpp"
 
 #include <algorithm>
@@ -18,6 +19,7 @@ struct Counts {
   const Follower* first;
   std::size_t count;
   const Follower* header;
+  Dropped dropped;
 
   Totals totals(Kind kind) const noexcept {
     if (header == nullptr) return totals_of(first, first + count, kind);
@@ -54,8 +56,9 @@ void walk(const View& table, const Context& context, int longest, Follower& only
   const auto visit_node = [&](int depth, const Node* node) noexcept {
     const Follower* const first = table.followers + node[0].first_follower;
     const std::size_t size = node[1].first_follower - node[0].first_follower;
-    visit(depth,
-          size <= short_list ? Counts{first, size, nullptr} : Counts{first + 2, size - 2, first});
+    const Dropped dropped = table.dropped_of(static_cast<std::size_t>(node - table.nodes));
+    visit(depth, size <= short_list ? Counts{first, size, nullptr, dropped}
+                                    : Counts{first + 2, size - 2, first, dropped});
   };
   const Node* node = table.nodes;
   visit_node(0, node);
@@ -74,7 +77,7 @@ void walk(const View& table, const Context& context, int longest, Follower& only
     const std::uint32_t target = child->link & ~leaf_bit;
     only = {table.stream[target], {1, 1}};
     for (;;) {
-      visit(depth, Counts{&only, 1, nullptr});
+      visit(depth, Counts{&only, 1, nullptr, {}});
       if (token == bos || depth == longest || !next_token(token)) return;
       ++depth;
       if (static_cast<std::uint32_t>(depth) > target) return;  // only if the counts are damaged
@@ -83,7 +86,8 @@ void walk(const View& table, const Context& context, int longest, Follower& only
   }
 }
 
-// sum: Σ_v c(v). left: Σ_v D(c(v)), which the next shorter context distributes.
+// sum: Σ_v c(v). left: Σ_v D(c(v)), which the next shorter context distributes. Both include what a
+// cut-off dropped.
 struct Weights {
   double sum, left;
 };
@@ -92,7 +96,8 @@ Weights weights(const Counts& counts, Kind kind, const Discounts& discounts) noe
   const Totals totals = counts.totals(kind);
   const auto more = static_cast<double>(counts.count - totals.ones - totals.twos);
   const double left = discounts[0] * totals.ones + discounts[1] * totals.twos + discounts[2] * more;
-  return {static_cast<double>(totals.sum), left};
+  const double dropped = counts.dropped.sum[kind];
+  return {totals.sum + dropped, left + dropped};
 }
 
 // c − D(c) of a count of at least 1.
