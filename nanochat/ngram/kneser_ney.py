@@ -53,10 +53,18 @@ class KneserNey:
     1
     """
 
-    def __init__(self, counts: int, order: int, vocab_size: int, memory: object = None) -> None:
+    def __init__(
+        self,
+        counts: int,
+        order: int,
+        vocab_size: int,
+        memory: object = None,
+        cutoff: Cutoff | None = None,
+    ) -> None:
         self._counts = counts  # address of an nck_ngrams, freed with this object
         self._memory = memory  # that the counts read, if it is not their own
         self.order, self.vocab_size = order, vocab_size
+        self.cutoff = cutoff  # of counts that do not hold the text
         finalizer = weakref.finalize(self, kernels().nck_free_ngrams, counts)
         finalizer.atexit = False  # a daemon thread may still use the counts
 
@@ -110,7 +118,7 @@ class KneserNey:
         )  # fmt: skip
         check(status)
         assert counts.value is not None
-        return cls(counts.value, order, vocab_size)
+        return cls(counts.value, order, vocab_size, cutoff=cutoff)
 
     @classmethod
     def open(cls, order: int, vocab_size: int, arrays: Mapping[str, NDArray[Any]]) -> KneserNey:
@@ -120,16 +128,17 @@ class KneserNey:
         """
         _check_int32(order=order, vocab_size=vocab_size)
         fields = Arrays(order=order, vocab=vocab_size, targets=len(arrays["stream"]) - 1)
-        is_cut = "counts_of_counts" in arrays
-        if is_cut:
+        cutoff = None
+        if "cut" in arrays:
             if arrays["counts_of_counts"].shape != (order, 2, 4):
                 raise KernelError(
                     f"counts_of_counts must have the shape ({order}, 2, 4), got"
                     f" {arrays['counts_of_counts'].shape}"
                 )
-            fields.targets = int(arrays["targets"][0])
+            fields.targets, length, count = arrays["cut"].tolist()
+            cutoff = Cutoff(length, count)
             fields.counts_of_counts = pointer(arrays["counts_of_counts"])
-        for name, columns in (CUT_COLUMNS if is_cut else COLUMNS).items():
+        for name, columns in (CUT_COLUMNS if cutoff else COLUMNS).items():
             setattr(fields, name, pointer(arrays[name]))
             setattr(fields, f"{name}_size", arrays[name].size // columns)
         if arrays["discounts"].shape != (order, 2, 3):
@@ -140,7 +149,7 @@ class KneserNey:
         counts = ctypes.c_void_p()
         check(kernels().nck_open_ngrams(ctypes.addressof(fields), ctypes.addressof(counts)))
         assert counts.value is not None
-        return cls(counts.value, order, vocab_size, memory=dict(arrays))
+        return cls(counts.value, order, vocab_size, dict(arrays), cutoff)
 
     @property
     def address(self) -> int:
@@ -151,21 +160,21 @@ class KneserNey:
         """Return copies of the counts: stream, nodes, children and followers in uint32, and the
         discounts in float64.
 
-        Those with a cut-off also have `dropped` in uint32, and `counts_of_counts` and the number of
-        `targets` in int64.
+        Those with a cut-off also have `dropped` in uint32, `counts_of_counts` in int64, and `cut`:
+        the number of targets, and length and count of the cut-off.
         """
         fields = self._fields()
-        is_cut = bool(fields.counts_of_counts)
         arrays: dict[str, NDArray[Any]] = {}
-        for name, columns in (CUT_COLUMNS if is_cut else COLUMNS).items():
+        for name, columns in (CUT_COLUMNS if self.cutoff else COLUMNS).items():
             shape = (getattr(fields, f"{name}_size"), columns)
             arrays[name] = _copied(getattr(fields, name), ctypes.c_uint32, shape)
         discounts = _copied(fields.discounts, ctypes.c_double, (self.order, 6))
         arrays["discounts"] = discounts.reshape(self.order, 2, 3)
-        if is_cut:
+        if self.cutoff is not None:
             with_count = _copied(fields.counts_of_counts, ctypes.c_int64, (self.order, 8))
             arrays["counts_of_counts"] = with_count.reshape(self.order, 2, 4)
-            arrays["targets"] = np.array([fields.targets], dtype=np.int64)
+            cut = fields.targets, self.cutoff.length, self.cutoff.count
+            arrays["cut"] = np.array(cut, dtype=np.int64)
         return arrays
 
     def _fields(self) -> Arrays:
@@ -188,11 +197,6 @@ class KneserNey:
     def targets(self) -> int:
         """Targets that were counted, the ends of documents included."""
         return int(self._fields().targets)
-
-    @property
-    def is_cut(self) -> bool:
-        """Whether rare n-grams were dropped. Such counts do not hold the text."""
-        return bool(self._fields().counts_of_counts)
 
     def token_losses(
         self, documents: Documents, order: int | None = None, threads: int = 1
