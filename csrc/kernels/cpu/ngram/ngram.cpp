@@ -1,5 +1,6 @@
 // The n-gram functions of the C ABI: check the arguments and share targets among threads.
 #include <algorithm>
+#include <array>
 #include <memory>
 
 #include "kernels/checks.hpp"
@@ -169,13 +170,19 @@ void score(const View& table, const std::int64_t* tokens, const std::int64_t* of
     if (offsets[document + half] + document + half <= first) document += half;
     count -= half;
   }
+  std::array<Lookup, most_lookups> lookups;
+  int waiting = 0;
   for (std::int64_t i = first; i < last; ++i) {
     while (i >= offsets[document + 1] + document + 1) ++document;
     const std::int64_t begin = offsets[document], length = i - begin - document;
     const bool is_end = begin + length == offsets[document + 1];
     const auto target = is_end ? bos : static_cast<std::uint32_t>(tokens[begin + length]);
-    losses(table, {tokens + begin, length, true}, target, least_order, most_order, result + i,
-           stride);
+    lookups[static_cast<std::size_t>(waiting++)] = {
+        {tokens + begin, length, true}, target, result + i};
+    if (waiting == most_lookups || i + 1 == last) {
+      losses(table, lookups.data(), waiting, least_order, most_order, stride);
+      waiting = 0;
+    }
   }
 }
 
