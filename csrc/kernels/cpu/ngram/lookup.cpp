@@ -33,7 +33,9 @@ template <class Element>
 const Element* lower_bound(const Element* first, std::size_t count, std::uint32_t token) noexcept {
   while (count > 1) {
     const std::size_t half = count / 2;
-    first += first[half - 1].token < token ? half : 0;
+    // A mask instead of a branch, which would be mispredicted half of the time.
+    const std::size_t is_below = first[half - 1].token < token ? 1 : 0;
+    first += half & (std::size_t{0} - is_below);
     count -= half;
   }
   return first + (count == 1 && first->token < token ? 1 : 0);
