@@ -29,7 +29,7 @@ class Blocks {
   template <class Change>
   void move_to(std::vector<T>& all, const Change& change) {
     for (std::size_t first = 0; first < size_; first += block) {
-      std::unique_ptr<T[]> from = std::move(blocks_[first / block]);
+      const std::unique_ptr<T[]> from = std::move(blocks_[first / block]);
       const std::size_t count = std::min(block, size_ - first);
       for (std::size_t i = 0; i < count; ++i) all.push_back(change(from[i]));
     }

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cassert>
 #include <cmath>
 
 namespace nanochat::kernels::ngram {
@@ -62,7 +63,9 @@ class Cursor {
         left_(context.length),
         begins_(context.begins),
         longest_(longest),
-        node_(table.nodes) {}
+        node_(table.nodes),
+        children_(table.children),
+        followers_(table.followers) {}
 
   // Tokens of the context.
   int depth() const noexcept { return depth_; }
@@ -85,6 +88,7 @@ class Cursor {
   // The counts of a leaf refer to this cursor.
   Counts counts() const noexcept {
     if (leaf_ != 0) return {&only_, 1, nullptr, {}};
+    assert(followers_ != nullptr);
     const Dropped dropped = table_->dropped_of(static_cast<std::size_t>(node_ - table_->nodes));
     if (follower_count_ <= short_list) return {followers_, follower_count_, nullptr, dropped};
     return {followers_ + 2, follower_count_ - 2, followers_, dropped};
@@ -162,6 +166,7 @@ struct State {
   Cursor cursor;
   double lower = 0.0;  // p by adjusted counts up to the depth before
   int next_order = 0;  // that is to be written
+  bool is_open = false;
 };
 
 // Scores the target after the context of the cursor.
@@ -189,27 +194,23 @@ void visit(const View& table, const Lookup& lookup, int least_order, int most_or
 void losses(const View& table, const Lookup* lookups, int count, int least_order, int most_order,
             std::int64_t stride) noexcept {
   std::array<State, most_lookups> states;
-  std::array<int, most_lookups> open{};  // lookups whose contexts have not ended
-  int left = table.targets > 0 ? count : 0;
   for (int i = 0; i < count; ++i) {
-    const auto index = static_cast<std::size_t>(i);
-    states[index] = {Cursor(table, lookups[i].context, most_order - 1), 1.0 / table.vocab,
-                     least_order};
-    open[index] = i;
+    states[static_cast<std::size_t>(i)] = {Cursor(table, lookups[i].context, most_order - 1),
+                                           1.0 / table.vocab, least_order, table.targets > 0};
   }
-  while (left > 0) {
-    for (int i = 0; i < left; ++i) {
-      states[static_cast<std::size_t>(open[static_cast<std::size_t>(i)])].cursor.open();
+  bool is_open = count > 0;
+  while (is_open) {
+    for (State& state : states) {
+      if (state.is_open) state.cursor.open();
     }
-    int next = 0;
-    for (int i = 0; i < left; ++i) {
-      const int index = open[static_cast<std::size_t>(i)];
-      State& state = states[static_cast<std::size_t>(index)];
-      visit(table, lookups[index], least_order, most_order, stride, state);
-      open[static_cast<std::size_t>(next)] = index;
-      next += state.cursor.advance() ? 1 : 0;
+    is_open = false;
+    for (int i = 0; i < count; ++i) {
+      State& state = states[static_cast<std::size_t>(i)];
+      if (!state.is_open) continue;
+      visit(table, lookups[i], least_order, most_order, stride, state);
+      state.is_open = state.cursor.advance();
+      is_open |= state.is_open;
     }
-    left = next;
   }
   for (int i = 0; i < count; ++i) {
     const State& state = states[static_cast<std::size_t>(i)];
