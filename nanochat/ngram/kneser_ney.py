@@ -163,15 +163,19 @@ class KneserNey:
         Those with a cut-off also have `dropped` in uint32, `counts_of_counts` in int64, and `cut`:
         the number of targets, and length and count of the cut-off.
         """
+        return {name: array.copy() for name, array in self.views().items()}
+
+    def views(self) -> dict[str, NDArray[Any]]:
+        """Return `arrays` that are valid as long as this object."""
         fields = self._fields()
         arrays: dict[str, NDArray[Any]] = {}
         for name, columns in (CUT_COLUMNS if self.cutoff else COLUMNS).items():
             shape = (getattr(fields, f"{name}_size"), columns)
-            arrays[name] = _copied(getattr(fields, name), ctypes.c_uint32, shape)
-        discounts = _copied(fields.discounts, ctypes.c_double, (self.order, 6))
+            arrays[name] = _viewed(getattr(fields, name), ctypes.c_uint32, shape)
+        discounts = _viewed(fields.discounts, ctypes.c_double, (self.order, 6))
         arrays["discounts"] = discounts.reshape(self.order, 2, 3)
         if self.cutoff is not None:
-            with_count = _copied(fields.counts_of_counts, ctypes.c_int64, (self.order, 8))
+            with_count = _viewed(fields.counts_of_counts, ctypes.c_int64, (self.order, 8))
             arrays["counts_of_counts"] = with_count.reshape(self.order, 2, 4)
             cut = fields.targets, self.cutoff.length, self.cutoff.count
             arrays["cut"] = np.array(cut, dtype=np.int64)
@@ -268,7 +272,7 @@ class KneserNey:
 
     @cached_property
     def _in_place(self) -> Mapping[str, NDArray[Any]]:
-        return self._memory if isinstance(self._memory, dict) else self.arrays()
+        return self._memory if isinstance(self._memory, dict) else self.views()
 
     def reader(self, rows: int) -> ContextReader:
         """Return a reader of up to `rows` contexts at a time."""
@@ -319,11 +323,11 @@ class ContextReader:
         return self._result[:count]
 
 
-def _copied(address: int | None, kind: Any, shape: tuple[int, int]) -> NDArray[Any]:
-    """Return a copy of a matrix at an address."""
+def _viewed(address: int | None, kind: Any, shape: tuple[int, int]) -> NDArray[Any]:
+    """Return the matrix at an address."""
     if not address or not shape[0]:
         return np.zeros(shape, dtype=np.dtype(kind))
-    return np.ctypeslib.as_array(ctypes.cast(address, ctypes.POINTER(kind)), shape).copy()
+    return np.ctypeslib.as_array(ctypes.cast(address, ctypes.POINTER(kind)), shape)
 
 
 def _check_int32(**numbers: int) -> None:

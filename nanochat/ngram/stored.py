@@ -38,7 +38,7 @@ def save_counts(
 
     # Not as metadata, which the library writes in a random order.
     sizes = np.array([model.order, model.vocab_size, parts], dtype=np.uint32)
-    arrays = {**model.arrays(), _SIZES: sizes, _TRAIN: train}
+    arrays = {**model.views(), _SIZES: sizes, _TRAIN: train}
     if model.cutoff is not None:
         arrays[_FORMAT] = np.array([_WITH_CUTOFF], dtype=np.uint32)
     content = save(arrays)
