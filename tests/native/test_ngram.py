@@ -186,6 +186,21 @@ def test_no_element_next_to_an_array_is_read_or_written(side: Side) -> None:
     np.testing.assert_allclose(probabilities.reshape(4, 4).sum(axis=1), 1, 0, 1e-12)
 
 
+@pytest.mark.parametrize("side", ["begin", "end"])
+@pytest.mark.parametrize("kind", [np.uint8, np.int64])
+def test_no_token_next_to_a_long_text_is_read(side: Side, kind: type) -> None:
+    """Documents that begin alike have equal contexts that are shorter than the order."""
+    stream = np.array([0, 1, 2, 0, 1, 2, 0, 1, 0, 1, 2, 0], dtype=kind)
+    placed = next_to_guard_page(side)(stream)
+    for chunk in (2, 100):
+        counts = [
+            KneserNey.count(Documents.of_stream(text), 16, 3, cutoff=Cutoff(5), chunk=chunk)
+            for text in (stream, placed)
+        ]
+        first, second = (model.arrays() for model in counts)
+        assert all(array.tobytes() == second[name].tobytes() for name, array in first.items())
+
+
 def test_typed_functions_have_the_types_of_the_declarations() -> None:
     kinds = {"pointer": "c_void_p", "int64_t": "c_long", "int32_t": "c_int", "void": "NoneType"}
     kinds["double"] = "c_double"

@@ -84,8 +84,12 @@ class ContextSorter {
   }
 
   bool has_bos(std::uint32_t position, int depth, int tokens) const noexcept {
-    const Token* const newest = stream_ + position - 1 - depth;
-    return std::find(newest - tokens + 1, newest + 1, bos) != newest + 1;
+    // From the newest token on: the text may begin before the oldest one.
+    const Token* token = stream_ + position - 1 - depth;
+    for (int i = 0; i < tokens; ++i, --token) {
+      if (*token == bos) return true;
+    }
+    return false;
   }
 
   void sort_by_key(std::uint32_t first, std::uint32_t last, int depth, int tokens) {
