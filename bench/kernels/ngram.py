@@ -1,10 +1,11 @@
 """Counting n-grams: seconds and bytes per token, lookups per second, and the score of a text.
 
-    python -m bench.kernels.ngram TEXT [--orders N…] [--threads N] [--rounds N]
+    python -m bench.kernels.ngram TEXT [--orders N…] [--threads N] [--rounds N] [--cut-length N]
 
 The first nine tenths of the characters are counted, the last tenth is scored frozen, as in the
 race. Prints the least seconds of all rounds and writes nothing: on a busy machine the figures are
-rough. Counting uses one thread; lookups use --threads.
+rough. Counting uses one thread; lookups use --threads. With --cut-length, the text is counted in
+chunks, and n-grams of at least so many tokens that occur once are dropped.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from bench.command import command_parser
 from nanochat.data.documents import Documents
 from nanochat.data.tokenizer import CharTokenizer
 from nanochat.ngram.baseline import count_baseline
-from nanochat.ngram.kneser_ney import KneserNey
+from nanochat.ngram.kneser_ney import Cutoff, KneserNey
 
 
 def least_seconds(rounds: int, work: Callable[[], Any]) -> tuple[float, Any]:
@@ -43,6 +44,7 @@ def run(options: argparse.Namespace) -> None:
     tokenizer = CharTokenizer(text)
     tokens = tokenizer.encode(text)
     cut = len(tokens) * 9 // 10
+    cutoff = Cutoff(options.cut_length) if options.cut_length else None
     train, scored = one_document(tokens[:cut]), one_document(tokens[cut:])
     vocab, millions = tokenizer.vocab_size, cut / 1e6
     score_bytes = int(tokenizer.token_bytes[scored.tokens].sum())
@@ -50,7 +52,7 @@ def run(options: argparse.Namespace) -> None:
     print("order  s/M tokens  bytes/token  M lookups/s  nats/byte")
     for order in options.orders:
         seconds, model = least_seconds(
-            options.rounds, lambda order=order: KneserNey.count(train, order, vocab)
+            options.rounds, lambda order=order: KneserNey.count(train, order, vocab, cutoff=cutoff)
         )
         lookup_s, losses = least_seconds(
             options.rounds, lambda model=model: model.token_losses(scored, threads=options.threads)
@@ -73,6 +75,7 @@ def main() -> None:
     parser.add_argument("--orders", type=int, nargs="+", default=[5, 7, 13])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--cut-length", type=int, default=0)
     run(parser.parse_args())
 
 

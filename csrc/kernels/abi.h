@@ -14,7 +14,7 @@
    "accum" is the accumulation dtype of a call: float for NCK_FLOAT32, NCK_BFLOAT16 and NCK_FLOAT16,
    double for NCK_FLOAT64. */
 
-enum { NCK_ABI_VERSION = 8 };
+enum { NCK_ABI_VERSION = 9 };
 
 /* Status. */
 enum {
@@ -109,15 +109,17 @@ typedef struct nck_adaptive nck_adaptive;
 
 /* The counts as arrays, to write them to a file and to open them again. Each is as the counting
    left it, in the byte order of the machine; csrc/kernels/cpu/ngram/table.hpp says what they hold.
-   The sizes count rows. */
+   The sizes count rows. Counts with a cut-off hold no text: their stream is one BOS. */
 typedef struct {
-  int64_t order, vocab;
-  int64_t stream_size, nodes_size, children_size, followers_size;
-  const uint32_t* stream;    /* (stream_size) the text */
-  const uint32_t* nodes;     /* (nodes_size, 2) */
-  const uint32_t* children;  /* (children_size, 2) */
-  const uint32_t* followers; /* (followers_size, 3) */
-  const double* discounts;   /* (order, 2, 3) */
+  int64_t order, vocab, targets;
+  int64_t stream_size, nodes_size, children_size, followers_size, dropped_size;
+  const uint32_t* stream;          /* (stream_size) the text */
+  const uint32_t* nodes;           /* (nodes_size, 2) */
+  const uint32_t* children;        /* (children_size, 2) */
+  const uint32_t* followers;       /* (followers_size, 3) */
+  const uint32_t* dropped;         /* (dropped_size, 2) */
+  const double* discounts;         /* (order, 2, 3) */
+  const int64_t* counts_of_counts; /* (order, 2, 4), or NULL without a cut-off */
 } nck_ngram_arrays;
 
 int32_t nck_abi_version(void);
@@ -340,6 +342,23 @@ int32_t nck_decode(nck_decoder* decoder, const int64_t* tokens, int64_t length, 
    independent of `threads`. */
 int32_t nck_count_ngrams(const int64_t* tokens, const int64_t* offsets, int64_t documents,
                          int64_t vocab, int32_t order, nck_ngrams** ngrams, int32_t threads);
+/* Counts a text of up to 2^31 targets and drops the n-grams of at least cut_length tokens (2 … 17)
+   that occur less than cut_count times (at least 2). What was dropped counts in the discounts,
+   which come from the counts of all n-grams, and in the sums: with c = 0 for a dropped n-gram of
+   the target,
+
+     p(w | h) = (c(h w) − D(c(h w)) + (1 − Σ_v kept (c(h v) − D(c(h v))) / s) · s · p(w | h')) / s
+
+   where s is the sum of the counts of all followers, and p(w | h) = p(w | h') if none was kept.
+
+   stream: (targets + 1) unsigned integers of token_bytes (1, 2, 4 or 8): tokens in [1, vocab), and
+   BOS before each document and at the end. The text is read in place. Beyond it and the counts,
+   which are copied once, the call takes at most 40 bytes for each of `chunk` targets, and 8 · order
+   · vocab bytes. The result is independent of `chunk` and `threads`; the text is read once for each
+   chunk. */
+int32_t nck_count_long_text(const void* stream, int32_t token_bytes, int64_t targets, int64_t vocab,
+                            int32_t order, int32_t cut_length, int64_t cut_count, int64_t chunk,
+                            nck_ngrams** ngrams, int32_t threads);
 void nck_free_ngrams(nck_ngrams* ngrams);
 /* The bytes of memory that the counts take. */
 int64_t nck_ngram_bytes(const nck_ngrams* ngrams);

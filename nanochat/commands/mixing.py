@@ -6,6 +6,7 @@ A network is mixed with them, or they are the model.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,15 +15,14 @@ import numpy as np
 from nanochat.config.option import AUTO
 from nanochat.config.options import TrainConfig
 from nanochat.data.dataset import ByCounts, Dataset
-from nanochat.ngram.baseline import choose_order, counted_part
+from nanochat.ngram.baseline import choose_order, counted_text
 from nanochat.ngram.kneser_ney import KneserNey
 from nanochat.ngram.mixing import (
     FOLDS,
     cross_fitted,
-    exact_probabilities,
     offset_for,
     parts_for,
-    probabilities,
+    read_probabilities,
     text_for,
     training_part,
 )
@@ -41,7 +41,7 @@ def with_counts(
     config: TrainConfig,
     checkpoint: Checkpoint | None = None,
     *,
-    reads: float | None = None,  # tokens that the network will be trained on; None: all steps
+    reads: float | None = None,  # tokens that the run reads; None: those of all steps
 ) -> Dataset:
     """Return the dataset with the probabilities of its targets by counts, if the config has any.
 
@@ -50,7 +50,7 @@ def with_counts(
     if not config.ngram_order or dataset.by_counts is not None:
         return dataset
     if config.model_kind == "ngram":
-        return dataclasses.replace(dataset, by_counts=_alone(dataset, config, checkpoint))
+        return dataclasses.replace(dataset, by_counts=_alone(dataset, config, checkpoint, reads))
     threads, documents = thread_count(config.threads), dataset.train
     is_seen = dataset.val_source == "train"  # validation is the beginning of the training part
     if checkpoint is not None:
@@ -58,48 +58,55 @@ def with_counts(
         documents = documents.end(len(train)) if parts == FOLDS else documents
     else:
         size = dataset.tokenizer.vocab_size
-        model = _counted(dataset, config, threads)
         if reads is None:
             reads = config.steps * dataset.step_tokens(dataset.resolve(config), processes.world())
-        documents = documents if is_seen else text_for(documents, reads)
-        parts = FOLDS if is_seen else parts_for(documents, reads)
+        model = _counted(dataset, config, threads, reads)
+        if not is_seen and model.cutoff is None:
+            documents = text_for(documents, reads)
+            parts = parts_for(documents, reads)
+        else:
+            parts = FOLDS
         train = cross_fitted(
-            documents, model.order, size, seed=config.seed, threads=threads, parts=parts
+            documents, model.order, size, seed=config.seed, threads=threads, parts=parts,
+            cutoff=model.cutoff,
         )  # fmt: skip
     by_counts = ByCounts(
         model=model,
         documents=training_part(documents, config.seed, parts),
         parts=parts,
         train=train,
-        val=train[: dataset.val.pairs] if is_seen else probabilities(model, dataset.val, threads),
+        val=train if is_seen else read_probabilities(model, dataset.val, threads),
         is_best=checkpoint is None and config.ngram_order == AUTO,
     )
     return dataclasses.replace(dataset, by_counts=by_counts)
 
 
-def _alone(dataset: Dataset, config: TrainConfig, checkpoint: Checkpoint | None) -> ByCounts:
+def _alone(
+    dataset: Dataset, config: TrainConfig, checkpoint: Checkpoint | None, reads: float | None
+) -> ByCounts:
     """Return the counts that predict alone. There is nothing to train, so none are cross-fitted."""
     threads = thread_count(config.threads)
     if checkpoint is not None:
         model, train, parts = saved_counts(checkpoint)
     else:
-        model = _counted(dataset, config, threads)
+        model = _counted(dataset, config, threads, math.inf if reads is None else reads)
         train, parts = np.zeros(0, dtype=np.float32), FOLDS
     return ByCounts(
         model=model,
-        documents=counted_part(dataset.train),
+        documents=dataset.train.end(model.targets),
         parts=parts,
         train=train,
-        val=exact_probabilities(model, dataset.val, threads),
+        val=read_probabilities(model, dataset.val, threads, np.float64),
     )
 
 
-def _counted(dataset: Dataset, config: TrainConfig, threads: int) -> KneserNey:
-    """Count the training part, or of a long one the end."""
+def _counted(dataset: Dataset, config: TrainConfig, threads: int, reads: float) -> KneserNey:
+    """Count the training part, or the end of a long one that the network reads less often."""
     documents, size, order = dataset.train, dataset.tokenizer.vocab_size, config.ngram_order
     if order == AUTO:
         order = choose_order(documents, size, seed=config.seed, threads=threads)
-    return KneserNey.count(counted_part(documents), order, size, threads)
+    counted, cutoff = counted_text(documents, size, reads)
+    return KneserNey.count(counted, order, size, threads, cutoff=cutoff)
 
 
 def with_placeholder(dataset: Dataset, config: TrainConfig) -> Dataset:

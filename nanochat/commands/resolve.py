@@ -18,11 +18,12 @@ from nanochat.commands.preset_choice import needs_text, with_chosen_preset
 from nanochat.commands.time_budget import Fit, fit_to_budget
 from nanochat.config.engine_choice import choose_engine
 from nanochat.config.option import AUTO
-from nanochat.config.options import ARCHITECTURE, TrainConfig, options_of
+from nanochat.config.options import ARCHITECTURE, TrainConfig, budget_seconds, options_of
 from nanochat.data.dataset import Dataset, SplitText, load_dataset, read_text, token_options
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.engines import begin_import, resolve_hardware
 from nanochat.errors import ConfigError
+from nanochat.ngram.baseline import reads_of_budget
 from nanochat.output.terminal import Terminal
 from nanochat.runs.checkpoint import Checkpoint
 from nanochat.runs.load import config_of
@@ -42,12 +43,13 @@ class RunText:
     checkpoint: Checkpoint | None = None  # of the run to resume, with its counts
     read: SplitText | None = None  # by the choice of a preset
     prepared: Dataset | None = None  # by a time budget
+    reads: float | None = None  # tokens, by which a long text is counted; None: those of all steps
 
     def load(self, config: TrainConfig) -> Dataset:
         dataset = load_dataset(
             config, self.known, extend=self.extend, folder=self.folder, text=self.read
         )
-        return with_counts(dataset, config, self.checkpoint)
+        return with_counts(dataset, config, self.checkpoint, reads=self.reads)
 
 
 def complete_config(
@@ -66,6 +68,8 @@ def complete_config(
             f"{complete.time_budget}: counted n-grams have no steps to choose; counting takes about"
             " a second per million tokens"
         )
+        reads = reads_of_budget(budget_seconds(complete.time_budget))
+        text = dataclasses.replace(text, reads=reads)
         complete = dataclasses.replace(complete, time_budget=None)
     if complete.time_budget is not None:
         fit = fit_to_budget(

@@ -88,8 +88,8 @@ def announce(
     if dataset.counts is not None and config.model_kind != "ngram":
         size = amount(dataset.counts.bytes)
         terminal.note(
-            f"mixed with counted n-grams of order {config.ngram_order}: {size} of counts, which"
-            " hold the training text"
+            f"mixed with counted n-grams of order {config.ngram_order}: {size} of"
+            f" counts{_which_hold(dataset.counts)}"
         )
         assert dataset.by_counts is not None
         trained = dataset.by_counts.documents.pairs
@@ -115,13 +115,23 @@ def _counts_in_words(dataset: Dataset) -> str:
     """Describe counted n-grams that predict alone, and how much of the text they are of."""
     assert dataset.by_counts is not None
     counts, documents = dataset.counts, dataset.by_counts.documents
-    text = f"order {counts.order}, {counts.entries:,} table entries ({amount(counts.bytes)}), which"
-    words = f"counted n-grams of {text} hold the training text; no parameters"
+    text = f"order {counts.order}, {counts.entries:,} table entries ({amount(counts.bytes)})"
+    words = f"counted n-grams of {text}{_which_hold(counts)}; no parameters"
     if documents.pairs == dataset.train.pairs:
         return words
     return (
         f"{words}; counted are the last {documents.pairs:,} of {dataset.train.pairs:,} tokens,"
-        " because more would take too much memory"
+        " to save time"
+    )
+
+
+def _which_hold(counts: Any) -> str:
+    """Say what the counts hold of the training text."""
+    if counts.cutoff is None:
+        return ", which hold the training text"
+    return (
+        f", without those of at least {counts.cutoff.length} tokens that occur less than"
+        f" {counts.cutoff.count} times"
     )
 
 

@@ -25,6 +25,7 @@ __all__ = [
     "IGNORE",
     "Batch",
     "Batcher",
+    "PairValues",
     "BlockBatcher",
     "StepRows",
     "evaluation_batches",
@@ -194,7 +195,7 @@ def evaluation_batches(
     block_size: int,
     max_tokens: int = 0,  # 0: all
     seed: int = 0,  # of the choice that max_tokens asks for
-    by_counts: NDArray[np.floating] | None = None,  # (pairs,), for Batch.by_counts
+    by_counts: PairValues | None = None,  # (pairs,), for Batch.by_counts
 ) -> Sequence[Batch]:
     """Return batches that contain every pair exactly once, packed, in an order without a seed.
 
@@ -428,12 +429,18 @@ def _sequence_lengths(sequences: Sequences, chosen: NDArray[np.int64]) -> NDArra
     return sequences.offsets[chosen + 1] - sequences.offsets[chosen]
 
 
+class PairValues(Protocol):
+    """A number for each pair: an array, or one whose numbers are computed when they are read."""
+
+    def __getitem__(self, pairs: NDArray[np.int64], /) -> NDArray[np.floating]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class _Pairs:
     """The pairs of a text: pair p is tokens[p] → tokens[p + 1]."""
 
     tokens: NDArray[np.integer[Any]]  # the token stream
-    by_counts: NDArray[np.floating] | None  # (pairs,) probability of each target by counted n-grams
+    by_counts: PairValues | None  # (pairs,) probability of each target by counted n-grams
 
 
 def _batch_of_sequences(

@@ -16,6 +16,7 @@ from nanochat.config.preset_choice import TextFacts
 from nanochat.data.batches import (
     Batch,
     Batcher,
+    PairValues,
     evaluation_batches,
     make_batcher,
     resolve_batching,
@@ -58,7 +59,7 @@ class ByCounts:
     documents: Documents  # that the network is trained on: the training part or some of it
     parts: int  # of the text, in tenths, that they are
     train: NDArray[np.float32]  # (documents.pairs,) by the counts of other parts of the text
-    val: NDArray[np.floating]  # (val.pairs,)
+    val: PairValues  # (val.pairs,)
     is_best: bool = False  # the order was chosen, as that of the counting baseline is
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanochat.data.documents import Documents
-from nanochat.ngram.kneser_ney import KneserNey
+from nanochat.ngram.kneser_ney import Cutoff, KneserNey
 from nanochat.philox import Stream, permutation
 
 __all__ = [
@@ -24,8 +24,10 @@ __all__ = [
     "choose_order",
     "count_baseline",
     "counted_part",
+    "counted_text",
     "losses_in_pieces",
     "most_counted",
+    "reads_of_budget",
 ]
 
 MOST_ORDER = 13  # texts of up to some megabytes gain nothing beyond it
@@ -37,6 +39,12 @@ MOST_HELD_OUT = 50_000  # targets: enough to tell orders apart
 # Counts take up to 120 bytes per token, and about a second per million tokens. Wider tokens leave
 # less memory for them: of tokens of n bytes, n² times as few are counted.
 MOST_COUNTED = 1 << 24  # tokens of one byte
+# Of a longer text that is counted whole, the n-grams of at least so many tokens that occur once are
+# dropped.
+CUT_LENGTH = 7
+CUT_LENGTH_OF_PIECES = 3
+COUNTED_PER_S = 1_000_000  # tokens, by one slow core
+READINGS = 2  # of a long text by a run: counting it whole then takes a small part of the run's time
 _SCORED = 1 << 20  # targets that are scored at a time
 _SPLIT_ITEM = 1  # of Stream.SPLIT; validation uses 0
 
@@ -80,7 +88,7 @@ def baseline_of(
     token_bytes: NDArray[np.int64],  # (vocab_size,) raw bytes per token
     threads: int = 1,
 ) -> Baseline:
-    """Return the score of a model of the end of the training part that may be counted."""
+    """Return the score of a model of the training part or of its end."""
     nats = nats_of_text = 0.0
     total_bytes = 0
     for losses, targets in losses_in_pieces(model, validation, threads=threads):
@@ -88,23 +96,42 @@ def baseline_of(
         nats += float(losses.sum())
         nats_of_text += float(losses[sizes > 0].sum())
         total_bytes += int(sizes.sum())
-    counted = counted_part(train)
     return Baseline(
         order=model.order,
         loss=nats / validation.pairs if validation.pairs else None,
         bpb=nats_of_text / (math.log(2) * total_bytes) if total_bytes else None,
-        counted=counted.pairs if counted is not train else None,
+        counted=model.targets if model.targets < train.pairs else None,
     )
 
 
 def most_counted(documents: Documents) -> int:
-    """Return how many pairs of the documents may be counted."""
+    """Return how many pairs of the documents may be counted without a cut-off."""
     return int(MOST_COUNTED // documents.stream.itemsize**2)
 
 
 def counted_part(train: Documents) -> Documents:
-    """Return the documents that are counted: all, or the end of a long text."""
+    """Return the documents that are counted without a cut-off: all, or the end of a long text."""
     return train.end(most_counted(train))
+
+
+def counted_text(
+    train: Documents, vocab_size: int, reads: float = math.inf
+) -> tuple[Documents, Cutoff | None]:
+    """Return the documents that a run counts which reads `reads` tokens, and their cut-off.
+
+    A long text is counted whole, with a cut-off, if the run reads it READINGS times; a model of the
+    counts alone is trained by nothing else. A shorter run counts the end of it.
+    """
+    if train.pairs <= most_counted(train):
+        return train, None
+    if reads < READINGS * train.pairs:
+        return counted_part(train), None
+    return train, Cutoff(CUT_LENGTH if vocab_size <= WIDE else CUT_LENGTH_OF_PIECES)
+
+
+def reads_of_budget(budget_s: float) -> float:
+    """Return the `reads` with which `counted_text` counts what a time budget allows."""
+    return READINGS * budget_s * COUNTED_PER_S
 
 
 def losses_in_pieces(

@@ -25,6 +25,10 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "nck_count_ngrams": (
         _INT32, [_POINTER, _POINTER, _INT64, _INT64, _INT32, _POINTER, _INT32]
     ),
+    "nck_count_long_text": (
+        _INT32,
+        [_POINTER, _INT32, _INT64, _INT64, _INT32, _INT32, _INT64, _INT64, _POINTER, _INT32],
+    ),
     "nck_free_ngrams": (None, [_POINTER]),
     "nck_ngram_bytes": (_INT64, [_POINTER]),
     "nck_ngram_arrays_of": (_INT32, [_POINTER, _POINTER]),
@@ -51,11 +55,11 @@ class Arrays(ctypes.Structure):
     """nck_ngram_arrays of csrc/kernels/abi.h."""
 
     _fields_ = (
-        ("order", _INT64), ("vocab", _INT64),
+        ("order", _INT64), ("vocab", _INT64), ("targets", _INT64),
         ("stream_size", _INT64), ("nodes_size", _INT64),
-        ("children_size", _INT64), ("followers_size", _INT64),
+        ("children_size", _INT64), ("followers_size", _INT64), ("dropped_size", _INT64),
         ("stream", _POINTER), ("nodes", _POINTER), ("children", _POINTER), ("followers", _POINTER),
-        ("discounts", _POINTER),
+        ("dropped", _POINTER), ("discounts", _POINTER), ("counts_of_counts", _POINTER),
     )  # fmt: skip
 
 
@@ -78,5 +82,5 @@ def check(status: int) -> None:
 def pointer(array: NDArray[Any]) -> int:
     """Return the address of an array's first element; the caller must keep the array."""
     assert array.flags.c_contiguous
-    assert array.dtype in (np.int64, np.uint32, np.float64)
+    assert array.dtype in (np.int64, np.uint64, np.uint32, np.uint16, np.uint8, np.float64)
     return int(array.ctypes.data)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import weakref
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -19,13 +20,24 @@ from nanochat.data.tokenizer import BOS
 from nanochat.errors import KernelError
 from nanochat.ngram.kernels import Arrays, check, kernels, pointer
 
-__all__ = ["MAX_ORDER", "ContextReader", "KneserNey"]
+__all__ = ["MAX_ORDER", "ContextReader", "Cutoff", "KneserNey"]
 
 MAX_ORDER = 16
 MOST_TARGETS = 1 << 27
+# Targets of a long text that are sorted at a time, of up to 40 bytes each: 336 MB.
+CHUNK = 1 << 23
 # The arrays of the counts: rows of 32-bit integers of this many columns.
 _LEAF = 1 << 31  # in a link: a context that occurs once, and the position of its target
 COLUMNS = {"stream": 1, "nodes": 2, "children": 2, "followers": 3}
+CUT_COLUMNS = {**COLUMNS, "dropped": 2}  # of counts with a cut-off
+
+
+@dataclass(frozen=True, slots=True)
+class Cutoff:
+    """The n-grams that are dropped: of at least `length` tokens, seen less than `count` times."""
+
+    length: int  # at least 2
+    count: int = 2  # at least 2
 
 
 class KneserNey:
@@ -41,23 +53,44 @@ class KneserNey:
     1
     """
 
-    def __init__(self, counts: int, order: int, vocab_size: int, memory: object = None) -> None:
+    def __init__(
+        self,
+        counts: int,
+        order: int,
+        vocab_size: int,
+        memory: object = None,
+        cutoff: Cutoff | None = None,
+    ) -> None:
         self._counts = counts  # address of an nck_ngrams, freed with this object
         self._memory = memory  # that the counts read, if it is not their own
         self.order, self.vocab_size = order, vocab_size
+        self.cutoff = cutoff  # of counts that do not hold the text
         finalizer = weakref.finalize(self, kernels().nck_free_ngrams, counts)
         finalizer.atexit = False  # a daemon thread may still use the counts
 
     @classmethod
     def count(
-        cls, documents: Documents, order: int, vocab_size: int, threads: int = 1
+        cls,
+        documents: Documents,
+        order: int,
+        vocab_size: int,
+        threads: int = 1,
+        *,
+        cutoff: Cutoff | None = None,
+        chunk: int = CHUNK,
     ) -> KneserNey:
         """Count the n-grams of 1 … order tokens. The counts are equal for any `threads`.
 
+        With a cut-off, the text is sorted in chunks of `chunk` targets, which takes up to 40 bytes
+        for each, next to the counts and the text. The counts are equal for any `chunk`. Discounts
+        and sums are those of all n-grams: what a dropped n-gram had goes to the shorter context.
+
         Raises KernelError for an order outside 1 … 16, tokens outside [1, vocab_size), more than
-        2^27 tokens, or too little memory.
+        2^27 tokens (2^31 with a cut-off), or too little memory.
         """
         _check_int32(order=order, threads=threads, vocab_size=vocab_size)
+        if cutoff is not None:
+            return cls._count_long(documents, order, vocab_size, threads, cutoff, chunk)
         tokens, offsets = _arrays(documents)
         counts = ctypes.c_void_p()
         status = kernels().nck_count_ngrams(
@@ -69,14 +102,43 @@ class KneserNey:
         return cls(counts.value, order, vocab_size)
 
     @classmethod
+    def _count_long(
+        cls, documents: Documents, order: int, vocab_size: int, threads: int, cutoff: Cutoff,
+        chunk: int,
+    ) -> KneserNey:  # fmt: skip
+        _check_int32(cutoff_length=cutoff.length, cutoff_count=cutoff.count, chunk=chunk)
+        stream = documents.stream
+        if stream.dtype.kind == "i":  # no token is negative
+            stream = stream.view(stream.dtype.str.replace("i", "u"))
+        stream = np.ascontiguousarray(stream)
+        counts = ctypes.c_void_p()
+        status = kernels().nck_count_long_text(
+            pointer(stream), stream.itemsize, documents.pairs, vocab_size, order, cutoff.length,
+            cutoff.count, chunk, ctypes.addressof(counts), threads,
+        )  # fmt: skip
+        check(status)
+        assert counts.value is not None
+        return cls(counts.value, order, vocab_size, cutoff=cutoff)
+
+    @classmethod
     def open(cls, order: int, vocab_size: int, arrays: Mapping[str, NDArray[Any]]) -> KneserNey:
         """Return the model whose `arrays()` these are. It reads them in place.
 
         Raises KernelError for arrays that no count can have left.
         """
         _check_int32(order=order, vocab_size=vocab_size)
-        fields = Arrays(order=order, vocab=vocab_size)
-        for name, columns in COLUMNS.items():
+        fields = Arrays(order=order, vocab=vocab_size, targets=len(arrays["stream"]) - 1)
+        cutoff = None
+        if "cut" in arrays:
+            if arrays["counts_of_counts"].shape != (order, 2, 4):
+                raise KernelError(
+                    f"counts_of_counts must have the shape ({order}, 2, 4), got"
+                    f" {arrays['counts_of_counts'].shape}"
+                )
+            fields.targets, length, count = arrays["cut"].tolist()
+            cutoff = Cutoff(length, count)
+            fields.counts_of_counts = pointer(arrays["counts_of_counts"])
+        for name, columns in (CUT_COLUMNS if cutoff else COLUMNS).items():
             setattr(fields, name, pointer(arrays[name]))
             setattr(fields, f"{name}_size", arrays[name].size // columns)
         if arrays["discounts"].shape != (order, 2, 3):
@@ -87,7 +149,7 @@ class KneserNey:
         counts = ctypes.c_void_p()
         check(kernels().nck_open_ngrams(ctypes.addressof(fields), ctypes.addressof(counts)))
         assert counts.value is not None
-        return cls(counts.value, order, vocab_size, memory=dict(arrays))
+        return cls(counts.value, order, vocab_size, dict(arrays), cutoff)
 
     @property
     def address(self) -> int:
@@ -96,15 +158,33 @@ class KneserNey:
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return copies of the counts: stream, nodes, children and followers in uint32, and the
-        discounts in float64."""
+        discounts in float64.
+
+        Those with a cut-off also have `dropped` in uint32, `counts_of_counts` in int64, and `cut`:
+        the number of targets, and length and count of the cut-off.
+        """
+        return {name: array.copy() for name, array in self.views().items()}
+
+    def views(self) -> dict[str, NDArray[Any]]:
+        """Return `arrays` that are valid as long as this object."""
+        fields = self._fields()
+        arrays: dict[str, NDArray[Any]] = {}
+        for name, columns in (CUT_COLUMNS if self.cutoff else COLUMNS).items():
+            shape = (getattr(fields, f"{name}_size"), columns)
+            arrays[name] = _viewed(getattr(fields, name), ctypes.c_uint32, shape)
+        discounts = _viewed(fields.discounts, ctypes.c_double, (self.order, 6))
+        arrays["discounts"] = discounts.reshape(self.order, 2, 3)
+        if self.cutoff is not None:
+            with_count = _viewed(fields.counts_of_counts, ctypes.c_int64, (self.order, 8))
+            arrays["counts_of_counts"] = with_count.reshape(self.order, 2, 4)
+            cut = fields.targets, self.cutoff.length, self.cutoff.count
+            arrays["cut"] = np.array(cut, dtype=np.int64)
+        return arrays
+
+    def _fields(self) -> Arrays:
         fields = Arrays()
         check(kernels().nck_ngram_arrays_of(self._counts, ctypes.addressof(fields)))
-        arrays: dict[str, NDArray[Any]] = {}
-        for name, columns in COLUMNS.items():
-            shape = (getattr(fields, f"{name}_size"), columns)
-            arrays[name] = _copied(getattr(fields, name), ctypes.c_uint32, shape)
-        discounts = _copied(fields.discounts, ctypes.c_double, (self.order, 6))
-        return {**arrays, "discounts": discounts.reshape(self.order, 2, 3)}
+        return fields
 
     @property
     def bytes(self) -> int:
@@ -114,9 +194,13 @@ class KneserNey:
     @property
     def entries(self) -> int:
         """Entries of the tables: contexts, their extensions and their followers."""
-        fields = Arrays()
-        check(kernels().nck_ngram_arrays_of(self._counts, ctypes.addressof(fields)))
+        fields = self._fields()
         return int(fields.nodes_size + fields.children_size + fields.followers_size)
+
+    @property
+    def targets(self) -> int:
+        """Targets that were counted, the ends of documents included."""
+        return int(self._fields().targets)
 
     def token_losses(
         self, documents: Documents, order: int | None = None, threads: int = 1
@@ -188,7 +272,7 @@ class KneserNey:
 
     @cached_property
     def _in_place(self) -> Mapping[str, NDArray[Any]]:
-        return self._memory if isinstance(self._memory, dict) else self.arrays()
+        return self._memory if isinstance(self._memory, dict) else self.views()
 
     def reader(self, rows: int) -> ContextReader:
         """Return a reader of up to `rows` contexts at a time."""
@@ -239,11 +323,11 @@ class ContextReader:
         return self._result[:count]
 
 
-def _copied(address: int | None, kind: Any, shape: tuple[int, int]) -> NDArray[Any]:
-    """Return a copy of a matrix at an address."""
+def _viewed(address: int | None, kind: Any, shape: tuple[int, int]) -> NDArray[Any]:
+    """Return the matrix at an address."""
     if not address or not shape[0]:
         return np.zeros(shape, dtype=np.dtype(kind))
-    return np.ctypeslib.as_array(ctypes.cast(address, ctypes.POINTER(kind)), shape).copy()
+    return np.ctypeslib.as_array(ctypes.cast(address, ctypes.POINTER(kind)), shape)
 
 
 def _check_int32(**numbers: int) -> None:

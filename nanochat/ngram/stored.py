@@ -1,7 +1,8 @@
 """Counts on disk: `ngram-<sha256>.safetensors`, named by its content and mapped into memory.
 
 One file serves all checkpoints of a run. Its text is stored with it: counts of long contexts hold
-most of the text anyway.
+most of the text anyway. Counts with a cut-off, of a long text, do not hold it, and have a format
+with more arrays.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from nanochat.system.durable import output_error, write_durably
 __all__ = ["load_counts", "save_counts"]
 
 _SIZES, _TRAIN = "sizes", "train"  # order, vocabulary and parts; the cross-fitted probabilities
-_TYPES: dict[str, Any] = {"U32": "<u4", "F32": "<f4", "F64": "<f8"}
+_TYPES: dict[str, Any] = {"U32": "<u4", "I64": "<i8", "F32": "<f4", "F64": "<f8"}
+_FORMAT, _WITH_CUTOFF = "format", 2  # without an entry, the format is 1: that of all n-grams
 
 
 def save_counts(
@@ -36,7 +38,10 @@ def save_counts(
 
     # Not as metadata, which the library writes in a random order.
     sizes = np.array([model.order, model.vocab_size, parts], dtype=np.uint32)
-    content = save({**model.arrays(), _SIZES: sizes, _TRAIN: train})
+    arrays = {**model.views(), _SIZES: sizes, _TRAIN: train}
+    if model.cutoff is not None:
+        arrays[_FORMAT] = np.array([_WITH_CUTOFF], dtype=np.uint32)
+    content = save(arrays)
     sha256 = hashlib.sha256(content).hexdigest()
     path = _path(folder, sha256)
     try:
@@ -63,6 +68,11 @@ def load_counts(folder: Path, sha256: str) -> tuple[KneserNey, NDArray[np.float3
         raise CheckpointError(f"{path} is damaged: its SHA-256 is {found[:12]}…")
     try:
         arrays = _parsed(content)
+        if _FORMAT in arrays and (number := int(arrays.pop(_FORMAT)[0])) != _WITH_CUTOFF:
+            raise CheckpointError(
+                f"{path} must have the format 1 or {_WITH_CUTOFF}, got {number};"
+                " load it with the nanochat that wrote it"
+            )
         (order, vocab_size, parts), train = arrays.pop(_SIZES).tolist(), arrays.pop(_TRAIN)
         return KneserNey.open(order, vocab_size, arrays), train, parts
     except (KeyError, ValueError, KernelError) as error:

@@ -144,6 +144,15 @@ def show_text(run: RunSummary, record: Mapping[str, Any]) -> str:
     return text
 
 
+def _cutoff(cutoff: Mapping[str, int] | None) -> str:
+    if cutoff is None:
+        return ""
+    return (
+        f", without n-grams of at least {cutoff['length']} tokens that occur less than"
+        f" {cutoff['count']} times"
+    )
+
+
 def counts_lines(counts: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return what a person should know of the counts of a run; no line without counts."""
     lines = []
@@ -152,7 +161,7 @@ def counts_lines(counts: Sequence[Mapping[str, Any]]) -> list[str]:
         lines.append(
             f"counts: order {_or_missing(each['order'], str)},"
             f" {_or_missing(each['entries'], '{:,}'.format)} entries of"
-            f" {_or_missing(each['tokens'], '{:,}'.format)} tokens, {size}"
+            f" {_or_missing(each['tokens'], '{:,}'.format)} tokens, {size}{_cutoff(each['cutoff'])}"
         )
         lines.append(f"counts SHA-256: {each['sha256']}")
     return [*lines, WARNING] if counts else lines

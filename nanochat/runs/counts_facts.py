@@ -9,6 +9,7 @@ import json
 import math
 import os
 import re
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def counts_facts(run: Path) -> list[dict[str, Any]]:
 
     The SHA-256 is that of the name; loading the counts checks it. Entries are the rows of the
     tables of contexts and followers. They, order and tokens are None for a file that cannot be
-    read.
+    read. The cut-off, length and count, is None for counts of all n-grams.
     """
     folder = RunFolder(run).counts
     try:
@@ -40,7 +41,7 @@ def counts_facts(run: Path) -> list[dict[str, Any]]:
 def _facts(path: Path, sha256: str) -> dict[str, Any]:
     record: dict[str, Any] = {
         "path": path, "sha256": sha256, "bytes": None, "order": None, "tokens": None,
-        "entries": None,
+        "entries": None, "cutoff": None,
     }  # fmt: skip
     try:
         record["bytes"] = path.stat().st_size
@@ -49,9 +50,15 @@ def _facts(path: Path, sha256: str) -> dict[str, Any]:
             header = json.loads(file.read(min(size, _MOST_HEADER)))
             file.seek(8 + size + header["sizes"]["data_offsets"][0])
             order = int.from_bytes(file.read(4), "little")
+            cut = None
+            if "cut" in header:
+                file.seek(8 + size + header["cut"]["data_offsets"][0])
+                cut = struct.unpack("<3q", file.read(24))
         rows = {name: math.prod(header[name]["shape"][:1]) for name in ("stream", *_TABLES)}
-    except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError, struct.error):
         return record
     # The stream has BOS before the first document.
-    record.update(order=order, tokens=rows["stream"] - 1, entries=sum(rows[t] for t in _TABLES))
+    tokens = rows["stream"] - 1 if cut is None else cut[0]
+    record.update(order=order, tokens=tokens, entries=sum(rows[t] for t in _TABLES))
+    record["cutoff"] = None if cut is None else {"length": cut[1], "count": cut[2]}
     return record

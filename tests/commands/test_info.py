@@ -74,6 +74,7 @@ def test_a_run_with_counts_is_told_with_order_size_and_hash(folder, tiny, cli, r
         "path": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "bytes": path.stat().st_size, "order": 3, "tokens": len(arrays["stream"]) - 1,
         "entries": sum(len(arrays[name]) for name in ("nodes", "children", "followers")),
+        "cutoff": None,
     }  # fmt: skip
     for words in (["info", "run"], ["runs", "show", "run"]):
         assert json.loads(cli(*words, "--json").out)["counts"] == [facts]

@@ -13,7 +13,8 @@ import pytest
 import nanochat
 from nanochat.config.options import EvalConfig, SampleConfig, TrainConfig
 from nanochat.errors import CheckpointError, RunInterrupted
-from nanochat.ngram.kneser_ney import KneserNey
+from nanochat.ngram import baseline, mixing
+from nanochat.ngram.kneser_ney import Cutoff, KneserNey
 from nanochat.runs.checkpoint import load_checkpoint
 from nanochat.runs.counts import counts_of
 
@@ -82,6 +83,33 @@ def test_a_resumed_run_ends_with_the_same_bits_and_never_counts_again(run, stop_
     again = nanochat.train(TrainConfig(resume=True, out="cut", baseline=False))
     ends = [(newest(name) / "weights.safetensors").read_bytes() for name in ("whole", "cut")]
     assert ends[0] == ends[1]
+    assert again.metrics["val_loss"] == whole.metrics["val_loss"]
+
+
+def test_a_long_text_that_is_read_twice_is_counted_whole_with_a_cutoff(
+    run, stop_after, monkeypatch
+):
+    """And the probabilities of a long validation part are computed as they are read."""
+    exact = run(out="exact")
+    monkeypatch.setattr(baseline, "MOST_COUNTED", 30)
+    monkeypatch.setattr(mixing, "SHORT", 10)
+    run(out="short", steps=1, batch_size=1, grad_accum=1)
+    short = counts_of(load_checkpoint(newest("short")))
+    assert (short.cutoff, short.targets) == (None, 30)
+    monkeypatch.setattr(baseline, "READINGS", 0.01)
+    monkeypatch.setattr(baseline, "CUT_LENGTH", 4)  # of order 3, nothing is dropped
+    whole = run(out="whole")
+    counts = counts_of(load_checkpoint(newest("whole")))
+    assert counts.cutoff == Cutoff(4, 2)
+    assert counts.targets == counts_of(load_checkpoint(newest("exact"))).targets
+    assert whole.metrics["val_loss"] == pytest.approx(exact.metrics["val_loss"], abs=0.1)
+    scored = nanochat.evaluate(EvalConfig(run="whole", threads=1))
+    assert scored.loss == pytest.approx(whole.metrics["val_loss"], rel=1e-6)
+    stop_after(3)
+    with pytest.raises(RunInterrupted):
+        run(out="cut")
+    stop_after(10**9)
+    again = nanochat.train(TrainConfig(resume=True, out="cut", baseline=False))
     assert again.metrics["val_loss"] == whole.metrics["val_loss"]
 
 

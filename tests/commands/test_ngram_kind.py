@@ -218,9 +218,35 @@ def test_a_prompt_may_be_of_any_length(run):
     assert text.startswith(prompt)
 
 
-def test_a_long_text_is_counted_at_its_end_and_the_run_says_so(cli, folder, monkeypatch):
+def test_a_long_text_is_counted_whole_with_a_cutoff_and_the_run_says_so(
+    cli, folder, stop_after, monkeypatch
+):
     monkeypatch.setattr(baseline, "MOST_COUNTED", 30)
-    told = cli(*WORDS, "--order=3", "--out=run", "--num-samples=0")
+    monkeypatch.setattr(baseline, "CUT_LENGTH", 3)
+    told = cli(*WORDS, "--order=4", "--out=run", "--num-samples=0")
+    assert told.code == 0
+    text = "without those of at least 3 tokens that occur less than 2 times"
+    assert f"{text}; no parameters" in told.err
+    train, val, vocab = split()
+    losses = KneserNeyOracle(train, 4, vocab, cutoff=(3, 2)).losses(val)
+    assert result_of()["val_loss"] == pytest.approx(math.fsum(losses) / len(losses), rel=1e-12)
+    scored = nanochat.evaluate(EvalConfig(run="run"))
+    assert scored.loss == pytest.approx(result_of()["val_loss"], rel=1e-12)
+    (facts,) = json.loads(cli("info", "run", "--json").out)["counts"]
+    assert facts["cutoff"] == {"length": 3, "count": 2}
+    assert facts["tokens"] == sum(len(document) + 1 for document in train)
+    assert "without n-grams of at least 3 tokens that occur less" in cli("info", "run").out
+    model = nanochat.load("run")
+    assert len(model.generate("an", max_new_tokens=5)) > 2
+    assert nanochat.evaluate(EvalConfig(run="run", adapt=True)).loss < 10
+
+
+def test_a_short_time_budget_counts_the_end_of_a_long_text_and_the_run_says_so(
+    cli, folder, monkeypatch
+):
+    monkeypatch.setattr(baseline, "MOST_COUNTED", 30)
+    monkeypatch.setattr(baseline, "COUNTED_PER_S", 1)
+    told = cli(*WORDS, "--order=3", "--out=run", "--num-samples=0", "--time-budget=5s")
     assert told.code == 0
     train, val, vocab = split()
     pairs = sum(len(document) + 1 for document in train)

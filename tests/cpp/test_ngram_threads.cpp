@@ -34,6 +34,27 @@ struct Text {
 
 }  // namespace
 
+TEST_CASE(a_long_text_has_the_same_counts_for_any_number_of_threads) {
+  const Text text;
+  std::vector<std::int64_t> stream = text.tokens;
+  stream.front() = stream.back() = 0;
+  const auto targets = static_cast<std::int64_t>(stream.size()) - 1;
+  const auto followers = [&](std::int32_t threads) {
+    nck_ngrams* ngrams = nullptr;
+    CHECK(nck_count_long_text(stream.data(), 8, targets, 10, 6, 3, 2, 1000, &ngrams, threads) ==
+          NCK_OK);
+    nck_ngram_arrays arrays;
+    CHECK(nck_ngram_arrays_of(ngrams, &arrays) == NCK_OK);
+    std::vector<std::uint32_t> result(arrays.followers,
+                                      arrays.followers + 3 * arrays.followers_size);
+    nck_free_ngrams(ngrams);
+    return result;
+  };
+  const std::vector<std::uint32_t> expected = followers(1);
+  CHECK(expected.size() > 1000);
+  for (const std::int32_t threads : {2, 4}) CHECK(followers(threads) == expected);
+}
+
 TEST_CASE(losses_have_the_same_bits_for_any_number_of_threads) {
   const Text text;
   const std::vector<double> expected = text.losses(1);

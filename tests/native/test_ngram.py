@@ -17,7 +17,7 @@ from oracles.texts import Texts, documents_of, texts
 from nanochat import native
 from nanochat.data.documents import Documents
 from nanochat.ngram.kernels import SIGNATURES
-from nanochat.ngram.kneser_ney import KneserNey
+from nanochat.ngram.kneser_ney import Cutoff, KneserNey
 
 
 @st.composite
@@ -101,6 +101,71 @@ def test_threads_change_no_bit(order: int) -> None:
     assert results == [results[0]] * 4
 
 
+@st.composite
+def cutoffs(draw: st.DrawFn) -> tuple[int, int]:
+    """Return the length and the count of a cut-off."""
+    return draw(st.integers(2, 9)), draw(st.integers(2, 4))
+
+
+@settings(deadline=None, max_examples=60)
+@given(problems(), cutoffs(), st.sampled_from([1, 2, 7, 1 << 20]))
+def test_counts_with_a_cutoff_equal_the_formulas(
+    problem: tuple[int, int, Texts, Texts], cutoff: tuple[int, int], chunk: int
+) -> None:
+    vocab, order, counted, scored = problem
+    model = KneserNey.count(
+        documents_of(counted), order, vocab, cutoff=Cutoff(*cutoff), chunk=chunk
+    )
+    by_order = model.token_losses_by_order(documents_of(scored))
+    contexts = [context for context, _ in targets(scored)][:10]
+    for lower in range(1, order + 1):
+        oracle = KneserNeyOracle(counted, lower, vocab, cutoff=cutoff)
+        expected = np.exp(-np.array(oracle.losses(scored)))
+        np.testing.assert_allclose(np.exp(-by_order[lower - 1]), expected, 0, 1e-12)
+        rows = [[oracle.probability(c, t) for t in range(vocab)] for c in contexts]
+        result = model.distributions([np.array(c, dtype=np.int64) for c in contexts], lower)
+        np.testing.assert_allclose(result, np.reshape(rows, result.shape), 0, 1e-12)
+        np.testing.assert_allclose(result.sum(axis=1), 1, 0, 1e-12)
+
+
+@settings(deadline=None, max_examples=30)
+@given(problems(), st.sampled_from([1, 3, 1 << 20]))
+def test_a_cutoff_that_drops_nothing_changes_no_bit(
+    problem: tuple[int, int, Texts, Texts], chunk: int
+) -> None:
+    vocab, order, counted, scored = problem
+    documents, others = documents_of(counted), documents_of(scored)
+    exact = KneserNey.count(documents, order, vocab)
+    cut = KneserNey.count(documents, order, vocab, cutoff=Cutoff(order + 1), chunk=chunk)
+    losses = exact.token_losses_by_order(others)
+    assert cut.token_losses_by_order(others).tobytes() == losses.tobytes()
+    assert cut.arrays()["discounts"].tobytes() == exact.arrays()["discounts"].tobytes()
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int32, np.uint32, np.int64])
+def test_chunks_threads_and_types_change_no_bit_of_counts_with_a_cutoff(kind: type) -> None:
+    lengths = np.random.default_rng(3).integers(0, 400, 100)
+    tokens = zipfian(int(lengths.sum()), 50)
+    documents = Documents.of(tokens.astype(kind), np.cumsum([0, *lengths]))
+    expected = KneserNey.count(
+        Documents.of(tokens, np.cumsum([0, *lengths])), 6, 50, cutoff=Cutoff(3)
+    ).arrays()
+    for chunk, threads in ((1 << 20, 3), (5000, 2), (700, 1), (100, 4)):
+        model = KneserNey.count(documents, 6, 50, threads, cutoff=Cutoff(3), chunk=chunk)
+        for name, array in model.arrays().items():
+            assert array.tobytes() == expected[name].tobytes()
+
+
+def test_a_repeated_token_is_counted_without_sorting_it() -> None:
+    """No chunk can hold its contexts, and no token tells them apart."""
+    text = [[1] * 3000]
+    model = KneserNey.count(documents_of(text), 5, 3, cutoff=Cutoff(3), chunk=50)
+    expected = KneserNeyOracle(text, 5, 3, cutoff=(3, 2)).losses([[1] * 30, [2, 1]])
+    np.testing.assert_allclose(
+        model.token_losses(documents_of([[1] * 30, [2, 1]])), expected, 1e-12
+    )
+
+
 @pytest.mark.parametrize("side", ["begin", "end"])
 def test_no_element_next_to_an_array_is_read_or_written(side: Side) -> None:
     place = next_to_guard_page(side)
@@ -119,6 +184,21 @@ def test_no_element_next_to_an_array_is_read_or_written(side: Side) -> None:
     result = ffi.cast("double *", probabilities.ctypes.data)
     assert library.nck_ngram_distributions(counts, tokens, offsets, 4, 4, result, 1) == OK
     np.testing.assert_allclose(probabilities.reshape(4, 4).sum(axis=1), 1, 0, 1e-12)
+
+
+@pytest.mark.parametrize("side", ["begin", "end"])
+@pytest.mark.parametrize("kind", [np.uint8, np.int64])
+def test_no_token_next_to_a_long_text_is_read(side: Side, kind: type) -> None:
+    """Documents that begin alike have equal contexts that are shorter than the order."""
+    stream = np.array([0, 1, 2, 0, 1, 2, 0, 1, 0, 1, 2, 0], dtype=kind)
+    placed = next_to_guard_page(side)(stream)
+    for chunk in (2, 100):
+        counts = [
+            KneserNey.count(Documents.of_stream(text), 16, 3, cutoff=Cutoff(5), chunk=chunk)
+            for text in (stream, placed)
+        ]
+        first, second = (model.arrays() for model in counts)
+        assert all(array.tobytes() == second[name].tobytes() for name, array in first.items())
 
 
 def test_typed_functions_have_the_types_of_the_declarations() -> None:
@@ -193,6 +273,57 @@ def test_good_arguments_are_counted() -> None:
     assert count() == OK
     assert count(tokens=None, offsets=[0], documents=0) == OK
     assert count(tokens=None, offsets=[0, 0, 0]) == OK
+
+
+LONG: dict[str, Any] = {
+    "stream": [0, 1, 2, 0, 1, 0], "token_bytes": 8, "targets": 5, "vocab": 3, "order": 2,
+    "cut_length": 2, "cut_count": 2, "chunk": 4, "ngrams": True, "threads": 1,
+}  # fmt: skip
+
+
+def count_long(**changed: Any) -> int:
+    """Call nck_count_long_text. A call that fails must leave the result untouched."""
+    given_ = {**LONG, **changed}
+    ngrams = native.ffi.new("nck_ngrams **")
+    status = native.cpu().nck_count_long_text(
+        array(given_["stream"]), given_["token_bytes"], given_["targets"], given_["vocab"],
+        given_["order"], given_["cut_length"], given_["cut_count"], given_["chunk"],
+        ngrams if given_["ngrams"] else native.ffi.NULL, given_["threads"],
+    )  # fmt: skip
+    assert (ngrams[0] == native.ffi.NULL) == (status != OK)
+    native.cpu().nck_free_ngrams(ngrams[0])
+    return int(status)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"order": 17}, "order must be in [1, 16], got 17"),
+        ({"vocab": 0}, "vocab must be in [1, 1048576], got 0"),
+        ({"targets": -1}, "targets must be in [0, 2147483648], got -1"),
+        ({"targets": 1 << 32}, f"targets must be in [0, 2147483648], got {1 << 32}"),
+        ({"cut_length": 1}, "cut_length must be in [2, 17], got 1"),
+        ({"cut_count": 1}, "cut_count must be in [2, 2147483648], got 1"),
+        ({"chunk": 0}, "chunk must be in [1, 2147483648], got 0"),
+        ({"threads": 0}, "threads must be at least 1, got 0"),
+        ({"stream": None}, "stream must not be NULL"),
+        ({"ngrams": False}, "ngrams must not be NULL"),
+        ({"token_bytes": 3}, "token_bytes must be 1, 2, 4 or 8, got 3"),
+        ({"stream": [0, 1, 3, 0, 1, 0]}, "token 2 must be in [0, 3), got 3"),
+        ({"stream": [1, 1, 2, 0, 1, 0]}, "the stream must begin and end with BOS"),
+        ({"targets": 4}, "the stream must begin and end with BOS"),
+    ],
+)
+def test_a_wrong_argument_of_counting_a_long_text_is_named(
+    changed: dict[str, Any], message: str
+) -> None:
+    assert count_long(**changed) == ARGUMENT
+    assert last_error() == message
+
+
+def test_a_long_text_without_targets_is_counted() -> None:
+    assert count_long() == OK
+    assert count_long(stream=[0], targets=0) == OK
 
 
 @pytest.mark.parametrize(

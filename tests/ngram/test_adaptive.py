@@ -14,7 +14,7 @@ from oracles.texts import documents_of
 
 from nanochat.errors import KernelError
 from nanochat.ngram.adaptive import AdaptiveCounts
-from nanochat.ngram.kneser_ney import KneserNey
+from nanochat.ngram.kneser_ney import Cutoff, KneserNey
 from nanochat.ngram.stored import load_counts, save_counts
 
 VOCAB = 6
@@ -55,6 +55,23 @@ def test_at_each_moment_the_counts_are_those_of_both_texts(order: int, trained: 
             (loss,) = adaptive.read([target])
             assert np.exp(-loss) == pytest.approx(expected[target], rel=1e-12)
         done.append(document)
+
+
+@settings(deadline=None, max_examples=30)
+@given(TEXTS, TEXTS, st.integers(2, 5), st.integers(2, 4))
+def test_counts_with_a_cutoff_grow_from_their_own_probabilities_and_keep_a_sum_of_one(
+    training: list[list[int]], read: list[list[int]], order: int, length: int
+) -> None:
+    model = KneserNey.count(documents_of(training), order, VOCAB, cutoff=Cutoff(length))
+    adaptive = AdaptiveCounts(model, **PLAIN)
+    np.testing.assert_allclose(adaptive.distribution(), model.distribution([0]), rtol=1e-12)
+    learning = AdaptiveCounts(model)
+    for target in stream_of(read):
+        for each in (adaptive, learning):
+            expected = each.distribution()
+            assert expected.min() > 0
+            assert expected.sum() == pytest.approx(1, rel=1e-9)
+            assert np.exp(-each.read([target])[0]) == pytest.approx(expected[target], rel=1e-9)
 
 
 def test_whole_documents_are_counted_as_if_they_had_been_trained_on() -> None:

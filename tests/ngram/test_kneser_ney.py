@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import subprocess
 import sys
 
 import numpy as np
@@ -101,3 +102,39 @@ def test_memory_stays_within_its_bounds_per_token() -> None:
     text = Documents.of(tokens, np.array([0, len(tokens)]))
     assert KneserNey.count(text, 7, 61).bytes <= 40 * len(tokens)
     assert KneserNey.count(text, 13, 61).bytes <= 90 * len(tokens)
+
+
+_COUNT_IN_CHUNKS = """
+import sys
+import numpy as np
+from nanochat.data.documents import Documents
+from nanochat.ngram.kneser_ney import Cutoff, KneserNey
+
+tokens = np.random.default_rng(0).integers(1, 60, 1_000_000, dtype=np.uint8)
+text = Documents.of(tokens, np.array([0, len(tokens)]))
+KneserNey.count(text.piece(0, 9), 6, 61, cutoff=Cutoff(3, 99))  # loads the library
+del tokens
+
+def peak():  # ru_maxrss would include that of the parent process
+    (line,) = (line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
+before = peak()
+model = KneserNey.count(text, 6, 61, int(sys.argv[1]), cutoff=Cutoff(3, 99), chunk=int(sys.argv[2]))
+print(peak() - before, model.bytes)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_of_a_long_text_is_bounded_by_its_chunks_and_not_by_its_length() -> None:
+    def taken(chunk: int) -> tuple[int, int]:
+        command = [sys.executable, "-c", _COUNT_IN_CHUNKS, "1", str(chunk)]
+        out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        more, size = map(int, out.split())
+        return more, size
+
+    chunk = 1 << 17
+    more, size = taken(chunk)
+    bound = 2 * size + 40 * chunk + (3 << 20)  # and the blocks that the tables grow in
+    assert more <= bound
+    assert bound < taken(1 << 20)[0]

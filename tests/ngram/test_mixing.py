@@ -8,9 +8,10 @@ from oracles.kneser_ney import KneserNeyOracle, targets
 from oracles.texts import documents_of
 
 from nanochat.ngram import baseline
-from nanochat.ngram.kneser_ney import KneserNey
+from nanochat.ngram.kneser_ney import Cutoff, KneserNey
 from nanochat.ngram.mixing import (
     FOLDS,
+    ReadProbabilities,
     cross_fitted,
     parts_for,
     probabilities,
@@ -176,3 +177,74 @@ def test_the_text_before_what_is_counted_at_most_is_scored_by_all_counts(monkeyp
     rest = cross_fitted(documents_of([end]), 3, VOCAB, seed=0)
     assert found[-200:].tolist() == rest.tolist()
     assert training_part(documents, 0, 5).pairs == 100
+
+
+@pytest.mark.parametrize("lengths", [[601], [90, 310, 200]])
+def test_a_half_of_a_text_with_a_cutoff_is_scored_by_the_other_half(lengths: list[int]) -> None:
+    random = np.random.default_rng(6)
+    documents = documents_of([random.integers(1, VOCAB, length).tolist() for length in lengths])
+    found = cross_fitted(documents, 4, VOCAB, seed=0, cutoff=Cutoff(3))
+    stream, pairs = documents.stream.tolist(), documents.pairs
+    for first, last in ((0, pairs // 2), (pairs // 2, pairs)):
+        rest = documents_in(stream[: first - 3 + 1]) if first else documents_in(stream[last + 4 :])
+        oracle = KneserNeyOracle(rest, 4, VOCAB, cutoff=(3, 2))
+        for p in range(first, last):
+            begin = max(i for i in range(p + 1) if stream[i] == 0)
+            expected = oracle.probability(tuple(stream[begin : p + 1]), stream[p + 1])
+            assert found[p] == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_document_of_a_text_with_a_cutoff_is_scored_without_it_and_its_copies() -> None:
+    texts = random_texts(10 * FOLDS, 12)
+    texts[5] = texts[50] = texts[95] = [1, 5, 2, 5, 3, 5, 4, 5, 1, 5, 2, 5, 3, 5]
+    documents = documents_of(texts)
+    ends = np.cumsum(documents.lengths + 1)[:-1]
+    found = np.split(cross_fitted(documents, 4, VOCAB, seed=7, cutoff=Cutoff(3)), ends)
+    assert found[5].tobytes() == found[50].tobytes() == found[95].tobytes()
+    # Two models score all documents: those that the first document's model scores are its half.
+    changed = [*texts]
+    changed[0] = [2, 2, 2, 2, 3, 3, 3] * 20
+    after = documents_of(changed)
+    again = np.split(
+        cross_fitted(after, 4, VOCAB, seed=7, cutoff=Cutoff(3)),
+        np.cumsum(after.lengths + 1)[:-1],
+    )
+    same = [d for d in range(1, len(texts)) if np.array_equal(found[d], again[d])]
+    assert 30 < len(same) < 70
+    for half in (same, [d for d in range(1, len(texts)) if d not in same]):
+        others = [changed[d] for d in range(1, len(texts)) if d not in half]
+        options = [others, [changed[0], *others]]
+        oracles = [KneserNeyOracle(text, 4, VOCAB, cutoff=(3, 2)) for text in options]
+        d = next(d for d in half if len(changed[d]) > 5)
+        expected = [[o.probability(c, t) for c, t in targets([changed[d]])] for o in oracles]
+        assert any(np.allclose(again[d], each, rtol=1e-6) for each in expected)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_probabilities_that_are_read_in_any_order_are_those_of_the_text(dtype: type) -> None:
+    documents = documents_of(random_texts(90, 60, seed=3))
+    model = KneserNey.count(documents_of(random_texts(50, 60)), 5, VOCAB)
+    expected = np.exp(-model.token_losses(documents)).astype(dtype)
+    read, random = ReadProbabilities(model, documents, dtype=dtype), np.random.default_rng(1)
+    for _ in range(9):
+        pairs = random.integers(0, documents.pairs, (2, 3))
+        assert read[pairs].tobytes() == expected[pairs].tobytes()
+    assert read[np.arange(documents.pairs)].tobytes() == expected.tobytes()
+
+
+def test_only_what_is_read_of_a_long_text_is_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    documents = documents_of([[1, 2, 3, 4, 5] * 4000])
+    model = KneserNey.count(documents, 3, VOCAB)
+    scored = []
+    real = KneserNey.token_losses
+
+    def noted(self, text, *args, **options):
+        scored.append(text.pairs)
+        return real(self, text, *args, **options)
+
+    monkeypatch.setattr(KneserNey, "token_losses", noted)
+    read = ReadProbabilities(model, documents)
+    for _ in range(3):
+        read[np.arange(700, 720)]
+        read[np.arange(9000, 9300)]
+    assert sum(scored) < 1200

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from oracles.texts import documents_of
 
 from nanochat.errors import CheckpointError, KernelError
-from nanochat.ngram.kneser_ney import KneserNey
+from nanochat.ngram.kneser_ney import Cutoff, KneserNey
 from nanochat.ngram.mixing import FOLDS
 from nanochat.ngram.stored import load_counts, save_counts
 
@@ -43,6 +43,46 @@ def test_what_was_saved_is_loaded(tmp_path: Path, order: int, count: int) -> Non
     assert loaded.token_losses_by_order(scored).tobytes() == losses.tobytes()
     contexts = [[], [0], [0, 3], [3, 4, 5, 6], text()[0][:9]]
     assert loaded.distributions(contexts).tobytes() == model.distributions(contexts).tobytes()
+
+
+@pytest.mark.parametrize("order", [1, 2, 5])
+def test_counts_with_a_cutoff_are_loaded_with_it(tmp_path: Path, order: int) -> None:
+    model = KneserNey.count(documents_of(text()), order, VOCAB, cutoff=Cutoff(3, 2))
+    train = np.zeros(0, dtype=np.float32)
+    loaded, *_ = load_counts(tmp_path, save_counts(model, train, tmp_path))
+    assert loaded.cutoff == Cutoff(3, 2)
+    assert (loaded.targets, loaded.bytes) == (model.targets, model.bytes)
+    assert loaded.targets == documents_of(text()).pairs
+    for name, array in model.arrays().items():
+        assert array.tobytes() == loaded.arrays()[name].tobytes()
+    scored = documents_of(text(seed=1))
+    losses = model.token_losses_by_order(scored)
+    assert loaded.token_losses_by_order(scored).tobytes() == losses.tobytes()
+    assert [loaded.matched(c) for c in ([], [0], [9, 3])] == [
+        model.matched(c) for c in ([], [0], [9, 3])
+    ]
+
+
+def test_a_format_of_a_later_version_is_refused(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("nanochat.ngram.stored._WITH_CUTOFF", 3)
+    model = KneserNey.count(documents_of(text()), 4, VOCAB, cutoff=Cutoff(3, 2))
+    sha256 = save_counts(model, np.zeros(0, dtype=np.float32), tmp_path)
+    monkeypatch.undo()
+    with pytest.raises(CheckpointError, match=r"must have the format 1 or 2, got 3; load it with"):
+        load_counts(tmp_path, sha256)
+
+
+def test_damaged_counts_with_a_cutoff_are_refused() -> None:
+    model = KneserNey.count(documents_of(text()), 4, VOCAB, cutoff=Cutoff(3, 2))
+    arrays = model.arrays()
+    for name, wrong in (
+        ("cut", np.array([-1, 3, 2])),
+        ("counts_of_counts", arrays["counts_of_counts"] - 10**6),
+        ("counts_of_counts", arrays["counts_of_counts"][:2]),
+        ("dropped", np.concatenate([arrays["dropped"]] * 9)),
+    ):
+        with pytest.raises(KernelError, match=r"^(targets|the counts are|counts_of_c|dropped_si)"):
+            KneserNey.open(4, VOCAB, {**arrays, name: wrong})
 
 
 def test_a_file_is_named_by_its_content_and_another_library_reads_it(tmp_path: Path) -> None:

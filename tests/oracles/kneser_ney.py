@@ -74,16 +74,21 @@ class KneserNeyOracle:
         order: int,
         vocab_size: int,
         unfinished: Sequence[int] | None = None,
+        cutoff: tuple[int, int] | None = None,  # length and count: drop longer ones seen less often
     ) -> None:
         self.order, self.vocab_size = order, vocab_size
         self.followers: dict[Gram, dict[int, int]] = defaultdict(dict)
+        self.sums: Counter[Gram] = Counter()  # of the counts of all followers, the dropped included
         self.discounts: list[tuple[float, float, float]] = []
         for length in range(1, order + 1):
             count = occurrences if length == order else adjusted_counts
             counts = count(documents, length, unfinished)
             self.discounts.append(discounts(counts))
+            seen = occurrences(documents, length, unfinished)
             for gram, value in counts.items():
-                self.followers[gram[:-1]][gram[-1]] = value
+                self.sums[gram[:-1]] += value
+                if cutoff is None or length < cutoff[0] or seen[gram] >= cutoff[1]:
+                    self.followers[gram[:-1]][gram[-1]] = value
 
     def probability(self, context: Gram, target: int) -> float:
         """Return p(target | context). The context begins with BOS where its document does."""
@@ -100,8 +105,9 @@ class KneserNeyOracle:
 
         count = followers.get(target, 0)
         own = count - discount(count) if count else 0.0
-        left = math.fsum(map(discount, followers.values()))
-        return (own + left * lower) / sum(followers.values())
+        kept = math.fsum(count - discount(count) for count in followers.values())
+        backoff = 1 - kept / self.sums[context]
+        return own / self.sums[context] + backoff * lower
 
     def losses(self, documents: Sequence[Sequence[int]]) -> list[float]:
         """Return −log p of each target, the ends of documents included."""

@@ -89,6 +89,14 @@ Adaptive::Adaptive(const View& table, int order, bool begins, double rate)
 
 // Counts the n-grams of each length by their count: nodes lie by depth, the root first.
 void Adaptive::count_frozen() {
+  if (table_.counts_of_counts != nullptr) {
+    for (int depth = 0; depth < order_; ++depth) {
+      std::copy_n(table_.counts_of_counts + (2 * depth + kind_at(depth)) * 4, 4,
+                  counts_of_counts_[depth].begin());
+      estimates_[depth] = estimate_discounts(counts_of_counts_[depth]);
+    }
+    return;
+  }
   ByDepth<std::int64_t, max_order + 1> leaves_from;  // leaves that begin less those that end
   std::size_t begin = 0, end = table_.targets > 0 ? 1 : 0;
   for (int depth = 0; depth < order_ && begin < end; ++depth) {
@@ -139,6 +147,7 @@ void Adaptive::set_totals(Context& context, int depth) const noexcept {
   const Followers found = followers_of(table_, context.frozen);
   context.types = static_cast<std::uint32_t>(found.count);
   const Kind kind = kind_at(depth);
+  context.dropped = table_.dropped_of(context.frozen).sum[kind];
   if (found.count + 2 > short_list && found.first != table_.followers + begin) {
     const Follower& header = table_.followers[begin + kind];
     context.totals = {header.token, header.count[0], header.count[1]};
@@ -174,7 +183,7 @@ std::uint32_t Adaptive::frozen_count(const Context& context, std::uint32_t token
 }
 
 std::uint32_t Adaptive::add_context(std::uint32_t parent, std::uint32_t token, std::uint32_t leaf) {
-  contexts_.push_back({parent, token, none, leaf, 0, {0, 0, 0}, none});
+  contexts_.push_back({parent, token, none, leaf, 0, {0, 0, 0}, 0, none});
   context_index_.enter_last(contexts_);
   return static_cast<std::uint32_t>(contexts_.size() - 1);
 }
@@ -227,10 +236,11 @@ void Adaptive::weigh(int depth) {
     is_outdated_[depth] = false;
   }
   Totals totals{1, 1, 0};
-  std::uint32_t types = 1;
+  std::uint32_t types = 1, dropped = 0;
   if (!is_virtual(depth)) {
     const Context& context = contexts_[path_[depth]];
     totals = context.totals;
+    dropped = context.dropped;
     types = context.types;
   }
   Level& level = levels_[depth];
@@ -239,8 +249,8 @@ void Adaptive::weigh(int depth) {
   level.with = {static_cast<double>(totals.ones), static_cast<double>(totals.twos),
                 static_cast<double>(types - totals.ones - totals.twos)};
   level.discounts = estimates_[depth];
-  level.sum = totals.sum;
-  level.left = 0.0;
+  level.sum = totals.sum + static_cast<double>(dropped);
+  level.left = dropped;
   for (std::size_t i = 0; i < level.with.size(); ++i) {
     if (rate_ > 0 && level.with[i] > 0) {
       level.discounts[i] = shifts_.shifted(depth, level.kind, i, level.discounts[i]);

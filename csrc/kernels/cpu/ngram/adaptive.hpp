@@ -70,7 +70,8 @@ class Adaptive {
     std::uint32_t leaf;           // the position of the only target in the read text, or none
     std::uint32_t types;          // distinct followers
     Totals totals;
-    std::uint32_t newest;  // of its elements in grams_, or none
+    std::uint32_t dropped;  // sum of the frozen counts that a cut-off dropped
+    std::uint32_t newest;   // of its elements in grams_, or none
   };
 
   struct Gram {

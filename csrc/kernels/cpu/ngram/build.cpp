@@ -49,7 +49,7 @@ class Builder {
 
   // Makes nodes and children, depth by depth.
   void grow() {
-    add_node(0, table_.targets(), false);
+    add_node(0, table_.targets, false);
     begins_[0] = 0;
     for (int depth = 0; depth <= longest_; ++depth) {
       begins_[depth + 1] = table_.nodes.size();
@@ -213,6 +213,7 @@ Discounts estimate_discounts(const CountsOfCounts& with) noexcept {
 }
 
 void build(Table& table, int threads) {
+  table.targets = static_cast<std::uint32_t>(table.stream.size()) - 1;
   std::vector<std::uint32_t> order;
   std::vector<std::uint8_t> shared;
   sort_contexts(table.stream, table.vocab, table.order - 1, threads, order, shared);

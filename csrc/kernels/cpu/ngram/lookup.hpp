@@ -13,10 +13,19 @@ struct Context {
   bool begins;
 };
 
-// Writes −log p(target) for the orders least_order, least_order + 1 … most_order, `stride` elements
-// apart.
-void losses(const View& table, const Context& context, std::uint32_t target, int least_order,
-            int most_order, double* result, std::int64_t stride) noexcept;
+struct Lookup {
+  Context context;
+  std::uint32_t target;
+  double* result;  // of the least order
+};
+
+// Lookups that wait for memory together.
+inline constexpr int most_lookups = 16;
+
+// Writes −log p(target) of at most most_lookups for the orders least_order, least_order + 1 …
+// most_order, `stride` elements apart.
+void losses(const View& table, const Lookup* lookups, int count, int least_order, int most_order,
+            std::int64_t stride) noexcept;
 
 // Writes the probabilities of all tokens.
 void distribution(const View& table, const Context& context, int order, double* result) noexcept;

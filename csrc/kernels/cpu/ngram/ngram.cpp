@@ -1,5 +1,6 @@
 // The n-gram functions of the C ABI: check the arguments and share targets among threads.
 #include <algorithm>
+#include <array>
 #include <memory>
 
 #include "kernels/checks.hpp"
@@ -59,6 +60,22 @@ std::vector<std::uint32_t> stream_of(const std::int64_t* tokens, const std::int6
   return stream;
 }
 
+// Checks a token stream: BOS first and last, and tokens of the vocabulary.
+template <class Token>
+void check_stream(const Token* stream, std::int64_t targets, std::int64_t vocab) {
+  for (std::int64_t i = 0; i <= targets; ++i) {
+    const std::uint64_t token = stream[i];
+    if (token >= static_cast<std::uint64_t>(vocab)) {
+      throw Failure(NCK_ARGUMENT, "token %lld must be in [0, %lld), got %llu",
+                    static_cast<long long>(i), static_cast<long long>(vocab),
+                    static_cast<unsigned long long>(token));
+    }
+  }
+  if (stream[0] != bos || stream[targets] != bos) {
+    throw Failure(NCK_ARGUMENT, "the stream must begin and end with BOS");
+  }
+}
+
 void check_whole(bool holds, const char* what) {
   if (!holds) throw Failure(NCK_ARGUMENT, "the counts are damaged: %s", what);
 }
@@ -72,10 +89,14 @@ View opened(const nck_ngram_arrays& arrays) {
   check_range("nodes_size", arrays.nodes_size, 2, most);
   check_range("children_size", arrays.children_size, 0, most);
   check_range("followers_size", arrays.followers_size, 0, most);
+  const bool is_cut = arrays.counts_of_counts != nullptr;
+  check_range("targets", arrays.targets, 0, is_cut ? max_cut_targets : max_targets);
+  check_range("dropped_size", arrays.dropped_size, 0, is_cut ? arrays.nodes_size - 1 : 0);
   View view;
   view.order = static_cast<int>(arrays.order);
   view.vocab = static_cast<std::uint32_t>(arrays.vocab);
-  view.targets = static_cast<std::uint32_t>(arrays.stream_size - 1);
+  view.targets = static_cast<std::uint32_t>(arrays.targets);
+  view.last_position = static_cast<std::uint32_t>(arrays.stream_size - 1);
   view.node_count = static_cast<std::size_t>(arrays.nodes_size);
   view.child_count = static_cast<std::size_t>(arrays.children_size);
   view.follower_count = static_cast<std::size_t>(arrays.followers_size);
@@ -88,6 +109,11 @@ View opened(const nck_ngram_arrays& arrays) {
   view.nodes = reinterpret_cast<const Node*>(arrays.nodes);
   view.children = reinterpret_cast<const Child*>(arrays.children);
   view.followers = reinterpret_cast<const Follower*>(arrays.followers);
+  view.dropped_count = static_cast<std::size_t>(arrays.dropped_size);
+  view.first_cut = view.node_count - 1 - view.dropped_count;
+  if (view.dropped_count > 0) check_pointer(arrays.dropped, "dropped");
+  view.dropped = reinterpret_cast<const Dropped*>(arrays.dropped);
+  view.counts_of_counts = arrays.counts_of_counts;
   const double* discount = arrays.discounts;
   for (int depth = 0; depth < view.order; ++depth) {
     for (Discounts& discounts : view.discounts[depth]) {
@@ -97,10 +123,15 @@ View opened(const nck_ngram_arrays& arrays) {
       }
     }
   }
-  for (std::uint32_t i = 0; i <= view.targets; ++i) {
+  check_whole(is_cut || view.targets == view.last_position, "the number of targets");
+  for (std::size_t i = 0; is_cut && i < static_cast<std::size_t>(view.order) * 8; ++i) {
+    check_whole(view.counts_of_counts[i] >= 0, "a count of counts");
+  }
+  for (std::uint32_t i = 0; i <= view.last_position; ++i) {
     check_whole(view.stream[i] < view.vocab, "a token of the text");
   }
-  check_whole(view.stream[0] == bos && view.stream[view.targets] == bos, "an end of the text");
+  check_whole(view.stream[0] == bos && view.stream[view.last_position] == bos,
+              "an end of the text");
   const std::size_t last = view.node_count - 1;
   check_whole(view.nodes[last].first_child == view.child_count &&
                   view.nodes[last].first_follower == view.follower_count,
@@ -121,7 +152,7 @@ View opened(const nck_ngram_arrays& arrays) {
   }
   for (std::size_t i = 0; i < view.child_count; ++i) {
     const std::uint32_t link = view.children[i].link, target = link & ~leaf_bit;
-    check_whole((link & leaf_bit) == 0 ? link < last : target >= 1 && target <= view.targets,
+    check_whole((link & leaf_bit) == 0 ? link < last : target >= 1 && target <= view.last_position,
                 "a child");
   }
   return view;
@@ -139,13 +170,19 @@ void score(const View& table, const std::int64_t* tokens, const std::int64_t* of
     if (offsets[document + half] + document + half <= first) document += half;
     count -= half;
   }
+  std::array<Lookup, most_lookups> lookups;
+  int waiting = 0;
   for (std::int64_t i = first; i < last; ++i) {
     while (i >= offsets[document + 1] + document + 1) ++document;
     const std::int64_t begin = offsets[document], length = i - begin - document;
     const bool is_end = begin + length == offsets[document + 1];
     const auto target = is_end ? bos : static_cast<std::uint32_t>(tokens[begin + length]);
-    losses(table, {tokens + begin, length, true}, target, least_order, most_order, result + i,
-           stride);
+    lookups[static_cast<std::size_t>(waiting++)] = {
+        {tokens + begin, length, true}, target, result + i};
+    if (waiting == most_lookups || i + 1 == last) {
+      losses(table, lookups.data(), waiting, least_order, most_order, stride);
+      waiting = 0;
+    }
   }
 }
 
@@ -174,6 +211,50 @@ std::int32_t nck_count_ngrams(const std::int64_t* tokens, const std::int64_t* of
   });
 }
 
+std::int32_t nck_count_long_text(const void* stream, std::int32_t token_bytes, std::int64_t targets,
+                                 std::int64_t vocab, std::int32_t order, std::int32_t cut_length,
+                                 std::int64_t cut_count, std::int64_t chunk, nck_ngrams** ngrams,
+                                 std::int32_t threads) {
+  using namespace nanochat::kernels;
+  return guarded([&] {
+    check_range("order", order, 1, ngram::max_order);
+    check_range("vocab", vocab, 1, ngram::max_vocab);
+    check_range("targets", targets, 0, ngram::max_cut_targets);
+    check_range("cut_length", cut_length, 2, ngram::max_order + 1);
+    check_range("cut_count", cut_count, 2, ngram::max_cut_targets);
+    check_range("chunk", chunk, 1, ngram::max_cut_targets);
+    check_threads(threads);
+    check_pointer(stream, "stream");
+    check_pointer(static_cast<const void*>(ngrams), "ngrams");
+    auto counted = std::make_unique<nck_ngrams>();
+    counted->table.order = order;
+    counted->table.vocab = static_cast<std::uint32_t>(vocab);
+    const auto count = [&](const auto* tokens) {
+      ngram::check_stream(tokens, targets, vocab);
+      ngram::build_long(counted->table, tokens, targets,
+                        {cut_length, static_cast<std::uint32_t>(cut_count)}, chunk, threads);
+    };
+    switch (token_bytes) {
+      case 1:
+        count(static_cast<const std::uint8_t*>(stream));
+        break;
+      case 2:
+        count(static_cast<const std::uint16_t*>(stream));
+        break;
+      case 4:
+        count(static_cast<const std::uint32_t*>(stream));
+        break;
+      case 8:
+        count(static_cast<const std::uint64_t*>(stream));
+        break;
+      default:
+        throw Failure(NCK_ARGUMENT, "token_bytes must be 1, 2, 4 or 8, got %d", token_bytes);
+    }
+    counted->view = ngram::view_of(counted->table);
+    *ngrams = counted.release();
+  });
+}
+
 // NOLINTNEXTLINE(misc-const-correctness): abi.h declares it without const
 void nck_free_ngrams(nck_ngrams* ngrams) { delete ngrams; }
 
@@ -182,9 +263,9 @@ std::int64_t nck_ngram_bytes(const nck_ngrams* ngrams) {
   using namespace nanochat::kernels::ngram;
   const View& view = ngrams->view;
   return static_cast<std::int64_t>(
-      sizeof(*ngrams) + (std::size_t{view.targets} + 1) * sizeof(std::uint32_t) +
+      sizeof(*ngrams) + (std::size_t{view.last_position} + 1) * sizeof(std::uint32_t) +
       view.node_count * sizeof(Node) + view.child_count * sizeof(Child) +
-      view.follower_count * sizeof(Follower));
+      view.follower_count * sizeof(Follower) + view.dropped_count * sizeof(Dropped));
 }
 
 std::int32_t nck_ngram_arrays_of(const nck_ngrams* ngrams, nck_ngram_arrays* arrays) {
@@ -199,15 +280,19 @@ std::int32_t nck_ngram_arrays_of(const nck_ngrams* ngrams, nck_ngram_arrays* arr
     };
     *arrays = {view.order,
                view.vocab,
-               std::int64_t{view.targets} + 1,
+               std::int64_t{view.targets},
+               std::int64_t{view.last_position} + 1,
                static_cast<std::int64_t>(view.node_count),
                static_cast<std::int64_t>(view.child_count),
                static_cast<std::int64_t>(view.follower_count),
+               static_cast<std::int64_t>(view.dropped_count),
                view.stream,
                integers(view.nodes),
                integers(view.children),
                integers(view.followers),
-               view.discounts[0][0].data()};
+               integers(view.dropped),
+               view.discounts[0][0].data(),
+               view.counts_of_counts};
   });
 }
 

@@ -6,6 +6,9 @@
 //
 // A context that occurs once is a leaf: it stores only the position of its target. The text itself
 // tells which longer contexts the leaf represents. All of its counts are 1.
+//
+// Counts with a cut-off have no leaves and do not hold the text. A node stores the sums of the
+// counts that were dropped, and exists only if a follower was kept.
 #ifndef NANOCHAT_KERNELS_CPU_NGRAM_TABLE_HPP_
 #define NANOCHAT_KERNELS_CPU_NGRAM_TABLE_HPP_
 
@@ -19,8 +22,9 @@ namespace nanochat::kernels::ngram {
 inline constexpr std::uint32_t bos = 0;
 inline constexpr int max_order = 16;
 // With these limits no index or count overflows 32 bits: there are at most max_targets ·
-// most_order = 2^31 followers.
+// most_order = 2^31 followers. With a cut-off, the number of followers is checked.
 inline constexpr std::int64_t max_targets = std::int64_t{1} << 27U, max_vocab = 1 << 20;
+inline constexpr std::int64_t max_cut_targets = std::int64_t{1} << 31U;
 
 // The two numbers that are counted for an n-gram. raw: its occurrences, used for the highest order.
 // adjusted: the distinct tokens before it, used below the highest order; the occurrences if it
@@ -35,6 +39,17 @@ struct Follower {
 // The counts of a context: the sum of its followers' counts and how many of them are 1 and 2.
 struct Totals {
   std::uint32_t sum, ones, twos;
+};
+
+// N-grams of at least `length` tokens that occur less than `count` times are dropped.
+struct Cutoff {
+  int length;  // at least 2
+  std::uint32_t count;
+};
+
+// The sums of the counts of a context's dropped followers, by Kind.
+struct Dropped {
+  std::uint32_t sum[2];
 };
 
 // The lists of a node end where those of the next node begin. The last node is a sentinel.
@@ -85,29 +100,40 @@ struct Table {
   std::vector<Node> nodes;            // by depth, the root first
   std::vector<Child> children;
   std::vector<Follower> followers;
+  std::vector<Dropped> dropped;                            // of the last nodes: see View
   ByDepth<std::array<Discounts, 2>, max_order> discounts;  // [depth][Kind]
-
-  std::uint32_t targets() const noexcept { return static_cast<std::uint32_t>(stream.size()) - 1; }
+  std::vector<std::int64_t> counts_of_counts;              // (order, 2, 4), with a cut-off
+  std::uint32_t targets = 0;
 };
 
 // Counts as the lookups read them: those of a Table, or arrays in the caller's memory.
 struct View {
   int order = 0;
   std::uint32_t vocab = 0;
-  std::uint32_t targets = 0;  // one less than the elements of the stream
+  std::uint32_t targets = 0;        // that were counted
+  std::uint32_t last_position = 0;  // of the stream, which only leaves need
   std::size_t node_count = 0, child_count = 0, follower_count = 0;
+  // The nodes from first_cut on have a row of `dropped`. Without a cut-off there are none.
+  std::size_t first_cut = 0, dropped_count = 0;
   const std::uint32_t* stream = nullptr;
   const Node* nodes = nullptr;
   const Child* children = nullptr;
   const Follower* followers = nullptr;
+  const Dropped* dropped = nullptr;
   ByDepth<std::array<Discounts, 2>, max_order> discounts;
+  const std::int64_t* counts_of_counts = nullptr;  // (order, 2, 4) or null: without a cut-off
+
+  Dropped dropped_of(std::size_t node) const noexcept {
+    return node < first_cut || dropped_count == 0 ? Dropped{} : dropped[node - first_cut];
+  }
 };
 
 inline View view_of(const Table& table) noexcept {
   View view;
   view.order = table.order;
   view.vocab = table.vocab;
-  view.targets = table.targets();
+  view.targets = table.targets;
+  view.last_position = static_cast<std::uint32_t>(table.stream.size()) - 1;
   view.node_count = table.nodes.size();
   view.child_count = table.children.size();
   view.follower_count = table.followers.size();
@@ -115,7 +141,11 @@ inline View view_of(const Table& table) noexcept {
   view.nodes = table.nodes.data();
   view.children = table.children.data();
   view.followers = table.followers.data();
+  view.dropped = table.dropped.data();
+  view.dropped_count = table.dropped.size();
+  view.first_cut = view.node_count - 1 - view.dropped_count;
   view.discounts = table.discounts;
+  if (!table.counts_of_counts.empty()) view.counts_of_counts = table.counts_of_counts.data();
   return view;
 }
 
@@ -133,6 +163,15 @@ inline Totals totals_of(const Follower* first, const Follower* last, Kind kind) 
 // Counts the n-grams of table.stream up to table.order, and fills in the rest of the table. Throws
 // std::bad_alloc.
 void build(Table& table, int threads);
+
+// Counts the n-grams of a long text and drops the rare ones; fills in the table but for order and
+// vocab, which are set. Beyond the table, which is copied once, and the text, it takes about 40
+// bytes for each target of a chunk. The table is the same for any chunk.
+// Token: std::uint8_t, std::uint16_t, std::uint32_t or std::uint64_t. stream: (targets + 1) tokens,
+// BOS before each document and at the end. Throws std::bad_alloc, Failure.
+template <class Token>
+void build_long(Table& table, const Token* stream, std::int64_t targets, const Cutoff& cutoff,
+                std::int64_t chunk, int threads);
 
 // Sorts the targets of a stream, the positions 1 … targets, by their contexts of at most `longest`
 // tokens, from the newest token to the oldest, and by position. A context ends at BOS. shared[i]:
