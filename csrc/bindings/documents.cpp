@@ -42,6 +42,11 @@ bool is_sequence(const py::handle& object) {
 }
 
 std::int32_t read_token(const py::handle& item, std::int32_t position, std::int32_t limit) {
+  if (PyLong_CheckExact(item.ptr())) {  // runs no other Python code
+    int overflow = 0;
+    const long token = PyLong_AsLongAndOverflow(item.ptr(), &overflow);
+    if (overflow == 0 && token >= 0 && token < limit) return static_cast<std::int32_t>(token);
+  }
   if (!PyIndex_Check(item.ptr())) {
     throw py::type_error("token " + std::to_string(position) + " must be an int, got " +
                          type_name(item));

@@ -192,11 +192,22 @@ class Program:
             ValueError: a token, a number of tokens or the shape of the inputs does not fit.
             TypeError: a token is not an int, or an input is not a number.
         """
-        options = (
-            _checked("lr", lr), _checked("beta1", beta1, below=1.0),
-            _checked("beta2", beta2, below=1.0), _checked("eps", eps),
-            _checked("weight_decay", weight_decay),
-        )  # fmt: skip
+        options = (lr, beta1, beta2, eps, weight_decay)
+        # Five calls of _checked() take a twentieth of the time of a small step.
+        plain = type(lr) is type(beta1) is type(beta2) is type(eps) is type(weight_decay) is float
+        if not (
+            plain
+            and 0.0 <= lr < math.inf
+            and 0.0 <= beta1 < 1.0
+            and 0.0 <= beta2 < 1.0
+            and 0.0 <= eps < math.inf
+            and 0.0 <= weight_decay < math.inf
+        ):
+            options = (
+                _checked("lr", lr), _checked("beta1", beta1, below=1.0),
+                _checked("beta2", beta2, below=1.0), _checked("eps", eps),
+                _checked("weight_decay", weight_decay),
+            )  # fmt: skip
         return self.core.step(tokens, inputs, *options)
 
     def loss(

@@ -1,5 +1,6 @@
 // Products, sums and transposes of the vector kernels are bit-identical to plain loops.
 #include <algorithm>
+#include <array>
 #include <cstdlib>
 #include <stdexcept>
 
@@ -9,6 +10,7 @@ using nanochat::simd::Cross;
 using nanochat::simd::Fan;
 using nanochat::simd::Gemm;
 using nanochat::simd::Operand;
+using nanochat::simd::Products;
 using nanochat::simd::Sum;
 using nanochat::simd::Term;
 using simd_testing::equal;
@@ -26,20 +28,22 @@ void check_gemm(const S& s, std::int32_t m, std::int32_t lanes, std::int32_t k, 
   Rows<T> b(k, lanes, random);
   Rows<T> c(m, lanes, random);
   Rows<T> expected = c;
-  std::vector<const T*> pa, pb;
-  for (std::int32_t i = 0; i < k; ++i) {
-    pa.push_back(unit_step ? a.row(i) : a.row(0) + i);
-    pb.push_back(b.row(i));
-  }
   const std::ptrdiff_t a_step = unit_step ? 1 : a.step;
+  const std::ptrdiff_t a_next = unit_step ? a.step : 1;
+  // Two terms, of which the second one runs backward.
+  const std::int32_t last = std::max(k - 1, 0);
+  const auto half = static_cast<std::int32_t>(random() % static_cast<std::uint64_t>(k + 1));
+  const std::array<Products<T>, 2> terms = {
+      Products<T>{a.row(0), a_next, b.row(0), b.step, half},
+      Products<T>{a.row(0) + last * a_next, -a_next, b.row(0) + last * b.step, -b.step, k - half}};
   const T start = random() % 2 == 0 ? T{0} : -T{0};
-  s.table.gemm(
-      Gemm<T>{m, lanes, k, pa.data(), a_step, pb.data(), c.row(0), c.step, accumulate, start});
+  s.table.gemm(Gemm<T>{m, lanes, 2, terms.data(), a_step, c.row(0), c.step, accumulate, start});
   for (std::int32_t i = 0; i < m; ++i) {
     for (std::int32_t n = 0; n < lanes; ++n) {
       T sum = accumulate ? expected(i, n) : start;
       for (std::int32_t j = 0; j < k; ++j) {
-        sum = s.multiply_add(pa[simd_testing::index(j)][i * a_step], b(j, n), sum);
+        const std::int32_t at = j < half ? j : k - 1 - (j - half);
+        sum = s.multiply_add(a.row(0)[at * a_next + i * a_step], b(at, n), sum);
       }
       expected(i, n) = sum;
     }
@@ -121,10 +125,10 @@ void check_cross(const S& s, std::int32_t lanes, std::mt19937_64& random) {
   const auto below = [&random](int n) {
     return static_cast<std::int32_t>(random() % static_cast<std::uint64_t>(n));
   };
-  const std::int32_t outs = 1 + below(20), most_k = 6;
-  Rows<T> a(most_k + 1, lanes, random, 16);
-  Rows<T> b(2 * outs + most_k + 1, lanes, random, 16);
-  Rows<T> dst(outs, lanes, random);
+  const std::int32_t outs = 1 + below(20), most_k = 6, blocks = 1 + below(3);
+  Rows<T> a(most_k + blocks, lanes, random, 16);
+  Rows<T> b(2 * outs + most_k + blocks, lanes, random, 16);
+  Rows<T> dst(blocks * outs, lanes, random);
   Rows<T> expected = dst;
   const std::ptrdiff_t a_shift = below(2) * a.step, b_shift = below(2) * b.step;
   std::vector<const T*> pa, pb;
@@ -149,16 +153,20 @@ void check_cross(const S& s, std::int32_t lanes, std::mt19937_64& random) {
                        lanes,
                        whole,
                        below(2) == 0,
-                       below(2) == 0 ? T(-0.0) : T{0}};
+                       below(2) == 0 ? T(-0.0) : T{0},
+                       {blocks, outs * dst.step, below(2) * a.step, below(2) * b.step}};
   s.table.cross(cross);
-  for (std::int32_t i = 0; i < outs; ++i) {
+  for (std::int32_t row = 0; row < blocks * outs; ++row) {
+    const std::int32_t block = row / outs, i = row % outs;
     for (std::int32_t n = 0; n < lanes; ++n) {
-      T total = cross.accumulate ? expected(i, n) : cross.start;
+      T total = cross.accumulate ? expected(row, n) : cross.start;
       for (std::size_t k = 0; k < alive.size(); ++k) {
         if (n >= alive[k]) continue;
-        total = s.multiply_add(pa[k][a_shift + n], pb[k][b_shift + i * cross.b_next + n], total);
+        const T* const x = pa[k] + a_shift + block * cross.blocks.a;
+        const T* const y = pb[k] + b_shift + block * cross.blocks.b + i * cross.b_next;
+        total = s.multiply_add(x[n], y[n], total);
       }
-      expected(i, n) = total;
+      expected(row, n) = total;
     }
   }
   CHECK(equal(dst, expected));
@@ -170,29 +178,38 @@ void check_fan(const S& s, std::int32_t lanes, std::mt19937_64& random) {
   const auto below = [&random](int n) {
     return static_cast<std::int32_t>(random() % static_cast<std::uint64_t>(n));
   };
-  const std::int32_t outs = 1 + below(20), count = below(6);
-  Rows<T> a(6, lanes, random, 16);
-  Rows<T> b(outs + 10, lanes, random, 16);
-  Rows<T> dst(outs, lanes, random);
+  const std::int32_t outs = 1 + below(20), count = below(6), blocks = 1 + below(3);
+  Rows<T> a(5 + blocks, lanes, random, 16);
+  Rows<T> b(outs + 9 + blocks, lanes, random, 16);
+  Rows<T> dst(blocks * outs, lanes, random);
   Rows<T> expected = dst;
   std::vector<const T*> heads;
   const std::ptrdiff_t b_shift = below(2) * b.step;
   for (std::int32_t i = 0; i < outs; ++i) heads.push_back(b.row(below(outs)));
-  const Fan<T> fan{dst.row(0),    dst.step,
-                   a.row(0),      below(2) * a.step,
-                   heads.data(),  below(3) * b.step,
-                   b_shift,       count,
-                   outs,          lanes,
-                   below(2) == 0, below(2) == 0 ? T(-0.0) : T{0}};
+  const Fan<T> fan{dst.row(0),
+                   dst.step,
+                   a.row(0),
+                   below(2) * a.step,
+                   heads.data(),
+                   below(3) * b.step,
+                   b_shift,
+                   count,
+                   outs,
+                   lanes,
+                   below(2) == 0,
+                   below(2) == 0 ? T(-0.0) : T{0},
+                   {blocks, outs * dst.step, below(2) * a.step, below(2) * b.step}};
   s.table.fan(fan);
-  for (std::int32_t i = 0; i < outs; ++i) {
+  for (std::int32_t row = 0; row < blocks * outs; ++row) {
+    const std::int32_t block = row / outs;
+    const T* const x = fan.a + block * fan.blocks.a;
+    const T* const y = heads[simd_testing::index(row % outs)] + b_shift + block * fan.blocks.b;
     for (std::int32_t n = 0; n < lanes; ++n) {
-      T total = fan.accumulate ? expected(i, n) : fan.start;
+      T total = fan.accumulate ? expected(row, n) : fan.start;
       for (std::int32_t k = 0; k < count; ++k) {
-        total = s.multiply_add(fan.a[k * fan.a_step + n],
-                               heads[simd_testing::index(i)][b_shift + k * fan.b_step + n], total);
+        total = s.multiply_add(x[k * fan.a_step + n], y[k * fan.b_step + n], total);
       }
-      expected(i, n) = total;
+      expected(row, n) = total;
     }
   }
   CHECK(equal(dst, expected));

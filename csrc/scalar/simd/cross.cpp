@@ -2,6 +2,7 @@
 // There are many short ones. Destinations that share a factor are summed in parallel: the factor is
 // loaded once, and additions do not wait for each other.
 #include "scalar/simd/kernels.hpp"
+#include "scalar/simd/merge.hpp"
 #include "simd/vector.hpp"
 
 namespace nanochat::simd::NCLAB_SIMD {
@@ -27,7 +28,7 @@ struct Lanes {
   V get(const T* from) const noexcept { return load<V>(from + n); }
   void put(T* to, V x) const noexcept {
     if (here == Traits<V>::lanes) return store(to + n, x);
-    store_first(to + n, x, here);
+    merge_first(to + n, x, here);
   }
   V keep(V yes, V no, std::int32_t alive) const noexcept {
     const auto left = static_cast<int>(alive - n);
@@ -138,12 +139,24 @@ inline void all_lanes(const Call& c) noexcept {
 
 template <class N>
 void cross(const Cross<typename N::T>& c) noexcept {
-  all_lanes<N>(c);
+  Cross<typename N::T> block = c;
+  for (std::int32_t i = c.blocks.count; i > 0; --i) {
+    all_lanes<N>(block);
+    block.dst += c.blocks.dst;
+    block.a_shift += c.blocks.a;
+    block.b_shift += c.blocks.b;
+  }
 }
 
 template <class N>
 void fan(const Fan<typename N::T>& c) noexcept {
-  all_lanes<N>(c);
+  Fan<typename N::T> block = c;
+  for (std::int32_t i = c.blocks.count; i > 0; --i) {
+    all_lanes<N>(block);
+    block.dst += c.blocks.dst;
+    block.a += c.blocks.a;
+    block.b_shift += c.blocks.b;
+  }
 }
 
 template void cross<Exact>(const Cross<double>&) noexcept;

@@ -1,5 +1,6 @@
 // Small matrix products: a tile of rows × vectors of c stays in registers for all of k.
 #include "scalar/simd/kernels.hpp"
+#include "scalar/simd/merge.hpp"
 #include "simd/vector.hpp"
 
 namespace nanochat::simd::NCLAB_SIMD {
@@ -38,22 +39,22 @@ void tile(const Gemm<typename N::T>& g, std::int32_t i, std::int32_t n, int last
           last == lanes ? load<V>(row + final * lanes) : load_first<V>(row + final * lanes, last);
     }
   }
-  const std::ptrdiff_t offset = i * a_step;
-  const T* const* const pa = g.a;
-  const T* const* const pb = g.b;
-  const std::int32_t k_end = g.k;
-  for (std::int32_t k = 0; k < k_end; ++k) {
-    const T* const a = pa[k] + offset;
-    const T* const b = pb[k] + n;
-    V row[vectors];
+  const Products<T>* const end = g.term + g.terms;
+  for (const Products<T>* term = g.term; term != end; ++term) {
+    const T* a = term->a + i * a_step;
+    const T* b = term->b + n;
+    const std::ptrdiff_t a_next = term->a_next, b_next = term->b_next;
+    for (std::int32_t k = term->k; k > 0; --k, a += a_next, b += b_next) {
+      V row[vectors];
 #pragma GCC unroll 4
-    for (int v = 0; v < vectors; ++v) row[v] = load<V>(b + v * lanes);
+      for (int v = 0; v < vectors; ++v) row[v] = load<V>(b + v * lanes);
 #pragma GCC unroll 16
-    for (int r = 0; r < rows; ++r) {
-      const V factor = broadcast<V>(a[r * a_step]);
+      for (int r = 0; r < rows; ++r) {
+        const V factor = broadcast<V>(a[r * a_step]);
 #pragma GCC unroll 4
-      for (int v = 0; v < vectors; ++v) {
-        sum[r][v] = multiply_add<N>(factor, row[v], sum[r][v]);
+        for (int v = 0; v < vectors; ++v) {
+          sum[r][v] = multiply_add<N>(factor, row[v], sum[r][v]);
+        }
       }
     }
   }
@@ -66,7 +67,7 @@ void tile(const Gemm<typename N::T>& g, std::int32_t i, std::int32_t n, int last
     if (last == lanes) {
       store(row + final * lanes, sum[r][final]);
     } else {
-      store_first(row + final * lanes, sum[r][final], last);
+      merge_first(row + final * lanes, sum[r][final], last);
     }
   }
 }

@@ -3,7 +3,7 @@
 //
 // A row is a run of lanes in memory: one number of the model per (document, position) pair. A
 // kernel may read a row up to the next multiple of `row_pad` elements, but does not use the excess.
-// It writes only the lanes that it is called for.
+// It changes only the lanes that it is called for, and may write the old values of the excess back.
 //
 // Two numerics. fast: fused multiply-adds and vectorized exp, log, tanh and powers (error under 2
 // units in the last place in float64, 4 in float32). exact (only float64): each product and each
@@ -20,15 +20,24 @@ namespace nanochat::simd {
 
 inline constexpr std::size_t row_pad = 16;  // elements
 
-// c[i][n] = start + Σ_k a[k][i * a_step] · b[k][n] for i < m, n < lanes; terms in the order of k.
-// With `accumulate` it adds to c. A start of −0 adds nothing, so that a sum of −0 is −0.
-// b's rows are read whole, c's rows are not.
+// Σ_k a[k * a_next + i * a_step] · b[k * b_next + n]: consecutive numbers and rows.
+template <class T>
+struct Products {
+  const T* a;             // the first number, of row 0 of the result; all lanes share it
+  std::ptrdiff_t a_next;  // elements from k to k + 1
+  const T* b;             // the first row
+  std::ptrdiff_t b_next;
+  std::int32_t k;
+};
+
+// c[i][n] = start + Σ_terms Σ_k a·b for i < m, n < lanes; terms and products in order. With
+// `accumulate` it adds to c. A start of −0 adds nothing, so that a sum of −0 is −0. b's rows are
+// read whole.
 template <class T>
 struct Gemm {
-  std::int32_t m, lanes, k;
-  const T* const* a;  // k pointers to numbers that all lanes share
-  std::ptrdiff_t a_step;
-  const T* const* b;  // k pointers to rows
+  std::int32_t m, lanes, terms;
+  const Products<T>* term;
+  std::ptrdiff_t a_step;  // between the numbers of rows i and i + 1
   T* c;
   std::ptrdiff_t c_step;  // elements between rows of c
   bool accumulate;
@@ -64,6 +73,13 @@ struct Sum {
   T start = 0;
 };
 
+// A call is repeated `count` times. Its destinations and both factors advance by constant steps, as
+// from one head of an attention to the next.
+struct Blocks {
+  std::int32_t count = 1;
+  std::ptrdiff_t dst = 0, a = 0, b = 0;  // elements
+};
+
 // dst[i][n] = start + Σ_k a[k][n] · b[k][i][n] for i < outs, n < lanes: destinations that share
 // their first factors. Each factor has its own address. Rows are read to the end of a vector.
 template <class T>
@@ -79,6 +95,7 @@ struct Cross {
   bool whole;       // all lanes are alive in every product
   bool accumulate;  // start from dst
   T start;
+  Blocks blocks;
 };
 
 // dst[i][n] = start + Σ_k a[k][n] · b[i][k][n] for i < outs, n < lanes: one list of factors against
@@ -95,6 +112,7 @@ struct Fan {
   std::int32_t k, outs, lanes;
   bool accumulate;  // start from dst
   T start;
+  Blocks blocks;
 };
 
 enum class Map : std::uint8_t {

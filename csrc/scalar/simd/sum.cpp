@@ -1,5 +1,6 @@
 // Elementwise products, and sums of them along a feature axis.
 #include "scalar/simd/kernels.hpp"
+#include "scalar/simd/merge.hpp"
 #include "simd/vector.hpp"
 
 namespace nanochat::simd::NCLAB_SIMD {
@@ -94,7 +95,7 @@ void sum_columns(const Sum<typename N::T>& s, std::int32_t o, std::int32_t n, in
 #pragma GCC unroll 4
     for (int v = 0; v < vectors; ++v) {
       if (part && v == vectors - 1) {
-        store_first(dst + v * lanes, sum[v], last);
+        merge_first(dst + v * lanes, sum[v], last);
       } else {
         store(dst + v * lanes, sum[v]);
       }
@@ -114,13 +115,13 @@ void sum_tail(const Sum<typename N::T>& s, std::int32_t o, std::int32_t n) noexc
   sum_columns<N, vectors, true>(s, o, n, left - (vectors - 1) * lanes);
 }
 
-// One or two terms of one product each, which are most of a model's elementwise work. b may be one
-// number for all lanes, in either term.
+// One product of a sum, per feature. b may be one number for all lanes.
 template <class T>
 struct Factors {
   Cursor<T> a, b;
   std::ptrdiff_t a_step, b_step;
 
+  Factors() noexcept : a{}, b{}, a_step(0), b_step(0) {}
   Factors(const Term<T>& term, std::int32_t o) noexcept
       : a(cursor(term.a, o, 0, 0)),
         b(cursor(term.b, o, 0, 0)),
@@ -145,8 +146,14 @@ struct Factors {
     a.at += a_step;
     b.at += b_step;
   }
+  // The next product of the same term.
+  void next_product() noexcept {
+    a.at += a.step;
+    b.at += b.step;
+  }
 };
 
+// One or two terms of one product each, which are most of a model's elementwise work.
 template <class N, int terms, bool b_row, bool d_row>
 void elementwise(const Sum<typename N::T>& s, std::int32_t o, Factors<typename N::T> first,
                  Factors<typename N::T> second) noexcept {
@@ -168,11 +175,85 @@ void elementwise(const Sum<typename N::T>& s, std::int32_t o, Factors<typename N
       V sum = s.accumulate ? load_first<V>(dst + whole, rest) : start;
       sum = first.template add_to<N, b_row, true>(sum, whole, rest);
       if constexpr (terms == 2) sum = second.template add_to<N, d_row, true>(sum, whole, rest);
-      store_first(dst + whole, sum, rest);
+      merge_first(dst + whole, sum, rest);
     }
     first.next();
     if constexpr (terms == 2) second.next();
   }
+}
+
+// The products of a few terms, all of whose factors a are rows; 0 if there are more than `most`, or
+// others.
+template <class T, int most>
+int few_products(const Sum<T>& s, std::int32_t o, Factors<T> (&products)[most]) noexcept {
+  int count = 0;
+  for (std::int32_t t = 0; t < s.terms; ++t) {
+    if (count + s.term[t].k > most) return 0;
+    Factors<T> product(s.term[t], o);
+    if (!product.a.row) return 0;
+    for (std::int32_t k = 0; k < s.term[t].k; ++k) {
+      products[count++] = product;
+      product.next_product();
+    }
+  }
+  return count;
+}
+
+// Vectors of one feature, whose products are added side by side: no loop over terms and products
+// for each feature, as in sum_columns.
+template <class N, int products, bool part>
+inline void add_products(const Sum<typename N::T>& s, typename N::T* dst,
+                         const Factors<typename N::T> (&factors)[products], std::int32_t n,
+                         int last) noexcept {
+  using V = Whole<typename N::T>;
+  V sum = broadcast<V>(s.start);
+  if (s.accumulate) sum = fetch<V, true, part>(dst + n, last);
+#pragma GCC unroll 4
+  for (int i = 0; i < products; ++i) {
+    sum = factors[i].b.row ? factors[i].template add_to<N, true, part>(sum, n, last)
+                           : factors[i].template add_to<N, false, part>(sum, n, last);
+  }
+  if constexpr (part) {
+    merge_first(dst + n, sum, last);
+  } else {
+    store(dst + n, sum);
+  }
+}
+
+template <class N, int products>
+void add_few(const Sum<typename N::T>& s, std::int32_t o,
+             Factors<typename N::T> (&factors)[products]) noexcept {
+  using T = typename N::T;
+  constexpr int lanes = width<T>;
+  const std::int32_t whole = s.lanes / lanes * lanes;
+  T* dst = s.dst + o * s.features * s.dst_step;
+  for (std::int32_t f = 0; f < s.features; ++f, dst += s.dst_step) {
+    for (std::int32_t n = 0; n < whole; n += lanes) {
+      add_products<N, products, false>(s, dst, factors, n, lanes);
+    }
+    if (whole < s.lanes) add_products<N, products, true>(s, dst, factors, whole, s.lanes - whole);
+#pragma GCC unroll 4
+    for (int i = 0; i < products; ++i) factors[i].next();
+  }
+}
+
+// Sums of three or four products per feature. Returns false for others.
+template <class N>
+bool add_few(const Sum<typename N::T>& s) noexcept {
+  using T = typename N::T;
+  Factors<T> found[4];
+  const int products = few_products(s, 0, found);
+  if (products < 3) return false;
+  for (std::int32_t o = 0; o < s.outer; ++o) {
+    if (o > 0) few_products(s, o, found);
+    if (products == 3) {
+      Factors<T> three[3] = {found[0], found[1], found[2]};
+      add_few<N, 3>(s, o, three);
+    } else {
+      add_few<N, 4>(s, o, found);
+    }
+  }
+  return true;
 }
 
 template <class T>
@@ -205,6 +286,7 @@ void elementwise(const Sum<typename N::T>& s) noexcept {
 template <class N>
 void sum(const Sum<typename N::T>& s) noexcept {
   if (is_elementwise(s)) return elementwise<N>(s);
+  if (s.terms > 1 && s.terms < 4 && s.features > 3 && add_few<N>(s)) return;
   constexpr int lanes = width<typename N::T>;
   for (std::int32_t o = 0; o < s.outer; ++o) {
     std::int32_t n = 0;

@@ -79,7 +79,7 @@ void Replay<T>::bind() {
 
 // The address of an operand's first row or number, for a destination at `position`.
 template <class T>
-const T* Replay<T>::operand(const Ref& ref, std::int32_t position) const noexcept {
+inline const T* Replay<T>::operand(const Ref& ref, std::int32_t position) const noexcept {
   switch (ref.space) {
     case AddressSpace::unit:
       return nullptr;
@@ -97,8 +97,8 @@ const T* Replay<T>::operand(const Ref& ref, std::int32_t position) const noexcep
 
 // `steps` rows or numbers of an operand in elements.
 template <class T>
-std::ptrdiff_t Replay<T>::step(const Ref& ref, std::int32_t position,
-                               std::int32_t steps) const noexcept {
+inline std::ptrdiff_t Replay<T>::step(const Ref& ref, std::int32_t position,
+                                      std::int32_t steps) const noexcept {
   if (steps == 0 || ref.space != AddressSpace::rows) return steps;
   return steps * row_step(ref.group, ref.position == own ? position : ref.position);
 }
@@ -229,9 +229,9 @@ void Replay<T>::bind(const SumRows& sum) {
   const std::int32_t position = first_position(to);
   const auto simd_operand = [&](const Ref& ref) -> simd::Operand<T> {
     if (ref.space == AddressSpace::unit) return {nullptr, 0, 0, false};
-    return {operand(ref, position), step(ref, position, ref.f_step),
-            step(ref, position, ref.k_step), ref.space == AddressSpace::rows,
-            step(ref, position, ref.o_step)};
+    const bool rows = ref.space == AddressSpace::rows;
+    const std::ptrdiff_t unit = rows ? step(ref, position, 1) : 1;
+    return {operand(ref, position), ref.f_step * unit, ref.k_step * unit, rows, ref.o_step * unit};
   };
   simd::Term<T>* terms = bound.terms.take(sum.products.size() + 1);
   for (std::size_t i = 0; i < sum.products.size(); ++i) {
@@ -257,26 +257,18 @@ void Replay<T>::bind(const MatrixProduct& product) {
   Bound& bound = *bound_;
   const Destination& to = product.to;
   const std::int32_t position = first_position(to);
-  std::int32_t products = 0;
-  for (const ProductRun& run : product.products) products += run.count;
-  const T** a = bound.pointers.take(static_cast<std::size_t>(products));
-  const T** b = bound.pointers.take(static_cast<std::size_t>(products));
-  std::int32_t k = 0;
-  for (const ProductRun& run : product.products) {
-    const T* const a_first = operand(run.a, position);
-    const T* const b_first = operand(run.b, position);
-    const std::ptrdiff_t a_step = step(run.a, position, run.a.k_step);
-    const std::ptrdiff_t b_step = step(run.b, position, run.b.k_step);
-    for (std::int32_t i = 0; i < run.count; ++i, ++k) {
-      a[k] = a_first + i * a_step;
-      b[k] = b_first + i * b_step;
-    }
+  const std::size_t terms = product.products.size();
+  simd::Products<T>* const term = bound.products.take(terms);
+  for (std::size_t i = 0; i < terms; ++i) {
+    const ProductRun& run = product.products[i];
+    term[i] = {operand(run.a, position), step(run.a, position, run.a.k_step),
+               operand(run.b, position), step(run.b, position, run.b.k_step), run.count};
   }
   const Ref& numbers = product.products.front().a;
   bound.add(CallKind::gemm, bound.gemms,
-            {to.features, lanes_of(product), products, a, step(numbers, position, numbers.f_step),
-             b, row(to.group, to.position, to.row), row_step(to.group, position),
-             product.accumulate, start_of<T>(product.from_zero)});
+            {to.features, lanes_of(product), static_cast<std::int32_t>(terms), term,
+             step(numbers, position, numbers.f_step), row(to.group, to.position, to.row),
+             row_step(to.group, position), product.accumulate, start_of<T>(product.from_zero)});
 }
 
 template <class T>
@@ -317,7 +309,7 @@ void Replay<T>::bind_unreached(const OuterProduct& outer, T* destination) {
   if (outer.group != no_group || outer.accumulate) return;
   for (std::int32_t m = 0; m < outer.m; ++m) {
     bound_->add(CallKind::gradient_gemm, bound_->gemms,
-                {1, outer.n, 0, nullptr, 0, nullptr, destination + m * outer.m_step, 0, false});
+                {1, outer.n, 0, nullptr, 0, destination + m * outer.m_step, 0, false});
   }
 }
 
@@ -346,18 +338,18 @@ void Replay<T>::bind_outer(const OuterProduct& outer) {
     rows = column(outer.b.group, first) + outer.b.index;
     lane_step = column_step(outer.b.group);
   }
-  const T** a = bound.pointers.take(static_cast<std::size_t>(count));
-  const T** b = bound.pointers.take(static_cast<std::size_t>(count));
-  const T* const a_first =
-      outer.a.space == AddressSpace::unit ? &unit_ : operand(outer.a, position);
-  const std::ptrdiff_t a_lane_step = outer.a.space == AddressSpace::rows ? 1 : 0;
-  for (std::int32_t k = 0; k < count; ++k) {
-    const std::int32_t lane = outer.descending ? count - 1 - k : k;
-    a[k] = a_first + lane * a_lane_step;
-    b[k] = rows + lane * lane_step;
+  const T* numbers = outer.a.space == AddressSpace::unit ? &unit_ : operand(outer.a, position);
+  std::ptrdiff_t number_step = outer.a.space == AddressSpace::rows ? 1 : 0;
+  if (outer.descending) {
+    numbers += (count - 1) * number_step;
+    rows += (count - 1) * lane_step;
+    number_step = -number_step;
+    lane_step = -lane_step;
   }
+  simd::Products<T>* const term = bound.products.take(1);
+  *term = {numbers, number_step, rows, lane_step, count};
   bound.add(outer.group == no_group ? CallKind::gradient_gemm : CallKind::gemm, bound.gemms,
-            {outer.m, outer.n, count, a, step(outer.a, position, outer.a.f_step), b, destination,
+            {outer.m, outer.n, 1, term, step(outer.a, position, outer.a.f_step), destination,
              outer.m_step, outer.accumulate});
 }
 

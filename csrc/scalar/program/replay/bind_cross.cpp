@@ -76,6 +76,28 @@ struct Replay<T>::CrossBinder {
            before->b_next_position == run.b_next_position;
   }
 
+  // Do the factors of this run have the steps of the run before it, between products and between
+  // destinations?
+  bool has_same_steps(const CrossRun& run) const noexcept {
+    return before->rows == run.rows && before->b_next_row == run.b_next_row &&
+           before->a.row_step == run.a.row_step && before->b.row_step == run.b.row_step;
+  }
+
+  // Lets the call of the run before it do this run as well, if all its addresses advance by the
+  // same steps as those of the runs that the call already does.
+  bool join(simd::Blocks& blocks, const CrossRun& run) const noexcept {
+    const std::ptrdiff_t to = (run.row - before->row) * dst_step;
+    const std::ptrdiff_t from_a = (run.a.row - before->a.row) * a.at(run.a.position).step;
+    const std::ptrdiff_t from_b = (run.b.row - before->b.row) * b.at(run.b.position).step;
+    if (blocks.count == 1) {
+      blocks = {1, to, from_a, from_b};
+    } else if (to != blocks.dst || from_a != blocks.a || from_b != blocks.b) {
+      return false;
+    }
+    ++blocks.count;
+    return true;
+  }
+
   // --- Fans and sums ---
 
   // Do only the positions of b differ, between destinations, and do all documents reach them?
@@ -107,12 +129,25 @@ struct Replay<T>::CrossBinder {
     open_term = nullptr;
     const bool again =
         visits_the_same(run) && before->rows == run.rows && before->b_next_row == run.b_next_row;
+    if (again && has_same_steps(run) && join(bound.fans.back().blocks, run)) {
+      before = &run;
+      return;
+    }
     const T* const* pointers = again ? bound.fans.back().b : b_pointers(run);
     bound.add_to_range(CallKind::fan, bound.fans,
-                       {destination(run), dst_step, a.row(run.a.position, run.a.row),
-                        run.a.row_step * a.at(run.a.position).step, pointers,
-                        run.b.row_step * b.at(run.b.position).step, b_of(run, 0) - pointers[0],
-                        run.products, run.rows, lanes, accumulate, start});
+                       {destination(run),
+                        dst_step,
+                        a.row(run.a.position, run.a.row),
+                        run.a.row_step * a.at(run.a.position).step,
+                        pointers,
+                        run.b.row_step * b.at(run.b.position).step,
+                        b_of(run, 0) - pointers[0],
+                        run.products,
+                        run.rows,
+                        lanes,
+                        accumulate,
+                        start,
+                        {}});
     before = &run;
   }
 
@@ -160,10 +195,18 @@ struct Replay<T>::CrossBinder {
   // One call. It reuses the lists of the call before it where they are equal.
   void bind_cross(const CrossRun& run) {
     open_term = nullptr;
-    simd::Cross<T> cross{};
     const bool again = visits_the_same(run);
+    if (again && has_same_steps(run) && can_shift(a, run.a) && can_shift(b, run.b) &&
+        join(bound.crosses.back().blocks, run)) {
+      before = &run;
+      return;
+    }
+    simd::Cross<T> cross{};
     if (again) {
       cross = bound.crosses.back();
+      cross.a_shift += (cross.blocks.count - 1) * cross.blocks.a;
+      cross.b_shift += (cross.blocks.count - 1) * cross.blocks.b;
+      cross.blocks = {};
     } else {
       find_alive(run, cross);
     }
@@ -198,12 +241,17 @@ struct Replay<T>::CrossBinder {
     }
   }
 
+  // Do rows at a constant distance from each other have the same distance at all positions?
+  static bool can_shift(const OperandRows<T>& rows, const CrossOperand& operand) noexcept {
+    return rows.uniform || operand.position_step == 0;
+  }
+
   // Sets the pointers to the rows of an operand. If they are those of the run before, shifted by a
   // constant, only the shift changes.
   void set_rows(const T* const*& pointers, std::ptrdiff_t& shift, const OperandRows<T>& rows,
                 const CrossOperand& operand, const CrossOperand* previous, std::int32_t count) {
-    const bool shifted = previous != nullptr && previous->row_step == operand.row_step &&
-                         (rows.uniform || operand.position_step == 0);
+    const bool shifted =
+        previous != nullptr && previous->row_step == operand.row_step && can_shift(rows, operand);
     if (shifted) {
       shift += (operand.row - previous->row) * rows.at(operand.position).step;
       return;
@@ -229,18 +277,14 @@ void Replay<T>::bind(const CrossSum& cross) {
   const Group& group = program_.group(cross.group);
   const auto rows_of = [&](std::int32_t g) {
     const auto count = static_cast<std::size_t>(program_.positions);
-    OperandRows<T> rows{std::vector<PositionRows<T>>(count, {ones_.data(), 0, endless}), true};
-    if (g == no_group) return rows;
+    if (g == no_group) return OperandRows<T>{{count, {ones_.data(), 0, endless}}, true};
     const Group& operand = program_.group(g);
-    rows.uniform = !operand.ragged();
-    for (std::int32_t p = 0; p < program_.positions; ++p) {
-      const bool reached = p >= operand.begin && p < std::min(operand.end, longest_);
-      PositionRows<T>& at = rows.positions[static_cast<std::size_t>(p)];
-      if (reached) {
-        at = {row(g, p, 0), row_step(g, p), width_at(p)};
-      } else {
-        at = {nullptr, operand.ragged() ? 0 : row_step(g, p), 0};
-      }
+    const bool ragged = operand.ragged();
+    const std::ptrdiff_t own_step = ragged ? 0 : row_step(g, operand.begin);
+    OperandRows<T> rows{{count, {nullptr, own_step, 0}}, !ragged};
+    for (std::int32_t p = operand.begin; p < std::min(operand.end, longest_); ++p) {
+      rows.positions[static_cast<std::size_t>(p)] = {
+          row(g, p, 0), ragged ? row_step(g, p) : own_step, width_at(p)};
     }
     return rows;
   };

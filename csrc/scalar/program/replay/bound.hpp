@@ -135,6 +135,7 @@ struct Replay<T>::Bound {
   std::vector<const ScatterRows*> scatters;
   std::vector<Range> single_products;
   Pool<simd::Term<T>> terms;
+  Pool<simd::Products<T>> products;
   Pool<const T*> pointers;
   Pool<std::int32_t> alive;
   std::vector<T*> columns;  // per group, if bound: lanes as rows
@@ -161,6 +162,7 @@ struct Replay<T>::Bound {
     scatters.clear();
     single_products.clear();
     terms.clear();
+    products.clear();
     pointers.clear();
     alive.clear();
     scratch.clear();
@@ -204,7 +206,7 @@ bool covers_group(const VectorProgram& program, const Rows& rows) noexcept {
 }
 
 template <class T>
-std::int32_t Replay<T>::lanes(std::int32_t g, std::int32_t position) const noexcept {
+inline std::int32_t Replay<T>::lanes(std::int32_t g, std::int32_t position) const noexcept {
   const Group& group = program_.group(g);
   if (group.is_shared()) return 1;
   if (position != own) return width_at(position);
@@ -214,7 +216,7 @@ std::int32_t Replay<T>::lanes(std::int32_t g, std::int32_t position) const noexc
 
 // The address of a group's row at a position, or of its first lane for `own`.
 template <class T>
-T* Replay<T>::row(std::int32_t g, std::int32_t position, std::int32_t index) const noexcept {
+inline T* Replay<T>::row(std::int32_t g, std::int32_t position, std::int32_t index) const noexcept {
   const Group& group = program_.group(g);
   const Layout& layout = bound_->layout[static_cast<std::size_t>(g)];
   T* const base = const_cast<T*>(memory_.data()) + layout.base;
@@ -228,7 +230,7 @@ T* Replay<T>::row(std::int32_t g, std::int32_t position, std::int32_t index) con
 
 // The number of elements between rows of a group at a position.
 template <class T>
-std::ptrdiff_t Replay<T>::row_step(std::int32_t g, std::int32_t position) const noexcept {
+inline std::ptrdiff_t Replay<T>::row_step(std::int32_t g, std::int32_t position) const noexcept {
   const Group& group = program_.group(g);
   const Layout& layout = bound_->layout[static_cast<std::size_t>(g)];
   return group.ragged() ? layout.steps[static_cast<std::size_t>(position - group.begin)]
@@ -237,7 +239,7 @@ std::ptrdiff_t Replay<T>::row_step(std::int32_t g, std::int32_t position) const 
 
 // The first of a position's documents among the lanes of a group.
 template <class T>
-std::int32_t Replay<T>::first_lane(std::int32_t g, std::int32_t position) const noexcept {
+inline std::int32_t Replay<T>::first_lane(std::int32_t g, std::int32_t position) const noexcept {
   return offset_[static_cast<std::size_t>(position)] -
          offset_[static_cast<std::size_t>(program_.group(g).begin)];
 }
