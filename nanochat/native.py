@@ -19,6 +19,7 @@ from nanochat.errors import KernelError, LogitsError
 __all__ = [
     "DTYPES",
     "REDUCTIONS",
+    "STATUS_LOGITS",
     "address",
     "check",
     "cpu",
@@ -29,11 +30,11 @@ __all__ = [
     "take_buffer",
 ]
 
-ABI_VERSION = 8
+ABI_VERSION = 9
 DTYPES = {"float32": 0, "float64": 1, "bfloat16": 2, "float16": 3}
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 
-_STATUS_LOGITS = 3  # NCK_LOGITS of abi.h
+STATUS_LOGITS = 3  # NCK_LOGITS of abi.h
 
 _REINSTALL = "install nanochat-lab again (pip install .)"
 
@@ -139,7 +140,7 @@ def check(status: int, library: Any) -> None:
     For NCK_LOGITS the error is a LogitsError.
     """
     if status:
-        kind = LogitsError if status == _STATUS_LOGITS else KernelError
+        kind = LogitsError if status == STATUS_LOGITS else KernelError
         raise kind(_ffi().string(library.nck_last_error()).decode())
 
 
