@@ -199,9 +199,7 @@ def _random_block(
     settings: SamplingSettings, first_row: int, rows: int, position: int
 ) -> NDArray[np.uint64]:  # (positions of this block, rows)
     count = min(_BLOCK, settings.max_new_tokens - position)
-    result = np.empty((count, rows), dtype=np.uint64)
-    for row in range(rows):
-        result[:, row] = philox.random_u64(
-            settings.seed, Stream.SAMPLING, first_row + row, count, position
-        )
-    return result
+    random = philox.random_u64s(
+        settings.seed, Stream.SAMPLING, first_row, rows, count, first=position
+    )
+    return np.ascontiguousarray(random.T)
