@@ -161,9 +161,13 @@ def _load_numpy() -> None:
 def _run(command: str, options: Mapping[str, Any], terminal: Terminal) -> None:
     """Import the command and call it with its config."""
     if command == "train":
+        config = TrainConfig(**options)
+        if config.mode == "tensor":
+            from nanochat.system import torch_import
+
+            torch_import.begin()  # before the command itself is imported
         from nanochat.commands.train import train
 
-        config = TrainConfig(**options)
         # The run that is resumed may have a time budget.
         counts_time = config.time_budget is not None or config.resume
         elapsed_s = processes.age_s() if counts_time else 0.0

@@ -16,6 +16,7 @@ from nanochat.errors import MissingDependency, UnsupportedOption
 from nanochat.model.parameters import parameter_specs
 from nanochat.ngram.kneser_ney import KneserNey
 from nanochat.system import processes
+from nanochat.system.torch_import import without_collections
 from nanochat.training.engine import Engine
 from nanochat.training.guards import check_memory_fits, training_bytes
 
@@ -34,7 +35,7 @@ def begin_import(config: TrainConfig) -> None:
     A later import waits for this one and raises its errors. Counting and reading files do not hold
     Python's lock and take place meanwhile. Raises MissingDependency without torch.
     """
-    if config.mode != "tensor" or "torch" in sys.modules:
+    if config.mode != "tensor" or _TENSOR_ENGINE in sys.modules:
         return
     if importlib.util.find_spec("torch") is None:
         raise MissingDependency(_TORCH_MISSING)
@@ -44,7 +45,8 @@ def begin_import(config: TrainConfig) -> None:
 
 def _import_tensor_engine() -> None:
     try:
-        importlib.import_module(_TENSOR_ENGINE)
+        with without_collections():
+            importlib.import_module(_TENSOR_ENGINE)
     except BaseException:
         return  # a failed import leaves no module, so the next import tries again and raises
 

@@ -1,12 +1,14 @@
 """The compiled kernels: loads the libraries and turns statuses into exceptions. No torch.
 
-cffi reads the same declarations as the compiler (csrc/kernels/abi.h), which are installed with the
-libraries. NCLAB_KERNELS names the folder of another build, such as one with sanitizers.
+cffi reads the same declarations as the compiler (csrc/kernels/abi.h). They are installed with the
+libraries, and once more in a compiled form if the build found cffi. NCLAB_KERNELS names the folder
+of another build, such as one with sanitizers.
 """
 
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import importlib.util
 import os
 import sys
@@ -19,6 +21,7 @@ from nanochat.errors import KernelError, LogitsError
 __all__ = [
     "DTYPES",
     "REDUCTIONS",
+    "STATUS_LOGITS",
     "address",
     "check",
     "cpu",
@@ -33,7 +36,7 @@ ABI_VERSION = 9
 DTYPES = {"float32": 0, "float64": 1, "bfloat16": 2, "float16": 3}
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 
-_STATUS_LOGITS = 3  # NCK_LOGITS of abi.h
+STATUS_LOGITS = 3  # NCK_LOGITS of abi.h
 
 _REINSTALL = "install nanochat-lab again (pip install .)"
 
@@ -55,17 +58,38 @@ def _file_name(name: str) -> str:
 
 
 def _declared() -> Any:
-    import cffi  # importing it and reading the declarations takes longer than many short runs
-
-    path = _folder() / "nck_abi.h"
-    declarations = cffi.FFI()
+    folder = _folder()
+    path = folder / "nck_abi.h"
     try:
-        declarations.cdef(path.read_text(encoding="utf-8"))
+        header = path.read_bytes()
     except OSError:
         raise KernelError(
             f"the kernels' declarations {path} cannot be read; {_REINSTALL}"
         ) from None
+    compiled = _compiled_declarations(folder / "nck_abi.cffi", header)
+    if compiled is not None:
+        return compiled
+    import cffi  # importing it and reading the declarations takes longer than many short runs
+
+    declarations = cffi.FFI()
+    declarations.cdef(header.decode())
     return declarations
+
+
+def _compiled_declarations(path: Path, header: bytes) -> Any:
+    """Return the cffi.FFI that csrc/kernels/declarations.py made of the header, or None."""
+    try:
+        code = path.read_text(encoding="utf-8")
+    except OSError:
+        return None
+    if not code.startswith(f"# {hashlib.sha256(header).hexdigest()}\n"):
+        return None  # of another build
+    names: dict[str, Any] = {}
+    try:
+        exec(code, names)
+    except ImportError:  # cffi is missing, or not the version that compiled them
+        return None
+    return names["ffi"]
 
 
 @cache
@@ -83,10 +107,12 @@ def __getattr__(name: str) -> Any:
 
 def _load(name: str, remedy: str, by_ctypes: bool = False) -> Any:
     path = _folder() / _file_name(name)
+    # Without the function, it is not a library of kernels. cffi has its own error for that.
+    missing = AttributeError if by_ctypes else getattr(_ffi(), "error", AttributeError)
     try:
         library = (ctypes.CDLL if by_ctypes else _ffi().dlopen)(str(path))
         version = library.nck_abi_version()
-    except (OSError, AttributeError) as error:  # AttributeError: not a library of kernels
+    except (OSError, AttributeError, missing) as error:
         raise KernelError(
             f"the kernel library {path} cannot be loaded ({error}); {remedy}"
         ) from None
@@ -139,7 +165,7 @@ def check(status: int, library: Any) -> None:
     For NCK_LOGITS the error is a LogitsError.
     """
     if status:
-        kind = LogitsError if status == _STATUS_LOGITS else KernelError
+        kind = LogitsError if status == STATUS_LOGITS else KernelError
         raise kind(_ffi().string(library.nck_last_error()).decode())
 
 

@@ -84,12 +84,16 @@ def random_u64(
 
 
 def random_u64s(
-    seed: int, stream: Stream, item: int, items: int, count: int
+    seed: int, stream: Stream, item: int, items: int, count: int, first: int = 0
 ) -> NDArray[np.uint64]:  # (items, count)
-    """Return random_u64(seed, stream, i, count) for `items` consecutive items i from `item` on."""
+    """Return random_u64(seed, stream, i, count, first) for `items` consecutive items i from `item`
+    on. first: even."""
+    assert first % 2 == 0
     blocks = (count + 1) // 2
+    index = np.arange(first // 2, first // 2 + blocks, dtype=np.uint64)
     counter = np.zeros((items, blocks, 4), dtype=np.uint32)
-    counter[:, :, 0] = np.arange(blocks)
+    counter[:, :, 0] = index & _LOW
+    counter[:, :, 1] = index >> _SHIFT
     item_ids = np.arange(item, item + items, dtype=np.uint64)[:, None]
     counter[:, :, 2] = item_ids & _LOW
     counter[:, :, 3] = item_ids >> _SHIFT

@@ -25,7 +25,7 @@ def imported(monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], threading.Even
         raise ImportError(name)
 
     monkeypatch.setattr(engines.importlib, "import_module", wait)
-    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    monkeypatch.delitem(sys.modules, "nanochat.tensor.engine", raising=False)
     return names, event
 
 

@@ -76,10 +76,12 @@ def test_u64_is_two_words_of_the_counter_that_the_docstring_names(seed, item, fi
 
 
 @given(seed=st.integers(0, ONES), item=st.integers(0, 2**63), items=st.integers(1, 4),
-       count=st.integers(1, 9))  # fmt: skip
-def test_items_in_one_call_are_those_of_calls_of_one(seed, item, items, count):
-    found = random_u64s(seed, Stream.BATCHES, item, items, count)
-    expected = [random_u64(seed, Stream.BATCHES, item + i, count) for i in range(items)]
+       count=st.integers(1, 9), pairs=st.integers(0, 2**33))  # fmt: skip
+def test_items_in_one_call_are_those_of_calls_of_one(seed, item, items, count, pairs):
+    found = random_u64s(seed, Stream.BATCHES, item, items, count, first=2 * pairs)
+    expected = [
+        random_u64(seed, Stream.BATCHES, item + i, count, first=2 * pairs) for i in range(items)
+    ]
     assert np.array_equal(found, expected)
 
 

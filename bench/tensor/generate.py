@@ -1,13 +1,15 @@
 """Tokens per second of generation, compared with nanoGPT and karpathy/nanochat, in one run.
 
-    python -m bench.tensor.generate [--nanogpt CHECKOUT] [--nanochat CHECKOUT] [--rounds N]
+    python -m bench.tensor.generate [--text FILE] [--nanogpt CHECKOUT] [--nanochat CHECKOUT]
 
 The models have the shape of nanoGPT's CPU recipe (4 layers, 4 heads, hidden size 128, context 64,
-vocabulary 65) and random float32 weights. The sides are ours by nck_decode, ours by calls of torch,
-nanoGPT's `generate`, which has no cache, and the `Engine` of karpathy/nanochat, whose model has a
-little more (value embeddings, smear, vocabulary padded to 128). Each side is a separate process
-that draws 63 tokens from a prompt of one token at temperature 1, through its own sampling loop; the
-text fits the context. The sides run in turn. Writes results/tensor/generate.json.
+vocabulary 65) and random weights. The sides are ours by nck_decode in float32 and bfloat16, ours by
+calls of torch, nanoGPT's `generate`, which has no cache, and the `Engine` of karpathy/nanochat,
+whose model has a little more (value embeddings, smear, vocabulary padded to 128). With --text, two
+more sides of ours mix the network with the n-grams of order 9 of that text's characters. Each side
+is a separate process that draws 63 tokens from a prompt of one token at temperature 1, through its
+own sampling loop; the text fits the context. The sides run in turn. Writes
+results/tensor/generate.json.
 """
 
 from __future__ import annotations
@@ -30,8 +32,11 @@ TOKENS = 63
 class Side:
     """A worker process and its measured times."""
 
-    def __init__(self, name: str, python: str, threads: int, checkout: Path | None) -> None:
-        words = [name, threads, *([checkout.resolve()] if checkout else [])]
+    def __init__(
+        self, name: str, threads: int, python: str = sys.executable, *,
+        text: Path | None = None, checkout: Path | None = None,
+    ) -> None:  # fmt: skip
+        words = [name, threads, *(path.resolve() for path in (text, checkout) if path)]
         self._process = subprocess.Popen(
             module_command("bench.tensor.generate_worker", *words, python=python),
             stdin=subprocess.PIPE,
@@ -98,6 +103,7 @@ def summary(sides: list[Side]) -> dict[str, Any]:
 
 def main() -> None:
     parser = command_parser(__doc__)
+    parser.add_argument("--text", type=Path, help="text whose n-grams are mixed in")
     parser.add_argument("--nanogpt", type=Path, help="checkout of karpathy/nanoGPT")
     parser.add_argument("--nanochat", type=Path, help="checkout of karpathy/nanochat")
     parser.add_argument(
@@ -107,13 +113,16 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.5, help="per side and round")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
-    ours = ("native", "calls", "native-bfloat16")
-    sides = [Side(name, sys.executable, options.threads, None) for name in ours]
+    threads = options.threads
+    sides = [Side(name, threads) for name in ("native", "native-bfloat16", "calls")]
+    if options.text:
+        names = ("counts", "counts-bfloat16")
+        sides += [Side(name, threads, text=options.text) for name in names]
     if options.nanogpt:
-        sides.append(Side("nanoGPT", sys.executable, options.threads, options.nanogpt))
+        sides.append(Side("nanoGPT", threads, checkout=options.nanogpt))
     if options.nanochat:
         python = options.nanochat_python
-        sides.append(Side("nanochat", python, options.threads, options.nanochat))
+        sides.append(Side("nanochat", threads, python, checkout=options.nanochat))
     measure(sides, options.rounds, options.seconds)
     for side in sides:
         side.end()
@@ -125,7 +134,8 @@ def main() -> None:
                   f" {figure['best_tokens_per_s']:10.0f} {figure['us_per_step']:10.1f}"
                   f" {figure['native_is_faster']:6.2f}")  # fmt: skip
     record = {
-        "tokens": TOKENS, "rounds": options.rounds, "threads": options.threads,
+        "tokens": TOKENS, "rounds": options.rounds, "threads": threads,
+        "text": options.text.name if options.text else None,
         "versions": {side.name: side.versions for side in sides}, "batches": figures,
         "seconds": {side.name: side.seconds for side in sides},
     }  # fmt: skip

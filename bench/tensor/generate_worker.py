@@ -1,8 +1,9 @@
 """One side of generate.py: a process that generates tokens on request and reports the time.
 
-    python -m bench.tensor.generate_worker SIDE THREADS [CHECKOUT]
+    python -m bench.tensor.generate_worker SIDE THREADS [PATH]
 
-SIDE is native, native-bfloat16 or calls (of this package), or nanoGPT or nanochat (of CHECKOUT).
+SIDE is native, native-bfloat16 or calls (of this package), counts or counts-bfloat16 (of this
+package, mixed with the n-grams of the text PATH), or nanoGPT or nanochat (of the checkout PATH).
 Prints a line with versions first. Reads lines of JSON from stdin, {"rows", "tokens", "seconds"}:
 for each one, generates that many tokens for that many rows from a prompt of one token, repeats this
 until the seconds have passed, and prints the mean seconds of one generation, prompt included.
@@ -19,29 +20,36 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 
 from bench.command import command_parser
 
-SIDES = ("native", "native-bfloat16", "calls", "nanoGPT", "nanochat")
+SIDES = (
+    "native", "native-bfloat16", "counts", "counts-bfloat16", "calls", "nanoGPT", "nanochat",
+)  # fmt: skip
 VOCAB, N_LAYER, N_HEAD, N_EMBD, BLOCK_SIZE = 65, 4, 4, 128, 64  # nanoGPT's CPU recipe
+ORDER = 9  # of the n-grams
 NEVER = -1  # a token that is never drawn, for sides that stop at a token
 
 Generate = Callable[[int, int], None]  # rows, tokens
 
 
-def ours(side: str) -> Generate:
+def ours(side: str, text: Path | None = None) -> Generate:
 
     from nanochat.config.options import TrainConfig
     from nanochat.sampling import sampling
+    from nanochat.sampling.mixed import mixed_with
     from nanochat.tensor import decoder
     from nanochat.tensor.engine import TensorEngine
 
     config = TrainConfig(
-        mode="tensor", n_layer=N_LAYER, n_head=N_HEAD, n_embd=N_EMBD, block_size=BLOCK_SIZE
-    )
-    dtype = "bfloat16" if side == "native-bfloat16" else "float32"
-    engine = TensorEngine(config, VOCAB, device="cpu", dtype=dtype)
+        mode="tensor", n_layer=N_LAYER, n_head=N_HEAD, n_embd=N_EMBD, block_size=BLOCK_SIZE,
+        ngram_order=0 if text is None else ORDER,
+    )  # fmt: skip
+    dtype = "bfloat16" if side.endswith("bfloat16") else "float32"
+    network = TensorEngine(config, VOCAB, device="cpu", dtype=dtype)
+    engine = mixed_with(network, None if text is None else counts_of(text))
     sampling.BOS = NEVER
     if side == "calls":
         decoder.decodes = lambda *_: False
@@ -55,6 +63,18 @@ def ours(side: str) -> Generate:
         assert all(len(step) == rows and None not in step for step in steps)
 
     return generate
+
+
+def counts_of(path: Path) -> Any:
+    """Count the n-grams of a text's characters; the rarest ones are one token."""
+    from nanochat.data.documents import Documents
+    from nanochat.ngram.kneser_ney import KneserNey
+
+    letters = np.array(list(path.read_text(encoding="utf-8")))
+    _, ids, frequencies = np.unique(letters, return_inverse=True, return_counts=True)
+    ranks = np.argsort(np.argsort(-frequencies, kind="stable"))
+    tokens = np.minimum(ranks[ids] + 1, VOCAB - 1)
+    return KneserNey.count(Documents.of(tokens, np.array([0, len(tokens)])), ORDER, VOCAB)
 
 
 def nanogpt(checkout: Path) -> Generate:
@@ -126,17 +146,18 @@ def main() -> None:
     parser = command_parser(__doc__)
     parser.add_argument("side", choices=SIDES)
     parser.add_argument("threads", type=int)
-    parser.add_argument("checkout", type=Path, nargs="?")
+    parser.add_argument("path", type=Path, nargs="?")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(1)
     peers = {"nanoGPT": nanogpt, "nanochat": nanochat}
+    needs_path = options.side in peers or options.side.startswith("counts")
+    if needs_path and options.path is None:
+        parser.error(f"side {options.side} needs a PATH")
     if options.side in peers:
-        if options.checkout is None:
-            parser.error(f"side {options.side} needs a CHECKOUT")
-        generate = peers[options.side](options.checkout.resolve())
+        generate = peers[options.side](options.path.resolve())
     else:
-        generate = ours(options.side)
+        generate = ours(options.side, options.path if needs_path else None)
     versions = {"python": sys.version.split()[0], "torch": torch.__version__}
     print(json.dumps(versions), file=sys.__stdout__, flush=True)
     for line in sys.stdin:

@@ -4,10 +4,10 @@
 
     python -m bench.tensor.start --text FILE -- --preset nano --ngram-order 6
 
-Each round runs three new processes: one that imports torch, one that trains up to its first step,
-and one that does the same but imports torch before it reads the text, as a single thread does.
-Seconds count from the start of the process, that of Python included. Writes
-results/tensor/start.json.
+Each round starts three new processes: one that imports torch, the command up to the line that
+describes the text, which comes right before its first step, and one that does the same but imports
+torch first, as a single thread does. Seconds count from the start of the process, that of Python
+included, to the line. Writes results/tensor/start.json.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ from pathlib import Path
 from bench.command import command_parser
 from bench.machine import write_result
 
-TORCH = "import torch"
-# Ends where the training loop would begin.
-TRAIN = """
-import os, sys
-from nanochat.commands import train
-from nanochat.cli import main
-train.train_loop = lambda *_, **__: os._exit(0)
-main(sys.argv[1:])
-os._exit(1)
-"""
-IN_ORDER = "import nanochat.tensor.engine\n"
+LINE = "to train on,"  # of the description of the text
+TORCH = f"import torch; print({LINE!r}, flush=True)"
+TRAIN = "import sys; from nanochat.cli import main; sys.exit(main(sys.argv[1:]))"
+IN_ORDER = "import nanochat.tensor.engine; "
 SIDES = {"torch": TORCH, "train": TRAIN, "in_order": IN_ORDER + TRAIN}
 
 
 def seconds(code: str, arguments: list[str]) -> float:
+    """Return the time until the process prints LINE, and end it there."""
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        ended = subprocess.run(
-            [sys.executable, "-c", code, *arguments], cwd=folder, capture_output=True, text=True,
-            check=False,
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, *arguments], cwd=folder, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
-        took = time.perf_counter() - began
-    if ended.returncode:
-        raise SystemExit(f"error: a process ended with {ended.returncode}: {ended.stderr[-500:]}")
-    return took
+        assert process.stdout is not None  # opened above
+        printed = []
+        for line in process.stdout:
+            printed.append(line)
+            if LINE in line:
+                took = time.perf_counter() - began
+                process.kill()
+                process.communicate()
+                return took
+    raise SystemExit(f"error: a process ended before its first step: {''.join(printed)[-500:]}")
 
 
 def parsed() -> argparse.Namespace:

@@ -122,6 +122,19 @@ typedef struct {
   const int64_t* counts_of_counts; /* (order, 2, 4), or NULL without a cut-off */
 } nck_ngram_arrays;
 
+/* Texts that a network and counts continue together. The network has one output more than the
+   vocabulary: with s the softmax of a row's logits after share_offset is added to the last one,
+   p(w) = s[w] + s[vocab] · p_counts(w | context). */
+typedef struct {
+  const nck_ngrams* ngrams;
+  const int64_t* contexts; /* (rows, context_length), each as in nck_ngram_distributions */
+  int64_t context_length, context_stride; /* context_stride: between the first tokens of rows */
+  const void* logits;                     /* (rows, vocab + 1) */
+  int64_t rows, row_stride;
+  double share_offset;
+  int32_t dtype; /* NCK_FLOAT32 or NCK_FLOAT64 */
+} nck_mixture;
+
 int32_t nck_abi_version(void);
 const char* nck_last_error(void);
 /* The instruction set or GPU architectures that the library's code is compiled for, such as
@@ -421,6 +434,14 @@ int32_t nck_ngram_losses(const nck_ngrams* ngrams, const int64_t* tokens, const 
 int32_t nck_ngram_distributions(const nck_ngrams* ngrams, const int64_t* tokens,
                                 const int64_t* offsets, int64_t contexts, int32_t order,
                                 double* probabilities, int32_t threads);
+
+/* log_probabilities: (rows, vocab), log p of each token as the next one of each text. */
+int32_t nck_mixed_logits(const nck_mixture* mixture, double* log_probabilities, int32_t threads);
+/* Draws what nck_sample draws from nck_mixed_logits. chosen: (count) the rows to draw for, or NULL
+   for the first `count`; random, tokens: (count). */
+int32_t nck_sample_mixture(const nck_mixture* mixture, const int64_t* chosen, int64_t count,
+                           const uint64_t* random, double temperature, int64_t top_k, double top_p,
+                           int64_t* tokens, int32_t threads);
 
 /* Memory for large results: at least `bytes`, aligned to 64 bytes, on huge pages where the system
    has them. Buffers that are given back are kept for later calls, at most NCK_BUFFERS_KEPT of them;

@@ -334,7 +334,7 @@ class _Trial:
         if config.num_samples == 0:
             return 0.0
         context = prompt_tokens(tokenizer, "", self._dataset.start, config.block_size)
-        model = mixed_with(self._engine, self._dataset.counts)
+        model = mixed_with(self._engine, self._dataset.counts, config.threads)
         times = []
         for tokens in (1, 9):
             fewer = dataclasses.replace(

@@ -145,7 +145,7 @@ def preview(run: Run) -> Callable[[int], str]:
             context = prompt_tokens(tokenizer, "", run.dataset.start, config.block_size)
             bias = phrase_bias(tokenizer, config.style, STYLE_WEIGHT)
             settings = sampling_settings(config)
-            model = mixed_with(run.engine, run.dataset.counts)
+            model = mixed_with(run.engine, run.dataset.counts, config.threads)
             maker.append(Preview(model, tokenizer, context, settings, bias=bias))
         return maker[0].text(columns)
 
@@ -215,8 +215,8 @@ def _samples(run: Run) -> list[str]:
     started = time.perf_counter()
     deadline = run.deadline
     samples = generate(
-        mixed_with(run.engine, run.dataset.counts), tokenizer, context, sampling_settings(config),
-        config.num_samples, bias=bias,
+        mixed_with(run.engine, run.dataset.counts, config.threads), tokenizer, context,
+        sampling_settings(config), config.num_samples, bias=bias,
         stop=deadline.cuts_samples if deadline is not None else (lambda: False),
     )  # fmt: skip
     seconds = time.perf_counter() - started

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanochat import native
-from nanochat.errors import KernelError
+from nanochat.errors import KernelError, LogitsError
 
-__all__ = ["SIGNATURES", "Arrays", "check", "kernels", "pointer"]
+__all__ = ["SIGNATURES", "Arrays", "Mixture", "check", "kernels", "pointer"]
 
 _POINTER, _INT64, _INT32 = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
 _DOUBLE = ctypes.c_double
@@ -38,6 +38,17 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     ),
     "nck_ngram_distributions": (
         _INT32, [_POINTER, _POINTER, _POINTER, _INT64, _INT32, _POINTER, _INT32]
+    ),
+    "nck_mixed_logits": (_INT32, [_POINTER, _POINTER, _INT32]),
+    "nck_sample_mixture": (
+        _INT32, [_POINTER, _POINTER, _INT64, _POINTER, _DOUBLE, _INT64, _DOUBLE, _POINTER, _INT32]
+    ),
+    "nck_sample": (
+        _INT32,
+        [
+            _POINTER, _INT64, _INT64, _INT64, _INT32, _POINTER, _POINTER, _POINTER, _DOUBLE,
+            _INT64, _DOUBLE, _POINTER, _INT32,
+        ],
     ),
     "nck_open_adaptive": (
         _INT32, [_POINTER, _INT32, _INT32, _INT32, _DOUBLE, _DOUBLE, _POINTER]
@@ -63,6 +74,17 @@ class Arrays(ctypes.Structure):
     )  # fmt: skip
 
 
+class Mixture(ctypes.Structure):
+    """nck_mixture of csrc/kernels/abi.h."""
+
+    _fields_ = (
+        ("ngrams", _POINTER),
+        ("contexts", _POINTER), ("context_length", _INT64), ("context_stride", _INT64),
+        ("logits", _POINTER), ("rows", _INT64), ("row_stride", _INT64),
+        ("share_offset", _DOUBLE), ("dtype", _INT32),
+    )  # fmt: skip
+
+
 @cache
 def kernels() -> Any:
     """Return the CPU kernels. Raises KernelError if they are missing or of another version."""
@@ -74,9 +96,13 @@ def kernels() -> Any:
 
 
 def check(status: int) -> None:
-    """Raise KernelError with the kernels' message unless the status is NCK_OK."""
+    """Raise KernelError with the kernels' message unless the status is NCK_OK.
+
+    For NCK_LOGITS the error is a LogitsError.
+    """
     if status:
-        raise KernelError(kernels().nck_last_error().decode())
+        kind = LogitsError if status == native.STATUS_LOGITS else KernelError
+        raise kind(kernels().nck_last_error().decode())
 
 
 def pointer(array: NDArray[Any]) -> int:

@@ -63,7 +63,7 @@ class TrainedModel:
         """What samples are drawn from."""
         if self.config.ngram_order and self.counts is None:
             return NetworkAlone(self.engine)
-        return mixed_with(self.engine, self.counts)
+        return mixed_with(self.engine, self.counts, self.config.threads)
 
     @property
     def adaptive_mixture(self) -> OpensDecoders:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from nanochat.data.tokenizer import BOS
 from nanochat.ngram.adaptive import AdaptiveCounts
 from nanochat.ngram.kneser_ney import KneserNey
-from nanochat.sampling.mixed import HasShare, shares_of
+from nanochat.sampling.mixed import HasShare, share_logit, shares_of
 from nanochat.sampling.sampling import OpensDecoders
 from nanochat.training.engine import Decoder
 
@@ -32,8 +32,10 @@ class _AdaptiveMixture:
     def open_decoder(self, prompts: Sequence[Sequence[int]]) -> Decoder:
         if self._network is None:
             return AdaptiveDecoder(None, self._counts, prompts)
-        decoder, offset = self._network.open_decoder(prompts), self._network.share_offset
-        return AdaptiveDecoder(decoder, self._counts, prompts, offset)
+        added = share_logit(self._network, self._counts.vocab_size)
+        return AdaptiveDecoder(
+            self._network.open_decoder(prompts), self._counts, prompts, share_logit=added
+        )
 
 
 class AdaptiveDecoder:
@@ -47,10 +49,11 @@ class AdaptiveDecoder:
         network: Decoder | None,  # its last logit is the share of the counts
         counts: KneserNey,
         prompts: Sequence[Sequence[int]],
-        share_offset: float = 0.0,  # of the engine of the network
+        *,
+        share_logit: float = 0.0,  # added to the last logit of the network
     ) -> None:
-        self._network, self._share_offset = network, share_offset
-        self._shares = None if network is None else shares_of(network, share_offset)
+        self._network, self._share_logit = network, share_logit
+        self._shares = None if network is None else shares_of(network, share_logit)
         read: dict[tuple[int, ...], AdaptiveCounts] = {}
         self._rows = []
         for prompt in map(tuple, prompts):
@@ -75,7 +78,7 @@ class AdaptiveDecoder:
             )
         if self._network is not None:
             self._network.advance(ids)
-            self._shares = shares_of(self._network, self._share_offset)
+            self._shares = shares_of(self._network, self._share_logit)
 
 
 def _after(prompt: tuple[int, ...], counts: KneserNey) -> AdaptiveCounts:

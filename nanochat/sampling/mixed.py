@@ -1,21 +1,48 @@
-"""Decoding the mixture of a network and counted n-grams, exactly as training computes it."""
+"""Decoding the mixture of a network and counted n-grams, exactly as training computes it.
+
+The kernels nck_mixed_logits and nck_sample_mixture look up the counts, mix and draw in one call.
+"""
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nanochat import native
 from nanochat.data.batches import Batch
+from nanochat.ngram.kernels import Mixture, check, kernels
 from nanochat.ngram.kneser_ney import KneserNey
 from nanochat.ngram.mixing import start_offset
 from nanochat.sampling.ngram import NgramEngine
+from nanochat.sampling.recent import RecentTokens
 from nanochat.sampling.sampling import OpensDecoders
+from nanochat.system.threads import thread_count
 from nanochat.training.engine import Decoder
 
-__all__ = ["MixedDecoder", "NetworkAlone", "Parts", "mixed_with", "shares_of"]
+__all__ = [
+    "KeepsLogits",
+    "MixedDecoder",
+    "NetworkAlone",
+    "Parts",
+    "mixed_with",
+    "share_logit",
+    "shares_of",
+]
+
+# Up to this much work, in logits, one thread is enough: a second one would wait longer than it
+# works. Looking a context up takes about as long as mixing this many logits.
+_ONE_THREAD_LOGITS, _LOOKUP_LOGITS = 4096, 256
+
+
+@runtime_checkable
+class KeepsLogits(Protocol):
+    """A decoder whose logits can be read in place, at the same address after each step."""
+
+    kept_logits: NDArray[Any]  # (rows, vocab) float32 or float64, C-contiguous
 
 
 class HasShare(Protocol):
@@ -30,39 +57,42 @@ class HasShare(Protocol):
 
 def shares_of(
     network: Decoder,
-    share_offset: float,  # of its engine
+    share_logit: float,  # added to its last logit
 ) -> NDArray[np.float64]:  # (rows, vocab + 1)
     """Return the softmax of a network's logits, the share of the counts last."""
-    logits = _with_offset(network, share_offset)
+    logits = network.logits.astype(np.float64)
+    logits[:, -1] += share_logit
     logits -= logits.max(axis=1, keepdims=True)
     shares: NDArray[np.float64] = np.exp(logits)
     shares /= shares.sum(axis=1, keepdims=True)
     return shares
 
 
-def _with_offset(network: Decoder, share_offset: float) -> NDArray[np.float64]:
-    logits = network.logits.astype(np.float64)  # (rows, vocab + 1)
-    logits[:, -1] += start_offset(logits.shape[1] - 1) + share_offset
-    return logits
+def share_logit(network: HasShare, vocab_size: int) -> float:
+    """Return what is added to the last logit of a network."""
+    return start_offset(vocab_size) + network.share_offset
 
 
-def mixed_with(network: HasShare, counts: KneserNey | None) -> OpensDecoders:
+def mixed_with(network: HasShare, counts: KneserNey | None, threads: int = 1) -> OpensDecoders:
     """Return the mixture to draw samples from, or the network itself if there are no counts.
 
     Counts that predict alone are returned as they are.
     """
     if counts is None or isinstance(network, NgramEngine):
         return network
-    return _Mixture(network, counts)
+    return _Mixture(network, counts, thread_count(threads))
 
 
 class _Mixture:
-    def __init__(self, network: HasShare, counts: KneserNey) -> None:
-        self._network, self._counts = network, counts
+    def __init__(self, network: HasShare, counts: KneserNey, threads: int) -> None:
+        self._network, self._counts, self._threads = network, counts, threads
 
     def open_decoder(self, prompts: Sequence[Sequence[int]]) -> Decoder:
-        decoder, offset = self._network.open_decoder(prompts), self._network.share_offset
-        return MixedDecoder(decoder, self._counts, prompts, offset)
+        return MixedDecoder(
+            self._network.open_decoder(prompts), self._counts, prompts,
+            share_logit=share_logit(self._network, self._counts.vocab_size),
+            threads=self._threads,
+        )  # fmt: skip
 
 
 class Parts(NamedTuple):
@@ -85,44 +115,114 @@ class MixedDecoder:
         network: Decoder,  # its last logit is the share of the counts
         counts: KneserNey,
         prompts: Sequence[Sequence[int]],
-        share_offset: float,  # of the engine of the network
+        *,
+        share_logit: float,  # added to the last logit
         threads: int = 1,
     ) -> None:
-        self._network, self._counts, self._threads = network, counts, threads
-        self._share_offset = share_offset
-        self._longest = counts.order - 1
-        self._texts = [self._recent(list(prompt)) for prompt in prompts]
+        self._network, self._counts, self._offset = network, counts, share_logit
+        self._recent = RecentTokens(prompts, counts.order - 1)
+        rows, vocab = len(prompts), counts.vocab_size
+        few = rows * (vocab + _LOOKUP_LOGITS) <= _ONE_THREAD_LOGITS
+        self._threads = 1 if few else threads
+        # The kernels' arguments. Addresses are made once: they would cost as much as the call.
+        self._logits = network.kept_logits if isinstance(network, KeepsLogits) else None
+        self._random, self._drawn = np.zeros(rows, np.uint64), np.zeros(rows, np.int64)
+        self._random_address = int(self._random.ctypes.data)
+        self._drawn_address = int(self._drawn.ctypes.data)
+        self._fields = Mixture(
+            ngrams=counts.address, context_stride=self._recent.stride, rows=rows,
+            row_stride=vocab + 1, share_offset=share_logit,
+        )  # fmt: skip
+        if self._logits is not None:
+            self._point_to(self._logits)
+        self._address = ctypes.addressof(self._fields)
+        self._sample = kernels().nck_sample_mixture
 
-    def _recent(self, text: list[int]) -> list[int]:
-        return text[max(len(text) - self._longest, 0) :]
+    def _point_to(self, logits: NDArray[Any]) -> None:
+        assert logits.shape == (self._fields.rows, self._fields.row_stride)
+        assert logits.flags.c_contiguous
+        self._fields.logits = logits.ctypes.data
+        self._fields.dtype = native.DTYPES[logits.dtype.name]
+
+    def _update(self) -> NDArray[Any] | None:
+        """Point the kernels to the newest tokens and logits. The caller keeps the result."""
+        fields, recent = self._fields, self._recent
+        fields.contexts, fields.context_length = recent.address, recent.length
+        if self._logits is not None:
+            return self._logits
+        logits: NDArray[Any] = np.ascontiguousarray(self._network.logits)
+        self._point_to(logits)
+        return logits
 
     @property
     def logits(self) -> NDArray[np.float64]:  # (rows, vocab)
-        shares = shares_of(self._network, self._share_offset)
-        result: NDArray[np.float64] = np.log(shares[:, :-1] + shares[:, -1:] * self._counted())
+        read = self._update()
+        result = np.empty((len(self._drawn), self._counts.vocab_size))
+        check(kernels().nck_mixed_logits(self._address, result.ctypes.data, self._threads))
+        del read  # not before the call has read it
         return result
 
-    def _counted(self) -> NDArray[np.float64]:  # (rows, vocab)
-        return self._counts.distributions(self._texts, threads=self._threads)
+    def draw(
+        self,
+        logits: NDArray[Any],  # (rows, vocab)
+        random: NDArray[np.uint64],  # (rows,)
+        *,
+        temperature: float,
+        top_k: int,
+        top_p: float,
+    ) -> NDArray[np.int64]:  # (rows,)
+        """See sampling.sampling.DrawsTokens."""
+        values = np.ascontiguousarray(logits, dtype=np.float64)
+        words = np.ascontiguousarray(random)
+        (rows, vocab), tokens = values.shape, np.empty(len(words), np.int64)
+        status = kernels().nck_sample(
+            values.ctypes.data, rows, vocab, vocab, native.DTYPES["float64"], words.ctypes.data,
+            None, None, temperature, top_k, top_p, tokens.ctypes.data, self._threads,
+        )  # fmt: skip
+        check(status)
+        return tokens
+
+    def draw_own(
+        self,
+        rows: NDArray[np.intp],
+        random: NDArray[np.uint64],
+        *,
+        temperature: float,
+        top_k: int,
+        top_p: float,
+    ) -> NDArray[np.int64]:
+        """See sampling.sampling.DrawsOwnTokens. The rows that have ended are not looked up."""
+        read, count, chosen = self._update(), len(rows), None
+        if count < len(self._drawn):
+            rows = np.ascontiguousarray(rows, dtype=np.int64)
+            chosen = rows.ctypes.data
+        self._random[:count] = random
+        status = self._sample(
+            self._address, chosen, count, self._random_address, temperature, top_k, top_p,
+            self._drawn_address, self._threads,
+        )  # fmt: skip
+        check(status)
+        del read  # not before the call has read it
+        return self._drawn[:count].copy()
 
     def parts(self) -> Parts:
         """Return what the network and the counts each say of the next tokens."""
-        logits = _with_offset(self._network, self._share_offset)
+        logits = self._network.logits.astype(np.float64)
+        logits[:, -1] += self._offset
         network = log_softmax(logits[:, :-1])
         rest = np.logaddexp.reduce(logits[:, :-1], axis=1)
         share = np.exp(logits[:, -1] - np.logaddexp(rest, logits[:, -1]))
-        return Parts(np.exp(network), self._counted(), share)
+        counts = self._counts.distributions(list(self._recent.contexts()), threads=self._threads)
+        return Parts(np.exp(network), counts, share)
 
     def matched_orders(self) -> list[int]:
         """Return for each row the order of the longest n-grams that its text begins: one more than
         the newest tokens of the text that occur together in the counted text."""
-        return [self._counts.matched(text) + 1 for text in self._texts]
+        return [self._counts.matched(text) + 1 for text in self._recent.contexts().tolist()]
 
     def advance(self, ids: Sequence[int]) -> None:
         self._network.advance(ids)
-        self._texts = [
-            self._recent([*text, int(token)]) for text, token in zip(self._texts, ids, strict=True)
-        ]
+        self._recent.append(ids)
 
 
 class NetworkAlone:

@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 from nanochat.data.batches import IGNORE, Batch
 from nanochat.model.state import check_shapes
 from nanochat.ngram.kneser_ney import KneserNey
+from nanochat.sampling.recent import RecentTokens
 from nanochat.training.engine import EngineState, StepResult, StepSettings
 
 __all__ = ["NgramDecoder", "NgramEngine"]
-
-_SPARE = 512  # tokens per row that a decoder appends before it moves the context to the front
 
 
 class NgramEngine:
@@ -79,26 +78,15 @@ class NgramDecoder:
         from nanochat import _scalar  # a network of the tensor engine does not need it
 
         self._draw_tokens = _scalar.draw_tokens
-        self._longest = counts.order - 1
-        recent = [list(prompt[max(len(prompt) - self._longest, 0) :]) for prompt in prompts]
-        self._end = len(recent[0]) if recent else 0  # prompts have one length
-        self._tokens = np.zeros((len(recent), self._longest + _SPARE), dtype=np.int64)
-        self._tokens[:, : self._end] = recent
-        self._reader = counts.reader(len(recent))
-
-    def _contexts(self) -> NDArray[np.int64]:  # (rows, at most order − 1)
-        return self._tokens[:, max(self._end - self._longest, 0) : self._end]
+        self._recent = RecentTokens(prompts, counts.order - 1)
+        self._reader = counts.reader(len(prompts))
 
     @property
     def logits(self) -> NDArray[np.float64]:  # (rows, vocab)
-        return np.log(self._reader.distributions(self._contexts()))
+        return np.log(self._reader.distributions(self._recent.contexts()))
 
     def advance(self, ids: Sequence[int]) -> None:
-        if self._end == self._tokens.shape[1]:
-            self._tokens[:, : self._longest] = self._contexts()  # the columns do not overlap
-            self._end = self._longest
-        self._tokens[:, self._end] = ids
-        self._end += 1
+        self._recent.append(ids)
 
     def draw(
         self,
@@ -122,7 +110,7 @@ class NgramDecoder:
         top_p: float,
     ) -> NDArray[np.int64]:
         """Draw the same tokens for these rows; the rows that have ended are not looked up."""
-        contexts = self._contexts()
+        contexts = self._recent.contexts()
         if len(rows) < len(contexts):
             contexts = contexts[rows]
         logits = self._reader.distributions(contexts)

@@ -137,21 +137,23 @@ def sample_tokens(
     if not rows:
         return
     decoder = engine.open_decoder([list(prompt)] * rows)
-    histories = [list(prompt) for _ in range(rows)]
-    active = np.arange(rows)
-    draw_tokens = _drawer(decoder, settings, bias)
+    newest, active = [prompt[-1]] * rows, np.arange(rows)
+    draw_tokens = _drawer(decoder, settings, bias, prompt, newest)
     for position in range(settings.max_new_tokens):
         if position:
-            decoder.advance([history[-1] for history in histories])
+            decoder.advance(newest)
         if position % _BLOCK == 0:
             random = _random_block(settings, first_row, rows, position)
-        words = random[active, position % _BLOCK]
-        tokens = draw_tokens(active, words, histories)
-        drawn = tokens.tolist()
-        step: list[int | None] = [None] * rows
-        for row, token in zip(active.tolist(), drawn, strict=True):
-            step[row] = token
-            histories[row].append(token)
+        words = random[position % _BLOCK]
+        tokens = draw_tokens(active, words if len(active) == rows else words[active])
+        drawn: list[int] = tokens.tolist()
+        if len(drawn) == rows:
+            newest[:] = drawn
+            step: list[int | None] = [*drawn]
+        else:
+            step = [None] * rows
+            for row, token in zip(active.tolist(), drawn, strict=True):
+                step[row] = newest[row] = token
         yield step
         if BOS not in drawn and (stopped is None or not stopped.any()):
             continue  # the common case: no row has ended
@@ -164,37 +166,40 @@ def sample_tokens(
 
 
 def _drawer(
-    decoder: Decoder, settings: SamplingSettings, bias: PhraseBias | None
-) -> Callable[
-    [NDArray[np.intp], NDArray[np.uint64], Sequence[Sequence[int]]], NDArray[np.int64]
-]:  # some rows, a random integer for each, and the texts of all rows → a token of each
+    decoder: Decoder,
+    settings: SamplingSettings,
+    bias: PhraseBias | None,
+    prompt: Sequence[int],
+    newest: Sequence[int],  # the last token of each row, kept up to date by the caller
+) -> Callable[[NDArray[np.intp], NDArray[np.uint64]], NDArray[np.int64]]:
+    # the rows that go on, and a random integer for each → a token of each
     how: dict[str, Any] = {
         "temperature": settings.temperature, "top_k": settings.top_k, "top_p": settings.top_p,
     }  # fmt: skip
     if bias is None and isinstance(decoder, DrawsOwnTokens):
         own = decoder.draw_own
-        return lambda rows, random, _: own(rows, random, **how)
+        return lambda rows, random: own(rows, random, **how)
     draw_here = decoder.draw if isinstance(decoder, DrawsTokens) else draw
+    if bias is None:
+        return lambda rows, random: draw_here(np.asarray(decoder.logits)[rows], random, **how)
+    phrases = bias
+    texts = [list(prompt[:-1]) for _ in newest]
 
-    def draw_tokens(
-        rows: NDArray[np.intp], random: NDArray[np.uint64], histories: Sequence[Sequence[int]]
-    ) -> NDArray[np.int64]:
+    def draw_tokens(rows: NDArray[np.intp], random: NDArray[np.uint64]) -> NDArray[np.int64]:
+        for text, token in zip(texts, newest, strict=True):
+            text.append(token)
         logits = np.asarray(decoder.logits)[rows]
-        if bias is not None:
-            pairs = zip(logits, (histories[row] for row in rows.tolist()), strict=True)
-            logits = np.stack([bias.apply(row, history) for row, history in pairs])
-        return draw_here(logits, random, **how)
+        pairs = zip(logits, (texts[row] for row in rows.tolist()), strict=True)
+        return draw_here(np.stack([phrases.apply(*pair) for pair in pairs]), random, **how)
 
     return draw_tokens
 
 
 def _random_block(
     settings: SamplingSettings, first_row: int, rows: int, position: int
-) -> NDArray[np.uint64]:  # (rows, positions of this block)
+) -> NDArray[np.uint64]:  # (positions of this block, rows)
     count = min(_BLOCK, settings.max_new_tokens - position)
-    return np.stack(
-        [
-            philox.random_u64(settings.seed, Stream.SAMPLING, first_row + row, count, position)
-            for row in range(rows)
-        ]
+    random = philox.random_u64s(
+        settings.seed, Stream.SAMPLING, first_row, rows, count, first=position
     )
+    return np.ascontiguousarray(random.T)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import cffi
 import pytest
 from native.calls import Loss, nck_loss
 
@@ -84,6 +87,36 @@ def test_a_missing_header_is_named(kernels: Path) -> None:
     assert refusal(native._declared) == (
         f"the kernels' declarations {kernels / 'nck_abi.h'} cannot be read; {REINSTALL}"
     )
+
+
+def test_compiled_declarations_are_used_only_for_their_header(kernels: Path) -> None:
+    header = b"int nck_abi_version(void);"
+    (kernels / "nck_abi.h").write_bytes(header)
+    digest = hashlib.sha256(header).hexdigest()
+    (kernels / "nck_abi.cffi").write_text(f"# {digest}\nffi = 'compiled'\n")
+    assert native._declared() == "compiled"
+    (kernels / "nck_abi.h").write_bytes(header + b"int nck_more(int);")
+    assert isinstance(native._declared(), cffi.FFI)
+    (kernels / "nck_abi.h").write_bytes(header)
+    (kernels / "nck_abi.cffi").write_text(f"# {digest}\nraise ImportError('of another cffi')\n")
+    assert isinstance(native._declared(), cffi.FFI)
+
+
+def test_declarations_compiled_by_the_build_are_those_of_the_header(tmp_path: Path) -> None:
+    script = Path(__file__).parents[2] / "csrc" / "kernels" / "declarations.py"
+    if not script.exists():
+        pytest.skip("not in a checkout")
+    path, header = tmp_path / "nck_abi.cffi", native._folder() / "nck_abi.h"
+    subprocess.run([sys.executable, str(script), str(header), str(path)], check=True)
+    compiled = native._compiled_declarations(path, header.read_bytes())
+    parsed = cffi.FFI()
+    parsed.cdef(header.read_text(encoding="utf-8"))
+    library = native._folder() / native._file_name("nck")
+    sides = [(ffi, ffi.dlopen(str(library))) for ffi in (compiled, parsed)]
+    for name in ("nck_abi_version", "nck_cross_entropy", "nck_decode", "nck_sample_mixture"):
+        types = [ffi.typeof(getattr(found, name)).cname for ffi, found in sides]
+        assert len({each.replace("struct ", "") for each in types}) == 1
+    assert len({ffi.sizeof("nck_gpt") for ffi, _ in sides}) == 1
 
 
 def test_a_package_without_compiled_files_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

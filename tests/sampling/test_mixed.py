@@ -12,6 +12,7 @@ from nanochat.engines import build_engine, resolve_hardware
 from nanochat.ngram.kneser_ney import KneserNey
 from nanochat.ngram.mixing import probabilities
 from nanochat.sampling.mixed import mixed_with
+from nanochat.sampling.sampling import OpensDecoders, SamplingSettings, sample_tokens
 
 VOCAB, BLOCK = 7, 12
 SIZE = {
@@ -91,6 +92,41 @@ def test_beyond_the_window_the_counts_read_the_text_itself(counts) -> None:
         shares = np.exp(network) / np.exp(network).sum()
         expected = shares[:-1] + shares[-1] * counts.distribution(text)
         np.testing.assert_allclose(np.exp(decoder.logits[0]), expected, rtol=1e-6)
+
+
+class _LogitsOnly:
+    """A model without a draw of its decoder's: the reference draws."""
+
+    def __init__(self, model: OpensDecoders) -> None:
+        self._model = model
+
+    def open_decoder(self, prompts):
+        decoder = self._model.open_decoder(prompts)
+
+        class LogitsOnly:
+            logits = property(lambda _: decoder.logits)
+            advance = staticmethod(decoder.advance)
+
+        return LogitsOnly()
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{}, {"temperature": 0.0}, {"temperature": 0.8, "top_k": 3}, {"top_p": 0.7}],
+    ids=["plain", "greedy", "top-k", "top-p"],
+)
+def test_tokens_of_the_mixture_are_those_of_the_reference_draw(engine, counts, how) -> None:
+    plain = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "max_new_tokens": BLOCK + 3, "seed": 5}
+    mixture, settings = mixed_with(engine, counts), SamplingSettings(**{**plain, **how})
+    found = list(sample_tokens(mixture, [0], settings, rows=6))
+    assert found == list(sample_tokens(_LogitsOnly(mixture), [0], settings, rows=6))
+    ended = [[step[row] for step in found].count(None) for row in range(6)]
+    if not how:
+        assert len(set(ended)) > 1  # rows end at different positions
+    for row in (0, 5):  # a row does not depend on the others
+        alone = list(sample_tokens(mixture, [0], settings, rows=1, first_row=row))
+        drawn = [step[row] for step in found if step[row] is not None]
+        assert [token for (token,) in alone] == drawn
 
 
 def test_without_counts_the_network_is_drawn_from(engine) -> None:

@@ -15,7 +15,7 @@ from nanochat.data.batches import IGNORE, evaluation_batches
 from nanochat.errors import CheckpointError
 from nanochat.ngram.kneser_ney import KneserNey
 from nanochat.ngram.mixing import exact_probabilities
-from nanochat.sampling import ngram as module
+from nanochat.sampling import recent
 from nanochat.sampling.draw import draw
 from nanochat.sampling.mixed import mixed_with
 from nanochat.sampling.ngram import NgramEngine
@@ -64,7 +64,7 @@ def test_padding_has_no_loss():
 @pytest.mark.parametrize("order", [1, 2, 3, 6])
 @pytest.mark.parametrize("prompt", [[0], [0, 2], [3], text(7, 30)])
 def test_the_decoder_predicts_as_the_oracle_however_long_the_text_grows(order, prompt, monkeypatch):
-    monkeypatch.setattr(module, "_SPARE", 2 * order)  # the context moves to the front often
+    monkeypatch.setattr(recent, "_SPARE", 2 * order)  # the context moves to the front often
     oracle = KneserNeyOracle(TRAINED, order, VOCAB)
     rows = [list(prompt), list(prompt)]
     decoder = engine_of(order).open_decoder(rows)

@@ -79,7 +79,7 @@ def test_shares_of_batches_and_of_decoders_and_losses_agree(mode: str) -> None:
     network = engine.network_losses(batch)
     np.testing.assert_allclose(shares[..., 0] / (1 - shares[..., 1]), np.exp(-network), rtol=1e-12)
     decoder = engine.open_decoder(batch.inputs.tolist())
-    last = shares_of(decoder, 0.7)
+    last = shares_of(decoder, NINE_TENTHS + 0.7)
     np.testing.assert_allclose(last[:, -1], shares[:, -1, 1], rtol=1e-12)
     chosen = last[np.arange(3), batch.targets[:, -1]]
     np.testing.assert_allclose(chosen, shares[:, -1, 0], rtol=1e-12)

@@ -48,13 +48,14 @@ class NativeDecoder:
         self._multiply_adds = rows * (
             sum(matrix.numel() for block in blocks for matrix in block) + model.head.numel()
         )
-        self._logits: NDArray[Any] = np.empty((rows, len(model.head)), dtype)
+        # See sampling.mixed.KeepsLogits.
+        self.kept_logits: NDArray[Any] = np.empty((rows, len(model.head)), dtype)
         self._next = native.ffi.new("int64_t[]", rows)
         # Addresses are made once: they would cost as much as a small step.
         self._handle = native.address(self._decoder)
         self._next_address, self._logits_address = (
             native.address(self._next),
-            self._logits.ctypes.data,
+            self.kept_logits.ctypes.data,
         )
         self._decode, self._sample = native.kernel("decode"), native.kernel("sample")
         self._count = 0  # tokens read
@@ -71,7 +72,7 @@ class NativeDecoder:
 
     @property
     def logits(self) -> NDArray[np.float64] | NDArray[np.float32]:
-        return self._logits.copy()
+        return self.kept_logits.copy()
 
     def advance(self, ids: Sequence[int]) -> None:
         window = self._window
@@ -83,7 +84,7 @@ class NativeDecoder:
             return
         if window is not None:
             window[:, self._count] = ids
-        self._next[0 : len(self._logits)] = ids
+        self._next[0 : len(self.kept_logits)] = ids
         self._call(self._next_address, 1)
 
     def _read(self, ids: NDArray[np.int64]) -> None:  # (rows, length)
@@ -123,10 +124,10 @@ class NativeDecoder:
         top_p: float,
     ) -> NDArray[np.int64]:
         """See sampling.sampling.DrawsOwnTokens."""
-        if len(rows) == len(self._logits):
+        if len(rows) == len(self.kept_logits):
             random = np.ascontiguousarray(random)
             return self._drawn(self._logits_address, random, temperature, top_k, top_p)
-        chosen = self._logits[rows]
+        chosen = self.kept_logits[rows]
         return self.draw(chosen, random, temperature=temperature, top_k=top_k, top_p=top_p)
 
     def _drawn(
@@ -137,9 +138,9 @@ class NativeDecoder:
         top_k: int,
         top_p: float,
     ) -> NDArray[np.int64]:
-        rows, vocab = len(random), self._logits.shape[1]
+        rows, vocab = len(random), self.kept_logits.shape[1]
         tokens = np.empty(rows, np.int64)
-        dtype = native.DTYPES["float64" if self._logits.itemsize == 8 else "float32"]
+        dtype = native.DTYPES["float64" if self.kept_logits.itemsize == 8 else "float32"]
         threads = 1 if rows * vocab <= ONE_THREAD_LOGITS else torch.get_num_threads()
         status = self._sample(
             logits, rows, vocab, vocab, dtype, random.ctypes.data, 0, 0, temperature, top_k, top_p,

@@ -31,6 +31,10 @@ struct MixtureTable {
   // dtype) bytes, aligned to 64.
   void (*rows[dtype_count])(const Mixture&, std::int64_t first, std::int64_t last, void* scratch,
                             MixtureResult& result) noexcept;
+  // NCK_FLOAT32 and NCK_FLOAT64: replaces the probability of each of `tokens` tokens by the counts
+  // with its log probability by the mixture. logits: of the tokens and of the counts' share.
+  void (*log_probabilities[2])(const void* logits, std::int64_t tokens, double share_offset,
+                               double* probabilities) noexcept;
 };
 
 }  // namespace nanochat::kernels

@@ -1,5 +1,6 @@
 // The mixture's loss over a few rows in three passes: the exponentials of the tokens' logits; what
-// both losses and the gradient need of each row, for several rows in one vector; the gradient.
+// both losses and the gradient need of each row, for several rows in one vector; the gradient. And
+// the mixture's probabilities of all tokens, for decoding.
 #include "kernels/cpu/cross_entropy/passes.hpp"
 #include "kernels/cpu/mixture/mixture.hpp"
 
@@ -185,11 +186,44 @@ void mixture(const Mixture& call, std::int64_t first, std::int64_t last, void* s
   rows.run(first, last, result);
 }
 
+inline Doubles load_doubles(const double* from, int count) noexcept {
+  return load_at(from, 0, count);
+}
+inline Doubles load_doubles(const float* from, int count) noexcept {
+  using Half = Vector<float, width<double>>;
+  const Half v = count == width<double> ? load<Half>(from) : load_first<Half>(from, count);
+  return __builtin_convertvector(v, Doubles);
+}
+
+// With m the largest of all logits, sums exponentials exp(z − m) and replaces p_counts with
+// exp(z − m) + exp(z[last] − m) · p_counts, then takes logarithms.
+template <class S>
+void log_probabilities(const void* row, std::int64_t tokens, double share_offset,
+                       double* probabilities) noexcept {
+  const auto* const logits = static_cast<const S*>(row);
+  const double last = static_cast<double>(logits[tokens]) + share_offset;
+  const auto of_tokens = static_cast<double>(row_maximum(logits, tokens));
+  const Doubles maximum = broadcast<Doubles>(last > of_tokens ? last : of_tokens);
+  const Doubles share = exp_of_nonpositive(broadcast<Doubles>(last) - maximum);
+  Doubles sums{};
+  for_vectors<Doubles>(tokens, [&](std::int64_t at, int count) {
+    const Doubles own = exp_of_nonpositive(load_doubles(logits + at, count) - maximum);
+    const Doubles counted = load_at(probabilities, at, count);
+    sums += keep_first(own, Doubles{}, count);
+    store_at(probabilities, at, count, own + share * counted);
+  });
+  const Doubles log_sum = vector_log(broadcast<Doubles>(sum_of_lanes(sums)) + share);
+  for_vectors<Doubles>(tokens, [&](std::int64_t at, int count) {
+    store_at(probabilities, at, count, vector_log(load_at(probabilities, at, count)) - log_sum);
+  });
+}
+
 }  // namespace
 
 extern const MixtureTable mixture_table;
 const MixtureTable mixture_table = {
     {&mixture<float>, &mixture<double>, &mixture<BFloat16>, &mixture<Float16>},
+    {&log_probabilities<float>, &log_probabilities<double>},
 };
 
 }  // namespace nanochat::kernels::NCLAB_SIMD

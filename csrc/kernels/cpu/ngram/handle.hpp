@@ -3,6 +3,7 @@
 #define NANOCHAT_KERNELS_CPU_NGRAM_HANDLE_HPP_
 
 #include "kernels/checks.hpp"
+#include "kernels/cpu/ngram/lookup.hpp"
 #include "kernels/cpu/ngram/table.hpp"
 
 struct nck_ngrams {
@@ -22,6 +23,17 @@ inline void check_tokens(const std::int64_t* tokens, std::int64_t count, std::in
                     static_cast<long long>(vocab), static_cast<long long>(tokens[i]));
     }
   }
+}
+
+// Returns the context that tokens[0 … length − 1] are after their last BOS, at most `longest` of
+// them.
+inline Context context_of(const std::int64_t* tokens, std::int64_t length,
+                          std::int64_t longest) noexcept {
+  const std::int64_t* const end = tokens + length;
+  const std::int64_t* const least = length > longest ? end - longest : tokens;
+  const std::int64_t* begin = end;
+  while (begin > least && begin[-1] != bos) --begin;
+  return {begin, end - begin, begin > tokens && begin[-1] == bos};
 }
 
 }  // namespace nanochat::kernels::ngram

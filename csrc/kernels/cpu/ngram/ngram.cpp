@@ -347,11 +347,9 @@ std::int32_t nck_ngram_distributions(const nck_ngrams* ngrams, const std::int64_
     const std::int64_t chunk = std::max<std::int64_t>(ngram::chunk_targets / table.vocab, 16);
     parallel_for(contexts, chunk, threads, [&](std::int64_t first, std::int64_t last) {
       for (std::int64_t i = first; i < last; ++i) {
-        // A context ends at its last BOS.
-        std::int64_t begin = offsets[i + 1];
-        while (begin > offsets[i] && tokens[begin - 1] != ngram::bos) --begin;
-        ngram::distribution(table, {tokens + begin, offsets[i + 1] - begin, begin > offsets[i]},
-                            order, probabilities + i * table.vocab);
+        const ngram::Context context =
+            ngram::context_of(tokens + offsets[i], offsets[i + 1] - offsets[i], order - 1);
+        ngram::distribution(table, context, order, probabilities + i * table.vocab);
       }
     });
   });

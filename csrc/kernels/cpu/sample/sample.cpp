@@ -12,6 +12,7 @@
 #include "kernels/cpu/runtime/parallel.hpp"
 #include "kernels/cpu/runtime/scratch.hpp"
 #include "kernels/cpu/runtime/tables.hpp"
+#include "kernels/cpu/sample/call.hpp"
 #include "kernels/draw_arithmetic.hpp"
 #include "kernels/philox.hpp"
 
@@ -78,8 +79,7 @@ void run(const Sample& call, std::int64_t rows, std::int32_t dtype, const Random
   std::atomic<bool> has_memory{true};
   parallel_for(rows, rows_per_chunk(rows, call.vocab, threads), threads,
                [&](std::int64_t first, std::int64_t last) {
-                 void* const space =
-                     scratch(static_cast<std::size_t>(sample_bytes * (call.vocab + sample_pad)));
+                 void* const space = scratch(sample_scratch(call.vocab));
                  if (space == nullptr) {
                    has_memory = false;
                    return;
@@ -91,6 +91,26 @@ void run(const Sample& call, std::int64_t rows, std::int32_t dtype, const Random
   if (!has_memory) throw std::bad_alloc();
 }
 
+}  // namespace
+
+Sample checked_sample(std::int64_t vocab, double temperature, std::int64_t top_k, double top_p) {
+  check_options(vocab, temperature, top_k, top_p);
+  const std::int64_t kept = kept_at(temperature, top_k);
+  return {
+      .logits = nullptr,
+      .vocab = vocab,
+      .row_stride = vocab,
+      .scale = inverse_temperature(temperature),
+      .top_k = kept < vocab ? kept : 0,
+      .share = share_of(top_p),
+      .tokens = nullptr,
+  };
+}
+
+std::size_t sample_scratch(std::int64_t vocab) noexcept {
+  return static_cast<std::size_t>(sample_bytes * (vocab + sample_pad));
+}
+
 void refuse_rows_without_token(const std::int64_t* tokens, std::int64_t rows) {
   const auto* const bad = std::find_if(tokens, tokens + rows, [](auto token) { return token < 0; });
   if (bad == tokens + rows) return;
@@ -100,7 +120,6 @@ void refuse_rows_without_token(const std::int64_t* tokens, std::int64_t rows) {
       static_cast<long long>(bad - tokens));
 }
 
-}  // namespace
 }  // namespace nanochat::kernels
 
 extern "C" std::int32_t nck_sample(const void* logits, std::int64_t rows, std::int64_t vocab,
@@ -112,22 +131,15 @@ extern "C" std::int32_t nck_sample(const void* logits, std::int64_t rows, std::i
   using namespace nanochat::kernels;
   return guarded([&] {
     check_matrix("logits", logits, rows, vocab, row_stride, dtype);
-    check_options(vocab, temperature, top_k, top_p);
+    Sample call = checked_sample(vocab, temperature, top_k, top_p);
     check_threads(threads);
     if (rows == 0) return;
     check_pointer(tokens, "tokens");
     const Randomness randomness{random, state, items};
-    const std::int64_t kept = kept_at(temperature, top_k);
     randomness.check();
-    const Sample call{
-        .logits = logits,
-        .vocab = vocab,
-        .row_stride = row_stride,
-        .scale = inverse_temperature(temperature),
-        .top_k = kept < vocab ? kept : 0,
-        .share = share_of(top_p),
-        .tokens = tokens,
-    };
+    call.logits = logits;
+    call.row_stride = row_stride;
+    call.tokens = tokens;
     run(call, rows, dtype, randomness, threads);
     refuse_rows_without_token(tokens, rows);
   });
