@@ -26,10 +26,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from bench.command import command_parser
 from bench.race.data import documents
-from nanochat.ngram.mixing import start_offset
+from nanochat.ngram.share import PLAIN_SHARE, Share, start_offset
 
 ROWS = 64  # windows scored together
 Windows = Iterator[tuple[Tensor, Tensor]]  # (rows, length) inputs and targets
@@ -48,7 +49,7 @@ class Scored:
     ignored: int = -1  # a target that is not scored: BOS
     by_counts: Tensor | None = None  # (targets,) float64, in the order of the windows
     count_entries: int = 0  # of the table of counts
-    share_offset: float = 0.0  # added to the logit of their share
+    share: Share = PLAIN_SHARE  # of the engine
 
 
 def windows(ids: np.ndarray, context: int) -> Windows:
@@ -105,12 +106,16 @@ def nats(scored: Scored) -> float:
                 total -= float(counted.log().sum())
                 continue
             logits = scored.logits(inputs).double()
-            chosen = logits.gather(-1, targets[..., None])[..., 0]
             if counted is not None:  # the last logit is that of their share
-                logits[..., -1] += start_offset(logits.shape[-1] - 1) + scored.share_offset
-                chosen = torch.logaddexp(chosen, logits[..., -1] + counted.log())
-            losses = torch.logsumexp(logits, -1) - chosen
-            total += float(losses[targets != scored.ignored].sum())
+                logits, last = logits[..., :-1], logits[..., -1]
+            log_sum = torch.logsumexp(logits, -1)
+            predicted = logits.gather(-1, targets[..., None])[..., 0] - log_sum
+            if counted is not None:
+                gate = last + start_offset(logits.shape[-1]) - log_sum
+                log_odds = scored.share.scale * gate + scored.share.offset
+                of_network, of_counts = logsigmoid(-log_odds), logsigmoid(log_odds)
+                predicted = torch.logaddexp(predicted + of_network, counted.log() + of_counts)
+            total -= float(predicted[targets != scored.ignored].sum())
     return total
 
 
@@ -142,21 +147,21 @@ def load_ours(checkpoint: Path, text: str, lines: bool = False) -> Scored:
         return cap * torch.tanh(result / cap) if cap else result
 
     size = sum(weight.size for weight in found.state.weights.values())
-    offset = found.state.share_offset
+    share = found.state.share
     context = trained.config.block_size
     if lines:
         rows = [np.asarray(trained.tokenizer.encode(line)) for line in text.splitlines()]
         counted = by_counts(trained.counts, [line for same in by_length(rows) for line in same])
         scored = windows_of_lines(BOS, rows)
         return Scored(
-            None if alone else logits, scored, context, len(text), size, -1, *counted, offset
+            None if alone else logits, scored, context, len(text), size, -1, *counted, share
         )
     ids = np.asarray(trained.tokenizer.encode(text))
     targets = int(trained.tokenizer.token_bytes[ids[1:]].sum())
     counted = by_counts(trained.counts, [ids], slice(1, -1))  # without the first token and the end
     return Scored(
         None if alone else logits, windows(ids, context), context, targets, size, -1, *counted,
-        offset,
+        share,
     )  # fmt: skip
 
 

@@ -122,16 +122,17 @@ typedef struct {
   const int64_t* counts_of_counts; /* (order, 2, 4), or NULL without a cut-off */
 } nck_ngram_arrays;
 
-/* Texts that a network and counts continue together. The network has one output more than the
-   vocabulary: with s the softmax of a row's logits after share_offset is added to the last one,
-   p(w) = s[w] + s[vocab] · p_counts(w | context). */
+/* Texts that a network and counts continue together. The network has one output z[vocab] more than
+   the vocabulary. With lse the logarithm of Σ exp z[w] over the tokens, the share g of the counts has
+   log(g / (1 − g)) = share_scale · (z[vocab] − lse) + share_offset, and
+   p(w) = (1 − g) · exp(z[w] − lse) + g · p_counts(w | context). */
 typedef struct {
   const nck_ngrams* ngrams;
   const int64_t* contexts; /* (rows, context_length), each as in nck_ngram_distributions */
   int64_t context_length, context_stride; /* context_stride: between the first tokens of rows */
   const void* logits;                     /* (rows, vocab + 1) */
   int64_t rows, row_stride;
-  double share_offset;
+  double share_scale, share_offset;
   int32_t dtype; /* NCK_FLOAT32 or NCK_FLOAT64 */
 } nck_mixture;
 

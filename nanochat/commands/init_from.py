@@ -38,6 +38,7 @@ from nanochat.data.tokenizer import Tokenizer, tokenizer_from_dict
 from nanochat.errors import CheckpointError, ConfigError, UnsupportedModelKind, UnsupportedOption
 from nanochat.model.parameters import draw_matrix, parameter_specs
 from nanochat.model.state import check_shapes
+from nanochat.ngram.share import Share
 from nanochat.output.terminal import Terminal
 from nanochat.runs.checkpoint import Checkpoint
 from nanochat.runs.load import read_checkpoint
@@ -102,8 +103,8 @@ class Source:
                 weights[spec.name] = drawn
             elif spec.name == "wpe":
                 weights[spec.name] = _first_rows(saved, config.block_size)
-        offset = max(config.ngram_offset, 0.0)  # that of the source belongs to other counts
-        return EngineState(weights=weights, optimizer={}, share_offset=offset)
+        share = Share(offset=max(config.ngram_offset, 0.0))  # that of the source has other counts
+        return EngineState(weights=weights, optimizer={}, share=share)
 
 
 def _has_a_row_per_token(name: str) -> bool:

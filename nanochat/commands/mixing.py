@@ -20,12 +20,12 @@ from nanochat.ngram.kneser_ney import KneserNey
 from nanochat.ngram.mixing import (
     FOLDS,
     cross_fitted,
-    offset_for,
     parts_for,
     read_probabilities,
     text_for,
     training_part,
 )
+from nanochat.ngram.share import offset_for
 from nanochat.ngram.stored import save_counts
 from nanochat.runs.checkpoint import Checkpoint
 from nanochat.runs.counts import named, saved_counts

@@ -81,7 +81,7 @@ class Mixture(ctypes.Structure):
         ("ngrams", _POINTER),
         ("contexts", _POINTER), ("context_length", _INT64), ("context_stride", _INT64),
         ("logits", _POINTER), ("rows", _INT64), ("row_stride", _INT64),
-        ("share_offset", _DOUBLE), ("dtype", _INT32),
+        ("share_scale", _DOUBLE), ("share_offset", _DOUBLE), ("dtype", _INT32),
     )  # fmt: skip
 
 

@@ -23,18 +23,12 @@ from nanochat.philox import Stream, permutation
 __all__ = [
     "FOLDS",
     "LONG_FOLDS",
-    "NETWORK_WEIGHT",
     "ReadProbabilities",
     "cross_fitted",
     "exact_probabilities",
-    "fitted_offset",
-    "mixed_losses",
-    "mixture_parts",
-    "offset_for",
     "parts_for",
     "probabilities",
     "read_probabilities",
-    "start_offset",
     "text_for",
     "training_part",
 ]
@@ -44,15 +38,7 @@ FOLDS = 10
 # text, two take as long as it, and the half of a long text predicts nearly as well as all of it.
 LONG_FOLDS = 2
 MANY = 10 * FOLDS  # documents; parts of fewer would differ much in size
-# Training lowers the loss of the mixture and, by this factor, that of the network alone. Without
-# it, the network leaves to the counts what it should learn.
-NETWORK_WEIGHT = 1.0
 SPARE = 2  # times the tokens that a run reads: those of the parts that it reads from
-FIRST_SHARE = 0.9  # of the counts, where the network says nothing yet
-MOST_OFFSET = 1.5
-OFFSET_LIMIT, OFFSET_STEP = 4.0, 0.5  # of fitted_offset
-OFFSET_SPREAD = 3.0  # standard deviation of its prior
-BISECTIONS = 40  # to OFFSET_STEP / 2**39
 _BLOCK = 256  # targets whose probabilities are computed at a time, at least
 _MOST_BLOCKS = 4096  # and at most
 # Pairs of a validation part whose probabilities are computed before the run: in about a second.
@@ -153,78 +139,6 @@ def training_part(documents: Documents, seed: int, parts: int = FOLDS) -> Docume
     if documents.count >= MANY:
         return documents.take(_parts_of_documents(documents, seed) < parts)
     return documents.end(documents.pairs - _edges(documents.pairs)[FOLDS - parts])
-
-
-def start_offset(vocab_size: int) -> float:
-    """Return what is always added to the logit of the counts' share: with equal logits, the counts
-    have FIRST_SHARE."""
-    return math.log(FIRST_SHARE / (1 - FIRST_SHARE) * vocab_size)
-
-
-def mixture_parts(
-    logits: NDArray[np.float64],  # (…, vocab + 1)
-    targets: NDArray[np.int64] | np.int64,  # (…)
-) -> NDArray[np.float64]:  # (…, 2)
-    """Return the nats of each target by the tokens' logits alone, and the logarithm of the counts'
-    share against that of the tokens, without `start_offset`."""
-    tokens = logits[..., :-1]
-    largest = tokens.max(axis=-1, keepdims=True)
-    sums = (largest + np.log(np.exp(tokens - largest).sum(axis=-1, keepdims=True)))[..., 0]
-    chosen = np.take_along_axis(tokens, np.asarray(targets)[..., None], axis=-1)[..., 0]
-    return np.stack((sums - chosen, logits[..., -1] - sums), axis=-1)
-
-
-def mixed_losses(
-    network: NDArray[np.float64],  # nats of the targets by the network alone
-    gate: NDArray[np.float64],  # the logarithm of the counts' share against that of the tokens
-    by_counts: NDArray[np.float64],  # probability of the targets by the counts
-) -> NDArray[np.float64]:
-    """Return the nats of the targets by the mixture; all arrays have one shape."""
-    more = gate + np.log(by_counts) + network
-    result: NDArray[np.float64] = network + np.logaddexp(gate, 0.0) - np.logaddexp(more, 0.0)
-    return result
-
-
-def offset_for(epochs: float) -> float:
-    """Return the value of option ngram_offset for a number of epochs, where no text is held out.
-
-    In the first epoch, the text is as new to the network as it is to the counts.
-    """
-    return min(max(epochs - 1.0, 0.0), MOST_OFFSET)
-
-
-def fitted_offset(
-    network: NDArray[np.float64],  # as in mixed_losses, of text that nothing was trained on
-    gate: NDArray[np.float64],
-    by_counts: NDArray[np.float64],
-) -> float:
-    """Return the constant to be added to the gate that predicts the targets best.
-
-    The loss has the derivative mean(share of the counts − their part in the mixture). It may have
-    several minima, so the lowest of a grid is refined. A weak prior keeps a few targets from
-    deciding everything.
-    """
-    advantage = np.log(by_counts) + network  # of the counts, in nats
-    prior = 1.0 / (OFFSET_SPREAD**2 * len(gate))
-
-    def loss(offset: float) -> float:
-        moved = gate + offset
-        nats = np.logaddexp(moved, 0.0) - np.logaddexp(moved + advantage, 0.0)
-        return float(nats.mean()) + 0.5 * prior * offset**2
-
-    def slope(offset: float) -> float:
-        moved = gate + offset
-        # 2 · sigmoid(x) is 1 + tanh(x / 2).
-        twice = np.tanh(0.5 * moved) - np.tanh(0.5 * (moved + advantage))
-        return 0.5 * float(twice.mean()) + prior * offset
-
-    grid = np.linspace(-OFFSET_LIMIT, OFFSET_LIMIT, 1 + round(2 * OFFSET_LIMIT / OFFSET_STEP))
-    lowest = float(min(grid, key=loss))
-    low, high = max(lowest - OFFSET_STEP, grid[0]), min(lowest + OFFSET_STEP, grid[-1])
-    for _ in range(BISECTIONS):
-        middle = 0.5 * (low + high)
-        low, high = (middle, high) if slope(middle) < 0 else (low, middle)
-    return float(0.5 * (low + high))
 
 
 def cross_fitted(

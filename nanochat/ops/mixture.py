@@ -33,22 +33,15 @@ from nanochat.ops.derivatives import (
     refuse_second_derivative,
 )
 from nanochat.ops.library import define, differentiate, implement
-from nanochat.ops.loss import (
-    NONE,
-    SUM,
-    LossInputs,
-    accumulation_dtype,
-    check_features,
-    result_shape,
-)
+from nanochat.ops.loss import SUM, LossInputs, accumulation_dtype, check_features
 
-__all__ = ["linear_mixed_cross_entropy", "linear_mixed_losses"]
+__all__ = ["linear_mixed_cross_entropy", "linear_mixture_parts"]
 
 define(
     "linear_mixed_cross_entropy(Tensor hidden, Tensor weight, Tensor targets, Tensor by_counts,"
-    " float network_weight, float softcap, float share_offset, int reduction,"
-    " bool hidden_gradient, bool weight_gradient) -> (Tensor mixed, Tensor objective,"
-    " Tensor hidden_gradient, Tensor weight_gradient)"
+    " float network_weight, float softcap, float share_offset, bool hidden_gradient,"
+    " bool weight_gradient) -> (Tensor mixed, Tensor objective, Tensor hidden_gradient,"
+    " Tensor weight_gradient)"
 )
 
 
@@ -56,7 +49,6 @@ class _Options(NamedTuple):
     network_weight: float
     softcap: float
     share_offset: float
-    reduction: int  # NONE or SUM
 
 
 def linear_mixed_cross_entropy(
@@ -76,7 +68,7 @@ def linear_mixed_cross_entropy(
     is differentiable. `use_native=False` computes both in plain torch, with all logits in memory.
     """
     _check(hidden, weight, targets, by_counts, use_native)
-    options = _Options(network_weight, softcap, share_offset, SUM)
+    options = _Options(network_weight, softcap, share_offset)
     if not use_native or is_transformed():
         mixed, network = reference.mixed_cross_entropy(
             reference.head_logits(hidden, weight, softcap=softcap), targets, by_counts, share_offset
@@ -97,17 +89,22 @@ def linear_mixed_cross_entropy(
 
 
 @torch.no_grad()
-def linear_mixed_losses(
-    hidden: Tensor, weight: Tensor, targets: Tensor, by_counts: Tensor, *, softcap: float = 0.0,
-    share_offset: float = 0.0, use_native: bool = True,
+def linear_mixture_parts(
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, softcap: float = 0.0
 ) -> Tensor:  # fmt: skip
-    """Return −log p(target) of the mixture for each row, (rows,), without derivative."""
-    _check(hidden, weight, targets, by_counts, use_native)
-    if not use_native or is_transformed():
-        logits = reference.head_logits(hidden, weight, softcap=softcap)
-        return reference.mixed_cross_entropy(logits, targets, by_counts, share_offset)[0]
-    options = _Options(0.0, softcap, share_offset, NONE)
-    return _evaluate(hidden, weight, targets, by_counts, options, (False, False))[0]
+    """Return the loss of the tokens' outputs alone and the last output less their log sum,
+    (rows, 2) float64, without derivative. Rows without a target have the loss of token 0."""
+    ones = torch.ones_like(targets, dtype=torch.float32)
+    _check(hidden, weight, targets, ones, False)
+    result = hidden.new_empty((len(hidden), 2), dtype=torch.float64)
+    buffer = hidden.new_empty((chunk_size(hidden, weight), len(weight)))
+    for chunk in all_chunks(hidden, weight):
+        logits = buffer[: chunk.rows.stop - chunk.rows.start]
+        torch.mm(hidden[chunk.rows], weight.t(), out=logits)
+        z = reference.capped(logits, softcap)
+        parts = reference.mixture_parts(z, targets[chunk.rows], ones[chunk.rows])
+        result[chunk.rows, 0], result[chunk.rows, 1] = parts.network, parts.gate
+    return result
 
 
 def _check(
@@ -147,50 +144,41 @@ def _evaluate(
 
 def _forward(
     hidden: Tensor, weight: Tensor, targets: Tensor, by_counts: Tensor, network_weight: float,
-    softcap: float, share_offset: float, reduction: int, hidden_gradient: bool,
-    weight_gradient: bool,
+    softcap: float, share_offset: float, hidden_gradient: bool, weight_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     refuse_forward_mode("linear_mixed_cross_entropy")
     targets, by_counts = targets.contiguous(), by_counts.contiguous()
-    options = _Options(network_weight, softcap, share_offset, reduction)
+    options = _Options(network_weight, softcap, share_offset)
     chunks = all_chunks(hidden, weight)
     gradients = Gradients.of(hidden, weight, (hidden_gradient, weight_gradient))
     buffer = memory.empty((chunk_size(hidden, weight), len(weight)), hidden.dtype, hidden.device)
-    places = len(hidden) if reduction == NONE else len(chunks)
-    losses = hidden.new_empty((2, places), dtype=accumulation_dtype(hidden.dtype))
+    losses = hidden.new_empty((2, len(chunks)), dtype=accumulation_dtype(hidden.dtype))
     for chunk in chunks:
         logits = buffer[: chunk.rows.stop - chunk.rows.start]
         torch.mm(hidden[chunk.rows], weight.t(), out=logits)
-        place = chunk.rows if reduction == NONE else slice(chunk.number, chunk.number + 1)
         _fill(
-            losses[:, place], logits, targets[chunk.rows], by_counts[chunk.rows], options,
-            gradient=gradients.wanted,
+            losses[:, chunk.number : chunk.number + 1], logits, targets[chunk.rows],
+            by_counts[chunk.rows], options, gradient=gradients.wanted,
         )  # fmt: skip
         gradients.add(logits, hidden, weight, chunk)
-    mixed, network = losses[0], losses[1]
-    if reduction != NONE:
-        if len(chunks) == 1:
-            mixed, network = mixed.view(()), network.view(())
-        else:
-            mixed, network = mixed.sum(), network.sum()
+    mixed, network = losses[:, 0] if len(chunks) == 1 else losses.sum(dim=1)
     # A registered op must not return two views of one tensor.
     objective = torch.add(mixed, network, alpha=network_weight)
     return mixed.clone(), objective, *gradients.results(hidden, weight)
 
 
 def _fill(
-    losses: Tensor,  # (2, rows) or (2, 1): of the mixture, of the network
+    losses: Tensor,  # (2, 1): of the mixture, of the network
     logits: Tensor,  # (rows, vocab + 1), overwritten by their gradient if it is asked for
     targets: Tensor, by_counts: Tensor, options: _Options, *, gradient: bool,
 ) -> None:  # fmt: skip
     if logits.is_cpu:
         launch.mixed_cross_entropy(
-            logits, targets, by_counts, *options, gradient=logits if gradient else None,
+            logits, targets, by_counts, *options, SUM, gradient=logits if gradient else None,
             mixed=losses[0], network=losses[1],
         )  # fmt: skip
         return
-    both = _by_torch(logits, targets, by_counts, options, gradient)
-    losses.copy_(both if options.reduction == NONE else both.sum(dim=1, keepdim=True))
+    losses.copy_(_by_torch(logits, targets, by_counts, options, gradient).sum(1, keepdim=True))
 
 
 def _by_torch(
@@ -216,12 +204,11 @@ def _by_torch(
 
 
 def _fake(hidden: Tensor, weight: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-    reduction, hidden_gradient, weight_gradient = arguments[-3:]
-    shape = result_shape(hidden.shape[0], reduction)
+    hidden_gradient, weight_gradient = arguments[-2:]
     dtype = accumulation_dtype(hidden.dtype)
     return (
-        hidden.new_empty(shape, dtype=dtype),
-        hidden.new_empty(shape, dtype=dtype),
+        hidden.new_empty((), dtype=dtype),
+        hidden.new_empty((), dtype=dtype),
         hidden.new_empty(hidden.shape if hidden_gradient else (0,)),
         weight.new_empty(weight.shape if weight_gradient else (0,)),
     )
@@ -265,7 +252,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
 def _registered_backward(
     ctx: Any, _: Tensor, upstream: Tensor, *unused: Tensor
 ) -> tuple[Tensor | None, ...]:
-    return *_gradients_of(ctx, upstream, in_place=False), *(None,) * 8
+    return *_gradients_of(ctx, upstream, in_place=False), *(None,) * 7
 
 
 differentiate("linear_mixed_cross_entropy", _registered_backward, _setup)

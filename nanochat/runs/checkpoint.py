@@ -25,6 +25,7 @@ from nanochat.config.option import shown
 from nanochat.config.options import CHECKPOINTS_DIR, with_new_names
 from nanochat.errors import CheckpointError
 from nanochat.model.state import TrainerState
+from nanochat.ngram.share import Share
 from nanochat.runs.best import BEST, BEST_FORMAT, BEST_VERSION, BestMark, read_best
 from nanochat.runs.find import REPLACED, checkpoint_folders
 from nanochat.system.durable import output_error, sync_folder, write_durably
@@ -50,7 +51,7 @@ VERSION = 1
 MANIFEST = "manifest.json"
 WEIGHTS, OPTIMIZER = "weights.safetensors", "optimizer.safetensors"
 CONFIG, TOKENIZER, DATA, TRAINER = "config.json", "tokenizer.json", "data.json", "trainer.json"
-SHARE_OFFSET = "share_offset"  # of the engine's state, in TRAINER; older checkpoints lack it
+SHARE = "share"  # of the engine's state, in TRAINER; older checkpoints lack it
 FILES = (WEIGHTS, OPTIMIZER, CONFIG, TOKENIZER, DATA, TRAINER)
 
 # Siblings of the step folders that exist only during a save, or after an interrupted one; so does
@@ -99,7 +100,7 @@ def save_checkpoint(
         CONFIG: _dump(config),
         TOKENIZER: _dump(tokenizer),
         DATA: _dump(data),
-        TRAINER: _dump({**asdict(trainer), SHARE_OFFSET: state.share_offset}),
+        TRAINER: _dump({**asdict(trainer), SHARE: state.share._asdict()}),
     }
     contents[MANIFEST] = _dump(_manifest(contents))
     target = directory / f"step-{trainer.step:06d}"
@@ -224,7 +225,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     manifest = _read_manifest(path)
     contents = {name: _read_verified(path / name, manifest[name]) for name in FILES}
     try:
-        trainer, share_offset = _trainer_state(contents[TRAINER])
+        trainer, share = _trainer_state(contents[TRAINER])
         checkpoint = Checkpoint(
             path=path,
             config=with_new_names(_record(contents[CONFIG], CONFIG)),
@@ -234,7 +235,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             state=EngineState(
                 weights=_unpack(contents[WEIGHTS]),
                 optimizer=_unpack(contents[OPTIMIZER]),
-                share_offset=share_offset,
+                share=share,
             ),
         )
     except Exception as error:  # safetensors has its own exception classes
@@ -275,16 +276,17 @@ def _data(content: bytes) -> dict[str, Any]:
     return data
 
 
-def _trainer_state(content: bytes) -> tuple[TrainerState, float]:
-    """Return the state of the trainer and the engine's share_offset."""
+def _trainer_state(content: bytes) -> tuple[TrainerState, Share]:
+    """Return the state of the trainer and the engine's share."""
     saved = _record(content, TRAINER)
     saved.pop("extra", None)  # an empty field in older checkpoints
-    offset = saved.pop(SHARE_OFFSET, 0.0)
-    if type(offset) is not float or not math.isfinite(offset):
-        raise ValueError(f"{SHARE_OFFSET} of {TRAINER} must be a finite float, got {offset!r:.40}")
+    share = Share(**saved.pop(SHARE, {}))
+    for name, number in share._asdict().items():
+        if type(number) is not float or not math.isfinite(number):
+            raise ValueError(f"{name} of {SHARE} must be a finite float, got {number!r:.40}")
     state = TrainerState(**saved)
     state.check()
-    return state, offset
+    return state, share
 
 
 def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from nanochat.data.tokenizer import BOS
 from nanochat.ngram.adaptive import AdaptiveCounts
 from nanochat.ngram.kneser_ney import KneserNey
-from nanochat.sampling.mixed import HasShare, share_logit, shares_of
+from nanochat.ngram.share import PLAIN_SHARE, Share
+from nanochat.sampling.mixed import HasShare, shares_of
 from nanochat.sampling.sampling import OpensDecoders
 from nanochat.training.engine import Decoder
 
@@ -32,10 +33,8 @@ class _AdaptiveMixture:
     def open_decoder(self, prompts: Sequence[Sequence[int]]) -> Decoder:
         if self._network is None:
             return AdaptiveDecoder(None, self._counts, prompts)
-        added = share_logit(self._network, self._counts.vocab_size)
-        return AdaptiveDecoder(
-            self._network.open_decoder(prompts), self._counts, prompts, share_logit=added
-        )
+        decoder = self._network.open_decoder(prompts)
+        return AdaptiveDecoder(decoder, self._counts, prompts, share=self._network.share)
 
 
 class AdaptiveDecoder:
@@ -50,10 +49,10 @@ class AdaptiveDecoder:
         counts: KneserNey,
         prompts: Sequence[Sequence[int]],
         *,
-        share_logit: float = 0.0,  # added to the last logit of the network
+        share: Share = PLAIN_SHARE,  # of the engine of the network
     ) -> None:
-        self._network, self._share_logit = network, share_logit
-        self._shares = None if network is None else shares_of(network, share_logit)
+        self._network, self._share = network, share
+        self._shares = None if network is None else shares_of(network, share)
         read: dict[tuple[int, ...], AdaptiveCounts] = {}
         self._rows = []
         for prompt in map(tuple, prompts):
@@ -78,7 +77,7 @@ class AdaptiveDecoder:
             )
         if self._network is not None:
             self._network.advance(ids)
-            self._shares = shares_of(self._network, self._share_logit)
+            self._shares = shares_of(self._network, self._share)
 
 
 def _after(prompt: tuple[int, ...], counts: KneserNey) -> AdaptiveCounts:

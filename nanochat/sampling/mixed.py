@@ -16,7 +16,7 @@ from nanochat import native
 from nanochat.data.batches import Batch
 from nanochat.ngram.kernels import Mixture, check, kernels
 from nanochat.ngram.kneser_ney import KneserNey
-from nanochat.ngram.mixing import start_offset
+from nanochat.ngram.share import Share, shares_of_parts, start_offset
 from nanochat.sampling.ngram import NgramEngine
 from nanochat.sampling.recent import RecentTokens
 from nanochat.sampling.sampling import OpensDecoders
@@ -29,7 +29,6 @@ __all__ = [
     "NetworkAlone",
     "Parts",
     "mixed_with",
-    "share_logit",
     "shares_of",
 ]
 
@@ -48,29 +47,30 @@ class KeepsLogits(Protocol):
 class HasShare(Protocol):
     """An engine whose last logit is the share of the counts."""
 
-    share_offset: float  # as in training.engine.Engine
+    share: Share  # as in training.engine.Engine
 
     def open_decoder(self, prompts: Sequence[Sequence[int]]) -> Decoder: ...
 
     def network_losses(self, batch: Batch) -> NDArray[np.float64]: ...
 
 
-def shares_of(
-    network: Decoder,
-    share_logit: float,  # added to its last logit
-) -> NDArray[np.float64]:  # (rows, vocab + 1)
-    """Return the softmax of a network's logits, the share of the counts last."""
+def shares_of(network: Decoder, share: Share) -> NDArray[np.float64]:  # (rows, vocab + 1)
+    """Return the share of the prediction that goes to each token by the network, and to the counts.
+
+    share: of the engine of the network.
+    """
+    logits, log_odds = _parts(network, share)
+    shares = shares_of_parts(-logits, np.broadcast_to(log_odds[:, None], logits.shape))
+    return np.concatenate((shares[..., 0], shares[:, :1, 1]), axis=1)
+
+
+def _parts(network: Decoder, share: Share) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the network's log probabilities, (rows, vocab), and the logarithm of the counts' share
+    against its own, (rows,)."""
     logits = network.logits.astype(np.float64)
-    logits[:, -1] += share_logit
-    logits -= logits.max(axis=1, keepdims=True)
-    shares: NDArray[np.float64] = np.exp(logits)
-    shares /= shares.sum(axis=1, keepdims=True)
-    return shares
-
-
-def share_logit(network: HasShare, vocab_size: int) -> float:
-    """Return what is added to the last logit of a network."""
-    return start_offset(vocab_size) + network.share_offset
+    log_sum = np.logaddexp.reduce(logits[:, :-1], axis=1)
+    gate = logits[:, -1] + start_offset(logits.shape[1] - 1) - log_sum
+    return logits[:, :-1] - log_sum[:, None], share.of(gate)
 
 
 def mixed_with(network: HasShare, counts: KneserNey | None, threads: int = 1) -> OpensDecoders:
@@ -90,8 +90,7 @@ class _Mixture:
     def open_decoder(self, prompts: Sequence[Sequence[int]]) -> Decoder:
         return MixedDecoder(
             self._network.open_decoder(prompts), self._counts, prompts,
-            share_logit=share_logit(self._network, self._counts.vocab_size),
-            threads=self._threads,
+            share=self._network.share, threads=self._threads,
         )  # fmt: skip
 
 
@@ -116,10 +115,10 @@ class MixedDecoder:
         counts: KneserNey,
         prompts: Sequence[Sequence[int]],
         *,
-        share_logit: float,  # added to the last logit
+        share: Share,  # of the engine of the network
         threads: int = 1,
     ) -> None:
-        self._network, self._counts, self._offset = network, counts, share_logit
+        self._network, self._counts, self._share = network, counts, share
         self._recent = RecentTokens(prompts, counts.order - 1)
         rows, vocab = len(prompts), counts.vocab_size
         few = rows * (vocab + _LOOKUP_LOGITS) <= _ONE_THREAD_LOGITS
@@ -131,7 +130,8 @@ class MixedDecoder:
         self._drawn_address = int(self._drawn.ctypes.data)
         self._fields = Mixture(
             ngrams=counts.address, context_stride=self._recent.stride, rows=rows,
-            row_stride=vocab + 1, share_offset=share_logit,
+            row_stride=vocab + 1, share_scale=share.scale,
+            share_offset=share.scale * start_offset(vocab) + share.offset,
         )  # fmt: skip
         if self._logits is not None:
             self._point_to(self._logits)
@@ -207,11 +207,8 @@ class MixedDecoder:
 
     def parts(self) -> Parts:
         """Return what the network and the counts each say of the next tokens."""
-        logits = self._network.logits.astype(np.float64)
-        logits[:, -1] += self._offset
-        network = log_softmax(logits[:, :-1])
-        rest = np.logaddexp.reduce(logits[:, :-1], axis=1)
-        share = np.exp(logits[:, -1] - np.logaddexp(rest, logits[:, -1]))
+        network, log_odds = _parts(self._network, self._share)
+        share: NDArray[np.float64] = np.exp(-np.logaddexp(0.0, -log_odds))
         counts = self._counts.distributions(list(self._recent.contexts()), threads=self._threads)
         return Parts(np.exp(network), counts, share)
 

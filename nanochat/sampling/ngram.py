@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from nanochat.data.batches import IGNORE, Batch
 from nanochat.model.state import check_shapes
 from nanochat.ngram.kneser_ney import KneserNey
+from nanochat.ngram.share import PLAIN_SHARE
 from nanochat.sampling.recent import RecentTokens
 from nanochat.training.engine import EngineState, StepResult, StepSettings
 
@@ -31,7 +32,7 @@ class NgramEngine:
 
     def __init__(self, counts: KneserNey) -> None:
         self.counts = counts
-        self.share_offset = 0.0  # there is no network to share with
+        self.share = PLAIN_SHARE  # there is no network to share with
 
     def step(self, microbatches: Sequence[Batch], settings: StepSettings) -> StepResult:
         raise AssertionError("a run of counted n-grams has no steps")
@@ -44,6 +45,9 @@ class NgramEngine:
         return nats
 
     def network_losses(self, batch: Batch) -> NDArray[np.float64]:
+        raise AssertionError("counted n-grams have no network")
+
+    def mixture_parts(self, batch: Batch) -> NDArray[np.float64]:
         raise AssertionError("counted n-grams have no network")
 
     def token_shares(self, batch: Batch) -> NDArray[np.float64]:

@@ -20,7 +20,13 @@ from nanochat.config.options import TrainConfig
 from nanochat.data.batches import IGNORE, Batch, StepRows
 from nanochat.model.parameters import GROUPS, initial_weights, output_size, parameter_specs
 from nanochat.model.state import check_shapes
-from nanochat.ngram.mixing import mixed_losses, mixture_parts, start_offset
+from nanochat.ngram.share import (
+    Share,
+    mixed_losses,
+    mixture_parts,
+    shares_of_parts,
+    start_offset,
+)
 from nanochat.scalar.average import ParameterAverage
 from nanochat.scalar.bigram import Bigram
 from nanochat.scalar.decoder import ReplayDecoder, ScalarDecoder
@@ -70,7 +76,7 @@ class ScalarEngine:
     ) -> None:
         self.config = config
         self._start_offset = start_offset(vocab_size)
-        self.share_offset = max(config.ngram_offset, 0.0)
+        self.share = Share(offset=max(config.ngram_offset, 0.0))
         self.specs = parameter_specs(config, vocab_size)
         self.tape = Tape(dtype)
         self.matrices = {spec.name: self.tape.matrix(*spec.shape) for spec in self.specs}
@@ -204,9 +210,9 @@ class ScalarEngine:
     def token_losses(self, batch: Batch) -> NDArray[np.float64]:  # (rows, length) nats
         if self.config.ngram_order:
             assert batch.by_counts is not None  # Dataset.by_counts
-            network, gate = self._mixture_parts(batch)
-            by_counts = batch.by_counts.astype(np.float64)
-            return np.where(batch.targets == IGNORE, 0.0, mixed_losses(network, gate, by_counts))
+            network, gate = np.moveaxis(self.mixture_parts(batch), -1, 0)
+            losses = mixed_losses(network, self.share.of(gate), batch.by_counts.astype(np.float64))
+            return np.where(batch.targets == IGNORE, 0.0, losses)
         nats = np.zeros(batch.targets.shape)
         counted = batch.targets != IGNORE
         replay = self._replay_for([batch])
@@ -221,16 +227,13 @@ class ScalarEngine:
         return nats
 
     def network_losses(self, batch: Batch) -> NDArray[np.float64]:  # (rows, length) nats
-        return self._mixture_parts(batch)[0]
+        return self.mixture_parts(batch)[..., 0]
 
     def token_shares(self, batch: Batch) -> NDArray[np.float64]:  # (rows, length, 2)
-        network, gate = self._mixture_parts(batch)
-        counts = 1 / (1 + np.exp(-gate))
-        return np.stack((np.exp(-network) / (1 + np.exp(gate)), counts), axis=-1)
+        network, gate = np.moveaxis(self.mixture_parts(batch), -1, 0)
+        return shares_of_parts(network, self.share.of(gate))
 
-    def _mixture_parts(self, batch: Batch) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the nats of each target by the network alone, and the logarithm of the share of
-        the counts against that of the tokens, (rows, length) each; 0 without a target."""
+    def mixture_parts(self, batch: Batch) -> NDArray[np.float64]:  # (rows, length, 2)
         parts = np.zeros((*batch.targets.shape, 2))
         replay = self._replay_for([batch])
         if replay is None:
@@ -243,8 +246,8 @@ class ScalarEngine:
             replay.core.load()
             parts[batch.segments >= 0] = replay.mixture_parts(segments_of(batch, replay.positions))
             parts[batch.targets == IGNORE] = 0.0
-        network, gate = parts[..., 0], parts[..., 1]
-        return network, gate + (self._start_offset + self.share_offset)
+        parts[..., 1] += self._start_offset
+        return parts
 
     def move_towards(self, weights: Mapping[str, NDArray[np.floating]], share: float) -> None:
         for name, matrix in self.matrices.items():
@@ -336,9 +339,7 @@ class ScalarEngine:
         optimizer = self.optimizer.state_dict(dtype)
         if self._average is not None:
             optimizer.update(saved_average(self._average.arrays()))
-        return EngineState(
-            weights=self._weights(), optimizer=optimizer, share_offset=self.share_offset
-        )
+        return EngineState(weights=self._weights(), optimizer=optimizer, share=self.share)
 
     def load_state_dict(self, state: EngineState) -> None:
         shapes = {spec.name: spec.shape for spec in self.specs}
@@ -350,7 +351,7 @@ class ScalarEngine:
             check_shapes(average, shapes, "averaged weight")
         self.optimizer.load_state_dict(optimizer)
         self._set_weights(state.weights)
-        self.share_offset = state.share_offset
+        self.share = state.share
         self._restart_average()
         if self._average is not None and average:
             self._average.load(average)

@@ -11,7 +11,7 @@ from operator import mul
 from typing import cast
 
 from nanochat.model.parameters import RMSNORM_EPS
-from nanochat.ngram.mixing import NETWORK_WEIGHT
+from nanochat.ngram.share import NETWORK_WEIGHT
 from nanochat.scalar.value import Token, Value, detached_max, select
 
 __all__ = [

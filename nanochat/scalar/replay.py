@@ -18,7 +18,7 @@ from nanochat import _scalar
 from nanochat.config.options import TrainConfig
 from nanochat.data.batches import IGNORE, Batch
 from nanochat.model.parameters import Spec
-from nanochat.ngram.mixing import mixture_parts
+from nanochat.ngram.share import mixture_parts
 from nanochat.scalar.functions import cross_entropy, mixed_cross_entropy
 from nanochat.scalar.value import Matrix, Tape, Value
 from nanochat.system.threads import thread_count

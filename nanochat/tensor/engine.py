@@ -18,15 +18,20 @@ from torch import Tensor
 
 from nanochat import native
 from nanochat.config.options import TrainConfig
-from nanochat.data.batches import Batch
+from nanochat.data.batches import IGNORE, Batch
 from nanochat.errors import KernelError, OutOfMemory, UnsupportedDevice, UnsupportedDtype
 from nanochat.model.parameters import initial_weights, output_size, parameter_specs
 from nanochat.model.state import check_shapes
-from nanochat.ngram.mixing import NETWORK_WEIGHT, start_offset
+from nanochat.ngram.share import (
+    NETWORK_WEIGHT,
+    Share,
+    mixed_losses,
+    shares_of_parts,
+    start_offset,
+)
 from nanochat.ops import linear_cross_entropy
 from nanochat.ops.launch import TORCH_DTYPES
-from nanochat.ops.mixture import linear_mixed_cross_entropy, linear_mixed_losses
-from nanochat.ops.reference import head_logits
+from nanochat.ops.mixture import linear_mixed_cross_entropy, linear_mixture_parts
 from nanochat.tensor import distributed
 from nanochat.tensor.average import WeightAverage
 from nanochat.tensor.compiled import compile_pays, compiled, has_one_shape
@@ -159,7 +164,7 @@ class TensorEngine:
             )
         self._fused = config.loss == "fused"
         self._start_offset = start_offset(vocab_size)
-        self.share_offset = max(config.ngram_offset, 0.0)
+        self.share = Share(offset=max(config.ngram_offset, 0.0))
         self.backend = "torch-compiled" if self._compiled else "torch"
         self._loss = self._summed_nats
         if self._compiled:
@@ -234,44 +239,35 @@ class TensorEngine:
 
     @torch.no_grad()
     def token_losses(self, batch: Batch) -> NDArray[np.float64]:  # (rows, length) nats
-        inputs = self._inputs(batch)
-        hidden = self.model.hidden(inputs)
         if self.config.ngram_order:
-            assert inputs.by_counts is not None  # Dataset.by_counts
-            losses = linear_mixed_losses(
-                hidden, self.model.head, inputs.targets, inputs.by_counts,
-                softcap=self.config.logit_softcap, use_native=self._fused,
-                share_offset=self._start_offset + self.share_offset,
-            )  # fmt: skip
-        else:
-            losses = linear_cross_entropy(
-                hidden, self.model.head, inputs.targets,
-                softcap=self.config.logit_softcap, reduction="none", use_native=self._fused,
-            )  # fmt: skip
-        return _by_row(losses, batch, inputs)
-
-    @torch.no_grad()
-    def network_losses(self, batch: Batch) -> NDArray[np.float64]:  # (rows, length) nats
+            assert batch.by_counts is not None  # Dataset.by_counts
+            network, gate = np.moveaxis(self.mixture_parts(batch), -1, 0)
+            nats = mixed_losses(network, self.share.of(gate), batch.by_counts.astype(np.float64))
+            return np.where(batch.targets == IGNORE, 0.0, nats)
         inputs = self._inputs(batch)
         losses = linear_cross_entropy(
-            self.model.hidden(inputs), self.model.head[:-1], inputs.targets,
+            self.model.hidden(inputs), self.model.head, inputs.targets,
             softcap=self.config.logit_softcap, reduction="none", use_native=self._fused,
         )  # fmt: skip
         return _by_row(losses, batch, inputs)
 
-    @torch.no_grad()
+    def network_losses(self, batch: Batch) -> NDArray[np.float64]:  # (rows, length) nats
+        return self.mixture_parts(batch)[..., 0]
+
     def token_shares(self, batch: Batch) -> NDArray[np.float64]:  # (rows, length, 2)
+        network, gate = np.moveaxis(self.mixture_parts(batch), -1, 0)
+        return shares_of_parts(network, self.share.of(gate))
+
+    @torch.no_grad()
+    def mixture_parts(self, batch: Batch) -> NDArray[np.float64]:  # (rows, length, 2)
         inputs = self._inputs(batch)
-        hidden = self.model.hidden(inputs)
-        logits = head_logits(hidden, self.model.head, softcap=self.config.logit_softcap)
-        logits = logits.double()
-        logits[:, -1] += self._start_offset + self.share_offset
-        shares = logits.softmax(dim=1)
-        targets = inputs.targets.clamp_min(0).unsqueeze(1)
-        found = torch.cat((shares.gather(1, targets), shares[:, -1:]), dim=1)
-        result = np.zeros((*batch.targets.shape, 2))  # columns past inputs.length hold only padding
-        result[:, : inputs.length] = found.cpu().numpy().reshape(-1, inputs.length, 2)
-        return result
+        parts = linear_mixture_parts(
+            self.model.hidden(inputs), self.model.head, inputs.targets,
+            softcap=self.config.logit_softcap,
+        )  # fmt: skip
+        parts[:, 1] += self._start_offset
+        parts[inputs.targets == IGNORE] = 0.0
+        return _by_row(parts, batch, inputs)
 
     @torch.no_grad()
     def move_towards(self, weights: Mapping[str, NDArray[np.floating]], share: float) -> None:
@@ -301,7 +297,7 @@ class TensorEngine:
         optimizer = self.optimizer.state_dict()
         if self._average is not None:
             optimizer.update(self._average.state_dict())
-        return EngineState(weights=weights, optimizer=optimizer, share_offset=self.share_offset)
+        return EngineState(weights=weights, optimizer=optimizer, share=self.share)
 
     def load_state_dict(self, state: EngineState) -> None:
         shapes = {s.name: s.shape for s in self.weights.specs}
@@ -316,13 +312,15 @@ class TensorEngine:
         if self._average is not None:
             self._average.load(average)
         self._steps = int(state.optimizer["step"][0]) if state.optimizer else 0
-        self.share_offset = state.share_offset
+        self.share = state.share
 
 
-def _by_row(losses: Tensor, batch: Batch, inputs: LabeledInputs) -> NDArray[np.float64]:
-    nats = np.zeros(batch.targets.shape)  # columns past inputs.length hold only padding
-    nats[:, : inputs.length] = losses.cpu().numpy().reshape(-1, inputs.length)
-    return nats
+def _by_row(values: Tensor, batch: Batch, inputs: LabeledInputs) -> NDArray[np.float64]:
+    """Return values of all targets, (rows · length, …), with the shape of the targets, (…) last."""
+    more = values.shape[1:]
+    result = np.zeros((*batch.targets.shape, *more))  # columns past inputs.length are padding
+    result[:, : inputs.length] = values.cpu().numpy().reshape(-1, inputs.length, *more)
+    return result
 
 
 def _prepare_machine(config: TrainConfig, device: str) -> torch.device:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanochat.data.batches import Batch, StepRows
+from nanochat.ngram.share import PLAIN_SHARE, Share
 
 __all__ = [
     "BlockEngine",
@@ -79,7 +80,7 @@ class EngineState:
     optimizer: Mapping[
         str, NDArray[np.floating]
     ]  # adamw: m.<name> v.<name> step; sgd: momentum.<name> step; with ema also average.<name>
-    share_offset: float = 0.0  # as in Engine
+    share: Share = PLAIN_SHARE  # as in Engine
 
 
 class Engine(Protocol):
@@ -88,9 +89,9 @@ class Engine(Protocol):
     mode: str  # scalar, tensor, …
     backend: str  # what computes: cpp-program, cpp-tape, torch
     device: str  # cpu, cuda, …
-    # Of a model that mixes with counts: added to the logit of their share where a text is scored or
-    # drawn, not in training. Set by fit_share (share.py) or from the option ngram_offset.
-    share_offset: float
+    # Of a model that mixes with counts, where a text is scored or drawn, not in training. Set by
+    # fit_share (share.py) or from the option ngram_offset.
+    share: Share
 
     def step(self, microbatches: Sequence[Batch], settings: StepSettings) -> StepResult:
         """Take one optimizer step on the summed loss of the microbatches."""
@@ -103,9 +104,13 @@ class Engine(Protocol):
         """Return token_losses of the network alone, without the share of the counts. Only called
         for a model with ngram_order."""
 
+    def mixture_parts(self, batch: Batch) -> NDArray[np.float64]:
+        """Return the nats of each target by the network alone, and the gate before `share`, (rows,
+        length, 2), for a model that mixes with counts. No dropout, no gradients."""
+
     def token_shares(self, batch: Batch) -> NDArray[np.float64]:
-        """Return the shares of the softmax that go to each target and to the counts, (rows, length,
-        2), for a model that mixes with counts. No dropout, no gradients."""
+        """Return the shares of the prediction that go to each target by the network and to the
+        counts, (rows, length, 2), for a model that mixes with counts. No dropout, no gradients."""
 
     def move_towards(self, weights: Mapping[str, NDArray[np.floating]], share: float) -> None:
         """Add to each weight a share of its difference from the given one."""

@@ -349,7 +349,7 @@ def _evaluate(run: _Run, trainer: TrainerState) -> EvalMetrics:
     record = {"kind": "eval", "step": metrics.step, "val_loss": metrics.loss}
     record |= {"val_bpb": metrics.bpb, "tokens": progress.tokens, "elapsed_s": metrics.elapsed_s}
     if run.fits_share:
-        record["share_offset"] = run.engine.share_offset
+        record |= {"share_scale": run.engine.share.scale, "share_offset": run.engine.share.offset}
     run.log.write(record)
     if is_best:
         progress.best, progress.misses = Best(metrics.step, metrics.loss), 0

@@ -11,16 +11,18 @@ from collections.abc import Sequence
 import numpy as np
 
 from nanochat.data.batches import IGNORE, Batch
-from nanochat.ngram.mixing import fitted_offset
+from nanochat.ngram.share import fitted_share
 from nanochat.training.engine import Engine
 
 __all__ = ["FIT_TARGETS", "fit_share"]
 
-FIT_TARGETS = 4096  # enough for one number: its sampling error costs about 1 / 8192 nats per token
+FIT_TARGETS = (
+    4096  # enough for two numbers: their sampling errors cost about 1 / 4096 nats per token
+)
 
 
 def fit_share(engine: Engine, batches: Sequence[Batch]) -> None:
-    """Set the engine's share_offset to what predicts held-out batches best.
+    """Set the engine's share to what predicts held-out batches best.
 
     At most about FIT_TARGETS targets are read, in batches spread over all. Without a target, the
     engine is left as it is.
@@ -28,16 +30,14 @@ def fit_share(engine: Engine, batches: Sequence[Batch]) -> None:
     scored = [batch for batch in _spread(batches) if (batch.targets != IGNORE).any()]
     if not scored:
         return
-    parts = []
+    parts, by_counts = [], []
     for batch in scored:
         assert batch.by_counts is not None  # Dataset.by_counts
         is_target = batch.targets != IGNORE
-        shares = engine.token_shares(batch)[is_target]
-        parts.append(np.column_stack((shares, batch.by_counts[is_target])))
-    of_target, of_counts, by_counts = np.concatenate(parts).astype(np.float64).T
-    of_network = np.log1p(-of_counts)
-    gate = np.log(of_counts) - of_network - engine.share_offset
-    engine.share_offset = fitted_offset(of_network - np.log(of_target), gate, by_counts)
+        parts.append(engine.mixture_parts(batch)[is_target])
+        by_counts.append(batch.by_counts[is_target].astype(np.float64))
+    network, gate = np.concatenate(parts).T
+    engine.share = fitted_share(network, gate, np.concatenate(by_counts))
 
 
 def _spread(batches: Sequence[Batch]) -> list[Batch]:

@@ -45,6 +45,7 @@ from nanochat.config.options import TrainConfig, options_of
 from nanochat.config.sources import gather_options
 from nanochat.data.dataset import load_dataset
 from nanochat.ngram.kneser_ney import KneserNey
+from nanochat.ngram.share import Share
 from nanochat.runs.checkpoint import find_checkpoint
 from nanochat.runs.counts import counts_of
 
@@ -180,17 +181,18 @@ def test_the_last_logit_gives_its_share_to_the_counts(
     ids: list[int], context: int, random: random.Random
 ) -> None:
     counted = [random.uniform(0.01, 1) for _ in ids[1:]]
-    offset = random.choice([0.0, 1.5])
+    scale, offset = random.choice([(1.0, 0.0), (0.5, 1.5)])
     expected = 0.0
     for i in range(1, len(ids)):
         seen = ids[(i - 1) // context * context : i]
         own, share = math.exp(-by_hand(seen, ids[i])), math.exp(-by_hand(seen, 6))
         rest = 1 - share
-        share *= 54 * math.exp(offset)  # nine times six times as large, and more by the offset
+        odds = math.exp(offset) * (54 * share / rest) ** scale  # at first nine times six times
+        share = odds * rest
         expected -= math.log((own + share * counted[i - 1]) / (rest + share))
     scored = Scored(
         counting_logits, windows(np.array(ids), context), context, 1, 0,
-        by_counts=torch.tensor(counted, dtype=torch.float64), share_offset=offset,
+        by_counts=torch.tensor(counted, dtype=torch.float64), share=Share(scale, offset),
     )  # fmt: skip
     assert nats(scored) == pytest.approx(expected, rel=1e-6)
 

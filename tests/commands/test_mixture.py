@@ -189,34 +189,41 @@ def test_without_validation_the_offset_grows_with_the_epochs_after_the_first(
     assert (
         saved.config["ngram_offset"] == offset == round(min(max(steps * 60 / 901 - 1, 0), 1.5), 2)
     )
-    assert saved.state.share_offset == offset
+    assert saved.state.share == (1.0, offset)
 
 
 def test_each_evaluation_fits_the_offset_to_validation_and_its_checkpoint_keeps_it(run):
     run(keep="all", checkpoint_every=2)
     lines = map(json.loads, Path("run/metrics.jsonl").read_text().splitlines())
-    fitted = {line["step"]: line["share_offset"] for line in lines if line["kind"] == "eval"}
+    fitted = {
+        line["step"]: (line["share_scale"], line["share_offset"])
+        for line in lines
+        if line["kind"] == "eval"
+    }
     assert len(set(fitted.values())) > 1
     for folder in Path("run/checkpoints").glob("step-*"):
         saved = load_checkpoint(folder)
-        assert saved.state.share_offset == fitted[saved.trainer.step]
+        assert saved.state.share == fitted[saved.trainer.step]
         assert saved.config["ngram_offset"] == -1.0  # auto
         record = json.loads((folder / "trainer.json").read_text())
-        assert record["share_offset"] == saved.state.share_offset
-    assert nanochat.load("run")._trained.engine.share_offset in fitted.values()
+        assert tuple(record["share"].values()) == saved.state.share
+    assert nanochat.load("run")._trained.engine.share in fitted.values()
 
 
 def test_a_given_offset_is_kept_and_an_older_checkpoint_has_none(run, folder):
     run(ngram_offset=0.7)
     saved = load_checkpoint(newest())
-    assert saved.config["ngram_offset"] == saved.state.share_offset == 0.7
+    assert saved.config["ngram_offset"] == 0.7
+    assert saved.state.share == (1.0, 0.7)
     assert "share_offset" not in Path("run/metrics.jsonl").read_text()
     content = json.loads((newest() / "trainer.json").read_text())
     for damaged in (None, "0.7", float("inf")):
-        with pytest.raises(CheckpointError, match="share_offset of trainer.json must be a finite"):
-            load_checkpoint(rewritten(newest(), {**content, "share_offset": damaged}))
-    del content["share_offset"]
-    assert load_checkpoint(rewritten(newest(), content)).state.share_offset == 0.0
+        with pytest.raises(CheckpointError, match="offset of share must be a finite float"):
+            load_checkpoint(
+                rewritten(newest(), {**content, "share": {"scale": 1.0, "offset": damaged}})
+            )
+    del content["share"]
+    assert load_checkpoint(rewritten(newest(), content)).state.share == (1.0, 0.0)
 
 
 def rewritten(checkpoint: Path, trainer: dict[str, object]) -> Path:

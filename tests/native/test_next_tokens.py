@@ -34,12 +34,17 @@ def model_of(vocab: int, order: int = 4, seed: int = 1) -> KneserNey:
     return KneserNey.count(documents_of(texts if vocab > 1 else [[]]), order, vocab)
 
 
-def by_formula(model: KneserNey, contexts: Any, logits: Numbers, offset: float) -> Numbers:
+def by_formula(
+    model: KneserNey, contexts: Any, logits: Numbers, share_scale: float, share_offset: float
+) -> Numbers:
     """Return log p of each token, (rows, vocab)."""
-    z = logits.astype(np.float64) + np.append(np.zeros(model.vocab_size), offset)
-    shares = np.exp(z - np.logaddexp.reduce(z, axis=1, keepdims=True))
+    z = logits.astype(np.float64)
+    log_sum = np.logaddexp.reduce(z[:, :-1], axis=1, keepdims=True)
+    network, gate = z[:, :-1] - log_sum, share_scale * (z[:, -1:] - log_sum) + share_offset
     counted = np.array([model.distribution(context) for context in contexts])
-    result: Numbers = np.log(shares[:, :-1] + shares[:, -1:] * counted)
+    result: Numbers = np.logaddexp(
+        network - np.logaddexp(0, gate), np.log(counted) - np.logaddexp(0, -gate)
+    )
     return result
 
 
@@ -48,10 +53,10 @@ class Question:
 
     def __init__(
         self, vocab: int, rows: int, length: int, dtype: str, *, seed: int = 0, scale: float = 1.0,
-        extra: int = 0, offset: float = 2.0, place: Placement = lambda array: array,
+        extra: int = 0, offset: float = 2.0, share_scale: float = 1.0, place: Placement = lambda array: array,
     ) -> None:  # fmt: skip
         random = np.random.default_rng(seed)
-        self.model, self.offset = model_of(vocab, seed=seed), offset
+        self.model, self.share = model_of(vocab, seed=seed), (share_scale, offset)
         self.contexts = random.integers(0, vocab, (rows, length))
         self.logits = Matrix.of(
             random.normal(size=(rows, vocab + 1)) * scale, dtype, stride=vocab + 1 + extra,
@@ -67,11 +72,12 @@ class Question:
             "context_length": length, "context_stride": length + extra,
             "logits": native.ffi.cast("void *", self.logits.flat.ctypes.data),
             "rows": rows, "row_stride": self.logits.stride, "share_offset": offset,
+            "share_scale": share_scale,
             "dtype": native.DTYPES[dtype],
         }  # fmt: skip
 
     def expected(self) -> Numbers:
-        return by_formula(self.model, self.contexts, self.logits.values(), self.offset)
+        return by_formula(self.model, self.contexts, self.logits.values(), *self.share)
 
     def found(
         self, threads: int = 1, place: Placement = lambda array: array, **changed: Any
@@ -106,7 +112,7 @@ questions = st.builds(
     Question, st.sampled_from([1, 2, 3, 7, 8, 9, 17, 65, 130]), st.sampled_from([1, 2, 5, 67]),
     st.sampled_from([0, 1, 3, 6]), st.sampled_from(["float32", "float64"]),
     seed=st.integers(0, 99), scale=st.sampled_from([0.1, 1.0, 30.0]), extra=st.integers(0, 3),
-    offset=st.sampled_from([-30.0, 0.0, 4.0]),
+    offset=st.sampled_from([-30.0, 0.0, 4.0]), share_scale=st.sampled_from([1.0, 0.5, 0.0]),
 )  # fmt: skip
 
 
@@ -170,6 +176,7 @@ def test_a_row_with_nan_is_named() -> None:
         ({"row_stride": 5}, "stride of logits must be at least vocab 6, got 5"),
         ({"context_length": -1}, "context_length must be in [0, 134217728], got -1"),
         ({"context_stride": 1}, "context_stride must be in [2, 2147483648], got 1"),
+        ({"share_scale": np.inf}, "share_scale must be finite, got inf"),
         ({"share_offset": np.nan}, "share_offset must be finite, got nan"),
         ({"dtype": 2}, "dtype must be NCK_FLOAT32 or NCK_FLOAT64, got 2"),
         ({"threads": 0}, "threads must be at least 1, got 0"),

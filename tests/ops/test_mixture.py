@@ -18,7 +18,7 @@ from nanochat.ops.mixture import (
     _by_torch,
     _Options,
     linear_mixed_cross_entropy,
-    linear_mixed_losses,
+    linear_mixture_parts,
 )
 
 WEIGHT, OFFSET = 0.3, 1.25
@@ -124,7 +124,7 @@ def test_both_ways_equal_the_formula_in_float64(
 def test_the_way_without_a_kernel_equals_the_kernel(dtype: torch.dtype, softcap: float) -> None:
     hidden, weight, targets, by_counts = problem(40, 5, 12, dtype)
     logits = (hidden @ weight.t()).detach()
-    losses = _by_torch(logits, targets, by_counts, _Options(WEIGHT, softcap, OFFSET, 2), True)
+    losses = _by_torch(logits, targets, by_counts, _Options(WEIGHT, softcap, OFFSET), True)
     mixed, objective, *gradients = found(hidden, weight, targets, by_counts, softcap)
     sums = losses.sum(dim=1)
     torch.testing.assert_close(sums[0], mixed)
@@ -133,14 +133,19 @@ def test_the_way_without_a_kernel_equals_the_kernel(dtype: torch.dtype, softcap:
     torch.testing.assert_close(logits.t() @ hidden.detach(), gradients[1])
 
 
-@pytest.mark.parametrize("use_native", [True, False])
-def test_losses_by_row_add_up_to_the_sum(use_native: bool) -> None:
-    question = problem(70, 5, 12, torch.float64)
-    losses = linear_mixed_losses(*question, share_offset=OFFSET, use_native=use_native)
-    mixed, _ = by_formula(question[0] @ question[1].t(), *question[2:])
-    torch.testing.assert_close(losses, mixed.detach(), rtol=1e-12, atol=1e-12)
-    assert (losses[question[2] < 0] == 0).all()
-    assert not losses.requires_grad
+@pytest.mark.parametrize("softcap", [0.0, 3.0])
+def test_the_parts_of_each_row_make_its_loss(softcap: float) -> None:
+    hidden, weight, targets, by_counts = problem(70, 5, 12, torch.float64)
+    parts = linear_mixture_parts(hidden, weight, targets, softcap=softcap)
+    z = (hidden @ weight.t()).detach()
+    z = softcap * (z / softcap).tanh() if softcap else z
+    mixed, network = by_formula(z, targets, by_counts)
+    nats, gate = parts[targets >= 0].T
+    share = torch.sigmoid(gate + OFFSET)
+    predicted = (1 - share) * (-nats).exp() + share * by_counts[targets >= 0]
+    torch.testing.assert_close(-predicted.log(), mixed[targets >= 0], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(nats, network[targets >= 0], rtol=1e-12, atol=1e-12)
+    assert not parts.requires_grad
 
 
 def test_gradcheck_passes_also_under_an_upstream_factor() -> None:
@@ -201,9 +206,9 @@ def test_the_registered_op_keeps_to_its_schema() -> None:
     for dtype in (torch.float32, torch.bfloat16):
         hidden, weight, *rest = problem(6, 3, 7, dtype)
         op = torch.ops.nck.linear_mixed_cross_entropy.default
-        torch.library.opcheck(op, (hidden, weight, *rest, WEIGHT, 2.0, OFFSET, 2, True, True))
+        torch.library.opcheck(op, (hidden, weight, *rest, WEIGHT, 2.0, OFFSET, True, True))
         detached = hidden.detach(), weight.detach()
-        torch.library.opcheck(op, (*detached, *rest, WEIGHT, 2.0, OFFSET, 0, False, False))
+        torch.library.opcheck(op, (*detached, *rest, WEIGHT, 2.0, OFFSET, False, False))
 
 
 def test_memory_is_a_fraction_of_all_logits() -> None:

@@ -747,5 +747,8 @@ def test_a_checkpoint_that_still_has_the_former_empty_field_is_read(tmp_path, mo
     fields = {**dataclasses.asdict(trainer()), "extra": {}}
     monkeypatch.setattr(module, "asdict", lambda _: fields)
     path = save(tmp_path)
-    assert json.loads((path / "trainer.json").read_text()) == {**fields, "share_offset": 0.0}
+    assert json.loads((path / "trainer.json").read_text()) == {
+        **fields,
+        "share": {"scale": 1.0, "offset": 0.0},
+    }
     assert load_checkpoint(path).trainer == trainer()

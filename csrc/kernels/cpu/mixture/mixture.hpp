@@ -26,6 +26,11 @@ struct MixtureResult {  // element i belongs to row first + i; 0 for ignored row
   double network[cross_entropy_rows];
 };
 
+// What is done to the logarithm of the counts' share against that of the tokens.
+struct Share {
+  double scale, offset;
+};
+
 struct MixtureTable {
   // Rows first … last − 1, at most cross_entropy_rows. scratch: cross_entropy_scratch(outputs,
   // dtype) bytes, aligned to 64.
@@ -33,7 +38,7 @@ struct MixtureTable {
                             MixtureResult& result) noexcept;
   // NCK_FLOAT32 and NCK_FLOAT64: replaces the probability of each of `tokens` tokens by the counts
   // with its log probability by the mixture. logits: of the tokens and of the counts' share.
-  void (*log_probabilities[2])(const void* logits, std::int64_t tokens, double share_offset,
+  void (*log_probabilities[2])(const void* logits, std::int64_t tokens, const Share& share,
                                double* probabilities) noexcept;
 };
 

@@ -41,13 +41,13 @@ class Texts {
     ngram::distribution(table_, context, table_.order, result);
     const std::int64_t bytes = mixture_.dtype == NCK_FLOAT64 ? 8 : 4;
     kernel_(static_cast<const std::byte*>(mixture_.logits) + row * mixture_.row_stride * bytes,
-            vocab(), mixture_.share_offset, result);
+            vocab(), Share{mixture_.share_scale, mixture_.share_offset}, result);
   }
 
  private:
   const nck_mixture& mixture_;
   const ngram::View& table_;
-  void (*kernel_)(const void*, std::int64_t, double, double*) noexcept;
+  void (*kernel_)(const void*, std::int64_t, const Share&, double*) noexcept;
 };
 
 void check_mixture(const nck_mixture* mixture) {
@@ -62,6 +62,9 @@ void check_mixture(const nck_mixture* mixture) {
   check_range("context_length", mixture->context_length, 0, ngram::max_targets);
   check_range("context_stride", mixture->context_stride, mixture->context_length,
               std::int64_t{1} << 31U);
+  if (!std::isfinite(mixture->share_scale)) {
+    throw Failure(NCK_ARGUMENT, "share_scale must be finite, got %g", mixture->share_scale);
+  }
   if (!std::isfinite(mixture->share_offset)) {
     throw Failure(NCK_ARGUMENT, "share_offset must be finite, got %g", mixture->share_offset);
   }

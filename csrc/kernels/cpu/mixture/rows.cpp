@@ -1,6 +1,8 @@
 // The mixture's loss over a few rows in three passes: the exponentials of the tokens' logits; what
 // both losses and the gradient need of each row, for several rows in one vector; the gradient. And
 // the mixture's probabilities of all tokens, for decoding.
+#include <cmath>
+
 #include "kernels/cpu/cross_entropy/passes.hpp"
 #include "kernels/cpu/mixture/mixture.hpp"
 
@@ -195,26 +197,27 @@ inline Doubles load_doubles(const float* from, int count) noexcept {
   return __builtin_convertvector(v, Doubles);
 }
 
-// With m the largest of all logits, sums exponentials exp(z − m) and replaces p_counts with
-// exp(z − m) + exp(z[last] − m) · p_counts, then takes logarithms.
+// With m the largest logit of a token, sums exp(z − m), which gives the share of the counts, and then
+// replaces p_counts with the logarithm of the mixture.
 template <class S>
-void log_probabilities(const void* row, std::int64_t tokens, double share_offset,
+void log_probabilities(const void* row, std::int64_t tokens, const Share& share,
                        double* probabilities) noexcept {
   const auto* const logits = static_cast<const S*>(row);
-  const double last = static_cast<double>(logits[tokens]) + share_offset;
-  const auto of_tokens = static_cast<double>(row_maximum(logits, tokens));
-  const Doubles maximum = broadcast<Doubles>(last > of_tokens ? last : of_tokens);
-  const Doubles share = exp_of_nonpositive(broadcast<Doubles>(last) - maximum);
+  const auto largest = static_cast<double>(row_maximum(logits, tokens));
+  const Doubles maximum = broadcast<Doubles>(largest);
   Doubles sums{};
   for_vectors<Doubles>(tokens, [&](std::int64_t at, int count) {
     const Doubles own = exp_of_nonpositive(load_doubles(logits + at, count) - maximum);
-    const Doubles counted = load_at(probabilities, at, count);
     sums += keep_first(own, Doubles{}, count);
-    store_at(probabilities, at, count, own + share * counted);
   });
-  const Doubles log_sum = vector_log(broadcast<Doubles>(sum_of_lanes(sums)) + share);
+  const double sum = sum_of_lanes(sums), log_sum = largest + std::log(sum);
+  const double gate = share.scale * (static_cast<double>(logits[tokens]) - log_sum) + share.offset;
+  const Doubles of_counts = broadcast<Doubles>(1 / (1 + std::exp(-gate)));
+  const Doubles of_tokens = broadcast<Doubles>(1 / ((1 + std::exp(gate)) * sum));
   for_vectors<Doubles>(tokens, [&](std::int64_t at, int count) {
-    store_at(probabilities, at, count, vector_log(load_at(probabilities, at, count)) - log_sum);
+    const Doubles own = exp_of_nonpositive(load_doubles(logits + at, count) - maximum);
+    const Doubles counted = load_at(probabilities, at, count);
+    store_at(probabilities, at, count, vector_log(own * of_tokens + of_counts * counted));
   });
 }
 
