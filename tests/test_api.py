@@ -131,11 +131,12 @@ def test_an_engine_is_what_the_protocol_says_and_no_more():
 
     hints = typing.get_type_hints(Engine)
     methods = {n for n, _ in inspect.getmembers(Engine, inspect.isfunction) if n[0] != "_"}
-    assert set(hints) == {"mode", "backend", "device"}
+    assert set(hints) == {"mode", "backend", "device", "share"}
     assert methods == {
         "step",
         "token_losses",
         "token_shares",
+        "mixture_parts",
         "move_towards",
         "network_losses",
         "averaged",

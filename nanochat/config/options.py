@@ -303,7 +303,8 @@ class TrainConfig:
         float(AUTO),
         "Added to the logit of the counts' share after training: in training, the network has seen"
         " the text and the counts have not; auto: fitted to the validation part at each evaluation,"
-        " or without one by the number of epochs.", group=_OPTIM, low=0, high=100, auto=True,
+        " with a scale, or without such a part chosen by the number of epochs.", group=_OPTIM,
+        low=0, high=100, auto=True,
     )  # fmt: skip
     patience: int = option(
         0, "Stop after this many evaluations without a lower validation loss; 0: never.",

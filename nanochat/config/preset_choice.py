@@ -20,19 +20,16 @@ __all__ = ["Choice", "TextFacts", "choices_for"]
 SHORT_DOCUMENT = 24  # characters on average, as words and names have; proverbs have more
 LARGE_ALPHABET = 400  # characters, as in Chinese and Japanese: most of them are rare
 SMALL_TEXT = 500_000  # bytes; a longer text is not soon learned by heart
-FEW_PIECES = 300_000  # bytes; in a shorter text, word pieces are too rare for `small`
 PAGES = 20_000  # bytes: a few pages
 
 # Readings of a small text, at least and at most: with more, the model becomes worse.
 WITH_DROPOUT = 12  # `nano`, at most
-IN_PIECES = 3  # `small`, at most
 OF_PAGES = 4, 20  # `nano` with more dropout
 IN_CHINESE = 6, 10  # the same in Chinese or Japanese
 OF_SHORT_DOCUMENTS = 6  # `mini` or `pico`, at most
 OF_PICO = 10  # on the scalar engine, which has no dropout, at most
 OF_PICO_IN_CHINESE = 4  # at most
 LEAST_STEPS = 100  # of a bounded run; with fewer, a model hardly learns
-PIECE = 2.4  # characters of a word piece of `small`, about
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,11 +82,9 @@ def choices_for(facts: TextFacts, mode: str) -> tuple[Choice, ...]:
         return _nano(facts, OF_PAGES, dropout=0.5, hash_embed_rows=0), _pico(facts, most=OF_PICO)
     if not is_small:
         return (Choice(preset="small"),)
-    if facts.size < FEW_PIECES:
-        # The hashed n-grams of `nano` learn fast, and soon know a small text by heart.
-        return (_nano(facts, (0, WITH_DROPOUT), dropout=0.3, hash_embed_rows=0),)
-    most = round(IN_PIECES * facts.characters / PIECE)
-    return (Choice(preset="small", options={"dropout": 0.1}, most_tokens=most),)
+    # The hashed n-grams of `nano` learn fast, and soon know a small text by heart. Word pieces would
+    # be too rare, and counts of long character n-grams predict better than counts of pieces.
+    return (_nano(facts, (0, WITH_DROPOUT), dropout=0.3, hash_embed_rows=0),)
 
 
 def _of_long_chinese(facts: TextFacts) -> tuple[Choice, ...]:
@@ -108,7 +103,8 @@ def _of_short_chinese(facts: TextFacts) -> tuple[Choice, ...]:
 
 def _of_few_words(facts: TextFacts) -> tuple[Choice, ...]:
     pico = _pico(facts, most=OF_SHORT_DOCUMENTS)
-    return replace(pico, preset="mini", least_steps=200), pico
+    options = {"prev_token_tables": 3, "weight_decay": 0.5}
+    return replace(pico, preset="mini", options=options, least_steps=200), pico
 
 
 def _nano(facts: TextFacts, readings: tuple[int, int], **options: Any) -> Choice:

@@ -117,7 +117,6 @@ def test_the_saved_config_is_whole_and_loads_to_the_same_config(run, tiny):
     asked = TrainConfig(**tiny(out="run", tie_lm_head=True))
     resolved = {
         "device": "cpu", "dtype": "float64", "batching": "packed", "eval_tokens": 0,
-        "ngram_offset": 0.0,
     }  # fmt: skip
     assert TrainConfig(**saved, out="run") == dataclasses.replace(asked, **resolved)
     optional = {name for name, value in asked.to_dict().items() if value is None}
