@@ -91,7 +91,8 @@ class Ours:
     def steps_seconds(self, lines: Lines) -> float | None:
         for _, line in lines:
             if found := re.search(r"\bsteps=(\d+) .*\bsteps_per_sec=([\d.]+)", line):
-                return int(found[1]) / float(found[2])
+                steps = int(found[1])
+                return steps / float(found[2]) if steps else 0.0  # counts take no steps
         return None
 
     def checkpoint(self, out: Path) -> Path:

@@ -30,7 +30,8 @@ from torch.nn.functional import logsigmoid
 
 from bench.command import command_parser
 from bench.race.data import documents
-from nanochat.ngram.share import PLAIN_SHARE, Share, start_offset
+
+# Nothing of this project is imported here: karpathy/nanochat is a package of the same name.
 
 ROWS = 64  # windows scored together
 Windows = Iterator[tuple[Tensor, Tensor]]  # (rows, length) inputs and targets
@@ -49,7 +50,9 @@ class Scored:
     ignored: int = -1  # a target that is not scored: BOS
     by_counts: Tensor | None = None  # (targets,) float64, in the order of the windows
     count_entries: int = 0  # of the table of counts
-    share: Share = PLAIN_SHARE  # of the engine
+    # Scale and offset of the last logit less the log sum of the others: the result is the logarithm
+    # of the counts' share against that of the tokens.
+    share: tuple[float, float] = (1.0, 0.0)
 
 
 def windows(ids: np.ndarray, context: int) -> Windows:
@@ -111,8 +114,8 @@ def nats(scored: Scored) -> float:
             log_sum = torch.logsumexp(logits, -1)
             predicted = logits.gather(-1, targets[..., None])[..., 0] - log_sum
             if counted is not None:
-                gate = last + start_offset(logits.shape[-1]) - log_sum
-                log_odds = scored.share.scale * gate + scored.share.offset
+                scale, offset = scored.share
+                log_odds = scale * (last - log_sum) + offset
                 of_network, of_counts = logsigmoid(-log_odds), logsigmoid(log_odds)
                 predicted = torch.logaddexp(predicted + of_network, counted.log() + of_counts)
             total -= float(predicted[targets != scored.ignored].sum())
@@ -123,6 +126,7 @@ def load_ours(checkpoint: Path, text: str, lines: bool = False) -> Scored:
     from nanochat.config.options import EvalConfig
     from nanochat.data.batches import Batch
     from nanochat.data.tokenizer import BOS
+    from nanochat.ngram.share import start_offset
     from nanochat.runs.load import load_trained, read_checkpoint
 
     found, config, _ = read_checkpoint(str(checkpoint))
@@ -147,7 +151,8 @@ def load_ours(checkpoint: Path, text: str, lines: bool = False) -> Scored:
         return cap * torch.tanh(result / cap) if cap else result
 
     size = sum(weight.size for weight in found.state.weights.values())
-    share = found.state.share
+    scale, offset = found.state.share
+    share = scale, scale * start_offset(trained.tokenizer.vocab_size) + offset
     context = trained.config.block_size
     if lines:
         rows = [np.asarray(trained.tokenizer.encode(line)) for line in text.splitlines()]

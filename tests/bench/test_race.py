@@ -8,6 +8,7 @@ import json
 import math
 import random
 import re
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,10 +25,11 @@ from oracles.kneser_ney import KneserNeyOracle, targets
 from oracles.texts import documents_of
 
 import nanochat
+from bench.command import ROOT
 from bench.race import __main__ as race
 from bench.race import report as race_report
 from bench.race.data import RaceText, documents, prepare_lines, prepare_text
-from bench.race.entrants import Eemicrogpt, check_nanogpt_split
+from bench.race.entrants import Eemicrogpt, Ours, check_nanogpt_split
 from bench.race.scorer import (
     Scored,
     by_counts,
@@ -45,7 +47,6 @@ from nanochat.config.options import TrainConfig, options_of
 from nanochat.config.sources import gather_options
 from nanochat.data.dataset import load_dataset
 from nanochat.ngram.kneser_ney import KneserNey
-from nanochat.ngram.share import Share
 from nanochat.runs.checkpoint import find_checkpoint
 from nanochat.runs.counts import counts_of
 
@@ -192,7 +193,7 @@ def test_the_last_logit_gives_its_share_to_the_counts(
         expected -= math.log((own + share * counted[i - 1]) / (rest + share))
     scored = Scored(
         counting_logits, windows(np.array(ids), context), context, 1, 0,
-        by_counts=torch.tensor(counted, dtype=torch.float64), share=Share(scale, offset),
+        by_counts=torch.tensor(counted, dtype=torch.float64), share=(scale, scale * math.log(54) + offset),
     )  # fmt: skip
     assert nats(scored) == pytest.approx(expected, rel=1e-6)
 
@@ -491,3 +492,16 @@ def test_a_record_that_the_schema_refuses_is_not_written(
     with pytest.raises(jsonschema.ValidationError):
         race_report.write_report(record, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_scorer_imports_nothing_that_is_named_as_a_peer() -> None:
+    code = "import sys, bench.race.scorer; print(sorted(n for n in sys.modules if n[:8] == 'nanochat'))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert found.stdout == "[]\n", found.stderr
+
+
+def test_counts_alone_take_no_steps() -> None:
+    line = "mode=scalar steps=0 final_loss=none steps_per_sec=0 tokens_per_sec=0"
+    assert Ours().steps_seconds([(0.4, line)]) == 0.0
+    line = "mode=tensor steps=60 final_loss=1.5 steps_per_sec=40 tokens_per_sec=3"
+    assert Ours().steps_seconds([(2.4, line)]) == 1.5
