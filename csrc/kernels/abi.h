@@ -123,8 +123,8 @@ typedef struct {
 } nck_ngram_arrays;
 
 /* Texts that a network and counts continue together. The network has one output z[vocab] more than
-   the vocabulary. With lse the logarithm of Σ exp z[w] over the tokens, the share g of the counts has
-   log(g / (1 − g)) = share_scale · (z[vocab] − lse) + share_offset, and
+   the vocabulary. With lse the logarithm of Σ exp z[w] over the tokens, the share g of the counts
+   has log(g / (1 − g)) = share_scale · (z[vocab] − lse) + share_offset, and
    p(w) = (1 − g) · exp(z[w] − lse) + g · p_counts(w | context). */
 typedef struct {
   const nck_ngrams* ngrams;

@@ -197,8 +197,8 @@ inline Doubles load_doubles(const float* from, int count) noexcept {
   return __builtin_convertvector(v, Doubles);
 }
 
-// With m the largest logit of a token, sums exp(z − m), which gives the share of the counts, and then
-// replaces p_counts with the logarithm of the mixture.
+// With m the largest logit of a token, sums exp(z − m), which gives the share of the counts, and
+// then replaces p_counts with the logarithm of the mixture.
 template <class S>
 void log_probabilities(const void* row, std::int64_t tokens, const Share& share,
                        double* probabilities) noexcept {
