@@ -238,6 +238,9 @@ def report(cells: Sequence[Cell]) -> None:
                 scores.setdefault(cell["candidate"], {})[cell["seed"]] = _score(cell)
             if AUTO not in scores or len(scores) < 2:
                 continue
+            if math.inf in scores[AUTO].values():
+                print(f"{text.name:12} {of_text[0]['bytes']:>10,} needs more time than {budget} s")
+                continue
             found = verdict(scores, of_text[0]["bytes"])
             if COUNTING in scores:
                 means = [statistics.mean(scores[name].values()) for name in (AUTO, COUNTING)]

@@ -2,7 +2,6 @@
 // There are many short ones. Destinations that share a factor are summed in parallel: the factor is
 // loaded once, and additions do not wait for each other.
 #include "scalar/simd/kernels.hpp"
-#include "scalar/simd/merge.hpp"
 #include "simd/vector.hpp"
 
 namespace nanochat::simd::NCLAB_SIMD {
@@ -28,7 +27,7 @@ struct Lanes {
   V get(const T* from) const noexcept { return load<V>(from + n); }
   void put(T* to, V x) const noexcept {
     if (here == Traits<V>::lanes) return store(to + n, x);
-    merge_first(to + n, x, here);
+    store_first(to + n, x, here);
   }
   V keep(V yes, V no, std::int32_t alive) const noexcept {
     const auto left = static_cast<int>(alive - n);

@@ -1,6 +1,5 @@
 // Small matrix products: a tile of rows × vectors of c stays in registers for all of k.
 #include "scalar/simd/kernels.hpp"
-#include "scalar/simd/merge.hpp"
 #include "simd/vector.hpp"
 
 namespace nanochat::simd::NCLAB_SIMD {
@@ -67,7 +66,7 @@ void tile(const Gemm<typename N::T>& g, std::int32_t i, std::int32_t n, int last
     if (last == lanes) {
       store(row + final * lanes, sum[r][final]);
     } else {
-      merge_first(row + final * lanes, sum[r][final], last);
+      store_first(row + final * lanes, sum[r][final], last);
     }
   }
 }

@@ -1,6 +1,5 @@
 // Functions of one number over arrays.
 #include "scalar/simd/kernels.hpp"
-#include "scalar/simd/merge.hpp"
 #include "simd/math.hpp"
 
 extern "C" {
@@ -24,7 +23,7 @@ inline void each_vector(T* dst, const T* src, std::size_t n, F f) noexcept {
   for (; i + lanes <= n; i += lanes) store(dst + i, f(load<V>(src + i)));
   if (i == n) return;
   const int rest = static_cast<int>(n - i);
-  merge_first(dst + i, f(load_first<V>(src + i, rest)), rest);
+  store_first(dst + i, f(load_first<V>(src + i, rest)), rest);
 }
 
 template <class T, class F>

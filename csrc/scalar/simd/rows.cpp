@@ -1,6 +1,5 @@
 // Operations on whole rows: the largest of several, and the transpose.
 #include "scalar/simd/kernels.hpp"
-#include "scalar/simd/merge.hpp"
 #include "simd/transpose.hpp"
 
 namespace nanochat::simd::NCLAB_SIMD {
@@ -25,7 +24,7 @@ void largest(T* dst, const T* src, std::ptrdiff_t step, std::int32_t rows,
     const V x = load_first<V>(src + f * step + n, rest);
     best = x > best ? x : best;
   }
-  merge_first(dst + n, best, rest);
+  store_first(dst + n, best, rest);
 }
 
 template <class T>

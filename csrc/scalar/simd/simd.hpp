@@ -3,7 +3,7 @@
 //
 // A row is a run of lanes in memory: one number of the model per (document, position) pair. A
 // kernel may read a row up to the next multiple of `row_pad` elements, but does not use the excess.
-// It changes only the lanes that it is called for, and may write the old values of the excess back.
+// It writes only the lanes that it is called for.
 //
 // Two numerics. fast: fused multiply-adds and vectorized exp, log, tanh and powers (error under 2
 // units in the last place in float64, 4 in float32). exact (only float64): each product and each

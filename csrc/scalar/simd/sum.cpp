@@ -1,6 +1,5 @@
 // Elementwise products, and sums of them along a feature axis.
 #include "scalar/simd/kernels.hpp"
-#include "scalar/simd/merge.hpp"
 #include "simd/vector.hpp"
 
 namespace nanochat::simd::NCLAB_SIMD {
@@ -95,7 +94,7 @@ void sum_columns(const Sum<typename N::T>& s, std::int32_t o, std::int32_t n, in
 #pragma GCC unroll 4
     for (int v = 0; v < vectors; ++v) {
       if (part && v == vectors - 1) {
-        merge_first(dst + v * lanes, sum[v], last);
+        store_first(dst + v * lanes, sum[v], last);
       } else {
         store(dst + v * lanes, sum[v]);
       }
@@ -175,7 +174,7 @@ void elementwise(const Sum<typename N::T>& s, std::int32_t o, Factors<typename N
       V sum = s.accumulate ? load_first<V>(dst + whole, rest) : start;
       sum = first.template add_to<N, b_row, true>(sum, whole, rest);
       if constexpr (terms == 2) sum = second.template add_to<N, d_row, true>(sum, whole, rest);
-      merge_first(dst + whole, sum, rest);
+      store_first(dst + whole, sum, rest);
     }
     first.next();
     if constexpr (terms == 2) second.next();
@@ -214,7 +213,7 @@ inline void add_products(const Sum<typename N::T>& s, typename N::T* dst,
                            : factors[i].template add_to<N, false, part>(sum, n, last);
   }
   if constexpr (part) {
-    merge_first(dst + n, sum, last);
+    store_first(dst + n, sum, last);
   } else {
     store(dst + n, sum);
   }
