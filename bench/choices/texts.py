@@ -243,8 +243,10 @@ def report(cells: Sequence[Cell]) -> None:
                 continue
             found = verdict(scores, of_text[0]["bytes"])
             if COUNTING in scores:
-                means = [statistics.mean(scores[name].values()) for name in (AUTO, COUNTING)]
-                against_counting[text.name] = means[0] - means[1]
+                of_seed = scores[COUNTING]
+                against_counting[text.name] = statistics.mean(
+                    score - of_seed[seed] for seed, score in scores[AUTO].items() if seed in of_seed
+                )
             good += [] if found["good"] is None else [found["good"]]
             said = {True: "good", False: f"behind {found['best']}", None: "one seed"}
             counted = [x for c in of_text if (x := c.get("baseline_bpb")) is not None]
