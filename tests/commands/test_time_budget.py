@@ -208,7 +208,9 @@ def test_a_given_preset_and_a_bigram_are_not_explained_by_the_text(lines):
     assert fitted("9s", preset="mini", **lines).choice == ""
     size = {name: value for name, value in lines.items() if name not in ("n_layer", "n_head")}
     assert fitted("9s", model_kind="bigram", **size).choice == ""
-    assert fitted("9s", **lines).choice.startswith("preset mini: 2 kB of short training documents")
+    assert fitted("9s", **lines).choice.startswith(
+        "preset mini (prev_token_tables 3, weight_decay 0.5): 2 kB of short training documents"
+    )
 
 
 def test_a_budget_prepares_the_text_with_the_tokenizer_of_a_trained_model(lines):
