@@ -82,8 +82,8 @@ def choices_for(facts: TextFacts, mode: str) -> tuple[Choice, ...]:
         return _nano(facts, OF_PAGES, dropout=0.5, hash_embed_rows=0), _pico(facts, most=OF_PICO)
     if not is_small:
         return (Choice(preset="small"),)
-    # The hashed n-grams of `nano` learn fast, and soon know a small text by heart. Word pieces would
-    # be too rare, and counts of long character n-grams predict better than counts of pieces.
+    # The hashed n-grams of `nano` learn fast, and soon know a small text by heart. Word pieces
+    # would be too rare, and counts of long character n-grams predict better than counts of pieces.
     return (_nano(facts, (0, WITH_DROPOUT), dropout=0.3, hash_embed_rows=0),)
 
 
