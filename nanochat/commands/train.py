@@ -57,7 +57,7 @@ from nanochat.runs.retention import prune_checkpoints
 from nanochat.system import processes
 from nanochat.system.environment import describe_environment
 from nanochat.system.wording import counted
-from nanochat.training.average import averaged_weights
+from nanochat.training.average import scored_state
 from nanochat.training.cadence import Cadence
 from nanochat.training.deadline import Deadline
 from nanochat.training.engine import Engine, EngineState
@@ -330,7 +330,7 @@ def _save(run: _Run, trainer: TrainerState, state: EngineState, best: Best | Non
     """Save a checkpoint, remove those that `keep` does not name, and return its name."""
     if run.folder is None:
         if best is not None:
-            run.best_state = _scored_state(state)
+            run.best_state = scored_state(state)
         return f"step-{trainer.step:06d} (by rank 0)"
     config = run.config
     if run.deadline is not None:
@@ -356,14 +356,9 @@ def _load_best(run: _Run) -> None:
         found = find_checkpoint(run.folder.path, "best")
         for reason in found.skipped:
             run.terminal.warn(reason)
-        state = _scored_state(found.state)
+        state = scored_state(found.state)
     if state is not None:  # above rank 0, a resumed run may have its best before the resume
         run.engine.load_state_dict(state)
-
-
-def _scored_state(state: EngineState) -> EngineState:
-    """Return what the evaluation of a state has scored."""
-    return dataclasses.replace(state, weights=averaged_weights(state), optimizer={})
 
 
 def _final_evaluation(run: _Run, result: LoopResult) -> EvalMetrics:

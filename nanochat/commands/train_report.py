@@ -130,7 +130,7 @@ def _which_hold(counts: Any) -> str:
     if counts.cutoff is None:
         return ", which hold the training text"
     return (
-        f", without those of at least {counts.cutoff.length} tokens that occur less than"
+        f", without those of at least {counts.cutoff.length} tokens that occur fewer than"
         f" {counts.cutoff.count} times"
     )
 

@@ -415,7 +415,8 @@ class TrainConfig:
         whole=True, output=True,
     )  # fmt: skip
 
-    # Names of the options that were given and are not auto anyway; a resume compares only these.
+    # Names of the options that were given, without those given as auto where auto is the default;
+    # a resume compares only these.
     given: frozenset[str] = field(init=False, repr=False, compare=False)
     # Why the values so far cannot be trained, if the text may choose a preset that can.
     refusal: ConfigError | None = field(init=False, repr=False, compare=False)

@@ -39,8 +39,8 @@ MOST_HELD_OUT = 50_000  # targets: enough to tell orders apart
 # Counts take up to 120 bytes per token, and about a second per million tokens. Wider tokens leave
 # less memory for them: of tokens of n bytes, n² times as few are counted.
 MOST_COUNTED = 1 << 24  # tokens of one byte
-# Of a longer text that is counted whole, the n-grams of at least so many tokens that occur once are
-# dropped.
+# In a longer text that is counted whole, n-grams of this length or more are dropped if they occur
+# once.
 CUT_LENGTH = 7
 CUT_LENGTH_OF_PIECES = 3
 COUNTED_PER_S = 1_000_000  # tokens, by one slow core

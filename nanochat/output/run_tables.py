@@ -148,7 +148,7 @@ def _cutoff(cutoff: Mapping[str, int] | None) -> str:
     if cutoff is None:
         return ""
     return (
-        f", without n-grams of at least {cutoff['length']} tokens that occur less than"
+        f", without n-grams of at least {cutoff['length']} tokens that occur fewer than"
         f" {cutoff['count']} times"
     )
 

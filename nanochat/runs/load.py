@@ -32,7 +32,7 @@ from nanochat.runs.find import find_run, is_checkpoint, step_folders
 from nanochat.sampling.adaptive import adaptive_mixture
 from nanochat.sampling.mixed import NetworkAlone, mixed_with
 from nanochat.sampling.sampling import OpensDecoders
-from nanochat.training.average import averaged_weights
+from nanochat.training.average import scored_state
 from nanochat.training.engine import Engine
 
 __all__ = [
@@ -225,9 +225,7 @@ def load_trained(
     needs_counts = isinstance(options, EvalConfig) or not options.network_only
     counts = counts_of(checkpoint) if needs_counts else None
     engine = build_engine(resolved, tokenizer.vocab_size, counts=counts)
-    weights = averaged_weights(checkpoint.state)
-    state = dataclasses.replace(checkpoint.state, weights=weights, optimizer={})
-    engine.load_state_dict(state)
+    engine.load_state_dict(scored_state(checkpoint.state))
     return TrainedModel(
         engine=engine, config=resolved, tokenizer=tokenizer, checkpoint=checkpoint, counts=counts
     )

@@ -32,7 +32,7 @@ class NgramEngine:
 
     def __init__(self, counts: KneserNey) -> None:
         self.counts = counts
-        self.share = PLAIN_SHARE  # there is no network to share with
+        self.share = PLAIN_SHARE  # there is no network
 
     def step(self, microbatches: Sequence[Batch], settings: StepSettings) -> StepResult:
         raise AssertionError("a run of counted n-grams has no steps")

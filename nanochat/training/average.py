@@ -6,13 +6,14 @@ Each engine keeps the average in its own arrays. Pure functions; no torch.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nanochat.training.engine import EngineState
 
-__all__ = ["averaged_weights", "newest_weight", "saved_average", "split_average"]
+__all__ = ["averaged_weights", "newest_weight", "saved_average", "scored_state", "split_average"]
 
 _PREFIX = "average."  # of the names among the optimizer's saved arrays
 
@@ -50,3 +51,8 @@ def split_average(
 def averaged_weights(state: EngineState) -> Mapping[str, NDArray[np.floating]]:
     """Return the weights to evaluate and sample: the average if there is one."""
     return split_average(state.optimizer)[0] or state.weights
+
+
+def scored_state(state: EngineState) -> EngineState:
+    """Return what the evaluation of a state has scored: its averaged weights, no optimizer."""
+    return replace(state, weights=averaged_weights(state), optimizer={})

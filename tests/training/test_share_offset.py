@@ -1,4 +1,4 @@
-"""The share of the counts: what is added to its logit, and how that is fitted to held-out text."""
+"""The scale and offset of the counts' share, and how they are fitted to held-out text."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_a_fit_reads_few_batches_of_a_long_text_spread_over_all() -> None:
             read.append(batch)
             return np.full((*batch.targets.shape, 2), 0.25)
 
-    fit_share(Parts(), batches)  # type: ignore[arg-type]
+    fit_share(Parts(), batches)  # type: ignore[arg-type]  # the only parts that a fit uses
     every = len(batches) // len(read)
     assert FIT_TARGETS <= 15 * len(read) < 2 * FIT_TARGETS
     assert [id(batch) for batch in read] == [id(batch) for batch in batches[::every]]
