@@ -97,7 +97,8 @@ def test_every_public_module_says_what_it_offers():
 
 
 PUBLIC = {
-    "training.average": ["averaged_weights", "newest_weight", "saved_average", "split_average"],
+    "training.average": ["averaged_weights", "newest_weight", "saved_average", "scored_state",
+                         "split_average"],
     "training.cadence": ["Cadence", "evaluation_plan"],
     "training.saving": ["Best", "Save", "Saver"],
     "runs.retention": ["kept_steps", "newest_verified", "prune_checkpoints"],
