@@ -24,7 +24,14 @@ from nanochat.config.preset_choice import (
 from nanochat.data.dataset import SplitText, text_facts
 from nanochat.errors import ConfigError
 
-__all__ = ["choices_of", "chosen_config", "most_steps", "needs_text", "with_chosen_preset"]
+__all__ = [
+    "choices_of",
+    "chosen_config",
+    "counts_alone",
+    "most_steps",
+    "needs_text",
+    "with_chosen_preset",
+]
 
 
 def needs_text(config: TrainConfig) -> bool:
@@ -59,6 +66,20 @@ def choices_of(config: TrainConfig, text: SplitText) -> list[tuple[Choice, str]]
     choices = [_left_open(choice, config) for choice in choices_for(facts, _mode(config, facts))]
     accepted = [choice for choice in choices if _accepts(config, choice)]
     return [(choice, f"{choice}: {facts}") for choice in accepted or choices]
+
+
+def counts_alone(config: TrainConfig) -> TrainConfig | None:
+    """Return the config of counts without a network, for a text that has no time for one.
+
+    None if a preset, a model or options of a network were given.
+    """
+    if not _is_open(config):
+        return None
+    given = {name: getattr(config, name) for name in config.given - {"model_kind", "steps"}}
+    try:
+        return chosen_config(config, Choice(preset="ngram"), given)
+    except ConfigError:
+        return None
 
 
 def _accepts(config: TrainConfig, choice: Choice) -> bool:

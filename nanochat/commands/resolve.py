@@ -14,8 +14,8 @@ from typing import Any
 
 from nanochat.commands.init_from import regularized_config
 from nanochat.commands.mixing import with_counts, with_offset
-from nanochat.commands.preset_choice import needs_text, with_chosen_preset
-from nanochat.commands.time_budget import Fit, fit_to_budget
+from nanochat.commands.preset_choice import counts_alone, needs_text, with_chosen_preset
+from nanochat.commands.time_budget import Fit, TooShort, fit_to_budget
 from nanochat.config.engine_choice import choose_engine
 from nanochat.config.option import AUTO
 from nanochat.config.options import ARCHITECTURE, TrainConfig, budget_seconds, options_of
@@ -63,24 +63,28 @@ def complete_config(
     budget, whether its mode is given rather than chosen by the rule of mode auto, the fit to the
     budget, and the text as far as the choice has read it."""
     complete = requested if checkpoint is None else _resumed_config(requested, checkpoint)
-    if complete.time_budget is not None and complete.model_kind == "ngram":
+    if complete.time_budget is not None and complete.model_kind != "ngram":
+        if text.read is None:
+            text = dataclasses.replace(text, read=read_text(complete, text.folder))
+        try:
+            return _fitted(complete, text, started, terminal)
+        except TooShort as short:
+            counts = counts_alone(complete) if processes.world() == 1 else None
+            if counts is None:
+                raise
+            terminal.note(
+                f"{complete.time_budget}: too short for a network, as {short.reason}; counted"
+                " n-grams alone"
+            )
+            text = dataclasses.replace(text, reads=_reads(complete))
+            return dataclasses.replace(counts, time_budget=None), False, None, text
+    if complete.time_budget is not None:
         terminal.note(
             f"{complete.time_budget}: counted n-grams have no steps to choose; counting takes about"
             " a second per million tokens"
         )
-        reads = reads_of_budget(budget_seconds(complete.time_budget))
-        text = dataclasses.replace(text, reads=reads)
+        text = dataclasses.replace(text, reads=_reads(complete))
         complete = dataclasses.replace(complete, time_budget=None)
-    if complete.time_budget is not None:
-        fit = fit_to_budget(
-            complete, started, known=text.known, extend=text.extend, folder=text.folder,
-            text=text.read,
-        )  # fmt: skip
-        if fit.choice:
-            terminal.note(fit.choice)
-        terminal.note(f"{complete.time_budget}: {fit}")
-        # Its steps were timed in this mode.
-        return fit.config, True, fit, dataclasses.replace(text, prepared=fit.dataset)
     mode_is_given = checkpoint is not None or "mode" in requested.given
     if checkpoint is not None or not needs_text(complete):
         complete.check_complete()
@@ -90,6 +94,24 @@ def complete_config(
     terminal.note(reason)
     mode_is_given = mode_is_given or chosen.mode == "tensor"
     return chosen, mode_is_given, None, dataclasses.replace(text, read=read)
+
+
+def _fitted(
+    complete: TrainConfig, text: RunText, started: float, terminal: Terminal
+) -> tuple[TrainConfig, bool, Fit | None, RunText]:
+    """Return what `complete_config` returns, for a time budget that has time for a network."""
+    fit = fit_to_budget(
+        complete, started, known=text.known, extend=text.extend, folder=text.folder, text=text.read
+    )
+    if fit.choice:
+        terminal.note(fit.choice)
+    terminal.note(f"{complete.time_budget}: {fit}")
+    # Its steps were timed in this mode.
+    return fit.config, True, fit, dataclasses.replace(text, read=None, prepared=fit.dataset)
+
+
+def _reads(config: TrainConfig) -> float:
+    return reads_of_budget(budget_seconds(str(config.time_budget)))
 
 
 def regularized(

@@ -43,7 +43,7 @@ from nanochat.training.deadline import MARGIN, Deadline, TimePlan, exit_s
 from nanochat.training.engine import Engine
 from nanochat.training.loop import step_settings
 
-__all__ = ["Fit", "fit_to_budget"]
+__all__ = ["Fit", "TooShort", "fit_to_budget"]
 
 LARGEST_BATCH = 16  # times the preset's batch
 FREE_ROWS = 1.25  # the batch is doubled while its step takes at most this many times as long
@@ -106,8 +106,8 @@ def fit_to_budget(
 ) -> Fit:
     """Return the largest choice for the text that has enough steps in config.time_budget.
 
-    Given options override the choice; a given preset is the only candidate. Raises ConfigError
-    with the least budget if not even a few steps fit.
+    Given options override the choice; a given preset is the only candidate. Raises TooShort if not
+    even a few steps fit.
     """
     budget_s = budget_seconds(str(config.time_budget))
     given = {name: getattr(config, name) for name in config.given - {"time_budget", "steps"}}
@@ -127,7 +127,7 @@ def fit_to_budget(
         begin_import(candidate)
         dataset = datasets.of(candidate)
         if fitting is None and (start_s := clock() - started) > budget_s:
-            raise _too_short(config, 2 * start_s, f"the start took {start_s:.1f} s")
+            raise TooShort(config, 2 * start_s, f"the start took {start_s:.1f} s")
         trial = _Trial(candidate, choice, dataset, started, budget_s, clock)
         if fitting is not None and trial.steps < choice.least_steps:
             break
@@ -136,11 +136,15 @@ def fit_to_budget(
     return dataclasses.replace(fitting.fit(config), choice=chosen)
 
 
-def _too_short(config: TrainConfig, least_s: float, reason: str) -> ConfigError:
-    return ConfigError(
-        f"time_budget must be at least about {math.ceil(least_s)}s for this text and machine, got"
-        f" {config.time_budget}; {reason}"
-    )
+class TooShort(ConfigError):
+    """A time budget in which not even a few steps fit. Names the least that would do."""
+
+    def __init__(self, config: TrainConfig, least_s: float, reason: str) -> None:
+        super().__init__(
+            f"time_budget must be at least about {math.ceil(least_s)}s for this text and machine,"
+            f" got {config.time_budget}; {reason}"
+        )
+        self.reason = reason
 
 
 class _Datasets:
@@ -211,7 +215,7 @@ class _Trial:
         return self._started + self._budget_s - self._clock()
 
     def fit(self, requested: TrainConfig) -> Fit:
-        """Return the config of this preset for the time. Raises ConfigError if it is too short."""
+        """Return the config of this preset for the time. Raises TooShort."""
         self._enlarge_batch()
         self._count()
         save_s = self._save_s()
@@ -229,7 +233,7 @@ class _Trial:
             least_s = self._budget_s - left_s + FEWEST_STEPS * self._step_s
             start_s = self._budget_s - self._left_s()
             reason = f"the start took {start_s:.1f} s and a step takes {self._step_s:.3g} s"
-            raise _too_short(requested, 1.3 * least_s, reason)
+            raise TooShort(requested, 1.3 * least_s, reason)
         pause_s = evaluation_s + save_s
         pauses = min(EVALUATIONS, int(PAUSE_SHARE * self._budget_s / max(pause_s, 1e-9)))
         paused_s = max(pauses - 1, 0) * pause_s

@@ -320,6 +320,35 @@ def test_a_budget_that_the_start_has_used_up_is_refused_without_a_trial(lines, m
         fit_to_budget(TrainConfig(time_budget="2s", **lines), -3.0, clock=clock)
 
 
+def _without_time(monkeypatch) -> None:
+    def refused(config, _started, **_):
+        return fit_to_budget(config, -60.0, clock=Clock())
+
+    monkeypatch.setattr(commands_resolve, "fit_to_budget", refused)
+
+
+def test_a_budget_too_short_for_a_network_counts_alone(lines, tmp_path, monkeypatch, capsys):
+    _without_time(monkeypatch)
+    plain = {name: lines[name] for name in ("data", "documents", "num_samples", "threads")}
+    started = nanochat.train({**plain, "time_budget": "2s", "out": str(tmp_path / "run")},
+                             progress=True)  # fmt: skip
+    note = r"2s: too short for a network, as the start took 60\.\d s; counted n-grams alone"
+    assert re.search(note, capsys.readouterr().out)
+    alone = nanochat.train({**plain, "preset": "ngram", "out": str(tmp_path / "alone")})
+    assert started.metrics["model_kind"] == "ngram"
+    assert started.metrics["val_loss"] == alone.metrics["val_loss"]
+
+
+@pytest.mark.parametrize("options", [{"preset": "pico"}, {"lr": 0.01}, {"mode": "tensor"}])
+def test_options_of_a_network_refuse_a_budget_too_short_for_one(
+    lines, tmp_path, monkeypatch, options
+):
+    _without_time(monkeypatch)
+    plain = {name: lines[name] for name in ("data", "documents", "num_samples", "threads")}
+    with pytest.raises(ConfigError, match="time_budget must be at least about"):
+        nanochat.train({**plain, **options, "time_budget": "2s", "out": str(tmp_path / "run")})
+
+
 def test_a_disk_that_refuses_the_trial_checkpoint_is_one_line(lines, tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
