@@ -129,7 +129,7 @@ COUNTS: Changes = (
     ("counts of order 13", {"ngram_order": 13}),
     ("no hashed n-grams", {"hash_embed_rows": 0}),
     ("no embeddings of the past", {"hash_embed_rows": 0, "prev_token_tables": 0}),
-    ("the share of the counts as trained", {"ngram_offset": 0.0}),
+    ("the share of the counts as trained", {"ngram_share": "1,0"}),
     ("dropout 0.1", {"dropout": 0.1}),
 )  # fmt: skip
 # The steps of a row take as long as those of the base, by their measured time.
@@ -145,7 +145,7 @@ PIECE_COUNTS: Changes = (
     ("2048 pieces", {"vocab_size": 2048}),
     ("no embeddings of the past", {"prev_token_tables": 0}),
     ("lr 0.008", {"lr": 0.008}),
-    ("the share of the counts as trained", {"ngram_offset": 0.0}),
+    ("the share of the counts as trained", {"ngram_share": "1,0"}),
     ("dropout 0.1", {"dropout": 0.1}),
 )  # fmt: skip
 FOUR = {"n_head": 4}  # of the presets before the notebook "heads"

@@ -52,7 +52,7 @@ __all__ = ["AblationResult", "PlannedRun", "ablate", "plan_runs"]
 FIRST_SEED = 1337
 # The question without --vary: does the head need a separate matrix, and the embedding a norm?
 DEFAULT_VARY = ("tie_lm_head=true,false", "input_rmsnorm=true,false")
-_NOT_OF_RUNS = ("out", "resume", "init_from", "extend_vocabulary")
+_NOT_OF_RUNS = ("out", "resume", "init_from", "extend_vocabulary", "final_on_all")
 _NOT_VARIED = ("seed", "data_dir", *_NOT_OF_RUNS)
 
 

@@ -38,7 +38,7 @@ from nanochat.data.tokenizer import Tokenizer, tokenizer_from_dict
 from nanochat.errors import CheckpointError, ConfigError, UnsupportedModelKind, UnsupportedOption
 from nanochat.model.parameters import draw_matrix, parameter_specs
 from nanochat.model.state import check_shapes
-from nanochat.ngram.share import Share
+from nanochat.ngram.share import given_share
 from nanochat.output.terminal import Terminal
 from nanochat.runs.checkpoint import Checkpoint
 from nanochat.runs.load import read_checkpoint
@@ -103,7 +103,7 @@ class Source:
                 weights[spec.name] = drawn
             elif spec.name == "wpe":
                 weights[spec.name] = _first_rows(saved, config.block_size)
-        share = Share(offset=max(config.ngram_offset, 0.0))  # that of the source has other counts
+        share = given_share(config.ngram_share)  # that of the source has other counts
         return EngineState(weights=weights, optimizer={}, share=share)
 
 

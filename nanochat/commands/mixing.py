@@ -14,6 +14,7 @@ import numpy as np
 
 from nanochat.config.option import AUTO
 from nanochat.config.options import TrainConfig
+from nanochat.config.share import FITTED, share_words
 from nanochat.data.dataset import ByCounts, Dataset
 from nanochat.ngram.baseline import choose_order, counted_text
 from nanochat.ngram.kneser_ney import KneserNey
@@ -33,7 +34,7 @@ from nanochat.runs.folder import RunFolder
 from nanochat.system import processes
 from nanochat.system.threads import thread_count
 
-__all__ = ["fits_offset", "keep_counts", "with_counts", "with_offset", "with_placeholder"]
+__all__ = ["fits_share", "keep_counts", "with_counts", "with_placeholder", "with_share"]
 
 
 def with_counts(
@@ -121,23 +122,23 @@ def with_placeholder(dataset: Dataset, config: TrainConfig) -> Dataset:
     return dataclasses.replace(dataset, by_counts=made_up)
 
 
-def fits_offset(config: TrainConfig, dataset: Dataset) -> bool:
+def fits_share(config: TrainConfig, dataset: Dataset) -> bool:
     """Decide whether each evaluation fits the share of the counts to the validation part."""
     mixes = config.ngram_order != 0 and config.model_kind != "ngram"
-    return mixes and config.ngram_offset == AUTO and dataset.val_source == "val"
+    return mixes and config.ngram_share == FITTED and dataset.val_source == "val"
 
 
-def with_offset(config: TrainConfig, dataset: Dataset) -> TrainConfig:
-    """Return the config with the ngram_offset for its number of epochs, if it is to be chosen and
+def with_share(config: TrainConfig, dataset: Dataset) -> TrainConfig:
+    """Return the config with the ngram_share for its number of epochs, if it is to be chosen and
     no text is held out to fit it."""
     is_unused = not config.ngram_order or config.model_kind == "ngram"
-    if config.ngram_offset != AUTO or is_unused or fits_offset(config, dataset):
+    if config.ngram_share != FITTED or is_unused or fits_share(config, dataset):
         return config
     offset = 0.0
     if dataset.by_counts is not None:
         tokens = config.steps * dataset.step_tokens(config, processes.world())
         offset = offset_for(tokens / max(dataset.by_counts.documents.pairs, 1))
-    return dataclasses.replace(config, ngram_offset=round(offset, 2))
+    return dataclasses.replace(config, ngram_share=share_words(1.0, round(offset, 2)))
 
 
 def keep_counts(dataset: Dataset, folder: RunFolder) -> Mapping[str, Any]:

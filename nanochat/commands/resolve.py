@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat.commands.init_from import regularized_config
-from nanochat.commands.mixing import with_counts, with_offset
+from nanochat.commands.mixing import with_counts, with_share
 from nanochat.commands.preset_choice import counts_alone, needs_text, with_chosen_preset
 from nanochat.commands.time_budget import Fit, TooShort, fit_to_budget
 from nanochat.config.engine_choice import choose_engine
@@ -139,7 +139,7 @@ def resolve(
     dataset = text.prepared or text.load(complete)
     resolved = resolve_hardware(complete)
     resolved = _with_evaluation_plan(dataset.resolve(resolved), dataset)
-    resolved = with_offset(resolved, dataset)
+    resolved = with_share(resolved, dataset)
     if mode_is_given:
         return resolved, dataset, ""
     mode, reason = choose_engine(complete.to_dict(), dataset.tokenizer.vocab_size)

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from nanochat.commands.baseline import Counting, start_baseline
+from nanochat.commands.final_on_all import Chosen, chosen_by
 from nanochat.commands.init_from import (
     Source,
     initialized_config,
     leaves_dropout_to_text,
     read_source,
 )
-from nanochat.commands.mixing import fits_offset, keep_counts
+from nanochat.commands.mixing import fits_share, keep_counts
 from nanochat.commands.resolve import RunText, complete_config, regularized, resolve
 from nanochat.commands.signals import stop_requested
 from nanochat.commands.time_budget import Fit
@@ -138,8 +139,13 @@ def train(
         require_tensorboard()  # before any work
     with ExitStack() as stack:
         stack.enter_context(telling(terminal.note))
-        folder, checkpoint, source, kept = None, None, None, None
+        folder, checkpoint, source, kept, chosen = None, None, None, None, None
         counts: Mapping[str, Any] = {}
+        if requested.final_on_all is not None:
+            chosen = chosen_by(requested, terminal)
+            kept = chosen.checkpoint.run_folder  # has copies of standard input and URLs
+            requested, asked = chosen.config, chosen.config.given
+            terminal.note(str(chosen))
         if requested.init_from is not None:
             source = read_source(requested, terminal)
             if "data" not in requested.given:  # the source's own text
@@ -171,7 +177,7 @@ def train(
         engine = _build_engine(resolved, dataset, checkpoint, source)
         origin = source.record() if source else None
         if folder is None and processes.rank() == 0:
-            folder = stack.enter_context(_new_run(resolved, origin))
+            folder = stack.enter_context(_new_run(resolved, origin, chosen))
             dataset.keep_sources(folder.path)
             counts = keep_counts(dataset, folder)
         run = _Run(
@@ -222,13 +228,17 @@ def _build_engine(
 
 
 @contextmanager
-def _new_run(resolved: TrainConfig, origin: Mapping[str, Any] | None) -> Iterator[RunFolder]:
+def _new_run(
+    resolved: TrainConfig, origin: Mapping[str, Any] | None, chosen: Chosen | None
+) -> Iterator[RunFolder]:
     """Create and lock the run's folder, with its config and environment."""
     with new_run(resolved.out, f"{resolved.model_kind}-{resolved.mode}") as folder:
         folder.write_config(resolved.to_dict())
         environment = describe_environment(resolved.threads)
         if origin is not None:
             environment["initialized_from"] = origin
+        if chosen is not None:
+            environment["chosen_by"] = chosen.record()
         folder.write_json(folder.environment, environment)
         yield folder
 
@@ -293,7 +303,7 @@ def _train(run: _Run) -> LoopResult:
                 last_checkpoint=str(checkpoint.path) if checkpoint else None, stop=stop,
                 world=processes.world(), pace=run.deadline,
                 clock=run.deadline.clock if run.deadline else time.perf_counter,
-                goes_on=run.watch.goes_on, fits_share=fits_offset(config, dataset),
+                goes_on=run.watch.goes_on, fits_share=fits_share(config, dataset),
             )  # fmt: skip
     finally:
         log.close()

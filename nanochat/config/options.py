@@ -29,6 +29,7 @@ from nanochat.config.option import (
     shown,
 )
 from nanochat.config.presets import CHOSEN_BY_TEXT, PRESETS
+from nanochat.config.share import FITTED, parse_share
 from nanochat.config.unsupported import UNSUPPORTED, check_has_network, check_supported
 from nanochat.errors import ConfigError, UnsupportedModelKind
 from nanochat.system import processes
@@ -75,6 +76,7 @@ _EARLIER = {
     "past_embeds": "prev_token_tables",
     "ngram_rows": "hash_embed_rows",
     "ngram_longest": "hash_embed_longest",
+    "ngram_offset": "ngram_share",
 }
 # Earlier names of options, which a message answers with the new one.
 RENAMED = {
@@ -89,9 +91,16 @@ def with_new_names(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return saved options under the names of this version."""
     # Of an option under both names, the earlier one stays and is refused as unknown.
     return {
-        _EARLIER[name] if name in _EARLIER and _EARLIER[name] not in options else name: value
+        _EARLIER[name] if name in _EARLIER and _EARLIER[name] not in options else name: (
+            _share_of_offset(value) if name == "ngram_offset" else value
+        )
         for name, value in options.items()
     }
+
+
+def _share_of_offset(value: Any) -> Any:
+    """Return ngram_share of an earlier ngram_offset, which was -1 for auto."""
+    return FITTED if value == AUTO else f"1,{value}"
 
 
 # --------------------------------------------------------------------------------------- training
@@ -299,12 +308,12 @@ class TrainConfig:
         "Decay of an exponential moving average of the weights, which is evaluated, sampled and"
         " kept in place of the weights; 0: off.", group=_OPTIM, low=0, high=0.999999,
     )  # fmt: skip
-    ngram_offset: float = option(
-        float(AUTO),
-        "Added to the logit of the counts' share after training: in training, the network has seen"
-        " the text and the counts have not; auto: fitted to the validation part at each evaluation,"
-        " with a scale, or without such a part chosen by the number of epochs.", group=_OPTIM,
-        low=0, high=100, auto=True,
+    ngram_share: str = option(
+        FITTED,
+        "Correction of the counts' share after training, as SCALE,OFFSET of its logarithm against"
+        " the network's: in training, the network has seen the text and the counts have not; auto:"
+        " fitted to the validation part at each evaluation, or without such a part 1 and an offset"
+        " by the number of epochs.", group=_OPTIM,
     )  # fmt: skip
     patience: int = option(
         0, "Stop after this many evaluations without a lower validation loss; 0: never.",
@@ -389,6 +398,11 @@ class TrainConfig:
     extend_vocabulary: bool = option(
         False, "Add the text's new characters to the vocabulary of init_from.", group=_RUN
     )
+    final_on_all: str | None = option(
+        None,
+        "Run to train anew on all of its text, validation included, with its options and for its"
+        " best step.", group=_RUN, path=True, kind=str, optional=True, output=True,
+    )  # fmt: skip
 
     # sampling at the end of the run
     num_samples: int = option(
@@ -432,9 +446,14 @@ class TrainConfig:
         assign(self, {"given": frozenset(given.keys() - unasked)})
         assign(self, {"refusal": None})
         self._check_start()
-        if self.resume or (self.init_from is not None and not self.given >= ARCHITECTURE):
+        if (
+            self.resume
+            or self.final_on_all is not None
+            or (self.init_from is not None and not self.given >= ARCHITECTURE)
+        ):
             return  # the saved config applies, and only given options are compared with it
         parse_keep(self.keep)
+        parse_share(self.ngram_share)
         self._check_time_budget()
         check_separator(self.separator, self.documents)
         try:
@@ -464,6 +483,13 @@ class TrainConfig:
                 "resume continues a run with its own weights, init_from starts a new one; leave one"
                 f" out, got init_from {shown(self.init_from)}"
             )
+        if self.final_on_all is not None:
+            for name in ("resume", "init_from", "time_budget"):
+                if value := getattr(self, name):
+                    raise ConfigError(
+                        f"final_on_all repeats the training of a run; leave {name} out, got"
+                        f" {shown(value)}"
+                    )
         if self.extend_vocabulary and self.init_from is None and not self.resume:
             raise ConfigError("extend_vocabulary needs init_from; add init_from or leave it out")
 

@@ -18,11 +18,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from nanochat.config.share import parse_share
+
 __all__ = [
     "NETWORK_WEIGHT",
     "PLAIN_SHARE",
     "Share",
     "fitted_share",
+    "given_share",
     "mixed_losses",
     "mixture_parts",
     "offset_for",
@@ -56,6 +59,11 @@ class Share(NamedTuple):
 
 
 PLAIN_SHARE = Share()
+
+
+def given_share(ngram_share: str) -> Share:
+    """Return the share of the option; of `auto`, the one that training has."""
+    return Share(*(parse_share(ngram_share) or PLAIN_SHARE))
 
 
 def start_offset(vocab_size: int) -> float:

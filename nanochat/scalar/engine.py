@@ -21,7 +21,7 @@ from nanochat.data.batches import IGNORE, Batch, StepRows
 from nanochat.model.parameters import GROUPS, initial_weights, output_size, parameter_specs
 from nanochat.model.state import check_shapes
 from nanochat.ngram.share import (
-    Share,
+    given_share,
     mixed_losses,
     mixture_parts,
     shares_of_parts,
@@ -76,7 +76,7 @@ class ScalarEngine:
     ) -> None:
         self.config = config
         self._start_offset = start_offset(vocab_size)
-        self.share = Share(offset=max(config.ngram_offset, 0.0))
+        self.share = given_share(config.ngram_share)
         self.specs = parameter_specs(config, vocab_size)
         self.tape = Tape(dtype)
         self.matrices = {spec.name: self.tape.matrix(*spec.shape) for spec in self.specs}

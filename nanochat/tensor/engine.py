@@ -24,7 +24,7 @@ from nanochat.model.parameters import initial_weights, output_size, parameter_sp
 from nanochat.model.state import check_shapes
 from nanochat.ngram.share import (
     NETWORK_WEIGHT,
-    Share,
+    given_share,
     mixed_losses,
     shares_of_parts,
     start_offset,
@@ -164,7 +164,7 @@ class TensorEngine:
             )
         self._fused = config.loss == "fused"
         self._start_offset = start_offset(vocab_size)
-        self.share = Share(offset=max(config.ngram_offset, 0.0))
+        self.share = given_share(config.ngram_share)
         self.backend = "torch-compiled" if self._compiled else "torch"
         self._loss = self._summed_nats
         if self._compiled:

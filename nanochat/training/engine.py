@@ -90,7 +90,7 @@ class Engine(Protocol):
     backend: str  # what computes: cpp-program, cpp-tape, torch
     device: str  # cpu, cuda, …
     # Of a model that mixes with counts, where a text is scored or drawn, not in training. Set by
-    # fit_share (share.py) or from the option ngram_offset.
+    # fit_share (share.py) or from the option ngram_share.
     share: Share
 
     def step(self, microbatches: Sequence[Batch], settings: StepSettings) -> StepResult:

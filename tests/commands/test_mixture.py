@@ -9,9 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import nanochat
-from nanochat.config.options import EvalConfig, SampleConfig, TrainConfig
+from nanochat.config.option import shown
+from nanochat.config.options import EvalConfig, SampleConfig, TrainConfig, with_new_names
+from nanochat.config.share import parse_share, share_words
 from nanochat.errors import CheckpointError, RunInterrupted
 from nanochat.ngram import baseline, mixing
 from nanochat.ngram.kneser_ney import Cutoff, KneserNey
@@ -186,9 +190,8 @@ def test_without_validation_the_offset_grows_with_the_epochs_after_the_first(
     run = nanochat.train(TrainConfig(**tiny("mini-gpt", **given, out="run")))
     assert run.metrics["train_tokens"] == steps * 60
     saved = load_checkpoint(newest())
-    assert (
-        saved.config["ngram_offset"] == offset == round(min(max(steps * 60 / 901 - 1, 0), 1.5), 2)
-    )
+    assert offset == round(min(max(steps * 60 / 901 - 1, 0), 1.5), 2)
+    assert parse_share(saved.config["ngram_share"]) == (1.0, offset)
     assert saved.state.share == (1.0, offset)
 
 
@@ -204,17 +207,17 @@ def test_each_evaluation_fits_the_offset_to_validation_and_its_checkpoint_keeps_
     for folder in Path("run/checkpoints").glob("step-*"):
         saved = load_checkpoint(folder)
         assert saved.state.share == fitted[saved.trainer.step]
-        assert saved.config["ngram_offset"] == -1.0  # auto
+        assert saved.config["ngram_share"] == "auto"
         record = json.loads((folder / "trainer.json").read_text())
         assert tuple(record["share"].values()) == saved.state.share
     assert nanochat.load("run")._trained.engine.share in fitted.values()
 
 
-def test_a_given_offset_is_kept_and_an_older_checkpoint_has_none(run, folder):
-    run(ngram_offset=0.7)
+def test_a_given_share_is_kept_and_an_older_checkpoint_has_none(run, folder):
+    run(ngram_share="0.5,-0.7")
     saved = load_checkpoint(newest())
-    assert saved.config["ngram_offset"] == 0.7
-    assert saved.state.share == (1.0, 0.7)
+    assert saved.config["ngram_share"] == "0.5,-0.7"
+    assert saved.state.share == (0.5, -0.7)
     assert "share_offset" not in Path("run/metrics.jsonl").read_text()
     content = json.loads((newest() / "trainer.json").read_text())
     for damaged in (None, "0.7", float("inf")):
@@ -237,7 +240,21 @@ def rewritten(checkpoint: Path, trainer: dict[str, object]) -> Path:
     return checkpoint
 
 
-def test_a_negative_offset_is_refused(refused, folder):
-    assert refused("train", "--ngram-offset=-0.5") == (
-        "ngram_offset must be auto or finite and between 0 and 100, got -0.5"
+@pytest.mark.parametrize(
+    "share", ["-0.5,1", "1", "1,2,3", "1,nan", "inf,0", "101,0", "1,-1001", "", "one,0", "1;0"]
+)
+def test_a_share_of_another_form_is_refused(refused, folder, share):
+    assert refused("train", f"--ngram-share={share}") == (
+        "ngram_share must be auto or SCALE,OFFSET with a scale between 0 and 100 and an offset"
+        f" between -1000 and 1000, got {shown(share)}"
     )
+
+
+@given(st.floats(0, 100), st.floats(-1000, 1000))
+def test_the_words_of_a_share_are_read_as_that_share(scale, offset):
+    assert parse_share(share_words(scale, offset)) == pytest.approx((scale, offset), rel=5e-4)
+
+
+def test_an_earlier_offset_is_read_as_a_share():
+    assert with_new_names({"ngram_offset": 0.7}) == {"ngram_share": "1,0.7"}
+    assert with_new_names({"ngram_offset": -1.0}) == {"ngram_share": "auto"}

@@ -970,10 +970,10 @@ CHANGES = {
 SEEN_ELSEWHERE = {  # by which test; they are no option of the training itself
     "mode": "metrics_say_what_was_trained", "loss": "tensor engine", "compile": "tensor compiled", "device": "refused by the table",
     "numerics": "microgpt, parity", "data": "bad_input", "data_dir": "registry", "threads": "tensor", "deterministic": "tensor",
-    "muon_momentum": "tensor muon", "ngram_offset": "tensor mixture", "time_budget": "budget", "vocab_size": "bpe", "hash_embed_longest": "tensor models", "auto_batch": "tensor memory",
+    "muon_momentum": "tensor muon", "ngram_share": "tensor mixture", "time_budget": "budget", "vocab_size": "bpe", "hash_embed_longest": "tensor models", "auto_batch": "tensor memory",
     "eval_every": "log", "eval_tokens": "below", "checkpoint_every": "resume", "keep": "best",
     "patience": "best", "baseline": "baseline", "separator": "documents", "text_column": "records",
-    "deduplicate": "splits", "init_from": "init_from", "extend_vocabulary": "init_from",
+    "deduplicate": "splits", "final_on_all": "final_on_all", "init_from": "init_from", "extend_vocabulary": "init_from",
     "memory_drift": "loop", "out": "folder", "resume": "resume", "num_samples": "stdout",
     "max_new_tokens": "sample", "temperature": "sample", "top_k": "sample", "top_p": "sample",
     "stop": "train_stop", "log": "event_log",

@@ -50,7 +50,9 @@ def test_the_checkpoint_scores_and_samples_as_the_run_did(options):
 
 # The number of steps decides which part of the text a mixture is trained on, and the offset. With
 # these options, three steps and six are trained on the whole text with the same offset.
-@pytest.mark.parametrize("changes", [{"ngram_order": 0}, {"batch_size": 64, "ngram_offset": 0.5}])
+@pytest.mark.parametrize(
+    "changes", [{"ngram_order": 0}, {"batch_size": 64, "ngram_share": "1,0.5"}]
+)
 def test_a_resumed_run_ends_with_the_same_losses(options, changes):
     options = {**options, **changes}
     whole = nanochat.train(TrainConfig(**options, out="a"))

@@ -29,7 +29,7 @@ def mode(request) -> str:
 def engine_with(mode: str, offset: float) -> Engine:
     config = TrainConfig(
         mode=mode, n_layer=1, n_embd=8, n_head=2, block_size=5, threads=1, dtype="float64",
-        ngram_order=3, ngram_offset=offset, device="cpu", positions="learned", activation="relu",
+        ngram_order=3, ngram_share=f"1,{offset}", device="cpu", positions="learned", activation="relu",
     )  # fmt: skip
     return build_engine(config, VOCAB)
 
