@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from nanochat.data.batches import IGNORE, Batch
 from nanochat.model.state import check_shapes
 from nanochat.ngram.kneser_ney import KneserNey
+from nanochat.ngram.reader import ContextReader
 from nanochat.ngram.share import PLAIN_SHARE
 from nanochat.sampling.cpu_draw import DrawsOnCpu
 from nanochat.sampling.recent import RecentTokens
@@ -80,7 +81,7 @@ class NgramDecoder(DrawsOnCpu):
 
     def __init__(self, counts: KneserNey, prompts: Sequence[Sequence[int]]) -> None:
         self._recent = RecentTokens(prompts, counts.order - 1)
-        self._reader = counts.reader(len(prompts))
+        self._reader = ContextReader(counts, len(prompts))
 
     @property
     def logits(self) -> NDArray[np.float64]:  # (rows, vocab)
