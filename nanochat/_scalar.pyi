@@ -323,6 +323,7 @@ def draw_tokens(
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
+    threads: int = 1,
 ) -> NDArray[np.int64]:
     """Sample one token per row: the same tokens as nanochat.sampling.draw.draw.
 
@@ -331,6 +332,7 @@ def draw_tokens(
         random: (rows,) uint64, C-contiguous.
         temperature: 0 takes the largest logit, of equal ones the first.
         top_k: number of tokens to keep; 0 keeps all.
+        threads: at least 1. The tokens are equal for any number.
 
     Returns an int64 array (rows,). Raises ValueError for an option that is out of range,
     LogitsError for a row that holds NaN or only -inf, TypeError for another dtype.

@@ -27,6 +27,7 @@ from nanochat.output.loss_curve import write_loss_curve
 from nanochat.output.run_summary import run_summary, scores_of
 from nanochat.output.terminal import Terminal
 from nanochat.runs.checkpoint import Checkpoint
+from nanochat.runs.counts_facts import without_rare
 from nanochat.runs.find import weights_bytes
 from nanochat.runs.folder import RunFolder
 from nanochat.sampling.generate import generate, phrase_bias, prompt_tokens, sampling_settings
@@ -129,10 +130,7 @@ def _which_hold(counts: Any) -> str:
     """Say what the counts hold of the training text."""
     if counts.cutoff is None:
         return ", which hold the training text"
-    return (
-        f", without those of at least {counts.cutoff.length} tokens that occur fewer than"
-        f" {counts.cutoff.count} times"
-    )
+    return f", {without_rare(counts.cutoff.length, counts.cutoff.count)}"
 
 
 def preview(run: Run) -> Callable[[int], str]:

@@ -1,6 +1,6 @@
 """Where option values come from: flags override NCLAB_* variables, which override a TOML file.
 
-Returns only the values that were given. Defaults and presets belong to options.py.
+Returns only the values that were given. Defaults and presets belong to options/.
 """
 
 from __future__ import annotations

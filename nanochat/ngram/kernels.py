@@ -43,13 +43,6 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "nck_sample_mixture": (
         _INT32, [_POINTER, _POINTER, _INT64, _POINTER, _DOUBLE, _INT64, _DOUBLE, _POINTER, _INT32]
     ),
-    "nck_sample": (
-        _INT32,
-        [
-            _POINTER, _INT64, _INT64, _INT64, _INT32, _POINTER, _POINTER, _POINTER, _DOUBLE,
-            _INT64, _DOUBLE, _POINTER, _INT32,
-        ],
-    ),
     "nck_open_adaptive": (
         _INT32, [_POINTER, _INT32, _INT32, _INT32, _DOUBLE, _DOUBLE, _POINTER]
     ),

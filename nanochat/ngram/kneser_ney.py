@@ -16,18 +16,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nanochat.data.documents import Documents
-from nanochat.data.tokenizer import BOS
 from nanochat.errors import KernelError
 from nanochat.ngram.kernels import Arrays, check, kernels, pointer
+from nanochat.ngram.matched import matched_tokens
 
-__all__ = ["MAX_ORDER", "ContextReader", "Cutoff", "KneserNey"]
+__all__ = ["MAX_ORDER", "Cutoff", "KneserNey"]
 
 MAX_ORDER = 16
 MOST_TARGETS = 1 << 27
 # Targets of a long text that are sorted at a time, of up to 40 bytes each: 336 MB.
 CHUNK = 1 << 23
 # The arrays of the counts: rows of 32-bit integers of this many columns.
-_LEAF = 1 << 31  # in a link: a context that occurs once, and the position of its target
 COLUMNS = {"stream": 1, "nodes": 2, "children": 2, "followers": 3}
 CUT_COLUMNS = {**COLUMNS, "dropped": 2}  # of counts with a cut-off
 
@@ -249,34 +248,11 @@ class KneserNey:
 
         At most order − 1, and none before BOS. A target follows them in the counted text.
         """
-        arrays = self._in_place
-        nodes, children, stream = arrays["nodes"], arrays["children"], arrays["stream"].ravel()
-        node, position, depth = 0, -1, 0
-        for token in reversed(context[max(len(context) - self.order + 1, 0) :]):
-            if position < 0:  # not a leaf
-                first, last = int(nodes[node, 0]), int(nodes[node + 1, 0])
-                found = first + int(np.searchsorted(children[first:last, 0], token))
-                if found == last or children[found, 0] != token:
-                    break
-                link = int(children[found, 1])
-                if link & _LEAF:
-                    position = link & ~_LEAF
-                else:
-                    node = link
-            elif stream[position - 1 - depth] != token:
-                break
-            depth += 1
-            if token == BOS:
-                break
-        return depth
+        return matched_tokens(self._in_place, self.order, context)
 
     @cached_property
     def _in_place(self) -> Mapping[str, NDArray[Any]]:
         return self._memory if isinstance(self._memory, dict) else self.views()
-
-    def reader(self, rows: int) -> ContextReader:
-        """Return a reader of up to `rows` contexts at a time."""
-        return ContextReader(self, self._counts, rows)
 
     def _losses(
         self, documents: Documents, least_order: int, most_order: int, threads: int
@@ -292,35 +268,6 @@ class KneserNey:
         )  # fmt: skip
         check(status)
         return result
-
-
-class ContextReader:
-    """`distributions` of contexts of one length, without new memory for each call."""
-
-    def __init__(self, model: KneserNey, counts: int, rows: int) -> None:
-        self._model = model  # keeps the counts
-        self._order, self._longest = model.order, max(model.order - 1, 1)
-        self._tokens = np.zeros(rows * self._longest, dtype=np.int64)
-        self._offsets = np.zeros(rows + 1, dtype=np.int64)
-        self._result = np.empty((rows, model.vocab_size))
-        self._length = 0
-        self._lookup = kernels().nck_ngram_distributions
-        self._inputs = counts, pointer(self._tokens), pointer(self._offsets)
-        self._output = pointer(self._result)
-
-    def distributions(
-        self,
-        contexts: NDArray[np.int64],  # (contexts, length) the last tokens, at most order − 1
-    ) -> NDArray[np.float64]:  # (contexts, vocab_size)
-        """Return the probability of each token after each context, until the next call."""
-        count, length = contexts.shape
-        assert length <= self._longest
-        if length != self._length:
-            self._offsets[:] = np.arange(len(self._offsets)) * length
-            self._length = length
-        self._tokens[: count * length].reshape(count, length)[:] = contexts
-        check(self._lookup(*self._inputs, count, self._order, self._output, 1))
-        return self._result[:count]
 
 
 def _viewed(address: int | None, kind: Any, shape: tuple[int, int]) -> NDArray[Any]:

@@ -29,12 +29,10 @@ from nanochat.ops.launch import DTYPES
 from nanochat.ops.library import LIBRARY, define
 from nanochat.philox import Stream
 from nanochat.sampling import draw as specification
+from nanochat.sampling.cpu_draw import ONE_THREAD_LOGITS
 from nanochat.system.numbers import as_int, short
 
-__all__ = ["ONE_THREAD_LOGITS", "refuse_rows_without_token", "sample", "sample_with_random"]
-
-# Up to this many logits one thread is enough: a second one would wait longer than it works.
-ONE_THREAD_LOGITS = 32768
+__all__ = ["refuse_rows_without_token", "sample", "sample_with_random"]
 
 _INT64 = (torch.int64, torch.uint64)
 

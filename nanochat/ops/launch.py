@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nanochat import native
-from nanochat.ops.loss import loss_struct
+from nanochat.ops.loss import SUM, loss_struct
 
 __all__ = [
     "DTYPES",
@@ -93,18 +93,17 @@ def mixed_cross_entropy(
     network_weight: float,
     softcap: float,
     share_offset: float,
-    reduction: int,  # NONE or SUM
     *,
     gradient: Tensor | None,  # (rows, vocab + 1), may be the logits
-    mixed: Tensor,  # (rows,) or (1,) accumulation dtype
-    network: Tensor,  # as mixed
+    mixed: Tensor,  # (1,) accumulation dtype: sum of the losses of the mixture
+    network: Tensor,  # (1,) accumulation dtype: sum of the losses of the network
 ) -> None:
-    """Call nck_mixed_cross_entropy. Raises KernelError."""
+    """Call nck_mixed_cross_entropy with NCK_SUM. Raises KernelError."""
     rows, outputs = logits.shape
     status = native.kernel("mixed_cross_entropy")(
         logits.data_ptr(), rows, outputs, _between_rows(logits), DTYPES[logits.dtype],
         targets.data_ptr(), by_counts.data_ptr(), -1, network_weight, softcap, share_offset,
-        reduction, _address(gradient), 0 if gradient is None else _between_rows(gradient),
+        SUM, _address(gradient), 0 if gradient is None else _between_rows(gradient),
         mixed.data_ptr(), network.data_ptr(), _threads(rows * outputs),
     )  # fmt: skip
     if status:

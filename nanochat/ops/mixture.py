@@ -33,7 +33,7 @@ from nanochat.ops.derivatives import (
     refuse_second_derivative,
 )
 from nanochat.ops.library import define, differentiate, implement
-from nanochat.ops.loss import SUM, LossInputs, accumulation_dtype, check_features
+from nanochat.ops.loss import LossInputs, accumulation_dtype, check_features
 
 __all__ = ["linear_mixed_cross_entropy", "linear_mixture_parts"]
 
@@ -174,7 +174,7 @@ def _fill(
 ) -> None:  # fmt: skip
     if logits.is_cpu:
         launch.mixed_cross_entropy(
-            logits, targets, by_counts, *options, SUM, gradient=logits if gradient else None,
+            logits, targets, by_counts, *options, gradient=logits if gradient else None,
             mixed=losses[0], network=losses[1],
         )  # fmt: skip
         return

@@ -18,7 +18,7 @@ from nanochat.output.table import (
     table_text,
     terminal_width,
 )
-from nanochat.runs.counts_facts import WARNING
+from nanochat.runs.counts_facts import WARNING, without_rare
 from nanochat.runs.summary import DAMAGED, RunSummary
 
 __all__ = ["age_text", "compare_text", "counts_lines", "list_text", "show_text", "size_text"]
@@ -144,24 +144,16 @@ def show_text(run: RunSummary, record: Mapping[str, Any]) -> str:
     return text
 
 
-def _cutoff(cutoff: Mapping[str, int] | None) -> str:
-    if cutoff is None:
-        return ""
-    return (
-        f", without n-grams of at least {cutoff['length']} tokens that occur fewer than"
-        f" {cutoff['count']} times"
-    )
-
-
 def counts_lines(counts: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return what a person should know of the counts of a run; no line without counts."""
     lines = []
     for each in counts:
+        missing = f", {without_rare(**each['cutoff'])}" if each["cutoff"] else ""
         size = "unknown size" if each["bytes"] is None else size_text(each["bytes"])
         lines.append(
             f"counts: order {_or_missing(each['order'], str)},"
             f" {_or_missing(each['entries'], '{:,}'.format)} entries of"
-            f" {_or_missing(each['tokens'], '{:,}'.format)} tokens, {size}{_cutoff(each['cutoff'])}"
+            f" {_or_missing(each['tokens'], '{:,}'.format)} tokens, {size}{missing}"
         )
         lines.append(f"counts SHA-256: {each['sha256']}")
     return [*lines, WARNING] if counts else lines

@@ -15,12 +15,17 @@ from typing import Any
 
 from nanochat.runs.folder import RunFolder
 
-__all__ = ["WARNING", "counts_facts"]
+__all__ = ["WARNING", "counts_facts", "without_rare"]
 
 WARNING = "long orders store the training text nearly verbatim: share the counts with care"
 _NAME = re.compile(r"ngram-([0-9a-f]{64})\.safetensors")
 _MOST_HEADER = 1 << 16  # bytes; the header of eight arrays has some hundreds
 _TABLES = ("nodes", "children", "followers")  # the text is stored next to them
+
+
+def without_rare(length: int, count: int) -> str:
+    """Say which n-grams are missing in counts with this cut-off."""
+    return f"without n-grams of at least {length} tokens that occur fewer than {count} times"
 
 
 def counts_facts(run: Path) -> list[dict[str, Any]]:

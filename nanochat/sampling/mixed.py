@@ -17,6 +17,7 @@ from nanochat.data.batches import Batch
 from nanochat.ngram.kernels import Mixture, check, kernels
 from nanochat.ngram.kneser_ney import KneserNey
 from nanochat.ngram.share import Share, shares_of_parts, start_offset
+from nanochat.sampling.cpu_draw import DrawsOnCpu
 from nanochat.sampling.ngram import NgramEngine
 from nanochat.sampling.recent import RecentTokens
 from nanochat.sampling.sampling import OpensDecoders
@@ -102,7 +103,7 @@ class Parts(NamedTuple):
     share: NDArray[np.float64]  # (rows,) of the counts
 
 
-class MixedDecoder:
+class MixedDecoder(DrawsOnCpu):
     """Next-token logits of the mixture: log p(token). See training.engine.Decoder.
 
     The counts read the tokens of the text itself, also those that the window of the network has
@@ -122,7 +123,7 @@ class MixedDecoder:
         self._recent = RecentTokens(prompts, counts.order - 1)
         rows, vocab = len(prompts), counts.vocab_size
         few = rows * (vocab + _LOOKUP_LOGITS) <= _ONE_THREAD_LOGITS
-        self._threads = 1 if few else threads
+        self._threads, self.draw_threads = 1 if few else threads, threads
         # The kernels' arguments. Addresses are made once: they would cost as much as the call.
         self._logits = network.kept_logits if isinstance(network, KeepsLogits) else None
         self._random, self._drawn = np.zeros(rows, np.uint64), np.zeros(rows, np.int64)
@@ -161,26 +162,6 @@ class MixedDecoder:
         check(kernels().nck_mixed_logits(self._address, result.ctypes.data, self._threads))
         del read  # not before the call has read it
         return result
-
-    def draw(
-        self,
-        logits: NDArray[Any],  # (rows, vocab)
-        random: NDArray[np.uint64],  # (rows,)
-        *,
-        temperature: float,
-        top_k: int,
-        top_p: float,
-    ) -> NDArray[np.int64]:  # (rows,)
-        """See sampling.sampling.DrawsTokens."""
-        values = np.ascontiguousarray(logits, dtype=np.float64)
-        words = np.ascontiguousarray(random)
-        (rows, vocab), tokens = values.shape, np.empty(len(words), np.int64)
-        status = kernels().nck_sample(
-            values.ctypes.data, rows, vocab, vocab, native.DTYPES["float64"], words.ctypes.data,
-            None, None, temperature, top_k, top_p, tokens.ctypes.data, self._threads,
-        )  # fmt: skip
-        check(status)
-        return tokens
 
     def draw_own(
         self,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +15,9 @@ from numpy.typing import NDArray
 from nanochat.data.batches import IGNORE, Batch
 from nanochat.model.state import check_shapes
 from nanochat.ngram.kneser_ney import KneserNey
+from nanochat.ngram.reader import ContextReader
 from nanochat.ngram.share import PLAIN_SHARE
+from nanochat.sampling.cpu_draw import DrawsOnCpu
 from nanochat.sampling.recent import RecentTokens
 from nanochat.training.engine import EngineState, StepResult, StepSettings
 
@@ -72,18 +73,15 @@ class NgramEngine:
         check_shapes(state.weights, {}, "weight")
 
 
-class NgramDecoder:
+class NgramDecoder(DrawsOnCpu):
     """Next-token logits of rows that grow together: log p(token) by the counts.
 
     See training.engine.Decoder. A row is its last order − 1 tokens; its text may be of any length.
     """
 
     def __init__(self, counts: KneserNey, prompts: Sequence[Sequence[int]]) -> None:
-        from nanochat import _scalar  # a network of the tensor engine does not need it
-
-        self._draw_tokens = _scalar.draw_tokens
         self._recent = RecentTokens(prompts, counts.order - 1)
-        self._reader = counts.reader(len(prompts))
+        self._reader = ContextReader(counts, len(prompts))
 
     @property
     def logits(self) -> NDArray[np.float64]:  # (rows, vocab)
@@ -91,18 +89,6 @@ class NgramDecoder:
 
     def advance(self, ids: Sequence[int]) -> None:
         self._recent.append(ids)
-
-    def draw(
-        self,
-        logits: NDArray[Any],  # (rows, vocab)
-        random: NDArray[np.uint64],  # (rows,)
-        *,
-        temperature: float,
-        top_k: int,
-        top_p: float,
-    ) -> NDArray[np.int64]:  # (rows,)
-        """Draw the tokens of sampling.draw.draw in C++."""
-        return self._draw_tokens(logits, random, temperature, top_k, top_p)
 
     def draw_own(
         self,
@@ -113,10 +99,10 @@ class NgramDecoder:
         top_k: int,
         top_p: float,
     ) -> NDArray[np.int64]:
-        """Draw the same tokens for these rows; the rows that have ended are not looked up."""
+        """See sampling.sampling.DrawsOwnTokens. The rows that have ended are not looked up."""
         contexts = self._recent.contexts()
         if len(rows) < len(contexts):
             contexts = contexts[rows]
         logits = self._reader.distributions(contexts)
         np.log(logits, out=logits)
-        return self._draw_tokens(logits, random, temperature, top_k, top_p)
+        return self.draw(logits, random, temperature=temperature, top_k=top_k, top_p=top_p)

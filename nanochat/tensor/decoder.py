@@ -7,7 +7,6 @@ for the models that the C kernel does not compute (native/decoder.py).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from nanochat import native
 from nanochat.config.options import TrainConfig
 from nanochat.errors import KernelError
 from nanochat.ops._sample import refuse_rows_without_token, sample_with_random
+from nanochat.sampling.cpu_draw import DrawsOnCpu
 from nanochat.tensor.embeddings import Bags, EmbeddingTables
 from nanochat.tensor.inputs import Inputs, RotaryTable
 from nanochat.tensor.model import KeyValueCache, MiniGPT
@@ -45,7 +45,7 @@ def open_decoder(
     return TensorDecoder(model, config, table, prompts, device)
 
 
-class TensorDecoder:
+class TensorDecoder(DrawsOnCpu):
     """Next-token logits of rows that grow together; see training.engine.Decoder.
 
     With RoPE, keys are stored rotated, so the newest token overwrites the oldest in the cache.
@@ -61,6 +61,7 @@ class TensorDecoder:
         device: torch.device,
     ) -> None:
         self._model, self._config, self._table, self._device = model, config, table, device
+        self.draw_threads = torch.get_num_threads()
         self._rereads = config.model_kind == "mini-gpt" and table is None
         self._tokens = torch.tensor(prompts, dtype=torch.int64, device=device)  # (rows, length)
         self._slots = torch.arange(config.block_size, device=device)
@@ -79,22 +80,6 @@ class TensorDecoder:
     @property
     def logits(self) -> NDArray[np.float64] | NDArray[np.float32]:
         return self._logits.cpu().numpy()
-
-    def draw(
-        self,
-        logits: NDArray[Any],  # (rows, vocab)
-        random: NDArray[np.uint64],  # (rows,)
-        *,
-        temperature: float,
-        top_k: int,
-        top_p: float,
-    ) -> NDArray[np.int64]:  # (rows,)
-        """Draw on the CPU, where these logits are; see sampling.sampling.DrawsTokens."""
-        tokens = sample_with_random(
-            torch.from_numpy(logits), torch.from_numpy(random),
-            temperature=temperature, top_k=top_k, top_p=top_p,
-        )  # fmt: skip
-        return tokens.numpy()
 
     def draw_own(
         self,

@@ -23,7 +23,9 @@ def source(folder, tiny, mode):
     """A run of nine steps on a thousand letters, which validates on their last quarter."""
 
     def train(**options):
-        Path("text.txt").write_text("".join(f"cat {n * n % 97} sat. dog {n * n % 89} ran. " for n in range(45)))
+        Path("text.txt").write_text(
+            "".join(f"cat {n * n % 97} sat. dog {n * n % 89} ran. " for n in range(45))
+        )
         fixed = {"mode": mode, "threads": 1, "data": "text.txt", "documents": "file", "out": "run"}
         fixed |= {"steps": 9, "eval_every": 3, "keep": "all", "val_fraction": 0.25, **options}
         kind = fixed.pop("model_kind", "mini-gpt")

@@ -17,8 +17,8 @@ from torch import Tensor
 from nanochat import native
 from nanochat.config.options import TrainConfig
 from nanochat.model.parameters import RMSNORM_EPS, ROPE_BASE
-from nanochat.ops._sample import ONE_THREAD_LOGITS
 from nanochat.ops.launch import DTYPES
+from nanochat.sampling.cpu_draw import DrawsOnCpu
 from nanochat.tensor.model import MiniGPT
 from nanochat.tensor.native import activation_code
 from nanochat.tensor.native.blocks import BlockMatrices
@@ -30,7 +30,7 @@ __all__ = ["NativeDecoder"]
 ONE_THREAD_MULTIPLY_ADDS = 6_000_000
 
 
-class NativeDecoder:
+class NativeDecoder(DrawsOnCpu):
     """Next-token logits of rows that grow together; see training.engine.Decoder.
 
     Opening it copies the matrices of the model. The embeddings are read in place, so training must
@@ -53,11 +53,10 @@ class NativeDecoder:
         self._next = native.ffi.new("int64_t[]", rows)
         # Addresses are made once: they would cost as much as a small step.
         self._handle = native.address(self._decoder)
-        self._next_address, self._logits_address = (
-            native.address(self._next),
-            self.kept_logits.ctypes.data,
-        )
-        self._decode, self._sample = native.kernel("decode"), native.kernel("sample")
+        self._next_address = native.address(self._next)
+        self._logits_address = int(self.kept_logits.ctypes.data)
+        self._decode = native.kernel("decode")
+        self.draw_threads = torch.get_num_threads()
         self._count = 0  # tokens read
         ids = np.array(prompts, dtype=np.int64)
         # Learned positions are absolute: when the window moves, it is read again as a new text.
@@ -101,19 +100,6 @@ class NativeDecoder:
             native.check(status, native.cpu())
         self._count += length
 
-    def draw(
-        self,
-        logits: NDArray[Any],  # (rows, vocab)
-        random: NDArray[np.uint64],  # (rows,)
-        *,
-        temperature: float,
-        top_k: int,
-        top_p: float,
-    ) -> NDArray[np.int64]:  # (rows,)
-        """See sampling.sampling.DrawsTokens."""
-        logits, random = np.ascontiguousarray(logits), np.ascontiguousarray(random)
-        return self._drawn(logits.ctypes.data, random, temperature, top_k, top_p)
-
     def draw_own(
         self,
         rows: NDArray[np.intp],
@@ -124,31 +110,10 @@ class NativeDecoder:
         top_p: float,
     ) -> NDArray[np.int64]:
         """See sampling.sampling.DrawsOwnTokens."""
-        if len(rows) == len(self.kept_logits):
-            random = np.ascontiguousarray(random)
-            return self._drawn(self._logits_address, random, temperature, top_k, top_p)
-        chosen = self.kept_logits[rows]
-        return self.draw(chosen, random, temperature=temperature, top_k=top_k, top_p=top_p)
-
-    def _drawn(
-        self,
-        logits: int,  # address of (rows, vocab) in the dtype of the decoder's own
-        random: NDArray[np.uint64],  # (rows,)
-        temperature: float,
-        top_k: int,
-        top_p: float,
-    ) -> NDArray[np.int64]:
-        rows, vocab = len(random), self.kept_logits.shape[1]
-        tokens = np.empty(rows, np.int64)
-        dtype = native.DTYPES["float64" if self.kept_logits.itemsize == 8 else "float32"]
-        threads = 1 if rows * vocab <= ONE_THREAD_LOGITS else torch.get_num_threads()
-        status = self._sample(
-            logits, rows, vocab, vocab, dtype, random.ctypes.data, 0, 0, temperature, top_k, top_p,
-            tokens.ctypes.data, threads,
-        )  # fmt: skip
-        if status:
-            native.check(status, native.cpu())
-        return tokens
+        logits = self.kept_logits
+        if len(rows) < len(logits):
+            logits = logits[rows]
+        return self.draw(logits, random, temperature=temperature, top_k=top_k, top_p=top_p)
 
 
 def _opened(model: MiniGPT, blocks: Sequence[BlockMatrices], config: TrainConfig, rows: int) -> Any:

@@ -1,0 +1,141 @@
+"""The options of the commands that use a trained model: sample and eval."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from nanochat.config.option import UNSET, option, options_of, shown
+from nanochat.config.options.checks import check_adapt, check_separator
+from nanochat.config.options.shared import (
+    BEST,
+    DATA,
+    SAMPLING,
+    TABLE_SUFFIXES,
+    WithoutPreset,
+    run_option,
+)
+from nanochat.config.options.train import TrainConfig
+from nanochat.errors import ConfigError
+
+__all__ = ["EvalConfig", "SampleConfig"]
+
+_TRAIN = options_of(TrainConfig)
+
+
+def _same(name: str, **changes: Any) -> Any:
+    """Declare the same option as in TrainConfig, with changes."""
+    return field(default=UNSET, metadata={"option": dataclasses.replace(_TRAIN[name], **changes)})
+
+
+def _checkpoint_option(group: str) -> Any:
+    return option(
+        BEST, "Checkpoint of the run: best, last, a step, or the path of a checkpoint or run.",
+        group=group, path=True, common=True,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleConfig(WithoutPreset):
+    """The options of `nanochat sample`."""
+
+    run: str | None = run_option(SAMPLING)
+    checkpoint: str = _checkpoint_option(SAMPLING)
+    prompt: str = option("", "Text to continue.", group=SAMPLING, common=True)
+    num_samples: int = _same("num_samples", default=1, low=1, common=True)
+    max_new_tokens: int = _same("max_new_tokens", common=True)
+    temperature: float = _same("temperature", common=True)
+    top_k: int = _same("top_k", common=True)
+    top_p: float = _same("top_p", common=True)
+    stop: tuple[str, ...] = _same("stop", common=True)
+    seed: int = _same("seed")
+    style_weight: float = option(
+        1.0, "Logit bonus for phrases of the futuristic style, if the model was trained with it.",
+        group=SAMPLING, low=0, high=100,
+    )  # fmt: skip
+    adapt: bool = option(
+        False, "Let the counts of a model with ngram_order grow with the prompt and the sample.",
+        group=SAMPLING, common=True,
+    )  # fmt: skip
+    from_counts: bool = option(
+        False, "Sample from bigram counts of the training text instead of the weights.",
+        group=SAMPLING, common=True,
+    )  # fmt: skip
+    network_only: bool = option(
+        False, "Sample from the network of a run with ngram_order without its counts.",
+        group=SAMPLING, common=True,
+    )  # fmt: skip
+    explain: bool = option(
+        False, "Show for each token the likeliest tokens, and what network and counts each said.",
+        group=SAMPLING, common=True,
+    )  # fmt: skip
+    report_copies: int = option(
+        0, "Mark spans of at least this many tokens that the training text also has; 0: none.",
+        group=SAMPLING, low=0, high=1 << 20, common=True,
+    )  # fmt: skip
+    data_dir: str | None = _same("data_dir")
+    mode: str = _same("mode", help="Engine; auto: the engine that trained the checkpoint.")
+    device: str = _same("device")
+    dtype: str = _same("dtype")
+    threads: int = _same("threads")
+
+    def __post_init__(self) -> None:
+        WithoutPreset.__post_init__(self)
+        if self.from_counts and self.network_only:
+            raise ConfigError(
+                "from_counts samples from counts alone and network_only from the network alone;"
+                " leave one out"
+            )
+        if self.adapt and self.from_counts:
+            raise ConfigError("adapt has no effect with from_counts; leave one of them out")
+        check_adapt(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalConfig(WithoutPreset):
+    """The options of `nanochat eval`."""
+
+    run: str | None = run_option(DATA)
+    checkpoint: str = _checkpoint_option(DATA)
+    data: tuple[str, ...] | None = option(
+        None, "Text to score; default: the validation text of the run; repeatable.", group=DATA,
+        path=True, whole=True, kind=tuple, optional=True, common=True,
+    )  # fmt: skip
+    text_column: str | None = _same("text_column")
+    documents: str = _same(
+        "documents", common=True, help="Unit of text that is one document; auto: as in training."
+    )
+    separator: str | None = _same("separator")
+    data_dir: str | None = _same("data_dir", common=True)
+    adapt: bool = option(
+        False, "Let the model learn from each piece of the text after scoring it.", group=DATA,
+        common=True,
+    )  # fmt: skip
+    per_token: str | None = option(
+        None, "File for the loss of every token, .jsonl or .csv, to compare two models in pairs.",
+        group=DATA, path=True, kind=str, optional=True, common=True,
+    )  # fmt: skip
+    baselines: bool = option(
+        False, "Also score n-gram counts and compressors that read the training text.",
+        group=DATA, common=True,
+    )  # fmt: skip
+    network_only: bool = option(
+        False, "Score the network of a run with ngram_order without its counts, and then with"
+        " them.", group=DATA, common=True,
+    )  # fmt: skip
+    batch_size: int = _same("batch_size", common=True)
+    mode: str = _same("mode", help="Engine; auto: the engine that trained the checkpoint.")
+    device: str = _same("device")
+    dtype: str = _same("dtype")
+    threads: int = _same("threads")
+
+    def __post_init__(self) -> None:
+        WithoutPreset.__post_init__(self)
+        check_adapt(self)
+        check_separator(self.separator, self.documents)
+        if self.per_token is not None and not self.per_token.lower().endswith(TABLE_SUFFIXES):
+            raise ConfigError(
+                f"per_token must be a file that ends in {' or '.join(TABLE_SUFFIXES)}, got"
+                f" {shown(self.per_token)}"
+            )
