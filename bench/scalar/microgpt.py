@@ -2,7 +2,6 @@
 
     python -m bench.scalar.microgpt --reference PATH/TO/microgpt.py --data PATH/TO/names.txt
         [--spread N] [--peer NAME=COMMAND …] [--about NAME=TEXT …]
-    python -m bench.scalar.microgpt --data PATH/TO/names.txt --peer NAME=COMMAND …
 
 Runs the unmodified reference for a few steps, trains the scalar engine on its initial weights and
 its order of documents, and compares the losses at full precision. `--spread N` also runs the
@@ -13,8 +12,7 @@ form, which has the changed lines of docs/microgpt.md (microgpt_recorded.py), an
 batch's lanes is counted. Each peer (microgpt_ports.py) races against our side of its case
 (microgpt_ours.py): processes in turn, best and median of the rounds, and the machine's limit
 (microgpt_limits.py). `--about` records a peer's revision and compiler flags. drop_in.py,
-micrograd.py and value.py time `Value` itself. Writes results/scalar/microgpt.json; without a
-reference, only the races, to results/scalar/races.json.
+micrograd.py and value.py time `Value` itself. Writes results/scalar/microgpt.json.
 """
 
 from __future__ import annotations
@@ -144,7 +142,7 @@ def compare_padding(names: Path) -> dict[str, Any]:
 
 def main() -> None:
     parser = command_parser(__doc__)
-    parser.add_argument("--reference", type=Path, help="microgpt.py, the final gist")
+    parser.add_argument("--reference", type=Path, required=True, help="microgpt.py, the final gist")
     parser.add_argument(
         "--data", type=Path, required=True, help="its input.txt: makemore's names.txt"
     )
@@ -156,15 +154,12 @@ def main() -> None:
     parser.add_argument("--recorded-rounds", type=int, default=3, help="of the recorded script")
     parser.add_argument("--peers-only", action="store_true", help="race without our side")
     options = parser.parse_args()
-    names = options.data.resolve()
+    source, names = options.reference.read_text(encoding="utf-8"), options.data.resolve()
     commands = parse_named("--peer", options.peer)
-    record: dict[str, Any] = {}
-    if options.reference is not None:
-        source = options.reference.read_text(encoding="utf-8")
-        record = compare_steps(source, names, options.steps)
-        if options.spread:
-            record["spread"] = compare_spread(source, names, options.spread)
-        record["recorded"] = compare_recorded(source, names, options.steps, options.recorded_rounds)
+    record = compare_steps(source, names, options.steps)
+    if options.spread:
+        record["spread"] = compare_spread(source, names, options.spread)
+    record["recorded"] = compare_recorded(source, names, options.steps, options.recorded_rounds)
     record["padding"] = compare_padding(names)
     record["peers"] = parse_named("--about", options.about)
     peaks = measured_alone()
@@ -179,7 +174,7 @@ def main() -> None:
     add_limits(record["cases"], peaks, names)
     for case in record["cases"]:
         print_case(case)
-    print(write_result("scalar/races" if options.reference is None else "scalar/microgpt", record))
+    print(write_result("scalar/microgpt", record))
 
 
 if __name__ == "__main__":
