@@ -16,20 +16,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["begin", "without_collections"]
+__all__ = ["THREAD", "begin", "is_running", "without_collections"]
+
+THREAD = "import torch"  # name of the threads that import torch or modules on it
 
 _lock = threading.Lock()
 _pauses, _was_enabled = 0, False
 
 
 def begin() -> None:
-    """Begin to import torch, if it is installed and nobody has imported it.
+    """Begin to import torch, if it is installed and nobody has begun.
 
     A later import waits for this one and raises its errors.
     """
-    if "torch" not in sys.modules:
+    if "torch" not in sys.modules and not is_running():
         # Not a daemon: a process that ends must not stop a thread inside of torch's C++ code.
-        threading.Thread(target=_import_torch, name="import torch").start()
+        threading.Thread(target=_import_torch, name=THREAD).start()
+
+
+def is_running() -> bool:
+    """Return whether torch is being imported on another thread."""
+    return any(thread.name == THREAD for thread in threading.enumerate())
 
 
 def _import_torch() -> None:
