@@ -10,12 +10,10 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nanochat.commands.init_from import regularized_config
 from nanochat.commands.mixing import with_counts, with_offset
 from nanochat.commands.preset_choice import needs_text, with_chosen_preset
-from nanochat.commands.time_budget import Fit, fit_to_budget
 from nanochat.config.engine_choice import choose_engine
 from nanochat.config.option import AUTO
 from nanochat.config.options import ARCHITECTURE, TrainConfig, budget_seconds, options_of
@@ -26,9 +24,11 @@ from nanochat.errors import ConfigError
 from nanochat.ngram.baseline import reads_of_budget
 from nanochat.output.terminal import Terminal
 from nanochat.runs.checkpoint import Checkpoint
-from nanochat.runs.load import config_of
 from nanochat.system import processes
 from nanochat.training.cadence import evaluation_plan
+
+if TYPE_CHECKING:
+    from nanochat.commands.time_budget import Fit
 
 __all__ = ["RunText", "complete_config", "regularized", "resolve"]
 
@@ -72,6 +72,8 @@ def complete_config(
         text = dataclasses.replace(text, reads=reads)
         complete = dataclasses.replace(complete, time_budget=None)
     if complete.time_budget is not None:
+        from nanochat.commands.time_budget import fit_to_budget  # most runs have no budget
+
         fit = fit_to_budget(
             complete, started, known=text.known, extend=text.extend, folder=text.folder,
             text=text.read,
@@ -95,8 +97,12 @@ def complete_config(
 def regularized(
     config: TrainConfig, asked: Collection[str], text: RunText, terminal: Terminal
 ) -> tuple[TrainConfig, RunText]:
-    """Return the config of a run that starts from another one with the dropout for its text, and
-    the text, which has been read for it."""
+    """Return the config of a run that starts from another one with the dropout for its text, if
+    the options leave it to the text, which is then read."""
+    from nanochat.commands.init_from import leaves_dropout_to_text, regularized_config
+
+    if not leaves_dropout_to_text(config, asked):
+        return config, text
     read = read_text(config, text.folder)
     config, reason = regularized_config(config, asked, read)
     if reason:
@@ -145,6 +151,8 @@ def _resumed_config(requested: TrainConfig, checkpoint: Checkpoint) -> TrainConf
 
     Raises ConfigError, and CheckpointError for a config of another version.
     """
+    from nanochat.runs.load import config_of
+
     config_of(checkpoint)
     saved = dict(checkpoint.config)
     budget = checkpoint.trainer.budget or {}
