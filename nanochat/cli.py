@@ -148,6 +148,8 @@ def _load_numpy(and_torch: bool = False) -> None:
     The project does not use them, and starting them takes a third of NumPy's import. Torch and
     child processes see the environment unchanged.
     """
+    from nanochat.system import torch_import  # --help needs neither
+
     name = "OPENBLAS_NUM_THREADS"
     is_set = name in os.environ
     # Torch for other processors may have an OpenBLAS, which must not read the variable.
@@ -155,27 +157,26 @@ def _load_numpy(and_torch: bool = False) -> None:
     os.environ.setdefault(name, "1")
     try:
         if and_torch and is_early:
-            _begin_torch()
+            torch_import.begin()
         import numpy  # noqa: F401  # imported while the variable is set
     finally:
         if not is_set:
             del os.environ[name]
     if and_torch and not is_early:
-        _begin_torch()
-
-
-def _begin_torch() -> None:
-    from nanochat.system import torch_import  # few commands need it
-
-    torch_import.begin()
+        torch_import.begin()
 
 
 def _run(command: str, options: Mapping[str, Any], terminal: Terminal) -> None:
     """Import the command and call it with its config."""
     if command == "train":
+        from nanochat.system.torch_import import without_collections
+
         config = TrainConfig(**options)
-        _load_numpy(and_torch=config.mode == "tensor")
-        from nanochat.commands.train import train
+        with without_collections():
+            _load_numpy(and_torch=config.mode == "tensor")
+            from nanochat.commands.train import train
+
+            gc.freeze()  # modules stay, so no collection has to search them
 
         # The run that is resumed may have a time budget.
         counts_time = config.time_budget is not None or config.resume
