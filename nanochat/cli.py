@@ -7,7 +7,6 @@ completion scripts are imported when they are asked for.
 
 from __future__ import annotations
 
-import atexit
 import gc
 import io
 import os
@@ -51,7 +50,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     reserve_standard_files()
     _escape_unprintable_output()
-    atexit.register(gc.freeze)  # at exit nobody needs the cycles of all libraries to be searched
     try:
         _answer(words)
         return 0
