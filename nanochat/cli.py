@@ -167,10 +167,10 @@ def _load_numpy(and_torch: bool = False) -> None:
 def _run(command: str, options: Mapping[str, Any], terminal: Terminal) -> None:
     """Import the command and call it with its config."""
     if command == "train":
-        from nanochat.system.torch_import import without_collections
+        from nanochat.system.torch_import import importing
 
         config = TrainConfig(**options)
-        with without_collections():
+        with importing():
             _load_numpy(and_torch=config.mode == "tensor")
             from nanochat.commands.train import train
 

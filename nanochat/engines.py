@@ -16,7 +16,7 @@ from nanochat.errors import MissingDependency, UnsupportedOption
 from nanochat.model.parameters import parameter_specs
 from nanochat.ngram.kneser_ney import KneserNey
 from nanochat.system import processes
-from nanochat.system.torch_import import THREAD, without_collections
+from nanochat.system.torch_import import THREAD, importing
 from nanochat.training.engine import Engine
 from nanochat.training.guards import check_memory_fits, training_bytes
 
@@ -45,7 +45,7 @@ def begin_import(config: TrainConfig) -> None:
 
 def _import_tensor_engine() -> None:
     try:
-        with without_collections():
+        with importing():
             importlib.import_module(_TENSOR_ENGINE)
     except BaseException:
         return  # a failed import leaves no module, so the next import tries again and raises
