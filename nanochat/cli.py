@@ -7,7 +7,6 @@ completion scripts are imported when they are asked for.
 
 from __future__ import annotations
 
-import atexit
 import gc
 import io
 import os
@@ -51,7 +50,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     reserve_standard_files()
     _escape_unprintable_output()
-    atexit.register(gc.freeze)  # at exit nobody needs the cycles of all libraries to be searched
     try:
         _answer(words)
         return 0
@@ -137,36 +135,46 @@ def _call(command: str, flags: dict[str, Any]) -> None:
     config_file = flags.pop("config", None)
     known = command_options(command)
     options = gather_options(known, flags, os.environ, config_file)
-    if not command.startswith(("runs", "info")):
+    if not command.startswith(("train", "runs", "info")):
         _load_numpy()
     _run(command, options, terminal)
 
 
-def _load_numpy() -> None:
-    """Import NumPy without the threads of its BLAS.
+def _load_numpy(and_torch: bool = False) -> None:
+    """Import NumPy without the threads of its BLAS, and begin to import torch meanwhile.
 
     The project does not use them, and starting them takes a third of NumPy's import. Torch and
     child processes see the environment unchanged.
     """
+    from nanochat.system import torch_import  # --help needs neither
+
     name = "OPENBLAS_NUM_THREADS"
-    if name in os.environ:
-        return
-    os.environ[name] = "1"
+    is_set = name in os.environ
+    # Torch for other processors may have an OpenBLAS, which must not read the variable.
+    is_early = sys.platform != "linux" or os.uname().machine == "x86_64"
+    os.environ.setdefault(name, "1")
     try:
+        if and_torch and is_early:
+            torch_import.begin()
         import numpy  # noqa: F401  # imported while the variable is set
     finally:
-        del os.environ[name]
+        if not is_set:
+            del os.environ[name]
+    if and_torch and not is_early:
+        torch_import.begin()
 
 
 def _run(command: str, options: Mapping[str, Any], terminal: Terminal) -> None:
     """Import the command and call it with its config."""
     if command == "train":
-        config = TrainConfig(**options)
-        if config.mode == "tensor":
-            from nanochat.system import torch_import
+        from nanochat.system.torch_import import importing
 
-            torch_import.begin()  # before the command itself is imported
-        from nanochat.commands.train import train
+        config = TrainConfig(**options)
+        with importing():
+            _load_numpy(and_torch=config.mode == "tensor")
+            from nanochat.commands.train import train
+
+            gc.freeze()  # modules stay, so no collection has to search them
 
         # The run that is resumed may have a time budget.
         counts_time = config.time_budget is not None or config.resume

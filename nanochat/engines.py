@@ -16,7 +16,7 @@ from nanochat.errors import MissingDependency, UnsupportedOption
 from nanochat.model.parameters import parameter_specs
 from nanochat.ngram.kneser_ney import KneserNey
 from nanochat.system import processes
-from nanochat.system.torch_import import without_collections
+from nanochat.system.torch_import import THREAD, importing
 from nanochat.training.engine import Engine
 from nanochat.training.guards import check_memory_fits, training_bytes
 
@@ -40,12 +40,12 @@ def begin_import(config: TrainConfig) -> None:
     if importlib.util.find_spec("torch") is None:
         raise MissingDependency(_TORCH_MISSING)
     # Not a daemon: a process that ends must not stop a thread inside of torch's C++ code.
-    threading.Thread(target=_import_tensor_engine, name="import torch").start()
+    threading.Thread(target=_import_tensor_engine, name=THREAD).start()
 
 
 def _import_tensor_engine() -> None:
     try:
-        with without_collections():
+        with importing():
             importlib.import_module(_TENSOR_ENGINE)
     except BaseException:
         return  # a failed import leaves no module, so the next import tries again and raises

@@ -116,7 +116,8 @@ PUBLIC = {
     "model.parameters": ["GROUPS", "RMSNORM_EPS", "ROPE_BASE", "Spec", "draw_matrix",
                    "initial_weights", "output_size", "parameter_specs", "rotary_angles", "table_entries"],
     "sampling.sampling": ["DrawsOwnTokens", "DrawsTokens", "OpensDecoders", "PhraseBias", "SamplingSettings", "sample_tokens"],
-    "training.deadline": ["Deadline", "Pace", "StepPace", "TimePlan", "exit_s"],
+    "training.deadline": ["Deadline", "TimePlan", "exit_s"],
+    "training.pace": ["Pace", "Shape", "StepPace"],
     "training.schedule": ["lr_multiplier", "lr_multiplier_between", "lr_multipliers"],
     "model.state": ["TrainerState", "check_shapes"],
 }  # fmt: skip

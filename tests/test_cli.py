@@ -392,8 +392,11 @@ def test_the_installed_command_is_the_same_main(monkeypatch):
     from importlib.metadata import entry_points
 
     (command,) = (e for e in entry_points(group="console_scripts") if e.name == "nanochat")
+    codes: list[int] = []
     monkeypatch.setattr(module, "main", lambda: 7)
-    assert command.load()() == 7
+    monkeypatch.setattr("nanochat.__main__._leave", codes.append)
+    command.load()()
+    assert codes == [7]
 
 
 def test_an_interrupt_outside_training_is_one_line_and_exit_code_130(monkeypatch, cli, folder):
@@ -818,6 +821,27 @@ def test_a_signal_before_training_ends_the_command(folder):
     assert err.splitlines()[-1] == "interrupted"
     assert "Traceback" not in err
     assert process.returncode == 130
+
+
+# ------------------------------------------------------------------------------ the end of a process
+
+
+def test_a_process_that_ends_runs_what_was_registered_for_its_end(python):
+    code = (
+        "import atexit, sys\n"
+        "from nanochat.__main__ import main\n"
+        "atexit.register(print, 'registered')\n"
+        "sys.argv = ['nanochat', '--version']\n"
+        "main()\n"
+        "print('never')\n"
+    )
+    done = python("-c", code)
+    assert (done.returncode, done.stdout.splitlines()[1:], done.stderr) == (0, ["registered"], "")
+
+
+def test_a_profiler_gets_to_report_on_a_command(python):
+    done = python("-m", "cProfile", "-m", "nanochat", "--version")
+    assert "function calls" in done.stdout
 
 
 if __name__ == "__main__":

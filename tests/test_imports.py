@@ -222,6 +222,21 @@ def test_commands_of_the_scalar_engine_never_import_torch(python, commands, tmp_
     assert "torch" not in loaded_after(python, code, tmp_path)
 
 
+UNUSED = {
+    "nanochat.commands.init_from", "nanochat.commands.time_budget", "nanochat.config.help_page",
+    "nanochat.config.schedule_points", "nanochat.runs.load", "nanochat.training.deadline",
+    "nanochat.data.bpe", "cffi", "importlib.metadata", "numpy.ma", "psutil", "rich", "tempfile",
+    "urllib.request",
+}  # fmt: skip
+
+
+def test_a_run_of_microgpt_imports_nothing_that_it_does_not_use(python, tmp_path):
+    words = ["train", "--preset=microgpt", "--steps=1", "--num-samples=1"]
+    code = f"from nanochat.cli import main\nassert main({words!r}) == 0\n"
+    code += f"assert not {UNUSED!r} & set(sys.modules), {UNUSED!r} & set(sys.modules)"
+    loaded_after(python, code, tmp_path)
+
+
 def test_a_loaded_scalar_model_never_imports_torch(python, tmp_path):
     code = (
         "import nanochat\n"

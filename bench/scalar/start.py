@@ -2,6 +2,7 @@
 
     python -m bench.scalar.start [--runs 15] [--write]
     python -m bench.scalar.start --against COMMAND [--runs 15] [--write]
+    python -m bench.scalar.start --microgpt-cpp COMMAND [--runs 15] [--write]
 
 Runs each command in turn in an empty folder, RUNS times, and prints the wall-clock seconds and the
 processor seconds (user and system): the best and the median. The commands are the installed
@@ -11,8 +12,12 @@ processor seconds (user and system): the best and the median. The commands are t
 another environment. Both sides run each command in turn, in an order that alternates. Prints the
 medians and their ratio (above 1: the installed one is faster) and the rates that training prints.
 
+--microgpt-cpp compares `nanochat train --preset microgpt --steps 1000` with the whole process of
+microgpt.cpp (bench/README.md has its source and build), which finds the same names in its folder as
+input.txt. Prints the medians and our time divided by that of microgpt.cpp.
+
 --write records the figures in results/scalar/start.json; those of a comparison go to its key
-"against" and leave the others as they are.
+"against" or "microgpt.cpp" and leave the others as they are.
 """
 
 from __future__ import annotations
@@ -21,6 +26,7 @@ import json
 import re
 import resource
 import shlex
+import shutil
 import statistics
 import subprocess
 import sys
@@ -28,10 +34,12 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from bench.command import command_parser, environment_without_root, nanochat_command
 from bench.machine import read_result, write_json, write_result
+from nanochat import data
 from nanochat.system.environment import describe_environment
 
 RUNS = 15
@@ -47,6 +55,9 @@ NANOCHAT_COMMANDS = {
     "nanochat train": ["train"],
     "tensor engine, 20 steps": ["train", "--mode", "tensor", "--steps", "20"],
 }
+NAMES = Path(data.__path__[0]) / "corpora" / "names.txt"  # the text of preset microgpt
+CPP = "microgpt.cpp"
+COMPARISONS = ("against", CPP)  # keys of the record
 COMPARED = (
     ("info",),
     ("train", "--help"),
@@ -65,12 +76,17 @@ class Run:
     steps_per_s: float | None  # as printed by `nanochat train`
 
 
-def run_once(command: Sequence[str]) -> Run:
-    """Run a command in an empty folder. Raises SystemExit when it fails."""
+def run_once(command: Sequence[str], text: Path | None = None) -> Run:
+    """Run a command in an empty folder, or in one that contains the text as input.txt.
+
+    Raises SystemExit when it fails.
+    """
     # Installed packages have compiled .pyc files; without them, each run would compile the sources.
     environment = environment_without_root()
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     with tempfile.TemporaryDirectory() as folder:
+        if text is not None:
+            shutil.copy(text, Path(folder) / "input.txt")
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         started = time.perf_counter()
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
@@ -128,6 +144,29 @@ def compare(other: Sequence[str], rounds: int) -> dict[str, Any]:
     return record
 
 
+def compare_with_cpp(peer: Sequence[str], rounds: int) -> dict[str, Any]:
+    """Run 1,000 steps of microgpt by both programs in turn and return the seconds of both."""
+    ours = [nanochat_command(), *MICROGPT, "--steps", "1000"]
+    sides: dict[str, tuple[list[str], Path | None]] = {
+        "nanochat": (ours, None), CPP: ([str(Path(peer[0]).absolute()), *peer[1:]], NAMES)
+    }  # fmt: skip
+    runs: dict[str, list[Run]] = {side: [] for side in sides}
+    for side in sides.values():
+        run_once(*side)  # fills the caches
+    for number in range(rounds):
+        for name in sides if number % 2 == 0 else reversed(sides):
+            runs[name].append(run_once(*sides[name]))
+    record: dict[str, Any] = {
+        "runs": rounds, "versions": version_of([nanochat_command()]),
+        "commands": {name: summary(each) for name, each in runs.items()},
+    }  # fmt: skip
+    for name in ("clock", "processor"):
+        ours_s, theirs_s = (found[f"{name}_median_s"] for found in record["commands"].values())
+        record[f"{name}_ratio_of_medians"] = ours_s / theirs_s
+        print(f"{name} seconds {ours_s:.3f} / {theirs_s:.3f} = {ours_s / theirs_s:.3f}")
+    return record
+
+
 def comparison(runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
     """Return the figures of both sides. Ratios above 1: the installed side is faster."""
     installed, against = runs["installed"], runs["against"]
@@ -173,20 +212,25 @@ def version_of(command: Sequence[str]) -> dict[str, Any]:
 
 def main() -> None:
     parser = command_parser(__doc__)
-    parser.add_argument("--against", metavar="COMMAND", help="another nanochat executable")
+    peers = parser.add_mutually_exclusive_group()
+    peers.add_argument("--against", metavar="COMMAND", help="another nanochat executable")
+    peers.add_argument("--microgpt-cpp", metavar="COMMAND", help="microgpt.cpp, compiled")
     parser.add_argument("--runs", type=int, default=RUNS, help="of each command")
     parser.add_argument("--write", action="store_true", help="record the figures")
     options = parser.parse_args()
-    if options.against is None:
+    if options.against is None and options.microgpt_cpp is None:
         record: dict[str, Any] = {"runs": options.runs, "commands": measure(options.runs)}
         if options.write:
-            against = {k: v for k, v in read_result(RESULT).items() if k == "against"}
-            print(write_result(RESULT, {**record, **against}))
+            kept = {k: v for k, v in read_result(RESULT).items() if k in COMPARISONS}
+            print(write_result(RESULT, {**record, **kept}))
         return
-    found = compare(shlex.split(options.against), options.runs)
+    if options.microgpt_cpp is not None:
+        key, found = CPP, compare_with_cpp(shlex.split(options.microgpt_cpp), options.runs)
+    else:
+        key, found = "against", compare(shlex.split(options.against), options.runs)
     if options.write:
         found["environment"] = describe_environment(0)
-        print(write_json(RESULT, {**read_result(RESULT), "against": found}))
+        print(write_json(RESULT, {**read_result(RESULT), key: found}))
 
 
 if __name__ == "__main__":

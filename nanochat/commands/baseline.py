@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nanochat.config.options import TrainConfig
 from nanochat.data.dataset import Dataset
@@ -12,7 +12,9 @@ from nanochat.output.terminal import Terminal
 from nanochat.system import processes
 from nanochat.system.background import Background
 from nanochat.system.wording import counted
-from nanochat.training.deadline import Deadline
+
+if TYPE_CHECKING:
+    from nanochat.training.deadline import Deadline
 
 __all__ = ["Counting", "baseline_metrics", "comparison", "counted_baseline", "start_baseline"]
 

@@ -10,12 +10,10 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nanochat.commands.init_from import regularized_config
 from nanochat.commands.mixing import with_counts, with_share
 from nanochat.commands.preset_choice import counts_alone, needs_text, with_chosen_preset
-from nanochat.commands.time_budget import Fit, TooShort, fit_to_budget
 from nanochat.config.engine_choice import choose_engine
 from nanochat.config.option import AUTO
 from nanochat.config.options import ARCHITECTURE, TrainConfig, budget_seconds, options_of
@@ -26,9 +24,11 @@ from nanochat.errors import ConfigError
 from nanochat.ngram.baseline import reads_of_budget
 from nanochat.output.terminal import Terminal
 from nanochat.runs.checkpoint import Checkpoint
-from nanochat.runs.load import config_of
 from nanochat.system import processes
 from nanochat.training.cadence import evaluation_plan
+
+if TYPE_CHECKING:
+    from nanochat.commands.time_budget import Fit
 
 __all__ = ["RunText", "complete_config", "regularized", "resolve"]
 
@@ -64,20 +64,7 @@ def complete_config(
     budget, and the text as far as the choice has read it."""
     complete = requested if checkpoint is None else _resumed_config(requested, checkpoint)
     if complete.time_budget is not None and complete.model_kind != "ngram":
-        if text.read is None:
-            text = dataclasses.replace(text, read=read_text(complete, text.folder))
-        try:
-            return _fitted(complete, text, started, terminal)
-        except TooShort as short:
-            counts = counts_alone(complete) if processes.world() == 1 else None
-            if counts is None:
-                raise
-            terminal.note(
-                f"{complete.time_budget}: too short for a network, as {short.reason}; counted"
-                " n-grams alone"
-            )
-            text = dataclasses.replace(text, reads=_reads(complete))
-            return dataclasses.replace(counts, time_budget=None), False, None, text
+        return _for_budget(complete, text, started, terminal)
     if complete.time_budget is not None:
         terminal.note(
             f"{complete.time_budget}: counted n-grams have no steps to choose; counting takes about"
@@ -96,13 +83,29 @@ def complete_config(
     return chosen, mode_is_given, None, dataclasses.replace(text, read=read)
 
 
-def _fitted(
+def _for_budget(
     complete: TrainConfig, text: RunText, started: float, terminal: Terminal
 ) -> tuple[TrainConfig, bool, Fit | None, RunText]:
-    """Return what `complete_config` returns, for a time budget that has time for a network."""
-    fit = fit_to_budget(
-        complete, started, known=text.known, extend=text.extend, folder=text.folder, text=text.read
-    )
+    """Return what `complete_config` returns for a time budget: a network that fits, or counts."""
+    from nanochat.commands.time_budget import TooShort, fit_to_budget  # most runs have no budget
+
+    if text.read is None:
+        text = dataclasses.replace(text, read=read_text(complete, text.folder))
+    try:
+        fit = fit_to_budget(
+            complete, started, known=text.known, extend=text.extend, folder=text.folder,
+            text=text.read,
+        )  # fmt: skip
+    except TooShort as short:
+        counts = counts_alone(complete) if processes.world() == 1 else None
+        if counts is None:
+            raise
+        terminal.note(
+            f"{complete.time_budget}: too short for a network, as {short.reason}; counted n-grams"
+            " alone"
+        )
+        text = dataclasses.replace(text, reads=_reads(complete))
+        return dataclasses.replace(counts, time_budget=None), False, None, text
     if fit.choice:
         terminal.note(fit.choice)
     terminal.note(f"{complete.time_budget}: {fit}")
@@ -117,8 +120,12 @@ def _reads(config: TrainConfig) -> float:
 def regularized(
     config: TrainConfig, asked: Collection[str], text: RunText, terminal: Terminal
 ) -> tuple[TrainConfig, RunText]:
-    """Return the config of a run that starts from another one with the dropout for its text, and
-    the text, which has been read for it."""
+    """Return the config of a run that starts from another one with the dropout for its text, if
+    the options leave it to the text, which is then read."""
+    from nanochat.commands.init_from import leaves_dropout_to_text, regularized_config
+
+    if not leaves_dropout_to_text(config, asked):
+        return config, text
     read = read_text(config, text.folder)
     config, reason = regularized_config(config, asked, read)
     if reason:
@@ -167,6 +174,8 @@ def _resumed_config(requested: TrainConfig, checkpoint: Checkpoint) -> TrainConf
 
     Raises ConfigError, and CheckpointError for a config of another version.
     """
+    from nanochat.runs.load import config_of
+
     config_of(checkpoint)
     saved = dict(checkpoint.config)
     budget = checkpoint.trainer.budget or {}

@@ -9,20 +9,12 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nanochat.commands.baseline import Counting, start_baseline
-from nanochat.commands.final_on_all import Chosen, chosen_by
-from nanochat.commands.init_from import (
-    Source,
-    initialized_config,
-    leaves_dropout_to_text,
-    read_source,
-)
 from nanochat.commands.mixing import fits_share, keep_counts
 from nanochat.commands.resolve import RunText, complete_config, regularized, resolve
 from nanochat.commands.signals import stop_requested
-from nanochat.commands.time_budget import Fit
 from nanochat.commands.train_report import announce, finish, preview, with_way_on
 from nanochat.commands.train_result import (
     OnEvaluation,
@@ -36,6 +28,7 @@ from nanochat.config.options import RUNS_DIR, TrainConfig
 from nanochat.data.batches import Batch
 from nanochat.data.dataset import Dataset
 from nanochat.data.sources.progress import telling
+from nanochat.data.tokenizer import Tokenizer
 from nanochat.engines import build_engine
 from nanochat.errors import CheckpointError, RunInterrupted
 from nanochat.model.parameters import parameter_specs
@@ -52,7 +45,6 @@ from nanochat.runs.checkpoint import (
 )
 from nanochat.runs.counts import named_counts
 from nanochat.runs.folder import RunFolder, new_run, refuse_used
-from nanochat.runs.load import kept_tokenizer
 from nanochat.runs.lock import locked
 from nanochat.runs.retention import prune_checkpoints
 from nanochat.system import processes
@@ -60,12 +52,17 @@ from nanochat.system.environment import describe_environment
 from nanochat.system.wording import counted
 from nanochat.training.average import scored_state
 from nanochat.training.cadence import Cadence
-from nanochat.training.deadline import Deadline
 from nanochat.training.engine import Engine, EngineState
 from nanochat.training.loop import EvalMetrics, LoopResult, evaluate
 from nanochat.training.loop import train as train_loop
 from nanochat.training.metrics import JsonlWriter, NullWriter
 from nanochat.training.saving import Best
+
+if TYPE_CHECKING:  # most runs are over before these are imported
+    from nanochat.commands.final_on_all import Chosen
+    from nanochat.commands.init_from import Source
+    from nanochat.commands.time_budget import Fit
+    from nanochat.training.deadline import Deadline
 
 __all__ = ["TrainResult", "train"]
 
@@ -142,11 +139,15 @@ def train(
         folder, checkpoint, source, kept, chosen = None, None, None, None, None
         counts: Mapping[str, Any] = {}
         if requested.final_on_all is not None:
+            from nanochat.commands.final_on_all import chosen_by
+
             chosen = chosen_by(requested, terminal)
             kept = chosen.checkpoint.run_folder  # has copies of standard input and URLs
             requested, asked = chosen.config, chosen.config.given
             terminal.note(str(chosen))
         if requested.init_from is not None:
+            from nanochat.commands.init_from import initialized_config, read_source
+
             source = read_source(requested, terminal)
             if "data" not in requested.given:  # the source's own text
                 kept = source.checkpoint.run_folder
@@ -156,12 +157,12 @@ def train(
         elif requested.out is not None and processes.rank() == 0:
             refuse_used(Path(requested.out))  # before any work; again when the folder is created
         text = RunText(
-            known=source.tokenizer if source is not None else kept_tokenizer(checkpoint),
+            known=source.tokenizer if source is not None else _kept_tokenizer(checkpoint),
             extend=requested.extend_vocabulary if source is not None else True,
             folder=checkpoint.run_folder if checkpoint else kept,
             checkpoint=checkpoint,
         )
-        if source is not None and leaves_dropout_to_text(requested, asked):
+        if source is not None:
             requested, text = regularized(requested, asked, text, terminal)
         complete, mode_is_given, fit, text = complete_config(
             requested, checkpoint, text, started, terminal
@@ -209,8 +210,18 @@ def _deadline(
     if fit is not None:
         return fit.deadline(resolved)
     if checkpoint is not None and checkpoint.trainer.budget is not None:
+        from nanochat.training.deadline import Deadline
+
         return Deadline.resumed(resolved, checkpoint.trainer, started)
     return None
+
+
+def _kept_tokenizer(checkpoint: Checkpoint | None) -> Tokenizer | None:
+    if checkpoint is None:
+        return None
+    from nanochat.runs.load import kept_tokenizer
+
+    return kept_tokenizer(checkpoint)
 
 
 def _build_engine(

@@ -9,7 +9,7 @@ import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from nanochat.commands.baseline import (
     Counting,
@@ -34,9 +34,11 @@ from nanochat.sampling.generate import generate, phrase_bias, prompt_tokens, sam
 from nanochat.sampling.mixed import mixed_with
 from nanochat.sampling.preview import Preview
 from nanochat.system.wording import amount, counted
-from nanochat.training.deadline import Deadline
 from nanochat.training.engine import Engine
 from nanochat.training.metrics import metrics_line
+
+if TYPE_CHECKING:
+    from nanochat.training.deadline import Deadline
 
 __all__ = ["Run", "announce", "finish", "preview", "with_way_on"]
 

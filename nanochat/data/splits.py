@@ -102,25 +102,6 @@ def _sha256(*parts: Texts) -> str:
     digest = hashlib.sha256()
     for part in parts:
         digest.update(len(part).to_bytes(8, "little"))
-        lengths = memoryview(part.lengths.astype("<i8").tobytes())
-        fields: list[memoryview] = []
-        waiting = 0
-        for number, view in enumerate(part.views()):
-            fields += (lengths[8 * number : 8 * number + 8], view)
-            waiting += len(view)
-            if waiting > _HASHED:
-                _update(digest, fields)
-                fields, waiting = [], 0
-        _update(digest, fields)
+        for piece in part.with_lengths():
+            digest.update(piece)
     return digest.hexdigest()
-
-
-_HASHED = 1 << 20  # bytes that are joined; one call per document would take longer
-
-
-def _update(digest: hashlib._Hash, fields: list[memoryview]) -> None:
-    if len(fields) > 2:
-        digest.update(b"".join(fields))
-    else:  # a long document is not copied
-        for field in fields:
-            digest.update(field)

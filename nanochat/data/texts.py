@@ -131,6 +131,22 @@ class Texts(Sequence[str]):
             else:
                 yield part._joined()
 
+    def with_lengths(self) -> Iterator[bytes | memoryview]:
+        """Yield the bytes of all texts, each after its length in eight bytes, in pieces."""
+        for first, last in self._groups():
+            part = self[first:last]
+            lengths = part.lengths.astype("<i8")
+            if last == first + 1:  # a long text is not copied
+                yield lengths.tobytes()
+                yield next(part.views())
+                continue
+            joined = np.empty(int(lengths.sum()) + lengths.nbytes, np.uint8)
+            is_text = np.ones(len(joined), np.bool_)
+            is_text[np.add.outer(np.cumsum(lengths + 8) - lengths, np.arange(-8, 0))] = False
+            joined[is_text] = np.frombuffer(part._joined(), np.uint8)
+            joined[~is_text] = lengths.view(np.uint8)
+            yield joined.data
+
     def _groups(self) -> Iterator[tuple[int, int]]:
         """Yield ranges of texts that together have at most CHUNK bytes, or are a single text."""
         first, reach = 0, np.cumsum(self.lengths)

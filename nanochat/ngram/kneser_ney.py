@@ -19,6 +19,7 @@ from nanochat.data.documents import Documents
 from nanochat.errors import KernelError
 from nanochat.ngram.kernels import Arrays, check, kernels, pointer
 from nanochat.ngram.matched import matched_tokens
+from nanochat.system.threads import spare_threads
 
 __all__ = ["MAX_ORDER", "Cutoff", "KneserNey"]
 
@@ -94,7 +95,7 @@ class KneserNey:
         counts = ctypes.c_void_p()
         status = kernels().nck_count_ngrams(
             pointer(tokens), pointer(offsets), documents.count, vocab_size, order,
-            ctypes.addressof(counts), threads,
+            ctypes.addressof(counts), spare_threads(threads),
         )  # fmt: skip
         check(status)
         assert counts.value is not None
@@ -113,7 +114,7 @@ class KneserNey:
         counts = ctypes.c_void_p()
         status = kernels().nck_count_long_text(
             pointer(stream), stream.itemsize, documents.pairs, vocab_size, order, cutoff.length,
-            cutoff.count, chunk, ctypes.addressof(counts), threads,
+            cutoff.count, chunk, ctypes.addressof(counts), spare_threads(threads),
         )  # fmt: skip
         check(status)
         assert counts.value is not None
@@ -264,7 +265,7 @@ class KneserNey:
         result = np.empty((max(orders, 0), documents.pairs))
         status = kernels().nck_ngram_losses(
             self._counts, pointer(tokens), pointer(offsets), documents.count, least_order,
-            most_order, pointer(result), threads,
+            most_order, pointer(result), spare_threads(threads),
         )  # fmt: skip
         check(status)
         return result

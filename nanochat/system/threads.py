@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["thread_count", "usable_cores"]
+from nanochat.system import torch_import
+
+__all__ = ["spare_threads", "thread_count", "usable_cores"]
 
 
 def usable_cores() -> int:
@@ -21,3 +23,8 @@ def thread_count(asked: int) -> int:
     # A list has one number per level of nesting; nanochat has one level.
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     return int(first) if first.isdecimal() and int(first) > 0 else usable_cores()
+
+
+def spare_threads(count: int) -> int:
+    """Return `count`, or one less while torch is imported, which takes a core and longer."""
+    return max(count - torch_import.is_running(), 1)

@@ -16,26 +16,34 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["begin", "without_collections"]
+__all__ = ["THREAD", "begin", "importing", "is_running"]
+
+THREAD = "import torch"  # name of the threads that import torch or modules on it
+TURN_S = 0.0005  # of a thread that holds Python's lock, where another one waits; Python's is 5 ms
 
 _lock = threading.Lock()
-_pauses, _was_enabled = 0, False
+_blocks, _was_enabled, _turn_s = 0, False, 0.0  # of importing(), and what it restores
 
 
 def begin() -> None:
-    """Begin to import torch, if it is installed and nobody has imported it.
+    """Begin to import torch, if it is installed and nobody has begun.
 
     A later import waits for this one and raises its errors.
     """
-    if "torch" not in sys.modules:
+    if "torch" not in sys.modules and not is_running():
         # Not a daemon: a process that ends must not stop a thread inside of torch's C++ code.
-        threading.Thread(target=_import_torch, name="import torch").start()
+        threading.Thread(target=_import_torch, name=THREAD).start()
+
+
+def is_running() -> bool:
+    """Return whether torch is being imported on another thread."""
+    return any(thread.name == THREAD for thread in threading.enumerate())
 
 
 def _import_torch() -> None:
     try:
         _load_libraries()
-        with without_collections():
+        with importing():
             importlib.import_module("torch")
     except BaseException:
         return  # a failed import leaves no module, so the next import tries again and raises
@@ -65,22 +73,26 @@ def _load_libraries() -> None:
 
 
 @contextmanager
-def without_collections() -> Iterator[None]:
-    """Pause the garbage collector, on all threads, until the last such block has ended.
+def importing() -> Iterator[None]:
+    """Pause the garbage collector and let threads take short turns, until the last such block ends.
 
     An import creates many objects and little garbage. Searching them takes a seventh of torch's
-    import.
+    import. It also holds Python's lock nearly all the time, and each return of another thread from
+    C++ waits for the end of its turn.
     """
-    global _pauses, _was_enabled
+    global _blocks, _was_enabled, _turn_s
     with _lock:
-        if not _pauses:
-            _was_enabled = gc.isenabled()
+        if not _blocks:
+            _was_enabled, _turn_s = gc.isenabled(), sys.getswitchinterval()
             gc.disable()
-        _pauses += 1
+            sys.setswitchinterval(min(TURN_S, _turn_s))
+        _blocks += 1
     try:
         yield
     finally:
         with _lock:
-            _pauses -= 1
-            if not _pauses and _was_enabled:
-                gc.enable()
+            _blocks -= 1
+            if not _blocks:
+                sys.setswitchinterval(_turn_s)
+                if _was_enabled:
+                    gc.enable()

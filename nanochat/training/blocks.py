@@ -18,8 +18,8 @@ import numpy as np
 from nanochat.config.options import TrainConfig
 from nanochat.data.batches import Batcher, BlockBatcher
 from nanochat.model.parameters import GROUPS
-from nanochat.training.deadline import Pace, StepPace
 from nanochat.training.engine import BlockEngine, BlockMetrics, Engine, StepResult, StepSettings
+from nanochat.training.pace import Pace, StepPace
 
 __all__ = ["Block", "Blocks", "step_settings"]
 

@@ -1,7 +1,7 @@
-"""When a run ends and how far its learning-rate schedule is: by steps, or by a deadline.
+"""The pace of a run with a time budget.
 
-`StepPace` counts steps. `Deadline` measures them on a clock and decides how many still fit. It
-records its decisions as `schedule_points`, from which `StepPace` repeats the run without a clock.
+`Deadline` measures steps on a clock and decides how many still fit. It records its decisions as
+`schedule_points`, from which `pace.StepPace` repeats the run without a clock.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from nanochat.config.options import TrainConfig, budget_seconds
 from nanochat.config.schedule_points import SchedulePoints
 from nanochat.model.state import TrainerState
-from nanochat.training.schedule import lr_multiplier, lr_multiplier_between, lr_multipliers
+from nanochat.training.pace import Shape
 
-__all__ = ["Deadline", "Pace", "StepPace", "TimePlan", "exit_s"]
+__all__ = ["Deadline", "TimePlan", "exit_s"]
 
 SEGMENTS = 128  # of a run, at about even pace; each has its own straight line of fractions
 LOOKS = 400  # at the clock per run, unless its steps are slower
@@ -36,62 +36,6 @@ LARGEST_DELAY = 0.05  # of the budget: by which it may grow
 def exit_s() -> float:
     """Return the seconds from the last sample to the end of the process."""
     return EXIT_WITH_TORCH_S if "torch" in sys.modules else EXIT_S
-
-
-class Pace(Protocol):
-    """Decides when a run ends and the learning-rate multiplier of each step."""
-
-    @property
-    def steps(self) -> int | None:
-        """The number of steps; None if the clock decides."""
-
-    def ends(self, step: int, training_s: float) -> bool:
-        """Return whether the run ends after `step` steps, which took training_s without pauses."""
-
-    def lr_multiplier(self, step: int) -> float:
-        """Return the multiplier of the peak learning rate for the step that comes after `step`."""
-
-    def lr_multipliers(self, first: int, count: int) -> list[float]:
-        """Return lr_multiplier() of consecutive steps before next_look()."""
-
-    def next_look(self, step: int) -> int:
-        """Return the first step after `step` before which ends() must be asked again, once it was
-        asked about `step`, and lr_multiplier() too."""
-
-    def time_left_s(self) -> float | None:
-        """Return the seconds until the process must end; None if only steps are counted."""
-
-
-class StepPace:
-    """The pace of a run of config.steps steps, by its schedule_points if it has any."""
-
-    def __init__(self, config: TrainConfig) -> None:
-        self.steps: int | None = config.steps
-        self._last = config.steps
-        self._shape = _Shape.of(config)
-        text = config.schedule_points
-        self._points = SchedulePoints.parse(text) if text else None
-
-    def ends(self, step: int, training_s: float) -> bool:
-        return step >= self._last
-
-    def lr_multiplier(self, step: int) -> float:
-        if self._points is not None:
-            return self._shape.between(self._points, step)
-        return self._shape.at(step, self._last)
-
-    def lr_multipliers(self, first: int, count: int) -> list[float]:
-        if self._points is None:
-            return lr_multipliers(
-                self._shape.schedule, first, count, self._last, **self._shape.ratios
-            )
-        return [self.lr_multiplier(step) for step in range(first, first + count)]
-
-    def next_look(self, step: int) -> int:
-        return self._last
-
-    def time_left_s(self) -> None:
-        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +71,7 @@ class Deadline:
         done: int = 0,  # steps before a resume
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._shape = _Shape.of(config)
+        self._shape = Shape.of(config)
         self._plan, self.clock = plan, clock
         self._time_budget, self._budget_s = time_budget, budget_seconds(time_budget)
         self._end = end
@@ -313,27 +257,3 @@ class Deadline:
             "spent_s": self._budget_s - self.left_s(),
             "plan": dataclasses.asdict(plan),
         }
-
-
-@dataclass(frozen=True, slots=True)
-class _Shape:
-    """The schedule of a config."""
-
-    schedule: str
-    ratios: Mapping[str, float]
-
-    @classmethod
-    def of(cls, config: TrainConfig) -> _Shape:
-        ratios = {
-            "warmup_ratio": config.warmup_ratio,
-            "warmdown_ratio": config.warmdown_ratio,
-            "final_lr_frac": config.final_lr_frac,
-        }
-        return cls(config.lr_schedule, ratios)
-
-    def at(self, step: int, steps: int) -> float:
-        return lr_multiplier(self.schedule, step, steps, **self.ratios)
-
-    def between(self, points: SchedulePoints, step: int) -> float:
-        begin, end = points.fraction(step), points.fraction(step + 1)
-        return lr_multiplier_between(self.schedule, begin, end, **self.ratios)

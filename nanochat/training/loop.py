@@ -20,10 +20,10 @@ from nanochat.errors import NanochatError, OutputError, RunInterrupted
 from nanochat.model.state import TrainerState
 from nanochat.training.blocks import Block, Blocks, step_settings
 from nanochat.training.cadence import Cadence
-from nanochat.training.deadline import Pace, StepPace
 from nanochat.training.engine import Engine, StepMetrics
 from nanochat.training.guards import MemoryGuard, check_finite, is_finite
 from nanochat.training.metrics import JsonlWriter, LossTotals, NullWriter, RecentLosses, Stopwatch
+from nanochat.training.pace import Pace, StepPace
 from nanochat.training.saving import Best, Save, Saver
 from nanochat.training.share import fit_share
 

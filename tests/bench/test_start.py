@@ -57,6 +57,7 @@ def result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(machine, "RESULTS", tmp_path)
     monkeypatch.setattr(start, "measure", lambda runs: dict(FIGURES))
     monkeypatch.setattr(start, "compare", lambda other, runs: {**COMPARED, "runs": runs})
+    monkeypatch.setattr(start, "compare_with_cpp", lambda peer, runs: {"peer": peer, "runs": runs})
     return tmp_path / "scalar" / "start.json"
 
 
@@ -86,8 +87,32 @@ def test_both_kinds_of_figures_share_a_record(
     both = read(result)
     assert {name: both[name] for name in first} == first
     assert both["against"].keys() == COMPARED.keys() | {"environment"}
+    run_main(monkeypatch, "--write", "--microgpt-cpp", "peer --fast", "--runs", "5")
+    assert read(result)["microgpt.cpp"]["peer"] == ["peer", "--fast"]
     run_main(monkeypatch, "--write", "--runs", "4")
-    assert (read(result)["runs"], read(result)["against"]["runs"]) == (4, 3)
+    kept = read(result)
+    assert [kept[name]["runs"] for name in ("against", "microgpt.cpp")] == [3, 5]
+    assert kept["runs"] == 4
+
+
+def test_our_process_is_divided_by_that_of_microgpt_cpp_on_the_same_text(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def run_once(command: list[str], text: Path | None = None) -> Run:
+        assert (text == start.NAMES) == (command[0] == str(Path("peer").absolute()))
+        return Run(1.0, 3.0, None) if text else Run(1.5, 6.0, None)
+
+    monkeypatch.setattr(start, "nanochat_command", lambda: "nanochat")
+    monkeypatch.setattr(start, "version_of", lambda command: {"nanochat": "1"})
+    monkeypatch.setattr(start, "run_once", run_once)
+    found = start.compare_with_cpp(["peer"], 2)
+    assert found["clock_ratio_of_medians"] == 1.5
+    assert found["processor_ratio_of_medians"] == 2.0
+    assert found["commands"].keys() == {"nanochat", "microgpt.cpp"}
+
+
+def test_a_run_finds_its_text_as_input_txt() -> None:
+    start.run_once([sys.executable, "-c", "assert 'emma' in open('input.txt').read()"], start.NAMES)
 
 
 def test_the_record_of_the_readme_has_the_figures_that_it_quotes() -> None:

@@ -324,7 +324,7 @@ def _without_time(monkeypatch) -> None:
     def refused(config, _started, **_):
         return fit_to_budget(config, -60.0, clock=Clock())
 
-    monkeypatch.setattr(commands_resolve, "fit_to_budget", refused)
+    monkeypatch.setattr(budget, "fit_to_budget", refused)
 
 
 def test_a_budget_too_short_for_a_network_counts_alone(lines, tmp_path, monkeypatch, capsys):

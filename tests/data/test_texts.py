@@ -74,3 +74,12 @@ def test_a_taken_buffer_holds_the_texts_in_order_and_ends_in_whole_chunks(
             del found[len(found) - len(pieces[0].encode()) :]
     assert "".join(pieces) == "".join(expected)
     assert view is None or bytes(view) == raw
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=40)), st.integers(1, 60))
+def test_with_lengths_frames_each_text_whatever_the_size_of_a_chunk(documents, chunk):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "CHUNK", chunk)
+        found = b"".join(map(bytes, Texts.of(documents)[::-1].with_lengths()))
+    encoded = [document.encode() for document in reversed(documents)]
+    assert found == b"".join(len(raw).to_bytes(8, "little") + raw for raw in encoded)

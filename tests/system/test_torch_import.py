@@ -1,4 +1,4 @@
-"""The import of torch on another thread, and the pause of the garbage collector meanwhile."""
+"""The import of torch on another thread, and what is different meanwhile."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ import sys
 
 import pytest
 
-from nanochat.system.torch_import import without_collections
+from nanochat.system.torch_import import importing
 
 
 @pytest.mark.parametrize("enabled", [True, False])
-def test_the_last_pause_to_end_restores_the_collector(enabled: bool) -> None:
-    was_enabled = gc.isenabled()
+def test_the_last_block_to_end_restores_the_collector_and_the_turns(enabled: bool) -> None:
+    was_enabled, turn_s = gc.isenabled(), sys.getswitchinterval()
     try:
         (gc.enable if enabled else gc.disable)()
-        first, second = without_collections(), without_collections()
+        first, second = importing(), importing()
         first.__enter__()
         second.__enter__()
         first.__exit__(None, None, None)
         assert not gc.isenabled()
+        assert sys.getswitchinterval() < turn_s
         second.__exit__(None, None, None)
-        assert gc.isenabled() == enabled
+        assert (gc.isenabled(), sys.getswitchinterval()) == (enabled, turn_s)
     finally:
         (gc.enable if was_enabled else gc.disable)()
 

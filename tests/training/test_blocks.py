@@ -13,8 +13,8 @@ from nanochat.config.options import TrainConfig
 from nanochat.errors import NonFiniteStep
 from nanochat.training import blocks
 from nanochat.training.cadence import Cadence
-from nanochat.training.deadline import StepPace
 from nanochat.training.metrics import JsonlWriter
+from nanochat.training.pace import StepPace
 
 OPTIONS = {
     "mode": "scalar", "preset": "microgpt", "n_embd": 4, "n_head": 2, "block_size": 8, "steps": 40,

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from nanochat.config.options import TrainConfig
 from nanochat.config.schedule_points import SchedulePoints
 from nanochat.model.state import TrainerState
-from nanochat.training.deadline import Deadline, StepPace, TimePlan, exit_s
+from nanochat.training.deadline import Deadline, TimePlan, exit_s
+from nanochat.training.pace import StepPace
 from nanochat.training.schedule import lr_multiplier
 
 RATIOS = {"warmup_ratio": 0.0, "warmdown_ratio": 1.0, "final_lr_frac": 0.0}
