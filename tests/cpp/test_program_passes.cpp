@@ -511,3 +511,28 @@ TEST_CASE(nests_enumerate_exactly_the_products_they_were_built_from) {
     CHECK(seen == lists.pairs.size());
   }
 }
+
+// One destination per head and feature, as lower_cross() makes them: 3 heads of 4 features at
+// position 1, which weight the rows of positions 0 and 1.
+TEST_CASE(heads_of_an_attention_become_one_repeated_run) {
+  CrossPart part{0, 1, false, {0}, {}};
+  for (std::int32_t head = 0; head < 3; ++head) {
+    for (std::int32_t i = 0; i < 4; ++i) {
+      part.runs.push_back(
+          {4 * head + i, 1, 2, {2 * head, 1 + head, 1, 0}, {4 * head + i, 0, 0, 1}});
+    }
+  }
+  part.begin.push_back(static_cast<std::uint32_t>(part.runs.size()));
+  const std::vector<CrossRun> single = part.runs;
+  share_factors(part);
+  CHECK(part.runs.size() == 1 && part.begin == std::vector<std::uint32_t>({0, 1}));
+  const CrossRun& run = part.runs.front();
+  CHECK(run.repeats == 3 && run.rows == 4);
+  CHECK(run.next == CrossRun::Next({4, 2, 1, 4, 0}));
+  const std::vector<CrossRun> found = separate(run);
+  CHECK(found.size() == single.size());
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    CHECK(found[i].row == single[i].row && found[i].products == 2 && found[i].a == single[i].a &&
+          found[i].b == single[i].b && found[i].rows == 1 && found[i].repeats == 1);
+  }
+}

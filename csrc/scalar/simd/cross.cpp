@@ -11,6 +11,7 @@ namespace {
 template <class T>
 struct One {
   using V = T;
+  static constexpr bool two = false;
   V of(T x) const noexcept { return x; }
   V get(const T* from) const noexcept { return *from; }
   void put(T* to, T x) const noexcept { *to = x; }
@@ -21,6 +22,7 @@ template <class Vectors>
 struct Lanes {
   using V = Vectors;
   using T = Element<V>;
+  static constexpr bool two = false;
   std::ptrdiff_t n;
   int here;
   V of(T x) const noexcept { return broadcast<V>(x); }
@@ -35,6 +37,35 @@ struct Lanes {
     return keep_first(yes, no, left < 0 ? 0 : left > most ? most : left);
   }
   bool all(std::int32_t alive) const noexcept { return alive >= n + here; }
+};
+
+// Two vectors, of which the second may have a part of its lanes: more sums in parallel.
+template <class V>
+struct Pair {
+  V low, high;
+};
+template <class N, class V>
+inline Pair<V> multiply_add(Pair<V> a, Pair<V> b, Pair<V> c) noexcept {
+  return {multiply_add<N>(a.low, b.low, c.low), multiply_add<N>(a.high, b.high, c.high)};
+}
+template <class Vectors>
+struct TwoLanes {
+  using V = Pair<Vectors>;
+  using T = Element<Vectors>;
+  static constexpr bool two = true;
+  static constexpr int lanes = Traits<Vectors>::lanes;
+  Lanes<Vectors> low, high;
+  TwoLanes(std::ptrdiff_t n, int here) noexcept : low{n, lanes}, high{n + lanes, here - lanes} {}
+  V of(T x) const noexcept { return {low.of(x), high.of(x)}; }
+  V get(const T* from) const noexcept { return {low.get(from), high.get(from)}; }
+  void put(T* to, V x) const noexcept {
+    low.put(to, x.low);
+    high.put(to, x.high);
+  }
+  V keep(V yes, V no, std::int32_t alive) const noexcept {
+    return {low.keep(yes.low, no.low, alive), high.keep(yes.high, no.high, alive)};
+  }
+  bool all(std::int32_t alive) const noexcept { return high.all(alive); }
 };
 
 template <int outs, class Call, class L, class T>
@@ -101,15 +132,14 @@ void block(const Fan<typename N::T>& c, std::int32_t i, L lanes) noexcept {
   finish(sum, c, dst, lanes);
 }
 
-// All destinations, up to 8 at once.
+// All destinations, up to 8 sums at once.
 template <class N, class Call, class L>
 inline void all_outs(const Call& c, L lanes) noexcept {
   std::int32_t i = 0;
-  for (; i + 8 <= c.outs; i += 8) block<N, 8>(c, i, lanes);
-  if (i + 4 <= c.outs) {
-    block<N, 4>(c, i, lanes);
-    i += 4;
+  if constexpr (!L::two) {
+    for (; i + 8 <= c.outs; i += 8) block<N, 8>(c, i, lanes);
   }
+  for (; i + 4 <= c.outs; i += 4) block<N, 4>(c, i, lanes);
   const std::int32_t left = c.outs - i;
   if (left == 3) block<N, 3>(c, i, lanes);
   if (left == 2) block<N, 2>(c, i, lanes);
@@ -123,8 +153,11 @@ inline void all_lanes(const Call& c) noexcept {
   constexpr int lanes = width<T>;
   if (c.lanes == 1) return all_outs<N>(c, One<T>{});
   std::int32_t n = 0;
-  for (; n + lanes <= c.lanes; n += lanes) all_outs<N>(c, Lanes<V>{n, lanes});
-  if (n == c.lanes) return;
+  for (; n + lanes < c.lanes; n += 2 * lanes) {
+    const int here = c.lanes - n;
+    all_outs<N>(c, TwoLanes<V>(n, here < 2 * lanes ? here : 2 * lanes));
+  }
+  if (n >= c.lanes) return;
   const int rest = c.lanes - n;
   if constexpr (tail_width<T> < lanes) {
     if (rest <= tail_width<T>) {

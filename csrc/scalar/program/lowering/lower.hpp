@@ -67,7 +67,7 @@ struct Reduction {
 // of index. Returns false if exact numerics could not keep the order of the products.
 bool lower_reductions(const std::vector<Reduction>& reductions, VectorProgram& program);
 
-// Merges destinations that share a factor into one run.
+// Merges destinations that share a factor into one run, and runs that repeat into one.
 void share_factors(CrossPart& part);
 
 }  // namespace nanochat::program

@@ -92,7 +92,9 @@ void add_runs(std::vector<CrossPart>& parts, const ProductLists& lists, std::int
 
 std::size_t destinations(const CrossPart& part) {
   std::size_t count = 0;
-  for (const CrossRun& run : part.runs) count += static_cast<std::size_t>(run.rows);
+  for (const CrossRun& run : part.runs) {
+    count += static_cast<std::size_t>(run.rows) * static_cast<std::size_t>(run.repeats);
+  }
   return count;
 }
 

@@ -198,12 +198,19 @@ struct CrossOperand {
 
 // `rows` destinations row, row + 1, … at one position, which share the operands a. Destination i
 // adds i · b_next_row and i · b_next_position to the rows and positions of b. Either
-// b.position_step or b_next_position is 0.
+// b.position_step or b_next_position is 0. All of this is repeated, as by the heads of an
+// attention: repeat j adds j times the numbers of `next` to the rows and their steps.
 struct CrossRun {
+  struct Next {
+    std::int32_t row = 0, a_row = 0, a_row_step = 0, b_row = 0, b_row_step = 0;
+    bool operator==(const Next&) const = default;
+  };
   std::int32_t row, rows;
   std::int32_t products;  // per destination
   CrossOperand a, b;
   std::int32_t b_next_row = 0, b_next_position = 0;
+  std::int32_t repeats = 1;
+  Next next{};
 };
 
 // Products of rows of two groups.
@@ -298,6 +305,8 @@ struct VectorProgram {
 
 VectorProgram lower(Graph& graph, Numerics numerics);
 
+// Repeat j of a run, which is not repeated itself.
+CrossRun repeat(const CrossRun& run, std::int32_t j);
 // One run per destination.
 std::vector<CrossRun> separate(const CrossRun& run);
 

@@ -221,6 +221,17 @@ std::int32_t Replay<T>::whole_lanes(const Destination& to) const noexcept {
   return std::max(count, std::min(room, (count + width - 1) / width * width));
 }
 
+// The lanes of a position, and those after them that complete a vector in the same row. Only for
+// destinations that later positions of the row replace.
+template <class T>
+std::int32_t Replay<T>::whole_vectors(std::int32_t g, std::int32_t position) const noexcept {
+  const std::int32_t count = width_at(position), width = kernels_.width;
+  if (count == 1) return count;
+  const std::int32_t first = program_.group(g).ragged() ? 0 : first_lane(g, position);
+  const auto room = static_cast<std::int32_t>(row_step(g, position)) - first;
+  return std::max(count, std::min(room, (count + width - 1) / width * width));
+}
+
 template <class T>
 void Replay<T>::bind(const SumRows& sum) {
   if (!is_reached(sum.to) || sum.width >= longest_) return;

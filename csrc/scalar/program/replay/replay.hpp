@@ -100,6 +100,7 @@ class Replay {
   std::int32_t first_position(const Destination& to) const noexcept;
   std::int32_t lanes_of(const SumOfProducts& sum) const noexcept;
   std::int32_t whole_lanes(const Destination& to) const noexcept;
+  std::int32_t whole_vectors(std::int32_t group, std::int32_t position) const noexcept;
   void bind(const GatherRows& gather);
   void bind(const FillRows& fill);
   void bind(const InputRows& input);

@@ -30,7 +30,8 @@ class WorkCounter {
         const auto at = static_cast<std::size_t>(p - group.begin);
         double products = 0.0;
         for (std::uint32_t i = part.begin[at]; i < part.begin[at + 1]; ++i) {
-          products += static_cast<double>(part.runs[i].products) * part.runs[i].rows;
+          const CrossRun& run = part.runs[i];
+          products += static_cast<double>(run.products) * run.rows * run.repeats;
         }
         add(p, p + 1, products);
       }
