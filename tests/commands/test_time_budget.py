@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 import nanochat
 from nanochat import TrainConfig
 from nanochat.commands import preset_choice as commands_choice
-from nanochat.commands import resolve as commands_resolve
 from nanochat.commands import time_budget as budget
 from nanochat.commands import train as commands_train
 from nanochat.commands.time_budget import EVALUATIONS, PAUSE_SHARE, Fit, fit_to_budget
@@ -340,7 +339,7 @@ def by_clock(lines, monkeypatch):
     def run(**options):
         clock = Clock()
         monkeypatch.setattr(
-            commands_resolve,
+            budget,
             "fit_to_budget",
             lambda config, _, **text: fit_to_budget(config, 0.0, clock=clock, **text),
         )
