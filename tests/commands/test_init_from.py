@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 import nanochat
-from nanochat.commands import resolve as commands_resolve
 from nanochat.commands.preset_choice import with_chosen_preset
 from nanochat.commands.time_budget import fit_to_budget
 from nanochat.config.options import PRESETS, EvalConfig, SampleConfig, TrainConfig, options_of
@@ -233,7 +232,7 @@ def test_a_time_budget_starts_from_a_source_with_the_same_dropout(sentences, mon
         seen.append(config)
         raise ConfigError("enough")
 
-    monkeypatch.setattr(commands_resolve, "fit_to_budget", fit)
+    monkeypatch.setattr("nanochat.commands.time_budget.fit_to_budget", fit)
     with pytest.raises(ConfigError, match="enough"):
         nanochat.train({"init_from": "source", "data": "short.txt", "time_budget": "5s"})
     fresh = new_model("short.txt")
@@ -565,7 +564,7 @@ def test_a_time_budget_times_the_kept_text_with_the_tokenizer_of_the_source(
         seen.append(fit_to_budget(config, started, **text))
         return seen[0]
 
-    monkeypatch.setattr(commands_resolve, "fit_to_budget", fit)
+    monkeypatch.setattr("nanochat.commands.time_budget.fit_to_budget", fit)
     options = {"init_from": "source", "time_budget": "60s", "num_samples": 0, "baseline": False}
     run = nanochat.train(options, on_evaluation=lambda _: False)
     kept = json.loads(Path(best_of("source"), "tokenizer.json").read_text())
