@@ -205,6 +205,7 @@ PATHS = [(c, name, k) for c, name, k in OPTIONS if k.path]
 def test_the_options_that_hold_paths_are_marked():
     assert {(command, name) for command, name, _ in PATHS} == {
         ("train", "data"), ("train", "data_dir"), ("train", "out"), ("train", "init_from"),
+        ("train", "final_on_all"),
         ("sample", "run"), ("sample", "checkpoint"), ("sample", "data_dir"), ("eval", "run"),
         ("eval", "checkpoint"), ("eval", "data"), ("eval", "data_dir"), ("eval", "per_token"),
         ("ablate", "out"),
@@ -618,7 +619,8 @@ def test_counts_alone_refuse_every_option_of_networks(flags, refused):
     for name in OF_NETWORKS:
         option = options_of(TrainConfig)[name]
         default = PRESETS["ngram"].get(name, option.default)
-        values = [*(option.choices or ()), True, False, 1, 2, 0.5, 0.25, "1:0.5"]
+        text = "1,0.5" if name == "ngram_share" else "1:0.5"
+        values = [*(option.choices or ()), True, False, 1, 2, 0.5, 0.25, text]
         value = next(
             v for v in values
             if type(v) is option.kind and option.accepts(v) and v != default

@@ -8,7 +8,7 @@ import shutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runs.test_checkpoint import damage, names, save
+from runs.saved_checkpoints import damage, names, save
 
 from nanochat.config.keep import Keep
 from nanochat.errors import OutputError
