@@ -102,7 +102,7 @@ def main() -> None:
     parser = command_parser(__doc__)
     parser.add_argument("--check", action="store_true", help="compare without writing")
     check = parser.parse_args().check
-    old, picture = PAGE.read_text(encoding="utf-8"), RESULTS / "race" / "nanogpt.png"
+    old, picture = PAGE.read_text(encoding="utf-8"), RESULTS / "race" / "counts.png"
     new = written(old)
     if check:
         if new != old or PICTURE.read_bytes() != picture.read_bytes():
