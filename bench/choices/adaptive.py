@@ -10,7 +10,6 @@ seconds, and writes results/choices/adaptive.json.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import tempfile
@@ -18,9 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.choices.final_on_all import FIRST_SEED, without_end
+from bench.choices.final_on_all import FIRST_SEED, parsed, without_end
 from bench.choices.texts import run_nanochat
-from bench.command import command_parser
 from bench.machine import write_result
 
 OPTIONS = ["--preset", "small", "--steps", "2200", "--lr", "0.006", "--weight-decay", "0.5"]
@@ -45,17 +43,8 @@ def measure(train: Path, scored: Path, seed: int, options: list[str], run: Path)
     }  # fmt: skip
 
 
-def parsed() -> argparse.Namespace:
-    parser = command_parser(__doc__)
-    parser.add_argument("texts", type=Path, nargs="+", metavar="FILE")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--train", nargs=argparse.REMAINDER, default=OPTIONS, metavar="OPTION",
-                        help="options of nanochat train, up to the end of the command")  # fmt: skip
-    return parser.parse_args()
-
-
 def main() -> None:
-    options = parsed()
+    options = parsed(__doc__, OPTIONS)
     rows = []
     with tempfile.TemporaryDirectory() as name:
         for text in options.texts:

@@ -42,17 +42,20 @@ def nats_per_byte(run: Path, scored: Path) -> float:
     return float(score["bpb"]) * math.log(2)
 
 
-def parsed() -> argparse.Namespace:
-    parser = command_parser(__doc__)
+def parsed(doc: str | None, train: list[str]) -> argparse.Namespace:
+    """Parse texts, --seeds and --train, whose default is `train`."""
+    parser = command_parser(doc)
     parser.add_argument("texts", type=Path, nargs="+", metavar="FILE")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--train", nargs=argparse.REMAINDER, default=OPTIONS, metavar="OPTION",
-                        help="options of nanochat train, up to the end of the command")  # fmt: skip
+    parser.add_argument(
+        "--train", nargs=argparse.REMAINDER, default=train, metavar="OPTION",
+        help="options of nanochat train, up to the end of the command",
+    )  # fmt: skip
     return parser.parse_args()
 
 
 def main() -> None:
-    options = parsed()
+    options = parsed(__doc__, OPTIONS)
     pairs: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
         for text in options.texts:
