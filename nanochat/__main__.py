@@ -21,10 +21,10 @@ def main() -> int:
 
 
 def _leave(code: int) -> None:
-    """End the process without taking the interpreter and all libraries apart.
+    """End the process without the finalization of Python, after its exit handlers.
 
-    That takes a twentieth of a run of microgpt, and a command that was refused would wait until
-    torch is imported.
+    Finalization frees what the system frees anyway, and a refused command would wait until the
+    import of torch ends.
     """
     import atexit
     import os

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nanochat.config.option import shown
+from nanochat.config.option import as_text, shown
 from nanochat.config.options import BEST, TrainConfig, options_of
 from nanochat.config.share import FITTED, share_words
 from nanochat.errors import ConfigError
@@ -23,7 +23,7 @@ __all__ = ["Chosen", "chosen_by"]
 
 # May be given: they change neither the model nor what was chosen. So may options of the output.
 _FREE = frozenset({"steps", "seed", "threads", "device"})
-_NOT_OF_THE_NEW_RUN = ("out", "resume", "final_on_all", "time_budget")
+_NOT_REPEATED = ("out", "resume", "final_on_all", "time_budget")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,14 +32,14 @@ class Chosen:
 
     config: TrainConfig
     checkpoint: Checkpoint
+    val_loss: float | None  # of the checkpoint
 
     def record(self) -> dict[str, Any]:
         """Return what the new run keeps about the other one."""
-        best = read_best(self.checkpoint.path.parent)
         return {
             "path": str(self.checkpoint.path),
-            "step": best.step,
-            "val_loss": best.val_loss,
+            "step": self.checkpoint.trainer.step,
+            "val_loss": self.val_loss,
             "split_sha256": self.checkpoint.data["split_sha256"],
         }
 
@@ -73,20 +73,20 @@ def chosen_by(requested: TrainConfig, terminal: Terminal) -> Chosen:
     for name in sorted(given.keys() - _FREE):
         if not known[name].output and given[name] != getattr(saved, name):
             raise ConfigError(
-                f"final_on_all keeps {name} {getattr(saved, name)} of {checkpoint.path}, got"
-                f" {shown(given[name])}; leave {name} out"
+                f"final_on_all keeps {name} {as_text(getattr(saved, name))} of {checkpoint.path},"
+                f" got {shown(given[name])}; leave {name} out"
             )
-    options = {name: getattr(saved, name) for name in known} | {"val_fraction": 0.0}
+    options = {name: getattr(saved, name) for name in known if name not in _NOT_REPEATED}
+    options["val_fraction"] = 0.0
     if saved.model_kind != "ngram":
         options |= _of_training(checkpoint, data)
     if saved.model_kind == "mini-gpt" and saved.ngram_order:
         options["ngram_share"] = share_words(*checkpoint.state.share)
-    options |= given
-    for name in _NOT_OF_THE_NEW_RUN:
-        options.pop(name, None)
-    if requested.out is not None:
-        options["out"] = requested.out
-    return Chosen(config=TrainConfig(**options), checkpoint=checkpoint)
+    del given["final_on_all"]
+    val_loss = read_best(checkpoint.path.parent).val_loss
+    return Chosen(
+        config=TrainConfig(**{**options, **given}), checkpoint=checkpoint, val_loss=val_loss
+    )
 
 
 def _of_training(checkpoint: Checkpoint, data: Mapping[str, Any]) -> dict[str, Any]:

@@ -79,7 +79,11 @@ class Source:
     def split_warning(self, config: TrainConfig, split_sha256: str) -> str | None:
         """Return a sentence if the new run validates on text that its source has trained on."""
         same_text = config.data == self.config.data
-        if not same_text or split_sha256 == self.checkpoint.data["split_sha256"]:
+        if (
+            not same_text
+            or not config.val_fraction
+            or split_sha256 == self.checkpoint.data["split_sha256"]
+        ):
             return None
         return (
             f"the text is split differently than in {self.checkpoint.path}, which may have trained"

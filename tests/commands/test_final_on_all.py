@@ -108,3 +108,12 @@ def test_a_run_without_validation_has_nothing_to_repeat(source, refused):
         "final_on_all needs a run with a validation part, got run, which trained on all of its text"
     )
     assert "no run missing" in refused("train", "--final-on-all=missing", code=1)
+
+
+def test_a_run_from_other_weights_has_no_split_to_warn_of(source, cli):
+    source()
+    Path("run").rename("first")
+    source(init_from="first")
+    told = cli("train", "--final-on-all=run", "--out=all", "--num-samples=0")
+    assert told.code == 0
+    assert "the text is split differently" not in told.err
