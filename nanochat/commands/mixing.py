@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,14 +28,21 @@ from nanochat.ngram.mixing import (
     training_part,
 )
 from nanochat.ngram.share import offset_for
-from nanochat.ngram.stored import save_counts
+from nanochat.ngram.stored import load_counts, save_counts
 from nanochat.runs.checkpoint import Checkpoint
-from nanochat.runs.counts import named, saved_counts
+from nanochat.runs.counts import named, named_in, saved_counts
 from nanochat.runs.folder import RunFolder
 from nanochat.system import processes
 from nanochat.system.threads import thread_count
 
-__all__ = ["fits_share", "keep_counts", "with_counts", "with_placeholder", "with_share"]
+__all__ = [
+    "fits_share",
+    "keep_counts",
+    "share_counts",
+    "with_counts",
+    "with_placeholder",
+    "with_share",
+]
 
 
 def with_counts(
@@ -150,3 +158,24 @@ def keep_counts(dataset: Dataset, folder: RunFolder) -> Mapping[str, Any]:
         return {}
     counts = dataset.by_counts
     return named(save_counts(counts.model, counts.train, folder.counts, counts.parts))
+
+
+def share_counts(dataset: Dataset, folder: RunFolder | None, kept: Mapping[str, Any]) -> Dataset:
+    """Return the dataset with the counts that rank 0 has kept in its folder, mapped into memory:
+    the processes on one machine share them.
+
+    A process that does not see the folder keeps its own counts, which are equal. Raises
+    CheckpointError and ProcessGroupError.
+    """
+    if dataset.by_counts is None or processes.world() == 1:
+        return dataset
+    from nanochat.tensor.distributed import from_rank_0
+
+    path = str(folder.counts.absolute()) if folder is not None else ""
+    counts = Path(from_rank_0(path))
+    sha256 = from_rank_0(named_in(kept) or "")
+    if not counts.is_dir():
+        return dataset
+    model, train, _ = load_counts(counts, sha256)
+    by_counts = dataclasses.replace(dataset.by_counts, model=model, train=train)
+    return dataclasses.replace(dataset, by_counts=by_counts)

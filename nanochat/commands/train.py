@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanochat.commands.baseline import Counting, start_baseline
-from nanochat.commands.mixing import fits_share, keep_counts
+from nanochat.commands.mixing import fits_share, keep_counts, share_counts
 from nanochat.commands.resolve import RunText, complete_config, regularized, resolve
 from nanochat.commands.signals import stop_requested
 from nanochat.commands.train_report import announce, finish, preview, with_way_on
@@ -181,6 +181,8 @@ def train(
             folder = stack.enter_context(_new_run(resolved, origin, chosen))
             dataset.keep_sources(folder.path)
             counts = keep_counts(dataset, folder)
+        if checkpoint is None:
+            dataset = share_counts(dataset, folder, counts)
         run = _Run(
             config=resolved, dataset=dataset, engine=engine, folder=folder,
             resumed_from=checkpoint, terminal=terminal,

@@ -14,7 +14,7 @@ from nanochat.ngram.stored import load_counts
 from nanochat.runs.checkpoint import Checkpoint
 from nanochat.runs.folder import RunFolder
 
-__all__ = ["counts_of", "named", "named_counts", "saved_counts"]
+__all__ = ["counts_of", "named", "named_counts", "named_in", "saved_counts"]
 
 _KEY = "ngram_sha256"  # in the data of a checkpoint
 
@@ -22,6 +22,12 @@ _KEY = "ngram_sha256"  # in the data of a checkpoint
 def named(sha256: str) -> Mapping[str, Any]:
     """Return what a checkpoint's data hold of the counts."""
     return {_KEY: sha256}
+
+
+def named_in(data: Mapping[str, Any]) -> str | None:
+    """Return the SHA-256 of the counts that `named` returned, or that a checkpoint's data hold."""
+    sha256 = data.get(_KEY)
+    return sha256 if isinstance(sha256, str) else None
 
 
 def named_counts(checkpoint: Checkpoint) -> Mapping[str, Any]:
@@ -39,7 +45,7 @@ def saved_counts(checkpoint: Checkpoint) -> tuple[KneserNey, NDArray[np.float32]
 
     Raises CheckpointError.
     """
-    sha256 = checkpoint.data.get(_KEY)
-    if not isinstance(sha256, str):
+    sha256 = named_in(checkpoint.data)
+    if sha256 is None:
         raise CheckpointError(f"{checkpoint.path} does not name its counts; train again")
     return load_counts(RunFolder(checkpoint.run_folder).counts, sha256)

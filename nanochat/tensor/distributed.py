@@ -1,9 +1,11 @@
-"""One model in several processes under torchrun: the process group, and one sum over it."""
+"""One model in several processes under torchrun: the process group, its sum, and a text to all."""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
@@ -12,7 +14,7 @@ from torch import Tensor
 from nanochat.errors import ProcessGroupError
 from nanochat.system.processes import check_rendezvous, local_rank, rank, world
 
-__all__ = ["all_reduce", "init", "local_rank", "rank", "world"]
+__all__ = ["all_reduce", "from_rank_0", "init", "local_rank", "rank", "world"]
 
 
 def init(device: torch.device) -> None:
@@ -38,8 +40,25 @@ def all_reduce(tensor: Tensor) -> None:
     """Replace the tensor by its sum over all processes. Raises ProcessGroupError if one ended."""
     if world() == 1:
         return
-    try:
+    with _lost_process():
         dist.all_reduce(tensor)
+
+
+def from_rank_0(text: str) -> str:
+    """Return the text that rank 0 passes; the others' is ignored. Raises ProcessGroupError if a
+    process ended."""
+    if world() == 1:
+        return text
+    texts = [text]
+    with _lost_process():
+        dist.broadcast_object_list(texts)
+    return texts[0]
+
+
+@contextmanager
+def _lost_process() -> Iterator[None]:
+    try:
+        yield
     except RuntimeError as error:
         raise ProcessGroupError(
             f"rank {rank()} lost another process of this run, whose own message says why:"

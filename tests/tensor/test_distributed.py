@@ -31,9 +31,14 @@ def free_port() -> int:
 
 
 def start(
-    script: str, rank: int, port: int, arguments: Sequence[str] = (), cwd: Path | None = None
+    script: str,
+    rank: int,
+    port: int,
+    arguments: Sequence[str] = (),
+    cwd: Path | None = None,
+    world: int = 2,
 ) -> subprocess.Popen[str]:
-    group = {"RANK": rank, "WORLD_SIZE": 2, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1"}
+    group = {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1"}
     environment = {name: str(value) for name, value in {**group, "MASTER_PORT": port}.items()}
     # An empty entry would be the current folder.
     paths = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
@@ -104,6 +109,31 @@ def test_a_stop_that_reaches_two_processes_at_different_steps_is_saved_once_by_r
         assert checkpoint.trainer.step == step
     assert not list(folders[1].iterdir())  # ranks above 0 write nothing
     assert not list(folders[0].glob("*/.*"))  # no lock is left
+
+
+def test_two_processes_map_the_counts_that_rank_0_has_kept(tmp_path: Path) -> None:
+    corpus, port = tmp_path / "names.txt", free_port()
+    corpus.write_text(TEXT)
+    folders = [tmp_path / f"rank{rank}" for rank in range(3)]
+    for folder in folders:
+        folder.mkdir()
+    processes = [
+        start("shared_counts.py", rank, port, [str(corpus)], folder, world)
+        for folder, (rank, world) in zip(folders, ((0, 2), (1, 2), (0, 1)), strict=True)
+    ]
+    outputs = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], outputs
+    first, second, alone = (json.loads(out.splitlines()[-1]) for out, _ in outputs)
+    kept = list((folders[0] / "run/counts").iterdir())
+    assert first["mapped"] == second["mapped"] == [str(kept[0])]
+    assert first["loss"] == second["loss"]
+    assert not list(folders[1].iterdir())
+    assert alone["mapped"] == []  # its counts are in its own memory
+    untrained = [
+        json.loads((folder / "run/metrics.jsonl").read_text().splitlines()[0])["val_loss"]
+        for folder in (folders[0], folders[2])
+    ]
+    np.testing.assert_allclose(untrained[0], untrained[1], rtol=1e-12)
 
 
 def test_one_process_joins_no_group_and_sums_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
