@@ -1,13 +1,16 @@
 """The effect of each option of the nano preset: ablations on a part of the training bytes.
 
-    python -m bench.choices.recipe --text FILE [--notebook NOTEBOOK] [--steps 300] [--seeds 3]
+    python -m bench.choices.recipe --text FILE [FILE …] [--notebook NOTEBOOK] [--steps 300]
+                                   [--seeds 3] [--bytes N]
 
 FILE is split 90/10 as `nanochat train` splits it, and its last part is reserved: tuning never sees
-the bytes that score the race. The first part is split again for these runs. Each row of the table
-changes one option, or one option and those that it needs, and is trained by `nanochat.ablate` with
-the same seeds. The model's options were measured around Muon, the learning rates around both
-optimizers, and n-grams around the resulting recipe. Writes results/choices/recipe-NOTEBOOK.json and
-prints a table of docs/recipe.md. --rows N limits the run to the first N rows and writes nothing.
+the bytes that score the race. The first part, or its first N bytes, is split again for these runs.
+Each row of the table changes one option, or one option and those that it needs, and is trained by
+`nanochat.ablate` with the same seeds on each text. An effect is the mean over texts and seeds of
+the difference from the first row. The model's options were measured around Muon, the learning rates
+around both optimizers, and n-grams around the resulting recipe. Writes
+results/choices/recipe-NOTEBOOK.json and prints a table of docs/recipe.md. --rows N limits the run to
+the first N rows and writes nothing.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from typing import Any
 import nanochat
 from bench.command import command_parser
 from bench.machine import write_result
+from bench.race.statistics import paired_difference
 
 # As many parameters in wider blocks.
 NO_NGRAMS = {"hash_embed_rows": 0, "n_layer": 3, "n_embd": 144}
@@ -165,12 +169,13 @@ NOTEBOOKS: Mapping[str, tuple[Mapping[str, Any], Changes]] = {
 }
 
 
-def training_part(text: Path, folder: Path) -> Path:
-    """Write the first nine tenths of the bytes, the training part of a run on the whole text."""
+def training_part(text: Path, part: Path, most: int | None) -> str:
+    """Write the first nine tenths of the bytes, the training part of a run on the whole text, or
+    the first `most` bytes of them, in whole characters."""
     data = text.read_bytes()
-    part = folder / "training.txt"
-    part.write_bytes(data[: len(data) * 9 // 10])
-    return part
+    kept = data[: len(data) * 9 // 10][:most]
+    part.write_text(kept.decode("utf-8", errors="ignore"), encoding="utf-8")
+    return str(part)
 
 
 def losses(
@@ -188,46 +193,51 @@ def losses(
     )
 
 
-def interval(values: Sequence[float]) -> float:
-    """Return half the 95 % interval of the mean, by Student's t."""
-    t = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}[len(values)]
-    return t * statistics.stdev(values) / math.sqrt(len(values))
-
-
 def main() -> None:
     parser = command_parser(__doc__)
-    parser.add_argument("--text", type=Path, required=True)
+    parser.add_argument("--text", type=Path, required=True, nargs="+")
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--seeds", type=int, default=3, choices=(2, 3, 4, 5))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--bytes", type=int, help="of each training part; all without it")
     parser.add_argument("--notebook", default="adamw", choices=NOTEBOOKS)
     parser.add_argument("--rows", type=int, help="only the first ones; writes nothing")
     options = parser.parse_args()
     around, changes = NOTEBOOKS[options.notebook]
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        text = training_part(options.text, Path(folder))
-        base = {
-            "preset": "nano", "data": str(text), "mode": "tensor", "steps": options.steps,
-            "num_samples": 0, **around,
-        }  # fmt: skip
+        texts = [
+            training_part(text, Path(folder) / f"{index}.txt", options.bytes)
+            for index, text in enumerate(options.text)
+        ]
         for number, (name, change) in enumerate(changes[: options.rows]):
-            found, step_ms = losses(change, base, options.seeds, Path(folder) / str(number))
-            change_of = (
-                [a - b for a, b in zip(found, rows[0]["losses"], strict=True)] if rows else []
-            )
+            found: list[float] = []
+            step_ms = []
+            for index, text in enumerate(texts):
+                base = {
+                    "preset": "nano", "data": text, "mode": "tensor", "steps": options.steps,
+                    "num_samples": 0, **around,
+                }  # fmt: skip
+                out = Path(folder) / f"{number}-{index}"
+                of_text, ms = losses(change, base, options.seeds, out)
+                found += of_text
+                step_ms.append(ms)
+            effect, interval = paired_difference(found, rows[0]["losses"] if rows else found)
             rows.append(
                 {
                     "change": name,
                     "options": dict(change),
                     "losses": found,
-                    "step_ms": step_ms,
+                    "step_ms": statistics.median(step_ms),
                     "mean": statistics.mean(found),
-                    "effect": statistics.mean(change_of) if change_of else 0.0,
-                    "interval": interval(change_of) if change_of else interval(found),
+                    "effect": effect,
+                    "interval": interval,
                 }
             )
             print(table_row(rows[-1]), flush=True)
-    record = {"steps": options.steps, "seeds": options.seeds, "changes": rows}
+    record = {
+        "texts": [text.name if text.stem != "train" else text.parent.name for text in options.text],
+        "bytes": options.bytes, "steps": options.steps, "seeds": options.seeds, "changes": rows,
+    }  # fmt: skip
     if options.rows is None:
         print(write_result(f"choices/recipe-{options.notebook}", record))
 
