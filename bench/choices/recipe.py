@@ -9,8 +9,8 @@ Each row of the table changes one option, or one option and those that it needs,
 `nanochat.ablate` with the same seeds on each text. An effect is the mean over texts and seeds of
 the difference from the first row. The model's options were measured around Muon, the learning rates
 around both optimizers, and n-grams around the resulting recipe. Writes
-results/choices/recipe-NOTEBOOK.json and prints a table of docs/recipe.md. --rows N limits the run to
-the first N rows and writes nothing.
+results/choices/recipe-NOTEBOOK.json and prints a table of docs/recipe.md. --rows N limits the run
+to the first N rows and writes nothing.
 """
 
 from __future__ import annotations
