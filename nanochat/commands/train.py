@@ -36,6 +36,7 @@ from nanochat.model.state import TrainerState
 from nanochat.output.terminal import SILENT, Terminal
 from nanochat.runs.checkpoint import (
     Checkpoint,
+    clear_leftovers,
     find_checkpoint,
     mark_best,
     newest_checkpoint,
@@ -271,6 +272,7 @@ def _resumed_run(
     with ExitStack() as stack:
         if processes.rank() == 0:
             stack.enter_context(locked(folder.path))
+            clear_leftovers(folder.checkpoints)
         checkpoint, skipped = newest_checkpoint(folder.checkpoints)
         for reason in skipped:
             terminal.warn(reason)
@@ -305,7 +307,9 @@ def _train(run: _Run) -> LoopResult:
     log = _open_log(run.folder, config)
     try:
         if start is not None:
-            log.truncate(start.metrics_length)
+            lacking = log.truncate(start.metrics_length)
+            if lacking:
+                run.terminal.warn(lacking)
         done = start.step if start else 0
         time_left_s = run.deadline.time_left_s if run.deadline else None
         progress = run.terminal.progress(config.steps, done, run.watch.sample, time_left_s)

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nanochat.errors import ConfigError
-from nanochat.system.durable import output_error
+from nanochat.errors import CheckpointError, ConfigError
+from nanochat.system.durable import output_error, replace_durably
 
 __all__ = ["LossCurve", "write_loss_curve"]
 
@@ -51,14 +51,11 @@ def write_loss_curve(
     """Plot the training loss of each step, its running mean, and each evaluation.
 
     counting_loss: nats per token of the counted n-grams, drawn as a dotted line. Leaves out figures
-    that are not finite. Raises OutputError.
+    that are not finite. Raises OutputError, and CheckpointError for a log that cannot be read.
     """
     steps, evals = _read(metrics)
     curves = _Curves(_thinned(steps), _smoothed(steps), _points(evals), counting_loss)
-    try:
-        picture.write_text("\n".join(_svg(curves, title)) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise output_error(picture, error) from error
+    replace_durably(picture, ("\n".join(_svg(curves, title)) + "\n").encode())
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,24 +106,42 @@ class _Curves(NamedTuple):
 
 
 def _read(metrics: Path) -> tuple[_Series, _Series]:
-    """Return the finite losses of the steps and of the evaluations in a log."""
-    text = metrics.read_text(encoding="utf-8")
+    """Return the finite losses of the steps and of the evaluations in a log.
+
+    Lines that no run writes are left out. Raises CheckpointError.
+    """
+    try:
+        text = metrics.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise CheckpointError(f"cannot read {metrics}: {error.strerror or error}") from error
     lines = text.splitlines()
     steps: list[tuple[Any, Any]] = _STEP.findall(text)
     others = [line for line in lines if not line.startswith(_STEP_START)]
     if len(steps) + len(others) != len(lines):  # another program wrote some
         steps, others = [], lines
-    records = [json.loads(line) for line in others]
-    steps += [(r["step"], r["loss"]) for r in records if r["kind"] == "step"]
-    evals = [(r["step"], r["val_loss"]) for r in records if r["kind"] == "eval"]
-    return _finite(steps), _finite(evals)
+    steps += _figures(others, "step", "loss")
+    return _finite(steps), _finite(_figures(others, "eval", "val_loss"))
+
+
+def _figures(lines: Iterable[str], kind: str, name: str) -> list[tuple[Any, Any]]:
+    """Return step and figure of the records of a kind."""
+    figures = []
+    for line in lines:
+        with suppress(ValueError, TypeError, KeyError, RecursionError):
+            record = json.loads(line)
+            if record["kind"] == kind:
+                figures.append((float(record["step"]), _number(record[name])))
+    return figures
+
+
+def _number(value: Any) -> float:
+    """Return a figure of the log, which has a string for one that is not finite, null for none."""
+    return math.nan if value in (None, "null") else float(value)
 
 
 def _finite(pairs: Sequence[tuple[Any, Any]]) -> _Series:
-    """Return the finite points; the log holds a string for a loss that is not finite, null for a
-    missing one."""
-    missing = (None, "null")
-    losses = np.array([math.nan if y in missing else float(y) for _, y in pairs], np.float64)
+    """Return the finite points."""
+    losses = np.array([_number(y) for _, y in pairs], np.float64)
     series = np.stack([np.array([x for x, _ in pairs], np.float64), losses])
     return series[:, np.isfinite(losses)]
 

@@ -28,13 +28,14 @@ from nanochat.model.state import TrainerState
 from nanochat.ngram.share import Share
 from nanochat.runs.best import BEST, BEST_FORMAT, BEST_VERSION, BestMark, read_best
 from nanochat.runs.find import REPLACED, checkpoint_folders
-from nanochat.system.durable import output_error, sync_folder, write_durably
+from nanochat.system.durable import output_error, replace_durably, sync_folder, write_durably
 from nanochat.training.engine import EngineState
 
 __all__ = [
     "BEST",
     "BestMark",
     "Checkpoint",
+    "clear_leftovers",
     "find_checkpoint",
     "load_checkpoint",
     "mark_best",
@@ -105,12 +106,20 @@ def save_checkpoint(
     contents[MANIFEST] = _dump(_manifest(contents))
     target = directory / f"step-{trainer.step:06d}"
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(exist_ok=True)  # not its parents: the run's folder may have been moved
         _clear_leftovers(directory)
         _write_folder(target, contents)
     except OSError as error:
         raise output_error(target, error) from error
     return target
+
+
+def clear_leftovers(directory: Path) -> None:
+    """Undo or finish the saves that a crash has interrupted. Raises OutputError."""
+    try:
+        _clear_leftovers(directory)
+    except OSError as error:
+        raise output_error(directory, error) from error
 
 
 def _manifest(contents: Mapping[str, bytes]) -> dict[str, Any]:
@@ -162,7 +171,6 @@ def _remove(folder: Path, *, ignore_errors: bool = False) -> None:
 
 
 def _clear_leftovers(directory: Path) -> None:
-    """Undo or finish the saves that a crash interrupted."""
     for replaced in directory.glob(f"{REPLACED}step-*"):
         target = directory / replaced.name.removeprefix(REPLACED)
         if target.exists():
@@ -172,6 +180,8 @@ def _clear_leftovers(directory: Path) -> None:
     for pattern in (f"{SAVING}step-*", f"{REMOVED}step-*"):
         for leftover in directory.glob(pattern):
             _remove(leftover)
+    for temporary in directory.glob(f".{BEST}.tmp"):
+        temporary.unlink()
 
 
 def mark_best(path: Path, val_loss: float | None) -> None:
@@ -186,16 +196,7 @@ def mark_best(path: Path, val_loss: float | None) -> None:
         "val_loss": val_loss,
         "weights_sha256": _read_manifest(path)[WEIGHTS]["sha256"],
     }
-    target = path.parent / BEST
-    temporary = target.with_name(f"{SAVING}{BEST}")
-    try:
-        write_durably(temporary, _dump(record))
-        os.replace(temporary, target)
-        sync_folder(target.parent)
-    except OSError as error:
-        raise output_error(target, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    replace_durably(path.parent / BEST, _dump(record))
 
 
 def remove_checkpoint(path: Path) -> None:
@@ -355,7 +356,8 @@ def newest_checkpoint(directory: Path) -> tuple[Checkpoint, list[str]]:
     if skipped:
         raise CheckpointError(f"{directory} holds no complete checkpoint: {'; '.join(skipped)}")
     raise CheckpointError(
-        f"{directory} holds no checkpoint; the run ended before its first one, so start a new run"
+        f"{directory} holds no checkpoint; the run ended before its first one, so start it again"
+        " without --resume"
     )
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from nanochat.config.options import CHECKPOINTS_DIR, RUNS_DIR
 from nanochat.data.sources.fetching import SOURCES_DIR
 from nanochat.errors import OutputError
 from nanochat.runs.lock import LOCK, locked
-from nanochat.system.durable import output_error
+from nanochat.system.durable import make_folder, output_error, replace_durably
 from nanochat.system.json_text import strict_json
 
 __all__ = ["RUN_FILES", "RunFolder", "new_run", "refuse_used"]
@@ -27,7 +27,10 @@ CONFIG, ENVIRONMENT, METRICS, PLOT, RESULT, EVENTS = (
 RUN_FILES = {CONFIG, ENVIRONMENT, METRICS, PLOT, RESULT, EVENTS}
 COUNTS_DIR = "counts"  # of n-grams that the network is mixed with
 RUN_FILES |= {CHECKPOINTS_DIR, COUNTS_DIR, LOCK, SOURCES_DIR}
-RUN_FILES |= {f".{name}.tmp" for name in (CONFIG, ENVIRONMENT, RESULT)}
+RUN_FILES |= {f".{name}.tmp" for name in (CONFIG, ENVIRONMENT, RESULT, PLOT)}
+# What a run may leave that ends before its first checkpoint. SOURCES_DIR may hold the only copy of
+# standard input; a result is that of a finished run.
+_REMAINS = RUN_FILES - {SOURCES_DIR, RESULT}
 
 
 class RunFolder:
@@ -62,20 +65,15 @@ class RunFolder:
         self._write(path, strict_json(record, indent=2) + "\n")
 
     def _write(self, path: Path, text: str) -> None:
-        temporary = path.with_name(f".{path.name}.tmp")
-        try:
-            temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, path)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise output_error(path, error) from error
+        replace_durably(path, text.encode())
 
 
 @contextmanager
 def new_run(out: str | None, name: str) -> Iterator[RunFolder]:
     """Create a run's folder and lock it: `out`, or runs/<time>-<name>.
 
-    Raises OutputError if it cannot be created, holds anything, or another process writes to it.
+    What a run has left that ended before its first checkpoint is removed. Raises OutputError if the
+    folder cannot be created, holds anything else, or another process writes to it.
     """
     path = Path(RUNS_DIR) / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}" if out is None else Path(out)
     try:
@@ -83,45 +81,68 @@ def new_run(out: str | None, name: str) -> Iterator[RunFolder]:
             path = _make_unused(path)
         else:
             refuse_used(path)
-            path.mkdir(parents=True, exist_ok=True)
+            with suppress(FileExistsError):
+                make_folder(path)
     except OSError as error:
         raise output_error(path, error) from error
     with locked(path):
         refuse_used(path, locked_here=True)  # another process may have been faster
         try:
-            (path / CHECKPOINTS_DIR).mkdir()
+            _clear_remains(path)
+            make_folder(path / CHECKPOINTS_DIR)
         except OSError as error:
             raise output_error(path, error) from error
         yield RunFolder(path)
 
 
 def refuse_used(path: Path, *, locked_here: bool = False) -> None:
-    """Raise OutputError if `path` holds anything apart from this process's lock."""
+    """Raise OutputError if a run cannot begin in `path`.
+
+    It can in a new folder, an empty one, and one that holds only what a run writes before its first
+    checkpoint, apart from a text that only this folder may hold.
+    """
     try:
         names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
         is_file = path.exists() and not path.is_dir()
+        has_checkpoint = any(map(_is_checkpoint, (path / CHECKPOINTS_DIR).glob("*step-*")))
     except OSError as error:
         raise output_error(path, error) from error
     if LOCK in names and not locked_here:
         with locked(path):  # raises if its owner is running
             pass
-    if CONFIG in names:
-        checkpoints = path / CHECKPOINTS_DIR
+    if CONFIG in names and (has_checkpoint or RESULT in names):
         way_out = "add --resume to continue it, or choose another out"
-        if not any(checkpoints.glob("*step-*")):
-            way_out = "it ended before its first checkpoint; remove it or choose another out"
         raise OutputError(f"out {path} already holds a run; {way_out}")
-    if is_file or names - {LOCK}:
+    if CONFIG in names and SOURCES_DIR in names:
+        raise OutputError(
+            f"out {path} already holds a run; it ended before its first checkpoint, and"
+            f" {path / SOURCES_DIR} has a copy of its text; remove it or choose another out"
+        )
+    if is_file or names - _REMAINS or (has_checkpoint and names):
         raise OutputError(f"out {path} must be a new or an empty folder; choose another out")
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    """Whether it is a step folder, not one whose save was cut off."""
+    return folder.name.startswith(("step-", ".replaced-"))
+
+
+def _clear_remains(path: Path) -> None:
+    """Remove what a run has left that ended before its first checkpoint."""
+    for name in sorted(_REMAINS - {LOCK}):
+        remains = path / name
+        if remains.is_dir() and not remains.is_symlink():
+            shutil.rmtree(remains)
+        elif remains.exists() or remains.is_symlink():
+            remains.unlink()
 
 
 def _make_unused(path: Path) -> Path:
     """Create the folder, or path-2, path-3, … if runs start within the same second."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     unused, suffix = path, 2
     while True:
         try:
-            unused.mkdir()
+            make_folder(unused)
         except FileExistsError:
             unused, suffix = path.with_name(f"{path.name}-{suffix}"), suffix + 1
         else:

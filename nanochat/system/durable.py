@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from nanochat.errors import OutputError
 
-__all__ = ["output_error", "sync_folder", "write_durably"]
+__all__ = ["make_folder", "output_error", "replace_durably", "sync_folder", "write_durably"]
 
 
 def output_error(path: Path, error: OSError) -> OutputError:
@@ -32,3 +33,28 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def replace_durably(path: Path, content: bytes) -> None:
+    """Write a file under another name and rename it: after a crash, the old one or the new one is
+    there. Raises OutputError."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        write_durably(temporary, content)
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise output_error(path, error) from error
+    finally:
+        # Also after a KeyboardInterrupt. After the rename there is nothing to remove.
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder and its parents, durably. Raises FileExistsError and other OSErrors."""
+    if not path.parent.exists():
+        with suppress(FileExistsError):  # made by another process in the meantime
+            make_folder(path.parent)
+    path.mkdir()
+    sync_folder(path.parent)

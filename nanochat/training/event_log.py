@@ -102,12 +102,12 @@ class EventLog(JsonlWriter):
             self._events.flush()
             os.fsync(self._events.fileno())
 
-    def truncate(self, length: int) -> None:
+    def truncate(self, length: int) -> str | None:
         """Drop what was written after the checkpoint that the run resumes from.
 
         A run that logs no events yet gets those of its metrics.jsonl.
         """
-        super().truncate(length)
+        lacking = super().truncate(length)
         records = _records(self.path)
         if not self._is_first:
             from tensorboard.compat.proto.event_pb2 import SessionLog
@@ -118,6 +118,7 @@ class EventLog(JsonlWriter):
             records = [record for record in records if record["step"] == last]
         for record in records:
             self._write_figures(record)
+        return lacking
 
     def close(self) -> None:
         super().close()

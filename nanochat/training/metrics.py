@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanochat.data.batches import IGNORE
-from nanochat.errors import OutputError
 from nanochat.system.durable import output_error
 
 __all__ = [
@@ -220,18 +219,29 @@ class JsonlWriter:
         except OSError as error:
             raise output_error(self.path, error) from error
 
-    def truncate(self, length: int) -> None:
-        """Drop the lines written after the checkpoint that the run resumes from."""
+    def truncate(self, length: int) -> str | None:
+        """Drop the lines written after the checkpoint that the run resumes from.
+
+        Returns what the file lacks, or None. It may have been edited or lost; the checkpoint does
+        not need it.
+        """
         present = self.length
-        if present < length:
-            raise OutputError(
-                f"{self.path} must have at least the {length} bytes that the checkpoint recorded,"
-                f" got {present}; restore the file or start a new run"
-            )
         try:
+            if present < length:
+                os.ftruncate(self._file.fileno(), self._end_of_lines(present))
+                return (
+                    f"{self.path} has {present} of the {length} bytes that the checkpoint recorded;"
+                    " the figures that it lacks stay lost, and the run goes on"
+                )
             os.ftruncate(self._file.fileno(), length)
         except OSError as error:
             raise output_error(self.path, error) from error
+        return None
+
+    def _end_of_lines(self, present: int) -> int:
+        """Return where the last whole line ends."""
+        with open(self.path, "rb") as file:
+            return file.read(present).rfind(b"\n") + 1
 
     def close(self) -> None:
         try:
@@ -260,8 +270,8 @@ class NullWriter:
     def sync(self) -> None:
         pass
 
-    def truncate(self, length: int) -> None:
-        pass
+    def truncate(self, length: int) -> str | None:
+        return None
 
     def close(self) -> None:
         pass

@@ -19,6 +19,7 @@ from nanochat.errors import OutputError
 from nanochat.runs import checkpoint as checkpoint_module
 from nanochat.runs.checkpoint import load_checkpoint
 from nanochat.runs.lock import LOCK
+from nanochat.system import durable
 
 
 def test_a_used_folder_is_refused_and_left_as_it_is(run, refused, flags, tiny):
@@ -198,15 +199,14 @@ def test_a_full_disk_during_a_save_keeps_the_earlier_checkpoints(
 def test_a_full_disk_at_any_other_file_is_one_clear_line(
     name, folder, monkeypatch, refused, flags, tiny
 ):
-    def full(*args, **kwargs):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    written = durable.write_durably
 
-    plain = Path.write_text
+    def full_at_name(path, content):
+        if name in path.name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written(path, content)
 
-    def write_text(path, *args, **kwargs):
-        return full() if name in path.name else plain(path, *args, **kwargs)
-
-    monkeypatch.setattr(Path, "write_text", write_text)
+    monkeypatch.setattr(durable, "write_durably", full_at_name)
     message = refused("train", *flags(**tiny(out="run", num_samples=0)), "--quiet", code=1)
     assert message == (
         f"cannot write run/{name}: No space left on device; free some space or choose another out"

@@ -17,7 +17,7 @@ from commands.run_files import resume, untimed, untimed_log, weights_sha256
 import nanochat
 from nanochat.config.options import TrainConfig, options_of
 from nanochat.config.sources import read_config_file
-from nanochat.errors import CheckpointError, ConfigError, OutputError, RunInterrupted
+from nanochat.errors import CheckpointError, ConfigError, RunInterrupted
 from nanochat.output.terminal import Terminal
 from nanochat.runs.checkpoint import load_checkpoint
 
@@ -265,13 +265,22 @@ def test_there_is_nothing_to_resume(folder, refused, run, stop_after):
     )
     Path("run/checkpoints").mkdir(parents=True)
     assert refused("train", "--resume", "--out=run", code=1) == (
-        "run/checkpoints holds no checkpoint; the run ended before its first one, so start a new"
-        " run"
+        "run/checkpoints holds no checkpoint; the run ended before its first one, so start it again"
+        " without --resume"
     )
 
 
-def test_a_log_shorter_than_its_checkpoint_is_not_gone_on_with(run):
-    run(out="run")
-    Path("run/metrics.jsonl").write_bytes(b"")
-    with pytest.raises(OutputError, match=r"^run/metrics.jsonl must have at least the"):
-        resume("run")
+@pytest.mark.parametrize("damage", [Path.unlink, lambda log: log.write_bytes(b'{"kind":1}\n[[')])
+def test_a_run_goes_on_without_its_log_and_says_so(run, stop_after, damage, capsys):
+    whole = run(out="whole")
+    stop_after(4)
+    with pytest.raises(RunInterrupted):
+        run(out="run")
+    damage(Path("run/metrics.jsonl"))
+    stop_after(10**9)
+    result = nanochat.train(TrainConfig(resume=True, out="run"), terminal=Terminal())
+    assert weights_sha256(result.run) == weights_sha256(whole.run)
+    assert "the figures that it lacks stay lost" in capsys.readouterr().err
+    steps = [line for line in untimed_log("run") if '"kind":"step"' in line]
+    assert steps == [line for line in untimed_log("whole") if '"kind":"step"' in line][4:]
+    assert (result.run / "loss.svg").exists()

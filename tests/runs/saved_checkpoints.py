@@ -10,6 +10,7 @@ import numpy as np
 
 from nanochat.runs import checkpoint as module
 from nanochat.runs.checkpoint import TrainerState, save_checkpoint
+from nanochat.system import durable
 from nanochat.training.engine import EngineState
 
 FILES = {
@@ -38,6 +39,7 @@ def state(dtype=np.float32, seed=0):
 
 
 def save(directory: Path, step=123, **changes) -> Path:
+    directory.parent.mkdir(parents=True, exist_ok=True)  # of a run, which has its folder
     values = {
         "config": CONFIG, "tokenizer": TOKENIZER, "data": DATA, "trainer": trainer(step),
         "state": state(seed=step),
@@ -67,6 +69,7 @@ def damage(path: Path) -> str:
 
 WATCHED = (
     (os, "fsync"), (os, "rename"), (module, "write_durably"), (module, "sync_folder"),
+    (durable, "write_durably"), (durable, "sync_folder"),  # of replace_durably
 )  # fmt: skip
 
 

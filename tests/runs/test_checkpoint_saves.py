@@ -8,10 +8,22 @@ import shutil
 from pathlib import Path
 
 import pytest
-from runs.saved_checkpoints import FILES, CutOff, names, no_space, same_bits, save, state, trainer
+from runs.saved_checkpoints import (
+    CONFIG,
+    DATA,
+    FILES,
+    TOKENIZER,
+    CutOff,
+    names,
+    no_space,
+    same_bits,
+    save,
+    state,
+    trainer,
+)  # fmt: skip
 
 from nanochat.errors import OutputError
-from nanochat.runs.checkpoint import load_checkpoint, newest_checkpoint
+from nanochat.runs.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 
 # Seven files and two folders, each a call and an fsync, and a rename or two.
 NEW_SAVE, REPLACING_SAVE = 19, 20
@@ -135,7 +147,10 @@ def test_files_are_on_disk_before_the_folder_takes_its_name_and_the_name_after(
 def test_a_directory_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError) as caught:
-        save(tmp_path / "file" / "checkpoints")
+        save_checkpoint(
+            tmp_path / "file" / "checkpoints", config=CONFIG, tokenizer=TOKENIZER, data=DATA,
+            trainer=trainer(123), state=state(),
+        )  # fmt: skip
     assert str(caught.value) == (
         f"cannot write {tmp_path}/file/checkpoints/step-000123: Not a directory;"
         " choose a writable out"

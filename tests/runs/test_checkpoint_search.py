@@ -54,7 +54,8 @@ def test_a_directory_without_checkpoints_holds_none(tmp_path, made):
     with pytest.raises(CheckpointError) as caught:
         newest_checkpoint(directory)
     assert str(caught.value) == (
-        f"{directory} holds no checkpoint; the run ended before its first one, so start a new run"
+        f"{directory} holds no checkpoint; the run ended before its first one, so start it again"
+        " without --resume"
     )
 
 

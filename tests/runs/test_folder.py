@@ -69,7 +69,7 @@ def test_a_file_is_whole_or_absent(folder, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(module.os, "replace", full)
+        patch.setattr("os.replace", full)
         with pytest.raises(OutputError, match=r"^cannot write run/result.json: No space left"):
             run.write_json(run.result, {"a": 2})
     assert json.loads(Path("run/result.json").read_text()) == {"a": 1}
@@ -99,21 +99,64 @@ def test_of_two_writers_of_a_new_folder_the_second_is_refused_and_the_first_goes
         assert run.config.read_text() == "steps = 3\n"
 
 
-def test_a_run_is_continued_only_if_it_has_a_checkpoint(folder):
-    with new_run("run", "") as run:
+def unstarted_run(folder: str = "run"):
+    """What a run leaves that is killed during its first save."""
+    with new_run(folder, "") as run:
         run.write_config({"steps": 3})
-    with pytest.raises(OutputError) as caught:
-        refuse_used(Path("run"))
-    assert str(caught.value) == (
-        "out run already holds a run; it ended before its first checkpoint; remove it or choose"
-        " another out"
-    )
-    (run.checkpoints / "step-000003").mkdir()
-    with pytest.raises(OutputError) as caught:
-        refuse_used(Path("run"))
+        (run.path / ".result.json.tmp").write_text("{")
+        run.metrics.write_text('{"kind":"eval"}\n')
+        saving = run.checkpoints / ".saving-step-000000"
+        saving.mkdir()
+        (saving / "weights.safetensors").write_bytes(b"half")
+    return run
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_can_be_started_again(folder):
+    unstarted_run()
+    with new_run("run", "") as run:
+        assert {path.name for path in run.path.iterdir()} == {LOCK, "checkpoints"}
+        assert not list(run.checkpoints.iterdir())
+
+
+@pytest.mark.parametrize("path", ["checkpoints/step-000003", "checkpoints/.replaced-step-000003"])
+def test_a_run_with_a_checkpoint_is_only_continued(folder, path):
+    run = unstarted_run()
+    (run.path / path).mkdir()
+    with pytest.raises(OutputError) as caught, new_run("run", ""):
+        pass
     assert str(caught.value) == (
         "out run already holds a run; add --resume to continue it, or choose another out"
     )
+    assert run.metrics.exists()
+
+
+def test_a_result_without_checkpoints_is_not_written_over(folder):
+    run = unstarted_run()
+    run.result.write_text("{}")
+    with pytest.raises(OutputError, match="^out run already holds a run"), new_run("run", ""):
+        pass
+    assert run.result.exists()
+
+
+def test_the_copy_of_a_text_is_not_removed(folder):
+    run = unstarted_run()
+    (run.path / "sources").mkdir()
+    with pytest.raises(OutputError) as caught, new_run("run", ""):
+        pass
+    assert str(caught.value) == (
+        "out run already holds a run; it ended before its first checkpoint, and run/sources has a"
+        " copy of its text; remove it or choose another out"
+    )
+    assert run.metrics.exists()
+
+
+def test_a_file_that_no_run_writes_keeps_the_folder_from_being_used(folder):
+    run = unstarted_run()
+    (run.path / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError) as caught, new_run("run", ""):
+        pass
+    assert str(caught.value) == "out run must be a new or an empty folder; choose another out"
+    assert run.metrics.exists()
 
 
 def test_a_folder_that_holds_only_the_lock_of_a_dead_process_is_new(folder):
@@ -128,6 +171,7 @@ def test_a_folder_that_another_process_filled_between_look_and_lock_is_refused(f
     @contextmanager
     def slow(path):
         Path(path, "config.toml").write_text("")
+        Path(path, "checkpoints/step-000001").mkdir(parents=True)
         with locked(path):
             yield
 

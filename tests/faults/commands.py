@@ -1,0 +1,119 @@
+"""Commands of nanochat in forked children, and what a run's folder must hold afterwards."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Commands", "Done", "final_state", "hidden_files", "whole_checkpoints"]
+
+HERE = Path(__file__).parent
+
+
+@dataclasses.dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    code: int | None  # negative: the signal that killed it; None: it did not end in time
+    out: str
+    err: str
+    peak_bytes: int
+    seconds: float
+
+    def complaint(self) -> str | None:
+        """Return what is wrong with the way it ended, or None: success, or one line of error."""
+        if self.code is None:
+            return "it did not end"
+        if "Traceback" in self.err:
+            return f"a traceback: {self.err[-800:]}"
+        if self.code == 0:
+            return None
+        errors = [line for line in self.err.splitlines() if line.startswith("error: ")]
+        if self.code not in (1, 2) or len(errors) != 1:
+            return f"exit code {self.code}, errors {errors}, stderr {self.err[-300:]!r}"
+        return None
+
+
+class Commands:
+    """Runs commands; start it once per module, for it imports the whole package."""
+
+    def __init__(self, build: Path, threads: int = 1) -> None:
+        library = build / "failing_calls.so"
+        compiled = ["cc", "-shared", "-fPIC", "-O1", str(HERE / "failing_calls.c")]
+        subprocess.run([*compiled, "-o", str(library), "-ldl"], check=True)
+        self._server = subprocess.Popen(
+            [sys.executable, str(HERE / "command_server.py")],
+            env={**os.environ, "LD_PRELOAD": str(library), "OMP_NUM_THREADS": str(threads)},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def run(self, *words: str, cwd: Path, **request: Any) -> Done:
+        """Run one command in a folder.
+
+        Args:
+            request: `fault` for failing_calls.c (below, kinds, at, persists, error, log), `memory`
+                and `file_size` (limits in bytes), `kill_after_s` and `signal`, `timeout_s`.
+        """
+        assert self._server.stdin is not None and self._server.stdout is not None
+        asked = {"words": words, "cwd": str(cwd), **request}
+        self._server.stdin.write(json.dumps(asked) + "\n")
+        self._server.stdin.flush()
+        return Done(**json.loads(self._server.stdout.readline()))
+
+    def close(self) -> None:
+        assert self._server.stdin is not None and self._server.stdout is not None
+        self._server.stdin.close()
+        self._server.wait(timeout=60)
+        self._server.stdout.close()
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+# Of the trainer. The log has rates, whose digits vary in number.
+TIMED = ("elapsed_s", "metrics_length")
+
+
+def final_state(run: Path, step: int) -> Mapping[str, Any]:
+    """Return all that a finished run has computed: two runs of equal bits have equal states."""
+    checkpoint = run / "checkpoints" / f"step-{step:06d}"
+    names = [p.name for p in checkpoint.iterdir() if p.suffix == ".safetensors"]
+    state: dict[str, Any] = {name: _sha256(checkpoint / name) for name in sorted(names)}
+    trainer = json.loads((checkpoint / "trainer.json").read_text())
+    state["trainer"] = {key: value for key, value in trainer.items() if key not in TIMED}
+    rows = (run / "metrics.jsonl").read_text().splitlines()
+    state["metrics"] = [without_rates(json.loads(row)) for row in rows]
+    state["result"] = without_rates(json.loads((run / "result.json").read_text()))
+    return state
+
+
+def without_rates(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the row without what depends on the clock."""
+    return {name: value for name, value in row.items() if not re.search(r"_per_sec$|_s$", name)}
+
+
+def whole_checkpoints(run: Path) -> tuple[list[str], list[str]]:
+    """Return the names of the whole and of the other step folders, by their manifests' hashes."""
+    whole, others = [], []
+    for folder in sorted((run / "checkpoints").glob("step-*")):
+        try:
+            files = json.loads((folder / "manifest.json").read_text())["files"]
+            is_whole = all(_sha256(folder / name) == file["sha256"] for name, file in files.items())
+        except (OSError, ValueError, KeyError):
+            is_whole = False
+        (whole if is_whole else others).append(folder.name)
+    return whole, others
+
+
+def hidden_files(run: Path) -> list[str]:
+    """Return what a save, a lock or a cut-off replacement has left behind."""
+    return sorted(str(p.relative_to(run)) for p in run.rglob(".*"))
