@@ -118,11 +118,12 @@ PyObject* positive(PyObject* self) noexcept {
   return self;
 }
 
-PyObject* to_float(PyObject* self) noexcept {
-  if (as_value(self)->tape->recorder != nullptr) [[unlikely]] {
-    return refuse_data();
-  }
-  return PyFloat_FromDouble(as_value(self)->tape->value(as_value(self)->id));
+// math.exp() and the like call float(): their result would have no gradient.
+PyObject* refuse_float(PyObject* /*self*/) noexcept {
+  PyErr_SetString(PyExc_TypeError,
+                  "float() of a Value would lose its gradient; use .data for its number, or a "
+                  "method of the Value such as exp(), log() or tanh()");
+  return nullptr;
 }
 
 PyNumberMethods number_methods() noexcept {
@@ -134,7 +135,7 @@ PyNumberMethods number_methods() noexcept {
   methods.nb_power = power;
   methods.nb_negative = negative;
   methods.nb_positive = positive;
-  methods.nb_float = to_float;
+  methods.nb_float = refuse_float;
   return methods;
 }
 

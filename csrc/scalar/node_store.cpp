@@ -52,7 +52,7 @@ NodeId NodeStore::vacant_run(std::size_t length) {
     }
   }
   const std::size_t index = table_.size();
-  if (length > max_segments - index) throw std::length_error("a tape holds at most 2^31 nodes");
+  if (length > max_segments - index) throw std::length_error(full);
   details_.resize(index + length);
   table_.resize(index + length);
   vacant_ += length;

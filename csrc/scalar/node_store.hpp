@@ -64,7 +64,9 @@ class NodeStore {
   static constexpr NodeId segment_size = NodeId{1} << segment_bits;
   static constexpr NodeId offset_mask = segment_size - 1;
   // Bit 31 of an id is unused: traversals mark ids with it.
-  static constexpr std::size_t max_segments = std::size_t{1} << (31 - segment_bits);
+  static constexpr std::size_t max_nodes = std::size_t{1} << 31U;
+  static constexpr std::size_t max_segments = max_nodes >> segment_bits;
+  static constexpr const char* full = "a tape holds at most 2^31 nodes";
 
   NodeStore() = default;
   NodeStore(const NodeStore&) = delete;

@@ -10,6 +10,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <stdexcept>
 #include <vector>
 
 #include "scalar/libm.hpp"
@@ -49,7 +50,10 @@ class Tape {
   NodeId relu(NodeId a);
 
   // Returns the first of rows * cols parameters with consecutive ids, row by row, initially 0.
+  // Throws std::invalid_argument without any, std::length_error for more than a tape can hold.
   NodeId parameter_block(std::size_t rows, std::size_t cols) {
+    if (rows == 0 || cols == 0) throw std::invalid_argument("a parameter block has no parameters");
+    if (rows > NodeStore::max_nodes / cols) throw std::length_error(NodeStore::full);
     return nodes_.new_block(rows * cols);
   }
   void release_block(NodeId first) noexcept { nodes_.release_block(first); }

@@ -1,5 +1,7 @@
 // Memory of a tape: lifetime, recycling, bytes per node.
+#include <cstddef>
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 #include "scalar/tape.hpp"
@@ -139,6 +141,26 @@ TEST_CASE(a_tape_beyond_its_id_space_throws_and_stays_usable) {
   CHECK(thrown);
   const NodeId a = tape.leaf(2.0);
   CHECK(tape.value(tape.mul(a, a)) == 4.0);
+}
+
+TEST_CASE(a_block_without_parameters_or_with_more_than_an_integer_counts_throws) {
+  Tape tape;
+  const std::size_t half = std::size_t{1} << 32U;  // half * half wraps to 0
+  int thrown = 0;
+  for (const auto& [rows, cols] : {std::pair{std::size_t{0}, std::size_t{5}}, {5, 0}, {0, 0}}) {
+    try {
+      tape.parameter_block(rows, cols);
+    } catch (const std::invalid_argument&) {
+      ++thrown;
+    }
+  }
+  CHECK(thrown == 3);
+  try {
+    tape.parameter_block(half, half);
+  } catch (const std::length_error&) {
+    ++thrown;
+  }
+  CHECK(thrown == 4 && tape.store().nodes() == 0);
 }
 
 TEST_CASE(an_operand_without_a_handle_does_not_end_its_block) {

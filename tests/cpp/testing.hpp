@@ -2,6 +2,7 @@
 #ifndef NANOCHAT_TESTS_TESTING_HPP_
 #define NANOCHAT_TESTS_TESTING_HPP_
 
+#include <atomic>
 #include <bit>
 #include <cstdint>
 #include <cstdio>
@@ -29,6 +30,9 @@ inline void fail(const char* file, int line, const char* claim) {
   std::exit(1);
 }
 
+// Claims checked so far, by all threads.
+inline std::atomic<std::uint64_t> checks{0};
+
 // Returns whether the bits are equal: 0.0 differs from -0.0, and NaN equals the same NaN.
 inline bool same_bits(double a, double b) {
   return std::bit_cast<std::uint64_t>(a) == std::bit_cast<std::uint64_t>(b);
@@ -41,7 +45,10 @@ inline bool same_bits(double a, double b) {
   static const testing::Registration register_##name(#name, &name); \
   static void name()
 
-#define CHECK(claim) \
-  if (!(claim)) testing::fail(__FILE__, __LINE__, #claim)
+#define CHECK(claim)                                         \
+  do {                                                       \
+    testing::checks.fetch_add(1, std::memory_order_relaxed); \
+    if (!(claim)) testing::fail(__FILE__, __LINE__, #claim); \
+  } while (false)
 
 #endif  // NANOCHAT_TESTS_TESTING_HPP_

@@ -361,12 +361,32 @@ def test_values_are_equal_and_hash_alike_only_when_they_are_one_node():
         assert a < b
 
 
-def test_repr_and_float_show_the_number():
+def test_repr_shows_the_number():
     a = Value(0.1)
     (a * 3).backward()
     assert repr(a) == "Value(data=0.1, grad=3.0)"
-    assert float(a) == 0.1
     assert +a is a
+
+
+@pytest.mark.parametrize("function", [float, complex, math.exp, math.sqrt, np.float64, math.isnan])
+def test_a_function_of_floats_refuses_a_value_because_its_result_would_have_no_gradient(function):
+    with pytest.raises(TypeError) as caught:
+        function(Value(1.0))
+    assert str(caught.value) == (
+        "float() of a Value would lose its gradient; use .data for its number, or a method of the"
+        " Value such as exp(), log() or tanh()"
+    )
+
+
+def test_the_backward_pass_takes_the_numbers_that_the_operands_have_then():
+    """microgpt.py stores each derivative during the forward pass and would give 2 and 12."""
+    a, b, x = Value(2.0), Value(3.0), Value(2.0)
+    product, cube = a * b, x**3
+    a.data, x.data = 10.0, 5.0
+    product.backward()
+    cube.backward()
+    assert (b.grad, x.grad) == (10.0, 75.0)
+    assert (product.data, cube.data) == (6.0, 8.0)
 
 
 def test_operations_leave_reference_counts_as_they_found_them():

@@ -40,11 +40,15 @@ inline cudaLaunchConfig_t launch_config(const Grid& grid, cudaStream_t stream) {
   return config;
 }
 
-// Lets a kernel take more dynamic shared memory than a launch may use by default.
+// Lets a kernel take as much dynamic shared memory as the device has for it. The limit belongs to
+// the kernel, not to the launch: another thread's smaller one would make this launch fail.
 template <class... Parameters>
-void allow_shared_memory(void (*kernel)(Parameters...), std::size_t bytes) {
-  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                  static_cast<int>(bytes)),
+void allow_shared_memory(void (*kernel)(Parameters...)) {
+  cudaFuncAttributes attributes{};
+  check_cuda(cudaFuncGetAttributes(&attributes, kernel), "attributes of a kernel");
+  const int most = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin) -
+                   static_cast<int>(attributes.sharedSizeBytes);
+  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most),
              "shared memory of a kernel");
 }
 

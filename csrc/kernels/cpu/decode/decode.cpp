@@ -108,6 +108,8 @@ struct nck_decoder {
     using namespace nanochat::kernels;
     compute_angles(first, length);
     const auto half = static_cast<std::int64_t>(frequencies_.size());
+    // After a failure, a new start may have written over the caches of the tokens read before.
+    if (first == 0) read_ = 0;
     const DecodeStep step{
         after_previous_tokens(tokens, length, first),  length, first, angles_.data(),
         angles_.data() + length * half * accum_bytes_, logits};

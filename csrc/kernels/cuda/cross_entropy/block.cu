@@ -34,7 +34,7 @@ void queue_block_rows(const CrossEntropyCall& call, cudaStream_t stream) {
                   static_cast<std::size_t>(slots * slot_bytes)};
   with_variant(call, [&](auto storage, auto is_plain) {
     const auto kernel = block_rows<decltype(storage), is_plain()>;
-    allow_shared_memory(kernel, grid.shared_bytes);
+    allow_shared_memory(kernel);
     launch("cross-entropy kernel of one block per row", kernel, grid, stream, call);
   });
 }

@@ -87,7 +87,7 @@ void queue_cluster_rows(const CrossEntropyCall& call, cudaStream_t stream) {
   config.numAttrs = 1;
   with_variant(call, [&](auto storage, auto is_plain) {
     const auto kernel = cluster_rows<decltype(storage), is_plain()>;
-    allow_shared_memory(kernel, config.dynamicSmemBytes);
+    allow_shared_memory(kernel);
     int clusters = 0;
     check_cuda(cudaOccupancyMaxActiveClusters(&clusters, kernel, &config),
                "cudaOccupancyMaxActiveClusters");

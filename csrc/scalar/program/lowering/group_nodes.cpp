@@ -20,59 +20,79 @@
 namespace nanochat::program {
 namespace {
 
-std::uint64_t mix(std::uint64_t hash, std::uint64_t value) {
-  hash = (hash ^ value) * 0x9E3779B97F4A7C15U;
-  return hash ^ (hash >> 31U);
-}
+// What the members of a class have in common.
+using Key = std::vector<std::uint64_t>;
+
+struct HashOfKey {
+  std::size_t operator()(const Key& key) const noexcept {
+    std::uint64_t hash = key.size();
+    for (const std::uint64_t value : key) {
+      hash = (hash ^ value) * 0x9E3779B97F4A7C15U;
+      hash ^= hash >> 31U;
+    }
+    return hash;
+  }
+};
 
 // A copy that was added for a selection: a sum whose index is the depth of the copies in its group.
 bool is_copy(const Node& node) { return node.kind == Kind::sum && node.index != 0; }
 
 class Classes {
  public:
-  explicit Classes(Graph& graph) : graph_(graph), hash_(graph.nodes.size()), depth_(hash_.size()) {
-    for (Id id = 0; id < hash_.size(); ++id) classify(id);
+  explicit Classes(Graph& graph)
+      : graph_(graph), class_(graph.nodes.size()), depth_(class_.size()) {
+    for (Id id = 0; id < class_.size(); ++id) classify(id);
   }
-  std::uint64_t hash(Id id) const { return hash_[id]; }
+  std::size_t count() const { return numbers_.size(); }
+  std::uint32_t number(Id id) const { return class_[id]; }
   std::uint32_t depth(Id id) const { return depth_[id]; }
 
  private:
-  std::uint64_t of_factor(Id id) const { return id >= one ? 1 : hash_[id]; }
+  // The factor one is not a node.
+  std::uint64_t of_factor(Id id) const { return id >= one ? none : class_[id]; }
 
   void classify(Id id) {
     const Node& node = graph_.nodes[id];
     std::uint32_t depth = 0;
     graph_.for_operands(id, [&](Id& operand) { depth = std::max(depth, depth_[operand] + 1); });
     if (is_copy(node)) depth = std::max(depth, static_cast<std::uint32_t>(node.index));
-    std::uint64_t hash = mix(static_cast<std::uint64_t>(node.kind), depth);
-    hash = mix(hash, node.position == shared ? 1 : 2);
+    const std::uint64_t is_shared = node.position == shared ? 1 : 0;
+    key_.assign({static_cast<std::uint64_t>(node.kind), depth, is_shared});
     if (is_unary(node.kind)) {
-      hash = mix(mix(hash, hash_[node.first]), std::bit_cast<std::uint64_t>(node.value));
+      add(class_[node.first], std::bit_cast<std::uint64_t>(node.value));
     } else if (node.kind == Kind::gather) {
-      hash = mix(hash, std::bit_cast<std::uint64_t>(node.value));
+      add(std::bit_cast<std::uint64_t>(node.value));
     } else if (is_copy(node)) {
-      hash = mix(hash, 3);
+      add(0);
     } else if (node.kind == Kind::sum) {
       // A run of products of the same groups counts once. Recorded products form separate groups.
-      hash = mix(hash, (node.product ? 4 : 5) + (node.from_zero ? 2 : 0));
-      std::uint64_t before = 0;
+      add((node.product ? 1 : 2) + (node.from_zero ? 2 : 0));
       for (std::uint32_t i = 0; i < node.count; ++i) {
         const Product& product = graph_.products[node.first + i];
-        const std::uint64_t alike = mix(of_factor(product.a), of_factor(product.b));
-        if (i == 0 || alike != before) hash = mix(hash, alike);
-        before = alike;
+        const std::uint64_t a = of_factor(product.a), b = of_factor(product.b);
+        if (i > 0 && key_[key_.size() - 2] == a && key_.back() == b) continue;
+        add(a, b);
       }
     } else if (!is_leaf(node.kind)) {
-      hash = mix(hash, hash_[graph_.operands[node.first]]);
-      if (node.kind == Kind::select) hash = mix(hash, node.count);
+      add(class_[graph_.operands[node.first]]);
+      if (node.kind == Kind::select) add(node.count);
     }
-    hash_[id] = hash;
+    const auto next = static_cast<std::uint32_t>(numbers_.size());
+    class_[id] = numbers_.try_emplace(key_, next).first->second;
     depth_[id] = depth;
   }
 
+  template <class... Values>
+  void add(Values... values) {
+    (key_.push_back(values), ...);
+  }
+
+  static constexpr std::uint64_t none = ~std::uint64_t{0};
+
   Graph& graph_;
-  std::vector<std::uint64_t> hash_;
-  std::vector<std::uint32_t> depth_;
+  std::unordered_map<Key, std::uint32_t, HashOfKey> numbers_;
+  Key key_;  // of the node being classified
+  std::vector<std::uint32_t> class_, depth_;
 };
 
 bool stored(Kind kind) { return kind != Kind::constant && kind != Kind::parameter; }
@@ -80,14 +100,11 @@ bool stored(Kind kind) { return kind != Kind::constant && kind != Kind::paramete
 // The nodes of each class, in the order in which the groups can run.
 std::vector<std::vector<Id>> find_members(Graph& graph) {
   const Classes classes(graph);
-  std::unordered_map<std::uint64_t, std::size_t> index;
-  std::vector<std::vector<Id>> members;
+  std::vector<std::vector<Id>> members(classes.count());
   for (Id id = 0; id < graph.nodes.size(); ++id) {
-    if (!stored(graph.nodes[id].kind)) continue;
-    const auto [found, fresh] = index.try_emplace(classes.hash(id), members.size());
-    if (fresh) members.emplace_back();
-    members[found->second].push_back(id);
+    if (stored(graph.nodes[id].kind)) members[classes.number(id)].push_back(id);
   }
+  std::erase_if(members, [](const std::vector<Id>& ids) { return ids.empty(); });
   std::stable_sort(members.begin(), members.end(), [&](const auto& a, const auto& b) {
     return classes.depth(a.front()) < classes.depth(b.front());
   });
