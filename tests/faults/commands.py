@@ -13,7 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Commands", "Done", "final_state", "hidden_files", "whole_checkpoints"]
+__all__ = [
+    "Commands", "Done", "final_state", "has_checkpoint", "hidden_files", "whole_checkpoints",
+]  # fmt: skip
 
 HERE = Path(__file__).parent
 
@@ -99,6 +101,12 @@ def final_state(run: Path, step: int) -> Mapping[str, Any]:
 def without_rates(row: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the row without what depends on the clock."""
     return {name: value for name, value in row.items() if not re.search(r"_per_sec$|_s$", name)}
+
+
+def has_checkpoint(run: Path) -> bool:
+    """Whether a run can be resumed."""
+    names = [path.name for path in (run / "checkpoints").glob("*step-*")]
+    return any(name.startswith(("step-", ".replaced-")) for name in names)
 
 
 def whole_checkpoints(run: Path) -> tuple[list[str], list[str]]:

@@ -16,7 +16,14 @@ from typing import Any, NamedTuple
 
 import pytest
 from conftest import TEXT
-from faults.commands import Commands, Done, final_state, hidden_files, whole_checkpoints
+from faults.commands import (
+    Commands,
+    Done,
+    final_state,
+    has_checkpoint,
+    hidden_files,
+    whole_checkpoints,
+)  # fmt: skip
 
 STEPS = 3
 OPTIONS = (
@@ -47,11 +54,6 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
     started = Commands(tmp_path_factory.mktemp("build"))
     yield started
     started.close()
-
-
-def has_checkpoint(run: Path) -> bool:
-    names = [path.name for path in (run / "checkpoints").glob("*step-*")]
-    return any(name.startswith(("step-", ".replaced-")) for name in names)
 
 
 class Lives:
