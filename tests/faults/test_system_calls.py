@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,13 +47,6 @@ FAULTS = (
     Fault("EINTR", errno.EINTR),
 )  # fmt: skip
 GATE_FAULTS, GATE_STRIDE = FAULTS[:2], 7  # of the calls of a life, the others by --long
-
-
-@pytest.fixture(scope="module")
-def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
-    started = Commands(tmp_path_factory.mktemp("build"))
-    yield started
-    started.close()
 
 
 class Lives:

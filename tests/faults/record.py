@@ -1,0 +1,25 @@
+"""What the long forms of the experiments have tried: bench/results/reliability.json."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Mapping
+from pathlib import Path
+
+from conftest import ROOT
+
+from bench.machine import read_result, write_result
+
+RECORD = "reliability"
+
+
+def write_trials(experiment: str, counts: Mapping[str, int]) -> None:
+    """Replace the counts of one experiment; several processes may test at once."""
+    with open(Path(ROOT) / "bench/results/.reliability.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            record = read_result(RECORD)
+        except FileNotFoundError:
+            record = {}
+        record.pop("environment", None)
+        write_result(RECORD, {**record, experiment: dict(counts)})
