@@ -17,9 +17,6 @@ def write_trials(experiment: str, counts: Mapping[str, int]) -> None:
     """Replace the counts of one experiment; several processes may test at once."""
     with open(Path(ROOT) / "bench/results/.reliability.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
-            record = read_result(RECORD)
-        except FileNotFoundError:
-            record = {}
+        record = read_result(RECORD)
         record.pop("environment", None)
         write_result(RECORD, {**record, experiment: dict(counts)})

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -101,7 +101,8 @@ def test_some_killed_runs_end_with_the_same_bits(
 
 @pytest.mark.long
 def test_a_killed_run_ends_with_the_same_bits(
-    trials: Trials, request: pytest.FixtureRequest
+    trials: Trials, request: pytest.FixtureRequest, tried: Callable[..., None]
 ) -> None:
     kind = request.node.callspec.params["trials"]
     assert failures(trials, range(LONG_TRIALS[kind])) == {}
+    tried(killed_runs=LONG_TRIALS[kind])

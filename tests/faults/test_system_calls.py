@@ -163,8 +163,11 @@ def test_some_failing_calls_lose_nothing(lives: Lives, life: str) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("life", ["new", "damaged", "cut_off"])
-def test_no_failing_call_loses_anything(lives: Lives, life: str) -> None:
+def test_no_failing_call_loses_anything(
+    lives: Lives, life: str, tried: Callable[..., None]
+) -> None:
     assert failures(lives, life, FAULTS, 1) == []
+    tried(failing_calls=len(FAULTS) * len(lives.calls(getattr(lives, life))))
 
 
 def test_the_library_makes_calls_fail(commands: Commands, tmp_path: Path) -> None:

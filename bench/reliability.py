@@ -1,0 +1,84 @@
+"""The table of docs/reliability.md, written from what the long tests of faults have tried.
+
+    python -m bench.reliability [--check]
+
+`pytest --long tests/faults` adds to results/reliability.json what each experiment tried, if it
+passed. The table lies between `<!-- reliability -->` and `<!-- end -->`. --check writes nothing, and
+exits with status 1 if the page differs from the record.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+
+from bench.command import ROOT, command_parser
+from bench.machine import read_result
+
+PAGE = ROOT / "docs" / "reliability.md"
+TABLE = re.compile(r"(<!-- reliability -->\n).*?(?=<!-- end -->)", re.DOTALL)
+HEAD = "| experiment | tried | file in `tests/faults` |\n|---|---|---|\n"
+# Test without its parameters → what it does, and its file
+EXPERIMENTS = {
+    "test_no_failing_call_loses_anything": (
+        "Each system call of a run fails: EIO, ENOSPC, EDQUOT, EINTR, or the process is killed there",
+        "test_system_calls.py",
+    ),
+    "test_a_killed_run_ends_with_the_same_bits": (
+        "Kill −9 one to three times at random moments, start-up and resumes included",
+        "test_kill.py",
+    ),
+    "test_a_resume_from_any_step_ends_with_the_same_bits": (
+        "Kill −9 after the save of each step, and resume", "test_resume_everywhere.py",
+    ),
+    "test_every_bit_and_every_length_of_a_checkpoint_is_verified": (
+        "Each bit of a checkpoint changed, and each file cut to each length", "test_damage.py",
+    ),
+    "test_the_files_of_a_run_may_be_damaged_anywhere": (
+        "Any file of a run damaged, and each of four commands run on it", "test_damage.py",
+    ),
+    "test_twenty_runs_have_the_same_bits": (
+        "The same run again", "test_determinism.py",
+    ),
+    "test_memory_descriptors_and_threads_do_not_grow": (
+        "Long runs whose memory, descriptors and threads stay flat", "test_soak.py",
+    ),
+}  # fmt: skip
+
+
+def rows(record: Mapping[str, Mapping[str, int]]) -> str:
+    """Return the table of the experiments that the record has."""
+    lines = []
+    for name, (what, file) in EXPERIMENTS.items():
+        counts: dict[str, int] = {}
+        for test, tried in record.items():
+            if test.partition("[")[0] == name:
+                for unit, number in tried.items():
+                    counts[unit] = counts.get(unit, 0) + number
+        if counts:
+            tried = ", ".join(
+                f"{number:,} {unit.replace('_', ' ')}" for unit, number in counts.items()
+            )
+            lines.append(f"| {what} | {tried} | `{file}` |\n")
+    return HEAD + "".join(lines)
+
+
+def written(page: str) -> str:
+    record = {k: v for k, v in read_result("reliability").items() if k != "environment"}
+    return TABLE.sub(lambda found: found[1] + rows(record), page)
+
+
+def main() -> None:
+    parser = command_parser(__doc__)
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
+    page = PAGE.read_text(encoding="utf-8")
+    new = written(page)
+    if check:
+        sys.exit(int(new != page))
+    PAGE.write_text(new, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
