@@ -38,6 +38,14 @@ EXPERIMENTS = {
     "test_the_files_of_a_run_may_be_damaged_anywhere": (
         "Any file of a run damaged, and each of four commands run on it", "test_damage.py",
     ),
+    "test_a_command_ends_with_one_line_under_any_limit_of_memory": (
+        "Memory limits that grow by a megabyte until the command succeeds",
+        "test_memory_limits.py",
+    ),
+    "test_every_hostile_value_of_each_option_gets_one_clear_line": (
+        "Each option of each command with hostile values, by flag, variable and TOML",
+        "test_hostile_options.py",
+    ),
     "test_twenty_runs_have_the_same_bits": (
         "The same run again", "test_determinism.py",
     ),

@@ -64,6 +64,7 @@ def run_child(request: dict[str, Any], out: int, err: int) -> None:
         os.dup2(out, 1)
         os.dup2(err, 2)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.environ.update(request.get("environment", {}))
         if request.get("memory"):
             resource.setrlimit(resource.RLIMIT_AS, (request["memory"],) * 2)
         if request.get("file_size"):

@@ -62,13 +62,19 @@ class Commands:
 
         Args:
             request: `fault` for failing_calls.c (below, kinds, at, persists, error, log), `memory`
-                and `file_size` (limits in bytes), `kill_after_s` and `signal`, `timeout_s`.
+                and `file_size` (limits in bytes), `kill_after_s` and `signal`, `timeout_s`,
+                `environment` (variables to add).
         """
         assert self._server.stdin is not None and self._server.stdout is not None
         asked = {"words": words, "cwd": str(cwd), **request}
         self._server.stdin.write(json.dumps(asked) + "\n")
         self._server.stdin.flush()
         return Done(**json.loads(self._server.stdout.readline()))
+
+    def address_space(self) -> int:
+        """Return the bytes of addresses that a child has when it starts."""
+        pages = int(Path(f"/proc/{self._server.pid}/statm").read_text().split()[0])
+        return pages * os.sysconf("SC_PAGE_SIZE")
 
     def close(self) -> None:
         assert self._server.stdin is not None and self._server.stdout is not None
