@@ -7,9 +7,11 @@
 #include "simd_testing.hpp"
 
 using nanochat::simd::Cross;
+using nanochat::simd::CrossFactor;
 using nanochat::simd::Fan;
 using nanochat::simd::Gemm;
 using nanochat::simd::Operand;
+using nanochat::simd::PositionRows;
 using nanochat::simd::Products;
 using nanochat::simd::Sum;
 using nanochat::simd::Term;
@@ -125,46 +127,51 @@ void check_cross(const S& s, std::int32_t lanes, std::mt19937_64& random) {
   const auto below = [&random](int n) {
     return static_cast<std::int32_t>(random() % static_cast<std::uint64_t>(n));
   };
-  const std::int32_t outs = 1 + below(20), most_k = 6, blocks = 1 + below(3);
-  Rows<T> a(most_k + blocks, lanes, random, 16);
-  Rows<T> b(2 * outs + most_k + blocks, lanes, random, 16);
-  Rows<T> dst(blocks * outs, lanes, random);
+  const std::int32_t outs = 1 + below(20), positions = 4, repeats = 1 + below(3);
+  const std::int32_t k = below(positions + 1);
+  Rows<T> a(positions + k + 3 * repeats, lanes, random, 16);
+  Rows<T> b(positions + 2 * outs + k + 3 * repeats, lanes, random, 16);
+  Rows<T> dst(repeats * outs, lanes, random);
   Rows<T> expected = dst;
-  const std::ptrdiff_t a_shift = below(2) * a.step, b_shift = below(2) * b.step;
-  std::vector<const T*> pa, pb;
-  std::vector<std::int32_t> alive;
-  bool whole = true;
-  for (std::int32_t k = below(most_k + 1); k > 0; --k) {
-    pa.push_back(a.row(1 + below(most_k)) - a_shift);
-    pb.push_back(b.row(1 + below(most_k)) - b_shift);
-    alive.push_back(below(2) == 0 ? lanes + below(3) : below(lanes + 1));
-    whole = whole && alive.back() >= lanes;
+  std::vector<PositionRows<T>> rows_a, rows_b;
+  for (std::int32_t p = 0; p < positions; ++p) {
+    rows_a.push_back({a.row(p), a.step, below(2) == 0 ? lanes + below(3) : below(lanes + 1)});
+    rows_b.push_back({b.row(p), b.step, below(2) == 0 ? lanes + below(3) : below(lanes + 1)});
   }
+  const std::int32_t a_step = below(2), b_step = below(2);
+  const auto alive = [&](std::int32_t i) {
+    return std::min(rows_a[simd_testing::index(i * a_step)].alive,
+                    rows_b[simd_testing::index(i * b_step)].alive);
+  };
+  bool whole = true;
+  for (std::int32_t i = 0; i < k; ++i) whole = whole && alive(i) >= lanes;
   const Cross<T> cross{dst.row(0),
                        dst.step,
-                       pa.data(),
-                       pb.data(),
-                       below(3) * b.step,
-                       a_shift,
-                       b_shift,
-                       alive.data(),
-                       static_cast<std::int32_t>(alive.size()),
+                       {rows_a.data(), a_step, below(2), below(2), below(2), 0},
+                       {rows_b.data(), b_step, below(2), below(2), below(2), 0},
+                       below(3),
+                       k,
                        outs,
+                       lanes,
                        lanes,
                        whole,
                        below(2) == 0,
                        below(2) == 0 ? T(-0.0) : T{0},
-                       {blocks, outs * dst.step, below(2) * a.step, below(2) * b.step}};
+                       repeats,
+                       outs * dst.step};
   s.table.cross(cross);
-  for (std::int32_t row = 0; row < blocks * outs; ++row) {
-    const std::int32_t block = row / outs, i = row % outs;
+  for (std::int32_t row = 0; row < repeats * outs; ++row) {
+    const std::int32_t repeat = row / outs, i = row % outs;
+    const auto factor = [&](const CrossFactor<T>& f, std::int32_t product) {
+      const PositionRows<T>& at = f.at[product * f.at_step];
+      return at.row + (f.row + repeat * f.next_row + product * f.row_step) * at.step;
+    };
     for (std::int32_t n = 0; n < lanes; ++n) {
       T total = cross.accumulate ? expected(row, n) : cross.start;
-      for (std::size_t k = 0; k < alive.size(); ++k) {
-        if (n >= alive[k]) continue;
-        const T* const x = pa[k] + a_shift + block * cross.blocks.a;
-        const T* const y = pb[k] + b_shift + block * cross.blocks.b + i * cross.b_next;
-        total = s.multiply_add(x[n], y[n], total);
+      for (std::int32_t product = 0; product < k; ++product) {
+        if (n >= alive(product)) continue;
+        const T* const y = factor(cross.b, product) + i * cross.b_next * b.step;
+        total = s.multiply_add(factor(cross.a, product)[n], y[n], total);
       }
       expected(row, n) = total;
     }

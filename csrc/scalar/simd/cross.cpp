@@ -82,6 +82,18 @@ inline void finish(const typename L::V (&sum)[outs], const Call& c, T* dst, L la
   for (int j = 0; j < outs; ++j) lanes.put(dst + j * c.dst_step, sum[j]);
 }
 
+// The rows of one position, for product k.
+template <class T>
+inline const PositionRows<T>& rows_of(const CrossFactor<T>& factor, std::int32_t k) noexcept {
+  return factor.at[k * factor.at_step];
+}
+
+template <class T>
+inline const T* row_of(const CrossFactor<T>& factor, const PositionRows<T>& rows,
+                       std::int32_t k) noexcept {
+  return rows.row + (factor.row + k * factor.row_step) * rows.step;
+}
+
 // Destinations i, i + 1, … i + outs - 1.
 template <class N, int outs, class L>
 void block(const Cross<typename N::T>& c, std::int32_t i, L lanes) noexcept {
@@ -89,19 +101,19 @@ void block(const Cross<typename N::T>& c, std::int32_t i, L lanes) noexcept {
   typename L::V sum[outs];
   T* const dst = c.dst + i * c.dst_step;
   start(sum, c, dst, lanes);
-  const std::ptrdiff_t next = c.b_next, a_shift = c.a_shift, b_shift = c.b_shift + i * next;
-  const T* const* const pa = c.a;
-  const T* const* const pb = c.b;
   for (std::int32_t k = 0; k < c.k; ++k) {
-    const auto x = lanes.get(pa[k] + a_shift);
-    const T* const y = pb[k] + b_shift;
-    if (c.whole || lanes.all(c.alive[k])) {
+    const PositionRows<T>& a = rows_of(c.a, k);
+    const PositionRows<T>& b = rows_of(c.b, k);
+    const auto x = lanes.get(row_of(c.a, a, k));
+    const std::ptrdiff_t next = c.b_next * b.step;
+    const T* const y = row_of(c.b, b, k) + i * next;
+    const std::int32_t alive = a.alive < b.alive ? a.alive : b.alive;
+    if (c.whole || alive >= c.in_use || lanes.all(alive)) {
 #pragma GCC unroll 8
       for (int j = 0; j < outs; ++j) {
         sum[j] = multiply_add<N>(x, lanes.get(y + j * next), sum[j]);
       }
     } else {
-      const std::int32_t alive = c.alive[k];
 #pragma GCC unroll 8
       for (int j = 0; j < outs; ++j) {
         sum[j] = lanes.keep(multiply_add<N>(x, lanes.get(y + j * next), sum[j]), sum[j], alive);
@@ -172,11 +184,13 @@ inline void all_lanes(const Call& c) noexcept {
 template <class N>
 void cross(const Cross<typename N::T>& c) noexcept {
   Cross<typename N::T> block = c;
-  for (std::int32_t i = c.blocks.count; i > 0; --i) {
+  for (std::int32_t i = c.repeats; i > 0; --i) {
     all_lanes<N>(block);
-    block.dst += c.blocks.dst;
-    block.a_shift += c.blocks.a;
-    block.b_shift += c.blocks.b;
+    block.dst += c.dst_next;
+    block.a.row += c.a.next_row;
+    block.a.row_step += c.a.next_row_step;
+    block.b.row += c.b.next_row;
+    block.b.row_step += c.b.next_row_step;
   }
 }
 

@@ -80,22 +80,41 @@ struct Blocks {
   std::ptrdiff_t dst = 0, a = 0, b = 0;  // elements
 };
 
+// The rows of an array at one position.
+template <class T>
+struct PositionRows {
+  const T* row;         // row 0
+  std::ptrdiff_t step;  // elements between rows
+  std::int32_t alive;   // lanes in use; the others have no number at this position
+};
+
+// One operand of a Cross. Product k reads row `row + k * row_step` of `at[k * at_step]`. Each
+// repeat adds next_row to the row and next_row_step to its step.
+template <class T>
+struct CrossFactor {
+  const PositionRows<T>* at;
+  std::ptrdiff_t at_step;
+  std::ptrdiff_t row, row_step;
+  std::ptrdiff_t next_row, next_row_step;
+};
+
 // dst[i][n] = start + Σ_k a[k][n] · b[k][i][n] for i < outs, n < lanes: destinations that share
-// their first factors. Each factor has its own address. Rows are read to the end of a vector.
+// their first factors. Destination i reads the row of b that is i * b_next after that of the first
+// destination. A lane skips the products of which it has only one factor. Rows are read to the end
+// of a vector.
 template <class T>
 struct Cross {
   T* dst;
-  std::ptrdiff_t dst_step;          // elements between destinations
-  const T* const* a;                // k pointers
-  const T* const* b;                // k pointers, for the first destination
-  std::ptrdiff_t b_next;            // from one destination's b to the next one's
-  std::ptrdiff_t a_shift, b_shift;  // from the pointers to the rows of this call
-  const std::int32_t* alive;        // per product: lanes that have both factors; the others skip it
-  std::int32_t k, outs, lanes;
-  bool whole;       // all lanes are alive in every product
-  bool accumulate;  // start from dst
+  std::ptrdiff_t dst_step;  // elements between destinations
+  CrossFactor<T> a, b;
+  std::ptrdiff_t b_next;        // rows
+  std::int32_t k, outs, lanes;  // lanes: written, which may be more than those in use
+  std::int32_t in_use;          // lanes that are not padding
+  bool whole;                   // every product has both factors in all lanes in use
+  bool accumulate;              // start from dst
   T start;
-  Blocks blocks;
+  std::int32_t repeats = 1;
+  std::ptrdiff_t dst_next = 0;  // elements from the destinations of one repeat to the next one's
 };
 
 // dst[i][n] = start + Σ_k a[k][n] · b[i][k][n] for i < outs, n < lanes: one list of factors against

@@ -1,4 +1,6 @@
 // Instructions become kernel calls for one batch shape: addresses, lanes and steps.
+#include <limits>
+
 #include "scalar/program/replay/bound.hpp"
 
 namespace nanochat::program {
@@ -65,6 +67,7 @@ void Replay<T>::bind() {
   bound.clear();
   bound.width = width_;
   bound.columns.resize(program_.groups.size());
+  bound.positions_of.resize(program_.groups.size());
   lay_out();
   const auto bind_all = [&](const std::vector<Instruction>& instructions) {
     for (const Instruction& instruction : instructions) {
@@ -216,9 +219,9 @@ std::int32_t Replay<T>::whole_lanes(const Destination& to) const noexcept {
   const std::int32_t count = lanes(to.group, to.position);
   if (group.is_shared() || (to.position != own && !group.ragged())) return count;
   if (to.position == own && group.ragged()) return count;
-  const std::int32_t width = kernels_.width;
+  const std::int32_t width = kernels_.width;  // a power of two
   const auto room = static_cast<std::int32_t>(row_step(to.group, to.position));
-  return std::max(count, std::min(room, (count + width - 1) / width * width));
+  return std::max(count, std::min(room, (count + width - 1) & -width));
 }
 
 // The lanes of a position, and those after them that complete a vector in the same row. Only for
@@ -229,7 +232,7 @@ std::int32_t Replay<T>::whole_vectors(std::int32_t g, std::int32_t position) con
   if (count == 1) return count;
   const std::int32_t first = program_.group(g).ragged() ? 0 : first_lane(g, position);
   const auto room = static_cast<std::int32_t>(row_step(g, position)) - first;
-  return std::max(count, std::min(room, (count + width - 1) / width * width));
+  return std::max(count, std::min(room, (count + width - 1) & -width));
 }
 
 template <class T>
@@ -312,6 +315,28 @@ void Replay<T>::bind_columns(std::int32_t g) {
   bound_->add(CallKind::transpose, bound_->transposes,
               {columns, column_step(g), row(g, own, 0), row_step(g, own),
                program_.group(g).features, lanes(g, own)});
+}
+
+// The rows of a group at every position. Without a group, the number 1.
+template <class T>
+const simd::PositionRows<T>* Replay<T>::rows_at_positions(std::int32_t g) {
+  constexpr std::int32_t endless = std::numeric_limits<std::int32_t>::max();
+  const simd::PositionRows<T>*& known =
+      g == no_group ? bound_->ones : bound_->positions_of[static_cast<std::size_t>(g)];
+  if (known != nullptr) return known;
+  const auto count = static_cast<std::size_t>(program_.positions);
+  simd::PositionRows<T>* const rows = bound_->positions.take(count);
+  known = rows;
+  if (g == no_group) {
+    std::fill_n(rows, count, simd::PositionRows<T>{ones_.data(), 0, endless});
+    return rows;
+  }
+  const Group& group = program_.group(g);
+  std::fill_n(rows, count, simd::PositionRows<T>{nullptr, 0, 0});
+  for (std::int32_t p = group.begin; p < std::min(group.end, longest_); ++p) {
+    rows[p] = {row(g, p, 0), row_step(g, p), width_at(p)};
+  }
+  return rows;
 }
 
 // No document reaches the rows: an outer product that would write a gradient writes zeros.

@@ -137,7 +137,9 @@ struct Replay<T>::Bound {
   Pool<simd::Term<T>> terms;
   Pool<simd::Products<T>> products;
   Pool<const T*> pointers;
-  Pool<std::int32_t> alive;
+  Pool<simd::PositionRows<T>> positions;
+  std::vector<const simd::PositionRows<T>*> positions_of;  // per group, if bound
+  const simd::PositionRows<T>* ones = nullptr;
   std::vector<T*> columns;  // per group, if bound: lanes as rows
   Pool<T> scratch;
 
@@ -164,7 +166,9 @@ struct Replay<T>::Bound {
     terms.clear();
     products.clear();
     pointers.clear();
-    alive.clear();
+    positions.clear();
+    positions_of.assign(positions_of.size(), nullptr);
+    ones = nullptr;
     scratch.clear();
     columns.assign(columns.size(), nullptr);
   }

@@ -117,6 +117,7 @@ class Replay {
   void bind_outer(const OuterProduct& outer);
   void bind_unreached(const OuterProduct& outer, T* destination);
   void bind_columns(std::int32_t group);
+  const simd::PositionRows<T>* rows_at_positions(std::int32_t group);
   T* take_columns(std::int32_t group);
   const T* column(std::int32_t group, std::int32_t position) const noexcept;
   std::ptrdiff_t column_step(std::int32_t group) const noexcept;
