@@ -3,8 +3,8 @@
     python -m bench.reliability [--check]
 
 `pytest --long tests/faults` adds to results/reliability.json what each experiment tried, if it
-passed. The table lies between `<!-- reliability -->` and `<!-- end -->`. --check writes nothing, and
-exits with status 1 if the page differs from the record.
+passed. The table lies between `<!-- reliability -->` and `<!-- end -->`. --check writes nothing,
+and exits with status 1 if the page differs from the record.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ HEAD = "| experiment | tried | file in `tests/faults` |\n|---|---|---|\n"
 # Test without its parameters → what it does, and its file
 EXPERIMENTS = {
     "test_no_failing_call_loses_anything": (
-        "Each system call of a run fails: EIO, ENOSPC, EDQUOT, EINTR, or the process is killed there",
+        "Each system call of a run fails (EIO, ENOSPC, EDQUOT, EINTR), or kills the process",
         "test_system_calls.py",
     ),
     "test_a_killed_run_ends_with_the_same_bits": (

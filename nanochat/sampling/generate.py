@@ -36,7 +36,10 @@ def prompt_tokens(
 
     A prompt follows BOS where BOS opens documents; a model of one long document gets it without.
     """
-    tokens = [int(token) for token in tokenizer.encode(prompt)]
+    try:
+        tokens = [int(token) for token in tokenizer.encode(prompt)]
+    except TokenizerError as error:
+        raise TokenizerError(f"prompt: {error}") from None
     if not tokens:
         return list(start)
     opens_with_bos = list(start) == [BOS]

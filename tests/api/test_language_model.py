@@ -295,10 +295,10 @@ def test_a_bigram_is_described_without_layers(models):
 # --------------------------------------------------------------------------------------- errors
 
 MISTAKES = [
-    (lambda m: m.generate("q"), TokenizerError, "unknown token 'q' at position 0; use characters of"
+    (lambda m: m.generate("q"), TokenizerError, "prompt: unknown token 'q' at position 0; use characters of"
      " the training corpus, or train with tokenizer byte"),
-    (lambda m: m.stream("q"), TokenizerError, "unknown token 'q' at position 0; use"),
-    (lambda m: m.next_tokens("q"), TokenizerError, "unknown token 'q' at position 0; use"),
+    (lambda m: m.stream("q"), TokenizerError, "prompt: unknown token 'q' at position 0; use"),
+    (lambda m: m.next_tokens("q"), TokenizerError, "prompt: unknown token 'q' at position 0; use"),
     (lambda m: m.loss("kq"), TokenizerError, "unknown token 'q' at position 1; use"),
     (lambda m: m.generate("k" * 9), PromptTooLong, "prompt has 9 tokens, block_size is 8; shorten"),
     (lambda m: m.next_tokens("k" * 9), PromptTooLong, "prompt has 9 tokens, block_size is 8"),

@@ -206,7 +206,7 @@ def test_nothing_to_sample_from_is_one_clear_line(folder, refused):
 
 def test_an_unknown_character_of_the_prompt_is_named_with_its_place(trained, refused):
     message = (
-        "unknown token 'Z' at position 2; use characters of the training corpus, or train with"
+        "prompt: unknown token 'Z' at position 2; use characters of the training corpus, or train with"
         " tokenizer byte"
     )
     with pytest.raises(TokenizerError) as caught:

@@ -25,7 +25,7 @@ FAULTS = ctypes.CDLL(None)  # symbols of the preloaded library
 
 def import_all() -> None:
     """Import what a scalar run imports, so that no child has to."""
-    import nanochat
+    import nanochat.cli
 
     for package in (
         "commands",

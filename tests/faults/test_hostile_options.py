@@ -35,7 +35,7 @@ BASE = {
     "eval": {"run": "run", "data": "names.txt"},
     "ablate": {**TRAIN, "vary": "lr=0.01,0.02", "seeds": "1", "jobs": "1"},
     "runs show": {"run": "run"},
-    "runs compare": {"runs": "run"},
+    "runs compare": {"runs": "run second"},
     "runs remove": {"runs": "gone"},
     "runs prune": {"runs": "run"},
 }
@@ -64,14 +64,17 @@ ALL = list(cases())
 class Folder:
     def __init__(self, commands: Commands, folder: Path) -> None:
         self.commands, self.folder = commands, folder
+        folder.mkdir()
         (folder / "names.txt").write_text(TEXT, encoding="utf-8")
         done = commands.run(*self.words("train", TRAIN), "--out=run", cwd=folder)
         assert done.code == 0, done
+        shutil.copytree(folder / "run", folder / "second")
         shutil.copytree(folder, folder.parent / "kept")
 
     @staticmethod
     def words(command: str, options: dict[str, str]) -> list[str]:
-        return [*command.split(), *(f"{flag_of(name)}={text}" for name, text in options.items())]
+        named = [f"{flag_of(name)}={text}" for name, text in options.items() if name != "runs"]
+        return [*command.split(), *named, *options.get("runs", "").split()]
 
     def run(self, case: Case) -> Done:
         options = {**BASE.get(case.command, {})}
@@ -84,7 +87,7 @@ class Folder:
             request["environment"] = {f"NCLAB_{case.name.upper()}": case.value}
         else:
             (self.folder / "hostile.toml").write_text(
-                f"{case.name} = {json.dumps(case.value)}\n", encoding="utf-8"
+                f"{case.name} = {json.dumps(case.value, ensure_ascii=False)}\n", encoding="utf-8"
             )
             words = [*self.words(case.command, options), "--config=hostile.toml"]
         return self.commands.run(*words, cwd=self.folder, **request)
@@ -95,11 +98,12 @@ class Folder:
 
     def restore(self) -> None:
         for path in self.folder.iterdir():
-            if path.name not in ("names.txt", "run"):
+            if path.name not in ("names.txt", "run", "second"):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-        if not (self.folder / "run/result.json").exists():
-            shutil.rmtree(self.folder / "run", ignore_errors=True)
-            shutil.copytree(self.folder.parent / "kept/run", self.folder / "run")
+        for name in ("run", "second"):
+            if not (self.folder / name / "result.json").exists():
+                shutil.rmtree(self.folder / name, ignore_errors=True)
+                shutil.copytree(self.folder.parent / "kept" / name, self.folder / name)
 
     def complaint(self, case: Case) -> str | None:
         """Return what is wrong with the answer to a case: a traceback, several lines, an option
@@ -149,5 +153,6 @@ def test_every_pair_of_choices_is_a_config_or_one_clear_line(tried: Callable[...
             except ConfigError as error:
                 assert "\n" not in str(error) and any(name in str(error) for name in given), given
             else:
-                assert {name: getattr(config, name) for name in given} == given
+                kept = {name: value for name, value in given.items() if value != "auto"}
+                assert {name: getattr(config, name) for name in kept} == kept
     assert tries > 1_000

@@ -26,9 +26,7 @@ def usage(pid: int) -> Usage | None:
     """Return what a process uses now, or None if it has ended."""
     folder = Path(f"/proc/{pid}")
     try:
-        status = dict(
-            line.split(":\t", 1) for line in (folder / "status").read_text().splitlines()
-        )
+        status = dict(line.split(":\t", 1) for line in (folder / "status").read_text().splitlines())
         memory = int(status["RssAnon"].split()[0]) * 1024
         return Usage(memory, len(list((folder / "fd").iterdir())), int(status["Threads"]))
     except (OSError, KeyError):
