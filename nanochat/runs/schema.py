@@ -214,16 +214,20 @@ def _of_option(option: Option) -> Check:
 
 # Options that belong to the command which began the run, not to the run.
 _NEVER = {"resume": one_of(False), "final_on_all": one_of(None), "time_budget": one_of(None)}
-# Options that files of version 1 may lack, because they were added later.
+# Options of the model, the text and the training that files of version 1 may lack: they were added
+# later, with a default that changes nothing. Options of the output may always be absent.
 _ADDED: frozenset[str] = frozenset()
 
 
 def _config(name: str, value: Any) -> None:
-    known = {key: _of_option(each) for key, each in options_of(TrainConfig).items()} | _NEVER
+    options = options_of(TrainConfig)
+    known = {key: _of_option(each) for key, each in options.items()} | _NEVER
     for key in value:
         if key not in known:
             raise ValueError(f"{shown(key)} is not an option")
-    required = {key: check for key, check in known.items() if key not in _ADDED}
+    required = {
+        key: check for key, check in known.items() if key not in _ADDED and not options[key].output
+    }
     record(required, known)(name, value)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from runs.saved_checkpoints import CONFIG, DATA, trainer
 
-from nanochat.config.options import TrainConfig
+from nanochat.config.options import TrainConfig, options_of
 from nanochat.data.tokenizer import ByteTokenizer, CharTokenizer
 from nanochat.runs import schema
 from nanochat.training.deadline import TimePlan
@@ -70,9 +70,34 @@ def test_a_key_too_many_and_a_key_too_few_are_named(name: str) -> None:
         schema.parse_record(json.dumps({**records[0], "evil": 1}).encode(), name, check)
     for key in records[0].keys() - {"best_step", "best_loss", "misses", "interval_loss",
                                     "interval_steps", "budget", "kind"}:  # fmt: skip
+        if name == "config.json" and options_of(TrainConfig)[key].output:
+            continue
         lacking = {other: value for other, value in records[0].items() if other != key}
         with pytest.raises(ValueError, match=f"{name} must have {key}, got none"):
             schema.parse_record(json.dumps(lacking).encode(), name, check)
+
+
+# The options of the first files of version 1.
+FIRST = (
+    "mode model_kind preset n_layer n_head n_embd block_size activation positions "
+    "prev_token_tables hash_embed_rows hash_embed_longest ngram_order tie_lm_head "
+    "input_rmsnorm qk_norm logit_softcap init_std zero_init dropout data data_dir text_column "
+    "documents separator deduplicate tokenizer vocab_size val_fraction style batching steps "
+    "time_budget batch_size grad_accum auto_batch optimizer lr matrix_lr head_lr lr_schedule "
+    "warmup_ratio warmdown_ratio final_lr_frac schedule_points weight_decay beta1 "
+    "muon_momentum beta2 eps grad_clip ema ngram_share patience seed device dtype numerics "
+    "loss compile threads deterministic eval_every eval_tokens baseline checkpoint_every keep "
+    "log memory_drift out resume init_from extend_vocabulary final_on_all num_samples "
+    "max_new_tokens temperature top_k top_p stop"
+)  # fmt: skip
+
+
+def test_files_of_version_1_without_later_options_are_read() -> None:
+    """An option that is added to TrainConfig must be added to _ADDED, or belong to the output."""
+    old = {name: CONFIG[name] for name in FIRST.split()}
+    schema.CONFIG("config.json", old)
+    output = {name for name, each in options_of(TrainConfig).items() if each.output}
+    schema.CONFIG("config.json", {name: old[name] for name in old.keys() - output})
 
 
 def test_every_option_of_a_run_has_a_check() -> None:
