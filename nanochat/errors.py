@@ -17,6 +17,7 @@ __all__ = [
     "MissingDependency",
     "NanochatError",
     "NonFiniteStep",
+    "OtherVersion",
     "OutOfMemory",
     "OutputError",
     "ProcessGroupError",
@@ -107,6 +108,10 @@ class CheckpointError(NanochatError):
     """A checkpoint that is missing, incomplete, damaged or of another kind."""
 
     exit_code = 1
+
+
+class OtherVersion(CheckpointError):
+    """A checkpoint whose config this version of nanochat does not know."""
 
 
 class NonFiniteStep(NanochatError):

@@ -102,7 +102,7 @@ PUBLIC = {
     "training.cadence": ["Cadence", "evaluation_plan"],
     "training.saving": ["Best", "Save", "Saver"],
     "runs.retention": ["kept_steps", "newest_verified", "prune_checkpoints"],
-    "runs.checkpoint": ["BEST", "BestMark", "Checkpoint", "find_checkpoint", "load_checkpoint",
+    "runs.checkpoint": ["BEST", "BestMark", "Checkpoint", "clear_leftovers", "find_checkpoint", "load_checkpoint",
                         "mark_best", "newest_checkpoint", "newest_run", "read_best",
                         "remove_checkpoint", "resolve_checkpoint", "save_checkpoint"],
     "training.blocks": ["Block", "Blocks", "step_settings"],
@@ -119,7 +119,8 @@ PUBLIC = {
     "training.deadline": ["Deadline", "TimePlan", "exit_s"],
     "training.pace": ["Pace", "Shape", "StepPace"],
     "training.schedule": ["lr_multiplier", "lr_multiplier_between", "lr_multipliers"],
-    "model.state": ["TrainerState", "check_shapes"],
+    "model.state": ["AVERAGE", "STEP", "TrainerState", "check_shapes", "moment_specs",
+                    "saved_shapes"],
 }  # fmt: skip
 
 

@@ -44,6 +44,7 @@ from nanochat.runs.checkpoint import newest_checkpoint
 from nanochat.runs.folder import RUN_FILES, RunFolder
 from nanochat.runs.lock import LOCK, locked
 from nanochat.system.durable import output_error
+from nanochat.system.plain_files import read_plain
 from nanochat.system.wording import counted
 from nanochat.training.metrics import METRIC_KEYS
 
@@ -376,7 +377,7 @@ def _is_finished(run: PlannedRun) -> bool:
 def _result(folder: RunFolder) -> dict[str, Any] | None:
     """Return the run's result; None without a whole one, which a resume writes again."""
     try:
-        result = json.loads(folder.result.read_text(encoding="utf-8"))
+        result = json.loads(read_plain(folder.result))
     except (OSError, ValueError, RecursionError):
         return None
     is_whole = isinstance(result, dict) and result.keys() >= set(METRIC_KEYS)

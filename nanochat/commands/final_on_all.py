@@ -18,6 +18,7 @@ from nanochat.errors import ConfigError
 from nanochat.output.terminal import Terminal
 from nanochat.runs.checkpoint import Checkpoint, read_best
 from nanochat.runs.load import read_checkpoint
+from nanochat.runs.own_text import check_own_text
 
 __all__ = ["Chosen", "chosen_by"]
 
@@ -62,6 +63,8 @@ def chosen_by(requested: TrainConfig, terminal: Terminal) -> Chosen:
     checkpoint, saved, skipped = read_checkpoint(BEST, str(requested.final_on_all))
     for reason in skipped:
         terminal.warn(reason)
+    if "data" not in requested.given:
+        check_own_text(checkpoint, "name it again with --data")
     data = checkpoint.data
     if data["val_source"] != "val":
         raise ConfigError(

@@ -10,12 +10,14 @@ from typing import Any
 
 from nanochat.config.option import config_or_default
 from nanochat.config.options import RUNS_DIR, InfoConfig
+from nanochat.errors import CheckpointError
 from nanochat.output.run_tables import counts_lines
 from nanochat.output.terminal import SILENT, Terminal
 from nanochat.runs.counts_facts import counts_facts
 from nanochat.runs.find import find_run, holds_run
 from nanochat.system.cache import cache_folder
 from nanochat.system.environment import describe_environment
+from nanochat.system.wording import counted
 
 __all__ = ["info"]
 
@@ -25,7 +27,8 @@ def info(
 ) -> dict[str, Any]:
     """Return versions, machine, native modules and engines of this installation.
 
-    With a `run`, include its folder and its counts. Raises CheckpointError if there is no such run.
+    With a `run`, read and verify all of its checkpoints and counts, and include what was found.
+    Raises CheckpointError if there is no such run, or if a part of it is damaged.
     """
     config = config_or_default(config, InfoConfig)
     path = None if config.run is None else _run_folder(config.run)
@@ -39,12 +42,25 @@ def info(
     }
     for key, value in record.items():
         terminal.result(f"{key}: {_in_words(value)}")
-    if path is not None:
-        record["run"], record["counts"] = str(path), counts_facts(path)
-        terminal.result(f"run: {path}")
-        for line in counts_lines(record["counts"]) or ["counts: none"]:
-            terminal.result(line)
+    if path is None:
+        terminal.json_result(record)
+        return record
+    from nanochat.runs.verify import verdicts  # imports NumPy
+
+    record["run"], record["counts"] = str(path), counts_facts(path)
+    terminal.result(f"run: {path}")
+    for line in counts_lines(record["counts"]) or ["counts: none"]:
+        terminal.result(line)
+    parts = verdicts(path)
+    record["parts"] = [{"path": str(part.path), "problem": part.problem} for part in parts]
+    for part in parts:
+        terminal.result(f"{part.path}: {part.problem or 'verified'}")
     terminal.json_result(record)
+    damaged = [part for part in parts if part.problem]
+    if damaged:
+        raise CheckpointError(
+            f"{path} has {counted(len(damaged), 'damaged part')}: {damaged[0].problem}"
+        )
     return record
 
 

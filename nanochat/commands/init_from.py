@@ -14,7 +14,6 @@ A given option overrides each of these, unless it contradicts the source's model
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -34,10 +33,9 @@ from nanochat.config.options import (
 )
 from nanochat.config.preset_choice import Choice, choices_for
 from nanochat.data.dataset import SplitText, text_facts
-from nanochat.data.tokenizer import Tokenizer, tokenizer_from_dict
-from nanochat.errors import CheckpointError, ConfigError, UnsupportedModelKind, UnsupportedOption
+from nanochat.data.tokenizer import Tokenizer
+from nanochat.errors import ConfigError, UnsupportedModelKind, UnsupportedOption
 from nanochat.model.parameters import draw_matrix, parameter_specs
-from nanochat.model.state import check_shapes
 from nanochat.ngram.share import given_share
 from nanochat.output.terminal import Terminal
 from nanochat.runs.checkpoint import Checkpoint
@@ -134,12 +132,7 @@ def read_source(requested: TrainConfig, terminal: Terminal) -> Source:
             f"init_from does not support model_kind {config.model_kind}, got {checkpoint.path};"
             " name a run of model_kind mini-gpt, or train without init_from"
         )
-    tokenizer = tokenizer_from_dict(checkpoint.tokenizer)
-    expected = {s.name: s.shape for s in parameter_specs(config, tokenizer.vocab_size)}
-    try:
-        check_shapes(checkpoint.state.weights, expected, "weight")
-    except CheckpointError as error:
-        raise CheckpointError(f"{checkpoint.path}: {error}") from error
+    tokenizer = checkpoint.built_tokenizer()
     if requested.extend_vocabulary and tokenizer.kind != "char":
         raise UnsupportedOption(
             f"tokenizer {tokenizer.kind} of {checkpoint.path} does not support extend_vocabulary:"
@@ -147,7 +140,7 @@ def read_source(requested: TrainConfig, terminal: Terminal) -> Source:
         )
     return Source(
         checkpoint=checkpoint, config=config, tokenizer=tokenizer,
-        weights_sha256=_weights_sha256(checkpoint),
+        weights_sha256=checkpoint.weights_sha256,
     )  # fmt: skip
 
 
@@ -156,12 +149,6 @@ def _run_and_checkpoint(text: str) -> tuple[str, str]:
     if at and run and (which in (BEST, "last") or which.isdecimal()) and not os.path.exists(text):
         return run, which
     return text, BEST
-
-
-def _weights_sha256(checkpoint: Checkpoint) -> str:
-    """Return the SHA-256 of the weights, which reading the checkpoint has verified."""
-    manifest = json.loads((checkpoint.path / "manifest.json").read_text(encoding="utf-8"))
-    return str(manifest["files"]["weights.safetensors"]["sha256"])
 
 
 # ------------------------------------------------------------------------------------- the options

@@ -17,6 +17,7 @@ from nanochat.config.option import AUTO
 from nanochat.config.options import TrainConfig
 from nanochat.config.share import FITTED, share_words
 from nanochat.data.dataset import ByCounts, Dataset
+from nanochat.errors import CheckpointError
 from nanochat.ngram.baseline import choose_order, counted_text
 from nanochat.ngram.kneser_ney import KneserNey
 from nanochat.ngram.mixing import (
@@ -79,9 +80,15 @@ def with_counts(
             documents, model.order, size, seed=config.seed, threads=threads, parts=parts,
             cutoff=model.cutoff,
         )  # fmt: skip
+    part = training_part(documents, config.seed, parts)
+    if part.pairs != len(train):
+        raise CheckpointError(
+            f"the counts must have a probability for each of the {part.pairs} targets of the text,"
+            f" got {len(train)}; train again"
+        )
     by_counts = ByCounts(
         model=model,
-        documents=training_part(documents, config.seed, parts),
+        documents=part,
         parts=parts,
         train=train,
         val=train if is_seen else read_probabilities(model, dataset.val, threads),

@@ -35,12 +35,13 @@ from nanochat.runs.summary import (
     FOREIGN,
     RunSummary,
     best_step,
-    finite,
     folder_bytes,
     logged,
     summarize,
 )
+from nanochat.system.plain_files import read_plain
 from nanochat.system.streams import write_progress
+from nanochat.training.log_records import figure
 
 __all__ = [
     "compare_runs",
@@ -162,7 +163,7 @@ def _initialized_from(path: Path) -> Any:
     import json
 
     try:
-        record = json.loads((path / "environment.json").read_text(encoding="utf-8"))
+        record = json.loads(read_plain(path / "environment.json"))
         return record.get("initialized_from")
     except (OSError, ValueError, AttributeError, RecursionError):
         return None
@@ -267,9 +268,9 @@ def _points(run: RunSummary, kind: str, key: str) -> list[tuple[float, float]]:
     """Return the finite figures of one kind of records, by step."""
     points = []
     for record in logged(run.path / "metrics.jsonl", kind):
-        step, value = finite(record.get("step")), finite(record.get(key))
-        if step is not None and value is not None:
-            points.append((step, value))
+        value = figure(record.get(key))
+        if value is not None:
+            points.append((float(record["step"]), value))
     return points
 
 

@@ -23,6 +23,7 @@ from nanochat.runs.load import (
     load_trained,
     read_checkpoint,
 )
+from nanochat.runs.own_text import check_own_text
 from nanochat.runs.text import text_of_run
 from nanochat.sampling.count_bigram import CountBigram
 from nanochat.sampling.generate import (
@@ -93,6 +94,7 @@ def _sample_counts(config: SampleConfig, terminal: Terminal) -> list[str]:
     trained_config, known, folder = TrainConfig(model_kind="bigram"), None, None
     if config.run is not None or config.checkpoint != BEST or run_names(Path(RUNS_DIR)):
         checkpoint, trained_config, _ = read_checkpoint(config.checkpoint, config.run)
+        check_own_text(checkpoint, "train on a text of your own, or sample from the weights")
         known, folder = kept_tokenizer(checkpoint), checkpoint.run_folder
     data_dir = config.data_dir or trained_config.data_dir
     with telling(terminal.note):

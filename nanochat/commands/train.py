@@ -45,8 +45,9 @@ from nanochat.runs.checkpoint import (
     save_checkpoint,
 )
 from nanochat.runs.counts import named_counts
-from nanochat.runs.folder import RunFolder, new_run, refuse_used
+from nanochat.runs.folder import RunFolder, new_run, refuse_links, refuse_used
 from nanochat.runs.lock import locked
+from nanochat.runs.own_text import check_own_text, is_own, seal
 from nanochat.runs.retention import prune_checkpoints
 from nanochat.system import processes
 from nanochat.system.environment import describe_environment
@@ -151,10 +152,12 @@ def train(
 
             source = read_source(requested, terminal)
             if "data" not in requested.given:  # the source's own text
+                check_own_text(source.checkpoint, "name a text with --data")
                 kept = source.checkpoint.run_folder
             requested = initialized_config(requested, source)
         if requested.resume:
             folder, checkpoint = stack.enter_context(_resumed_run(requested, terminal))
+            _check_own(requested, checkpoint, terminal)
         elif requested.out is not None and processes.rank() == 0:
             refuse_used(Path(requested.out))  # before any work; again when the folder is created
         text = RunText(
@@ -272,11 +275,26 @@ def _resumed_run(
     with ExitStack() as stack:
         if processes.rank() == 0:
             stack.enter_context(locked(folder.path))
+            refuse_links(folder.path)
             clear_leftovers(folder.checkpoints)
         checkpoint, skipped = newest_checkpoint(folder.checkpoints)
         for reason in skipped:
             terminal.warn(reason)
         yield folder if processes.rank() == 0 else None, checkpoint
+
+
+def _check_own(requested: TrainConfig, checkpoint: Checkpoint, terminal: Terminal) -> None:
+    """Raise CheckpointError for a text that another user named, and say what the run asks for."""
+    if "data" not in requested.given:
+        check_own_text(checkpoint, "name it again with --data")
+    if not is_own(checkpoint):
+        options, budget = checkpoint.options, checkpoint.trainer.budget
+        length = str(budget["time_budget"]) if budget else f"{options.steps:,} steps"
+        terminal.note(
+            f"{checkpoint.path} is not known as a checkpoint of this user on this machine; it asks"
+            f" for {length} of {options.batch_size:,} × {options.grad_accum:,} rows,"
+            f" threads {options.threads} and {options.num_samples:,} samples"
+        )
 
 
 def _check_same_data(dataset: Dataset, checkpoint: Checkpoint) -> None:
@@ -429,7 +447,7 @@ def _note_best(run: _Run, result: LoopResult) -> None:
 def _data_record(run: _Run) -> dict[str, Any]:
     """Return what a checkpoint keeps about its data and, if there is one, its source."""
     origin = run.initialized_from
-    record = {**run.dataset.describe(), **run.counts}
+    record = {**run.dataset.describe(), **run.counts, **seal(run.config)}
     return {**record, **({"initialized_from": dict(origin)} if origin else {})}
 
 

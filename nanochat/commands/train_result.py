@@ -6,7 +6,9 @@ Everything is read from the run folder when it is first asked for: most runs are
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +23,8 @@ from nanochat.output.loss_curve import LossCurve
 from nanochat.output.progress import SampleText
 from nanochat.runs.folder import RunFolder
 from nanochat.system import processes
+from nanochat.system.plain_files import read_plain
+from nanochat.training.log_records import LogRecord, figure, log_records
 from nanochat.training.loop import EvalMetrics
 
 __all__ = ["Evaluation", "OnEvaluation", "TrainResult", "Watch", "check_on_evaluation"]
@@ -124,12 +128,15 @@ class TrainResult:
 
         Raises CheckpointError if the folder's loss.svg cannot be read.
         """
-        return LossCurve(_read(RunFolder(self.run).plot))
+        path = RunFolder(self.run).plot
+        with _refusals(path):
+            return LossCurve(read_plain(path).decode())
 
     @cached_property
     def _log(self) -> tuple[NDArray[np.float64], tuple[Evaluation, ...]]:
-        lines = _read(RunFolder(self.run).metrics).splitlines()
-        return _losses_and_evaluations(json.loads(line) for line in lines)
+        metrics = RunFolder(self.run).metrics
+        with _refusals(metrics):
+            return _losses_and_evaluations(log_records(metrics))
 
     def __repr__(self) -> str:
         rows = "".join(f"  {f'{name}:':<14} {text}\n" for name, text in self._rows())
@@ -164,9 +171,9 @@ class TrainResult:
     def _counted(self) -> str | None:
         """Return the score of the counted n-grams, if the run has one."""
         try:
-            record = json.loads(RunFolder(self.run).result.read_text(encoding="utf-8"))
-            return _score(record["baseline_loss"], record["baseline_bpb"])
-        except (OSError, ValueError, KeyError, TypeError):
+            record = json.loads(read_plain(RunFolder(self.run).result))
+            return _score(figure(record["baseline_loss"]), figure(record["baseline_bpb"]))
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
 
     def _picture(self) -> str:
@@ -189,9 +196,11 @@ def _score(loss: float | None, bpb: float | None) -> str:
     return ", ".join(figures) or "none"
 
 
-def _read(path: Path) -> str:
+@contextmanager
+def _refusals(path: Path) -> Iterator[None]:
+    """Turn the error of a file that cannot be read into a CheckpointError."""
     try:
-        return path.read_text(encoding="utf-8")
+        yield
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise CheckpointError(
@@ -202,30 +211,26 @@ def _read(path: Path) -> str:
 
 
 def _losses_and_evaluations(
-    records: Iterator[Mapping[str, Any]],
+    records: Iterator[LogRecord],
 ) -> tuple[NDArray[np.float64], tuple[Evaluation, ...]]:
     losses, evaluations = list[float](), list[Evaluation]()
     total, steps = 0.0, 0  # since the evaluation before
     for record in records:
         if record["kind"] == "step":
-            losses.append(float(record["loss"]))  # nan is the text "nan" in JSON
+            losses.append(math.nan if record["loss"] is None else record["loss"])
             total, steps = total + losses[-1], steps + 1
         elif record["kind"] == "eval":
             evaluations.append(
                 Evaluation(
                     step=record["step"],
                     train_loss=total / steps if steps else None,
-                    val_loss=_number(record["val_loss"]),
-                    val_bpb=_number(record["val_bpb"]),
-                    tokens=record.get("tokens", 0),  # older logs lack it
-                    elapsed_s=record.get("elapsed_s", 0.0),
+                    val_loss=record["val_loss"],
+                    val_bpb=record.get("val_bpb"),
+                    tokens=int(figure(record.get("tokens")) or 0),  # older logs lack it
+                    elapsed_s=figure(record.get("elapsed_s")) or 0.0,
                 )
             )
             total, steps = 0.0, 0
     array = np.array(losses, dtype=np.float64)
     array.flags.writeable = False
     return array, tuple(evaluations)
-
-
-def _number(value: Any) -> float | None:
-    return None if value is None else float(value)

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nanochat.config.options import TrainConfig
 from nanochat.errors import CheckpointError
+from nanochat.model.parameters import Spec, parameter_specs
 
-__all__ = ["TrainerState", "check_shapes"]
+__all__ = [
+    "AVERAGE",
+    "STEP",
+    "TrainerState",
+    "check_shapes",
+    "moment_specs",
+    "saved_shapes",
+]
+
+# Names of saved optimizer states next to the moments.
+AVERAGE = "average."  # before the name of a parameter, with option ema
+STEP = "step"  # (1,) float64: updates so far
 
 
 @dataclass
@@ -30,25 +42,39 @@ class TrainerState:
     interval_steps: int = 0
     budget: Mapping[str, Any] | None = None  # of a run that a deadline will end: Deadline.state
 
-    def check(self) -> None:
-        """Raise ValueError for a field that no training loop writes."""
-        for name in ("step", "tokens", "metrics_length", "misses", "interval_steps"):
-            _check_count(name, getattr(self, name))
-        if self.best_step is not None:
-            _check_count("best_step", self.best_step)
-        numbers = {"elapsed_s": self.elapsed_s, "interval_loss": self.interval_loss}
-        if self.best_loss is not None:
-            numbers["best_loss"] = self.best_loss
-        if type(self.last_losses) is not list:
-            raise ValueError(f"last_losses must be a list, got {self.last_losses!r:.40}")
-        for name, number in (*numbers.items(), *(("last_losses", x) for x in self.last_losses)):
-            if type(number) not in (int, float) or not math.isfinite(number):
-                raise ValueError(f"{name} must be finite, got {number!r:.40}")
+
+def moment_specs(optimizer: str, specs: Sequence[Spec]) -> dict[str, Sequence[Spec]]:
+    """Return the moments that an optimizer keeps, by name, with the parameters of each.
+
+    Muon updates the matrices of the blocks, which are the last parameters, and AdamW the others.
+    """
+    if optimizer == "sgd":
+        return {"momentum": specs}
+    if optimizer == "adamw":
+        return {"m": specs, "v": specs}
+    rest = [spec for spec in specs if spec.group != "matrix"]
+    return {"m": rest, "v": rest, "momentum": [spec for spec in specs if spec.group == "matrix"]}
 
 
-def _check_count(name: str, value: object) -> None:
-    if type(value) is not int or value < 0:
-        raise ValueError(f"{name} must be an int of at least 0, got {value!r:.40}")
+def saved_shapes(
+    config: TrainConfig, vocab_size: int
+) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
+    """Return the shapes of the arrays in a checkpoint by name: weights, and optimizer state.
+
+    Counted n-grams alone have neither.
+    """
+    specs = parameter_specs(config, vocab_size)
+    weights: dict[str, tuple[int, ...]] = {spec.name: spec.shape for spec in specs}
+    if not weights:
+        return {}, {}
+    optimizer: dict[str, tuple[int, ...]] = {
+        f"{moment}.{spec.name}": spec.shape
+        for moment, covered in moment_specs(config.optimizer, specs).items()
+        for spec in covered
+    }
+    if config.ema:
+        optimizer |= {f"{AVERAGE}{name}": shape for name, shape in weights.items()}
+    return weights, {**optimizer, STEP: (1,)}
 
 
 def check_shapes(

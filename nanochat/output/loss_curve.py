@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from nanochat.errors import CheckpointError, ConfigError
 from nanochat.system.durable import output_error, replace_durably
+from nanochat.system.plain_files import plain_log
 
 __all__ = ["LossCurve", "write_loss_curve"]
 
@@ -42,7 +43,11 @@ _COLUMNS = _RIGHT - _LEFT  # of pixels between the axes
 # The line of a step as JsonlWriter writes it. Reading it this way takes a quarter of the time of
 # json.loads, which a long run of short steps would notice.
 _STEP_START = '{"kind":"step",'
-_STEP = re.compile(rf'^{re.escape(_STEP_START)}"step":([0-9]+),"loss":"?([^",}}]+)[",}}]', re.M)
+_NUMBER = r"-?[0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?|nan|-?inf"
+_STEP = re.compile(
+    rf'^{re.escape(_STEP_START)}"step":([0-9]{{1,15}}),"loss":"?({_NUMBER})[",}}]', re.M
+)
+_MOST_LOSS = 1e150  # of a point in the picture, whose scale is computed in floats
 
 
 def write_loss_curve(
@@ -111,7 +116,8 @@ def _read(metrics: Path) -> tuple[_Series, _Series]:
     Lines that no run writes are left out. Raises CheckpointError.
     """
     try:
-        text = metrics.read_text(encoding="utf-8", errors="replace")
+        with plain_log(metrics) as log:
+            text = log.read().decode("utf-8", errors="replace")
     except OSError as error:
         raise CheckpointError(f"cannot read {metrics}: {error.strerror or error}") from error
     lines = text.splitlines()
@@ -127,7 +133,7 @@ def _figures(lines: Iterable[str], kind: str, name: str) -> list[tuple[Any, Any]
     """Return step and figure of the records of a kind."""
     figures = []
     for line in lines:
-        with suppress(ValueError, TypeError, KeyError, RecursionError):
+        with suppress(ValueError, TypeError, KeyError, OverflowError, RecursionError):
             record = json.loads(line)
             if record["kind"] == kind:
                 figures.append((float(record["step"]), _number(record[name])))
@@ -143,7 +149,7 @@ def _finite(pairs: Sequence[tuple[Any, Any]]) -> _Series:
     """Return the finite points."""
     losses = np.array([_number(y) for _, y in pairs], np.float64)
     series = np.stack([np.array([x for x, _ in pairs], np.float64), losses])
-    return series[:, np.isfinite(losses)]
+    return series[:, np.isfinite(series[0]) & (np.abs(losses) < _MOST_LOSS)]
 
 
 def _points(series: _Series) -> list[_Point]:

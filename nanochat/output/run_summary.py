@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import math
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from nanochat.training.log_records import figure, log_records
 
 __all__ = ["Score", "run_summary", "scores_of"]
 
@@ -24,15 +24,11 @@ class Score:
 def scores_of(metrics: Path) -> list[Score]:
     """Return the finite scores of the evaluations in a run's metrics.jsonl."""
     scores = []
-    with metrics.open(encoding="utf-8") as lines:
-        for line in lines:
-            if '"eval"' not in line:  # most lines are steps
-                continue
-            record = json.loads(line)
-            loss, bpb = record.get("val_loss"), record.get("val_bpb")
-            if isinstance(loss, (int, float)) and math.isfinite(loss):
-                bpb = bpb if isinstance(bpb, (int, float)) else None
-                scores.append(Score(step=record["step"], loss=loss, bpb=bpb))
+    for record in log_records(metrics, "eval"):
+        loss = figure(record["val_loss"])
+        if loss is not None:
+            bpb = figure(record.get("val_bpb"))
+            scores.append(Score(step=record["step"], loss=loss, bpb=bpb))
     return scores
 
 

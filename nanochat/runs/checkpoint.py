@@ -1,34 +1,45 @@
-"""Checkpoints: folders `step-000123/` that are whole or absent, and verified before they are read.
+"""Checkpoints: folders `step-000123/` that are whole or absent.
 
-Owns the layout, the manifest, the order of writes and the search for a checkpoint. best.py reads
-the file `best`; retention.py decides which checkpoints a run keeps. The caller knows what the
-config, tokenizer and data dictionaries mean. Weights are safetensors, everything else is JSON: a
-pickle is never read.
+Owns the order of writes and the search for a checkpoint. reading.py reads and verifies one, best.py
+reads the file `best`, and retention.py decides which checkpoints a run keeps.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nanochat.config.option import shown
-from nanochat.config.options import CHECKPOINTS_DIR, with_new_names
-from nanochat.errors import CheckpointError
+from nanochat.config.options import CHECKPOINTS_DIR
+from nanochat.errors import CheckpointError, OtherVersion
 from nanochat.model.state import TrainerState
-from nanochat.ngram.share import Share
 from nanochat.runs.best import BEST, BEST_FORMAT, BEST_VERSION, BestMark, read_best
 from nanochat.runs.find import REPLACED, checkpoint_folders
+from nanochat.runs.reading import (
+    CONFIG,
+    DATA,
+    FORMAT,
+    MANIFEST,
+    OPTIMIZER,
+    SHARE,
+    TOKENIZER,
+    TRAINER,
+    VERSION,
+    WEIGHTS,
+    Checkpoint,
+    load_checkpoint,
+    read_manifest,
+)
 from nanochat.system.durable import output_error, replace_durably, sync_folder, write_durably
+from nanochat.system.json_text import json_bytes
+from nanochat.system.plain_files import is_folder, remove_entry
 from nanochat.training.engine import EngineState
 
 __all__ = [
@@ -47,35 +58,10 @@ __all__ = [
     "save_checkpoint",
 ]
 
-FORMAT = "nanochat checkpoint"
-VERSION = 1
-MANIFEST = "manifest.json"
-WEIGHTS, OPTIMIZER = "weights.safetensors", "optimizer.safetensors"
-CONFIG, TOKENIZER, DATA, TRAINER = "config.json", "tokenizer.json", "data.json", "trainer.json"
-SHARE = "share"  # of the engine's state, in TRAINER; older checkpoints lack it
-FILES = (WEIGHTS, OPTIMIZER, CONFIG, TOKENIZER, DATA, TRAINER)
-
 # Siblings of the step folders that exist only during a save, or after an interrupted one; so does
 # the previous folder of the same step, REPLACED, until the new one has its name.
 SAVING = ".saving-"  # being written
 REMOVED = ".removed-"  # no longer kept, being deleted
-
-
-@dataclass
-class Checkpoint:
-    """A checkpoint folder that was read and verified."""
-
-    path: Path
-    config: dict[str, Any]
-    tokenizer: dict[str, Any]
-    data: dict[str, Any]
-    trainer: TrainerState
-    state: EngineState
-    skipped: list[str] = field(default_factory=list)  # why another checkpoint was not taken
-
-    @property
-    def run_folder(self) -> Path:
-        return self.path.parent.parent
 
 
 # ----------------------------------------------------------------------------------------- saving
@@ -98,12 +84,12 @@ def save_checkpoint(
     contents = {
         WEIGHTS: _pack(state.weights),
         OPTIMIZER: _pack(state.optimizer),
-        CONFIG: _dump(config),
-        TOKENIZER: _dump(tokenizer),
-        DATA: _dump(data),
-        TRAINER: _dump({**asdict(trainer), SHARE: state.share._asdict()}),
+        CONFIG: json_bytes(config),
+        TOKENIZER: json_bytes(tokenizer),
+        DATA: json_bytes(data),
+        TRAINER: json_bytes({**asdict(trainer), SHARE: state.share._asdict()}),
     }
-    contents[MANIFEST] = _dump(_manifest(contents))
+    contents[MANIFEST] = json_bytes(_manifest(contents))
     target = directory / f"step-{trainer.step:06d}"
     try:
         directory.mkdir(exist_ok=True)  # not its parents: the run's folder may have been moved
@@ -138,10 +124,6 @@ def _pack(arrays: Mapping[str, NDArray[np.floating]]) -> bytes:
     return save({name: np.asarray(array, order="C") for name, array in arrays.items()})
 
 
-def _dump(value: Any) -> bytes:
-    return json.dumps(value, indent=1).encode()
-
-
 def _write_folder(target: Path, contents: Mapping[str, bytes]) -> None:
     """Write a sibling of the target, force it to disk, then rename it."""
     temporary = target.with_name(f"{SAVING}{target.name}")
@@ -161,27 +143,21 @@ def _write_folder(target: Path, contents: Mapping[str, bytes]) -> None:
             os.rename(replaced, target)
         for leftover in (temporary, replaced):
             if leftover.exists():
-                _remove(leftover, ignore_errors=True)
-
-
-def _remove(folder: Path, *, ignore_errors: bool = False) -> None:
-    import shutil  # few saves have anything to remove
-
-    shutil.rmtree(folder, ignore_errors=ignore_errors)
+                remove_entry(leftover, ignore_errors=True)
 
 
 def _clear_leftovers(directory: Path) -> None:
     for replaced in directory.glob(f"{REPLACED}step-*"):
         target = directory / replaced.name.removeprefix(REPLACED)
-        if target.exists():
-            _remove(replaced)
+        if target.exists() or not is_folder(replaced):
+            remove_entry(replaced)
         else:
             os.rename(replaced, target)
     for pattern in (f"{SAVING}step-*", f"{REMOVED}step-*"):
         for leftover in directory.glob(pattern):
-            _remove(leftover)
+            remove_entry(leftover)
     for temporary in directory.glob(f".{BEST}.tmp"):
-        temporary.unlink()
+        remove_entry(temporary)
 
 
 def mark_best(path: Path, val_loss: float | None) -> None:
@@ -194,9 +170,9 @@ def mark_best(path: Path, val_loss: float | None) -> None:
         "version": BEST_VERSION,
         "step": _step_of(path),
         "val_loss": val_loss,
-        "weights_sha256": _read_manifest(path)[WEIGHTS]["sha256"],
+        "weights_sha256": read_manifest(path)[WEIGHTS]["sha256"],
     }
-    replace_durably(path.parent / BEST, _dump(record))
+    replace_durably(path.parent / BEST, json_bytes(record))
 
 
 def remove_checkpoint(path: Path) -> None:
@@ -207,136 +183,12 @@ def remove_checkpoint(path: Path) -> None:
     """
     hidden = path.with_name(f"{REMOVED}{path.name}")
     try:
-        if path.is_symlink():  # what it leads to stays
-            path.unlink()
-            return
-        if hidden.exists():  # of a deletion that was cut short
-            _remove(hidden)
+        if os.path.lexists(hidden):  # of a deletion that was cut short
+            remove_entry(hidden)
         os.rename(path, hidden)
-        _remove(hidden)
+        remove_entry(hidden)
     except OSError as error:
         raise output_error(path, error) from error
-
-
-# ---------------------------------------------------------------------------------------- loading
-
-
-def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a step folder. Raises CheckpointError if its content differs from its manifest."""
-    manifest = _read_manifest(path)
-    contents = {name: _read_verified(path / name, manifest[name]) for name in FILES}
-    try:
-        trainer, share = _trainer_state(contents[TRAINER])
-        checkpoint = Checkpoint(
-            path=path,
-            config=with_new_names(_record(contents[CONFIG], CONFIG)),
-            tokenizer=_record(contents[TOKENIZER], TOKENIZER),
-            data=_data(contents[DATA]),
-            trainer=trainer,
-            state=EngineState(
-                weights=_unpack(contents[WEIGHTS]),
-                optimizer=_unpack(contents[OPTIMIZER]),
-                share=share,
-            ),
-        )
-    except Exception as error:  # safetensors has its own exception classes
-        raise CheckpointError(f"{path} was not written by nanochat: {error}") from error
-    _check_finite(checkpoint.state.weights, path, "weight")
-    _check_finite(checkpoint.state.optimizer, path, "optimizer state")
-    return checkpoint
-
-
-def _check_finite(arrays: Mapping[str, NDArray[np.floating]], path: Path, what: str) -> None:
-    """Raise CheckpointError for an array that no training writes: not finite, or not of floats."""
-    for name, array in arrays.items():
-        problem = ""
-        if not np.issubdtype(array.dtype, np.floating):
-            problem = f"hold floats, got {array.dtype}"
-        elif not (finite := np.isfinite(array)).all():
-            index = np.unravel_index(int(np.argmin(finite)), array.shape)
-            problem = f"be finite, got {array[index]} at {[int(i) for i in index]}"
-        if problem:
-            raise CheckpointError(f"{what} {shown(name)} of {path} must {problem}")
-
-
-def _record(content: bytes, name: str) -> dict[str, Any]:
-    record = json.loads(content)
-    if type(record) is not dict:
-        raise ValueError(f"{name} must be an object, got {type(record).__name__}")
-    return record
-
-
-def _data(content: bytes) -> dict[str, Any]:
-    """Return the description of the data; sampling and resuming need two of its entries."""
-    data = _record(content, DATA)
-    start, split = data["start"], data["split_sha256"]
-    if not (type(start) is list and start and all(type(i) is int and i >= 0 for i in start)):
-        raise ValueError(f"start of {DATA} must be a list of token ids, got {start!r:.40}")
-    if type(split) is not str:
-        raise ValueError(f"split_sha256 of {DATA} must be a string, got {split!r:.40}")
-    return data
-
-
-def _trainer_state(content: bytes) -> tuple[TrainerState, Share]:
-    """Return the state of the trainer and the engine's share."""
-    saved = _record(content, TRAINER)
-    saved.pop("extra", None)  # an empty field in older checkpoints
-    share = Share(**saved.pop(SHARE, {}))
-    for name, number in share._asdict().items():
-        if type(number) is not float or not math.isfinite(number):
-            raise ValueError(f"{name} of {SHARE} must be a finite float, got {number!r:.40}")
-    state = TrainerState(**saved)
-    state.check()
-    return state, share
-
-
-def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
-    """Return size and SHA-256 by file name."""
-    file = path / MANIFEST
-    if not file.is_file():
-        raise CheckpointError(f"{file} is missing; {path} is not a complete checkpoint folder")
-    content = _read(file)
-    try:
-        manifest = json.loads(content)
-        kind, version, files = manifest["format"], manifest["version"], manifest["files"]
-        sizes = {name: (files[name]["size"], files[name]["sha256"]) for name in FILES}
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise CheckpointError(f"{file} is damaged: it is not a checkpoint manifest") from error
-    if kind != FORMAT or version != VERSION:
-        raise CheckpointError(
-            f"{file} must have format {FORMAT!r} version {VERSION}, got {kind!r} version"
-            f" {version!r}; use the nanochat that saved it"
-        )
-    if set(files) != set(sizes) or _dump(manifest) != content:
-        raise CheckpointError(f"{file} is damaged: it differs from what nanochat wrote")
-    return {str(name): dict(entry) for name, entry in files.items()}
-
-
-def _read(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{file} is missing") from error
-    except OSError as error:
-        raise CheckpointError(f"cannot read {file}: {error.strerror or error}") from error
-
-
-def _read_verified(file: Path, expected: Mapping[str, Any]) -> bytes:
-    content = _read(file)
-    if len(content) != expected["size"]:
-        raise CheckpointError(
-            f"{file} is damaged: its manifest says {expected['size']} bytes, got {len(content)}"
-        )
-    if hashlib.sha256(content).hexdigest() != expected["sha256"]:
-        raise CheckpointError(f"{file} is damaged: its SHA-256 differs from its manifest")
-    return content
-
-
-def _unpack(content: bytes) -> dict[str, NDArray[np.floating]]:
-    from safetensors.numpy import load
-
-    # Views of bytes are read-only; copies are not.
-    return {name: array.copy() for name, array in load(content).items()}
 
 
 # ---------------------------------------------------------------------------------------- finding
@@ -351,6 +203,8 @@ def newest_checkpoint(directory: Path) -> tuple[Checkpoint, list[str]]:
     for folder in reversed(checkpoint_folders(directory).values()):
         try:
             return load_checkpoint(folder), skipped
+        except OtherVersion:
+            raise  # an older checkpoint of the run has the same config
         except CheckpointError as error:
             skipped.append(str(error))
     if skipped:
@@ -423,9 +277,10 @@ def _load_best(directory: Path) -> Checkpoint:
     try:
         mark = read_best(directory)
         found = _load_step(directory, mark.step)
-        manifest = _read_manifest(found.path)
-        if manifest[WEIGHTS]["sha256"] != mark.weights_sha256:
+        if found.weights_sha256 != mark.weights_sha256:
             raise CheckpointError(f"{found.path} has other weights than {directory / BEST} names")
+    except OtherVersion:
+        raise
     except CheckpointError as error:
         found, skipped = newest_checkpoint(directory)
         reason = f"{error}; using the newest checkpoint instead, {found.path.name}"

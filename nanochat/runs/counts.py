@@ -13,6 +13,7 @@ from nanochat.ngram.kneser_ney import KneserNey
 from nanochat.ngram.stored import load_counts
 from nanochat.runs.checkpoint import Checkpoint
 from nanochat.runs.folder import RunFolder
+from nanochat.runs.schema import vocab_size_of
 
 __all__ = ["counts_of", "named", "named_counts", "named_in", "saved_counts"]
 
@@ -48,4 +49,11 @@ def saved_counts(checkpoint: Checkpoint) -> tuple[KneserNey, NDArray[np.float32]
     sha256 = named_in(checkpoint.data)
     if sha256 is None:
         raise CheckpointError(f"{checkpoint.path} does not name its counts; train again")
-    return load_counts(RunFolder(checkpoint.run_folder).counts, sha256)
+    counts, train, parts = load_counts(RunFolder(checkpoint.run_folder).counts, sha256)
+    needed = checkpoint.options.ngram_order, vocab_size_of(checkpoint.tokenizer)
+    if (counts.order, counts.vocab_size) != needed:
+        raise CheckpointError(
+            f"{checkpoint.path} needs counts of order {needed[0]} for {needed[1]} tokens, got order"
+            f" {counts.order} for {counts.vocab_size}"
+        )
+    return counts, train, parts

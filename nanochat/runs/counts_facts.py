@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat.runs.folder import RunFolder
+from nanochat.system.plain_files import is_folder, plain_file
 
 __all__ = ["WARNING", "counts_facts", "without_rare"]
 
@@ -37,7 +38,7 @@ def counts_facts(run: Path) -> list[dict[str, Any]]:
     """
     folder = RunFolder(run).counts
     try:
-        names = sorted(os.listdir(folder))
+        names = sorted(os.listdir(folder)) if is_folder(folder) else []
     except OSError:
         return []
     return [_facts(folder / name, found[1]) for name in names if (found := _NAME.fullmatch(name))]
@@ -49,8 +50,8 @@ def _facts(path: Path, sha256: str) -> dict[str, Any]:
         "entries": None, "cutoff": None,
     }  # fmt: skip
     try:
-        record["bytes"] = path.stat().st_size
-        with open(path, "rb") as file:
+        with plain_file(path) as file:
+            record["bytes"] = os.fstat(file.fileno()).st_size
             size = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(min(size, _MOST_HEADER)))
             file.seek(8 + size + header["sizes"]["data_offsets"][0])

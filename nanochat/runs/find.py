@@ -148,10 +148,13 @@ def checkpoint_folders(directory: Path) -> dict[int, Path]:
 
     A crash between the two renames of a replacement leaves the previous folder under its temporary
     name; it still counts, and the next save restores its name. There are none in a directory that
-    does not exist. Raises CheckpointError if it cannot be read.
+    does not exist. Raises CheckpointError if it cannot be read, or for a link, which leads out of
+    the run.
     """
     if not os.path.isdir(directory):
         return {}
+    if directory.name == CHECKPOINTS_DIR:  # inside a run folder
+        _refuse_link(directory)
     try:
         with os.scandir(directory) as entries:
             names = {entry.name for entry in entries if entry.is_dir()}
@@ -162,8 +165,17 @@ def checkpoint_folders(directory: Path) -> dict[int, Path]:
         final = name.removeprefix(REPLACED)
         matched = _STEP.fullmatch(final)
         if matched and (name == final or final not in names):
+            _refuse_link(directory / name)
             found[int(matched[1])] = directory / name
     return dict(sorted(found.items()))
+
+
+def _refuse_link(folder: Path) -> None:
+    if os.path.islink(folder):
+        raise CheckpointError(
+            f"{folder} is a link, which no run folder holds; replace it by the folder that it"
+            " leads to"
+        )
 
 
 def weights_bytes(run: Path, step: int) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -15,8 +15,9 @@ from nanochat.errors import OutputError
 from nanochat.runs.lock import LOCK, locked
 from nanochat.system.durable import make_folder, output_error, replace_durably
 from nanochat.system.json_text import strict_json
+from nanochat.system.plain_files import remove_entry
 
-__all__ = ["RUN_FILES", "RunFolder", "new_run", "refuse_used"]
+__all__ = ["RUN_FILES", "RunFolder", "new_run", "refuse_links", "refuse_used"]
 
 CONFIG, ENVIRONMENT, METRICS, PLOT, RESULT, EVENTS = (
     "config.toml", "environment.json", "metrics.jsonl", "loss.svg", "result.json", "tensorboard",
@@ -122,6 +123,16 @@ def refuse_used(path: Path, *, locked_here: bool = False) -> None:
         raise OutputError(f"out {path} must be a new or an empty folder; choose another out")
 
 
+def refuse_links(path: Path) -> None:
+    """Raise OutputError if the run would write through a link, out of its folder."""
+    for name in sorted(RUN_FILES):
+        if os.path.islink(path / name):
+            raise OutputError(
+                f"{path / name} is a link, through which no run writes; replace it by what it"
+                " leads to"
+            )
+
+
 def _is_checkpoint(folder: Path) -> bool:
     """Whether it is a step folder, not one whose save was cut off."""
     return folder.name.startswith(("step-", ".replaced-"))
@@ -130,11 +141,8 @@ def _is_checkpoint(folder: Path) -> bool:
 def _clear_remains(path: Path) -> None:
     """Remove what a run has left that ended before its first checkpoint."""
     for name in sorted(_REMAINS - {LOCK}):
-        remains = path / name
-        if remains.is_dir() and not remains.is_symlink():
-            shutil.rmtree(remains)
-        elif remains.exists() or remains.is_symlink():
-            remains.unlink()
+        if os.path.lexists(path / name):
+            remove_entry(path / name)
 
 
 def _make_unused(path: Path) -> Path:

@@ -17,10 +17,9 @@ from nanochat.config.options import (
     EvalConfig,
     SampleConfig,
     TrainConfig,
-    options_of,
 )
 from nanochat.data.documents import Documents
-from nanochat.data.tokenizer import Tokenizer, tokenizer_from_dict
+from nanochat.data.tokenizer import Tokenizer
 from nanochat.engines import build_engine, resolve_hardware
 from nanochat.errors import CheckpointError, ConfigError, UnsupportedOption
 from nanochat.ngram.adaptive import AdaptiveCounts
@@ -110,22 +109,8 @@ def read_checkpoint(
 
 
 def config_of(checkpoint: Checkpoint) -> TrainConfig:
-    """Return the config of a checkpoint. Raises CheckpointError for that of another version."""
-    known = options_of(TrainConfig)
-    unknown = next((name for name in checkpoint.config if name not in known), None)
-    if unknown is not None:
-        raise _other_version(checkpoint, f"{shown(unknown)} is not an option")
-    try:
-        return TrainConfig(**checkpoint.config)
-    except ConfigError as error:
-        raise _other_version(checkpoint, str(error)) from error
-
-
-def _other_version(checkpoint: Checkpoint, reason: str) -> CheckpointError:
-    return CheckpointError(
-        f"{checkpoint.path} has a config of another version: {reason}; use the version of nanochat"
-        " that trained it, or train again"
-    )
+    """Return the config of a checkpoint, without the folder that its run was in."""
+    return dataclasses.replace(checkpoint.options, out=None)
 
 
 def kept_tokenizer(checkpoint: Checkpoint | None) -> Tokenizer | None:
@@ -136,7 +121,7 @@ def kept_tokenizer(checkpoint: Checkpoint | None) -> Tokenizer | None:
     """
     if checkpoint is None or checkpoint.config.get("init_from") is None:
         return None
-    return tokenizer_from_dict(checkpoint.tokenizer)
+    return checkpoint.built_tokenizer()
 
 
 def _found(checkpoint: str, run: str | None) -> tuple[Checkpoint, list[str]]:
@@ -220,12 +205,18 @@ def load_trained(
         loss=config.loss if device == config.device else "torch" if device == "mps" else "fused",
     )
     resolved = resolve_hardware(requested)
-    tokenizer = tokenizer_from_dict(checkpoint.tokenizer)
+    tokenizer = checkpoint.built_tokenizer()
     # `eval` scores the mixture as well.
     needs_counts = isinstance(options, EvalConfig) or not options.network_only
     counts = counts_of(checkpoint) if needs_counts else None
-    engine = build_engine(resolved, tokenizer.vocab_size, counts=counts)
-    engine.load_state_dict(scored_state(checkpoint.state))
+    try:
+        engine = build_engine(resolved, tokenizer.vocab_size, counts=counts)
+        engine.load_state_dict(scored_state(checkpoint.state))
+    except MemoryError as error:
+        raise CheckpointError(
+            f"the model of {checkpoint.path} does not fit in memory, with n_layer {config.n_layer},"
+            f" n_embd {config.n_embd} and block_size {config.block_size}"
+        ) from error
     return TrainedModel(
         engine=engine, config=resolved, tokenizer=tokenizer, checkpoint=checkpoint, counts=counts
     )

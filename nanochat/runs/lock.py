@@ -17,6 +17,7 @@ from typing import Any
 
 from nanochat.errors import OutputError
 from nanochat.system.durable import output_error
+from nanochat.system.plain_files import open_plain
 
 __all__ = ["LOCK", "locked", "writer"]
 
@@ -50,7 +51,7 @@ def writer(folder: Path) -> str | None:
     Of a process on another host, only the lock file is known.
     """
     try:
-        descriptor = os.open(folder / LOCK, os.O_RDONLY | os.O_NONBLOCK)
+        descriptor = open_plain(folder / LOCK)
     except OSError:
         return None
     try:
@@ -63,7 +64,7 @@ def writer(folder: Path) -> str | None:
 def _acquired(path: Path) -> int:
     """Return the descriptor of the locked file, which holds this process's names."""
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = open_plain(path, os.O_RDWR | os.O_CREAT)
         try:
             _lock(descriptor, path)
             if not _is_named(descriptor, path):  # removed by its owner in the meantime
@@ -104,7 +105,7 @@ def _lock(descriptor: int, path: Path) -> None:
 def _is_named(descriptor: int, path: Path) -> bool:
     """Whether the open file is still the one that the path names."""
     try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+        return os.path.samestat(os.fstat(descriptor), os.lstat(path))
     except FileNotFoundError:
         return False
 

@@ -7,7 +7,6 @@ writes to the run. retention.py decides which checkpoints stay.
 from __future__ import annotations
 
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from nanochat.runs.folder import CONFIG, RUN_FILES
 from nanochat.runs.lock import LOCK, locked
 from nanochat.runs.retention import kept_steps, newest_verified
 from nanochat.runs.summary import best_step, folder_bytes
+from nanochat.system.plain_files import remove_entry
 
 __all__ = ["Pruned", "prune_run", "removable_run", "remove_run"]
 
@@ -87,18 +87,11 @@ def remove_run(path: Path) -> int:
             # The config goes last: a removal that is cut short leaves a folder that still looks
             # like a run and can be removed again.
             for name in sorted(_entries(path) - {LOCK}, key=lambda name: (name == CONFIG, name)):
-                _remove(path / name)
+                remove_entry(path / name)
         os.rmdir(path)
     except OSError as error:
         raise OutputError(f"cannot remove {path}: {error.strerror or error}") from error
     return freed
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
 
 
 # ------------------------------------------------------------------------------------ checkpoints

@@ -22,6 +22,8 @@ from nanochat.errors import ConfigError
 from nanochat.runs.find import WEIGHTS, marked_step, step_folders
 from nanochat.runs.folder import RUN_FILES, RunFolder
 from nanochat.runs.lock import writer
+from nanochat.system.plain_files import plain_file, read_plain
+from nanochat.training.log_records import LogRecord, figure, log_records
 
 __all__ = [
     "DAMAGED",
@@ -32,12 +34,13 @@ __all__ = [
     "Evaluation",
     "RunSummary",
     "best_step",
-    "finite",
     "folder_bytes",
     "logged",
     "step_evaluation",
     "summarize",
 ]
+
+_MOST_WHOLE = 1 << 53  # of a number that a page shows
 
 FINISHED, INTERRUPTED, RUNNING = "finished", "interrupted", "running"
 DAMAGED, FOREIGN = "damaged", "not a run"
@@ -188,9 +191,9 @@ def step_evaluation(run: Path, step: int) -> Evaluation | None:
     metrics.jsonl holds the others.
     """
     result, _ = _read(RunFolder(run).result, json.loads)
-    loss = finite(result.get("val_loss"))
+    loss = figure(result.get("val_loss"))
     if loss is not None and result.get("best_step") == step:
-        return Evaluation(step=step, loss=loss, bpb=finite(result.get("val_bpb")))
+        return Evaluation(step=step, loss=loss, bpb=figure(result.get("val_bpb")))
     records = map(_evaluation, logged(RunFolder(run).metrics, "eval"))
     found = [record for record in records if record is not None and record.step == step]
     return found[-1] if found else None
@@ -199,49 +202,27 @@ def step_evaluation(run: Path, step: int) -> Evaluation | None:
 # ----------------------------------------------------------------------------------- small readers
 
 
-def logged(metrics: Path, kind: str) -> Iterator[dict[str, Any]]:
-    """Yield the records of one kind in metrics.jsonl; lines that are not records are skipped."""
-    sign = f'"kind":"{kind}"'
-    try:
-        with open(metrics, encoding="utf-8", errors="replace") as lines:
-            for line in lines:
-                if sign not in line:  # most lines are of other kinds, and parsing takes longer
-                    continue
-                try:
-                    record = json.loads(line)
-                except (ValueError, RecursionError):
-                    continue
-                if isinstance(record, dict) and record.get("kind") == kind:
-                    yield record
-    except OSError:
-        return
+def logged(metrics: Path, kind: str) -> Iterator[LogRecord]:
+    """Yield the records of one kind in metrics.jsonl, none if it cannot be read."""
+    with suppress(OSError):
+        yield from log_records(metrics, kind)
 
 
 def _evaluation(record: Mapping[str, Any]) -> Evaluation | None:
-    step, loss = _whole(record.get("step")), finite(record.get("val_loss"))
-    if step is None or loss is None:
+    loss = figure(record["val_loss"])
+    if loss is None:
         return None
-    return Evaluation(step=step, loss=loss, bpb=finite(record.get("val_bpb")))
+    return Evaluation(step=record["step"], loss=loss, bpb=figure(record.get("val_bpb")))
 
 
 def _whole(value: Any) -> int | None:
-    return int(value) if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def finite(value: Any) -> float | None:
-    """Return a number of a record as a float, or None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:  # an integer above all floating-point numbers
-        return None
+    return value if type(value) is int and abs(value) < _MOST_WHOLE else None
 
 
 def _read(file: Path, parse: Any) -> tuple[dict[str, Any], str]:
     """Return a file's record and what is wrong with it; the record is empty then."""
     try:
-        record = parse(file.read_text(encoding="utf-8"))
+        record = parse(read_plain(file).decode())
     except FileNotFoundError:
         return {}, f"{file.name} is missing"
     except OSError as error:
@@ -255,11 +236,11 @@ def _parameters(steps: Mapping[int, Path]) -> int | None:
     """Return the number of weights, from the header of the newest safetensors file."""
     for folder in reversed(list(steps.values())):
         try:
-            with open(folder / WEIGHTS, "rb") as file:
+            with plain_file(folder / WEIGHTS) as file:
                 size = int.from_bytes(file.read(8), "little")
                 header = json.loads(file.read(min(size, 1 << 20)))
             shapes = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
-            return int(sum(math.prod(shape) for shape in shapes))
+            return _whole(int(sum(math.prod(shape) for shape in shapes)))
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             continue
     return None

@@ -9,9 +9,9 @@ from nanochat.data.corpus import data_name
 from nanochat.data.dataset import Dataset, SplitText, load_dataset, read_text
 from nanochat.data.documents import Documents
 from nanochat.data.texts import Texts
-from nanochat.data.tokenizer import tokenizer_from_dict
 from nanochat.errors import CheckpointError
 from nanochat.runs.checkpoint import Checkpoint
+from nanochat.runs.own_text import check_own_text
 
 __all__ = ["ScoredText", "text_of_run"]
 
@@ -44,9 +44,10 @@ def text_of_run(
 
     Raises CorpusError if the text cannot be read, CheckpointError if it has changed.
     """
+    check_own_text(checkpoint, way_out)
     name = data_name(config.data)
     text = read_text(replace(config, data_dir=data_dir or config.data_dir), checkpoint.run_folder)
     if text.sha256 != checkpoint.data["split_sha256"]:
         raise CheckpointError(f"the text {name} differs from that of {checkpoint.path}; {way_out}")
-    tokenizer = tokenizer_from_dict(checkpoint.tokenizer)
+    tokenizer = checkpoint.built_tokenizer()
     return text, load_dataset(config, tokenizer, text=text)

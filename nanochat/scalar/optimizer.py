@@ -12,13 +12,11 @@ from numpy.typing import DTypeLike, NDArray
 from nanochat import _scalar
 from nanochat.config.options import TrainConfig
 from nanochat.model.parameters import GROUPS, Spec
-from nanochat.model.state import check_shapes
+from nanochat.model.state import check_shapes, moment_specs
 from nanochat.scalar.value import Matrix
 from nanochat.training.engine import StepSettings
 
 __all__ = ["ScalarOptimizer"]
-
-MOMENTS = {"adamw": ("m", "v"), "sgd": ("momentum",)}
 
 
 def _clip_scale(clip: float, grad_norm: float) -> float:
@@ -36,8 +34,8 @@ class ScalarOptimizer:
         self.steps = 0
         self.moments = {
             f"{moment}.{spec.name}": np.zeros(spec.shape)
-            for moment in MOMENTS[config.optimizer]
-            for spec in specs
+            for moment, covered in moment_specs(config.optimizer, specs).items()
+            for spec in covered
         }
         self._ranges = list(self._parameter_ranges())
 
@@ -123,9 +121,10 @@ class ScalarOptimizer:
         self, program: _scalar.Program
     ) -> Iterator[tuple[NDArray[np.float64], NDArray[np.floating]]]:
         sources = (program.first_moments, program.second_moments)
-        for moment, held in zip(MOMENTS[self.config.optimizer], sources, strict=False):
+        moments = moment_specs(self.config.optimizer, self.specs)
+        for (moment, specs), held in zip(moments.items(), sources, strict=False):
             at = 0
-            for spec in self.specs:
+            for spec in specs:
                 array = self.moments[f"{moment}.{spec.name}"]
                 yield array, held[at : at + array.size]
                 at += array.size

@@ -6,9 +6,15 @@ A cache only saves time. It may be read-only or absent: every use works without 
 from __future__ import annotations
 
 import os
+import sys
+from functools import cache
 from pathlib import Path
 
-__all__ = ["CACHE_VARIABLE", "cache_folder", "writable_cache"]
+from nanochat.system.plain_files import read_plain
+
+__all__ = ["CACHE_VARIABLE", "cache_folder", "user_key", "writable_cache"]
+
+_KEY, _KEY_BYTES = "key", 32
 
 CACHE_VARIABLE = "NCLAB_CACHE"
 
@@ -21,6 +27,10 @@ def cache_folder() -> Path | None:
     chosen = os.environ.get(CACHE_VARIABLE)
     if chosen:
         return Path(os.path.abspath(os.path.expanduser(chosen)))
+    if sys.platform == "linux" and "ANDROID_DATA" not in os.environ:
+        # As platformdirs does, which takes longer to import than a small run to train.
+        base = os.environ.get("XDG_CACHE_HOME", "").strip() or os.path.expanduser("~/.cache")
+        return Path(base, "nanochat") if os.path.isabs(base) else None
     import platformdirs
 
     try:
@@ -43,3 +53,28 @@ def writable_cache(part: str = "") -> Path | None:
             return folder / part
     except OSError:
         return None
+
+
+def user_key() -> bytes | None:
+    """Return a secret of this user, made when it is first asked for; None without a cache."""
+    folder = cache_folder()
+    return None if folder is None else _key_in(folder)
+
+
+@cache
+def _key_in(folder: Path) -> bytes | None:
+    path = folder / _KEY
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            os.write(descriptor, os.urandom(_KEY_BYTES))
+        finally:
+            os.close(descriptor)
+    except OSError:  # it exists, or the cache cannot be written
+        pass
+    try:
+        key = read_plain(path, _KEY_BYTES)
+    except OSError:
+        return None
+    return key if len(key) == _KEY_BYTES else None

@@ -20,7 +20,10 @@ def output_error(path: Path, error: OSError) -> OutputError:
 
 
 def write_durably(path: Path, content: bytes) -> None:
-    with open(path, "wb") as file:
+    """Write a new file in place of any other, whose links and other names keep their content."""
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+    with open(path, "xb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

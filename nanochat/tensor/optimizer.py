@@ -18,15 +18,13 @@ from torch import Tensor
 
 from nanochat.config.options import TrainConfig
 from nanochat.model.parameters import Spec
-from nanochat.model.state import check_shapes
+from nanochat.model.state import check_shapes, moment_specs
 from nanochat.tensor.muon import Muon
 from nanochat.tensor.native import kernels
 from nanochat.tensor.weights import FlatWeights
 from nanochat.training.engine import StepSettings
 
 __all__ = ["FlatOptimizer"]
-
-MOMENTS = {"adamw": ("m", "v"), "sgd": ("momentum",), "muon": ("m", "v")}
 
 
 class FlatOptimizer:
@@ -40,16 +38,16 @@ class FlatOptimizer:
         self._config = config
         self._weights = weights
         self._muon = Muon(weights, heads=config.n_head) if config.optimizer == "muon" else None
-        matrices = [s for s in weights.specs if self._muon and s.group == "matrix"]
-        self._rest = weights.specs[: len(weights.specs) - len(matrices)]  # all but Muon's
         stop = self._muon.start if self._muon else weights.size
+        moments = moment_specs(config.optimizer, weights.specs)
+        self._rest = next(iter(moments.values()))  # all parameters but Muon's
         # By name: the flat moment and the parameters that it covers, in order.
         self._moments: dict[str, tuple[Tensor, Sequence[Spec]]] = {
-            name: (torch.zeros_like(weights.values[:stop]), self._rest)
-            for name in MOMENTS[config.optimizer]
+            name: (torch.zeros_like(weights.values[:stop]), specs)
+            for name, specs in moments.items()
         }
         if self._muon:
-            self._moments["momentum"] = self._muon.momentum, matrices
+            self._moments["momentum"] = self._muon.momentum, moments["momentum"]
         # Otherwise in separate passes of torch.
         self.by_kernel = config.loss == "fused" and weights.device.type == "cpu"
         # The fused kernels read float32 for weights of any dtype.

@@ -11,11 +11,10 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from nanochat.model.state import AVERAGE
 from nanochat.training.engine import EngineState
 
 __all__ = ["averaged_weights", "newest_weight", "saved_average", "scored_state", "split_average"]
-
-_PREFIX = "average."  # of the names among the optimizer's saved arrays
 
 
 def newest_weight(decay: float, update: int) -> float:
@@ -32,7 +31,7 @@ def saved_average(
     average: Mapping[str, NDArray[np.floating]],  # by Spec.name
 ) -> dict[str, NDArray[np.floating]]:
     """Return the average under the names that EngineState.optimizer holds."""
-    return {f"{_PREFIX}{name}": array for name, array in average.items()}
+    return {f"{AVERAGE}{name}": array for name, array in average.items()}
 
 
 def split_average(
@@ -41,8 +40,8 @@ def split_average(
     """Return the average by Spec.name, and the rest of EngineState.optimizer."""
     average, rest = {}, {}
     for name, array in optimizer.items():
-        if name.startswith(_PREFIX):
-            average[name.removeprefix(_PREFIX)] = array
+        if name.startswith(AVERAGE):
+            average[name.removeprefix(AVERAGE)] = array
         else:
             rest[name] = array
     return average, rest

@@ -6,7 +6,6 @@ tensorboard` imports it.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import time
@@ -17,6 +16,7 @@ from typing import Any
 
 from nanochat.errors import MissingDependency
 from nanochat.system.durable import output_error
+from nanochat.training.log_records import log_records
 from nanochat.training.metrics import JsonlWriter
 
 __all__ = ["EventLog", "require_tensorboard"]
@@ -108,7 +108,8 @@ class EventLog(JsonlWriter):
         A run that logs no events yet gets those of its metrics.jsonl.
         """
         lacking = super().truncate(length)
-        records = _records(self.path)
+        with _refusals(self.path):
+            records = list(log_records(self.path))
         if not self._is_first:
             from tensorboard.compat.proto.event_pb2 import SessionLog
 
@@ -129,8 +130,9 @@ class EventLog(JsonlWriter):
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         figures = {tag: record.get(key) for tag, key in _TAGS.get(record["kind"], {}).items()}
-        if record["kind"] == "eval" and record["elapsed_s"] > 0:
-            figures[TOKENS_PER_S] = record["tokens"] / record["elapsed_s"]
+        if record["kind"] == "eval":
+            tokens, seconds = record.get("tokens"), record.get("elapsed_s")  # older logs lack them
+            figures[TOKENS_PER_S] = tokens / seconds if tokens is not None and seconds else None
         values = [
             Summary.Value(tag=tag, simple_value=float(value))
             for tag, value in figures.items()
@@ -156,9 +158,3 @@ def _refusals(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise output_error(path, error) from error
-
-
-def _records(path: Path) -> list[dict[str, Any]]:
-    """Return the records of metrics.jsonl."""
-    with _refusals(path):
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

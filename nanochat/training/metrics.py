@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from nanochat.data.batches import IGNORE
 from nanochat.system.durable import output_error
+from nanochat.system.plain_files import open_plain, plain_file
 
 __all__ = [
     "METRIC_KEYS",
@@ -32,6 +33,7 @@ __all__ = [
     "metrics_line",
 ]
 
+_BLOCK = 1 << 16  # bytes of the log that are searched at a time for the end of a line
 _COMPACT = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
 
 METRIC_KEYS = (
@@ -165,7 +167,9 @@ class JsonlWriter:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._file = open(path, "ab")  # noqa: SIM115  # open as long as the run
+            # Also for reading: to open a FIFO for writing alone waits for its reader.
+            descriptor = open_plain(path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
+            self._file = open(descriptor, "ab")  # noqa: SIM115  # open as long as the run
         except OSError as error:
             raise output_error(path, error) from error
 
@@ -240,8 +244,12 @@ class JsonlWriter:
 
     def _end_of_lines(self, present: int) -> int:
         """Return where the last whole line ends."""
-        with open(self.path, "rb") as file:
-            return file.read(present).rfind(b"\n") + 1
+        with plain_file(self.path) as file:
+            for start in range(max(present - _BLOCK, 0), -1, -_BLOCK):
+                file.seek(start)
+                if (end := file.read(min(_BLOCK, present - start)).rfind(b"\n")) >= 0:
+                    return start + end + 1
+        return 0
 
     def close(self) -> None:
         try:

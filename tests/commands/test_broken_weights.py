@@ -54,7 +54,9 @@ CASES = [
      "weight layer0.attn_wq of {} must be finite, got -inf at [1, 2]"),
     ("optimizer", "m.wte", put(np.inf),
      "optimizer state m.wte of {} must be finite, got inf at [1, 2]"),
-    ("weights", "wte", lambda a: a.astype(np.int32), "weight wte of {} must hold floats, got int32"),
+    ("weights", "wte", lambda a: a.astype(np.int32),
+     "{} was not written by nanochat: weights.safetensors must hold arrays of F64, F32, I64, U32, got"
+     " 'I32' of 'wte'"),
 ]  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -83,12 +84,59 @@ def test_a_run_with_counts_is_told_with_order_size_and_hash(folder, tiny, cli, r
         assert f"\ncounts SHA-256: {facts['sha256']}\n" in out
         assert "\nlong orders store the training text nearly verbatim: share the counts" in out
     path.write_bytes(b"?")
-    assert "counts: order –, – entries of – tokens, 1 B" in cli("info", "run").out
+    damaged = cli("info", "run")
+    assert damaged.code == 1
+    assert "counts: order –, – entries of – tokens, 1 B" in damaged.out
+    problem = (
+        f"{path} was not written by nanochat: it must be a safetensors file, got another format"
+    )
+    assert damaged.err.endswith(f"error: run has 2 damaged parts: {problem}\n")
     assert refused("info", "nowhere", code=1).startswith("no run nowhere")
 
 
 def test_a_run_without_counts_has_none(trained, cli):
-    assert cli("info", str(trained.path)).out.endswith(f"run: {trained.path}\ncounts: none\n")
+    assert f"\nrun: {trained.path}\ncounts: none\n" in cli("info", str(trained.path)).out
     assert json.loads(cli("info", str(trained.path), "--json").out)["counts"] == []
     assert "counts" not in cli("runs", "show", str(trained.path)).out
     assert "run" not in nanochat.info()
+
+
+def test_every_part_of_a_run_is_verified(trained, folder, cli):
+    shutil.copytree(trained.path, "run")
+    *_, last = steps = sorted(Path("run/checkpoints").glob("step-*"))
+    sound = cli("info", "run")
+    parts = [*map(str, steps), "run/checkpoints/best"]
+    assert sound.code == 0
+    assert sound.out.splitlines()[-len(parts) :] == [f"{part}: verified" for part in parts]
+    weights = bytearray((last / "weights.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (last / "weights.safetensors").write_bytes(weights)
+    problem = f"{last}/weights.safetensors is damaged: its SHA-256 differs from its manifest"
+    damaged = cli("info", "run")
+    assert damaged.code == 1
+    assert f"\n{last}: {problem}\n" in damaged.out
+    assert f"\n{steps[0]}: verified\n" in damaged.out
+    assert damaged.err == f"error: run has 1 damaged part: {problem}\n"
+    found = json.loads(cli("info", "run", "--json").out)["parts"]
+    assert {part["path"]: part["problem"] for part in found} == {
+        **dict.fromkeys(parts),
+        str(last): problem,
+    }
+
+
+def test_links_and_damaged_small_files_are_parts_too(trained, folder, cli):
+    shutil.copytree(trained.path, "run")
+    Path("run/loss.svg").unlink()
+    Path("run/loss.svg").symlink_to("/etc/passwd")
+    Path("run/result.json").write_text("[")
+    Path("run/checkpoints/best").write_text("{}")
+    problems = {
+        "run/loss.svg": "run/loss.svg is a link, which no run folder holds",
+        "run": "run: result.json is damaged",
+        "run/checkpoints/best": "run/checkpoints/best is damaged: it does not name a checkpoint",
+    }
+    result = cli("info", "run")
+    assert result.code == 1
+    for path, problem in problems.items():
+        assert f"\n{path}: {problem}\n" in result.out
+    assert result.err == f"error: run has 3 damaged parts: {problems['run/loss.svg']}\n"

@@ -221,7 +221,9 @@ def test_a_given_share_is_kept_and_an_older_checkpoint_has_none(run, folder):
     assert "share_offset" not in Path("run/metrics.jsonl").read_text()
     content = json.loads((newest() / "trainer.json").read_text())
     for damaged in (None, "0.7", float("inf")):
-        with pytest.raises(CheckpointError, match="offset of share must be a finite float"):
+        with pytest.raises(
+            CheckpointError, match=r"trainer\.json must (be a number|hold finite numbers)"
+        ):
             load_checkpoint(
                 rewritten(newest(), {**content, "share": {"scale": 1.0, "offset": damaged}})
             )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -151,3 +153,57 @@ def test_a_discount_that_is_none_is_refused(discount: float) -> None:
     arrays["discounts"][0, 0, 0] = discount
     with pytest.raises(KernelError, match="^the counts are damaged: a discount$"):
         KneserNey.open(5, VOCAB, arrays)
+
+
+HEADERS: list[tuple[dict[str, Any], str]] = [
+    ({"stream": []}, "it must describe each array by data_offsets, dtype, shape, got others of 'stream'"),
+    ({"stream": {"dtype": []}}, "it must hold arrays of F64, F32, I64, U32, got [] of 'stream'"),
+    ({"stream": {"dtype": "F32"}}, "stream must be uint32 (n, 1), got float32"),
+    ({"stream": {"shape": "x"}}, "it must give the shape of 'stream', got 'x'"),
+    ({"stream": {"data_offsets": "x"}}, "it must give the place of 'stream', got 'x'"),
+    ({"train": {"shape": [1, 3]}}, "train must be float32 (n), got float32 (1, 3)"),
+    ({"evil": {"dtype": "U32", "shape": [0], "data_offsets": [0, 0]}},
+     "it must not have the array evil"),
+    ({"stream": None}, "it must describe each array by data_offsets, dtype, shape, got others of"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "message"), HEADERS)
+def test_a_header_that_no_run_writes_is_refused(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    """As of a file that another person made, whose name is right for its content."""
+    sha256 = save_counts(counted(), np.ones(3, dtype=np.float32), tmp_path)
+    content = (tmp_path / f"ngram-{sha256}.safetensors").read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    for name, change in changes.items():
+        is_part = isinstance(change, dict) and name in header
+        header[name] = {**header[name], **change} if is_part else change
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    changed = len(text).to_bytes(8, "little") + text + content[8 + length :]
+    path = tmp_path / f"ngram-{hashlib.sha256(changed).hexdigest()}.safetensors"
+    path.write_bytes(changed)
+    with pytest.raises(CheckpointError) as caught:
+        load_counts(tmp_path, path.stem.removeprefix("ngram-"))
+    assert str(caught.value).startswith(f"{path} was not written by nanochat: {message}")
+
+
+@pytest.mark.parametrize("value", [-0.5, 1.5, np.nan, np.inf])
+def test_probabilities_that_are_none_are_refused(tmp_path: Path, value: float) -> None:
+    sha256 = save_counts(counted(), np.full(3, value, dtype=np.float32), tmp_path)
+    with pytest.raises(CheckpointError, match="was not written by nanochat: train must hold prob"):
+        load_counts(tmp_path, sha256)
+
+
+def test_counts_behind_a_link_are_refused(tmp_path: Path) -> None:
+    sha256 = save_counts(counted(), np.ones(3, dtype=np.float32), tmp_path / "real")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with pytest.raises(CheckpointError, match="must be a folder, got a link$"):
+        load_counts(tmp_path / "link", sha256)
+    path = tmp_path / "real" / f"ngram-{sha256}.safetensors"
+    path.rename(tmp_path / "file")
+    path.symlink_to(tmp_path / "file")
+    with pytest.raises(CheckpointError, match="it must be a regular file, got a link$"):
+        load_counts(tmp_path / "real", sha256)

@@ -9,15 +9,15 @@ import json
 import os
 import pickle
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 from runs.saved_checkpoints import (
-    CONFIG,
     DATA,
     FILES,
+    NAMES,
     TOKENIZER,
+    config,
     names,
     same_bits,
     save,
@@ -28,7 +28,6 @@ from runs.saved_checkpoints import (
 from nanochat.errors import CheckpointError
 from nanochat.runs import checkpoint as module
 from nanochat.runs.checkpoint import load_checkpoint, resolve_checkpoint
-from nanochat.training.engine import EngineState
 
 # -------------------------------------------------------------------------------------- round trip
 
@@ -38,7 +37,7 @@ def test_weights_and_optimizer_come_back_bit_for_bit(tmp_path, dtype):
     saved = state(dtype)
     tiny, largest = np.finfo(dtype).smallest_subnormal, np.finfo(dtype).max
     saved.weights["wte"].flat[:4] = [-largest, -0.0, largest, tiny]
-    loaded = load_checkpoint(save(tmp_path, state=saved)).state
+    loaded = load_checkpoint(save(tmp_path, state=saved, config=config(dtype))).state
     same_bits(loaded.weights, saved.weights)
     same_bits(loaded.optimizer, saved.optimizer)
 
@@ -47,22 +46,19 @@ def test_everything_else_comes_back_equal(tmp_path):
     path = save(tmp_path)
     loaded = load_checkpoint(path)
     assert path == loaded.path == tmp_path / "step-000123"
-    assert (loaded.config, loaded.tokenizer, loaded.data) == (CONFIG, TOKENIZER, DATA)
+    assert (loaded.config, loaded.tokenizer, loaded.data) == (config(), TOKENIZER, DATA)
     assert loaded.trainer == trainer()
 
 
 def test_views_are_saved_by_value_not_by_memory(tmp_path):
-    whole = np.arange(24.0).reshape(4, 6)
-    views = {"t": whole.T, "rows": whole[::2], "columns": whole[:, 1:3], "big": whole.astype(">f8")}
-    loaded = load_checkpoint(save(tmp_path, state=EngineState(weights=views, optimizer={}))).state
-    assert all(np.array_equal(loaded.weights[name], views[name]) for name in views)
-    assert loaded.optimizer == {}
-
-
-def test_empty_and_scalar_arrays_come_back(tmp_path):
-    arrays = {"none": np.zeros((0, 4)), "scalar": np.array(3.5)}
-    loaded = load_checkpoint(save(tmp_path, state=EngineState(weights=arrays, optimizer={}))).state
-    same_bits(loaded.weights, arrays)
+    whole = np.arange(80.0).reshape(10, 8)
+    saved = state()
+    saved.weights["wte"] = whole[::2, 1:5]
+    saved.weights["lm_head"] = whole[:4, :5].T
+    saved.optimizer["m.wte"] = whole[:5, :4].astype(">f8")
+    loaded = load_checkpoint(save(tmp_path, state=saved)).state
+    assert all(np.array_equal(loaded.weights[name], saved.weights[name]) for name in NAMES)
+    assert np.array_equal(loaded.optimizer["m.wte"], saved.optimizer["m.wte"])
 
 
 def test_loaded_arrays_can_be_written_to(tmp_path):
@@ -201,13 +197,26 @@ def test_sound_files_with_other_contents_are_refused(tmp_path, monkeypatch):
 def test_a_file_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     path = save(tmp_path)
 
-    def refuse(self):
+    def refuse(*_):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr("nanochat.runs.reading.read_plain", refuse)
     with pytest.raises(CheckpointError) as caught:
         load_checkpoint(path)
     assert str(caught.value) == f"cannot read {path}/manifest.json: Permission denied"
+
+
+def test_too_little_memory_names_the_checkpoint_and_its_size(tmp_path, monkeypatch):
+    path = save(tmp_path)
+
+    def refuse(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("nanochat.runs.reading.np.empty", refuse)
+    size = sum(file.stat().st_size for file in path.iterdir())
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(path)
+    assert str(caught.value) == f"{path} does not fit in memory; its files have {size:,} bytes"
 
 
 class Bomb:

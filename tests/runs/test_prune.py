@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from runs.saved_checkpoints import copy_as
 
 from nanochat.config.keep import Keep, parse_keep
 from nanochat.errors import OutputError
@@ -30,7 +31,7 @@ def runs(trained_gpt, tmp_path, monkeypatch):
     for step in (0, 20):
         shutil.rmtree(checkpoints / f"step-{step:06d}")
     for step in (10, 20, 30, 50, 60):
-        shutil.copytree(checkpoints / "step-000040", checkpoints / f"step-{step:06d}")
+        copy_as(checkpoints / "step-000040", step)
     Path("runs/kjv/metrics.jsonl").write_text("")
     return Path("runs")
 
@@ -181,11 +182,11 @@ def test_a_missing_run_is_named_with_the_closest_one(runs):
 
 
 def test_a_removal_that_is_cut_short_can_be_repeated(runs, monkeypatch):
-    def fail(path):
+    def fail(path, **_):
         raise PermissionError(13, "Permission denied")
 
     with monkeypatch.context() as patch:
-        patch.setattr("nanochat.runs.prune.shutil.rmtree", fail)
+        patch.setattr("shutil.rmtree", fail)
         with pytest.raises(OutputError, match="^cannot remove runs/kjv: Permission denied$"):
             remove_run(removable_run("kjv", runs))
     assert set(os.listdir(runs / "kjv")) <= RUN_FILES

@@ -328,7 +328,15 @@ def test_a_full_disk_is_named_with_its_file(log, monkeypatch, name):
     )
 
 
-def test_a_device_without_room_is_named_at_write_and_at_close():
+def test_a_device_without_room_is_named_at_write_and_at_close(log, monkeypatch):
+    with pytest.raises(
+        OutputError, match="^cannot write /dev/full: it must be a regular file, got a"
+    ):
+        JsonlWriter(Path("/dev/full"))
+    # A regular file on a full disk behaves as this device does.
+    monkeypatch.setattr(
+        "nanochat.training.metrics.open_plain", lambda path, flags: os.open(path, flags)
+    )
     writer = JsonlWriter(Path("/dev/full"))
     message = (
         "cannot write /dev/full: No space left on device; free some space or choose another out"

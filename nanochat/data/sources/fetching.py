@@ -21,9 +21,10 @@ from nanochat.data.sources.opening import CHUNK, open_file, reason
 from nanochat.data.sources.progress import reading
 from nanochat.errors import CorpusError, OutputError
 from nanochat.system import processes
+from nanochat.system.plain_files import read_plain
 from nanochat.system.wording import amount
 
-__all__ = ["SOURCES_DIR", "STDIN", "Fetched", "fetched", "is_url", "keep_sources"]
+__all__ = ["SOURCES_DIR", "STDIN", "Fetched", "fetched", "is_url", "keep_sources", "kept_copy"]
 
 STDIN = "-"
 SOURCES_DIR = "sources"
@@ -51,7 +52,7 @@ class Fetched:
             self.spool.seek(0)
             yield self.spool  # type: ignore[misc]  # a spooled file has all that is needed
         else:
-            with open_file(str(self.kept), f"{self.name} in {self.kept}") as file:
+            with open_file(str(self.kept), f"{self.name} in {self.kept}", follow=False) as file:
                 yield file
 
 
@@ -68,7 +69,7 @@ def fetched(
     folder: Path | None,  # of the run that may hold a copy
 ) -> Fetched:
     """Return the source: the copy in the run folder if there is one, otherwise read now."""
-    copy = _copy_in(folder, origin) if folder is not None else None
+    copy = kept_copy(folder, origin) if folder is not None else None
     if copy is not None:
         return copy
     if origin not in _fetched:
@@ -200,11 +201,13 @@ def _suffix(origin: str) -> str:
     return suffix if suffix.isascii() and suffix[1:].isalnum() and len(suffix) < 10 else ".txt"
 
 
-def _copy_in(folder: Path, origin: str) -> Fetched | None:
+def kept_copy(folder: Path, origin: str) -> Fetched | None:
     """Return the run folder's copy of a source. Raises CorpusError if it is damaged."""
     index = folder / SOURCES_DIR / _INDEX
+    if index.parent.is_symlink():
+        raise CorpusError(f"{index.parent} is a link, which no run folder holds; restore it")
     try:
-        known: Any = json.loads(index.read_text(encoding="utf-8"))
+        known: Any = json.loads(read_plain(index))
         entry = known.get(origin)
         if entry is None:
             return None

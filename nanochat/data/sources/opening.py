@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any, BinaryIO, Protocol
 
 from nanochat.errors import CorpusError, MissingDependency
+from nanochat.system.plain_files import plain_file
 
 __all__ = [
     "CHUNK",
@@ -78,10 +79,15 @@ def reason(error: Exception) -> str:
 
 
 @contextmanager
-def open_file(path: str, name: str) -> Iterator[BinaryIO]:
+def open_file(
+    path: str,
+    name: str,
+    *,
+    follow: bool = True,  # links; the files of a run folder are none
+) -> Iterator[BinaryIO]:
     """Open a file for reading. Raises CorpusError if it changes before it is closed."""
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb") if follow else plain_file(path) as file:
             before = _version(file)
             yield file
             if _version(file) != before:

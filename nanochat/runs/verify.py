@@ -1,0 +1,66 @@
+"""Whether every part of a run folder is what a run of this version wrote.
+
+Reads all checkpoints, the counts of their n-grams and the small files, and changes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from nanochat.errors import CheckpointError
+from nanochat.runs.best import BEST, read_best
+from nanochat.runs.checkpoint import load_checkpoint
+from nanochat.runs.counts import counts_of
+from nanochat.runs.find import checkpoint_folders
+from nanochat.runs.folder import RUN_FILES, RunFolder
+from nanochat.runs.summary import summarize
+
+__all__ = ["Verdict", "verdicts"]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What was found about one part of a run."""
+
+    path: Path
+    problem: str | None  # None: it is as it was written
+
+
+def verdicts(run: Path) -> list[Verdict]:
+    """Return a verdict about each part of a run, or of a folder of checkpoints."""
+    folder = RunFolder(run)
+    links = [run / name for name in sorted(RUN_FILES) if os.path.islink(run / name)]
+    found = [Verdict(path, f"{path} is a link, which no run folder holds") for path in links]
+    if folder.config.exists() and (problem := summarize(run).problem):
+        found.append(Verdict(run, f"{run}: {problem}"))
+    directory = folder.checkpoints if folder.checkpoints.is_dir() else run
+    if directory not in links:
+        found += _checkpoints(directory)
+    return found
+
+
+def _checkpoints(directory: Path) -> Iterator[Verdict]:
+    try:
+        folders = checkpoint_folders(directory)
+    except CheckpointError as error:
+        yield Verdict(directory, str(error))
+        return
+    for path in folders.values():
+        yield _verdict(path, _read_with_counts, path)
+    if os.path.lexists(directory / BEST):
+        yield _verdict(directory / BEST, read_best, directory)
+
+
+def _read_with_counts(path: Path) -> None:
+    counts_of(load_checkpoint(path))
+
+
+def _verdict(path: Path, read: Callable[[Path], object], argument: Path) -> Verdict:
+    try:
+        read(argument)
+    except CheckpointError as error:
+        return Verdict(path, str(error))
+    return Verdict(path, None)
