@@ -32,6 +32,7 @@ from nanochat.config.options import (
 from nanochat.config.sources import gather_options
 from nanochat.errors import NanochatError, RunInterrupted
 from nanochat.system import processes
+from nanochat.system.interruption import end_interrupted, write_interruption
 from nanochat.system.streams import (
     PROGRESS,
     reserve_standard_files,
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _answer(words)
         return 0
     except RunInterrupted as stopped:
-        _print_interruption(str(stopped))
+        write_interruption(str(stopped))
         return stopped.exit_code
     except NanochatError as error:
         _print_error(" ".join(str(error).splitlines()))
@@ -62,9 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MemoryError:
         _print_error("not enough memory; lower batch_size, block_size, n_embd or num_samples")
         return 1
-    except KeyboardInterrupt:
-        _print_interruption("interrupted")
-        return 130
+    except KeyboardInterrupt as interruption:
+        return end_interrupted(interruption)
     except BrokenPipeError:
         # The reader of stdout has gone, so what is still buffered has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -82,11 +82,6 @@ def _print_error(message: str) -> None:
     from nanochat.output.text import escaped  # names and answers of servers may hold anything
 
     write_progress(f"error: {escaped(message) if PROGRESS.isatty() else message}")
-
-
-def _print_interruption(message: str) -> None:
-    """Write a line that is not an error; a terminal has shown ^C in front of it."""
-    write_progress(f"\n{message}" if PROGRESS.isatty() else message)
 
 
 def _answer(words: Sequence[str]) -> None:

@@ -34,7 +34,7 @@ def stop_requested() -> Iterator[Callable[[], bool]]:
 
     handled = [signal.SIGINT, signal.SIGTERM]
     # Under nohup SIGHUP is ignored and the run survives its terminal; otherwise the run is saved.
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+    if signal.getsignal(signal.SIGHUP) not in (signal.SIG_IGN, None):  # None: not set by Python
         handled.append(signal.SIGHUP)
     before = {number: signal.signal(number, note_signal) for number in handled}
     try:
