@@ -271,7 +271,8 @@ def _resumed_run(
         raise CheckpointError(f"no run to resume at {folder.path}; leave --resume out to start one")
     with ExitStack() as stack:
         if processes.rank() == 0:
-            stack.enter_context(locked(folder.path))
+            lock = stack.enter_context(locked(folder.path))
+            folder = RunFolder(folder.path, lock)
             clear_leftovers(folder.checkpoints)
         checkpoint, skipped = newest_checkpoint(folder.checkpoints)
         for reason in skipped:
@@ -365,6 +366,7 @@ def _save(run: _Run, trainer: TrainerState, state: EngineState, best: Best | Non
         steps = config.steps if budget else trainer.step
         config = run.deadline.repeatable(config, steps)
         trainer = dataclasses.replace(trainer, budget=budget)
+    run.folder.check_in_place()
     path = save_checkpoint(
         run.folder.checkpoints, config=config.to_dict(),
         tokenizer=run.dataset.tokenizer.to_dict(), data=_data_record(run), trainer=trainer,

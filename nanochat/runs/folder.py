@@ -12,7 +12,7 @@ from typing import Any
 from nanochat.config.options import CHECKPOINTS_DIR, RUNS_DIR
 from nanochat.data.sources.fetching import SOURCES_DIR
 from nanochat.errors import OutputError
-from nanochat.runs.lock import LOCK, locked
+from nanochat.runs.lock import LOCK, Lock, locked
 from nanochat.system.durable import make_folder, output_error, replace_durably
 from nanochat.system.json_text import strict_json
 
@@ -36,8 +36,9 @@ _REMAINS = RUN_FILES - {SOURCES_DIR, RESULT}
 class RunFolder:
     """Paths inside one run's folder."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, lock: Lock | None = None) -> None:
         self.path = path
+        self._lock = lock  # of a process that writes to it
         self.config = path / CONFIG
         self.environment = path / ENVIRONMENT
         self.metrics = path / METRICS
@@ -46,6 +47,12 @@ class RunFolder:
         self.events = path / EVENTS
         self.checkpoints = path / CHECKPOINTS_DIR
         self.counts = path / COUNTS_DIR
+
+    def check_in_place(self) -> None:
+        """Raise OutputError if the path does not lead to the locked folder anymore, before a write
+        that would begin another folder."""
+        if self._lock is not None:
+            self._lock.check()
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write the resolved config as a file that `--config` takes.
@@ -65,6 +72,7 @@ class RunFolder:
         self._write(path, strict_json(record, indent=2) + "\n")
 
     def _write(self, path: Path, text: str) -> None:
+        self.check_in_place()
         replace_durably(path, text.encode())
 
 
@@ -85,14 +93,14 @@ def new_run(out: str | None, name: str) -> Iterator[RunFolder]:
                 make_folder(path)
     except OSError as error:
         raise output_error(path, error) from error
-    with locked(path):
+    with locked(path) as lock:
         refuse_used(path, locked_here=True)  # another process may have been faster
         try:
             _clear_remains(path)
             make_folder(path / CHECKPOINTS_DIR)
         except OSError as error:
             raise output_error(path, error) from error
-        yield RunFolder(path)
+        yield RunFolder(path, lock)
 
 
 def refuse_used(path: Path, *, locked_here: bool = False) -> None:
