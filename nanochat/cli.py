@@ -30,7 +30,7 @@ from nanochat.config.options import (
     options_of,
 )
 from nanochat.config.sources import gather_options
-from nanochat.errors import NanochatError, RunInterrupted
+from nanochat.errors import CheckpointError, NanochatError, NonFiniteStep, RunInterrupted
 from nanochat.system import processes
 from nanochat.system.interruption import end_interrupted, write_interruption
 from nanochat.system.streams import (
@@ -55,10 +55,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _answer(words)
         return 0
     except RunInterrupted as stopped:
-        write_interruption(str(stopped))
+        if not processes.is_copy():
+            write_interruption(str(stopped))
         return stopped.exit_code
     except NanochatError as error:
-        _print_error(" ".join(str(error).splitlines()))
+        if not _rank_0_tells(error):
+            _print_error(" ".join(str(error).splitlines()))
         return error.exit_code
     except MemoryError:
         _print_error("not enough memory; lower batch_size, block_size, n_embd or num_samples")
@@ -69,6 +71,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of stdout has gone, so what is still buffered has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except (OSError, RecursionError) as error:  # that no command has expected
+        _print_error(_unexpected(error))
+        return 1
+
+
+def _unexpected(error: OSError | RecursionError) -> str:
+    if isinstance(error, RecursionError):
+        return "the input is nested too deeply to be read; give one of fewer levels"
+    what = "the system call" if error.filename is None else str(error.filename)
+    reason = error.strerror or str(error) or type(error).__name__
+    return f"the system refused {what}: {reason}; check the disk, its permissions and limits"
+
+
+def _rank_0_tells(error: NanochatError) -> bool:
+    """Whether rank 0 meets the same error, so that one line tells it."""
+    is_shared = error.exit_code == 2 or isinstance(error, (CheckpointError, NonFiniteStep))
+    return is_shared and processes.is_copy()
 
 
 def _escape_unprintable_output() -> None:

@@ -29,6 +29,7 @@ class TrainerState:
     interval_loss: float = 0.0  # sum of the training losses since the last evaluation
     interval_steps: int = 0
     budget: Mapping[str, Any] | None = None  # of a run that a deadline will end: Deadline.state
+    processes: int | None = None  # that trained together; older checkpoints lack it
 
     def check(self) -> None:
         """Raise ValueError for a field that no training loop writes."""
@@ -36,6 +37,8 @@ class TrainerState:
             _check_count(name, getattr(self, name))
         if self.best_step is not None:
             _check_count("best_step", self.best_step)
+        if self.processes is not None:
+            _check_count("processes", self.processes)
         numbers = {"elapsed_s": self.elapsed_s, "interval_loss": self.interval_loss}
         if self.best_loss is not None:
             numbers["best_loss"] = self.best_loss

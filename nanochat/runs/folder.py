@@ -18,16 +18,17 @@ from nanochat.system.json_text import strict_json
 
 __all__ = ["RUN_FILES", "RunFolder", "new_run", "refuse_used"]
 
-CONFIG, ENVIRONMENT, METRICS, PLOT, RESULT, EVENTS = (
+CONFIG, ENVIRONMENT, METRICS, PLOT, RESULT, EVENTS, NONFINITE = (
     "config.toml", "environment.json", "metrics.jsonl", "loss.svg", "result.json", "tensorboard",
+    "nonfinite.json",
 )  # fmt: skip
 
 
 # Every name that a run writes at the top of its folder; the hidden ones only while it writes.
-RUN_FILES = {CONFIG, ENVIRONMENT, METRICS, PLOT, RESULT, EVENTS}
+RUN_FILES = {CONFIG, ENVIRONMENT, METRICS, PLOT, RESULT, EVENTS, NONFINITE}
 COUNTS_DIR = "counts"  # of n-grams that the network is mixed with
 RUN_FILES |= {CHECKPOINTS_DIR, COUNTS_DIR, LOCK, SOURCES_DIR}
-RUN_FILES |= {f".{name}.tmp" for name in (CONFIG, ENVIRONMENT, RESULT, PLOT)}
+RUN_FILES |= {f".{name}.tmp" for name in (CONFIG, ENVIRONMENT, RESULT, PLOT, NONFINITE)}
 # What a run may leave that ends before its first checkpoint. SOURCES_DIR may hold the only copy of
 # standard input; a result is that of a finished run.
 _REMAINS = RUN_FILES - {SOURCES_DIR, RESULT}
@@ -45,6 +46,7 @@ class RunFolder:
         self.plot = path / PLOT
         self.result = path / RESULT
         self.events = path / EVENTS
+        self.nonfinite = path / NONFINITE  # of a run that NonFiniteStep has ended
         self.checkpoints = path / CHECKPOINTS_DIR
         self.counts = path / COUNTS_DIR
 

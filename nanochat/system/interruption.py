@@ -6,6 +6,7 @@ before the signals are set.
 
 from __future__ import annotations
 
+import os
 import signal
 from types import FrameType
 
@@ -13,7 +14,13 @@ __all__ = ["end_interrupted", "interrupt_at_signals", "write_interruption"]
 
 
 def interrupt_at_signals() -> None:
-    """Let SIGTERM and SIGHUP interrupt as SIGINT does. A signal that is ignored stays so."""
+    """Let SIGTERM and SIGHUP interrupt as SIGINT does. A signal that is ignored stays so.
+
+    Above rank 0 they end the process at once and silently: rank 0 tells of them, and a process that
+    waits for rank 0 in torch runs no handlers.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        return
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, _interrupt)
@@ -27,7 +34,10 @@ def end_interrupted(interruption: KeyboardInterrupt) -> int:
     """Say that a signal ended the command and return the exit code: 128 and the signal's number."""
     number = next(iter(interruption.args), signal.SIGINT)  # Python's own has no arguments
     name = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
-    write_interruption(f"interrupted{name}")
+    from nanochat.system.processes import is_copy
+
+    if not is_copy():
+        write_interruption(f"interrupted{name}")
     return 128 + int(number)
 
 

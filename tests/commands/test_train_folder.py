@@ -241,11 +241,9 @@ GONE = (
 
 @pytest.mark.parametrize("resumed", [False, True])
 @pytest.mark.parametrize("change", [moved, removed, replaced])
-def test_a_folder_that_is_gone_ends_the_run_at_its_next_save(
-    folder, tiny, mode, change, resumed
-):
+def test_a_folder_that_is_gone_ends_the_run_at_its_next_save(folder, tiny, mode, change, resumed):
     """The old name is neither made anew nor written to, and a moved run can go on."""
-    options = tiny(out="run", eval_every=2, checkpoint_every=2, mode=mode)
+    options = tiny(out="run", eval_every=2, checkpoint_every=2, mode=mode, lr_schedule="constant")
     if resumed:
         nanochat.train(TrainConfig(**{**options, "steps": 2}))
         options = {"resume": True, "out": "run", "steps": 6}
@@ -266,9 +264,7 @@ def test_a_folder_that_is_gone_ends_the_run_at_its_next_save(
         assert resume("elsewhere").metrics["steps"] == 6
 
 
-def test_a_folder_that_is_gone_after_the_last_save_ends_the_run_before_its_result(
-    run, monkeypatch
-):
+def test_a_folder_that_is_gone_after_the_last_save_ends_the_run_before_its_result(run, monkeypatch):
     scored = commands_train._final_evaluation
 
     def move_first(*arguments):
