@@ -1,4 +1,7 @@
 # The C++ standard, and nanochat_options: the compiler options of all C++ targets.
+if(MSVC)
+  message(FATAL_ERROR "The C++ compiler must be GCC or Clang, got MSVC; on Windows, use WSL")
+endif()
 set(CMAKE_CXX_STANDARD 20)
 set(CMAKE_CXX_STANDARD_REQUIRED ON)
 set(CMAKE_CXX_EXTENSIONS OFF)
@@ -12,28 +15,24 @@ endif()
 # One rounding per operation: no contraction to fused multiply-add, no fast-math. No code for the
 # build machine only. math-errno decides only whether libm writes errno; its results do not change.
 add_library(nanochat_options INTERFACE)
-if(MSVC)
-  target_compile_options(nanochat_options INTERFACE /W4 /fp:precise $<$<BOOL:${NCLAB_WERROR}>:/WX>)
-else()
-  target_compile_options(
-    nanochat_options
-    INTERFACE -ffp-contract=off
-              -fno-math-errno
-              -Wall
-              -Wextra
-              -Wconversion
-              -Wshadow
-              $<$<CONFIG:Release>:-O3>
-              # GCC 12 reports overlaps in std::string's operator+ that do not exist (bug 105651).
-              $<$<AND:$<CXX_COMPILER_ID:GNU>,$<VERSION_LESS:$<CXX_COMPILER_VERSION>,13>>:-Wno-restrict>
-              $<$<BOOL:${NCLAB_WERROR}>:-Werror>)
-  if(NCLAB_SANITIZE)
-    set(sanitizers address,undefined)
-    if(NCLAB_SANITIZE STREQUAL "thread")
-      set(sanitizers thread)
-    endif()
-    target_compile_options(nanochat_options INTERFACE -fsanitize=${sanitizers}
-                                                      -fno-sanitize-recover=all -g)
-    target_link_options(nanochat_options INTERFACE -fsanitize=${sanitizers})
+target_compile_options(
+  nanochat_options
+  INTERFACE -ffp-contract=off
+            -fno-math-errno
+            -Wall
+            -Wextra
+            -Wconversion
+            -Wshadow
+            $<$<CONFIG:Release>:-O3>
+            # GCC 12 reports overlaps in std::string's operator+ that do not exist (bug 105651).
+            $<$<AND:$<CXX_COMPILER_ID:GNU>,$<VERSION_LESS:$<CXX_COMPILER_VERSION>,13>>:-Wno-restrict>
+            $<$<BOOL:${NCLAB_WERROR}>:-Werror>)
+if(NCLAB_SANITIZE)
+  set(sanitizers address,undefined)
+  if(NCLAB_SANITIZE STREQUAL "thread")
+    set(sanitizers thread)
   endif()
+  target_compile_options(nanochat_options INTERFACE -fsanitize=${sanitizers}
+                                                    -fno-sanitize-recover=all -g)
+  target_link_options(nanochat_options INTERFACE -fsanitize=${sanitizers})
 endif()

@@ -1,7 +1,7 @@
 # Sources that are compiled once per instruction set. The code chooses a set at run time
 # (csrc/simd/instruction_set.hpp).
 set(NCLAB_X86 OFF)
-if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|amd64|AMD64)$" AND NOT MSVC)
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|amd64|AMD64)$")
   set(NCLAB_X86 ON)
 endif()
 

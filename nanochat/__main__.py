@@ -11,10 +11,16 @@ def main() -> int:
     Returns the exit code only under a profiler or debugger.
     """
     try:
+        from nanochat.system.interruption import interrupt_at_signals
+
+        interrupt_at_signals()
         from nanochat.cli import main as run
-    except KeyboardInterrupt:  # while Python still imports
-        return 130
-    code = run()
+
+        code = run()
+    except KeyboardInterrupt as interruption:  # while Python still imports, or a second one
+        from nanochat.system.interruption import end_interrupted
+
+        code = end_interrupted(interruption)
     if sys.getprofile() is None and sys.gettrace() is None:
         _leave(code)
     return code
@@ -28,8 +34,11 @@ def _leave(code: int) -> None:
     """
     import atexit
     import os
+    import signal
     from contextlib import suppress
 
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the command has ended
+        signal.signal(number, signal.SIG_IGN)
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:

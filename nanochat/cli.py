@@ -30,8 +30,9 @@ from nanochat.config.options import (
     options_of,
 )
 from nanochat.config.sources import gather_options
-from nanochat.errors import NanochatError, RunInterrupted
+from nanochat.errors import CheckpointError, NanochatError, NonFiniteStep, RunInterrupted
 from nanochat.system import processes
+from nanochat.system.interruption import end_interrupted, write_interruption
 from nanochat.system.streams import (
     PROGRESS,
     reserve_standard_files,
@@ -54,21 +55,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _answer(words)
         return 0
     except RunInterrupted as stopped:
-        _print_interruption(str(stopped))
+        if not processes.is_copy():
+            write_interruption(str(stopped))
         return stopped.exit_code
     except NanochatError as error:
-        _print_error(" ".join(str(error).splitlines()))
+        if not _rank_0_tells(error):
+            _print_error(" ".join(str(error).splitlines()))
         return error.exit_code
     except MemoryError:
         _print_error("not enough memory; lower batch_size, block_size, n_embd or num_samples")
         return 1
-    except KeyboardInterrupt:
-        _print_interruption("interrupted")
-        return 130
+    except KeyboardInterrupt as interruption:
+        return end_interrupted(interruption)
     except BrokenPipeError:
         # The reader of stdout has gone, so what is still buffered has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except (OSError, RecursionError) as error:  # that no command has expected
+        _print_error(_unexpected(error))
+        return 1
+
+
+def _unexpected(error: OSError | RecursionError) -> str:
+    if isinstance(error, RecursionError):
+        return "the input is nested too deeply to be read; give one of fewer levels"
+    what = "the system call" if error.filename is None else str(error.filename)
+    reason = error.strerror or str(error) or type(error).__name__
+    return f"the system refused {what}: {reason}; check the disk, its permissions and limits"
+
+
+def _rank_0_tells(error: NanochatError) -> bool:
+    """Whether rank 0 meets the same error, so that one line tells it."""
+    is_shared = error.exit_code == 2 or isinstance(error, (CheckpointError, NonFiniteStep))
+    return is_shared and processes.is_copy()
 
 
 def _escape_unprintable_output() -> None:
@@ -82,11 +101,6 @@ def _print_error(message: str) -> None:
     from nanochat.output.text import escaped  # names and answers of servers may hold anything
 
     write_progress(f"error: {escaped(message) if PROGRESS.isatty() else message}")
-
-
-def _print_interruption(message: str) -> None:
-    """Write a line that is not an error; a terminal has shown ^C in front of it."""
-    write_progress(f"\n{message}" if PROGRESS.isatty() else message)
 
 
 def _answer(words: Sequence[str]) -> None:

@@ -6,6 +6,8 @@ line turns errors into text and exit codes; it prints `error: <message>`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 __all__ = [
     "AblationError",
     "CheckpointError",
@@ -115,9 +117,21 @@ class OtherVersion(CheckpointError):
 
 
 class NonFiniteStep(NanochatError):
-    """A loss or gradient that is not finite; the weights are those before the step."""
+    """A loss or gradient that is not finite, or a loss that no training lowers again.
+
+    `step` is the last step whose batch has a part in it, from 1; `figures` is what was measured.
+    """
 
     exit_code = 1
+
+    def __init__(
+        self, what: str, step: int = 0, figures: Mapping[str, float | None] | None = None
+    ) -> None:
+        super().__init__(what, step, figures)  # all are arguments, as pickle needs them
+        self.step, self.figures = step, figures or {}
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class OutOfMemory(NanochatError):

@@ -52,8 +52,6 @@ def _folder() -> Path:
 
 
 def _file_name(name: str) -> str:
-    if sys.platform == "win32":
-        return f"{name}.dll"
     return f"lib{name}.dylib" if sys.platform == "darwin" else f"lib{name}.so"
 
 

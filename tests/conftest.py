@@ -209,15 +209,25 @@ def stop_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     from nanochat.commands import train as module
     from nanochat.training import blocks
 
+    start = blocks.Blocks.start
+
     def set_step(step: int) -> None:
-        # The loop looks for a signal once per block.
+        # The loop looks for a signal once per block, and during evaluations.
         monkeypatch.setattr(blocks, "LARGEST_BLOCK", 1)
+        begun = 0
+
+        def counted(self: blocks.Blocks, *arguments: Any, **options: Any) -> blocks.Block:
+            nonlocal begun
+            begun += 1
+            return start(self, *arguments, **options)
 
         @contextmanager
         def stop_requested() -> Iterator[Callable[[], bool]]:
-            asked = iter(range(1 << 30))
-            yield lambda: next(asked) >= step
+            nonlocal begun
+            begun = 0
+            yield lambda: begun >= step
 
+        monkeypatch.setattr(blocks.Blocks, "start", counted)
         monkeypatch.setattr(module, "stop_requested", stop_requested)
 
     return set_step

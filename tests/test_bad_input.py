@@ -6,6 +6,7 @@ command. Numbers out of range are in config/test_options.py.
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -15,9 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from error_classes import error_classes
 
 import nanochat
 from nanochat import errors, native
+from nanochat.data.sources.decoding import utf8
+from nanochat.data.sources.records import read_parquet
 from nanochat.sampling.draw import draw
 
 EMPTY = "dataset must contain at least one token pair"
@@ -116,6 +120,11 @@ def test_paths_that_are_not_text_are_refused_by_name(refused, folder):
 # ------------------------------------------------------------ every error class, once on a real path
 
 
+def test_every_public_error_class_is_listed():
+    public = {kind.__name__ for kind in error_classes() if kind.__module__ == errors.__name__}
+    assert public == set(errors.__all__) - {"NanochatError"}
+
+
 def test_every_error_class_is_raised_on_a_real_path(folder, tiny, trained, monkeypatch, stop_after):
     """The exact words are pinned in the tests of the file that raises the error."""
     train, sample = nanochat.train, nanochat.sample
@@ -135,6 +144,12 @@ def test_every_error_class_is_raised_on_a_real_path(folder, tiny, trained, monke
         "LogitsError": lambda: draw(np.full((1, 2), np.nan), np.zeros(1, np.uint64)),
         "ProgramError": lambda: nanochat.compile(lambda tokens: [], []),
         "CorpusError": lambda: train(config(**tiny(data="no.txt"))),
+        # Folders count these two; other commands raise their base classes.
+        "Unreadable": lambda: list(utf8([b"\xff"], "a.txt")),
+        "MissingReader": lambda: list(read_parquet(io.BytesIO(b"PAR1"), "a.parquet", None)),
+        "TooShort": lambda: train(
+            config(data="names.txt", time_budget="1s", preset="pico"), elapsed_s=1e6
+        ),
         "TokenizerError": lambda: sample(nanochat.SampleConfig(checkpoint=checkpoint, prompt="Z")),
         "PromptTooLong": lambda: sample(
             nanochat.SampleConfig(checkpoint=checkpoint, prompt="a" * 99)
@@ -164,14 +179,15 @@ def test_every_error_class_is_raised_on_a_real_path(folder, tiny, trained, monke
 
         monkeypatch.setattr("nanochat.tensor.engine.TensorEngine._accumulate", no_memory)
 
-    assert set(ways) == set(errors.__all__) - {"NanochatError"}
+    kinds = {kind.__name__: kind for kind in error_classes()}
+    assert set(ways) == set(kinds)
     write("a.parquet", b"PAR1")
     monkeypatch.setattr("nanochat.training.guards.DRIFT_BYTES", -1)
     monkeypatch.setitem(sys.modules, "pyarrow", None)  # not installed
     for name, way in ways.items():
         with pytest.raises(errors.NanochatError) as caught:
             way()
-        assert type(caught.value) is getattr(errors, name), (name, caught.value)
+        assert type(caught.value) is kinds[name], (name, caught.value)
         message = str(caught.value)
         assert message and "\n" not in message
         assert message[0] != message[0].upper() or not message[0].isalpha()

@@ -5,6 +5,7 @@ After a deliberate change of options, `python tests/test_cli.py` writes the snap
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -265,7 +266,9 @@ def test_every_config_is_a_command():
     assert set(surface()["ablate"]) == {
         "--" + name.replace("_", "-")
         for name in {**options_of(AblateConfig), **options_of(TrainConfig)}
-        if name not in ("resume", "init_from", "extend_vocabulary", "final_on_all")
+        if name not in (
+            "resume", "init_from", "extend_vocabulary", "final_on_all", "rank_timeout",
+        )
     }  # fmt: skip
 
 
@@ -416,6 +419,31 @@ def test_a_lack_of_memory_is_one_line_and_exit_code_1(monkeypatch, refused):
     assert refused("info", code=1) == (
         "not enough memory; lower batch_size, block_size, n_embd or num_samples"
     )
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(errno.EIO, "Input/output error", "a.txt"),
+         "the system refused a.txt: Input/output error; check the disk, its permissions and limits"),
+        (OSError(errno.EMFILE, "Too many open files"),
+         "the system refused the system call: Too many open files; check the disk, its permissions"
+         " and limits"),
+        (ConnectionResetError(),
+         "the system refused the system call: ConnectionResetError; check the disk, its permissions"
+         " and limits"),
+        (RecursionError("maximum recursion depth exceeded"),
+         "the input is nested too deeply to be read; give one of fewer levels"),
+    ],
+)  # fmt: skip
+def test_what_no_command_has_expected_is_one_line_and_exit_code_1(
+    monkeypatch, refused, error, message
+):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr("nanochat.commands.info.info", fail)
+    assert refused("info", code=1) == message
 
 
 def test_an_error_of_several_lines_is_told_in_one(monkeypatch, refused):

@@ -2,9 +2,7 @@
 // work. A task takes long compared with the lock around its index.
 #include "threads/workers.hpp"
 
-#ifndef _WIN32
 #include <unistd.h>
-#endif
 
 #include <chrono>
 #include <utility>
@@ -17,13 +15,7 @@ constexpr std::chrono::microseconds patience{30};
 
 }  // namespace
 
-std::int64_t process_id() noexcept {
-#ifdef _WIN32
-  return 0;
-#else
-  return getpid();
-#endif
-}
+std::int64_t process_id() noexcept { return getpid(); }
 
 Workers::Workers(int threads) : process_(process_id()) {
   threads_.reserve(static_cast<std::size_t>(threads));

@@ -12,14 +12,18 @@ import os
 import re
 import shutil
 import signal
+import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
+from nanochat.commands.signals import expect_repeats
 from nanochat.commands.train import train
 from nanochat.config.option import AUTO, config_or_default, shown
 from nanochat.config.options import (
@@ -43,6 +47,7 @@ from nanochat.output.terminal import SILENT, Terminal
 from nanochat.runs.checkpoint import newest_checkpoint
 from nanochat.runs.folder import RUN_FILES, RunFolder
 from nanochat.runs.lock import LOCK, locked
+from nanochat.system import processes
 from nanochat.system.durable import output_error
 from nanochat.system.plain_files import read_plain
 from nanochat.system.wording import counted
@@ -53,7 +58,9 @@ __all__ = ["AblationResult", "PlannedRun", "ablate", "plan_runs"]
 FIRST_SEED = 1337
 # The question without --vary: does the head need a separate matrix, and the embedding a norm?
 DEFAULT_VARY = ("tie_lm_head=true,false", "input_rmsnorm=true,false")
-_NOT_OF_RUNS = ("out", "resume", "init_from", "extend_vocabulary", "final_on_all")
+_NOT_OF_RUNS = (
+    "out", "resume", "init_from", "extend_vocabulary", "final_on_all", "rank_timeout",
+)  # fmt: skip
 _NOT_VARIED = ("seed", "data_dir", *_NOT_OF_RUNS)
 
 
@@ -97,6 +104,11 @@ def ablate(
         (4, 2)
     """
     config = config_or_default(config, AblateConfig)
+    if processes.world() > 1:
+        raise ConfigError(
+            f"ablate must be one process, got WORLD_SIZE {processes.world()}; use --jobs to train"
+            " several runs at once, or unset WORLD_SIZE"
+        )
     planned = plan_runs(config, base or {})
     folder = _folder(config)
     try:
@@ -199,10 +211,11 @@ def _seeds(first: Any, count: int) -> range:
 
 def _refuse_twins(runs: Sequence[PlannedRun]) -> None:
     """Refuse two runs of one folder."""
-    names = [run.name for run in runs]
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigError(f"vary must give each run a different name, got {name} twice")
+    seen: set[str] = set()
+    for run in runs:
+        if run.name in seen:
+            raise ConfigError(f"vary must give each run a different name, got {run.name} twice")
+        seen.add(run.name)
 
 
 def _folder(config: AblateConfig) -> Path:
@@ -234,11 +247,13 @@ def _axis(text: str) -> tuple[str, list[Any]]:
     ]
     if not values:
         raise ConfigError(f"vary {name} must list values, as in {name}=a,b, got {text!r}")
+    seen: set[Any] = set()
     for value in values:
-        if values.count(value) > 1:
+        if value in seen:
             raise ConfigError(
                 f"vary {name} must list each value once, got {known[name].text(value)} twice"
             )
+        seen.add(value)
     return name, values
 
 
@@ -276,15 +291,38 @@ def _outcomes(runs: Sequence[PlannedRun], jobs: int) -> Iterator[tuple[PlannedRu
     # Processes share the cores: more threads than cores only wait for each other.
     threads = max(1, (os.cpu_count() or 1) // jobs)
     spawn = get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=spawn, initializer=_leave_signals_to_runs) as pool:
-        waiting = list(reversed(runs))
-        running: dict[Future[str | None], PlannedRun] = {}
-        while waiting or running:
-            while waiting and len(running) < jobs:  # an interrupt leaves the rest unstarted
-                run = waiting.pop()
-                running[_submit(pool, run.config, threads)] = run
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                yield running.pop(future), _outcome(future)
+    # Otherwise a signal.py in the current folder is imported instead of Python's own module.
+    with _environment("PYTHONSAFEPATH", "1"):
+        pool = ProcessPoolExecutor(jobs, mp_context=spawn, initializer=_become_worker)
+        try:
+            waiting = list(reversed(runs))
+            running: dict[Future[str | None], PlannedRun] = {}
+            while waiting or running:
+                while waiting and len(running) < jobs:  # an interrupt leaves the rest unstarted
+                    run = waiting.pop()
+                    running[_submit(pool, run.config, threads)] = run
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    yield running.pop(future), _outcome(future)
+        except BaseException:
+            for process in list((pool._processes or {}).values()):
+                process.terminate()  # each saves its run first
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    """Set a variable for the processes that start in the block."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def _submit(pool: ProcessPoolExecutor, config: TrainConfig, threads: int) -> Future[str | None]:
@@ -296,9 +334,22 @@ def _submit(pool: ProcessPoolExecutor, config: TrainConfig, threads: int) -> Fut
         return future
 
 
-def _leave_signals_to_runs() -> None:
-    """Ignore Ctrl-C in a worker except while a run trains, which saves it."""
+def _become_worker() -> None:
+    """Ignore Ctrl-C except while a run trains, which saves it, and end with the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    expect_repeats()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Wait until the parent has ended, however it did; then let the run save itself and end."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)  # ends a worker that is not training
+    while signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        time.sleep(0.1)
+    os._exit(1)
 
 
 def _outcome(future: Future[str | None]) -> str | None:
@@ -364,9 +415,9 @@ def _is_finished(run: PlannedRun) -> bool:
     if not folder.config.exists():
         return False
     saved = read_config_file(str(folder.config), options_of(TrainConfig))
-    resolved_later = {"device", "dtype", "batching", "documents", "separator", "resume", "threads"}
+    resolved_later = {"device", "dtype", "batching", "documents", "separator", "threads"}
     for name, value in run.config.to_dict().items():
-        if name not in {*resolved_later, "out"} and value not in (AUTO, saved.get(name)):
+        if name not in {*resolved_later, *_NOT_OF_RUNS} and value not in (AUTO, saved.get(name)):
             raise ConfigError(
                 f"{folder.path} holds a run with {name} {saved.get(name)}, got {value};"
                 " choose another out"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanochat.commands.mixing import with_counts, with_share
+from nanochat.commands.nonfinite import may_be_lowered
 from nanochat.commands.preset_choice import counts_alone, needs_text, with_chosen_preset
 from nanochat.config.engine_choice import choose_engine
 from nanochat.config.option import AUTO
@@ -24,13 +25,15 @@ from nanochat.errors import ConfigError
 from nanochat.ngram.baseline import reads_of_budget
 from nanochat.output.terminal import Terminal
 from nanochat.runs.checkpoint import Checkpoint
+from nanochat.runs.folder import RunFolder
 from nanochat.system import processes
+from nanochat.system.wording import counted
 from nanochat.training.cadence import evaluation_plan
 
 if TYPE_CHECKING:
     from nanochat.commands.time_budget import Fit
 
-__all__ = ["RunText", "complete_config", "regularized", "resolve"]
+__all__ = ["RunText", "complete_config", "regularized", "resolve", "same_batch"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +65,17 @@ def complete_config(
     """Return the config with the checkpoint's options or those chosen for the text and the time
     budget, whether its mode is given rather than chosen by the rule of mode auto, the fit to the
     budget, and the text as far as the choice has read it."""
-    complete = requested if checkpoint is None else _resumed_config(requested, checkpoint)
+    complete = requested
+    if checkpoint is not None:
+        complete = _resumed_config(requested, checkpoint)
+        if complete.batch_size != checkpoint.config["batch_size"] or (
+            complete.grad_accum != checkpoint.config["grad_accum"]
+        ):
+            terminal.note(
+                f"processes: {processes.world()} instead of {checkpoint.trainer.processes};"
+                f" batch_size {complete.batch_size} and grad_accum {complete.grad_accum} keep the"
+                " rows of each step"
+            )
     if complete.time_budget is not None and complete.model_kind != "ngram":
         return _for_budget(complete, text, started, terminal)
     if complete.time_budget is not None:
@@ -180,8 +193,10 @@ def _resumed_config(requested: TrainConfig, checkpoint: Checkpoint) -> TrainConf
     known = options_of(TrainConfig)
     for name in sorted(requested.given):
         value = getattr(requested, name)
-        if known[name].output or (
-            name == "steps" and saved["lr_schedule"] == "constant" and value > saved["steps"]
+        if (
+            known[name].output
+            or (name == "steps" and saved["lr_schedule"] == "constant" and value > saved["steps"])
+            or may_be_lowered(RunFolder(checkpoint.run_folder), name, saved, value)
         ):
             saved[name] = value
         elif value not in ("auto", AUTO, saved.get(name)):
@@ -189,7 +204,27 @@ def _resumed_config(requested: TrainConfig, checkpoint: Checkpoint) -> TrainConf
                 f"--resume keeps the saved {name} {saved.get(name)}, got {value};"
                 f" {_instead_of_resuming(name, saved, requested)}"
             )
+    saved |= same_batch(saved, checkpoint.trainer.processes, processes.world())
     return TrainConfig(**{**saved, "resume": False, "time_budget": None})
+
+
+def same_batch(saved: Mapping[str, Any], before: int | None, now: int) -> dict[str, int]:
+    """Return the batch_size and grad_accum with which `now` processes take the same rows per step
+    as `before` processes did; None: not known. Raises ConfigError if they cannot."""
+    size, accumulated = int(saved["batch_size"]), int(saved["grad_accum"])
+    if before in (None, now):
+        return {}
+    assert before is not None
+    rows = size * accumulated * before
+    own, left = divmod(rows, now)
+    if left:
+        fitting = [str(n) for n in range(1, min(rows, 1024) + 1) if rows % n == 0]
+        raise ConfigError(
+            f"--resume keeps the {rows} rows per step of {counted(before, 'process', 'processes')},"
+            f" which {now} cannot share equally; use one of {', '.join(fitting)} processes"
+        )
+    size = next(n for n in range(min(size, own), 0, -1) if own % n == 0)
+    return {"batch_size": size, "grad_accum": own // size}
 
 
 def _instead_of_resuming(name: str, saved: Mapping[str, Any], requested: TrainConfig) -> str:

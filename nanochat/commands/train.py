@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from nanochat.commands.baseline import Counting, start_baseline
 from nanochat.commands.mixing import fits_share, keep_counts, share_counts
+from nanochat.commands.nonfinite import forget_nonfinite, write_nonfinite
 from nanochat.commands.resolve import RunText, complete_config, regularized, resolve
 from nanochat.commands.signals import stop_requested
 from nanochat.commands.train_report import announce, finish, preview, with_way_on
@@ -30,7 +31,7 @@ from nanochat.data.dataset import Dataset
 from nanochat.data.sources.progress import telling
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.engines import build_engine
-from nanochat.errors import CheckpointError, RunInterrupted
+from nanochat.errors import CheckpointError, NonFiniteStep, RunInterrupted
 from nanochat.model.parameters import parameter_specs
 from nanochat.model.state import TrainerState
 from nanochat.output.terminal import SILENT, Terminal
@@ -55,6 +56,7 @@ from nanochat.system.wording import counted
 from nanochat.training.average import scored_state
 from nanochat.training.cadence import Cadence
 from nanochat.training.engine import Engine, EngineState
+from nanochat.training.guards import check_finite_loss
 from nanochat.training.loop import EvalMetrics, LoopResult, evaluate
 from nanochat.training.loop import train as train_loop
 from nanochat.training.metrics import JsonlWriter, NullWriter
@@ -274,8 +276,9 @@ def _resumed_run(
         raise CheckpointError(f"no run to resume at {folder.path}; leave --resume out to start one")
     with ExitStack() as stack:
         if processes.rank() == 0:
-            stack.enter_context(locked(folder.path))
+            lock = stack.enter_context(locked(folder.path))
             refuse_links(folder.path)
+            folder = RunFolder(folder.path, lock)
             clear_leftovers(folder.checkpoints)
         checkpoint, skipped = newest_checkpoint(folder.checkpoints)
         for reason in skipped:
@@ -331,6 +334,8 @@ def _train(run: _Run) -> LoopResult:
         done = start.step if start else 0
         time_left_s = run.deadline.time_left_s if run.deadline else None
         progress = run.terminal.progress(config.steps, done, run.watch.sample, time_left_s)
+        if run.folder is not None and forget_nonfinite(run.folder):
+            run.folder.write_config(config.to_dict())  # with the rates that were lowered
         with stop_requested() as stop, progress as observer:
             return train_loop(
                 run.engine, config, batcher, evaluation_set, dataset.tokenizer.token_bytes,
@@ -340,6 +345,10 @@ def _train(run: _Run) -> LoopResult:
                 clock=run.deadline.clock if run.deadline else time.perf_counter,
                 goes_on=run.watch.goes_on, fits_share=fits_share(config, dataset),
             )  # fmt: skip
+    except NonFiniteStep as error:
+        if run.folder is not None:
+            write_nonfinite(run.folder, error, batcher, run.engine, config, run.deadline)
+        raise
     finally:
         log.close()
 
@@ -383,6 +392,7 @@ def _save(run: _Run, trainer: TrainerState, state: EngineState, best: Best | Non
         steps = config.steps if budget else trainer.step
         config = run.deadline.repeatable(config, steps)
         trainer = dataclasses.replace(trainer, budget=budget)
+    run.folder.check_in_place()
     path = save_checkpoint(
         run.folder.checkpoints, config=config.to_dict(),
         tokenizer=run.dataset.tokenizer.to_dict(), data=_data_record(run), trainer=trainer,
@@ -398,6 +408,7 @@ def _load_best(run: _Run) -> None:
     """Load the best weights into the engine, with which the run ends. Raises CheckpointError."""
     state = run.best_state
     if run.folder is not None:
+        run.folder.check_in_place()
         found = find_checkpoint(run.folder.path, "best")
         for reason in found.skipped:
             run.terminal.warn(reason)
@@ -418,7 +429,11 @@ def _final_evaluation(run: _Run, result: LoopResult) -> EvalMetrics:
     batches: Iterable[Batch] = (
         dataset.validation_batches(config) if fits else dataset.evaluation_set(config)
     )
-    return evaluate(run.engine, batches, dataset.tokenizer.token_bytes, result.best.step)
+    step = result.best.step
+    final = evaluate(run.engine, batches, dataset.tokenizer.token_bytes, step)
+    if final.loss is not None:
+        check_finite_loss("validation loss", final.loss, step, None)
+    return final
 
 
 def _note_best(run: _Run, result: LoopResult) -> None:

@@ -169,6 +169,7 @@ def finish(run: Run, metrics: Mapping[str, Any]) -> tuple[Sequence[str], Path]:
     path = Path(config.out or RUNS_DIR)
     if run.folder is not None:
         path = run.folder.path
+        run.folder.check_in_place()
         counted_metrics = baseline_metrics(baseline)
         size = {
             "table_entries": table_entries(config, dataset.tokenizer.vocab_size),

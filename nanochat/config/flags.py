@@ -112,7 +112,9 @@ def command_options(command: str) -> dict[str, Option]:
     known = options_of(config) if config is not None else {}
     if command == "ablate":
         runs = options_of(TrainConfig)
-        for name in ("resume", "init_from", "extend_vocabulary", "final_on_all"):
+        for name in (
+            "resume", "init_from", "extend_vocabulary", "final_on_all", "rank_timeout",
+        ):  # fmt: skip
             del runs[name]
         known = {**known, **{name: runs[name] for name in runs if name not in known}}
     return known

@@ -41,6 +41,7 @@ class TrainerState:
     interval_loss: float = 0.0  # sum of the training losses since the last evaluation
     interval_steps: int = 0
     budget: Mapping[str, Any] | None = None  # of a run that a deadline will end: Deadline.state
+    processes: int | None = None  # that trained together; older checkpoints lack it
 
 
 def moment_specs(optimizer: str, specs: Sequence[Spec]) -> dict[str, Sequence[Spec]]:

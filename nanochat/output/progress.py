@@ -232,4 +232,7 @@ def _new_progress(*, estimates_left: bool) -> Any:
         console=Console(file=PROGRESS, width=width, _environ=environment),
         refresh_per_second=8,
         transient=True,
+        # rich would write past PROGRESS to the stream that it redirects, which may be gone.
+        redirect_stdout=False,
+        redirect_stderr=False,
     )

@@ -12,23 +12,24 @@ from typing import Any
 from nanochat.config.options import CHECKPOINTS_DIR, RUNS_DIR
 from nanochat.data.sources.fetching import SOURCES_DIR
 from nanochat.errors import OutputError
-from nanochat.runs.lock import LOCK, locked
+from nanochat.runs.lock import LOCK, Lock, locked
 from nanochat.system.durable import make_folder, output_error, replace_durably
 from nanochat.system.json_text import strict_json
 from nanochat.system.plain_files import remove_entry
 
 __all__ = ["RUN_FILES", "RunFolder", "new_run", "refuse_links", "refuse_used"]
 
-CONFIG, ENVIRONMENT, METRICS, PLOT, RESULT, EVENTS = (
+CONFIG, ENVIRONMENT, METRICS, PLOT, RESULT, EVENTS, NONFINITE = (
     "config.toml", "environment.json", "metrics.jsonl", "loss.svg", "result.json", "tensorboard",
+    "nonfinite.json",
 )  # fmt: skip
 
 
 # Every name that a run writes at the top of its folder; the hidden ones only while it writes.
-RUN_FILES = {CONFIG, ENVIRONMENT, METRICS, PLOT, RESULT, EVENTS}
+RUN_FILES = {CONFIG, ENVIRONMENT, METRICS, PLOT, RESULT, EVENTS, NONFINITE}
 COUNTS_DIR = "counts"  # of n-grams that the network is mixed with
 RUN_FILES |= {CHECKPOINTS_DIR, COUNTS_DIR, LOCK, SOURCES_DIR}
-RUN_FILES |= {f".{name}.tmp" for name in (CONFIG, ENVIRONMENT, RESULT, PLOT)}
+RUN_FILES |= {f".{name}.tmp" for name in (CONFIG, ENVIRONMENT, RESULT, PLOT, NONFINITE)}
 # What a run may leave that ends before its first checkpoint. SOURCES_DIR may hold the only copy of
 # standard input; a result is that of a finished run.
 _REMAINS = RUN_FILES - {SOURCES_DIR, RESULT}
@@ -37,16 +38,24 @@ _REMAINS = RUN_FILES - {SOURCES_DIR, RESULT}
 class RunFolder:
     """Paths inside one run's folder."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, lock: Lock | None = None) -> None:
         self.path = path
+        self._lock = lock  # of a process that writes to it
         self.config = path / CONFIG
         self.environment = path / ENVIRONMENT
         self.metrics = path / METRICS
         self.plot = path / PLOT
         self.result = path / RESULT
         self.events = path / EVENTS
+        self.nonfinite = path / NONFINITE  # of a run that NonFiniteStep has ended
         self.checkpoints = path / CHECKPOINTS_DIR
         self.counts = path / COUNTS_DIR
+
+    def check_in_place(self) -> None:
+        """Raise OutputError if the path does not lead to the locked folder anymore, before a write
+        that would begin another folder."""
+        if self._lock is not None:
+            self._lock.check()
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write the resolved config as a file that `--config` takes.
@@ -66,6 +75,7 @@ class RunFolder:
         self._write(path, strict_json(record, indent=2) + "\n")
 
     def _write(self, path: Path, text: str) -> None:
+        self.check_in_place()
         replace_durably(path, text.encode())
 
 
@@ -86,14 +96,14 @@ def new_run(out: str | None, name: str) -> Iterator[RunFolder]:
                 make_folder(path)
     except OSError as error:
         raise output_error(path, error) from error
-    with locked(path):
+    with locked(path) as lock:
         refuse_used(path, locked_here=True)  # another process may have been faster
         try:
             _clear_remains(path)
             make_folder(path / CHECKPOINTS_DIR)
         except OSError as error:
             raise output_error(path, error) from error
-        yield RunFolder(path)
+        yield RunFolder(path, lock)
 
 
 def refuse_used(path: Path, *, locked_here: bool = False) -> None:

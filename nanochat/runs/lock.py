@@ -19,14 +19,34 @@ from nanochat.errors import OutputError
 from nanochat.system.durable import output_error
 from nanochat.system.plain_files import open_plain
 
-__all__ = ["LOCK", "locked", "writer"]
+__all__ = ["LOCK", "Lock", "locked", "writer"]
 
 LOCK = ".lock"
 _NAMES_WITHIN_S = 0.1  # a process writes its names right after it has locked the file
 
 
+class Lock:
+    """The lock that this process holds on a folder."""
+
+    def __init__(self, folder: Path, descriptor: int) -> None:
+        self._folder, self._descriptor = folder, descriptor
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the folder's path still leads to the locked folder."""
+        return _is_named(self._descriptor, self._folder / LOCK)
+
+    def check(self) -> None:
+        """Raise OutputError if the folder's path does not lead to the locked folder anymore."""
+        if not self.is_in_place:
+            raise OutputError(
+                f"cannot write {self._folder}: the folder was moved, removed or replaced during the"
+                " run; if it was moved, go on with --resume --out and its new path"
+            )
+
+
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[Lock]:
     """Keep other processes from writing to the folder while the block runs.
 
     Raises OutputError that names the process which writes to it. The lock of a process that has
@@ -37,11 +57,13 @@ def locked(folder: Path) -> Iterator[None]:
         descriptor = _acquired(path)
     except OSError as error:
         raise output_error(path, error) from error
+    lock = Lock(folder, descriptor)
     try:
-        yield
+        yield lock
     finally:
         with suppress(OSError):
-            os.unlink(path)
+            if lock.is_in_place:  # the path may lead to the lock of another run by now
+                os.unlink(path)
         os.close(descriptor)  # last: nobody can lock the file while its name still exists
 
 
@@ -106,7 +128,7 @@ def _is_named(descriptor: int, path: Path) -> bool:
     """Whether the open file is still the one that the path names."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.lstat(path))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
 
 

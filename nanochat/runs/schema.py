@@ -170,7 +170,7 @@ def _trainer(name: str, value: Any) -> None:
         {
             "best_step": optional(whole()), "best_loss": optional(number()), "misses": whole(),
             "interval_loss": number(), "interval_steps": whole(), "budget": optional(_budget),
-            "share": share, "extra": record({}),
+            "processes": optional(whole(1)), "share": share, "extra": record({}),
         },
     )(name, value)  # fmt: skip
     for key in ("best_step", "interval_steps"):

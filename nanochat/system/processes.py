@@ -7,7 +7,7 @@ import time
 
 from nanochat.errors import ConfigError
 
-__all__ = ["age_s", "check_rendezvous", "local_rank", "rank", "world"]
+__all__ = ["age_s", "check_rendezvous", "is_copy", "local_rank", "rank", "world"]
 
 
 def rank() -> int:
@@ -41,6 +41,15 @@ def local_rank() -> int:
     return _whole_number("LOCAL_RANK", default=0, least=0)
 
 
+def is_copy() -> bool:
+    """Whether this process is above rank 0 on the machine of rank 0, where it meets the mistakes
+    that rank 0 tells of."""
+    try:
+        return 0 < rank() == local_rank()
+    except ConfigError:
+        return False
+
+
 def check_rendezvous() -> None:
     """Raise ConfigError if several processes are to train but cannot find each other."""
     rank()
@@ -50,6 +59,16 @@ def check_rendezvous() -> None:
                 f"{name} must be set where WORLD_SIZE is above 1, got WORLD_SIZE {world()} without"
                 " it; start the processes with torchrun, or unset WORLD_SIZE"
             )
+    import socket  # one process needs none
+
+    address = os.environ["MASTER_ADDR"]
+    try:
+        socket.getaddrinfo(address, None)
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(
+            f"MASTER_ADDR must name a machine that can be found, got {address!r}:"
+            f" {getattr(error, 'strerror', None) or error}; start the processes with torchrun"
+        ) from None
 
 
 def _whole_number(name: str, *, default: int, least: int) -> int:

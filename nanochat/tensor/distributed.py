@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -17,10 +18,11 @@ from nanochat.system.processes import check_rendezvous, local_rank, rank, world
 __all__ = ["all_reduce", "from_rank_0", "init", "local_rank", "rank", "world"]
 
 
-def init(device: torch.device) -> None:
+def init(device: torch.device, timeout_s: float = 60.0) -> None:
     """Join the process group if there are several processes; a second call does nothing.
 
-    Raises ConfigError for an incomplete environment, ProcessGroupError if joining fails.
+    `timeout_s` is how long a process waits for the others, now and in each later sum. Raises
+    ConfigError for an incomplete environment, ProcessGroupError if joining fails.
     """
     if world() == 1 or dist.is_initialized():
         return
@@ -28,11 +30,13 @@ def init(device: torch.device) -> None:
     if os.environ["MASTER_ADDR"] in ("127.0.0.1", "localhost"):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # the host's own name may not resolve
     try:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout_s)
+        )
     except (RuntimeError, ValueError) as error:
         address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise ProcessGroupError(
-            f"rank {rank()} cannot join {world()} processes at {address}: {_first_line(error)}"
+            f"rank {rank()} cannot join {world()} processes at {address}: {_first_sentence(error)}"
         ) from error
 
 
@@ -62,10 +66,11 @@ def _lost_process() -> Iterator[None]:
     except RuntimeError as error:
         raise ProcessGroupError(
             f"rank {rank()} lost another process of this run, whose own message says why:"
-            f" {_first_line(error)}"
+            f" {_first_sentence(error)}"
         ) from error
 
 
-def _first_line(error: Exception) -> str:
-    """Return the first line of torch's message without the place in its sources."""
-    return re.sub(r"^\[[^\]]*\.cc:\d+\] ", "", str(error).strip()).partition("\n")[0]
+def _first_sentence(error: Exception) -> str:
+    """Return the first sentence of torch's message without the place in its sources."""
+    line = re.sub(r"^\[[^\]]*\.cc:\d+\] ", "", str(error).strip()).partition("\n")[0]
+    return line.partition(". ")[0].rstrip(".")

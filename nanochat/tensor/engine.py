@@ -334,5 +334,5 @@ def _prepare_machine(config: TrainConfig, device: str) -> torch.device:
         if config.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
-    distributed.init(torch_device)
+    distributed.init(torch_device, config.rank_timeout)
     return torch_device

@@ -70,7 +70,7 @@ class Block:
     """Steps that have been started."""
 
     first: int  # number of the first step, from 1
-    rates: Sequence[float]  # learning rate of each step
+    rates: Sequence[Sequence[float]]  # learning rates of each step, by the order of GROUPS
     tokens: Sequence[int]  # targets of each step
     result: _Result
 
@@ -106,7 +106,7 @@ class Blocks:
             microbatches = self._batcher.step(step)
             result = self._engine.step(microbatches, settings)
             return Block(
-                first=step + 1, rates=[settings.lr[GROUPS[0]]],
+                first=step + 1, rates=[[settings.lr[group] for group in GROUPS]],
                 tokens=[microbatches[0].global_targets], result=_OneStep(result),
             )  # fmt: skip
         engine, batcher = self._by_block
@@ -118,7 +118,7 @@ class Blocks:
         metrics = engine.steps(rows, rates)
         self._measure(count, self._clock() - began)
         return Block(
-            first=step + 1, rates=rates[:, 0].tolist(), tokens=rows.targets.tolist(),
+            first=step + 1, rates=rates.tolist(), tokens=rows.targets.tolist(),
             result=_Finished(metrics),
         )  # fmt: skip
 

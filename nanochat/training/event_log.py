@@ -88,11 +88,13 @@ class EventLog(JsonlWriter):
         first: int,
         losses: Sequence[float],
         grad_norms: Sequence[float],
-        rates: Sequence[float],
+        rates: Sequence[Sequence[float]],
+        tokens: Sequence[int],
+        elapsed_s: float,
     ) -> None:
-        super().write_steps(first, losses, grad_norms, rates)
+        super().write_steps(first, losses, grad_norms, rates, tokens, elapsed_s)
         figures = zip(losses, grad_norms, rates, strict=True)
-        for step, (loss, grad_norm, rate) in enumerate(figures, start=first):
+        for step, (loss, grad_norm, (rate, *_)) in enumerate(figures, start=first):
             record = {"kind": "step", "step": step, "loss": loss, "grad_norm": grad_norm}
             self._write_figures({**record, "lr": rate})
 

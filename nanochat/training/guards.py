@@ -21,10 +21,13 @@ from nanochat.training.engine import StepMetrics
 __all__ = [
     "MemoryGuard",
     "check_finite",
+    "check_finite_loss",
     "check_memory_fits",
     "check_prompt",
     "check_temperature",
     "is_finite",
+    "is_finite_loss",
+    "most_loss",
     "training_bytes",
 ]
 
@@ -48,18 +51,65 @@ def check_temperature(temperature: float) -> None:
         raise ConfigError(f"temperature must be finite and >= 0, got {temperature}")
 
 
-def is_finite(metrics: StepMetrics) -> bool:
-    return math.isfinite(metrics.loss) and math.isfinite(metrics.grad_norm)
+def most_loss(vocab_size: int) -> float:
+    """Return the loss above which a run has diverged: a thousand times that of guessing.
+
+    The targets' mean probability is then below vocab_size ** -1000. Even of two tokens that is
+    2 ** -1000, close to the least that a float64 holds: the weights have left the range in which
+    gradients say more than that everything is wrong.
+    """
+    return 1000 * math.log(max(vocab_size, 2))
 
 
-def check_finite(metrics: StepMetrics, step: int, last_checkpoint: str | None) -> None:
-    """Raise NonFiniteStep if the loss or gradient of step `step`, from 1, is not finite."""
-    for name, value in (("loss", metrics.loss), ("gradient norm", metrics.grad_norm)):
-        if not math.isfinite(value):
-            raise NonFiniteStep(
-                f"step {step}: {name} is {value}; weights are those after step {step - 1};"
-                f" last good checkpoint: {last_checkpoint or 'none'}; lower lr or set grad_clip"
-            )
+def is_finite(metrics: StepMetrics, most: float = math.inf) -> bool:
+    """Whether loss and gradient norm are finite and the loss is at most `most`."""
+    return is_finite_loss(metrics.loss, most) and math.isfinite(metrics.grad_norm)
+
+
+def is_finite_loss(loss: float, most: float = math.inf) -> bool:
+    return math.isfinite(loss) and loss <= most
+
+
+def check_finite(
+    metrics: StepMetrics, step: int, last_checkpoint: str | None, most: float = math.inf
+) -> None:
+    """Raise NonFiniteStep if the loss of step `step`, from 1, or its gradient is not finite, or the
+    loss is above `most`."""
+    if is_finite(metrics, most):
+        return
+    name, value = "loss", metrics.loss
+    if is_finite_loss(value, most):
+        name, value = "gradient norm", metrics.grad_norm
+    problem = f"is {value}; weights are those after step {step - 1}"
+    if math.isfinite(value):
+        problem = _too_large(value, most)
+    raise NonFiniteStep(
+        f"step {step}: {name} {problem}; last good checkpoint: {last_checkpoint or 'none'};"
+        " lower lr or set grad_clip",
+        step, {"loss": metrics.loss, "grad_norm": metrics.grad_norm},
+    )  # fmt: skip
+
+
+def check_finite_loss(
+    name: str,  # of the loss
+    loss: float,
+    step: int,  # after which the weights have it
+    last_checkpoint: str | None,
+    most: float = math.inf,
+) -> None:
+    """Raise NonFiniteStep if the weights have a loss that is not finite, or above `most`."""
+    if is_finite_loss(loss, most):
+        return
+    problem = _too_large(loss, most) if math.isfinite(loss) else f"is {loss}"
+    raise NonFiniteStep(
+        f"after step {step}: {name} {problem}; last good checkpoint: {last_checkpoint or 'none'};"
+        f" {'lower lr or set grad_clip' if step else 'lower init_std'}",
+        step, {name.replace(" ", "_"): loss},
+    )  # fmt: skip
+
+
+def _too_large(loss: float, most: float) -> str:
+    return f"must be at most {most:.6g}, a thousand times that of guessing, got {loss:.6g}"
 
 
 # On Linux both figures are one line of a file. psutil reads the same lines, but importing it takes

@@ -6,10 +6,12 @@ engine, batches and callbacks.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from itertools import accumulate
+from typing import NoReturn, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +22,14 @@ from nanochat.errors import NanochatError, OutputError, RunInterrupted
 from nanochat.model.state import TrainerState
 from nanochat.training.blocks import Block, Blocks, step_settings
 from nanochat.training.cadence import Cadence
-from nanochat.training.engine import Engine, StepMetrics
-from nanochat.training.guards import MemoryGuard, check_finite, is_finite
+from nanochat.training.engine import BlockMetrics, Engine, StepMetrics
+from nanochat.training.guards import (
+    MemoryGuard,
+    check_finite,
+    check_finite_loss,
+    is_finite_loss,
+    most_loss,
+)
 from nanochat.training.metrics import JsonlWriter, LossTotals, NullWriter, RecentLosses, Stopwatch
 from nanochat.training.pace import Pace, StepPace
 from nanochat.training.saving import Best, Save, Saver
@@ -77,10 +85,12 @@ def evaluate(
     batches: Iterable[Batch],
     token_bytes: NDArray[np.int64],  # (vocab,) raw bytes per token
     step: int,
+    before_batch: Callable[[], None] = lambda: None,  # may raise, to end the evaluation
 ) -> EvalMetrics:
     """Score the batches: loss and bits per byte."""
     totals = LossTotals(token_bytes)
     for batch in batches:
+        before_batch()
         totals.add(engine.token_losses(batch), batch.targets)
     return EvalMetrics(step=step, loss=totals.loss, bpb=totals.bpb)
 
@@ -115,14 +125,17 @@ def train(
     which keeps the device busy while the host writes. Several processes agree on the step after
     which they stop: the request of one travels with the gradients to all.
 
-    Raises NonFiniteStep before a bad update, RunInterrupted after saving when `stop()` is true in
-    any process, MemoryDrift, OutputError. The best state is saved before any of them but the last.
+    Raises NonFiniteStep before a bad update and before a save of weights without a finite loss,
+    RunInterrupted after saving when `stop()` is true in any process, MemoryDrift, OutputError. The
+    best state is saved before any of them but the last. A single process that is asked to stop
+    during an evaluation breaks it off; a resume repeats it.
     """
     pace = pace or StepPace(config)
     run = _Run(
         engine=engine,
         config=config,
         blocks=Blocks(engine, config, batcher, pace, clock),
+        batcher=batcher,
         evaluation_set=evaluation_set,
         token_bytes=token_bytes,
         log=log,
@@ -132,11 +145,12 @@ def train(
         clock=clock,
         goes_on=goes_on,
         fits_share=fits_share,
+        world=world,
         progress=_started(start, clock),
         resumed_at=start.step if start else None,
     )
     try:
-        return _train(run, stop, world)
+        return _train(run, stop)
     except OutputError:
         raise
     except NanochatError:
@@ -144,14 +158,14 @@ def train(
         raise
 
 
-def _train(run: _Run, stop: Callable[[], bool], world: int) -> LoopResult:
+def _train(run: _Run, stop: Callable[[], bool]) -> LoopResult:
     config, progress, saver = run.config, run.progress, run.saver
     cadence = Cadence(run.pace.steps, config.eval_every, config.checkpoint_every)
     guard = MemoryGuard(config.memory_drift)
     evaluation = None
     while True:
         requested = stop()
-        if world == 1:
+        if run.world == 1:
             progress.stopping = requested
         over = _is_over(run)
         evaluates = over or cadence.evaluates(progress.step)
@@ -163,12 +177,10 @@ def _train(run: _Run, stop: Callable[[], bool], world: int) -> LoopResult:
                 _read_blocks(run)
             trainer = _trainer_state(run)
             if progress.stopping:
-                _save(run, trainer)
-                raise RunInterrupted(
-                    f"stopped after step {progress.step}; saved {saver.last_checkpoint}"
-                )
+                _stop(run, trainer)
             if evaluates:
-                evaluation = _evaluate(run, trainer)
+                # One of several processes cannot leave an evaluation alone.
+                evaluation = _evaluate(run, trainer, stop if run.world == 1 else lambda: False)
                 over = _is_ended(run, evaluation, trainer) or over or _is_out_of_patience(run)
             if over and progress.best is None:  # nothing was scored
                 progress.best = Best(progress.step, None)
@@ -184,6 +196,15 @@ def _train(run: _Run, stop: Callable[[], bool], world: int) -> LoopResult:
             _read_blocks(run, leave=1)
     assert evaluation is not None and evaluation.step == progress.step  # of the last step
     return _result(run, evaluation)
+
+
+class _StopAsked(Exception):
+    """Leaves an evaluation; the engine has its own weights again where it is caught."""
+
+
+def _stop(run: _Run, trainer: TrainerState) -> NoReturn:
+    _save(run, trainer)
+    raise RunInterrupted(f"stopped after step {trainer.step}; saved {run.saver.last_checkpoint}")
 
 
 def _is_over(run: _Run) -> bool:
@@ -217,6 +238,7 @@ class _Progress:
     misses: int  # evaluations since the best one
     interval_loss: float  # sum of the training losses since the last evaluation
     interval_steps: int
+    scored: int | None = None  # the step of the last evaluation that scored anything
     stopping: bool = False  # agreed by all processes
     was_ended: bool = False  # by goes_on
     in_flight: list[Block] = field(default_factory=list)
@@ -244,6 +266,7 @@ class _Run:
     engine: Engine
     config: TrainConfig
     blocks: Blocks
+    batcher: Batcher
     evaluation_set: Sequence[Batch]
     token_bytes: NDArray[np.int64]
     log: JsonlWriter | NullWriter
@@ -253,12 +276,15 @@ class _Run:
     clock: Callable[[], float]
     goes_on: Callable[[EvalMetrics], bool]
     fits_share: bool
+    world: int
     progress: _Progress
     resumed_at: int | None  # the step of the checkpoint that the run went on from
     began_s: float = field(init=False)
     began_at: int = field(init=False)
+    most_loss: float = field(init=False)
 
     def __post_init__(self) -> None:
+        self.most_loss = most_loss(len(self.token_bytes))
         self.began_s, self.began_at = self.clock(), self.progress.step
 
     @property
@@ -276,11 +302,35 @@ class _Run:
 
 
 def _save(run: _Run, trainer: TrainerState) -> None:
-    """Save the best state if it is not on disk, then this one unless the run went on from it."""
+    """Save the best state if it is not on disk, then this one unless the run went on from it.
+
+    Weights that no evaluation has scored are first tried on the batch of the next step: a
+    checkpoint whose next step fails is not good.
+    """
     if trainer.step == run.resumed_at:
         run.saver.save_best()
-    else:
-        run.saver.save(trainer)
+        return
+    if trainer.step > run.began_at and run.progress.scored != trainer.step:
+        _check_network(run, "training loss", run.batcher.step(trainer.step)[0])
+    run.saver.save(trainer)
+
+
+def _check_network(run: _Run, name: str, batch: Batch) -> None:
+    """Raise NonFiniteStep unless the network alone has a finite loss on the batch. In a mixture,
+    counts hide it."""
+    mixes = run.config.ngram_order and run.config.model_kind != "ngram"
+    losses = run.engine.network_losses if mixes else run.engine.token_losses
+    totals = LossTotals(run.token_bytes)
+    totals.add(losses(batch), batch.targets)
+    _check_loss(run, name, totals.loss)
+
+
+def _check_loss(run: _Run, name: str, loss: float | None) -> None:
+    if loss is None or is_finite_loss(loss, run.most_loss):
+        return
+    run.saver.save_best()  # the message names the last good checkpoint
+    step = run.progress.step
+    check_finite_loss(name, loss, step, run.saver.last_checkpoint, run.most_loss)
 
 
 def _start_block(run: _Run, cadence: Cadence, stop: bool) -> None:
@@ -296,13 +346,21 @@ def _read_blocks(run: _Run, leave: int = 0) -> None:
     while len(progress.in_flight) > leave:
         block = progress.in_flight.pop(0)
         metrics = block.result.read()
-        last = StepMetrics(loss=metrics.losses[-1], grad_norm=metrics.grad_norms[-1])
-        done = len(metrics.losses) if is_finite(last) else len(metrics.losses) - 1
+        done = _good_steps(metrics, run.most_loss)
         _record_steps(run, block, metrics.losses[:done], metrics.grad_norms[:done])
-        if not is_finite(last):
+        if done < len(metrics.losses):
             run.saver.save_best()  # the message names the last good checkpoint
-        check_finite(last, block.first + done, run.saver.last_checkpoint)
+            bad = StepMetrics(loss=metrics.losses[done], grad_norm=metrics.grad_norms[done])
+            check_finite(bad, block.first + done, run.saver.last_checkpoint, run.most_loss)
         progress.stopping = progress.stopping or metrics.stop
+
+
+def _good_steps(metrics: BlockMetrics, most: float) -> int:
+    """Return how many steps precede the first one that ends the run."""
+    for index, (loss, norm) in enumerate(zip(metrics.losses, metrics.grad_norms, strict=True)):
+        if not (-math.inf < loss <= most and norm < math.inf):  # also where one is NaN
+            return index
+    return len(metrics.losses)
 
 
 def _record_steps(
@@ -316,8 +374,11 @@ def _record_steps(
     for loss in losses:  # sum() rounds differently in Python 3.12
         progress.interval_loss += loss
     progress.interval_steps += done
-    progress.tokens += sum(block.tokens[:done])
-    run.log.write_steps(block.first, losses, grad_norms, block.rates[:done])
+    tokens = list(accumulate(block.tokens[:done], initial=progress.tokens))[1:]
+    progress.tokens = tokens[-1]
+    run.log.write_steps(
+        block.first, losses, grad_norms, block.rates[:done], tokens, progress.stopwatch.elapsed_s
+    )
     run.observer.stepped(block.first + done - 1, losses[-1], _tokens_per_s(progress))
 
 
@@ -325,13 +386,27 @@ def _tokens_per_s(progress: _Progress) -> float:
     return progress.tokens / max(progress.stopwatch.elapsed_s, 1e-9)
 
 
-def _evaluate(run: _Run, trainer: TrainerState) -> EvalMetrics:
+def _evaluate(run: _Run, trainer: TrainerState, stop: Callable[[], bool]) -> EvalMetrics:
     """Score the evaluation set, log and report it; hold the state if it is the best so far."""
     progress = run.progress
-    with run.engine.averaged():
-        if run.fits_share:
-            fit_share(run.engine, run.evaluation_set)
-        metrics = evaluate(run.engine, run.evaluation_set, run.token_bytes, progress.step)
+
+    def stop_if_asked() -> None:
+        if stop():
+            raise _StopAsked
+
+    try:
+        with run.engine.averaged():
+            if run.config.ngram_order and run.evaluation_set:
+                _check_network(run, "validation loss", run.evaluation_set[0])
+            if run.fits_share:
+                fit_share(run.engine, run.evaluation_set)
+            metrics = evaluate(
+                run.engine, run.evaluation_set, run.token_bytes, progress.step, stop_if_asked
+            )
+    except _StopAsked:
+        _stop(run, trainer)
+    _check_loss(run, "validation loss", metrics.loss)
+    progress.scored = None if metrics.loss is None else progress.step
     is_best = metrics.loss is not None and (
         progress.best is None or progress.best.loss is None or metrics.loss < progress.best.loss
     )
@@ -373,6 +448,7 @@ def _trainer_state(run: _Run) -> TrainerState:
         misses=progress.misses,
         interval_loss=progress.interval_loss,
         interval_steps=progress.interval_steps,
+        processes=run.world,
     )
 
 

@@ -185,19 +185,26 @@ class JsonlWriter:
         first: int,  # number of the first step
         losses: Sequence[float],
         grad_norms: Sequence[float],
-        rates: Sequence[float],
+        rates: Sequence[Sequence[float]],  # of each step, by the order of GROUPS
+        tokens: Sequence[int],  # trained on up to the end of each step
+        elapsed_s: float,  # of training alone, when the last of them was read
     ) -> None:
         """Write the records of consecutive steps. All numbers are finite floats."""
         text = float.__repr__  # as in JSON
-        self._append(
-            "".join(
-                f'{{"kind":"step","step":{step},"loss":{text(loss)},'
-                f'"grad_norm":{text(grad_norm)},"lr":{text(rate)}}}\n'
-                for step, loss, grad_norm, rate in zip(
-                    range(first, first + len(losses)), losses, grad_norms, rates, strict=True
-                )
+        end = f',"elapsed_s":{elapsed_s:.6f}}}\n'  # one text for all: a step may take microseconds
+        lines = []
+        for step, loss, grad_norm, (lr, matrix, head), trained in zip(
+            range(first, first + len(losses)), losses, grad_norms, rates, tokens, strict=True
+        ):
+            rate = text(lr)
+            matrix_rate = rate if matrix == lr else text(matrix)
+            head_rate = rate if head == lr else text(head)
+            lines.append(
+                f'{{"kind":"step","step":{step},"loss":{text(loss)},"grad_norm":{text(grad_norm)},'
+                f'"lr":{rate},"matrix_lr":{matrix_rate},"head_lr":{head_rate},"tokens":{trained}'
+                f"{end}"
             )
-        )
+        self._append("".join(lines))
 
     def _append(self, lines: str) -> None:
         try:
@@ -271,7 +278,9 @@ class NullWriter:
         first: int,
         losses: Sequence[float],
         grad_norms: Sequence[float],
-        rates: Sequence[float],
+        rates: Sequence[Sequence[float]],
+        tokens: Sequence[int],
+        elapsed_s: float,
     ) -> None:
         pass
 

@@ -13,13 +13,15 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from commands.run_files import untimed, untimed_log, weights_sha256
+from commands.run_files import resume, untimed, untimed_log, weights_sha256
 
 import nanochat
 from nanochat.config.options import TrainConfig, options_of
 from nanochat.config.sources import read_config_file
-from nanochat.errors import NonFiniteStep
+from nanochat.data.dataset import load_dataset
+from nanochat.errors import ConfigError, NonFiniteStep, RunInterrupted
 from nanochat.runs.checkpoint import load_checkpoint, newest_run
+from nanochat.training import blocks
 from nanochat.training.metrics import METRIC_KEYS
 
 # --------------------------------------------------------------------------------- the run's folder
@@ -166,24 +168,93 @@ def test_runs_without_a_name_lie_below_runs_and_never_share_a_folder(run, monkey
 # ------------------------------------------------------------------------------------ bad steps
 
 
-def test_a_run_that_overflows_stops_and_names_step_and_last_good_checkpoint(run, mode):
+def overflow(mode, **changes):
+    options = {
+        "mode": mode, "out": "run", "steps": 300, "lr": 1e4, "optimizer": "sgd", "eval_every": 0,
+        "checkpoint_every": 1, "lr_schedule": "constant", "input_rmsnorm": False,
+        "dtype": "float32", "init_std": 1.0, "num_samples": 0, "baseline": False,
+    }  # fmt: skip
+    return {**options, **changes}
+
+
+def test_a_run_that_overflows_stops_and_its_last_good_checkpoint_has_a_finite_loss(run, mode):
     with pytest.raises(NonFiniteStep) as caught:
-        run(mode=mode, out="run", steps=300, lr=1e4, optimizer="sgd", checkpoint_every=1,
-            lr_schedule="constant", input_rmsnorm=False, dtype="float32")  # fmt: skip
+        run(**overflow(mode, lr=100.0))
     matched = re.fullmatch(
-        r"step (\d+): (loss|gradient norm) is (nan|inf); weights are those after step (\d+);"
+        r"(?:after )?step (\d+): (loss|gradient norm|training loss) (.*);"
         r" last good checkpoint: (\S+); lower lr or set grad_clip",
         str(caught.value),
     )
     assert matched
-    step, before = int(matched[1]), int(matched[4])
-    assert before == step - 1
-    newest = max(Path("run/checkpoints").glob("step-*"))
-    assert matched[5] == (str(newest) if step > 1 else "none")
-    checkpoint = load_checkpoint(newest)
-    assert checkpoint.trainer.step == before
-    for weights in checkpoint.state.weights.values():
-        assert math.isfinite(float(abs(weights).max()))
+    found = sorted(Path("run/checkpoints").glob("step-*"))
+    assert matched[4] == (str(found[-1]) if found else "none")
+    for folder in found:
+        checkpoint = load_checkpoint(folder)
+        assert checkpoint.trainer.step < int(matched[1])
+        losses = nanochat.evaluate(nanochat.EvalConfig(checkpoint=str(folder)))
+        assert math.isfinite(losses.loss)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_a_last_update_that_spoils_the_weights_is_no_success(run, mode, steps):
+    last = "last good checkpoint: run/checkpoints/step-000000; lower lr or set grad_clip"
+    with pytest.raises(NonFiniteStep, match=last):
+        run(**overflow(mode, steps=steps, checkpoint_every=0))
+    assert [p.name for p in Path("run/checkpoints").glob("step-*")] == ["step-000000"]
+    assert not Path("run/result.json").exists()
+
+
+def test_a_network_that_is_spoiled_is_not_hidden_by_the_counts(run, mode):
+    options = {"ngram_order": 2, "val_fraction": 0.3, "checkpoint_every": 0, "steps": 1}
+    with pytest.raises(NonFiniteStep, match=r"^after step 1: validation loss (is|must be at most)"):
+        run("mini-gpt", **overflow(mode, **options))
+    assert [p.name for p in Path("run/checkpoints").glob("step-*")] == ["step-000000"]
+
+
+def test_a_rate_of_1e4_ends_on_both_engines_by_one_bound(run, mode):
+    with pytest.raises(NonFiniteStep) as caught:
+        run(mode=mode, out="run", steps=300, lr=1e4, optimizer="sgd", lr_schedule="constant")
+    assert "a thousand times that of guessing, got " in str(caught.value)
+
+
+def test_a_run_that_overflows_leaves_what_repeats_it(run, mode):
+    with pytest.raises(NonFiniteStep) as caught:
+        run(**overflow(mode))
+    record = json.loads(Path("run/nonfinite.json").read_text())
+    assert record["message"] == str(caught.value)
+    assert record["step"] == caught.value.step == 1
+    assert record["lr"] == {"embedding": 1e4, "matrix": 1e4, "head": 1e4}
+    dataset = load_dataset(TrainConfig(data="names.txt", documents="line", mode=mode))
+    tokens = [t for batch in record["batch"] for row in batch["inputs"] for t in row]
+    assert tokens and set(tokens) <= set(range(dataset.tokenizer.vocab_size))
+    assert [len(row) for row in record["batch"][0]["inputs"]] == [
+        len(row) for row in record["batch"][0]["targets"]
+    ]
+    assert "bigram.weight" in record["weight_norms"] or record["weight_norms"]
+
+
+def test_after_an_overflow_a_resume_accepts_a_lower_rate_and_no_other(run, stop_after, monkeypatch):
+    """With the same rate it would end at the same step again."""
+    stop_after(2)
+    with monkeypatch.context() as patch:
+        patch.setattr(blocks, "_peaks", lambda config: [1e-3] * 3)
+        with pytest.raises(RunInterrupted):
+            run(**overflow("scalar", lr=5e3, steps=6))
+    stop_after(10**9)
+    with pytest.raises(ConfigError, match=r"^--resume keeps the saved lr 5000\.0, got 0\.001"):
+        resume("run", lr=1e-3)
+    for _ in range(2):
+        with pytest.raises(NonFiniteStep, match="last good checkpoint: run/checkpoints/step-0000"):
+            resume("run")
+    with pytest.raises(ConfigError, match=r"^--resume keeps the saved lr 5000\.0, got 10000\.0"):
+        resume("run", lr=1e4)
+    assert resume("run", lr=1e-3, grad_clip=0.5).metrics["steps"] == 6
+    assert not Path("run/nonfinite.json").exists()
+    saved = load_checkpoint(max(Path("run/checkpoints").glob("step-*"))).config
+    assert (saved["lr"], saved["grad_clip"]) == (1e-3, 0.5)
+    assert "lr = 0.001\n" in Path("run/config.toml").read_text()
+    with pytest.raises(ConfigError, match=r"^--resume keeps the saved lr 0\.001, got 0\.0001"):
+        resume("run", lr=1e-4)
 
 
 # ----------------------------------------------------------------------------------------- the text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,9 @@ from pathlib import Path
 import pytest
 from commands.run_files import resume
 
+import nanochat
+from nanochat.commands import train as commands_train
+from nanochat.config.options import TrainConfig
 from nanochat.data.dataset import Dataset
 from nanochat.errors import OutputError
 from nanochat.runs import checkpoint as checkpoint_module
@@ -212,3 +216,63 @@ def test_a_full_disk_at_any_other_file_is_one_clear_line(
         f"cannot write run/{name}: No space left on device; free some space or choose another out"
     )
     assert not list(Path("run").glob(".*"))
+
+
+def moved(run: Path) -> None:
+    run.rename("elsewhere")
+
+
+def removed(run: Path) -> None:
+    shutil.rmtree(run)
+
+
+def replaced(run: Path) -> None:
+    """By a folder of the same name that another process has locked."""
+    run.rename("elsewhere")
+    (run / "checkpoints").mkdir(parents=True)
+    (run / LOCK).write_text("{}")
+
+
+GONE = (
+    "cannot write run: the folder was moved, removed or replaced during the run; if it was moved,"
+    " go on with --resume --out and its new path"
+)
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+@pytest.mark.parametrize("change", [moved, removed, replaced])
+def test_a_folder_that_is_gone_ends_the_run_at_its_next_save(folder, tiny, mode, change, resumed):
+    """The old name is neither made anew nor written to, and a moved run can go on."""
+    options = tiny(out="run", eval_every=2, checkpoint_every=2, mode=mode, lr_schedule="constant")
+    if resumed:
+        nanochat.train(TrainConfig(**{**options, "steps": 2}))
+        options = {"resume": True, "out": "run", "steps": 6}
+
+    def change_at_step_4(evaluation):
+        if evaluation.step == 4:
+            change(Path("run"))
+
+    with pytest.raises(OutputError) as caught:
+        nanochat.train(TrainConfig(**options), on_evaluation=change_at_step_4)
+    assert str(caught.value) == GONE
+    if change is replaced:
+        assert sorted(p.name for p in Path("run").iterdir()) == [LOCK, "checkpoints"]
+        assert not list(Path("run/checkpoints").iterdir())
+    else:
+        assert not Path("run").exists()
+    if change is not removed:
+        assert resume("elsewhere").metrics["steps"] == 6
+
+
+def test_a_folder_that_is_gone_after_the_last_save_ends_the_run_before_its_result(run, monkeypatch):
+    scored = commands_train._final_evaluation
+
+    def move_first(*arguments):
+        moved(Path("run"))
+        return scored(*arguments)
+
+    monkeypatch.setattr(commands_train, "_final_evaluation", move_first)
+    with pytest.raises(OutputError) as caught:
+        run(out="run", eval_tokens=0)
+    assert str(caught.value) == GONE
+    assert not Path("run").exists()

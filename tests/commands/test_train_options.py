@@ -27,7 +27,7 @@ SEEN_ELSEWHERE = {  # by which test; they do not change the losses
     "eval_every": "log", "eval_tokens": "train", "checkpoint_every": "resume", "keep": "best",
     "patience": "best", "baseline": "baseline", "separator": "documents", "text_column": "records",
     "deduplicate": "splits", "final_on_all": "final_on_all", "init_from": "init_from", "extend_vocabulary": "init_from",
-    "memory_drift": "loop", "out": "folder", "resume": "resume", "num_samples": "stdout",
+    "memory_drift": "loop", "rank_timeout": "distributed", "out": "folder", "resume": "resume", "num_samples": "stdout",
     "max_new_tokens": "sample", "temperature": "sample", "top_k": "sample", "top_p": "sample",
     "stop": "train_stop", "log": "event_log",
 }  # fmt: skip

@@ -1,8 +1,6 @@
 // Shards of a batch: the same bits for any number of threads, and the gradients of backward().
-#ifndef _WIN32
 #include <sys/wait.h>
 #include <unistd.h>
-#endif
 
 #include <cmath>
 
@@ -162,7 +160,6 @@ TEST_CASE(small_batches_and_exact_batches_are_one_shard) {
   CHECK(exact.shards_of(large.documents(true)) == 1);
 }
 
-#ifndef _WIN32
 TEST_CASE(a_forked_process_starts_new_threads) {
   const Model model(vocab, width);
   Shards<double> shards(shared_program(), nanochat::simd::tables().fast64, 2);
@@ -177,7 +174,6 @@ TEST_CASE(a_forked_process_starts_new_threads) {
   CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
   CHECK(same(numbers(shards, batch, true), expected));
 }
-#endif
 
 TEST_CASE(workers_run_every_task_once_and_throw_the_first_exception) {
   for (const int threads : {1, 2, 4}) {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import numpy as np
@@ -136,7 +135,6 @@ def test_a_change_of_the_matrices_changes_no_open_decoder() -> None:
     np.testing.assert_array_equal(decoder.read(ids), other.read(ids))
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no mprotect()")
 @pytest.mark.parametrize("side", ["begin", "end"])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("positions", ["rope", "learned"])

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-import sys
 from typing import Any, Literal
 
 import numpy as np
@@ -16,8 +15,6 @@ from native.calls import OK, cross_entropy, scale_rows
 from native.oracle import Loss, Problem
 from native.storage import DTYPES, Matrix, Placement, accumulation_dtype
 from numpy.typing import NDArray
-
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no mprotect()")
 
 PAGE = mmap.PAGESIZE
 VOCABS = (*range(1, 36), 63, 64, 65, 127, 130, 257)

@@ -16,7 +16,6 @@ from native.oracle import Loss, Problem
 from native.storage import Matrix
 
 Python = Callable[..., "subprocess.CompletedProcess[str]"]
-posix = pytest.mark.skipif(sys.platform == "win32", reason="there is no fork()")
 openmp = pytest.mark.skipif(
     sys.platform != "linux" or find_library("gomp") is None, reason="needs libgomp"
 )
@@ -128,24 +127,20 @@ print(result.status, result.losses.any())
     assert lines(python, LOAD_OPENMP, many) == ["0", "False"]
 
 
-@posix
 def test_a_child_of_fork_can_call_after_its_parents_threads_did(python: Python) -> None:
     assert lines(python, PRINT, in_a_child(PRINT), PRINT) == [expected()] * 3
 
 
-@posix
 def test_a_child_of_fork_can_call_where_its_parent_never_did(python: Python) -> None:
     assert lines(python, "native.cpu()\n", in_a_child(PRINT), PRINT) == [expected()] * 2
 
 
-@posix
 @openmp
 def test_a_child_of_fork_can_call_after_others_used_openmp(python: Python) -> None:
     parts = ("native.cpu()\n", LOAD_OPENMP, USE_OPENMP, in_a_child(PRINT), PRINT)
     assert lines(python, *parts) == [expected()] * 2
 
 
-@posix
 def test_a_child_of_fork_can_take_and_give_buffers(python: Python) -> None:
     parts = (
         "native.take_buffer(1 << 22)\nkept = native.take_buffer(1 << 22)\nkept[:3] = b'abc'\n",

@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import tracemalloc
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
 from nanochat.errors import OutputError
+from nanochat.output import loss_curve as module
 from nanochat.output.loss_curve import write_loss_curve
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -172,6 +174,40 @@ def test_a_log_as_written_and_one_with_other_spaces_give_the_same_picture(tmp_pa
         write_loss_curve(log, tmp_path / "p.svg", "title")
         pictures.append((tmp_path / "p.svg").read_bytes())
     assert pictures[0] == pictures[1]
+
+
+@pytest.mark.parametrize("piece", [1, 100, 4096])
+def test_a_log_that_is_read_in_pieces_gives_the_same_picture(tmp_path, monkeypatch, piece):
+    log = tmp_path / "m.jsonl"
+    records = [
+        r for i in range(1, 3000) for r in (*steps([0.0] * i)[-1:], evaluation(i, 1 + 1 / i))
+    ]
+    for record in records[::2]:
+        record["loss"] = 2 + math.sin(record["step"])
+    lines = [json.dumps(r, separators=(",", ":")) + "\n" for r in records]
+    lines[500:500] = ["not JSON\n", '{"kind":"step","step":1}\n', "\n"]
+    log.write_text("".join(lines))
+    pictures = []
+    for size in (module._PIECE, piece):
+        monkeypatch.setattr(module, "_PIECE", size)
+        write_loss_curve(log, tmp_path / "p.svg", "title")
+        pictures.append((tmp_path / "p.svg").read_bytes())
+    assert pictures[0] == pictures[1]
+
+
+def test_a_long_log_takes_the_memory_of_its_figures_and_not_of_its_text(tmp_path):
+    log = tmp_path / "m.jsonl"
+    line = '{{"kind":"step","step":{},"loss":2.5,"grad_norm":1.0,"pad":"' + "x" * 300 + '"}}\n'
+    with log.open("w") as file:
+        file.writelines(map(line.format, range(1, 200_001)))
+    assert log.stat().st_size > 70e6
+    tracemalloc.start()
+    try:
+        write_loss_curve(log, tmp_path / "p.svg", "title")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 40e6
 
 
 @pytest.mark.parametrize(

@@ -189,3 +189,16 @@ def test_a_folder_moved_while_it_is_locked_is_no_error(tmp_path):
     (tmp_path / "a").mkdir()
     with locked(tmp_path / "a"):
         (tmp_path / "a").rename(tmp_path / "b")
+
+
+def test_the_lock_of_a_folder_that_has_taken_the_place_of_ours_is_not_removed(tmp_path):
+    ours, moved = tmp_path / "run", tmp_path / "moved"
+    ours.mkdir()
+    with locked(ours) as lock:
+        lock.check()
+        ours.rename(moved)
+        ours.mkdir()
+        (ours / LOCK).write_text("another's")
+        with pytest.raises(OutputError, match="was moved, removed or replaced during the run"):
+            lock.check()
+    assert (ours / LOCK).read_text() == "another's"

@@ -33,7 +33,7 @@ def test_without_variables_there_is_one_process(environment):
 
 
 def test_the_variables_of_torchrun_are_read(environment):
-    environment(RANK="3", WORLD_SIZE="4", LOCAL_RANK="1", MASTER_ADDR="host", MASTER_PORT="1")
+    environment(RANK="3", WORLD_SIZE="4", LOCAL_RANK="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="1")
     assert (processes.rank(), processes.world(), processes.local_rank()) == (3, 4, 1)
     processes.check_rendezvous()
 
@@ -76,12 +76,37 @@ def test_a_world_without_a_rank_is_refused(environment):
 
 @pytest.mark.parametrize("missing", ["MASTER_ADDR", "MASTER_PORT"])
 def test_several_processes_need_an_address(environment, missing):
-    values = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "host", "MASTER_PORT": "1"}
+    values = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
     environment(**{**values, missing: ""})
     assert refusal(processes.check_rendezvous) == (
         f"{missing} must be set where WORLD_SIZE is above 1, got WORLD_SIZE 2 without it; start the"
         " processes with torchrun, or unset WORLD_SIZE"
     )
+
+
+@pytest.mark.parametrize("address", ["no-such-host.invalid", "a" * 300])
+def test_an_address_that_names_no_machine_is_refused(environment, address):
+    environment(RANK="0", WORLD_SIZE="2", MASTER_ADDR=address, MASTER_PORT="1")
+    message = refusal(processes.check_rendezvous)
+    assert message.startswith(
+        f"MASTER_ADDR must name a machine that can be found, got {address!r}:"
+    )
+    assert message.endswith("; start the processes with torchrun")
+
+
+@pytest.mark.parametrize(
+    ("values", "copy"),
+    [
+        ({}, False),
+        ({"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}, False),
+        ({"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}, True),
+        ({"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}, False),  # on another machine
+        ({"RANK": "x", "WORLD_SIZE": "2"}, False),
+    ],
+)
+def test_a_copy_is_above_rank_0_on_its_machine(environment, values, copy):
+    environment(**values)
+    assert processes.is_copy() == copy
 
 
 @pytest.mark.parametrize(

@@ -160,24 +160,30 @@ def test_a_reader_of_progress_that_leaves_does_not_end_the_run(folder, tiny, fla
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="macOS reports a closed terminal otherwise")
 def test_a_terminal_that_goes_away_does_not_end_the_run(folder, tiny, flags):
-    """The bar of rich draws from a thread; neither it nor training may fail."""
+    """The bar of rich draws from a thread; neither it nor an evaluation's row may fail."""
     leader, child = os.openpty()
     code = (
         "import sys\n"
         "from nanochat.cli import main\n"
         "from nanochat.output.progress import Screen\n"
         "Screen.AFTER_S = 0.0\n"
+        "def evaluated(self, metrics, shown=Screen.evaluated):\n"
+        "    if metrics.step == 1000: sys.stdin.read()\n"  # until the terminal is gone
+        "    shown(self, metrics)\n"
+        "Screen.evaluated = evaluated\n"
         "sys.exit(main())\n"
     )
     words = ["-c", code, "train", *flags(**tiny(out="run", steps=3000, eval_every=1000))]
     with subprocess.Popen(
-        [sys.executable, *words], stdout=subprocess.PIPE, stderr=child, start_new_session=True
-    ) as process:
+        [sys.executable, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=child,
+        start_new_session=True,
+    ) as process:  # fmt: skip
         os.close(child)
         seen = b""
-        while b"tokens/s" not in seen:  # the bar is there
+        while b"\x1b[?25l" not in seen:  # the bar is there: it hides the cursor
             seen += os.read(leader, 4096)
         os.close(leader)
+        process.stdin.close()
         assert process.stdout.read().splitlines()[-1] == b"run: run"
         assert process.wait(120) == 0
     assert (Path("run") / "result.json").exists()

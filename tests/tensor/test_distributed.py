@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +19,7 @@ import torch
 from conftest import TEXT
 from tensor.batch_makers import make_engine, settings, small_config, windows
 
+from nanochat.commands.resolve import same_batch
 from nanochat.errors import ConfigError, ProcessGroupError
 from nanochat.runs.checkpoint import load_checkpoint
 from nanochat.tensor import distributed
@@ -169,3 +172,144 @@ def test_a_group_that_cannot_be_joined_is_one_clear_line(monkeypatch: pytest.Mon
         monkeypatch.setenv(name, value)
     with pytest.raises(ProcessGroupError, match="^rank 0 cannot join 2 processes at 127.0.0.1:x: "):
         distributed.init(torch.device("cpu"))
+
+
+# ------------------------------------------------------------------------- the command in two ranks
+
+
+def command(
+    rank: int, port: int, folder: Path, *words: str, world: int = 2
+) -> subprocess.Popen[str]:
+    group = {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1"}
+    environment = {name: str(value) for name, value in {**group, "MASTER_PORT": port}.items()}
+    return subprocess.Popen(
+        [sys.executable, "-m", "nanochat", "train", *words],
+        env={**os.environ, **environment, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=folder,
+    )
+
+
+LONG = (
+    "--mode=tensor", "--data=names.txt", "--documents=line", "--model-kind=bigram", "--n-embd=4",
+    "--block-size=8", "--batch-size=2", "--threads=1", "--num-samples=0", "--no-baseline",
+    "--out=run", "--rank-timeout=5", "--quiet",
+)  # fmt: skip
+LOST = "error: rank {} lost another process of this run, whose own message says why: "
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    (tmp_path / "names.txt").write_text(TEXT)
+    return tmp_path
+
+
+def wait_for_checkpoint(folder: Path, *processes: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while not list(folder.glob("run/checkpoints/step-*")):
+        assert time.monotonic() < deadline
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_dead_or_hung_process_ends_the_other_in_one_line_within_the_timeout(
+    texts: Path, number: signal.Signals, victim: int
+) -> None:
+    port = free_port()
+    words = (*LONG, "--steps=10000000", "--eval-every=10000000", "--checkpoint-every=20")
+    ranks = [command(rank, port, texts, *words) for rank in range(2)]
+    try:
+        wait_for_checkpoint(texts, *ranks)
+        ranks[victim].send_signal(number)
+        out, err = ranks[1 - victim].communicate(timeout=60)  # it was 30 minutes
+    finally:
+        for process in ranks:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+            process.stderr.close()
+    assert (ranks[1 - victim].returncode, out) == (1, "")
+    assert re.fullmatch(re.escape(LOST.format(1 - victim)) + r"[^;\n]+\n", err), err
+
+
+def test_a_process_that_waits_alone_gives_up_after_the_timeout(texts: Path) -> None:
+    port = free_port()
+    process = command(0, port, texts, *LONG[:-2], "--rank-timeout=1", "--quiet", "--steps=2")
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 1
+    pattern = rf"error: rank 0 cannot join 2 processes at 127.0.0.1:{port}: [^\n]*\n"
+    assert re.fullmatch(pattern, err), err
+
+
+def test_a_mistake_is_told_by_rank_0_alone(texts: Path) -> None:
+    port = free_port()
+    ranks = [command(rank, port, texts, *LONG, "--lr=-1") for rank in range(2)]
+    outputs = [process.communicate(timeout=100) for process in ranks]
+    assert [process.returncode for process in ranks] == [2, 2]
+    assert outputs == [("", "error: lr must be finite and > 0, got -1\n"), ("", "")]
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (2, 2)])
+def test_a_resume_with_another_number_of_processes_keeps_the_batches(
+    texts: Path, before: int, after: int
+) -> None:
+    """Compared with one process that takes all rows of a step."""
+    schedule = ("--lr-schedule=constant", "--eval-every=0", "--dtype=float64")
+
+    def losses(out: str, *parts: tuple[int, tuple[str, ...]]) -> list[float]:
+        for world, words in parts:
+            port = free_port()
+            ranks = [
+                command(rank, port, texts, *words, f"--out={out}", world=world)
+                for rank in range(world)
+            ]
+            outputs = [process.communicate(timeout=200) for process in ranks]
+            assert [process.returncode for process in ranks] == [0] * world, outputs
+        lines = (texts / out / "metrics.jsonl").read_text().splitlines()
+        rows = [json.loads(line) for line in lines]
+        return [row["loss"] for row in rows if row["kind"] == "step"]
+
+    plain = tuple(word for word in LONG if not word.startswith("--out"))
+    whole = losses("whole", (1, (*plain, *schedule, "--steps=8", f"--batch-size={2 * before}")))
+    cut = losses(
+        "cut",
+        (before, (*plain, *schedule, "--steps=4")),
+        (after, ("--resume", "--steps=8", "--quiet")),
+    )
+    np.testing.assert_allclose(cut, whole, rtol=1e-12)
+    saved = load_checkpoint(texts / "cut/checkpoints/step-000008")
+    assert saved.trainer.processes == after
+    rows = saved.config["batch_size"] * saved.config["grad_accum"] * after
+    assert rows == 2 * before
+
+
+@pytest.mark.parametrize(
+    ("size", "accumulated", "before", "now", "expected"),
+    [
+        (8, 1, 1, 2, {"batch_size": 4, "grad_accum": 1}),
+        (8, 1, 2, 1, {"batch_size": 8, "grad_accum": 2}),
+        (8, 4, 1, 2, {"batch_size": 8, "grad_accum": 2}),
+        (6, 1, 2, 3, {"batch_size": 4, "grad_accum": 1}),
+        (1, 3, 2, 6, {"batch_size": 1, "grad_accum": 1}),
+        (7, 2, 2, 2, {}),
+        (7, 2, None, 5, {}),
+    ],
+)
+def test_other_processes_take_the_same_rows_per_step(
+    size: int, accumulated: int, before: int | None, now: int, expected: dict[str, int]
+) -> None:
+    saved = {"batch_size": size, "grad_accum": accumulated}
+    assert same_batch(saved, before, now) == expected
+
+
+def test_rows_that_do_not_divide_are_refused_with_the_numbers_that_do() -> None:
+    with pytest.raises(ConfigError) as caught:
+        same_batch({"batch_size": 3, "grad_accum": 2}, 2, 5)
+    assert str(caught.value) == (
+        "--resume keeps the 12 rows per step of 2 processes, which 5 cannot share equally; use one"
+        " of 1, 2, 3, 4, 6, 12 processes"
+    )

@@ -115,12 +115,15 @@ def test_the_multipliers_of_a_block_are_those_of_its_steps(schedule):
 
 
 def test_the_lines_of_a_block_are_those_of_its_records(tmp_path):
-    losses, norms, rates = [1 / 3, 1e-17, 5e300], [0.1, 12345678.9, 1e16], [0.01, 0.0, 1e-5]
+    losses, norms = [1 / 3, 1e-17, 5e300], [0.1, 12345678.9, 1e16]
+    rates, tokens = [[0.01, 0.01, 0.01], [0.0, 0.5, 0.25], [1e-5, 1e-5, 3.0]], [7, 10, 1 << 40]
     several, single = JsonlWriter(tmp_path / "several"), JsonlWriter(tmp_path / "single")
-    several.write_steps(9, losses, norms, rates)
-    for step, (loss, norm, rate) in enumerate(zip(losses, norms, rates, strict=True), start=9):
-        record = {"kind": "step", "step": step, "loss": loss, "grad_norm": norm, "lr": rate}
-        single.write(record)
+    several.write_steps(9, losses, norms, rates, tokens, 12.345678)
+    steps = zip(losses, norms, rates, tokens, strict=True)
+    for step, (loss, norm, (lr, matrix_lr, head_lr), trained) in enumerate(steps, start=9):
+        record = {"kind": "step", "step": step, "loss": loss, "grad_norm": norm, "lr": lr}
+        record |= {"matrix_lr": matrix_lr, "head_lr": head_lr, "tokens": trained}
+        single.write({**record, "elapsed_s": 12.345678})
     several.close()
     single.close()
     assert (tmp_path / "several").read_bytes() == (tmp_path / "single").read_bytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -14,9 +15,11 @@ from nanochat.training.engine import StepMetrics
 from nanochat.training.guards import (
     MemoryGuard,
     check_finite,
+    check_finite_loss,
     check_memory_fits,
     check_prompt,
     check_temperature,
+    most_loss,
     training_bytes,
 )
 
@@ -79,6 +82,40 @@ def test_a_step_that_is_not_finite_names_step_weights_and_checkpoint(
         f"step 17: {what}; weights are those after step 16;"
         f" last good checkpoint: {checkpoint}; lower lr or set grad_clip"
     )
+
+
+@pytest.mark.parametrize(("vocab_size", "most"), [(1, 693.147), (2, 693.147), (27, 3295.837)])
+def test_a_loss_a_thousand_times_that_of_guessing_is_the_most(vocab_size, most):
+    assert most_loss(vocab_size) == pytest.approx(most)
+    check_finite(StepMetrics(loss=most - 0.01, grad_norm=1.0), 1, None, most_loss(vocab_size))
+    with pytest.raises(NonFiniteStep) as caught:
+        check_finite(StepMetrics(loss=1e15, grad_norm=1.0), 17, "a", most_loss(vocab_size))
+    assert str(caught.value) == (
+        f"step 17: loss must be at most {most:.6g}, a thousand times that of guessing, got 1e+15;"
+        " last good checkpoint: a; lower lr or set grad_clip"
+    )
+    assert (caught.value.step, caught.value.figures) == (17, {"loss": 1e15, "grad_norm": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("loss", "step", "message"),
+    [
+        (math.nan, 3, "after step 3: validation loss is nan; last good checkpoint: none; lower lr"
+         " or set grad_clip"),
+        (11.0, 3, "after step 3: validation loss must be at most 10, a thousand times that of"
+         " guessing, got 11; last good checkpoint: none; lower lr or set grad_clip"),
+        (math.inf, 0, "after step 0: validation loss is inf; last good checkpoint: none; lower"
+         " init_std"),
+    ],
+)  # fmt: skip
+def test_weights_without_a_finite_loss_are_named_by_their_step(loss, step, message):
+    check_finite_loss("validation loss", 10.0, step, None, 10.0)
+    with pytest.raises(NonFiniteStep) as caught:
+        check_finite_loss("validation loss", loss, step, None, 10.0)
+    assert str(caught.value) == message
+    assert (caught.value.step, set(caught.value.figures)) == (step, {"validation_loss"})
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert (str(copy), copy.step) == (message, step)
 
 
 # ------------------------------------------------------------------------------------------ memory

@@ -7,6 +7,7 @@ import json
 import math
 from dataclasses import dataclass, field
 
+import numpy as np
 import pytest
 from training.toy_engine import ToyEngine, ToyStep
 
@@ -165,6 +166,14 @@ def recorded_run(tmp_path):
     return make
 
 
+def log_of(recorded):
+    """The log without the seconds of the steps, which say when a step was read."""
+    for record in (log := recorded.log):
+        if record["kind"] == "step":
+            del record["elapsed_s"]
+    return log
+
+
 def table(recorded) -> bytes:
     return recorded.engine.table.tobytes()
 
@@ -296,20 +305,25 @@ def test_each_step_has_the_settings_of_the_schedule(schedule):
         assert settings == StepSettings(lr=dict.fromkeys(GROUPS, config.lr * multiplier))
 
 
-def test_the_log_has_loss_gradient_norm_and_rate_of_each_step(recorded_run):
-    run = recorded_run(steps=4)
+def test_the_log_has_loss_gradient_norm_rates_tokens_and_seconds_of_each_step(recorded_run):
+    run = recorded_run(steps=4, matrix_lr=0.5, head_lr=0.25, optimizer="adamw")
     run.run()
     reference = ToyEngine(run.config, TOKENIZER.vocab_size)
     batcher = make_batcher("packed", DOCUMENTS, batch_size=2, block_size=8, seed=1337)
-    expected = []
+    expected, tokens = [], 0
     for step in range(4):
         settings = loop.step_settings(run.config, step)
         metrics = reference.step(batcher.step(step), settings).read()
+        tokens += batcher.step(step)[0].global_targets
         expected.append(
             {"kind": "step", "step": step + 1, "loss": metrics.loss,
-             "grad_norm": metrics.grad_norm, "lr": settings.lr["matrix"]}
+             "grad_norm": metrics.grad_norm, "lr": settings.lr["embedding"],
+             "matrix_lr": settings.lr["matrix"], "head_lr": settings.lr["head"], "tokens": tokens}
         )  # fmt: skip
-    assert [r for r in run.log if r["kind"] == "step"] == expected
+    steps = [r for r in run.log if r["kind"] == "step"]
+    # The clock of this run counts 10 s per step. A step is read when the next one has begun.
+    assert [r.pop("elapsed_s") for r in steps] == [20.0, 20.0, 40.0, 40.0]
+    assert steps == expected
     assert table(run) == reference.table.tobytes()
 
 
@@ -334,9 +348,7 @@ def test_a_stopped_loop_saves_and_a_resumed_one_ends_with_the_same_bits(
     # A resume repeats the evaluation of its first step, which may be the best one.
     assert ("save", step) not in resumed.events or step in resumed.best
     assert table(resumed) == table(whole)
-    assert (cut.folder / "metrics.jsonl").read_bytes() == (
-        whole.folder / "metrics.jsonl"
-    ).read_bytes()
+    assert log_of(cut) == log_of(whole)
     assert again == result
 
 
@@ -399,6 +411,113 @@ def test_a_step_that_is_not_finite_stops_the_loop_before_its_update(
         good.run()
     assert table(run) == table(good)
     assert [r["step"] for r in run.log if r["kind"] == "step"] == list(range(1, poison_step))
+
+
+def with_losses_from(run, step, loss):
+    """Let every batch that is scored after `step` steps have this loss."""
+    token_losses = run.engine.token_losses
+
+    def poisoned(batch):
+        losses = token_losses(batch)
+        return losses if run.begun < step else np.full_like(losses, loss)
+
+    run.engine.token_losses = poisoned
+    return run
+
+
+BAD_LOSSES = [
+    (math.nan, "is nan"),
+    (math.inf, "is inf"),
+    (1e15, "must be at most 2484.91, a thousand times that of guessing, got 1e+15"),
+]
+
+
+@pytest.mark.parametrize(("loss", "problem"), BAD_LOSSES)
+def test_weights_whose_evaluation_fails_are_never_saved(recorded_run, loss, problem):
+    """Also after the last update, which no step follows."""
+    run = with_losses_from(recorded_run(steps=6, eval_every=2, save_s=1e6), 6, loss)
+    assert TOKENIZER.vocab_size == 12
+    with pytest.raises(NonFiniteStep) as caught:
+        run.run()
+    assert str(caught.value) == (
+        f"after step 6: validation loss {problem}; last good checkpoint: checkpoint-4; lower lr or"
+        " set grad_clip"
+    )
+    assert [step for _, step in run.of("save")] == [2, 4]
+    assert [step for _, step in run.of("evaluated")] == [0, 2, 4]
+
+
+@pytest.mark.parametrize(("loss", "problem"), BAD_LOSSES)
+@pytest.mark.parametrize("validates", [True, False])
+def test_weights_that_no_evaluation_has_scored_are_tried_on_the_next_batch_before_a_save(
+    recorded_run, loss, problem, validates
+):
+    run = recorded_run(steps=6, eval_every=0, checkpoint_every=2)
+    if not validates:
+        run.evaluation_set = list
+    with pytest.raises(NonFiniteStep) as caught:
+        with_losses_from(run, 4, loss).run()
+    assert str(caught.value) == (
+        f"after step 4: training loss {problem}; last good checkpoint: checkpoint-2; lower lr or"
+        " set grad_clip"
+    )
+    # The best of the evaluations is that of step 0.
+    assert [step for _, step in run.of("save")] == ([0, 2] if validates else [2])
+
+
+def test_a_run_that_is_asked_to_stop_saves_no_weights_without_a_finite_loss(recorded_run):
+    run = with_losses_from(recorded_run(eval_every=0, stop_at=3), 3, math.nan)
+    with pytest.raises(NonFiniteStep, match="^after step 3: training loss is nan; last good"):
+        run.run()
+    assert run.of("save") == [("save", 0)]  # the best one
+
+
+def test_a_training_loss_that_no_step_lowers_again_ends_the_run(recorded_run):
+    run = recorded_run(eval_every=0)
+    step = run.engine.step
+
+    def diverging(microbatches, settings):
+        result = step(microbatches, settings)
+        return ToyStep(StepMetrics(loss=1e15, grad_norm=1.0)) if run.begun == 4 else result
+
+    run.engine.step = diverging
+    with pytest.raises(NonFiniteStep, match="^step 4: loss must be at most 2484.91, a thousand"):
+        run.run()
+    assert [r["step"] for r in run.log if r["kind"] == "step"] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_a_stop_during_an_evaluation_breaks_it_off_and_a_resume_repeats_it(recorded_run, ema):
+    whole = recorded_run(folder="whole", ema=ema)
+    whole.run()
+    cut = recorded_run(ema=ema)
+    batches = len(cut.evaluation_set())
+    assert batches > 1
+    scored = []
+    token_losses = cut.engine.token_losses
+
+    def counted(batch):
+        scored.append(cut.begun)
+        return token_losses(batch)
+
+    cut.engine.token_losses = counted
+    cut.stop = lambda: scored.count(4) == 1
+    with pytest.raises(RunInterrupted, match="^stopped after step 4; saved checkpoint-4$"):
+        cut.run()
+    # One batch of the evaluation, and the batch of the next step before the save.
+    assert scored.count(4) == 2
+    trainer, state = cut.saved[4]
+    again = recorded_run(start=trainer, load=state, ema=ema)
+    again.run()
+    assert table(again) == table(whole)
+    assert log_of(again) == log_of(whole)
+
+
+def test_an_evaluation_of_several_processes_is_not_broken_off(recorded_run):
+    run = recorded_run(steps=4, eval_every=2)
+    run.stop = lambda: run.of("score") == [("score", 0)]
+    run.run(world=2)
+    assert [step for _, step in run.of("evaluated")] == [0, 2, 4]
 
 
 def test_memory_is_looked_at_in_every_evaluation(recorded_run, monkeypatch):
@@ -521,9 +640,7 @@ def test_a_run_that_overfits_stopped_and_resumed_is_the_whole_run(overfitting, s
     trainer, state = cut.saved[step]
     resumed = overfitting(folder="cut", start=trainer, load=state, **options)
     assert untimed(resumed.run()) == untimed(result)
-    assert (cut.folder / "metrics.jsonl").read_bytes() == (
-        whole.folder / "metrics.jsonl"
-    ).read_bytes()
+    assert log_of(cut) == log_of(whole)
     best = {**cut.best, **resumed.best}[result.best.step]
     same = whole.best[result.best.step]
     assert best[0] == same[0]

@@ -301,6 +301,10 @@ class TrainConfig:
         2.0, "Largest growth of resident memory during a run, as a ratio; 0: off.", group=RUN,
         low=0, high=1e6, output=True,
     )  # fmt: skip
+    rank_timeout: int = option(
+        60, "Seconds that the processes of one run wait for each other.", group=RUN, low=1,
+        high=86_400, output=True,
+    )  # fmt: skip
     out: str | None = option(
         None, "Run folder; default: a new folder in runs/.", group=RUN, path=True, kind=str,
         optional=True, output=True, common=True,

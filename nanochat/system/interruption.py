@@ -1,0 +1,48 @@
+"""Signals outside of training: each ends the process with one line and the exit code of a shell.
+
+While a run trains, commands/signals.py takes them as requests to save and stop. Imports nothing
+before the signals are set.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from types import FrameType
+
+__all__ = ["end_interrupted", "interrupt_at_signals", "write_interruption"]
+
+
+def interrupt_at_signals() -> None:
+    """Let SIGTERM and SIGHUP interrupt as SIGINT does. A signal that is ignored stays so.
+
+    Above rank 0 they end the process at once and silently: rank 0 tells of them, and a process that
+    waits for rank 0 in torch runs no handlers.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        return
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _interrupt)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt(number)
+
+
+def end_interrupted(interruption: KeyboardInterrupt) -> int:
+    """Say that a signal ended the command and return the exit code: 128 and the signal's number."""
+    number = next(iter(interruption.args), signal.SIGINT)  # Python's own has no arguments
+    name = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
+    from nanochat.system.processes import is_copy
+
+    if not is_copy():
+        write_interruption(f"interrupted{name}")
+    return 128 + int(number)
+
+
+def write_interruption(message: str) -> None:
+    """Write a line that is not an error; a terminal has shown ^C in front of it."""
+    from nanochat.system.streams import PROGRESS, write_progress
+
+    write_progress(f"\n{message}" if PROGRESS.isatty() else message)

@@ -1,0 +1,50 @@
+"""A signal at any moment outside of training ends the command with one line, imports included."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+# Sends a signal to the process at the start of the import of a module.
+CODE = """
+import os, signal, sys
+number, module = int(sys.argv.pop(1)), sys.argv.pop(1)
+class Sender:
+    def find_spec(name, path=None, target=None):
+        if name == module:
+            sys.meta_path.remove(Sender)
+            os.kill(os.getpid(), number)
+from nanochat.__main__ import main
+sys.meta_path.insert(0, Sender)
+main()
+"""
+
+LINES = {
+    signal.SIGINT: b"interrupted\n",
+    signal.SIGTERM: b"interrupted by SIGTERM\n",
+    signal.SIGHUP: b"interrupted by SIGHUP\n",
+}
+
+
+def ended(number: signal.Signals, module: str, before=signal.SIG_DFL, *words: str):
+    return subprocess.run(
+        [sys.executable, "-c", CODE, str(int(number)), module, "info", *words],
+        capture_output=True, timeout=60,
+        # A shell or nohup, in which these tests may run, may have it ignored.
+        preexec_fn=lambda: signal.signal(number, before),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("module", ["nanochat.cli", "nanochat.errors", "nanochat.commands.info"])
+@pytest.mark.parametrize("number", LINES)
+def test_a_signal_during_an_import_is_one_line(number, module):
+    done = ended(number, module)
+    assert (done.returncode, done.stdout, done.stderr) == (128 + number, b"", LINES[number])
+
+
+def test_a_signal_that_is_ignored_stays_ignored():
+    done = ended(signal.SIGHUP, "nanochat.cli", signal.SIG_IGN)
+    assert (done.returncode, done.stderr) == (0, b"")
