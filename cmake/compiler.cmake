@@ -1,4 +1,5 @@
 # The C++ standard, and nanochat_options: the compiler options of all C++ targets.
+# nanochat_unsanitized_options: the same without sanitizers.
 set(CMAKE_CXX_STANDARD 20)
 set(CMAKE_CXX_STANDARD_REQUIRED ON)
 set(CMAKE_CXX_EXTENSIONS OFF)
@@ -11,12 +12,15 @@ endif()
 
 # One rounding per operation: no contraction to fused multiply-add, no fast-math. No code for the
 # build machine only. math-errno decides only whether libm writes errno; its results do not change.
+add_library(nanochat_unsanitized_options INTERFACE)
 add_library(nanochat_options INTERFACE)
+target_link_libraries(nanochat_options INTERFACE nanochat_unsanitized_options)
 if(MSVC)
-  target_compile_options(nanochat_options INTERFACE /W4 /fp:precise $<$<BOOL:${NCLAB_WERROR}>:/WX>)
+  target_compile_options(nanochat_unsanitized_options
+                         INTERFACE /W4 /fp:precise $<$<BOOL:${NCLAB_WERROR}>:/WX>)
 else()
   target_compile_options(
-    nanochat_options
+    nanochat_unsanitized_options
     INTERFACE -ffp-contract=off
               -fno-math-errno
               -Wall
