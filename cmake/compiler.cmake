@@ -1,4 +1,5 @@
 # The C++ standard, and nanochat_options: the compiler options of all C++ targets.
+# nanochat_unsanitized_options: the same without sanitizers.
 if(MSVC)
   message(FATAL_ERROR "The C++ compiler must be GCC or Clang, got MSVC; on Windows, use WSL")
 endif()
@@ -14,9 +15,11 @@ endif()
 
 # One rounding per operation: no contraction to fused multiply-add, no fast-math. No code for the
 # build machine only. math-errno decides only whether libm writes errno; its results do not change.
+add_library(nanochat_unsanitized_options INTERFACE)
 add_library(nanochat_options INTERFACE)
+target_link_libraries(nanochat_options INTERFACE nanochat_unsanitized_options)
 target_compile_options(
-  nanochat_options
+  nanochat_unsanitized_options
   INTERFACE -ffp-contract=off
             -fno-math-errno
             -Wall

@@ -10,14 +10,17 @@ namespace {
 
 constexpr int threads = 128;
 
-// held: slots per lane. Lanes after the last row take part in the exchanges with empty sums.
+// held: slots per lane. Lanes after the last row take part in the exchanges of its warp with empty
+// sums; they read no other row, which another warp may be overwriting by its gradient.
 template <class S, bool is_plain, int held>
 __global__ void __launch_bounds__(threads)
     small_rows(const __grid_constant__ CrossEntropyCall call, int lanes) {
   const std::int64_t thread = std::int64_t{blockIdx.x} * threads + threadIdx.x;
   const int lane = static_cast<int>(thread % lanes);
-  const bool exists = thread / lanes < call.targets.rows;
-  const LossRow<S, is_plain> row(call, exists ? thread / lanes : 0);
+  const std::int64_t rows = call.targets.rows;
+  if (thread - threadIdx.x % warp_lanes >= rows * lanes) return;  // the whole warp is after it
+  const bool exists = thread / lanes < rows;
+  const LossRow<S, is_plain> row(call, exists ? thread / lanes : rows - 1);
   const bool has_token = exists && row.has_token();
   uint4 raw[held];
   RowSums sums{empty_sum(), 0.0f};
