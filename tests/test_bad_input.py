@@ -119,6 +119,7 @@ def test_paths_that_are_not_text_are_refused_by_name(refused, folder):
 def test_every_error_class_is_raised_on_a_real_path(folder, tiny, trained, monkeypatch, stop_after):
     """The exact words are pinned in the tests of the file that raises the error."""
     train, sample = nanochat.train, nanochat.sample
+    write("empty.txt", b"")
     config, checkpoint = nanochat.TrainConfig, str(trained.path)
     overflow = {"lr": 1e4, "optimizer": "sgd", "dtype": "float32", "input_rmsnorm": False,
                 "lr_schedule": "constant", "steps": 99}  # fmt: skip
@@ -134,7 +135,7 @@ def test_every_error_class_is_raised_on_a_real_path(folder, tiny, trained, monke
         "KernelError": lambda: native.take_buffer(-1),
         "LogitsError": lambda: draw(np.full((1, 2), np.nan), np.zeros(1, np.uint64)),
         "ProgramError": lambda: nanochat.compile(lambda tokens: [], []),
-        "CorpusError": lambda: train(config(**tiny(data="no.txt"))),
+        "CorpusError": lambda: train(config(**tiny(data="empty.txt"))),
         "TokenizerError": lambda: sample(nanochat.SampleConfig(checkpoint=checkpoint, prompt="Z")),
         "PromptTooLong": lambda: sample(
             nanochat.SampleConfig(checkpoint=checkpoint, prompt="a" * 99)

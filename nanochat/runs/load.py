@@ -17,6 +17,7 @@ from nanochat.config.options import (
     EvalConfig,
     SampleConfig,
     TrainConfig,
+    merged_config,
     options_of,
 )
 from nanochat.data.documents import Documents
@@ -116,7 +117,7 @@ def config_of(checkpoint: Checkpoint) -> TrainConfig:
     if unknown is not None:
         raise _other_version(checkpoint, f"{shown(unknown)} is not an option")
     try:
-        return TrainConfig(**checkpoint.config)
+        return merged_config(checkpoint.config)
     except ConfigError as error:
         raise _other_version(checkpoint, str(error)) from error
 
@@ -204,8 +205,7 @@ def load_trained(
     dtype = options.dtype
     if dtype == "auto":
         dtype = config.dtype if mode == config.mode and device == config.device else "auto"
-    requested = dataclasses.replace(
-        config,
+    requested = config.changed(
         mode=mode,
         device=device,
         dtype=dtype,

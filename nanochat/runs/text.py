@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from nanochat.config.options import TrainConfig
 from nanochat.data.corpus import data_name
 from nanochat.data.dataset import Dataset, SplitText, load_dataset, read_text
 from nanochat.data.documents import Documents
+from nanochat.data.sources.locating import NotFound
 from nanochat.data.texts import Texts
 from nanochat.data.tokenizer import tokenizer_from_dict
-from nanochat.errors import CheckpointError
+from nanochat.errors import CheckpointError, CorpusError
 from nanochat.runs.checkpoint import Checkpoint
 
 __all__ = ["ScoredText", "text_of_run"]
@@ -45,7 +46,11 @@ def text_of_run(
     Raises CorpusError if the text cannot be read, CheckpointError if it has changed.
     """
     name = data_name(config.data)
-    text = read_text(replace(config, data_dir=data_dir or config.data_dir), checkpoint.run_folder)
+    options = config.changed(data_dir=data_dir or config.data_dir)
+    try:
+        text = read_text(options, checkpoint.run_folder)
+    except NotFound as error:
+        raise CorpusError(f"{error}; {way_out}") from None
     if text.sha256 != checkpoint.data["split_sha256"]:
         raise CheckpointError(f"the text {name} differs from that of {checkpoint.path}; {way_out}")
     tokenizer = tokenizer_from_dict(checkpoint.tokenizer)
