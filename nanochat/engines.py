@@ -5,7 +5,6 @@ Importing torch takes longer than preparing a text, so `begin_import` does it me
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import importlib.util
 import sys
@@ -66,7 +65,7 @@ def resolve_hardware(config: TrainConfig) -> TrainConfig:
                 f"mode scalar does not support {processes.world()} processes; use mode tensor"
             )
         dtype = "float64" if config.dtype == "auto" else config.dtype
-        return dataclasses.replace(config, device="cpu", dtype=dtype)
+        return config.changed(device="cpu", dtype=dtype)
     try:
         from nanochat.tensor.engine import resolve_device
     except ModuleNotFoundError as error:
@@ -74,7 +73,7 @@ def resolve_hardware(config: TrainConfig) -> TrainConfig:
             raise
         raise MissingDependency(_TORCH_MISSING) from error
     device, dtype = resolve_device(config)
-    return dataclasses.replace(config, device=device, dtype=dtype)
+    return config.changed(device=device, dtype=dtype)
 
 
 def build_engine(

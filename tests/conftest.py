@@ -97,6 +97,8 @@ def tiny_options(model_kind: str = "bigram", **changes: Any) -> dict[str, Any]:
         "batch_size": 2, "steps": 6, "eval_every": 2, "lr": 0.02, "num_samples": 2,
         "max_new_tokens": 8, **TINY[model_kind],
     }  # fmt: skip
+    if not changes.get("num_samples", 2):
+        del options["max_new_tokens"]  # of samples
     return {**options, **changes}
 
 

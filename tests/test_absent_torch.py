@@ -84,7 +84,7 @@ def test_the_scalar_engine_trains_samples_scores_resumes_and_ablates(without_tor
     assert nanochat("sample", "--checkpoint=run", "--prompt=an", "--quiet").startswith("an")
     assert nanochat("sample", "--checkpoint=run", "--from-counts", "--quiet")
     assert "loss=" in nanochat("eval", "--checkpoint=run", "--quiet")
-    words = flags(**{**tiny(steps=1), "num_samples": 0})
+    words = flags(**tiny(steps=1, num_samples=0))
     table = nanochat("ablate", *words, "--vary=tie_lm_head=true,false", "--seeds=2", "--jobs=2")
     assert "| tie_lm_head=true | 2 |" in table
     assert "engines: scalar yes, tensor no" in nanochat("info")

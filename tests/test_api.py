@@ -40,7 +40,7 @@ def test_help_shows_how_to_load_a_model(folder, tiny, capsys):
     assert example.count("\n") == 1
     for line in example.splitlines():
         assert line in pydoc.render_doc(nanochat)
-    nanochat.train(nanochat.TrainConfig(**{**tiny(), "num_samples": 0}))
+    nanochat.train(nanochat.TrainConfig(**tiny(num_samples=0)))
     exec(example, {"nanochat": nanochat})
     assert capsys.readouterr().out.startswith("an")
 
@@ -75,7 +75,7 @@ DOCUMENTED = (
 @pytest.mark.parametrize("name", DOCUMENTED)
 def test_the_example_of_the_docstring_runs(name, folder, tiny, capsys):
     if name.startswith("LanguageModel."):  # they use the newest run
-        nanochat.train(nanochat.TrainConfig(**{**tiny(steps=1), "num_samples": 0}))
+        nanochat.train(nanochat.TrainConfig(**tiny(steps=1, num_samples=0)))
     thing = operator.attrgetter(name)(nanochat)
     finder = doctest.DocTestFinder(recurse=False)
     scope = {"TrainConfig": nanochat.TrainConfig} if name == "TrainConfig" else {}
@@ -158,7 +158,7 @@ def test_nothing_is_printed_by_the_api(folder, tiny, capfd):
     run = nanochat.train(nanochat.TrainConfig(**tiny(out="run")))
     nanochat.sample(nanochat.SampleConfig(checkpoint="run", num_samples=2))
     nanochat.evaluate(nanochat.EvalConfig(checkpoint="run"))
-    options = {**tiny(steps=1), "num_samples": 0}
+    options = tiny(steps=1, num_samples=0)
     nanochat.ablate(nanochat.AblateConfig(vary=("tie_lm_head=true",), seeds=1), options)
     assert capfd.readouterr() == ("", "")
     assert run.run == Path("run")

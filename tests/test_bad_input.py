@@ -128,6 +128,7 @@ def test_every_public_error_class_is_listed():
 def test_every_error_class_is_raised_on_a_real_path(folder, tiny, trained, monkeypatch, stop_after):
     """The exact words are pinned in the tests of the file that raises the error."""
     train, sample = nanochat.train, nanochat.sample
+    write("empty.txt", b"")
     config, checkpoint = nanochat.TrainConfig, str(trained.path)
     overflow = {"lr": 1e4, "optimizer": "sgd", "dtype": "float32", "input_rmsnorm": False,
                 "lr_schedule": "constant", "steps": 99}  # fmt: skip
@@ -143,7 +144,8 @@ def test_every_error_class_is_raised_on_a_real_path(folder, tiny, trained, monke
         "KernelError": lambda: native.take_buffer(-1),
         "LogitsError": lambda: draw(np.full((1, 2), np.nan), np.zeros(1, np.uint64)),
         "ProgramError": lambda: nanochat.compile(lambda tokens: [], []),
-        "CorpusError": lambda: train(config(**tiny(data="no.txt"))),
+        "CorpusError": lambda: train(config(**tiny(data="empty.txt"))),
+        "NotFound": lambda: train(config(**tiny(data="no.txt"))),
         # Folders count these two; other commands raise their base classes.
         "Unreadable": lambda: list(utf8([b"\xff"], "a.txt")),
         "MissingReader": lambda: list(read_parquet(io.BytesIO(b"PAR1"), "a.parquet", None)),

@@ -875,3 +875,19 @@ def test_a_profiler_gets_to_report_on_a_command(python):
 if __name__ == "__main__":
     SNAPSHOT.parent.mkdir(exist_ok=True)
     SNAPSHOT.write_text(json.dumps(surface(), indent=1) + "\n", encoding="utf-8")
+
+
+@pytest.mark.parametrize("word", ["nan", "yes", "NO", "off", "2", "-1", "0.5", "none"])
+def test_a_wrong_value_after_a_boolean_flag_names_the_option(word, refused, folder):
+    message = f"tie_lm_head must be true or false, got {word}"
+    assert refused("train", f"--tie-lm-head={word}") == message
+    if not word.startswith("-"):
+        assert refused("train", "--tie-lm-head", word) == message
+
+
+def test_a_path_after_a_boolean_flag_is_a_path_whatever_its_name(folder):
+    (folder / "nan").write_text("a text")
+    (folder / "runs" / "2").mkdir(parents=True)
+    assert read_flags("train", ["--deduplicate", "nan"]) == {"deduplicate": True, "data": ["nan"]}
+    assert read_flags("sample", ["--explain", "2"]) == {"explain": True, "run": "2"}
+    assert read_flags("train", ["--deduplicate", "my.txt"])["data"] == ["my.txt"]

@@ -15,7 +15,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -97,7 +97,7 @@ def time_cell(shape: tuple[int, int, int], rows: int, torch_s: float) -> dict[st
     rounds: dict[str, list[Times]] = {"scalar": [], "tensor": []}
     for _ in range(ROUNDS):
         for mode, threads in (("scalar", 1), ("tensor", 1), ("tensor", 0)):
-            candidate = replace(config, mode=mode, threads=threads)
+            candidate = config.changed(mode=mode, threads=threads)
             rounds[mode].append(time_engine(candidate, documents))
     best = {
         mode: Times(min(t.first_s for t in times), min(t.step_s for t in times))

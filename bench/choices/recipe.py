@@ -26,6 +26,8 @@ import nanochat
 from bench.command import command_parser
 from bench.machine import write_result
 from bench.race.statistics import paired_difference
+from nanochat.config.options import merged_config
+from nanochat.config.unsupported import without_effect
 
 # As many parameters in wider blocks.
 NO_NGRAMS = {"hash_embed_rows": 0, "n_layer": 3, "n_embd": 144}
@@ -178,13 +180,19 @@ def training_part(text: Path, part: Path, most: int | None) -> str:
     return str(part)
 
 
+def changed(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a changed base, without those of the base that have no effect then."""
+    left_out = without_effect(merged_config(base, change)) - change.keys()
+    return {n: value for n, value in {**base, **change}.items() if n not in left_out}
+
+
 def losses(
     change: Mapping[str, Any], base: Mapping[str, Any], seeds: int, out: Path
 ) -> tuple[list[float], float]:
     """Return the validation losses of a change (nats per byte, per seed) and ms per step."""
-    options = {**base, **change}
-    options["steps"] = round(base["steps"] * change.get("steps", 1))
-    steps = options.pop("steps")
+    steps = round(base["steps"] * change.get("steps", 1))
+    options = changed(base, {**change, "steps": steps})
+    del options["steps"]
     config = nanochat.AblateConfig(vary=(f"steps={steps}",), seeds=seeds, jobs=2, out=str(out))
     result = nanochat.ablate(config, {**options, "threads": 1})
     rates = [float(run["steps_per_sec"]) for run in result.runs]

@@ -106,12 +106,14 @@ def measure(text: Text, folder: Path, budget: int, candidate: str, seed: int) ->
         clock_s = time.perf_counter() - began
         score = json.loads(run_nanochat("eval", run, "--json", "--data", test))
         result = json.loads((run / "result.json").read_text())
-        chosen = read_config_file(str(run / "config.toml"), options_of(TrainConfig))
+        saved = read_config_file(str(run / "config.toml"), options_of(TrainConfig))
+        chosen = TrainConfig(**saved)  # with the options that have no effect
     return cell | {
         "clock_s": clock_s, "test_bpb": score["bpb"],
         "params": result["params"], "steps": result["steps"],
         "best_step": result["best_step"], "val_bpb": result["val_bpb"],
-        "baseline_bpb": result.get("baseline_bpb"), **{name: chosen[name] for name in CHOSEN},
+        "baseline_bpb": result.get("baseline_bpb"),
+        **{name: getattr(chosen, name) for name in CHOSEN},
     }  # fmt: skip
 
 

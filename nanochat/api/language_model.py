@@ -131,10 +131,10 @@ class LanguageModel:
             >>> [text[:2] for text in model.generate("an", num_samples=3)]
             ['an', 'an', 'an']
         """
-        options = SampleConfig(
+        options = _sample_config(
             prompt=prompt, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k,
             top_p=top_p, num_samples=1 if num_samples is None else num_samples, seed=seed,
-            stop=stop,  # type: ignore[arg-type]  # a text or a list is accepted
+            stop=stop,
         )  # fmt: skip
         texts = generate(
             self._drawn_from(adapt), self.tokenizer, self._context(options.prompt),
@@ -165,10 +165,9 @@ class LanguageModel:
             >>> "".join(model.stream("an")) == model.generate("an")
             True
         """
-        options = SampleConfig(
+        options = _sample_config(
             prompt=prompt, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k,
-            top_p=top_p, seed=seed,
-            stop=stop,  # type: ignore[arg-type]  # a text or a list is accepted
+            top_p=top_p, seed=seed, stop=stop,
         )  # fmt: skip
         context = self._context(options.prompt)  # its errors are raised before the first piece
         engine = self._drawn_from(adapt)
@@ -325,6 +324,13 @@ class LanguageModel:
         if best is None:
             return step
         return f"{step}, the best" if best == self.step else f"{step}; the best is {best:,}"
+
+
+def _sample_config(**options: Any) -> SampleConfig:
+    """Return the options of samples; an argument that is the default was not given."""
+    return SampleConfig(
+        **{name: value for name, value in options.items() if value is not getattr(_DEFAULTS, name)}
+    )
 
 
 def _check_k(k: Any) -> None:

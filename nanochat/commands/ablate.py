@@ -31,9 +31,11 @@ from nanochat.config.options import (
     AblateConfig,
     TrainConfig,
     closest,
+    merged_config,
     options_of,
 )
 from nanochat.config.sources import read_config_file
+from nanochat.config.unsupported import without_effect
 from nanochat.errors import (
     AblationError,
     CheckpointError,
@@ -154,7 +156,7 @@ def plan_runs(config: AblateConfig, base: Mapping[str, Any]) -> list[PlannedRun]
     folder = _folder(config)
     runs = _product(axes, seeds, options, folder)
     if "mode" not in axes and len({run.config.mode for run in runs}) > 1:
-        runs = _product(axes, seeds, {**options, "mode": "tensor"}, folder)
+        runs = _product(axes, seeds, options, folder, {"mode": "tensor"})
     for run in runs:
         run.config.check_complete()  # the text chooses no preset
     _refuse_twins(runs)
@@ -174,8 +176,13 @@ def _preset_note(runs: Sequence[PlannedRun]) -> str:
 
 
 def _product(
-    axes: Mapping[str, Sequence[Any]], seeds: range, options: Mapping[str, Any], folder: Path
+    axes: Mapping[str, Sequence[Any]],
+    seeds: range,
+    options: Mapping[str, Any],
+    folder: Path,
+    engine: Mapping[str, Any] | None = None,  # the mode of all runs; None: that of each
 ) -> list[PlannedRun]:
+    chosen = {"num_samples": 0, "baseline": False, **(engine or {})}
     runs = []
     for values in itertools.product(*axes.values()):
         variant = dict(zip(axes, values, strict=True))
@@ -186,7 +193,7 @@ def _product(
                 PlannedRun(
                     name=name,
                     variant=variant,
-                    config=TrainConfig(**{"num_samples": 0, "baseline": False, **given}),
+                    config=merged_config(chosen, given),
                 )
             )
     return runs
@@ -197,11 +204,13 @@ def _check_base(options: Mapping[str, Any], axes: Mapping[str, Any]) -> None:
     for name in axes:
         if name in options:
             raise ConfigError(
-                f"vary {name} must not be given as an option too, got {options[name]}"
+                f"vary {name} must not be given as an option too, got {shown(options[name])}"
             )
     for name in _NOT_OF_RUNS:
         if name in options:
-            raise ConfigError(f"{name} must not be an option of the runs, got {options[name]}")
+            raise ConfigError(
+                f"{name} must not be an option of the runs, got {shown(options[name])}"
+            )
 
 
 def _seeds(first: Any, count: int) -> range:
@@ -241,12 +250,14 @@ def _axis(text: str) -> tuple[str, list[Any]]:
     known = options_of(TrainConfig)
     if name not in known or name in _NOT_VARIED:
         allowed = [option for option in known if option not in _NOT_VARIED]
-        raise ConfigError(f"vary must name a training option, got {name!r}{closest(name, allowed)}")
+        raise ConfigError(
+            f"vary must name a training option, got {name!r:.60}{closest(name, allowed)}"
+        )
     values = [
         known[name].parse(name, value.strip()) for value in listed.split(",") if value.strip()
     ]
     if not values:
-        raise ConfigError(f"vary {name} must list values, as in {name}=a,b, got {text!r}")
+        raise ConfigError(f"vary {name} must list values, as in {name}=a,b, got {text!r:.60}")
     seen: set[Any] = set()
     for value in values:
         if value in seen:
@@ -416,8 +427,9 @@ def _is_finished(run: PlannedRun) -> bool:
         return False
     saved = read_config_file(str(folder.config), options_of(TrainConfig))
     resolved_later = {"device", "dtype", "batching", "documents", "separator", "threads"}
+    not_saved = {*_NOT_OF_RUNS, *without_effect(run.config)}
     for name, value in run.config.to_dict().items():
-        if name not in {*resolved_later, *_NOT_OF_RUNS} and value not in (AUTO, saved.get(name)):
+        if name not in resolved_later | not_saved and value not in (AUTO, saved.get(name)):
             raise ConfigError(
                 f"{folder.path} holds a run with {name} {saved.get(name)}, got {value};"
                 " choose another out"

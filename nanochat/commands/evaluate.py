@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from nanochat.config.option import config_or_default
 from nanochat.config.options import EvalConfig, TrainConfig
+from nanochat.config.unsupported import check_data_dir
 from nanochat.data.corpus import data_name, load_corpus
 from nanochat.data.dataset import Dataset, SplitText
 from nanochat.data.documents import encode_documents
@@ -181,6 +182,8 @@ def _texts(
         way_out = "name the text to score with --data"
         if config.data is not None:
             way_out = "restore it, or leave out --baselines"
+        if config.data_dir is not None and config.data is None:
+            check_data_dir(trained_config.data)
         training = text_of_run(checkpoint, trained_config, config.data_dir, way_out)
     if config.data is not None:
         return _given_text(config, trained), training

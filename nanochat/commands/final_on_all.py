@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nanochat.config.option import as_text, shown
-from nanochat.config.options import BEST, TrainConfig, options_of
+from nanochat.config.options import BEST, TrainConfig, merged_config, options_of
 from nanochat.config.share import FITTED, share_words
 from nanochat.errors import ConfigError
 from nanochat.output.terminal import Terminal
@@ -87,9 +87,7 @@ def chosen_by(requested: TrainConfig, terminal: Terminal) -> Chosen:
         options["ngram_share"] = share_words(*checkpoint.state.share)
     del given["final_on_all"]
     val_loss = read_best(checkpoint.path.parent).val_loss
-    return Chosen(
-        config=TrainConfig(**{**options, **given}), checkpoint=checkpoint, val_loss=val_loss
-    )
+    return Chosen(config=merged_config(options, given), checkpoint=checkpoint, val_loss=val_loss)
 
 
 def _of_training(checkpoint: Checkpoint, data: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from nanochat.config.options import (
     BEST,
     PRESETS,
     TrainConfig,
+    merged_config,
     options_of,
     preset_defaults,
 )
@@ -170,7 +171,7 @@ def initialized_config(requested: TrainConfig, source: Source) -> TrainConfig:
     if given.get("data", saved.data) == saved.data:
         # The same text: the same split too, or the new run validates on what the source has read.
         options |= {name: getattr(saved, name) for name in (*_text_options(), "seed")}
-    return TrainConfig(**{**options, **given, "init_from": str(source.checkpoint.path)})
+    return merged_config(options, {**given, "init_from": str(source.checkpoint.path)})
 
 
 def leaves_dropout_to_text(config: TrainConfig, asked: Collection[str]) -> bool:
@@ -203,7 +204,7 @@ def regularized_config(
     if not options:
         return config, ""
     words = ", ".join(f"{name} {value:.3g}" for name, value in options.items())
-    return replace(config, **options), f"{words}: {facts}"
+    return config.changed(**options), f"{words}: {facts}"
 
 
 def _is_choice_for(choice: Choice, config: TrainConfig) -> bool:

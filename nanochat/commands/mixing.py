@@ -153,7 +153,7 @@ def with_share(config: TrainConfig, dataset: Dataset) -> TrainConfig:
     if dataset.by_counts is not None:
         tokens = config.steps * dataset.step_tokens(config, processes.world())
         offset = offset_for(tokens / max(dataset.by_counts.documents.pairs, 1))
-    return dataclasses.replace(config, ngram_share=share_words(1.0, round(offset, 2)))
+    return config.changed(ngram_share=share_words(1.0, round(offset, 2)))
 
 
 def keep_counts(dataset: Dataset, folder: RunFolder) -> Mapping[str, Any]:

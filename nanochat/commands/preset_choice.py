@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nanochat.config.engine_choice import LINE_CORPORA
-from nanochat.config.options import TrainConfig, preset_defaults
+from nanochat.config.options import TrainConfig, merged_config, preset_defaults
 from nanochat.config.preset_choice import (
     LEAST_STEPS,
     SHORT_DOCUMENT,
@@ -117,10 +117,10 @@ def _left_open(choice: Choice, config: TrainConfig) -> Choice:
 def chosen_config(config: TrainConfig, choice: Choice, given: Mapping[str, Any]) -> TrainConfig:
     """Return the config of a choice for the text of `config`, with the given options."""
     # A preset may name another text, for a run that names none.
-    options = {"data": config.data, "preset": choice.preset, **choice.options, **given}
+    options = {"data": config.data, "preset": choice.preset, **choice.options}
     if _is_open(config) and "n_embd" in given and "n_head" not in given:
-        options["n_head"] = _heads(preset_defaults(choice.preset, given) | options)
-    return TrainConfig(**options)
+        options["n_head"] = _heads(preset_defaults(choice.preset, given) | options | dict(given))
+    return merged_config(options, given)
 
 
 def _heads(options: Mapping[str, Any]) -> int:

@@ -17,11 +17,18 @@ from nanochat.commands.nonfinite import may_be_lowered
 from nanochat.commands.preset_choice import counts_alone, needs_text, with_chosen_preset
 from nanochat.config.engine_choice import choose_engine
 from nanochat.config.option import AUTO
-from nanochat.config.options import ARCHITECTURE, TrainConfig, budget_seconds, options_of
+from nanochat.config.options import (
+    ARCHITECTURE,
+    TrainConfig,
+    budget_seconds,
+    merged_config,
+    options_of,
+)
 from nanochat.data.dataset import Dataset, SplitText, load_dataset, read_text, token_options
+from nanochat.data.sources.locating import NotFound
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.engines import begin_import, resolve_hardware
-from nanochat.errors import ConfigError
+from nanochat.errors import ConfigError, CorpusError
 from nanochat.ngram.baseline import reads_of_budget
 from nanochat.output.terminal import Terminal
 from nanochat.runs.checkpoint import Checkpoint
@@ -50,9 +57,20 @@ class RunText:
 
     def load(self, config: TrainConfig) -> Dataset:
         dataset = load_dataset(
-            config, self.known, extend=self.extend, folder=self.folder, text=self.read
+            config, self.known, extend=self.extend, folder=self.folder, text=self.of(config)
         )
         return with_counts(dataset, config, self.checkpoint, reads=self.reads)
+
+    def of(self, config: TrainConfig) -> SplitText:
+        """Return the text of a config as it was read, or read it now. Raises CorpusError."""
+        if self.read is not None:
+            return self.read
+        try:
+            return read_text(config, self.folder)
+        except NotFound as error:
+            if self.folder is None:  # the text was named now, not by a run
+                raise
+            raise CorpusError(f"{error}; if it was moved, name it with --data") from None
 
 
 def complete_config(
@@ -84,7 +102,7 @@ def complete_config(
             " a second per million tokens"
         )
         text = dataclasses.replace(text, reads=_reads(complete))
-        complete = dataclasses.replace(complete, time_budget=None)
+        complete = complete.changed(time_budget=None)
     mode_is_given = checkpoint is not None or "mode" in requested.given
     if checkpoint is not None or not needs_text(complete):
         complete.check_complete()
@@ -103,7 +121,7 @@ def _for_budget(
     from nanochat.commands.time_budget import TooShort, fit_to_budget  # most runs have no budget
 
     if text.read is None:
-        text = dataclasses.replace(text, read=read_text(complete, text.folder))
+        text = dataclasses.replace(text, read=text.of(complete))
     try:
         fit = fit_to_budget(
             complete, started, known=text.known, extend=text.extend, folder=text.folder,
@@ -118,7 +136,7 @@ def _for_budget(
             " alone"
         )
         text = dataclasses.replace(text, reads=_reads(complete))
-        return dataclasses.replace(counts, time_budget=None), False, None, text
+        return counts.changed(time_budget=None), False, None, text
     if fit.choice:
         terminal.note(fit.choice)
     terminal.note(f"{complete.time_budget}: {fit}")
@@ -139,7 +157,7 @@ def regularized(
 
     if not leaves_dropout_to_text(config, asked):
         return config, text
-    read = read_text(config, text.folder)
+    read = text.of(config)
     config, reason = regularized_config(config, asked, read)
     if reason:
         terminal.note(reason)
@@ -166,7 +184,7 @@ def resolve(
     if mode == complete.mode:
         return resolved, dataset, reason
     given = {name: getattr(complete, name) for name in complete.given}
-    other = TrainConfig(**given, mode=mode)
+    other = merged_config({**given, "mode": mode})
     other.check_complete()
     is_same = token_options(other) == token_options(complete)
     text = dataclasses.replace(text, prepared=dataset.rebatched(other) if is_same else None)
@@ -179,7 +197,7 @@ def _with_evaluation_plan(config: TrainConfig, dataset: Dataset) -> TrainConfig:
         config.steps, dataset.step_tokens(config, processes.world()), dataset.val.pairs,
         eval_every=config.eval_every, eval_tokens=config.eval_tokens,
     )  # fmt: skip
-    return dataclasses.replace(config, eval_every=eval_every, eval_tokens=eval_tokens)
+    return config.changed(eval_every=eval_every, eval_tokens=eval_tokens)
 
 
 def _resumed_config(requested: TrainConfig, checkpoint: Checkpoint) -> TrainConfig:
@@ -187,7 +205,7 @@ def _resumed_config(requested: TrainConfig, checkpoint: Checkpoint) -> TrainConf
 
     Raises ConfigError for an option that a resume cannot change.
     """
-    saved = dict(checkpoint.config)
+    saved, given = dict(checkpoint.config), {}
     budget = checkpoint.trainer.budget or {}
     saved["time_budget"] = budget.get("time_budget")
     known = options_of(TrainConfig)
@@ -198,14 +216,14 @@ def _resumed_config(requested: TrainConfig, checkpoint: Checkpoint) -> TrainConf
             or (name == "steps" and saved["lr_schedule"] == "constant" and value > saved["steps"])
             or may_be_lowered(RunFolder(checkpoint.run_folder), name, saved, value)
         ):
-            saved[name] = value
+            given[name] = value
         elif value not in ("auto", AUTO, saved.get(name)):
             raise ConfigError(
                 f"--resume keeps the saved {name} {saved.get(name)}, got {value};"
                 f" {_instead_of_resuming(name, saved, requested)}"
             )
     saved |= same_batch(saved, checkpoint.trainer.processes, processes.world())
-    return TrainConfig(**{**saved, "resume": False, "time_budget": None})
+    return merged_config(saved, {**given, "resume": False, "time_budget": None})
 
 
 def same_batch(saved: Mapping[str, Any], before: int | None, now: int) -> dict[str, int]:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from nanochat.config.option import config_or_default
 from nanochat.config.options import BEST, RUNS_DIR, SampleConfig, TrainConfig
+from nanochat.config.unsupported import check_data_dir
 from nanochat.data.corpus import data_name
 from nanochat.data.counts import transition_counts
 from nanochat.data.dataset import Dataset, SplitText, load_dataset, read_text
 from nanochat.data.sources.progress import telling
 from nanochat.data.tokenizer import Tokenizer
-from nanochat.errors import CheckpointError, KernelError, LogitsError, TokenizerError
+from nanochat.errors import (
+    CheckpointError,
+    KernelError,
+    LogitsError,
+    TokenizerError,
+    UnsupportedOption,
+)
 from nanochat.output.terminal import SILENT, Terminal, sample_rule
 from nanochat.runs.find import run_names
 from nanochat.runs.load import (
@@ -59,6 +65,7 @@ def sample(
     for reason in skipped:
         terminal.warn(reason)
     check_network_only(config, checkpoint, trained_config)
+    _check_used(config, trained_config)
     trained = load_trained(config, checkpoint, trained_config)
     training = None
     if config.report_copies:
@@ -85,6 +92,17 @@ def sample(
         ) from None
 
 
+def _check_used(config: SampleConfig, trained_config: TrainConfig) -> None:
+    """Raise UnsupportedOption for an option that has no effect with this run."""
+    if config.data_dir is not None:
+        check_data_dir(trained_config.data)
+    if config.style_weight != SampleConfig().style_weight and trained_config.style == "classic":
+        raise UnsupportedOption(
+            "style_weight needs a model trained with style futuristic, got style classic; leave it"
+            " out"
+        )
+
+
 def _without_counts(config: SampleConfig) -> str:
     return ", from the network alone, without its counts" if config.network_only else ""
 
@@ -96,9 +114,10 @@ def _sample_counts(config: SampleConfig, terminal: Terminal) -> list[str]:
         checkpoint, trained_config, _ = read_checkpoint(config.checkpoint, config.run)
         check_own_text(checkpoint, "train on a text of your own, or sample from the weights")
         known, folder = kept_tokenizer(checkpoint), checkpoint.run_folder
+    _check_used(config, trained_config)
     data_dir = config.data_dir or trained_config.data_dir
     with telling(terminal.note):
-        text_config = replace(trained_config, data_dir=data_dir)
+        text_config = trained_config.changed(data_dir=data_dir)
         text = read_text(text_config, folder)
         dataset = load_dataset(text_config, known, extend=True, folder=folder, text=text)
     tokenizer = dataset.tokenizer

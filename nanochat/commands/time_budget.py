@@ -20,7 +20,7 @@ import numpy as np
 
 from nanochat.commands.mixing import with_counts, with_placeholder
 from nanochat.commands.preset_choice import choices_of, chosen_config, most_steps
-from nanochat.config.options import RUNS_DIR, TrainConfig, budget_seconds
+from nanochat.config.options import RUNS_DIR, TrainConfig, budget_seconds, merged_config
 from nanochat.config.preset_choice import Choice
 from nanochat.data.dataset import (
     EVAL_TOKENS,
@@ -111,13 +111,14 @@ def fit_to_budget(
     """
     budget_s = budget_seconds(str(config.time_budget))
     given = {name: getattr(config, name) for name in config.given - {"time_budget", "steps"}}
-    if config.compile == "auto" and budget_s < COMPILE_BUDGET_S:
-        given["compile"] = "off"
+    is_short = config.compile == "auto" and budget_s < COMPILE_BUDGET_S
     text = text or read_text(config, folder)
     datasets = _Datasets(text, known, extend)
     fitting: _Trial | None = None
     chosen = ""
     for choice, reason in reversed(choices_of(config, text)):
+        if is_short:
+            choice = dataclasses.replace(choice, options={**choice.options, "compile": "off"})
         candidate = chosen_config(config, choice, given)
         if fitting is not None and (
             fitting.most_steps_of(candidate) < choice.least_steps
@@ -240,11 +241,11 @@ class _Trial:
         steps = min(max(int((left_s - paused_s) / (self._step_s + LINE_S)), 1), 10**9)
         if self._most_steps is not None:
             steps = min(steps, self._most_steps)
-        options = {
+        chosen = {
             **self._options, "eval_every": -(-steps // pauses) if pauses > 1 else 0,
-            "eval_tokens": eval_tokens, **self._given, "steps": steps,
+            "eval_tokens": eval_tokens,
         }  # fmt: skip
-        config = TrainConfig(**options)
+        config = merged_config(chosen, {**self._given, "steps": steps})
         plan = TimePlan(
             step_s=self._step_s,
             pause_s=pause_s,
@@ -261,7 +262,7 @@ class _Trial:
     def _timed_steps(self, rows: int, share: float) -> float:
         """Return the median time of the steps after the first that a share of the budget allows,
         but of one at least."""
-        config = dataclasses.replace(self._config, batch_size=rows)
+        config = self._config.changed(batch_size=rows)
         batcher = self._dataset.batcher(config)
         times: list[float] = []
         allowed_s = share * self._budget_s
@@ -297,14 +298,14 @@ class _Trial:
 
     def _count(self) -> None:
         """Count the n-grams, if the network is mixed with them, for about the steps that fit."""
-        config = dataclasses.replace(self._config, **self._options)
+        config = self._config.changed(**self._options)
         steps = min(self.steps, self._most_steps or self.steps)
         reads = steps * self._plain.step_tokens(self._plain.resolve(config))
         self._dataset = with_counts(self._plain, config, reads=reads)
 
     def _evaluation_s(self) -> tuple[float, float]:
         """Return the time to score all validation text, and the time per token."""
-        few = dataclasses.replace(self._config, eval_tokens=3 * EVAL_TOKENS)
+        few = self._config.changed(eval_tokens=3 * EVAL_TOKENS)
         times: list[float] = []
         targets = 0
         began = self._clock()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -52,7 +53,7 @@ from nanochat.runs.own_text import check_own_text, is_own, seal
 from nanochat.runs.retention import prune_checkpoints
 from nanochat.system import processes
 from nanochat.system.environment import describe_environment
-from nanochat.system.wording import counted
+from nanochat.system.wording import counted, printable
 from nanochat.training.average import scored_state
 from nanochat.training.cadence import Cadence
 from nanochat.training.engine import Engine, EngineState
@@ -272,8 +273,10 @@ def _resumed_run(
     """Lock the folder of the run to resume and read its newest checkpoint. Processes above
     rank 0 only read it."""
     folder = RunFolder(Path(requested.out) if requested.out else newest_run(Path(RUNS_DIR)))
-    if not folder.path.is_dir():
-        raise CheckpointError(f"no run to resume at {folder.path}; leave --resume out to start one")
+    if not os.path.isdir(folder.path):
+        raise CheckpointError(
+            f"no run to resume at {printable(folder.path)}; leave --resume out to start one"
+        )
     with ExitStack() as stack:
         if processes.rank() == 0:
             lock = stack.enter_context(locked(folder.path))

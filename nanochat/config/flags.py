@@ -7,6 +7,7 @@ checks no types and no choices. Help pages are in help_page.py, completion scrip
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 from nanochat.config.option import Option, closest, options_of, shown
 from nanochat.config.options import (
     RENAMED,
+    RUNS_DIR,
     AblateConfig,
     EvalConfig,
     InfoConfig,
@@ -199,13 +201,26 @@ def _normalized(words: Sequence[str], options: Mapping[str, Option]) -> Iterator
         if option is None:
             yield flag + equals + value
         elif option.kind is bool:
-            if not equals and left and left[-1].lower() in ("true", "false"):
+            if not equals and left and _is_value_of_flag(left[-1]):
                 equals, value = "=", left.pop()
             yield flag if not equals or option.parse(name, value) else _negated(flag)
         elif not equals and left and _is_negative_number(left[-1]):
             yield f"{flag}={left.pop()}"
         else:
             yield flag + equals + value
+
+
+# Words that no one names a text or a run by, unless one has the name.
+_TRUTH_VALUES = ("yes", "no", "on", "off", "none", "null", "nan", "inf")
+
+
+def _is_value_of_flag(word: str) -> bool:
+    """Return whether a word after a boolean flag is its value, which may be wrong, and not a path
+    or a run."""
+    if word.lower() in ("true", "false"):
+        return True
+    is_value = word.lower() in _TRUTH_VALUES or bool(re.fullmatch(r"[+-]?[0-9.]+", word))
+    return is_value and not os.path.exists(word) and not os.path.exists(f"{RUNS_DIR}/{word}")
 
 
 def _is_negative_number(word: str) -> bool:

@@ -5,6 +5,9 @@ Returns only the values that were given. Defaults and presets belong to options/
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,10 +32,12 @@ from nanochat.config.options import (
 )
 from nanochat.errors import ConfigError
 from nanochat.system.cache import CACHE_VARIABLE
+from nanochat.system.wording import printable
 
 __all__ = ["PREFIX", "gather_options", "parse_toml", "read_config_file"]
 
 PREFIX = "NCLAB_"
+LARGEST = 1 << 20  # bytes of a config file
 # Variables of the build (CMakeLists.txt), which may still be set in the shell that runs a command,
 # those that choose a build of the kernels (native.py) and its instruction set, and the cache.
 _OTHER_NAMES = "AVX512 CUDA PYTHON CPP_TESTS SANITIZE WERROR KERNELS SIMD"
@@ -69,7 +74,8 @@ def _from_environment(
         if variable not in every:
             near = closest(variable, every | {CACHE_VARIABLE})
             raise ConfigError(
-                f"environment variable {variable} does not name an option{near or '; unset it'}"
+                f"environment variable {shown(variable)} does not name an option"
+                f"{near or '; unset it'}"
             )
         name = variable.removeprefix(PREFIX).lower()
         if name in known:  # otherwise an option of another command
@@ -82,32 +88,65 @@ def read_config_file(path: str, known: Mapping[str, Option]) -> dict[str, Any]:
     """Return the options in a TOML file of `option = value` lines, parsed. Raises ConfigError."""
     if not path:
         raise ConfigError("config must be the path of a TOML file, got ''; leave config out")
+    name = printable(path)
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        content = _read_file(path)
     except OSError as error:
         raise ConfigError(
-            f"config must be a TOML file that can be read, got {path}: {error.strerror}; name"
+            f"config must be a TOML file that can be read, got {name}: {error.strerror}; name"
             " another file, or leave config out"
         ) from error
+    try:
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(
-            f"config file {path} must be UTF-8, got byte 0x{error.object[error.start]:02x} at byte"
+            f"config file {name} must be UTF-8, got byte 0x{content[error.start]:02x} at byte"
             f" {error.start}; save it as UTF-8"
         ) from error
     try:
         options = with_new_names(parse_toml(text))
     except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError
         raise ConfigError(
-            f"config file {path} must be TOML, a line such as steps = 100 per option, got an error:"
+            f"config file {name} must be TOML, a line such as steps = 100 per option, got an error:"
             f" {error}; correct the file"
         ) from error
-    _refuse_unknown(path, options, known)
+    _refuse_unknown(name, options, known)
     if _is_record(path, options):
-        options = {name: value for name, value in options.items() if name not in ("out", "resume")}
+        options = {key: value for key, value in options.items() if key not in ("out", "resume")}
     return {
-        name: _parse(known[name], name, value, f"config file {path}")
-        for name, value in options.items()
+        key: _parse(known[key], key, value, f"config file {name}") for key, value in options.items()
     }
+
+
+def _read_file(path: str) -> bytes:
+    """Return the bytes of a regular file of at most LARGEST. Raises OSError and ConfigError.
+
+    A pipe without a writer is opened without waiting for one.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except ValueError as error:  # NUL, surrogates
+        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT)) from error
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not stat.S_ISREG(mode):
+            raise ConfigError(
+                f"config must be a file, got {printable(path)}, which is a pipe, a socket or a"
+                " device; copy its contents to a file"
+            )
+        content = bytearray()
+        while len(content) <= LARGEST and (piece := os.read(descriptor, LARGEST)):
+            content += piece
+    finally:
+        os.close(descriptor)
+    if len(content) > LARGEST:
+        raise ConfigError(
+            f"config file {printable(path)} must have at most {LARGEST:,} bytes, got more; name a"
+            " file of options"
+        )
+    return bytes(content)
 
 
 def _is_record(path: str, options: Mapping[str, Any]) -> bool:

@@ -7,7 +7,8 @@ Owns the order of the steps and what a folder skips. Leaves out what a source na
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from nanochat.data import separation, statistics
 from nanochat.data.sources.fetching import STDIN, Fetched
-from nanochat.data.sources.folder import printable
+from nanochat.data.sources.folder import Identity
 from nanochat.data.sources.locating import Located, locate
 from nanochat.data.sources.opening import MissingReader, SourceFile, Unreadable
 from nanochat.data.sources.progress import Progress, reading
@@ -24,9 +25,9 @@ from nanochat.data.sources.reading import read_source
 from nanochat.data.texts import CHUNK, Texts
 from nanochat.data.token_checks import checked_texts
 from nanochat.errors import CorpusError, MissingDependency
-from nanochat.system.wording import amount
+from nanochat.system.wording import amount, printable
 
-__all__ = ["Corpus", "data_name", "load_corpus", "text_documents"]
+__all__ = ["Corpus", "data_name", "load_corpus", "must_fit", "text_documents"]
 
 _JUDGED = 100  # files of a folder whose statistics decide the unit
 _AGREED = 0.9  # of them must be of one kind
@@ -79,7 +80,8 @@ def load_corpus(
     """
     names = (data,) if isinstance(data, str) else tuple(data)
     name, progress = data_name(names), reading()
-    located = [locate(each, data_dir, folder, progress) for each in names]
+    seen: set[Identity] = set()
+    located = [locate(each, data_dir, folder, progress, seen) for each in names]
     buffer = _Buffer()
     buffer.report_to(progress, name, sum(len(place.files) for place in located))
     for place in located:
@@ -93,6 +95,18 @@ def load_corpus(
         reason=unit.reason or None, notes=_notes(located), fetched=tuple(dict.fromkeys(fetched)),
     )  # fmt: skip
     return _split_into_documents(corpus, buffer, require_separator)
+
+
+@contextmanager
+def must_fit(name: str) -> Iterator[None]:
+    """Raise CorpusError, which names the text, where memory runs out."""
+    try:
+        yield
+    except MemoryError:
+        raise CorpusError(
+            f"{name} must fit in memory, and memory ran out while it was read; give a part of it,"
+            " or end other programs"
+        ) from None
 
 
 def text_documents(text: str, documents: str, separator: str | None) -> Texts:
@@ -205,7 +219,9 @@ def _read(place: Located, column: str | None, buffer: _Buffer) -> None:
 def _read_file(file: SourceFile, column: str | None, buffer: _Buffer) -> None:
     before = len(buffer)
     buffer.begin_file()
-    if read_source(file, column, buffer.take):
+    with must_fit(file.name):
+        is_records = read_source(file, column, buffer.take)
+    if is_records:
         buffer.records += len(buffer) - before
 
 
@@ -270,8 +286,8 @@ def _split_into_documents(corpus: Corpus, buffer: _Buffer, require_separator: bo
     if not require_separator:
         return corpus
     raise CorpusError(
-        f"separator must occur in the text, got {corpus.separator!r}, which {corpus.name} does not"
-        " contain; use --documents, or another separator"
+        f"separator must occur in the text, got {corpus.separator!r:.60}, which {corpus.name} does"
+        " not contain; use --documents, or another separator"
     )
 
 

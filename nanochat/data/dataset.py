@@ -21,7 +21,7 @@ from nanochat.data.batches import (
     make_batcher,
     resolve_batching,
 )
-from nanochat.data.corpus import Corpus, load_corpus
+from nanochat.data.corpus import Corpus, data_name, load_corpus, must_fit
 from nanochat.data.documents import Documents, encode_and_free, encode_documents
 from nanochat.data.sources.fetching import Fetched, keep_sources
 from nanochat.data.splits import Split, count_shared, split_documents, without_duplicates
@@ -46,6 +46,8 @@ __all__ = [
 
 EVAL_TOKENS = 4096  # per evaluation batch, at least: smaller batches leave cores idle
 LARGE = 1 << 26  # bytes; the memory of a smaller text is never given up
+# Unicode 16 has 154,998 characters. Each one needs a row of the embedding and of the output head.
+MOST_CHARACTERS = 1 << 18
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,8 +134,8 @@ class Dataset:
     def resolve(self, config: TrainConfig) -> TrainConfig:
         """Return the config with the choices that depend on the text: a resume repeats them."""
         order = self.by_counts.model.order if self.by_counts else config.ngram_order
-        return replace(
-            config, batching=self.batching, documents=self.documents, separator=self.separator,
+        return config.changed(
+            batching=self.batching, documents=self.documents, separator=self.separator,
             ngram_order=order,
         )  # fmt: skip
 
@@ -191,6 +193,11 @@ def read_text(
     folder: Path | None = None,  # of a run that has copies of standard input and URLs
 ) -> SplitText:
     """Read and split the config's corpus. Raises CorpusError."""
+    with must_fit(data_name(config.data)):
+        return _read_text(config, folder)
+
+
+def _read_text(config: TrainConfig, folder: Path | None) -> SplitText:
     corpus = load_corpus(
         config.data, config.documents, config.data_dir, separator=config.separator,
         text_column=config.text_column, folder=folder,
@@ -250,6 +257,13 @@ def load_dataset(
 ) -> Dataset:
     """Read, split and tokenize the config's corpus. Raises CorpusError, TokenizerError."""
     text = text or read_text(config, folder)
+    with must_fit(text.name):
+        return _tokenized(config, known, text, extend=extend)
+
+
+def _tokenized(
+    config: TrainConfig, known: Tokenizer | None, text: SplitText, *, extend: bool
+) -> Dataset:
     split = text.split
     train: Sequence[str] = split.train
     if config.style == "futuristic":
@@ -258,6 +272,8 @@ def load_dataset(
         tokenizer = build_tokenizer(config.tokenizer, train, split.val, config.vocab_size)
     else:
         tokenizer = covering(known, (train, split.val), extend=extend)
+    if known is None or extend:
+        _check_alphabet(tokenizer, text.name)
     start = start_text(tokenizer, len(split.train))
     warning = split.warning or _shared_warning(split, train)
     val_source, val = split.val_source, encode_documents(tokenizer, split.val)
@@ -283,6 +299,15 @@ def load_dataset(
         notes=text.notes,
         fetched=text.fetched,
     )
+
+
+def _check_alphabet(tokenizer: Tokenizer, name: str) -> None:
+    """Raise CorpusError for more different characters than any writing has."""
+    if isinstance(tokenizer, CharTokenizer) and len(tokenizer.characters) > MOST_CHARACTERS:
+        raise CorpusError(
+            f"{name} must have at most {MOST_CHARACTERS:,} different characters for tokenizer char,"
+            f" got {len(tokenizer.characters):,}; use --tokenizer byte"
+        )
 
 
 def _takes_too_much(tokenizer: CharTokenizer, train: Sequence[str]) -> bool:

@@ -13,8 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from nanochat.data.sources.opening import reason
 from nanochat.errors import CorpusError
 from nanochat.system.cache import cache_folder, writable_cache
+from nanochat.system.wording import printable
 
 __all__ = ["DATA_DIR_VARIABLE", "REGISTRY", "Entry", "embedded_text", "read_entry"]
 
@@ -70,7 +72,7 @@ def read_entry(name: str, data_dir: str | None = None) -> bytes:
     folder = data_dir or os.environ.get(DATA_DIR_VARIABLE) or None
     looked = "no data_dir was given"
     if folder is not None:
-        raw, looked = _find_local(entry, Path(folder).expanduser())
+        raw, looked = _find_local(entry, Path(os.path.expanduser(folder)))
         if raw is not None:
             return raw
     return _download(name, entry, looked)
@@ -78,10 +80,14 @@ def read_entry(name: str, data_dir: str | None = None) -> bytes:
 
 def _find_local(entry: Entry, folder: Path) -> tuple[bytes | None, str]:
     """Return the file with the right hash, or None and the reason why there is none."""
-    if not folder.is_dir():
-        return None, f"data_dir {folder} is not a folder"
+    try:
+        if not folder.is_dir():
+            return None, f"data_dir {printable(folder)} is not a folder"
+        candidates = list(_candidates(entry, folder))
+    except (OSError, ValueError) as error:  # ValueError: NUL, surrogates
+        return None, f"data_dir {printable(folder)} cannot be read: {reason(error)}"
     wrong: list[str] = []
-    for path in _candidates(entry, folder):
+    for path in candidates:
         try:
             raw = path.read_bytes()
         except OSError as error:
@@ -92,7 +98,7 @@ def _find_local(entry: Entry, folder: Path) -> tuple[bytes | None, str]:
         if path.name in entry.local_names:
             wrong.append(f"{path.name} has a different SHA-256")
     seen = f" ({', '.join(wrong)})" if wrong else ""
-    return None, f"it is not in data_dir {folder}{seen}"
+    return None, f"it is not in data_dir {printable(folder)}{seen}"
 
 
 def _candidates(entry: Entry, folder: Path) -> Iterator[Path]:

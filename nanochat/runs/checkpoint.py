@@ -244,10 +244,10 @@ def find_checkpoint(run: Path, which: str) -> Checkpoint:
     is_path = which not in ("best", "last") and matched is None
     if is_path or (matched is not None and matched[1] and os.path.exists(which)):
         return _with_reasons(*resolve_checkpoint(Path(which), run.parent))
-    if not run.is_dir():
+    if not os.path.isdir(run):
         raise CheckpointError(f"run {run} does not exist; give the folder of a run")
     directory = run / CHECKPOINTS_DIR
-    if not directory.is_dir():
+    if not os.path.isdir(directory):
         directory = run  # checkpoints that were copied from a run
     if matched:
         return _load_step(directory, int(matched[2]))
@@ -299,22 +299,22 @@ def resolve_checkpoint(path: Path | None, runs_dir: Path) -> tuple[Checkpoint, l
         path = newest_run(runs_dir)
     if not os.path.exists(path):
         raise CheckpointError(f"{path} does not exist; give a run folder or a checkpoint folder")
-    if path.is_file() and path.name == BEST:
+    if os.path.isfile(path) and path.name == BEST:
         read_best(path.parent)  # a named file must be sound
         found = _load_best(path.parent)
         return found, found.skipped
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise CheckpointError(
             f"{path} is not a nanochat checkpoint folder; name the folder of a run (pickle files"
             " are never read)"
         )
     for directory in (path / CHECKPOINTS_DIR, path):
         if checkpoint_folders(directory):
-            if not (directory / BEST).exists():
+            if not os.path.exists(directory / BEST):
                 return newest_checkpoint(directory)
             found = _load_best(directory)
             return found, found.skipped
-    if (path / MANIFEST).exists() or re.fullmatch(r"step-\d+", path.name):
+    if os.path.exists(path / MANIFEST) or re.fullmatch(r"step-\d+", path.name):
         return load_checkpoint(path), []
     raise CheckpointError(f"{path} holds no checkpoint; give a run folder or a checkpoint folder")
 

@@ -7,9 +7,12 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-from nanochat.config.options import CHECKPOINTS_DIR, RUNS_DIR
+from nanochat.config.option import defaults_of
+from nanochat.config.options import CHECKPOINTS_DIR, RUNS_DIR, TrainConfig
+from nanochat.config.unsupported import without_effect
 from nanochat.data.sources.fetching import SOURCES_DIR
 from nanochat.errors import OutputError
 from nanochat.runs.lock import LOCK, Lock, locked
@@ -60,14 +63,15 @@ class RunFolder:
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write the resolved config as a file that `--config` takes.
 
-        TOML has no None. The folder itself is left out, so that the file can start another run.
+        TOML has no None. The folder itself is left out, so that the file can start another run, and
+        so are options without an effect, which a run refuses.
         """
         import tomli_w
 
+        complete = SimpleNamespace(**{**defaults_of(TrainConfig, {}), **config})
+        left_out = {"out", "resume", *without_effect(complete)}
         known = {
-            key: value
-            for key, value in config.items()
-            if value is not None and key not in ("out", "resume")
+            key: value for key, value in config.items() if value is not None and key not in left_out
         }
         self._write(self.config, tomli_w.dumps(known))
 

@@ -110,7 +110,7 @@ def read_checkpoint(
 
 def config_of(checkpoint: Checkpoint) -> TrainConfig:
     """Return the config of a checkpoint, without the folder that its run was in."""
-    return dataclasses.replace(checkpoint.options, out=None)
+    return checkpoint.options.changed(out=None)
 
 
 def kept_tokenizer(checkpoint: Checkpoint | None) -> Tokenizer | None:
@@ -189,8 +189,7 @@ def load_trained(
     dtype = options.dtype
     if dtype == "auto":
         dtype = config.dtype if mode == config.mode and device == config.device else "auto"
-    requested = dataclasses.replace(
-        config,
+    requested = config.changed(
         mode=mode,
         device=device,
         dtype=dtype,

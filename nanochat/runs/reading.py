@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanochat.config.option import shown
-from nanochat.config.options import TrainConfig, with_new_names
+from nanochat.config.options import TrainConfig, merged_config, with_new_names
 from nanochat.data.tokenizer import Tokenizer, tokenizer_from_dict
 from nanochat.errors import CheckpointError, ConfigError, OtherVersion, TokenizerError
 from nanochat.model.state import STEP, TrainerState, check_shapes, saved_shapes
@@ -219,7 +219,7 @@ def _options(path: Path, config: Mapping[str, Any]) -> TrainConfig:
     """Return the config of a checkpoint. Raises OtherVersion."""
     try:
         schema.CONFIG(CONFIG, config)
-        return TrainConfig(**config)
+        return merged_config(config)
     except (ValueError, ConfigError) as error:
         raise OtherVersion(
             f"{path} has a config of another version: {error}; use the version of nanochat that"

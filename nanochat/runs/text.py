@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from nanochat.config.options import TrainConfig
 from nanochat.data.corpus import data_name
 from nanochat.data.dataset import Dataset, SplitText, load_dataset, read_text
 from nanochat.data.documents import Documents
+from nanochat.data.sources.locating import NotFound
 from nanochat.data.texts import Texts
-from nanochat.errors import CheckpointError
+from nanochat.errors import CheckpointError, CorpusError
 from nanochat.runs.checkpoint import Checkpoint
 from nanochat.runs.own_text import check_own_text
 
@@ -46,7 +47,11 @@ def text_of_run(
     """
     check_own_text(checkpoint, way_out)
     name = data_name(config.data)
-    text = read_text(replace(config, data_dir=data_dir or config.data_dir), checkpoint.run_folder)
+    options = config.changed(data_dir=data_dir or config.data_dir)
+    try:
+        text = read_text(options, checkpoint.run_folder)
+    except NotFound as error:
+        raise CorpusError(f"{error}; {way_out}") from None
     if text.sha256 != checkpoint.data["split_sha256"]:
         raise CheckpointError(f"the text {name} differs from that of {checkpoint.path}; {way_out}")
     tokenizer = checkpoint.built_tokenizer()

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from nanochat.errors import OutputError
+from nanochat.system.wording import printable
 
 __all__ = ["make_folder", "output_error", "replace_durably", "sync_folder", "write_durably"]
 
@@ -16,7 +17,7 @@ def output_error(path: Path, error: OSError) -> OutputError:
     """Return the error that names the path, the system's reason and a way out."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     way_out = "free some space or choose another" if full else "choose a writable"
-    return OutputError(f"cannot write {path}: {error.strerror or error}; {way_out} out")
+    return OutputError(f"cannot write {printable(path)}: {error.strerror or error}; {way_out} out")
 
 
 def write_durably(path: Path, content: bytes) -> None:

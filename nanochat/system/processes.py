@@ -77,8 +77,8 @@ def _whole_number(name: str, *, default: int, least: int) -> int:
         return default
     if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) >= least):
         raise ConfigError(
-            f"{name} must be a whole number of at least {least}, got {text!r}; start the processes"
-            f" with torchrun, or unset {name}"
+            f"{name} must be a whole number of at least {least}, got {text!r:.60}; start the"
+            f" processes with torchrun, or unset {name}"
         )
     return int(text)
 

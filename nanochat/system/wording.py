@@ -1,8 +1,12 @@
-"""Counts and sizes in messages."""
+"""Counts, sizes and paths in messages."""
 
 from __future__ import annotations
 
-__all__ = ["amount", "counted"]
+import os
+
+__all__ = ["amount", "counted", "printable"]
+
+MOST_SHOWN = 300  # characters of a path or URL that a message repeats
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:
@@ -23,3 +27,16 @@ def amount(size: int) -> str:
     if size >= 999_500:  # 1000 kB, rounded
         return f"{size / 1e6:,.1f} MB"
     return f"{size / 1e3:.0f} kB" if size >= 1000 else counted(size, "byte")
+
+
+def printable(path: str | os.PathLike[str]) -> str:
+    """Return a path or URL for a message of one line: shortened, and with line breaks, control
+    characters and bytes outside UTF-8 escaped."""
+    text = os.fspath(path)
+    text = text if len(text) <= MOST_SHOWN else text[:MOST_SHOWN] + "…"
+    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return text if text.isprintable() else "".join(map(_escaped, text))
+
+
+def _escaped(character: str) -> str:
+    return character if character.isprintable() else ascii(character)[1:-1]

@@ -245,7 +245,7 @@ class Deadline:
 
     def repeatable(self, config: TrainConfig, steps: int) -> TrainConfig:
         """Return the config that repeats the run's `steps` steps without a clock."""
-        return dataclasses.replace(config, steps=steps, schedule_points=str(self._points))
+        return config.changed(steps=steps, schedule_points=str(self._points))
 
     def state(self, step: int) -> Mapping[str, Any] | None:
         """Return what a resume needs after `step` steps; None if the run has ended."""

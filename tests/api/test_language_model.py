@@ -30,6 +30,8 @@ def train(folder: Path, name: str, text: str, **options: Any) -> nanochat.Langua
         "out": str(folder / name), "eval_every": 0, "init_std": 0.5, "baseline": False,
         "ngram_order": 0,
     }  # fmt: skip
+    if options.get("n_layer") == 0:
+        del defaults["n_head"]
     nanochat.train(TrainConfig(**{**defaults, **options}))
     return nanochat.load(folder / name, threads=1)
 

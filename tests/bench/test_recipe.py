@@ -10,7 +10,11 @@ from bench.choices import recipe
 from nanochat.config.options import TrainConfig
 
 ROWS = [
-    (notebook, name, {**around, **change})
+    (
+        notebook,
+        name,
+        recipe.changed({"preset": "nano", "mode": "tensor", **around}, {**change, "steps": 300}),
+    )
     for notebook, (around, changes) in recipe.NOTEBOOKS.items()
     for name, change in changes
 ]
@@ -18,6 +22,5 @@ ROWS = [
 
 @pytest.mark.parametrize("options", [row[2] for row in ROWS], ids=[f"{a}-{b}" for a, b, _ in ROWS])
 def test_each_row_of_a_notebook_is_a_config(options: dict[str, Any]) -> None:
-    given = {"preset": "nano", "mode": "tensor", **options, "steps": 300}
-    config = TrainConfig(**given)
-    assert {name: getattr(config, name) for name in given} == given
+    config = TrainConfig(**options)
+    assert {name: getattr(config, name) for name in options} == options

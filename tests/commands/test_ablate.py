@@ -133,7 +133,7 @@ def test_a_grid_that_cannot_be_built_is_refused_before_any_run(
     ("options", "message"),
     [
         ({"out": "x"}, "out must not be an option of the runs, got x"),
-        ({"resume": True}, "resume must not be an option of the runs, got True"),
+        ({"resume": True}, "resume must not be an option of the runs, got true"),
         ({"seed": "x"}, "seed must be a whole number between 0 and 4294967295, got x"),
         ({"seed": 2**32 - 1}, "seed must be a whole number between 0 and 4294967295, got"
          " 4294967296"),

@@ -365,7 +365,7 @@ def test_an_extended_vocabulary_can_be_extended_again(source):
 
 @pytest.mark.parametrize("tokenizer", ["byte", "bpe"])
 def test_a_tokenizer_of_bytes_needs_no_extension_and_refuses_it(source, refused, tokenizer):
-    source(tokenizer=tokenizer, vocab_size=260)
+    source(tokenizer=tokenizer, **({"vocab_size": 260} if tokenizer == "bpe" else {}))
     start(data="new.txt", out="run")
     assert refused("train", "new.txt", "--init-from=source", "--extend-vocabulary") == (
         f"tokenizer {tokenizer} of {best_of('source')} does not support extend_vocabulary: it has an id for every byte, so it knows every text; leave it out"

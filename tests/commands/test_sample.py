@@ -78,7 +78,7 @@ def test_temperature_zero_or_near_zero_and_a_single_candidate_are_greedy(trained
     best = greedy(trained, "d")
     options = {"prompt": "d", "num_samples": 3, "max_new_tokens": 8}
     assert draw(trained, **options, temperature=0) == [best] * 3
-    assert draw(trained, **options, temperature=0, top_p=0.1, top_k=7, seed=9) == [best] * 3
+    assert draw(trained, **options, temperature=0, seed=9) == [best] * 3
     assert draw(trained, **options, temperature=1e-6) == [best] * 3
     assert draw(trained, **options, top_k=1, temperature=5.0) == [best] * 3
     assert draw(trained, **options, top_p=1e-6, temperature=1.0) == [best] * 3

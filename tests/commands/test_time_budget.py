@@ -163,8 +163,9 @@ def test_the_text_is_prepared_once_for_all_presets_that_read_the_same_tokens(
 
 
 def test_torch_compile_is_chosen_only_by_the_user_or_in_a_long_budget(lines):
-    assert fitted("4s", **lines, preset="pico").config.compile == "off"
-    assert fitted("30m", Clock(5.0), **lines, preset="pico").config.compile == "auto"
+    tensor = {**lines, "mode": "tensor", "preset": "pico"}
+    assert fitted("4s", **tensor).config.compile == "off"
+    assert fitted("30m", Clock(5.0), **tensor).config.compile == "auto"
 
 
 def test_more_time_takes_a_larger_preset(lines):

@@ -284,3 +284,20 @@ def test_a_run_goes_on_without_its_log_and_says_so(run, stop_after, damage, caps
     steps = [line for line in untimed_log("run") if '"kind":"step"' in line]
     assert steps == [line for line in untimed_log("whole") if '"kind":"step"' in line][4:]
     assert (result.run / "loss.svg").exists()
+
+
+def test_a_moved_text_is_named_anew(run, folder, stop_after, refused):
+    whole = run(out="whole")
+    stop_after(3)
+    with pytest.raises(RunInterrupted):
+        run(out="cut")
+    stop_after(10**9)
+    Path("names.txt").rename("moved.txt")
+    message = "no such file or folder: names.txt; if it was moved, name it with --data"
+    assert refused("train", "--resume", "--out=cut") == message
+    assert refused("train", "--final-on-all=whole", "--out=all", "--quiet") == message
+    assert refused("eval", "whole") == (
+        "no such file or folder: names.txt; name the text to score with --data"
+    )
+    went_on = nanochat.train(TrainConfig(resume=True, out="cut", data="moved.txt"))
+    assert weights_sha256(went_on.run) == weights_sha256(whole.run)

@@ -37,7 +37,7 @@ def test_a_stop_text_that_no_sample_has_changes_nothing(samples):
 
 
 def test_stop_is_kept_in_the_config_and_may_change_at_a_resume(folder, tiny, cli, flags):
-    words = flags(**tiny(num_samples=0, out="run", steps=2))
+    words = flags(**tiny(num_samples=1, out="run", steps=2))
     assert cli("train", *words, "--stop=\n\n", "--stop=%").code == 0
     config = parse_toml(Path("run/config.toml").read_text())
     assert config["stop"] == ["\n\n", "%"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -236,6 +238,56 @@ def test_a_binary_file_is_not_a_config(toml, refused):
     assert refused("train", "--config=run.toml") == (
         "config file run.toml must be UTF-8, got byte 0xff at byte 12; save it as UTF-8"
     )
+
+
+def test_a_byte_order_mark_is_no_part_of_the_file(toml):
+    assert read_config_file(toml(b"\xef\xbb\xbfsteps = 3\n"), KNOWN) == {"steps": 3}
+
+
+def test_a_pipe_and_a_device_are_not_configs_and_are_not_waited_for(folder, refused):
+    os.mkfifo("pipe")
+    for name in ("pipe", "/dev/zero", "/dev/null"):
+        assert refused("train", f"--config={name}") == (
+            f"config must be a file, got {name}, which is a pipe, a socket or a device; copy its"
+            " contents to a file"
+        )
+
+
+def test_a_file_too_large_for_options_is_not_read_whole(folder, refused):
+    with open("large.toml", "wb") as file:
+        file.truncate(1 << 40)  # sparse
+    assert refused("train", "--config=large.toml") == (
+        "config file large.toml must have at most 1,048,576 bytes, got more; name a file of options"
+    )
+
+
+def test_names_of_any_length_are_shortened_in_messages(folder, cli, monkeypatch, tiny, flags):
+    def message_of(*words):
+        result = cli(*words)
+        (line,) = result.err.splitlines()
+        assert (result.code, result.out, line[:7]) in ((1, "", "error: "), (2, "", "error: "))
+        return line
+
+    long = "x" * 10_000
+    for words, rest in (
+        (("train", f"--config={long}"), "File name too long"),
+        (("train", *flags(**tiny(out=long))), "File name too long"),
+        (("ablate", f"--vary={long}=1"), "vary must name a training option"),
+        (("ablate", f"--vary=n_layer{long}"), "vary must name a training option"),
+        (("ablate", f"--vary=seed={long}"), "vary must name a training option"),
+        (("ablate", f"--out={long}", *flags(**tiny())), "File name too long"),
+        (("train", "--resume", f"--out={long}"), "no run to resume"),
+        (("train", f"--init-from={long}"), "no run xxx"),
+    ):
+        message = message_of(*words)
+        assert rest in message
+        assert len(message) < 600
+    for variable, rest in ((f"NCLAB_{long}", "does not name an option"), ("RANK", "whole number")):
+        with monkeypatch.context() as patch:
+            patch.setenv(variable, long)
+            message = message_of("train", *flags(**tiny(out="run")))
+        assert rest in message
+        assert len(message) < 600
 
 
 def test_a_missing_file_and_a_folder_are_not_configs(folder, refused):

@@ -388,3 +388,35 @@ def test_line_breaks_are_unified_in_parts_of_any_size(texts, size):
         patch.setattr(corpus, "CHUNK", size)
         buffer.use_unix_line_breaks()
     assert list(buffer.texts()) == ["".join(text).replace("\r\n", "\n") for text in texts]
+
+
+def test_a_text_for_which_memory_runs_out_is_named(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.txt", "x")
+
+    def no_memory(*words: object) -> bool:
+        raise MemoryError
+
+    monkeypatch.setattr(corpus, "read_source", no_memory)
+    assert message(path) == (
+        f"{path} must fit in memory, and memory ran out while it was read; give a part of it, or end"
+        " other programs"
+    )
+
+
+def test_a_name_of_any_length_is_shortened_in_its_message(tmp_path):
+    long = "x" * 10_000
+    for data, rest in (
+        (long, "File name too long"),
+        (f"http:/{long}", "File name too long"),
+        (f"ftp://{long}", "File name too long"),
+        (f"http://{long}.invalid/", "cannot download http://xxx"),
+        (f"registry:{long}", "the registry has no"),
+        (f"{long}\0", "is neither a file or folder nor a registry name"),
+    ):
+        words = message(data)
+        assert rest in words
+        assert len(words) < 600
+    path = write(tmp_path / "a.txt", "text")
+    with pytest.raises(CorpusError) as caught:
+        load_corpus(path, separator=long)
+    assert len(str(caught.value)) < 600

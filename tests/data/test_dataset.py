@@ -212,3 +212,31 @@ def test_tokens_of_two_bytes_take_less_than_three_times_the_size_of_the_text(
     assert (written, found.train.token_count) == (train, train)
     assert len(samples) > 20
     assert max(samples) <= most * path.stat().st_size + (1 << 21)  # arrays of a chunk
+
+
+def test_more_different_characters_than_any_writing_has_are_refused(tmp_path, monkeypatch):
+    """Each one needs a row of the embedding: gigabytes, and a minute on the scalar engine."""
+    monkeypatch.setattr(module, "MOST_CHARACTERS", 5)
+    path = tmp_path / "a.txt"
+    path.write_text("abcde" * 9)
+    assert load_dataset(TrainConfig(data=path)).tokenizer.vocab_size == 6
+    path.write_text("abcdef" * 9)
+    with pytest.raises(CorpusError) as caught:
+        load_dataset(TrainConfig(data=path))
+    assert str(caught.value) == (
+        f"{path} must have at most 5 different characters for tokenizer char, got 6; use"
+        " --tokenizer byte"
+    )
+    assert load_dataset(TrainConfig(data=path, tokenizer="byte")).tokenizer.vocab_size == 257
+
+
+def test_memory_that_runs_out_while_a_text_is_tokenized_names_the_text(tmp_path, monkeypatch):
+    path = tmp_path / "a.txt"
+    path.write_text("abc")
+
+    def no_memory(*words):
+        raise MemoryError
+
+    monkeypatch.setattr(module, "encode_documents", no_memory)
+    with pytest.raises(CorpusError, match=f"^{path} must fit in memory, and memory ran out"):
+        load_dataset(TrainConfig(data=path))

@@ -199,3 +199,21 @@ def test_pinned_hashes_are_those_of_the_real_files(name, kind, count, characters
     corpus = load_corpus(name, data_dir=str(SHARED))
     assert (corpus.kind, len(corpus.documents)) == (kind, count)
     assert sum(map(len, corpus.documents)) == characters
+
+
+@pytest.mark.parametrize("call", ["is_dir", "is_file", "glob"])
+def test_a_data_dir_that_cannot_be_read_is_told_when_nothing_else_is_found(
+    tmp_path, offline, monkeypatch, call
+):
+    def refuse(*words):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, call, refuse)
+    with pytest.raises(CorpusError) as caught:
+        read_entry("tiny", str(tmp_path))
+    assert f": data_dir {tmp_path} cannot be read: Permission denied, " in str(caught.value)
+
+
+def test_the_home_of_an_unknown_user_is_not_a_data_dir(offline):
+    with pytest.raises(CorpusError, match="data_dir ~nosuchuser-0/x is not a folder"):
+        read_entry("tiny", "~nosuchuser-0/x")

@@ -8,6 +8,7 @@ import io
 import json
 import lzma
 import os
+import re
 import sys
 import threading
 import zipfile
@@ -482,6 +483,30 @@ def test_parquet_of_repeated_long_texts_is_refused_before_memory_is_full(tmp_pat
     assert message(str(path)).startswith(f"{path} must not expand to more than 250 times its size")
 
 
+@pytest.mark.parametrize(
+    ("values", "least"), [(["x" * (1 << 25)], 1 << 25), ([""] * (1 << 22), 1 << 25)]
+)
+def test_a_parquet_file_is_measured_by_its_metadata_before_a_value_is_decoded(
+    tmp_path, monkeypatch, values, least
+):
+    import pyarrow
+    import pyarrow.parquet
+
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": values}), path, compression="zstd")
+    assert path.stat().st_size < 20_000
+
+    def decode(*words, **options):
+        raise AssertionError("a value was decoded")
+
+    monkeypatch.setattr(records, "_rows_at_a_time", decode)
+    words = message(str(path))
+    assert words.startswith(f"{path} must not expand to more than 250 times its size, got ")
+    written, size = (int(n.replace(",", "")) for n in re.findall(r"[0-9,]+(?= bytes|;)", words))
+    assert least <= written < 1.1 * least
+    assert size == path.stat().st_size
+
+
 @pytest.mark.parametrize("kind", ["int8", "uint16", "int64", "float16", "bool", "date32"])
 def test_parquet_columns_that_are_not_text_are_named_with_their_value(tmp_path, kind):
     import pyarrow
@@ -690,6 +715,48 @@ def test_a_folder_skips_what_it_cannot_read_and_counts_it(tmp_path):
         " 1 file that is not UTF-8, 1 hidden file, 1 hidden folder,"
         " 1 link to a file that is read already",
     )
+
+
+def test_a_file_that_several_names_lead_to_is_read_once(tmp_path, monkeypatch):
+    """Twice, one copy would be trained on and the other one validate."""
+    monkeypatch.chdir(tmp_path)
+    for number in range(3):
+        write(tmp_path / "t" / f"{number}.txt", f"text {number}")
+    os.symlink("t", "u")
+    os.link("t/1.txt", "hard.txt")
+    once = [f"text {number}" for number in range(3)]
+    one, three = "skipped 1 file that was read already", "skipped 3 files that were read already"
+    for names, documents, notes in (
+        (("t", "u"), once, (f"u: {three}",)),
+        (("t", "t"), once, (f"t: {three}",)),
+        (("t", "t/1.txt"), once, (f"t/1.txt: {one}",)),
+        (("t/1.txt", "t/1.txt"), once[1:2], (f"t/1.txt: {one}",)),
+        (("hard.txt", "t"), [once[1], once[0], once[2]], (f"t: {one}",)),
+        (("t/0.txt", "t/1.txt"), once[:2], ()),
+    ):
+        corpus = load_corpus(names, "file")
+        assert list(corpus.documents) == documents
+        assert corpus.notes == notes
+    assert len(load_corpus(("names", "registry:names")).documents) == len(
+        load_corpus("names").documents
+    )
+
+
+@pytest.mark.parametrize("name", ["a.JSONL", "a.ndjson", "a.NDJSON", "a.JSON", "a.Csv", "a.TSV"])
+def test_the_case_of_a_suffix_does_not_matter(tmp_path, name):
+    content = {".csv": "id,text\n1,x\n2,y\n", ".tsv": "id\ttext\n1\tx\n2\ty\n"}.get(
+        Path(name).suffix.lower(), '{"text": "x"}\n{"text": "y"}\n'
+    )
+    assert texts(write(tmp_path / name, content)) == ["x", "y"]
+
+
+@pytest.mark.parametrize("name", ["a.PARQUET", "a.Parquet"])
+def test_the_case_of_the_suffix_of_a_parquet_file_does_not_matter(tmp_path, name):
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["x", "y"]}), tmp_path / name)
+    assert texts(str(tmp_path / name)) == ["x", "y"]
 
 
 def test_a_folder_skips_run_folders_of_this_program(tmp_path):

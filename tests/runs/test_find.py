@@ -182,3 +182,22 @@ def test_every_command_takes_a_run(runs, cli):
     assert cli("sample", "--checkpoint=runs/kjv", "--seed=3", "--quiet").out == sampled.out
     scored = cli("eval", "kjv", "--checkpoint=20", "--json")
     assert json.loads(scored.out)["step"] == 20
+
+
+def test_checkpoints_that_may_be_listed_and_not_entered_are_one_clear_line(runs, monkeypatch):
+    """As in a folder with r and without x."""
+    inside = str(runs / "kjv" / "checkpoints") + os.sep
+    found = os.stat
+
+    def refuse(path, *words, **options):
+        if isinstance(path, (str, os.PathLike)) and os.fspath(path).startswith(inside):
+            raise PermissionError(13, "Permission denied")
+        return found(path, *words, **options)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    for which in ("best", "last", "40"):
+        with pytest.raises(CheckpointError) as caught:
+            find_checkpoint(runs / "kjv", which)
+        assert str(caught.value).endswith("manifest.json: Permission denied")
+    with pytest.raises(CheckpointError, match=r"manifest\.json: Permission denied"):
+        find_checkpoint(runs, str(runs / "kjv"))

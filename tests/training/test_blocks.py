@@ -109,7 +109,8 @@ def test_the_next_event_is_the_first_step_with_one(steps, eval_every, checkpoint
 
 @pytest.mark.parametrize("schedule", ["linear", "sqrt", "cosine", "constant"])
 def test_the_multipliers_of_a_block_are_those_of_its_steps(schedule):
-    config = TrainConfig(steps=50, lr_schedule=schedule, warmup_ratio=0.2, warmdown_ratio=0.5)
+    decay = {} if schedule == "constant" else {"warmdown_ratio": 0.5}
+    config = TrainConfig(steps=50, lr_schedule=schedule, warmup_ratio=0.2, **decay)
     pace = StepPace(config)
     assert pace.lr_multipliers(3, 40) == [pace.lr_multiplier(step) for step in range(3, 43)]
 

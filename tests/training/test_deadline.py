@@ -199,9 +199,8 @@ def test_a_new_run_takes_at_least_one_step(late_s):
 @pytest.mark.parametrize("schedule", ["linear", "sqrt", "cosine", "constant"])
 @pytest.mark.parametrize("factor", [1.0, 2.0])
 def test_a_repeat_without_a_clock_has_bit_identical_multipliers(schedule, factor):
-    config = TrainConfig(
-        lr_schedule=schedule, warmup_ratio=0.1, warmdown_ratio=0.6, final_lr_frac=0.05
-    )
+    decay = {} if schedule == "constant" else {"warmdown_ratio": 0.6, "final_lr_frac": 0.05}
+    config = TrainConfig(lr_schedule=schedule, warmup_ratio=0.1, **decay)
     world = World(config=config, slowdown=half_way(60.0, factor)).train()
     assert world.multipliers == world.repeated
     assert len(world.multipliers) == world.steps > 1000

@@ -211,3 +211,10 @@ def test_a_model_that_does_not_fit_names_both_sizes():
         "model needs 12.3 GiB for weights, gradients and optimizer state,"
         " 8.0 GiB are available; lower n_embd or n_layer"
     )
+
+
+def test_a_prompt_without_bos_may_fill_the_whole_context():
+    check_prompt(16, 16, bos=False)
+    with pytest.raises(PromptTooLong) as caught:
+        check_prompt(17, 16, bos=False)
+    assert str(caught.value) == "prompt has 17 tokens, block_size is 16; shorten it to 16"

@@ -296,7 +296,8 @@ def test_an_evaluation_is_the_sum_over_all_batches(recorded_run):
 
 @pytest.mark.parametrize("schedule", ["linear", "sqrt", "cosine", "constant"])
 def test_each_step_has_the_settings_of_the_schedule(schedule):
-    config = make_config(steps=10, lr_schedule=schedule, warmup_ratio=0.3, final_lr_frac=0.1)
+    decay = {} if schedule == "constant" else {"final_lr_frac": 0.1}
+    config = make_config(steps=10, lr_schedule=schedule, warmup_ratio=0.3, **decay)
     for step in range(10):
         settings = loop.step_settings(config, step)
         multiplier = lr_multiplier(

@@ -31,6 +31,7 @@ from nanochat.config.options.shared import (
 from nanochat.config.options.train import (
     ARCHITECTURE,
     TrainConfig,
+    merged_config,
     preset_defaults,
     resolve_preset,
 )
@@ -63,6 +64,7 @@ __all__ = [
     "TrainConfig",
     "budget_seconds",
     "closest",
+    "merged_config",
     "options_of",
     "preset_defaults",
     "resolve_preset",

@@ -36,7 +36,12 @@ def check_start(config: Any) -> None:
                     f"final_on_all repeats the training of a run; leave {name} out, got"
                     f" {shown(value)}"
                 )
-    if config.extend_vocabulary and config.init_from is None and not config.resume:
+    if config.extend_vocabulary and config.resume:
+        raise ConfigError(
+            "extend_vocabulary needs init_from, got resume, which keeps the vocabulary of its run;"
+            " leave it out"
+        )
+    if config.extend_vocabulary and config.init_from is None:
         raise ConfigError("extend_vocabulary needs init_from; add init_from or leave it out")
 
 

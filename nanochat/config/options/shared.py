@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from nanochat.config.option import assign, defaults_of, option, parse_given
+from nanochat.config.unsupported import Effect, check_effects
 
 __all__ = [
     "ABLATIONS_DIR",
@@ -41,6 +43,19 @@ class WithoutPreset:
 
     def __post_init__(self) -> None:
         assign(self, {**defaults_of(type(self), {}), **parse_given(self)})
+
+    def _check_effects(self, given: Mapping[str, Any], effects: tuple[Effect, ...]) -> None:
+        """Raise UnsupportedOption for a given option without an effect.
+
+        If every option is given, as by dataclasses.replace, for one with a value that is not the
+        default.
+        """
+        defaults = defaults_of(type(self), {})
+        is_rebuilt = given.keys() >= defaults.keys()
+        asked = {
+            n for n in given if given[n] != "auto" and not (is_rebuilt and given[n] == defaults[n])
+        }
+        check_effects(self, asked, effects)
 
 
 def run_option(group: str) -> Any:

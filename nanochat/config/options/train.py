@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 from nanochat.config.engine_choice import LINE_CORPORA, choose_engine
@@ -19,10 +20,16 @@ from nanochat.config.options.checks import (
 from nanochat.config.options.shared import DATA, MAX_SEED, MODEL, OPTIMIZATION, RUN, SAMPLING
 from nanochat.config.presets import CHOSEN_BY_TEXT, PRESETS
 from nanochat.config.share import FITTED, parse_share
-from nanochat.config.unsupported import check_has_network, check_supported
+from nanochat.config.unsupported import (
+    OF_ENGINES,
+    check_effects,
+    check_has_network,
+    check_supported,
+    without_effect,
+)
 from nanochat.errors import ConfigError, UnsupportedModelKind
 
-__all__ = ["ARCHITECTURE", "TrainConfig", "preset_defaults", "resolve_preset"]
+__all__ = ["ARCHITECTURE", "TrainConfig", "merged_config", "preset_defaults", "resolve_preset"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +37,7 @@ class TrainConfig:
     """The options of one training run, complete and checked.
 
     Values that are not given come from `preset`. Raises ConfigError for a value and
-    UnsupportedOption for a combination of values.
+    UnsupportedOption for a combination of values, or an option that has no effect with the others.
 
     If the text is to choose the preset, the values are those of the engine's default preset until
     then. A combination that this preset refuses and another one accepts raises no error here:
@@ -372,22 +379,37 @@ class TrainConfig:
         if (
             self.resume
             or self.final_on_all is not None
-            or (self.init_from is not None and not self.given >= ARCHITECTURE)
+            or (
+                self.init_from is not None and not self.given | without_effect(self) >= ARCHITECTURE
+            )
         ):
             return  # the saved config applies, and only given options are compared with it
         parse_keep(self.keep)
         parse_share(self.ngram_share)
         check_time_budget(self, steps=defaults["steps"])
         check_separator(self.separator, self.documents)
+        asked = self._asked(given, defaults)
         try:
-            check_has_network(self, defaults)
+            check_has_network(self, asked)
             check_heads(self)
             check_schedule(self)
             check_supported(self)
+            check_effects(self, asked)
         except ConfigError as error:
             if not (self._leaves_preset_to_text() and _some_preset_accepts(given)):
                 raise
             assign(self, {"refusal": error})
+
+    def _asked(self, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> frozenset[str]:
+        """Return the given options; if all are, as by dataclasses.replace, those with a value that
+        is not the default. Then the mode may be a choice of mode auto."""
+        if given.keys() >= defaults.keys():
+            return frozenset(n for n in given if given[n] != defaults[n] and n != "mode")
+        return self.given
+
+    def changed(self, **changes: Any) -> TrainConfig:
+        """Return the config with other values; options without an effect get their defaults."""
+        return merged_config({**self.to_dict(), **changes})
 
     def check_complete(self) -> None:
         """Raise the error of a combination that only another preset would accept."""
@@ -418,6 +440,25 @@ ARCHITECTURE = frozenset({
 })  # fmt: skip
 
 
+def merged_config(chosen: Mapping[str, Any], asked: Mapping[str, Any] | None = None) -> TrainConfig:
+    """Return the config of the options that were asked for over chosen or saved ones.
+
+    A chosen option that has no effect is left out, and so is any that has none because of a chosen
+    mode. Raises ConfigError, also for an option that was asked for and has no effect.
+    """
+    asked, known = asked or {}, options_of(TrainConfig)
+    values = {
+        name: known[name].parse(name, value) if name in known else value
+        for name, value in {**chosen, **asked}.items()
+    }
+    mode, preset = resolve_preset(values)
+    complete = {**preset_defaults(preset, values), **values, "mode": mode, "preset": preset}
+    left_out = without_effect(SimpleNamespace(**complete)) - asked.keys()
+    if "mode" in chosen and "mode" not in asked:
+        left_out |= without_effect(SimpleNamespace(**complete), OF_ENGINES)
+    return TrainConfig(**{name: values[name] for name in values if name not in left_out})
+
+
 def resolve_preset(given: Mapping[str, Any]) -> tuple[str, str]:
     """Return the engine and the preset that follow from the given, parsed options.
 
@@ -440,10 +481,11 @@ def resolve_preset(given: Mapping[str, Any]) -> tuple[str, str]:
 def _some_preset_accepts(given: Mapping[str, Any]) -> bool:
     """Return whether the text may choose a preset with which the given options can be trained."""
     # The choice finds heads for a hidden size that is given alone.
-    options = {"n_head": 1, **given} if "n_embd" in given else given
+    chosen = {"n_head": 1} if "n_embd" in given and "n_head" not in given else {}
+    asked = {name: value for name, value in given.items() if name != "preset"}
     for preset in CHOSEN_BY_TEXT:
         try:
-            TrainConfig(**{**options, "preset": preset})
+            merged_config({**chosen, "preset": preset}, asked)
         except ConfigError:
             continue
         return True

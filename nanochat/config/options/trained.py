@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from nanochat.config.option import UNSET, option, options_of, shown
+from nanochat.config.option import UNSET, option, options_of, parse_given, shown
 from nanochat.config.options.checks import check_adapt, check_separator
 from nanochat.config.options.shared import (
     BEST,
@@ -17,6 +17,7 @@ from nanochat.config.options.shared import (
     run_option,
 )
 from nanochat.config.options.train import TrainConfig
+from nanochat.config.unsupported import EFFECTS_OF_EVAL, EFFECTS_OF_SAMPLE
 from nanochat.errors import ConfigError
 
 __all__ = ["EvalConfig", "SampleConfig"]
@@ -81,6 +82,7 @@ class SampleConfig(WithoutPreset):
     threads: int = _same("threads")
 
     def __post_init__(self) -> None:
+        given = parse_given(self)
         WithoutPreset.__post_init__(self)
         if self.from_counts and self.network_only:
             raise ConfigError(
@@ -90,6 +92,7 @@ class SampleConfig(WithoutPreset):
         if self.adapt and self.from_counts:
             raise ConfigError("adapt has no effect with from_counts; leave one of them out")
         check_adapt(self)
+        self._check_effects(given, EFFECTS_OF_SAMPLE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +134,7 @@ class EvalConfig(WithoutPreset):
     threads: int = _same("threads")
 
     def __post_init__(self) -> None:
+        given = parse_given(self)
         WithoutPreset.__post_init__(self)
         check_adapt(self)
         check_separator(self.separator, self.documents)
@@ -139,3 +143,4 @@ class EvalConfig(WithoutPreset):
                 f"per_token must be a file that ends in {' or '.join(TABLE_SUFFIXES)}, got"
                 f" {shown(self.per_token)}"
             )
+        self._check_effects(given, EFFECTS_OF_EVAL)

@@ -22,7 +22,7 @@ from nanochat.data.sources.progress import reading
 from nanochat.errors import CorpusError, OutputError
 from nanochat.system import processes
 from nanochat.system.plain_files import read_plain
-from nanochat.system.wording import amount
+from nanochat.system.wording import amount, printable
 
 __all__ = ["SOURCES_DIR", "STDIN", "Fetched", "fetched", "is_url", "keep_sources", "kept_copy"]
 
@@ -44,7 +44,11 @@ class Fetched:
 
     @property
     def name(self) -> str:
-        return "standard input" if self.origin == STDIN else self.origin
+        return "standard input" if self.origin == STDIN else printable(self.origin)
+
+    @property
+    def identity(self) -> tuple[str]:
+        return (self.origin,)
 
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
@@ -92,7 +96,7 @@ def _spooled(origin: str, chunks: Iterator[bytes]) -> Fetched:
     atexit.unregister(forget)  # an open spooled file complains while the interpreter shuts down
     atexit.register(forget)
     digest, size, progress = hashlib.sha256(), 0, reading()
-    name = "standard input" if origin == STDIN else origin
+    name = "standard input" if origin == STDIN else printable(origin)
     spool = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115  # outlives this call
     try:
         for chunk in chunks:
@@ -147,18 +151,20 @@ def _download(url: str) -> Iterator[bytes]:
         if "infinite loop" in error.reason:  # urllib's text has several lines
             answer = f"{error.code}, a redirect that leads back to itself"
         raise CorpusError(
-            f"cannot download {url}: the server answered {answer}; check the address"
+            f"cannot download {printable(url)}: the server answered {answer}; check the address"
         ) from error
     except (OSError, http.client.HTTPException, ValueError) as error:  # URLError is an OSError
         inner = getattr(error, "reason", error)
         cause = reason(inner) if isinstance(inner, Exception) else str(inner)
         raise CorpusError(
-            f"cannot download {url}: {cause}; check the address and the network, or give a file"
+            f"cannot download {printable(url)}: {cause}; check the address and the network, or give"
+            " a file"
         ) from error
     promised = int(expected) if expected and expected.isascii() and expected.isdigit() else 0
     if received < promised:
         raise CorpusError(
-            f"cannot download {url}: it ended after {received:,} of {promised:,} bytes; try again"
+            f"cannot download {printable(url)}: it ended after {received:,} of {promised:,} bytes;"
+            " try again"
         )
 
 

@@ -14,24 +14,17 @@ from nanochat.config.options import CHECKPOINTS_DIR
 from nanochat.data.sources.opening import reason
 from nanochat.data.sources.progress import Progress, reading
 from nanochat.errors import CorpusError
-from nanochat.system.wording import counted
+from nanochat.system.wording import counted, printable
 
-__all__ = ["Skipped", "files_below", "printable"]
+__all__ = ["READ_ALREADY", "Identity", "Skipped", "files_below", "identity_of"]
+
+Identity = tuple[int | str, ...]  # device and inode of a file; the name of another source
+READ_ALREADY = "file that was read already"  # under another name of the text
 
 # What a run folder of this program always holds. The names are those of runs/folder.py.
 _RUN_MARKS = ("config.toml", CHECKPOINTS_DIR)
 # What an ablation writes next to the folders of its runs.
 _ABLATION_MARKS = ("results.csv", "table.md")
-
-
-def printable(path: str) -> str:
-    """Return a path for a message of one line: line breaks and bytes outside UTF-8 are escaped."""
-    text = os.fsencode(path).decode("utf-8", "backslashreplace")
-    return text if text.isprintable() else "".join(map(_escaped, text))
-
-
-def _escaped(character: str) -> str:
-    return character if character.isprintable() else ascii(character)[1:-1]
 
 
 class Skipped:
@@ -65,24 +58,27 @@ def _plural(kind: str) -> str:
         noun = noun[:-1] + "ies"
     elif not noun.endswith(("s", ")")):
         noun += "s"
-    return noun + clause + rest.replace("is not", "are not").replace("expands", "expand")
+    for singular, plural in (("is not", "are not"), ("expands", "expand"), ("was ", "were ")):
+        rest = rest.replace(singular, plural)
+    return noun + clause + rest
 
 
 def files_below(
     folder: str,
     skipped: Skipped,
     progress: Progress | None = None,  # of the whole text; None: of this folder
+    seen: set[Identity] | None = None,  # the files of other names, to which these are added
 ) -> list[str]:
     """Return the regular files, sorted by their path below the folder.
 
     A file with several links is listed once, under its first path: the split would put one link
     into training and another one into validation. Linked folders are not entered.
     """
-    progress = progress or reading()
+    progress, seen = progress or reading(), set() if seen is None else seen
     found: list[tuple[bytes, str]] = []
     _collect(folder, b"", found, skipped, progress)
     found.sort()
-    by_identity: dict[tuple[int, int], str] = {}
+    of_other_names, files = frozenset(seen), list[str]()
     for count, (_, path) in enumerate(found):
         if progress.is_due():
             progress.tell(f"{printable(folder)}: looked at {count:,} of {_files(found)} so far")
@@ -93,11 +89,20 @@ def files_below(
             if not stat.S_ISDIR(status.st_mode):
                 skipped.add("pipe, socket or device file")
             continue
-        identity = (status.st_dev, status.st_ino)
-        if identity in by_identity:
+        identity = identity_of(status)
+        if identity in of_other_names:
+            skipped.add(READ_ALREADY)
+        elif identity in seen:
             skipped.add("link to a file that is read already")
-        by_identity.setdefault(identity, path)
-    return list(by_identity.values())
+        else:
+            seen.add(identity)
+            files.append(path)
+    return files
+
+
+def identity_of(status: os.stat_result) -> Identity:
+    """Return what all paths of one file have in common."""
+    return status.st_dev, status.st_ino
 
 
 def _collect(

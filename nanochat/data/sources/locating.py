@@ -15,15 +15,23 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-from nanochat.config.options import closest
+from nanochat.config.option import closest
 from nanochat.data import registry
 from nanochat.data.sources.fetching import STDIN, Fetched, fetched, is_url
-from nanochat.data.sources.folder import Skipped, files_below, is_run_folder, printable
+from nanochat.data.sources.folder import (
+    READ_ALREADY,
+    Identity,
+    Skipped,
+    files_below,
+    identity_of,
+    is_run_folder,
+)
 from nanochat.data.sources.opening import SourceFile, open_file, reason
 from nanochat.data.sources.progress import Progress
 from nanochat.errors import CorpusError
+from nanochat.system.wording import printable
 
-__all__ = ["REGISTRY_PREFIX", "Located", "NamedFile", "RegistryFile", "locate"]
+__all__ = ["REGISTRY_PREFIX", "Located", "NamedFile", "NotFound", "RegistryFile", "locate"]
 
 REGISTRY_PREFIX = "registry:"
 MOST_NEIGHBOURS = 1000  # names of a folder that are compared with a missing one
@@ -38,6 +46,13 @@ class NamedFile:
     @property
     def name(self) -> str:
         return printable(self.path)
+
+    @property
+    def identity(self) -> Identity:
+        try:
+            return identity_of(os.stat(self.path))
+        except OSError:  # it was removed meanwhile, which reading it will say
+            return (self.path,)
 
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
@@ -55,6 +70,10 @@ class RegistryFile:
     @property
     def name(self) -> str:
         return f"data {self.entry}"
+
+    @property
+    def identity(self) -> Identity:
+        return (self.name,)
 
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
@@ -78,8 +97,28 @@ def locate(
     data_dir: str | None,
     run_folder: Path | None,
     progress: Progress | None = None,  # of the text that the name is a part of
+    seen: set[Identity] | None = None,  # the files of the names before, to which these are added
 ) -> Located:
-    """Return the files of one name. Raises CorpusError if there are none."""
+    """Return the files of one name that no name before it means. Raises CorpusError if there are
+    none."""
+    seen = set() if seen is None else seen
+    located = _located(given, data_dir, run_folder, progress, seen)
+    if not located.folder:  # files_below has looked at those of a folder
+        new = [file for file in located.files if file.identity not in seen]
+        for _ in range(len(located.files) - len(new)):
+            located.skipped.add(READ_ALREADY)
+        located.files = new
+        seen.update(file.identity for file in new)
+    return located
+
+
+def _located(
+    given: str,
+    data_dir: str | None,
+    run_folder: Path | None,
+    progress: Progress | None,
+    seen: set[Identity],
+) -> Located:
     if given == STDIN or is_url(given):
         source: Fetched = fetched(given, run_folder)
         return Located(given, [source])
@@ -109,7 +148,8 @@ def locate(
             " itself"
         )
     located = Located(given, [], folder=True, note=note)
-    located.files += [NamedFile(file) for file in files_below(path, located.skipped, progress)]
+    found = files_below(path, located.skipped, progress, seen)
+    located.files += [NamedFile(file) for file in found]
     return located
 
 
@@ -132,7 +172,7 @@ def _expanded(given: str) -> str:
     except RuntimeError as error:  # no such user, or no home folder
         if os.path.lexists(given):
             return given
-        raise CorpusError(
+        raise NotFound(
             f"no such file or folder: {printable(given)} (its user has no home folder)"
         ) from error
 
@@ -163,13 +203,17 @@ def _neighbour(given: str) -> str:
     return f" (did you mean '{printable(stems[near[0]])}'?)" if near else ""
 
 
+class NotFound(CorpusError):
+    """No file or folder has the given path."""
+
+
 def _not_found(given: str) -> CorpusError:
     if os.sep in given or "/" in given or Path(given).suffix:
         scheme = given.partition("://")[0]
         if scheme != given and scheme.isalpha():
-            return CorpusError(f"a URL must start with http:// or https://, got {given}")
-        return CorpusError(f"no such file or folder: {printable(given)}{_neighbour(given)}")
-    return CorpusError(
-        f"data {given!r} is neither a file or folder nor a registry name"
+            return CorpusError(f"a URL must start with http:// or https://, got {printable(given)}")
+        return NotFound(f"no such file or folder: {printable(given)}{_neighbour(given)}")
+    return NotFound(
+        f"data {given!r:.60} is neither a file or folder nor a registry name"
         f"{closest(given, registry.REGISTRY)}; the registry has {', '.join(registry.REGISTRY)}"
     )

@@ -68,6 +68,10 @@ class SourceFile(Protocol):
     def name(self) -> str:
         """The name for messages: a path as given, or a URL."""
 
+    @property
+    def identity(self) -> tuple[int | str, ...]:
+        """What all names of one source have in common."""
+
     def open(self) -> Any:
         """Return a context manager that gives a seekable binary file."""
 

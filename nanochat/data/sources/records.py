@@ -20,6 +20,7 @@ __all__ = ["TEXT_COLUMNS", "read_json", "read_jsonl", "read_parquet", "read_tabl
 TEXT_COLUMNS = ("text", "content", "messages")  # in this order, when no column is given
 _ROWS = 256  # of a Parquet file per batch
 _BATCH = 1 << 24  # bytes of repeated strings per batch
+_POSITION = 8  # bytes, of the end of a document
 _STREAMED: dict[str, Any] = {"buffer_size": 1 << 20, "pre_buffer": False}  # not a whole column
 _LONGEST_FIELD = 1 << 30  # characters of a CSV field
 _ALL_NUMBERS = 1000  # rows; a column that starts with as many numbers holds no text
@@ -321,12 +322,25 @@ def _batches(
     source = parquet.ParquetFile(file, **_STREAMED)
     schema = source.schema_arrow
     key = _column_of(name, schema.names, column)
+    check_ratio(name, _size_in_memory(source.metadata, key), file.seek(0, 2))
     is_text = str(schema.field(key).type) in ("string", "large_string", "string_view")
     coded = parquet.ParquetFile(file, read_dictionary=[key], **_STREAMED) if is_text else None
     for group in range(source.num_row_groups):
         rows = _ROWS if coded is None else _rows_at_a_time(coded, group, key)
         for batch in source.iter_batches(batch_size=rows, row_groups=[group], columns=[key]):
             yield key, batch.column(0).to_pylist()
+
+
+def _size_in_memory(metadata: Any, key: str) -> int:
+    """Return the bytes of a column without compression, and of a position for each row."""
+    size = int(metadata.num_rows) * _POSITION
+    for group in range(metadata.num_row_groups):
+        row_group = metadata.row_group(group)
+        for number in range(row_group.num_columns):
+            chunk = row_group.column(number)
+            if chunk.path_in_schema.partition(".")[0] == key:  # a list has a column per field
+                size += int(chunk.total_uncompressed_size)
+    return size
 
 
 def _rows_at_a_time(coded: Any, group: int, key: str) -> int:
