@@ -6,6 +6,7 @@ in output/ablation_report.py.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import os
@@ -25,7 +26,7 @@ from typing import Any
 
 from nanochat.commands.signals import expect_repeats
 from nanochat.commands.train import train
-from nanochat.config.option import AUTO, config_or_default, shown
+from nanochat.config.option import AUTO, assign, config_or_default, shown
 from nanochat.config.options import (
     ABLATIONS_DIR,
     AblateConfig,
@@ -186,16 +187,18 @@ def _product(
     runs = []
     for values in itertools.product(*axes.values()):
         variant = dict(zip(axes, values, strict=True))
+        given = {**options, **variant}
+        # A seed changes no check but its own range, and a check takes longer than a copy.
+        checked: TrainConfig | None = None
         for seed in seeds:
             name = _run_name(variant, seed)
-            given = {**options, **variant, "seed": seed, "out": str(folder / name)}
-            runs.append(
-                PlannedRun(
-                    name=name,
-                    variant=variant,
-                    config=merged_config(chosen, given),
-                )
-            )
+            own = {"seed": seed, "out": str(folder / name)}
+            if checked is None or seed == seeds[-1]:
+                checked = config = merged_config(chosen, {**given, **own})
+            else:
+                config = copy.copy(checked)
+                assign(config, own)
+            runs.append(PlannedRun(name=name, variant=variant, config=config))
     return runs
 
 

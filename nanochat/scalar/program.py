@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 
 from nanochat import _scalar
 from nanochat.errors import ProgramError
+from nanochat.scalar.instruction_set import checked_instruction_set
 from nanochat.scalar.value import Matrix, Tape, Value
 from nanochat.system.numbers import as_float, as_int, short
 from nanochat.system.threads import thread_count
@@ -154,10 +155,11 @@ class Program:
             except _scalar.RecordingError as error:
                 raise ProgramError(str(error)) from error
             self._returns_list = not isinstance(returned, Value)
-            self.core = _scalar.Program.compile(
-                recorder, _losses(returned), [], numerics, dtype, self._returns_list, dump_nodes,
-                tokens, inputs, thread_count(threads),
-            )  # fmt: skip
+            with checked_instruction_set():
+                self.core = _scalar.Program.compile(
+                    recorder, _losses(returned), [], numerics, dtype, self._returns_list,
+                    dump_nodes, tokens, inputs, thread_count(threads),
+                )  # fmt: skip
         if numerics == "exact" and not self.core.ordered:
             raise ProgramError(
                 "a program cannot add this function's gradients in microgpt.py's order; use "

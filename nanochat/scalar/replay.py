@@ -20,6 +20,7 @@ from nanochat.data.batches import IGNORE, Batch
 from nanochat.model.parameters import Spec
 from nanochat.ngram.share import mixture_parts
 from nanochat.scalar.functions import cross_entropy, mixed_cross_entropy
+from nanochat.scalar.instruction_set import checked_instruction_set
 from nanochat.scalar.value import Matrix, Tape, Value
 from nanochat.system.threads import thread_count
 
@@ -176,9 +177,11 @@ class Replay:
                 else:
                     losses.append(cross_entropy(logits, target))
                 watched += logits
-            core = _scalar.Program.compile(
-                recorder, losses, watched, self._numerics, self._tape.dtype, threads=self._threads
-            )
+            with checked_instruction_set():
+                core = _scalar.Program.compile(
+                    recorder, losses, watched, self._numerics, self._tape.dtype,
+                    threads=self._threads,
+                )  # fmt: skip
         if self._core is None:
             core.load()
         else:

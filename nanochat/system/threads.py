@@ -31,7 +31,7 @@ def thread_count(asked: int) -> int:
     # OpenMP itself ignores what is not a number.
     if not (first.isascii() and first.isdigit()) or not first.strip("0"):
         return usable_cores()
-    if len(first) > 4 or int(first) > MOST_THREADS:
+    if len(first.lstrip("0")) > 4 or int(first) > MOST_THREADS:
         raise ConfigError(
             f"OMP_NUM_THREADS must be at most {MOST_THREADS}, got {first:.20}; lower it, or unset"
             " it for one thread per core"

@@ -19,7 +19,7 @@ import pytest
 import nanochat
 from nanochat.commands import ablate as module
 from nanochat.commands.ablate import plan_runs
-from nanochat.config.options import AblateConfig
+from nanochat.config.options import AblateConfig, TrainConfig
 from nanochat.errors import AblationError, ConfigError, OutputError, RunInterrupted
 from nanochat.output.ablation_report import confidence_95
 from nanochat.runs.checkpoint import newest_checkpoint
@@ -391,7 +391,7 @@ def test_a_signal_to_the_parent_alone_saves_the_runs_and_leaves_no_process(
     ) as process:  # fmt: skip
         try:
             deadline = time.monotonic() + 120
-            while len(list(Path().glob("abl/*/checkpoints/step-*"))) < 2:
+            while len({p.parent for p in Path().glob("abl/*/checkpoints/step-*")}) < 2:
                 assert time.monotonic() < deadline and process.poll() is None
                 time.sleep(0.02)
             processes = parent_and_workers(process)
@@ -444,6 +444,16 @@ def test_a_grid_of_many_runs_is_planned_in_linear_time(monkeypatch):
     config = AblateConfig(vary=("tie_lm_head=true,false",), seeds=500)
     assert len(plan_runs(config, {"mode": "scalar", "model_kind": "bigram"})) == 1000
     assert compared < 1000
+
+
+def test_the_configs_of_many_seeds_are_those_of_each_seed_alone():
+    config = AblateConfig(vary=("lr=0.1,0.2",), seeds=4, out="abl")
+    for run in plan_runs(config, {"mode": "scalar", "model_kind": "bigram", "seed": 7}):
+        alone = TrainConfig(
+            mode="scalar", model_kind="bigram", num_samples=0, baseline=False, out=f"abl/{run.name}",
+            lr=run.variant["lr"], seed=int(run.name.rpartition("=")[2]),
+        )  # fmt: skip
+        assert (run.config, run.config.given) == (alone, alone.given)
 
 
 def test_an_ablation_in_several_processes_is_refused(folder, base, monkeypatch):

@@ -168,6 +168,17 @@ def test_runs_without_a_name_lie_below_runs_and_never_share_a_folder(run, monkey
     assert newest_run(Path("runs")) == folders[-1]
 
 
+def test_an_unknown_instruction_set_is_one_line(folder, flags, tiny, python):
+    words = ["-m", "nanochat", "train", *flags(**tiny(out="run"))]
+    done = python(*words, "--quiet", env={**os.environ, "NCLAB_SIMD": "bogus"})
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(
+        r"error: NCLAB_SIMD must be [a-z0-9, ]+ or portable, and one that this processor runs; got"
+        r" 'bogus'; unset it\n",
+        done.stderr,
+    )
+
+
 # ------------------------------------------------------------------------------------ bad steps
 
 

@@ -273,11 +273,11 @@ def test_a_resume_with_another_number_of_processes_keeps_the_batches(
         rows = [json.loads(line) for line in lines]
         return [row["loss"] for row in rows if row["kind"] == "step"]
 
-    plain = tuple(word for word in LONG if not word.startswith("--out"))
+    plain = tuple(word for word in LONG if not word.startswith(("--out", "--batch-size")))
     whole = losses("whole", (1, (*plain, *schedule, "--steps=8", f"--batch-size={2 * before}")))
     cut = losses(
         "cut",
-        (before, (*plain, *schedule, "--steps=4")),
+        (before, (*plain, *schedule, "--steps=4", "--batch-size=2")),
         (after, ("--resume", "--steps=8", "--quiet")),
     )
     np.testing.assert_allclose(cut, whole, rtol=1e-12)
