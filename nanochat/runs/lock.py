@@ -29,16 +29,22 @@ class Lock:
     """The lock that this process holds on a folder."""
 
     def __init__(self, folder: Path, descriptor: int) -> None:
-        self._folder, self._descriptor = folder, descriptor
+        self._folder = folder
+        self._descriptor: int | None = descriptor  # None: released
 
-    @property
-    def is_in_place(self) -> bool:
-        """Whether the folder's path still leads to the locked folder."""
-        return _is_named(self._descriptor, self._folder / LOCK)
+    def release(self) -> None:
+        """Unlock the folder, which anybody may move or replace from now on."""
+        descriptor, self._descriptor = self._descriptor, None
+        assert descriptor is not None
+        with suppress(OSError):
+            # The path may lead to the lock of another run by now.
+            if _is_named(descriptor, self._folder / LOCK):
+                os.unlink(self._folder / LOCK)
+        os.close(descriptor)  # last: nobody can lock the file while its name still exists
 
     def check(self) -> None:
-        """Raise OutputError if the folder's path does not lead to the locked folder anymore."""
-        if not self.is_in_place:
+        """Raise OutputError if the path of the locked folder leads to another one, or to none."""
+        if self._descriptor is not None and not _is_named(self._descriptor, self._folder / LOCK):
             raise OutputError(
                 f"cannot write {self._folder}: the folder was moved, removed or replaced during the"
                 " run; if it was moved, go on with --resume --out and its new path"
@@ -61,10 +67,7 @@ def locked(folder: Path) -> Iterator[Lock]:
     try:
         yield lock
     finally:
-        with suppress(OSError):
-            if lock.is_in_place:  # the path may lead to the lock of another run by now
-                os.unlink(path)
-        os.close(descriptor)  # last: nobody can lock the file while its name still exists
+        lock.release()
 
 
 def writer(folder: Path) -> str | None:
