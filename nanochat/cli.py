@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
+_NO_MEMORY = "not enough memory; lower batch_size, block_size, n_embd or num_samples"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
@@ -63,7 +65,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _print_error(" ".join(str(error).splitlines()))
         return error.exit_code
     except MemoryError:
-        _print_error("not enough memory; lower batch_size, block_size, n_embd or num_samples")
+        _print_error(_NO_MEMORY)
+        return 1
+    except ImportError as error:
+        if not _is_out_of_memory(error):
+            raise
+        _print_error(_NO_MEMORY)
         return 1
     except KeyboardInterrupt as interruption:
         return end_interrupted(interruption)
@@ -74,6 +81,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, RecursionError) as error:  # that no command has expected
         _print_error(_unexpected(error))
         return 1
+
+
+def _is_out_of_memory(error: ImportError) -> bool:
+    """Whether a compiled module could not be mapped into memory, in the loader's words."""
+    words = ("failed to map segment", "annot allocate memory", "cannot map")
+    return any(each in str(error) for each in words)
 
 
 def _unexpected(error: OSError | RecursionError) -> str:

@@ -11,11 +11,13 @@ import json
 import math
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands.run_files import rewrite
 from error_classes import error_classes
 
 import nanochat
@@ -125,6 +127,16 @@ def test_every_public_error_class_is_listed():
     assert public == set(errors.__all__) - {"NanochatError"}
 
 
+def of_another_version(run: Path) -> str:
+    """Copy a checkpoint and give its config an option that this version does not know."""
+    checkpoint = max((run / "checkpoints").glob("step-*"))
+    copied = Path("other", checkpoint.name)
+    shutil.copytree(checkpoint, copied)
+    config = json.loads((copied / "config.json").read_text(encoding="utf-8"))
+    rewrite(copied, "config.json", {**config, "n_experts": 3})
+    return str(copied)
+
+
 def test_every_error_class_is_raised_on_a_real_path(folder, tiny, trained, monkeypatch, stop_after):
     """The exact words are pinned in the tests of the file that raises the error."""
     train, sample = nanochat.train, nanochat.sample
@@ -145,6 +157,9 @@ def test_every_error_class_is_raised_on_a_real_path(folder, tiny, trained, monke
         "LogitsError": lambda: draw(np.full((1, 2), np.nan), np.zeros(1, np.uint64)),
         "ProgramError": lambda: nanochat.compile(lambda tokens: [], []),
         "CorpusError": lambda: train(config(**tiny(data="empty.txt"))),
+        "OtherVersion": lambda: sample(
+            nanochat.SampleConfig(checkpoint=of_another_version(trained.path))
+        ),
         "NotFound": lambda: train(config(**tiny(data="no.txt"))),
         # Folders count these two; other commands raise their base classes.
         "Unreadable": lambda: list(utf8([b"\xff"], "a.txt")),

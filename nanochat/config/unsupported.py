@@ -177,8 +177,6 @@ EFFECTS: tuple[Effect, ...] = (
     Effect(("vocab_size",), "tokenizer", "tokenizer bpe", lambda c: c.tokenizer == "bpe"),
     Effect(("text_column",), "data", _RECORDS, lambda c: _may_have_records(c.data)),
     Effect(("data_dir",), "data", _DOWNLOADED_DATA, lambda c: _downloads(c.data)),
-    Effect(("n_head", "activation", "qk_norm", "zero_init", "matrix_lr"), "n_layer",
-           "n_layer above 0", lambda c: c.n_layer > 0),
     Effect(("hash_embed_longest",), "hash_embed_rows", "hash_embed_rows above 0",
            lambda c: c.hash_embed_rows > 0),
     Effect(("ngram_share",), "ngram_order", "an ngram_order other than 0",

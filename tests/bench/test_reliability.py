@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench import reliability
+from bench.faults import reliability
 
 FAULTS = Path(__file__).parents[1] / "faults"
 

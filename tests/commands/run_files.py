@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from pathlib import Path
 
@@ -29,3 +30,12 @@ def untimed_log(run) -> list[str]:
 
 def untimed(metrics):
     return {key: value for key, value in metrics.items() if key not in TIMINGS}
+
+
+def rewrite(path: Path, name: str, content: dict) -> None:
+    """Replace a JSON file of a checkpoint and its entry in the manifest."""
+    raw = json.dumps(content, indent=1).encode()
+    (path / name).write_bytes(raw)
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["files"][name] = {"sha256": hashlib.sha256(raw).hexdigest(), "size": len(raw)}
+    (path / "manifest.json").write_bytes(json.dumps(manifest, indent=1).encode())

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands.run_files import rewrite
 
 import nanochat
 from nanochat.commands.preset_choice import with_chosen_preset
@@ -444,15 +445,6 @@ def test_a_damaged_checkpoint_is_one_line(source, refused):
     assert refused("train", "other.txt", "--init-from=source", code=1).startswith(
         "source/checkpoints holds no complete checkpoint: "
     )
-
-
-def rewrite(path: Path, name: str, content: dict) -> None:
-    """Replace a JSON file of a checkpoint and its entry in the manifest."""
-    raw = json.dumps(content, indent=1).encode()
-    (path / name).write_bytes(raw)
-    manifest = json.loads((path / "manifest.json").read_text())
-    manifest["files"][name] = {"sha256": hashlib.sha256(raw).hexdigest(), "size": len(raw)}
-    (path / "manifest.json").write_bytes(json.dumps(manifest, indent=1).encode())
 
 
 @pytest.mark.parametrize(("change", "reason"), [

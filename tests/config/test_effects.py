@@ -31,8 +31,6 @@ from nanochat.errors import ConfigError, UnsupportedOption
 
 NGRAM = {"model_kind": "ngram"}
 NO_NGRAM = "model_kind mini-gpt or bigram, got model_kind ngram; leave it out or use model_kind"
-WITHOUT_BLOCKS = {"mode": "tensor", "n_layer": 0}
-BLOCKS = "n_layer above 0, got n_layer 0; leave it out or use n_layer above 0"
 DRAWS = "temperature above 0, got temperature 0.0; leave it out or use temperature above 0"
 SAMPLES = "num_samples above 0, got num_samples 0; leave it out or use num_samples above 0"
 RECORDS = "files of records as data"
@@ -57,11 +55,6 @@ OF_TRAIN = [
      f"{RECORDS}, got data registry:shakespeare names; leave it out or use {RECORDS}"),
     ("data_dir", "there", {"data": "my.txt"},
      f"{DOWNLOADS}, got data my.txt; leave it out or use {DOWNLOADS}"),
-    ("n_head", 1, WITHOUT_BLOCKS, BLOCKS),
-    ("activation", "relu2", WITHOUT_BLOCKS, BLOCKS),
-    ("qk_norm", False, WITHOUT_BLOCKS, BLOCKS),
-    ("zero_init", True, WITHOUT_BLOCKS, BLOCKS),
-    ("matrix_lr", 0.1, WITHOUT_BLOCKS, BLOCKS),
     ("hash_embed_longest", 3, {"mode": "tensor", "preset": "mini"},
      "hash_embed_rows above 0, got hash_embed_rows 0; leave it out or use hash_embed_rows above 0"),
     ("ngram_share", "1,0.5", {"ngram_order": 0},
@@ -208,7 +201,9 @@ def test_a_saved_config_trains_again_and_lacks_what_has_no_effect(cli, tiny, fla
     saved = read_config_file("run/config.toml", options_of(TrainConfig))
     config = TrainConfig(**saved)
     assert not saved.keys() & without_effect(config)
-    assert {"vocab_size", "temperature", "deterministic", "matrix_lr"} <= without_effect(config)
+    assert {"vocab_size", "temperature", "deterministic", "hash_embed_longest"} <= without_effect(
+        config
+    )
     assert cli("train", "--config=run/config.toml", "--out=again").code == 0
     texts = [Path(name, "config.toml").read_text() for name in ("run", "again")]
     assert texts[0] == texts[1]

@@ -17,7 +17,7 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
 
 @pytest.fixture
 def tried(request: pytest.FixtureRequest) -> Iterator[Callable[..., None]]:
-    """Call with counts; a long form that passes adds them to bench/results/reliability.json."""
+    """Call with counts; a long form that passes adds them to bench/results/faults/reliability.json."""
     counts: dict[str, int] = {}
 
     def add(**more: int) -> None:

@@ -517,9 +517,8 @@ TEXTS = [
     )
 ]  # fmt: skip
 TEXTS += [
-    Case("folder of data", change("config.json", data_dir="/elsewhere"),
-         f"{STEP} names the text /elsewhere, {FOREIGN}name the text to score with --data",
-         "eval own text"),
+    # It has no effect on a text of the user, and is left out.
+    Case("folder of data", change("config.json", data_dir="/elsewhere"), None, "eval own text"),
     Case("of the sample", named("/etc/passwd"), None),
     Case("given text", named("/etc/passwd"), None, "eval"),
 ]  # fmt: skip

@@ -187,14 +187,17 @@ def test_every_command_takes_a_run(runs, cli):
 def test_checkpoints_that_may_be_listed_and_not_entered_are_one_clear_line(runs, monkeypatch):
     """As in a folder with r and without x."""
     inside = str(runs / "kjv" / "checkpoints") + os.sep
-    found = os.stat
 
-    def refuse(path, *words, **options):
-        if isinstance(path, (str, os.PathLike)) and os.fspath(path).startswith(inside):
-            raise PermissionError(13, "Permission denied")
-        return found(path, *words, **options)
+    def refusing(found):
+        def refuse(path, *words, **options):
+            if isinstance(path, (str, os.PathLike)) and os.fspath(path).startswith(inside):
+                raise PermissionError(13, "Permission denied")
+            return found(path, *words, **options)
 
-    monkeypatch.setattr(os, "stat", refuse)
+        return refuse
+
+    for name in ("stat", "open"):
+        monkeypatch.setattr(os, name, refusing(getattr(os, name)))
     for which in ("best", "last", "40"):
         with pytest.raises(CheckpointError) as caught:
             find_checkpoint(runs / "kjv", which)

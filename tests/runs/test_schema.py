@@ -69,7 +69,7 @@ def test_a_key_too_many_and_a_key_too_few_are_named(name: str) -> None:
     with pytest.raises(ValueError, match=r"evil"):
         schema.parse_record(json.dumps({**records[0], "evil": 1}).encode(), name, check)
     for key in records[0].keys() - {"best_step", "best_loss", "misses", "interval_loss",
-                                    "interval_steps", "budget", "kind"}:  # fmt: skip
+                                    "interval_steps", "budget", "processes", "kind"}:  # fmt: skip
         if name == "config.json" and options_of(TrainConfig)[key].output:
             continue
         lacking = {other: value for other, value in records[0].items() if other != key}

@@ -16,13 +16,19 @@ def test_what_a_run_writes_is_read(tmp_path: Path) -> None:
     log = JsonlWriter(tmp_path / "log")
     evaluation = {"kind": "eval", "step": 0, "val_loss": None, "val_bpb": math.inf, "tokens": 3}
     log.write(evaluation)
-    log.write_steps(1, [2.5, 1.0], [0.25, 0.5], [0.1, 0.05])
+    log.write_steps(1, [2.5, 1.0], [0.25, 0.5], [(0.1, 0.2, 0.3), (0.05, 0.1, 0.15)], [10, 20], 1.5)
     log.write({"kind": "step", "step": 3, "loss": math.nan, "grad_norm": -math.inf, "lr": 0.0})
     log.close()
     first, second, third, last = log_records(tmp_path / "log")
     assert first == evaluation
-    assert second == {"kind": "step", "step": 1, "loss": 2.5, "grad_norm": 0.25, "lr": 0.1}
-    assert third == {"kind": "step", "step": 2, "loss": 1.0, "grad_norm": 0.5, "lr": 0.05}
+    assert second == {
+        "kind": "step", "step": 1, "loss": 2.5, "grad_norm": 0.25, "lr": 0.1, "matrix_lr": 0.2,
+        "head_lr": 0.3, "tokens": 10, "elapsed_s": 1.5,
+    }  # fmt: skip
+    assert third == {
+        "kind": "step", "step": 2, "loss": 1.0, "grad_norm": 0.5, "lr": 0.05, "matrix_lr": 0.1,
+        "head_lr": 0.15, "tokens": 20, "elapsed_s": 1.5,
+    }  # fmt: skip
     assert math.isnan(last["loss"]) and last["grad_norm"] == -math.inf
     assert [record["step"] for record in log_records(tmp_path / "log", "step")] == [1, 2, 3]
     assert list(log_records(tmp_path / "log", "eval")) == [evaluation]

@@ -1,9 +1,9 @@
 """The table of docs/reliability.md, written from what the long tests of faults have tried.
 
-    python -m bench.reliability [--check]
+    python -m bench.faults.reliability [--check]
 
-`pytest --long tests/faults` adds to results/reliability.json what each experiment tried, if it
-passed. The table lies between `<!-- reliability -->` and `<!-- end -->`. --check writes nothing,
+`pytest --long tests/faults` adds to results/faults/reliability.json what each experiment tried, if
+it passed. The table lies between `<!-- reliability -->` and `<!-- end -->`. --check writes nothing,
 and exits with status 1 if the page differs from the record.
 """
 
@@ -73,7 +73,7 @@ def rows(record: Mapping[str, Mapping[str, int]]) -> str:
 
 
 def written(page: str) -> str:
-    record = {k: v for k, v in read_result("reliability").items() if k != "environment"}
+    record = {k: v for k, v in read_result("faults/reliability").items() if k != "environment"}
     return TABLE.sub(lambda found: found[1] + rows(record), page)
 
 
