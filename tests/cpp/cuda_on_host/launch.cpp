@@ -38,6 +38,7 @@ namespace {
 
 // All bits are set: NaN in every format, and −1.
 constexpr std::byte garbage{0xFF};
+constexpr uint4 garbage_slot{~0U, ~0U, ~0U, ~0U};
 
 // Returns the thread-local memory of the library that has the kernel.
 Segment segment_of(const void* kernel) {
@@ -89,9 +90,7 @@ SharedMemory& shared_memory(unsigned rank, const Running& launch) {
   SharedMemory& memory = *memories[rank];
   const std::size_t slots = (launch.config.dynamicSmemBytes + sizeof(uint4) - 1) / sizeof(uint4);
   memory.parked.assign(launch.segment.bytes, garbage);
-  memory.dynamic.resize(slots);
-  auto* const begin = reinterpret_cast<std::byte*>(memory.dynamic.data());
-  std::fill_n(begin, slots * sizeof(uint4), garbage);
+  memory.slots.assign(slots + 2 * SharedMemory::margin_slots, garbage_slot);
   const auto grow = [](std::vector<Cell>& cells, std::size_t bytes) {
     cells.resize(std::max(cells.size(), bytes / cell_bytes + 1));
   };
@@ -166,6 +165,7 @@ cudaError_t launch(const cudaLaunchConfig_t& config, const KernelCall& kernel) {
                        segment_of(kernel.kernel)};
   Machine& own = machine();
   own.faults_before = own.faults.size();
+  own.is_stopped = false;
   own.launches.push_back({config.gridDim.x, config.blockDim.x, launch.cluster_size,
                           config.dynamicSmemBytes, config.stream});
   // The segment may also hold variables of the library's host code.
@@ -176,7 +176,7 @@ cudaError_t launch(const cudaLaunchConfig_t& config, const KernelCall& kernel) {
   if (has_ended) return cudaSuccess;
   own.fibers.clear();  // they cannot end
   own.memories.clear();
-  return outcome(cudaErrorLaunchTimeout);
+  return outcome(own.is_stopped ? cudaErrorIllegalAddress : cudaErrorLaunchTimeout);
 }
 
 }  // namespace host_gpu

@@ -59,9 +59,13 @@ struct Thread {
 // The shared memory of a block. The static part lies in the thread-local memory of the kernels'
 // library while the block runs, and in `parked` while another block of its cluster does.
 struct SharedMemory {
+  static constexpr std::size_t margin_slots = 16;  // before and after the dynamic part
+
   std::vector<std::byte> parked;
-  std::vector<uint4> dynamic;
+  std::vector<uint4> slots;
   std::vector<Cell> static_cells, dynamic_cells;
+
+  uint4* dynamic() { return slots.data() + margin_slots; }
 };
 
 struct Block {
@@ -111,6 +115,7 @@ struct Machine {
   std::vector<Launch> launches;
   std::vector<std::string> faults;
   std::size_t faults_before = 0;  // this launch
+  bool is_stopped = false;        // this launch
   cudaError_t last_error = cudaSuccess;
   int calls_until_failure = -1;
   std::function<void()> before_launch;
@@ -122,7 +127,12 @@ Machine& machine();
 // The thread that runs, or null.
 extern constinit thread_local Thread* running;
 
-// Runs all threads; returns false if those that are left wait for each other.
+// Ends the launch of the running thread, which does not go on: its next access could end the
+// program.
+void stop_launch();
+
+// Runs all threads; returns false if some are left, because they wait for each other or because the
+// launch was stopped.
 bool run_cluster(Cluster& cluster);
 
 // Stores the error of a call of the runtime for cudaGetLastError(), and returns it.

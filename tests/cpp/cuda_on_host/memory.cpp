@@ -36,11 +36,11 @@ Region static_memory(Block& block) {
 
 Region dynamic_memory(Block& block) {
   return {"dynamic shared memory",
-          reinterpret_cast<std::uintptr_t>(block.memory->dynamic.data()),
+          reinterpret_cast<std::uintptr_t>(block.memory->dynamic()),
           block.dynamic_bytes,
           block.memory->dynamic_cells.data(),
           &block,
-          0};
+          SharedMemory::margin_slots * sizeof(uint4)};
 }
 
 // Returns the memory that has the address, or a region without bytes.
@@ -86,10 +86,14 @@ struct Checked {
 }
 
 void report_race(const Checked& checked, const Accesses& earlier, const char* verb) {
+  if (earlier.group != Group::thread) {
+    return report_access(checked, "which other threads have %s, without a barrier in between",
+                         verb);
+  }
   const Moment& at = earlier.latest;
+  const unsigned blocks = checked.thread.block->cluster->launch->cluster_size;
   report_access(checked, "which thread %u of block %u has %s, without a barrier in between",
-                unsigned{at.thread},
-                at.cluster * checked.thread.block->cluster->launch->cluster_size + at.block, verb);
+                unsigned{at.thread}, at.cluster * blocks + at.block, verb);
 }
 
 // Forgets what another block has done: shared memory is used by one block after the other.
@@ -182,7 +186,8 @@ void check_access(const void* address, std::size_t bytes, Access access, bool is
   checked.region = region_of(*thread, at);
   if (checked.region.name == nullptr) {
     checked.region.name = "the program's memory";
-    return report_access(checked, "which is not the device's");
+    report_access(checked, "which is not the device's");
+    return stop_launch();
   }
   if (is_aligned && at % bytes != 0) return report_access(checked, "which is not aligned");
   const std::size_t offset = at - checked.region.begin;  // large before the beginning

@@ -51,6 +51,7 @@ void run_block(Block& block) {
     running = &thread;
     const bool has_ended = thread.fiber->resume();
     running = nullptr;
+    if (machine().is_stopped) return;
     if (has_ended) end_thread(block);
   } while (!block.ready.empty() && (is_alone || machine().below(mean_turn) != 0));
 }
@@ -65,10 +66,16 @@ void report_deadlock(const Cluster& cluster) {
 
 }  // namespace
 
+void stop_launch() {
+  machine().is_stopped = true;
+  running->fiber->pause();
+}
+
 bool run_cluster(Cluster& cluster) {
   while (Block* const block = draw_block(cluster)) {
     bring(cluster, *block);
     run_block(*block);
+    if (machine().is_stopped) return false;
   }
   const bool has_ended = std::all_of(cluster.blocks.begin(), cluster.blocks.end(),
                                      [](const Block& block) { return block.left == 0; });

@@ -161,8 +161,11 @@ TEST_CASE(accesses_outside_of_the_memory_of_the_device_are_found) {
     CHECK(take_faults() == Texts{fault});
   }
   std::int32_t of_host = 0;
-  CHECK(faulty::shifted(0, 1, &of_host) == cudaSuccess);
-  CHECK(all_have(take_faults(), "which is not the device's"));
+  CHECK(faulty::shifted(0, 1, &of_host) == cudaErrorIllegalAddress);
+  CHECK(faulty::shifted(0, 64, nullptr) == cudaErrorIllegalAddress);
+  const Texts of_program = take_faults();
+  CHECK(of_program.size() == 2 && all_have(of_program, "which is not the device's"));
+  CHECK(of_host == 0);
 
   DeviceMemory rows("rows", 128);
   rows.exclude(60, 4);

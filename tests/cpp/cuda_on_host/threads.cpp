@@ -127,12 +127,12 @@ void* in_block(void* own, unsigned rank) {
   if (address >= segment.begin && address < segment.begin + segment.bytes) {
     return other.memory->parked.data() + (address - segment.begin);
   }
-  auto* const from = reinterpret_cast<std::byte*>(self.memory->dynamic.data());
-  auto* const to = reinterpret_cast<std::byte*>(other.memory->dynamic.data());
+  auto* const from = reinterpret_cast<std::byte*>(self.memory->dynamic());
+  auto* const to = reinterpret_cast<std::byte*>(other.memory->dynamic());
   return to + (address - from);
 }
 
-uint4* dynamic_shared_memory() { return running->block->memory->dynamic.data(); }
+uint4* dynamic_shared_memory() { return running->block->memory->dynamic(); }
 
 void start_copy(uint4* shared, const uint4* global) {
   check_access(global, sizeof *global, Access::read, true);
