@@ -121,12 +121,11 @@ struct Replay<T>::CrossBinder {
       whole = whole && alive_at(end) >= lanes;
     }
     if (end == first) end = first = 0;
-    bound.add_to_range(CallKind::cross, bound.crosses,
-                       {destination(run), dst_step,
-                        factor(a, run.a, first, run.next.a_row, run.next.a_row_step),
-                        factor(b, run.b, first, run.next.b_row, run.next.b_row_step),
-                        run.b_next_row, end - first, run.rows, written, lanes, whole, accumulate,
-                        start, run.repeats, run.next.row * dst_step});
+    bound.add_to_range(
+        CallKind::cross, bound.crosses,
+        {destination(run), dst_step, factor(a, run.a, first, run.next.a_row, run.next.a_row_step),
+         factor(b, run.b, first, run.next.b_row, run.next.b_row_step), run.b_next_row, end - first,
+         run.rows, written, lanes, whole, accumulate, start, run.repeats, run.next.row * dst_step});
   }
 
   // An operand from product `first` on.
