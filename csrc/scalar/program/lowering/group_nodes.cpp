@@ -63,10 +63,10 @@ class Classes {
     } else if (node.kind == Kind::gather) {
       add(std::bit_cast<std::uint64_t>(node.value));
     } else if (is_copy(node)) {
-      add(0);
+      add(0U);
     } else if (node.kind == Kind::sum) {
       // A run of products of the same groups counts once. Recorded products form separate groups.
-      add((node.product ? 1 : 2) + (node.from_zero ? 2 : 0));
+      add((node.product ? 1U : 2U) + (node.from_zero ? 2U : 0U));
       for (std::uint32_t i = 0; i < node.count; ++i) {
         const Product& product = graph_.products[node.first + i];
         const std::uint64_t a = of_factor(product.a), b = of_factor(product.b);
