@@ -104,8 +104,12 @@ class Lives:
 
     def differences(self, warned: str) -> list[str]:
         """Return what a finished run has computed otherwise. If the best checkpoint could not be
-        read, the newest one is scored, which a warning says."""
+        read, the newest one is scored, which a warning says. If the size of its weights could not
+        be read, the result has null for it."""
         state = dict(final_state(self.run, STEPS))
+        if state["result"]["weights_bytes"] is None:
+            known = self.state["result"]["weights_bytes"]
+            state["result"] = {**state["result"], "weights_bytes": known}
         names = [name for name in self.state if state.get(name) != self.state[name]]
         if "using the newest checkpoint instead" in warned:
             names.remove("result")

@@ -38,7 +38,9 @@ def ended(number: signal.Signals, module: str, before=signal.SIG_DFL, *words: st
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("module", ["nanochat.cli", "nanochat.config.flags", "nanochat.commands.info"])
+@pytest.mark.parametrize(
+    "module", ["nanochat.cli", "nanochat.config.flags", "nanochat.commands.info"]
+)
 @pytest.mark.parametrize("number", LINES)
 def test_a_signal_during_an_import_is_one_line(number, module):
     done = ended(number, module)
