@@ -40,7 +40,8 @@ class Lock:
             # The path may lead to the lock of another run by now.
             if _is_named(descriptor, self._folder / LOCK):
                 os.unlink(self._folder / LOCK)
-        os.close(descriptor)  # last: nobody can lock the file while its name still exists
+        with suppress(OSError):  # an error of the file system; the descriptor is closed anyway
+            os.close(descriptor)  # last: nobody can lock the file while its name still exists
 
     def check(self) -> None:
         """Raise OutputError if the path of the locked folder leads to another one, or to none."""
