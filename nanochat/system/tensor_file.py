@@ -51,7 +51,7 @@ def read_header(
         raise ValueError("must be a safetensors file, got another format")
     header = parse_json(file.read(length))
     if type(header) is not dict:
-        raise ValueError("must be a safetensors file, got a header that is no object")
+        raise ValueError("must be a safetensors file, got a header that is not an object")
     if len(header) > _MOST_ARRAYS:
         raise ValueError(f"must have at most {_MOST_ARRAYS:,} arrays, got {len(header):,}")
     entries = {name: _entry(name, entry, 8 + length) for name, entry in header.items()}

@@ -147,7 +147,7 @@ def added(names: Callable[[], Iterator[str]]) -> Callable[[dict[str, Any], bytea
 
 
 def replaced(kind: str, name: str, below: str = "run") -> Edit:
-    """Put something that is no regular file, or a huge one, in the place of a file."""
+    """Put something that is not a regular file, or a huge one, in the place of a file."""
 
     def apply(run: Path, step: Path) -> None:
         path = (run if below == "run" else step) / name
@@ -364,7 +364,7 @@ ARRAYS = [
     Case("deep header", tensors(W, lambda h, d: struct.pack("<Q", 80_000) + b"[" * 80_000 + bytes(d)),
          bad(W, "must not be nested so deeply")),
     Case("null header", tensors(W, lambda h, d: struct.pack("<Q", 8) + b"null    " + bytes(d)),
-         bad(W, "must be a safetensors file, got a header that is no object")),
+         bad(W, "must be a safetensors file, got a header that is not an object")),
     Case("no header", tensors(W, lambda h, d: b"\xff" * 3000),
          bad(W, "must be a safetensors file, got another format")),
     Case("array twice", tensors(W, lambda h, d: (

@@ -39,7 +39,7 @@ def file_of(header: bytes, data: bytes = b"") -> bytes:
     (b"", "must be a safetensors file, got another format"),
     (b"\xff" * 40, "must be a safetensors file, got another format"),
     (struct.pack("<Q", 1 << 21) + b" " * (1 << 21), "must be a safetensors file, got another format"),
-    (file_of(b"[]"), "must be a safetensors file, got a header that is no object"),
+    (file_of(b"[]"), "must be a safetensors file, got a header that is not an object"),
     (file_of(b'{"a": 1}'), "must describe each array by data_offsets, dtype, shape, got others of 'a'"),
     (file_of(b'{"a": {"dtype": "F16", "shape": [1], "data_offsets": [0, 2]}}', b"12"),
      "must hold arrays of F64, F32, I64, U32, got 'F16' of 'a'"),
