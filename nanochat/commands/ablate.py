@@ -11,7 +11,6 @@ import itertools
 import json
 import os
 import re
-import shutil
 import signal
 import threading
 import time
@@ -52,7 +51,7 @@ from nanochat.runs.folder import RUN_FILES, RunFolder
 from nanochat.runs.lock import LOCK, locked
 from nanochat.system import processes
 from nanochat.system.durable import output_error
-from nanochat.system.plain_files import read_plain
+from nanochat.system.plain_files import read_plain, remove_entry
 from nanochat.system.wording import counted
 from nanochat.training.metrics import METRIC_KEYS
 
@@ -403,10 +402,8 @@ def _clear_unstarted(folder: Path) -> None:
                     f"{folder} holds {entry.name}, which no run wrote; choose another out"
                 )
         for entry in entries:
-            if entry.is_dir():
-                shutil.rmtree(entry)
-            elif entry.name != LOCK:
-                entry.unlink()
+            if entry.name != LOCK:
+                remove_entry(entry)
 
 
 def _can_resume(folder: RunFolder) -> bool:

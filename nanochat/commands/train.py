@@ -253,13 +253,13 @@ def _new_run(
 ) -> Iterator[RunFolder]:
     """Create and lock the run's folder, with its config and environment."""
     with new_run(resolved.out, f"{resolved.model_kind}-{resolved.mode}") as folder:
-        folder.write_config(resolved.to_dict())
         environment = describe_environment(resolved.threads)
         if origin is not None:
             environment["initialized_from"] = origin
         if chosen is not None:
             environment["chosen_by"] = chosen.record()
-        folder.write_json(folder.environment, environment)
+        folder.write_json(folder.environment, environment)  # first: see runs/folder.py
+        folder.write_config(resolved.to_dict())
         yield folder
 
 

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from nanochat.config.option import defaults_of
-from nanochat.config.options import CHECKPOINTS_DIR, RUNS_DIR, TrainConfig
+from nanochat.config.options import BEST, CHECKPOINTS_DIR, RUNS_DIR, TrainConfig
 from nanochat.config.unsupported import without_effect
 from nanochat.data.sources.fetching import SOURCES_DIR
 from nanochat.errors import OutputError
@@ -36,6 +36,9 @@ RUN_FILES |= {f".{name}.tmp" for name in (CONFIG, ENVIRONMENT, RESULT, PLOT, NON
 # What a run may leave that ends before its first checkpoint. SOURCES_DIR may hold the only copy of
 # standard input; a result is that of a finished run.
 _REMAINS = RUN_FILES - {SOURCES_DIR, RESULT}
+# The same before ENVIRONMENT, the first file that a run writes. Without it, a CONFIG or a folder of
+# another name above may be the user's.
+_FIRST_REMAINS = {LOCK, CHECKPOINTS_DIR, f".{ENVIRONMENT}.tmp"}
 
 
 class RunFolder:
@@ -116,15 +119,17 @@ def refuse_used(path: Path, *, locked_here: bool = False) -> None:
     It can in a new folder, an empty one, and one that holds only what a run writes before its first
     checkpoint, apart from a text that only this folder may hold.
     """
+    checkpoints = path / CHECKPOINTS_DIR
     try:
         names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
         is_file = path.exists() and not path.is_dir()
-        has_checkpoint = any(map(_is_checkpoint, (path / CHECKPOINTS_DIR).glob("*step-*")))
+        saved = {entry.name for entry in checkpoints.iterdir()} if CHECKPOINTS_DIR in names else ()
     except OSError as error:
         raise output_error(path, error) from error
     if LOCK in names and not locked_here:
         with locked(path):  # raises if its owner is running
             pass
+    has_checkpoint = any(map(_is_checkpoint, saved))
     if CONFIG in names and (has_checkpoint or RESULT in names):
         way_out = "add --resume to continue it, or choose another out"
         raise OutputError(f"out {path} already holds a run; {way_out}")
@@ -133,7 +138,9 @@ def refuse_used(path: Path, *, locked_here: bool = False) -> None:
             f"out {path} already holds a run; it ended before its first checkpoint, and"
             f" {path / SOURCES_DIR} has a copy of its text; remove it or choose another out"
         )
-    if is_file or names - _REMAINS or (has_checkpoint and names):
+    others = names - (_REMAINS if ENVIRONMENT in names else _FIRST_REMAINS)
+    others |= {name for name in saved if not name.startswith(".") and name != BEST}
+    if is_file or others or has_checkpoint or checkpoints.is_symlink():
         raise OutputError(f"out {path} must be a new or an empty folder; choose another out")
 
 
@@ -147,9 +154,9 @@ def refuse_links(path: Path) -> None:
             )
 
 
-def _is_checkpoint(folder: Path) -> bool:
-    """Whether it is a step folder, not one whose save was cut off."""
-    return folder.name.startswith(("step-", ".replaced-"))
+def _is_checkpoint(name: str) -> bool:
+    """Whether it is the name of a step folder, not of one whose save was cut off."""
+    return name.startswith(("step-", ".replaced-"))
 
 
 def _clear_remains(path: Path) -> None:

@@ -102,6 +102,7 @@ def test_of_two_writers_of_a_new_folder_the_second_is_refused_and_the_first_goes
 def unstarted_run(folder: str = "run"):
     """What a run leaves that is killed during its first save."""
     with new_run(folder, "") as run:
+        run.write_json(run.environment, {})
         run.write_config({"steps": 3})
         (run.path / ".result.json.tmp").write_text("{")
         run.metrics.write_text('{"kind":"eval"}\n')
@@ -157,6 +158,42 @@ def test_a_file_that_no_run_writes_keeps_the_folder_from_being_used(folder):
         pass
     assert str(caught.value) == "out run must be a new or an empty folder; choose another out"
     assert run.metrics.exists()
+
+
+@pytest.mark.parametrize("path", [
+    "config.toml", "counts/words.txt", "tensorboard/events.out", "checkpoints/epoch1.pt",
+    "checkpoints/run/epoch1.pt", "metrics.jsonl",
+])  # fmt: skip
+def test_files_of_the_user_under_names_of_a_run_stay(folder, path):
+    file = Path("run", path)
+    file.parent.mkdir(parents=True)
+    file.write_text("mine")
+    with pytest.raises(OutputError) as caught, new_run("run", ""):
+        pass
+    assert str(caught.value) == "out run must be a new or an empty folder; choose another out"
+    assert [p for p in Path("run").rglob("*") if p.is_file()] == [file]
+    assert file.read_text() == "mine"
+
+
+def test_a_linked_folder_of_checkpoints_stays(folder):
+    Path("elsewhere").mkdir()
+    Path("run").mkdir()
+    Path("run/checkpoints").symlink_to(Path("elsewhere").absolute())
+    with pytest.raises(OutputError, match="^out run must be a new or"), new_run("run", ""):
+        pass
+    assert Path("run/checkpoints").is_symlink()
+
+
+@pytest.mark.parametrize("names", [
+    (), (".environment.json.tmp",), ("environment.json",),
+    ("environment.json", ".config.toml.tmp"), ("environment.json", "config.toml"),
+])  # fmt: skip
+def test_a_run_that_ended_at_its_first_files_can_be_started_again(folder, names):
+    Path("run/checkpoints").mkdir(parents=True)
+    for name in names:
+        Path("run", name).write_text("{")
+    with new_run("run", "") as run:
+        assert {path.name for path in run.path.iterdir()} == {LOCK, "checkpoints"}
 
 
 def test_a_folder_that_holds_only_the_lock_of_a_dead_process_is_new(folder):
