@@ -5,8 +5,6 @@ Imports no NumPy, because `nanochat runs show` must start at once.
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import re
 import struct
@@ -15,12 +13,12 @@ from typing import Any
 
 from nanochat.runs.folder import RunFolder
 from nanochat.system.plain_files import is_folder, plain_file
+from nanochat.system.tensor_file import read_header
 
 __all__ = ["WARNING", "counts_facts", "without_rare"]
 
 WARNING = "long orders store the training text nearly verbatim: share the counts with care"
 _NAME = re.compile(r"ngram-([0-9a-f]{64})\.safetensors")
-_MOST_HEADER = 1 << 16  # bytes; the header of eight arrays has some hundreds
 _TABLES = ("nodes", "children", "followers")  # the text is stored next to them
 
 
@@ -52,16 +50,15 @@ def _facts(path: Path, sha256: str) -> dict[str, Any]:
     try:
         with plain_file(path) as file:
             record["bytes"] = os.fstat(file.fileno()).st_size
-            size = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(min(size, _MOST_HEADER)))
-            file.seek(8 + size + header["sizes"]["data_offsets"][0])
-            order = int.from_bytes(file.read(4), "little")
+            arrays = read_header(file, record["bytes"])
+            rows = {name: arrays[name].shape[0] for name in ("stream", *_TABLES)}
+            file.seek(arrays["sizes"].start)
+            (order,) = struct.unpack("<I", file.read(4))
             cut = None
-            if "cut" in header:
-                file.seek(8 + size + header["cut"]["data_offsets"][0])
+            if "cut" in arrays:
+                file.seek(arrays["cut"].start)
                 cut = struct.unpack("<3q", file.read(24))
-        rows = {name: math.prod(header[name]["shape"][:1]) for name in ("stream", *_TABLES)}
-    except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError, struct.error):
+    except (OSError, ValueError, KeyError, IndexError, struct.error):
         return record
     # The stream has BOS before the first document.
     tokens = rows["stream"] - 1 if cut is None else cut[0]

@@ -8,7 +8,6 @@ once.
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -23,6 +22,7 @@ from nanochat.runs.find import WEIGHTS, marked_step, step_folders
 from nanochat.runs.folder import RUN_FILES, RunFolder
 from nanochat.runs.lock import writer
 from nanochat.system.plain_files import plain_file, read_plain
+from nanochat.system.tensor_file import read_header
 from nanochat.training.log_records import LogRecord, figure, log_records
 
 __all__ = [
@@ -237,11 +237,9 @@ def _parameters(steps: Mapping[int, Path]) -> int | None:
     for folder in reversed(list(steps.values())):
         try:
             with plain_file(folder / WEIGHTS) as file:
-                size = int.from_bytes(file.read(8), "little")
-                header = json.loads(file.read(min(size, 1 << 20)))
-            shapes = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
-            return _whole(int(sum(math.prod(shape) for shape in shapes)))
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+                arrays = read_header(file, os.fstat(file.fileno()).st_size)
+            return _whole(sum(each.size for each in arrays.values()))
+        except (OSError, ValueError):
             continue
     return None
 
