@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat.config.option import config_or_default
-from nanochat.config.options import RUNS_DIR, InfoConfig
+from nanochat.config.options import CHECKPOINTS_DIR, RUNS_DIR, InfoConfig
 from nanochat.errors import CheckpointError
 from nanochat.output.run_tables import counts_lines
 from nanochat.output.terminal import SILENT, Terminal
@@ -27,7 +27,8 @@ def info(
 ) -> dict[str, Any]:
     """Return versions, machine, native modules and engines of this installation.
 
-    With a `run`, read and verify all of its checkpoints and counts, and include what was found.
+    With a `run`, read and verify all of its checkpoints and counts, and include what was found. It
+    may also be a checkpoint that was copied out of its run.
     Raises CheckpointError if there is no such run, or if a part of it is damaged.
     """
     config = config_or_default(config, InfoConfig)
@@ -65,8 +66,11 @@ def info(
 
 
 def _run_folder(name: str) -> Path:
+    """Return the run that is named, also by one of its checkpoints, or a checkpoint without a run."""
     path = find_run(name, Path(RUNS_DIR))
-    return path if holds_run(path) else path.absolute().parent.parent  # of one checkpoint
+    if holds_run(path) or path.absolute().parent.name != CHECKPOINTS_DIR:
+        return path
+    return path.absolute().parent.parent
 
 
 def _scalar_state() -> str:

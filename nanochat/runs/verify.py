@@ -14,7 +14,7 @@ from nanochat.errors import CheckpointError
 from nanochat.runs.best import BEST, read_best
 from nanochat.runs.checkpoint import load_checkpoint
 from nanochat.runs.counts import counts_of
-from nanochat.runs.find import checkpoint_folders
+from nanochat.runs.find import checkpoint_folders, holds_run
 from nanochat.runs.folder import RUN_FILES, RunFolder
 from nanochat.runs.summary import summarize
 
@@ -30,7 +30,10 @@ class Verdict:
 
 
 def verdicts(run: Path) -> list[Verdict]:
-    """Return a verdict about each part of a run, or of a folder of checkpoints."""
+    """Return a verdict about each part of a run or of a folder of checkpoints, or of one
+    checkpoint."""
+    if not holds_run(run):
+        return [_verdict(run, _read_with_counts, run)]
     folder = RunFolder(run)
     links = [run / name for name in sorted(RUN_FILES) if os.path.islink(run / name)]
     found = [Verdict(path, f"{path} is a link, which no run folder holds") for path in links]

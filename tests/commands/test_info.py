@@ -5,15 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from safetensors.numpy import load_file
 
 import nanochat
 from nanochat import _scalar
 from nanochat.commands import info as module
+from nanochat.runs.counts_facts import counts_facts
+from nanochat.runs.summary import summarize
 
 
 def test_lines_and_object_hold_the_same_keys(cli):
@@ -94,6 +98,30 @@ def test_a_run_with_counts_is_told_with_order_size_and_hash(folder, tiny, cli, r
     assert refused("info", "nowhere", code=1).startswith("no run nowhere")
 
 
+def table(**changes):
+    return {"dtype": "U32", "shape": [1], "data_offsets": [0, 4], **changes}
+
+
+@pytest.mark.parametrize("header", [
+    {"stream": table(shape=["x"])}, {"stream": table(shape=["x", 10**12])},
+    {"stream": table(shape=[[0], 10**12])}, {"sizes": table(data_offsets=[2**70, 2**70 + 4])},
+    {"sizes": table(data_offsets=[-4, 0])}, {"stream": table(shape=[])}, [], None,
+])  # fmt: skip
+def test_figures_of_a_hostile_header_are_unknown_and_take_no_memory(folder, header):
+    names = "sizes", "stream", "nodes", "children", "followers"
+    text = json.dumps(header and {**{name: table() for name in names}, **header}).encode()
+    content = struct.pack("<Q", len(text)) + text + bytes(4)
+    counts = Path("run/counts", f"ngram-{'0' * 64}.safetensors")
+    weights = Path("run/checkpoints/step-000001/weights.safetensors")
+    for path in (counts, weights):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(content)
+    (facts,) = counts_facts(Path("run"))
+    assert facts["bytes"] == len(content)
+    assert (facts["order"], facts["tokens"], facts["entries"]) == (None, None, None)
+    assert summarize(Path("run")).params is None
+
+
 def test_a_run_without_counts_has_none(trained, cli):
     assert f"\nrun: {trained.path}\ncounts: none\n" in cli("info", str(trained.path)).out
     assert json.loads(cli("info", str(trained.path), "--json").out)["counts"] == []
@@ -140,3 +168,25 @@ def test_links_and_damaged_small_files_are_parts_too(trained, folder, cli):
     for path, problem in problems.items():
         assert f"\n{path}: {problem}\n" in result.out
     assert result.err == f"error: run has 3 damaged parts: {problems['run/loss.svg']}\n"
+
+
+@pytest.mark.parametrize("name", ["alone", "runs/other/alone"])
+def test_a_checkpoint_without_its_run_is_verified_alone(trained, folder, cli, name):
+    Path("runs/other").mkdir(parents=True)
+    Path("runs/other/config.toml").write_text("")  # another run, which is not looked at
+    step = max(trained.path.glob("checkpoints/step-*"))
+    copy = shutil.copytree(step, Path(name, step.name))
+    sound = cli("info", str(copy))
+    assert (sound.code, sound.out.splitlines()[-1]) == (0, f"{copy}: verified")
+    (copy / "weights.safetensors").write_bytes(b"?")
+    damaged = cli("info", str(copy))
+    problem = f"{copy}/weights.safetensors is damaged: its manifest says"
+    assert damaged.code == 1
+    assert damaged.err.startswith(f"error: {copy} has 1 damaged part: {problem}")
+
+
+def test_a_checkpoint_in_its_run_names_the_run(trained, cli):
+    step = max(trained.path.glob("checkpoints/step-*"))
+    found = json.loads(cli("info", str(step), "--json").out)
+    assert found["run"] == str(trained.path.absolute())
+    assert {part["problem"] for part in found["parts"]} == {None} and len(found["parts"]) > 1
