@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from nanochat.system.plain_files import read_plain
+from nanochat.system.plain_files import open_plain, read_plain
 
 __all__ = ["CACHE_VARIABLE", "cache_folder", "user_key", "writable_cache"]
 
@@ -64,17 +65,27 @@ def user_key() -> bytes | None:
 @cache
 def _key_in(folder: Path) -> bytes | None:
     path = folder / _KEY
-    try:
+    with suppress(OSError):  # the cache cannot be written
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            os.write(descriptor, os.urandom(_KEY_BYTES))
-        finally:
-            os.close(descriptor)
-    except OSError:  # it exists, or the cache cannot be written
-        pass
+        _make_key(path)
     try:
         key = read_plain(path, _KEY_BYTES)
     except OSError:
         return None
     return key if len(key) == _KEY_BYTES else None
+
+
+def _make_key(path: Path) -> None:
+    """Write the key unless the file has a whole one. A full disk may have left a part of it."""
+    descriptor = open_plain(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        import fcntl  # POSIX only
+
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)  # the first process makes the key of all
+        if os.fstat(descriptor).st_size != _KEY_BYTES:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, os.urandom(_KEY_BYTES), 0)
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,39 @@ def test_the_key_is_a_secret_that_stays(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("NCLAB_CACHE", str(tmp_path / "file"))
     assert user_key() is None
+
+
+@pytest.mark.parametrize("left", [b"", b"half a key"])
+def test_a_key_that_a_full_disk_has_cut_off_is_made_anew(monkeypatch, tmp_path, left):
+    monkeypatch.setenv("NCLAB_CACHE", str(tmp_path))
+    (tmp_path / "key").write_bytes(left)
+    key = user_key()
+    assert key is not None and len(key) == 32 and (tmp_path / "key").read_bytes() == key
+
+
+def test_a_whole_key_in_a_cache_that_cannot_be_written_is_used(monkeypatch, tmp_path):
+    def refuse(path, flags, *mode):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setenv("NCLAB_CACHE", str(tmp_path))
+    (tmp_path / "key").write_bytes(bytes(range(32)))
+    monkeypatch.setattr("nanochat.system.cache.open_plain", refuse)
+    assert user_key() == bytes(range(32))
+
+
+def test_processes_that_make_the_key_at_once_have_one_key(tmp_path):
+    command = [
+        sys.executable,
+        "-c",
+        "from nanochat.system.cache import user_key; print(user_key().hex())",
+    ]
+    environment = {**os.environ, "NCLAB_CACHE": str(tmp_path / "cache")}
+    started = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    keys = {process.communicate(timeout=60)[0].strip() for process in started}
+    assert keys == {(tmp_path / "cache/key").read_bytes().hex()}
 
 
 def test_a_run_of_this_user_is_known_wherever_it_is_moved(step, tmp_path):
