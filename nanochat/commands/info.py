@@ -66,7 +66,7 @@ def info(
 
 
 def _run_folder(name: str) -> Path:
-    """Return the run that is named, also by one of its checkpoints, or a checkpoint without a run."""
+    """Return the run that a name or one of its checkpoints means, or a checkpoint without a run."""
     path = find_run(name, Path(RUNS_DIR))
     if holds_run(path) or path.absolute().parent.name != CHECKPOINTS_DIR:
         return path
