@@ -50,7 +50,7 @@ from nanochat.runs.checkpoint import newest_checkpoint
 from nanochat.runs.folder import RUN_FILES, RunFolder
 from nanochat.runs.lock import LOCK, locked
 from nanochat.system import processes
-from nanochat.system.durable import output_error
+from nanochat.system.durable import make_folder, output_error
 from nanochat.system.plain_files import read_plain, remove_entry
 from nanochat.system.wording import counted
 from nanochat.training.metrics import METRIC_KEYS
@@ -114,7 +114,8 @@ def ablate(
     planned = plan_runs(config, base or {})
     folder = _folder(config)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if not folder.is_dir():
+            make_folder(folder)
     except OSError as error:
         raise output_error(folder, error) from error
     if note := _preset_note(planned):

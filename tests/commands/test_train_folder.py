@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import shutil
@@ -276,3 +277,47 @@ def test_a_folder_that_is_gone_after_the_last_save_ends_the_run_before_its_resul
         run(out="run", eval_tokens=0)
     assert str(caught.value) == GONE
     assert not Path("run").exists()
+
+
+def test_all_that_a_resume_needs_is_on_disk_before_the_first_checkpoint_has_its_name(
+    folder, tiny, monkeypatch
+):
+    """Files by their own fsync, names by that of their folder after they were given."""
+    synced: dict[str, set[str]] = {}
+    fsync, rename = os.fsync, os.rename
+
+    def watched_fsync(descriptor):
+        path = os.readlink(f"/proc/self/fd/{descriptor}")
+        synced[path] = set(os.listdir(path)) if os.path.isdir(path) else set()
+        fsync(descriptor)
+
+    lacking = []
+
+    def watched_rename(source, target):
+        rename(source, target)
+        if lacking or not re.fullmatch(r"step-\d+", Path(target).name):
+            return
+        # A resume does without the log, and the name of the checkpoint is synced after this.
+        rest = {LOCK, "metrics.jsonl", Path(target).name}
+        run = Path("run").absolute()
+        for path in [run.parent, run, *run.rglob("*")]:
+            if path.is_dir() and path != Path(target).absolute():
+                names = {p.name for p in path.iterdir()} if path != run.parent else {"run"}
+                lacking.append((path.name, names - rest - synced.get(str(path), set())))
+            elif (
+                path.is_file() and path.name not in rest and path.parent != Path(target).absolute()
+            ):
+                by_other_name = path.with_name(f".{path.name}.tmp")
+                lacking.append((path.name, {path, by_other_name}.isdisjoint(map(Path, synced))))
+
+    class Stdin:
+        buffer = io.BytesIO(Path("names.txt").read_bytes())
+
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(os, "rename", watched_rename)
+    monkeypatch.setattr(sys, "stdin", Stdin)
+    options = tiny("mini-gpt", out="run", data="-", steps=1, ngram_order=2, num_samples=0)
+    nanochat.train(TrainConfig(**options))
+    names = {name for name, _ in lacking}
+    assert names > {"run", "sources", "counts", "checkpoints", "index.json", "config.toml"}
+    assert {name: what for name, what in lacking if what} == {}

@@ -19,8 +19,9 @@ from typing import IO, Any, BinaryIO
 from nanochat.data.sources.formats import suffix_of
 from nanochat.data.sources.opening import CHUNK, open_file, reason
 from nanochat.data.sources.progress import reading
-from nanochat.errors import CorpusError, OutputError
+from nanochat.errors import CorpusError
 from nanochat.system import processes
+from nanochat.system.durable import output_error, replace_durably, sync_folder
 from nanochat.system.plain_files import read_plain
 from nanochat.system.wording import amount, printable
 
@@ -172,23 +173,23 @@ def _download(url: str) -> Iterator[bytes]:
 
 
 def keep_sources(sources: tuple[Fetched, ...], folder: Path) -> None:
-    """Write a copy of each source into the run folder. Raises OutputError."""
+    """Write a copy of each source into the run folder, durably: a resume needs it. Raises
+    OutputError."""
     if not sources:
         return
     target = folder / SOURCES_DIR
     index: dict[str, dict[str, str]] = {}
     try:
         target.mkdir(exist_ok=True)
+        sync_folder(folder)
         for source in sources:
             name = source.sha256 + _suffix(source.origin)
             if source.kept is None or source.kept.parent != target:
                 _copy(source, target / name)
             index[source.origin] = {"sha256": source.sha256, "file": name}
-        temporary = target / f".{_INDEX}.tmp"
-        temporary.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, target / _INDEX)
     except OSError as error:
-        raise OutputError(f"cannot write {target}: {reason(error)}; choose another out") from error
+        raise output_error(target, error) from error
+    replace_durably(target / _INDEX, (json.dumps(index, indent=2) + "\n").encode())
 
 
 def _copy(source: Fetched, path: Path) -> None:
