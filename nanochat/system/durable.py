@@ -31,10 +31,16 @@ def write_durably(path: Path, content: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Force the folder's entries to disk; only then is a rename durable."""
+    """Force the folder's entries to disk; only then is a rename durable.
+
+    Some file systems, such as shared folders of virtual machines, refuse this for every folder.
+    """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
     finally:
         os.close(descriptor)
 
