@@ -50,6 +50,7 @@ from nanochat.runs.counts import named_counts
 from nanochat.runs.folder import RunFolder, new_run, refuse_links, refuse_used
 from nanochat.runs.lock import locked
 from nanochat.runs.own_text import check_own_text, is_own, seal
+from nanochat.runs.reading import check_can_be_saved
 from nanochat.runs.retention import prune_checkpoints
 from nanochat.system import processes
 from nanochat.system.environment import describe_environment
@@ -176,6 +177,7 @@ def train(
         )
         resolved, dataset, mode_reason = resolve(complete, mode_is_given, text)
         del text  # as large as the text
+        check_can_be_saved(resolved.to_dict(), dataset.tokenizer.to_dict())
         if checkpoint is not None:
             _check_same_data(dataset, checkpoint)
         elif dataset.warning:

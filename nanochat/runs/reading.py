@@ -43,6 +43,7 @@ __all__ = [
     "VERSION",
     "WEIGHTS",
     "Checkpoint",
+    "check_can_be_saved",
     "load_checkpoint",
     "read_manifest",
 ]
@@ -213,6 +214,24 @@ def _check_hash(file: Path, found: Any, entry: Mapping[str, Any]) -> None:
 
 
 # ----------------------------------------------------------------------------------------- records
+
+
+def check_can_be_saved(config: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> None:
+    """Raise ConfigError for records that no command would read again, before a run is trained."""
+    config = {**config, **schema.NOT_SAVED}
+    for name, record, check, way_out in (
+        (CONFIG, config, schema.CONFIG, "name a folder instead of very many files"),
+        (TOKENIZER, tokenizer, schema.TOKENIZER, "use tokenizer byte"),
+    ):
+        content, most = json_bytes(record), _MOST_BYTES[name]
+        try:
+            if len(content) > most:
+                raise ValueError(f"{name} must have at most {most:,} bytes, got {len(content):,}")
+            schema.parse_record(content, name, check)
+        except ValueError as error:
+            raise ConfigError(
+                f"cannot save this run in a checkpoint: {error}; {way_out}"
+            ) from error
 
 
 def _options(path: Path, config: Mapping[str, Any]) -> TrainConfig:

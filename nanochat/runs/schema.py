@@ -21,6 +21,7 @@ __all__ = [
     "CONFIG",
     "DATA",
     "MANIFEST",
+    "NOT_SAVED",
     "OBJECT",
     "TOKENIZER",
     "TRAINER",
@@ -191,7 +192,8 @@ def _tokenizer(name: str, value: Any) -> None:
 _TOKENIZERS: Mapping[str, Check] = {
     "byte": record({"kind": text()}),
     "char": record({"kind": text(), "characters": text(0x110000)}),
-    "bpe": record({"kind": text(), "pattern": text(), "merged": items(text(1 << 16), 0, 1 << 17)}),
+    # A text of one repeated character has tokens of many megabytes.
+    "bpe": record({"kind": text(), "pattern": text(), "merged": items(text(1 << 26), 0, 1 << 17)}),
 }
 
 
@@ -212,8 +214,8 @@ def _of_option(option: Option) -> Check:
     return optional(inner) if option.optional else inner
 
 
-# Options that belong to the command which began the run, not to the run.
-_NEVER = {"resume": one_of(False), "final_on_all": one_of(None), "time_budget": one_of(None)}
+# Options that belong to the command which began the run, not to the run: the values that are saved.
+NOT_SAVED: Mapping[str, Any] = {"resume": False, "final_on_all": None, "time_budget": None}
 # Options of the model, the text and the training that files of version 1 may lack: they were added
 # later, with a default that changes nothing. Options of the output may always be absent.
 _ADDED: frozenset[str] = frozenset()
@@ -221,7 +223,8 @@ _ADDED: frozenset[str] = frozenset()
 
 def _config(name: str, value: Any) -> None:
     options = options_of(TrainConfig)
-    known = {key: _of_option(each) for key, each in options.items()} | _NEVER
+    known = {key: _of_option(each) for key, each in options.items()}
+    known |= {key: one_of(value) for key, value in NOT_SAVED.items()}
     for key in value:
         if key not in known:
             raise ValueError(f"{shown(key)} is not an option")

@@ -20,8 +20,9 @@ import nanochat
 from nanochat.commands import train as commands_train
 from nanochat.config.options import TrainConfig
 from nanochat.data.dataset import Dataset
-from nanochat.errors import OutputError
+from nanochat.errors import ConfigError, OutputError
 from nanochat.runs import checkpoint as checkpoint_module
+from nanochat.runs import reading
 from nanochat.runs.checkpoint import load_checkpoint
 from nanochat.runs.lock import LOCK
 from nanochat.system import durable
@@ -321,3 +322,25 @@ def test_all_that_a_resume_needs_is_on_disk_before_the_first_checkpoint_has_its_
     names = {name for name, _ in lacking}
     assert names > {"run", "sources", "counts", "checkpoints", "index.json", "config.toml"}
     assert {name: what for name, what in lacking if what} == {}
+
+
+def test_a_run_whose_checkpoints_could_not_be_read_again_is_refused_before_it_begins(folder, tiny):
+    many = ("names.txt",) * 65_537
+    with pytest.raises(ConfigError) as caught:
+        nanochat.train(TrainConfig(**tiny(data=many, out="run")))
+    assert str(caught.value) == (
+        "cannot save this run in a checkpoint: data of config.json must be a list of 0 to 65,536"
+        " items, got a JSON list; name a folder instead of very many files"
+    )
+    assert not Path("run").exists()
+
+
+def test_a_tokenizer_that_no_checkpoint_can_hold_is_refused(folder, tiny, monkeypatch):
+    monkeypatch.setitem(reading._MOST_BYTES, "tokenizer.json", 10)
+    with pytest.raises(ConfigError) as caught:
+        nanochat.train(TrainConfig(**tiny(out="run")))
+    assert re.fullmatch(
+        r"cannot save this run in a checkpoint: tokenizer\.json must have at most 10 bytes, got"
+        r" \d+; use tokenizer byte", str(caught.value),
+    )  # fmt: skip
+    assert not Path("run").exists()

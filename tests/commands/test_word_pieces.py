@@ -73,3 +73,12 @@ def test_both_engines_learn_the_same(folder, options):
         for mode in ("scalar", "tensor")
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-10)
+
+
+def test_a_checkpoint_of_very_long_pieces_is_read_again(folder, tiny):
+    line = "N" * 140_000
+    (folder / "text.txt").write_text(f"{line}\n" * 3)
+    options = {"tokenizer": "bpe", "vocab_size": 275, "num_samples": 0, "steps": 1}
+    nanochat.train(TrainConfig(**tiny(data="text.txt", out="a", **options)))
+    tokenizer = read_checkpoint("a")[0].tokenizer
+    assert max(map(len, tokenizer["merged"])) == 131_072  # hexadecimal digits
