@@ -26,7 +26,6 @@ __all__ = [
 
 MOST_RECORD = 1 << 20  # bytes of a file that holds one record, such as a config or a result
 _MOST_LINE = 1 << 16  # bytes; a longer line is no record of a log
-_MOST_LOG = 1 << 32  # bytes
 _CHUNK = 1 << 20
 _NO_LINKS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _KINDS = (
@@ -66,9 +65,12 @@ def read_plain(path: str | os.PathLike[str], most: int = MOST_RECORD) -> bytes:
 
 
 def plain_log(path: str | os.PathLike[str]) -> BinaryIO:
-    """Open a log for reading. Raises OSError, also for one with holes: a small file with holes may
-    claim any size, and no log has any."""
-    file = plain_file(path, _MOST_LOG)
+    """Open a log for reading, of any size: a day of short steps writes hundreds of gigabytes.
+
+    Raises OSError, also for one with holes: a small file with holes may claim any size, and no log
+    has any.
+    """
+    file = plain_file(path)
     try:
         if _has_holes(file.fileno()):
             raise OSError(errno.EINVAL, "it must not have holes")

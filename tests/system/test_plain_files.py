@@ -86,6 +86,20 @@ def test_a_log_with_holes_is_refused(tmp_path: Path) -> None:
     assert caught.value.strerror == "it must not have holes"
 
 
+def test_a_log_may_have_any_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(b"a\n")
+    size, found = 1 << 45, os.fstat
+
+    def large(descriptor: int) -> os.stat_result:
+        return os.stat_result([size if i == 6 else x for i, x in enumerate(found(descriptor))])
+
+    monkeypatch.setattr(os, "fstat", large)
+    monkeypatch.setattr(os, "lseek", lambda descriptor, at, how: size)
+    with plain_log(path) as log:
+        assert log.read() == b"a\n"
+
+
 def test_removing_a_link_keeps_what_it_leads_to(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "file").write_text("kept")
