@@ -122,7 +122,9 @@ def test_loops_and_broken_links_end(tmp_path):
     os.symlink("one", tmp_path / "two")
     os.symlink("nothing", tmp_path / "broken")
     os.symlink("folder/a.txt/b", tmp_path / "below-a-file")
-    assert list(load_corpus(str(tmp_path)).documents) == ["A"]
+    corpus = load_corpus(str(tmp_path))
+    assert list(corpus.documents) == ["A"]
+    assert corpus.notes == (f"{tmp_path}: skipped 5 broken links, 2 linked folders",)
 
 
 def test_jsonl_is_one_document_per_record(tmp_path):

@@ -86,8 +86,8 @@ def files_below(
         if status is None:
             continue
         if not stat.S_ISREG(status.st_mode):
-            if not stat.S_ISDIR(status.st_mode):
-                skipped.add("pipe, socket or device file")
+            is_folder = stat.S_ISDIR(status.st_mode)
+            skipped.add("linked folder" if is_folder else "pipe, socket or device file")
             continue
         identity = identity_of(status)
         if identity in of_other_names:
