@@ -14,7 +14,7 @@ from typing import Any
 from nanochat.config.option import as_text, shown
 from nanochat.config.options import BEST, TrainConfig, merged_config, options_of
 from nanochat.config.share import FITTED, share_words
-from nanochat.errors import ConfigError
+from nanochat.errors import CheckpointError, ConfigError
 from nanochat.output.terminal import Terminal
 from nanochat.runs.checkpoint import Checkpoint, read_best
 from nanochat.runs.load import read_checkpoint
@@ -33,7 +33,7 @@ class Chosen:
 
     config: TrainConfig
     checkpoint: Checkpoint
-    val_loss: float | None  # of the checkpoint
+    val_loss: float | None  # of the checkpoint; None: not known
 
     def record(self) -> dict[str, Any]:
         """Return what the new run keeps about the other one."""
@@ -86,8 +86,17 @@ def chosen_by(requested: TrainConfig, terminal: Terminal) -> Chosen:
     if saved.model_kind == "mini-gpt" and saved.ngram_order:
         options["ngram_share"] = share_words(*checkpoint.state.share)
     del given["final_on_all"]
-    val_loss = read_best(checkpoint.path.parent).val_loss
-    return Chosen(config=merged_config(options, given), checkpoint=checkpoint, val_loss=val_loss)
+    config = merged_config(options, given)
+    return Chosen(config=config, checkpoint=checkpoint, val_loss=_loss_of(checkpoint))
+
+
+def _loss_of(checkpoint: Checkpoint) -> float | None:
+    """Return the validation loss of a checkpoint if the run marks it as its best."""
+    try:
+        mark = read_best(checkpoint.path.parent)
+    except CheckpointError:
+        return None
+    return mark.val_loss if mark.step == checkpoint.trainer.step else None
 
 
 def _of_training(checkpoint: Checkpoint, data: Mapping[str, Any]) -> dict[str, Any]:

@@ -57,6 +57,20 @@ def test_it_reads_all_text_as_often_as_the_best_step_had(source):
     assert kept["split_sha256"] == data["split_sha256"]
 
 
+@pytest.mark.parametrize("mark", [None, "{", "other"])
+def test_without_a_mark_of_the_best_the_newest_checkpoint_is_repeated(source, mark):
+    source()
+    best = Path("run/checkpoints/best")
+    if mark == "other":  # that of the first checkpoint, with the hash of other weights
+        record = json.loads(best.read_text())
+        best.write_text(json.dumps({**record, "step": 3, "weights_sha256": "0" * 64}))
+    else:
+        best.unlink() if mark is None else best.write_text(mark)
+    all_text()
+    kept = json.loads(Path("all/environment.json").read_text())["chosen_by"]
+    assert (kept["step"], kept["val_loss"]) == (9, None)
+
+
 def test_its_share_of_the_counts_is_the_fitted_one(source):
     source(ngram_order=3)
     all_text()
