@@ -153,7 +153,7 @@ def _clear_leftovers(directory: Path) -> None:
             remove_entry(replaced)
         else:
             os.rename(replaced, target)
-    for pattern in (f"{SAVING}step-*", f"{REMOVED}step-*"):
+    for pattern in (f"{SAVING}step-*", f"{REMOVED}*step-*"):
         for leftover in directory.glob(pattern):
             remove_entry(leftover)
     for temporary in directory.glob(f".{BEST}.tmp"):

@@ -23,7 +23,12 @@ from runs.saved_checkpoints import (
 )  # fmt: skip
 
 from nanochat.errors import OutputError
-from nanochat.runs.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
+from nanochat.runs.checkpoint import (
+    clear_leftovers,
+    load_checkpoint,
+    newest_checkpoint,
+    save_checkpoint,
+)
 
 # Seven files and two folders, each a call and an fsync, and a rename or two.
 NEW_SAVE, REPLACING_SAVE = 19, 20
@@ -162,3 +167,14 @@ def test_a_read_only_file_system_is_named(tmp_path, monkeypatch):
     with pytest.raises(OutputError, match=r": Read-only file system; choose a writable out$"):
         save(tmp_path)
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", [
+    ".saving-step-000001", ".removed-step-000001", ".removed-.replaced-step-000001",
+])  # fmt: skip
+def test_what_a_cut_off_save_or_removal_has_left_is_removed(tmp_path, name):
+    kept = save(tmp_path / "checkpoints", step=2)
+    (kept.parent / name).mkdir()
+    (kept.parent / name / "weights.safetensors").write_bytes(b"half")
+    clear_leftovers(kept.parent)
+    assert list(kept.parent.iterdir()) == [kept]
