@@ -8,6 +8,7 @@ checks these tables before any work starts.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
@@ -146,17 +147,19 @@ _OF_DRAWS = Effect(("top_k", "top_p"), "temperature", "temperature above 0",
                    lambda c: c.temperature > 0)  # fmt: skip
 
 
-def _names(data: tuple[str, ...] | None) -> list[str]:
-    """Return the sources without the prefix of a registry name."""
-    return [name.removeprefix("registry:") for name in data or ()]
+def _is_one_of(source: str, names: tuple[str, ...]) -> bool:
+    """Return whether a source is one of these registry names, which a path of that name hides."""
+    name = source.removeprefix("registry:")
+    return name in names and (name != source or not os.path.lexists(source))
 
 
 def _downloads(data: tuple[str, ...] | None) -> bool:
-    return any(name in DOWNLOADED for name in _names(data))
+    return any(_is_one_of(source, DOWNLOADED) for source in data or ())
 
 
 def _may_have_records(data: tuple[str, ...] | None) -> bool:
-    return any(name not in (*IN_THE_PACKAGE, *DOWNLOADED) for name in _names(data))
+    registered = (*IN_THE_PACKAGE, *DOWNLOADED)
+    return any(not _is_one_of(source, registered) for source in data or ())
 
 
 OF_ENGINES: tuple[Effect, ...] = (

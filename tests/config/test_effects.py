@@ -123,6 +123,18 @@ def test_each_option_of_each_row_of_the_tables_has_an_example():
         assert {(name, message.partition(", got")[0]) for name, _, _, message in cases} == expected
 
 
+def test_a_path_hides_the_registry_name_as_it_does_for_the_text(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "names").mkdir()
+    assert TrainConfig(data="names", text_column="body").text_column == "body"
+    with pytest.raises(UnsupportedOption, match="text_column needs files of records as data"):
+        TrainConfig(data="registry:names", text_column="body")
+    (tmp_path / "shakespeare").write_text("Enter a ghost.")
+    with pytest.raises(UnsupportedOption, match="data_dir needs names-makemore or shakespeare as"):
+        TrainConfig(data="shakespeare", data_dir="there")
+    assert TrainConfig(data="registry:shakespeare", data_dir="there").data_dir == "there"
+
+
 def words(options):
     """Options as command-line words, several sources each with its flag."""
     for name, value in options.items():
