@@ -89,7 +89,8 @@ def _find_local(entry: Entry, folder: Path) -> tuple[bytes | None, str]:
     wrong: list[str] = []
     for path in candidates:
         try:
-            raw = path.read_bytes()
+            is_whole = path.stat().st_size == entry.size
+            raw = path.read_bytes() if is_whole else b""  # a file of another size may be huge
         except OSError as error:
             wrong.append(f"{path.name} cannot be read: {error.strerror}")
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 import types
 from pathlib import Path
@@ -123,8 +124,11 @@ def test_offline_is_one_line_with_what_where_and_what_to_do(offline):
     )
 
 
-def test_wrong_hash_in_data_dir_is_told_when_nothing_else_is_found(tmp_path, offline):
+@pytest.mark.parametrize("size", [len(TEXT), len(TEXT) - 1, 1 << 42])
+def test_wrong_hash_in_data_dir_is_told_when_nothing_else_is_found(tmp_path, offline, size):
+    """Without reading a file of another size, which may not fit in memory."""
     (tmp_path / "tiny.txt").write_bytes(b"wrong")
+    os.truncate(tmp_path / "tiny.txt", size)
     with pytest.raises(CorpusError) as caught:
         read_entry("tiny", str(tmp_path))
     seen = f"it is not in data_dir {tmp_path} (tiny.txt has a different SHA-256), it is not in"
