@@ -32,7 +32,12 @@ from nanochat.data.dataset import Dataset
 from nanochat.data.sources.progress import telling
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.engines import build_engine
-from nanochat.errors import CheckpointError, NonFiniteStep, RunInterrupted
+from nanochat.errors import (
+    CheckpointError,
+    NonFiniteStep,
+    ProcessGroupError,
+    RunInterrupted,
+)
 from nanochat.model.parameters import parameter_specs
 from nanochat.model.state import TrainerState
 from nanochat.output.terminal import SILENT, Terminal
@@ -185,6 +190,8 @@ def train(
         if source and (warning := source.split_warning(resolved, dataset.split_sha256)):
             terminal.warn(warning)
         engine = _build_engine(resolved, dataset, checkpoint, source)
+        if checkpoint is not None:
+            _check_same_checkpoint(checkpoint)
         origin = source.record() if source else None
         if folder is None and processes.rank() == 0:
             folder = stack.enter_context(_new_run(resolved, origin, chosen))
@@ -302,6 +309,22 @@ def _check_own(requested: TrainConfig, checkpoint: Checkpoint, terminal: Termina
             f"{checkpoint.path} is not known as a checkpoint of this user on this machine; it asks"
             f" for {length} of {options.batch_size:,} × {options.grad_accum:,} rows,"
             f" threads {options.threads} and {options.num_samples:,} samples"
+        )
+
+
+def _check_same_checkpoint(checkpoint: Checkpoint) -> None:
+    """Raise ProcessGroupError if this process found another checkpoint than rank 0: each searches
+    on its own disk, where rank 0 may just clear what a crash has left."""
+    if processes.world() == 1:
+        return
+    from nanochat.tensor.distributed import from_rank_0
+
+    own = f"step {checkpoint.trainer.step}, weights {checkpoint.weights_sha256[:12]}…"
+    first = from_rank_0(own)
+    if own != first:
+        raise ProcessGroupError(
+            f"rank {processes.rank()} must resume from the checkpoint of rank 0 ({first}), got"
+            f" {checkpoint.path} ({own}); start the processes again, on the same files"
         )
 
 

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from conftest import TEXT
 from tensor.batch_makers import make_engine, settings, small_config, windows
 
 from nanochat.commands.resolve import same_batch
+from nanochat.commands.train import _check_same_checkpoint as check_same_checkpoint
 from nanochat.errors import ConfigError, ProcessGroupError
 from nanochat.runs.checkpoint import load_checkpoint
 from nanochat.tensor import distributed
@@ -313,3 +315,27 @@ def test_rows_that_do_not_divide_are_refused_with_the_numbers_that_do() -> None:
         "--resume keeps the 12 rows per step of 2 processes, which 5 cannot share equally; use one"
         " of 1, 2, 3, 4, 6, 12 processes"
     )
+
+
+def test_processes_that_find_different_checkpoints_do_not_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = SimpleNamespace(
+        trainer=SimpleNamespace(step=4),
+        weights_sha256="ab" * 32,
+        path="run/checkpoints/step-000004",
+    )
+    monkeypatch.setattr("nanochat.system.processes.world", lambda: 2)
+    monkeypatch.setattr("nanochat.system.processes.rank", lambda: 1)
+    for first in ("step 4, weights abababababab…", "step 6, weights 0123456789ab…"):
+        monkeypatch.setattr(distributed, "from_rank_0", lambda own, first=first: first)
+        if first.startswith("step 4"):
+            check_same_checkpoint(found)
+            continue
+        with pytest.raises(ProcessGroupError) as caught:
+            check_same_checkpoint(found)
+        assert str(caught.value) == (
+            "rank 1 must resume from the checkpoint of rank 0 (step 6, weights 0123456789ab…), got"
+            " run/checkpoints/step-000004 (step 4, weights abababababab…); start the processes"
+            " again, on the same files"
+        )
