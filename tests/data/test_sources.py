@@ -624,16 +624,16 @@ def word(*paragraphs):
     return buffer.getvalue()
 
 
-def epub(*pages):
+def epub(*pages, readings=1):  # of each page
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as file:
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("mimetype", "application/epub+zip")
         file.writestr(
             "META-INF/container.xml",
             '<container><rootfiles><rootfile full-path="OPS/book.opf"/></rootfiles></container>',
         )
         items = "".join(f'<item id="p{i}" href="page%20{i}.xhtml"/>' for i in range(len(pages)))
-        spine = "".join(f'<itemref idref="p{i}"/>' for i in reversed(range(len(pages))))
+        spine = "".join(f'<itemref idref="p{i}"/>' for i in reversed(range(len(pages)))) * readings
         file.writestr(
             "OPS/book.opf",
             f'<package xmlns="http://www.idpf.org/2007/opf"><manifest>{items}</manifest><spine>{spine}</spine></package>',
@@ -687,6 +687,14 @@ def test_a_zip_bomb_in_an_e_book_is_refused(tmp_path, monkeypatch):
         file.writestr("META-INF/container.xml", "<p>" + "a" * (1 << 25))
     path = write(tmp_path / "a.epub", buffer.getvalue())
     assert message(path).startswith(f"{path} must not expand to more than 250 times its size")
+
+
+def test_an_e_book_that_names_a_page_many_times_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(opening, "FREE_BYTES", 1 << 20)
+    page = "".join(map(chr, range(0x4E00, 0x9000))) * 2
+    assert len(texts(write(tmp_path / "a.epub", epub(page, readings=5)))[0]) > 5 * len(page)
+    path = write(tmp_path / "b.epub", epub(page, readings=500))
+    assert message(path).startswith(f"{path} must not expand to more than 250 times its size, got ")
 
 
 # ---------------------------------------------------------------------------------------- folders

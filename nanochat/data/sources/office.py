@@ -24,11 +24,15 @@ _EXTRA = "pip install 'nanochat-lab[documents]'"
 
 def office_text(file: BinaryIO, name: str, kind: str) -> Iterator[bytes]:
     """Yield the text of a document as UTF-8. Raises CorpusError, and MissingDependency."""
-    found = False
+    found, size, written = False, file.seek(0, 2), 0
+    file.seek(0)
     for text in OFFICE[kind](file, name):
         clean = text.replace("\0", "")
         found = found or bool(clean.strip())
-        yield clean.encode("utf-8", "replace")
+        content = clean.encode("utf-8", "replace")
+        written += len(content)
+        check_ratio(name, written, size)  # a document may name one page many times
+        yield content
     if not found:
         hint = "; its pages may be pictures" if kind == "PDF" else ""
         raise Unreadable(
