@@ -66,8 +66,8 @@ class RunFolder:
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write the resolved config as a file that `--config` takes.
 
-        TOML has no None. The folder itself is left out, so that the file can start another run, and
-        so are options without an effect, which a run refuses.
+        TOML has no None. Also left out are the folder itself, because the file may start another
+        run, and options without an effect, which a run refuses.
         """
         import tomli_w
 

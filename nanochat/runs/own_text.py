@@ -1,4 +1,4 @@
-"""Whether this user has named the text of a run, so that a command may open it again.
+"""Whether this user has named the text of a run. Only then may a command open it again.
 
 A checkpoint from another person may name any file, URL or pipe as its text. A checkpoint is sealed
 with a key in the user's cache folder, over the names of its text. Without a right seal, the run is

@@ -938,5 +938,15 @@ def test_a_kept_copy_that_was_changed_is_refused(tmp_path, monkeypatch):
     assert message("-", folder=tmp_path) == (
         f"{copy} must have the SHA-256 {corpus.fetched[0].sha256[:12]}…; it was changed, restore it"
     )
-    (tmp_path / "sources" / "index.json").write_text("{")
-    assert message("-", folder=tmp_path).startswith("cannot read ")
+    index = tmp_path / "sources" / "index.json"
+    for content in ("{", "[]", '{"-": {}}', '{"-": []}', "[" * 100_000):
+        index.write_text(content)
+        assert message("-", folder=tmp_path) == (
+            f"{index} must be a JSON object with sha256 and file of each source, got another"
+            " content; restore it"
+        )
+    index.unlink()
+    index.mkdir()
+    assert message("-", folder=tmp_path) == (
+        f"cannot read {index}: it must be a regular file, got a folder; restore it"
+    )

@@ -221,8 +221,13 @@ def kept_copy(folder: Path, origin: str) -> Fetched | None:
         sha256, path = str(entry["sha256"]), index.parent / Path(str(entry["file"])).name
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
+    except OSError as error:
         raise CorpusError(f"cannot read {index}: {reason(error)}; restore it") from error
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
+        raise CorpusError(
+            f"{index} must be a JSON object with sha256 and file of each source, got another"
+            " content; restore it"
+        ) from error
     copy = Fetched(origin, sha256, kept=path)
     digest = hashlib.sha256()
     with copy.open() as file:

@@ -51,7 +51,7 @@ class NamedFile:
     def identity(self) -> Identity:
         try:
             return identity_of(os.stat(self.path))
-        except OSError:  # it was removed meanwhile, which reading it will say
+        except OSError:  # it was removed; reading it will raise the error
             return (self.path,)
 
     @contextmanager
