@@ -330,7 +330,8 @@ void nck_close_decoder(nck_decoder* decoder);
    which forgets them. first + length is at most block_size. Exception: a single token of a model
    without wpe may follow any number of tokens and replaces the oldest in the cache. The logits of a
    row are bit-identical for any other rows and for any split of its tokens into calls. One call at
-   a time. */
+   a time. After a call that fails, the decoder continues with the tokens read before it; only a
+   call with first 0 and several threads may have forgotten them after NCK_MEMORY. */
 int32_t nck_decode(nck_decoder* decoder, const int64_t* tokens, int64_t length, int64_t first,
                    void* logits, int32_t threads);
 
