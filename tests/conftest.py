@@ -20,6 +20,8 @@ from hypothesis import settings
 # Several processes test on the same cores. By default, torch's idle threads spin there and take most
 # of the processor from the others; passive ones sleep. OpenMP reads this when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# compile() checks the program after every pass (csrc/scalar/program/graph/verify.hpp).
+os.environ.setdefault("NCLAB_VERIFY", "1")
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -64,12 +66,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the options and the process group of the surrounding environment out of the tests.
 
-    NCLAB_KERNELS stays: it selects the build of the kernels under test.
+    NCLAB_KERNELS stays: it selects the build of the kernels under test. So does NCLAB_VERIFY.
     """
     for name in list(os.environ):
-        if (name.startswith("NCLAB_") and name != "NCLAB_KERNELS") or name in (
-            "RANK", "WORLD_SIZE", "LOCAL_RANK",
-        ):  # fmt: skip
+        ours = name.startswith("NCLAB_") and name not in ("NCLAB_KERNELS", "NCLAB_VERIFY")
+        if ours or name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
             monkeypatch.delenv(name)
     # Help and errors are compared as text.
     for name in ("FORCE_COLOR", "CLICOLOR_FORCE"):

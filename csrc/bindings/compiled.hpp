@@ -48,8 +48,9 @@ struct Compiled {
   py::list owners;                     // keeps them alive
   VectorProgram program;
   std::vector<std::pair<std::string, std::string>> passes;  // name, summary
-  bool single = false;                                      // float32
-  bool mean = false;  // the loss is the mean of the document's outputs
+  bool verified = false;  // whether the passes were checked: see verify.hpp
+  bool single = false;    // float32
+  bool mean = false;      // the loss is the mean of the document's outputs
   std::unique_ptr<Shards<double>> double_replay;
   std::unique_ptr<Shards<float>> float_replay;
   std::vector<std::int32_t> lengths;  // of the last forward

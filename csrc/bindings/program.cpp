@@ -9,6 +9,7 @@
 
 #include "bindings/compiled.hpp"
 #include "scalar/program/c_text/to_c.hpp"
+#include "scalar/program/graph/verify.hpp"
 #include "scalar/program/passes/passes.hpp"
 
 namespace nanochat::bindings {
@@ -67,6 +68,7 @@ std::unique_ptr<Compiled> compile(const Recorder& recorder, const py::sequence& 
         if (dump_nodes > 0) text += "\n" + program::dump(after, dump_nodes);
         compiled->passes.emplace_back(pass, std::move(text));
       });
+  compiled->verified = program::verifies();
   compiled->program = program::lower(graph, kind);
   compiled->program.weight = loss.weight;
   compiled->program.start = loss.start;
@@ -413,6 +415,7 @@ void register_program(py::module_& module) {
       .def_property_readonly("weight", [](const Compiled& self) { return self.program.weight; })
       .def_property_readonly("ordered", [](const Compiled& self) { return self.program.ordered; })
       .def_property_readonly("passes", [](const Compiled& self) { return self.passes; })
+      .def_property_readonly("verified", [](const Compiled& self) { return self.verified; })
       .def_property_readonly(
           "shards",
           [](const Compiled& self) {

@@ -14,7 +14,7 @@
    "accum" is the accumulation dtype of a call: float for NCK_FLOAT32, NCK_BFLOAT16 and NCK_FLOAT16,
    double for NCK_FLOAT64. */
 
-enum { NCK_ABI_VERSION = 9 };
+enum { NCK_ABI_VERSION = 10 };
 
 /* Status. */
 enum {
@@ -273,11 +273,12 @@ int32_t nck_activation_backward(const void* x, int64_t count, int32_t dtype, int
    by its token's angles to (a·cos + b·sin, b·cos − a·sin), then, if normed, divided by its root
    mean square. softmax(q·k / √head_dim) runs over the columns from starts to the token's own.
 
-   cosines, sines: head_dim / 2 accum values for each position, or NULL for no rotation; positions:
-   the row of these tables for each token. starts: the first visible column for each token, not
-   falling along a row, or NULL for 0. mixed: (rows · sequence_length, heads · head_dim). */
+   cosines, sines: (angle_rows, head_dim / 2) accum, or NULL for no rotation; positions: the row of
+   these tables for each token. starts: the first visible column for each token, not falling along a
+   row, or NULL for 0. mixed: (rows · sequence_length, heads · head_dim). */
 typedef struct {
   int64_t rows, sequence_length, heads, head_dim; /* the second at most 2^12, the last 2^10 */
+  int64_t angle_rows;                             /* read only with a rotation */
   double eps;
   int32_t dtype;
   int32_t normed;
@@ -305,7 +306,7 @@ int32_t nck_attention_backward(const nck_attention_shape* shape, const void* qkv
    gradients of the pieces are 0 afterwards; those behind them are clipped and the rest is left to
    the caller. If loss + norm is not finite, *stopped becomes 1; if it is 1, values, moments and
    *count stay as they are. loss: one accum value. computed: NULL, or (size) of the dtype: gets the
-   values of the pieces from first_computed on. */
+   values of the pieces from first_computed on, which is 0 … size. */
 typedef struct {
   double beta1, beta2; /* in [0, 1) */
   double eps;          /* at least 0 */
@@ -329,7 +330,8 @@ void nck_close_decoder(nck_decoder* decoder);
    which forgets them. first + length is at most block_size. Exception: a single token of a model
    without wpe may follow any number of tokens and replaces the oldest in the cache. The logits of a
    row are bit-identical for any other rows and for any split of its tokens into calls. One call at
-   a time. */
+   a time. After a call that fails, the decoder continues with the tokens read before it; only a
+   call with first 0 and several threads may have forgotten them after NCK_MEMORY. */
 int32_t nck_decode(nck_decoder* decoder, const int64_t* tokens, int64_t length, int64_t first,
                    void* logits, int32_t threads);
 

@@ -40,7 +40,7 @@ void check_working_space(const nanochat::kernels::AttentionTable& table, std::in
     positions[index(t)] = t;
     starts[index(t)] = t / 19 * 19;
   }
-  Attention call{{1, width, 1, head_dim, 1e-5, dtype, 1},
+  Attention call{{1, width, 1, head_dim, width, 1e-5, dtype, 1},
                  qkv.data(),
                  turned ? angles.data() : nullptr,
                  turned ? angles.data() : nullptr,

@@ -8,26 +8,18 @@
 
 #include "kernel_testing.hpp"
 #include "kernels/cpu/decode/decode.hpp"
+#include "small_gpt.hpp"
 
 namespace kernels = nanochat::kernels;
 using kernel_testing::for_each_set;
 using kernel_testing::index;
+using testing::SmallGpt;
+using testing::whole_numbers;
 
 namespace {
 
 std::int64_t round_up(std::int64_t count, std::int64_t unit) {
   return (count + unit - 1) / unit * unit;
-}
-
-// Small integers, which every type represents exactly.
-template <class T>
-std::vector<T> whole_numbers(std::int64_t count, unsigned seed) {
-  std::vector<T> numbers(index(count));
-  for (T& number : numbers) {
-    seed = seed * 1664525U + 1013904223U;
-    number = static_cast<T>(static_cast<int>(seed >> 24U) % 9 - 4);
-  }
-  return numbers;
 }
 
 std::vector<std::uint16_t> brain_floats(const std::vector<float>& numbers) {
@@ -77,59 +69,6 @@ struct Products {
   }
 };
 
-// A GPT of one layer with its weights.
-struct Small {
-  static constexpr std::int64_t vocab = 29, width = 12;
-  std::vector<float> weights = whole_numbers<float>((12 * width + 2 * vocab) * width, 5);
-  nck_gpt_layer layer{};
-  nck_gpt model{};
-
-  Small() {
-    for (float& weight : weights) weight /= 16;
-    const float* const at = weights.data();
-    layer = {at, at + 3 * width * width, at + 4 * width * width, at + 8 * width * width};
-    model = {.vocab = vocab,
-             .n_embd = width,
-             .n_layer = 1,
-             .n_head = 3,
-             .block_size = 5,
-             .prev_token_tables = 0,
-             .hash_embed_rows = 0,
-             .hash_embed_longest = 0,
-             .dtype = NCK_FLOAT32,
-             .activation = NCK_RELU2,
-             .input_norm = 1,
-             .qk_norm = 1,
-             .eps = 1e-5,
-             .rope_base = 10000,
-             .softcap = 15,
-             .wte = at + 12 * width * width,
-             .wpe = nullptr,
-             .lm_head = at + (12 * width + vocab) * width,
-             .layers = &layer};
-  }
-  Small(const Small&) = delete;
-  Small& operator=(const Small&) = delete;
-
-  // Returns the logits of all steps, one token per row and step.
-  std::vector<float> read(std::int64_t first_row, std::int64_t rows, int threads) const {
-    constexpr std::int64_t steps = 8;
-    nck_decoder* decoder = nullptr;
-    CHECK(nck_open_decoder(&model, rows, &decoder) == NCK_OK);
-    std::vector<float> all(index(steps * rows * vocab));
-    std::vector<std::int64_t> tokens(index(rows));
-    for (std::int64_t step = 0; step < steps; ++step) {
-      for (std::int64_t row = 0; row < rows; ++row) {
-        tokens[index(row)] = ((first_row + row) * 7 + step * 3) % vocab;
-      }
-      CHECK(nck_decode(decoder, tokens.data(), 1, step, all.data() + step * rows * vocab,
-                       threads) == NCK_OK);
-    }
-    nck_close_decoder(decoder);
-    return all;
-  }
-};
-
 }  // namespace
 
 TEST_CASE(every_set_multiplies_whole_numbers_exactly) {
@@ -150,8 +89,8 @@ TEST_CASE(every_set_multiplies_whole_numbers_exactly) {
 }
 
 TEST_CASE(a_row_has_the_same_bits_among_any_rows_and_threads) {
-  const Small small;
-  constexpr std::int64_t rows = 60, vocab = Small::vocab;
+  const SmallGpt small;
+  constexpr std::int64_t rows = 60, vocab = SmallGpt::vocab;
   const std::vector<float> all = small.read(0, rows, 1);
   for (const int threads : {2, 3, 64}) CHECK(small.read(0, rows, threads) == all);
   for (const std::int64_t row : {0, 1, 47, 48, 59}) {
@@ -163,7 +102,7 @@ TEST_CASE(a_row_has_the_same_bits_among_any_rows_and_threads) {
 }
 
 TEST_CASE(a_decoder_that_cannot_be_opened_reports_the_reason) {
-  Small small;
+  SmallGpt small;
   small.model.n_head = 5;
   nck_decoder* decoder = nullptr;
   CHECK(nck_open_decoder(&small.model, 1, &decoder) == NCK_ARGUMENT);

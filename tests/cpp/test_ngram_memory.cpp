@@ -1,31 +1,15 @@
 // Counting that runs out of memory at any allocation returns a status, frees everything (which the
 // address sanitizer checks), and writes no result.
-#include <cstdlib>
 #include <cstring>
-#include <new>
 #include <vector>
 
+#include "failing_allocations.hpp"
 #include "kernels/nck.h"
 #include "testing.hpp"
 
 namespace {
 
-// Allocations until std::bad_alloc; negative: no limit. One thread allocates in this test.
-long budget = -1;
-
-}  // namespace
-
-void* operator new(std::size_t size) {
-  if (budget == 0) throw std::bad_alloc();
-  if (budget > 0) --budget;
-  void* memory = std::malloc(size == 0 ? 1 : size);
-  if (memory == nullptr) throw std::bad_alloc();
-  return memory;
-}
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
-
-namespace {
+using testing::budget;
 
 constexpr std::int32_t order = 6;
 constexpr std::int64_t vocab = 4;

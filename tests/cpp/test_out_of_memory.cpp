@@ -1,48 +1,16 @@
 // A replay that runs out of memory at any allocation throws, and its next run is right.
-#include <cstdlib>
 #include <new>
 #include <vector>
 
+#include "failing_allocations.hpp"
 #include "program_model.hpp"
 #include "scalar/program/replay/replay.hpp"
 #include "testing.hpp"
 
 namespace {
 
-// Allocations until std::bad_alloc; negative: no limit. One thread allocates in this test.
-long budget = -1;
-
-void* allocate(std::size_t size, std::size_t alignment) {
-  if (budget == 0) throw std::bad_alloc();
-  if (budget > 0) --budget;
-  void* memory = alignment == 0 ? std::malloc(size == 0 ? 1 : size)
-                                : std::aligned_alloc(alignment, (size / alignment + 1) * alignment);
-  if (memory == nullptr) throw std::bad_alloc();
-  return memory;
-}
-
-}  // namespace
-
-void* operator new(std::size_t size) { return allocate(size, 0); }
-void* operator new(std::size_t size, std::align_val_t alignment) {
-  return allocate(size, static_cast<std::size_t>(alignment));
-}
-void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
-  try {
-    return allocate(size, 0);
-  } catch (const std::bad_alloc&) {
-    return nullptr;
-  }
-}
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, const std::nothrow_t&) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
-void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
-
-namespace {
-
 using namespace nanochat::program;
+using testing::budget;
 
 struct Result {
   std::vector<double> totals, gradients;

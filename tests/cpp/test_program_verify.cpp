@@ -1,5 +1,9 @@
-// verify.hpp: valid graphs and programs pass, and each kind of damage is reported.
+// verify.hpp: valid graphs and programs pass, and each kind of damage is reported with the pass
+// that it follows.
+#include <cstdlib>
 #include <functional>
+#include <stdexcept>
+#include <string>
 #include <utility>
 
 #include "program_model.hpp"
@@ -20,11 +24,15 @@ void after_each_pass(Numerics numerics, const std::function<void(const Graph&)>&
   optimise(graph, numerics, true, [&](const char*, const Graph& after) { check(after); });
 }
 
-Graph small_graph() {
+Graph recorded_graph() {
   Trace t;
   const auto p = t.parameters(1, 2);
   const auto chosen = t.select(0, {t.tape.tanh(p), t.tape.exp(p + 1)});
-  Graph graph = t.graph({t.tape.mul(chosen, p), t.tape.mul(chosen, t.input(0))});
+  return t.graph({t.tape.mul(chosen, p), t.tape.mul(chosen, t.input(0))});
+}
+
+Graph small_graph() {
+  Graph graph = recorded_graph();
   assign_positions(graph);
   return graph;
 }
@@ -80,6 +88,22 @@ VectorProgram attention_program() {
   Graph graph = t.graph(losses);
   (void)optimise(graph, Numerics::fast, false, {});
   return lower(graph, Numerics::fast);
+}
+
+// What compile() throws if the graph is damaged after a pass.
+std::string thrown_after(const char* pass, Numerics numerics) {
+  // Debug builds verify in any case.
+  CHECK(setenv("NCLAB_VERIFY", "1", 1) == 0);
+  Graph graph = recorded_graph();
+  try {
+    (void)optimise(graph, numerics, true, [&](const char* name, const Graph&) {
+      if (std::string(name) == pass) first_of(graph, Kind::input).slot = -1;
+    });
+    (void)lower(graph, numerics);
+  } catch (const std::logic_error& error) {
+    return error.what();
+  }
+  return "nothing";
 }
 
 std::string damaged_program(const std::function<void(VectorProgram&)>& damage) {
@@ -179,7 +203,7 @@ TEST_CASE(a_sum_that_adds_to_rows_without_a_start_is_a_violation) {
   CHECK(holds(damaged_program([](VectorProgram& program) {
                 first_of<MatrixProduct>(program.forward).accumulate = true;
               }),
-              "a row must be written before something is added to it"));
+              "a row must be written before it is added to or mapped"));
 }
 
 TEST_CASE(rows_positions_and_groups_out_of_range_are_violations) {
@@ -241,4 +265,130 @@ TEST_CASE(a_matrix_product_of_rows_is_a_violation) {
                 std::swap(run.a, run.b);
               }),
               "a matrix product must multiply numbers and rows"));
+}
+
+TEST_CASE(an_output_that_depends_on_a_gradient_is_a_violation) {
+  CHECK(holds(damaged([](Graph& graph) {
+                differentiate(graph, Numerics::fast);
+                CHECK(violation_in(graph).empty());
+                graph.outputs[0] = graph.seeds[1];
+              }),
+              "an output or an observed value depends on a gradient"));
+  CHECK(holds(damaged([](Graph& graph) {
+                differentiate(graph, Numerics::fast);
+                graph.observed.push_back(graph.parameter_gradients[0]);
+              }),
+              "an output or an observed value depends on a gradient"));
+}
+
+TEST_CASE(a_row_that_is_defined_twice_is_a_violation) {
+  CHECK(holds(damaged_program([](VectorProgram& program) {
+                const GatherRows gather = first_of<GatherRows>(program.forward);
+                program.forward.insert(program.forward.begin(), gather);
+              }),
+              "a row must have one definition"));
+  CHECK(holds(damaged_program([](VectorProgram& program) {
+                program.forward.emplace_back(first_of<MapRows>(program.forward));
+              }),
+              "a row must have one definition"));
+  VectorProgram program = attention_program();
+  CrossRun& run = first_of<CrossSum>(program.forward).parts.front().runs.front();
+  run.repeats = 2;
+  run.next = {};
+  CHECK(holds(violation_in(program), "a row must have one definition"));
+}
+
+TEST_CASE(a_sum_that_adds_to_rows_which_were_read_is_a_violation) {
+  CHECK(holds(damaged_program([](VectorProgram& program) {
+                MatrixProduct late = first_of<MatrixProduct>(program.forward);
+                late.accumulate = true;
+                program.forward.emplace_back(late);
+              }),
+              "a row must be complete before it is read"));
+}
+
+TEST_CASE(a_map_in_place_of_rows_without_operands_or_after_they_were_read_is_a_violation) {
+  const auto exponential = [] {
+    Trace t;
+    const auto p = t.parameters(1, 1);
+    Graph graph = t.graph({t.tape.exp(p)});
+    (void)optimise(graph, Numerics::fast, true, {});
+    return lower(graph, Numerics::fast);
+  };
+  VectorProgram program = exponential();
+  CHECK(violation_in(program).empty());
+  CHECK(std::holds_alternative<SumRows>(program.forward[0]));
+  program.forward.erase(program.forward.begin());
+  CHECK(holds(violation_in(program), "a row must be written before it is added to or mapped"));
+  program = exponential();
+  const std::int32_t group = first_of<MapRows>(program.forward).to.group;
+  const Ref row{.space = AddressSpace::rows, .group = group, .position = 0};
+  program.groups.push_back({Kind::tanh, 0, 1, 1, {}});
+  const Destination to{.group = static_cast<std::int32_t>(program.groups.size()) - 1};
+  program.forward.insert(program.forward.begin() + 1, MapRows{to, Kind::tanh, 0, row});
+  CHECK(holds(violation_in(program), "a row must be complete before it is read"));
+}
+
+TEST_CASE(a_gradient_that_is_defined_twice_is_a_violation) {
+  CHECK(holds(damaged_program([](VectorProgram& program) {
+                for (OuterProduct& outer : program.outer_products) outer.accumulate = false;
+                program.zeroed_first = {{0, static_cast<std::int32_t>(program.parameters)}};
+              }),
+              "a gradient must have one definition"));
+  CHECK(holds(damaged_program([](VectorProgram& program) {
+                program.zeroed_first.push_back(program.zeroed_first.front());
+              }),
+              "a gradient must have one definition"));
+}
+
+TEST_CASE(a_forward_instruction_that_needs_a_gradient_is_a_violation) {
+  CHECK(holds(damaged_program([](VectorProgram& program) {
+                program.forward.emplace_back(first_of<SeedRows>(program.backward));
+              }),
+              "a forward instruction must not read a gradient"));
+  CHECK(holds(damaged_program([](VectorProgram& program) {
+                program.forward.emplace_back(first_of<ReduceLanes>(program.backward));
+              }),
+              "a forward instruction must not set a gradient"));
+  CHECK(holds(damaged_program([](VectorProgram& program) {
+                program.forward.emplace_back(first_of<ScatterRows>(program.backward));
+              }),
+              "a forward instruction must not set a gradient"));
+}
+
+TEST_CASE(damage_is_found_after_the_pass_that_follows_it) {
+  const auto follows = [&](const char* next, const char* pass, Numerics numerics) {
+    const std::string text = thrown_after(pass, numerics);
+    return holds(text, (std::string("the program is broken after ") + next + ": node %").c_str()) &&
+           holds(text, " (input): the slot must not be negative");
+  };
+  for (const Numerics numerics : {Numerics::exact, Numerics::fast}) {
+    CHECK(follows("split_outputs", "recorded", numerics));
+    CHECK(follows("fold_constants", "assign_positions", numerics));
+    CHECK(follows("remove_dead", "collect_sums", numerics));
+    CHECK(follows("group_nodes", "remove_dead", numerics));
+  }
+  CHECK(follows("collect_dots", "fold_constants", Numerics::exact));
+  CHECK(follows("differentiate", "collect_dots", Numerics::exact));
+  CHECK(follows("merge_equal", "differentiate", Numerics::exact));
+  CHECK(follows("forget_signs_of_zero", "fold_constants", Numerics::fast));
+  CHECK(follows("collect_dots", "merge_equal", Numerics::fast));
+  CHECK(follows("hoist_selections", "collect_dots", Numerics::fast));
+  CHECK(follows("split_logs", "hoist_selections", Numerics::fast));
+  CHECK(follows("differentiate", "split_logs", Numerics::fast));
+  CHECK(follows("remove_dead", "differentiate", Numerics::fast));
+  CHECK(thrown_after("no pass", Numerics::fast) == "nothing");
+}
+
+TEST_CASE(a_broken_program_is_not_returned) {
+  CHECK(setenv("NCLAB_VERIFY", "1", 1) == 0);
+  VectorProgram program = Model(5, 8).compile(Numerics::fast);
+  program.outputs.front().index = 1000;
+  std::string message;
+  try {
+    verify(program, "lower");
+  } catch (const std::logic_error& error) {
+    message = error.what();
+  }
+  CHECK(message == "the program is broken after lower: a row must be in its group");
 }

@@ -195,3 +195,14 @@ def test_pieces_that_overlap_or_leave_the_buffer_are_refused() -> None:
         given_.stops = stops
         assert given_.step() == ARGUMENT
         assert last_error() == message
+
+
+@pytest.mark.parametrize("first", [-(2**63), -1, 11, 2**63 - 1])
+def test_a_copy_that_begins_outside_the_buffer_is_refused(first: int) -> None:
+    given_ = problem(10, "bfloat16")
+    given_.first_computed = first
+    given_.norm = np.zeros(1, np.float32)
+    before = given_.bits()
+    assert given_.step() == ARGUMENT
+    assert last_error() == f"first_computed must be in [0, 10], got {first}"
+    assert given_.bits() == before

@@ -241,8 +241,8 @@ class Heads:
         place = self.place
         shape = {
             "rows": self.rows, "sequence_length": self.sequence_length, "heads": self.heads,
-            "head_dim": self.head_dim, "eps": EPS, "dtype": native.DTYPES[self.dtype],
-            "normed": self.normed,
+            "head_dim": self.head_dim, "angle_rows": self.sequence_length, "eps": EPS,
+            "dtype": native.DTYPES[self.dtype], "normed": self.normed,
         }  # fmt: skip
         starts = self.starts if self.segments else None
         arrays = {"qkv": self.qkv, "cosines": None, "sines": None, "positions": self.positions,
@@ -374,6 +374,9 @@ def test_blocks_stay_within_their_arrays(side: Side, dtype: str) -> None:
 FALLING, LATE = np.zeros((2, 4), np.int64), np.zeros((2, 4), np.int64)
 FALLING[1] = [0, 1, 0, 0]
 LATE[0, 1] = 2
+SECOND = np.array([[0, 1, 2, 0], [0, 1, 2, 3]])
+BEYOND, LARGEST = SECOND.copy(), SECOND.copy()
+BEYOND[1, 2], LARGEST[1, 2] = 4, 2**63 - 1
 
 
 @pytest.mark.parametrize("backward", [False, True])
@@ -391,7 +394,12 @@ LATE[0, 1] = 2
         ({"qkv": None}, "qkv must not be NULL"),
         ({"sines": None}, "sines must not be NULL"),
         ({"positions": None}, "positions must not be NULL"),
-        ({"positions": np.full((2, 4), -1)}, "positions must be at least 0, got -1 for token 0"),
+        ({"angle_rows": 0}, f"angle_rows must be in [1, {2**48}], got 0"),
+        ({"angle_rows": 2**48 + 1}, f"angle_rows must be in [1, {2**48}], got {2**48 + 1}"),
+        ({"positions": np.full((2, 4), -1)}, "positions must be in [0, 4) for token 0, got -1"),
+        ({"positions": BEYOND}, "positions must be in [0, 4) for token 6, got 4"),
+        ({"positions": LARGEST}, f"positions must be in [0, 4) for token 6, got {2**63 - 1}"),
+        ({"angle_rows": 3, "positions": SECOND}, "positions must be in [0, 3) for token 7, got 3"),
         ({"starts": FALLING}, "starts must be in [1, 2] for token 6, got 0"),
         ({"starts": LATE}, "starts must be in [0, 1] for token 1, got 2"),
     ],

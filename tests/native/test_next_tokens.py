@@ -217,6 +217,14 @@ def test_a_token_outside_the_vocabulary_is_named() -> None:
     assert last_error() == "token 1 must be in [0, 5), got 5"
 
 
+def test_texts_without_a_context_need_no_array_of_contexts() -> None:
+    question = Question(5, 3, 0, "float64")
+    status, found = question.found(contexts=native.ffi.NULL, context_stride=9)
+    assert status == OK
+    np.testing.assert_allclose(found, question.expected(), rtol=1e-12, atol=1e-12)
+    assert question.drawn(contexts=native.ffi.NULL)[0] == OK
+
+
 def test_no_rows_are_no_work() -> None:
     question = Question(5, 0, 2, "float32")
     assert question.found()[0] == OK

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from tensor.batch_makers import VOCAB, make_engine, packed, small_config, window
 
 from nanochat.config.options import TrainConfig, options_of
 from nanochat.data.batches import Batch
-from nanochat.errors import UnsupportedActivation
+from nanochat.errors import KernelError, UnsupportedActivation
 from nanochat.tensor import decoder as decoder_module
 from nanochat.tensor import inputs as inputs_module
 from nanochat.tensor import model as model_module
@@ -23,6 +24,7 @@ from nanochat.tensor import native
 from nanochat.tensor.decoder import TensorDecoder
 from nanochat.tensor.engine import TensorEngine
 from nanochat.tensor.model import ACTIVATIONS, MODELS, Bigram, MiniGPT
+from nanochat.tensor.native import kernels
 from nanochat.tensor.native.decoder import NativeDecoder
 from nanochat.tensor.native.model import MiniGPT as NativeMiniGPT
 
@@ -152,6 +154,23 @@ def test_sequences_beyond_the_kernels_length_train_natively(options: dict[str, A
 
 
 # ------------------------------------------------------------------- which path runs, and refusals
+
+
+@pytest.mark.parametrize(("position", "rows"), [(8, 8), (-1, 8), (2**62, 8), (3, 3)])
+def test_a_position_without_a_row_of_angles_is_refused_forward_and_backward(
+    position: int, rows: int
+) -> None:
+    inputs = make_engine(small_config(positions="rope"))._inputs(windows(1, 4))
+    assert inputs.angles is not None
+    positions = torch.tensor([0, 1, 2, position])
+    cos, sin = (table[:rows] for table in inputs.angles)
+    inputs = replace(inputs, positions=positions, angles=(cos, sin))
+    qkv, gradient = torch.ones(4, 24, dtype=torch.float64), torch.ones(4, 8, dtype=torch.float64)
+    message = f"^positions must be in \\[0, {rows}\\) for token 3, got {position}$"
+    with pytest.raises(KernelError, match=message):
+        kernels.attention(qkv, inputs, heads=2, qk_norm=True)
+    with pytest.raises(KernelError, match=message):
+        kernels.attention_backward(gradient, qkv, inputs, heads=2, qk_norm=True)
 
 
 @pytest.mark.parametrize(

@@ -215,17 +215,26 @@ def activation_backward(x: Tensor, gradient: Tensor, code: int) -> None:
 
 @lru_cache(maxsize=64)
 def _attention_struct(
-    rows: int, length: int, heads: int, head_dim: int, dtype: torch.dtype, qk_norm: bool
+    rows: int,
+    length: int,
+    heads: int,
+    head_dim: int,
+    angle_rows: int,
+    dtype: torch.dtype,
+    qk_norm: bool,
 ) -> Any:
     """Return an nck_attention_shape. Nothing changes it, so calls share it."""
-    shape = (rows, length, heads, head_dim, RMSNORM_EPS, DTYPES[dtype], qk_norm)
+    shape = (rows, length, heads, head_dim, angle_rows, RMSNORM_EPS, DTYPES[dtype], qk_norm)
     return native.ffi.new("nck_attention_shape *", shape)
 
 
 def _attention_shape(qkv: Tensor, inputs: Inputs, heads: int, qk_norm: bool) -> int:
     head_dim = qkv.shape[1] // (3 * heads)
+    angle_rows = 0 if inputs.angles is None else len(inputs.angles[0])
     return native.address(
-        _attention_struct(inputs.rows, inputs.length, heads, head_dim, qkv.dtype, qk_norm)
+        _attention_struct(
+            inputs.rows, inputs.length, heads, head_dim, angle_rows, qkv.dtype, qk_norm
+        )
     )
 
 

@@ -40,7 +40,9 @@ class Numbers {
   DeviceMemory memory_;
 };
 
-bool has(const std::string& text, const char* part) { return text.find(part) != std::string::npos; }
+bool has(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
 
 bool all_have(const Texts& texts, const char* part) {
   return !texts.empty() && std::all_of(texts.begin(), texts.end(),
@@ -57,16 +59,14 @@ TEST_CASE(a_missing_barrier_is_a_race_in_any_order) {
     CHECK(faults.size() == 3);
     CHECK(has(faults[0], "which nothing has written"));
     const bool begins_with_0 = has(faults[0], "thread 0 ");
-    CHECK(has(faults[1], begins_with_0
-                             ? "thread 1 of block 0 writes 4 bytes of static shared memory"
-                             : "thread 0 of block 0 writes 4 bytes of static shared memory"));
-    CHECK(has(faults[1], begins_with_0
-                             ? "which thread 0 of block 0 has read, without a barrier in between"
-                             : "which thread 1 of block 0 has read, without a barrier in between"));
+    const std::string first = begins_with_0 ? "thread 0" : "thread 1";
+    const std::string second = begins_with_0 ? "thread 1" : "thread 0";
+    CHECK(has(faults[1], second + " of block 0 writes 4 bytes of static shared memory"));
+    CHECK(
+        has(faults[1], ", which " + first + " of block 0 has read, without a barrier in between"));
+    CHECK(has(faults[2], second + " of block 0 reads 4 bytes of static shared memory"));
     CHECK(has(faults[2],
-              begins_with_0
-                  ? "which thread 0 of block 0 has written, without a barrier in between"
-                  : "which thread 1 of block 0 has written, without a barrier in between"));
+              ", which " + first + " of block 0 has written, without a barrier in between"));
   }
   for (const int threads : {1, 2, 31, 32, 33, 512, 1024}) {
     Numbers result(static_cast<std::size_t>(threads));

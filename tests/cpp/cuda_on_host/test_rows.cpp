@@ -35,12 +35,14 @@ void scale(const Layout& layout, bool is_in_place, std::uint64_t seed) {
   for (std::int64_t row = 0; row < rows; ++row) {
     if (!random.one_in(4)) factors.set(row, random.number(-2, 2));
   }
-  CHECK(nck_cuda_scale_rows(matrix.on_device(), rows, vocab, layout.stride(), layout.dtype,
-                            factors.on_device(), step, result.on_device(), result.layout().stride(),
-                            nullptr) == NCK_OK);
-  CHECK(nck_scale_rows(matrix.on_host(), rows, vocab, layout.stride(), layout.dtype,
-                       factors.on_host(), step, result.on_host(), result.layout().stride(),
-                       1) == NCK_OK);
+  CHECK_CASE(nck_cuda_scale_rows(matrix.on_device(), rows, vocab, layout.stride(), layout.dtype,
+                                 factors.on_device(), step, result.on_device(),
+                                 result.layout().stride(), nullptr) == NCK_OK,
+             text_of(layout, seed));
+  CHECK_CASE(nck_scale_rows(matrix.on_host(), rows, vocab, layout.stride(), layout.dtype,
+                            factors.on_host(), step, result.on_host(), result.layout().stride(),
+                            1) == NCK_OK,
+             text_of(layout, seed));
   CHECK_CASE(has_no_faults(), text_of(layout, seed));
   CHECK_CASE(result.has_equal_bits(), text_of(layout, seed));
 }
@@ -97,10 +99,11 @@ void draw(const Layout& layout, Contents contents, std::uint64_t seed) {
   const double temperature = random.one_in(5) ? 0 : random.one_in(2) ? 1 : random.between(0.2, 3);
   const std::int64_t top_k = random.one_in(3) ? 0 : 1 + random.below(vocab + 2);
   const double top_p = random.one_in(2) ? 1 : random.between(1e-3, 1);
-  CHECK(nck_cuda_sample(logits.on_device(), rows, vocab, layout.stride(), layout.dtype,
-                        has_numbers ? numbers.on_device() : nullptr, state.on_device(),
-                        has_items ? items.on_device() : nullptr, temperature, top_k, top_p,
-                        tokens.on_device(), nullptr, nullptr) == NCK_OK);
+  CHECK_CASE(nck_cuda_sample(logits.on_device(), rows, vocab, layout.stride(), layout.dtype,
+                             has_numbers ? numbers.on_device() : nullptr, state.on_device(),
+                             has_items ? items.on_device() : nullptr, temperature, top_k, top_p,
+                             tokens.on_device(), nullptr, nullptr) == NCK_OK,
+             text_of(layout, seed));
   const std::int32_t status = nck_sample(logits.on_host(), rows, vocab, layout.stride(),
                                          layout.dtype, has_numbers ? numbers.on_host() : nullptr,
                                          state.on_host(), has_items ? items.on_host() : nullptr,

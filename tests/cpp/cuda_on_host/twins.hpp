@@ -17,7 +17,7 @@
 #include "kernels/nck.h"
 #include "testing.hpp"
 
-// The message of the CUDA library, whose functions of one name with the CPU library's are renamed.
+// The CUDA library's nck_last_error, renamed because the CPU library has one too.
 extern "C" const char* nck_cuda_last_error(void);
 
 namespace twins {
@@ -179,13 +179,16 @@ inline bool has_no_faults() {
 
 }  // namespace twins
 
-// CHECK, which prints a description of the case before the claim that is not true.
-#define CHECK_CASE(claim, description)                                   \
-  do {                                                                   \
-    const bool is_true = (claim);                                        \
-    if (!is_true) std::fprintf(stderr, "  %s\n", (description).c_str()); \
-    testing::checks.fetch_add(1, std::memory_order_relaxed);             \
-    if (!is_true) testing::fail(__FILE__, __LINE__, #claim);             \
+// CHECK, which prints the faults and a description of the case before the claim that is not true.
+#define CHECK_CASE(claim, description)                       \
+  do {                                                       \
+    const bool is_true = (claim);                            \
+    if (!is_true) {                                          \
+      static_cast<void>(twins::has_no_faults());             \
+      std::fprintf(stderr, "  %s\n", (description).c_str()); \
+    }                                                        \
+    testing::checks.fetch_add(1, std::memory_order_relaxed); \
+    if (!is_true) testing::fail(__FILE__, __LINE__, #claim); \
   } while (false)
 
 #endif  // NANOCHAT_TESTS_TWINS_HPP_

@@ -22,9 +22,11 @@ constexpr std::int64_t chunk_elements = 16384;
 constexpr std::int64_t one_thread_elements = 49152;
 
 void check(const nck_adamw_options* options, std::int64_t size, std::int32_t dtype,
-           const std::int64_t* stops, const double* rates, std::int64_t pieces) {
+           const std::int64_t* stops, const double* rates, std::int64_t pieces,
+           std::int64_t first_computed) {
   static_cast<void>(element_bytes(dtype));
   check_range("size", size, 0, std::int64_t{1} << 40U);
+  check_range("first_computed", first_computed, 0, size);
   check_range("pieces", pieces, 0, 1024);
   check_pointer(options, "options");
   for (const double beta : {options->beta1, options->beta2}) {
@@ -97,7 +99,7 @@ extern "C" std::int32_t nck_adamw(void* values, void* gradients, void* m, void* 
                                   std::int64_t first_computed, void* norm, std::int32_t threads) {
   using namespace nanochat::kernels;
   return guarded([&] {
-    check(options, size, dtype, stops, rates, pieces);
+    check(options, size, dtype, stops, rates, pieces, first_computed);
     check_threads(threads);
     check_pointer(loss, "loss");
     check_pointer(count, "count");

@@ -18,9 +18,11 @@ namespace {
 void check_tokens(const Attention& call) {
   const std::int64_t length = call.shape.sequence_length;
   for (std::int64_t t = 0; t < call.shape.rows * length; ++t) {
-    if (call.cosines != nullptr && call.positions[t] < 0) {
-      throw Failure(NCK_ARGUMENT, "positions must be at least 0, got %lld for token %lld",
-                    static_cast<long long>(call.positions[t]), static_cast<long long>(t));
+    if (call.cosines != nullptr &&
+        (call.positions[t] < 0 || call.positions[t] >= call.shape.angle_rows)) {
+      throw Failure(NCK_ARGUMENT, "positions must be in [0, %lld) for token %lld, got %lld",
+                    static_cast<long long>(call.shape.angle_rows), static_cast<long long>(t),
+                    static_cast<long long>(call.positions[t]));
     }
     if (call.starts == nullptr) continue;
     const std::int64_t column = t % length, start = call.starts[t];
@@ -52,6 +54,8 @@ Attention checked(const nck_attention_shape* shape, const void* qkv, const void*
   if (cosines != nullptr) {
     check_pointer(sines, "sines");
     check_pointer(positions, "positions");
+    // At most as many as for which the offsets fit in 63 bits.
+    check_range("angle_rows", shape->angle_rows, 1, std::int64_t{1} << 48U);
     if (shape->head_dim % 2 != 0) {
       throw Failure(NCK_ARGUMENT, "head_dim must be even for a rotation, got %lld",
                     static_cast<long long>(shape->head_dim));

@@ -79,6 +79,7 @@ struct nck_decoder {
       const double part = static_cast<double>(i) / static_cast<double>(half);
       frequencies_.push_back(std::pow(model.rope_base, -part));
     }
+    previous_tokens_.resize(static_cast<std::size_t>(rows * model_.lookback), -1);
   }
 
   void check_step(const std::int64_t* tokens, std::int64_t length, std::int64_t first) const {
@@ -106,13 +107,16 @@ struct nck_decoder {
   void run(const std::int64_t* tokens, std::int64_t length, std::int64_t first, void* logits,
            int threads) {
     using namespace nanochat::kernels;
+    // What this thread may fail to allocate comes before any change of what was read.
+    if (scratch(scratch_bytes_) == nullptr) throw std::bad_alloc();
     compute_angles(first, length);
+    const std::int64_t* const with_previous = after_previous_tokens(tokens, length, first);
     const auto half = static_cast<std::int64_t>(frequencies_.size());
-    // After a failure, a new start may have written over the caches of the tokens read before.
+    // A new start writes over the caches, even if another thread then fails.
     if (first == 0) read_ = 0;
     const DecodeStep step{
-        after_previous_tokens(tokens, length, first),  length, first, angles_.data(),
-        angles_.data() + length * half * accum_bytes_, logits};
+        with_previous, length, first, angles_.data(), angles_.data() + length * half * accum_bytes_,
+        logits};
     const auto kernel = table_.run[dtype_];
     const std::int64_t most = std::max<std::int64_t>(decode_tokens / length, 1);
     const std::int64_t share = (model_.rows + threads - 1) / threads;
@@ -210,12 +214,14 @@ struct nck_decoder {
                                             std::int64_t first) {
     const std::int64_t past = model_.lookback;
     if (past == 0) return tokens;
-    previous_tokens_.resize(static_cast<std::size_t>(model_.rows * past), -1);
-    if (first == 0) std::fill(previous_tokens_.begin(), previous_tokens_.end(), -1);
     padded_tokens_.resize(static_cast<std::size_t>(model_.rows * (past + length)));
     for (std::int64_t row = 0; row < model_.rows; ++row) {
       std::int64_t* const to = padded_tokens_.data() + row * (past + length);
-      std::copy_n(previous_tokens_.data() + row * past, past, to);
+      if (first == 0) {
+        std::fill_n(to, past, -1);
+      } else {
+        std::copy_n(previous_tokens_.data() + row * past, past, to);
+      }
       std::copy_n(tokens + row * length, length, to + past);
     }
     return padded_tokens_.data();

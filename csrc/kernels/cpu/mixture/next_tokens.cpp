@@ -26,6 +26,11 @@ std::int64_t rows_per_chunk(std::int64_t rows, std::int64_t vocab, int threads) 
   return std::clamp<std::int64_t>(rows / (2 * std::int64_t{threads}), 1, most);
 }
 
+// The context of a text; without tokens there may be no array of contexts.
+const std::int64_t* context_tokens(const nck_mixture& mixture, std::int64_t row) noexcept {
+  return mixture.context_length == 0 ? nullptr : mixture.contexts + row * mixture.context_stride;
+}
+
 class Texts {
  public:
   explicit Texts(const nck_mixture& mixture) : mixture_(mixture), table_(mixture.ngrams->view) {
@@ -36,8 +41,7 @@ class Texts {
 
   void log_probabilities(std::int64_t row, double* result) const noexcept {
     const ngram::Context context =
-        ngram::context_of(mixture_.contexts + row * mixture_.context_stride,
-                          mixture_.context_length, table_.order - 1);
+        ngram::context_of(context_tokens(mixture_, row), mixture_.context_length, table_.order - 1);
     ngram::distribution(table_, context, table_.order, result);
     const std::int64_t bytes = mixture_.dtype == NCK_FLOAT64 ? 8 : 4;
     kernel_(static_cast<const std::byte*>(mixture_.logits) + row * mixture_.row_stride * bytes,
@@ -72,8 +76,7 @@ void check_mixture(const nck_mixture* mixture) {
     check_pointer(mixture->contexts, "contexts");
   }
   for (std::int64_t row = 0; row < mixture->rows; ++row) {
-    ngram::check_tokens(mixture->contexts + row * mixture->context_stride, mixture->context_length,
-                        0, vocab);
+    ngram::check_tokens(context_tokens(*mixture, row), mixture->context_length, 0, vocab);
   }
 }
 

@@ -1,9 +1,9 @@
-// See verify.hpp. This file: graphs.
+// See verify.hpp. This file: graphs, and what follows a violation.
 #include "scalar/program/graph/verify.hpp"
 
 #include <algorithm>
-#include <cstdio>
 #include <cstdlib>
+#include <stdexcept>
 
 namespace nanochat::program {
 namespace {
@@ -11,7 +11,9 @@ namespace {
 class GraphChecker {
  public:
   explicit GraphChecker(const Graph& graph)
-      : graph_(graph), positions_(static_cast<std::int32_t>(graph.outputs.size())) {}
+      : graph_(graph),
+        positions_(static_cast<std::int32_t>(graph.outputs.size())),
+        needs_seed_(graph.nodes.size(), 0) {}
 
   std::string first_violation() {
     for (Id id = 0; id < graph_.nodes.size() && violation_.empty(); ++id) {
@@ -35,7 +37,7 @@ class GraphChecker {
   void check_node(const Node& node) {
     require(node.position >= shared && node.position < std::max(positions_, 1),
             "the position must be `shared` or that of an output");
-    after_seed_ = after_seed_ || node.kind == Kind::seed;
+    if (node.kind == Kind::seed) after_seed_ = needs_seed_[id_] = 1;
     if (is_leaf(node.kind)) {
       check_leaf(node);
     } else if (is_unary(node.kind)) {
@@ -86,8 +88,10 @@ class GraphChecker {
 
   void check_operand(const Node& node, Id operand) {
     require(operand < id_, "an operand must come before its user");
+    if (!violation_.empty()) return;
+    needs_seed_[id_] |= needs_seed_[operand];
     // Gradients flow from later positions to earlier ones.
-    if (violation_.empty() && !after_seed_) {
+    if (!after_seed_) {
       require(graph_.nodes[operand].position <= node.position,
               "an operand must not have a later position than its user");
     }
@@ -101,6 +105,11 @@ class GraphChecker {
     require_root(all_exist(graph_.outputs), "an output is not a node");
     require_root(all_exist(graph_.observed), "an observed value is not a node");
     require_root(all_exist(graph_.seeds), "a seed is not a node");
+    if (!violation_.empty()) return;
+    const auto is_forward = [&](Id id) { return needs_seed_[id] == 0; };
+    require_root(std::all_of(graph_.outputs.begin(), graph_.outputs.end(), is_forward) &&
+                     std::all_of(graph_.observed.begin(), graph_.observed.end(), is_forward),
+                 "an output or an observed value depends on a gradient");
     require_root(graph_.parameter_gradients.empty() ||
                      graph_.parameter_gradients.size() == graph_.parameters,
                  "there must be one gradient per parameter");
@@ -123,17 +132,35 @@ class GraphChecker {
   const Graph& graph_;
   std::int32_t positions_;
   Id id_ = 0;
-  bool after_seed_ = false;
+  char after_seed_ = 0;
+  std::vector<char> needs_seed_;  // per node so far: whether it depends on a seed
   std::string violation_;
 };
+
+void stop_at(const std::string& violation, const char* pass) {
+  if (violation.empty()) return;
+  throw std::logic_error(std::string("the program is broken after ") + pass + ": " + violation);
+}
 
 }  // namespace
 
 std::string violation_in(const Graph& graph) { return GraphChecker(graph).first_violation(); }
 
-void fail(const std::string& violation, const char* after) {
-  (void)std::fprintf(stderr, "broken program after %s: %s\n", after, violation.c_str());
-  std::abort();
+bool verifies() {
+#ifdef NDEBUG
+  const char* set = std::getenv("NCLAB_VERIFY");  // NOLINT(concurrency-mt-unsafe): nobody sets it
+  return set != nullptr && *set != '\0';
+#else
+  return true;
+#endif
+}
+
+void verify(const Graph& graph, const char* pass) {
+  if (verifies()) stop_at(violation_in(graph), pass);
+}
+
+void verify(const VectorProgram& program, const char* pass) {
+  if (verifies()) stop_at(violation_in(program), pass);
 }
 
 }  // namespace nanochat::program

@@ -1,5 +1,6 @@
-// Invariants of graphs and vector programs. The checks report the first violation as text; verify()
-// runs them in debug builds and does nothing in release builds.
+// Invariants of graphs and vector programs. violation_in() returns the first violation as text.
+// verify() follows every pass: in debug builds it always checks, in release builds only if the
+// environment variable NCLAB_VERIFY is set, as it is in the Python tests.
 #ifndef NANOCHAT_SCALAR_PROGRAM_VERIFY_HPP_
 #define NANOCHAT_SCALAR_PROGRAM_VERIFY_HPP_
 
@@ -12,28 +13,22 @@ namespace nanochat::program {
 
 // The first violated invariant of a graph between two passes; empty if there is none. Operands come
 // before users; ids, products, operands and indices are in range; each kind has its arity;
-// positions do not decrease from operand to user before the first seed.
+// positions do not decrease from operand to user before the first seed; outputs and observed values
+// depend on no seed.
 std::string violation_in(const Graph& graph);
 
 // The same for a program: groups, positions, rows, parameters, constants, slots and inputs are in
-// range, and every row is written before it is read, accumulated or shown.
+// range; every row and every gradient has one definition, which additions and a map in place may
+// continue; a row is defined before it is continued or read, and complete before it is read; the
+// forward instructions need no gradient.
 std::string violation_in(const VectorProgram& program);
 
-// Prints the violation and what it was found after, and aborts.
-[[noreturn]] void fail(const std::string& violation, const char* after);
+// Whether verify() checks anything.
+bool verifies();
 
-inline void verify([[maybe_unused]] const Graph& graph, [[maybe_unused]] const char* after) {
-#ifndef NDEBUG
-  if (const std::string violation = violation_in(graph); !violation.empty()) fail(violation, after);
-#endif
-}
-
-inline void verify([[maybe_unused]] const VectorProgram& program) {
-#ifndef NDEBUG
-  const std::string violation = violation_in(program);
-  if (!violation.empty()) fail(violation, "lowering");
-#endif
-}
+// Throws std::logic_error with the violation and the pass after which it was found.
+void verify(const Graph& graph, const char* pass);
+void verify(const VectorProgram& program, const char* pass);
 
 }  // namespace nanochat::program
 

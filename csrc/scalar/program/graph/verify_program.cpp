@@ -1,5 +1,5 @@
 // See verify.hpp. This file: vector programs. The checker runs the instructions in order on a copy
-// of the arrays that holds one bit per number: whether it has been written.
+// of the arrays that holds the state of each number instead of the number.
 #include <algorithm>
 #include <utility>
 
@@ -8,17 +8,25 @@
 namespace nanochat::program {
 namespace {
 
+// Of a row of a group at a position, or of a gradient.
+enum class State : std::uint8_t {
+  undefined,
+  defined,  // set once, and added to since
+  read,     // and so complete
+};
+using States = std::vector<State>;
+
 class ProgramChecker {
  public:
   explicit ProgramChecker(const VectorProgram& program)
-      : program_(program), gradient_written_(program.parameters, 0) {
+      : program_(program), gradients_(program.parameters, State::undefined) {
     for (const Group& group : program.groups) {
-      std::vector<std::vector<char>>& rows = written_.emplace_back();
+      std::vector<States>& rows = rows_.emplace_back();
       const std::int32_t positions = group.is_shared() ? 1 : group.end - group.begin;
       for (std::int32_t p = 0; p < positions; ++p) {
         const std::int32_t features =
             group.is_shared() ? group.features : group.features_at(group.begin + p);
-        rows.emplace_back(static_cast<std::size_t>(features), 0);
+        rows.emplace_back(static_cast<std::size_t>(features), State::undefined);
       }
     }
   }
@@ -28,6 +36,7 @@ class ProgramChecker {
     for (const Ref& ref : program_.outputs) read(ref, shared, 1, 1, 1);
     for (const Ref& ref : program_.observed) read(ref, shared, 1, 1, 1);
     zero_gradients();
+    is_forward_ = false;
     run(program_.backward, "backward");
     return violation_;
   }
@@ -49,33 +58,43 @@ class ProgramChecker {
 
   // --- Numbers of groups ---
 
-  // The bits of a group's rows at a position; null, with a violation, if it has none.
-  std::vector<char>* rows_at(std::int32_t g, std::int32_t position) {
+  // The states of a group's rows at a position; null, with a violation, if it has none.
+  States* rows_at(std::int32_t g, std::int32_t position) {
     const bool exists = g >= 0 && static_cast<std::size_t>(g) < program_.groups.size();
     if (!require(exists, "a group must be one of the program's")) return nullptr;
     const Group& group = program_.group(g);
     const std::int32_t at = group.is_shared() ? 0 : position - group.begin;
     const bool inside = group.is_shared() || (position >= group.begin && position < group.end);
     if (!require(inside, "a position must be one of its group's")) return nullptr;
-    return &written_[static_cast<std::size_t>(g)][static_cast<std::size_t>(at)];
+    return &rows_[static_cast<std::size_t>(g)][static_cast<std::size_t>(at)];
+  }
+
+  // The state of a row; null, with a violation, if it does not exist.
+  State* state_of(std::int32_t g, std::int32_t position, std::int32_t row) {
+    States* rows = rows_at(g, position);
+    if (rows == nullptr || !require(is_inside(row, rows->size()), "a row must be in its group")) {
+      return nullptr;
+    }
+    return &(*rows)[static_cast<std::size_t>(row)];
   }
 
   void read_row(std::int32_t g, std::int32_t position, std::int32_t row) {
-    const std::vector<char>* rows = rows_at(g, position);
-    if (rows == nullptr || !require(is_inside(row, rows->size()), "a row must be in its group")) {
-      return;
-    }
-    require((*rows)[static_cast<std::size_t>(row)] != 0, "a row must be written before it is read");
+    State* state = state_of(g, position, row);
+    if (state == nullptr) return;
+    require(*state != State::undefined, "a row must be written before it is read");
+    *state = State::read;
   }
 
-  void write_row(std::int32_t g, std::int32_t position, std::int32_t row, bool accumulate) {
-    std::vector<char>* rows = rows_at(g, position);
-    if (rows == nullptr || !require(is_inside(row, rows->size()), "a row must be in its group")) {
-      return;
+  void write_row(std::int32_t g, std::int32_t position, std::int32_t row, bool continues) {
+    State* state = state_of(g, position, row);
+    if (state == nullptr) return;
+    if (continues) {
+      require(*state != State::undefined, "a row must be written before it is added to or mapped");
+      require(*state != State::read, "a row must be complete before it is read");
+    } else {
+      require(*state == State::undefined, "a row must have one definition");
     }
-    char& written = (*rows)[static_cast<std::size_t>(row)];
-    require(!accumulate || written != 0, "a row must be written before something is added to it");
-    written = 1;
+    *state = State::defined;
   }
 
   void write_rows(std::int32_t g, std::int32_t position, std::int32_t row, std::int32_t count) {
@@ -156,10 +175,10 @@ class ProgramChecker {
     return ref;
   }
 
-  void write(const Destination& to, bool accumulate) {
+  void write(const Destination& to, bool continues) {
     for_positions(to, [&](std::int32_t position, std::int32_t features) {
       for (std::int32_t i = 0; i < features * to.blocks; ++i) {
-        write_row(to.group, position, to.row + i, accumulate);
+        write_row(to.group, position, to.row + i, continues);
       }
     });
   }
@@ -204,6 +223,7 @@ class ProgramChecker {
   }
 
   void check(const SeedRows& seed) {
+    require(!is_forward_, "a forward instruction must not read a gradient");
     for (const SeedMove& move : seed.moves) {
       require(move.index >= 0 && move.index + move.count <= program_.positions,
               "a seed must belong to an output");
@@ -231,6 +251,7 @@ class ProgramChecker {
   }
 
   void check(const ScatterRows& scatter) {
+    require(!is_forward_, "a forward instruction must not set a gradient");
     for (const ScatterMove& move : scatter.moves) {
       check_matrix(move.slot, move.index, move.stride, move.count);
       for (std::int32_t i = 0; i < move.count; ++i) {
@@ -241,6 +262,10 @@ class ProgramChecker {
   }
 
   void check(const MapRows& map) {
+    // In place: the rows hold the operands, which nothing else has read, until they are mapped.
+    const bool in_place = map.to.whole && map.operand.space == AddressSpace::rows &&
+                          map.operand.group == map.to.group;
+    if (in_place) return write(map.to, true);
     for_positions(map.to, [&](std::int32_t position, std::int32_t features) {
       read(along(map.operand, map.to), position, map.to.blocks, features, 1);
     });
@@ -316,6 +341,7 @@ class ProgramChecker {
                  "products must be the program's")) {
       return;
     }
+    require(!is_forward_, "a forward instruction must not set a gradient");
     if (reduce.group != no_group) {
       if (rows_at(reduce.group, shared) == nullptr) return;
       const Group& group = program_.group(reduce.group);
@@ -366,14 +392,19 @@ class ProgramChecker {
   void write_reduced(std::int32_t group, std::int32_t index, bool accumulate) {
     if (group != no_group) return write_row(group, shared, index, accumulate);
     if (accumulate) return add_to_gradient(index);
-    if (require(are_parameters(index, 1), "a gradient must be that of a parameter")) {
-      gradient_written_[static_cast<std::size_t>(index)] = 1;
-    }
+    define_gradient(index);
+  }
+
+  void define_gradient(std::int32_t index) {
+    if (!require(are_parameters(index, 1), "a gradient must be that of a parameter")) return;
+    State& state = gradients_[static_cast<std::size_t>(index)];
+    require(state == State::undefined, "a gradient must have one definition");
+    state = State::defined;
   }
 
   void add_to_gradient(std::int32_t index) {
     if (!require(are_parameters(index, 1), "a gradient must be that of a parameter")) return;
-    require(gradient_written_[static_cast<std::size_t>(index)] != 0,
+    require(gradients_[static_cast<std::size_t>(index)] != State::undefined,
             "a gradient must be written or zeroed before something is added to it");
   }
 
@@ -383,13 +414,14 @@ class ProgramChecker {
                    "a zeroed gradient must be that of a parameter")) {
         return;
       }
-      std::fill(gradient_written_.begin() + range.begin, gradient_written_.begin() + range.end, 1);
+      for (std::int32_t i = range.begin; i < range.end; ++i) define_gradient(i);
     }
   }
 
   const VectorProgram& program_;
-  std::vector<std::vector<std::vector<char>>> written_;  // per group, position and row
-  std::vector<char> gradient_written_;
+  std::vector<std::vector<States>> rows_;  // per group and position
+  States gradients_;
+  bool is_forward_ = true;
   std::string violation_;
 };
 

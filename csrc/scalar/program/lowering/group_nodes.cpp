@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "scalar/program/graph/rewrite.hpp"
+#include "scalar/program/graph/verify.hpp"
 #include "scalar/program/lowering/groups.hpp"
 
 namespace nanochat::program {
@@ -222,7 +223,10 @@ Grouping group_nodes(Graph& graph) {
       scattered[id] = takes_rows(node.kind) && !consecutive(graph, grouping, node);
       any = any || scattered[id];
     }
-    if (!any) return grouping;
+    if (!any) {
+      verify(graph, "group_nodes");
+      return grouping;
+    }
     copy_operands(graph, scattered);
     level_copies(graph);
   }

@@ -183,7 +183,7 @@ void Lowering::lower_one_hot() {
 
 VectorProgram lower(Graph& graph, Numerics numerics) {
   VectorProgram program = Lowering(graph, numerics).run();
-  verify(program);
+  verify(program, "lower");
   return program;
 }
 

@@ -31,7 +31,12 @@ class Dots {
 
   void run() {
     for (Id id = 0; id < graph_.nodes.size(); ++id) {
-      if (uses_[id] > 0 && graph_.nodes[id].kind == Kind::sum) collect(graph_.nodes[id]);
+      if (graph_.nodes[id].kind != Kind::sum) continue;
+      if (uses_[id] > 0) {
+        collect(graph_.nodes[id]);
+      } else {
+        graph_.nodes[id] = {};  // dead: a constant needs no products
+      }
     }
     graph_.products = std::move(pool_);
   }

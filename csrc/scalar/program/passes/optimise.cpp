@@ -26,45 +26,51 @@ void forget_signs_of_zero(Graph& graph) {
 }  // namespace
 
 Loss optimise(Graph& graph, Numerics numerics, bool split, const AfterPass& after_pass) {
-  const auto after = [&](const char* pass) {
-    verify(graph, pass);
-    if (after_pass) after_pass(pass, graph);
+  const auto run = [&](const char* name, const auto& pass) {
+    pass(graph);
+    verify(graph, name);
   };
-  after("recorded");
-  const Loss loss = split ? split_outputs(graph) : Loss{};
-  assign_positions(graph);
-  after("assign_positions");
-  fold_constants(graph);
-  after("fold_constants");
+  const auto show = [&](const char* name) {
+    if (after_pass) after_pass(name, graph);
+  };
+  Loss loss;
+  verify(graph, "recording");
+  show("recorded");
+  if (split) run("split_outputs", [&](Graph& each) { loss = split_outputs(each); });
+  run("assign_positions", assign_positions);
+  show("assign_positions");
+  run("fold_constants", fold_constants);
+  show("fold_constants");
   if (numerics == Numerics::fast) {
-    forget_signs_of_zero(graph);
-    merge_equal(graph);
-    after("merge_equal");
-    collect_dots(graph, std::vector<char>(graph.nodes.size(), 0));
+    run("forget_signs_of_zero", forget_signs_of_zero);
+    run("merge_equal", merge_equal);
+    show("merge_equal");
+    run("collect_dots",
+        [](Graph& each) { collect_dots(each, std::vector<char>(each.nodes.size(), 0)); });
   } else {
-    collect_dots(graph, find_twins(graph));
+    run("collect_dots", [](Graph& each) { collect_dots(each, find_twins(each)); });
   }
-  remove_dead(graph);
-  after("collect_dots");
+  run("remove_dead", remove_dead);
+  show("collect_dots");
   if (numerics == Numerics::fast) {
-    hoist_selections(graph);
-    after("hoist_selections");
-    split_logs(graph);
-    remove_dead(graph);
-    after("split_logs");
+    run("hoist_selections", hoist_selections);
+    show("hoist_selections");
+    run("split_logs", split_logs);
+    run("remove_dead", remove_dead);
+    show("split_logs");
   }
-  differentiate(graph, numerics);
-  after("differentiate");
+  run("differentiate", [&](Graph& each) { differentiate(each, numerics); });
+  show("differentiate");
   if (numerics == Numerics::exact) {
-    merge_equal(graph);
-    after("merge_equal");
+    run("merge_equal", merge_equal);
+    show("merge_equal");
   }
-  remove_dead(graph);
-  collect_sums(graph);
-  after("collect_sums");
-  remove_dead(graph);
-  if (numerics == Numerics::fast) forget_signs_of_zero(graph);
-  after("remove_dead");
+  run("remove_dead", remove_dead);
+  run("collect_sums", collect_sums);
+  show("collect_sums");
+  run("remove_dead", remove_dead);
+  if (numerics == Numerics::fast) run("forget_signs_of_zero", forget_signs_of_zero);
+  show("remove_dead");
   return loss;
 }
 
