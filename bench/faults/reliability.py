@@ -25,6 +25,10 @@ EXPERIMENTS = {
         "Each system call of a run fails (EIO, ENOSPC, EDQUOT, EINTR), or kills the process",
         "test_system_calls.py",
     ),
+    "test_after_any_power_cut_all_that_was_acknowledged_is_there": (
+        "Each state of the disk that a power cut may leave after any system call of a run",
+        "test_power_cut.py",
+    ),
     "test_a_killed_run_ends_with_the_same_bits": (
         "Kill −9 one to three times at random moments, start-up and resumes included",
         "test_kill.py",

@@ -60,7 +60,7 @@ def run_child(request: dict[str, Any], out: int, err: int) -> None:
     code = 70
     try:
         os.chdir(request["cwd"])
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(os.open(request.get("stdin", os.devnull), os.O_RDONLY), 0)
         os.dup2(out, 1)
         os.dup2(err, 2)
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -72,6 +72,9 @@ def run_child(request: dict[str, Any], out: int, err: int) -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_size"],) * 2)
         if request.get("fault"):
             arm(request["fault"])
+        if request.get("trace"):
+            below, log = (text.encode() for text in request["trace"])
+            assert FAULTS.fault_trace(below, log) == 0
         from nanochat.cli import main
 
         try:

@@ -61,9 +61,9 @@ class Commands:
         """Run one command in a folder.
 
         Args:
-            request: `fault` for failing_calls.c (below, kinds, at, persists, error, log), `memory`
-                and `file_size` (limits in bytes), `kill_after_s` and `signal`, `timeout_s`,
-                `environment` (variables to add).
+            request: `fault` for failing_calls.c (below, kinds, at, persists, error, log), `trace`
+                (below, log), `memory` and `file_size` (limits in bytes), `kill_after_s` and
+                `signal`, `timeout_s`, `environment` (variables to add), `stdin` (a file).
         """
         assert self._server.stdin is not None and self._server.stdout is not None
         asked = {"words": words, "cwd": str(cwd), **request}

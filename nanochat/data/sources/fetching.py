@@ -21,6 +21,7 @@ from nanochat.data.sources.opening import CHUNK, open_file, reason
 from nanochat.data.sources.progress import reading
 from nanochat.errors import CorpusError, OutputError
 from nanochat.system import processes
+from nanochat.system.durable import ensure_folder, replace_durably
 from nanochat.system.plain_files import read_plain
 from nanochat.system.wording import amount, printable
 
@@ -178,15 +179,14 @@ def keep_sources(sources: tuple[Fetched, ...], folder: Path) -> None:
     target = folder / SOURCES_DIR
     index: dict[str, dict[str, str]] = {}
     try:
-        target.mkdir(exist_ok=True)
+        ensure_folder(target)
         for source in sources:
             name = source.sha256 + _suffix(source.origin)
             if source.kept is None or source.kept.parent != target:
                 _copy(source, target / name)
             index[source.origin] = {"sha256": source.sha256, "file": name}
-        temporary = target / f".{_INDEX}.tmp"
-        temporary.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, target / _INDEX)
+        # Last: it makes the names of the copies durable too.
+        replace_durably(target / _INDEX, (json.dumps(index, indent=2) + "\n").encode())
     except OSError as error:
         raise OutputError(f"cannot write {target}: {reason(error)}; choose another out") from error
 
