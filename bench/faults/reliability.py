@@ -36,6 +36,27 @@ EXPERIMENTS = {
     "test_a_resume_from_any_step_ends_with_the_same_bits": (
         "Kill −9 after the save of each step, and resume", "test_resume_everywhere.py",
     ),
+    "test_resumes_at_any_step_with_any_number_of_processes_take_the_same_rows": (
+        "Stopped and resumed with as many processes (bit-identical) and with others (same rows)",
+        "test_world_sizes.py",
+    ),
+    "test_a_run_under_any_limit_ends_with_one_line": (
+        "Limits of the size of a file and of open files that grow until a run succeeds",
+        "test_folders.py",
+    ),
+    "test_a_run_on_any_full_disk_ends_with_one_line": (
+        "Disks that grow by 4 KB until a run succeeds", "test_folders.py",
+    ),
+    "test_a_folder_that_changes_at_any_moment_ends_its_run_with_one_line": (
+        "The run folder moved, removed or replaced before each system call, scalar engine",
+        "test_folders.py",
+    ),
+    "test_the_folder_of_a_tensor_run_that_changes_ends_it_with_one_line": (
+        "The same at random system calls, tensor engine", "test_folders.py",
+    ),
+    "test_of_two_writers_at_any_moment_one_is_refused": (
+        "Two commands that train in one folder at once", "test_folders.py",
+    ),
     "test_every_bit_and_every_length_of_a_checkpoint_is_verified": (
         "Each bit of a checkpoint changed, and each file cut to each length", "test_damage.py",
     ),
@@ -49,6 +70,10 @@ EXPERIMENTS = {
     "test_every_hostile_value_of_each_option_gets_one_clear_line": (
         "Each option of each command with hostile values, by flag, variable and TOML",
         "test_hostile_options.py",
+    ),
+    "test_any_value_that_is_not_finite_stops_a_run_before_it_is_saved": (
+        "NaN or an infinity in a batch, weight, gradient or optimizer state, on each engine",
+        "test_nonfinite.py",
     ),
     "test_twenty_runs_have_the_same_bits": (
         "The same run again", "test_determinism.py",

@@ -1,5 +1,5 @@
 /* Loaded by LD_PRELOAD: makes one system call on a path below a folder fail, or kills the process
-   there. `fault_arm` chooses the call; `fault_calls` says how many were made since then.
+   there, or runs a shell command before it. `fault_arm` chooses the call; `fault_calls` says how many were made since then.
    `fault_trace` records every call that changes the folder, for disk.py. */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -21,6 +22,7 @@ static char kinds[64];        /* of the calls that count: " open write ", or " a
 static long nth;              /* the call that fails, from 1; 0: none */
 static int persists;          /* all calls after it fail too */
 static int error_number;      /* 0: the process is killed */
+static char action[LONGEST];  /* shell command that is run instead, once; empty: none */
 static long calls;
 static FILE* names;  /* one line per call: its kind and its path */
 static FILE* trace;  /* one line per call that has changed the folder, with fields between tabs */
@@ -37,6 +39,13 @@ int fault_arm(const char* below, const char* of_kinds, long at, int persisting, 
   error_number = number;
   calls = 0;
   strcpy(folder, below);
+  return 0;
+}
+
+/* Run a shell command before the chosen call, which then succeeds or not by itself. */
+int fault_act(const char* command) {
+  if (strlen(command) >= sizeof action) return -1;
+  strcpy(action, command);
   return 0;
 }
 
@@ -61,6 +70,12 @@ static int fails(const char* kind, const char* path) {
     fflush(names);
   }
   if (nth == 0 || calls < nth || (calls > nth && !persists)) return 0;
+  if (action[0] != '\0') {
+    folder[0] = '\0';
+    const int status = system(action);
+    if (status != 0) abort();
+    return 0;
+  }
   if (error_number == 0) raise(SIGKILL);
   errno = error_number;
   return 1;
@@ -133,12 +148,17 @@ static mode_t mode_of(int flags, va_list arguments) {
   return flags & (O_CREAT | O_TMPFILE) ? va_arg(arguments, mode_t) : 0;
 }
 
+/* Apart, because all but changes work on a read-only disk. */
+static const char* kind_of_open(int flags) {
+  return flags & (O_ACCMODE | O_CREAT | O_TRUNC) ? "open-to-write" : "open";
+}
+
 int open64(const char* path, int flags, ...) {
   va_list arguments;
   va_start(arguments, flags);
   const mode_t mode = mode_of(flags, arguments);
   va_end(arguments);
-  if (fails("open", path)) return -1;
+  if (fails(kind_of_open(flags), path)) return -1;
   const int is_new = trace != NULL && (flags & O_CREAT) && access(path, F_OK) != 0;
   const int descriptor = REAL(open64)(path, flags, mode);
   if (descriptor >= 0 && is_new) record("create", path);
@@ -159,7 +179,7 @@ int openat64(int at, const char* path, int flags, ...) {
   va_start(arguments, flags);
   const mode_t mode = mode_of(flags, arguments);
   va_end(arguments);
-  return fails_at("open", at, path) ? -1 : REAL(openat64)(at, path, flags, mode);
+  return fails_at(kind_of_open(flags), at, path) ? -1 : REAL(openat64)(at, path, flags, mode);
 }
 
 int openat(int at, const char* path, int flags, ...) {
