@@ -48,7 +48,7 @@ EXPERIMENTS = {
         "Disks that grow by 4 KB until a run succeeds", "test_folders.py",
     ),
     "test_a_folder_that_changes_at_any_moment_ends_its_run_with_one_line": (
-        "The run folder moved, removed or replaced before each system call, scalar engine",
+        "The run folder moved or removed before each system call, or replaced between two writes",
         "test_folders.py",
     ),
     "test_the_folder_of_a_tensor_run_that_changes_ends_it_with_one_line": (
@@ -74,6 +74,19 @@ EXPERIMENTS = {
     "test_any_value_that_is_not_finite_stops_a_run_before_it_is_saved": (
         "NaN or an infinity in a batch, weight, gradient or optimizer state, on each engine",
         "test_nonfinite.py",
+    ),
+    "test_a_process_that_ends_or_hangs_at_any_moment_ends_the_other_and_the_run_goes_on": (
+        "One of two processes killed, stopped or asked to stop at a random moment",
+        "test_two_ranks.py",
+    ),
+    "test_odd_texts_and_paths_are_trained_on_or_refused_by_name": (
+        "Odd texts, formats, names, links, devices and folders as `--data`", "test_odd_inputs.py",
+    ),
+    "test_a_huge_sparse_file_and_a_huge_line_take_bounded_memory_and_time": (
+        "Sparse files of 10 GB and a line of 1 GB", "test_odd_inputs.py",
+    ),
+    "test_a_file_that_changes_at_any_moment_is_read_or_refused": (
+        "A text that changes before any read of it", "test_odd_inputs.py",
     ),
     "test_twenty_runs_have_the_same_bits": (
         "The same run again", "test_determinism.py",

@@ -170,12 +170,13 @@ def test_a_dead_or_hung_process_ends_the_other_in_one_line_within_the_timeout(
     assert re.fullmatch(re.escape(LOST.format(1 - victim)) + r"[^;\n]+\n", err), err
 
 
-def test_a_process_that_waits_alone_gives_up_after_the_timeout(texts: Path) -> None:
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_waits_alone_gives_up_after_the_timeout(texts: Path, rank: int) -> None:
     port = free_port()
-    process = command(0, port, texts, *LONG[:-2], "--rank-timeout=1", "--quiet", "--steps=2")
+    process = command(rank, port, texts, *LONG[:-2], "--rank-timeout=1", "--quiet", "--steps=2")
     _, err = process.communicate(timeout=100)
     assert process.returncode == 1
-    pattern = rf"error: rank 0 cannot join 2 processes at 127.0.0.1:{port}: [^\n]*\n"
+    pattern = rf"error: rank {rank} cannot join 2 processes at 127.0.0.1:{port}: [^\n]*\n"
     assert re.fullmatch(pattern, err), err
 
 
