@@ -197,6 +197,9 @@ def _run(command: str, options: Mapping[str, Any], terminal: Terminal) -> None:
         from nanochat.system.torch_import import importing
 
         config = TrainConfig(**options)
+        if processes.world() > 1:
+            # Torch raises what it logs, and logs tens of lines per error.
+            os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
         with importing():
             _load_numpy(and_torch=config.mode == "tensor")
             from nanochat.commands.train import train

@@ -210,7 +210,8 @@ def _given_text(config: EvalConfig, trained: TrainedModel) -> ScoredText:
         require_separator=config.separator is not None,
     )  # fmt: skip
     return ScoredText(
-        name=corpus.name, documents=encode_documents(trained.tokenizer, corpus.documents),
+        name=corpus.name,
+        documents=encode_documents(trained.tokenizer, corpus.documents, corpus.name),
         texts=corpus.documents if config.baselines else None, unit=corpus.kind,
         separator=corpus.separator,
     )  # fmt: skip

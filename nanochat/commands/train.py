@@ -384,6 +384,7 @@ def _train(run: _Run) -> LoopResult:
 def _open_log(folder: RunFolder | None, config: TrainConfig) -> JsonlWriter | NullWriter:
     if folder is None:
         return NullWriter()
+    folder.check_in_place()
     if config.log == "tensorboard":
         from nanochat.training.event_log import EventLog
 

@@ -276,7 +276,7 @@ def _tokenized(
         _check_alphabet(tokenizer, text.name)
     start = start_text(tokenizer, len(split.train))
     warning = split.warning or _shared_warning(split, train)
-    val_source, val = split.val_source, encode_documents(tokenizer, split.val)
+    val_source, val = split.val_source, encode_documents(tokenizer, split.val, text.name)
     documents: Documents
     if isinstance(tokenizer, CharTokenizer) and _takes_too_much(tokenizer, train):
         waiting = [Texts.of(train)]
@@ -284,7 +284,7 @@ def _tokenized(
         del split, train  # encode_and_free has the only reference
         documents = encode_and_free(tokenizer, waiting)
     else:
-        documents = encode_documents(tokenizer, train)
+        documents = encode_documents(tokenizer, train, text.name)
     return Dataset(
         tokenizer=tokenizer,
         train=documents,

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from nanochat.data.texts import Texts
 from nanochat.data.tokenizer import BOS, CharTokenizer, Tokenizer
+from nanochat.errors import TokenizerError
 
 __all__ = ["Documents", "encode_and_free", "encode_documents", "token_stream"]
 
@@ -98,9 +99,16 @@ class Documents:
         return self.stream[is_token]
 
 
-def encode_documents(tokenizer: Tokenizer, documents: Sequence[str]) -> Documents:
-    """Encode each document. Raises TokenizerError naming character, position and document."""
-    return _with_bos(*tokenizer.encode_all(documents, room=len(documents) + 1))
+def encode_documents(
+    tokenizer: Tokenizer,
+    documents: Sequence[str],
+    name: str = "",  # of the text, for the message
+) -> Documents:
+    """Encode each document. Raises TokenizerError naming text, character, position and document."""
+    try:
+        return _with_bos(*tokenizer.encode_all(documents, room=len(documents) + 1))
+    except TokenizerError as error:
+        raise TokenizerError(f"{name}: {error}" if name else str(error)) from error
 
 
 def encode_and_free(tokenizer: CharTokenizer, waiting: list[Texts]) -> Documents:

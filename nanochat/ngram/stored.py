@@ -21,7 +21,7 @@ from nanochat.config.option import shown
 from nanochat.errors import CheckpointError, KernelError
 from nanochat.ngram.kneser_ney import COLUMNS, CUT_COLUMNS, KneserNey
 from nanochat.ngram.mixing import FOLDS
-from nanochat.system.durable import output_error, sync_folder, write_durably
+from nanochat.system.durable import ensure_folder, output_error, replace_durably
 from nanochat.system.plain_files import plain_file
 from nanochat.system.tensor_file import TensorEntry, read_header
 
@@ -51,10 +51,8 @@ def save_counts(
     path = _path(folder, sha256)
     try:
         if not path.exists():
-            folder.mkdir(exist_ok=True)
-            write_durably(path, content)
-            sync_folder(folder)
-            sync_folder(folder.parent)
+            ensure_folder(folder)
+            replace_durably(path, content)
     except OSError as error:
         raise output_error(path, error) from error
     return sha256

@@ -37,7 +37,13 @@ from nanochat.runs.reading import (
     load_checkpoint,
     read_manifest,
 )
-from nanochat.system.durable import output_error, replace_durably, sync_folder, write_durably
+from nanochat.system.durable import (
+    ensure_folder,
+    output_error,
+    replace_durably,
+    sync_folder,
+    write_durably,
+)
 from nanochat.system.json_text import json_bytes
 from nanochat.system.plain_files import is_folder, remove_entry
 from nanochat.training.engine import EngineState
@@ -92,7 +98,7 @@ def save_checkpoint(
     contents[MANIFEST] = json_bytes(_manifest(contents))
     target = directory / f"step-{trainer.step:06d}"
     try:
-        directory.mkdir(exist_ok=True)  # not its parents: the run's folder may have been moved
+        ensure_folder(directory)  # not its parents: the run's folder may have been moved
         _clear_leftovers(directory)
         _write_folder(target, contents)
     except OSError as error:
@@ -178,14 +184,15 @@ def mark_best(path: Path, val_loss: float | None) -> None:
 def remove_checkpoint(path: Path) -> None:
     """Delete a step folder. Raises OutputError.
 
-    The folder first takes a name that no search finds, so a deletion that is cut short leaves no
-    damaged checkpoint. The next save removes the rest.
+    The folder first takes a name that no search finds, durably, so a deletion that is cut short
+    leaves no damaged checkpoint. The next save removes the rest.
     """
     hidden = path.with_name(f"{REMOVED}{path.name}")
     try:
         if os.path.lexists(hidden):  # of a deletion that was cut short
             remove_entry(hidden)
         os.rename(path, hidden)
+        sync_folder(path.parent)
         remove_entry(hidden)
     except OSError as error:
         raise output_error(path, error) from error

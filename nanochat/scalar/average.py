@@ -26,9 +26,10 @@ class ParameterAverage:
         step: int,  # from 1
     ) -> None:
         """Move towards the parameters after a step."""
-        change = values - self._values
-        change *= newest_weight(self._decay, step)
-        self._values += change
+        with np.errstate(all="ignore"):  # the loop tells what is not finite
+            change = values - self._values
+            change *= newest_weight(self._decay, step)
+            self._values += change
 
     def arrays(self) -> dict[str, NDArray[np.floating]]:
         """Return copies by parameter name."""

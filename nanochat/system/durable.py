@@ -10,7 +10,14 @@ from pathlib import Path
 from nanochat.errors import OutputError
 from nanochat.system.wording import printable
 
-__all__ = ["make_folder", "output_error", "replace_durably", "sync_folder", "write_durably"]
+__all__ = [
+    "ensure_folder",
+    "make_folder",
+    "output_error",
+    "replace_durably",
+    "sync_folder",
+    "write_durably",
+]
 
 
 def output_error(path: Path, error: OSError) -> OutputError:
@@ -59,6 +66,17 @@ def replace_durably(path: Path, content: bytes) -> None:
         # Also after a KeyboardInterrupt. After the rename there is nothing to remove.
         with suppress(OSError):
             temporary.unlink()
+
+
+def ensure_folder(path: Path) -> None:
+    """Create a folder in one that exists, durably, unless it is there. Raises OSError."""
+    try:
+        path.mkdir()
+    except FileExistsError:
+        if not path.is_dir():
+            raise
+    else:
+        sync_folder(path.parent)
 
 
 def make_folder(path: Path) -> None:

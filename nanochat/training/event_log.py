@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat.errors import MissingDependency
-from nanochat.system.durable import output_error
+from nanochat.system.durable import ensure_folder, output_error, sync_folder
 from nanochat.training.log_records import log_records
 from nanochat.training.metrics import JsonlWriter
 
@@ -68,12 +68,13 @@ class EventLog(JsonlWriter):
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         with _refusals(folder):
-            folder.mkdir(exist_ok=True)
+            ensure_folder(folder)
             known = (re.fullmatch(_NAME_PATTERN, entry) for entry in os.listdir(folder))
             number = max((int(found[1]) for found in known if found), default=0) + 1
             self._is_first = number == 1
             self._events_path = folder / _NAME.format(number)
             self._events = open(self._events_path, "xb")  # noqa: SIM115  # open as long as the run
+            sync_folder(folder)
         self._records = RecordWriter(self._events)
         self._write_event(file_version="brain.Event:2")
 

@@ -11,17 +11,20 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable
 
+import numpy as np
+
 from nanochat.config.options import TrainConfig
 from nanochat.errors import ConfigError, MemoryDrift, NonFiniteStep, PromptTooLong
 from nanochat.model.parameters import Spec
 from nanochat.system import background
 from nanochat.system.wording import counted
-from nanochat.training.engine import StepMetrics
+from nanochat.training.engine import EngineState, StepMetrics
 
 __all__ = [
     "MemoryGuard",
     "check_finite",
     "check_finite_loss",
+    "check_finite_state",
     "check_memory_fits",
     "check_prompt",
     "check_temperature",
@@ -106,6 +109,26 @@ def check_finite_loss(
         f" {'lower lr or set grad_clip' if step else 'lower init_std'}",
         step, {name.replace(" ", "_"): loss},
     )  # fmt: skip
+
+
+def check_finite_state(state: EngineState, step: int, last_checkpoint: str | None) -> None:
+    """Raise NonFiniteStep if a value that a checkpoint would hold is not finite.
+
+    No loss shows it while no batch reads the value, or while its update is 0, as after a second
+    moment that is infinite. No command would load the checkpoint.
+    """
+    for what, arrays in (("weight", state.weights), ("optimizer state", state.optimizer)):
+        for name, array in arrays.items():
+            is_right = np.isfinite(array)
+            if is_right.all():
+                continue
+            value = float(array[~is_right][0])
+            raise NonFiniteStep(
+                f"after step {step}: {what} {name} has a value that is {value}; last good"
+                f" checkpoint: {last_checkpoint or 'none'};"
+                f" {'lower lr or set grad_clip' if step else 'lower init_std'}",
+                step, {f"{what} {name}".replace(" ", "_"): value},
+            )  # fmt: skip
 
 
 def _too_large(loss: float, most: float) -> str:

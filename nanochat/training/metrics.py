@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanochat.data.batches import IGNORE
-from nanochat.system.durable import output_error
+from nanochat.system.durable import output_error, sync_folder
 from nanochat.system.plain_files import open_plain, plain_file
 
 __all__ = [
@@ -166,6 +166,7 @@ class JsonlWriter:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._is_named = False  # durably
         try:
             # Also for reading: to open a FIFO for writing alone waits for its reader.
             descriptor = open_plain(path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
@@ -227,6 +228,9 @@ class JsonlWriter:
         try:
             self._file.flush()
             os.fsync(self._file.fileno())
+            if not self._is_named:
+                sync_folder(self.path.parent)
+                self._is_named = True
         except OSError as error:
             raise output_error(self.path, error) from error
 

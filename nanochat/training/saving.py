@@ -13,8 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from nanochat.errors import NonFiniteStep
 from nanochat.model.state import TrainerState
 from nanochat.training.engine import Engine, EngineState
+from nanochat.training.guards import check_finite_state
 from nanochat.training.metrics import JsonlWriter, NullWriter
 
 __all__ = ["Best", "Save", "Saver"]
@@ -60,15 +62,28 @@ class Saver:
         return self._clock() >= self._due_s
 
     def hold_best(self, trainer: TrainerState, best: Best) -> None:
-        """Copy the engine's state, which is the best so far, in memory."""
-        self._pending = (trainer, self._engine.state_dict(), best)
+        """Copy the engine's state, which is the best so far, in memory. Raises NonFiniteStep if a
+        part of it is not finite."""
+        self._pending = (trainer, self._state(trainer), best)
 
     def save(self, trainer: TrainerState) -> None:
-        """Save the best state if it is not on disk, then the state of now."""
+        """Save the best state if it is not on disk, then the state of now. Raises NonFiniteStep if
+        a part of it is not finite."""
         if self._pending is None or self._pending[0].step != trainer.step:
             self.save_best()
-            self._write(trainer, self._engine.state_dict(), None)
+            self._write(trainer, self._state(trainer), None)
         self.save_best()
+
+    def _state(self, trainer: TrainerState) -> EngineState:
+        state = self._engine.state_dict()
+        try:
+            check_finite_state(state, trainer.step, self.last_checkpoint)
+        except NonFiniteStep:
+            if self._pending is None:
+                raise
+            self.save_best()  # the message names the last good checkpoint
+            check_finite_state(state, trainer.step, self.last_checkpoint)
+        return state
 
     def save_best(self) -> None:
         """Save the best state if it is not on disk."""

@@ -87,8 +87,8 @@ def test_a_text_with_characters_that_the_model_does_not_know_is_refused(trained,
         "eval", f"--checkpoint={trained.path}", "--data=other.txt", "--documents=line"
     )
     assert message == (
-        "unknown token 'z' at position 0 of document 1; use characters of the training corpus, or"
-        " train with tokenizer byte"
+        "other.txt: unknown token 'z' at position 0 of document 1; use characters of the training"
+        " corpus, or train with tokenizer byte"
     )
     with pytest.raises(TokenizerError):
         score(trained, data="other.txt")
@@ -116,7 +116,7 @@ def test_a_run_whose_corpus_has_changed_needs_a_text(folder, tiny):
 def test_a_text_is_cut_into_documents_as_the_run_cut_its_own(trained, folder):
     as_lines = score(trained, data="names.txt", documents="line")
     assert score(trained, data="names.txt") == as_lines
-    with pytest.raises(TokenizerError, match=r"^unknown token '\\n' at position 4"):
+    with pytest.raises(TokenizerError, match=r"^names.txt: unknown token '\\n' at position 4"):
         score(trained, data="names.txt", documents="file")
 
 

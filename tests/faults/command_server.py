@@ -1,5 +1,7 @@
 """Run by `commands.py`: runs commands of nanochat in forked children, with or without a fault.
 
+With an argument, it imports nothing before: torch does not survive a fork.
+
 Reads one JSON object per line from stdin and answers each with one. A child takes milliseconds, a
 process of its own a few tenths of a second. A fault is a system call that fails, or that kills the
 child (failing_calls.c, which is preloaded).
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 FAULTS = ctypes.CDLL(None)  # symbols of the preloaded library
+PR_SET_CHILD_SUBREAPER = 36
 
 
 def import_all() -> None:
@@ -53,6 +56,7 @@ def arm(fault: dict[str, Any]) -> None:
         int(fault.get("persists", False)), fault.get("error", 0), log.encode() if log else None,
     )  # fmt: skip
     assert done == 0
+    assert FAULTS.fault_act(fault.get("action", "").encode()) == 0
 
 
 def run_child(request: dict[str, Any], out: int, err: int) -> None:
@@ -60,18 +64,23 @@ def run_child(request: dict[str, Any], out: int, err: int) -> None:
     code = 70
     try:
         os.chdir(request["cwd"])
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(os.open(request.get("stdin", os.devnull), os.O_RDONLY), 0)
         os.dup2(out, 1)
         os.dup2(err, 2)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         os.environ.update(request.get("environment", {}))
         if request.get("memory"):
             resource.setrlimit(resource.RLIMIT_AS, (request["memory"],) * 2)
+        if request.get("open_files"):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (request["open_files"],) * 2)
         if request.get("file_size"):
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # as Python does
             resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_size"],) * 2)
         if request.get("fault"):
             arm(request["fault"])
+        if request.get("trace"):
+            below, log = (text.encode() for text in request["trace"])
+            assert FAULTS.fault_trace(below, log) == 0
         from nanochat.cli import main
 
         try:
@@ -103,6 +112,22 @@ def wait(child: int, timeout_s: float) -> tuple[int | None, int]:
         time.sleep(0.001)
 
 
+def end_orphans() -> int:
+    """End the processes that a child has left, which are children of this one by now."""
+    ended = 0
+    while True:
+        try:
+            if os.waitpid(-1, os.WNOHANG) != (0, 0):
+                continue
+        except ChildProcessError:
+            return ended
+        with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as file:
+            for pid in file.read().split():
+                os.kill(int(pid), signal.SIGKILL)
+                ended += 1
+        time.sleep(0.001)
+
+
 def answer(request: dict[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         started = time.monotonic()
@@ -113,20 +138,27 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
             time.sleep(kill_after)
             os.kill(child, request.get("signal", signal.SIGKILL))
         code, peak = wait(child, request.get("timeout_s", 60.0))
+        orphans = end_orphans()
         texts = []
         for file in (out, err):
             file.seek(0)
             texts.append(file.read().decode("utf-8", errors="replace"))
     return {
         "code": code, "out": texts[0], "err": texts[1], "peak_bytes": peak,
-        "seconds": time.monotonic() - started,
+        "seconds": time.monotonic() - started, "orphans": orphans,
     }  # fmt: skip
 
 
 def main() -> None:
-    import_all()
+    assert FAULTS.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+    if len(sys.argv) == 1:
+        import_all()
     for line in sys.stdin:
-        print(json.dumps(answer(json.loads(line))), flush=True)
+        request = json.loads(line)
+        if "shell" in request:
+            print(os.system(request["shell"]), flush=True)
+        else:
+            print(json.dumps(answer(request)), flush=True)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,14 @@ class Done:
     err: str
     peak_bytes: int
     seconds: float
+    orphans: int = 0  # processes that it has left
 
     def complaint(self) -> str | None:
         """Return what is wrong with the way it ended, or None: success, or one line of error."""
         if self.code is None:
             return "it did not end"
+        if self.orphans:
+            return f"{self.orphans} processes are left"
         if "Traceback" in self.err:
             return f"a traceback: {self.err[-800:]}"
         if self.code == 0:
@@ -45,31 +48,49 @@ class Done:
 
 
 class Commands:
-    """Runs commands; start it once per module, for it imports the whole package."""
+    """Runs commands; start it once per module, for it imports the whole package.
 
-    def __init__(self, build: Path, threads: int = 1) -> None:
+    Args:
+        prefix: Words before the server's command, which may put it into a namespace.
+        imports: Without it, each command imports what it needs, and may use torch.
+    """
+
+    def __init__(
+        self, build: Path, threads: int = 1, prefix: Sequence[str] = (), imports: bool = True
+    ) -> None:
         library = build / "failing_calls.so"
         compiled = ["cc", "-shared", "-fPIC", "-O1", str(HERE / "failing_calls.c")]
         subprocess.run([*compiled, "-o", str(library), "-ldl"], check=True)
         self._server = subprocess.Popen(
-            [sys.executable, str(HERE / "command_server.py")],
+            [*prefix, sys.executable, str(HERE / "command_server.py"), *["-"][imports:]],
             env={**os.environ, "LD_PRELOAD": str(library), "OMP_NUM_THREADS": str(threads)},
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
+
+    def shell(self, command: str) -> None:
+        """Run a shell command where the commands run."""
+        assert self._asked({"shell": command}) == 0, command
+
+    def _asked(self, request: Mapping[str, Any]) -> Any:
+        assert self._server.stdin is not None and self._server.stdout is not None
+        self._server.stdin.write(json.dumps(request) + "\n")
+        self._server.stdin.flush()
+        return json.loads(self._server.stdout.readline())
 
     def run(self, *words: str, cwd: Path, **request: Any) -> Done:
         """Run one command in a folder.
 
         Args:
-            request: `fault` for failing_calls.c (below, kinds, at, persists, error, log), `memory`
-                and `file_size` (limits in bytes), `kill_after_s` and `signal`, `timeout_s`,
-                `environment` (variables to add).
+            request: `fault` for failing_calls.c (below, kinds, at, persists, error, log,
+                action), `trace` (below, log), `memory`, `file_size` (limits in bytes) and
+                `open_files`, `kill_after_s` and `signal`, `timeout_s`, `environment` (variables to
+                add), `stdin` (a file).
         """
-        assert self._server.stdin is not None and self._server.stdout is not None
-        asked = {"words": words, "cwd": str(cwd), **request}
-        self._server.stdin.write(json.dumps(asked) + "\n")
-        self._server.stdin.flush()
-        return Done(**json.loads(self._server.stdout.readline()))
+        return Done(**self._asked({"words": words, "cwd": str(cwd), **request}))
+
+    def seen(self, path: Path) -> Path:
+        """Return the path by which this process sees a file as the commands do, mounts included."""
+        return Path(f"/proc/{self._server.pid}/root{path}")
 
     def address_space(self) -> int:
         """Return the bytes of addresses that a child has when it starts."""

@@ -27,6 +27,7 @@ from nanochat.runs.checkpoint import (
     clear_leftovers,
     load_checkpoint,
     newest_checkpoint,
+    remove_checkpoint,
     save_checkpoint,
 )
 
@@ -126,9 +127,9 @@ def test_the_next_save_clears_what_a_crash_left(tmp_path):
         load_checkpoint(tmp_path / name)
 
 
-def test_files_are_on_disk_before_the_folder_takes_its_name_and_the_name_after(
-    tmp_path, monkeypatch
-):
+@pytest.fixture
+def events(monkeypatch):
+    """The names of what is forced to disk and renamed, in order."""
     events = []
     fsync, rename = os.fsync, os.rename
 
@@ -142,11 +143,34 @@ def test_files_are_on_disk_before_the_folder_takes_its_name_and_the_name_after(
 
     monkeypatch.setattr(os, "fsync", watched_fsync)
     monkeypatch.setattr(os, "rename", watched_rename)
+    return events
+
+
+def test_files_are_on_disk_before_the_folder_takes_its_name_and_the_name_after(tmp_path, events):
     save(tmp_path / "checkpoints")
-    assert set(events[:7]) == FILES
-    assert events[7:] == [
+    assert events[0] == tmp_path.name  # in which checkpoints is new
+    assert set(events[1:8]) == FILES
+    assert events[8:] == [
         ".saving-step-000123", ".saving-step-000123 -> step-000123", "checkpoints",
     ]  # fmt: skip
+
+
+def test_a_removed_folder_has_lost_its_name_on_disk_before_its_files(tmp_path, events, monkeypatch):
+    directory = tmp_path / "checkpoints"
+    save(directory)
+    events.clear()
+    unlink = os.unlink
+
+    def watched_unlink(path, **options):
+        events.append("unlink")
+        unlink(path, **options)
+
+    monkeypatch.setattr(os, "unlink", watched_unlink)
+    remove_checkpoint(directory / "step-000123")
+    assert events == [
+        "step-000123 -> .removed-step-000123", "checkpoints", *["unlink"] * len(FILES)
+    ]  # fmt: skip
+    assert list(directory.iterdir()) == []
 
 
 def test_a_directory_that_cannot_be_made_is_named(tmp_path):

@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,42 +13,13 @@ import pytest
 import torch
 from conftest import TEXT
 from tensor.batch_makers import make_engine, settings, small_config, windows
+from tensor.ranks import LONG, LOST, command, free_port, start, wait_for_checkpoint
 
 from nanochat.commands.resolve import same_batch
 from nanochat.commands.train import _check_same_checkpoint as check_same_checkpoint
 from nanochat.errors import ConfigError, ProcessGroupError
 from nanochat.runs.checkpoint import load_checkpoint
 from nanochat.tensor import distributed
-
-TESTS = Path(__file__).parents[1]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def start(
-    script: str,
-    rank: int,
-    port: int,
-    arguments: Sequence[str] = (),
-    cwd: Path | None = None,
-    world: int = 2,
-) -> subprocess.Popen[str]:
-    group = {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1"}
-    environment = {name: str(value) for name, value in {**group, "MASTER_PORT": port}.items()}
-    # An empty entry would be the current folder.
-    paths = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
-    return subprocess.Popen(
-        [sys.executable, str(TESTS / "tensor" / script), *arguments],
-        env={**os.environ, **environment, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=cwd,
-    )
 
 
 def test_two_processes_equal_one() -> None:
@@ -179,41 +144,10 @@ def test_a_group_that_cannot_be_joined_is_one_clear_line(monkeypatch: pytest.Mon
 # ------------------------------------------------------------------------- the command in two ranks
 
 
-def command(
-    rank: int, port: int, folder: Path, *words: str, world: int = 2
-) -> subprocess.Popen[str]:
-    group = {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1"}
-    environment = {name: str(value) for name, value in {**group, "MASTER_PORT": port}.items()}
-    return subprocess.Popen(
-        [sys.executable, "-m", "nanochat", "train", *words],
-        env={**os.environ, **environment, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=folder,
-    )
-
-
-LONG = (
-    "--mode=tensor", "--data=names.txt", "--documents=line", "--model-kind=bigram", "--n-embd=4",
-    "--block-size=8", "--batch-size=2", "--threads=1", "--num-samples=0", "--no-baseline",
-    "--out=run", "--rank-timeout=5", "--quiet",
-)  # fmt: skip
-LOST = "error: rank {} lost another process of this run, whose own message says why: "
-
-
 @pytest.fixture
 def texts(tmp_path: Path) -> Path:
     (tmp_path / "names.txt").write_text(TEXT)
     return tmp_path
-
-
-def wait_for_checkpoint(folder: Path, *processes: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
-    while not list(folder.glob("run/checkpoints/step-*")):
-        assert time.monotonic() < deadline
-        assert all(process.poll() is None for process in processes)
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
@@ -238,12 +172,13 @@ def test_a_dead_or_hung_process_ends_the_other_in_one_line_within_the_timeout(
     assert re.fullmatch(re.escape(LOST.format(1 - victim)) + r"[^;\n]+\n", err), err
 
 
-def test_a_process_that_waits_alone_gives_up_after_the_timeout(texts: Path) -> None:
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_waits_alone_gives_up_after_the_timeout(texts: Path, rank: int) -> None:
     port = free_port()
-    process = command(0, port, texts, *LONG[:-2], "--rank-timeout=1", "--quiet", "--steps=2")
+    process = command(rank, port, texts, *LONG[:-2], "--rank-timeout=1", "--quiet", "--steps=2")
     _, err = process.communicate(timeout=100)
     assert process.returncode == 1
-    pattern = rf"error: rank 0 cannot join 2 processes at 127.0.0.1:{port}: [^\n]*\n"
+    pattern = rf"error: rank {rank} cannot join 2 processes at 127.0.0.1:{port}: [^\n]*\n"
     assert re.fullmatch(pattern, err), err
 
 

@@ -11,11 +11,12 @@ import pytest
 from nanochat.config.options import TrainConfig
 from nanochat.errors import ConfigError, MemoryDrift, NonFiniteStep, PromptTooLong
 from nanochat.model.parameters import parameter_specs
-from nanochat.training.engine import StepMetrics
+from nanochat.training.engine import EngineState, StepMetrics
 from nanochat.training.guards import (
     MemoryGuard,
     check_finite,
     check_finite_loss,
+    check_finite_state,
     check_memory_fits,
     check_prompt,
     check_temperature,
@@ -116,6 +117,25 @@ def test_weights_without_a_finite_loss_are_named_by_their_step(loss, step, messa
     assert (caught.value.step, set(caught.value.figures)) == (step, {"validation_loss"})
     copy = pickle.loads(pickle.dumps(caught.value))
     assert (str(copy), copy.step) == (message, step)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("where", ["weight table", "optimizer state v.table"])
+def test_a_value_that_no_checkpoint_may_hold_is_named(value, where):
+    good, bad = np.ones((2, 3)), np.ones((2, 3))
+    bad[1, 2] = value
+    state = EngineState(
+        weights={"table": bad if where.startswith("weight") else good},
+        optimizer={"v.table": good if where.startswith("weight") else bad},
+    )
+    check_finite_state(EngineState(weights={"table": good}, optimizer={"v.table": good}), 3, None)
+    with pytest.raises(NonFiniteStep) as caught:
+        check_finite_state(state, 3, "a")
+    assert str(caught.value) == (
+        f"after step 3: {where} has a value that is {value}; last good checkpoint: a; lower lr or"
+        " set grad_clip"
+    )
+    assert (caught.value.step, list(caught.value.figures)) == (3, [where.replace(" ", "_")])
 
 
 # ------------------------------------------------------------------------------------------ memory

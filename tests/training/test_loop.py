@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -464,6 +465,29 @@ def test_weights_that_no_evaluation_has_scored_are_tried_on_the_next_batch_befor
     )
     # The best of the evaluations is that of step 0.
     assert [step for _, step in run.of("save")] == ([0, 2] if validates else [2])
+
+
+@pytest.mark.parametrize("eval_every", [0, 1, 2])
+def test_a_state_that_no_loss_shows_to_be_bad_is_never_saved(recorded_run, eval_every):
+    """An infinite second moment makes its updates 0: every loss stays finite."""
+    run = recorded_run(steps=6, eval_every=eval_every, checkpoint_every=1)
+    state_dict = run.engine.state_dict
+
+    def poisoned():
+        state = state_dict()
+        if run.begun >= 3:
+            next(iter(state.optimizer.values())).flat[0] = math.inf
+        return state
+
+    run.engine.state_dict = poisoned
+    with pytest.raises(NonFiniteStep) as caught:
+        run.run()
+    assert re.fullmatch(
+        r"after step 3: optimizer state (\S+) has a value that is inf; last good checkpoint:"
+        r" checkpoint-2; lower lr or set grad_clip",
+        str(caught.value),
+    )
+    assert max(step for _, step in run.of("save")) == 2
 
 
 def test_a_run_that_is_asked_to_stop_saves_no_weights_without_a_finite_loss(recorded_run):

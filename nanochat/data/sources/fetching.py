@@ -21,7 +21,7 @@ from nanochat.data.sources.opening import CHUNK, open_file, reason
 from nanochat.data.sources.progress import reading
 from nanochat.errors import CorpusError
 from nanochat.system import processes
-from nanochat.system.durable import output_error, replace_durably, sync_folder
+from nanochat.system.durable import ensure_folder, output_error, replace_durably
 from nanochat.system.plain_files import read_plain
 from nanochat.system.wording import amount, printable
 
@@ -180,8 +180,7 @@ def keep_sources(sources: tuple[Fetched, ...], folder: Path) -> None:
     target = folder / SOURCES_DIR
     index: dict[str, dict[str, str]] = {}
     try:
-        target.mkdir(exist_ok=True)
-        sync_folder(folder)
+        ensure_folder(target)
         for source in sources:
             name = source.sha256 + _suffix(source.origin)
             if source.kept is None or source.kept.parent != target:
@@ -189,6 +188,7 @@ def keep_sources(sources: tuple[Fetched, ...], folder: Path) -> None:
             index[source.origin] = {"sha256": source.sha256, "file": name}
     except OSError as error:
         raise output_error(target, error) from error
+    # Last: it makes the names of the copies durable too.
     replace_durably(target / _INDEX, (json.dumps(index, indent=2) + "\n").encode())
 
 
