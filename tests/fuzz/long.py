@@ -1,15 +1,15 @@
 """The long form: inputs that are drawn by coverage, with atheris in Python and libFuzzer in C++.
 
-    PYTHONPATH=tests python -m fuzz.long [--seconds 600] [--libfuzzer BUILD/tests/cpp/fuzz] [NAME …]
+    PYTHONPATH=tests python -m fuzz.long READER SECONDS     # one reader of targets.py
+    BUILD/tests/cpp/fuzz/fuzz_rows NEW_CORPUS tests/cpp/fuzz/corpus/rows     # one C++ target
 
-Each target runs in its own process, for --seconds in C++ and the same for each group of readers in
-Python. An input that breaks a claim is written to the working folder, and the exit status is 1.
-Otherwise, if all targets ran, the executions are added to bench/results/faults/reliability.json.
+`pytest --long tests/fuzz` runs all of them. An input that breaks a claim is written to the working
+folder, as crash-TARGET-….
 """
 
 from __future__ import annotations
 
-import argparse
+import random
 import re
 import subprocess
 import sys
@@ -26,71 +26,37 @@ GROUPS = {
     "config": ("config",),
     "arguments": ("arguments",),
 }  # fmt: skip
-CORPUS = Path(__file__).parent.parent / "cpp" / "fuzz" / "corpus"
-LIMITS = ("-timeout=30", "-rss_limit_mb=3072", "-print_final_stats=1", "-verbosity=1")
+HERE = Path(__file__).parent
+CORPUS = HERE.parent / "cpp" / "fuzz" / "corpus"
+LIMITS = ("-timeout=30", "-rss_limit_mb=3072", "-print_final_stats=1")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("names", nargs="*", help="targets, by default all")
-    parser.add_argument("--seconds", type=int, default=600, help="per group and C++ target")
-    parser.add_argument("--libfuzzer", type=Path, help="folder of the C++ targets")
-    # In the process of one reader:
-    parser.add_argument("--only", help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.only:
-        _fuzz(given.only, given.seconds, given.folder)
-    counts: dict[str, dict[str, int]] = {}
-    failed = []
-    for group, names in GROUPS.items():
-        for name in names:
-            if given.names and name not in given.names:
-                continue
-            seconds = -(-given.seconds // len(names))
-            command = [sys.executable, "-m", "fuzz.long", f"--only={name}", f"--seconds={seconds}"]
-            with tempfile.TemporaryDirectory() as folder:
-                done = _executions(name, [*command, f"--folder={folder}"])
-            failed += [name] if done is None else []
-            counts.setdefault(f"test_fuzz_readers[{group}]", {"inputs": 0})["inputs"] += done or 0
-    for binary in sorted(given.libfuzzer.glob("fuzz_*")) if given.libfuzzer else ():
-        name = binary.name.removeprefix("fuzz_")
-        if not binary.is_file() or (given.names and name not in given.names):
-            continue
-        with tempfile.TemporaryDirectory() as found:
-            command = [
-                str(binary), found, str(CORPUS / name), f"-max_total_time={given.seconds}", "-max_len=1024",
-                f"-artifact_prefix=crash-{name}-", *LIMITS,
-            ]  # fmt: skip
-            done = _executions(name, command)
-        failed += [name] if done is None else []
-        counts[f"test_fuzz_kernels[{name}]"] = {"inputs": done or 0}
-    if failed:
-        sys.exit(f"failed: {' '.join(failed)}")
-    if not given.names:
-        from faults.record import write_trials
-
-        for experiment, tried in counts.items():
-            write_trials(experiment, tried)
+def reader_inputs(name: str, seconds: int) -> int:
+    """Fuzz a reader in another process; return the executions. Raises AssertionError."""
+    return _executions([sys.executable, "-m", "fuzz.long", name, str(seconds)])
 
 
-def _executions(name: str, command: Sequence[str]) -> int | None:
-    """Run one target; return its executions, or None if an input broke a claim."""
+def kernel_inputs(name: str, seconds: int, binaries: Path) -> int:
+    """Fuzz a C++ target; return the executions. Raises AssertionError."""
+    options = (f"-max_total_time={seconds}", "-max_len=1024", f"-artifact_prefix=crash-{name}-")
+    with tempfile.TemporaryDirectory() as found:
+        words = [str(binaries / f"fuzz_{name}"), found, str(CORPUS / name), *options, *LIMITS]
+        return _executions(words)
+
+
+def _executions(command: Sequence[str]) -> int:
     done = subprocess.run(command, capture_output=True, text=True, errors="replace")
     found = re.search(r"stat::number_of_executed_units: +(\d+)", done.stderr)
-    if done.returncode != 0 or found is None:
-        print(f"{name}: FAILED with {done.returncode}\n{done.stdout[-3000:]}{done.stderr[-6000:]}")
-        return None
-    print(f"{name}: {int(found[1]):,} inputs", flush=True)
+    assert done.returncode == 0 and found is not None, done.stdout[-3000:] + done.stderr[-6000:]
     return int(found[1])
 
 
 def _fuzz(name: str, seconds: int, folder: Path) -> None:
     """Fuzz one reader in this process, which libFuzzer ends."""
-    import random
-
     import atheris
 
+    # atheris cannot instrument what the loaders of an editable install load; the path has it too.
+    sys.meta_path[:] = [each for each in sys.meta_path if "Redirecting" not in type(each).__name__]
     with atheris.instrument_imports(include=["nanochat"]):
         from fuzz.mutations import mutated
         from fuzz.targets import Workplace
@@ -99,7 +65,7 @@ def _fuzz(name: str, seconds: int, folder: Path) -> None:
     target = workplace.targets[name]
     corpus = folder / "corpus"
     corpus.mkdir()
-    kept = sorted((Path(__file__).parent / "kept" / name).glob("*"))
+    kept = sorted((HERE / "kept" / name).glob("*"))
     for i, content in enumerate([*target.seeds, *(path.read_bytes() for path in kept)]):
         (corpus / str(i)).write_bytes(content)
 
@@ -122,4 +88,8 @@ def _fuzz(name: str, seconds: int, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if len(sys.argv) == 4:
+        _fuzz(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))
+    with tempfile.TemporaryDirectory() as place:  # in another process, because libFuzzer ends it
+        again = [sys.executable, "-m", "fuzz.long", *sys.argv[1:3], place]
+        sys.exit(subprocess.run(again).returncode)

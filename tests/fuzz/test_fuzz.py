@@ -1,6 +1,8 @@
 """Readers of files and the command line, on damaged input: one clear line, or harmless.
 
-The long form, `python -m fuzz.long`, draws inputs by coverage. What it found is in `kept`.
+The long forms draw inputs by coverage, also for the C++ targets in tests/cpp/fuzz. They need atheris,
+and NCLAB_FUZZERS must name the folder of the C++ targets, built with NCLAB_FUZZ=ON. What they have
+found is in `kept` and in tests/cpp/fuzz/corpus.
 """
 
 from __future__ import annotations
@@ -12,12 +14,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from faults.record import write_trials
+from fuzz.long import CORPUS, GROUPS, kernel_inputs, reader_inputs
 from fuzz.mutations import mutated
 from fuzz.targets import Workplace
 
 KEPT = Path(__file__).parent / "kept"
 INPUTS, INPUTS_OF_COMMANDS = 250, 40  # per target; of those that run a command on a whole run
 MOST_MORE_BYTES = 1 << 30
+LONG_S = 600  # of each group and C++ target
+FUZZERS = os.environ.get(
+    "NCLAB_FUZZERS", "build/fuzz/tests/cpp/fuzz"
+)  # before conftest.py removes it
 COMMANDS = (
     "metrics.jsonl",
     "result.json",
@@ -43,6 +51,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
 
 def test_each_target_is_listed(workplace: Workplace) -> None:
     assert tuple(workplace.targets) == TARGETS
+    assert {name for names in GROUPS.values() for name in names} == set(TARGETS)
     assert {path.parent.name for path in KEPT.glob("*/*")} <= set(TARGETS)
 
 
@@ -61,3 +70,19 @@ def test_a_damaged_input_is_refused_or_harmless(workplace: Workplace, name: str)
         assert found is None, f"{content!r:.3000}\n{found}"
     more = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert more * 1024 < MOST_MORE_BYTES
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("group", GROUPS)
+def test_no_input_breaks_a_reader(group: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    names = GROUPS[group]
+    inputs = sum(reader_inputs(name, LONG_S // len(names)) for name in names)
+    write_trials(f"test_no_input_breaks_a_reader[{group}]", {"inputs": inputs})
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", sorted(path.name for path in CORPUS.iterdir()))
+def test_no_input_breaks_a_kernel_or_a_program(name: str) -> None:
+    inputs = kernel_inputs(name, LONG_S, Path(FUZZERS))
+    write_trials(f"test_no_input_breaks_a_kernel_or_a_program[{name}]", {"inputs": inputs})
