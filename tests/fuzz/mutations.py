@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from typing import Any
@@ -69,15 +70,15 @@ def _change(draw: random.Random, container: Any) -> None:
             continue
         action = draw.random()
         if action < 0.7:
-            container[key] = draw.choice(_VALUES)
+            container[key] = copy.deepcopy(draw.choice(_VALUES))
         elif action < 0.8 and type(container[key]) in (int, float):
             container[key] += draw.choice((1, -1, 0.5, 10**6))
         elif action < 0.9:
             del container[key]
         elif is_object:
-            container[draw.choice(_KEYS)] = draw.choice(_VALUES)
+            container[draw.choice(_KEYS)] = copy.deepcopy(draw.choice(_VALUES))
         else:
-            container.append(draw.choice(_VALUES))
+            container.append(copy.deepcopy(draw.choice(_VALUES)))
         return
 
 

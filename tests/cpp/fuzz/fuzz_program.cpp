@@ -23,21 +23,10 @@ namespace program = nanochat::program;
 namespace simd = nanochat::simd;
 
 enum class Kind : std::uint8_t {
-  add,
-  sub,
-  mul,
-  div,
-  neg,
-  exp,
-  log,
-  tanh,
-  relu,  // of one or two values
-  add_const,
-  sub_from,
-  mul_const,
-  div_const,
-  into,
-  pow_const,  // of a value and a constant
+  binary,
+  unary,
+  constant,
+  from_constant,
   gather,
   input,
   select,
@@ -46,8 +35,7 @@ enum class Kind : std::uint8_t {
   dot,
   linear,
   softmax,
-  attend,
-  last = attend
+  attend
 };
 
 struct Operation {
@@ -92,7 +80,7 @@ struct Program {
   static std::vector<Operation> operations(Input& input, std::int64_t count) {
     std::vector<Operation> result;
     for (; count > 0; --count) {
-      const auto kind = static_cast<Kind>(input.between(0, static_cast<int>(Kind::last)));
+      const auto kind = static_cast<Kind>(input.between(0, static_cast<int>(Kind::attend)));
       const std::uint8_t a = input.byte(), b = input.byte(), extent = input.byte();
       result.push_back({kind, a, b, static_cast<std::uint8_t>(1 + extent % 5),
                         input.one_of({0.5, -1.0, 2.0, 0.0, -0.0, 1.0, 3.0, -0.5, 0.1})});
@@ -160,8 +148,9 @@ class Run {
     values_.back().push_back(id);
     return id;
   }
-  NodeId steep(NodeId id) {
-    fragile = fragile || std::fabs(trace.tape.value(id)) < 1e-5;
+  // Notes an operand near a kink or a pole, if the operation has one.
+  NodeId steep(NodeId id, bool has_one) {
+    fragile = fragile || (has_one && std::fabs(trace.tape.value(id)) < 1e-5);
     return id;
   }
   NodeId value(std::uint8_t choice, std::int32_t t, std::size_t i = 0) {
@@ -213,50 +202,30 @@ class Run {
     nanochat::Tape& tape = trace.tape;
     const std::size_t count = op.count;
     switch (op.kind) {
-      case Kind::add:
-        push(tape.add(value(op.a, t), value(op.b, t)));
+      case Kind::binary: {
+        constexpr NodeId (nanochat::Tape::* of_two[])(NodeId, NodeId) = {
+            &nanochat::Tape::add, &nanochat::Tape::sub, &nanochat::Tape::mul, &nanochat::Tape::div};
+        push(
+            (tape.*of_two[op.count % 4])(value(op.a, t), steep(value(op.b, t), op.count % 4 == 3)));
         return;
-      case Kind::sub:
-        push(tape.sub(value(op.a, t), value(op.b, t)));
+      }
+      case Kind::unary: {
+        constexpr NodeId (nanochat::Tape::* of_one[])(NodeId) = {
+            &nanochat::Tape::neg, &nanochat::Tape::exp, &nanochat::Tape::tanh, &nanochat::Tape::log,
+            &nanochat::Tape::relu};
+        push((tape.*of_one[op.count - 1])(steep(value(op.a, t), op.count >= 4)));
         return;
-      case Kind::mul:
-        push(tape.mul(value(op.a, t), value(op.b, t)));
+      }
+      case Kind::constant: {
+        constexpr NodeId (nanochat::Tape::* with_number[])(NodeId, double) = {
+            &nanochat::Tape::add_const, &nanochat::Tape::mul_const, &nanochat::Tape::div_const,
+            &nanochat::Tape::pow_const};
+        push((tape.*with_number[op.b % 4])(steep(value(op.a, t), op.b % 4 == 3), op.constant));
         return;
-      case Kind::div:
-        push(tape.div(value(op.a, t), steep(value(op.b, t))));
-        return;
-      case Kind::neg:
-        push(tape.neg(value(op.a, t)));
-        return;
-      case Kind::exp:
-        push(tape.exp(value(op.a, t)));
-        return;
-      case Kind::log:
-        push(tape.log(steep(value(op.a, t))));
-        return;
-      case Kind::tanh:
-        push(tape.tanh(value(op.a, t)));
-        return;
-      case Kind::relu:
-        push(tape.relu(steep(value(op.a, t))));
-        return;
-      case Kind::add_const:
-        push(tape.add_const(value(op.a, t), op.constant));
-        return;
-      case Kind::sub_from:
-        push(tape.subtract_from(op.constant, value(op.a, t)));
-        return;
-      case Kind::mul_const:
-        push(tape.mul_const(value(op.a, t), op.constant));
-        return;
-      case Kind::div_const:
-        push(tape.div_const(value(op.a, t), op.constant));
-        return;
-      case Kind::into:
-        push(tape.divide_into(op.constant, steep(value(op.a, t))));
-        return;
-      case Kind::pow_const:
-        push(tape.pow_const(steep(value(op.a, t)), op.constant));
+      }
+      case Kind::from_constant:
+        push(op.b % 2 == 0 ? tape.subtract_from(op.constant, value(op.a, t))
+                           : tape.divide_into(op.constant, steep(value(op.a, t), true)));
         return;
       case Kind::gather: {
         const std::size_t block = op.a % program_.blocks.size();
@@ -498,11 +467,14 @@ void fuzz::fuzz(Input& input) {
     const Result expected = by_tape(program, documents);
     if (exact) {
       CHECK(same(found.totals, expected.totals));
-      if (documents.size() == 1 && vectors.ordered) {
+      const bool is_whole = documents.front().length == program.positions;
+      if (documents.size() == 1 && vectors.ordered && (is_whole || !recorded.fragile)) {
         CHECK(same(found.gradients, expected.gradients));
       }
     }
-    if (expected.fragile) continue;
+    // Numbers of parameters alone are computed for all documents; an infinite one makes the
+    // gradients of documents that do not reach it NaN.
+    if (expected.fragile || recorded.fragile) continue;
     const Result perturbed = by_tape(program, documents, 1);
     check_close(found.totals, expected.totals, perturbed.totals, 1);
     check_close(found.gradients, expected.gradients, perturbed.gradients, 1);
