@@ -38,6 +38,49 @@ thread_tests() {  # at fixed addresses, where that is allowed: older runtimes kn
   "${fixed[@]}" ctest -j 2 --test-dir "$work/tsan" -R '^kernel' --output-on-failure
 }
 
+# The threads of scalar programs.
+program_threads() {
+  cmake_core "$work/tsan" -DNCLAB_CUDA=OFF -DNCLAB_AVX512=OFF -DNCLAB_SANITIZE=thread &&
+    cmake --build "$work/tsan" --target test_program_threads || return 1
+  local fixed=()
+  setarch -R true 2>/dev/null && fixed=(setarch -R)
+  "${fixed[@]}" ctest --test-dir "$work/tsan" -R '^program_threads' --output-on-failure
+}
+
+# The bindings with sanitizers, under the tests that give them hostile input. pybind11 makes types
+# that live as long as the process, so leaks are not looked for.
+scalar_tests() {
+  cmake_core "$work/bindings" -DNCLAB_SANITIZE=ON -DNCLAB_CUDA=OFF -DNCLAB_AVX512=OFF \
+    -DNCLAB_CPP_TESTS=OFF -DNCLAB_PYTHON=ON -Dpybind11_DIR="$(python -m pybind11 --cmakedir)" &&
+    cmake --build "$work/bindings" --target _scalar nck &&
+    cmake --install "$work/bindings" --prefix "$work/sanitized" >/dev/null &&
+    sanitized python -c 'from nanochat import _scalar; print(_scalar.__file__)' |
+      grep --quiet "^$work/sanitized/" || { echo "needs an install that is not editable"; return 1; }
+  sanitized pytest -q -n 2 tests/scalar/test_{draw,matrix_input,native_faults,optimizer,steps}.py \
+    tests/scalar/test_program_{arguments,bad_input,graphs,powers,selections,sequences}.py \
+    tests/scalar/test_program_{threads,zeros}.py tests/scalar/test_{tape,value}.py
+}
+
+sanitized() {  # command…: with the bindings of scalar_tests
+  LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libstdc++.so.6)" \
+    ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 PYTHONPATH="$work/sanitized" "$@"
+}
+
+# The fuzz targets with libFuzzer, by the first Clang that has it; without one, installs Clang.
+libfuzzer_targets() {
+  local clang="" each
+  command -v clang++ >/dev/null || ls /usr/bin/clang++-* >/dev/null 2>&1 ||
+    { apt-get update -qq && apt-get install -y -qq clang; } || return 1
+  for each in clang++ clang++-{21..14}; do
+    echo 'extern "C" int LLVMFuzzerTestOneInput(const char*, unsigned long) { return 0; }' |
+      "$each" -x c++ - -fsanitize=fuzzer -o "$work/has_libfuzzer" 2>/dev/null && clang=$each && break
+  done
+  [ -n "$clang" ] || { echo "no Clang with libFuzzer"; return 1; }
+  cmake_core "$work/fuzz" -DCMAKE_CXX_COMPILER="$clang" -DCMAKE_CXX_FLAGS=-O1 -DNCLAB_FUZZ=ON \
+    -DNCLAB_SANITIZE=ON -DNCLAB_CUDA=OFF -DNCLAB_WERROR=OFF &&
+    cmake --build "$work/fuzz" --target fuzzers
+}
+
 clang_format() {
   git ls-files 'csrc/*' 'tests/cpp/*' | grep -E '[.](cpp|hpp|h|cu|cuh)$' |
     xargs clang-format --dry-run --Werror

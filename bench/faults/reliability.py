@@ -94,6 +94,14 @@ EXPERIMENTS = {
     "test_memory_descriptors_and_threads_do_not_grow": (
         "Long runs whose memory, descriptors and threads stay flat", "test_soak.py",
     ),
+    "test_no_input_breaks_a_reader": (
+        "Each reader of files and the command line, with inputs drawn by coverage (atheris)",
+        "../fuzz/test_fuzz.py",
+    ),
+    "test_no_input_breaks_a_kernel_or_a_program": (
+        "Each C-ABI function and random scalar programs, with inputs drawn by coverage (libFuzzer)",
+        "../fuzz/test_fuzz.py",
+    ),
 }  # fmt: skip
 
 

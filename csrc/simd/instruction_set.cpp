@@ -6,10 +6,22 @@
 #include <stdexcept>
 #include <string>
 
+#if NCLAB_SIMD_X86
+#include <cpuid.h>
+#endif
+
 namespace nanochat::simd {
 namespace {
 
 bool named(const char* name, const char* other) noexcept { return std::strcmp(name, other) == 0; }
+
+#if NCLAB_SIMD_X86
+// Clang 14's __builtin_cpu_supports does not know F16C.
+bool has_f16c() noexcept {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
+}
+#endif
 
 }  // namespace
 
@@ -23,8 +35,7 @@ bool runs(const char* instruction_set) noexcept {
 #endif
 #if NCLAB_SIMD_X86
   if (named(instruction_set, "avx2")) {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-           __builtin_cpu_supports("f16c");
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
   }
 #endif
   return named(instruction_set, "portable");

@@ -41,7 +41,7 @@ LARGEST = 1 << 20  # bytes of a config file
 # Variables of the build (CMakeLists.txt), which may still be set in the shell that runs a command,
 # those that choose a build of the kernels (native.py) and its instruction set, the one that checks
 # compiled programs (csrc/scalar/program/graph/verify.hpp), and the cache.
-_OTHER_NAMES = "AVX512 CUDA PYTHON CPP_TESTS SANITIZE WERROR KERNELS SIMD VERIFY"
+_OTHER_NAMES = "AVX512 CUDA PYTHON CPP_TESTS FUZZ SANITIZE WERROR KERNELS SIMD VERIFY"
 _OTHERS = frozenset(PREFIX + name for name in _OTHER_NAMES.split()) | {CACHE_VARIABLE}
 _CONFIGS = (
     TrainConfig, SampleConfig, EvalConfig, AblateConfig, RunsConfig, RunsShowConfig,

@@ -130,7 +130,7 @@ def summarize(path: Path) -> RunSummary:
         state = RUNNING if names and names <= RUN_FILES and writer(path) else FOREIGN
         return RunSummary(path=path, state=state, size_bytes=size, written_s=written)
     config, problem = _read(folder.config, parse_toml)
-    result, second = _read(folder.result, json.loads) if folder.result.exists() else ({}, "")
+    result, second = _read_result(folder) if folder.result.exists() else ({}, "")
     evaluations = [found for found in map(_evaluation, logged(folder.metrics, "eval")) if found]
     last = max((*steps, *(found.step for found in evaluations)), default=None)
     return RunSummary(
@@ -155,6 +155,18 @@ def _valid_options(config: Mapping[str, Any]) -> dict[str, Any]:
             with suppress(ConfigError):
                 valid[name] = known[name].parse(name, value)
     return valid
+
+
+def _read_result(folder: RunFolder) -> tuple[dict[str, Any], str]:
+    """Return what a run writes into result.json: single values and the samples, and what is wrong
+    with the file. Others are left out."""
+    result, problem = _read(folder.result, json.loads)
+    valid = {
+        name: value
+        for name, value in result.items()
+        if name == "samples" or not isinstance(value, (dict, list))
+    }
+    return valid, problem
 
 
 def _state(path: Path, problem: str, result: Mapping[str, Any], last: int | None) -> str:
@@ -190,7 +202,7 @@ def step_evaluation(run: Path, step: int) -> Evaluation | None:
     The result of a finished run holds that of its best checkpoint, on all of the validation text;
     metrics.jsonl holds the others.
     """
-    result, _ = _read(RunFolder(run).result, json.loads)
+    result, _ = _read_result(RunFolder(run))
     loss = figure(result.get("val_loss"))
     if loss is not None and result.get("best_step") == step:
         return Evaluation(step=step, loss=loss, bpb=figure(result.get("val_bpb")))

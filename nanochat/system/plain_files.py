@@ -38,6 +38,8 @@ def open_plain(path: str | os.PathLike[str], flags: int = os.O_RDONLY, mode: int
     """Return the descriptor of a regular file. Raises OSError for anything else, and at once."""
     try:
         descriptor = os.open(path, flags | _NO_LINKS, mode)
+    except ValueError as error:  # a NUL or a lone surrogate, which no name of a file has
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from error
     except OSError as error:
         if kind := _kind(os.lstat(path).st_mode if os.path.lexists(path) else 0):
             raise _refusal(kind) from error

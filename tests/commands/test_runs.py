@@ -148,6 +148,7 @@ def test_the_parameters_of_an_unfinished_run_come_from_its_weights(runs, trained
 @example(name="config.toml", content=b"0=0\npreset=[]")
 @example(name="config.toml", content=b"data=[[3],{}]\nmodel_kind={}\nlr=[nan]\nsteps=1e999")
 @example(name="metrics.jsonl", content=b'{"kind":"eval","step":1,"val_loss":1e999}')
+@example(name="result.json", content=b'{"vocab_size": [1], "split_sha256": {"a": []}}')
 @example(name="metrics.jsonl", content=b'{"kind":"eval","step":1,"val_loss":1%s}' % (b"0" * 400))
 @given(
     name=st.sampled_from(["config.toml", "result.json", "metrics.jsonl", "environment.json",
@@ -165,6 +166,13 @@ def test_no_file_of_a_run_can_break_a_command(trained_gpt, tmp_path_factory, nam
         assert main([*words, f"--dir={folder}", "--quiet"]) in (0, 1)
         assert main([*words, f"--dir={folder}", "--json", "--quiet"]) in (0, 1)
     shutil.rmtree(folder)
+
+
+def test_a_result_holds_single_values_and_samples(runs):
+    (runs / "kjv/result.json").write_text(
+        '{"vocab_size": [1], "steps": 40, "val_loss": {}, "style": null, "samples": ["a", "b"]}'
+    )
+    assert summarize(runs / "kjv").result == {"steps": 40, "style": None, "samples": ["a", "b"]}
 
 
 def test_names_cannot_command_the_terminal(runs, cli):

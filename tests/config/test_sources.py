@@ -154,7 +154,8 @@ def test_every_command_refuses_a_misspelt_variable(command, refused, monkeypatch
 
 
 @pytest.mark.parametrize(
-    "name", ["CUDA", "PYTHON", "CPP_TESTS", "SANITIZE", "WERROR", "KERNELS", "SIMD", "VERIFY"]
+    "name",
+    ["CUDA", "PYTHON", "CPP_TESTS", "FUZZ", "SANITIZE", "WERROR", "KERNELS", "SIMD", "VERIFY"],
 )
 def test_variables_of_the_build_are_ignored(name):
     assert gather(environment={f"NCLAB_{name}": "ON"}) == {}

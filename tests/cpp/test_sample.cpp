@@ -284,7 +284,7 @@ TEST_CASE(any_number_of_threads_draws_the_same_tokens_from_strided_rows) {
     words.push_back(random.word());
     wanted.push_back(slow_draw(row, words.back(), {0.7, 40, 0.9}));
   }
-  for (const std::int32_t threads : {1, 2, 4, 64}) {
+  for (const std::int32_t threads : {1, 2, 4, 64, 1 << 30}) {
     Tokens tokens(rows, -9);
     CHECK(nck_sample(logits.data(), rows, vocab, stride, NCK_FLOAT32, words.data(), nullptr,
                      nullptr, 0.7, 40, 0.9, tokens.data(), threads) == NCK_OK);

@@ -369,6 +369,12 @@ def test_the_error_lists_the_columns(tmp_path, name):
     )
 
 
+def test_a_line_break_in_the_name_of_a_column_is_escaped(tmp_path):
+    path = write(tmp_path / "a.csv", '"a\nb",c\n1,2\n')
+    wanted = "must have a column text or content or messages, got a\\nb, c;"
+    assert message(str(path)) == f"{path} {wanted} {CHOOSE}"
+
+
 def test_a_csv_whose_column_is_numbers_is_refused(tmp_path):
     path = write(tmp_path / "a.csv", "text,price\n" + "".join(f"t{i},{i}.5\n" for i in range(2000)))
     assert message(path, text_column="price") == (

@@ -116,6 +116,21 @@ def test_discounts_and_gates_learn_as_the_formulas_say(
         oracle.learn(target, network)
 
 
+def test_a_target_that_cannot_occur_teaches_the_gate_nothing() -> None:
+    model = KneserNey.count(documents_of(random_texts(3, 25, seed=4)), 3, VOCAB)
+    adaptive, plain = AdaptiveCounts(model), AdaptiveCounts(model)
+    losses = adaptive.read(
+        [2, 3], np.zeros((2, 2))
+    )  # neither the network nor the counts have a share
+    assert losses.tolist() == [np.inf, np.inf]
+    plain.read([2, 3])
+    shares = random_shares(1, VOCAB + 1)[0]
+    for network in (None, shares):
+        found, expected = adaptive.distribution(network), plain.distribution(network)
+        assert found.tobytes() == expected.tobytes()
+        assert found.sum() == pytest.approx(1, rel=1e-12)
+
+
 @settings(deadline=None, max_examples=50)
 @given(TEXTS, TEXTS, st.integers(1, 6), st.integers(0, 16), st.data())
 def test_one_call_or_many_or_a_copy_give_the_same_bits(training, read, order, read_order, data):

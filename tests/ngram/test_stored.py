@@ -147,6 +147,15 @@ def test_no_content_of_the_arrays_leads_a_lookup_out_of_them(data: st.DataObject
     assert model.distributions([[3, 4, 5, 6]]).shape == (1, VOCAB)
 
 
+def test_a_context_without_followers_is_refused() -> None:
+    """Counts that grow would take the place of an n-gram from a context that has none."""
+    arrays = counted().arrays()
+    moved = arrays["nodes"].copy()
+    moved[1, 1] = 0  # the lists of the root's followers begin and end at 0
+    with pytest.raises(KernelError, match="^the counts are damaged: a node$"):
+        KneserNey.open(5, VOCAB, {**arrays, "nodes": moved})
+
+
 @pytest.mark.parametrize("discount", [0.0, -1.0, 1.5, np.nan, np.inf])
 def test_a_discount_that_is_none_is_refused(discount: float) -> None:
     arrays = counted().arrays()

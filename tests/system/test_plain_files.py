@@ -49,6 +49,12 @@ def test_devices_are_refused_and_absent_files_are_absent() -> None:
         read_plain("/nowhere")
 
 
+@pytest.mark.parametrize("name", ["a\0b", "\ud800"])
+def test_a_name_that_no_file_can_have_is_absent(name: str) -> None:
+    with pytest.raises(FileNotFoundError, match="No such file or directory"):
+        open_plain(name)
+
+
 def test_a_file_is_read_up_to_the_bound_and_refused_beyond(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_bytes(b"12345")

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 from nanochat.data.sources.json_stream import JsonStream
 from nanochat.data.sources.opening import MissingReader, Unreadable, check_ratio, reason
 from nanochat.errors import CorpusError
+from nanochat.system.wording import printable
 
 __all__ = ["TEXT_COLUMNS", "read_json", "read_jsonl", "read_parquet", "read_table"]
 
@@ -29,9 +30,9 @@ _ASCII_SPACE = " \t\n\r\v\f"
 
 
 def _no_column(name: str, columns: Iterable[str], column: str | None) -> Unreadable:
-    known = [str(key) for key in columns]
+    known = [printable(str(key)) for key in columns]
     listed = ", ".join(known[:_SHOWN]) + (", …" if len(known) > _SHOWN else "")
-    wanted = f"a column {column}" if column else f"a column {' or '.join(TEXT_COLUMNS)}"
+    wanted = f"a column {printable(column)}" if column else f"a column {' or '.join(TEXT_COLUMNS)}"
     return Unreadable(
         f"{name} must have {wanted}, got {listed or 'no columns'}; choose one with --text-column",
         "file of records without a text column",

@@ -28,9 +28,10 @@ struct VectorPair {
   V low, high;
 };
 
-// Loads the weights of one input for the outputs of a panel.
+// Loads the weights of one input for the outputs of a panel. AccumType: Clang 14 forms the
+// type that is returned for bfloat16 too, although the function below is the better match.
 template <class A>
-inline VectorPair<Whole<A>> load_pair(const A* from) noexcept {
+inline VectorPair<Whole<AccumType<A>>> load_pair(const A* from) noexcept {
   return {load<Whole<A>>(from), load<Whole<A>>(from + width<A>)};
 }
 // bfloat16 is the upper half of a float. The weights of the panel's two vectors share words, so one

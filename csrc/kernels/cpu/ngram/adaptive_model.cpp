@@ -36,9 +36,11 @@ void Gate::enter(const Place& place) noexcept {
 }
 
 void Gate::learn(double own, double other, double share, double rate) noexcept {
+  const double p = mixed(own, other, share);
+  if (p == 0) return;  // log p has no derivative; no bias would have predicted this target
   const double raised = factor_ * share;
   const double weight = raised / (1 - share + raised);
-  const double slope = weight * (other / mixed(own, other, share) - 1);
+  const double slope = weight * (other / p - 1);
   for (const std::uint32_t index : place_) {
     Bias& bias = biases_[index];
     bias.squares += slope * slope;

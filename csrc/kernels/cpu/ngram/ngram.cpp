@@ -133,6 +133,8 @@ View opened(const nck_ngram_arrays& arrays) {
   check_whole(view.stream[0] == bos && view.stream[view.last_position] == bos,
               "an end of the text");
   const std::size_t last = view.node_count - 1;
+  // Counts that grow rely on it: the contexts of a path have followers, or none of them has.
+  const std::uint32_t fewest = view.targets > 0 ? 1 : 0;
   check_whole(view.nodes[last].first_child == view.child_count &&
                   view.nodes[last].first_follower == view.follower_count,
               "the last node");
@@ -140,6 +142,7 @@ View opened(const nck_ngram_arrays& arrays) {
     const Node &node = view.nodes[i], &next = view.nodes[i + 1];
     check_whole(node.first_child <= next.first_child && next.first_child <= view.child_count &&
                     node.first_follower <= next.first_follower &&
+                    next.first_follower - node.first_follower >= fewest &&
                     next.first_follower <= view.follower_count,
                 "a node");
     std::size_t follower = node.first_follower;

@@ -23,7 +23,7 @@ namespace {
 // threads, and several rows, because a row prefetches the next one.
 std::int64_t rows_per_chunk(std::int64_t rows, std::int64_t vocab, int threads) {
   const std::int64_t least = 16384 / vocab, most = 262144 / vocab;
-  return std::clamp<std::int64_t>(std::min(most, rows / (4 * threads)),
+  return std::clamp<std::int64_t>(std::min(most, rows / (4 * std::int64_t{threads})),
                                   std::clamp<std::int64_t>(least, 1, sample_rows), sample_rows);
 }
 
