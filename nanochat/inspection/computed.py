@@ -29,6 +29,7 @@ Edits = Mapping[str, NDArray[np.float64]]
 class TracedText:
     """One document: each token is read at its index and predicts the target of that index."""
 
+    source: str
     tokens: NDArray[np.int64]  # (tokens,) the first is BOS
     targets: NDArray[np.int64]  # (tokens,) the last is BOS
     by_counts: NDArray[np.float64] | None  # (tokens,) probability of each target; None: no counts

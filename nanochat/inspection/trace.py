@@ -45,9 +45,9 @@ class Trace(Mapping[str, NDArray[np.float64]]):
         text: TracedText,
         edits: Edits,
     ) -> None:
-        self._trained, self._text, self._edits = trained, text, edits
-        self.weights = weights
-        self.tokens, self.targets = text.tokens, text.targets
+        self.trained, self._edits, self.tokenizer = trained, edits, trained.tokenizer
+        self.config, self.text, self.weights = trained.config, text, weights
+        self.source, self.tokens, self.targets = text.source, text.tokens, text.targets
         self.pieces = [trained.tokenizer.token_text(token) for token in text.targets.tolist()]
         self._computed = _compute(trained, weights, text, edits, backward=True)
 
@@ -66,12 +66,12 @@ class Trace(Mapping[str, NDArray[np.float64]]):
         return len(self._computed.values)
 
     def __repr__(self) -> str:
-        engine = self._trained.engine
+        engine = self.trained.engine
         width = max(map(len, self))
         rows = [f"  {name:<{width}}  {array.shape}" for name, array in self.items()]
         head = (
             f"Trace({counted(len(self.tokens), 'token')}, {self.mean:.4f} nats per token,"
-            f" {engine.mode}, {self._trained.config.dtype})"
+            f" {engine.mode}, {self.config.dtype})"
         )
         return "\n".join([head, *rows])
 
@@ -86,6 +86,11 @@ class Trace(Mapping[str, NDArray[np.float64]]):
     @cached_property
     def mean(self) -> float:
         return float(self["losses"].mean())
+
+    @property
+    def embedding(self) -> NDArray[np.float64]:  # (tokens, n_embd)
+        """The vectors that the first block reads."""
+        return self[[name for name in self if name.startswith("embed.")][-1]]
 
     def patch(self, arrays: Mapping[str, ArrayLike]) -> Trace:
         """Return the trace in which the given arrays replace those that the model computes.
@@ -108,7 +113,7 @@ class Trace(Mapping[str, NDArray[np.float64]]):
             if array.shape != shape:
                 raise ConfigError(f"{name} must have the shape {shape}, got {array.shape}")
             edits[name] = _merged(edits.get(name), array)
-        return Trace(self._trained, self.weights, self._text, edits)
+        return Trace(self.trained, self.weights, self.text, edits)
 
     def ablate(
         self,
@@ -144,7 +149,7 @@ class Trace(Mapping[str, NDArray[np.float64]]):
 
     def without_head(self, layer: int, head: int) -> dict[str, NDArray[np.float64]]:
         """Return the patch that silences an attention head."""
-        config = self._trained.config
+        config = self.config
         array = self._untouched(layer, "attn.mixed")
         _check_index("head", head, config.n_head)
         array[:, head * config.head_dim : (head + 1) * config.head_dim] = 0.0
@@ -161,14 +166,14 @@ class Trace(Mapping[str, NDArray[np.float64]]):
         """Return the patch in which no later token attends to this one."""
         _check_index("position", position, len(self.tokens))
         patch = {}
-        for layer in range(self._trained.config.n_layer):
+        for layer in range(self.config.n_layer):
             array = self._untouched(layer, "attn.scores")
             array[:, position + 1 :, position] = -np.inf
             patch[f"layer{layer}.attn.scores"] = array
         return patch
 
     def _untouched(self, layer: int, name: str) -> NDArray[np.float64]:
-        _check_index("layer", layer, self._trained.config.n_layer)
+        _check_index("layer", layer, self.config.n_layer)
         return np.full(self[f"layer{layer}.{name}"].shape, np.nan)
 
     def logit_lens(self) -> LogitLens:
@@ -180,10 +185,10 @@ class Trace(Mapping[str, NDArray[np.float64]]):
             >>> lens.stages[0], lens.logits.shape[0] == len(lens.stages)
             ('embed', True)
         """
-        config, head = self._trained.config, self.weights["wte"]
+        config, head = self.config, self.weights["wte"]
         if not config.tie_lm_head:
             head = self.weights["lm_head"]
-        parts = {"embed": self[_last_of(self, "embed.")]}
+        parts = {"embed": self.embedding}
         for layer in range(config.n_layer if config.model_kind == "mini-gpt" else 0):
             for part in ("attn", "mlp"):
                 parts[f"layer{layer}.{part}"] = self[f"layer{layer}.{part}.out"]
@@ -247,7 +252,7 @@ def traced_text(trained: TrainedModel, text: str) -> TracedText:
         )
     by_counts = trained.by_counts(documents)
     return TracedText(
-        tokens=tokens[:-1], targets=tokens[1:], share=trained.engine.share,
+        source=text, tokens=tokens[:-1], targets=tokens[1:], share=trained.engine.share,
         by_counts=None if by_counts is None else by_counts.astype(np.float64),
     )  # fmt: skip
 
@@ -276,10 +281,6 @@ def _compute(
 def _merged(first: NDArray[np.float64] | None, second: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the numbers of the second edit, and those of the first where it leaves them."""
     return second if first is None else np.where(np.isnan(second), first, second)
-
-
-def _last_of(names: Mapping[str, Any], prefix: str) -> str:
-    return [name for name in names if name.startswith(prefix)][-1]
 
 
 def _given(parts: Mapping[str, Any]) -> str:
