@@ -116,7 +116,7 @@ def _forward(config: TrainConfig, matrices: Any, text: TracedText, see: _Seen) -
         else:
             (loss,) = see("losses", [_mixed_loss(logits, target, counted, text, see)])
         losses.append(loss)
-    return total(losses) / len(losses)
+    return (1 / len(losses)) * total(losses)
 
 
 def _mixed_loss(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nanochat.config.options import TrainConfig
 from nanochat.data.batches import Batch
-from nanochat.inspection.computed import Computed, Edits, TracedText
+from nanochat.inspection.computed import PER_HEAD, Computed, Edits, TracedText, causal
 from nanochat.model.parameters import output_size, parameter_specs
 from nanochat.ngram.share import start_offset
 from nanochat.ops.launch import TORCH_DTYPES
@@ -86,6 +86,8 @@ class _Seen:
             # None: no loss depends on it.
             gradient = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
             gradients[name] = _array(gradient)
+            if name.endswith(PER_HEAD):  # the weight of a key that is not seen is no number
+                gradients[name] *= causal(gradient.shape[-1])
         return values, gradients
 
 

@@ -59,6 +59,9 @@ class Trace(Mapping[str, NDArray[np.float64]]):
                 f"trace has no array {shown(name)}; it has {', '.join(self)}"
             ) from None
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._computed.values
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._computed.values)
 
