@@ -61,11 +61,19 @@ if TYPE_CHECKING:
     from nanochat.commands.ablate import AblationResult, ablate
     from nanochat.commands.evaluate import EvalResult, evaluate
     from nanochat.commands.info import info
+    from nanochat.commands.inspect import InspectResult, inspect
     from nanochat.commands.sample import sample
     from nanochat.commands.train import train
     from nanochat.commands.train_result import Evaluation, TrainResult
-    from nanochat.config.options import AblateConfig, EvalConfig, SampleConfig, TrainConfig
+    from nanochat.config.options import (
+        AblateConfig,
+        EvalConfig,
+        InspectConfig,
+        SampleConfig,
+        TrainConfig,
+    )
     from nanochat.errors import NanochatError
+    from nanochat.inspection.trace import Trace
     from nanochat.scalar.program import Program, compile  # noqa: A004 – nanochat.compile, as torch
     from nanochat.scalar.value import Matrix, Value, detached_max, select
 
@@ -73,6 +81,10 @@ _HOMES = {
     "AblateConfig": "nanochat.config.options",
     "AblationResult": "nanochat.commands.ablate",
     "EvalConfig": "nanochat.config.options",
+    "InspectConfig": "nanochat.config.options",
+    "InspectResult": "nanochat.commands.inspect",
+    "Trace": "nanochat.inspection.trace",
+    "inspect": "nanochat.commands.inspect",
     "EvalResult": "nanochat.commands.evaluate",
     "Evaluation": "nanochat.commands.train_result",
     "LanguageModel": "nanochat.api.language_model",
@@ -101,12 +113,15 @@ __all__ = [
     "EvalConfig",
     "EvalResult",
     "Evaluation",
+    "InspectConfig",
+    "InspectResult",
     "LanguageModel",
     "Matrix",
     "NanochatError",
     "Program",
     "SampleConfig",
     "TextLoss",
+    "Trace",
     "TrainConfig",
     "TrainResult",
     "Value",
@@ -115,6 +130,7 @@ __all__ = [
     "detached_max",
     "evaluate",
     "info",
+    "inspect",
     "load",
     "sample",
     "select",

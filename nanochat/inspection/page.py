@@ -1,0 +1,9 @@
+"""Placeholder until the page is merged."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+
+def page_text(facts: Mapping[str, Any]) -> str:
+    return json.dumps(facts)
