@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -77,10 +76,10 @@ def inspect(
     found["against"] = _rows(*against) if against else None
     page = Path(config.out) if config.out is not None else checkpoint.run_folder / PAGE
     _write(page, found)
-    color = sys.stdout is not None and sys.stdout.isatty()
+    color = terminal.is_for_people and not os.environ.get("NO_COLOR")
     for number, name in enumerate(config.view):
         text_of_view = view_text(name, trace, found, comparison, color=color)
-        terminal.result(f"\n{text_of_view}" if number else text_of_view)
+        terminal.result(f"\n{text_of_view}" if number else text_of_view, styled=color)
     terminal.note(f"page: {page}")
     terminal.json_result(_record(trace, page, found))
     return InspectResult(trace=trace, page=page, comparison=comparison)
