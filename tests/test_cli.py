@@ -34,6 +34,7 @@ from nanochat.config.options import (
     AblateConfig,
     EvalConfig,
     InfoConfig,
+    InspectConfig,
     RunsCompareConfig,
     RunsConfig,
     RunsPruneConfig,
@@ -260,7 +261,7 @@ def test_version_is_the_installed_one(cli):
 
 def test_every_config_is_a_command():
     assert {command.config for command in TABLE.values() if command.config} == {
-        TrainConfig, SampleConfig, EvalConfig, AblateConfig, RunsConfig, RunsShowConfig,
+        TrainConfig, SampleConfig, EvalConfig, InspectConfig, AblateConfig, RunsConfig, RunsShowConfig,
         RunsCompareConfig, RunsRemoveConfig, RunsPruneConfig, InfoConfig,
     }  # fmt: skip
     assert set(surface()["ablate"]) == {
@@ -282,7 +283,7 @@ USAGE = [
     ),
     (
         ["x" * 99],
-        f"unknown command {'x' * 60}…; the commands are train, sample, eval, ablate, runs, info",
+        f"unknown command {'x' * 60}…; the commands are train, sample, eval, inspect, ablate, runs, info",
     ),
     (["--quiet", "train"], "unknown option --quiet of nanochat; put a command first"),
     (["--versoin"], "unknown option --versoin of nanochat (did you mean '--version'?)"),

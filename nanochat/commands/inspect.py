@@ -120,16 +120,13 @@ def _comparison(
     config: InspectConfig, checkpoint: Checkpoint, text: str, here: Trace
 ) -> tuple[Comparison, str] | None:
     """Return the comparison that the options ask for, and what it is with."""
-    if config.against is None and config.against_mode is None and config.against_dtype is None:
+    if not config.compares:
         return None
     found, there = checkpoint, config_of(checkpoint)
     if config.against is not None:
         found, there, _ = read_checkpoint(run=config.against)
-    same_engine = config.against is None and config.against_mode in (None, here.config.mode)
     options = InspectConfig(
-        mode=config.against_mode or (here.config.mode if same_engine else "auto"),
-        dtype=config.against_dtype or (here.config.dtype if same_engine else "auto"),
-        threads=config.threads,
+        mode=config.against_mode, dtype=config.against_dtype, threads=config.threads
     )
     other = _trace(_loaded(options, found, there), text)
     if other.tokens.tolist() != here.tokens.tolist():

@@ -19,7 +19,7 @@ Add = Callable[..., str]
 
 PACKAGE = Path(__file__).parent.parent
 SOURCES = {"scalar": ("scalar/minigpt.py", "scalar/bigram.py"), "tensor": ("tensor/model.py",)}
-TRACES = {"scalar": "inspection/scalar_trace.py", "tensor": "inspection/tensor_trace.py"}
+TRACES = {"scalar": "scalar/trace.py", "tensor": "tensor/trace.py"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

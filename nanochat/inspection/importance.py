@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nanochat.inspection.computed import TracedText, causal
 from nanochat.inspection.trace import Trace
 from nanochat.model.parameters import RMSNORM_EPS, rotary_angles
+from nanochat.model.traced import TracedText, causal
 from nanochat.ngram.share import start_offset
 
 __all__ = ["Importance", "importance"]

@@ -1,6 +1,6 @@
 """`LanguageModel.trace`: the named numbers of a model on a text, and what changes if some change.
 
-Leaves out the passes themselves (scalar_trace.py, tensor_trace.py) and what people see of them.
+Leaves out the passes themselves (scalar/trace.py, tensor/trace.py) and what people see of them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from nanochat.config.option import shown
 from nanochat.data.corpus import text_documents
 from nanochat.data.documents import encode_documents
 from nanochat.errors import ConfigError, CorpusError, PromptTooLong
-from nanochat.inspection.computed import Computed, Edits, TracedText
+from nanochat.model.traced import Computed, Edits, TracedText
 from nanochat.runs.load import TrainedModel
 from nanochat.system.wording import counted
 
@@ -270,10 +270,10 @@ def _compute(
 ) -> Computed:
     config = trained.config
     if config.mode == "scalar":
-        from nanochat.inspection.scalar_trace import scalar_trace
+        from nanochat.scalar.trace import scalar_trace
 
         return scalar_trace(config, weights, text, edits, dtype=config.dtype, backward=backward)
-    from nanochat.inspection.tensor_trace import tensor_trace
+    from nanochat.tensor.trace import tensor_trace
 
     return tensor_trace(
         config, weights, text, edits, vocab_size=trained.tokenizer.vocab_size, dtype=config.dtype,

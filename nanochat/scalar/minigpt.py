@@ -4,7 +4,7 @@ Read it next to tensor/model.py, the same model in tensors. With `--preset micro
 the model of microgpt.py: the same operations in the same order.
 
 `see(name, x)` names a vector and returns it. It does nothing, unless a trace listens
-(inspection/scalar_trace.py), which may also return another vector to go on with.
+(scalar/trace.py), which may also return another vector to go on with.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ and is tested against it. Read it next to scalar/minigpt.py, which does the same
 time. The parameters live in FlatWeights; inputs.py prepares everything that all layers share.
 
 `see(name, x)` names a tensor and returns it. It does nothing, unless a trace listens
-(inspection/tensor_trace.py), which may also return another tensor to go on with.
+(tensor/trace.py), which may also return another tensor to go on with.
 """
 
 from __future__ import annotations

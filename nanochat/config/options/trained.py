@@ -175,14 +175,12 @@ class InspectConfig(WithoutPreset):
         None, "Run or checkpoint to compare with, number by number.", group=_INSPECTION,
         path=True, kind=str, optional=True, common=True,
     )  # fmt: skip
-    against_mode: str | None = option(
-        None, "Engine to compare with.", group=_INSPECTION, kind=str, optional=True, common=True,
-        choices=("scalar", "tensor"),
-    )  # fmt: skip
-    against_dtype: str | None = option(
-        None, "Number format to compare with.", group=_INSPECTION, kind=str, optional=True,
-        common=True, choices=("float64", "float32", "bfloat16"),
-    )  # fmt: skip
+    against_mode: str = _same(
+        "mode", common=True, help="Engine to compare with; auto: the one of the other run."
+    )
+    against_dtype: str = _same(
+        "dtype", common=True, help="Number format to compare with; auto: that of the other run."
+    )
     max_numbers: int = option(
         400_000, "Numbers that the page may hold, about 11 bytes each; beyond, it leaves the views"
         " of single numbers out.", group=_INSPECTION, low=0, high=1 << 28, common=True,
@@ -202,9 +200,14 @@ class InspectConfig(WithoutPreset):
                     f" {shown(name)}{closest(name, VIEWS)}"
                 )
         object.__setattr__(self, "view", tuple(dict.fromkeys(views)))
-        comparisons = (self.against, self.against_mode, self.against_dtype)
-        if "compare" in self.view and all(each is None for each in comparisons):
+        if "compare" in self.view and not self.compares:
             raise ConfigError(
                 "view compare needs something to compare with; give --against, --against-mode or"
                 " --against-dtype"
             )
+
+    @property
+    def compares(self) -> bool:
+        """Whether something is named to compare with."""
+        named = (self.against_mode, self.against_dtype) != ("auto", "auto")
+        return named or self.against is not None

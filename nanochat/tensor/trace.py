@@ -15,8 +15,8 @@ from torch import Tensor
 
 from nanochat.config.options import TrainConfig
 from nanochat.data.batches import Batch
-from nanochat.inspection.computed import PER_HEAD, Computed, Edits, TracedText, causal
 from nanochat.model.parameters import output_size, parameter_specs
+from nanochat.model.traced import PER_HEAD, Computed, Edits, TracedText, causal
 from nanochat.ngram.share import start_offset
 from nanochat.ops.launch import TORCH_DTYPES
 from nanochat.ops.reference import capped, head_logits

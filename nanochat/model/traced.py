@@ -1,7 +1,7 @@
 """What one forward and backward pass computed, by name, and what may be changed in it.
 
 The names are those that the models give to `see`. Leaves out how an engine computes them
-(scalar_trace.py, tensor_trace.py) and what people ask of them (trace.py).
+(scalar/trace.py, tensor/trace.py) and what people ask of them (trace.py).
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanochat.config.options import TrainConfig
-from nanochat.inspection.computed import PER_HEAD, PER_TOKEN, Computed, Edits, TracedText, causal
+from nanochat.model.traced import PER_HEAD, PER_TOKEN, Computed, Edits, TracedText, causal
 from nanochat.ngram.share import start_offset
 from nanochat.scalar.bigram import Bigram
 from nanochat.scalar.functions import softmax, total
