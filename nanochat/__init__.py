@@ -22,12 +22,13 @@ Commands as functions, each with its config and its result:
                                                 train a model and write its run folder
     sample(SampleConfig) -> list of str         write text with a trained model
     evaluate(EvalConfig) -> EvalResult          loss and bits per byte of a text
+    inspect(InspectConfig) -> InspectResult     every number of a model on a text
     ablate(AblateConfig, base) -> AblationResult    a grid of options over seeds
     info() -> dict                              versions, machine, native modules
 
 A trained model as an object:
 
-    load(run, checkpoint="best") -> LanguageModel   generate, stream, next_tokens, loss, to_torch
+    load(run, checkpoint="best") -> LanguageModel   generate, stream, next_tokens, loss, trace, to_torch
 
 Scalars with gradients, in the manner of micrograd and microgpt.py:
 

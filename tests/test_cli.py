@@ -49,7 +49,7 @@ from nanochat.output.progress import Screen
 
 SNAPSHOT = Path(__file__).parent / "snapshots" / "cli.json"
 RUNS = ("runs", "runs show", "runs compare", "runs remove", "runs prune")
-COMMANDS = ("train", "sample", "eval", "ablate", *RUNS, "info")
+COMMANDS = ("train", "sample", "eval", "inspect", "ablate", *RUNS, "info")
 GENERAL = {"--config", "--quiet", "--json", "--help", "--help-all"}
 
 
