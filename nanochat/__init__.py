@@ -22,12 +22,13 @@ Commands as functions, each with its config and its result:
                                                 train a model and write its run folder
     sample(SampleConfig) -> list of str         write text with a trained model
     evaluate(EvalConfig) -> EvalResult          loss and bits per byte of a text
+    inspect(InspectConfig) -> InspectResult     every number of a model on a text
     ablate(AblateConfig, base) -> AblationResult    a grid of options over seeds
     info() -> dict                              versions, machine, native modules
 
 A trained model as an object:
 
-    load(run, checkpoint="best") -> LanguageModel   generate, stream, next_tokens, loss, to_torch
+    load(run, checkpoint="best") -> LanguageModel   generate, stream, next_tokens, loss, trace, to_torch
 
 Scalars with gradients, in the manner of micrograd and microgpt.py:
 
@@ -61,11 +62,19 @@ if TYPE_CHECKING:
     from nanochat.commands.ablate import AblationResult, ablate
     from nanochat.commands.evaluate import EvalResult, evaluate
     from nanochat.commands.info import info
+    from nanochat.commands.inspect import InspectResult, inspect
     from nanochat.commands.sample import sample
     from nanochat.commands.train import train
     from nanochat.commands.train_result import Evaluation, TrainResult
-    from nanochat.config.options import AblateConfig, EvalConfig, SampleConfig, TrainConfig
+    from nanochat.config.options import (
+        AblateConfig,
+        EvalConfig,
+        InspectConfig,
+        SampleConfig,
+        TrainConfig,
+    )
     from nanochat.errors import NanochatError
+    from nanochat.inspection.trace import Trace
     from nanochat.scalar.program import Program, compile  # noqa: A004 – nanochat.compile, as torch
     from nanochat.scalar.value import Matrix, Value, detached_max, select
 
@@ -73,6 +82,10 @@ _HOMES = {
     "AblateConfig": "nanochat.config.options",
     "AblationResult": "nanochat.commands.ablate",
     "EvalConfig": "nanochat.config.options",
+    "InspectConfig": "nanochat.config.options",
+    "InspectResult": "nanochat.commands.inspect",
+    "Trace": "nanochat.inspection.trace",
+    "inspect": "nanochat.commands.inspect",
     "EvalResult": "nanochat.commands.evaluate",
     "Evaluation": "nanochat.commands.train_result",
     "LanguageModel": "nanochat.api.language_model",
@@ -101,12 +114,15 @@ __all__ = [
     "EvalConfig",
     "EvalResult",
     "Evaluation",
+    "InspectConfig",
+    "InspectResult",
     "LanguageModel",
     "Matrix",
     "NanochatError",
     "Program",
     "SampleConfig",
     "TextLoss",
+    "Trace",
     "TrainConfig",
     "TrainResult",
     "Value",
@@ -115,6 +131,7 @@ __all__ = [
     "detached_max",
     "evaluate",
     "info",
+    "inspect",
     "load",
     "sample",
     "select",

@@ -1,6 +1,6 @@
 """Types of the compiled scalar core. A test compares the docstrings with csrc/bindings."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, ClassVar, Literal, SupportsFloat, TypeVar, final, overload
 
@@ -88,6 +88,27 @@ class Value:
         """
     def zero_grad(self) -> None:
         """Set the gradient of self and of every Value under it to 0."""
+    def to_svg(
+        self, *, names: Mapping[str, Value | Sequence[Value]] | None = None, most: int = 300
+    ) -> str:
+        """Return the graph that computes self as the text of an SVG image, with numbers and
+        gradients. Call backward() first to see gradients.
+
+        Args:
+            names: Values by the name that their box shows; of a list, each by its index.
+            most: nodes to draw, those nearest to self.
+
+        Raises ConfigError for `most` below 1.
+
+        Example:
+            >>> from nanochat import Value
+            >>> a, b = Value(2.0), Value(3.0)
+            >>> product = a * b
+            >>> product.backward()
+            >>> product.to_svg(names={'a': a, 'b': b}).startswith('<svg')
+            True
+        """
+    def _repr_svg_(self) -> str | None: ...
     def __add__(self, other: Value | _Number, /) -> Value: ...
     def __radd__(self, other: _Number, /) -> Value: ...
     def __sub__(self, other: Value | _Number, /) -> Value: ...
@@ -220,6 +241,7 @@ class Matrix:
         """Return the Values of all rows as a list of lists."""
     def zero_grad(self) -> None:
         """Set all gradients of the matrix to 0."""
+    def _repr_html_(self) -> str: ...
 
 def default_tape() -> Tape:
     """Return the tape of Value(data) and Matrix(rows): float64, one per process."""

@@ -25,6 +25,7 @@ from nanochat.config.options import (
     AblateConfig,
     EvalConfig,
     InfoConfig,
+    InspectConfig,
     SampleConfig,
     TrainConfig,
     options_of,
@@ -218,6 +219,10 @@ def _run(command: str, options: Mapping[str, Any], terminal: Terminal) -> None:
         from nanochat.commands.evaluate import evaluate
 
         evaluate(EvalConfig(**options), terminal=terminal)
+    elif command == "inspect":
+        from nanochat.commands.inspect import inspect
+
+        inspect(InspectConfig(**options), terminal=terminal)
     elif command == "ablate":
         from nanochat.commands.ablate import ablate
 

@@ -16,11 +16,12 @@ import nanochat
 from nanochat import errors
 
 NAMES = [
-    "AblateConfig", "AblationResult", "EvalConfig", "EvalResult", "Evaluation", "LanguageModel", "Matrix",
-    "NanochatError", "Program", "SampleConfig", "TextLoss", "TrainConfig", "TrainResult", "Value", "ablate",
-    "compile", "detached_max", "evaluate", "info", "load", "sample", "select", "train",
+    "AblateConfig", "AblationResult", "EvalConfig", "EvalResult", "Evaluation", "InspectConfig",
+    "InspectResult", "LanguageModel", "Matrix", "NanochatError", "Program", "SampleConfig", "TextLoss",
+    "Trace", "TrainConfig", "TrainResult", "Value", "ablate", "compile", "detached_max", "evaluate", "info",
+    "inspect", "load", "sample", "select", "train",
 ]  # fmt: skip
-FUNCTIONS = ("train", "sample", "evaluate", "ablate", "info")
+FUNCTIONS = ("train", "sample", "evaluate", "ablate", "info", "inspect")
 
 
 def test_the_package_names_exactly_its_api():

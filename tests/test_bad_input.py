@@ -248,6 +248,7 @@ def test_a_batch_too_large_for_the_machine_is_one_clear_line(refused, folder, ti
         ("train", "TrainConfig"),
         ("sample", "SampleConfig"),
         ("evaluate", "EvalConfig"),
+        ("inspect", "InspectConfig"),
         ("ablate", "AblateConfig"),
     ],
 )

@@ -34,6 +34,7 @@ from nanochat.config.options import (
     AblateConfig,
     EvalConfig,
     InfoConfig,
+    InspectConfig,
     RunsCompareConfig,
     RunsConfig,
     RunsPruneConfig,
@@ -48,7 +49,7 @@ from nanochat.output.progress import Screen
 
 SNAPSHOT = Path(__file__).parent / "snapshots" / "cli.json"
 RUNS = ("runs", "runs show", "runs compare", "runs remove", "runs prune")
-COMMANDS = ("train", "sample", "eval", "ablate", *RUNS, "info")
+COMMANDS = ("train", "sample", "eval", "inspect", "ablate", *RUNS, "info")
 GENERAL = {"--config", "--quiet", "--json", "--help", "--help-all"}
 
 
@@ -260,7 +261,7 @@ def test_version_is_the_installed_one(cli):
 
 def test_every_config_is_a_command():
     assert {command.config for command in TABLE.values() if command.config} == {
-        TrainConfig, SampleConfig, EvalConfig, AblateConfig, RunsConfig, RunsShowConfig,
+        TrainConfig, SampleConfig, EvalConfig, InspectConfig, AblateConfig, RunsConfig, RunsShowConfig,
         RunsCompareConfig, RunsRemoveConfig, RunsPruneConfig, InfoConfig,
     }  # fmt: skip
     assert set(surface()["ablate"]) == {
@@ -282,7 +283,7 @@ USAGE = [
     ),
     (
         ["x" * 99],
-        f"unknown command {'x' * 60}…; the commands are train, sample, eval, ablate, runs, info",
+        f"unknown command {'x' * 60}…; the commands are train, sample, eval, inspect, ablate, runs, info",
     ),
     (["--quiet", "train"], "unknown option --quiet of nanochat; put a command first"),
     (["--versoin"], "unknown option --versoin of nanochat (did you mean '--version'?)"),

@@ -15,6 +15,7 @@ PAGES = {
     "index.md": 4,
     "your-text.md": 8,
     "python.md": 7,
+    "inspect.md": 6,
     "two-engines.md": 3,
     "ops.md": 4,
     "compiler.md": 1,

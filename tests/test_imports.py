@@ -18,6 +18,7 @@ FLOORS = (
     {"commands"},
     {"api"},
     {"output"},
+    {"inspection"},
     {"runs"},
     {"engines"},
     {"scalar", "tensor"},

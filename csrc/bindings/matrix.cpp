@@ -218,6 +218,12 @@ void register_matrix(py::module_& module) {
             self.zero_grad();
           },
           "zero_grad(self)\n--\n\nSet all gradients of the matrix to 0.")
+      .def(
+          "_repr_html_",
+          [](const py::object& self) {
+            return py::module_::import("nanochat.scalar.graph_svg").attr("matrix_html")(self);
+          },
+          "_repr_html_(self)\n--\n\nReturn the numbers as a table, for notebooks.")
       .def("__repr__", [](const Matrix& self) {
         return "Matrix(" + std::to_string(self.rows()) + " x " + std::to_string(self.cols()) + ")";
       });

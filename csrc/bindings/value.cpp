@@ -216,6 +216,32 @@ PyObject* refuse_pickle(PyObject*, PyObject*) noexcept {
   return nullptr;
 }
 
+// Drawing is not worth C++: nanochat/scalar/graph_svg.py walks `children`.
+PyObject* call_python(PyObject* self, const char* function, PyObject* options) noexcept {
+  PyObject* module = PyImport_ImportModule("nanochat.scalar.graph_svg");
+  if (module == nullptr) return nullptr;
+  PyObject* draw = PyObject_GetAttrString(module, function);
+  Py_DECREF(module);
+  if (draw == nullptr) return nullptr;
+  PyObject* arguments = PyTuple_Pack(1, self);
+  PyObject* text = arguments == nullptr ? nullptr : PyObject_Call(draw, arguments, options);
+  Py_XDECREF(arguments);
+  Py_DECREF(draw);
+  return text;
+}
+
+PyObject* to_svg(PyObject* self, PyObject* arguments, PyObject* options) noexcept {
+  if (PyTuple_GET_SIZE(arguments) != 0) {
+    PyErr_SetString(PyExc_TypeError, "to_svg() takes keywords only: names, most");
+    return nullptr;
+  }
+  return call_python(self, "graph_svg", options);
+}
+
+PyObject* repr_svg(PyObject* self, PyObject*) noexcept {
+  return call_python(self, "small_graph_svg", nullptr);
+}
+
 PyMethodDef methods[] = {
     {"exp", apply<&Tape::exp>, METH_NOARGS,
      "exp($self, /)\n--\n\n"
@@ -247,6 +273,24 @@ PyMethodDef methods[] = {
     {"zero_grad", traverse<&Tape::zero_grad>, METH_NOARGS,
      "zero_grad($self, /)\n--\n\n"
      "Set the gradient of self and of every Value under it to 0."},
+    {"to_svg", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(to_svg)),
+     METH_VARARGS | METH_KEYWORDS,
+     "to_svg($self, /, *, names=None, most=300)\n--\n\n"
+     "Return the graph that computes self as the text of an SVG image, with numbers and\n"
+     "gradients. Call backward() first to see gradients.\n\n"
+     "Args:\n"
+     "    names: Values by the name that their box shows; of a list, each by its index.\n"
+     "    most: nodes to draw, those nearest to self.\n\n"
+     "Raises ConfigError for `most` below 1.\n\n"
+     "Example:\n"
+     "    >>> from nanochat import Value\n"
+     "    >>> a, b = Value(2.0), Value(3.0)\n"
+     "    >>> product = a * b\n"
+     "    >>> product.backward()\n"
+     "    >>> product.to_svg(names={'a': a, 'b': b}).startswith('<svg')\n"
+     "    True"},
+    {"_repr_svg_", repr_svg, METH_NOARGS,
+     "_repr_svg_($self, /)\n--\n\nReturn to_svg() of a small graph, for notebooks."},
     {"__reduce__", refuse_pickle, METH_NOARGS,
      "__reduce__($self, /)\n--\n\nRaise TypeError: a Value cannot be pickled or copied."},
     {nullptr, nullptr, 0, nullptr},

@@ -21,7 +21,7 @@ from nanochat.api.text_loss import TextLoss, text_loss
 from nanochat.config.option import shown
 from nanochat.config.options import SampleConfig, TrainConfig
 from nanochat.data.tokenizer import Tokenizer
-from nanochat.errors import ConfigError
+from nanochat.errors import ConfigError, UnsupportedOption
 from nanochat.runs.find import marked_step
 from nanochat.runs.load import TrainedModel
 from nanochat.runs.summary import Evaluation, step_evaluation
@@ -37,6 +37,7 @@ from nanochat.system.wording import counted
 from nanochat.training.average import averaged_weights
 
 if TYPE_CHECKING:
+    from nanochat.inspection.trace import Trace
     from nanochat.tensor.standalone_model import GPT
 
 __all__ = ["LanguageModel"]
@@ -234,6 +235,41 @@ class LanguageModel:
         if not isinstance(text, str):
             raise ConfigError(f"text must be a str, got {type(text).__name__}")
         return text_loss(self._trained, text, adapt=adapt)
+
+    def trace(self, text: str) -> Trace:
+        """Return every number that the model computes on a text, with its gradient.
+
+        The text is one document, which starts with BOS and ends with it. `nanochat inspect` shows
+        the same numbers. On the scalar engine they are those of exact numerics; on the tensor
+        engine, those of the plain torch model in the model's dtype.
+
+        Returns:
+            A Trace: a mapping from names to arrays, with `gradients`, `logit_lens()`, `patch()` and
+            `ablate()`.
+
+        Raises:
+            CorpusError: the text is empty or has several documents.
+            TokenizerError: the text has a character that the model does not know.
+            PromptTooLong: the text is longer than the context window.
+            UnsupportedOption: the model is counted n-grams alone, without a network.
+            ConfigError: `text` is not a text.
+
+        Example:
+            >>> import nanochat
+            >>> trace = nanochat.load().trace("anna")
+            >>> trace["layer0.attn.weights"].shape
+            (4, 5, 5)
+        """
+        if not isinstance(text, str):
+            raise ConfigError(f"text must be a str, got {type(text).__name__}")
+        from nanochat.inspection.trace import Trace, traced_text
+
+        if self.config.model_kind == "ngram":
+            raise UnsupportedOption(
+                f"trace needs a model with a network, got {self.checkpoint}, whose model_kind is"
+                " ngram"
+            )
+        return Trace(self._trained, self._weights, traced_text(self._trained, text), {})
 
     # ------------------------------------------------------------------------------- the weights
 

@@ -83,6 +83,15 @@ class AblationResult:
     runs: Sequence[Mapping[str, Any]]
     variants: Sequence[Mapping[str, Any]]
 
+    def _repr_html_(self) -> str:
+        """Return the variants as a table, for notebooks."""
+        from nanochat.output.table import table_html
+        from nanochat.training.metrics import format_metric
+
+        names = list(dict.fromkeys(name for variant in self.variants for name in variant))
+        rows = [[format_metric(variant.get(name)) for name in names] for variant in self.variants]
+        return table_html(names, rows)
+
 
 def ablate(
     config: AblateConfig | Mapping[str, Any] | None = None,

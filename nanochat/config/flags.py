@@ -21,6 +21,7 @@ from nanochat.config.options import (
     AblateConfig,
     EvalConfig,
     InfoConfig,
+    InspectConfig,
     RunsCompareConfig,
     RunsConfig,
     RunsPruneConfig,
@@ -68,6 +69,12 @@ COMMANDS = {
     "sample": Command("Write text with a trained model.", SampleConfig, "run", "RUN"),
     "eval": Command(
         "Evaluate a trained model on a text: loss and bits per byte.", EvalConfig, "run", "RUN"
+    ),
+    "inspect": Command(
+        "Show every number of a trained model on a text, with its gradient.",
+        InspectConfig,
+        "run",
+        "RUN",
     ),
     "ablate": Command("Train a grid of variants over seeds and compare them.", AblateConfig),
     "runs": Command("List the runs; show, compare, remove or prune them.", RunsConfig),

@@ -18,6 +18,7 @@ from nanochat.config.options import (
     RENAMED,
     AblateConfig,
     EvalConfig,
+    InspectConfig,
     Option,
     RunsCompareConfig,
     RunsConfig,
@@ -44,7 +45,7 @@ LARGEST = 1 << 20  # bytes of a config file
 _OTHER_NAMES = "AVX512 CUDA PYTHON CPP_TESTS FUZZ SANITIZE WERROR KERNELS SIMD VERIFY"
 _OTHERS = frozenset(PREFIX + name for name in _OTHER_NAMES.split()) | {CACHE_VARIABLE}
 _CONFIGS = (
-    TrainConfig, SampleConfig, EvalConfig, AblateConfig, RunsConfig, RunsShowConfig,
+    TrainConfig, SampleConfig, EvalConfig, InspectConfig, AblateConfig, RunsConfig, RunsShowConfig,
     RunsCompareConfig, RunsRemoveConfig, RunsPruneConfig,
 )  # fmt: skip
 

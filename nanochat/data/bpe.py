@@ -99,6 +99,10 @@ class BpeTokenizer:
     def token_text(self, token: int) -> str:
         return self._bytes([token]).decode("utf-8", "backslashreplace")
 
+    def token(self, token: int) -> bytes:
+        """Return the bytes of a token."""
+        return self._tokens[token]
+
     def _bytes(self, ids: ArrayLike) -> bytes:
         return b"".join(self._tokens[i] for i in checked_ids(ids, self.vocab_size).tolist())
 

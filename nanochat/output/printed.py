@@ -34,7 +34,7 @@ class PrintedTerminal(Terminal):
     def is_for_people(self) -> bool:
         return False  # nobody sees the results as text
 
-    def result(self, text: str, *, end: str = "\n") -> None:
+    def result(self, text: str, *, end: str = "\n", styled: bool = False) -> None:
         pass
 
     def json_result(self, record: Any) -> None:

@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Collection, Sequence
 from typing import Any
 
-__all__ = ["escaped", "natural_width", "on_terminal", "table_text", "terminal_width"]
+__all__ = ["escaped", "natural_width", "on_terminal", "table_html", "table_text", "terminal_width"]
 
 _GAP = 2  # columns of the screen between two of the table
 
@@ -40,6 +40,18 @@ def table_text(
         return _rich(header, rows, numbers, whole)
     widths = [max(map(_width, column)) for column in zip(header, *rows, strict=True)]
     return "\n".join(_plain(row, widths, numbers) for row in (header, *rows))
+
+
+def table_html(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table as HTML for notebooks, in which no text is markup."""
+    import html  # only notebooks need it
+
+    def line(tag: str, cells: Sequence[str]) -> str:
+        style = "text-align:left"
+        return "".join(f"<{tag} style='{style}'>{html.escape(cell)}</{tag}>" for cell in cells)
+
+    body = "".join(f"<tr>{line('td', row)}</tr>" for row in rows)
+    return f"<table><tr>{line('th', header)}</tr>{body}</table>"
 
 
 def escaped(text: str) -> str:

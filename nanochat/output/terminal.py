@@ -54,13 +54,15 @@ class Terminal:
         else:
             self._screen.show(line)
 
-    def result(self, text: str, *, end: str = "\n") -> None:
+    def result(self, text: str, *, end: str = "\n", styled: bool = False) -> None:
         """Write a piece of the result to stdout; with --json, json_result writes all of it.
 
-        Raises OutputError if it cannot be written.
+        styled: the text has colors, and everything else in it is escaped already. Raises
+        OutputError if it cannot be written.
         """
         if not (self.silent or self.as_json):
-            write_result(f"{escaped(text) if _is_terminal(sys.stdout) else text}{end}")
+            shown = escaped(text) if _is_terminal(sys.stdout) and not styled else text
+            write_result(f"{shown}{end}")
 
     def samples(self, texts: Sequence[str]) -> None:
         """Write samples to stdout under their numbers; on a terminal, a rule precedes each sample

@@ -15,6 +15,7 @@ from nanochat.config.options import (
     BEST,
     RUNS_DIR,
     EvalConfig,
+    InspectConfig,
     SampleConfig,
     TrainConfig,
 )
@@ -175,7 +176,9 @@ def check_network_only(
 
 
 def load_trained(
-    options: SampleConfig | EvalConfig, checkpoint: Checkpoint, config: TrainConfig
+    options: SampleConfig | EvalConfig | InspectConfig,
+    checkpoint: Checkpoint,
+    config: TrainConfig,
 ) -> TrainedModel:
     """Build the engine that `options` names, by default the checkpoint's, with its weights.
 
@@ -206,7 +209,7 @@ def load_trained(
     resolved = resolve_hardware(requested)
     tokenizer = checkpoint.built_tokenizer()
     # `eval` scores the mixture as well.
-    needs_counts = isinstance(options, EvalConfig) or not options.network_only
+    needs_counts = not isinstance(options, SampleConfig) or not options.network_only
     counts = counts_of(checkpoint) if needs_counts else None
     try:
         engine = build_engine(resolved, tokenizer.vocab_size, counts=counts)

@@ -2,6 +2,9 @@
 
 Read it next to tensor/model.py, the same model in tensors. With `--preset microgpt` it is exactly
 the model of microgpt.py: the same operations in the same order.
+
+`see(name, x)` names a vector and returns it. It does nothing, unless a trace listens
+(scalar/trace.py), which may also return another vector to go on with.
 """
 
 from __future__ import annotations
@@ -18,9 +21,15 @@ from nanochat.model.parameters import rotary_angles
 from nanochat.scalar.functions import dot, linear, rmsnorm, rotate, softcap, softmax
 from nanochat.scalar.value import Matrix, Value
 
-__all__ = ["KeyValueCache", "MiniGPT"]
+__all__ = ["Block", "KeyValueCache", "MiniGPT", "See", "unseen"]
 
 Vector = list[Value]
+See = Callable[[str, Vector], Vector]
+
+
+def unseen(name: str, x: Vector) -> Vector:
+    """Return x: nobody listens."""
+    return x
 
 
 def _relu(x: Vector) -> Vector:
@@ -49,7 +58,9 @@ class KeyValueCache:
 class Block:
     """One transformer block: attention over the tokens so far, then an MLP, both with RMSNorm."""
 
-    def __init__(self, config: TrainConfig, matrices: Mapping[str, Matrix], layer: int) -> None:
+    def __init__(
+        self, config: TrainConfig, matrices: Mapping[str, Matrix], layer: int, see: See = unseen
+    ) -> None:
         def rows(name: str) -> list[Vector]:
             return matrices[f"layer{layer}.{name}"].rows()
 
@@ -62,6 +73,7 @@ class Block:
         self.activation = ACTIVATIONS[config.activation]
         self.wq, self.wk, self.wv, self.wo = (rows(f"attn_w{name}") for name in "qkvo")
         self.fc1, self.fc2 = rows("mlp_fc1"), rows("mlp_fc2")
+        self.see: See = lambda name, x: see(f"layer{layer}.{name}", x)
 
     def forward(
         self,
@@ -70,52 +82,56 @@ class Block:
         keys: list[Vector],  # (tokens so far, n_embd), extended by this token
         values: list[Vector],
     ) -> Vector:  # (n_embd,)
-        x = _sum(self.attention(rmsnorm(x), position, keys, values), x)
-        return _sum(self.mlp(rmsnorm(x)), x)
+        see = self.see
+        x = see("attn.residual", _sum(self.attention(rmsnorm(x), position, keys, values), x))
+        return see("mlp.residual", _sum(self.mlp(rmsnorm(x)), x))
 
     def attention(
         self, x: Vector, position: int, keys: list[Vector], values: list[Vector]
     ) -> Vector:
-        query, key, value = linear(x, self.wq), linear(x, self.wk), linear(x, self.wv)
-        keys.append(self.rotate_and_norm(key, position))
-        values.append(value)
-        query = self.rotate_and_norm(query, position)
+        see = self.see
+        x = see("attn.norm", x)
+        query, key = see("attn.q", linear(x, self.wq)), see("attn.k", linear(x, self.wk))
+        values.append(see("attn.v", linear(x, self.wv)))
+        keys.append(self.rotate_and_norm("attn.k", key, position))
+        query = self.rotate_and_norm("attn.q", query, position)
         size = self.config.head_dim
         heads: Vector = []
         for start in range(0, self.config.n_embd, size):
             head = slice(start, start + size)
-            scores = [dot(query[head], k[head]) / size**0.5 for k in keys]
-            weights = softmax(scores)
+            scores = see("attn.scores", [dot(query[head], k[head]) / size**0.5 for k in keys])
+            weights = see("attn.weights", softmax(scores))
             columns = zip(*(v[head] for v in values), strict=True)
             heads += [dot(weights, column) for column in columns]
-        return linear(heads, self.wo)
+        return see("attn.out", linear(see("attn.mixed", heads), self.wo))
 
-    def rotate_and_norm(self, x: Vector, position: int) -> Vector:
+    def rotate_and_norm(self, name: str, x: Vector, position: int) -> Vector:
         """Return a query or key with the rotation of its position and QK norm, head by head."""
-        config = self.config
-        if config.positions != "rope" and not config.qk_norm:
-            return x
-        result: Vector = []
-        for start in range(0, config.n_embd, config.head_dim):
-            head = x[start : start + config.head_dim]
-            if config.positions == "rope":
-                head = rotate(head, *_angles(position, config.head_dim))
-            result += rmsnorm(head) if config.qk_norm else head
-        return result
+        size = self.config.head_dim
+        if self.config.positions == "rope":
+            angles = _angles(position, size)
+            x = self.see(f"{name}_rotated", _by_head(x, size, lambda head: rotate(head, *angles)))
+        if self.config.qk_norm:
+            x = self.see(f"{name}_norm", _by_head(x, size, rmsnorm))
+        return x
 
     def mlp(self, x: Vector) -> Vector:
-        return linear(self.activation(linear(x, self.fc1)), self.fc2)
+        see = self.see
+        hidden = see("mlp.hidden", linear(see("mlp.norm", x), self.fc1))
+        return see("mlp.out", linear(see("mlp.active", self.activation(hidden)), self.fc2))
 
 
 class MiniGPT:
     """Embeddings, blocks and LM head; logits() processes one token."""
 
-    def __init__(self, config: TrainConfig, matrices: Mapping[str, Matrix]) -> None:
-        self.config = config
+    def __init__(
+        self, config: TrainConfig, matrices: Mapping[str, Matrix], see: See = unseen
+    ) -> None:
+        self.config, self.see = config, see
         self.wte = matrices["wte"]
         self.wpe = matrices.get("wpe")
         self.lm_head = (self.wte if config.tie_lm_head else matrices["lm_head"]).rows()
-        self.blocks = [Block(config, matrices, layer) for layer in range(config.n_layer)]
+        self.blocks = [Block(config, matrices, layer, see) for layer in range(config.n_layer)]
 
     def new_cache(self) -> KeyValueCache:
         """Return the empty cache of one segment. Attention never looks outside a segment."""
@@ -123,14 +139,22 @@ class MiniGPT:
 
     def logits(self, token: int, position: int, cache: KeyValueCache) -> Vector:
         """Return the logits of the next token, (vocab_size,), and add this token to the cache."""
-        x = self.wte.row(token)
+        see = self.see
+        x = see("embed.token", self.wte.row(token))
         if self.wpe is not None:
-            x = _sum(x, self.wpe.row(position))
+            x = see("embed.sum", _sum(x, see("embed.position", self.wpe.row(position))))
         if self.config.input_rmsnorm:
-            x = rmsnorm(x)
+            x = see("embed.norm", rmsnorm(x))
         for block, keys, values in zip(self.blocks, cache.keys, cache.values, strict=True):
             x = block.forward(x, position, keys, values)
-        return softcap(linear(x, self.lm_head), self.config.logit_softcap)
+        x = linear(x, self.lm_head)
+        if cap := self.config.logit_softcap:
+            x = softcap(see("logits_uncapped", x), cap)
+        return see("logits", x)
+
+
+def _by_head(x: Vector, size: int, change: Callable[[Vector], Vector]) -> Vector:
+    return [y for start in range(0, len(x), size) for y in change(x[start : start + size])]
 
 
 def _sum(a: Sequence[Value], b: Sequence[Value]) -> Vector:

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 
 from nanochat import _scalar
 from nanochat.errors import ProgramError
+from nanochat.scalar.graph_svg import MOST_NODES, graph_svg
 from nanochat.scalar.instruction_set import checked_instruction_set
 from nanochat.scalar.value import Matrix, Tape, Value
 from nanochat.system.numbers import as_float, as_int, short
@@ -238,6 +239,66 @@ class Program:
         """
         passes = [f"{name}: {text}" for name, text in self.core.passes]
         return "\n".join([*passes, self.core.listing()])
+
+    def to_svg(
+        self,
+        tokens: Sequence[int] | None = None,
+        inputs: Sequence[float] | None = None,
+        *,
+        names: Mapping[str, Value | Sequence[Value]] | None = None,
+        most: int = MOST_NODES,
+    ) -> str:
+        """Return the graph of one document as the text of an SVG image, as Value.to_svg().
+
+        The function runs on Values as it did while it was recorded, and its mean loss backward.
+        The numbers are those of exact numerics. The gradients of the parameters stay as they were.
+
+        Args:
+            tokens: the tokens of the document; None if the function takes none.
+            inputs: the inputs of the document; None if the function takes none.
+            names, most: as for Value.to_svg().
+
+        Raises:
+            ProgramError: the number of tokens or inputs differs from that of compile().
+            ConfigError: `most` is below 1.
+        """
+        given = {"tokens": (tokens, self._tokens), "inputs": (inputs, self._inputs)}
+        for name, (values, count) in given.items():
+            if len(values or ()) != count:
+                raise ProgramError(f"{name} must be {count} numbers, got {len(values or ())}")
+        returned = self._call(list(tokens or ()), [self._tape.value(x) for x in inputs or ()])
+        losses = _losses(returned)
+        result = losses[0]
+        for loss in losses[1:]:
+            result = result + loss
+        if len(losses) > 1:
+            result = result / len(losses)
+        saved: list[Any] = [
+            p.grad if isinstance(p, Value) else p.grads.copy() for p in self._parameters
+        ]
+        for parameter in self._parameters:
+            parameter.zero_grad()
+        try:
+            result.backward()
+            return graph_svg(result, names=names, most=most)
+        finally:
+            for parameter, gradients in zip(self._parameters, saved, strict=True):
+                if isinstance(parameter, Value):
+                    parameter.grad = gradients
+                else:
+                    parameter.grads[:] = gradients
+
+    def _repr_html_(self) -> str:
+        """Return the parameters of the program in a line, and explain() folded, for notebooks."""
+        import html  # only notebooks need it
+
+        core = self.core
+        head = (
+            f"Program: {core.positions} positions, {core.slots} tokens, {core.inputs} inputs,"
+            f" {core.values.size:,} parameters"
+        )
+        listing = html.escape(self.explain())
+        return f"<details><summary>{head}</summary><pre>{listing}</pre></details>"
 
     def to_c(self) -> str:
         """Return a C program that trains from the present state with the same numbers."""

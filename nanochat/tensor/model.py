@@ -3,12 +3,16 @@
 GPUs, torch.compile and `--loss torch` run this file. `native/` computes the same faster on the CPU
 and is tested against it. Read it next to scalar/minigpt.py, which does the same one number at a
 time. The parameters live in FlatWeights; inputs.py prepares everything that all layers share.
+
+`see(name, x)` names a tensor and returns it. It does nothing, unless a trace listens
+(tensor/trace.py), which may also return another tensor to go on with.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -19,13 +23,22 @@ from nanochat.tensor.embeddings import EmbeddingTables
 from nanochat.tensor.inputs import Inputs, Rotary
 from nanochat.tensor.weights import FlatWeights
 
-__all__ = ["ACTIVATIONS", "MODELS", "Bigram", "Block", "KeyValueCache", "MiniGPT", "attend"]
+__all__ = [
+    "ACTIVATIONS", "MODELS", "Bigram", "Block", "KeyValueCache", "MiniGPT", "See", "attend",
+]  # fmt: skip
+
+See = Callable[[str, Tensor], Tensor]
 
 # A name that is missing in native.COMPUTED trains and samples with this file on every device.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "relu2": lambda x: F.relu(x).square(),
 }
+
+
+def unseen(name: str, x: Tensor) -> Tensor:
+    """Return x: nobody listens."""
+    return x
 
 
 def rmsnorm(x: Tensor) -> Tensor:
@@ -87,32 +100,73 @@ def attend(
     return mixed.transpose(1, 2).reshape(len(qkv), -1)
 
 
+def attend_written_out(
+    qkv: Tensor,  # (tokens, 3 · n_embd) of one row
+    inputs: Inputs,
+    heads: int,
+    norm: Callable[[Tensor], Tensor] | None,
+    see: See,
+) -> Tensor:  # (tokens, n_embd)
+    """The same as `attend` with every matrix named: slower, and with all scores in memory."""
+
+    def by_head(x: Tensor) -> Tensor:  # (heads, tokens, head_dim)
+        return x.view(inputs.length, heads, -1).transpose(0, 1)
+
+    def rotate_and_norm(name: str, x: Tensor) -> Tensor:  # (tokens, n_embd)
+        if inputs.rotary is not None:
+            x = see(f"{name}_rotated", joined(rotate(by_head(x), inputs.rotary)))
+        return see(f"{name}_norm", joined(norm(by_head(x)))) if norm else x
+
+    def joined(x: Tensor) -> Tensor:  # (tokens, n_embd)
+        return x.transpose(0, 1).reshape(inputs.length, -1)
+
+    q, k, v = qkv.chunk(3, dim=-1)
+    q, k, v = see("attn.q", q), see("attn.k", k), see("attn.v", v)
+    q, k = rotate_and_norm("attn.q", q), rotate_and_norm("attn.k", k)
+    scores = by_head(q) @ by_head(k).transpose(1, 2) / (qkv.shape[-1] // 3 // heads) ** 0.5
+    future = scores.new_ones(scores.shape[1:], dtype=torch.bool).triu(1)
+    scores = see("attn.scores", scores.masked_fill(future, -torch.inf))
+    weights = see("attn.weights", scores.softmax(dim=-1))
+    return see("attn.mixed", joined(weights @ by_head(v)))
+
+
 class Embedding(nn.Module):
     """Tokens as vectors: a row of wte, of wpe, and those of earlier tokens and n-grams, added."""
 
-    def __init__(self, config: TrainConfig, weights: FlatWeights, vocab_size: int) -> None:
+    def __init__(
+        self, config: TrainConfig, weights: FlatWeights, vocab_size: int, see: See = unseen
+    ) -> None:
         super().__init__()
+        self.see = see
         rows = EmbeddingTables.of(config, vocab_size).rows
         self.wte = weights.leaf("wte", rows=rows, master=True)
         learned = "wpe" in weights.offsets
         self.wpe = weights.leaf("wpe", rows=config.block_size, master=True) if learned else None
-        self.norm = rmsnorm if config.input_rmsnorm else nn.Identity()
+        self.norm = config.input_rmsnorm
 
     def forward(self, inputs: Inputs) -> Tensor:  # (tokens, n_embd) master dtype
+        see = self.see
         if inputs.bags is None:
-            x = F.embedding(inputs.tokens, self.wte)
+            x = see("embed.token", F.embedding(inputs.tokens, self.wte))
         else:
-            x = F.embedding_bag(inputs.bags.rows, self.wte, inputs.bags.offsets, mode="sum")
+            bags = inputs.bags
+            x = see("embed.tables", F.embedding_bag(bags.rows, self.wte, bags.offsets, mode="sum"))
         if self.wpe is not None:
-            x = x + F.embedding(inputs.positions, self.wpe)
-        return dropout(self.norm(x), inputs, place=0)
+            x = see("embed.sum", x + see("embed.position", F.embedding(inputs.positions, self.wpe)))
+        if self.norm:
+            x = see("embed.norm", rmsnorm(x))
+        return dropout(x, inputs, place=0)
 
 
 class Block(nn.Module):
     """One transformer block; the residual stream x stays in the master dtype."""
 
-    def __init__(self, config: TrainConfig, weights: FlatWeights, layer: int) -> None:
+    def __init__(
+        self, config: TrainConfig, weights: FlatWeights, layer: int, see: See = unseen
+    ) -> None:
         super().__init__()
+        self.listening = see is not unseen
+        self.see: See = lambda name, x: see(f"layer{layer}.{name}", x)
         self.wqkv = weights.leaf(f"layer{layer}.attn_wq", rows=3 * config.n_embd)  # wq, wk, wv
         self.wo = weights.leaf(f"layer{layer}.attn_wo", rows=config.n_embd)
         self.fc1 = weights.leaf(f"layer{layer}.mlp_fc1", rows=4 * config.n_embd)
@@ -121,26 +175,36 @@ class Block(nn.Module):
         self.activation, self.layer = ACTIVATIONS[config.activation], layer
 
     def forward(self, x: Tensor, inputs: Inputs, cache: KeyValueCache | None = None) -> Tensor:
-        x = x + self.attention(rmsnorm(x), inputs, cache)
-        return x + self.mlp(rmsnorm(x), inputs)
+        see = self.see
+        x = see("attn.residual", x + self.attention(rmsnorm(x), inputs, cache))
+        return see("mlp.residual", x + self.mlp(rmsnorm(x), inputs))
 
     def attention(self, x: Tensor, inputs: Inputs, cache: KeyValueCache | None) -> Tensor:
-        mixed = attend(linear(x, self.wqkv), inputs, self.heads, self.norm, cache)
-        return dropout(linear(mixed, self.wo), inputs, place=1 + 2 * self.layer)
+        see = self.see
+        qkv = linear(see("attn.norm", x), self.wqkv)
+        if self.listening:
+            mixed = attend_written_out(qkv, inputs, self.heads, self.norm, see)
+        else:
+            mixed = attend(qkv, inputs, self.heads, self.norm, cache)
+        return dropout(see("attn.out", linear(mixed, self.wo)), inputs, place=1 + 2 * self.layer)
 
     def mlp(self, x: Tensor, inputs: Inputs) -> Tensor:
-        active = self.activation(linear(x, self.fc1))
-        return dropout(linear(active, self.fc2), inputs, place=2 + 2 * self.layer)
+        see = self.see
+        hidden = see("mlp.hidden", linear(see("mlp.norm", x), self.fc1))
+        out = see("mlp.out", linear(see("mlp.active", self.activation(hidden)), self.fc2))
+        return dropout(out, inputs, place=2 + 2 * self.layer)
 
 
 class MiniGPT(nn.Module):
     """microgpt's transformer with its options: embedding, blocks, output head."""
 
-    def __init__(self, config: TrainConfig, weights: FlatWeights, vocab_size: int) -> None:
+    def __init__(
+        self, config: TrainConfig, weights: FlatWeights, vocab_size: int, see: See = unseen
+    ) -> None:
         super().__init__()
-        self.config, self.dtype = config, weights.dtype
-        self.embedding = Embedding(config, weights, vocab_size)
-        self.blocks = nn.ModuleList(Block(config, weights, i) for i in range(config.n_layer))
+        self.config, self.dtype, self.see = config, weights.dtype, see
+        self.embedding = Embedding(config, weights, vocab_size, see)
+        self.blocks = nn.ModuleList(Block(config, weights, i, see) for i in range(config.n_layer))
         self.head = weights.leaf("wte" if config.tie_lm_head else "lm_head", rows=vocab_size)
 
     def hidden(self, inputs: Inputs, caches: Sequence[KeyValueCache] | None = None) -> Tensor:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanochat import EvalConfig, SampleConfig, TrainConfig
+from nanochat import EvalConfig, InspectConfig, SampleConfig, TrainConfig
 from nanochat.config.options import (
     AblateConfig,
     RunsCompareConfig,
@@ -25,7 +25,7 @@ from nanochat.errors import ConfigError
 
 STEPS = "steps must be a whole number between 0 and 1000000000"
 EVERY = (
-    TrainConfig, SampleConfig, EvalConfig, AblateConfig, RunsConfig, RunsShowConfig,
+    TrainConfig, SampleConfig, EvalConfig, InspectConfig, AblateConfig, RunsConfig, RunsShowConfig,
     RunsCompareConfig, RunsPruneConfig, RunsRemoveConfig,
 )  # fmt: skip
 PATHS = [

@@ -24,6 +24,7 @@ from nanochat.config.options import (
     UNSUPPORTED,
     AblateConfig,
     EvalConfig,
+    InspectConfig,
     SampleConfig,
     TrainConfig,
     merged_config,
@@ -34,7 +35,7 @@ from nanochat.config.unsupported import OF_NETWORKS
 from nanochat.errors import ConfigError, NanochatError
 
 CONFIGS = {
-    "train": TrainConfig, "sample": SampleConfig, "eval": EvalConfig, "ablate": AblateConfig,
+    "train": TrainConfig, "sample": SampleConfig, "eval": EvalConfig, "inspect": InspectConfig, "ablate": AblateConfig,
 }  # fmt: skip
 OPTIONS = [
     (command, name, k) for command, c in CONFIGS.items() for name, k in options_of(c).items()
@@ -226,6 +227,7 @@ def test_the_options_that_hold_paths_are_marked():
         ("train", "final_on_all"),
         ("sample", "run"), ("sample", "checkpoint"), ("sample", "data_dir"), ("eval", "run"),
         ("eval", "checkpoint"), ("eval", "data"), ("eval", "data_dir"), ("eval", "per_token"),
+        ("inspect", "run"), ("inspect", "checkpoint"), ("inspect", "out"), ("inspect", "against"),
         ("ablate", "out"),
     }  # fmt: skip
 

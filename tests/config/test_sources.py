@@ -12,6 +12,7 @@ from nanochat.config.options import (
     PRESETS,
     AblateConfig,
     EvalConfig,
+    InspectConfig,
     SampleConfig,
     TrainConfig,
     options_of,
@@ -20,7 +21,7 @@ from nanochat.config.sources import gather_options, read_config_file
 from nanochat.errors import ConfigError
 
 KNOWN = options_of(TrainConfig)
-CONFIGS = (TrainConfig, SampleConfig, EvalConfig, AblateConfig)
+CONFIGS = (TrainConfig, SampleConfig, EvalConfig, InspectConfig, AblateConfig)
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ from nanochat.config.options.train import (
     preset_defaults,
     resolve_preset,
 )
-from nanochat.config.options.trained import EvalConfig, SampleConfig
+from nanochat.config.options.trained import VIEWS, EvalConfig, InspectConfig, SampleConfig
 from nanochat.config.presets import PRESETS
 from nanochat.config.unsupported import UNSUPPORTED
 
@@ -48,11 +48,13 @@ __all__ = [
     "RENAMED",
     "RUNS_DIR",
     "UNSUPPORTED",
+    "VIEWS",
     "AblateConfig",
     "ARCHITECTURE",
     "BEST",
     "EvalConfig",
     "InfoConfig",
+    "InspectConfig",
     "Option",
     "RunsCompareConfig",
     "RunsConfig",

@@ -1,4 +1,4 @@
-"""The options of the commands that use a trained model: sample and eval."""
+"""The options of the commands that use a trained model: sample, eval and inspect."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from nanochat.config.option import UNSET, option, options_of, parse_given, shown
+from nanochat.config.option import UNSET, closest, option, options_of, parse_given, shown
 from nanochat.config.options.checks import check_adapt, check_separator
 from nanochat.config.options.shared import (
     BEST,
@@ -20,9 +20,16 @@ from nanochat.config.options.train import TrainConfig
 from nanochat.config.unsupported import EFFECTS_OF_EVAL, EFFECTS_OF_SAMPLE
 from nanochat.errors import ConfigError
 
-__all__ = ["EvalConfig", "SampleConfig"]
+__all__ = ["VIEWS", "EvalConfig", "InspectConfig", "SampleConfig"]
 
 _TRAIN = options_of(TrainConfig)
+_INSPECTION = "Inspection"
+
+# What `inspect` can print, in the order of the page.
+VIEWS = (
+    "loss", "forward", "gradients", "attention", "lens", "embeddings", "importance", "compare",
+    "tokenizer",
+)  # fmt: skip
 
 
 def _same(name: str, **changes: Any) -> Any:
@@ -144,3 +151,63 @@ class EvalConfig(WithoutPreset):
                 f" {shown(self.per_token)}"
             )
         self._check_effects(given, EFFECTS_OF_EVAL)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InspectConfig(WithoutPreset):
+    """The options of `nanochat inspect`."""
+
+    run: str | None = run_option(_INSPECTION)
+    checkpoint: str = _checkpoint_option(_INSPECTION)
+    text: str | None = option(
+        None, "Text to run the model on, one document; default: a text that the model writes.",
+        group=_INSPECTION, optional=True, kind=str, common=True,
+    )  # fmt: skip
+    view: tuple[str, ...] = option(
+        ("loss",), f"Views to print, of {', '.join(VIEWS)}; repeatable. The page has all of them.",
+        group=_INSPECTION, kind=tuple, common=True,
+    )  # fmt: skip
+    out: str | None = option(
+        None, "File for the page; default: inspect.html in the folder of the run.",
+        group=_INSPECTION, path=True, kind=str, optional=True, common=True,
+    )  # fmt: skip
+    against: str | None = option(
+        None, "Run or checkpoint to compare with, number by number.", group=_INSPECTION,
+        path=True, kind=str, optional=True, common=True,
+    )  # fmt: skip
+    against_mode: str = _same(
+        "mode", common=True, help="Engine to compare with; auto: the one of the other run."
+    )
+    against_dtype: str = _same(
+        "dtype", common=True, help="Number format to compare with; auto: that of the other run."
+    )
+    max_numbers: int = option(
+        400_000, "Numbers that the page may hold, about 11 bytes each; beyond, it leaves the views"
+        " of single numbers out.", group=_INSPECTION, low=0, high=1 << 28, common=True,
+    )  # fmt: skip
+    mode: str = _same("mode", help="Engine; auto: the engine that trained the checkpoint.")
+    device: str = _same("device")
+    dtype: str = _same("dtype")
+    threads: int = _same("threads")
+
+    def __post_init__(self) -> None:
+        WithoutPreset.__post_init__(self)
+        views = tuple(name for given in self.view for name in given.split(",") if name)
+        for name in views:
+            if name not in VIEWS:
+                raise ConfigError(
+                    f"view must be one of {', '.join(VIEWS)}, got"
+                    f" {shown(name)}{closest(name, VIEWS)}"
+                )
+        object.__setattr__(self, "view", tuple(dict.fromkeys(views)))
+        if "compare" in self.view and not self.compares:
+            raise ConfigError(
+                "view compare needs something to compare with; give --against, --against-mode or"
+                " --against-dtype"
+            )
+
+    @property
+    def compares(self) -> bool:
+        """Whether something is named to compare with."""
+        named = (self.against_mode, self.against_dtype) != ("auto", "auto")
+        return named or self.against is not None

@@ -1,0 +1,146 @@
+"""Everything that the page of `nanochat inspect` shows, as JSON.
+
+Arrays are base64 of little-endian float64, or float32 where that holds the same numbers. Leaves out
+how a browser shows them (page/).
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanochat.data.bpe import BpeTokenizer
+from nanochat.inspection.embeddings import nearest, plane
+from nanochat.inspection.graph import operations
+from nanochat.inspection.importance import importance
+from nanochat.inspection.merges import merge_steps
+from nanochat.inspection.trace import Trace
+from nanochat.ngram.kneser_ney import KneserNey
+from nanochat.ngram.share import start_offset
+from nanochat.sampling.ngram import NgramEngine
+
+__all__ = ["LIKELIEST", "facts", "likeliest"]
+
+LIKELIEST = 10
+NEIGHBOURS = 8
+
+# What a graph of formulas needs of the config.
+_OPTIONS = (
+    "model_kind", "n_layer", "n_head", "n_embd", "block_size", "positions", "activation",
+    "tie_lm_head", "input_rmsnorm", "qk_norm", "logit_softcap", "ngram_order", "prev_token_tables",
+    "hash_embed_rows", "hash_embed_longest",
+)  # fmt: skip
+
+
+def facts(trace: Trace, *, run: str, step: int, arrays: bool, neurons: bool) -> dict[str, Any]:
+    """Return the facts of a trace.
+
+    arrays: whether to include every array and weight with its gradient, for the views that show
+        single numbers. neurons: whether to remove each neuron in turn.
+    """
+    config, tokenizer = trace.config, trace.tokenizer
+    lens = trace.logit_lens()
+    changes = importance(trace, neurons=neurons)
+    result: dict[str, Any] = {
+        "run": run, "step": step, "engine": config.mode, "dtype": config.dtype,
+        "config": {name: getattr(config, name) for name in _OPTIONS},
+        "head_dim": config.head_dim if config.n_layer else 0,
+        "mean": trace.mean,
+        "tokens": trace.tokens.tolist(), "targets": trace.targets.tolist(),
+        "losses": trace["losses"].tolist(),
+        "vocabulary": [tokenizer.token_text(token) for token in range(tokenizer.vocab_size)],
+        "likeliest": likeliest(trace),
+        "by_counts": None if trace.text.by_counts is None else trace.text.by_counts.tolist(),
+        "share": {"scale": trace.text.share.scale, "offset": trace.text.share.offset,
+                  "start": start_offset(tokenizer.vocab_size)},
+        "lens": {
+            "stages": list(lens.stages), "losses": lens.losses.tolist(),
+            "logits": _packed(lens.logits), "contributions": _packed(lens.contributions),
+        },
+        "importance": {
+            "heads": changes.heads.tolist(), "positions": changes.positions.tolist(),
+            "neurons": changes.neurons.tolist() if neurons else None,
+        },
+        "embeddings": _embeddings(trace),
+        "tokenizer": tokenizer.kind,
+        "merges": (
+            merge_steps(tokenizer, trace.source) if isinstance(tokenizer, BpeTokenizer) else None
+        ),
+        "operations": [
+            {"name": o.name, "kind": o.kind, "inputs": o.inputs, "weight": o.weight, "line": o.line}
+            for o in operations(config, trace)
+        ],
+        "arrays": {}, "gradients": {}, "weights": {}, "weight_gradients": {},
+    }  # fmt: skip
+    shown = trace if arrays else {n: a for n, a in trace.items() if ".attn." in n}
+    result["arrays"] = {name: _packed(array) for name, array in shown.items()}
+    if arrays:
+        result["gradients"] = {name: _packed(a) for name, a in trace.gradients.items()}
+        result["weights"] = {name: _packed(a) for name, a in trace.weights.items()}
+        result["weight_gradients"] = {n: _packed(a) for n, a in trace.weight_gradients.items()}
+    return result
+
+
+def likeliest(trace: Trace, count: int = LIKELIEST) -> list[list[dict[str, Any]]]:
+    """Return for each token the likeliest next ones, with their probability by the model and by
+    network and counts alone."""
+    network, counts = trace["probabilities"], trace.trained.counts
+    by_counts, mixed = None, network
+    if counts is not None:
+        by_counts = _counts_probabilities(counts, trace.tokens)
+        share = trace["counts_share"][:, None]
+        mixed = (1 - share) * network + share * by_counts
+    result = []
+    for row, probabilities in enumerate(mixed):
+        order = np.argsort(-probabilities, kind="stable")[:count].tolist()
+        result.append([
+            {
+                "token": token, "probability": float(probabilities[token]),
+                "network": float(network[row, token]),
+                "counts": None if by_counts is None else float(by_counts[row, token]),
+            }
+            for token in order
+        ])  # fmt: skip
+    return result
+
+
+def _counts_probabilities(
+    counts: KneserNey, tokens: NDArray[np.int64]
+) -> NDArray[np.float64]:  # (tokens, vocab)
+    decoder = NgramEngine(counts).open_decoder([[int(tokens[0])]])
+    rows = [decoder.logits[0].astype(np.float64)]
+    for token in tokens[1:].tolist():
+        decoder.advance([token])
+        rows.append(decoder.logits[0].astype(np.float64))
+    logits = np.stack(rows)
+    exps = np.exp(logits - logits.max(axis=1, keepdims=True))
+    result: NDArray[np.float64] = exps / exps.sum(axis=1, keepdims=True)
+    return result
+
+
+def _embeddings(trace: Trace) -> dict[str, Any]:
+    tokens = trace.tokenizer.vocab_size  # with counts, wte has one row more
+    wte = trace.weights["wte"][:tokens].astype(np.float64)
+    result: dict[str, Any] = {
+        "plane": plane(wte).tolist(),
+        "neighbours": nearest(wte, NEIGHBOURS),
+        "positions": None,
+    }
+    if "wpe" in trace.weights:
+        result["positions"] = plane(trace.weights["wpe"].astype(np.float64)).tolist()
+    return result
+
+
+def _packed(array: NDArray[np.floating]) -> dict[str, Any]:
+    """Return shape, type and base64 of an array."""
+    wide = np.ascontiguousarray(array, dtype="<f8")
+    narrow = wide.astype("<f4")
+    exact = bool(np.array_equal(narrow.astype("<f8"), wide, equal_nan=True))
+    raw = (narrow if exact else wide).tobytes()
+    return {
+        "shape": list(wide.shape), "type": "f4" if exact else "f8",
+        "base64": base64.b64encode(raw).decode("ascii"),
+    }  # fmt: skip

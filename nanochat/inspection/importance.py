@@ -1,0 +1,149 @@
+"""How the loss on a text changes without each head, neuron or token.
+
+`Trace.ablate` computes one change with the engine. Here a NumPy pass in float64 computes all of
+them, many at a time, from the embeddings of the trace on: they do not depend on what is removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanochat.inspection.trace import Trace
+from nanochat.model.parameters import RMSNORM_EPS, rotary_angles
+from nanochat.model.traced import TracedText, causal
+from nanochat.ngram.share import start_offset
+
+__all__ = ["Importance", "importance"]
+
+_AT_ONCE = 1 << 24  # numbers of the largest array of one pass
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Importance:
+    """Changes of the mean loss, in nats per token: above 0 if the part helps on this text."""
+
+    heads: Array  # (layers, heads)
+    neurons: Array  # (layers, neurons)
+    positions: Array  # (tokens,) no later token attends to this one
+
+
+@dataclass(frozen=True, slots=True)
+class _Removed:
+    """What each of `rows` passes removes: 0 in a mask."""
+
+    heads: Array  # (rows, layers, heads)
+    neurons: Array  # (rows, layers, neurons)
+    positions: Array  # (rows, tokens)
+
+
+def importance(trace: Trace, *, neurons: bool = True) -> Importance:
+    """Return the change of the loss without each part. `neurons`: False leaves them out."""
+    config = trace.config
+    layers = config.n_layer if config.model_kind == "mini-gpt" else 0
+    sizes = (layers * config.n_head, layers * 4 * config.n_embd * neurons, len(trace.tokens))
+    changes = np.concatenate(list(_changes(trace, layers, sizes)))
+    heads, of_neurons, positions = np.split(changes, np.cumsum(sizes)[:-1])
+    return Importance(
+        heads=heads.reshape(layers, -1), neurons=of_neurons.reshape(layers, -1), positions=positions
+    )
+
+
+def _changes(trace: Trace, layers: int, sizes: tuple[int, int, int]) -> Iterator[Array]:
+    config, length = trace.config, len(trace.tokens)
+    heads, neurons, positions = sizes
+    total = sum(sizes)
+    at_once = max(1, _AT_ONCE // (length * max(4 * config.n_embd, length * config.n_head)))
+    whole = _losses(trace, _Removed(*(np.ones((1, *shape)) for shape in (
+        (layers, config.n_head), (layers, 4 * config.n_embd), (length,)
+    ))))[0]  # fmt: skip
+    for first in range(0, total, at_once):
+        part = np.arange(first, min(first + at_once, total))
+        masks = [np.ones((len(part), size)) for size in (heads, layers * 4 * config.n_embd, length)]
+        start = 0
+        for mask, size in zip(masks, (heads, neurons, positions), strict=True):
+            inside = (part >= start) & (part < start + size)
+            mask[np.flatnonzero(inside), part[inside] - start] = 0.0
+            start += size
+        removed = _Removed(
+            masks[0].reshape(len(part), layers, -1), masks[1].reshape(len(part), layers, -1),
+            masks[2],
+        )  # fmt: skip
+        yield _losses(trace, removed) - whole
+
+
+def _losses(trace: Trace, removed: _Removed) -> Array:  # (rows,)
+    """Return the mean loss of each pass."""
+    config, weights = trace.config, trace.weights
+    rows, length = len(removed.positions), len(trace.tokens)
+    x = np.broadcast_to(trace.embedding, (rows, length, config.n_embd))
+    seen = causal(length) & ((removed.positions[:, None, :] > 0) | np.eye(length, dtype=np.bool_))
+    for layer in range(removed.heads.shape[1]):
+        matrix = {name: weights[f"layer{layer}.{name}"].astype(np.float64) for name in (
+            "attn_wq", "attn_wk", "attn_wv", "attn_wo", "mlp_fc1", "mlp_fc2"
+        )}  # fmt: skip
+        norm = _rmsnorm(x)
+        q, k, v = (
+            (norm @ matrix[f"attn_w{name}"].T).reshape(rows, length, config.n_head, -1)
+            for name in "qkv"
+        )
+        if config.positions == "rope":
+            q, k = _rotate(q), _rotate(k)
+        if config.qk_norm:
+            q, k = _rmsnorm(q), _rmsnorm(k)
+        scores = np.einsum("rqhd,rkhd->rhqk", q, k) / config.head_dim**0.5
+        scores[~np.broadcast_to(seen[:, None], scores.shape)] = -np.inf
+        mixed = np.einsum("rhqk,rkhd->rqhd", _softmax(scores), v)
+        mixed *= removed.heads[:, layer, :][:, None, :, None]
+        x = x + mixed.reshape(rows, length, -1) @ matrix["attn_wo"].T
+        active = np.maximum(_rmsnorm(x) @ matrix["mlp_fc1"].T, 0.0)
+        if config.activation == "relu2":
+            active = active**2
+        active *= removed.neurons[:, layer, :][:, None, :]
+        x = x + active @ matrix["mlp_fc2"].T
+    head = weights["wte" if config.tie_lm_head else "lm_head"].astype(np.float64)
+    logits = x @ head.T
+    if cap := config.logit_softcap:
+        logits = cap * np.tanh(logits / cap)
+    result: Array = _nats(logits, trace.text).mean(axis=1)
+    return result
+
+
+def _nats(logits: Array, text: TracedText) -> Array:  # (rows, tokens)
+    """Return the nats of each target; with counts, those of the mixture."""
+    tokens = logits if text.by_counts is None else logits[..., :-1]
+    targets = np.broadcast_to(text.targets[None, :, None], (*tokens.shape[:2], 1))
+    chosen = np.take_along_axis(_softmax(tokens), targets, axis=-1)[..., 0]
+    if text.by_counts is not None:
+        largest = tokens.max(axis=-1)
+        normalizer = largest + np.log(np.exp(tokens - largest[..., None]).sum(axis=-1))
+        odds = text.share.of(logits[..., -1] + start_offset(tokens.shape[-1]) - normalizer)
+        share = 1 / (1 + np.exp(-odds))
+        chosen = (1 - share) * chosen + share * text.by_counts
+    result: Array = -np.log(chosen)
+    return result
+
+
+def _rmsnorm(x: Array) -> Array:
+    result: Array = x * (np.square(x).mean(axis=-1, keepdims=True) + RMSNORM_EPS) ** -0.5
+    return result
+
+
+def _rotate(x: Array) -> Array:  # (rows, tokens, heads, head_dim)
+    cos, sin = (a[:, None] for a in rotary_angles(np.arange(x.shape[1]), x.shape[-1]))
+    first, second = np.split(x, 2, axis=-1)
+    result: Array = np.concatenate(
+        (first * cos + second * sin, second * cos - first * sin), axis=-1
+    )
+    return result
+
+
+def _softmax(x: Array) -> Array:
+    exps = np.exp(x - x.max(axis=-1, keepdims=True))
+    result: Array = exps / exps.sum(axis=-1, keepdims=True)
+    return result

@@ -1,0 +1,141 @@
+"""nanochat inspect: what it prints, the page it writes, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+import nanochat
+from nanochat import InspectConfig
+
+
+@pytest.fixture
+def run(folder, tiny):
+    """A finished run of a small transformer with counts, in runs/mixed."""
+    options = tiny(model_kind="mini-gpt", out="runs/mixed", num_samples=0, ngram_order=3)
+    nanochat.train(nanochat.TrainConfig(**options))
+    return "runs/mixed"
+
+
+def test_the_first_view_has_a_row_per_target(run, cli):
+    result = cli("inspect", run, "--text", "anna")
+    assert result.code == 0
+    model = nanochat.load(run)
+    loss = model.loss("anna")
+    rows = [line.split() for line in result.out.splitlines()[1:-1]]
+    assert [row[1] for row in rows] == ["'a'", "'n'", "'n'", "'a'", "(end)"]
+    assert [float(row[2]) for row in rows] == pytest.approx(loss.nats.tolist(), abs=0.0005)
+    assert [float(row[3]) for row in rows] == pytest.approx(np.exp(-loss.nats).tolist(), abs=0.005)
+    (first, probability), *_ = model.next_tokens("", k=1)
+    assert f"{first!r} {probability:.2f}" in result.out.splitlines()[1]
+    assert result.out.splitlines()[-1] == f"mean {loss.mean:.4f} nats per token"
+    assert max(map(len, result.out.splitlines())) <= 80
+    assert result.err.splitlines()[-1] == "page: runs/mixed/inspect.html"
+
+
+@pytest.mark.parametrize("view", [v for v in nanochat.config.options.VIEWS if v != "compare"])
+def test_each_view_prints_the_text_within_80_columns(view, run, cli):
+    result = cli("inspect", run, "--text", "emma", "--view", view)
+    assert result.code == 0
+    lines = result.out.splitlines()
+    assert len(lines) > 1
+    assert max(map(len, lines)) <= 80
+
+
+def test_views_may_be_listed_and_repeated(run, cli):
+    both = cli("inspect", run, "--text", "emma", "--view", "lens,loss", "--view", "lens").out
+    alone = [cli("inspect", run, "--text", "emma", "--view", view).out for view in ("lens", "loss")]
+    assert both == "\n".join(alone)
+
+
+def test_a_comparison_names_the_first_array_that_differs(run, cli):
+    options = ["inspect", run, "--text", "emma", "--view", "compare"]
+    same = cli(*options, "--against", run).out
+    assert same.splitlines()[-1] == "every number is equal"
+    other = cli(*options, "--against-dtype", "float32").out
+    assert other.splitlines()[-1] == "first to differ: embed.token"
+    row = next(line for line in other.splitlines() if line.startswith("logits"))
+    here, there = map(float, row.split()[-2:])
+    assert abs(here - there) == pytest.approx(float(row.split()[1]), rel=0.1)
+
+
+def test_without_a_text_the_model_writes_one(run, cli):
+    first, second = (cli("inspect", run) for _ in range(2))
+    assert first.code == 0
+    assert first.out == second.out
+    assert first.err.splitlines()[0] == "no --text, so this is a text that the model wrote"
+
+
+def test_the_record_has_the_numbers_of_the_trace(run, cli):
+    record = json.loads(cli("inspect", run, "--text", "anna", "--json").out)
+    trace = nanochat.load(run).trace("anna")
+    assert record["losses"] == trace["losses"].tolist()
+    assert record["shapes"]["layer0.attn.weights"] == [2, 5, 5]
+    assert record["lens"]["losses"] == trace.logit_lens().losses.tolist()
+    network = record["likeliest"][0][0]
+    assert trace["probabilities"][0, network["token"]] == network["network"]
+    assert len(record["likeliest"]) == 5
+
+
+def test_the_page_is_written_where_out_says_and_replaced(run, cli, folder):
+    assert cli("inspect", run, "--text", "anna", "--out", "page.html").code == 0
+    first = (folder / "page.html").read_text(encoding="utf-8")
+    assert cli("inspect", run, "--text", "emma", "--out", "page.html").code == 0
+    second = (folder / "page.html").read_text(encoding="utf-8")
+    assert first != second
+    assert not (folder / run / "inspect.html").exists()
+
+
+def test_a_large_page_leaves_single_numbers_out_and_says_so(run, cli):
+    record = json.loads(cli("inspect", run, "--text", "anna", "--json", "--max-numbers", "10").out)
+    reason = record["left_out"]["forward"]
+    assert re.fullmatch(
+        r"the model has [\d,]+ numbers on this text, and max_numbers is 10; give a shorter text or"
+        r" --max-numbers", reason,
+    )  # fmt: skip
+    assert record["importance"]["neurons"] is None
+    assert len(record["importance"]["heads"][0]) == 2
+
+
+def test_python_returns_the_trace_and_the_page(run):
+    result = nanochat.inspect(InspectConfig(run=run, text="anna", against=run))
+    assert result.page.is_file()
+    assert result.comparison is not None
+    assert result.comparison.first is None
+    assert result.trace.mean == pytest.approx(nanochat.load(run).loss("anna").mean, rel=1e-6)
+
+
+REFUSED = [
+    (("--text", ""), 2, "text must have at least one character"),
+    (("--text", "an9a"), 2, "'9'"),
+    (("--text", "x" * 100_000), 2, "'x'"),
+    (("--text", "a" * 100_000), 2, "text must have at most 7 tokens"),
+    (("--view", "los"), 2, "view must be one of loss, forward,"),
+    (("--view", "compare"), 2, "view compare needs something to compare with; give --against,"),
+    (("--text", "anna", "--out", "."), 1, "out . is not a file; name a file"),
+    (("--text", "anna", "--out", "no/page.html"), 1, "no/page.html"),
+    (("--text", "anna", "--against", "nowhere"), 1, "no run nowhere"),
+    (("--text", "anna", "--max-numbers", "-1"), 2, "max_numbers must be"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "code", "message"), REFUSED, ids=[m[:30] for *_, m in REFUSED])
+def test_what_cannot_be_inspected_is_one_clear_line(words, code, message, run, cli):
+    result = cli("inspect", run, *words)
+    assert message in result.err
+    error = [line for line in result.err.splitlines() if line.startswith("error: ")]
+    assert len(error) == 1
+    assert len(error[0]) < 400
+    assert result.code == code
+
+
+def test_counts_alone_have_no_numbers_to_inspect(folder, tiny, cli):
+    options = tiny(out="runs/counts", num_samples=0)
+    counts = {k: v for k, v in options.items() if k in ("data", "documents", "out")}
+    nanochat.train(nanochat.TrainConfig(model_kind="ngram", num_samples=0, **counts))
+    result = cli("inspect", "runs/counts", "--text", "anna")
+    assert "inspect needs a model with a network" in result.err
+    assert result.code == 2
