@@ -2,7 +2,11 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 
-// Return an element. `on…` attributes are listeners; children that are null or false are left out.
+// What is shown of a list of children: without those that are left out by a condition.
+const present = (children) => children.flat().filter((child) => child !== null && child !== undefined && child !== false);
+const fill = (node, ...children) => node.append(...present(children));
+
+// Return an element. `on…` attributes are listeners.
 function el(tag, attributes = {}, ...children) {
   const [name, space] = tag.startsWith("svg:") ? [tag.slice(4), SVG] : [tag, null];
   const node = space ? document.createElementNS(space, name) : document.createElement(name);
@@ -12,7 +16,7 @@ function el(tag, attributes = {}, ...children) {
     else if (key === "style") Object.assign(node.style, value);
     else node.setAttribute(key, value);
   }
-  node.append(...children.flat().filter((child) => child !== null && child !== false));
+  fill(node, ...children);
   return node;
 }
 
@@ -185,7 +189,7 @@ const sideBar = (part) => el("span", { class: `side ${part < 0 ? "below" : "abov
 
 // A table; the cells of a row that starts with {class} get it.
 function table(heads, rows, attributes = {}) {
-  return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": attributes.name ?? "Table" },
+  return el("div", { class: `scroll ${attributes.class ?? ""}`, tabindex: "0", role: "region", "aria-label": attributes.name ?? "Table" },
     el("table", {}, el("thead", {}, el("tr", {}, heads.map((head) => el("th", { scope: "col" }, head)))),
       el("tbody", {}, rows.map((cells) => (cells instanceof Node ? cells
         : el("tr", { class: cells.class }, (cells.cells ?? cells).map((cell) => el("td", {}, cell ?? ""))))))));

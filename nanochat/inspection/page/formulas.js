@@ -263,7 +263,9 @@ const KINDS = {
       [[op.inputs[0], [headOf(i), q, k]], [op.inputs[1], [k, i]]]),
     users: (op, name, index) => {
       if (name === op.inputs[1]) return range(index[0], length).map((q) => [q, index[1]]);
-      return index[2] > index[1] ? [] : headColumns(index[0]).map((i) => [index[1], i]);
+      // Torch multiplies the weights of later tokens too, which are 0; their gradients are not.
+      const unseen = index[2] > index[1] && facts.engine === "scalar";
+      return unseen ? [] : headColumns(index[0]).map((i) => [index[1], i]);
     },
     local: (op, [q, i], name, index) => {
       const of = name === op.inputs[0]
@@ -333,10 +335,12 @@ const KINDS = {
 const usesWeight = (op, name) => op.weight === name
   || (op.kind === "tables" && /^wte(\d+|_ngram)$/.test(name));
 
+const whole = Object.keys(facts.weights).length > 0; // every array and weight is in the page
+
 // How the value of a number is computed: its steps; the last one's value next to the engine's.
 function forward(name, index) {
   const op = operations.get(name), engine = valueOf(name, index);
-  if (!op) return { steps: [], value: engine, engine };
+  if (!op || !whole) return { steps: [], value: engine, engine };
   const steps = KINDS[op.kind].steps(op, index);
   return { steps, value: steps.at(-1).value, engine };
 }

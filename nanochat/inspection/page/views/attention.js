@@ -3,11 +3,11 @@
 VIEWS.attention = {
   title: "Attention",
   render(root, args) {
-    root.append(el("h1", {}, "Attention"));
-    if (!attentionLayers) return void root.append(note("This model has no attention: its next token depends on the last one alone."));
+    fill(root, el("h1", {}, "Attention"));
+    if (!attentionLayers) return void fill(root, note("This model has no attention: its next token depends on the last one alone."));
     const layer = numbered(args, "layer", attentionLayers, 0), name = `layer${layer}.attn.weights`;
     const weights = arrayOf(name), op = operations.get(`layer${layer}.attn.scores`);
-    if (!weights) return void root.append(why("attention"));
+    if (!weights) return void fill(root, why("attention"));
     const heads = weights.shape[0], pathTo = (head, q, k) => `attention/layer${layer}/head${head}/token${q}${k === null ? "" : `/key${k}`}`;
     let now = {};
     const maps = range(0, heads).map((head) => heatmap({
@@ -24,7 +24,7 @@ VIEWS.attention = {
       name: (t) => `query of token ${t}, ${readPiece(t)}`, choose: (t, replace) => go(pathTo(now.head, t, null), replace),
     });
     const panel = el("section", { class: "panel columns", "aria-live": "polite" }), title = el("h2", {});
-    root.append(el("p", { class: "lead" }, "Each row is a token that looks back; each column a token that it sees. Dark cells get most of its attention."),
+    fill(root, el("p", { class: "lead" }, "Each row is a token that looks back; each column a token that it sees. The stronger a cell’s color, the more attention it gets."),
       attentionLayers > 1 && el("p", { class: "jumps" }, range(0, attentionLayers).map((l) =>
         link(`attention/layer${l}`, `layer ${l}`, { "aria-current": l === layer ? "true" : null }))),
       el("div", { class: "maps" }, frames), readout, legend(sequential, 0, 1, [[0, "0"], [1, "1"]]), title, text.node, panel);

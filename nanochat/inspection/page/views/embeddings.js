@@ -1,4 +1,4 @@
-// View 7: the two principal components of the embeddings, the nearest neighbours, the positions.
+// View 7: the two principal components of the embeddings, the nearest neighbors, the positions.
 
 function scatter({ points, label, named, name, choose, path }) {
   const xs = points.map((p) => p[0]), ys = points.map((p) => p[1]), edge = 30, wide = 640, high = 420;
@@ -38,18 +38,18 @@ VIEWS.embeddings = {
       points: plane, label, name: "Map of the tokens", named: (i) => few || inText.has(i),
       choose: (i, replace) => go(`embeddings/id${i}`, replace),
     });
-    root.append(el("h1", {}, "Embeddings"), el("p", { class: "lead" }, `The vectors of ${plane.length} tokens, seen along the two directions in which they differ most. Neighbours point the same way in all ${config.n_embd} dimensions, not only in these two.`),
+    fill(root, el("h1", {}, "Embeddings"), el("p", { class: "lead" }, `The vectors of ${plane.length} tokens, seen along the two directions in which they differ most. Neighbors point the same way in all ${config.n_embd} dimensions, not only in these two.`),
       el("div", { class: "columns map-and-list" }, el("div", {}, map.node), panel));
     if (positions) {
       const where = scatter({ points: positions, label: String, name: "Map of the positions", named: () => positions.length <= 64, path: true, choose: (i) => where.update(i) });
       where.update(0);
-      root.append(el("h2", {}, "Positions"), where.node);
+      fill(root, el("h2", {}, "Positions"), where.node);
     }
     const update = (words) => {
       const id = numbered(words, "id", plane.length, facts.tokens.at(-1)), near = neighbours[id];
       map.update(id, near.map(([other]) => other));
       panel.replaceChildren(el("h2", {}, "Nearest to ", piece(label(id))), table(["token", "", "cosine"], near.map(([other, cosine]) =>
-        [link(`embeddings/id${other}`, piece(label(other))), bar(cosine), el("span", { class: "n" }, fixed(cosine))]), { name: "Neighbours" }));
+        [link(`embeddings/id${other}`, piece(label(other))), bar(cosine), el("span", { class: "n" }, fixed(cosine))]), { name: "Neighbors" }));
     };
     update(args);
     return update;

@@ -26,9 +26,9 @@ function lineChart(title, xs, ys) {
 VIEWS.history = {
   title: "Over training",
   render(root, args) {
-    root.append(el("h1", {}, "A parameter’s life"));
+    fill(root, el("h1", {}, "A parameter’s life"));
     const { history: kept } = facts;
-    if (!kept) return void root.append(facts.left_out?.history ? why("history") : note(el("code", {}, "nanochat train --record …"), " keeps what happens to chosen parameters at every step; this run has no such record."));
+    if (!kept) return void fill(root, facts.left_out?.history ? why("history") : note(el("code", {}, "nanochat train --record …"), " keeps what happens to chosen parameters at every step; this run has no such record."));
     const [name, ...place] = args, found = kept.parameters.findIndex((p) => p.name === name && p.row === +place[0] && p.column === +place[1]);
     const p = Math.max(found, 0), pathTo = (q) => `history/${q.name}/${q.row}/${q.column}`, last = kept.steps.length - 1;
     const charts = Object.entries(LIVES).filter(([key]) => kept[key]).map(([key, title]) =>
@@ -47,7 +47,7 @@ VIEWS.history = {
     const select = el("select", { "aria-label": "Parameter", onchange: () => go(pathTo(kept.parameters[+select.value])) },
       kept.parameters.map((q, i) => el("option", { value: i, selected: i === p ? "" : null }, numberName(q.name, [q.row, q.column]))));
     const { row, column } = kept.parameters[p];
-    root.append(el("p", { class: "lead" }, select, " ", exists(kept.parameters[p].name, [row, column])
+    fill(root, el("p", { class: "lead" }, select, " ", exists(kept.parameters[p].name, [row, column])
       && link(pathOf("number", kept.parameters[p].name, [row, column]), "what it does on this text")),
     el("p", { class: "slide" }, slider, step1), el("div", { class: "charts" }, charts.map((chart) => chart.node)));
     show(last);

@@ -4,33 +4,32 @@ VIEWS.importance = {
   title: "What matters",
   render(root) {
     const { heads, neurons, positions } = facts.importance, cell = (x) => el("span", { class: "n" }, brief(x));
-    root.append(el("h1", {}, "What matters"), el("p", { class: "lead" },
+    fill(root, el("h1", {}, "What matters"), el("p", { class: "lead" },
       "How much the loss on this text rises, in nats per token, if a part is removed. Orange parts help; blue ones are in the way."));
     const list = (title, rows) => {
       const most = largestOf(rows.map((r) => r.change)) || 1;
-      root.append(el("h2", {}, title), longTable(["part", "change", ""], rows.map((r) => [r.link, cell(r.change), sideBar(r.change / most)]), 12, { name: title }));
+      return el("div", {}, el("h2", {}, title), longTable(["part", "change", ""], rows.map((r) => [r.link, cell(r.change), sideBar(r.change / most)]), 12, { name: title }));
     };
     const most = largestOf(positions) || 1;
-    root.append(el("h2", {}, "Tokens"), note("Without a token: no later token sees it. Choose one to see who looks at it."), strip({
+    fill(root, el("h2", {}, "Tokens"), el("p", { class: "lead" }, "No later token sees the one that is removed. Choose one to see where it looks."), strip({
       pieces: range(0, length).map(readPiece), color: (t) => diverging(positions[t] / most), chosen: null, under: (t) => fixed(positions[t]),
       name: (t) => `token ${t}, ${readPiece(t)}: ${shortest(positions[t])} nats`, choose: (t) => go(attentionLayers ? `attention/layer0/head0/token${t}` : `loss/token${t}`),
     }).node, legend(diverging, -1, 1, [[0, `−${rounded(most, 3)}`], [0.5, "0"], [1, rounded(most, 3)]]));
     if (!attentionLayers) return;
-    list("Heads", heads.flatMap((row, l) => row.map((change, h) => ({ change, link: link(`attention/layer${l}/head${h}`, `layer ${l}, head ${h}`) }))));
-    if (!neurons) return void root.append(el("h2", {}, "Neurons"), why("neurons"));
-    list("Neurons", neurons.flatMap((row, l) => row.map((change, n) => ({ change, link: link(`forward/layer${l}.mlp.active/0/${n}`, `layer ${l}, neuron ${n}`) })))
-      .sort((a, b) => Math.abs(b.change) - Math.abs(a.change)));
+    const ofHeads = list("Heads", heads.flatMap((row, l) => row.map((change, h) => ({ change, link: link(`attention/layer${l}/head${h}`, `layer ${l}, head ${h}`) }))));
+    fill(root, el("div", { class: "columns" }, ofHeads, !neurons ? el("div", {}, el("h2", {}, "Neurons"), why("neurons")) : list("Neurons", neurons.flatMap((row, l) => row.map((change, n) => ({ change, link: link(`forward/layer${l}.mlp.active/0/${n}`, `layer ${l}, neuron ${n}`) })))
+      .sort((a, b) => Math.abs(b.change) - Math.abs(a.change)))));
   },
 };
 
 VIEWS.against = {
   title: "Comparison",
   render(root) {
-    root.append(el("h1", {}, "Comparison"));
+    fill(root, el("h1", {}, "Comparison"));
     const { against } = facts;
-    if (!against) return void root.append(note(el("code", {}, "nanochat inspect --against RUN"), " puts a second run, engine or numerics next to this one."));
+    if (!against) return void fill(root, note(el("code", {}, "nanochat inspect --against RUN"), " puts a second run, engine or numerics next to this one."));
     const { rows, first } = against;
-    root.append(el("p", { class: "lead" }, `Against ${against.run}, step ${against.step}: ${against.what} `,
+    fill(root, el("p", { class: "lead" }, `Against ${against.run}, step ${against.step}: ${against.what} `,
       el("b", {}, first === null ? "All numbers are equal." : `The first number that differs is in ${rows[first].name}.`)),
     table(["array", "largest difference", "at", "here", "there"], rows.map((r, i) => ({
       class: i === first ? "target" : null,

@@ -11,8 +11,8 @@ VIEWS.lens = {
       choose: (t, replace) => go(`lens/token${t}`, replace),
     });
     const panel = el("section", { class: "panel", "aria-live": "polite" });
-    root.append(el("h1", {}, "Logit lens"), el("p", { class: "lead" },
-      "What the model would predict if it stopped after each stage. The darker a cell, the likelier the token that really came."),
+    fill(root, el("h1", {}, "Logit lens"), el("p", { class: "lead" },
+      "What the model would predict if it stopped after each stage. The stronger a cell’s color, the likelier the token that really came."),
     text.node, legend(sequential, 0, 1, [[0, "0"], [1, "probability 1"]]), panel);
     const best = (s, t) => {
       const row = logits.numbers.subarray((s * length + t) * V, (s * length + t + 1) * V);
@@ -30,7 +30,7 @@ VIEWS.lens = {
       };
       panel.replaceChildren(
         table(["after", ...columns.map((one) => piece(targetPiece(one)))], stages.map((stage, s) => el("tr", {},
-          el("th", { scope: "row" }, stage), columns.map((one) => cell(s, one)))), { name: "Top prediction by stage" }),
+          el("th", { scope: "row" }, stage), columns.map((one) => cell(s, one)))), { name: "Top prediction by stage", class: "stages" }),
         el("h2", {}, "What each stage adds to the logit of ", piece(targetPiece(t))), contributionsTable(t),
         config.logit_softcap ? note("The sum is the logit before the soft-cap.") : "");
     };

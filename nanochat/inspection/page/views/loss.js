@@ -20,7 +20,7 @@ VIEWS.loss = {
     });
     const panel = el("section", { class: "panel", "aria-live": "polite" });
     const bits = el("span", { class: "aside" }, `${fixed(facts.mean * BITS)} bits`);
-    root.append(
+    fill(root,
       el("h1", {}, `${fixed(facts.mean)} nats per token`, bits),
       el("p", { class: "lead" }, `How much each of the ${length} tokens surprised the model. Choose one to see what it expected there.`),
       text.node,

@@ -76,13 +76,13 @@ function matrixOf(name, asGradient, view, only = null) {
 
 function figure(name, asGradient, view) {
   const op = operations.get(name), { node, readout, most, select } = matrixOf(name, asGradient, view);
+  const { shape } = arrayOf(name), columns = shape.at(-1);
   return {
     select,
-    node: el("figure", { class: "array" },
+    node: el("figure", { class: shape.length === 3 || columns > 32 ? "array wide" : "array" },
       el("figcaption", {},
-        el("h3", {}, name), el("span", { class: "about" }, aboutOf(name)),
-        el("span", { class: "shape" }, arrayOf(name).shape.join(" × ")),
-        op && el("code", { class: "line" }, op.line.join(":")),
+        el("div", {}, el("p", {}, el("h3", {}, name), el("span", { class: "about" }, aboutOf(name))),
+          el("p", {}, el("span", { class: "shape" }, shape.join(" × ")), op && el("code", { class: "line" }, op.line.join(":")))),
         legend(diverging, -1, 1, [[0, `−${rounded(most, 3)}`], [0.5, "0"], [1, rounded(most, 3)]])),
       node, readout),
   };
@@ -92,9 +92,9 @@ function matrices(asGradient) {
   return (root, args) => {
     const view = asGradient ? "gradients" : "forward", have = asGradient ? facts.gradients : facts.arrays;
     const names = [...operations.keys(), ...Object.keys(facts.weights)].filter((name) => own(facts.weights, name) || own(have, name));
-    root.append(el("h1", {}, asGradient ? "Gradients" : "Forward"));
-    if (!Object.keys(facts.gradients).length) return void root.append(why(view));
-    root.append(el("p", { class: "lead" }, asGradient
+    fill(root, el("h1", {}, asGradient ? "Gradients" : "Forward"));
+    if (!Object.keys(facts.gradients).length) return void fill(root, why(view));
+    fill(root, el("p", { class: "lead" }, asGradient
       ? "What a small increase of each number would do to the mean loss. Orange raises it, blue lowers it. Open a number to see where its gradient comes from."
       : "Every number of the model on this text, in the order they are computed. Open a number to see its formula and operands."));
     const groups = new Map(), figures = new Map();
@@ -104,7 +104,7 @@ function matrices(asGradient) {
         figures.set(name, figure(name, asGradient, view));
         return figures.get(name).node;
       }))));
-    root.append(el("p", { class: "jumps" }, sections.map((section) => el("button", {
+    fill(root, el("p", { class: "jumps" }, sections.map((section) => el("button", {
       type: "button", onclick: () => section.scrollIntoView({ block: "start" }),
     }, section.firstChild.textContent))), ...sections);
     const [name, ...index] = args;

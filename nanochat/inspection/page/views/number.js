@@ -21,15 +21,16 @@ function localCell({ value, of, text }) {
 function forwardSection(name, index) {
   const section = el("section", { class: "how" }, el("h2", {}, "How it is computed"));
   const { steps, value, engine } = forward(name, index), { narrow } = arrayOf(name);
-  if (!steps.length) section.append(el("p", {}, `A weight: training has set it. `, history1(name, index)));
+  if (isWeight(name)) fill(section, el("p", {}, "A weight: training has set it. ", history1(name, index)));
+  else if (!steps.length) fill(section, why("forward"));
   for (const { formula, columns, rows, value: result } of steps) {
-    section.append(el("p", { class: "formula" }, formula, el("b", {}, ` = ${brief(result)}`)));
+    fill(section, el("p", { class: "formula" }, formula, el("b", {}, ` = ${brief(result)}`)));
     if (rows.length) {
-      section.append(longTable(columns, rows.map((one) => [String(one.label), ...one.operands.map(operandCell),
+      fill(section, longTable(columns, rows.map((one) => [String(one.label), ...one.operands.map(operandCell),
         el("span", { class: "n" }, brief(one.value))]), 16, { name: formula }));
     }
   }
-  if (steps.length) section.append(compared("computed from the terms", value, engine, narrow));
+  if (steps.length) fill(section, compared("computed from the terms", value, engine, narrow));
   return section;
 }
 
@@ -41,23 +42,23 @@ function history1(name, [row, column]) {
 function gradientSection(name, index) {
   const section = el("section", { class: "how" }, el("h2", {}, "How it moves the loss"));
   const array = arrayOf(name, true);
-  if (!array) return section.append(why("gradients")), section;
+  if (!array) return fill(section, why("gradients")), section;
   const { terms, value, engine } = gradient(name, index);
-  section.append(el("p", { class: "formula" }, "d loss / d number = Σ over the numbers it goes into: local derivative · their gradient",
+  fill(section, el("p", { class: "formula" }, "d loss / d number = Σ over the numbers it goes into: local derivative · their gradient",
     el("b", {}, ` = ${brief(engine, array.narrow)}`)));
   const sorted = [...terms].sort((a, b) => Math.abs(b.value) - Math.abs(a.value));
   if (terms.length) {
-    section.append(longTable(["goes into", "local derivative", "their gradient", "product"], sorted.map((term) => [
-      term.name ? link(pathOf("gradient", term.name, term.index), numberName(term.name, term.index)) : "the mean loss",
+    fill(section, longTable(["goes into", "local derivative", "their gradient", "product"], sorted.map((term) => [
+      term.name ? link(pathOf("gradient", term.name, term.index), numberName(term.name, term.index), { class: "n" }) : "the mean loss",
       localCell(term.local), term.name ? numberLink(term, true) : "1", el("span", { class: "n" }, brief(term.value))]),
     12, { name: "Where the gradient comes from" }));
-  } else section.append(el("p", {}, isWeight(name) ? "No token of this text uses it." : "It goes into no other number."));
-  section.append(compared("sum of the terms", value, engine, array.narrow));
+  } else fill(section, el("p", {}, isWeight(name) ? "No token of this text uses it." : "It goes into no other number."));
+  fill(section, compared("sum of the terms", value, engine, array.narrow));
   const passed = passedOn(name, index).sort((a, b) => Math.abs(b.value) - Math.abs(a.value));
   if (passed.length) {
-    section.append(el("h3", {}, "What it passes on to its operands"),
+    fill(section, el("h3", {}, "What it passes on to its operands"),
       longTable(["operand", "local derivative", "passed on", "of its gradient"], passed.map((one) => [
-        link(pathOf("gradient", one.name, one.index), numberName(one.name, one.index)), localCell(one.local),
+        link(pathOf("gradient", one.name, one.index), numberName(one.name, one.index), { class: "n" }), localCell(one.local),
         el("span", { class: "n" }, brief(one.value)), numberLink(one, true)]), 8, { name: "Where the gradient goes" }));
   }
   return section;
@@ -67,25 +68,25 @@ function numberPanel(asGradient) {
   return (root, args) => {
     const [name, ...words] = args, index = words.map(Number);
     if (!arrayOf(name ?? "") || !exists(name, index)) {
-      return void root.append(el("h1", {}, "No such number"), Object.keys(facts.weights).length
+      return void fill(root, el("h1", {}, "No such number"), Object.keys(facts.weights).length
         ? note("This page has no number of this name and place. ", link("forward", "See all matrices.")) : why("forward"));
     }
     const array = arrayOf(name), gradients = arrayOf(name, true), op = operations.get(name);
     const view = asGradient ? "gradient" : "number", strip1 = shapeRow(name, index, asGradient, view);
-    root.append(
+    fill(root,
       el("p", { class: "crumbs" }, link(pathOf(asGradient ? "gradients" : "forward", name, index), asGradient ? "Gradients" : "Forward"), ` › ${groupOf(name)} › ${aboutOf(name)}`),
       el("h1", { class: "name" }, numberName(name, index)),
-      el("p", { class: "lead" }, piece(placeWords(name, index)), op && el("code", { class: "line" }, op.line.join(":"))),
+      el("p", { class: "lead" }, piece(placeWords(name, index)), " ", op && el("code", { class: "line" }, op.line.join(":"))),
       el("dl", { class: "pair" },
         el("div", { class: asGradient ? "" : "now" }, el("dt", {}, "value"), el("dd", { class: "n big" }, full(at(array, index), array.narrow))),
         gradients && el("div", { class: asGradient ? "now" : "" }, el("dt", {}, "d loss / d number"), el("dd", { class: "n big" }, full(at(gradients, index), gradients.narrow)))),
       strip1.node,
-      el("div", { class: "columns" }, asGradient ? [gradientSection(name, index), forwardSection(name, index)]
+      el("div", { class: `columns ${asGradient ? "wide-first" : "wide-last"}` }, asGradient ? [gradientSection(name, index), forwardSection(name, index)]
         : [forwardSection(name, index), gradientSection(name, index)]));
   };
 }
 
-// The row of the matrix that the number is in: its neighbours are one arrow key away.
+// The row of the matrix that the number is in: its neighbors are one arrow key away.
 function shapeRow(name, index, asGradient) {
   const { node, select, readout } = index.length === 3 || index.length === 1
     ? matrixOf(name, asGradient, null) : matrixOf(name, asGradient, null, index[0]);

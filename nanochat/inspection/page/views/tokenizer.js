@@ -5,9 +5,9 @@ VIEWS.tokenizer = {
   render(root, args) {
     const ids = facts.targets.slice(0, -1), what = { char: "character", byte: "byte" }[facts.tokenizer];
     const chip = (id, extra = "") => el("span", { class: `chip ${extra}` }, piece(pieceOf(id)), el("small", {}, String(id)));
-    root.append(el("h1", {}, `${ids.length} token${ids.length === 1 ? "" : "s"}`, el("span", { class: "aside" }, `of ${facts.vocabulary.length} known`)));
+    fill(root, el("h1", {}, `${ids.length} token${ids.length === 1 ? "" : "s"}`, el("span", { class: "aside" }, `of ${facts.vocabulary.length} known`)));
     if (!facts.merges) {
-      root.append(el("p", { class: "lead" }, `Each ${what} is one token. Below each is its number; the text starts and ends with token 0.`),
+      fill(root, el("p", { class: "lead" }, `Each ${what} is one token. Below each is its number; the text starts and ends with token 0.`),
         el("div", { class: "chips" }, chip(0), ids.map((id) => chip(id)), chip(0)));
       return undefined;
     }
@@ -17,7 +17,7 @@ VIEWS.tokenizer = {
       name: (w) => `word ${w}, ${visible(facts.merges[w].word)}: ${facts.merges[w].steps.at(-1).length} tokens`,
       under: (w) => facts.merges[w].steps.at(-1).join(" "), choose: (w, replace) => go(`tokenizer/word${w}`, replace),
     });
-    root.append(el("p", { class: "lead" }, "The text is cut into words. Each word starts as its bytes; then the pair that was learned first is merged, again and again."),
+    fill(root, el("p", { class: "lead" }, "The text is cut into words. Each word starts as its bytes; then the pair that was learned first is merged, again and again."),
       words.node, panel);
     const update = (parts) => {
       const longest = facts.merges.reduce((best, m, i) => (m.steps.length > facts.merges[best].steps.length ? i : best), 0);
