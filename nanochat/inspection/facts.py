@@ -75,7 +75,8 @@ def facts(trace: Trace, *, run: str, step: int, arrays: bool, neurons: bool) -> 
         ],
         "arrays": {}, "gradients": {}, "weights": {}, "weight_gradients": {},
     }  # fmt: skip
-    shown = trace if arrays else {n: a for n, a in trace.items() if ".attn." in n or n == "counts_share"}
+    few = {n: a for n, a in trace.items() if ".attn." in n or n == "counts_share"}
+    shown = trace if arrays else few
     result["arrays"] = {name: _packed(array) for name, array in shown.items()}
     if arrays:
         result["gradients"] = {name: _packed(a) for name, a in trace.gradients.items()}

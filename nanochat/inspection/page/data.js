@@ -52,7 +52,7 @@ const exists = (name, index) => {
 
 // ── words ────────────────────────────────────────────────────────────────────────────────────────
 
-const VISIBLE = { " ": "␠", "\n": "⏎", "\t": "⇥", "\r": "␍", "\u00a0": "⍽" };
+const VISIBLE = { " ": "␣", "\n": "⏎", "\t": "⇥", "\r": "\\r", "\u00a0": "⍽" };
 
 // Return a text in which every character can be seen: no spaces, controls or marks of direction.
 function visible(text) {
@@ -97,7 +97,7 @@ const rounded = (x, digits) => (Number.isFinite(x) ? String(Number(x.toPrecision
 const full = (x, narrow) => (state.digits === "exact" ? exactly(x) : shortest(x, narrow));
 const brief = (x, narrow) => (state.digits === "short" ? rounded(x, 5) : full(x, narrow));
 const fixed = (x, places = 3) => (Number.isFinite(x) ? x.toFixed(places) : shortest(x));
-const percent = (p) => `${(100 * p).toFixed(p < 0.0995 ? 2 : 1)} %`;
+const percent = (p) => `${p < 0.0005 ? rounded(100 * p, 2) : (100 * p).toFixed(p < 0.0995 ? 2 : 1)} %`;
 const largestOf = (numbers) => {
   let largest = 0;
   for (const x of numbers) if (Number.isFinite(x) && Math.abs(x) > largest) largest = Math.abs(x);

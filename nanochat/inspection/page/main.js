@@ -33,8 +33,12 @@ function route(event) {
   else draw(name, args, event !== undefined);
   const tab = VIEWS[name].tab ?? name;
   for (const a of document.querySelectorAll("nav a")) {
-    if (a.dataset.view === tab) a.setAttribute("aria-current", "page");
-    else a.removeAttribute("aria-current");
+    if (a.dataset.view !== tab) a.removeAttribute("aria-current");
+    else {
+      a.setAttribute("aria-current", "page");
+      const nav = a.closest("nav"); // a row that scrolls on a narrow screen
+      nav.scrollLeft = a.offsetLeft - (nav.clientWidth - a.offsetWidth) / 2;
+    }
   }
 }
 

@@ -1,7 +1,7 @@
 // View 7: the two principal components of the embeddings, the nearest neighbors, the positions.
 
 function scatter({ points, label, named, name, choose, path }) {
-  const xs = points.map((p) => p[0]), ys = points.map((p) => p[1]), edge = 30, wide = 640, high = 420;
+  const xs = points.map((p) => p[0]), ys = points.map((p) => p[1]), edge = 30, wide = innerWidth < 600 ? 360 : 640, high = wide < 600 ? 360 : 420;
   const scale = (numbers, size) => {
     const low = numbers.reduce((a, b) => Math.min(a, b)), span = numbers.reduce((a, b) => Math.max(a, b)) - low || 1;
     return (v) => edge + (size - 2 * edge) * (v - low) / span;

@@ -24,7 +24,7 @@ function forwardSection(name, index) {
   if (isWeight(name)) fill(section, el("p", {}, "A weight: training has set it. ", history1(name, index)));
   else if (!steps.length) fill(section, why("forward"));
   for (const { formula, columns, rows, value: result } of steps) {
-    fill(section, el("p", { class: "formula" }, formula, el("b", {}, ` = ${brief(result)}`)));
+    fill(section, el("p", { class: "formula" }, formula.replace(/, (?=[^[\]]*\])/g, ",\u00a0"), el("b", {}, ` = ${brief(result)}`)));
     if (rows.length) {
       fill(section, longTable(columns, rows.map((one) => [String(one.label), ...one.operands.map(operandCell),
         el("span", { class: "n" }, brief(one.value))]), 16, { name: formula }));
