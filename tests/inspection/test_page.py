@@ -540,7 +540,7 @@ def test_the_history_and_the_comparison_show_their_numbers(visit, microgpt):
 
 @pytest.mark.long
 def test_the_merges_of_a_word_are_shown_in_order(visit, tmp_path):
-    trace, facts = traced(tmp_path, "float32")
+    _, facts = traced(tmp_path, "float32")
     page = visit(facts).open("tokenizer/word0")
     rows = page.locator("tbody tr").all()
     steps = facts["merges"][0]["steps"]

@@ -34,8 +34,11 @@ function numberLink({ name, index }, asGradient = false) {
 
 // ── colors ───────────────────────────────────────────────────────────────────────────────────────
 
-const CIVIDIS = ["00224e", "123570", "3b496c", "575d6d", "707173", "8a8678", "a59c74", "c3b369",
-  "e1cc55", "fee838"].map(channels);
+// Lightness alone orders the colors, as in cividis, so the color-blind can read them.
+const SURPRISE = {
+  light: ["f5f2ea", "efe2b0", "d9c46f", "b0a06f", "7f7c76", "4f5a70", "203a66", "00224e"].map(channels),
+  dark: ["202634", "123570", "3b496c", "575d6d", "707173", "8a8678", "a59c74", "c3b369", "e1cc55", "fee838"].map(channels),
+};
 const RAMPS = {
   light: { zero: "f4f2ee", below: "1b5aa6", above: "b9500a", middle: "7badd6", most: "0b3c74" },
   dark: { zero: "202226", below: "62aaf2", above: "f59b4c", middle: "2f6fb0", most: "d3e8ff" },
@@ -59,7 +62,7 @@ const diverging = (part) =>
   between([ramp().zero, part < 0 ? ramp().below : ramp().above].map(channels), Math.abs(part));
 const sequential = (part) =>
   between([ramp().zero, ramp().middle, ramp().most].map(channels), part);
-const surprise = (part) => between(CIVIDIS, isDark() ? part : 1 - part);
+const surprise = (part) => between(SURPRISE[isDark() ? "dark" : "light"], part);
 const css = (color) => `rgb(${color.join(" ")})`;
 
 // Black or white, whichever is easier to read on a color: the contrast is at least 4.5.
@@ -139,11 +142,11 @@ function heatmap({ rows, columns, at: cell, scale, name, rowLabel, columnLabel, 
   drawVisible.observe(grid);
   const every = Math.ceil(13 / high);
   const labels = rowLabel && el("div", { class: "rows", style: { lineHeight: `${high * every}px` }, "aria-hidden": "true" },
-    range(0, Math.ceil(rows / every)).map((i) => el("bdi", {}, rowLabel(i * every))));
+    range(0, Math.floor(rows / every)).map((i) => el("bdi", {}, rowLabel(i * every))));
   const heads = columnLabel && high >= 13 && el("div", {
     class: "heads", "aria-hidden": "true", style: { width: `${columns * high}px` },
   }, range(0, columns).map((j) => el("bdi", { style: { width: `${high}px` } }, columnLabel(j))));
-  const node = el("div", { class: "matrix" }, labels, el("div", { class: "plot" }, heads, grid));
+  const node = el("div", { class: "matrix" }, heads, labels, grid);
   return { node, select, grid };
 }
 
@@ -158,11 +161,15 @@ function strip({ pieces, color, name, under, choose, chosen }) {
       style: paint ? painted(paint) : {}, onclick: () => choose(t, false),
     }, piece(text), under && el("small", {}, under(t)));
   });
-  const node = el("div", { class: under ? "strip with-numbers" : "strip", role: "radiogroup", "aria-label": "The text, token by token" }, buttons);
+  const lines = buttons.flatMap((button, t) => (!under && pieces[t].includes("⏎") ? [button, el("i", { class: "break" })] : [button]));
+  const node = el("div", { class: under ? "strip with-numbers" : "strip", role: "radiogroup", "aria-label": "The text, token by token" }, lines);
   const update = (t) => buttons.forEach((button, i) => {
     button.setAttribute("aria-checked", i === t);
     button.tabIndex = i === t || (t === null && i === 0) ? 0 : -1;
-    if (i === t && node.contains(document.activeElement)) button.focus();
+    if (i !== t) return;
+    if (node.contains(document.activeElement)) button.focus();
+    const top = button.offsetTop - node.offsetTop; // a long text scrolls in its box
+    if (top < node.scrollTop || top + button.offsetHeight > node.scrollTop + node.clientHeight) node.scrollTop = top - 40;
   });
   node.addEventListener("keydown", (event) => {
     const now = buttons.indexOf(document.activeElement), last = buttons.length - 1;
@@ -175,7 +182,7 @@ function strip({ pieces, color, name, under, choose, chosen }) {
   // Repaint when colors depend on what is chosen.
   const repaint = (paint, words) => buttons.forEach((button, t) => {
     Object.assign(button.style, paint(t) ? painted(paint(t)) : { background: "", color: "" });
-    if (words) button.lastChild.textContent = words(t);
+    if (under) button.lastChild.textContent = words(t);
   });
   return { node, update, repaint };
 }

@@ -11,7 +11,7 @@ VIEWS.attention = {
     const heads = weights.shape[0], pathTo = (head, q, k) => `attention/layer${layer}/head${head}/token${q}${k === null ? "" : `/key${k}`}`;
     let now = {};
     const maps = range(0, heads).map((head) => heatmap({
-      rows: length, columns: length, square: heads > 4 ? 170 : 230, scale: sequential, name: `Weights of head ${head}`,
+      rows: length, columns: length, square: length > 32 ? Math.min(420, innerWidth - 90) : 230, scale: (w) => sequential(Math.sqrt(w)), name: `Weights of head ${head}`,
       at: (q, k) => (k > q ? -Infinity : at(weights, [head, q, k])), rowLabel: head === 0 ? readPiece : null, columnLabel: readPiece,
       show: (q, k) => readout.replaceChildren(`head ${head}: `, piece(readPiece(q)), " sees ", piece(readPiece(k)), " with weight ",
         el("b", {}, full(at(weights, [head, q, k]), weights.narrow))),
@@ -20,14 +20,14 @@ VIEWS.attention = {
     const readout = el("output", { class: "readout" });
     const frames = maps.map((map, head) => el("div", { class: "of-head" }, link(pathTo(head, length - 1, null), `head ${head}`), map.node));
     const text = strip({
-      pieces: range(0, length).map(readPiece), chosen: 0, color: () => null, under: () => " ",
+      pieces: range(0, length).map(readPiece), chosen: 0, color: () => null, under: length <= 64 ? () => " " : null,
       name: (t) => `query of token ${t}, ${readPiece(t)}`, choose: (t, replace) => go(pathTo(now.head, t, null), replace),
     });
     const panel = el("section", { class: "panel columns", "aria-live": "polite" }), title = el("h2", {});
     fill(root, el("p", { class: "lead" }, "Each row is a token that looks back; each column a token that it sees. The stronger a cell’s color, the more attention it gets."),
       attentionLayers > 1 && el("p", { class: "jumps" }, range(0, attentionLayers).map((l) =>
         link(`attention/layer${l}`, `layer ${l}`, { "aria-current": l === layer ? "true" : null }))),
-      el("div", { class: "maps" }, frames), readout, legend(sequential, 0, 1, [[0, "0"], [1, "1"]]), title, text.node, panel);
+      el("div", { class: "maps" }, frames), readout, legend(sequential, 0, 1, [[0, "0"], [0.5, "0.25"], [1, "1"]]), title, text.node, panel);
     const update = (words) => {
       if (numbered(words, "layer", attentionLayers, 0) !== layer) return redraw();
       const head = numbered(words, "head", heads, 0), q = state.token = numbered(words, "token", length, state.token ?? length - 1);
@@ -38,7 +38,7 @@ VIEWS.attention = {
       maps.forEach((map, h) => (h === head ? map.select(q, k) : (map.grid.querySelector(".cursor").hidden = true)));
       title.replaceChildren(`Head ${head}: where `, piece(readPiece(q)), ` (token ${q}) looks`);
       text.update(q);
-      text.repaint((t) => (t <= q ? sequential(row[t]) : null), (t) => (t <= q ? fixed(row[t], 2) : "–"));
+      text.repaint((t) => (t <= q ? sequential(Math.sqrt(row[t])) : null), (t) => (t <= q ? fixed(row[t], 2) : "–"));
       panel.replaceChildren(...scoreTerms(op, name, head, q, k, row, pathTo));
       return undefined;
     };

@@ -12,7 +12,7 @@ VIEWS.importance = {
     };
     const most = largestOf(positions) || 1;
     fill(root, el("h2", {}, "Tokens"), el("p", { class: "lead" }, "No later token sees the one that is removed. Choose one to see where it looks."), strip({
-      pieces: range(0, length).map(readPiece), color: (t) => diverging(positions[t] / most), chosen: null, under: (t) => fixed(positions[t]),
+      pieces: range(0, length).map(readPiece), color: (t) => diverging(positions[t] / most), chosen: null, under: length <= 64 ? (t) => (Math.abs(positions[t]) < 1e-9 ? "0" : rounded(positions[t], 2)) : null,
       name: (t) => `token ${t}, ${readPiece(t)}: ${shortest(positions[t])} nats`, choose: (t) => go(attentionLayers ? `attention/layer0/head0/token${t}` : `loss/token${t}`),
     }).node, legend(diverging, -1, 1, [[0, `−${rounded(most, 3)}`], [0.5, "0"], [1, rounded(most, 3)]]));
     if (!attentionLayers) return;

@@ -1,11 +1,11 @@
 // View 5: what the output head says after each stage, and what each stage adds to a logit.
 
-const SHOWN_AT_ONCE = 24; // tokens, the columns of the table
+const SHOWN_AT_ONCE = 16; // tokens, the columns of the table
 
 VIEWS.lens = {
   title: "Logit lens",
   render(root, args) {
-    const { stages, losses } = facts.lens, logits = unpacked(facts.lens.logits), V = logits.shape[2];
+    const { stages, losses, top } = facts.lens;
     const text = strip({
       pieces: range(0, length).map(targetPiece), color: () => null, name: tokenWords, chosen: null,
       choose: (t, replace) => go(`lens/token${t}`, replace),
@@ -13,20 +13,16 @@ VIEWS.lens = {
     const panel = el("section", { class: "panel", "aria-live": "polite" });
     fill(root, el("h1", {}, "Logit lens"), el("p", { class: "lead" },
       "What the model would predict if it stopped after each stage. The stronger a cell’s color, the likelier the token that really came."),
-    text.node, legend(sequential, 0, 1, [[0, "0"], [1, "probability 1"]]), panel);
-    const best = (s, t) => {
-      const row = logits.numbers.subarray((s * length + t) * V, (s * length + t + 1) * V);
-      return row.indexOf(row.reduce((most, x) => Math.max(most, x), -Infinity));
-    };
+    text.node, legend(sequential, 0, 1, [[0, "0"], [0.5, "25 %"], [1, "100 %"]]), panel);
     const update = (words) => {
       const t = chosenToken(words), first = t - (t % SHOWN_AT_ONCE), columns = range(first, Math.min(first + SHOWN_AT_ONCE, length));
       text.update(t);
       const cell = (s, one) => {
-        const p = Math.exp(-losses[s][one]), name = `After ${stages[s]}, token ${one}: ${pieceOf(best(s, one))}; the target has ${percent(p)}`;
+        const p = Math.exp(-losses[s][one]), name = `After ${stages[s]}, token ${one}: ${pieceOf(top[s][one])}; the target has ${percent(p)}`;
         return el("td", { class: one === t ? "now" : null }, el("button", {
-          type: "button", class: "token", tabindex: "-1", style: painted(sequential(p)), title: name, "aria-label": name,
+          type: "button", class: "token", tabindex: "-1", style: painted(sequential(Math.sqrt(p))), title: name, "aria-label": name,
           onclick: () => go(`lens/token${one}`),
-        }, piece(pieceOf(best(s, one))), el("small", {}, percent(p))));
+        }, piece(pieceOf(top[s][one])), el("small", {}, percent(p))));
       };
       panel.replaceChildren(
         table(["after", ...columns.map((one) => piece(targetPiece(one)))], stages.map((stage, s) => el("tr", {},
@@ -40,11 +36,10 @@ VIEWS.lens = {
 };
 
 function contributionsTable(t) {
-  const added = unpacked(facts.lens.contributions), V = added.shape[2], target = facts.targets[t];
-  const rows = facts.lens.stages.map((stage, s) => {
-    const own1 = at(added, [s, t, target]), start = (s * length + t) * V;
-    return { stage, own: own1, over: own1 - total([...added.numbers.subarray(start, start + V)]) / V, nats: facts.lens.losses[s][t] };
-  });
+  const { stages, contributions, means, losses } = facts.lens;
+  const rows = stages.map((stage, s) => ({
+    stage, own: contributions[s][t], over: contributions[s][t] - means[s][t], nats: losses[s][t],
+  }));
   const most = largestOf(rows.map((r) => r.own)) || 1, cell = (x) => el("span", { class: "n" }, brief(x));
   return table(["stage", "adds", "", "more than to the mean logit", "loss after it"], [
     ...rows.map((r) => [r.stage, cell(r.own), sideBar(r.own / most), cell(r.over), cell(r.nats)]),
