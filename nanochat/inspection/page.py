@@ -21,7 +21,7 @@ FOLDER = Path(__file__).parent / "page"
 # In this order they are one script.
 SCRIPTS = (
     "data.js", "formulas.js", "dom.js", "views/loss.js", "views/matrices.js", "views/number.js",
-    "views/attention.js", "views/lens.js", "views/history.js", "views/embeddings.js",
+    "views/attention.js", "views/lens.js", "views/parameter.js", "views/embeddings.js",
     "views/importance.js", "views/tokenizer.js", "main.js",
 )  # fmt: skip
 

@@ -26,8 +26,8 @@ HOSTILE = [
     "\u202eevil\u200f", "&lt;", "a\nb", "{{script}}", '"><svg onload=alert(1)>',
 ]  # fmt: skip
 VIEWS = (
-    "loss", "forward", "gradients", "attention", "lens", "history", "embeddings", "importance",
-    "against", "tokenizer",
+    "loss", "forward", "gradients", "attention", "lens", "parameter", "embeddings", "importance",
+    "compare", "tokenizer",
 )  # fmt: skip
 SIZES = {"desktop": (1280, 800), "phone": (390, 844)}
 
@@ -195,7 +195,7 @@ def model(
 
 
 def with_everything(facts: dict[str, Any]) -> dict[str, Any]:
-    """The facts with a history and a comparison."""
+    """The facts with the life of two parameters and a comparison."""
     steps = list(range(1, 31))
     line = [0.1 * step for step in steps]
     names = list(facts["arrays"])
@@ -207,10 +207,12 @@ def with_everything(facts: dict[str, Any]) -> dict[str, Any]:
             **{key: [line, line[::-1]] for key in ("weight", "gradient", "first_moment", "second_moment", "update")},
         },
         "against": {
-            "run": "other", "step": 3, "what": "The same run, earlier.", "first": 1,
+            "what": "other step 3, scalar, float64", "first": 1,
             "rows": [
-                {"name": name, "largest": 0.5 * i, "index": [0] * len(facts["arrays"][name]["shape"]), "here": 1.0, "there": 1.0 + 0.5 * i}
+                {"name": name, "largest": 0.5 * i, "index": [0] * len(facts["arrays"][name]["shape"]) if i else None, "here": 1.0, "there": 1.0 + 0.5 * i}
                 for i, name in enumerate(names)
+            ] + [
+                {"name": "elsewhere", "largest": None, "index": None, "here": None, "there": None}
             ],
         },
     }  # fmt: skip
@@ -341,16 +343,16 @@ def test_views_fit_the_screen_and_can_be_read(visit, model, size, theme):
 def test_a_large_model_says_why_views_are_left_out(visit, model):
     trace, _ = model
     facts = facts_of(trace, run="large", step=1, arrays=False, neurons=False)
-    facts["left_out"] = {"forward": "It has 7 parameters.", "neurons": "Too many neurons."}
+    facts["left_out"] = {"forward": "it has 7 numbers", "neurons": "too many neurons"}
     one = visit(facts)
-    assert "It has 7 parameters." in one.open("forward").inner_text("main")
+    assert "Left out: it has 7 numbers." in one.open("forward").inner_text("main")
     assert "too large" in one.open("gradients").inner_text("main")
-    for view in ("loss", "lens", "embeddings", "tokenizer", "history", "against", "importance"):
+    for view in ("loss", "lens", "embeddings", "tokenizer", "parameter", "compare", "importance"):
         assert len(one.open(view).inner_text("main")) > 60
     if trace.config.model_kind == "mini-gpt":
         assert "term by term" in one.open("attention/layer0/head1/token2").inner_text("main")
         assert "too large" in one.open("number/layer0.attn.q/0/0").inner_text("main")
-        assert "Too many neurons." in one.open("importance").inner_text("main")
+        assert "Left out: too many neurons." in one.open("importance").inner_text("main")
 
 
 @pytest.mark.long
@@ -474,7 +476,7 @@ def test_the_lens_shows_the_top_prediction_and_contributions_that_sum_to_the_log
 @pytest.mark.parametrize("fragment", [
     "nothing", "number/__proto__/0", "number/constructor/0/0", "number/losses/99", "number/losses",
     "loss/token999", "attention/layer9/head9", "%E0%A4%A", "number/losses/-1", "gradient/wte/0/0/0",
-    "forward/wte/a/b", "lens/token-1", "history/x/0/0", "embeddings/id9999", "number/losses/0.5",
+    "forward/wte/a/b", "lens/token-1", "parameter/x/0/0", "embeddings/id9999", "number/losses/0.5",
 ])  # fmt: skip
 def test_a_wrong_fragment_shows_a_page_without_an_error(visit, microgpt, fragment):
     one = visit(with_everything(microgpt[1]))
@@ -526,16 +528,16 @@ def test_the_theme_button_goes_from_that_of_the_system_to_light_and_dark(visit, 
 @pytest.mark.long
 def test_the_history_and_the_comparison_show_their_numbers(visit, microgpt):
     one = visit(with_everything(microgpt[1]))
-    page = one.open("history/wte/0/0")
+    page = one.open("parameter/wte/0/0")
     assert page.inner_text(".chart b >> nth=0") == "0.1"
     page.focus("input[type=range]")
     page.keyboard.press("Home")
     assert page.inner_text(".chart b >> nth=0") == "3"
-    page = one.open("against")
+    page = one.open("compare")
     assert page.inner_text("tr.target td >> nth=0") == list(microgpt[1]["arrays"])[1]
     bare = visit(microgpt[1])
-    assert "nanochat train --record" in bare.open("history").inner_text("main")
-    assert "--against RUN" in bare.open("against").inner_text("main")
+    assert "nanochat train --record" in bare.open("parameter").inner_text("main")
+    assert "--against RUN" in bare.open("compare").inner_text("main")
 
 
 @pytest.mark.long

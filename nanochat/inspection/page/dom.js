@@ -213,7 +213,6 @@ function longTable(heads, rows, first = 16, attributes = {}) {
 }
 
 const note = (...text) => el("p", { class: "note" }, ...text);
-const why = (view) => note(facts.left_out?.[view]
-  ?? "This page does not keep single numbers: the model or the text is too large.");
+const why = (view) => note("Left out: ", facts.left_out?.[view] ?? "the model or the text is too large", ".");
 
 const VIEWS = {}; // name: {title, render(root, args) → what to do when only the fragment changes}

@@ -22,20 +22,21 @@ VIEWS.importance = {
   },
 };
 
-VIEWS.against = {
+VIEWS.compare = {
   title: "Comparison",
   render(root) {
     fill(root, el("h1", {}, "Comparison"));
     const { against } = facts;
-    if (!against) return void fill(root, note(el("code", {}, "nanochat inspect --against RUN"), " puts a second run, engine or numerics next to this one."));
+    if (!against) return void fill(root, note(el("code", {}, "nanochat inspect --against RUN"), " puts another run next to this one; --against-mode and --against-dtype, another engine or number format."));
     const { rows, first } = against;
-    fill(root, el("p", { class: "lead" }, `Against ${against.run}, step ${against.step}: ${against.what} `,
+    const n = (words) => el("span", { class: "n" }, words), number1 = (x) => n(x === null ? "–" : shortest(x));
+    fill(root, el("p", { class: "lead" }, `Against ${against.what}. `,
       el("b", {}, first === null ? "All numbers are equal." : `The first number that differs is in ${rows[first].name}.`)),
     table(["array", "largest difference", "at", "here", "there"], rows.map((r, i) => ({
       class: i === first ? "target" : null,
-      cells: [exists(r.name, r.index) && r.largest ? link(pathOf("number", r.name, r.index), r.name) : r.name,
-        ...[r.largest === 0 ? "0" : rounded(r.largest, 3), r.largest ? r.index.join(", ") : "", shortest(r.here), shortest(r.there)]
-          .map((words) => el("span", { class: "n" }, words))],
+      cells: [r.index && exists(r.name, r.index) ? link(pathOf("number", r.name, r.index), r.name) : r.name,
+        r.largest === null ? "only in one, or of another shape" : n(rounded(r.largest, 3)),
+        n(r.index?.join(", ") ?? ""), number1(r.here), number1(r.there)],
     })), { name: "Differences by array" }));
   },
 };

@@ -23,14 +23,14 @@ function lineChart(title, xs, ys) {
   };
 }
 
-VIEWS.history = {
+VIEWS.parameter = {
   title: "Over training",
   render(root, args) {
     fill(root, el("h1", {}, "A parameter’s life"));
     const { history: kept } = facts;
-    if (!kept) return void fill(root, facts.left_out?.history ? why("history") : note(el("code", {}, "nanochat train --record …"), " keeps what happens to chosen parameters at every step; this run has no such record."));
+    if (!kept) return void fill(root, facts.left_out?.parameter ? why("parameter") : note(el("code", {}, "nanochat train --record …"), " keeps what happens to chosen parameters at every step; this run has no such record."));
     const [name, ...place] = args, found = kept.parameters.findIndex((p) => p.name === name && p.row === +place[0] && p.column === +place[1]);
-    const p = Math.max(found, 0), pathTo = (q) => `history/${q.name}/${q.row}/${q.column}`, last = kept.steps.length - 1;
+    const p = Math.max(found, 0), pathTo = (q) => `parameter/${q.name}/${q.row}/${q.column}`, last = kept.steps.length - 1;
     const charts = Object.entries(LIVES).filter(([key]) => kept[key]).map(([key, title]) =>
       lineChart(title, kept.steps, key === "rate" ? kept.rate : kept[key][p]));
     const step1 = el("output", { class: "readout" });
