@@ -196,8 +196,8 @@ const sideBar = (part) => el("span", { class: `side ${part < 0 ? "below" : "abov
 
 // A table; the cells of a row that starts with {class} get it.
 function table(heads, rows, attributes = {}) {
-  return el("div", { class: `scroll ${attributes.class ?? ""}`, tabindex: "0", role: "region", "aria-label": attributes.name ?? "Table" },
-    el("table", {}, el("thead", {}, el("tr", {}, heads.map((head) => el("th", { scope: "col" }, head)))),
+  return el("div", { class: `scroll ${attributes.class ?? ""}` },
+    el("table", { "aria-label": attributes.name }, el("thead", {}, el("tr", {}, heads.map((head) => el("th", { scope: "col" }, head)))),
       el("tbody", {}, rows.map((cells) => (cells instanceof Node ? cells
         : el("tr", { class: cells.class }, (cells.cells ?? cells).map((cell) => el("td", {}, cell ?? ""))))))));
 }

@@ -263,9 +263,7 @@ const KINDS = {
       [[op.inputs[0], [headOf(i), q, k]], [op.inputs[1], [k, i]]]),
     users: (op, name, index) => {
       if (name === op.inputs[1]) return range(index[0], length).map((q) => [q, index[1]]);
-      // Torch multiplies the weights of later tokens too, which are 0; their gradients are not.
-      const unseen = index[2] > index[1] && facts.engine === "scalar";
-      return unseen ? [] : headColumns(index[0]).map((i) => [index[1], i]);
+      return index[2] > index[1] ? [] : headColumns(index[0]).map((i) => [index[1], i]);
     },
     local: (op, [q, i], name, index) => {
       const of = name === op.inputs[0]

@@ -67,10 +67,13 @@ function numbersShown() {
   return `These numbers are those of the plain torch model in ${facts.dtype}. The kernels of a training step sum in another order, so theirs may differ by rounding.`;
 }
 
+// A text on one line, with its spaces as they are.
+const shownLine = (text) => text.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, visible);
+
 function start() {
   const text = source.length > 60 ? `${source.slice(0, 60)}…` : source;
   document.title = `${visible(text) || "empty text"} · nanochat inspect`;
-  document.getElementById("run").append(`${facts.run} · step ${facts.step} · `, el("q", {}, piece(text.replace(/\p{C}/gu, visible))));
+  document.getElementById("run").append(`${shownLine(facts.run)} · step ${facts.step} · `, el("q", {}, piece(shownLine(text))));
   document.getElementById("about").append(el("p", {}, numbersShown()),
     el("p", {}, "Formulas, sums and differences are computed by this page in float64. It asks nothing of any server."));
   document.getElementById("nav").append(el("ul", {}, Object.entries(VIEWS).filter(([, view]) => view.title).map(([name, view]) =>

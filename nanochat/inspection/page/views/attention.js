@@ -23,7 +23,7 @@ VIEWS.attention = {
       pieces: range(0, length).map(readPiece), chosen: 0, color: () => null, under: length <= 64 ? () => " " : null,
       name: (t) => `query of token ${t}, ${readPiece(t)}`, choose: (t, replace) => go(pathTo(now.head, t, null), replace),
     });
-    const panel = el("section", { class: "panel columns", "aria-live": "polite" }), title = el("h2", {});
+    const panel = el("section", { class: "panel columns" }), title = el("h2", {});
     fill(root, el("p", { class: "lead" }, "Each row is a token that looks back; each column a token that it sees. The stronger a cell’s color, the more attention it gets."),
       attentionLayers > 1 && el("p", { class: "jumps" }, range(0, attentionLayers).map((l) =>
         link(`attention/layer${l}`, `layer ${l}`, { "aria-current": l === layer ? "true" : null }))),

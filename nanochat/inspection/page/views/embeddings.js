@@ -33,7 +33,7 @@ VIEWS.embeddings = {
   title: "Embeddings",
   render(root, args) {
     const { plane, neighbours, positions } = facts.embeddings, inText = new Set([...facts.tokens, ...facts.targets]);
-    const few = plane.length <= 120, label = (i) => pieceOf(i), panel = el("section", { class: "panel", "aria-live": "polite" });
+    const few = plane.length <= 120, label = (i) => pieceOf(i), panel = el("section", { class: "panel" });
     const map = scatter({
       points: plane, label, name: "Map of the tokens", named: (i) => few || inText.has(i),
       choose: (i, replace) => go(`embeddings/id${i}`, replace),

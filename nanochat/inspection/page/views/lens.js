@@ -10,7 +10,7 @@ VIEWS.lens = {
       pieces: range(0, length).map(targetPiece), color: () => null, name: tokenWords, chosen: null,
       choose: (t, replace) => go(`lens/token${t}`, replace),
     });
-    const panel = el("section", { class: "panel", "aria-live": "polite" });
+    const panel = el("section", { class: "panel" });
     fill(root, el("h1", {}, "Logit lens"), el("p", { class: "lead" },
       "What the model would predict if it stopped after each stage. The stronger a cell’s color, the likelier the token that really came."),
     text.node, legend(sequential, 0, 1, [[0, "0"], [0.5, "25 %"], [1, "100 %"]]), panel);

@@ -18,7 +18,7 @@ VIEWS.loss = {
       under: length <= 64 ? (t) => fixed(facts.losses[t], 2) : null,
       choose: (t, replace) => go(`loss/token${t}`, replace),
     });
-    const panel = el("section", { class: "panel", "aria-live": "polite" });
+    const panel = el("section", { class: "panel" });
     const bits = el("span", { class: "aside" }, `${fixed(facts.mean * BITS)} bits`);
     fill(root,
       el("h1", {}, `${fixed(facts.mean)} nats per token`, bits),

@@ -11,7 +11,7 @@ VIEWS.tokenizer = {
         el("div", { class: "chips" }, chip(0), ids.map((id) => chip(id)), chip(0)));
       return undefined;
     }
-    const panel = el("section", { class: "panel", "aria-live": "polite" });
+    const panel = el("section", { class: "panel" });
     const words = strip({
       pieces: facts.merges.map((m) => visible(m.word)), color: () => null, chosen: null,
       name: (w) => `word ${w}, ${visible(facts.merges[w].word)}: ${facts.merges[w].steps.at(-1).length} tokens`,
