@@ -337,6 +337,9 @@ def test_views_fit_the_screen_and_can_be_read(visit, model, size, theme):
         assert page.evaluate("document.documentElement.scrollWidth") <= SIZES[size][0], fragment
         low = [text for contrast, text in page.evaluate(CONTRASTS) if contrast < 4.5]
         assert low == [], fragment
+    page.click("#digits")
+    page.click("#digits")
+    assert page.evaluate("document.documentElement.scrollWidth") <= SIZES[size][0], "all decimals"
 
 
 @pytest.mark.long

@@ -24,8 +24,8 @@ VIEWS.loss = {
       el("h1", {}, `${fixed(facts.mean)} nats per token`, bits),
       el("p", { class: "lead" }, `How much each of the ${length} tokens surprised the model. Choose one to see what it expected there.`),
       text.node,
-      legend((part) => surprise(part), 0, 1, [[0, "0"], [uniform / most, `${fixed(uniform, 2)}: uniform guess`],
-        ...(most > uniform * 1.25 ? [[1, fixed(most, 2)]] : [])]),
+      legend((part) => surprise(part), 0, 1, [[0, "0"], [uniform / most, `${fixed(uniform, 2)} uniform`],
+        ...(most > uniform * 1.35 ? [[1, fixed(most, 2)]] : [])]),
       panel);
     const update = (words) => {
       const t = chosenToken(words, Math.max(hardest, 0));
