@@ -42,7 +42,7 @@ def facts(trace: Trace, *, run: str, step: int, arrays: bool, neurons: bool) -> 
         single numbers. neurons: whether to remove each neuron in turn.
     """
     config, tokenizer = trace.config, trace.tokenizer
-    lens = trace.logit_lens()
+    lens, targets = trace.logit_lens(), trace.targets
     changes = importance(trace, neurons=neurons)
     result: dict[str, Any] = {
         "run": run, "step": step, "engine": config.mode, "dtype": config.dtype,
@@ -58,7 +58,9 @@ def facts(trace: Trace, *, run: str, step: int, arrays: bool, neurons: bool) -> 
                   "start": start_offset(tokenizer.vocab_size)},
         "lens": {
             "stages": list(lens.stages), "losses": lens.losses.tolist(),
-            "logits": _packed(lens.logits), "contributions": _packed(lens.contributions),
+            "top": lens.logits.argmax(axis=-1).tolist(),
+            "contributions": lens.contributions[:, range(len(targets)), targets].tolist(),
+            "means": lens.contributions.mean(axis=-1).tolist(),
         },
         "importance": {
             "heads": changes.heads.tolist(), "positions": changes.positions.tolist(),
@@ -75,7 +77,8 @@ def facts(trace: Trace, *, run: str, step: int, arrays: bool, neurons: bool) -> 
         ],
         "arrays": {}, "gradients": {}, "weights": {}, "weight_gradients": {},
     }  # fmt: skip
-    shown = trace if arrays else {n: a for n, a in trace.items() if ".attn." in n}
+    few = {n: a for n, a in trace.items() if ".attn." in n or n == "counts_share"}
+    shown = trace if arrays else few
     result["arrays"] = {name: _packed(array) for name, array in shown.items()}
     if arrays:
         result["gradients"] = {name: _packed(a) for name, a in trace.gradients.items()}

@@ -50,8 +50,9 @@ def importance(trace: Trace, *, neurons: bool = True) -> Importance:
     changes = np.concatenate(list(_changes(trace, layers, sizes)))
     heads, of_neurons, positions = np.split(changes, np.cumsum(sizes)[:-1])
     return Importance(
-        heads=heads.reshape(layers, -1), neurons=of_neurons.reshape(layers, -1), positions=positions
-    )
+        heads=heads.reshape(layers, config.n_head),
+        neurons=of_neurons.reshape(layers, 4 * config.n_embd * neurons), positions=positions,
+    )  # fmt: skip
 
 
 def _changes(trace: Trace, layers: int, sizes: tuple[int, int, int]) -> Iterator[Array]:
@@ -71,8 +72,8 @@ def _changes(trace: Trace, layers: int, sizes: tuple[int, int, int]) -> Iterator
             mask[np.flatnonzero(inside), part[inside] - start] = 0.0
             start += size
         removed = _Removed(
-            masks[0].reshape(len(part), layers, -1), masks[1].reshape(len(part), layers, -1),
-            masks[2],
+            masks[0].reshape(len(part), layers, config.n_head),
+            masks[1].reshape(len(part), layers, 4 * config.n_embd), masks[2],
         )  # fmt: skip
         yield _losses(trace, removed) - whole
 
