@@ -28,7 +28,7 @@ Commands as functions, each with its config and its result:
 
 A trained model as an object:
 
-    load(run, checkpoint="best") -> LanguageModel   generate, stream, next_tokens, loss, trace, to_torch
+    load(run, checkpoint="best") -> LanguageModel   generate, stream, next_tokens, loss, trace, …
 
 Scalars with gradients, in the manner of micrograd and microgpt.py:
 

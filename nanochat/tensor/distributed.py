@@ -53,10 +53,17 @@ def from_rank_0(text: str) -> str:
     process ended."""
     if world() == 1:
         return text
-    texts = [text]
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    own = bytearray(text.encode("utf-8", "surrogateescape")) if rank() == 0 else bytearray()
+    size = torch.tensor([len(own)], device=device)
     with _lost_process():
-        dist.broadcast_object_list(texts)
-    return texts[0]
+        # As bytes: torch's broadcast of objects would unpickle them.
+        dist.broadcast(size, src=0)
+        if not size.item():
+            return ""
+        sent = torch.frombuffer(own or bytearray(int(size.item())), dtype=torch.uint8).to(device)
+        dist.broadcast(sent, src=0)
+    return bytes(sent.tolist()).decode("utf-8", "surrogateescape")
 
 
 @contextmanager

@@ -33,7 +33,9 @@ def test_two_processes_equal_one() -> None:
         metrics = engine.step([windows(4, 8, seed=seed)], settings()).read()
         expected.append([metrics.loss, metrics.grad_norm])
     for out, _ in outputs:
-        np.testing.assert_allclose(json.loads(out), expected, rtol=1e-12)
+        found = json.loads(out)
+        np.testing.assert_allclose(found["metrics"], expected, rtol=1e-12)
+        assert found["told"] == ["ä\udcff\n0", "0", ""]
 
 
 # Steps before which rank 0 and rank 1 are asked to stop; evaluations are after steps 0, 4, 8, 12.

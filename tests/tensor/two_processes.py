@@ -18,7 +18,9 @@ def main() -> None:
         half.inputs[:], half.targets[:] = whole.inputs[rows], whole.targets[rows]
         result = engine.step([half], settings()).read()
         metrics.append([result.loss, result.grad_norm])
-    print(json.dumps(metrics))
+    told = [distributed.from_rank_0(f"{text}{distributed.rank()}") for text in ("ä\udcff\n", "")]
+    empty = distributed.from_rank_0("" if distributed.rank() == 0 else "x")
+    print(json.dumps({"metrics": metrics, "told": [*told, empty]}))
     dist.destroy_process_group()
 
 
