@@ -467,8 +467,9 @@ void fuzz::fuzz(Input& input) {
     const Result expected = by_tape(program, documents);
     if (exact) {
       CHECK(same(found.totals, expected.totals));
+      if (!vectors.ordered) continue;  // nanochat.compile refuses such programs
       const bool is_whole = documents.front().length == program.positions;
-      if (documents.size() == 1 && vectors.ordered && (is_whole || !recorded.fragile)) {
+      if (documents.size() == 1 && (is_whole || !recorded.fragile)) {
         CHECK(same(found.gradients, expected.gradients));
       }
     }
