@@ -88,14 +88,21 @@ clang_format() {
 
 run_tidy() {  # database, files, options…: clang-tidy, two sources at a time
   local database=$1 files=$2
-  git ls-files $files ':!csrc/bindings' ':!csrc/kernels/cuda' | grep '[.]cpp$' |
+  git ls-files $files ':!csrc/kernels/cuda' | grep '[.]cpp$' |
     xargs -P 2 -n 2 clang-tidy --quiet --extra-arg=-Wno-unknown-warning-option -p "$database" "${@:3}"
+}
+
+# The commands of all sources, the bindings included. The headers of Python and pybind11 are system
+# headers, about which clang-tidy says nothing.
+tidy_commands() {
+  cmake_core "$work/tidy" -DNCLAB_CUDA=OFF -DNCLAB_PYTHON=ON \
+    -Dpybind11_DIR="$(python -m pybind11 --cmakedir)"
 }
 
 # All checks but the analyzer, which takes nine tenths of the time, on the widest instruction set of
 # each source.
 tidy() {
-  cmake_core "$work/tidy" -DNCLAB_CUDA=OFF &&
+  tidy_commands &&
     python .ci/widest.py "$work/tidy" "$work/widest" &&
     run_tidy "$work/widest" csrc --checks='-clang-analyzer-*' \
       --extra-arg=-Wno-deprecated-declarations
@@ -103,7 +110,7 @@ tidy() {
 
 # The analyzer too, and all other checks on every instruction set.
 tidy_every_set() {
-  cmake_core "$work/tidy" -DNCLAB_CUDA=OFF &&
+  tidy_commands &&
     python .ci/widest.py "$work/tidy" "$work/widest" &&
     run_tidy "$work/widest" csrc &&
     run_tidy "$work/tidy" csrc --checks='-clang-analyzer-*' \

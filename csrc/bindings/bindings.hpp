@@ -151,10 +151,10 @@ void register_value(py::module_& module);
 void register_draw(py::module_& module);
 void register_selection(py::module_& module);
 void register_tape(py::module_& module);
-void register_matrix(py::module_& module);
+void register_matrix(const py::module_& module);
 void register_optimizer(py::module_& module);
-void register_program(py::module_& module);
-void register_recorder(py::module_& module);
+void register_program(const py::module_& module);
+void register_recorder(const py::module_& module);
 
 }  // namespace nanochat::bindings
 

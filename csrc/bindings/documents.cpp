@@ -14,7 +14,7 @@ std::string shape_of(const py::array& array) {
     if (i > 0) shape += ", ";
     shape += std::to_string(array.shape(i));
   }
-  return shape += ")";
+  return shape += ')';
 }
 
 void require_shape(const py::array& array, py::ssize_t rows, py::ssize_t cols, const char* name) {

@@ -185,7 +185,7 @@ std::unique_ptr<Matrix> new_matrix(const TapeOwner& tape, py::ssize_t rows, py::
                                   static_cast<std::size_t>(cols));
 }
 
-void register_matrix(py::module_& module) {
+void register_matrix(const py::module_& module) {
   py::class_<Matrix>(module, "Matrix", matrix_doc)
       .def(py::init(&matrix_of), py::arg("rows"),
            "__init__(self, rows)\n--\n\nCopy rows of numbers to the default tape.")

@@ -154,7 +154,7 @@ void require_rows(const Compiled& self, const char* what) {
                       " needs a forward() without gradients directly before it");
 }
 
-void backward(Compiled& self, bool accumulate) {
+void backward(const Compiled& self, bool accumulate) {
   const InUse in_use(self);
   require_rows(self, "backward()");
   self.replay([&](auto& replay) {
@@ -213,7 +213,7 @@ void require_range(std::size_t begin, std::size_t end, std::size_t count, const 
   });
 }
 
-void adamw(Compiled& self, std::size_t begin, std::size_t end, double lr, double beta1,
+void adamw(const Compiled& self, std::size_t begin, std::size_t end, double lr, double beta1,
            double beta2, double eps, double weight_decay, long long t, double grad_scale) {
   const InUse in_use(self);
   require_range(begin, end, self.program.parameters, "parameters");
@@ -230,7 +230,7 @@ void adamw(Compiled& self, std::size_t begin, std::size_t end, double lr, double
   self.replay([&](auto& replay) { replay.adamw(begin, end, settings); });
 }
 
-void sgd(Compiled& self, std::size_t begin, std::size_t end, double lr, double momentum,
+void sgd(const Compiled& self, std::size_t begin, std::size_t end, double lr, double momentum,
          double weight_decay, bool first, double grad_scale) {
   const InUse in_use(self);
   require_range(begin, end, self.program.parameters, "parameters");
@@ -293,11 +293,11 @@ py::array view(const py::object& self) {
   auto& compiled = self.cast<Compiled&>();
   const InUse in_use(compiled);
   return compiled.replay([&](auto& replay) -> py::array {
-    auto* data = which == Array::values          ? replay.values()
-                 : which == Array::gradients     ? replay.gradients()
-                 : which == Array::first_moments ? replay.first_moments()
-                                                 : replay.second_moments();
-    using Number = std::remove_pointer_t<decltype(data)>;
+    const auto* data = which == Array::values          ? replay.values()
+                       : which == Array::gradients     ? replay.gradients()
+                       : which == Array::first_moments ? replay.first_moments()
+                                                       : replay.second_moments();
+    using Number = std::remove_const_t<std::remove_pointer_t<decltype(data)>>;
     return py::array_t<Number>(static_cast<py::ssize_t>(compiled.program.parameters), data, self);
   });
 }
@@ -310,7 +310,7 @@ void raise_program_error(const std::string& message) {
   throw py::error_already_set();
 }
 
-void register_program(py::module_& module) {
+void register_program(const py::module_& module) {
   py::class_<Compiled> bound(
       module, "Program",
       "A recorded function, optimized, with its parameters and optimizer state.\n\n"

@@ -165,7 +165,7 @@ int refuse_choice(const Token& token) {
 
 }  // namespace
 
-void register_recorder(py::module_& module) {
+void register_recorder(const py::module_& module) {
   py::class_<Token>(module, "Token",
                     "The token of one slot of a recorded function.\n\n"
                     "compile() passes Tokens to the function that it records. Matrix.row() and\n"

@@ -83,6 +83,7 @@ struct Divide {
   static NodeId number_left(Tape& tape, double c, NodeId b) { return tape.divide_into(c, b); }
 };
 
+// NOLINTNEXTLINE(misc-const-correctness): Python's own type of a ternary function
 PyObject* power(PyObject* base, PyObject* exponent, PyObject* modulus) noexcept {
   if (modulus != Py_None) {
     PyErr_SetString(PyExc_TypeError, "pow() with a modulus is not defined for a Value");
