@@ -16,7 +16,7 @@ from nanochat.config.unsupported import without_effect
 from nanochat.data.sources.fetching import SOURCES_DIR
 from nanochat.errors import OutputError
 from nanochat.runs.lock import LOCK, Lock, locked
-from nanochat.system.durable import make_folder, output_error, replace_durably
+from nanochat.system.durable import ensure_folder, make_folder, output_error, replace_durably
 from nanochat.system.json_text import strict_json
 from nanochat.system.plain_files import remove_entry
 
@@ -107,7 +107,7 @@ def new_run(out: str | None, name: str) -> Iterator[RunFolder]:
         refuse_used(path, locked_here=True)  # another process may have been faster
         try:
             _clear_remains(path)
-            make_folder(path / CHECKPOINTS_DIR)
+            ensure_folder(path / CHECKPOINTS_DIR)  # not its parent: the folder may have been moved
         except OSError as error:
             raise output_error(path, error) from error
         yield RunFolder(path, lock)

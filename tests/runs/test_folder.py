@@ -215,3 +215,19 @@ def test_a_folder_that_another_process_filled_between_look_and_lock_is_refused(f
     monkeypatch.setattr(module, "locked", slow)
     with pytest.raises(OutputError, match="^out run already holds a run"), new_run("run", ""):
         pass
+
+
+def test_a_new_folder_that_is_moved_once_it_is_locked_is_not_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, clear = tmp_path / "run", module._clear_remains
+
+    def moved(cleared: Path) -> None:
+        clear(cleared)
+        path.rename(tmp_path / "moved")
+
+    monkeypatch.setattr(module, "_clear_remains", moved)
+    refused = pytest.raises(OutputError, match=rf"^cannot write {path}: No such file or directory")
+    with refused, new_run(str(path), "x"):
+        raise AssertionError
+    assert [entry.name for entry in tmp_path.iterdir()] == ["moved"]
