@@ -39,6 +39,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--long", action="store_true", help="the long and property tests only, in full"
     )
+    parser.addoption(
+        "--browser", action="store_true", help="also the tests that need Chromium and playwright"
+    )
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out the tests in a browser, which a fresh machine lacks, unless they are asked for."""
+    is_browser = collection_path == Path(__file__).parent / "browser"
+    return True if is_browser and not config.getoption("--browser") else None
 
 
 def pytest_configure(config: pytest.Config) -> None:
