@@ -11,6 +11,7 @@ import typing
 from pathlib import Path
 
 import pytest
+from nonempty import nonempty
 
 import nanochat
 from nanochat import errors
@@ -87,10 +88,10 @@ def test_the_example_of_the_docstring_runs(name, folder, tiny, capsys):
 
 
 def test_every_public_module_says_what_it_offers():
-    for path in sorted(Path(nanochat.__file__).parent.rglob("*.py")):
-        words = path.relative_to(Path(nanochat.__file__).parent).with_suffix("").parts
-        if words[-1].startswith("__init__") or words[0] == "__main__":
-            continue
+    package = Path(nanochat.__file__).parent
+    every = (path.relative_to(package).with_suffix("").parts for path in package.rglob("*.py"))
+    public = (w for w in every if not w[-1].startswith("__init__") and w[0] != "__main__")
+    for words in nonempty(sorted(public)):
         module = importlib.import_module(".".join(("nanochat", *words)))
         assert module.__doc__, words
         for name in module.__all__:

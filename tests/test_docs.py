@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from doc_blocks import Example, checked_by, examples, matches, run_page, unexplained
+from nonempty import nonempty
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -137,6 +138,10 @@ def test_a_block_without_a_reason_is_noticed(page: str, lines: list[int]) -> Non
 def test_every_test_file_that_a_page_names_exists() -> None:
     import re
 
-    for page in DOCS.glob("*.md"):
-        for name in re.findall(r"`(tests/[\w/]+\.py)`", page.read_text(encoding="utf-8")):
-            assert (ROOT / name).is_file(), f"{page.name} names {name}"
+    named = [
+        (page.name, name)
+        for page in DOCS.glob("*.md")
+        for name in re.findall(r"`(tests/[\w/]+\.py)`", page.read_text(encoding="utf-8"))
+    ]
+    for page, name in nonempty(named):
+        assert (ROOT / name).is_file(), f"{page} names {name}"

@@ -40,6 +40,7 @@ class TapeOwner {
   TapeOwner& operator=(const TapeOwner&) = delete;
   ~TapeOwner() { disown(tape_); }
   SharedTape* get() const noexcept { return tape_; }
+  // NOLINTNEXTLINE(clang-analyzer-cplusplus.NewDelete): the analyzer does not count the owners
   SharedTape* operator->() const noexcept { return tape_; }
 
  private:

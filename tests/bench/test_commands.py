@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from nonempty import nonempty
 
 from bench.command import command_parser, environment_without_root, module_environment
 
@@ -158,5 +159,5 @@ def test_processes_find_bench_and_the_measured_ones_the_installed_package(monkey
 
 
 def test_every_record_names_its_machine():
-    for path in sorted((BENCH / "results").rglob("*.json")):
+    for path in nonempty(sorted((BENCH / "results").rglob("*.json"))):
         assert "environment" in json.loads(path.read_text(encoding="utf-8")), path

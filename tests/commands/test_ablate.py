@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from nonempty import nonempty
 
 import nanochat
 from nanochat.commands import ablate as module
@@ -448,7 +449,7 @@ def test_a_grid_of_many_runs_is_planned_in_linear_time(monkeypatch):
 
 def test_the_configs_of_many_seeds_are_those_of_each_seed_alone():
     config = AblateConfig(vary=("lr=0.1,0.2",), seeds=4, out="abl")
-    for run in plan_runs(config, {"mode": "scalar", "model_kind": "bigram", "seed": 7}):
+    for run in nonempty(plan_runs(config, {"mode": "scalar", "model_kind": "bigram", "seed": 7})):
         alone = TrainConfig(
             mode="scalar", model_kind="bigram", num_samples=0, baseline=False, out=f"abl/{run.name}",
             lr=run.variant["lr"], seed=int(run.name.rpartition("=")[2]),

@@ -111,7 +111,8 @@ def test_a_name_below_runs_and_a_path_name_the_source(source):
     source()
     shutil.copytree("source", "runs/kept")
     for number, name in enumerate(["kept", "runs/kept", "kept@4", Path("source")]):
-        start(data="other.txt", out=f"run{number}", steps=0, init_from=name)
+        result = start(data="other.txt", out=f"run{number}", steps=0, init_from=name)
+        assert Path(result.run).is_dir()
 
 
 # --------------------------------------------------------------------------------- options of the run
@@ -261,7 +262,8 @@ def test_an_option_that_contradicts_the_source_is_refused(source, refused, flags
 
 def test_the_value_of_the_source_is_no_contradiction(source):
     source()
-    start(data="other.txt", out="run", n_layer=1, n_head=2, n_embd=4, tokenizer="char")
+    result = start(data="other.txt", out="run", n_layer=1, n_head=2, n_embd=4, tokenizer="char")
+    assert Path(result.run).is_dir()
 
 
 def test_learned_positions_can_become_fewer_but_not_more(source, refused):

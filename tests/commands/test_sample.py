@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from nonempty import nonempty
 
 import nanochat
 from nanochat.cli import main
@@ -49,7 +50,7 @@ def test_a_run_draws_the_same_samples_as_its_checkpoint_does_later(trained):
 
 
 def test_a_prompt_is_continued(trained):
-    for text in draw(trained, prompt="an", num_samples=4):
+    for text in nonempty(draw(trained, prompt="an", num_samples=4)):
         assert text.startswith("an")
 
 
@@ -407,5 +408,6 @@ def test_the_futuristic_style_weighs_its_phrases(folder, tiny):
 def test_a_byte_model_writes_text_whatever_bytes_it_draws(folder, tiny):
     Path("names.txt").write_text("ü€😀\n" * 20, encoding="utf-8")
     run = nanochat.train(TrainConfig(**tiny(tokenizer="byte", num_samples=0, out="run", steps=1)))
-    for text in nanochat.sample(SampleConfig(checkpoint=str(run.run), num_samples=20)):
-        text.encode("utf-8")
+    texts = nanochat.sample(SampleConfig(checkpoint=str(run.run), num_samples=20))
+    for text in nonempty(texts):
+        assert text.encode("utf-8").decode("utf-8") == text

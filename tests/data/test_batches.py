@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nonempty import nonempty
 
 from nanochat.data import batches
 from nanochat.data.batches import (
@@ -116,8 +117,8 @@ def test_steps_are_the_same_in_any_order(kind, sizes, seed, order):
     one = make_batcher(kind, documents, **make)
     forwards = [one.step(step) for step in range(6)]
     other = make_batcher(kind, documents, **make)
-    for step in order:
-        for a, b in zip(other.step(step), forwards[step], strict=True):
+    for step in nonempty(order):
+        for a, b in nonempty(zip(other.step(step), forwards[step], strict=True)):
             assert same(a, b)
 
 
@@ -224,7 +225,7 @@ def test_windows_start_where_philox_says(sizes, block_size, seed, step, most):
         patch.setattr(batches, "_MOST_LISTED", most)
         microbatches = make_batcher("windows", documents, batch_size=3, **make).step(step)
     count = len(window_starts(documents.pairs, window, seed, 0, most=most))
-    for micro, batch in enumerate(microbatches):
+    for micro, batch in enumerate(nonempty(microbatches)):
         assert batch.global_targets == 12 * window
         for row in range(3):
             epoch, visit = divmod(step * 12 + (micro * 2 + 1) * 3 + row, count)
@@ -291,7 +292,7 @@ def test_packed_epoch_holds_every_pair_exactly_once(sizes, block_size, seed):
     rows = sum(b.inputs.shape[0] for b in evaluation_batches(
         documents, batch_size=99, block_size=block_size))  # fmt: skip
     batcher = make_batcher("packed", documents, batch_size=1, block_size=block_size, seed=seed)
-    for epoch in epochs_of(batcher, rows, 3):
+    for epoch in nonempty(epochs_of(batcher, rows, 3)):
         assert sorted(pairs_in(epoch)) == sorted(pairs_of(documents))
 
 
@@ -300,9 +301,9 @@ def test_documents_epoch_holds_the_head_of_every_document_once(sizes, block_size
     documents = numbered(sizes)
     tokens = token_stream(documents).tolist()
     batcher = make_batcher("documents", documents, batch_size=1, block_size=block_size, seed=seed)
-    for number, epoch in enumerate(epochs_of(batcher, len(sizes), 2)):
+    for number, epoch in enumerate(nonempty(epochs_of(batcher, len(sizes), 2))):
         order = permutation(seed, Stream.BATCHES, number + 1, len(sizes)).tolist()
-        for d, batch in zip(order, epoch, strict=True):
+        for d, batch in nonempty(zip(order, epoch, strict=True)):
             start = int(documents.offsets[d]) + d
             pairs = min(sizes[d] + 1, block_size)
             assert batch.inputs.tolist() == [tokens[start : start + pairs]]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from nonempty import nonempty
 
 from nanochat.data.documents import encode_documents
 from nanochat.data.tokenizer import (
@@ -60,10 +61,10 @@ def test_char_encode_equals_a_dictionary(corpus, extra):
 
 
 @pytest.mark.parametrize("kind", ["char", "byte"])
-@given(st.lists(text, max_size=5))
+@given(st.lists(text, min_size=1, max_size=5))
 def test_every_text_comes_back_and_its_bytes_are_counted(kind, documents):
     tokenizer = build_tokenizer(kind, documents)
-    for document in documents:
+    for document in nonempty(documents):
         ids = tokenizer.encode(document)
         assert tokenizer.decode(ids) == document
         assert tokenizer.decode([BOS, *ids, BOS]) == document

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from native.calls import ARGUMENT, OK, last_error
 from native.test_guard_pages import Side, next_to_guard_page
+from nonempty import nonempty
 from numpy.typing import NDArray
 from oracles.kneser_ney import KneserNeyOracle, targets
 from oracles.texts import Texts, documents_of, texts
@@ -152,7 +153,7 @@ def test_chunks_threads_and_types_change_no_bit_of_counts_with_a_cutoff(kind: ty
     ).arrays()
     for chunk, threads in ((1 << 20, 3), (5000, 2), (700, 1), (100, 4)):
         model = KneserNey.count(documents, 6, 50, threads, cutoff=Cutoff(3), chunk=chunk)
-        for name, array in model.arrays().items():
+        for name, array in nonempty(model.arrays().items()):
             assert array.tobytes() == expected[name].tobytes()
 
 
@@ -206,8 +207,9 @@ def test_typed_functions_have_the_types_of_the_declarations() -> None:
     kinds["double"] = "c_double"
     for name, (result, arguments) in SIGNATURES.items():
         declared = native.ffi.typeof(getattr(native.cpu(), name))
-        for typed, each in zip(arguments, declared.args, strict=True):
-            assert typed.__name__ == kinds[each.cname if each.kind == "primitive" else each.kind]
+        assert [typed.__name__ for typed in arguments] == [
+            kinds[each.cname if each.kind == "primitive" else each.kind] for each in declared.args
+        ]
         if declared.result.kind != "pointer":
             assert (result.__name__ if result else "NoneType") == kinds[declared.result.cname]
 

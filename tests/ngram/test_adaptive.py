@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nonempty import nonempty
 from oracles.adaptive import AdaptiveOracle
 from oracles.kneser_ney import KneserNeyOracle
 from oracles.texts import documents_of
@@ -101,7 +102,7 @@ def test_discounts_and_gates_learn_as_the_formulas_say(
     )  # fmt: skip
     oracle = AdaptiveOracle(training, 3, VOCAB, 4, *rates)
     shares = random_shares(40, VOCAB + 1)
-    for target, row in zip(stream_of(read), shares, strict=False):
+    for target, row in nonempty(zip(stream_of(read), shares, strict=False)):
         network = row[[target, -1]] if has_network else None
         expected = [
             oracle.probability(token, row[[token, -1]] if has_network else None)
@@ -157,11 +158,12 @@ def test_later_tokens_change_no_earlier_score(training, read, later, order, begi
 
 
 @settings(deadline=None, max_examples=50)
-@given(TEXTS, TEXTS, st.integers(1, 6), st.booleans())
+@given(TEXTS, TEXTS.filter(bool), st.integers(1, 6), st.booleans())
 def test_probabilities_are_positive_and_sum_to_one(training, read, order, begins):
     model = KneserNey.count(documents_of(training), order, VOCAB)
     adaptive = AdaptiveCounts(model, begins=begins)
-    for token, shares in zip(stream_of(read), random_shares(80, VOCAB + 1), strict=False):
+    shares_of_tokens = zip(stream_of(read), random_shares(80, VOCAB + 1), strict=False)
+    for token, shares in nonempty(shares_of_tokens):
         for row in (None, shares):
             distribution = adaptive.distribution(row)
             assert (distribution > 0).all()

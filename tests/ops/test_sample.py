@@ -182,9 +182,8 @@ def tokens_of(instruction_set: str, folder: Path) -> Any:
 def test_every_instruction_set_draws_the_same_tokens(tmp_path):
     portable = tokens_of("portable", tmp_path)
     for better in ("avx2", "avx512", "avx512bf16"):
-        found = tokens_of(better, tmp_path)
-        if found is not None:  # this processor runs it
-            assert found == portable
+        # None: this processor does not run it.
+        assert tokens_of(better, tmp_path) in (None, portable)
 
 
 # ──────────────────────────────────────────────────────────────────────────────────── the state

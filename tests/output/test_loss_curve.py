@@ -219,9 +219,9 @@ def test_a_long_log_takes_the_memory_of_its_figures_and_not_of_its_text(tmp_path
 def test_any_log_makes_a_picture_inside_its_frame(drawn, records):
     picture = drawn(records)
     width, height = float(picture.get("width")), float(picture.get("height"))
-    for line in picture.iter(SVG + "polyline"):
-        for x, y in (map(float, point.split(",")) for point in line.get("points").split()):
-            assert 0 <= x <= width and 0 <= y <= height
+    lines = picture.iter(SVG + "polyline")
+    points = [tuple(map(float, p.split(","))) for line in lines for p in line.get("points").split()]
+    assert all(0 <= x <= width and 0 <= y <= height for x, y in points)
 
 
 @pytest.mark.parametrize(

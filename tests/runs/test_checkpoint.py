@@ -12,6 +12,7 @@ import re
 
 import numpy as np
 import pytest
+from nonempty import nonempty
 from runs.saved_checkpoints import (
     DATA,
     FILES,
@@ -62,8 +63,10 @@ def test_views_are_saved_by_value_not_by_memory(tmp_path):
 
 
 def test_loaded_arrays_can_be_written_to(tmp_path):
-    for array in load_checkpoint(save(tmp_path)).state.weights.values():
+    for array in nonempty(load_checkpoint(save(tmp_path)).state.weights.values()):
+        before = array.copy()
         array += 1.0
+        assert (array == before + 1.0).all()
 
 
 def test_the_folder_holds_these_files_and_a_manifest_of_their_hashes(tmp_path):

@@ -126,7 +126,7 @@ def test_of_many_processes_that_start_at_once_exactly_one_gets_the_lock(tmp_path
 def test_a_file_that_names_no_process_is_taken_over(tmp_path, text):
     (tmp_path / LOCK).write_text(text)
     with locked(tmp_path):
-        pass
+        assert json.loads((tmp_path / LOCK).read_text())["pid"] == os.getpid()
 
 
 def test_a_process_on_another_host_is_refused_with_the_file_to_delete(tmp_path):
@@ -189,6 +189,7 @@ def test_a_folder_moved_while_it_is_locked_is_no_error(tmp_path):
     (tmp_path / "a").mkdir()
     with locked(tmp_path / "a"):
         (tmp_path / "a").rename(tmp_path / "b")
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
 
 
 def test_the_lock_of_a_folder_that_has_taken_the_place_of_ours_is_not_removed(tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nonempty import nonempty
 from oracles.texts import documents_of
 
 from nanochat.sampling import copies as module
@@ -49,7 +50,7 @@ def test_the_spans_are_all_that_a_search_finds_and_each_is_where_it_says(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_PIECE", piece)  # most spans cross the border of two pieces
         found = find_copies(samples, documents_of(train).stream, least)
-    for sample, copies in zip(samples, found, strict=True):
+    for sample, copies in nonempty(zip(samples, found, strict=True)):
         assert [(c.first, c.first + c.length) for c in copies] == every_copy(sample, train, least)
         for copy in copies:
             assert copy.position in places(train, sample[copy.first : copy.first + copy.length])

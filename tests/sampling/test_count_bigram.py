@@ -36,7 +36,7 @@ def probability(x, y) -> Fraction:
 
 def test_logits_are_log_probabilities_with_one_added_to_every_count():
     decoder = CountBigram(COUNTS).open_decoder([[0], [0, 2, 1], [2]])
-    for row, last in zip(decoder.logits, [0, 1, 2], strict=False):
+    for row, last in zip(decoder.logits, [0, 1, 2], strict=True):
         expected = [math.log(probability(last, y)) for y in range(3)]
         assert row == pytest.approx(expected, rel=1e-14)
 

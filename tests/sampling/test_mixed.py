@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from nonempty import nonempty
 from oracles.texts import documents_of
 
 from nanochat.config.options import TrainConfig
@@ -51,7 +52,7 @@ def counts() -> KneserNey:
 
 
 def test_decoder_token_by_token_and_batches_score_a_text_alike(engine, counts) -> None:
-    for text in texts(4, seed=9):
+    for text in nonempty(texts(4, seed=9)):
         documents = documents_of([text])
         (batch,) = evaluation_batches(
             documents, batch_size=1, block_size=BLOCK + 1,

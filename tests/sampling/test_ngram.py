@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nonempty import nonempty
 from oracles.kneser_ney import KneserNeyOracle
 from oracles.texts import documents_of, texts
 
@@ -68,8 +69,8 @@ def test_the_decoder_predicts_as_the_oracle_however_long_the_text_grows(order, p
     oracle = KneserNeyOracle(TRAINED, order, VOCAB)
     rows = [list(prompt), list(prompt)]
     decoder = engine_of(order).open_decoder(rows)
-    for tokens in zip(text(1, 40), text(2, 40), strict=True):
-        for logits, row in zip(decoder.logits, rows, strict=True):
+    for tokens in nonempty(zip(text(1, 40), text(2, 40), strict=True)):
+        for logits, row in nonempty(zip(decoder.logits, rows, strict=True)):
             expected = [oracle.probability(tuple(row), token) for token in range(VOCAB)]
             np.testing.assert_allclose(np.exp(logits), expected, rtol=1e-12)
             assert math.fsum(np.exp(logits)) == pytest.approx(1, abs=1e-12)

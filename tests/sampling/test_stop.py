@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
+from nonempty import nonempty
 
 from nanochat.data.tokenizer import BOS, ByteTokenizer, CharTokenizer
 from nanochat.sampling.generate import generate
@@ -40,9 +41,10 @@ def test_the_text_ends_before_the_stop_text_that_is_complete_first(pieces, stop)
 def test_no_more_text_is_held_back_than_may_become_a_stop_text(pieces, stop):
     found = StopText(stop)
     passed, whole = "", ""
-    for piece in pieces:
+    for piece in nonempty(pieces):
         passed, whole = passed + found.push(piece), whole + piece
         if found.found:
+            assert any(text in whole for text in stop)
             return
         ends = (whole[at:] for at in range(len(whole) + 1))
         held = next(end for end in ends if any(s.startswith(end) for s in stop))

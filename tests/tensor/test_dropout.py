@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from nonempty import nonempty
 from numpy.typing import NDArray
 from tensor.batch_makers import everything, make_engine, packed, settings, small_config, windows
 
@@ -56,7 +57,7 @@ def test_scales_are_the_numbers_of_philox(
 def test_the_masks_of_the_native_model_are_the_scales_of_the_plain_one() -> None:
     config = small_config(n_embd=20, dropout=0.4)
     scales, masks = dropout_of(config).scales(9, 1, 0), dropout_of(config).masks(9, 1, 0)
-    for plain, mask in zip(scales, masks, strict=True):
+    for plain, mask in nonempty(zip(scales, masks, strict=True)):
         bits = np.unpackbits(mask.bits.numpy(), axis=1, count=20, bitorder="little")
         np.testing.assert_array_equal(plain.numpy(), bits * mask.scale)
 
@@ -183,7 +184,7 @@ def test_the_generator_of_other_devices_keeps_the_expected_value() -> None:
     drawing = dropout_of(small_config(dropout=0.25))
     drawing._generator = torch.Generator()  # as on a device without the kernel
     first, again, later = (drawing.scales(20_000, step, 0) for step in (1, 1, 2))
-    for scales, same, other in zip(first, again, later, strict=True):
+    for scales, same, other in nonempty(zip(first, again, later, strict=True)):
         assert set(scales.unique().tolist()) == {0.0, 1 / 0.75}
         assert float(scales.mean()) == pytest.approx(1.0, abs=0.01)
         assert torch.equal(scales, same) and not torch.equal(scales, other)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from nonempty import nonempty
 from oracles.numpy_gpt import NumpyGPT
 from tensor.batch_makers import VOCAB, make_engine, small_config
 from tensor.test_models import BIGRAMS, MINIGPTS, every_model
@@ -75,7 +76,7 @@ def test_rows_are_independent_and_a_token_does_not_see_the_later_ones():
     module = plain_module(config, make_engine(config).state_dict().weights)
     rows = torch.tensor([TOKENS, TOKENS[::-1]])
     together = module(rows)
-    for row, expected in zip(rows, together, strict=True):
+    for row, expected in nonempty(zip(rows, together, strict=True)):
         for length in range(1, len(TOKENS) + 1):
             found = module(row[:length].unsqueeze(0))[0]
             torch.testing.assert_close(found, expected[:length], rtol=1e-12, atol=1e-12)
@@ -112,7 +113,7 @@ def test_the_module_has_copies_of_the_weights():
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.zero_()
-    for name, array in weights.items():
+    for name, array in nonempty(weights.items()):
         np.testing.assert_array_equal(array, before[name])
 
 

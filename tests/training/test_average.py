@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from nonempty import nonempty
 
 from nanochat.config.options import TrainConfig
 from nanochat.data.batches import make_batcher
@@ -62,7 +63,7 @@ def test_the_average_is_that_of_a_loop_in_numpy(case, decay):
     config, engine = engine_of(*case, ema=decay)
     expected = {n: a.astype(np.float64) for n, a in engine.state_dict().weights.items()}
     rounding = {"float64": 1e-13, "float32": 1e-5}[case[1]]
-    for update, state in enumerate(take_steps(config, engine, 0, 20), start=1):
+    for update, state in enumerate(nonempty(take_steps(config, engine, 0, 20)), start=1):
         share = min(decay, (1 + update) / (10 + update))
         for name, weights in state.weights.items():
             expected[name] = share * expected[name] + (1 - share) * weights
@@ -79,7 +80,7 @@ def test_both_engines_have_the_same_average():
         config, engine = engine_of(mode, "float64")
         *_, last = take_steps(config, engine, 0, 20)
         states.append(averaged_weights(last))
-    for name, array in states[0].items():
+    for name, array in nonempty(states[0].items()):
         np.testing.assert_allclose(array, states[1][name], rtol=1e-9, atol=1e-12)
 
 
@@ -110,7 +111,7 @@ def test_without_the_option_averaged_changes_nothing(case):
 def test_averaging_leaves_the_training_as_it_is(case):
     *_, with_average = take_steps(*engine_of(*case), 0, 10)
     *_, without = take_steps(*engine_of(*case, ema=0.0), 0, 10)
-    for name, array in without.weights.items():
+    for name, array in nonempty(without.weights.items()):
         assert with_average.weights[name].tobytes() == array.tobytes()
 
 
@@ -121,7 +122,7 @@ def test_a_loaded_state_goes_on_with_the_same_average(case):
     other.load_state_dict(state)
     *_, whole = take_steps(config, engine, 5, 10)
     *_, resumed = take_steps(config, other, 5, 10)
-    for name, array in whole.optimizer.items():
+    for name, array in nonempty(whole.optimizer.items()):
         assert resumed.optimizer[name].tobytes() == array.tobytes()
 
 
@@ -151,6 +152,6 @@ def test_a_step_that_is_not_finite_leaves_the_average(case):
     engine.load_state_dict(EngineState(weights=poisoned, optimizer=before.optimizer))
     *_, after = take_steps(config, engine, 3, 5)
     average = averaged_weights(after)
-    for name, array in averaged_weights(before).items():
-        if name != "wte":
-            assert average[name].tobytes() == array.tobytes()
+    kept = averaged_weights(before)
+    for name in nonempty(kept.keys() - {"wte"}):
+        assert average[name].tobytes() == kept[name].tobytes()

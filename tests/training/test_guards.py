@@ -32,7 +32,7 @@ MIB = 1 << 20
 
 @pytest.mark.parametrize(("length", "block_size"), [(1, 1), (1, 16), (16, 16), (15, 16)])
 def test_a_prompt_that_fills_the_context_passes(length, block_size):
-    check_prompt(length, block_size)
+    assert check_prompt(length, block_size) is None
 
 
 def test_a_longer_prompt_is_told_how_far_to_shorten():
@@ -48,7 +48,7 @@ def test_one_token_too_many_is_too_many():
 
 @pytest.mark.parametrize("temperature", [0, -0.0, 5e-324, 0.8, 1, 1e300, np.float32(0.5)])
 def test_a_finite_temperature_of_at_least_0_passes(temperature):
-    check_temperature(temperature)
+    assert check_temperature(temperature) is None
 
 
 @pytest.mark.parametrize("temperature", [math.nan, math.inf, -math.inf, -5e-324, -1e-9])
@@ -62,7 +62,7 @@ def test_any_other_temperature_is_refused(temperature):
 
 
 def test_finite_steps_pass():
-    check_finite(StepMetrics(loss=1e308, grad_norm=0.0), 1, None)
+    assert check_finite(StepMetrics(loss=1e308, grad_norm=0.0), 1, None) is None
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_growth_past_the_ratio_is_named_in_mebibytes():
 
 
 def test_growth_at_the_ratio_passes():
-    observe(2.0, [400, 400, 800, 800, 0])
+    assert isinstance(observe(2.0, [400, 400, 800, 800, 0]), MemoryGuard)
 
 
 def test_start_up_growth_before_the_first_step_is_not_counted():
@@ -191,7 +191,7 @@ def test_a_ratio_of_zero_never_looks():
 
     guard = MemoryGuard(0.0, read_rss=never)
     for _ in range(3):
-        guard.observe()
+        assert guard.observe() is None
 
 
 def test_the_real_reader_sees_this_process():
@@ -220,8 +220,8 @@ def test_training_bytes_count_weights_gradients_and_moments(options, each):
 
 
 def test_a_model_that_fits_passes():
-    check_memory_fits(8 << 30, available=lambda: 8 << 30)
-    check_memory_fits(1)
+    assert check_memory_fits(8 << 30, available=lambda: 8 << 30) is None
+    assert check_memory_fits(1) is None
 
 
 def test_a_model_that_does_not_fit_names_both_sizes():
