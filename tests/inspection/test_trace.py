@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from inspection.conftest import RUNS, TENSOR_RUNS, TRACED
 from inspection.formulas import computed
+from nonempty import nonempty
 from oracles.plain_gpt import document_loss
 from oracles.plain_value import PlainValue
 
@@ -55,9 +56,9 @@ def test_each_array_follows_from_its_operands_by_the_formula(name, options, trai
 def test_a_gradient_is_the_slope_of_the_loss(name, options, trained):
     trace = trained(name, **options).trace(TRACED)
     random = np.random.default_rng(1)
-    for array in trace:
+    for array in nonempty(trace):
         seen = np.argwhere(np.isfinite(trace[array]) & (trace[array] != 0))
-        for index in map(tuple, random.choice(seen, 3).tolist()):
+        for index in nonempty(map(tuple, random.choice(seen, 3).tolist())):
             step = 1e-6 * max(1.0, abs(trace[array][index]))
             losses = []
             for change in (step, -step):
@@ -97,7 +98,7 @@ def test_a_tensor_trace_is_the_float64_one_up_to_rounding(dtype, trained):
     exact = trained("rope", mode="tensor", dtype="float64").trace(TRACED)
     rounded = trained("rope", mode="tensor", dtype=dtype).trace(TRACED)
     relative = {"float32": 1e-5, "bfloat16": 0.05}[dtype]
-    for array in exact:
+    for array in nonempty(exact):
         seen = np.isfinite(exact[array])
         largest = np.abs(exact[array][seen]).max()
         difference = np.abs(exact[array][seen] - rounded[array][seen]).max()
@@ -107,7 +108,7 @@ def test_a_tensor_trace_is_the_float64_one_up_to_rounding(dtype, trained):
 @EVERY_RUN
 def test_a_patch_of_the_same_numbers_changes_nothing(name, options, trained):
     trace = trained(name, **options).trace(TRACED)
-    for array in trace:
+    for array in nonempty(trace):
         patched = trace.patch({array: trace[array]})
         assert np.array_equal(patched["losses"], trace["losses"]), array
 

@@ -264,15 +264,14 @@ def test_processes_that_find_different_checkpoints_do_not_go_on(
     )
     monkeypatch.setattr("nanochat.system.processes.world", lambda: 2)
     monkeypatch.setattr("nanochat.system.processes.rank", lambda: 1)
-    for first in ("step 4, weights abababababab…", "step 6, weights 0123456789ab…"):
-        monkeypatch.setattr(distributed, "from_rank_0", lambda own, first=first: first)
-        if first.startswith("step 4"):
-            check_same_checkpoint(found)
-            continue
-        with pytest.raises(ProcessGroupError) as caught:
-            check_same_checkpoint(found)
-        assert str(caught.value) == (
-            "rank 1 must resume from the checkpoint of rank 0 (step 6, weights 0123456789ab…), got"
-            " run/checkpoints/step-000004 (step 4, weights abababababab…); start the processes"
-            " again, on the same files"
-        )
+    same, other = "step 4, weights abababababab…", "step 6, weights 0123456789ab…"
+    monkeypatch.setattr(distributed, "from_rank_0", lambda own: same)
+    check_same_checkpoint(found)
+    monkeypatch.setattr(distributed, "from_rank_0", lambda own: other)
+    with pytest.raises(ProcessGroupError) as caught:
+        check_same_checkpoint(found)
+    assert str(caught.value) == (
+        "rank 1 must resume from the checkpoint of rank 0 (step 6, weights 0123456789ab…), got"
+        " run/checkpoints/step-000004 (step 4, weights abababababab…); start the processes"
+        " again, on the same files"
+    )
