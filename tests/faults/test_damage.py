@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 from conftest import TEXT
 from faults.commands import Commands, Done
+from nonempty import nonempty
 
 from nanochat.errors import CheckpointError
 from nanochat.runs.checkpoint import find_checkpoint
@@ -136,13 +137,12 @@ def test_every_bit_and_every_length_of_a_checkpoint_is_verified(
 ) -> None:
     """Without a process per damage: the function by which all commands load a checkpoint."""
     step = f"checkpoints/step-{STEPS:06d}/"
-    for file, content in run.files.items():
-        if not file.startswith(step):
-            continue
+    files = [(file, content) for file, content in run.files.items() if file.startswith(step)]
+    for file, content in nonempty(files):
         path = run.run / file
         damages = [cut(file, content, length) for length in range(len(content))]
         damages += [flipped(file, content, bit) for bit in range(8 * len(content))]
-        for damage in damages:
+        for damage in nonempty(damages):
             path.write_bytes(damage.content)
             with pytest.raises(CheckpointError) as caught:
                 find_checkpoint(run.run, str(STEPS))
