@@ -76,11 +76,8 @@ class Folder:
         try:
             done = self.run_command(name)
             found = done.complaint()
-            if (
-                found is None
-                and path.name not in done.err
-                and str(path.parent.name) not in done.err
-            ):
+            names = [path.name] if path.parent == self.run else [path.name, path.parent.name]
+            if found is None and not any(name in done.err for name in names):
                 if done.code != 0:
                     found = f"the file is not named: {done.err[-300:]}"
                 elif self._said(name, done) != self.said[name]:
