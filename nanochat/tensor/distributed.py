@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -16,6 +17,8 @@ from nanochat.errors import ProcessGroupError
 from nanochat.system.processes import check_rendezvous, local_rank, rank, world
 
 __all__ = ["all_reduce", "from_rank_0", "init", "local_rank", "rank", "world"]
+
+_GRACE_S = 2.0  # in which torch's own timeout ends the join with its reason
 
 
 def init(device: torch.device, timeout_s: float = 60.0) -> None:
@@ -30,14 +33,36 @@ def init(device: torch.device, timeout_s: float = 60.0) -> None:
     if os.environ["MASTER_ADDR"] in ("127.0.0.1", "localhost"):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # the host's own name may not resolve
     try:
-        dist.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout_s)
-        )
-    except (RuntimeError, ValueError) as error:
+        _join(device, timeout_s)
+    except (RuntimeError, ValueError, TimeoutError) as error:
         address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise ProcessGroupError(
             f"rank {rank()} cannot join {world()} processes at {address}: {_first_sentence(error)}"
         ) from error
+
+
+def _join(device: torch.device, timeout_s: float) -> None:
+    """Join the group on another thread: torch waits without end for the answer of a rank 0 that has
+    accepted the connection and hangs."""
+    errors: list[BaseException] = []
+
+    def join() -> None:
+        try:
+            if device.type == "cuda":
+                torch.cuda.set_device(device)  # each thread has its own
+            dist.init_process_group(
+                "nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout_s)
+            )
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=join, name="join processes", daemon=True)
+    thread.start()
+    thread.join(timeout_s + _GRACE_S)
+    if thread.is_alive():
+        raise TimeoutError(f"rank 0 has not answered within {timeout_s:g} s")
+    if errors:
+        raise errors[0]
 
 
 def all_reduce(tensor: Tensor) -> None:

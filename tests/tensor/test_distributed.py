@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import socket
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -182,6 +183,19 @@ def test_a_process_that_waits_alone_gives_up_after_the_timeout(texts: Path, rank
     assert process.returncode == 1
     pattern = rf"error: rank {rank} cannot join 2 processes at 127.0.0.1:{port}: [^\n]*\n"
     assert re.fullmatch(pattern, err), err
+
+
+def test_a_rank_0_that_accepts_the_connection_and_hangs_ends_the_wait(texts: Path) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        port = silent.getsockname()[1]
+        process = command(1, port, texts, *LONG[:-2], "--rank-timeout=1", "--quiet", "--steps=2")
+        _, err = process.communicate(timeout=100)
+    assert (process.returncode, err) == (
+        1, f"error: rank 1 cannot join 2 processes at 127.0.0.1:{port}: rank 0 has not answered"
+        " within 1 s\n",
+    )  # fmt: skip
 
 
 def test_a_mistake_is_told_by_rank_0_alone(texts: Path) -> None:
