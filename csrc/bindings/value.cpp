@@ -223,9 +223,7 @@ PyObject* call_python(PyObject* self, const char* function, PyObject* options) n
   PyObject* draw = PyObject_GetAttrString(module, function);
   Py_DECREF(module);
   if (draw == nullptr) return nullptr;
-  PyObject* arguments = PyTuple_Pack(1, self);
-  PyObject* text = arguments == nullptr ? nullptr : PyObject_Call(draw, arguments, options);
-  Py_XDECREF(arguments);
+  PyObject* text = PyObject_VectorcallDict(draw, &self, 1, options);
   Py_DECREF(draw);
   return text;
 }

@@ -238,6 +238,7 @@ void attention(Input& input) {
   const std::int64_t angles = input.between(1, 24);
   Buffer qkv = input.numbers(3 * elements, shape.dtype),
          mixed = input.numbers(elements, shape.dtype);
+  shape.angle_rows = angles;
   Buffer cosines = input.numbers(angles * half, accum), sines = input.numbers(angles * half, accum);
   Buffer positions = input.between_all(tokens, 0, angles - 1);
   Buffer result(3 * elements * fuzz::bytes_of(shape.dtype));
