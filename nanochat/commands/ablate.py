@@ -20,6 +20,8 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait as wait_for_any
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +57,7 @@ from nanochat.system.plain_files import read_plain, remove_entry
 from nanochat.system.wording import counted
 from nanochat.training.metrics import METRIC_KEYS
 
-__all__ = ["AblationResult", "PlannedRun", "ablate", "plan_runs"]
+__all__ = ["AblationResult", "PlannedRun", "ablate", "end_workers", "plan_runs"]
 
 FIRST_SEED = 1337
 # The question without --vary: does the head need a separate matrix, and the embedding a norm?
@@ -64,6 +66,7 @@ _NOT_OF_RUNS = (
     "out", "resume", "init_from", "extend_vocabulary", "final_on_all", "rank_timeout",
 )  # fmt: skip
 _NOT_VARIED = ("seed", "data_dir", *_NOT_OF_RUNS)
+_ASK_AGAIN_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -327,11 +330,22 @@ def _outcomes(runs: Sequence[PlannedRun], jobs: int) -> Iterator[tuple[PlannedRu
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     yield running.pop(future), _outcome(future)
         except BaseException:
-            for process in list((pool._processes or {}).values()):
-                process.terminate()  # each saves its run first
+            end_workers(list((pool._processes or {}).values()))
             raise
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def end_workers(workers: Sequence[BaseProcess]) -> None:
+    """Ask processes to end until they have; each saves its run first.
+
+    Once is not enough: a worker that saves its run takes every signal until then for the same
+    request, and would then wait for another run without end.
+    """
+    while running := [worker for worker in workers if worker.is_alive()]:
+        for worker in running:
+            worker.terminate()
+        wait_for_any([worker.sentinel for worker in running], timeout=_ASK_AGAIN_S)
 
 
 @contextmanager

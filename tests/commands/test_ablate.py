@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -320,6 +321,34 @@ def test_a_folder_that_holds_something_else_is_never_cleared(folder, base):
     with pytest.raises(AblationError, match=r"holds diary.txt, which no run wrote; choose another"):
         ablate(base(), vary=("tie_lm_head=true",), seeds=1)
     assert diary.read_text() == "dear diary"
+
+
+# A worker that takes the first two signals for one request to save, as a run does that is saving.
+DEAF = """
+import signal, time
+heard = []
+def hear(*_):
+    heard.append(1)
+    if len(heard) > 2:
+        raise SystemExit
+signal.signal(signal.SIGTERM, hear)
+open(path, "w").close()
+while True:
+    time.sleep(0.01)
+"""
+
+
+def test_a_worker_that_saves_its_run_is_asked_until_it_ends(tmp_path):
+    spawn = get_context("spawn")
+    ready = [tmp_path / "one", tmp_path / "other"]
+    workers = [spawn.Process(target=exec, args=(DEAF, {"path": str(path)})) for path in ready]
+    for worker in workers:
+        worker.start()
+    while not all(path.exists() for path in ready):
+        assert all(worker.is_alive() for worker in workers)
+        time.sleep(0.02)
+    module.end_workers(workers)
+    assert [worker.exitcode for worker in workers] == [0, 0]
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
