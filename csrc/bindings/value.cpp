@@ -217,6 +217,7 @@ PyObject* refuse_pickle(PyObject*, PyObject*) noexcept {
 }
 
 // Drawing is not worth C++: nanochat/scalar/graph_svg.py walks `children`.
+// NOLINTNEXTLINE(misc-const-correctness): Python's C API has no pointers to const objects.
 PyObject* call_python(PyObject* self, const char* function, PyObject* options) noexcept {
   PyObject* module = PyImport_ImportModule("nanochat.scalar.graph_svg");
   if (module == nullptr) return nullptr;
