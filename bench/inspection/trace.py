@@ -17,6 +17,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -125,9 +126,9 @@ def main() -> None:
             pages[label] = folder / f"{run.name}.html"
             times: dict[str, list[float]] = {"process": [], "trace": [], "plain": []}
             for _ in range(options.rounds):
-                times["process"].append(seconds(lambda: inspect(run, text, pages[label])))  # noqa: B023
-                times["trace"].append(seconds(lambda: model.trace(text)))  # noqa: B023
-                times["plain"].append(seconds(lambda: plain(model, trace)))  # noqa: B023
+                times["process"].append(seconds(partial(inspect, run, text, pages[label])))
+                times["trace"].append(seconds(partial(model.trace, text)))
+                times["plain"].append(seconds(partial(plain, model, trace)))
             medians = {f"{side}_s": statistics.median(each) for side, each in times.items()}
             record[label] = {
                 "parameters": model.params, "tokens": len(trace.tokens), **medians,

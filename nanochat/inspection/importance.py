@@ -56,26 +56,25 @@ def importance(trace: Trace, *, neurons: bool = True) -> Importance:
 
 
 def _changes(trace: Trace, layers: int, sizes: tuple[int, int, int]) -> Iterator[Array]:
-    config, length = trace.config, len(trace.tokens)
-    heads, neurons, positions = sizes
-    total = sum(sizes)
+    """Yield the changes of the loss, some parts at a time: heads, neurons, then positions."""
+    config, length, total = trace.config, len(trace.tokens), sum(sizes)
     at_once = max(1, _AT_ONCE // (length * max(4 * config.n_embd, length * config.n_head)))
-    whole = _losses(trace, _Removed(*(np.ones((1, *shape)) for shape in (
-        (layers, config.n_head), (layers, 4 * config.n_embd), (length,)
-    ))))[0]  # fmt: skip
-    for first in range(0, total, at_once):
-        part = np.arange(first, min(first + at_once, total))
-        masks = [np.ones((len(part), size)) for size in (heads, layers * 4 * config.n_embd, length)]
-        start = 0
-        for mask, size in zip(masks, (heads, neurons, positions), strict=True):
-            inside = (part >= start) & (part < start + size)
-            mask[np.flatnonzero(inside), part[inside] - start] = 0.0
-            start += size
+
+    def losses(kept: Array) -> Array:  # (rows, parts)
+        heads, neurons, positions = np.split(kept, np.cumsum(sizes)[:-1], axis=1)
+        if not sizes[1]:  # no neuron is removed
+            neurons = np.ones((len(kept), layers * 4 * config.n_embd))
         removed = _Removed(
-            masks[0].reshape(len(part), layers, config.n_head),
-            masks[1].reshape(len(part), layers, 4 * config.n_embd), masks[2],
+            heads.reshape(len(kept), layers, config.n_head),
+            neurons.reshape(len(kept), layers, 4 * config.n_embd), positions,
         )  # fmt: skip
-        yield _losses(trace, removed) - whole
+        return _losses(trace, removed)
+
+    whole = losses(np.ones((1, total)))[0]
+    for first in range(0, total, at_once):
+        kept = np.ones((min(at_once, total - first), total))
+        kept[np.arange(len(kept)), first + np.arange(len(kept))] = 0.0
+        yield losses(kept) - whole
 
 
 def _losses(trace: Trace, removed: _Removed) -> Array:  # (rows,)

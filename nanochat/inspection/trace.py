@@ -49,7 +49,7 @@ class Trace(Mapping[str, NDArray[np.float64]]):
         self.config, self.text, self.weights = trained.config, text, weights
         self.source, self.tokens, self.targets = text.source, text.tokens, text.targets
         self.pieces = [trained.tokenizer.token_text(token) for token in text.targets.tolist()]
-        self._computed = _compute(trained, weights, text, edits, backward=True)
+        self._computed = _compute(trained, weights, text, edits)
 
     def __getitem__(self, name: str) -> NDArray[np.float64]:
         try:
@@ -144,13 +144,13 @@ class Trace(Mapping[str, NDArray[np.float64]]):
         if sum(part is not None for part in parts.values()) != 1:
             raise ConfigError("ablate takes one of head, neuron and position, got " + _given(parts))
         if head is not None:
-            return self.patch(self.without_head(*_pair("head", head)))
+            return self.patch(self._without_head(*_pair("head", head)))
         if neuron is not None:
-            return self.patch(self.without_neuron(*_pair("neuron", neuron)))
+            return self.patch(self._without_neuron(*_pair("neuron", neuron)))
         assert position is not None
-        return self.patch(self.without_position(position))
+        return self.patch(self._without_position(position))
 
-    def without_head(self, layer: int, head: int) -> dict[str, NDArray[np.float64]]:
+    def _without_head(self, layer: int, head: int) -> dict[str, NDArray[np.float64]]:
         """Return the patch that silences an attention head."""
         config = self.config
         array = self._untouched(layer, "attn.mixed")
@@ -158,14 +158,14 @@ class Trace(Mapping[str, NDArray[np.float64]]):
         array[:, head * config.head_dim : (head + 1) * config.head_dim] = 0.0
         return {f"layer{layer}.attn.mixed": array}
 
-    def without_neuron(self, layer: int, neuron: int) -> dict[str, NDArray[np.float64]]:
+    def _without_neuron(self, layer: int, neuron: int) -> dict[str, NDArray[np.float64]]:
         """Return the patch that silences a neuron of an MLP."""
         array = self._untouched(layer, "mlp.active")
         _check_index("neuron", neuron, array.shape[1])
         array[:, neuron] = 0.0
         return {f"layer{layer}.mlp.active": array}
 
-    def without_position(self, position: int) -> dict[str, NDArray[np.float64]]:
+    def _without_position(self, position: int) -> dict[str, NDArray[np.float64]]:
         """Return the patch in which no later token attends to this one."""
         _check_index("position", position, len(self.tokens))
         patch = {}
@@ -265,19 +265,17 @@ def _compute(
     weights: Mapping[str, NDArray[np.floating]],
     text: TracedText,
     edits: Edits,
-    *,
-    backward: bool,
 ) -> Computed:
     config = trained.config
     if config.mode == "scalar":
         from nanochat.scalar.trace import scalar_trace
 
-        return scalar_trace(config, weights, text, edits, dtype=config.dtype, backward=backward)
+        return scalar_trace(config, weights, text, edits, dtype=config.dtype)
     from nanochat.tensor.trace import tensor_trace
 
     return tensor_trace(
         config, weights, text, edits, vocab_size=trained.tokenizer.vocab_size, dtype=config.dtype,
-        device=config.device, backward=backward,
+        device=config.device,
     )  # fmt: skip
 
 

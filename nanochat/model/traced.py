@@ -41,7 +41,7 @@ class Computed:
     """The named arrays in float64, which holds the numbers of every dtype exactly."""
 
     values: Mapping[str, NDArray[np.float64]]
-    gradients: Mapping[str, NDArray[np.float64]]  # of the mean loss; empty without a backward pass
+    gradients: Mapping[str, NDArray[np.float64]]  # of the mean loss
     weight_gradients: Mapping[str, NDArray[np.float64]]  # by the names of the weights
 
 

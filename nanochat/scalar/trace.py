@@ -33,7 +33,6 @@ def scalar_trace(
     edits: Edits,
     *,
     dtype: str,
-    backward: bool,
 ) -> Computed:
     """Run the model over the text, token by token, and return every named number."""
     tape = Tape(dtype)
@@ -41,15 +40,11 @@ def scalar_trace(
     for name, matrix in matrices.items():
         matrix.values[:] = weights[name].astype(dtype)
     seen = _Seen(tape, edits)
-    if backward:
-        _forward(config, matrices, text, seen).backward()
-    else:
-        with tape.no_grad():
-            _forward(config, matrices, text, seen)
+    _forward(config, matrices, text, seen).backward()
     values, gradients = seen.arrays()
     return Computed(
-        values=values, gradients=gradients if backward else {},
-        weight_gradients={n: m.grads.copy() for n, m in matrices.items()} if backward else {},
+        values=values, gradients=gradients,
+        weight_gradients={name: matrix.grads.copy() for name, matrix in matrices.items()},
     )  # fmt: skip
 
 

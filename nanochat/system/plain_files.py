@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 MOST_RECORD = 1 << 20  # bytes of a file that holds one record, such as a config or a result
-_MOST_LINE = 1 << 16  # bytes; a longer line is no record of a log
+_MOST_LINE = 1 << 16  # bytes; no record of a log has a longer line
 _CHUNK = 1 << 20
 _NO_LINKS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _KINDS = (

@@ -36,7 +36,6 @@ def tensor_trace(
     vocab_size: int,
     dtype: str,
     device: str,
-    backward: bool,
 ) -> Computed:
     """Run the model over the text and return every named number."""
     place, torch_dtype = torch.device(device), TORCH_DTYPES[dtype]
@@ -45,20 +44,18 @@ def tensor_trace(
     outputs, seen = output_size(config, vocab_size), _Seen(edits)
     model = MODELS[config.model_kind](config, flat, outputs, seen)
     maker = InputsMaker(config, outputs, device=place, dtype=torch_dtype, native=False)
-    with torch.set_grad_enabled(backward):
-        inputs = maker(_batch(text))
-        logits = head_logits(model.hidden(inputs), model.head)
-        if cap := config.logit_softcap:
-            logits = capped(seen("logits_uncapped", logits), cap)
-        logits = seen("logits", logits)
-        loss = _losses(logits, text, seen).mean()
-    if backward:
-        loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
-        flat.gather()
+    inputs = maker(_batch(text))
+    logits = head_logits(model.hidden(inputs), model.head)
+    if cap := config.logit_softcap:
+        logits = capped(seen("logits_uncapped", logits), cap)
+    logits = seen("logits", logits)
+    loss = _losses(logits, text, seen).mean()
+    loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
+    flat.gather()
     values, gradients = seen.arrays()
     return Computed(
-        values=values, gradients=gradients if backward else {},
-        weight_gradients=_float64(flat.unpack(flat.gradients)) if backward else {},
+        values=values, gradients=gradients,
+        weight_gradients=_float64(flat.unpack(flat.gradients)),
     )  # fmt: skip
 
 
@@ -86,7 +83,7 @@ class _Seen:
             # None: no loss depends on it.
             gradient = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
             gradients[name] = _array(gradient)
-            if name.endswith(PER_HEAD):  # the weight of a key that is not seen is no number
+            if name.endswith(PER_HEAD):  # a hidden key has no gradient
                 gradients[name] *= causal(gradient.shape[-1])
         return values, gradients
 

@@ -88,7 +88,7 @@ RECOMPUTED = """(most) => {
   return JSON.parse(JSON.stringify(found), (key, x) => (x === null ? "-inf" : x));
 }"""
 
-# Every element with text of its own, and the contrast of its color with what is behind it.
+# Every element that has text itself, and the contrast of its color with what is behind it.
 CONTRASTS = """() => {
   const channels = (color) => {
     const [r, g, b, a = 1] = color.match(/[\\d.]+/g).map(Number);

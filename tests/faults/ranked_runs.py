@@ -42,7 +42,7 @@ def run(words: Sequence[str], stop: int | None) -> dict[str, Any]:
             os.kill(os.getpid(), signal.SIGTERM)
         return START(self, step, **options)
 
-    blocks.Blocks.start = noted  # type: ignore[method-assign]
+    blocks.Blocks.start = noted  # type: ignore[method-assign]  # notes the rows of each step
     err = io.StringIO()
     with contextlib.redirect_stderr(err), contextlib.redirect_stdout(io.StringIO()):
         code = command(list(words))

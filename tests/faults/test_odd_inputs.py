@@ -283,7 +283,7 @@ def odd_paths(inputs: Inputs) -> dict[str, list[str]]:
         below = inputs.folder / "below"
         below.mkdir()
         data = make(below)
-        for name in os.listdir(os.fsencode(below)):  # beside the run, as in a user's folder
+        for name in os.listdir(os.fsencode(below)):  # next to the run, as in a user's folder
             os.rename(os.fsencode(below) + b"/" + name, os.fsencode(inputs.folder) + b"/" + name)
         found[what] = inputs.complaints(data)
         for entry in list(inputs.folder.iterdir()):

@@ -47,7 +47,7 @@ def mutated(draw: random.Random, content: bytes) -> bytes:
 
 
 def _changed_json(draw: random.Random, text: bytes) -> bytes | None:
-    """Return the text with a few of its values changed; None if it is no JSON container."""
+    """Return the text with a few of its values changed; None if it is not a JSON container."""
     if text[:1] not in (b"{", b"["):
         return None
     try:

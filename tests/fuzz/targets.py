@@ -131,8 +131,8 @@ class Workplace:
         def refuse(*_: Any, **__: Any) -> Any:
             raise OSError("no network")
 
-        socket.create_connection = refuse  # type: ignore[assignment]
-        socket.getaddrinfo = refuse  # type: ignore[assignment]
+        socket.create_connection = refuse  # type: ignore[assignment]  # no network
+        socket.getaddrinfo = refuse  # type: ignore[assignment]  # no network
 
     # --------------------------------------------------------------------------------- targets
 

@@ -24,7 +24,7 @@ REFUSAL = "which was not named on this machine by this user, so it is not opened
 
 @pytest.fixture
 def step(folder, tiny, monkeypatch) -> Path:
-    """The last checkpoint of a run on a text with an absolute path, with a cache of its own."""
+    """The last checkpoint of a run on a text with an absolute path, with a separate cache."""
     monkeypatch.setenv("NCLAB_CACHE", str(folder / "cache"))
     data = str(folder / "names.txt")
     nanochat.train(nanochat.TrainConfig(**tiny(out="run", data=data, keep="last:1", num_samples=0)))

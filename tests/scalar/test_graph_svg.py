@@ -98,7 +98,7 @@ def test_most_must_be_a_positive_int(most):
 
 def test_to_svg_takes_keywords_only():
     with pytest.raises(TypeError, match=r"^to_svg\(\) takes keywords only: names, most$"):
-        Value(1.0).to_svg(3)  # type: ignore[call-arg]
+        Value(1.0).to_svg(3)  # type: ignore[call-arg]  # the mistake is the test
 
 
 def test_a_program_draws_one_document_and_leaves_the_gradients_as_they_were():

@@ -1,6 +1,6 @@
 // What the fuzz targets share: numbers and buffers that are decoded from the bytes of an input.
 //
-// A target defines fuzz(Input&). libFuzzer calls it with bytes of its own choice (NCLAB_FUZZ);
+// A target defines fuzz(Input&). libFuzzer calls it with bytes that it chooses (NCLAB_FUZZ);
 // otherwise replay_main.cpp calls it with the files of a corpus. A broken claim ends the process.
 #ifndef NANOCHAT_TESTS_FUZZ_INPUT_HPP_
 #define NANOCHAT_TESTS_FUZZ_INPUT_HPP_
