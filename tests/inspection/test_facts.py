@@ -1,0 +1,96 @@
+"""What the page of inspect shows besides the arrays: what matters, what is likeliest, merges, maps."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from inspection.conftest import RUNS, TRACED
+from nonempty import nonempty
+
+import nanochat
+from nanochat.data.bpe import learn
+from nanochat.inspection.comparison import compared
+from nanochat.inspection.embeddings import nearest, plane
+from nanochat.inspection.facts import likeliest
+from nanochat.inspection.importance import importance
+from nanochat.inspection.merges import merge_steps
+
+
+@pytest.mark.parametrize("mode", ["scalar", "tensor"])
+@pytest.mark.parametrize("name", RUNS)
+def test_the_change_without_a_part_is_that_of_the_engine(name, mode, trained):
+    options = {"dtype": "float64"} if mode == "tensor" else {}
+    trace = trained(name, mode=mode, **options).trace(TRACED)
+    found = importance(trace)
+    parts = {"head": found.heads, "neuron": found.neurons, "position": found.positions}
+    changes = [
+        (part, index if part != "position" else index[0], change)
+        for part, each in parts.items()
+        for index, change in np.ndenumerate(each)
+    ]
+    for part, index, change in nonempty(changes[::4]):
+        without = trace.ablate(**{part: index})
+        assert without.mean - trace.mean == pytest.approx(change, rel=1e-9, abs=1e-12)
+
+
+def test_without_neurons_the_other_changes_stay(trained):
+    trace = trained("rope").trace(TRACED)
+    whole, part = importance(trace), importance(trace, neurons=False)
+    assert np.array_equal(whole.heads, part.heads)
+    assert np.array_equal(whole.positions, part.positions)
+    assert part.neurons.size == 0
+
+
+@pytest.mark.parametrize("name", ["microgpt", "counts"])
+def test_the_likeliest_tokens_are_those_of_the_model(name, trained):
+    model = trained(name)
+    rows = likeliest(model.trace(TRACED), 3)
+    for length in range(len(TRACED) + 1):
+        expected = model.next_tokens(TRACED[:length], k=3)
+        shown = [(model.tokenizer.token_text(e["token"]), e["probability"]) for e in rows[length]]
+        assert [text for text, _ in shown] == [text for text, _ in expected]
+        np.testing.assert_allclose([p for _, p in shown], [p for _, p in expected], rtol=1e-5)
+
+
+@pytest.mark.parametrize("text", ["banana bandana", "ünïcode  naïve\n\n123456", "a", "  "])
+def test_the_last_merge_of_each_word_gives_the_tokens_of_the_text(text):
+    tokenizer = learn(["banana bandana ünïcode naïve banana 123 123"] * 3, 280)
+    words = merge_steps(tokenizer, text)
+    assert "".join(word["word"] for word in words) == text
+    assert [t for word in words for t in word["steps"][-1]] == tokenizer.encode(text).tolist()
+    for word in nonempty(words):
+        lengths = [len(step) for step in word["steps"]]
+        assert lengths == list(range(len(word["word"].encode()), lengths[-1] - 1, -1))
+
+
+def test_the_plane_keeps_distances_of_points_on_a_plane():
+    random = np.random.default_rng(0)
+    points = random.normal(size=(7, 2)) @ random.normal(size=(2, 5))
+    flat = plane(points)
+    for one in range(7):
+        for other in range(7):
+            distance = np.linalg.norm(points[one] - points[other])
+            assert np.linalg.norm(flat[one] - flat[other]) == pytest.approx(distance, abs=1e-12)
+
+
+def test_the_nearest_rows_point_the_same_way():
+    rows = np.array([[1.0, 0.0], [2.0, 0.1], [0.0, 3.0], [-1.0, 0.0], [0.0, 0.0]])
+    found = nearest(rows, 2)
+    assert [index for index, _ in found[0]] == [1, 2]
+    assert found[0][0][1] == pytest.approx(2 / np.hypot(2.0, 0.1))
+    assert [cosine for _, cosine in found[4]] == [0.0, 0.0]
+
+
+def test_a_comparison_finds_the_first_array_that_differs(trained):
+    trace = trained("rope").trace(TRACED)
+    changed = trace["layer1.attn.v"].copy()
+    changed[2, 1] += 0.5
+    comparison = compared(trace, trace.patch({"layer1.attn.v": changed}))
+    first = comparison.first
+    assert first is not None
+    assert (first.name, first.index) == ("layer1.attn.v", (2, 1))
+    assert first.largest == pytest.approx(0.5)
+    assert compared(trace, trace).first is None
+    other = compared(trace, trained("microgpt").trace(TRACED))
+    assert any(each.largest is None for each in other.differences)
+    assert isinstance(trace, nanochat.Trace)
