@@ -323,13 +323,15 @@ def test_a_folder_that_holds_something_else_is_never_cleared(folder, base):
     assert diary.read_text() == "dear diary"
 
 
-# A worker that takes the first two signals for one request to save, as a run does that is saving.
+# A worker that takes the first two signals for one request to save, as a run does that is saving. It
+# ignores the rest: Python restores the default of a signal that it handles while it ends.
 DEAF = """
 import signal, time
 heard = []
 def hear(*_):
     heard.append(1)
     if len(heard) > 2:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise SystemExit
 signal.signal(signal.SIGTERM, hear)
 open(path, "w").close()
