@@ -484,15 +484,18 @@ class Program:
         grad_clip: float,
         done: int,
         documents_at_once: int,
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
-        """Take consecutive optimizer steps; return (losses, gradient norms, steps taken).
+        watched: Sequence[int] = (),
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], int, NDArray[np.float64]]:
+        """Take consecutive optimizer steps; return (losses, gradient norms, steps taken, lives).
 
         The documents of all steps are one batch, as in forward(). documents: (steps,
         microbatches), how many each has. ends: of the ranges of parameters that have separate
         rates. rates: (steps, ranges). done: steps before these. documents_at_once: per forward
         and backward pass, at most. The loss of a step is the sum of scale times the outputs. A
         step whose loss or gradient norm is not finite makes no update and is the last: its
-        figures are at index `steps taken`.
+        figures are at index `steps taken`. watched: indices of parameters. lives: (steps,
+        watched, 5), of each step taken the weight and the gradient before the update, and the
+        moments (NaN if there is no second one) and the change of the weight after it.
         """
     def sgd(
         self,

@@ -366,17 +366,19 @@ void register_program(const py::module_& module) {
              const std::optional<Doubles>& inputs, const std::optional<Flags>& counted,
              const Integers& documents, const std::vector<std::size_t>& ends, const Doubles& rates,
              bool adamw, double beta1, double beta2, double eps, double weight_decay,
-             double grad_clip, long long done, std::int32_t documents_at_once) {
+             double grad_clip, long long done, std::int32_t documents_at_once,
+             const std::vector<std::size_t>& watched) {
             return steps(
-                self, lengths, tokens, scale, inputs, counted, documents, ends, rates,
+                self, lengths, tokens, scale, inputs, counted, documents, ends, rates, watched,
                 {adamw, beta1, beta2, eps, weight_decay, grad_clip, done, documents_at_once});
           },
           py::arg("lengths"), py::arg("tokens"), py::arg("scale"), py::arg("inputs"),
           py::arg("counted"), py::arg("documents"), py::arg("ends"), py::arg("rates"),
           py::kw_only(), py::arg("adamw"), py::arg("beta1"), py::arg("beta2"), py::arg("eps"),
           py::arg("weight_decay"), py::arg("grad_clip"), py::arg("done"),
-          py::arg("documents_at_once"),
-          "Take consecutive optimizer steps; return (losses, gradient norms, steps taken).\n\n"
+          py::arg("documents_at_once"), py::arg("watched") = std::vector<std::size_t>{},
+          "Take consecutive optimizer steps; return (losses, gradient norms, steps taken, "
+          "lives).\n\n"
           "The documents of all steps are one batch, as in forward(). documents: (steps,\n"
           "microbatches), how many each has. ends: of the ranges of parameters that have separate\n"
           "rates. rates: (steps, ranges). done: steps before these. documents_at_once: per "
@@ -384,7 +386,9 @@ void register_program(const py::module_& module) {
           "and backward pass, at most. The loss of a step is the sum of scale times the outputs. "
           "A\n"
           "step whose loss or gradient norm is not finite makes no update and is the last: its\n"
-          "figures are at index `steps taken`.")
+          "figures are at index `steps taken`. watched: indices of parameters. lives: (steps,\n"
+          "watched, 5), of each step taken the weight and the gradient before the update, and the\n"
+          "moments (NaN if there is no second one) and the change of the weight after it.")
       .def("sgd", &sgd, py::arg("begin"), py::arg("end"), py::arg("lr"), py::arg("momentum"),
            py::arg("weight_decay"), py::arg("first"), py::arg("grad_scale") = 1.0,
            "Update parameters begin … end - 1 by one SGD step.")

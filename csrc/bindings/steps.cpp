@@ -1,6 +1,7 @@
 // Consecutive optimizer steps in one call, without the interpreter in between.
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "bindings/compiled.hpp"
 #include "scalar/libm.hpp"
@@ -21,6 +22,8 @@ Documents slice(const Documents& all, const VectorProgram& program, std::size_t 
           rows(all.scale, 1),
           rows(all.counted, program.positions)};
 }
+
+constexpr std::size_t recorded = 5;  // numbers of a watched parameter
 
 // The factor of every gradient, as in torch.nn.utils.clip_grad_norm_.
 double clip_scale(double clip, double grad_norm) {
@@ -76,6 +79,25 @@ class Steps {
 
   double grad_norm() const { return std::sqrt(replay_.gradient_sum_of_squares()); }
 
+  // Writes of each watched parameter what nanochat.training.engine.RECORDED names: weight and
+  // gradient before an update, and after it the moments and the difference of the weights.
+  void record_before(const std::vector<std::size_t>& watched, double* to) {
+    for (std::size_t i = 0; i < watched.size(); ++i) {
+      to[i * recorded] = static_cast<double>(replay_.values()[watched[i]]);
+      to[i * recorded + 1] = static_cast<double>(replay_.gradients()[watched[i]]);
+    }
+  }
+  void record_after(const std::vector<std::size_t>& watched, double* to) {
+    constexpr double none = std::numeric_limits<double>::quiet_NaN();
+    for (std::size_t i = 0; i < watched.size(); ++i) {
+      double* const numbers = to + i * recorded;
+      numbers[2] = static_cast<double>(replay_.first_moments()[watched[i]]);
+      numbers[3] =
+          options_.adamw ? static_cast<double>(replay_.second_moments()[watched[i]]) : none;
+      numbers[4] = static_cast<double>(replay_.values()[watched[i]]) - numbers[0];
+    }
+  }
+
  private:
   Shards<T>& replay_;
   const VectorProgram& program_;
@@ -113,17 +135,27 @@ py::tuple steps(Compiled& self, const Integers& lengths, const Integers& tokens,
                 const Doubles& scale, const std::optional<Doubles>& inputs,
                 const std::optional<Flags>& counted, const Integers& documents,
                 const std::vector<std::size_t>& ends, const Doubles& rates,
-                const StepOptions& options) {
+                const std::vector<std::size_t>& watched, const StepOptions& options) {
   const InUse in_use(self);
   const Documents all = read_arrays(self, lengths, tokens, scale, inputs, counted);
   check_steps(self, all, documents, ends, rates);
   require(options.done >= 0 && options.documents_at_once >= 1,
           "done must be at least 0, and documents_at_once at least 1");
+  for (const std::size_t index : watched) {
+    require(index < self.program.parameters, [&] {
+      return "watched must be below the number of parameters, " +
+             std::to_string(self.program.parameters) + ", got " + std::to_string(index);
+    });
+  }
   const py::ssize_t count = documents.shape(0), microbatches = documents.shape(1);
   Doubles losses(count), grad_norms(count);
   double *const loss = losses.mutable_data(), *const grad_norm = grad_norms.mutable_data();
   const std::int32_t* const documents_of = documents.data();
   const double* const rates_of = rates.data();
+  const auto row = static_cast<py::ssize_t>(watched.size() * recorded);
+  Doubles lives(
+      {count, static_cast<py::ssize_t>(watched.size()), static_cast<py::ssize_t>(recorded)});
+  double* const life = lives.mutable_data();
   self.last = LastReplay::none;
   py::ssize_t taken = 0;
   self.replay([&](auto& replay) {
@@ -133,11 +165,13 @@ py::tuple steps(Compiled& self, const Integers& lengths, const Integers& tokens,
       loss[taken] = all_steps.backward(all, documents_of + taken * microbatches, microbatches);
       grad_norm[taken] = all_steps.grad_norm();
       if (!std::isfinite(loss[taken]) || !std::isfinite(grad_norm[taken])) break;
+      all_steps.record_before(watched, life + taken * row);
       all_steps.update(rates_of + taken * rates.shape(1), grad_norm[taken],
                        options.done + taken + 1);
+      all_steps.record_after(watched, life + taken * row);
     }
   });
-  return py::make_tuple(losses, grad_norms, taken);
+  return py::make_tuple(losses, grad_norms, taken, lives);
 }
 
 }  // namespace nanochat::bindings

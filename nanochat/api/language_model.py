@@ -21,8 +21,10 @@ from nanochat.api.text_loss import TextLoss, text_loss
 from nanochat.config.option import shown
 from nanochat.config.options import SampleConfig, TrainConfig
 from nanochat.data.tokenizer import Tokenizer
-from nanochat.errors import ConfigError, UnsupportedOption
+from nanochat.errors import CheckpointError, ConfigError, UnsupportedOption
+from nanochat.model.parameters import parameter_specs
 from nanochat.runs.find import marked_step
+from nanochat.runs.history import read_history
 from nanochat.runs.load import TrainedModel
 from nanochat.runs.summary import Evaluation, step_evaluation
 from nanochat.sampling.generate import (
@@ -35,6 +37,7 @@ from nanochat.sampling.generate import (
 from nanochat.sampling.sampling import OpensDecoders
 from nanochat.system.wording import counted
 from nanochat.training.average import averaged_weights
+from nanochat.training.history import History
 
 if TYPE_CHECKING:
     from nanochat.inspection.trace import Trace
@@ -270,6 +273,34 @@ class LanguageModel:
                 " ngram"
             )
         return Trace(self._trained, self._weights, traced_text(self._trained, text), {})
+
+    @property
+    def history(self) -> History:
+        """What the run recorded of its parameters with the option record.
+
+        `history.places` are the parameters that were recorded at every step. `history.life(name,
+        row, column)` returns the arrays of one of them: steps, weight, gradient, first_moment,
+        second_moment, update and rate. Of a small model it returns those of any parameter, at some
+        steps and rounded to float32.
+
+        Raises:
+            CheckpointError: the run has recorded nothing, or the file is damaged.
+
+        Example:
+            >>> import nanochat
+            >>> config = nanochat.TrainConfig(mode="scalar", steps=5, num_samples=0, record="auto")
+            >>> model = nanochat.load(nanochat.train(config).run)
+            >>> model.history.life("wte", 8, 4).steps.tolist()
+            [1, 2, 3, 4, 5]
+        """
+        vocab_size = self.tokenizer.vocab_size
+        history = read_history(self._run, parameter_specs(self.config, vocab_size))
+        if history is None:
+            raise CheckpointError(
+                f"{self._run} has recorded no parameter; train with record='auto' or the names of"
+                " some"
+            )
+        return history
 
     # ------------------------------------------------------------------------------- the weights
 

@@ -10,19 +10,24 @@ from typing import Any
 
 from nanochat.config.option import config_or_default
 from nanochat.config.options import InspectConfig, TrainConfig
-from nanochat.errors import ConfigError, OutputError, UnsupportedOption
+from nanochat.errors import CheckpointError, ConfigError, OutputError, UnsupportedOption
 from nanochat.inspection.comparison import Comparison, compared
 from nanochat.inspection.facts import facts
+from nanochat.inspection.lives import history_facts
 from nanochat.inspection.page import page_text
 from nanochat.inspection.trace import Trace, traced_text
+from nanochat.model.parameters import parameter_specs
 from nanochat.output.inspection import view_text
 from nanochat.output.terminal import SILENT, Terminal
 from nanochat.runs.checkpoint import Checkpoint
+from nanochat.runs.history import read_history
 from nanochat.runs.load import TrainedModel, config_of, load_trained, read_checkpoint
+from nanochat.runs.schema import vocab_size_of
 from nanochat.sampling.generate import generate, prompt_tokens
 from nanochat.sampling.sampling import SamplingSettings
 from nanochat.system.durable import replace_durably
 from nanochat.training.average import averaged_weights
+from nanochat.training.history import History
 
 __all__ = ["InspectResult", "inspect"]
 
@@ -72,13 +77,16 @@ def inspect(
         trace, run=checkpoint.run_folder.name, step=checkpoint.trainer.step, arrays=whole,
         neurons=whole,
     )  # fmt: skip
+    history = _history(checkpoint, trained_config, terminal)
+    if history is not None:
+        found["history"] = history_facts(history, config.max_numbers - _numbers(trace) * whole)
     found["left_out"] = {} if whole else _left_out(trace, config.max_numbers)
     found["against"] = _rows(*against) if against else None
     page = Path(config.out) if config.out is not None else checkpoint.run_folder / PAGE
     _write(page, found)
     color = terminal.is_for_people and not os.environ.get("NO_COLOR")
     for number, name in enumerate(config.view):
-        text_of_view = view_text(name, trace, found, comparison, color=color)
+        text_of_view = view_text(name, trace, found, comparison, history, color=color)
         terminal.result(f"\n{text_of_view}" if number else text_of_view, styled=color)
     terminal.note(f"page: {page}")
     terminal.json_result(_record(trace, page, found))
@@ -94,6 +102,17 @@ def _loaded(
             " ngram"
         )
     return load_trained(config, checkpoint, trained_config)
+
+
+def _history(checkpoint: Checkpoint, config: TrainConfig, terminal: Terminal) -> History | None:
+    """Return what the run has recorded, if anything; None, with a warning, of a damaged file."""
+    vocab_size = vocab_size_of(checkpoint.tokenizer)
+    try:
+        history = read_history(checkpoint.run_folder, parameter_specs(config, vocab_size))
+    except CheckpointError as error:
+        terminal.warn(f"{error}; the page has no life of a parameter")
+        return None
+    return history if history is not None and len(history.chosen.steps) else None
 
 
 def _trace(trained: TrainedModel, text: str) -> Trace:
@@ -148,7 +167,7 @@ def _left_out(trace: Trace, most: int) -> dict[str, str]:
         f"the model has {_numbers(trace):,} numbers on this text, and max_numbers is {most:,};"
         " give a shorter text or --max-numbers"
     )
-    return dict.fromkeys(("forward", "gradients", "parameter", "neurons"), reason)
+    return dict.fromkeys(("forward", "gradients", "neurons"), reason)
 
 
 def _rows(comparison: Comparison, there: str) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from nanochat.commands.train_result import (
 from nanochat.config.keep import parse_keep
 from nanochat.config.option import config_or_default
 from nanochat.config.options import RUNS_DIR, TrainConfig
+from nanochat.config.record import parse_record
 from nanochat.data.batches import Batch
 from nanochat.data.dataset import Dataset
 from nanochat.data.sources.progress import telling
@@ -53,6 +54,7 @@ from nanochat.runs.checkpoint import (
 )
 from nanochat.runs.counts import named_counts
 from nanochat.runs.folder import RunFolder, new_run, refuse_links, refuse_used
+from nanochat.runs.history import read_history, write_history
 from nanochat.runs.lock import locked
 from nanochat.runs.own_text import check_own_text, is_own, seal
 from nanochat.runs.reading import check_can_be_saved
@@ -64,6 +66,7 @@ from nanochat.training.average import scored_state
 from nanochat.training.cadence import Cadence
 from nanochat.training.engine import Engine, EngineState
 from nanochat.training.guards import check_finite_loss
+from nanochat.training.history import Recorder
 from nanochat.training.loop import EvalMetrics, LoopResult, evaluate
 from nanochat.training.loop import train as train_loop
 from nanochat.training.metrics import JsonlWriter, NullWriter
@@ -93,6 +96,7 @@ class _Run:
     counts: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # as checkpoints name them
     deadline: Deadline | None = None  # of a run with a time budget
     baseline: Counting | None = None  # from the start of training
+    recorder: Recorder | None = None  # of option record
     watch: Watch = dataclasses.field(init=False)  # calls on_evaluation
     notes_shown: set[str] = dataclasses.field(default_factory=set)
 
@@ -190,6 +194,7 @@ def train(
         if source and (warning := source.split_warning(resolved, dataset.split_sha256)):
             terminal.warn(warning)
         engine = _build_engine(resolved, dataset, checkpoint, source)
+        recorder = _recorder(resolved, dataset, checkpoint, terminal)
         if checkpoint is not None:
             _check_same_checkpoint(checkpoint)
         origin = source.record() if source else None
@@ -204,7 +209,7 @@ def train(
             resumed_from=checkpoint, terminal=terminal,
             initialized_from=checkpoint.data.get("initialized_from") if checkpoint else origin,
             counts=named_counts(checkpoint) if checkpoint else counts,
-            deadline=_deadline(resolved, fit, checkpoint, started),
+            deadline=_deadline(resolved, fit, checkpoint, started), recorder=recorder,
         )  # fmt: skip
         run.watch = Watch(on_evaluation, preview(run))
         announce(run, _parameter_count(resolved, dataset.tokenizer.vocab_size), mode_reason)
@@ -254,6 +259,33 @@ def _build_engine(
     elif source is not None:
         engine.load_state_dict(source.initial_state(resolved, dataset.tokenizer))
     return engine
+
+
+def _recorder(
+    config: TrainConfig, dataset: Dataset, checkpoint: Checkpoint | None, terminal: Terminal
+) -> Recorder | None:
+    """Return what keeps the parameters of option record, with what an earlier process has kept.
+
+    Raises ConfigError for a parameter that the model does not have.
+    """
+    places = parse_record(config.record)
+    if places is None:
+        return None
+    specs = parameter_specs(config, dataset.tokenizer.vocab_size)
+    recorder = Recorder(places, specs, config.steps)
+    step = checkpoint.trainer.step if checkpoint is not None else 0
+    if checkpoint is None or not step:
+        return recorder
+    try:
+        history = read_history(checkpoint.run_folder, specs)
+    except CheckpointError as error:
+        terminal.warn(f"{error}; recording begins after step {step}")
+        return recorder
+    if history is not None and recorder.fits(history):
+        recorder.load(history, step)
+    else:
+        terminal.note(f"recording begins after step {step}")
+    return recorder
 
 
 @contextmanager
@@ -372,6 +404,7 @@ def _train(run: _Run) -> LoopResult:
                 world=processes.world(), pace=run.deadline,
                 clock=run.deadline.clock if run.deadline else time.perf_counter,
                 goes_on=run.watch.goes_on, fits_share=fits_share(config, dataset),
+                recorder=run.recorder,
             )  # fmt: skip
     except NonFiniteStep as error:
         if run.folder is not None:
@@ -422,6 +455,8 @@ def _save(run: _Run, trainer: TrainerState, state: EngineState, best: Best | Non
         config = run.deadline.repeatable(config, steps)
         trainer = dataclasses.replace(trainer, budget=budget)
     run.folder.check_in_place()
+    if run.recorder is not None:
+        write_history(run.folder.path, run.recorder.history())  # a resume goes on with it
     path = save_checkpoint(
         run.folder.checkpoints, config=config.to_dict(),
         tokenizer=run.dataset.tokenizer.to_dict(), data=_data_record(run), trainer=trainer,

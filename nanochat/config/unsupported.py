@@ -56,7 +56,7 @@ OF_NETWORKS = (
     "batch_size", "grad_accum", "auto_batch", "optimizer", "lr", "matrix_lr", "head_lr",
     "lr_schedule", "warmup_ratio", "warmdown_ratio", "final_lr_frac", "schedule_points",
     "weight_decay", "beta1", "muon_momentum", "beta2", "eps", "grad_clip", "ema", "patience",
-    "numerics", "loss", "eval_every", "eval_tokens", "checkpoint_every", "baseline",
+    "numerics", "loss", "eval_every", "eval_tokens", "checkpoint_every", "baseline", "record",
 )  # fmt: skip
 
 UNSUPPORTED: tuple[Rule, ...] = (

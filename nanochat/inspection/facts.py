@@ -22,7 +22,7 @@ from nanochat.ngram.kneser_ney import KneserNey
 from nanochat.ngram.share import start_offset
 from nanochat.sampling.ngram import NgramEngine
 
-__all__ = ["LIKELIEST", "facts", "likeliest"]
+__all__ = ["LIKELIEST", "facts", "likeliest", "packed"]
 
 LIKELIEST = 10
 NEIGHBOURS = 8
@@ -79,11 +79,11 @@ def facts(trace: Trace, *, run: str, step: int, arrays: bool, neurons: bool) -> 
     }  # fmt: skip
     few = {n: a for n, a in trace.items() if ".attn." in n or n == "counts_share"}
     shown = trace if arrays else few
-    result["arrays"] = {name: _packed(array) for name, array in shown.items()}
+    result["arrays"] = {name: packed(array) for name, array in shown.items()}
     if arrays:
-        result["gradients"] = {name: _packed(a) for name, a in trace.gradients.items()}
-        result["weights"] = {name: _packed(a) for name, a in trace.weights.items()}
-        result["weight_gradients"] = {n: _packed(a) for n, a in trace.weight_gradients.items()}
+        result["gradients"] = {name: packed(a) for name, a in trace.gradients.items()}
+        result["weights"] = {name: packed(a) for name, a in trace.weights.items()}
+        result["weight_gradients"] = {n: packed(a) for n, a in trace.weight_gradients.items()}
     return result
 
 
@@ -137,7 +137,7 @@ def _embeddings(trace: Trace) -> dict[str, Any]:
     return result
 
 
-def _packed(array: NDArray[np.floating]) -> dict[str, Any]:
+def packed(array: NDArray[np.floating]) -> dict[str, Any]:
     """Return shape, type and base64 of an array."""
     wide = np.ascontiguousarray(array, dtype="<f8")
     narrow = wide.astype("<f4")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nanochat.data.tokenizer import BOS
 from nanochat.inspection.comparison import Comparison
@@ -17,6 +18,7 @@ from nanochat.inspection.trace import Trace
 from nanochat.output.explanation import END
 from nanochat.output.table import table_text
 from nanochat.output.text import display_width, quoted
+from nanochat.training.history import History
 
 __all__ = ["view_text"]
 
@@ -30,12 +32,16 @@ _COLORS = (24, 31, 67, 109, 145, 180, 179, 172, 166)
 _LIGHT = (145, 180, 179)
 _MOST_NATS = 4.0
 
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_CURVE = 24  # columns, at most
+
 
 def view_text(
     name: str,
     trace: Trace,
     facts: Mapping[str, Any],
     comparison: Comparison | None,
+    history: History | None = None,
     *,
     color: bool,
     encoding: str = "utf-8",
@@ -58,6 +64,7 @@ def view_text(
         "lens": lambda: _lens(trace, piece),
         "embeddings": lambda: _embeddings(trace, facts, piece),
         "importance": lambda: _importance(trace, facts, piece),
+        "parameter": lambda: _lives(history),
         "tokenizer": lambda: _tokenizer(trace, facts, piece),
     }
     return views[name]()
@@ -155,6 +162,38 @@ def _embeddings(trace: Trace, facts: Mapping[str, Any], piece: Callable[[int], s
         shown = [f"{piece(other)} {cosine:.2f}" for other, cosine in near]
         rows.append([piece(token), _fitting(shown, WIDTH - _PIECE - 4)])
     return table_text(["token", "nearest in wte, by cosine"], rows, rich=False)
+
+
+def _lives(history: History | None) -> str:
+    """Return a line per recorded parameter, with its curve over the steps."""
+    if history is None:
+        return (
+            "the run has recorded no parameter; nanochat train --record auto keeps what\nhappens to"
+            " some parameters at every step"
+        )
+    rows = []
+    for place in history.places:
+        life = history.life(*place)
+        top = int(np.abs(life.gradient).argmax())
+        rows.append([
+            str(place), f"{life.weight[0]:.3g}", f"{life.weight[-1] + life.update[-1]:.3g}",
+            f"{life.gradient[top]:.2g}", str(life.steps[top]),
+        ])  # fmt: skip
+    header = ["parameter", "first", "last", "top gradient", "at step"]
+    used = sum(max(map(len, column)) + 2 for column in zip(header, *rows, strict=True))
+    for row, place in zip(rows, history.places, strict=True):
+        row.append(_curve(history.life(*place).weight, min(WIDTH - used, _CURVE)))
+    table = table_text([*header, "weight"], rows, numbers=(1, 2, 3, 4), rich=False)
+    steps = history.chosen.steps
+    end = f"steps {steps[0]} to {steps[-1]}; gradients, moments and updates are on the page"
+    return f"{table}\n{end}"
+
+
+def _curve(numbers: NDArray[np.float64], columns: int) -> str:
+    """Return the course of some numbers, as blocks of eight heights."""
+    parts = [part.mean() for part in np.array_split(numbers, min(columns, len(numbers)))]
+    low, span = min(parts), max(parts) - min(parts)
+    return "".join(_BLOCKS[int((part - low) / span * 7.99) if span else 0] for part in parts)
 
 
 def _importance(trace: Trace, facts: Mapping[str, Any], piece: Callable[[int], str]) -> str:

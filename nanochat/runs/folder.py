@@ -20,19 +20,19 @@ from nanochat.system.durable import ensure_folder, make_folder, output_error, re
 from nanochat.system.json_text import strict_json
 from nanochat.system.plain_files import remove_entry
 
-__all__ = ["RUN_FILES", "RunFolder", "new_run", "refuse_links", "refuse_used"]
+__all__ = ["HISTORY", "RUN_FILES", "RunFolder", "new_run", "refuse_links", "refuse_used"]
 
-CONFIG, ENVIRONMENT, METRICS, PLOT, RESULT, EVENTS, NONFINITE = (
+CONFIG, ENVIRONMENT, METRICS, PLOT, RESULT, EVENTS, NONFINITE, HISTORY = (
     "config.toml", "environment.json", "metrics.jsonl", "loss.svg", "result.json", "tensorboard",
-    "nonfinite.json",
+    "nonfinite.json", "history.safetensors",
 )  # fmt: skip
 
 
 # Every name that a run writes at the top of its folder; the hidden ones only while it writes.
-RUN_FILES = {CONFIG, ENVIRONMENT, METRICS, PLOT, RESULT, EVENTS, NONFINITE}
+RUN_FILES = {CONFIG, ENVIRONMENT, METRICS, PLOT, RESULT, EVENTS, NONFINITE, HISTORY}
 COUNTS_DIR = "counts"  # of n-grams that the network is mixed with
 RUN_FILES |= {CHECKPOINTS_DIR, COUNTS_DIR, LOCK, SOURCES_DIR}
-RUN_FILES |= {f".{name}.tmp" for name in (CONFIG, ENVIRONMENT, RESULT, PLOT, NONFINITE)}
+RUN_FILES |= {f".{name}.tmp" for name in (CONFIG, ENVIRONMENT, RESULT, PLOT, NONFINITE, HISTORY)}
 # What a run may leave that ends before its first checkpoint. SOURCES_DIR may hold the only copy of
 # standard input; a result is that of a finished run.
 _REMAINS = RUN_FILES - {SOURCES_DIR, RESULT}

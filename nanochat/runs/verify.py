@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nanochat.errors import CheckpointError
+from nanochat.model.parameters import parameter_specs
 from nanochat.runs.best import BEST, read_best
-from nanochat.runs.checkpoint import load_checkpoint
+from nanochat.runs.checkpoint import load_checkpoint, newest_checkpoint
 from nanochat.runs.counts import counts_of
 from nanochat.runs.find import checkpoint_folders, holds_run
-from nanochat.runs.folder import RUN_FILES, RunFolder
+from nanochat.runs.folder import HISTORY, RUN_FILES, RunFolder
+from nanochat.runs.history import read_history
+from nanochat.runs.schema import vocab_size_of
 from nanochat.runs.summary import summarize
 
 __all__ = ["Verdict", "verdicts"]
@@ -42,6 +45,9 @@ def verdicts(run: Path) -> list[Verdict]:
     directory = folder.checkpoints if folder.checkpoints.is_dir() else run
     if directory not in links:
         found += _checkpoints(directory)
+    history = run / HISTORY
+    if history.exists() and history not in links:
+        found.append(_verdict(history, _read_history, run))
     return found
 
 
@@ -55,6 +61,12 @@ def _checkpoints(directory: Path) -> Iterator[Verdict]:
         yield _verdict(path, _read_with_counts, path)
     if os.path.lexists(directory / BEST):
         yield _verdict(directory / BEST, read_best, directory)
+
+
+def _read_history(run: Path) -> None:
+    checkpoint, _ = newest_checkpoint(RunFolder(run).checkpoints)
+    vocab_size = vocab_size_of(checkpoint.tokenizer)
+    read_history(run, parameter_specs(checkpoint.options, vocab_size))
 
 
 def _read_with_counts(path: Path) -> None:

@@ -37,6 +37,7 @@ from nanochat.scalar.replay import MOST_NODES, Replay, first_positions, recorded
 from nanochat.scalar.value import Tape, Value
 from nanochat.training.average import saved_average, split_average
 from nanochat.training.engine import (
+    RECORDED,
     BlockMetrics,
     Decoder,
     EngineState,
@@ -57,6 +58,42 @@ class FinishedStep:
 
     def read(self) -> StepMetrics:
         return self._metrics
+
+
+class _Recording:
+    """What a step does to the watched parameters, (watched, len(RECORDED)).
+
+    All arrays are flat, in the order of the specs.
+    """
+
+    def __init__(
+        self,
+        watched: NDArray[np.int64] | None,
+        weights: NDArray[np.floating],
+        gradients: NDArray[np.floating],
+    ) -> None:
+        self.watched = watched
+        self.numbers: NDArray[np.float64] | None = None
+        if watched is not None:
+            self.numbers = np.full((len(watched), len(RECORDED)), np.nan)
+            self.numbers[:, 0], self.numbers[:, 1] = weights[watched], gradients[watched]
+
+    def finish(self, weights: NDArray[np.floating], *moments: NDArray[np.floating]) -> None:
+        """Add what the update has left."""
+        if self.watched is None or self.numbers is None:
+            return
+        for column, moment in enumerate(moments, start=2):
+            self.numbers[:, column] = moment[self.watched]
+        self.numbers[:, 4] = weights[self.watched].astype(np.float64) - self.numbers[:, 0]
+
+
+def _metrics(loss: float, grad_norm: float, recorded: _Recording | None) -> StepMetrics:
+    numbers = recorded.numbers if recorded else None
+    return StepMetrics(loss=loss, grad_norm=grad_norm, recorded=numbers)
+
+
+def _flat(arrays: Sequence[NDArray[np.floating]]) -> NDArray[np.float64]:
+    return np.concatenate([np.ravel(array).astype(np.float64) for array in arrays])
 
 
 class ScalarEngine:
@@ -146,44 +183,62 @@ class ScalarEngine:
                 loss += scale * segment_loss
             fresh = False
         grad_norm = math.sqrt(replay.core.grad_sum_of_squares())
+        recorded = None
         if self._is_healthy(loss, grad_norm):
+            recorded = _Recording(settings.watched, replay.core.values, replay.core.gradients)
             self.optimizer.step_program(replay.core, settings, grad_norm)
+            recorded.finish(replay.core.values, *self.optimizer.moments_in(replay.core))
             replay.core.store()
             if self._average is not None:
                 self._average.update(replay.core.values, self.optimizer.steps)
-        return FinishedStep(StepMetrics(loss=loss, grad_norm=grad_norm))
+        return FinishedStep(_metrics(loss, grad_norm, recorded))
 
-    def steps(self, rows: StepRows, rates: NDArray[np.float64]) -> BlockMetrics:
+    def steps(
+        self,
+        rows: StepRows,
+        rates: NDArray[np.float64],
+        watched: NDArray[np.int64] | None = None,
+    ) -> BlockMetrics:
         """Take the same steps as by calls of step(), in one call of C++ if a program can."""
         replay = self._replay_for([rows.batch])
         if replay is None or self._average is not None or not self._healthy:
-            return self._steps_one_by_one(rows, rates)
+            return self._steps_one_by_one(rows, rates, watched)
         replay.core.load()
         segments = segments_of(rows.batch, replay.positions)
         steps, micro = len(rows.targets), rows.grad_accum
         documents = segments.count_per(rows.batch_size, steps * micro).reshape(steps, micro)
         scales = np.divide(1.0, rows.targets, out=np.zeros(steps), where=rows.targets > 0)
-        losses, grad_norms, taken = replay.steps(
+        losses, grad_norms, taken, recorded = replay.steps(
             segments, np.repeat(scales, documents.sum(axis=1)), documents=documents,
-            **self.optimizer.block_options(rates),
+            watched=() if watched is None else watched, **self.optimizer.block_options(rates),
         )  # fmt: skip
         self.optimizer.steps += taken
         self._healthy = taken == steps
         replay.core.store()
         return BlockMetrics(
-            losses=losses[: taken + 1].tolist(), grad_norms=grad_norms[: taken + 1].tolist()
-        )
+            losses=losses[: taken + 1].tolist(), grad_norms=grad_norms[: taken + 1].tolist(),
+            recorded=None if watched is None else recorded[:taken],
+        )  # fmt: skip
 
-    def _steps_one_by_one(self, rows: StepRows, rates: NDArray[np.float64]) -> BlockMetrics:
-        losses, grad_norms = [], []
+    def _steps_one_by_one(
+        self, rows: StepRows, rates: NDArray[np.float64], watched: NDArray[np.int64] | None
+    ) -> BlockMetrics:
+        losses, grad_norms, recorded = [], [], []
         for index, by_group in enumerate(rates.tolist()):
-            settings = StepSettings(lr=dict(zip(GROUPS, by_group, strict=True)))
-            metrics = self.step(rows.microbatches(index), settings).read()
+            lr = dict(zip(GROUPS, by_group, strict=True))
+            metrics = self.step(
+                rows.microbatches(index), StepSettings(lr=lr, watched=watched)
+            ).read()
             losses.append(metrics.loss)
             grad_norms.append(metrics.grad_norm)
             if not self._healthy:
                 break
-        return BlockMetrics(losses=losses, grad_norms=grad_norms)
+            if metrics.recorded is not None:
+                recorded.append(metrics.recorded)
+        return BlockMetrics(
+            losses=losses, grad_norms=grad_norms,
+            recorded=None if watched is None or not recorded else np.stack(recorded),
+        )  # fmt: skip
 
     def _step_on_tape(self, microbatches: Sequence[Batch], settings: StepSettings) -> FinishedStep:
         loss = 0.0
@@ -194,14 +249,21 @@ class ScalarEngine:
                     row_loss.backward()
                     loss += row_loss.data
         grad_norm = math.sqrt(sum(float(np.vdot(m.grads, m.grads)) for m in self.matrices.values()))
+        recorded = None
         if self._is_healthy(loss, grad_norm):
+            gradients = _flat([matrix.grads for matrix in self.matrices.values()])
+            recorded = _Recording(settings.watched, self._flat_weights(), gradients)
             self.optimizer.step(self.matrices, settings, grad_norm)
+            recorded.finish(self._flat_weights(), *self.optimizer.flat_moments())
             if self._average is not None:
-                values = np.concatenate([np.ravel(m.values) for m in self.matrices.values()])
-                self._average.update(values.astype(self.tape.dtype), self.optimizer.steps)
+                values = self._flat_weights().astype(self.tape.dtype)
+                self._average.update(values, self.optimizer.steps)
         for matrix in self.matrices.values():
             matrix.zero_grad()
-        return FinishedStep(StepMetrics(loss=loss, grad_norm=grad_norm))
+        return FinishedStep(_metrics(loss, grad_norm, recorded))
+
+    def _flat_weights(self) -> NDArray[np.float64]:
+        return _flat([matrix.values for matrix in self.matrices.values()])
 
     def _is_healthy(self, loss: float, grad_norm: float) -> bool:
         self._healthy = self._healthy and math.isfinite(loss) and math.isfinite(grad_norm)

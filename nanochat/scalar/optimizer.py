@@ -107,6 +107,18 @@ class ScalarOptimizer:
             "done": self.steps,
         }
 
+    def moments_in(self, program: _scalar.Program) -> tuple[NDArray[np.floating], ...]:
+        """Return the flat moments that a program holds: one of SGD, two of AdamW."""
+        both = (program.first_moments, program.second_moments)
+        return both if self.config.optimizer == "adamw" else both[:1]
+
+    def flat_moments(self) -> tuple[NDArray[np.float64], ...]:
+        """Return the same of the arrays that the tape uses."""
+        return tuple(
+            np.concatenate([self.moments[f"{moment}.{spec.name}"].ravel() for spec in specs])
+            for moment, specs in moment_specs(self.config.optimizer, self.specs).items()
+        )
+
     def copy_moments_from(self, program: _scalar.Program) -> None:
         """Copy the moments from a program."""
         for array, held in self._held_by(program):

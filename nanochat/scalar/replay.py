@@ -200,7 +200,7 @@ class Replay:
 
     def steps(
         self, segments: Segments, scales: NDArray[np.float64], **options: Any
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], int, NDArray[np.float64]]:
         """Take consecutive optimizer steps, as Program.steps does."""
         return self.core.steps(
             segments.lengths, segments.tokens, scales, segments.by_counts, segments.counted,

@@ -43,6 +43,7 @@ from nanochat.tensor.native import trains
 from nanochat.tensor.native.model import MiniGPT as NativeMiniGPT
 from nanochat.tensor.optimizer import FlatOptimizer
 from nanochat.tensor.parts import in_parts, is_out_of_memory
+from nanochat.tensor.recording import Recording
 from nanochat.tensor.weights import FlatWeights
 from nanochat.training.average import split_average
 from nanochat.training.engine import Decoder, EngineState, StepMetrics, StepSettings
@@ -109,23 +110,33 @@ def _check_kernels(device: str, dtype: str) -> None:
 class QueuedStep:
     """A step that may still be running. Reading it waits for this step but not for later ones."""
 
-    __slots__ = ("_metrics", "_written")
+    __slots__ = ("_metrics", "_recorded", "_written")
 
-    def __init__(self, loss: Tensor, grad_norm: Tensor, stop: Tensor | None) -> None:
+    def __init__(
+        self, loss: Tensor, grad_norm: Tensor, stop: Tensor | None, recorded: Tensor | None
+    ) -> None:
         metrics = torch.stack((loss, grad_norm) if stop is None else (loss, grad_norm, stop))
         self._written: torch.cuda.Event | None = None
         if metrics.is_cuda:  # a plain read would be queued behind the next step
-            on_host = torch.empty_like(metrics, device="cpu", pin_memory=True)
-            metrics = on_host.copy_(metrics, non_blocking=True)
+            metrics = _begin_copy(metrics)
+            recorded = None if recorded is None else _begin_copy(recorded)
             self._written = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch has no types here
             self._written.record()
-        self._metrics = metrics
+        self._metrics, self._recorded = metrics, recorded
 
     def read(self) -> StepMetrics:
         if self._written is not None:
             self._written.synchronize()
         loss, grad_norm, *stop = self._metrics.tolist()
-        return StepMetrics(loss=loss, grad_norm=grad_norm, stop=any(stop))
+        recorded = None
+        if self._recorded is not None:
+            recorded = self._recorded.cpu().numpy().astype(np.float64)
+        return StepMetrics(loss=loss, grad_norm=grad_norm, stop=any(stop), recorded=recorded)
+
+
+def _begin_copy(on_device: Tensor) -> Tensor:
+    on_host = torch.empty_like(on_device, device="cpu", pin_memory=True)
+    return on_host.copy_(on_device, non_blocking=True)
 
 
 class TensorEngine:
@@ -153,6 +164,7 @@ class TensorEngine:
         outputs = output_size(config, vocab_size)
         self.model = model(config, self.weights, outputs)
         self.optimizer = FlatOptimizer(config, self.weights)
+        self._recording = Recording(self.weights, self.optimizer)
         self._average = WeightAverage(self.weights, config.ema) if config.ema else None
         self._inputs = InputsMaker(
             config, outputs, device=torch_device, dtype=torch_dtype, native=fast
@@ -178,10 +190,15 @@ class TensorEngine:
             self.weights.zero()  # drop the gradients of the failed try
         stop = self._reduce(settings.stop)
         self._steps += 1
+        recorded = None
+        if settings.watched is not None:
+            recorded = self._recording.before(settings.watched)
         loss, grad_norm = self.optimizer.step(settings)
+        if settings.watched is not None and recorded is not None:
+            self._recording.after(settings.watched, recorded)
         if self._average is not None:
             self._average.update(self._steps, self.optimizer.stopped)
-        return QueuedStep(loss, grad_norm, stop)
+        return QueuedStep(loss, grad_norm, stop, recorded)
 
     def _reduce(self, stop: bool) -> Tensor | None:
         """Sum gradients, loss and requests to stop over all processes; return the last, () > 0

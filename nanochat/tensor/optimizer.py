@@ -58,6 +58,11 @@ class FlatOptimizer:
         # 1 after a loss or gradient norm that is not finite.
         self.stopped = torch.zeros((), dtype=torch.float32, device=weights.device)
 
+    @property
+    def moments(self) -> Mapping[str, Tensor]:
+        """The flat moments by name: m and v of the first parameters, momentum of the others."""
+        return {name: flat for name, (flat, _) in self._moments.items()}
+
     def step(self, settings: StepSettings) -> tuple[Tensor, Tensor]:
         """Update from the gathered gradients. Return the loss and the unclipped norm, each ()."""
         if self.by_kernel and self._config.optimizer != "sgd":

@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nanochat.config.options import TrainConfig
 from nanochat.data.batches import Batcher, BlockBatcher
 from nanochat.model.parameters import GROUPS
 from nanochat.training.engine import BlockEngine, BlockMetrics, Engine, StepResult, StepSettings
+from nanochat.training.history import Recorder
 from nanochat.training.pace import Pace, StepPace
 
 __all__ = ["Block", "Blocks", "step_settings"]
@@ -28,12 +30,18 @@ LARGEST_BLOCK = 1 << 14  # steps
 
 
 def step_settings(
-    config: TrainConfig, step: int, *, stop: bool = False, pace: Pace | None = None
+    config: TrainConfig,
+    step: int,
+    *,
+    stop: bool = False,
+    pace: Pace | None = None,
+    watched: NDArray[np.int64] | None = None,
 ) -> StepSettings:
     """Return the settings of one step, from 0, by the config's schedule at a pace."""
     multiplier = (pace or StepPace(config)).lr_multiplier(step)
     rates = [peak * multiplier for peak in _peaks(config)]
-    return StepSettings(lr=dict(zip(GROUPS, rates, strict=True)), stop=stop)
+    lr = dict(zip(GROUPS, rates, strict=True))
+    return StepSettings(lr=lr, stop=stop, watched=watched)
 
 
 def _peaks(config: TrainConfig) -> list[float]:
@@ -53,8 +61,9 @@ class _OneStep:
     def read(self) -> BlockMetrics:
         metrics = self.result.read()
         return BlockMetrics(
-            losses=[float(metrics.loss)], grad_norms=[float(metrics.grad_norm)], stop=metrics.stop
-        )
+            losses=[float(metrics.loss)], grad_norms=[float(metrics.grad_norm)], stop=metrics.stop,
+            recorded=None if metrics.recorded is None else metrics.recorded[None],
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +81,7 @@ class Block:
     first: int  # number of the first step, from 1
     rates: Sequence[Sequence[float]]  # learning rates of each step, by the order of GROUPS
     tokens: Sequence[int]  # targets of each step
+    watched: NDArray[np.int64] | None  # as in StepSettings
     result: _Result
 
 
@@ -85,9 +95,10 @@ class Blocks:
         batcher: Batcher,
         pace: Pace,
         clock: Callable[[], float] = time.perf_counter,
+        recorder: Recorder | None = None,
     ) -> None:
         self._engine, self._config, self._batcher = engine, config, batcher
-        self._pace, self._clock = pace, clock
+        self._pace, self._clock, self._recorder = pace, clock, recorder
         self._by_block: tuple[BlockEngine, BlockBatcher] | None = None
         if isinstance(engine, BlockEngine) and isinstance(batcher, BlockBatcher):
             self._by_block = engine, batcher
@@ -101,24 +112,27 @@ class Blocks:
         stop: bool,
     ) -> Block:
         """Start the next step or, if the engine can, several."""
-        settings = step_settings(self._config, step, stop=stop, pace=self._pace)
+        watched = self._recorder.watched(step + 1) if self._recorder else None
+        settings = step_settings(self._config, step, stop=stop, pace=self._pace, watched=watched)
         if self._by_block is None:
             microbatches = self._batcher.step(step)
             result = self._engine.step(microbatches, settings)
             return Block(
                 first=step + 1, rates=[[settings.lr[group] for group in GROUPS]],
-                tokens=[microbatches[0].global_targets], result=_OneStep(result),
+                tokens=[microbatches[0].global_targets], watched=watched, result=_OneStep(result),
             )  # fmt: skip
         engine, batcher = self._by_block
         began = self._clock()
         end = min(until, self._pace.next_look(step), step + self._size)
+        if self._recorder:
+            end = min(end, self._recorder.end_of_block(step + 1) - 1)
         rows = batcher.steps(step, int(end) - step)
         count = len(rows.targets)
         rates = np.outer(self._pace.lr_multipliers(step, count), _peaks(self._config))
-        metrics = engine.steps(rows, rates)
+        metrics = engine.steps(rows, rates, watched)
         self._measure(count, self._clock() - began)
         return Block(
-            first=step + 1, rates=rates.tolist(), tokens=rows.targets.tolist(),
+            first=step + 1, rates=rates.tolist(), tokens=rows.targets.tolist(), watched=watched,
             result=_Finished(metrics),
         )  # fmt: skip
 

@@ -19,10 +19,15 @@ __all__ = [
     "Decoder",
     "Engine",
     "EngineState",
+    "RECORDED",
     "StepMetrics",
     "StepResult",
     "StepSettings",
 ]
+
+
+# What a step gathers of each watched parameter: before the update, and after it.
+RECORDED = ("weight", "gradient", "first_moment", "second_moment", "update")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +36,7 @@ class StepSettings:
 
     lr: Mapping[str, float]  # by parameter group
     stop: bool = False  # this process was asked to stop; engines of one process ignore it
+    watched: NDArray[np.int64] | None = None  # flat indices of parameters, in the order of specs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +46,8 @@ class StepMetrics:
     loss: float  # nats per target of the step
     grad_norm: float  # before clipping
     stop: bool = False  # StepSettings.stop was true in at least one of several processes
+    # (watched, len(RECORDED)); the gradient before clipping, NaN for a moment that there is not
+    recorded: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +57,7 @@ class BlockMetrics:
     losses: list[float]  # as in StepMetrics
     grad_norms: list[float]
     stop: bool = False
+    recorded: NDArray[np.float64] | None = None  # (steps, watched, len(RECORDED))
 
 
 class StepResult(Protocol):
@@ -142,5 +151,6 @@ class BlockEngine(Engine, Protocol):
         self,
         rows: StepRows,
         rates: NDArray[np.float64],  # (steps, len(GROUPS)) learning rates
+        watched: NDArray[np.int64] | None = None,  # as in StepSettings
     ) -> BlockMetrics:
         """Take the same steps as by calls of step(), up to the first that is not finite."""

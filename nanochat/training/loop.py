@@ -30,6 +30,7 @@ from nanochat.training.guards import (
     is_finite_loss,
     most_loss,
 )
+from nanochat.training.history import Recorder
 from nanochat.training.metrics import JsonlWriter, LossTotals, NullWriter, RecentLosses, Stopwatch
 from nanochat.training.pace import Pace, StepPace
 from nanochat.training.saving import Best, Save, Saver
@@ -113,6 +114,7 @@ def train(
     clock: Callable[[], float] = time.perf_counter,
     goes_on: Callable[[EvalMetrics], bool] = lambda _: True,
     fits_share: bool = False,
+    recorder: Recorder | None = None,
 ) -> LoopResult:
     """Train from `start`, or from the initial weights, until the pace or patience ends the run.
 
@@ -134,7 +136,7 @@ def train(
     run = _Run(
         engine=engine,
         config=config,
-        blocks=Blocks(engine, config, batcher, pace, clock),
+        blocks=Blocks(engine, config, batcher, pace, clock, recorder),
         batcher=batcher,
         evaluation_set=evaluation_set,
         token_bytes=token_bytes,
@@ -145,6 +147,7 @@ def train(
         clock=clock,
         goes_on=goes_on,
         fits_share=fits_share,
+        recorder=recorder,
         world=world,
         progress=_started(start, clock),
         resumed_at=start.step if start else None,
@@ -276,6 +279,7 @@ class _Run:
     clock: Callable[[], float]
     goes_on: Callable[[EvalMetrics], bool]
     fits_share: bool
+    recorder: Recorder | None
     world: int
     progress: _Progress
     resumed_at: int | None  # the step of the checkpoint that the run went on from
@@ -348,6 +352,10 @@ def _read_blocks(run: _Run, leave: int = 0) -> None:
         metrics = block.result.read()
         done = _good_steps(metrics, run.most_loss)
         _record_steps(run, block, metrics.losses[:done], metrics.grad_norms[:done])
+        if run.recorder is not None and block.watched is not None and metrics.recorded is not None:
+            run.recorder.add(
+                block.first, block.rates[:done], block.watched, metrics.recorded[:done]
+            )
         if done < len(metrics.losses):
             run.saver.save_best()  # the message names the last good checkpoint
             bad = StepMetrics(loss=metrics.losses[done], grad_norm=metrics.grad_norms[done])

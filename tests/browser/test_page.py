@@ -18,7 +18,11 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 import nanochat
 from nanochat.inspection.facts import facts as facts_of
+from nanochat.inspection.lives import history_facts
 from nanochat.inspection.page import FOLDER, SCRIPTS, page_text
+from nanochat.model.parameters import Spec
+from nanochat.training.engine import RECORDED
+from nanochat.training.history import History, Table
 
 NAMES = "anna\nbob\ncarl\ndora\nemma\nfred\nada\nbea\ncleo\ndan\nella\nfay\n"
 HOSTILE = [
@@ -194,18 +198,38 @@ def model(
     return traced(tmp_path_factory.mktemp(request.param), request.param)
 
 
+def size_before(facts: dict[str, Any], name: str) -> int:
+    """Count the numbers of the weights before one; of all for another name."""
+    weights = facts["weights"]
+    before = list(weights)[: list(weights).index(name) if name in weights else None]
+    return sum(weights[each]["shape"][0] * weights[each]["shape"][1] for each in before)
+
+
 def with_everything(facts: dict[str, Any]) -> dict[str, Any]:
-    """The facts with the life of two parameters and a comparison."""
-    steps = list(range(1, 31))
-    line = [0.1 * step for step in steps]
+    """The facts with the life of two parameters, and of all at some steps, and a comparison."""
+    steps = np.arange(1, 31)
     names = list(facts["arrays"])
+    specs = [
+        Spec(
+            name=name,
+            shape=tuple(weight["shape"]),
+            std=0.1,
+            group="head" if name == "lm_head" else "matrix",
+        )
+        for name, weight in facts["weights"].items()
+    ]
+    size, first = size_before(facts, ""), size_before(facts, "wte")
+    columns = facts["weights"]["wte"]["shape"][1]
+    rates = np.outer(steps, [0.1, 0.2, 0.3])
+    line = np.repeat(0.1 * steps, len(RECORDED)).reshape(-1, len(RECORDED))
+    chosen = Table(
+        np.array([first + columns + 2, first]), steps, rates, np.stack([line, line[::-1]], axis=1)
+    )
+    numbers = np.arange(3.0 * size * len(RECORDED)).reshape(3, size, len(RECORDED))
+    every = Table(np.arange(size), steps[:3], rates[:3], numbers.astype(np.float32))
     return {
         **facts,
-        "history": {
-            "parameters": [{"name": "wte", "row": 1, "column": 2}, {"name": "wte", "row": 0, "column": 0}],
-            "steps": steps, "rate": line,
-            **{key: [line, line[::-1]] for key in ("weight", "gradient", "first_moment", "second_moment", "update")},
-        },
+        "history": history_facts(History(specs, chosen, every), 10**7),
         "against": {
             "what": "other step 3, scalar, float64", "first": 1,
             "rows": [
@@ -533,9 +557,17 @@ def test_the_history_and_the_comparison_show_their_numbers(visit, microgpt):
     one = visit(with_everything(microgpt[1]))
     page = one.open("parameter/wte/0/0")
     assert page.inner_text(".chart b >> nth=0") == "0.1"
+    assert page.locator(".chart").count() == len(RECORDED) + 1
     page.focus("input[type=range]")
     page.keyboard.press("Home")
     assert page.inner_text(".chart b >> nth=0") == "3"
+    assert page.locator(".chart b").all_inner_texts()[-1] == "0.2"  # the rate of matrices
+    page = one.open("parameter/wte/0/3")  # of the table of all: weight, gradient and rate
+    of_three_steps = 2 * size_before(microgpt[1], "") + size_before(microgpt[1], "wte") + 3
+    last = of_three_steps * len(RECORDED)  # as with_everything counts
+    assert page.locator(".chart figcaption").all_inner_texts() == [
+        f"Weight {last}", f"Gradient {last + 1}", f"Learning rate {3 * 0.2}",
+    ]  # fmt: skip
     page = one.open("compare")
     assert page.inner_text("tr.target td >> nth=0") == list(microgpt[1]["arrays"])[1]
     bare = visit(microgpt[1])

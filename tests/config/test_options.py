@@ -643,7 +643,7 @@ def test_counts_alone_refuse_every_option_of_networks(flags, refused):
     for name in OF_NETWORKS:
         option = options_of(TrainConfig)[name]
         default = PRESETS["ngram"].get(name, option.default)
-        text = "1,0.5" if name == "ngram_share" else "1:0.5"
+        text = {"ngram_share": "1,0.5", "record": "auto"}.get(name, "1:0.5")
         values = [*(option.choices or ()), True, False, 1, 2, 0.5, 0.25, text]
         value = next(
             v for v in values

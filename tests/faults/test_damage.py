@@ -143,6 +143,8 @@ def test_every_bit_and_every_length_of_a_checkpoint_is_verified(
             path.write_bytes(damage.content)
             with pytest.raises(CheckpointError) as caught:
                 find_checkpoint(run.run, str(STEPS))
-            assert path.name in str(caught.value), damage
+            # A manifest whose figure of a file has changed is named with this file.
+            named = [path.name, *(["its manifest"] if path.name == "manifest.json" else [])]
+            assert any(name in str(caught.value) for name in named), damage
         path.write_bytes(content)
         tried(damages=len(damages))

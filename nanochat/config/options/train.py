@@ -19,6 +19,7 @@ from nanochat.config.options.checks import (
 )
 from nanochat.config.options.shared import DATA, MAX_SEED, MODEL, OPTIMIZATION, RUN, SAMPLING
 from nanochat.config.presets import CHOSEN_BY_TEXT, PRESETS
+from nanochat.config.record import parse_record
 from nanochat.config.share import FITTED, parse_share
 from nanochat.config.unsupported import (
     OF_ENGINES,
@@ -304,6 +305,12 @@ class TrainConfig:
         "Also write the figures for a viewer; tensorboard: event files in the run folder (extra"
         " tensorboard).", group=RUN, choices=("none", "tensorboard"), output=True,
     )  # fmt: skip
+    record: str = option(
+        "none",
+        "Parameters of which each step keeps weight, gradient, moments and update, such as"
+        " wte[4,0],lm_head[2,7], for inspect; auto: some of each matrix. Of a small model, some"
+        " steps keep all.", group=RUN, output=True,
+    )  # fmt: skip
     memory_drift: float = option(
         2.0, "Largest growth of resident memory during a run, as a ratio; 0: off.", group=RUN,
         low=0, high=1e6, output=True,
@@ -386,6 +393,7 @@ class TrainConfig:
             return  # the saved config applies, and only given options are compared with it
         parse_keep(self.keep)
         parse_share(self.ngram_share)
+        parse_record(self.record)
         check_time_budget(self, steps=defaults["steps"])
         check_separator(self.separator, self.documents)
         asked = self._asked(given, defaults)

@@ -27,8 +27,8 @@ _INSPECTION = "Inspection"
 
 # What `inspect` can print, in the order of the page.
 VIEWS = (
-    "loss", "forward", "gradients", "attention", "lens", "embeddings", "importance", "compare",
-    "tokenizer",
+    "loss", "forward", "gradients", "attention", "lens", "parameter", "embeddings", "importance",
+    "compare", "tokenizer",
 )  # fmt: skip
 
 

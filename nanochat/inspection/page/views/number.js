@@ -21,7 +21,8 @@ function localCell({ value, of, text }) {
 function forwardSection(name, index) {
   const section = el("section", { class: "how" }, el("h2", {}, "How it is computed"));
   const { steps, value, engine } = forward(name, index), { narrow } = arrayOf(name);
-  if (isWeight(name)) fill(section, el("p", {}, "A weight: training has set it. ", lifeOf(name, index)));
+  if (isWeight(name)) fill(section, el("p", {}, "A weight: training has set it. ",
+    lifeOf(name, ...index) && link(`parameter/${name}/${index.join("/")}`, "See its life over training.")));
   else if (!steps.length) fill(section, why("forward"));
   for (const { formula, columns, rows, value: result } of steps) {
     fill(section, el("p", { class: "formula" }, formula.replace(/, (?=[^[\]]*\])/g, ",\u00a0"), el("b", {}, ` = ${brief(result)}`)));
@@ -32,11 +33,6 @@ function forwardSection(name, index) {
   }
   if (steps.length) fill(section, compared("computed from the terms", value, engine, narrow));
   return section;
-}
-
-function lifeOf(name, [row, column]) {
-  const recorded = facts.history?.parameters.some((p) => p.name === name && p.row === row && p.column === column);
-  return recorded ? link(`parameter/${name}/${row}/${column}`, "See its life over training.") : "";
 }
 
 function gradientSection(name, index) {

@@ -1,4 +1,5 @@
 // View 6: the life of a recorded parameter: small line charts with one step marked in all.
+// The first table has chosen parameters; the second, if there is one, all parameters at some steps.
 
 const LIVES = { weight: "Weight", gradient: "Gradient", first_moment: "First moment", second_moment: "Second moment",
   update: "Update", rate: "Learning rate" };
@@ -23,32 +24,40 @@ function lineChart(title, xs, ys) {
   };
 }
 
+// Return the steps of a parameter's table and a list of numbers per key of LIVES; null without any.
+function lifeOf(name, row, column) {
+  const { tables = [], matrices = {} } = facts.history ?? {}, { first, rows, columns, group } = own(matrices, name) ?? {};
+  const inside = [row, column].every((k) => Number.isInteger(k) && k >= 0) && row < rows && column < columns;
+  const index = inside ? first + row * columns + column : -1;
+  const table = tables.find(({ indices }) => (indices ? indices.includes(index) : index >= 0));
+  if (!table) return null;
+  const i = table.indices ? table.indices.indexOf(index) : index, numbers = (packed) => table.steps.map((_, s) => at(unpacked(packed), [s, i]));
+  return Object.fromEntries([["steps", table.steps], ["rate", table.rates[group]], ...Object.keys(LIVES).filter((key) => table[key]).map((key) => [key, numbers(table[key])])]);
+}
+
 VIEWS.parameter = {
   title: "Over training",
   render(root, args) {
     fill(root, el("h1", {}, "A parameter’s life"));
-    const { history: kept } = facts;
-    if (!kept) return void fill(root, facts.left_out?.parameter ? why("parameter") : note(el("code", {}, "nanochat train --record …"), " keeps what happens to chosen parameters at every step; this run has no such record."));
-    const [name, ...place] = args, found = kept.parameters.findIndex((p) => p.name === name && p.row === +place[0] && p.column === +place[1]);
-    const p = Math.max(found, 0), pathTo = (q) => `parameter/${q.name}/${q.row}/${q.column}`, last = kept.steps.length - 1;
-    const charts = Object.entries(LIVES).filter(([key]) => kept[key]).map(([key, title]) =>
-      lineChart(title, kept.steps, key === "rate" ? kept.rate : kept[key][p]));
+    if (!facts.history) return void fill(root, note(el("code", {}, "nanochat train --record …"), " keeps what happens to chosen parameters at every step; this run has no such record."));
+    const asked = { name: args[0], row: +args[1], column: +args[2] }, known = lifeOf(args[0], asked.row, asked.column);
+    const shown = known ? asked : facts.history.chosen[0], { name, row, column } = shown, life = known ?? lifeOf(name, row, column);
+    const pathTo = (q) => `parameter/${q.name}/${q.row}/${q.column}`, last = life.steps.length - 1, choices = facts.history.chosen.filter((q) => pathTo(q) !== pathTo(shown));
+    const charts = Object.entries(LIVES).filter(([key]) => life[key]?.some(Number.isFinite)).map(([key, title]) => lineChart(title, life.steps, life[key]));
     const step1 = el("output", { class: "readout" });
     const slider = el("input", { type: "range", min: 0, max: last, value: last, "aria-label": "Step", oninput: () => show(+slider.value) });
     const show = (i) => {
       slider.value = i;
-      step1.replaceChildren("step ", el("b", {}, String(kept.steps[i])));
+      step1.replaceChildren("step ", el("b", {}, String(life.steps[i])));
       charts.forEach((chart) => chart.show(i));
     };
     charts.forEach(({ svg }) => svg.addEventListener("pointermove", (event) => {
       const box = svg.getBoundingClientRect();
       show(Math.min(Math.max(Math.round((event.clientX - box.left) / box.width * last), 0), last));
     }));
-    const select = el("select", { "aria-label": "Parameter", onchange: () => go(pathTo(kept.parameters[+select.value])) },
-      kept.parameters.map((q, i) => el("option", { value: i, selected: i === p ? "" : null }, numberName(q.name, [q.row, q.column]))));
-    const { row, column } = kept.parameters[p];
-    fill(root, el("p", { class: "lead" }, select, " ", exists(kept.parameters[p].name, [row, column])
-      && link(pathOf("number", kept.parameters[p].name, [row, column]), "what it does on this text")),
+    const select = el("select", { "aria-label": "Parameter", onchange: () => go(select.value) },
+      [shown, ...choices].map((q) => el("option", { value: pathTo(q) }, numberName(q.name, [q.row, q.column]))));
+    fill(root, el("p", { class: "lead" }, select, " ", exists(name, [row, column]) && link(pathOf("number", name, [row, column]), "what it does on this text")),
     el("p", { class: "slide" }, slider, step1), el("div", { class: "charts" }, charts.map((chart) => chart.node)));
     show(last);
   },
