@@ -22,6 +22,7 @@ from nanochat.training.engine import RECORDED
 __all__ = ["MOST_NUMBERS", "History", "Life", "Recorder", "Table"]
 
 MOST_NUMBERS = 1 << 21  # of one table: steps · parameters · len(RECORDED)
+STEPS_OF_ALL = 32  # of all parameters, at most: each one is a block, and makes the file larger
 FEWEST_STEPS = 8  # a model that allows fewer has no table of all parameters
 PER_MATRIX = 2  # parameters of a matrix that are chosen where the user chooses none
 MOST_MATRICES = 32  # that they are chosen of
@@ -127,9 +128,15 @@ def _some_of_each(specs: Sequence[Spec]) -> tuple[Place, ...]:
 class _Kept:
     """A table that grows to at most `most` steps; then it drops every second one."""
 
-    def __init__(self, indices: NDArray[np.int64], dtype: type[np.floating], steps: int) -> None:
+    def __init__(
+        self,
+        indices: NDArray[np.int64],
+        dtype: type[np.floating],
+        steps: int,  # that are expected
+        most: int,
+    ) -> None:
         self.indices, self.dtype, self.stride = indices, dtype, 1
-        self.most = MOST_NUMBERS // (len(indices) * len(RECORDED))
+        self.most = min(most, MOST_NUMBERS // (len(indices) * len(RECORDED)))
         while steps > self.stride * self.most:
             self.stride *= 2
         self.steps: list[int] = []
@@ -193,11 +200,12 @@ class Recorder:
         self._specs = specs
         wanted = tuple(places) or _some_of_each(specs)
         indices = np.array([_index_of(specs, place) for place in wanted], dtype=np.int64)
-        self._chosen = _Kept(indices, np.float64, steps)
+        self._chosen = _Kept(indices, np.float64, steps, MOST_NUMBERS)
         self._every: _Kept | None = None
         size = sum(spec.shape[0] * spec.shape[1] for spec in specs)
         if size * len(RECORDED) * FEWEST_STEPS <= MOST_NUMBERS:
-            self._every = _Kept(np.arange(size, dtype=np.int64), np.float32, steps)
+            every = np.arange(size, dtype=np.int64)
+            self._every = _Kept(every, np.float32, steps, STEPS_OF_ALL)
 
     def watched(self, step: int) -> NDArray[np.int64]:
         """Return the flat indices of the parameters to gather in a step, from 1."""
