@@ -12,6 +12,9 @@ from types import FrameType
 
 __all__ = ["end_interrupted", "interrupt_at_signals", "write_interruption"]
 
+_TRY_AGAIN_S = 0.01
+_waiting = signal.SIGINT  # the signal that came during an import
+
 
 def interrupt_at_signals() -> None:
     """Let SIGTERM and SIGHUP interrupt as SIGINT does. A signal that is ignored stays so.
@@ -19,6 +22,10 @@ def interrupt_at_signals() -> None:
     Above rank 0 they end the process at once and silently: rank 0 tells of them, and a process that
     waits for rank 0 in torch runs no handlers.
     """
+    if signal.getsignal(signal.SIGALRM) is signal.SIG_DFL:
+        signal.signal(signal.SIGALRM, _interrupt_now)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
     if os.environ.get("RANK", "0") != "0":
         return
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -27,7 +34,25 @@ def interrupt_at_signals() -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt(number)
+    """Raise KeyboardInterrupt, after the import if one is running: modules in C, such as NumPy's,
+    replace it by an ImportError."""
+    global _waiting
+    if not _is_importing(frame):
+        raise KeyboardInterrupt(number)
+    _waiting = signal.Signals(number)
+    signal.setitimer(signal.ITIMER_REAL, _TRY_AGAIN_S)
+
+
+def _interrupt_now(number: int, frame: FrameType | None) -> None:
+    _interrupt(_waiting, frame)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def end_interrupted(interruption: KeyboardInterrupt) -> int:

@@ -50,3 +50,29 @@ def test_a_signal_during_an_import_is_one_line(number, module):
 def test_a_signal_that_is_ignored_stays_ignored():
     done = ended(signal.SIGHUP, "nanochat.cli", signal.SIG_IGN)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+AN_IMPORT = """
+import os, signal, sys, time
+sys.path.insert(0, sys.argv[1])
+from nanochat.system.interruption import interrupt_at_signals
+interrupt_at_signals()
+try:
+    import interrupted
+    time.sleep(30)
+except KeyboardInterrupt as interruption:
+    print(int(interruption.args[0]), interrupted.is_whole)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_during_an_import_interrupts_after_it(tmp_path, number):
+    """Modules in C may replace a KeyboardInterrupt by an ImportError, as NumPy's does."""
+    (tmp_path / "interrupted.py").write_text(
+        f"import os, time\nos.kill(os.getpid(), {int(number)})\ntime.sleep(0.05)\nis_whole = True\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", AN_IMPORT, str(tmp_path)], capture_output=True, text=True,
+        timeout=60,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == (f"{int(number)} True\n", "")
