@@ -117,6 +117,7 @@ class Folder:
             is_of_text = "unknown token" in done.err
             # A word of the message may have a short value in it by chance.
             is_quoted = len(case.value) > 3 and case.value[:20] in done.err
+            is_quoted |= case.value == "-" and "standard input" in done.err
             if case.name not in words and not is_quoted and not is_of_text:
                 found = f"the option is not named: {done.err[-300:]}"
         if found is None and LONG in done.err + done.out:

@@ -81,7 +81,9 @@ def test_memory_descriptors_and_threads_do_not_grow(
         words = [*words, "--data=names.txt"]
     used = watch(words, tmp_path)
     assert len(used) >= 20, "too short to see growth"
-    early, late = used[len(used) // 10 : len(used) // 2], used[len(used) // 2 : -2]
+    # A run ends with the drawing of its curve, which loads more code.
+    end = len(used) - max(len(used) // 20, 2)
+    early, late = used[len(used) // 10 : len(used) // 2], used[len(used) // 2 : end]
     growth = max(each.memory for each in late) - max(each.memory for each in early)
     assert growth <= MOST_GROWTH, f"{growth} bytes more in the second half"
     assert max(each.descriptors for each in late) <= max(each.descriptors for each in early)
