@@ -116,8 +116,8 @@ class Ranks:
                 found.append(f"{name} did not end")
             elif "Traceback" in err or len(lines) > 1:
                 found.append(f"{name}: exit code {code}, {err[-600:]!r}")
-            elif code == 1 and not lines and not is_victim:
-                found.append(f"{name} ended without a word")
+            elif code == 1 and not any(text for _, text in ended):
+                found.append(f"{name} ended, and neither process said a word")
             elif code not in (0, 1, -kind.number, -signal.SIGKILL, 128 + kind.number):
                 found.append(f"{name}: exit code {code}, {err[-600:]!r}")
         return found
