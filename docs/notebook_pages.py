@@ -14,7 +14,8 @@ from typing import Any
 
 _NOTEBOOK_LINK = re.compile(r"\]\(([\w/-]+)\.ipynb\)")
 _SVG = "image/svg+xml"
-_PICTURE = '<img class="output" alt="{alt}" src="data:{kind};base64,{data}">'
+_WIDE = 700  # pixels; a wider picture scrolls on a phone instead of becoming too small to read
+_PICTURE = '<div class="output"><img alt="Figure of the code above" src="data:{};base64,{}"></div>'
 
 
 def on_files(files: Any, config: Any) -> Any:
@@ -58,11 +59,13 @@ def _output(output: Mapping[str, Any]) -> Iterator[str]:
         html = " ".join(data["text/html"].split("\n"))  # Markdown ends raw HTML at an empty line
         yield f'<div class="output">{html}</div>'
     elif _SVG in data:
-        coded = base64.b64encode(data[_SVG].encode()).decode()
-        yield _PICTURE.format(alt="Figure of the code above", kind=_SVG, data=coded)
+        svg = data[_SVG]
+        picture = _PICTURE.format(_SVG, base64.b64encode(svg.encode()).decode())
+        width = re.search(r'<svg[^>]* width="([\d.]+)"', svg)
+        is_wide = width is not None and float(width[1]) > _WIDE
+        yield picture.replace('"output"', '"output wide"') if is_wide else picture
     elif "image/png" in data:
-        coded = data["image/png"].strip()
-        yield _PICTURE.format(alt="Figure of the code above", kind="image/png", data=coded)
+        yield _PICTURE.format("image/png", data["image/png"].strip())
     elif "text/plain" in data:
         yield _fenced("{ .text .no-copy .output }", data["text/plain"])
 

@@ -122,17 +122,21 @@ def test_a_page_of_the_site_shows_code_and_outputs_in_order() -> None:
                 {"output_type": "stream", "text": ["1\n"]},
                 {"output_type": "execute_result", "data": {"text/plain": "x", "text/html": "<p>a\n\nb</p>"}},
                 {"output_type": "display_data", "data": {"text/plain": "f", "image/svg+xml": ["<svg/>"]}},
+                {"output_type": "display_data", "data": {"image/svg+xml": '<svg width="701"/>'}},
+                {"output_type": "display_data", "data": {"image/png": "AA==\n"}},
                 {"output_type": "execute_result", "data": {"text/plain": ["'x'"]}},
             ]},
             {"cell_type": "markdown", "source": "<details>\n\nMore.\n\n</details>"},
         ]
     }  # fmt: skip
-    module = pages()
+    module, picture = pages(), '<img alt="Figure of the code above" src="data:image/'
     assert module.page_text(notebook, "1.ipynb") == "\n\n".join([
         "# Title", 'This page is the notebook <a href="../1.ipynb" download>1.ipynb</a>.', "Text.",
         "```python\nprint(1)\nx\n```", "```{ .text .no-copy .output }\n1\n```",
         '<div class="output"><p>a  b</p></div>',
-        '<img class="output" alt="Figure of the code above" src="data:image/svg+xml;base64,PHN2Zy8+">',
+        f'<div class="output">{picture}svg+xml;base64,PHN2Zy8+"></div>',
+        f'<div class="output wide">{picture}svg+xml;base64,PHN2ZyB3aWR0aD0iNzAxIi8+"></div>',
+        f'<div class="output">{picture}png;base64,AA=="></div>',
         "```{ .text .no-copy .output }\n'x'\n```", '<details markdown="1">\n\nMore.\n\n</details>\n',
     ])  # fmt: skip
     assert module.on_page_markdown("[a](b-1.ipynb) [c](d.md)") == "[a](b-1.md) [c](d.md)"
