@@ -33,11 +33,40 @@ def marked(name: str) -> Any:
     return pytest.param(name, marks=[] if name in IN_THE_GATE else pytest.mark.long)
 
 
+NUMBER = re.compile(r"\d+\.\d+")
+UNITS = 2  # of the last digit: a long training in other vector code may round otherwise
+
+
+def same(held: str, got: str, units: int) -> bool:
+    """Return whether two texts differ only in the last digits of their decimals."""
+    if NUMBER.split(held) != NUMBER.split(got):
+        return False
+    pairs = zip(NUMBER.findall(held), NUMBER.findall(got), strict=True)
+    return all(
+        abs(float(one) - float(other)) <= 1.001 * units * 10.0 ** -len(one.partition(".")[2])
+        for one, other in pairs
+    )
+
+
+@pytest.mark.parametrize(
+    ("held", "got", "units", "equal"),
+    [
+        ("loss 2.41", "loss 2.41", 0, True),
+        ("loss 2.41", "loss 2.42", 0, False),
+        ("loss 2.41, 7", "loss 2.43, 7", 2, True),
+        ("loss 2.41, 7", "loss 2.44, 7", 2, False),
+        ("loss 2.41, 7", "loss 2.41, 8", 2, False),
+    ],
+)
+def test_only_the_last_digits_may_differ(held: str, got: str, units: int, equal: bool) -> None:
+    assert same(held, got, units) is equal
+
+
 @pytest.mark.parametrize("name", [marked(name) for name in NAMES])
 def test_a_run_of_the_notebook_prints_what_it_holds(name: str) -> None:
-    held = printed(read(name))
+    held, units = printed(read(name)), 0 if name in IN_THE_GATE else UNITS
     for number, (one, other) in enumerate(zip(held, printed(executed(COURSE / name)), strict=True)):
-        assert other == one, f"code cell {number} of {name}"
+        assert same(one, other, units), f"code cell {number} of {name} prints {other}"
     assert len(nonempty([text for text in held if text])) > 3
 
 

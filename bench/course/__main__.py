@@ -106,8 +106,11 @@ def printed(notebook: NotebookNode) -> list[str]:
 def environment(**variables: str) -> Iterator[None]:
     """Run the kernels that start meanwhile in the checkout's package, with these variables."""
     before = dict(os.environ)
-    # Idle threads of torch would spin, and take the cores from the others.
-    os.environ.update(module_environment(OMP_WAIT_POLICY="PASSIVE", MATPLOTLIBRC=str(FIGURES), **variables))
+    variables |= {
+        "MATPLOTLIBRC": str(FIGURES),
+        "OMP_WAIT_POLICY": "PASSIVE",
+    }  # torch's idle threads
+    os.environ.update(module_environment(**variables))
     os.environ.pop("NCLAB_VERIFY", None)
     try:
         yield
