@@ -169,3 +169,9 @@ def test_a_page_of_the_site_shows_code_and_outputs_in_order() -> None:
         "```{ .text .no-copy .output }\n'x'\n```", '<details markdown="1">\n\nMore.\n\n</details>\n',
     ])  # fmt: skip
     assert module.on_page_markdown("[a](b-1.ipynb) [c](d.md)") == "[a](b-1.md) [c](d.md)"
+
+
+def test_a_warning_fails_the_build_of_the_site_in_the_gate() -> None:
+    (build,) = re.findall(r"mkdocs build .*", (ROOT / ".ci" / "run").read_text(encoding="utf-8"))
+    assert "--strict" in build
+    assert "--quiet" not in build  # it hides the warnings from --strict, too
