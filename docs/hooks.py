@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +13,7 @@ from mkdocs.plugins import event_priority
 from nanochat.config import options
 from nanochat.config.option import UNSET
 
-_OUTSIDE = re.compile(r"(?<!!)\[([^\]]*)\]\(\.\./([^)]*)\)")
+_UPWARD = re.compile(r"(?<!!)\[([^\]]*)\]\((\.\./[^)]*)\)")
 _OPTIONS = re.compile(r"<!-- options of (\w+) -->")
 
 
@@ -26,9 +27,15 @@ def on_config(config: Any) -> Any:
     return config
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Fill in the tables, and name files outside docs/, which the site lacks, by their paths."""
-    markdown = _OUTSIDE.sub(lambda link: f"{link[1]} (`{link[2]}`)", markdown)
+    folder = posixpath.dirname(page.file.src_uri)
+
+    def inside_or_named(link: re.Match[str]) -> str:
+        path = posixpath.normpath(posixpath.join(folder, link[2]))
+        return f"{link[1]} (`{path[3:]}`)" if path.startswith("../") else link[0]
+
+    markdown = _UPWARD.sub(inside_or_named, markdown)
     return _OPTIONS.sub(lambda mark: options_table(mark[1]), markdown)
 
 

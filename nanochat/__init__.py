@@ -25,6 +25,7 @@ Commands as functions, each with its config and its result:
     inspect(InspectConfig) -> InspectResult     every number of a model on a text
     ablate(AblateConfig, base) -> AblationResult    a grid of options over seeds
     info() -> dict                              versions, machine, native modules
+    read_documents(data) -> list of str         the documents of a text, as train reads them
 
 A trained model as an object:
 
@@ -56,6 +57,7 @@ if {name for name in os.listdir(__path__[0]) if name.startswith("_scalar.")} <= 
     import_module("nanochat.system.checkout").borrow_compiled_files(__path__)
 
 if TYPE_CHECKING:
+    from nanochat.api.documents import read_documents
     from nanochat.api.language_model import LanguageModel
     from nanochat.api.load import load
     from nanochat.api.text_loss import TextLoss
@@ -103,6 +105,7 @@ _HOMES = {
     "evaluate": "nanochat.commands.evaluate",
     "info": "nanochat.commands.info",
     "load": "nanochat.api.load",
+    "read_documents": "nanochat.api.documents",
     "sample": "nanochat.commands.sample",
     "select": "nanochat.scalar.value",
     "train": "nanochat.commands.train",
@@ -133,6 +136,7 @@ __all__ = [
     "info",
     "inspect",
     "load",
+    "read_documents",
     "sample",
     "select",
     "train",

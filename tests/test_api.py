@@ -20,7 +20,7 @@ NAMES = [
     "AblateConfig", "AblationResult", "EvalConfig", "EvalResult", "Evaluation", "InspectConfig",
     "InspectResult", "LanguageModel", "Matrix", "NanochatError", "Program", "SampleConfig", "TextLoss",
     "Trace", "TrainConfig", "TrainResult", "Value", "ablate", "compile", "detached_max", "evaluate", "info",
-    "inspect", "load", "sample", "select", "train",
+    "inspect", "load", "read_documents", "sample", "select", "train",
 ]  # fmt: skip
 FUNCTIONS = ("train", "sample", "evaluate", "ablate", "info", "inspect")
 
@@ -70,7 +70,7 @@ def test_every_function_has_types_and_a_docstring(name):
 DOCUMENTED = (
     "train", "sample", "evaluate", "ablate", "TrainConfig", "load", "LanguageModel.generate",
     "LanguageModel.stream", "LanguageModel.next_tokens", "LanguageModel.loss",
-    "LanguageModel.to_torch", "LanguageModel.write_model_py",
+    "LanguageModel.to_torch", "LanguageModel.write_model_py", "read_documents",
 )  # fmt: skip
 
 

@@ -22,10 +22,18 @@ _WIDTH, _HEIGHT, _GAP_X, _GAP_Y, _MARGIN = 132, 48, 44, 14, 12
 _PASS = 8  # the height that an edge takes in a column that it passes
 _SWEEPS = 6  # over the columns, to let edges cross less
 
-_STYLE = (
-    "rect{fill:#fff;stroke:#4a5568}.leaf rect{fill:#e8f1fa;stroke:#2b6cb0}"
-    ".more rect{stroke-dasharray:4 3}text{font:12px ui-monospace,Menlo,Consolas,monospace;"
-    "fill:#1a202c}.op{font-weight:700}.grad{fill:#9c4221}path{fill:none;stroke:#718096}"
+# A notebook or page may hold the image inline, where a rule of its style applies to the whole page.
+_STYLE = "".join(
+    f".value-graph {rule}"
+    for rule in (
+        "rect{fill:#fff;stroke:#4a5568}",
+        ".leaf rect{fill:#e8f1fa;stroke:#2b6cb0}",
+        ".more rect{stroke-dasharray:4 3}",
+        "text{font:12px ui-monospace,Menlo,Consolas,monospace;fill:#1a202c}",
+        ".op{font-weight:700}",
+        ".grad{fill:#9c4221}",
+        "path{fill:none;stroke:#718096}",
+    )
 )
 
 
@@ -57,7 +65,7 @@ def graph_svg(
     width = len(columns) * (_WIDTH + _GAP_X) - _GAP_X + 2 * _MARGIN
     height = tallest + 2 * _MARGIN
     size = f'width="{width:g}" height="{height:g}" viewBox="0 0 {width:g} {height:g}"'
-    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">']
+    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" class="value-graph" {size} role="img">']
     parts += [f"<title>{_title(drawn, hidden)}</title>", f"<style>{_STYLE}</style>"]
     parts += [_edge(item, other) for column in columns for item in column for other in item.right]
     parts += [_box(box, node, labels.get(node, ""), node in hidden) for node, box in boxes.items()]

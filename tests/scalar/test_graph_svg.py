@@ -7,6 +7,7 @@ from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
+from nonempty import nonempty
 
 import nanochat
 from nanochat import Matrix, Value, select
@@ -88,6 +89,14 @@ def test_names_are_text_and_never_markup():
     svg = (a + 1).to_svg(names={"<script>": a, "xs": [Value(0.0)]})
     assert "<script>" not in svg
     assert "&lt;script&gt;" in svg
+
+
+def test_the_style_applies_to_the_image_alone():
+    image = ElementTree.fromstring((Value(1.0) + 1).to_svg())
+    style = image.find(f"{SVG}style")
+    selectors = re.findall(r"([^{}]+)\{", style.text)
+    assert image.attrib["class"] == "value-graph"
+    assert [selector.split()[0] for selector in nonempty(selectors)] == [".value-graph"] * 7
 
 
 @pytest.mark.parametrize("most", [0, -1, 1.5, True, "3"])
