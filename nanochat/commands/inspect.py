@@ -145,8 +145,11 @@ def _comparison(
     if config.against is not None:
         found, there, _ = read_checkpoint(run=config.against)
     options = InspectConfig(
-        mode=config.against_mode, dtype=config.against_dtype, threads=config.threads
-    )
+        mode=config.against_mode, dtype=config.against_dtype, threads=config.threads,
+        model_file=config.against_model_file or (
+            config.model_file if there.model_file is not None else None
+        ),
+    )  # fmt: skip
     other = _trace(_loaded(options, found, there), text)
     if other.tokens.tolist() != here.tokens.tolist():
         raise UnsupportedOption(

@@ -6,6 +6,7 @@ Leaves out the passes themselves (scalar/trace.py, tensor/trace.py) and what peo
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -266,16 +267,26 @@ def _compute(
     text: TracedText,
     edits: Edits,
 ) -> Computed:
-    config = trained.config
+    with nullcontext() if trained.own is None else trained.own.faults():
+        return _pass(trained, weights, text, edits)
+
+
+def _pass(
+    trained: TrainedModel,
+    weights: Mapping[str, NDArray[np.floating]],
+    text: TracedText,
+    edits: Edits,
+) -> Computed:
+    config, own = trained.config, trained.own
     if config.mode == "scalar":
         from nanochat.scalar.trace import scalar_trace
 
-        return scalar_trace(config, weights, text, edits, dtype=config.dtype)
+        return scalar_trace(config, weights, text, edits, dtype=config.dtype, own=own)
     from nanochat.tensor.trace import tensor_trace
 
     return tensor_trace(
         config, weights, text, edits, vocab_size=trained.tokenizer.vocab_size, dtype=config.dtype,
-        device=config.device,
+        device=config.device, own=own,
     )  # fmt: skip
 
 
