@@ -80,7 +80,8 @@ def inspect(
     history = _history(checkpoint, trained_config, terminal)
     if history is not None:
         found["history"] = history_facts(history, config.max_numbers - _numbers(trace) * whole)
-    found["left_out"] = {} if whole else _left_out(trace, config.max_numbers)
+    if not whole:
+        found["left_out"] |= _left_out(trace, config.max_numbers)
     found["against"] = _rows(*against) if against else None
     page = Path(config.out) if config.out is not None else checkpoint.run_folder / PAGE
     _write(page, found)
@@ -194,6 +195,6 @@ def _record(trace: Trace, page: Path, found: Mapping[str, Any]) -> dict[str, Any
     """Return the record of `nanochat inspect --json`."""
     keys = ("run", "step", "engine", "dtype", "mean", "tokens", "targets", "losses", "likeliest")
     record = {key: found[key] for key in (*keys, "importance", "merges", "left_out", "against")}
-    lens = {key: found["lens"][key] for key in ("stages", "losses")}
+    lens = found["lens"] and {key: found["lens"][key] for key in ("stages", "losses")}
     shapes = {name: list(array.shape) for name, array in trace.items()}
     return {**record, "pieces": trace.pieces, "lens": lens, "shapes": shapes, "page": str(page)}

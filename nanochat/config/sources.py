@@ -36,6 +36,8 @@ from nanochat.system.wording import printable
 __all__ = ["PREFIX", "gather_options", "parse_toml", "read_config_file"]
 
 PREFIX = "NCLAB_"
+# A config file may come from another person's run: these options must be given in another way too.
+RUNS_CODE = frozenset({"model_file", "against_model_file"})
 # Variables of the build (CMakeLists.txt), which may still be set in the shell that runs a command,
 # those that choose a build of the kernels (native.py) and its instruction set, the one that checks
 # compiled programs (csrc/scalar/program/graph/verify.hpp), and the cache.
@@ -54,12 +56,18 @@ def gather_options(
     config_file: str | None,
 ) -> dict[str, Any]:
     """Return the given options by field name, parsed. Raises ConfigError."""
-    options = read_config_file(config_file, known) if config_file is not None else {}
-    options.update(_from_environment(known, environment))
+    in_file = read_config_file(config_file, known) if config_file is not None else {}
+    given = _from_environment(known, environment)
     for name, value in flags.items():
         if value is not None:
-            options[name] = known[name].parse(name, value)
-    return options
+            given[name] = known[name].parse(name, value)
+    for name in RUNS_CODE & (in_file.keys() - given.keys()):
+        value = printable(in_file[name])
+        raise ConfigError(
+            f"{name} {value} of config file {printable(str(config_file))} is code; if you trust it,"
+            f" add --{name.replace('_', '-')} {value}"
+        )
+    return {**in_file, **given}
 
 
 def _from_environment(

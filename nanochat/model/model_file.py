@@ -25,7 +25,9 @@ from nanochat.errors import ConfigError, ModelFileError, NanochatError
 from nanochat.model.parameters import Changes, parameter_specs
 from nanochat.system.wording import printable
 
-__all__ = ["CLASSES", "ModelFile", "changes_of", "load_model_file", "read_model_file", "short"]
+__all__ = [
+    "CLASSES", "ModelFile", "Rule", "changes_of", "load_model_file", "read_model_file", "short",
+]  # fmt: skip
 
 CLASSES = {"scalar": "ScalarModel", "tensor": "TensorModel"}
 _PARAMETERS = "parameters"  # the optional function

@@ -57,6 +57,8 @@ def view_text(
     if name == "compare":
         assert comparison is not None
         return _compare(comparison)
+    if reason := name in ("lens", "importance") and facts["left_out"].get(name):
+        return f"{name} is left out: {reason}"
     views: Mapping[str, Callable[[], str]] = {
         "forward": lambda: _arrays(trace, trace),
         "gradients": lambda: _arrays(trace, trace.gradients),
@@ -109,7 +111,7 @@ def _loss(trace: Trace, facts: Mapping[str, Any], piece: Callable[[int], str]) -
 def _arrays(trace: Trace, arrays: Mapping[str, Any]) -> str:
     """Return a line per array: what computes it, and how large its numbers are."""
     rows = []
-    for each in operations(trace.config, trace):
+    for each in operations(trace.config, trace, trace.trained.own):
         array = arrays[each.name]
         seen = array[np.isfinite(array)]
         rows.append([

@@ -65,7 +65,7 @@ class TrainConfig:
     model_file: str | None = option(
         None,
         "Python file with a model of your own, ScalarModel or TensorModel; its code is run.",
-        group=MODEL, path=True, kind=str, optional=True, output=True, common=True,
+        group=MODEL, path=True, kind=str, optional=True, output=True,
     )  # fmt: skip
     n_layer: int = option(
         2, "Number of transformer blocks.", group=MODEL, low=0, high=256, common=True
