@@ -26,7 +26,8 @@ from nanochat.model.parameters import Changes, parameter_specs
 from nanochat.system.wording import printable
 
 __all__ = [
-    "CLASSES", "ModelFile", "Rule", "changes_of", "load_model_file", "read_model_file", "short",
+    "CLASSES", "ModelFile", "Rule", "changes_of", "kind_of", "load_model_file", "read_model_file",
+    "short",
 ]  # fmt: skip
 
 CLASSES = {"scalar": "ScalarModel", "tensor": "TensorModel"}
@@ -72,9 +73,10 @@ class ModelFile:
 
     def _check_subclass(self, name: str, found: Any, base: type) -> None:
         if not (isinstance(found, type) and issubclass(found, base)):
+            got = found.__name__ if isinstance(found, type) else shown(found)
             raise ConfigError(
                 f"{name} of model_file {printable(self.path)} must be a subclass of"
-                f" {base.__module__}.{base.__qualname__}, got {shown(found)}"
+                f" {base.__module__}.{base.__qualname__}, got {got}"
             )
 
     def parameters(self, config: TrainConfig) -> Changes:
@@ -173,6 +175,11 @@ class ModelFile:
             return result
 
         return call
+
+
+def kind_of(value: Any) -> str:
+    """Return the type of a value for a message."""
+    return "None" if value is None else type(value).__name__
 
 
 def changes_of(own: ModelFile | None, config: TrainConfig) -> Changes:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from nanochat.config.options import TrainConfig
-from nanochat.model.model_file import ModelFile, Rule
+from nanochat.model.model_file import ModelFile, Rule, kind_of
 from nanochat.scalar.minigpt import Block, MiniGPT, See, unseen
 from nanochat.scalar.value import Matrix, Value
 
@@ -36,10 +36,10 @@ def _numbers(size: int | None = 0) -> Rule:
         count = len(arguments[0]) if size == 0 else size
         rule = f"a list of {count} Values" if count is not None else "a list of Values"
         if not isinstance(result, (list, tuple)):
-            return f"{rule}, got {type(result).__name__}"
+            return f"{rule}, got {kind_of(result)}"
         for value in result:
             if not isinstance(value, Value):
-                return f"{rule}, got one with {type(value).__name__}"
+                return f"{rule}, got one with {kind_of(value)}"
         if len(result) != count if count is not None else not result:
             return f"{rule}, got {len(result)}"
         return ""

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from nanochat.config.options import TrainConfig
-from nanochat.model.model_file import ModelFile, Rule
+from nanochat.model.model_file import ModelFile, Rule, kind_of
 from nanochat.tensor.model import Block, MiniGPT, See, unseen
 from nanochat.tensor.weights import FlatWeights
 
@@ -38,7 +38,7 @@ def _hidden(n_embd: int) -> Rule:
 def _shaped(result: Any, shape: tuple[int, ...]) -> str:
     rule = f"a tensor of shape {shape}"
     if not isinstance(result, Tensor):
-        return f"{rule}, got {type(result).__name__}"
+        return f"{rule}, got {kind_of(result)}"
     if tuple(result.shape) != shape:
         return f"{rule}, got {tuple(result.shape)}"
     return "" if result.is_floating_point() else f"{rule} of floats, got {result.dtype}"
