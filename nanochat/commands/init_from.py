@@ -241,8 +241,8 @@ def _refuse_contradictions(given: Mapping[str, Any], source: Source) -> None:
                     f"block_size must be at most {kept}, the learned positions of {path}, got"
                     f" {value}; lower it, or train a new model without init_from"
                 )
-        elif name == "model_file" and kept is not None:
-            continue  # another name of the same file: runs/load.py
+        elif name == "model_file":
+            continue  # own_model_of compares the text of the files, not their names
         elif value != kept:
             raise ConfigError(
                 f"init_from keeps {name} {as_text(kept)} of {path}, got {shown(value)}; leave"

@@ -23,6 +23,7 @@ from nanochat.config.option import shown
 from nanochat.config.options import TrainConfig
 from nanochat.errors import ConfigError, ModelFileError, NanochatError
 from nanochat.model.parameters import Changes, parameter_specs
+from nanochat.system import torch_import
 from nanochat.system.wording import printable
 
 __all__ = [
@@ -275,6 +276,7 @@ def _run(own: ModelFile) -> None:
     module = own.module
     module.__file__ = str(Path(own.path).absolute())
     sys.modules[module.__name__] = module  # dataclasses and pickle look it up
+    torch_import.wait()  # the file may import parts of torch
     try:
         text = own.source.decode("utf-8-sig")
         exec(compile(text, own.path, "exec", dont_inherit=True), module.__dict__)
