@@ -109,7 +109,8 @@ def _history(checkpoint: Checkpoint, config: TrainConfig, terminal: Terminal) ->
     """Return what the run has recorded, if anything; None, with a warning, of a damaged file."""
     vocab_size = vocab_size_of(checkpoint.tokenizer)
     try:
-        history = read_history(checkpoint.run_folder, parameter_specs(config, vocab_size))
+        specs = parameter_specs(config, vocab_size, checkpoint.changes)
+        history = read_history(checkpoint.run_folder, specs)
     except CheckpointError as error:
         terminal.warn(f"{error}; the page has no life of a parameter")
         return None

@@ -88,6 +88,11 @@ class Checkpoint:
             raise CheckpointError(f"{self.path} has no sound tokenizer: {error}") from error
 
     @property
+    def changes(self) -> Changes:
+        """What the model file of the run changed of the matrices, as it was recorded."""
+        return _changes(self.data)
+
+    @property
     def run_folder(self) -> Path:
         return self.path.parent.parent
 

@@ -69,7 +69,7 @@ def _checkpoints(directory: Path) -> Iterator[Verdict]:
 def _read_history(run: Path) -> None:
     checkpoint, _ = newest_checkpoint(RunFolder(run).checkpoints)
     vocab_size = vocab_size_of(checkpoint.tokenizer)
-    read_history(run, parameter_specs(checkpoint.options, vocab_size))
+    read_history(run, parameter_specs(checkpoint.options, vocab_size, checkpoint.changes))
 
 
 def _read_with_counts(path: Path) -> None:
