@@ -116,7 +116,7 @@ PUBLIC = {
     "training.loop": ["EvalMetrics", "LoopResult", "Observer", "evaluate", "step_settings", "train"],
     "training.metrics": ["METRIC_KEYS", "JsonlWriter", "LossTotals", "NullWriter", "RecentLosses",
                 "Stopwatch", "format_metric", "metrics_line"],
-    "model.model_file": ["CLASSES", "ModelFile", "Rule", "changes_of", "kind_of", "load_model_file",
+    "model.model_file": ["CLASSES", "ModelFile", "Rule", "changes_of", "check_changes", "kind_of", "load_model_file",
                          "read_model_file", "short"],
     "model.parameters": ["Changes", "GROUPS", "RMSNORM_EPS", "ROPE_BASE", "Spec", "draw_matrix",
                    "initial_weights", "output_size", "parameter_specs", "rotary_angles", "table_entries"],

@@ -27,8 +27,8 @@ from nanochat.system import torch_import
 from nanochat.system.wording import printable
 
 __all__ = [
-    "CLASSES", "ModelFile", "Rule", "changes_of", "kind_of", "load_model_file", "read_model_file",
-    "short",
+    "CLASSES", "ModelFile", "Rule", "changes_of", "check_changes", "kind_of", "load_model_file",
+    "read_model_file", "short",
 ]  # fmt: skip
 
 CLASSES = {"scalar": "ScalarModel", "tensor": "TensorModel"}
@@ -97,9 +97,7 @@ class ModelFile:
                 f"{where} must return a dict of at most {_MOST_CHANGES:,} names with their shapes,"
                 f" got {got}"
             )
-        known = {spec.name for spec in parameter_specs(config, 1, {})}
-        for name, shape in found.items():
-            _check_change(where, name, shape, config.n_layer, known)
+        check_changes(where, found, config)
         return {
             str(name): None if shape is None else (int(shape[0]), int(shape[1]))
             for name, shape in found.items()
@@ -186,6 +184,13 @@ def kind_of(value: Any) -> str:
 def changes_of(own: ModelFile | None, config: TrainConfig) -> Changes:
     """Return what a model file, if there is one, changes of the model's matrices."""
     return {} if own is None else own.parameters(config)
+
+
+def check_changes(where: str, changes: Mapping[Any, Any], config: TrainConfig) -> None:
+    """Raise ConfigError for changes of matrices that no model can have."""
+    known = {spec.name for spec in parameter_specs(config, 1, {})}
+    for name, shape in changes.items():
+        _check_change(where, name, shape, config.n_layer, known)
 
 
 def _check_change(where: str, name: Any, shape: Any, layers: int, known: set[str]) -> None:

@@ -23,6 +23,7 @@ from nanochat.config.option import shown
 from nanochat.config.options import TrainConfig, merged_config, with_new_names
 from nanochat.data.tokenizer import Tokenizer, tokenizer_from_dict
 from nanochat.errors import CheckpointError, ConfigError, OtherVersion, TokenizerError
+from nanochat.model.model_file import check_changes
 from nanochat.model.parameters import Changes
 from nanochat.model.state import STEP, TrainerState, check_shapes, saved_shapes
 from nanochat.ngram.share import Share
@@ -277,6 +278,10 @@ def _check_agreement(
         )
     if (options.model_file is None) != ("model_file" not in data):
         raise ValueError(f"model_file of {CONFIG} must have its record in {DATA}")
+    try:
+        check_changes(f"model_file of {DATA}", _changes(data), options)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
     if tokenizer["kind"] != options.tokenizer:
         raise ValueError(
             f"kind of {TOKENIZER} must be {options.tokenizer}, as in {CONFIG}, got"

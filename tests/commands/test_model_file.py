@@ -256,6 +256,11 @@ def test_commands_about_runs_do_not_run_the_file(hostile, folder, cli):
          " number between 1 and 16777216, got 0"),
         (lambda data: data["model_file"]["parameters"].update({"../x": [1, 4]}),
          "parameters of model_file of data.json must not have ../x"),
+        (lambda data: data["model_file"]["parameters"].update({"wte": [1, 4]}),
+         "model_file of data.json must not change wte, whose rows belong to tokens or positions;"
+         " choose another name"),
+        (lambda data: data["model_file"]["parameters"].update({"layer1.gate": [1, 4]}),
+         "model_file of data.json must name layers below n_layer 1, got layer1.gate"),
     ],
 )  # fmt: skip
 def test_a_wrong_record_of_the_file_is_refused_without_running_it(
@@ -460,3 +465,15 @@ def test_a_fault_in_one_file_fails_its_runs_alone(ablation, folder, jobs):
         "1 of 2 runs failed, the first: model_file=bad.py,seed=1337: bad.py, line 4:"
         " ZeroDivisionError: division by zero; run the same command again to retry them"
     )
+
+
+def test_the_life_of_a_new_matrix_is_recorded_and_verified_without_the_file(train, mode, cli):
+    run = train(mode, record="layer0.mlp_gate[1,2]")
+    life = nanochat.load(run, model_file="my.py", checkpoint="last").history.life(
+        "layer0.mlp_gate", 1, 2
+    )
+    assert life.steps.tolist() == [1, 2, 3, 4, 5, 6]
+    assert life.gradient.any()
+    assert cli("info", "run").code == 0
+    seen = cli("inspect", "run", "--model-file=my.py", "--text=anna")
+    assert seen.code == 0, seen.err
