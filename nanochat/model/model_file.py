@@ -135,7 +135,8 @@ class ModelFile:
         if shown_lines:
             shown_lines.insert(0, "Traceback (most recent call last):")
         details = "\n".join([*shown_lines, "".join(what).rstrip("\n")])
-        reason = what[-1].strip().splitlines()
+        # A syntax error's lines come first, the notes of another exception last.
+        reason = what[-1 if isinstance(error, SyntaxError) else 0].strip().splitlines()
         return ModelFileError(f"{self._place(last)}: {' '.join(reason)}", details)
 
     def _place(self, line: int) -> str:

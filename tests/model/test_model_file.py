@@ -324,6 +324,11 @@ def test_an_error_of_several_lines_is_one_line_in_the_message(loaded):
     assert error.details.endswith("ValueError: one\ntwo")
 
 
+def test_notes_of_an_exception_are_no_part_of_the_message(loaded):
+    error = fault(loaded, "e = ValueError('one')\ne.__notes__ = ['two']\nraise e\n")
+    assert str(error) == "my.py, line 3: ValueError: one"
+
+
 def test_a_fault_survives_pickle_between_processes(loaded):
     error = fault(loaded, "1 / 0\n")
     again = pickle.loads(pickle.dumps(error))
