@@ -63,6 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return stopped.exit_code
     except NanochatError as error:
         if not _rank_0_tells(error):
+            for line in error.details.splitlines():
+                _print(line)
             _print_error(" ".join(str(error).splitlines()))
         return error.exit_code
     except MemoryError:
@@ -112,9 +114,13 @@ def _escape_unprintable_output() -> None:
 
 
 def _print_error(message: str) -> None:
+    _print(f"error: {message}")
+
+
+def _print(line: str) -> None:
     from nanochat.output.text import escaped  # names and answers of servers may hold anything
 
-    write_progress(f"error: {escaped(message) if PROGRESS.isatty() else message}")
+    write_progress(escaped(line) if PROGRESS.isatty() else line)
 
 
 def _answer(words: Sequence[str]) -> None:

@@ -9,19 +9,26 @@ import importlib
 import importlib.util
 import sys
 import threading
+from collections.abc import Sequence
+from typing import Any
 
 from nanochat.config.options import TrainConfig
 from nanochat.errors import MissingDependency, UnsupportedOption
+from nanochat.model.model_file import ModelFile, changes_of
 from nanochat.model.parameters import parameter_specs
 from nanochat.ngram.kneser_ney import KneserNey
 from nanochat.system import processes
 from nanochat.system.torch_import import THREAD, importing
-from nanochat.training.engine import Engine
+from nanochat.training.engine import Decoder, Engine
 from nanochat.training.guards import check_memory_fits, training_bytes
 
 __all__ = ["begin_import", "build_engine", "resolve_hardware"]
 
 _TENSOR_ENGINE = "nanochat.tensor.engine"
+# The methods of an engine that run its model, next to open_decoder.
+_RUN_THE_MODEL = (
+    "step", "steps", "token_losses", "network_losses", "mixture_parts", "token_shares",
+)  # fmt: skip
 _TORCH_MISSING = (
     "mode tensor needs torch, which is not installed; pip install 'torch>=2.11,<2.14',"
     " or use mode scalar"
@@ -81,19 +88,44 @@ def build_engine(
     vocab_size: int,
     longest: int = 0,  # positions of the longest segment to come; 0 if unknown
     counts: KneserNey | None = None,  # of the run's n-grams; a network does not need them
+    own: ModelFile | None = None,  # of the config
 ) -> Engine:
     """Build the engine of a config with resolved hardware. Raises ConfigError if the model cannot
-    fit in memory."""
+    fit in memory, and ModelFileError, also later, for a fault in the model file."""
     if config.model_kind == "ngram":
         from nanochat.sampling.ngram import NgramEngine
 
         assert counts is not None
         return NgramEngine(counts)
-    check_memory_fits(training_bytes(parameter_specs(config, vocab_size), config))
+    specs = parameter_specs(config, vocab_size, changes_of(own, config))
+    check_memory_fits(training_bytes(specs, config))
+    if own is None:
+        return _network(config, vocab_size, longest, own)
+    with own.faults():
+        return _guarded(_network(config, vocab_size, longest, own), own)
+
+
+def _network(config: TrainConfig, vocab_size: int, longest: int, own: ModelFile | None) -> Engine:
     if config.mode == "scalar":
         from nanochat.scalar.engine import ScalarEngine
 
-        return ScalarEngine(config, vocab_size, dtype=config.dtype, longest=longest)
+        return ScalarEngine(config, vocab_size, dtype=config.dtype, longest=longest, own=own)
     from nanochat.tensor.engine import TensorEngine
 
-    return TensorEngine(config, vocab_size, device=config.device, dtype=config.dtype)
+    return TensorEngine(config, vocab_size, device=config.device, dtype=config.dtype, own=own)
+
+
+def _guarded(engine: Engine, own: ModelFile) -> Engine:
+    """Return the engine with all methods that run the model watched for faults of the file."""
+    open_decoder = engine.open_decoder
+
+    def open_guarded(prompts: Sequence[Sequence[int]]) -> Decoder:
+        decoder = open_decoder(prompts)
+        setattr(decoder, "advance", own.guarded(decoder.advance))  # noqa: B010  # mypy
+        return decoder
+
+    methods: dict[str, Any] = {name: getattr(engine, name, None) for name in _RUN_THE_MODEL}
+    for name, method in {**methods, "open_decoder": open_guarded}.items():
+        if method is not None:
+            setattr(engine, name, own.guarded(method))
+    return engine

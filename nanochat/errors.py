@@ -17,6 +17,7 @@ __all__ = [
     "LogitsError",
     "MemoryDrift",
     "MissingDependency",
+    "ModelFileError",
     "NanochatError",
     "NonFiniteStep",
     "OtherVersion",
@@ -40,6 +41,7 @@ class NanochatError(Exception):
     """A user's mistake or a failed run. `exit_code` is 2 for a mistake, 1 for a failed run."""
 
     exit_code = 2
+    details = ""  # lines that the command line shows before the message
 
 
 class ConfigError(NanochatError):
@@ -72,6 +74,22 @@ class UnsupportedActivation(UnsupportedOption):
 
 class MissingDependency(NanochatError):
     """An optional package that the engine or the input needs is not installed."""
+
+
+class ModelFileError(NanochatError):
+    """A fault in a model file of the user's own; its `__cause__` is the exception.
+
+    `details` is the traceback, of the user's own lines alone.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, details: str = "") -> None:
+        super().__init__(message, details)  # both are arguments, as pickle needs them
+        self.details = details
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class KernelError(NanochatError):

@@ -180,6 +180,9 @@ def test_every_error_class_is_raised_on_a_real_path(folder, tiny, trained, monke
         ),
         "RunInterrupted": lambda: stop_after(2) or train(config(**tiny())),
         "ProcessGroupError": lambda: alone_of_two(),
+        "ModelFileError": lambda: (
+            write("my.py", b"1 / 0\n") or train(config(**tiny("mini-gpt", model_file="my.py")))
+        ),
         "OutOfMemory": lambda: starve() or train(config(**tiny(mode="tensor", threads=1))),
     }
 

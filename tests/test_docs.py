@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ PAGES = {
     "your-text.md": 8,
     "python.md": 7,
     "inspect.md": 6,
+    "change-the-model.md": 10,
     "two-engines.md": 3,
     "ops.md": 4,
     "compiler.md": 1,
@@ -92,7 +94,9 @@ def test_a_wrong_example_is_noticed(page: str, tmp_path: Path) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with the text that the pages call my.txt."""
+    """A folder with the text that the pages call my.txt, and the files of docs/examples."""
+    for example in (DOCS / "examples").glob("*.py"):
+        shutil.copy(example, tmp_path)
     lines = (f"The {i}th line says {i * i} and the next one says more.\n" for i in range(200))
     (tmp_path / "my.txt").write_text("".join(lines), encoding="utf-8")
     return tmp_path
@@ -102,6 +106,14 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("name", PAGES)
 def test_every_example_of_the_page_runs(name: str, folder: Path) -> None:
     assert run_page(DOCS / name, folder) >= PAGES[name]
+
+
+def test_the_page_about_model_files_shows_the_files_of_the_examples() -> None:
+    """They are the files that tests/test_own_models.py trains."""
+    page = (DOCS / "change-the-model.md").read_text(encoding="utf-8")
+    for example in nonempty((DOCS / "examples").glob("*.py")):
+        assert f"```python\n{example.read_text(encoding='utf-8')}```\n" in page, example.name
+        assert f"`{example.name}`" in page
 
 
 EVERY_PAGE = [

@@ -294,7 +294,8 @@ class LanguageModel:
             [1, 2, 3, 4, 5]
         """
         vocab_size = self.tokenizer.vocab_size
-        history = read_history(self._run, parameter_specs(self.config, vocab_size))
+        specs = parameter_specs(self.config, vocab_size, self._trained.checkpoint.changes)
+        history = read_history(self._run, specs)
         if history is None:
             raise CheckpointError(
                 f"{self._run} has recorded no parameter; train with record='auto' or the names of"

@@ -22,6 +22,7 @@ def load(
     device: str = _DEFAULTS.device,
     dtype: str = _DEFAULTS.dtype,
     threads: int = _DEFAULTS.threads,
+    model_file: str | os.PathLike[str] | None = None,
 ) -> LanguageModel:
     """Load a trained model. The arguments mean the same as those of `nanochat sample`.
 
@@ -35,6 +36,8 @@ def load(
         device: device of the tensor engine, `"cpu"`, `"cuda"` or `"mps"`.
         dtype: number format, `"float64"`, `"float32"` or `"bfloat16"`.
         threads: CPU threads; 0: one per core.
+        model_file: the file of a run that was trained with one. Its code is run, so a run that
+            needs one is loaded only with it.
 
     Warns:
         UserWarning: another checkpoint was taken because the best or the newest one is damaged.
@@ -42,6 +45,7 @@ def load(
     Raises:
         CheckpointError: no run has this name, or no checkpoint of it can be read.
         ConfigError: a value is not allowed, or the engine does not support the model.
+        ModelFileError: a fault in the model file.
         MissingDependency: mode tensor without torch.
 
     Example:
@@ -56,6 +60,7 @@ def load(
         run=run,  # type: ignore[arg-type]  # a path is accepted
         checkpoint=str(checkpoint) if is_step else checkpoint,  # type: ignore[arg-type]  # a path
         mode=mode, device=device, dtype=dtype, threads=threads,
+        model_file=model_file,  # type: ignore[arg-type]  # a path
     )  # fmt: skip
     found, config, skipped = read_checkpoint(options.checkpoint, options.run)
     for reason in skipped:

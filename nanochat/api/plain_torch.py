@@ -26,8 +26,9 @@ MODEL_PY = "model.py"
 SOURCE = Path(__file__).parent.parent / "tensor" / "standalone_model.py"
 
 # The options that the plain module computes, with the values that it knows. None: all values.
-REPRESENTED: dict[str, tuple[str | int, ...] | None] = {
+REPRESENTED: dict[str, tuple[str | int | None, ...] | None] = {
     "model_kind": ("bigram", "mini-gpt"),
+    "model_file": (None,),
     "activation": ("relu", "relu2"),
     "positions": ("learned", "rope"),
     **dict.fromkeys(

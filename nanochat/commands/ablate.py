@@ -7,6 +7,7 @@ in output/ablation_report.py.
 from __future__ import annotations
 
 import copy
+import hashlib
 import itertools
 import json
 import os
@@ -46,6 +47,7 @@ from nanochat.errors import (
     OutputError,
     RunInterrupted,
 )
+from nanochat.model.model_file import read_model_file, short
 from nanochat.output.ablation_report import Report, write_report
 from nanochat.output.terminal import SILENT, Terminal
 from nanochat.runs.checkpoint import newest_checkpoint
@@ -54,7 +56,7 @@ from nanochat.runs.lock import LOCK, locked
 from nanochat.system import processes
 from nanochat.system.durable import make_folder, output_error
 from nanochat.system.plain_files import read_plain, remove_entry
-from nanochat.system.wording import counted
+from nanochat.system.wording import counted, printable
 from nanochat.training.metrics import METRIC_KEYS
 
 __all__ = ["AblationResult", "PlannedRun", "ablate", "end_workers", "plan_runs"]
@@ -172,6 +174,8 @@ def plan_runs(config: AblateConfig, base: Mapping[str, Any]) -> list[PlannedRun]
         runs = _product(axes, seeds, options, folder, {"mode": "tensor"})
     for run in runs:
         run.config.check_complete()  # the text chooses no preset
+    for path in {run.config.model_file for run in runs} - {None}:
+        read_model_file(str(path))  # before any run
     _refuse_twins(runs)
     return runs
 
@@ -407,7 +411,10 @@ def _train_one(config: TrainConfig, threads: int = 0) -> str | None:
             options["resume"] = _can_resume(RunFolder(folder))
             if not options["resume"]:
                 _clear_unstarted(folder)
-        resumed = {"out": options["out"], "resume": True, "num_samples": config.num_samples}
+        resumed = {
+            "out": options["out"], "resume": True, "num_samples": config.num_samples,
+            "model_file": config.model_file,
+        }  # fmt: skip
         train(TrainConfig(**resumed) if options["resume"] else TrainConfig(**options))
     except RunInterrupted as stopped:  # it ends the ablation, not only this run
         raise RunInterrupted(stopped.what, "run the same command again to go on") from None
@@ -458,7 +465,25 @@ def _is_finished(run: PlannedRun) -> bool:
                 f"{folder.path} holds a run with {name} {saved.get(name)}, got {value};"
                 " choose another out"
             )
+    _check_same_model(run, folder)
     return _result(folder) is not None
+
+
+def _check_same_model(run: PlannedRun, folder: RunFolder) -> None:
+    """Raise ConfigError if the run's model file has changed since the run began."""
+    path = run.config.model_file
+    if path is None:
+        return
+    try:
+        kept = hashlib.sha256(read_plain(folder.model)).hexdigest()
+    except OSError:
+        return  # a resume compares it with the checkpoint
+    now = hashlib.sha256(read_model_file(path)).hexdigest()
+    if kept != now:
+        raise ConfigError(
+            f"{folder.path} holds a run with another model_file {printable(path)} (SHA-256"
+            f" {short(kept)}), got {short(now)}; choose another out"
+        )
 
 
 def _result(folder: RunFolder) -> dict[str, Any] | None:

@@ -17,7 +17,7 @@ from nanochat.runs.counts_facts import counts_facts
 from nanochat.runs.find import find_run, holds_run
 from nanochat.system.cache import cache_folder
 from nanochat.system.environment import describe_environment
-from nanochat.system.wording import counted
+from nanochat.system.wording import counted, printable
 
 __all__ = ["info"]
 
@@ -46,12 +46,16 @@ def info(
     if path is None:
         terminal.json_result(record)
         return record
+    from nanochat.runs.summary import summarize
     from nanochat.runs.verify import verdicts  # imports NumPy
 
     record["run"], record["counts"] = str(path), counts_facts(path)
     terminal.result(f"run: {path}")
     for line in counts_lines(record["counts"]) or ["counts: none"]:
         terminal.result(line)
+    record["model_file"] = summarize(path).config.get("model_file") if holds_run(path) else None
+    if record["model_file"] is not None:
+        terminal.result(f"model file: {printable(record['model_file'])}, code that was not run")
     parts = verdicts(path)
     record["parts"] = [{"path": str(part.path), "problem": part.problem} for part in parts]
     for part in parts:

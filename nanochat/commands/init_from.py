@@ -36,6 +36,7 @@ from nanochat.config.preset_choice import Choice, choices_for
 from nanochat.data.dataset import SplitText, text_facts
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.errors import ConfigError, UnsupportedModelKind, UnsupportedOption
+from nanochat.model.model_file import ModelFile, changes_of
 from nanochat.model.parameters import draw_matrix, parameter_specs
 from nanochat.ngram.share import given_share
 from nanochat.output.terminal import Terminal
@@ -89,14 +90,19 @@ class Source:
             " on what this run validates on; leave out seed and val_fraction to keep the split"
         )
 
-    def initial_state(self, config: TrainConfig, tokenizer: Tokenizer) -> EngineState:
+    def initial_state(
+        self,
+        config: TrainConfig,
+        tokenizer: Tokenizer,
+        own: ModelFile | None = None,  # of the config
+    ) -> EngineState:
         """Return the weights of the new run, with an empty optimizer state.
 
         `tokenizer` is the source's, or extends it. The rows of new tokens are those of a new model
         with the config's seed.
         """
         weights = dict(self.checkpoint.state.weights)
-        for spec in parameter_specs(config, tokenizer.vocab_size):
+        for spec in parameter_specs(config, tokenizer.vocab_size, changes_of(own, config)):
             saved = weights[spec.name]
             if _has_a_row_per_token(spec.name) and len(saved) < spec.shape[0]:
                 drawn = draw_matrix(spec, config.seed).astype(saved.dtype)
@@ -235,6 +241,8 @@ def _refuse_contradictions(given: Mapping[str, Any], source: Source) -> None:
                     f"block_size must be at most {kept}, the learned positions of {path}, got"
                     f" {value}; lower it, or train a new model without init_from"
                 )
+        elif name == "model_file":
+            continue  # own_model_of compares the text of the files, not their names
         elif value != kept:
             raise ConfigError(
                 f"init_from keeps {name} {as_text(kept)} of {path}, got {shown(value)}; leave"

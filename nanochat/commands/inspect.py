@@ -80,7 +80,8 @@ def inspect(
     history = _history(checkpoint, trained_config, terminal)
     if history is not None:
         found["history"] = history_facts(history, config.max_numbers - _numbers(trace) * whole)
-    found["left_out"] = {} if whole else _left_out(trace, config.max_numbers)
+    if not whole:
+        found["left_out"] |= _left_out(trace, config.max_numbers)
     found["against"] = _rows(*against) if against else None
     page = Path(config.out) if config.out is not None else checkpoint.run_folder / PAGE
     _write(page, found)
@@ -108,7 +109,8 @@ def _history(checkpoint: Checkpoint, config: TrainConfig, terminal: Terminal) ->
     """Return what the run has recorded, if anything; None, with a warning, of a damaged file."""
     vocab_size = vocab_size_of(checkpoint.tokenizer)
     try:
-        history = read_history(checkpoint.run_folder, parameter_specs(config, vocab_size))
+        specs = parameter_specs(config, vocab_size, checkpoint.changes)
+        history = read_history(checkpoint.run_folder, specs)
     except CheckpointError as error:
         terminal.warn(f"{error}; the page has no life of a parameter")
         return None
@@ -145,8 +147,11 @@ def _comparison(
     if config.against is not None:
         found, there, _ = read_checkpoint(run=config.against)
     options = InspectConfig(
-        mode=config.against_mode, dtype=config.against_dtype, threads=config.threads
-    )
+        mode=config.against_mode, dtype=config.against_dtype, threads=config.threads,
+        model_file=config.against_model_file or (
+            config.model_file if there.model_file is not None else None
+        ),
+    )  # fmt: skip
     other = _trace(_loaded(options, found, there), text)
     if other.tokens.tolist() != here.tokens.tolist():
         raise UnsupportedOption(
@@ -191,6 +196,6 @@ def _record(trace: Trace, page: Path, found: Mapping[str, Any]) -> dict[str, Any
     """Return the record of `nanochat inspect --json`."""
     keys = ("run", "step", "engine", "dtype", "mean", "tokens", "targets", "losses", "likeliest")
     record = {key: found[key] for key in (*keys, "importance", "merges", "left_out", "against")}
-    lens = {key: found["lens"][key] for key in ("stages", "losses")}
+    lens = found["lens"] and {key: found["lens"][key] for key in ("stages", "losses")}
     shapes = {name: list(array.shape) for name, array in trace.items()}
     return {**record, "pieces": trace.pieces, "lens": lens, "shapes": shapes, "page": str(page)}

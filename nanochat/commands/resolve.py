@@ -29,6 +29,7 @@ from nanochat.data.sources.locating import NotFound
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.engines import begin_import, resolve_hardware
 from nanochat.errors import ConfigError, CorpusError
+from nanochat.model.model_file import ModelFile
 from nanochat.ngram.baseline import reads_of_budget
 from nanochat.output.terminal import Terminal
 from nanochat.runs.checkpoint import Checkpoint
@@ -79,6 +80,7 @@ def complete_config(
     text: RunText,
     started: float,
     terminal: Terminal,
+    own: ModelFile | None = None,  # of the requested config
 ) -> tuple[TrainConfig, bool, Fit | None, RunText]:
     """Return the config with the checkpoint's options or those chosen for the text and the time
     budget, whether its mode is given rather than chosen by the rule of mode auto, the fit to the
@@ -95,7 +97,7 @@ def complete_config(
                 " rows of each step"
             )
     if complete.time_budget is not None and complete.model_kind != "ngram":
-        return _for_budget(complete, text, started, terminal)
+        return _for_budget(complete, text, started, terminal, own)
     if complete.time_budget is not None:
         terminal.note(
             f"{complete.time_budget}: counted n-grams have no steps to choose; counting takes about"
@@ -115,7 +117,11 @@ def complete_config(
 
 
 def _for_budget(
-    complete: TrainConfig, text: RunText, started: float, terminal: Terminal
+    complete: TrainConfig,
+    text: RunText,
+    started: float,
+    terminal: Terminal,
+    own: ModelFile | None,
 ) -> tuple[TrainConfig, bool, Fit | None, RunText]:
     """Return what `complete_config` returns for a time budget: a network that fits, or counts."""
     from nanochat.commands.time_budget import TooShort, fit_to_budget  # most runs have no budget
@@ -125,7 +131,7 @@ def _for_budget(
     try:
         fit = fit_to_budget(
             complete, started, known=text.known, extend=text.extend, folder=text.folder,
-            text=text.read,
+            text=text.read, own=own,
         )  # fmt: skip
     except TooShort as short:
         counts = counts_alone(complete) if processes.world() == 1 else None

@@ -33,6 +33,7 @@ from nanochat.data.dataset import (
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.engines import begin_import, build_engine, resolve_hardware
 from nanochat.errors import ConfigError
+from nanochat.model.model_file import ModelFile, changes_of
 from nanochat.model.parameters import parameter_specs, table_entries
 from nanochat.model.state import TrainerState
 from nanochat.runs.checkpoint import save_checkpoint
@@ -102,6 +103,7 @@ def fit_to_budget(
     extend: bool = False,  # add the text's new characters to `known`
     folder: Path | None = None,  # of a run that has copies of standard input and URLs
     text: SplitText | None = None,  # of this config, if it was read before
+    own: ModelFile | None = None,  # of this config
     clock: Callable[[], float] = time.perf_counter,
 ) -> Fit:
     """Return the largest choice for the text that has enough steps in config.time_budget.
@@ -129,7 +131,7 @@ def fit_to_budget(
         dataset = datasets.of(candidate)
         if fitting is None and (start_s := clock() - started) > budget_s:
             raise TooShort(config, 2 * start_s, f"the start took {start_s:.1f} s")
-        trial = _Trial(candidate, choice, dataset, started, budget_s, clock)
+        trial = _Trial(candidate, choice, dataset, started, budget_s, clock, own)
         if fitting is not None and trial.steps < choice.least_steps:
             break
         fitting, chosen = trial, reason
@@ -175,6 +177,7 @@ class _Trial:
         started: float,
         budget_s: float,
         clock: Callable[[], float],
+        own: ModelFile | None,
     ) -> None:
         chosen = choice.options
         self._given = {name: getattr(config, name) for name in config.given - chosen.keys()}
@@ -185,8 +188,10 @@ class _Trial:
         self._dataset = with_placeholder(dataset, config)
         self._started, self._budget_s = started, budget_s
         began = clock()
+        self._own = own
         self._engine: Engine = build_engine(
-            self._config, dataset.tokenizer.vocab_size, dataset.longest_segment(config.block_size)
+            self._config, dataset.tokenizer.vocab_size, dataset.longest_segment(config.block_size),
+            own=own,
         )  # fmt: skip
         self._step_s = self._timed_steps(self._config.batch_size, TRIAL_SHARE)
         # The engine of the run is built again, and its first step is slow again.
@@ -204,7 +209,8 @@ class _Trial:
         """
         vocab_size = self._dataset.tokenizer.vocab_size
         other_size = vocab_size if larger.tokenizer == self._config.tokenizer else larger.vocab_size
-        times = _multiplications(larger, other_size) / _multiplications(self._config, vocab_size)
+        times = _multiplications(larger, other_size, self._own)
+        times /= _multiplications(self._config, vocab_size, self._own)
         gain = 1 if larger.preset == self._config.preset else LARGEST_GAIN
         return self.steps / max(times / gain, 1.0)
 
@@ -370,12 +376,13 @@ class _Trial:
             raise output_error(place, error) from error
 
 
-def _multiplications(config: TrainConfig, vocab_size: int) -> int:
+def _multiplications(config: TrainConfig, vocab_size: int, own: ModelFile | None) -> float:
     """Return the multiplications of a step's forward pass by matrices of weights."""
+    changes = changes_of(own, config)
     entries = sum(rows * columns for rows, columns in (
-        spec.shape for spec in parameter_specs(config, vocab_size)
+        spec.shape for spec in parameter_specs(config, vocab_size, changes)
     ))  # fmt: skip
-    used = entries - table_entries(config, vocab_size)
+    used = entries - table_entries(config, vocab_size, changes)
     return used * config.batch_size * config.grad_accum * config.block_size
 
 

@@ -26,7 +26,7 @@ from nanochat.commands.train_result import (
 )
 from nanochat.config.keep import parse_keep
 from nanochat.config.option import config_or_default
-from nanochat.config.options import RUNS_DIR, TrainConfig
+from nanochat.config.options import RUNS_DIR, TrainConfig, merged_config
 from nanochat.config.record import parse_record
 from nanochat.data.batches import Batch
 from nanochat.data.dataset import Dataset
@@ -39,6 +39,7 @@ from nanochat.errors import (
     ProcessGroupError,
     RunInterrupted,
 )
+from nanochat.model.model_file import CLASSES, ModelFile, changes_of, load_model_file
 from nanochat.model.parameters import parameter_specs
 from nanochat.model.state import TrainerState
 from nanochat.output.terminal import SILENT, Terminal
@@ -88,6 +89,7 @@ class _Run:
     config: TrainConfig  # resolved
     dataset: Dataset
     engine: Engine
+    own: ModelFile | None  # with the model of the config
     folder: RunFolder | None  # None in processes above rank 0, which write nothing
     resumed_from: Checkpoint | None
     initialized_from: Mapping[str, Any] | None  # the record of the run whose weights it began with
@@ -138,7 +140,7 @@ def train(
     """
     started = time.perf_counter() - elapsed_s
     requested = config_or_default(config, TrainConfig)
-    asked = requested.given
+    asked, named_file = requested.given, requested.model_file
     check_on_evaluation(on_evaluation)
     if progress and terminal is SILENT:
         from nanochat.output.printed import PrintedTerminal
@@ -173,6 +175,8 @@ def train(
             _check_own(requested, checkpoint, terminal)
         elif requested.out is not None and processes.rank() == 0:
             refuse_used(Path(requested.out))  # before any work; again when the folder is created
+        first = checkpoint or (source and source.checkpoint) or (chosen and chosen.checkpoint)
+        own, requested = _own_model(requested, named_file, first or None)
         text = RunText(
             known=source.tokenizer if source is not None else _kept_tokenizer(checkpoint),
             extend=requested.extend_vocabulary if source is not None else True,
@@ -182,7 +186,7 @@ def train(
         if source is not None:
             requested, text = regularized(requested, asked, text, terminal)
         complete, mode_is_given, fit, text = complete_config(
-            requested, checkpoint, text, started, terminal
+            requested, checkpoint, text, started, terminal, own
         )
         resolved, dataset, mode_reason = resolve(complete, mode_is_given, text)
         del text  # as large as the text
@@ -193,26 +197,26 @@ def train(
             terminal.warn(dataset.warning)
         if source and (warning := source.split_warning(resolved, dataset.split_sha256)):
             terminal.warn(warning)
-        engine = _build_engine(resolved, dataset, checkpoint, source)
-        recorder = _recorder(resolved, dataset, checkpoint, terminal)
+        engine = _build_engine(resolved, dataset, checkpoint, source, own)
+        recorder = _recorder(resolved, dataset, checkpoint, terminal, own)
         if checkpoint is not None:
             _check_same_checkpoint(checkpoint)
         origin = source.record() if source else None
         if folder is None and processes.rank() == 0:
-            folder = stack.enter_context(_new_run(resolved, origin, chosen))
+            folder = stack.enter_context(_new_run(resolved, origin, chosen, own))
             dataset.keep_sources(folder.path)
             counts = keep_counts(dataset, folder)
         if checkpoint is None:
             dataset = share_counts(dataset, folder, counts)
         run = _Run(
-            config=resolved, dataset=dataset, engine=engine, folder=folder,
+            config=resolved, dataset=dataset, engine=engine, own=own, folder=folder,
             resumed_from=checkpoint, terminal=terminal,
             initialized_from=checkpoint.data.get("initialized_from") if checkpoint else origin,
             counts=named_counts(checkpoint) if checkpoint else counts,
             deadline=_deadline(resolved, fit, checkpoint, started), recorder=recorder,
         )  # fmt: skip
         run.watch = Watch(on_evaluation, preview(run))
-        announce(run, _parameter_count(resolved, dataset.tokenizer.vocab_size), mode_reason)
+        announce(run, _parameter_count(run), mode_reason)
         try:
             result = _train(run)
         except RunInterrupted as stopped:
@@ -247,22 +251,56 @@ def _kept_tokenizer(checkpoint: Checkpoint | None) -> Tokenizer | None:
     return kept_tokenizer(checkpoint)
 
 
+def _own_model(
+    requested: TrainConfig,
+    path: str | None,  # that the user has named; a run cannot name one
+    first: Checkpoint | None,  # that the run goes on from
+) -> tuple[ModelFile | None, TrainConfig]:
+    """Import the model file that the user has named, and return the config with its engine."""
+    if first is not None:
+        from nanochat.runs.load import own_model_of
+
+        own = own_model_of(first, path)
+        if own is not None:
+            own.check_defines(first.config["mode"])
+        return own, requested
+    if path is None:
+        return None, requested
+    requested.check_complete()
+    own = load_model_file(path)
+    if "mode" in requested.given:
+        own.check_defines(requested.mode)
+    elif not own.defines(requested.mode) or not all(map(own.defines, CLASSES)):
+        given = {name: getattr(requested, name) for name in requested.given}
+        only = next(mode for mode in CLASSES if own.defines(mode))
+        requested = merged_config({}, {**given, "mode": only})
+    return own, requested
+
+
 def _build_engine(
-    resolved: TrainConfig, dataset: Dataset, checkpoint: Checkpoint | None, source: Source | None
+    resolved: TrainConfig,
+    dataset: Dataset,
+    checkpoint: Checkpoint | None,
+    source: Source | None,
+    own: ModelFile | None,
 ) -> Engine:
     longest = dataset.longest_segment(resolved.block_size)
     engine = build_engine(
-        resolved, dataset.tokenizer.vocab_size, longest, counts=dataset.counts
+        resolved, dataset.tokenizer.vocab_size, longest, counts=dataset.counts, own=own
     )  # fmt: skip
     if checkpoint is not None:
         engine.load_state_dict(checkpoint.state)
     elif source is not None:
-        engine.load_state_dict(source.initial_state(resolved, dataset.tokenizer))
+        engine.load_state_dict(source.initial_state(resolved, dataset.tokenizer, own))
     return engine
 
 
 def _recorder(
-    config: TrainConfig, dataset: Dataset, checkpoint: Checkpoint | None, terminal: Terminal
+    config: TrainConfig,
+    dataset: Dataset,
+    checkpoint: Checkpoint | None,
+    terminal: Terminal,
+    own: ModelFile | None,
 ) -> Recorder | None:
     """Return what keeps the parameters of option record, with what an earlier process has kept.
 
@@ -271,7 +309,7 @@ def _recorder(
     places = parse_record(config.record)
     if places is None:
         return None
-    specs = parameter_specs(config, dataset.tokenizer.vocab_size)
+    specs = parameter_specs(config, dataset.tokenizer.vocab_size, changes_of(own, config))
     recorder = Recorder(places, specs, config.steps)
     step = checkpoint.trainer.step if checkpoint is not None else 0
     if checkpoint is None or not step:
@@ -290,7 +328,10 @@ def _recorder(
 
 @contextmanager
 def _new_run(
-    resolved: TrainConfig, origin: Mapping[str, Any] | None, chosen: Chosen | None
+    resolved: TrainConfig,
+    origin: Mapping[str, Any] | None,
+    chosen: Chosen | None,
+    own: ModelFile | None,
 ) -> Iterator[RunFolder]:
     """Create and lock the run's folder, with its config and environment."""
     with new_run(resolved.out, f"{resolved.model_kind}-{resolved.mode}") as folder:
@@ -301,6 +342,8 @@ def _new_run(
             environment["chosen_by"] = chosen.record()
         folder.write_json(folder.environment, environment)  # first: see runs/folder.py
         folder.write_config(resolved.to_dict())
+        if own is not None:
+            folder.write_model(own.source)
         yield folder
 
 
@@ -375,8 +418,10 @@ def _check_same_data(dataset: Dataset, checkpoint: Checkpoint) -> None:
 # --------------------------------------------------------------------------------------- running
 
 
-def _parameter_count(config: TrainConfig, vocab_size: int) -> int:
-    return sum(spec.shape[0] * spec.shape[1] for spec in parameter_specs(config, vocab_size))
+def _parameter_count(run: _Run) -> int:
+    config, vocab_size = run.config, run.dataset.tokenizer.vocab_size
+    specs = parameter_specs(config, vocab_size, changes_of(run.own, config))
+    return sum(spec.shape[0] * spec.shape[1] for spec in specs)
 
 
 def _train(run: _Run) -> LoopResult:
@@ -527,6 +572,8 @@ def _data_record(run: _Run) -> dict[str, Any]:
     """Return what a checkpoint keeps about its data and, if there is one, its source."""
     origin = run.initialized_from
     record = {**run.dataset.describe(), **run.counts, **seal(run.config)}
+    if run.own is not None:
+        record["model_file"] = run.own.record(run.config)
     return {**record, **({"initialized_from": dict(origin)} if origin else {})}
 
 
@@ -545,7 +592,7 @@ def _metrics(run: _Run, result: LoopResult, final: EvalMetrics) -> dict[str, Any
         "using_gpu": config.device != "cpu",
         "tie_lm_head": config.tie_lm_head,
         "input_rmsnorm": config.input_rmsnorm,
-        "params": _parameter_count(config, dataset.tokenizer.vocab_size),
+        "params": _parameter_count(run),
         "steps": result.steps,
         "final_loss": result.final_loss,
         "val_loss": final.loss,

@@ -21,6 +21,7 @@ from nanochat.config.options import RUNS_DIR, TrainConfig
 from nanochat.data.corpus import data_name
 from nanochat.data.dataset import Dataset
 from nanochat.errors import RunInterrupted
+from nanochat.model.model_file import ModelFile, changes_of
 from nanochat.model.parameters import table_entries
 from nanochat.ngram.baseline import Baseline
 from nanochat.output.loss_curve import write_loss_curve
@@ -33,7 +34,7 @@ from nanochat.runs.folder import RunFolder
 from nanochat.sampling.generate import generate, phrase_bias, prompt_tokens, sampling_settings
 from nanochat.sampling.mixed import mixed_with
 from nanochat.sampling.preview import Preview
-from nanochat.system.wording import amount, counted
+from nanochat.system.wording import amount, counted, printable
 from nanochat.training.engine import Engine
 from nanochat.training.metrics import metrics_line
 
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 __all__ = ["Run", "announce", "finish", "preview", "with_way_on"]
 
 STYLE_WEIGHT = 1.0
+_PLAIN = {"scalar": "scalars", "tensor": "torch"}
 
 
 class Run(Protocol):
@@ -51,6 +53,7 @@ class Run(Protocol):
     config: TrainConfig  # resolved
     dataset: Dataset
     engine: Engine
+    own: ModelFile | None  # with the model of the config
     folder: RunFolder | None  # None in processes above rank 0, which write nothing
     resumed_from: Checkpoint | None
     initialized_from: Mapping[str, Any] | None  # the record of the run whose weights it began with
@@ -71,7 +74,7 @@ def announce(
     reason = f" ({mode_reason})" if mode_reason else ""
     tables = ""
     if config.prev_token_tables or config.hash_embed_rows:  # otherwise the tables are a small part
-        entries = table_entries(config, dataset.tokenizer.vocab_size)
+        entries = table_entries(config, dataset.tokenizer.vocab_size, changes_of(run.own, config))
         tables = f" ({entries:,} of them table entries)"
     if config.model_kind == "ngram":
         terminal.note(_counts_in_words(dataset))
@@ -79,6 +82,10 @@ def announce(
         terminal.note(
             f"{config.model_kind} {config.preset}: {counted(params, 'parameter')}{tables},"
             f" {config.mode} engine, {config.device} {config.dtype}{reason}"
+        )
+    if run.own is not None:
+        terminal.note(
+            f"the model is that of {printable(run.own.path)}, in plain {_PLAIN[config.mode]}"
         )
     for note in dataset.notes:
         terminal.note(note)
@@ -172,7 +179,9 @@ def finish(run: Run, metrics: Mapping[str, Any]) -> tuple[Sequence[str], Path]:
         run.folder.check_in_place()
         counted_metrics = baseline_metrics(baseline)
         size = {
-            "table_entries": table_entries(config, dataset.tokenizer.vocab_size),
+            "table_entries": table_entries(
+                config, dataset.tokenizer.vocab_size, changes_of(run.own, config)
+            ),
             "count_entries": dataset.counts.entries if dataset.counts is not None else 0,
             "weights_bytes": weights_bytes(path, metrics["best_step"]),
         }

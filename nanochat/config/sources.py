@@ -5,14 +5,12 @@ Returns only the values that were given. Defaults and presets belong to options/
 
 from __future__ import annotations
 
-import errno
-import os
-import stat
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nanochat.config.given_file import read_given_file
 from nanochat.config.option import shown
 from nanochat.config.options import (
     RENAMED,
@@ -38,7 +36,8 @@ from nanochat.system.wording import printable
 __all__ = ["PREFIX", "gather_options", "parse_toml", "read_config_file"]
 
 PREFIX = "NCLAB_"
-LARGEST = 1 << 20  # bytes of a config file
+# A config file may come from another person's run: these options must be given in another way too.
+RUNS_CODE = frozenset({"model_file", "against_model_file"})
 # Variables of the build (CMakeLists.txt), which may still be set in the shell that runs a command,
 # those that choose a build of the kernels (native.py) and its instruction set, the one that checks
 # compiled programs (csrc/scalar/program/graph/verify.hpp), and the cache.
@@ -57,12 +56,18 @@ def gather_options(
     config_file: str | None,
 ) -> dict[str, Any]:
     """Return the given options by field name, parsed. Raises ConfigError."""
-    options = read_config_file(config_file, known) if config_file is not None else {}
-    options.update(_from_environment(known, environment))
+    in_file = read_config_file(config_file, known) if config_file is not None else {}
+    given = _from_environment(known, environment)
     for name, value in flags.items():
         if value is not None:
-            options[name] = known[name].parse(name, value)
-    return options
+            given[name] = known[name].parse(name, value)
+    for name in RUNS_CODE & (in_file.keys() - given.keys()):
+        value = printable(in_file[name])
+        raise ConfigError(
+            f"{name} {value} of config file {printable(str(config_file))} is code; if you trust it,"
+            f" add --{name.replace('_', '-')} {value}"
+        )
+    return {**in_file, **given}
 
 
 def _from_environment(
@@ -91,13 +96,7 @@ def read_config_file(path: str, known: Mapping[str, Option]) -> dict[str, Any]:
     if not path:
         raise ConfigError("config must be the path of a TOML file, got ''; leave config out")
     name = printable(path)
-    try:
-        content = _read_file(path)
-    except OSError as error:
-        raise ConfigError(
-            f"config must be a TOML file that can be read, got {name}: {error.strerror}; name"
-            " another file, or leave config out"
-        ) from error
+    content = read_given_file("config", path, "a TOML file", "a file of options")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -118,37 +117,6 @@ def read_config_file(path: str, known: Mapping[str, Option]) -> dict[str, Any]:
     return {
         key: _parse(known[key], key, value, f"config file {name}") for key, value in options.items()
     }
-
-
-def _read_file(path: str) -> bytes:
-    """Return the bytes of a regular file of at most LARGEST. Raises OSError and ConfigError.
-
-    A pipe without a writer is opened without waiting for one.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except ValueError as error:  # NUL, surrogates
-        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT)) from error
-    try:
-        mode = os.fstat(descriptor).st_mode
-        if stat.S_ISDIR(mode):
-            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
-        if not stat.S_ISREG(mode):
-            raise ConfigError(
-                f"config must be a file, got {printable(path)}, which is a pipe, a socket or a"
-                " device; copy its contents to a file"
-            )
-        content = bytearray()
-        while len(content) <= LARGEST and (piece := os.read(descriptor, LARGEST)):
-            content += piece
-    finally:
-        os.close(descriptor)
-    if len(content) > LARGEST:
-        raise ConfigError(
-            f"config file {printable(path)} must have at most {LARGEST:,} bytes, got more; name a"
-            " file of options"
-        )
-    return bytes(content)
 
 
 def _is_record(path: str, options: Mapping[str, Any]) -> bool:

@@ -50,10 +50,10 @@ class Rule(NamedTuple):
 
 # The options of networks and of their training, which counting alone does not read.
 OF_NETWORKS = (
-    "n_layer", "n_head", "n_embd", "block_size", "activation", "positions", "prev_token_tables",
-    "hash_embed_rows", "hash_embed_longest", "tie_lm_head", "input_rmsnorm", "qk_norm",
-    "logit_softcap", "init_std", "zero_init", "dropout", "ngram_share", "batching", "steps",
-    "batch_size", "grad_accum", "auto_batch", "optimizer", "lr", "matrix_lr", "head_lr",
+    "model_file", "n_layer", "n_head", "n_embd", "block_size", "activation", "positions",
+    "prev_token_tables", "hash_embed_rows", "hash_embed_longest", "tie_lm_head", "input_rmsnorm",
+    "qk_norm", "logit_softcap", "init_std", "zero_init", "dropout", "ngram_share", "batching",
+    "steps", "batch_size", "grad_accum", "auto_batch", "optimizer", "lr", "matrix_lr", "head_lr",
     "lr_schedule", "warmup_ratio", "warmdown_ratio", "final_lr_frac", "schedule_points",
     "weight_decay", "beta1", "muon_momentum", "beta2", "eps", "grad_clip", "ema", "patience",
     "numerics", "loss", "eval_every", "eval_tokens", "checkpoint_every", "baseline", "record",
@@ -102,6 +102,9 @@ UNSUPPORTED: tuple[Rule, ...] = (
          lambda c: c.device == "mps" and c.dtype == "float64"),
     Rule(errors.UnsupportedOption, "device", "loss", "use loss torch",
          lambda c: c.device == "mps" and c.loss == "fused"),
+    Rule(errors.UnsupportedOption, "model_kind", "model_file",
+         "leave it out or use model_kind mini-gpt",
+         lambda c: c.model_kind == "bigram" and c.model_file is not None),
     Rule(errors.UnsupportedOption, "model_kind", "n_layer", "use n_layer 0 or model_kind mini-gpt",
          lambda c: c.model_kind == "bigram" and c.n_layer != 0),
     Rule(errors.UnsupportedOption, "model_kind", "n_head",
@@ -201,7 +204,7 @@ EFFECTS: tuple[Effect, ...] = (
 
 EFFECTS_OF_SAMPLE: tuple[Effect, ...] = (
     _OF_DRAWS,
-    Effect(("mode", "device", "dtype", "threads", "style_weight"), "from_counts",
+    Effect(("mode", "device", "dtype", "threads", "style_weight", "model_file"), "from_counts",
            "from_counts false", lambda c: not c.from_counts),
     Effect(("data_dir",), "report_copies", "report_copies above 0 or from_counts",
            lambda c: c.report_copies > 0 or c.from_counts),

@@ -7,12 +7,14 @@ how a browser shows them (page/).
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nanochat.data.bpe import BpeTokenizer
+from nanochat.errors import UnsupportedOption
 from nanochat.inspection.embeddings import nearest, plane
 from nanochat.inspection.graph import operations
 from nanochat.inspection.importance import importance
@@ -21,6 +23,7 @@ from nanochat.inspection.trace import Trace
 from nanochat.ngram.kneser_ney import KneserNey
 from nanochat.ngram.share import start_offset
 from nanochat.sampling.ngram import NgramEngine
+from nanochat.system.wording import printable
 
 __all__ = ["LIKELIEST", "facts", "likeliest", "packed"]
 
@@ -41,9 +44,10 @@ def facts(trace: Trace, *, run: str, step: int, arrays: bool, neurons: bool) -> 
     arrays: whether to include every array and weight with its gradient, for the views that show
         single numbers. neurons: whether to remove each neuron in turn.
     """
-    config, tokenizer = trace.config, trace.tokenizer
-    lens, targets = trace.logit_lens(), trace.targets
-    changes = importance(trace, neurons=neurons)
+    config, tokenizer, own = trace.config, trace.tokenizer, trace.trained.own
+    left_out: dict[str, str] = {}
+    if own is not None:
+        left_out["neurons"] = f"the model is that of {printable(own.path)}"
     result: dict[str, Any] = {
         "run": run, "step": step, "engine": config.mode, "dtype": config.dtype,
         "config": {name: getattr(config, name) for name in _OPTIONS},
@@ -56,16 +60,11 @@ def facts(trace: Trace, *, run: str, step: int, arrays: bool, neurons: bool) -> 
         "by_counts": None if trace.text.by_counts is None else trace.text.by_counts.tolist(),
         "share": {"scale": trace.text.share.scale, "offset": trace.text.share.offset,
                   "start": start_offset(tokenizer.vocab_size)},
-        "lens": {
-            "stages": list(lens.stages), "losses": lens.losses.tolist(),
-            "top": lens.logits.argmax(axis=-1).tolist(),
-            "contributions": lens.contributions[:, range(len(targets)), targets].tolist(),
-            "means": lens.contributions.mean(axis=-1).tolist(),
-        },
-        "importance": {
-            "heads": changes.heads.tolist(), "positions": changes.positions.tolist(),
-            "neurons": changes.neurons.tolist() if neurons else None,
-        },
+        "network_losses": (-np.log(_chosen(trace))).tolist(),
+        "model_file": None if own is None else printable(own.path),
+        "lens": _or_reason(left_out, "lens", lambda: _lens(trace)),
+        "importance": _or_reason(left_out, "importance", lambda: _changes(trace, neurons)),
+        "left_out": left_out,
         "embeddings": _embeddings(trace),
         "tokenizer": tokenizer.kind,
         "merges": (
@@ -73,7 +72,7 @@ def facts(trace: Trace, *, run: str, step: int, arrays: bool, neurons: bool) -> 
         ),
         "operations": [
             {"name": o.name, "kind": o.kind, "inputs": o.inputs, "weight": o.weight, "line": o.line}
-            for o in operations(config, trace)
+            for o in operations(config, trace, own)
         ],
         "arrays": {}, "gradients": {}, "weights": {}, "weight_gradients": {},
     }  # fmt: skip
@@ -85,6 +84,41 @@ def facts(trace: Trace, *, run: str, step: int, arrays: bool, neurons: bool) -> 
         result["weights"] = {name: packed(a) for name, a in trace.weights.items()}
         result["weight_gradients"] = {n: packed(a) for n, a in trace.weight_gradients.items()}
     return result
+
+
+def _or_reason(
+    left_out: dict[str, str], view: str, make: Callable[[], dict[str, Any]]
+) -> dict[str, Any] | None:
+    """Return the facts of a view, or None and why a model file has none of them."""
+    try:
+        return make()
+    except UnsupportedOption as error:
+        left_out[view] = str(error)
+        return None
+
+
+def _chosen(trace: Trace) -> NDArray[np.float64]:  # (tokens,)
+    """Return the probability of each target by the network alone."""
+    return trace["probabilities"][np.arange(len(trace.targets)), trace.targets]
+
+
+def _lens(trace: Trace) -> dict[str, Any]:
+    lens, targets = trace.logit_lens(), trace.targets
+    return {
+        "stages": list(lens.stages), "losses": lens.losses.tolist(),
+        "top": lens.logits.argmax(axis=-1).tolist(),
+        "contributions": lens.contributions[:, range(len(targets)), targets].tolist(),
+        "means": lens.contributions.mean(axis=-1).tolist(),
+    }  # fmt: skip
+
+
+def _changes(trace: Trace, neurons: bool) -> dict[str, Any]:
+    changes = importance(trace, neurons=neurons)
+    has_neurons = neurons and trace.trained.own is None
+    return {
+        "heads": changes.heads.tolist(), "positions": changes.positions.tolist(),
+        "neurons": changes.neurons.tolist() if has_neurons else None,
+    }  # fmt: skip
 
 
 def likeliest(trace: Trace, count: int = LIKELIEST) -> list[list[dict[str, Any]]]:

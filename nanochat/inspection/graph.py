@@ -6,12 +6,14 @@ found in the text of the model, where each name is given to `see`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
 from nanochat.config.options import TrainConfig
+from nanochat.inspection.own_code import OwnCode
+from nanochat.model.model_file import ModelFile
 
 __all__ = ["Operation", "operations", "source_line"]
 
@@ -42,27 +44,51 @@ class Operation:
         share        y[t] = sigmoid(scale · gate + offset), gate = x[t,last] + start − log Σ exp(x)
         nats         y[t] = −log p[t,target]
         mixed_nats   y[t] = −log((1 − s[t]) · p[t,target] + s[t] · counts[t])
+        own          computed by a model file; it has no inputs, because its formula is not known
     """
 
     name: str
     kind: str
     inputs: tuple[str, ...]
     weight: str | None = None
-    line: tuple[str, int] = field(default=("", 0))  # file in the package, and its line
+    line: tuple[str, int] = field(default=("", 0))  # file in the package or of the user, its line
 
 
-def operations(config: TrainConfig, names: Iterable[str]) -> list[Operation]:
+def operations(
+    config: TrainConfig,
+    names: Collection[str],
+    own: ModelFile | None = None,  # of the config
+) -> list[Operation]:
     """Return one operation per name, in the order of the computation.
 
     The names are those of a trace; the weights have the names of the checkpoint.
     """
+    built_in = _built_in(config, names)
+    if own is None:
+        assert len(built_in) == len(names)
+        return built_in
+    code, by_name = OwnCode(own, config.mode), {each.name: each for each in built_in}
+    found = []
+    for name in names:
+        each = by_name.get(name)
+        is_known = each is not None and all(operand in names for operand in each.inputs)
+        line = code.line_of(name, is_known=is_known)
+        if line is not None:
+            each = Operation(name=name, kind="own", inputs=(), line=line)
+        assert each is not None
+        found.append(each)
+    return found
+
+
+def _built_in(config: TrainConfig, names: Collection[str]) -> list[Operation]:
+    """Return the operations of the built-in model, of these names."""
     known = set(names)
     found: list[Operation] = []
 
     def add(name: str, kind: str, *inputs: str, weight: str | None = None) -> str:
-        assert name in known, name
-        line = source_line(config.mode, name)
-        found.append(Operation(name=name, kind=kind, inputs=inputs, weight=weight, line=line))
+        if name in known:
+            line = source_line(config.mode, name)
+            found.append(Operation(name=name, kind=kind, inputs=inputs, weight=weight, line=line))
         return name
 
     x = _embedding(config, known, add)
@@ -80,7 +106,6 @@ def operations(config: TrainConfig, names: Iterable[str]) -> list[Operation]:
         add("losses", "mixed_nats", probabilities, share)
     else:
         add("losses", "nats", probabilities)
-    assert len(found) == len(known)
     return found
 
 

@@ -2,6 +2,7 @@
 
 `Trace.ablate` computes one change with the engine. Here a NumPy pass in float64 computes all of
 them, many at a time, from the embeddings of the trace on: they do not depend on what is removed.
+The passes of a model file are those of the engine.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from nanochat.errors import UnsupportedOption
 from nanochat.inspection.trace import Trace
 from nanochat.model.parameters import RMSNORM_EPS, rotary_angles
 from nanochat.model.traced import TracedText, causal
@@ -19,6 +21,7 @@ from nanochat.ngram.share import start_offset
 
 __all__ = ["Importance", "importance"]
 
+_MOST_PASSES = 64  # of the engine
 _AT_ONCE = 1 << 24  # numbers of the largest array of one pass
 
 Array = NDArray[np.float64]
@@ -44,6 +47,8 @@ class _Removed:
 
 def importance(trace: Trace, *, neurons: bool = True) -> Importance:
     """Return the change of the loss without each part. `neurons`: False leaves them out."""
+    if trace.trained.own is not None:
+        return _by_the_engine(trace)
     config = trace.config
     layers = config.n_layer if config.model_kind == "mini-gpt" else 0
     sizes = (layers * config.n_head, layers * 4 * config.n_embd * neurons, len(trace.tokens))
@@ -52,6 +57,29 @@ def importance(trace: Trace, *, neurons: bool = True) -> Importance:
     return Importance(
         heads=heads.reshape(layers, config.n_head),
         neurons=of_neurons.reshape(layers, 4 * config.n_embd * neurons), positions=positions,
+    )  # fmt: skip
+
+
+def _by_the_engine(trace: Trace) -> Importance:
+    """Return the same of a model file, by one pass of the engine per part, without neurons.
+
+    Raises UnsupportedOption for a part whose array the file does not name.
+    """
+    config = trace.config
+    parts = config.n_layer * config.n_head + len(trace.tokens)
+    if parts > _MOST_PASSES:
+        raise UnsupportedOption(
+            f"importance of a model file takes a pass per head and token, at most {_MOST_PASSES},"
+            f" got {parts}; give a shorter text"
+        )
+    heads = [
+        [trace.ablate(head=(layer, head)).mean - trace.mean for head in range(config.n_head)]
+        for layer in range(config.n_layer)
+    ]
+    positions = [trace.ablate(position=t).mean - trace.mean for t in range(len(trace.tokens))]
+    return Importance(
+        heads=np.array(heads).reshape(config.n_layer, config.n_head),
+        neurons=np.empty((config.n_layer, 0)), positions=np.array(positions),
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ Leaves out the passes themselves (scalar/trace.py, tensor/trace.py) and what peo
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -15,12 +16,15 @@ from numpy.typing import ArrayLike, NDArray
 from nanochat.config.option import shown
 from nanochat.data.corpus import text_documents
 from nanochat.data.documents import encode_documents
-from nanochat.errors import ConfigError, CorpusError, PromptTooLong
+from nanochat.errors import ConfigError, CorpusError, PromptTooLong, UnsupportedOption
 from nanochat.model.traced import Computed, Edits, TracedText
 from nanochat.runs.load import TrainedModel
-from nanochat.system.wording import counted
+from nanochat.system.wording import counted, printable
 
 __all__ = ["Trace", "traced_text"]
+
+# Of the largest logit, by which the sum of the parts may differ from the logits.
+_ROUNDING = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 0.1}
 
 
 class Trace(Mapping[str, NDArray[np.float64]]):
@@ -93,7 +97,9 @@ class Trace(Mapping[str, NDArray[np.float64]]):
     @property
     def embedding(self) -> NDArray[np.float64]:  # (tokens, n_embd)
         """The vectors that the first block reads."""
-        return self[[name for name in self if name.startswith("embed.")][-1]]
+        names = [name for name in self if name.startswith("embed.")]
+        self._check_names("logit_lens", names[-1:] or ["embed.token"])
+        return self[names[-1]]
 
     def patch(self, arrays: Mapping[str, ArrayLike]) -> Trace:
         """Return the trace in which the given arrays replace those that the model computes.
@@ -134,6 +140,7 @@ class Trace(Mapping[str, NDArray[np.float64]]):
 
         Raises:
             ConfigError: no such part, or not exactly one is named.
+            UnsupportedOption: a model file does not name the array of the part.
 
         Example:
             >>> import nanochat
@@ -177,10 +184,35 @@ class Trace(Mapping[str, NDArray[np.float64]]):
 
     def _untouched(self, layer: int, name: str) -> NDArray[np.float64]:
         _check_index("layer", layer, self.config.n_layer)
-        return np.full(self[f"layer{layer}.{name}"].shape, np.nan)
+        name = f"layer{layer}.{name}"
+        self._check_names("ablate", [name])
+        return np.full(self[name].shape, np.nan)
+
+    def _check_names(self, what: str, names: Sequence[str]) -> None:
+        """Raise UnsupportedOption for an array that a model file does not name."""
+        for name in names:
+            if name not in self:
+                assert self.trained.own is not None
+                raise UnsupportedOption(
+                    f"{what} needs the array {name}, which the model of"
+                    f" {printable(self.trained.own.path)} does not name; name it with see"
+                )
+
+    def _check_sum(self, logits: NDArray[np.float64]) -> None:
+        """Raise UnsupportedOption for a model file whose parts do not add up to its logits."""
+        own, found = self.trained.own, self["logits"]
+        if own is None or self._edits:
+            return
+        if np.abs(logits - found).max() > _ROUNDING[self.config.dtype] * np.abs(found).max():
+            raise UnsupportedOption(
+                "logit_lens needs a model whose parts add up to its logits, which those of"
+                f" {printable(own.path)} do not"
+            )
 
     def logit_lens(self) -> LogitLens:
         """Return what the output head says of the residual stream after each part of the model.
+
+        Raises UnsupportedOption for a model file that has no such stream.
 
         Example:
             >>> import nanochat
@@ -191,14 +223,15 @@ class Trace(Mapping[str, NDArray[np.float64]]):
         config, head = self.config, self.weights["wte"]
         if not config.tie_lm_head:
             head = self.weights["lm_head"]
-        parts = {"embed": self.embedding}
-        for layer in range(config.n_layer if config.model_kind == "mini-gpt" else 0):
-            for part in ("attn", "mlp"):
-                parts[f"layer{layer}.{part}"] = self[f"layer{layer}.{part}.out"]
+        layers = range(config.n_layer if config.model_kind == "mini-gpt" else 0)
+        stages = [f"layer{layer}.{part}" for layer in layers for part in ("attn", "mlp")]
+        self._check_names("logit_lens", [*(f"{stage}.out" for stage in stages), "logits"])
+        parts = {"embed": self.embedding, **{stage: self[f"{stage}.out"] for stage in stages}}
         contributions = np.stack(list(parts.values())) @ head.astype(np.float64).T
         logits = np.cumsum(contributions, axis=0)
         if cap := config.logit_softcap:
             logits = cap * np.tanh(logits / cap)
+        self._check_sum(logits[-1])
         if config.ngram_order:  # the last one is the share of the counts
             logits, contributions = logits[..., :-1], contributions[..., :-1]
         return LogitLens(tuple(parts), logits, contributions, self.targets)
@@ -266,16 +299,26 @@ def _compute(
     text: TracedText,
     edits: Edits,
 ) -> Computed:
-    config = trained.config
+    with nullcontext() if trained.own is None else trained.own.faults():
+        return _pass(trained, weights, text, edits)
+
+
+def _pass(
+    trained: TrainedModel,
+    weights: Mapping[str, NDArray[np.floating]],
+    text: TracedText,
+    edits: Edits,
+) -> Computed:
+    config, own = trained.config, trained.own
     if config.mode == "scalar":
         from nanochat.scalar.trace import scalar_trace
 
-        return scalar_trace(config, weights, text, edits, dtype=config.dtype)
+        return scalar_trace(config, weights, text, edits, dtype=config.dtype, own=own)
     from nanochat.tensor.trace import tensor_trace
 
     return tensor_trace(
         config, weights, text, edits, vocab_size=trained.tokenizer.vocab_size, dtype=config.dtype,
-        device=config.device,
+        device=config.device, own=own,
     )  # fmt: skip
 
 

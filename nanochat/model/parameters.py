@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ __all__ = [
     "GROUPS",
     "RMSNORM_EPS",
     "ROPE_BASE",
+    "Changes",
     "Spec",
     "draw_matrix",
     "initial_weights",
@@ -27,6 +29,9 @@ __all__ = [
 GROUPS = ("embedding", "matrix", "head")
 RMSNORM_EPS = 1e-5  # as microgpt
 ROPE_BASE = 10000.0  # Su et al. 2021
+
+# The shapes of matrices that a model file adds or replaces; None: it drops one.
+Changes = Mapping[str, tuple[int, int] | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,12 +53,18 @@ def output_size(config: TrainConfig, vocab_size: int) -> int:
     return vocab_size + (1 if config.ngram_order else 0)
 
 
-def parameter_specs(config: TrainConfig, vocab_size: int) -> list[Spec]:
+def parameter_specs(
+    config: TrainConfig,
+    vocab_size: int,
+    changes: Changes | None = None,  # of the config's model file; needed if it has one
+) -> list[Spec]:
     """Return the parameters of the config's model, in microgpt's order: wte, wpe, lm_head, layers.
 
     wte<k> embeds the token k places earlier, and wte_ngram embeds n-grams by their hash; these
-    tables follow wte, in this order. Counted n-grams alone have no parameters.
+    tables follow wte, in this order. Counted n-grams alone have no parameters. A new matrix of a
+    layer follows the others of that layer, and one of no layer precedes the layers.
     """
+    assert config.model_file is None or changes is not None  # the file is not run here
     if config.model_kind == "ngram":
         return []
     hidden, outputs = config.n_embd, output_size(config, vocab_size)
@@ -71,17 +82,22 @@ def parameter_specs(config: TrainConfig, vocab_size: int) -> list[Spec]:
         specs.append(spec("wpe", config.block_size, hidden, "embedding"))
     if not config.tie_lm_head:
         specs.append(spec("lm_head", outputs, hidden, "head"))
+    square, own = (hidden, hidden), changes or {}
+    of_no_layer = {name: shape for name, shape in own.items() if "." not in name}
+    specs += [spec(name, *shape, "matrix") for name, shape in of_no_layer.items() if shape]
     for i in range(config.n_layer if config.model_kind == "mini-gpt" else 0):
-        specs += [
-            spec(f"layer{i}.attn_{part}", hidden, hidden, "matrix")
-            for part in ("wq", "wk", "wv", "wo")
-        ]
-        specs.append(spec(f"layer{i}.mlp_fc1", 4 * hidden, hidden, "matrix"))
-        specs.append(spec(f"layer{i}.mlp_fc2", hidden, 4 * hidden, "matrix"))
+        prefix = f"layer{i}."
+        shapes: dict[str, tuple[int, int] | None] = {
+            **{f"{prefix}attn_{part}": square for part in ("wq", "wk", "wv", "wo")},
+            f"{prefix}mlp_fc1": (4 * hidden, hidden),
+            f"{prefix}mlp_fc2": (hidden, 4 * hidden),
+            **{name: shape for name, shape in own.items() if name.startswith(prefix)},
+        }
+        specs += [spec(name, *shape, "matrix") for name, shape in shapes.items() if shape]
     return specs
 
 
-def table_entries(config: TrainConfig, vocab_size: int) -> int:
+def table_entries(config: TrainConfig, vocab_size: int, changes: Changes | None = None) -> int:
     """Return how many of the parameters are looked up and never multiplied.
 
     They are the rows of the embeddings by token, previous token, n-gram and position. A token
@@ -89,14 +105,16 @@ def table_entries(config: TrainConfig, vocab_size: int) -> int:
     """
     return sum(
         spec.shape[0] * spec.shape[1]
-        for spec in parameter_specs(config, vocab_size)
+        for spec in parameter_specs(config, vocab_size, changes)
         if spec.group == "embedding" and not (spec.name == "wte" and config.tie_lm_head)
     )
 
 
-def initial_weights(config: TrainConfig, vocab_size: int) -> dict[str, NDArray[np.float64]]:
+def initial_weights(
+    config: TrainConfig, vocab_size: int, changes: Changes | None = None
+) -> dict[str, NDArray[np.float64]]:
     """Return N(0, std) draws in float64; each matrix depends on the seed and its name alone."""
-    specs = parameter_specs(config, vocab_size)
+    specs = parameter_specs(config, vocab_size, changes)
     return {spec.name: draw_matrix(spec, config.seed) for spec in specs}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from nanochat.config.options import TrainConfig
 from nanochat.errors import CheckpointError
-from nanochat.model.parameters import Spec, parameter_specs
+from nanochat.model.parameters import Changes, Spec, parameter_specs
 
 __all__ = [
     "AVERAGE",
@@ -58,13 +58,15 @@ def moment_specs(optimizer: str, specs: Sequence[Spec]) -> dict[str, Sequence[Sp
 
 
 def saved_shapes(
-    config: TrainConfig, vocab_size: int
+    config: TrainConfig,
+    vocab_size: int,
+    changes: Changes | None = None,  # as the checkpoint records them
 ) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
     """Return the shapes of the arrays in a checkpoint by name: weights, and optimizer state.
 
     Counted n-grams alone have neither.
     """
-    specs = parameter_specs(config, vocab_size)
+    specs = parameter_specs(config, vocab_size, changes)
     weights: dict[str, tuple[int, ...]] = {spec.name: spec.shape for spec in specs}
     if not weights:
         return {}, {}

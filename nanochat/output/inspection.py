@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from nanochat.data.tokenizer import BOS
 from nanochat.inspection.comparison import Comparison
-from nanochat.inspection.graph import operations
+from nanochat.inspection.graph import Operation, operations
 from nanochat.inspection.trace import Trace
 from nanochat.output.explanation import END
 from nanochat.output.table import table_text
@@ -57,6 +57,8 @@ def view_text(
     if name == "compare":
         assert comparison is not None
         return _compare(comparison)
+    if reason := name in ("lens", "importance") and facts["left_out"].get(name):
+        return f"{name} is left out: {reason}"
     views: Mapping[str, Callable[[], str]] = {
         "forward": lambda: _arrays(trace, trace),
         "gradients": lambda: _arrays(trace, trace.gradients),
@@ -109,16 +111,23 @@ def _loss(trace: Trace, facts: Mapping[str, Any], piece: Callable[[int], str]) -
 def _arrays(trace: Trace, arrays: Mapping[str, Any]) -> str:
     """Return a line per array: what computes it, and how large its numbers are."""
     rows = []
-    for each in operations(trace.config, trace):
+    for each in operations(trace.config, trace, trace.trained.own):
         array = arrays[each.name]
         seen = array[np.isfinite(array)]
         rows.append([
             each.name, " × ".join(map(str, array.shape)), f"{np.sqrt(np.mean(seen**2)):.3g}",
             f"{seen.min():.3g}", f"{seen.max():.3g}",
-            f"{each.line[0].rpartition('/')[2]}:{each.line[1]}",
+            _place(each),
         ])  # fmt: skip
     header = ["array", "shape", "rms", "min", "max", "line"]
     return table_text(header, rows, numbers=(2, 3, 4), rich=False)
+
+
+def _place(operation: Operation) -> str:
+    """Return the line of an operation; the folder of the user's own file is shown too."""
+    file, line = operation.line
+    parts = file.split("/")
+    return f"{'/'.join(parts[-2:] if operation.kind == 'own' else parts[-1:])}:{line}"
 
 
 def _attention(trace: Trace, piece: Callable[[int], str]) -> str:

@@ -22,17 +22,19 @@ from nanochat.system.plain_files import remove_entry
 
 __all__ = ["HISTORY", "RUN_FILES", "RunFolder", "new_run", "refuse_links", "refuse_used"]
 
-CONFIG, ENVIRONMENT, METRICS, PLOT, RESULT, EVENTS, NONFINITE, HISTORY = (
+CONFIG, ENVIRONMENT, METRICS, PLOT, RESULT, EVENTS, NONFINITE, HISTORY, MODEL = (
     "config.toml", "environment.json", "metrics.jsonl", "loss.svg", "result.json", "tensorboard",
-    "nonfinite.json", "history.safetensors",
+    "nonfinite.json", "history.safetensors", "model.py",
 )  # fmt: skip
 
 
 # Every name that a run writes at the top of its folder; the hidden ones only while it writes.
-RUN_FILES = {CONFIG, ENVIRONMENT, METRICS, PLOT, RESULT, EVENTS, NONFINITE, HISTORY}
+RUN_FILES = {CONFIG, ENVIRONMENT, METRICS, PLOT, RESULT, EVENTS, NONFINITE, HISTORY, MODEL}
 COUNTS_DIR = "counts"  # of n-grams that the network is mixed with
 RUN_FILES |= {CHECKPOINTS_DIR, COUNTS_DIR, LOCK, SOURCES_DIR}
-RUN_FILES |= {f".{name}.tmp" for name in (CONFIG, ENVIRONMENT, RESULT, PLOT, NONFINITE, HISTORY)}
+RUN_FILES |= {
+    f".{name}.tmp" for name in (CONFIG, ENVIRONMENT, RESULT, PLOT, NONFINITE, HISTORY, MODEL)
+}
 # What a run may leave that ends before its first checkpoint. SOURCES_DIR may hold the only copy of
 # standard input; a result is that of a finished run.
 _REMAINS = RUN_FILES - {SOURCES_DIR, RESULT}
@@ -54,6 +56,7 @@ class RunFolder:
         self.result = path / RESULT
         self.events = path / EVENTS
         self.nonfinite = path / NONFINITE  # of a run that NonFiniteStep has ended
+        self.model = path / MODEL  # copy of the model file; no command runs it unless it is named
         self.checkpoints = path / CHECKPOINTS_DIR
         self.counts = path / COUNTS_DIR
 
@@ -77,6 +80,11 @@ class RunFolder:
             key: value for key, value in config.items() if value is not None and key not in left_out
         }
         self._write(self.config, tomli_w.dumps(known))
+
+    def write_model(self, source: bytes) -> None:
+        """Write the copy of the model file."""
+        self.check_in_place()
+        replace_durably(self.model, source)
 
     def write_json(self, path: Path, record: Mapping[str, Any]) -> None:
         self._write(path, strict_json(record, indent=2) + "\n")

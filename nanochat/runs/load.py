@@ -23,15 +23,18 @@ from nanochat.data.documents import Documents
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.engines import build_engine, resolve_hardware
 from nanochat.errors import CheckpointError, ConfigError, UnsupportedOption
+from nanochat.model.model_file import ModelFile, load_model_file
 from nanochat.ngram.adaptive import AdaptiveCounts
 from nanochat.ngram.kneser_ney import KneserNey
 from nanochat.ngram.mixing import exact_probabilities, probabilities
 from nanochat.runs.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from nanochat.runs.counts import counts_of
 from nanochat.runs.find import find_run, is_checkpoint, step_folders
+from nanochat.runs.folder import MODEL
 from nanochat.sampling.adaptive import adaptive_mixture
 from nanochat.sampling.mixed import NetworkAlone, mixed_with
 from nanochat.sampling.sampling import OpensDecoders
+from nanochat.system.wording import printable
 from nanochat.training.average import scored_state
 from nanochat.training.engine import Engine
 
@@ -41,6 +44,7 @@ __all__ = [
     "config_of",
     "kept_tokenizer",
     "load_trained",
+    "own_model_of",
     "read_checkpoint",
 ]
 
@@ -57,6 +61,7 @@ class TrainedModel:
     checkpoint: Checkpoint
     # That the network is mixed with, unless it is to predict alone, or that predict alone.
     counts: KneserNey | None
+    own: ModelFile | None = None  # with the model of the config
 
     @property
     def mixture(self) -> OpensDecoders:
@@ -175,6 +180,31 @@ def check_network_only(
         )
 
 
+def own_model_of(checkpoint: Checkpoint, path: str | None) -> ModelFile | None:
+    """Import the file with the model of a checkpoint, which the user must name: a run folder may
+    come from anybody, so it never decides which code is run.
+
+    Raises CheckpointError without such a path, ConfigError for another file than that of the
+    training, and ModelFileError for a fault in it.
+    """
+    recorded, run = checkpoint.config.get("model_file"), checkpoint.run_folder
+    if recorded is None:
+        if path is not None:
+            raise ConfigError(
+                f"model_file needs a run that was trained with one, got {checkpoint.path}; leave it"
+                " out"
+            )
+        return None
+    if path is None:
+        copy = run / MODEL
+        named = copy if copy.is_file() and not copy.is_symlink() else recorded
+        raise CheckpointError(
+            f"{checkpoint.path} uses the model in {printable(recorded)}, which is code; if you"
+            f" trust it, add --model-file {printable(named)}"
+        )
+    return load_model_file(path, checkpoint.data["model_file"]["sha256"], of=str(checkpoint.path))
+
+
 def load_trained(
     options: SampleConfig | EvalConfig | InspectConfig,
     checkpoint: Checkpoint,
@@ -211,8 +241,9 @@ def load_trained(
     # `eval` scores the mixture as well.
     needs_counts = not isinstance(options, SampleConfig) or not options.network_only
     counts = counts_of(checkpoint) if needs_counts else None
+    own = own_model_of(checkpoint, options.model_file)
     try:
-        engine = build_engine(resolved, tokenizer.vocab_size, counts=counts)
+        engine = build_engine(resolved, tokenizer.vocab_size, counts=counts, own=own)
         engine.load_state_dict(scored_state(checkpoint.state))
     except MemoryError as error:
         raise CheckpointError(
@@ -220,5 +251,6 @@ def load_trained(
             f" n_embd {config.n_embd} and block_size {config.block_size}"
         ) from error
     return TrainedModel(
-        engine=engine, config=resolved, tokenizer=tokenizer, checkpoint=checkpoint, counts=counts
-    )
+        engine=engine, config=resolved, tokenizer=tokenizer, checkpoint=checkpoint, counts=counts,
+        own=own,
+    )  # fmt: skip

@@ -23,6 +23,8 @@ from nanochat.config.option import shown
 from nanochat.config.options import TrainConfig, merged_config, with_new_names
 from nanochat.data.tokenizer import Tokenizer, tokenizer_from_dict
 from nanochat.errors import CheckpointError, ConfigError, OtherVersion, TokenizerError
+from nanochat.model.model_file import check_changes
+from nanochat.model.parameters import Changes
 from nanochat.model.state import STEP, TrainerState, check_shapes, saved_shapes
 from nanochat.ngram.share import Share
 from nanochat.runs import schema
@@ -57,7 +59,7 @@ SHARE = "share"  # of the engine's state, in TRAINER; older checkpoints lack it
 FILES = (WEIGHTS, OPTIMIZER, CONFIG, TOKENIZER, DATA, TRAINER)
 
 # Bytes of a file with a record. A tokenizer may have a million characters.
-_MOST_BYTES = {MANIFEST: 1 << 16, CONFIG: 1 << 22, TOKENIZER: 1 << 26, DATA: 1 << 16}
+_MOST_BYTES = {MANIFEST: 1 << 16, CONFIG: 1 << 22, TOKENIZER: 1 << 26, DATA: 1 << 19}
 _MOST_BYTES[TRAINER] = 1 << 16
 _WEIGHT, _STATE = "weight", "optimizer state"
 _CHUNK = 1 << 20
@@ -85,6 +87,11 @@ class Checkpoint:
             return tokenizer_from_dict(self.tokenizer)
         except TokenizerError as error:
             raise CheckpointError(f"{self.path} has no sound tokenizer: {error}") from error
+
+    @property
+    def changes(self) -> Changes:
+        """What the model file of the run changed of the matrices, as it was recorded."""
+        return _changes(self.data)
 
     @property
     def run_folder(self) -> Path:
@@ -125,9 +132,10 @@ def _loaded(path: Path) -> Checkpoint:
         _check_agreement(path, options, saved, tokenizer, data)
     saved.pop("extra", None)  # an empty field in older checkpoints
     share = Share(**{name: float(value) for name, value in saved.pop(SHARE, {}).items()})
-    shapes = dict(zip((WEIGHTS, OPTIMIZER), saved_shapes(options, vocab_size), strict=True))
-    for name, expected in shapes.items():
-        _check_arrays(path, name, manifest[name], expected, options)
+    expected = saved_shapes(options, vocab_size, _changes(data))
+    shapes = dict(zip((WEIGHTS, OPTIMIZER), expected, strict=True))
+    for name in shapes:
+        _check_arrays(path, name, manifest[name], shapes[name], options)
     arrays = {name: _read_arrays(path / name, manifest[name]) for name in shapes}
     trainer = TrainerState(**saved)
     _check_values(path, arrays[WEIGHTS], arrays[OPTIMIZER], trainer.step)
@@ -136,6 +144,12 @@ def _loaded(path: Path) -> Checkpoint:
         state=EngineState(weights=arrays[WEIGHTS], optimizer=arrays[OPTIMIZER], share=share),
         weights_sha256=str(manifest[WEIGHTS]["sha256"]),
     )  # fmt: skip
+
+
+def _changes(data: Mapping[str, Any]) -> Changes:
+    """Return what the model file of the run changed of the matrices, from the record of it."""
+    recorded = data.get("model_file", {}).get("parameters", {})
+    return {name: shape and (shape[0], shape[1]) for name, shape in recorded.items()}
 
 
 @contextmanager
@@ -262,6 +276,12 @@ def _check_agreement(
         raise ValueError(
             f"step of {TRAINER} must be at most {options.steps}, the steps of {CONFIG}, got {step}"
         )
+    if (options.model_file is None) != ("model_file" not in data):
+        raise ValueError(f"model_file of {CONFIG} must have its record in {DATA}")
+    try:
+        check_changes(f"model_file of {DATA}", _changes(data), options)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
     if tokenizer["kind"] != options.tokenizer:
         raise ValueError(
             f"kind of {TOKENIZER} must be {options.tokenizer}, as in {CONFIG}, got"

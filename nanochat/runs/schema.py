@@ -234,6 +234,21 @@ def _config(name: str, value: Any) -> None:
     record(required, known)(name, value)
 
 
+_MATRIX_NAME = re.compile(r"[A-Za-z0-9_.]{1,64}")
+
+
+def _changes(name: str, value: Any) -> None:
+    """Check a model.parameters.Changes."""
+    _object(name, value)
+    shape = optional(items(whole(1, 1 << 24), 2, 2))
+    if len(value) > 4096:
+        raise _refuse(name, "have at most 4,096 matrices", len(value))
+    for key, each in value.items():
+        if not _MATRIX_NAME.fullmatch(key):
+            raise ValueError(f"{name} must not have {shown(key)}")
+        shape(f"{key} of {name}", each)
+
+
 _ORIGIN = record({"path": text(), "step": whole(), "weights_sha256": sha256})
 
 MANIFEST = record({"format": text(), "version": whole(), "files": _manifest_files})
@@ -251,7 +266,10 @@ DATA = record(
         "train_documents": whole(), "train_tokens": whole(), "val_documents": whole(),
         "val_tokens": whole(), "start": items(whole(0, 1 << 31), 1, 16),
     },
-    {"ngram_sha256": sha256, "initialized_from": _ORIGIN, "text_seal": sha256},
+    {
+        "ngram_sha256": sha256, "initialized_from": _ORIGIN, "text_seal": sha256,
+        "model_file": record({"sha256": sha256, "parameters": _changes}),
+    },
 )  # fmt: skip
 
 

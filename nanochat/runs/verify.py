@@ -5,21 +5,24 @@ Reads all checkpoints, the counts of their n-grams and the small files, and chan
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from nanochat.errors import CheckpointError
+from nanochat.model.model_file import short
 from nanochat.model.parameters import parameter_specs
 from nanochat.runs.best import BEST, read_best
-from nanochat.runs.checkpoint import load_checkpoint, newest_checkpoint
+from nanochat.runs.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint
 from nanochat.runs.counts import counts_of
 from nanochat.runs.find import checkpoint_folders, holds_run
 from nanochat.runs.folder import HISTORY, RUN_FILES, RunFolder
 from nanochat.runs.history import read_history
 from nanochat.runs.schema import vocab_size_of
 from nanochat.runs.summary import summarize
+from nanochat.system.plain_files import read_plain
 
 __all__ = ["Verdict", "verdicts"]
 
@@ -66,11 +69,29 @@ def _checkpoints(directory: Path) -> Iterator[Verdict]:
 def _read_history(run: Path) -> None:
     checkpoint, _ = newest_checkpoint(RunFolder(run).checkpoints)
     vocab_size = vocab_size_of(checkpoint.tokenizer)
-    read_history(run, parameter_specs(checkpoint.options, vocab_size))
+    read_history(run, parameter_specs(checkpoint.options, vocab_size, checkpoint.changes))
 
 
 def _read_with_counts(path: Path) -> None:
-    counts_of(load_checkpoint(path))
+    checkpoint = load_checkpoint(path)
+    counts_of(checkpoint)
+    _check_model_copy(checkpoint)
+
+
+def _check_model_copy(checkpoint: Checkpoint) -> None:
+    """Raise CheckpointError if the copy of the model file is another one; it is not run."""
+    copy, record = RunFolder(checkpoint.run_folder).model, checkpoint.data.get("model_file")
+    if record is None or not os.path.lexists(copy):
+        return
+    try:
+        found = hashlib.sha256(read_plain(copy)).hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"cannot read {copy}: {error.strerror or error}") from error
+    if found != record["sha256"]:
+        raise CheckpointError(
+            f"{copy} is damaged: it must have the SHA-256 {short(record['sha256'])} of the file"
+            f" that {checkpoint.path} was trained with, got {short(found)}"
+        )
 
 
 def _verdict(path: Path, read: Callable[[Path], object], argument: Path) -> Verdict:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from nanochat.config.options import TrainConfig
 from nanochat.data.batches import IGNORE, Batch, StepRows
+from nanochat.model.model_file import ModelFile, changes_of
 from nanochat.model.parameters import GROUPS, initial_weights, output_size, parameter_specs
 from nanochat.model.state import check_shapes
 from nanochat.ngram.share import (
@@ -33,6 +34,7 @@ from nanochat.scalar.decoder import ReplayDecoder, ScalarDecoder
 from nanochat.scalar.functions import cross_entropy, mixed_cross_entropy, total
 from nanochat.scalar.minigpt import MiniGPT
 from nanochat.scalar.optimizer import ScalarOptimizer
+from nanochat.scalar.own_model import own_model
 from nanochat.scalar.replay import MOST_NODES, Replay, first_positions, recorded_nodes, segments_of
 from nanochat.scalar.value import Tape, Value
 from nanochat.training.average import saved_average, split_average
@@ -110,16 +112,21 @@ class ScalarEngine:
         *,
         dtype: str,
         longest: int = 0,  # positions of the longest segment; 0: unknown, grow on demand
+        own: ModelFile | None = None,  # of the config
     ) -> None:
         self.config = config
         self._start_offset = start_offset(vocab_size)
         self.share = given_share(config.ngram_share)
-        self.specs = parameter_specs(config, vocab_size)
+        changes = changes_of(own, config)
+        self.specs = parameter_specs(config, vocab_size, changes)
         self.tape = Tape(dtype)
         self.matrices = {spec.name: self.tape.matrix(*spec.shape) for spec in self.specs}
-        for name, weights in initial_weights(config, vocab_size).items():
+        for name, weights in initial_weights(config, vocab_size, changes).items():
             self.matrices[name].values[:] = weights.astype(dtype)
-        self.model = MODELS[config.model_kind](config, self.matrices)
+        if own is None:
+            self.model = MODELS[config.model_kind](config, self.matrices)
+        else:
+            self.model = own_model(own, config, self.matrices)
         self.optimizer = ScalarOptimizer(config, self.specs)
         self._average = ParameterAverage(self.specs, config.ema, dtype) if config.ema else None
         self._restart_average()

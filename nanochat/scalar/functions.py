@@ -34,7 +34,14 @@ def linear(
     x: Sequence[Value],  # (in,)
     weight: Sequence[Sequence[Value]],  # (out, in)
 ) -> list[Value]:  # (out,)
-    """Return weight · x: one dot product per row of the weight."""
+    """Return weight · x: one dot product per row of the weight.
+
+    Raises ValueError if their sizes differ.
+    """
+    if len(weight[0]) != len(x):
+        raise ValueError(
+            f"x must have {len(weight[0])} numbers, as each row of weight, got {len(x)}"
+        )
     return [dot(row, x) for row in weight]
 
 

@@ -5,6 +5,8 @@ the model of microgpt.py: the same operations in the same order.
 
 `see(name, x)` names a vector and returns it. It does nothing, unless a trace listens
 (scalar/trace.py), which may also return another vector to go on with.
+
+A file of the user's own may override any method here (docs/change-the-model.md).
 """
 
 from __future__ import annotations
@@ -61,19 +63,20 @@ class Block:
     def __init__(
         self, config: TrainConfig, matrices: Mapping[str, Matrix], layer: int, see: See = unseen
     ) -> None:
-        def rows(name: str) -> list[Vector]:
-            return matrices[f"layer{layer}.{name}"].rows()
-
         if config.activation not in ACTIVATIONS:
             raise UnsupportedActivation(
                 f"mode scalar does not support activation {config.activation};"
                 f" use {' or '.join(ACTIVATIONS)}, or mode tensor"
             )
-        self.config = config
-        self.activation = ACTIVATIONS[config.activation]
-        self.wq, self.wk, self.wv, self.wo = (rows(f"attn_w{name}") for name in "qkvo")
-        self.fc1, self.fc2 = rows("mlp_fc1"), rows("mlp_fc2")
-        self.see: See = lambda name, x: see(f"layer{layer}.{name}", x)
+        prefix = f"layer{layer}."
+        self.config, self.layer = config, layer
+        # The rows of each matrix of this layer by name, such as mlp_fc1.
+        self.weights = {
+            name.removeprefix(prefix): matrix.rows()
+            for name, matrix in matrices.items()
+            if name.startswith(prefix)
+        }
+        self.see: See = lambda name, x: see(prefix + name, x)
 
     def forward(
         self,
@@ -83,16 +86,17 @@ class Block:
         values: list[Vector],
     ) -> Vector:  # (n_embd,)
         see = self.see
-        x = see("attn.residual", _sum(self.attention(rmsnorm(x), position, keys, values), x))
-        return see("mlp.residual", _sum(self.mlp(rmsnorm(x)), x))
+        x = see("attn.residual", _sum(self.attention(self.norm(x), position, keys, values), x))
+        return see("mlp.residual", _sum(self.mlp(self.norm(x)), x))
 
     def attention(
         self, x: Vector, position: int, keys: list[Vector], values: list[Vector]
     ) -> Vector:
-        see = self.see
+        see, weights = self.see, self.weights
         x = see("attn.norm", x)
-        query, key = see("attn.q", linear(x, self.wq)), see("attn.k", linear(x, self.wk))
-        values.append(see("attn.v", linear(x, self.wv)))
+        query = see("attn.q", linear(x, weights["attn_wq"]))
+        key = see("attn.k", linear(x, weights["attn_wk"]))
+        values.append(see("attn.v", linear(x, weights["attn_wv"])))
         keys.append(self.rotate_and_norm("attn.k", key, position))
         query = self.rotate_and_norm("attn.q", query, position)
         size = self.config.head_dim
@@ -100,10 +104,10 @@ class Block:
         for start in range(0, self.config.n_embd, size):
             head = slice(start, start + size)
             scores = see("attn.scores", [dot(query[head], k[head]) / size**0.5 for k in keys])
-            weights = see("attn.weights", softmax(scores))
+            shares = see("attn.weights", softmax(scores))
             columns = zip(*(v[head] for v in values), strict=True)
-            heads += [dot(weights, column) for column in columns]
-        return see("attn.out", linear(see("attn.mixed", heads), self.wo))
+            heads += [dot(shares, column) for column in columns]
+        return see("attn.out", linear(see("attn.mixed", heads), weights["attn_wo"]))
 
     def rotate_and_norm(self, name: str, x: Vector, position: int) -> Vector:
         """Return a query or key with the rotation of its position and QK norm, head by head."""
@@ -112,17 +116,26 @@ class Block:
             angles = _angles(position, size)
             x = self.see(f"{name}_rotated", _by_head(x, size, lambda head: rotate(head, *angles)))
         if self.config.qk_norm:
-            x = self.see(f"{name}_norm", _by_head(x, size, rmsnorm))
+            x = self.see(f"{name}_norm", _by_head(x, size, self.norm))
         return x
 
-    def mlp(self, x: Vector) -> Vector:
-        see = self.see
-        hidden = see("mlp.hidden", linear(see("mlp.norm", x), self.fc1))
-        return see("mlp.out", linear(see("mlp.active", self.activation(hidden)), self.fc2))
+    def mlp(self, x: Vector) -> Vector:  # (n_embd,) -> (n_embd,)
+        see, weights = self.see, self.weights
+        hidden = see("mlp.hidden", linear(see("mlp.norm", x), weights["mlp_fc1"]))
+        active = see("mlp.active", self.activation(hidden))
+        return see("mlp.out", linear(active, weights["mlp_fc2"]))
+
+    def activation(self, x: Vector) -> Vector:  # (4 · n_embd,) -> (4 · n_embd,)
+        return ACTIVATIONS[self.config.activation](x)
+
+    def norm(self, x: Vector) -> Vector:  # (n_embd,), or (head_dim,) of a query or key
+        return rmsnorm(x)
 
 
 class MiniGPT:
     """Embeddings, blocks and LM head; logits() processes one token."""
+
+    block: type[Block] = Block
 
     def __init__(
         self, config: TrainConfig, matrices: Mapping[str, Matrix], see: See = unseen
@@ -131,7 +144,7 @@ class MiniGPT:
         self.wte = matrices["wte"]
         self.wpe = matrices.get("wpe")
         self.lm_head = (self.wte if config.tie_lm_head else matrices["lm_head"]).rows()
-        self.blocks = [Block(config, matrices, layer, see) for layer in range(config.n_layer)]
+        self.blocks = [self.block(config, matrices, layer, see) for layer in range(config.n_layer)]
 
     def new_cache(self) -> KeyValueCache:
         """Return the empty cache of one segment. Attention never looks outside a segment."""
@@ -144,13 +157,16 @@ class MiniGPT:
         if self.wpe is not None:
             x = see("embed.sum", _sum(x, see("embed.position", self.wpe.row(position))))
         if self.config.input_rmsnorm:
-            x = see("embed.norm", rmsnorm(x))
+            x = see("embed.norm", self.norm(x))
         for block, keys, values in zip(self.blocks, cache.keys, cache.values, strict=True):
             x = block.forward(x, position, keys, values)
         x = linear(x, self.lm_head)
         if cap := self.config.logit_softcap:
             x = softcap(see("logits_uncapped", x), cap)
         return see("logits", x)
+
+    def norm(self, x: Vector) -> Vector:  # (n_embd,), the embedding
+        return rmsnorm(x)
 
 
 def _by_head(x: Vector, size: int, change: Callable[[Vector], Vector]) -> Vector:

@@ -12,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanochat.config.options import TrainConfig
+from nanochat.model.model_file import ModelFile
 from nanochat.model.traced import PER_HEAD, PER_TOKEN, Computed, Edits, TracedText, causal
 from nanochat.ngram.share import start_offset
 from nanochat.scalar.bigram import Bigram
 from nanochat.scalar.functions import softmax, total
 from nanochat.scalar.minigpt import MiniGPT
+from nanochat.scalar.own_model import own_model
 from nanochat.scalar.value import Tape, Value, detached_max, select
 
 __all__ = ["scalar_trace"]
@@ -33,6 +35,7 @@ def scalar_trace(
     edits: Edits,
     *,
     dtype: str,
+    own: ModelFile | None = None,  # of the config
 ) -> Computed:
     """Run the model over the text, token by token, and return every named number."""
     tape = Tape(dtype)
@@ -40,7 +43,11 @@ def scalar_trace(
     for name, matrix in matrices.items():
         matrix.values[:] = weights[name].astype(dtype)
     seen = _Seen(tape, edits)
-    _forward(config, matrices, text, seen).backward()
+    if own is None:
+        model = MODELS[config.model_kind](config, matrices, seen)
+    else:
+        model = own_model(own, config, matrices, seen)
+    _forward(model, text, seen).backward()
     values, gradients = seen.arrays()
     return Computed(
         values=values, gradients=gradients,
@@ -97,9 +104,8 @@ def _by_head(vectors: list[list[float]], hidden: float) -> NDArray[np.float64]:
     return np.ascontiguousarray(array.transpose(1, 0, 2))
 
 
-def _forward(config: TrainConfig, matrices: Any, text: TracedText, see: _Seen) -> Value:
+def _forward(model: Any, text: TracedText, see: _Seen) -> Value:
     """Return the mean loss in nats per token."""
-    model = MODELS[config.model_kind](config, matrices, see)
     cache, losses = model.new_cache(), []
     by_counts = np.ones(len(text.tokens)) if text.by_counts is None else text.by_counts
     columns = zip(text.tokens.tolist(), text.targets.tolist(), by_counts.tolist(), strict=True)

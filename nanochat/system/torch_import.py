@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["THREAD", "begin", "importing", "is_running"]
+__all__ = ["THREAD", "begin", "importing", "is_running", "wait"]
 
 THREAD = "import torch"  # name of the threads that import torch or modules on it
 TURN_S = 0.0005  # of a thread that holds Python's lock, where another one waits; Python's is 5 ms
@@ -38,6 +38,17 @@ def begin() -> None:
 def is_running() -> bool:
     """Return whether torch is being imported on another thread."""
     return any(thread.name == THREAD for thread in threading.enumerate())
+
+
+def wait() -> None:
+    """Wait until no other thread imports torch.
+
+    Two threads that import parts of it in another order would each find the other's part
+    unfinished.
+    """
+    for thread in threading.enumerate():
+        if thread.name == THREAD:
+            thread.join()
 
 
 def _import_torch() -> None:

@@ -20,6 +20,7 @@ from nanochat import native
 from nanochat.config.options import TrainConfig
 from nanochat.data.batches import IGNORE, Batch
 from nanochat.errors import KernelError, OutOfMemory, UnsupportedDevice, UnsupportedDtype
+from nanochat.model.model_file import ModelFile, changes_of
 from nanochat.model.parameters import initial_weights, output_size, parameter_specs
 from nanochat.model.state import check_shapes
 from nanochat.ngram.share import (
@@ -42,6 +43,7 @@ from nanochat.tensor.model import MODELS
 from nanochat.tensor.native import trains
 from nanochat.tensor.native.model import MiniGPT as NativeMiniGPT
 from nanochat.tensor.optimizer import FlatOptimizer
+from nanochat.tensor.own_model import own_model
 from nanochat.tensor.parts import in_parts, is_out_of_memory
 from nanochat.tensor.recording import Recording
 from nanochat.tensor.weights import FlatWeights
@@ -151,18 +153,23 @@ class TensorEngine:
         *,
         device: str,
         dtype: str,
+        own: ModelFile | None = None,  # of the config
     ) -> None:
         self.config = config
         self.device = device
         torch_device, torch_dtype = _prepare_machine(config, device), TORCH_DTYPES[dtype]
-        specs = parameter_specs(config, vocab_size)
-        initial = initial_weights(config, vocab_size)
+        changes = changes_of(own, config)
+        specs = parameter_specs(config, vocab_size, changes)
+        initial = initial_weights(config, vocab_size, changes)
         self.weights = FlatWeights(specs, initial, device=torch_device, dtype=torch_dtype)
         self._compiled = compile_pays(config, device)
         fast = trains(config, device, torch_dtype, compiled=self._compiled)
-        model = NativeMiniGPT if fast else MODELS[config.model_kind]
         outputs = output_size(config, vocab_size)
-        self.model = model(config, self.weights, outputs)
+        if own is None:
+            model = NativeMiniGPT if fast else MODELS[config.model_kind]
+            self.model = model(config, self.weights, outputs)
+        else:
+            self.model = own_model(own, config, self.weights, outputs)
         self.optimizer = FlatOptimizer(config, self.weights)
         self._recording = Recording(self.weights, self.optimizer)
         self._average = WeightAverage(self.weights, config.ema) if config.ema else None

@@ -6,6 +6,8 @@ time. The parameters live in FlatWeights; inputs.py prepares everything that all
 
 `see(name, x)` names a tensor and returns it. It does nothing, unless a trace listens
 (tensor/trace.py), which may also return another tensor to go on with.
+
+A file of the user's own may override any method here (docs/change-the-model.md).
 """
 
 from __future__ import annotations
@@ -134,15 +136,20 @@ class Embedding(nn.Module):
     """Tokens as vectors: a row of wte, of wpe, and those of earlier tokens and n-grams, added."""
 
     def __init__(
-        self, config: TrainConfig, weights: FlatWeights, vocab_size: int, see: See = unseen
+        self,
+        config: TrainConfig,
+        weights: FlatWeights,
+        vocab_size: int,
+        see: See = unseen,
+        norm: Callable[[Tensor], Tensor] = rmsnorm,
     ) -> None:
         super().__init__()
         self.see = see
         rows = EmbeddingTables.of(config, vocab_size).rows
         self.wte = weights.leaf("wte", rows=rows, master=True)
         learned = "wpe" in weights.offsets
-        self.wpe = weights.leaf("wpe", rows=config.block_size, master=True) if learned else None
-        self.norm = config.input_rmsnorm
+        self.wpe = weights.leaf("wpe", master=True) if learned else None
+        self.norm = norm if config.input_rmsnorm else None
 
     def forward(self, inputs: Inputs) -> Tensor:  # (tokens, n_embd) master dtype
         see = self.see
@@ -153,8 +160,8 @@ class Embedding(nn.Module):
             x = see("embed.tables", F.embedding_bag(bags.rows, self.wte, bags.offsets, mode="sum"))
         if self.wpe is not None:
             x = see("embed.sum", x + see("embed.position", F.embedding(inputs.positions, self.wpe)))
-        if self.norm:
-            x = see("embed.norm", rmsnorm(x))
+        if self.norm is not None:
+            x = see("embed.norm", self.norm(x))
         return dropout(x, inputs, place=0)
 
 
@@ -167,44 +174,53 @@ class Block(nn.Module):
         super().__init__()
         self.listening = see is not unseen
         self.see: See = lambda name, x: see(f"layer{layer}.{name}", x)
-        self.wqkv = weights.leaf(f"layer{layer}.attn_wq", rows=3 * config.n_embd)  # wq, wk, wv
-        self.wo = weights.leaf(f"layer{layer}.attn_wo", rows=config.n_embd)
-        self.fc1 = weights.leaf(f"layer{layer}.mlp_fc1", rows=4 * config.n_embd)
-        self.fc2 = weights.leaf(f"layer{layer}.mlp_fc2", rows=config.n_embd)
-        self.heads, self.norm = config.n_head, rmsnorm if config.qk_norm else None
-        self.activation, self.layer = ACTIVATIONS[config.activation], layer
+        self.config, self.layer = config, layer
+        # The matrices of this layer by name, such as mlp_fc1; attn_wqkv is wq, wk and wv.
+        self.weights = nn.ParameterDict(weights.of_layer(layer))
+        self.qk_norm = self.norm if config.qk_norm else None
 
     def forward(self, x: Tensor, inputs: Inputs, cache: KeyValueCache | None = None) -> Tensor:
         see = self.see
-        x = see("attn.residual", x + self.attention(rmsnorm(x), inputs, cache))
-        return see("mlp.residual", x + self.mlp(rmsnorm(x), inputs))
+        x = see("attn.residual", x + self.attention(self.norm(x), inputs, cache))
+        return see("mlp.residual", x + self.mlp(self.norm(x), inputs))
 
     def attention(self, x: Tensor, inputs: Inputs, cache: KeyValueCache | None) -> Tensor:
-        see = self.see
-        qkv = linear(see("attn.norm", x), self.wqkv)
+        see, weights, heads = self.see, self.weights, self.config.n_head
+        qkv = linear(see("attn.norm", x), weights["attn_wqkv"])
         if self.listening:
-            mixed = attend_written_out(qkv, inputs, self.heads, self.norm, see)
+            mixed = attend_written_out(qkv, inputs, heads, self.qk_norm, see)
         else:
-            mixed = attend(qkv, inputs, self.heads, self.norm, cache)
-        return dropout(see("attn.out", linear(mixed, self.wo)), inputs, place=1 + 2 * self.layer)
+            mixed = attend(qkv, inputs, heads, self.qk_norm, cache)
+        out = see("attn.out", linear(mixed, weights["attn_wo"]))
+        return dropout(out, inputs, place=1 + 2 * self.layer)
 
-    def mlp(self, x: Tensor, inputs: Inputs) -> Tensor:
-        see = self.see
-        hidden = see("mlp.hidden", linear(see("mlp.norm", x), self.fc1))
-        out = see("mlp.out", linear(see("mlp.active", self.activation(hidden)), self.fc2))
+    def mlp(self, x: Tensor, inputs: Inputs) -> Tensor:  # (tokens, n_embd) -> (tokens, n_embd)
+        see, weights = self.see, self.weights
+        hidden = see("mlp.hidden", linear(see("mlp.norm", x), weights["mlp_fc1"]))
+        active = see("mlp.active", self.activation(hidden))
+        out = see("mlp.out", linear(active, weights["mlp_fc2"]))
         return dropout(out, inputs, place=2 + 2 * self.layer)
+
+    def activation(self, x: Tensor) -> Tensor:  # (tokens, 4 · n_embd)
+        return ACTIVATIONS[self.config.activation](x)
+
+    def norm(self, x: Tensor) -> Tensor:  # (tokens, n_embd), or (…, head_dim) of queries and keys
+        return rmsnorm(x)
 
 
 class MiniGPT(nn.Module):
     """microgpt's transformer with its options: embedding, blocks, output head."""
+
+    block: type[Block] = Block
 
     def __init__(
         self, config: TrainConfig, weights: FlatWeights, vocab_size: int, see: See = unseen
     ) -> None:
         super().__init__()
         self.config, self.dtype, self.see = config, weights.dtype, see
-        self.embedding = Embedding(config, weights, vocab_size, see)
-        self.blocks = nn.ModuleList(Block(config, weights, i, see) for i in range(config.n_layer))
+        self.embedding = Embedding(config, weights, vocab_size, see, self.norm)
+        layers = range(config.n_layer)
+        self.blocks = nn.ModuleList(self.block(config, weights, i, see) for i in layers)
         self.head = weights.leaf("wte" if config.tie_lm_head else "lm_head", rows=vocab_size)
 
     def hidden(self, inputs: Inputs, caches: Sequence[KeyValueCache] | None = None) -> Tensor:
@@ -218,6 +234,9 @@ class MiniGPT(nn.Module):
         """Return the logits after the last token of each row, (rows, vocab)."""
         hidden = self.hidden(inputs, caches).view(inputs.rows, inputs.length, -1)[:, -1]
         return head_logits(hidden, self.head, softcap=self.config.logit_softcap)
+
+    def norm(self, x: Tensor) -> Tensor:  # (tokens, n_embd), the embedding
+        return rmsnorm(x)
 
 
 class Bigram(MiniGPT):

@@ -8,10 +8,12 @@ shape share each product.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from nanochat.model.parameters import Spec
 from nanochat.tensor.weights import FlatWeights
 
 __all__ = ["Muon", "orthogonalized"]
@@ -67,9 +69,14 @@ class Muon:
         self._weights = weights
         self.start = min(weights.offsets[s.name] for s in weights.specs if s.group == "matrix")
         self.momentum = torch.zeros_like(weights.values[self.start :])
-        self._heads = heads
-        self._layers = sum(s.name.endswith("attn_wq") for s in weights.specs)
-        self._n_embd = next(s.shape[1] for s in weights.specs if s.group == "matrix")
+        # The matrices of equal layers share their products; others are one layer together.
+        matrices = [spec for spec in weights.specs if spec.group == "matrix"]
+        layers = len({spec.name.partition(".")[0] for spec in matrices})
+        size, left = divmod(len(matrices), layers)
+        parts = [_kinds(matrices[i : i + size]) for i in range(0, len(matrices), size)]
+        is_equal = not left and all(part == parts[0] for part in parts)
+        self._layers = layers if is_equal else 1
+        self._shapes = _stack_shapes(matrices[:size] if is_equal else matrices, heads)
 
     def step(
         self,
@@ -97,13 +104,37 @@ class Muon:
 
     def _stacks(self, flat: Tensor) -> list[Tensor]:
         """Return views that stack matrices of one shape: (layers, count, m, n)."""
-        layers, heads, n_embd = self._layers, self._heads, self._n_embd
-        layer = flat.view(layers, -1)
-        square, head_dim = n_embd * n_embd, n_embd // heads
-        inner = (layer.shape[1] - 4 * square) // 2
-        return [
-            layer[:, : 3 * square].view(layers, 3 * heads, head_dim, n_embd),
-            layer[:, 3 * square : 4 * square].view(layers, n_embd, heads, head_dim).transpose(1, 2),
-            layer[:, 4 * square : 4 * square + inner].view(layers, 1, -1, n_embd),
-            layer[:, 4 * square + inner :].view(layers, 1, n_embd, -1),
-        ]
+        layer = flat.view(self._layers, -1)
+        stacks, start = [], 0
+        for shape, is_turned in self._shapes:
+            stop = start + math.prod(shape)
+            stack = layer[:, start:stop].view(self._layers, *shape)
+            stacks.append(stack.transpose(1, 2) if is_turned else stack)
+            start = stop
+        return stacks
+
+
+def _kinds(specs: Sequence[Spec]) -> list[tuple[str, tuple[int, int]]]:
+    """Return the names without their layers, and the shapes."""
+    return [(spec.name.partition(".")[2], spec.shape) for spec in specs]
+
+
+def _stack_shapes(specs: Sequence[Spec], heads: int) -> list[tuple[tuple[int, int, int], bool]]:
+    """Return the shapes of consecutive stacks, and whether their first two dimensions are swapped.
+
+    The rows of wq, wk and wv and the columns of wo are split by head, as far as heads divide them.
+    """
+    shapes: list[tuple[tuple[int, int, int], bool]] = []
+    for spec in specs:
+        rows, columns = spec.shape
+        if spec.name.endswith(("attn_wq", "attn_wk", "attn_wv")) and rows % heads == 0:
+            shape = (heads, rows // heads, columns)
+            if shapes and spec.name[-1] in "kv" and shapes[-1][0][1:] == shape[1:]:
+                shapes[-1] = (shapes[-1][0][0] + heads, *shape[1:]), False
+            else:
+                shapes.append((shape, False))
+        elif spec.name.endswith("attn_wo") and columns % heads == 0:
+            shapes.append(((rows, heads, columns // heads), True))
+        else:
+            shapes.append(((1, rows, columns), False))
+    return shapes

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from nanochat.config.options import TrainConfig
 from nanochat.data.batches import Batch
+from nanochat.model.model_file import ModelFile, changes_of
 from nanochat.model.parameters import output_size, parameter_specs
 from nanochat.model.traced import PER_HEAD, Computed, Edits, TracedText, causal
 from nanochat.ngram.share import start_offset
@@ -22,6 +23,7 @@ from nanochat.ops.launch import TORCH_DTYPES
 from nanochat.ops.reference import capped, head_logits
 from nanochat.tensor.inputs import InputsMaker
 from nanochat.tensor.model import MODELS
+from nanochat.tensor.own_model import own_model
 from nanochat.tensor.weights import FlatWeights
 
 __all__ = ["tensor_trace"]
@@ -36,13 +38,17 @@ def tensor_trace(
     vocab_size: int,
     dtype: str,
     device: str,
+    own: ModelFile | None = None,  # of the config
 ) -> Computed:
     """Run the model over the text and return every named number."""
     place, torch_dtype = torch.device(device), TORCH_DTYPES[dtype]
-    specs = parameter_specs(config, vocab_size)
+    specs = parameter_specs(config, vocab_size, changes_of(own, config))
     flat = FlatWeights(specs, _float64(weights), device=place, dtype=torch_dtype)
     outputs, seen = output_size(config, vocab_size), _Seen(edits)
-    model = MODELS[config.model_kind](config, flat, outputs, seen)
+    if own is None:
+        model = MODELS[config.model_kind](config, flat, outputs, seen)
+    else:
+        model = own_model(own, config, flat, outputs, seen)
     maker = InputsMaker(config, outputs, device=place, dtype=torch_dtype, native=False)
     inputs = maker(_batch(text))
     logits = head_logits(model.hidden(inputs), model.head)

@@ -64,22 +64,40 @@ class FlatWeights:
         """The sums over processes: all gradients, the loss, and the requests to stop."""
         return self._sums
 
-    def leaf(self, name: str, *, rows: int, master: bool = False) -> nn.Parameter:  # (rows, in)
+    def leaf(
+        self, name: str, *, rows: int | None = None, master: bool = False
+    ) -> nn.Parameter:  # (rows, in)
         """Return a view of the weights as a parameter whose gradient is a view of the gradients.
 
-        `rows` may include the following matrices with as many columns. `master` asks for the master
+        `rows` may include the following matrices with as many columns; None means the rows of this
+        one. `master` asks for the master
         weights instead of their copy in the compute dtype.
         """
         values, gradients = self.values, self.gradients
         if self._compute is not None and self._compute_gradients is not None and not master:
             values, gradients = self._compute, self._compute_gradients
             self._cover(self.offsets[name])
-        columns = next(spec.shape[1] for spec in self.specs if spec.name == name)
+        shape = next(spec.shape for spec in self.specs if spec.name == name)
+        rows, columns = shape[0] if rows is None else rows, shape[1]
         start = self.offsets[name]
         piece = slice(start, start + rows * columns)
         weight = nn.Parameter(values[piece].view(rows, columns))
         weight.grad = gradients[piece].view(rows, columns)
         return weight
+
+    def of_layer(self, layer: int) -> dict[str, nn.Parameter]:
+        """Return the matrices of a layer by name, such as mlp_fc1.
+
+        attn_wqkv is wq, wk and wv in one, where they follow each other with as many columns.
+        """
+        prefix = f"layer{layer}."
+        specs = [spec for spec in self.specs if spec.name.startswith(prefix)]
+        leaves = {spec.name.removeprefix(prefix): self.leaf(spec.name) for spec in specs}
+        first = [spec.name.removeprefix(prefix) for spec in specs[:3]]
+        if first == ["attn_wq", "attn_wk", "attn_wv"] and len({s.shape[1] for s in specs[:3]}) == 1:
+            rows = sum(spec.shape[0] for spec in specs[:3])
+            leaves["attn_wqkv"] = self.leaf(specs[0].name, rows=rows)
+        return leaves
 
     @property
     def computed(self) -> Tensor | None:  # (size,)

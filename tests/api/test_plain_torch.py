@@ -129,6 +129,7 @@ def test_every_option_of_the_model_is_computed_or_does_not_change_the_model():
     model = {name for name, option in options_of(TrainConfig).items() if option.group == "Model"}
     assert model == set(plain_torch.REPRESENTED) | plain_torch.NOT_OF_THE_MODEL
     values = {name: known for name, known in plain_torch.REPRESENTED.items() if known is not None}
+    assert values.pop("model_file") == (None,)  # it holds the built-in model alone
     assert values == standalone_model.CHOICES
 
 

@@ -317,6 +317,47 @@ def test_every_view_opens_from_its_link_and_one_number_leads_to_its_panel(visit,
     assert page.inner_text(".compared dd >> nth=2") == "0"
 
 
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, dict[str, Any]]:
+    """The trace of a model file, the gated MLP of docs/examples."""
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "names.txt").write_text(NAMES, encoding="utf-8")
+    file = str(Path(__file__).parents[2] / "docs" / "examples" / "gated_mlp.py")
+    run = nanochat.train(nanochat.TrainConfig(
+        data=str(folder / "names.txt"), documents="line", block_size=16, batch_size=2, steps=6,
+        eval_every=6, num_samples=0, lr=0.02, out=str(folder / "run"), model_file=file,
+        **{**MODELS["microgpt"], "n_layer": 2},
+    )).run  # fmt: skip
+    trace = nanochat.load(run, model_file=file).trace("emma")
+    return trace, facts_of(trace, run="own", step=6, arrays=True, neurons=True)
+
+
+def test_a_number_of_a_model_file_leads_to_its_line(visit, own):
+    _, facts = own
+    one = visit(with_everything(facts))
+    page = one.open()
+    for name in VIEWS:
+        page.click(f'nav a[href="#{name}"]')
+        assert len(page.inner_text("main")) > 60, name
+    page = one.open("number/layer0.mlp.gate/1/2")
+    assert re.search(r"Computed by \S*gated_mlp\.py:\d+, whose formula", page.inner_text("main"))
+    page = one.open("gradient/layer0.attn.residual/1/2")
+    assert "gated_mlp.py" in page.locator("table", has_text="local derivative").first.inner_text()
+
+
+def test_the_gradients_of_a_model_file_sum_up_with_what_passes_through_it(visit, own):
+    trace, facts = own
+    found = visit(facts).open().evaluate(RECOMPUTED, 20)
+    assert set(found) == {*trace, *trace.weights}
+    for name, numbers in found.items():
+        for n in numbers:
+            if n["value"] != "-inf":
+                difference = abs(n["value"] - n["value_engine"])
+                assert difference <= 1e-14 * n["value_size"], (name, n)
+            difference = abs(n["gradient"] - n["gradient_engine"])
+            assert difference <= 1e-5 * n["gradient_size"], (name, n)
+
+
 @pytest.mark.long
 def test_every_number_follows_from_its_operands_and_every_gradient_from_its_consumers(visit, model):
     trace, facts = model

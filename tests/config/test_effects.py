@@ -91,7 +91,7 @@ OF_SAMPLE = [
     ("top_p", 0.5, {"temperature": 0.0}, DRAWS),
     *((name, value, {"from_counts": True}, COUNTS)
       for name, value in (("mode", "scalar"), ("device", "cpu"), ("dtype", "float32"),
-                          ("threads", 2), ("style_weight", 2.0))),
+                          ("threads", 2), ("style_weight", 2.0), ("model_file", "my_model.py"))),
     ("data_dir", "there", {},
      "report_copies above 0 or from_counts, got report_copies 0; leave it out or use report_copies"
      " above 0 or from_counts"),
@@ -160,7 +160,13 @@ def test_an_option_without_an_effect_is_refused_from_every_source(
     config(**others)
     assert refused(command, *words({**others, name: value})) == message
     (folder / "run.toml").write_text(f"{name} = {json.dumps(value)}\n")
-    assert refused(command, *words(others), "--config=run.toml") == message
+    from_file = message
+    if name == "model_file":  # code is never taken from a file alone
+        from_file = (
+            "model_file my_model.py of config file run.toml is code; if you trust it, add"
+            " --model-file my_model.py"
+        )
+    assert refused(command, *words(others), "--config=run.toml") == from_file
     monkeypatch.setenv(f"NCLAB_{name.upper()}", options_of(config)[name].text(value))
     assert refused(command, *words(others)) == message
 

@@ -225,7 +225,8 @@ PATHS = [(c, name, k) for c, name, k in OPTIONS if k.path]
 def test_the_options_that_hold_paths_are_marked():
     assert {(command, name) for command, name, _ in PATHS} == {
         ("train", "data"), ("train", "data_dir"), ("train", "out"), ("train", "init_from"),
-        ("train", "final_on_all"),
+        ("train", "final_on_all"), ("train", "model_file"), ("sample", "model_file"),
+        ("eval", "model_file"), ("inspect", "model_file"), ("inspect", "against_model_file"),
         ("sample", "run"), ("sample", "checkpoint"), ("sample", "data_dir"), ("eval", "run"),
         ("eval", "checkpoint"), ("eval", "data"), ("eval", "data_dir"), ("eval", "per_token"),
         ("inspect", "run"), ("inspect", "checkpoint"), ("inspect", "out"), ("inspect", "against"),
@@ -589,6 +590,9 @@ REFUSED = [  # in the order of the table
      errors.UnsupportedDtype, "device mps does not support dtype float64; use dtype float32"),
     ({"mode": "tensor", "device": "mps"}, errors.UnsupportedOption,
      "device mps does not support loss fused; use loss torch"),
+    ({**BIGRAM, "model_file": "my_model.py"}, errors.UnsupportedOption,
+     "model_kind bigram does not support model_file my_model.py; leave it out or use model_kind"
+     " mini-gpt"),
     ({**BIGRAM, "n_layer": 1}, errors.UnsupportedOption,
      "model_kind bigram does not support n_layer 1; use n_layer 0 or model_kind mini-gpt"),
     ({**BIGRAM, "n_head": 2}, errors.UnsupportedOption,

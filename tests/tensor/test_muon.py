@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from tensor import batch_makers
 from tensor.batch_makers import make_engine, small_config
 
-from nanochat.tensor.muon import COEFFICIENTS, ITERATIONS, orthogonalized
+from nanochat.model.parameters import initial_weights, parameter_specs
+from nanochat.tensor.muon import COEFFICIENTS, ITERATIONS, Muon, orthogonalized
+from nanochat.tensor.weights import FlatWeights
 
 
 def iterated(sizes: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -110,6 +112,45 @@ def test_steps_equal_numpy_in_float64(decay: float) -> None:
         *(f"momentum.{spec.name}" for spec in specs),
         "step",
     }
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"layer0.gate": (6, 8), "layer1.gate": (6, 8)},
+        {"layer1.gate": (6, 8), "scale": (1, 8)},
+        {"layer0.mlp_fc1": (3, 8), "layer0.mlp_fc2": (8, 3)},
+        {"layer0.attn_wk": None, "layer1.attn_wo": None, "layer1.attn_wv": (4, 8)},
+        {"layer0.attn_wk": (4, 8), "layer1.attn_wk": (4, 8), "layer0.attn_wq": (3, 8)},
+    ],
+    ids=str,
+)
+def test_a_step_orthogonalizes_the_matrices_of_a_model_file_one_by_one(
+    changes: dict[str, tuple[int, int] | None],
+) -> None:
+    config = small_config(optimizer="muon", n_layer=2, n_head=2, n_embd=8)
+    specs = parameter_specs(config, 5, changes)
+    before = initial_weights(config, 5, changes)
+    weights = FlatWeights(specs, before, device=torch.device("cpu"), dtype=torch.float64)
+    muon = Muon(weights, heads=2)
+    flat = torch.from_numpy(np.random.default_rng(1).normal(size=weights.size))
+    gradients = weights.unpack(flat)
+    weights.gradients.copy_(flat)
+    muon.step(lr=0.5, weight_decay=0.0, momentum=0.0, stopped=torch.zeros(()))
+    after = weights.unpack(weights.values)
+    matrices = [spec for spec in specs if spec.group == "matrix"]
+    assert {spec.name for spec in matrices} >= {n for n, shape in changes.items() if shape}
+    for spec in matrices:
+        expected = before[spec.name].copy()
+        by_head = spec.shape[0] % 2 == 0 or not spec.name.endswith(("wq", "wk", "wv"))
+        split = matrices_of if by_head else lambda _config, _name, array: [array]
+        targets = split(config, spec.name, expected)
+        for target, part in zip(
+            targets, split(config, spec.name, gradients[spec.name]), strict=True
+        ):
+            size = 0.5 * max(1.0, part.shape[0] / part.shape[1]) ** 0.5
+            target -= size * by_singular_values(part)
+        np.testing.assert_allclose(after[spec.name], expected, atol=1e-8, err_msg=spec.name)
 
 
 def unpacked(engine) -> list[NDArray[np.float64]]:

@@ -102,7 +102,8 @@ def test_gradients_and_loss_are_zero_between_steps() -> None:
         engine = make_engine(small_config(), dtype=dtype)
         engine.step([packed()], settings())
         assert not engine.weights.step_sums.any()
-        assert all(not leaf.grad.any() for leaf in (engine.model.head, engine.model.blocks[0].wqkv))
+        wqkv = engine.model.blocks[0].weights["attn_wqkv"]
+        assert all(not leaf.grad.any() for leaf in (engine.model.head, wqkv))
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "muon"])

@@ -62,6 +62,11 @@ class TrainConfig:
         "auto", "Named set of defaults; auto: chosen by the text, the engine and the time.",
         group=MODEL, choices=("auto", *PRESETS), common=True,
     )  # fmt: skip
+    model_file: str | None = option(
+        None,
+        "Python file with a model of your own, ScalarModel or TensorModel; its code is run.",
+        group=MODEL, path=True, kind=str, optional=True, output=True,
+    )  # fmt: skip
     n_layer: int = option(
         2, "Number of transformer blocks.", group=MODEL, low=0, high=256, common=True
     )
@@ -442,9 +447,10 @@ class TrainConfig:
 # The options that the weights and the tokenizer of a model depend on. A config that starts from
 # another run is complete when it gives all of them.
 ARCHITECTURE = frozenset({
-    "model_kind", "preset", "n_layer", "n_head", "n_embd", "block_size", "activation", "positions",
-    "prev_token_tables", "hash_embed_rows", "hash_embed_longest", "ngram_order", "tie_lm_head",
-    "input_rmsnorm", "qk_norm", "logit_softcap", "init_std", "zero_init", "tokenizer", "vocab_size",
+    "model_kind", "preset", "model_file", "n_layer", "n_head", "n_embd", "block_size", "activation",
+    "positions", "prev_token_tables", "hash_embed_rows", "hash_embed_longest", "ngram_order",
+    "tie_lm_head", "input_rmsnorm", "qk_norm", "logit_softcap", "init_std", "zero_init",
+    "tokenizer", "vocab_size",
 })  # fmt: skip
 
 

@@ -83,6 +83,11 @@ class SampleConfig(WithoutPreset):
         group=SAMPLING, low=0, high=1 << 20, common=True,
     )  # fmt: skip
     data_dir: str | None = _same("data_dir")
+    model_file: str | None = _same(
+        "model_file",
+        output=False,
+        help="The file of a run that was trained with one; its code is run.",
+    )
     mode: str = _same("mode", help="Engine; auto: the engine that trained the checkpoint.")
     device: str = _same("device")
     dtype: str = _same("dtype")
@@ -135,6 +140,11 @@ class EvalConfig(WithoutPreset):
         " them.", group=DATA, common=True,
     )  # fmt: skip
     batch_size: int = _same("batch_size", common=True)
+    model_file: str | None = _same(
+        "model_file",
+        output=False,
+        help="The file of a run that was trained with one; its code is run.",
+    )
     mode: str = _same("mode", help="Engine; auto: the engine that trained the checkpoint.")
     device: str = _same("device")
     dtype: str = _same("dtype")
@@ -175,6 +185,9 @@ class InspectConfig(WithoutPreset):
         None, "Run or checkpoint to compare with, number by number.", group=_INSPECTION,
         path=True, kind=str, optional=True, common=True,
     )  # fmt: skip
+    against_model_file: str | None = _same(
+        "model_file", output=False, help="The model file of the run to compare with."
+    )
     against_mode: str = _same(
         "mode", common=True, help="Engine to compare with; auto: the one of the other run."
     )
@@ -185,6 +198,11 @@ class InspectConfig(WithoutPreset):
         400_000, "Numbers that the page may hold, about 11 bytes each; beyond, it leaves the views"
         " of single numbers out.", group=_INSPECTION, low=0, high=1 << 28, common=True,
     )  # fmt: skip
+    model_file: str | None = _same(
+        "model_file",
+        output=False,
+        help="The file of a run that was trained with one; its code is run.",
+    )
     mode: str = _same("mode", help="Engine; auto: the engine that trained the checkpoint.")
     device: str = _same("device")
     dtype: str = _same("dtype")

@@ -3,7 +3,7 @@
 const facts = JSON.parse(document.getElementById("facts").textContent);
 const config = facts.config, length = facts.tokens.length;
 const operations = new Map(facts.operations.map((operation) => [operation.name, operation]));
-const attentionLayers = facts.operations.filter((o) => o.kind === "scores").length;
+const attentionLayers = facts.operations.filter((o) => o.name.endsWith(".attn.weights")).length;
 const decoded = new Map();
 
 const range = (from, to) => Array.from({ length: Math.max(to - from, 0) }, (_, i) => from + i);

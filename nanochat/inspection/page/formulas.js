@@ -4,6 +4,8 @@
 //   reads     the operands of one output, as [name, index]
 //   users     the outputs that an operand goes into
 //   local     d output / d operand: {value, of: the number that it is, text: what else it is}
+//
+// Of a number that a model file computes, none of them is known.
 
 const EPSILON = 1e-5, ROPE_BASE = 10000;
 const total = (numbers) => numbers.reduce((sum, x) => sum + x, 0); // from left to right
@@ -330,6 +332,9 @@ const KINDS = {
   },
 };
 
+// Computed by a model file: its operands and its formula are not known.
+KINDS.own = { steps: () => [], reads: () => [], users: () => [], local: () => ({ value: 0 }) };
+
 const usesWeight = (op, name) => op.weight === name
   || (op.kind === "tables" && /^wte(\d+|_ngram)$/.test(name));
 
@@ -340,6 +345,7 @@ function forward(name, index) {
   const op = operations.get(name), engine = valueOf(name, index);
   if (!op || !whole) return { steps: [], value: engine, engine };
   const steps = KINDS[op.kind].steps(op, index);
+  if (!steps.length) return { steps, value: engine, engine };
   return { steps, value: steps.at(-1).value, engine };
 }
 
@@ -355,6 +361,10 @@ function gradient(name, index) {
   }
   if (name === "losses") {
     terms.push({ name: null, local: { value: 1 / length, text: "1 / tokens" }, upstream: 1, value: 1 / length });
+  }
+  const rest = engine - total(terms.map((term) => term.value));
+  if (facts.model_file && Math.abs(rest) > 1e-5 * Math.max(Math.abs(engine), ...terms.map((term) => Math.abs(term.value)))) {
+    terms.push({ name: null, file: facts.model_file, local: { value: rest, text: "the rest" }, upstream: 1, value: rest });
   }
   return { terms, value: total(terms.map((term) => term.value)), engine };
 }

@@ -30,8 +30,9 @@ ACTIVATIONS: Mapping[str, int] = {"relu": 0, "relu2": 1}  # NCK_RELU, NCK_RELU2
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 # Every option that changes the model, with the values that the kernels compute. None: all values.
-COMPUTED: dict[str, tuple[str, ...] | None] = {
+COMPUTED: dict[str, tuple[str | None, ...] | None] = {
     "model_kind": ("bigram", "mini-gpt"),
+    "model_file": (None,),
     "activation": tuple(ACTIVATIONS),
     "positions": ("learned", "rope"),
     **dict.fromkeys(

@@ -33,7 +33,8 @@ class BlockMatrices(NamedTuple):
     @classmethod
     def of(cls, block: nn.Module) -> BlockMatrices:
         assert isinstance(block, Block)
-        return cls(block.wqkv, block.wo, block.fc1, block.fc2)
+        weights = block.weights
+        return cls(weights["attn_wqkv"], weights["attn_wo"], weights["mlp_fc1"], weights["mlp_fc2"])
 
 
 class BlockOptions(NamedTuple):

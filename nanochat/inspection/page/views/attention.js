@@ -39,7 +39,8 @@ VIEWS.attention = {
       title.replaceChildren(`Head ${head}: where `, piece(readPiece(q)), ` (token ${q}) looks`);
       text.update(q);
       text.repaint((t) => (t <= q ? sequential(Math.sqrt(row[t])) : null), (t) => (t <= q ? fixed(row[t], 2) : "–"));
-      panel.replaceChildren(...scoreTerms(op, name, head, q, k, row, pathTo));
+      panel.replaceChildren(...(op?.kind === "scores" ? scoreTerms(op, name, head, q, k, row, pathTo)
+        : [note("The scores are computed by ", facts.model_file, ".")]));
       return undefined;
     };
     update(args);

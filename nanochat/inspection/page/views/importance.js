@@ -3,6 +3,7 @@
 VIEWS.importance = {
   title: "What matters",
   render(root) {
+    if (!facts.importance) return void fill(root, el("h1", {}, "What matters"), why("importance"));
     const { heads, neurons, positions } = facts.importance, cell = (x) => el("span", { class: "n" }, brief(x));
     fill(root, el("h1", {}, "What matters"), el("p", { class: "lead" },
       "How much the loss on this text rises, in nats per token, if a part is removed. Orange parts help; blue ones are in the way."));

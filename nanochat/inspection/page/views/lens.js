@@ -5,6 +5,7 @@ const SHOWN_AT_ONCE = 16; // tokens, the columns of the table
 VIEWS.lens = {
   title: "Logit lens",
   render(root, args) {
+    if (!facts.lens) return void fill(root, el("h1", {}, "Logit lens"), why("lens"));
     const { stages, losses, top } = facts.lens;
     const text = strip({
       pieces: range(0, length).map(targetPiece), color: () => null, name: tokenWords, chosen: null,

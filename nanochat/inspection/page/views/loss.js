@@ -42,7 +42,7 @@ function expectations(t) {
   const probability = Math.exp(-facts.losses[t]), share = arrayOf("counts_share");
   const rows = list.map((one, rank) => ({ rank: rank + 1, ...one }));
   if (!list.some((one) => one.token === target)) {
-    rows.push({ rank: "…", token: target, probability, network: Math.exp(-facts.lens.losses.at(-1)[t]),
+    rows.push({ rank: "…", token: target, probability, network: Math.exp(-facts.network_losses[t]),
       counts: counted ? facts.by_counts[t] : null });
   }
   const most = list[0].probability;

@@ -23,7 +23,9 @@ function forwardSection(name, index) {
   const { steps, value, engine } = forward(name, index), { narrow } = arrayOf(name);
   if (isWeight(name)) fill(section, el("p", {}, "A weight: training has set it. ",
     lifeOf(name, ...index) && link(`parameter/${name}/${index.join("/")}`, "See its life over training.")));
-  else if (!steps.length) fill(section, why("forward"));
+  else if (!steps.length && operations.get(name)?.kind === "own" && whole) {
+    fill(section, el("p", {}, "Computed by ", el("code", { class: "line" }, operations.get(name).line.join(":")), ", whose formula this page does not know."));
+  } else if (!steps.length) fill(section, why("forward"));
   for (const { formula, columns, rows, value: result } of steps) {
     fill(section, el("p", { class: "formula" }, formula.replace(/, (?=[^[\]]*\])/g, ",\u00a0"), el("b", {}, ` = ${brief(result)}`)));
     if (rows.length) {
@@ -45,7 +47,7 @@ function gradientSection(name, index) {
   const sorted = [...terms].sort((a, b) => Math.abs(b.value) - Math.abs(a.value));
   if (terms.length) {
     fill(section, longTable(["goes into", "local derivative", "their gradient", "product"], sorted.map((term) => [
-      term.name ? link(pathOf("gradient", term.name, term.index), numberName(term.name, term.index), { class: "n" }) : "the mean loss",
+      term.name ? link(pathOf("gradient", term.name, term.index), numberName(term.name, term.index), { class: "n" }) : term.file ?? "the mean loss",
       localCell(term.local), term.name ? numberLink(term, true) : "1", el("span", { class: "n" }, brief(term.value))]),
     12, { name: "Where the gradient comes from" }));
   } else fill(section, el("p", {}, isWeight(name) ? "No token of this text uses it." : "It goes into no other number."));

@@ -1,0 +1,297 @@
+"""A model of the user's own: a Python file that defines ScalarModel, TensorModel or both.
+
+Owns reading, importing and checking the file, and what the user is told about a fault in it.
+Nothing here takes a path from a run folder: only a file that the user has named is imported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import Any
+
+from nanochat.config.given_file import read_given_file
+from nanochat.config.option import shown
+from nanochat.config.options import TrainConfig
+from nanochat.errors import ConfigError, ModelFileError, NanochatError
+from nanochat.model.parameters import Changes, parameter_specs
+from nanochat.system import torch_import
+from nanochat.system.wording import printable
+
+__all__ = [
+    "CLASSES", "ModelFile", "Rule", "changes_of", "check_changes", "kind_of", "load_model_file",
+    "read_model_file", "short",
+]  # fmt: skip
+
+CLASSES = {"scalar": "ScalarModel", "tensor": "TensorModel"}
+_PARAMETERS = "parameters"  # the optional function
+_MOST_CHANGES = 4096
+_MOST_ROWS = 1 << 24
+_NAME = re.compile(r"(?:layer(?P<layer>0|[1-9][0-9]{0,2})\.)?[A-Za-z_][A-Za-z0-9_]{0,47}")
+_FIXED = re.compile(r"wte.*|wpe|lm_head")  # their rows belong to tokens and positions
+
+# What a method that the user overrides must return: a reason why a result is wrong, or "".
+Rule = Callable[[Any, tuple[Any, ...]], str]  # result and arguments
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ModelFile:
+    """A file that was imported."""
+
+    path: str  # as the user wrote it
+    source: bytes
+    sha256: str
+    module: ModuleType
+
+    def defines(self, mode: str) -> bool:
+        return hasattr(self.module, CLASSES[mode])
+
+    def check_defines(self, mode: str) -> None:
+        """Raise ConfigError if the file has no model for an engine."""
+        if not self.defines(mode):
+            other = next(each for each in CLASSES if each != mode)
+            raise ConfigError(
+                f"model_file {printable(self.path)} must define {CLASSES[mode]} for mode {mode},"
+                f" got only {CLASSES[other]}; define it, or use mode {other}"
+            )
+
+    def model_class(self, mode: str, base: type, base_block: type) -> type:
+        """Return the model of an engine. Raises ConfigError for one of the wrong kind."""
+        self.check_defines(mode)
+        name = CLASSES[mode]
+        found = getattr(self.module, name)
+        self._check_subclass(name, found, base)
+        self._check_subclass(f"block of {name}", found.block, base_block)
+        return found  # type: ignore[no-any-return]  # checked above
+
+    def _check_subclass(self, name: str, found: Any, base: type) -> None:
+        if not (isinstance(found, type) and issubclass(found, base)):
+            got = found.__name__ if isinstance(found, type) else shown(found)
+            raise ConfigError(
+                f"{name} of model_file {printable(self.path)} must be a subclass of"
+                f" {base.__module__}.{base.__qualname__}, got {got}"
+            )
+
+    def parameters(self, config: TrainConfig) -> Changes:
+        """Return what the file's `parameters(config)` changes of the model's matrices.
+
+        Raises ConfigError for a result that no model has.
+        """
+        function = getattr(self.module, _PARAMETERS, None)
+        if function is None:
+            return {}
+        with self.faults():
+            found = function(config)
+        where = f"{_PARAMETERS} of model_file {printable(self.path)}"
+        if not isinstance(found, Mapping) or len(found) > _MOST_CHANGES:
+            got = f"{len(found):,}" if isinstance(found, Mapping) else shown(found)
+            raise ConfigError(
+                f"{where} must return a dict of at most {_MOST_CHANGES:,} names with their shapes,"
+                f" got {got}"
+            )
+        check_changes(where, found, config)
+        return {
+            str(name): None if shape is None else (int(shape[0]), int(shape[1]))
+            for name, shape in found.items()
+        }
+
+    def record(self, config: TrainConfig) -> dict[str, Any]:
+        """Return what a checkpoint keeps: enough to verify it without running the file."""
+        return {"sha256": self.sha256, "parameters": dict(self.parameters(config))}
+
+    # ------------------------------------------------------------------------------------- faults
+
+    @contextmanager
+    def faults(self) -> Iterator[None]:
+        """Turn an exception of the user's code into ModelFileError, which keeps it as its cause."""
+        try:
+            yield
+        except (NanochatError, MemoryError):
+            raise
+        except Exception as error:
+            raise self.fault(error) from error
+
+    def fault(self, error: BaseException) -> ModelFileError:
+        """Return the error that shows the user's own lines of a traceback, and no others."""
+        what = traceback.format_exception_only(type(error), error)
+        lines = self.source.decode("utf-8-sig", errors="replace").splitlines()
+        shown_lines, last = [], 0
+        for frame, line in traceback.walk_tb(error.__traceback__):
+            if frame.f_code.co_filename == self.path:
+                last = line
+                shown_lines.append(f'  File "{self.path}", line {line}, in {frame.f_code.co_name}')
+                if 0 < line <= len(lines):
+                    shown_lines.append(f"    {lines[line - 1].strip()}")
+        if isinstance(error, SyntaxError) and error.filename == self.path and error.lineno:
+            last = error.lineno
+        if shown_lines:
+            shown_lines.insert(0, "Traceback (most recent call last):")
+        details = "\n".join([*shown_lines, "".join(what).rstrip("\n")])
+        # A syntax error's lines come first, the notes of another exception last.
+        reason = what[-1 if isinstance(error, SyntaxError) else 0].strip().splitlines()
+        return ModelFileError(f"{self._place(last)}: {' '.join(reason)}", details)
+
+    def _place(self, line: int) -> str:
+        return f"{printable(self.path)}, line {line}" if line else printable(self.path)
+
+    def guarded(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a method whose exceptions are those of `faults`."""
+
+        @wraps(method)
+        def call(*arguments: Any, **named: Any) -> Any:
+            with self.faults():
+                return method(*arguments, **named)
+
+        return call
+
+    def checked(self, kind: type, base: type, rules: Mapping[str, Rule], **attributes: Any) -> type:
+        """Return a subclass in which the results of overridden methods are checked."""
+        for name, rule in rules.items():
+            method = getattr(kind, name)
+            if method is not getattr(base, name):
+                attributes[name] = self._checked_method(kind, name, method, rule)
+        return type(kind.__name__, (kind,), {"__module__": kind.__module__, **attributes})
+
+    def _checked_method(
+        self, kind: type, name: str, method: Callable[..., Any], rule: Rule
+    ) -> Callable[..., Any]:
+        code = getattr(method, "__code__", None)
+        is_own = isinstance(code, CodeType) and code.co_filename == self.path
+        place = self._place(code.co_firstlineno if is_own and code is not None else 0)
+
+        @wraps(method)
+        def call(model: Any, *arguments: Any, **named: Any) -> Any:
+            result = method(model, *arguments, **named)
+            if wrong := rule(result, arguments):
+                raise ModelFileError(f"{place}: {name} of {kind.__name__} must return {wrong}")
+            return result
+
+        return call
+
+
+def kind_of(value: Any) -> str:
+    """Return the type of a value for a message."""
+    return "None" if value is None else type(value).__name__
+
+
+def changes_of(own: ModelFile | None, config: TrainConfig) -> Changes:
+    """Return what a model file, if there is one, changes of the model's matrices."""
+    return {} if own is None else own.parameters(config)
+
+
+def check_changes(where: str, changes: Mapping[Any, Any], config: TrainConfig) -> None:
+    """Raise ConfigError for changes of matrices that no model can have."""
+    known = {spec.name for spec in parameter_specs(config, 1, {})}
+    for name, shape in changes.items():
+        _check_change(where, name, shape, config.n_layer, known)
+
+
+def _check_change(where: str, name: Any, shape: Any, layers: int, known: set[str]) -> None:
+    """Raise ConfigError for one entry of `parameters` that no model can have."""
+    matched = _NAME.fullmatch(name) if isinstance(name, str) else None
+    if matched is None:
+        raise ConfigError(
+            f"{where} must name matrices as layer0.mlp_gate or gate, got {shown(name)}"
+        )
+    if _FIXED.fullmatch(name):
+        raise ConfigError(
+            f"{where} must not change {name}, whose rows belong to tokens or positions; choose"
+            " another name"
+        )
+    layer = matched["layer"]
+    if layer is not None and int(layer) >= layers:
+        raise ConfigError(f"{where} must name layers below n_layer {layers}, got {name}")
+    if shape is None:
+        if name not in known:
+            raise ConfigError(f"{where} drops {name}, which the model does not have; leave it out")
+        return
+    is_pair = isinstance(shape, (tuple, list)) and len(shape) == 2
+    if not is_pair or not all(_is_size(each) for each in shape):
+        raise ConfigError(
+            f"{where} must give {name} as (rows, columns), each a whole number between 1 and"
+            f" {_MOST_ROWS}, got {shown(shape)}"
+        )
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MOST_ROWS
+
+
+# --------------------------------------------------------------------------------------- loading
+
+
+def short(sha256: str) -> str:
+    """Return the first digits of a SHA-256, as messages show it."""
+    return f"{sha256[:12]}…"
+
+
+def read_model_file(path: str) -> bytes:
+    """Return the content of a file without running it. Raises ConfigError."""
+    content = read_given_file("model_file", path, "a Python file", "a file that defines a model")
+    try:
+        content.decode("utf-8-sig")
+        is_text = b"\0" not in content
+    except UnicodeDecodeError:
+        is_text = False
+    if not is_text:
+        raise ConfigError(
+            f"model_file must be Python text in UTF-8, got {printable(path)}, which is not text;"
+            " name another file, or leave model_file out"
+        )
+    return content
+
+
+def load_model_file(path: str, sha256: str | None = None, of: str = "") -> ModelFile:
+    """Import a file that the user has named, and check that it defines a model.
+
+    With the SHA-256 of the file that the run `of` was trained with, any other file is refused
+    before it is run. Raises ConfigError, and ModelFileError for a fault in the file.
+    """
+    source = read_model_file(path)
+    found = hashlib.sha256(source).hexdigest()
+    if sha256 is not None and found != sha256:
+        raise ConfigError(
+            f"model_file {printable(path)} must be the file that {of} was trained with (SHA-256"
+            f" {short(sha256)}), got {short(found)}; name that file, or train a new run with this"
+            " one"
+        )
+    # The same text under the same path is one module, so that its classes stay the same.
+    name = f"nanochat_model_{hashlib.sha256(path.encode() + b':' + source).hexdigest()[:16]}"
+    module = sys.modules.get(name)
+    own = ModelFile(path, source, found, module or ModuleType(name))
+    if module is None:
+        _run(own)
+    if not any(own.defines(mode) for mode in CLASSES):
+        raise ConfigError(
+            f"model_file {printable(path)} must define {' or '.join(CLASSES.values())}, got"
+            " neither; see docs/change-the-model.md"
+        )
+    return own
+
+
+def _run(own: ModelFile) -> None:
+    """Run the text of a file as its module."""
+    module = own.module
+    module.__file__ = str(Path(own.path).absolute())
+    sys.modules[module.__name__] = module  # dataclasses and pickle look it up
+    torch_import.wait()  # the file may import parts of torch
+    try:
+        text = own.source.decode("utf-8-sig")
+        exec(compile(text, own.path, "exec", dont_inherit=True), module.__dict__)
+    except (NanochatError, MemoryError):
+        del sys.modules[module.__name__]
+        raise
+    except (Exception, SystemExit) as error:
+        del sys.modules[module.__name__]
+        raise own.fault(error) from error
+    except BaseException:
+        del sys.modules[module.__name__]
+        raise

@@ -1,0 +1,290 @@
+"""The models of docs/examples: both engines compute the same, and the built-in model is unchanged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nonempty import nonempty
+
+from nanochat.config.options import TrainConfig
+from nanochat.data.batches import Batch
+from nanochat.engines import build_engine
+from nanochat.errors import ModelFileError
+from nanochat.model.model_file import ModelFile, load_model_file
+from nanochat.training.engine import Engine
+from nanochat.training.loop import step_settings
+
+EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
+VOCAB = 11
+each_example = pytest.mark.parametrize("name", ["gelu", "gated_mlp", "unchanged"])
+
+
+def own(name: str) -> ModelFile:
+    return load_model_file(str(EXAMPLES / f"{name}.py"))
+
+
+def config(mode: str, name: str | None, **options: Any) -> TrainConfig:
+    size = {"preset": "microgpt", "n_layer": 2, "n_head": 2, "n_embd": 8, "block_size": 8}
+    file = None if name is None else str(EXAMPLES / f"{name}.py")
+    return TrainConfig(**{
+        "mode": mode, **size, "model_file": file, "batch_size": 3, "batching": "documents",
+        "dtype": "float64", "device": "cpu", **options,
+    })  # fmt: skip
+
+
+def engine(mode: str, name: str | None, **options: Any) -> Engine:
+    return build_engine(
+        config(mode, name, **options), VOCAB, own=None if name is None else own(name)
+    )
+
+
+def batches(steps: int) -> list[list[Batch]]:
+    random = np.random.default_rng(0)
+    rows = []
+    for _ in range(steps):
+        tokens = random.integers(1, VOCAB, (3, 6))
+        targets = np.roll(tokens, -1, axis=1)
+        targets[:, -1] = 0
+        rows.append([Batch(
+            inputs=tokens, targets=targets, positions=np.tile(np.arange(6), (3, 1)),
+            segments=np.zeros((3, 6), dtype=np.int64), lengths=np.array([6, 6, 6]),
+            global_targets=18,
+        )])  # fmt: skip
+    return rows
+
+
+def walked(trained: Engine, options: TrainConfig, steps: int = 20) -> list[float]:
+    return [
+        trained.step(rows, step_settings(options, step)).read().loss
+        for step, rows in enumerate(batches(steps))
+    ]
+
+
+SPECIAL: dict[str, dict[str, Any]] = {
+    "learned": {},
+    "rope": {"positions": "rope", "qk_norm": True, "tie_lm_head": True},
+    "sgd": {"optimizer": "sgd", "input_rmsnorm": False, "logit_softcap": 5.0},
+    "decayed": {"weight_decay": 0.1, "grad_clip": 0.5, "zero_init": True, "ema": 0.9},
+}
+
+
+@pytest.mark.parametrize("special", SPECIAL)
+@each_example
+def test_both_engines_have_the_same_losses_weights_and_texts(name, special):
+    options = SPECIAL[special]
+    scalar, tensor = engine("scalar", name, **options), engine("tensor", name, **options)
+    losses = [walked(each, config(each.mode, name, **options)) for each in (scalar, tensor)]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-10)
+    assert losses[0][-1] < losses[0][0]
+    ours, theirs = scalar.state_dict(), tensor.state_dict()
+    assert list(ours.weights) == list(theirs.weights)
+    for weight in nonempty(ours.weights):
+        np.testing.assert_allclose(
+            ours.weights[weight], theirs.weights[weight], rtol=1e-8, atol=1e-10, err_msg=weight
+        )
+    decoders = [each.open_decoder([[0, 3], [0, 5]]) for each in (scalar, tensor)]
+    for token in range(1, 10):  # past the block
+        np.testing.assert_allclose(decoders[0].logits, decoders[1].logits, rtol=0, atol=1e-9)
+        for decoder in decoders:
+            decoder.advance([token, token])
+
+
+def test_each_example_is_another_model_than_the_built_in_one():
+    plain = walked(engine("scalar", None), config("scalar", None))
+    for name in nonempty(["gelu", "gated_mlp"]):
+        assert not np.allclose(walked(engine("scalar", name), config("scalar", name)), plain)
+
+
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [
+        ("scalar", {}),
+        ("scalar", {"numerics": "exact"}),
+        ("scalar", {"dtype": "float32", "ema": 0.9}),
+        ("tensor", {"loss": "torch"}),
+        ("tensor", {"loss": "torch", "dtype": "float32", "optimizer": "muon", "dropout": 0.1}),
+        ("tensor", {"loss": "torch", "dtype": "bfloat16", "positions": "rope", "qk_norm": True}),
+    ],
+    ids=str,
+)
+def test_a_file_that_changes_nothing_changes_no_bit(mode, options):
+    plain, same = engine(mode, None, **options), engine(mode, "unchanged", **options)
+    of_plain = walked(plain, config(mode, None, **options))
+    assert of_plain == walked(same, config(mode, "unchanged", **options))
+    ours, theirs = plain.state_dict(), same.state_dict()
+    for name in nonempty(ours.weights):
+        assert ours.weights[name].tobytes() == theirs.weights[name].tobytes(), name
+    for name in nonempty(ours.optimizer):
+        assert ours.optimizer[name].tobytes() == theirs.optimizer[name].tobytes(), name
+    if mode == "scalar":
+        decoders = [each.open_decoder([[0, 3]]) for each in (plain, same)]
+        assert decoders[0].logits.tobytes() == decoders[1].logits.tobytes()
+
+
+def test_the_exact_numerics_of_a_file_are_those_of_the_tape():
+    options = {"numerics": "exact"}
+    program, tape = engine("scalar", "gelu", **options), engine("scalar", "gelu", **options)
+    tape._leave_replay()  # type: ignore[attr-defined]  # of the scalar engine
+    with_program = walked(program, config("scalar", "gelu", **options))
+    assert with_program == walked(tape, config("scalar", "gelu", **options))
+
+
+@settings(max_examples=10)
+@given(
+    layers=st.integers(1, 2), heads=st.integers(1, 3), head_dim=st.integers(1, 3),
+    activation=st.sampled_from(["relu", "relu2"]), tied=st.booleans(),
+)  # fmt: skip
+def test_the_gradients_of_a_gated_mlp_agree_for_any_shape(
+    layers, heads, head_dim, activation, tied
+):
+    options = {
+        "n_layer": layers, "n_head": heads, "n_embd": heads * head_dim, "activation": activation,
+        "tie_lm_head": tied, "optimizer": "sgd", "lr": 1.0, "beta1": 0.0,
+    }  # fmt: skip
+    moved = []
+    for mode in ("scalar", "tensor"):
+        each = engine(mode, "gated_mlp", **options)
+        before = each.state_dict().weights
+        walked(each, config(mode, "gated_mlp", **options), steps=1)
+        after = each.state_dict().weights
+        moved.append({name: after[name] - before[name] for name in before})
+    for name in nonempty(moved[0]):
+        np.testing.assert_allclose(moved[0][name], moved[1][name], rtol=1e-9, atol=1e-12)
+    assert any(name.endswith("mlp_gate") and array.any() for name, array in moved[0].items())
+
+
+def test_muon_orthogonalizes_the_new_matrices_too():
+    options = {"optimizer": "muon", "lr": 1e-9, "matrix_lr": 0.5, "weight_decay": 0.0}
+    each = engine("tensor", "gated_mlp", **options)
+    before = each.state_dict().weights
+    walked(each, config("tensor", "gated_mlp", **options), steps=1)
+    after = each.state_dict().weights
+    gate = after["layer1.mlp_gate"] - before["layer1.mlp_gate"]  # (32, 8): a step of 0.5 · √4
+    sizes = np.linalg.svd(gate, compute_uv=False)
+    assert np.all((sizes > 0.6) & (sizes < 1.4))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler emits them
+def test_compiled_steps_have_the_losses_of_plain_ones():
+    losses = [
+        walked(engine("tensor", "gated_mlp", compile=compiled),
+               config("tensor", "gated_mlp", compile=compiled), steps=3)
+        for compiled in ("off", "on")
+    ]  # fmt: skip
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-9)
+
+
+# ------------------------------------------------------------------------------------------ faults
+
+HEAD = {
+    "scalar": "from nanochat.scalar.minigpt import Block, MiniGPT\n\n\n",
+    "tensor": "from nanochat.tensor.model import Block, MiniGPT\n\n\n",
+}
+TAIL = {
+    "scalar": "\n\nclass ScalarModel(MiniGPT):\n    block = Own\n",
+    "tensor": "\n\nclass TensorModel(MiniGPT):\n    block = Own\n",
+}
+
+
+@pytest.fixture
+def fault(folder):
+    """The error of a block of the user's own, in `my.py` from line 4 on."""
+
+    def find(mode: str, block: str) -> ModelFileError:
+        (folder / "my.py").write_text(HEAD[mode] + block + TAIL[mode])
+        options = config(mode, None).changed(model_file="my.py")
+        with pytest.raises(ModelFileError) as caught:
+            walked(build_engine(options, VOCAB, own=load_model_file("my.py")), options)
+        return caught.value
+
+    return find
+
+
+def own_method(name: str, arguments: str, *lines: str) -> str:
+    body = "".join(f"        {line}\n" for line in lines)
+    return f"class Own(Block):\n    def {name}(self, {arguments}):\n{body}"
+
+
+@pytest.mark.parametrize(
+    ("mode", "block", "message"),
+    [
+        ("scalar", own_method("mlp", "x", "return x[1:]"),
+         "my.py, line 5: mlp of Own must return a list of 8 Values, got 7"),
+        ("scalar", own_method("mlp", "x", "pass"),
+         "my.py, line 5: mlp of Own must return a list of 8 Values, got None"),
+        ("scalar", own_method("mlp", "x", "return [0.0] * 8"),
+         "my.py, line 5: mlp of Own must return a list of 8 Values, got one with float"),
+        ("scalar", own_method("activation", "x", "return []"),
+         "my.py, line 5: activation of Own must return a list of Values, got 0"),
+        ("scalar", own_method("norm", "x", "return x + x"),
+         "my.py, line 5: norm of Own must return a list of 8 Values, got 16"),
+        ("scalar", own_method("attention", "x, *rest", "return x[0]"),
+         "my.py, line 5: attention of Own must return a list of 8 Values, got Value"),
+        ("scalar", own_method("activation", "x", "return x[::2]"),
+         "my.py: ValueError: x must have 32 numbers, as each row of weight, got 16"),
+        ("tensor", own_method("mlp", "x, inputs", "return x[1:]"),
+         "my.py, line 5: mlp of Own must return a tensor of shape (18, 8), got (17, 8)"),
+        ("tensor", own_method("mlp", "x, inputs", "return x.tolist()"),
+         "my.py, line 5: mlp of Own must return a tensor of shape (18, 8), got list"),
+        ("tensor", own_method("norm", "x", "return x.long()"),
+         "my.py, line 5: norm of Own must return a tensor of shape (18, 8) of floats, got"
+         " torch.int64"),
+        ("tensor", own_method("mlp", "x, inputs", "return self.weights['mlp_gate']"),
+         "my.py, line 6: AttributeError: 'ParameterDict' object has no attribute 'mlp_gate'"),
+        ("scalar", own_method("__init__", "*rest", "self.layer = 0"),
+         "my.py: AttributeError: 'Own' object has no attribute 'see'"),
+    ],
+)  # fmt: skip
+def test_a_wrong_result_is_told_with_the_line_of_the_method(fault, mode, block, message):
+    assert str(fault(mode, block)) == message
+
+
+@pytest.mark.parametrize(
+    ("mode", "arguments", "line"),
+    [("scalar", "x", "y = [h.gelu() for h in x]"), ("tensor", "x, inputs", "y = x.gelu()")],
+)
+def test_the_traceback_has_the_lines_of_the_file_alone(fault, mode, arguments, line):
+    error = fault(mode, own_method("mlp", arguments, line, "return y"))
+    assert str(error).startswith("my.py, line 6: AttributeError: ")
+    assert str(error).endswith("object has no attribute 'gelu'")
+    lines = error.details.splitlines()
+    assert lines[:3] == [
+        "Traceback (most recent call last):", '  File "my.py", line 6, in mlp', f"    {line}",
+    ]  # fmt: skip
+    assert "site-packages" not in error.details
+    assert all(each.startswith('  File "my.py"') for each in lines if each.startswith("  File"))
+    assert isinstance(error.__cause__, AttributeError)
+
+
+def test_a_fault_in_a_decoder_and_in_the_backward_pass_is_told_too(folder):
+    (folder / "my.py").write_text(
+        "from nanochat.tensor.model import Block, MiniGPT\n"
+        "class Own(Block):\n"
+        "    def attention(self, x, inputs, cache):\n"
+        "        return super().attention(x, inputs, cache) if cache is None else 1 / 0\n"
+        "class TensorModel(MiniGPT):\n"
+        "    block = Own\n"
+    )
+    options = config("tensor", None).changed(model_file="my.py")
+    each = build_engine(options, VOCAB, own=load_model_file("my.py"))
+    walked(each, options, steps=1)
+    with pytest.raises(
+        ModelFileError, match=r"^my\.py, line 4: ZeroDivisionError: division by zero"
+    ):
+        each.open_decoder([[0, 1]])
+
+
+def test_a_file_for_scalars_does_not_import_torch(folder, python):
+    (folder / "my.py").write_text("from nanochat.scalar.minigpt import MiniGPT as ScalarModel\n")
+    done = python("-c", (
+        "import sys, nanochat\n"
+        "nanochat.train(nanochat.TrainConfig(mode='scalar', preset='microgpt', steps=1,"
+        " model_file='my.py', num_samples=1, data='names.txt'))\n"
+        "print('torch' in sys.modules)"
+    ), cwd=folder)  # fmt: skip
+    assert done.stdout == "False\n", done.stderr
