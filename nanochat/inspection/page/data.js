@@ -12,8 +12,7 @@ const isWeight = (name) => own(facts.weights, name) !== undefined;
 
 // An array or weight, or its gradient: {shape, numbers, narrow}; null if the page does not have it.
 function arrayOf(name, gradient = false) {
-  const places = gradient
-    ? [facts.gradients, facts.weight_gradients] : [facts.arrays, facts.weights];
+  const places = gradient ? [facts.gradients, facts.weight_gradients] : [facts.arrays, facts.weights];
   const packed = own(places[0], name) ?? own(places[1], name);
   return packed ? unpacked(packed) : null;
 }
@@ -56,8 +55,7 @@ const VISIBLE = { " ": "␣", "\n": "⏎", "\t": "⇥", "\r": "\\r", "\u00a0": "
 
 // Return a text in which every character can be seen: no spaces, controls or marks of direction.
 function visible(text) {
-  return text.replace(/[\s\p{C}]/gu, (c) =>
-    VISIBLE[c] ?? `\\u{${c.codePointAt(0).toString(16)}}`);
+  return text.replace(/[\s\p{C}]/gu, (c) => VISIBLE[c] ?? `\\u{${c.codePointAt(0).toString(16)}}`);
 }
 
 const pieceOf = (token, empty = "end") => visible(facts.vocabulary[token] ?? "") || empty;

@@ -58,10 +58,8 @@ function between(stops, part) {
 }
 
 // Scales: a part of −1 … 1 or 0 … 1 to a color. What is small is close to the page's own color.
-const diverging = (part) =>
-  between([ramp().zero, part < 0 ? ramp().below : ramp().above].map(channels), Math.abs(part));
-const sequential = (part) =>
-  between([ramp().zero, ramp().middle, ramp().most].map(channels), part);
+const diverging = (part) => between([ramp().zero, part < 0 ? ramp().below : ramp().above].map(channels), Math.abs(part));
+const sequential = (part) => between([ramp().zero, ramp().middle, ramp().most].map(channels), part);
 const surprise = (part) => between(SURPRISE[isDark() ? "dark" : "light"], part);
 const css = (color) => `rgb(${color.join(" ")})`;
 
@@ -97,10 +95,7 @@ function heatmap({ rows, columns, at: cell, scale, name, rowLabel, columnLabel, 
   const grid = el("div", {
     class: "grid", tabindex: "0", role: "application", "aria-roledescription": "matrix",
     "aria-label": `${name}, ${rows} rows, ${columns} columns; arrow keys move, Enter opens a number`,
-    style: {
-      height: `${rows * high}px`, minWidth: `${columns * (square ? high : 5)}px`,
-      maxWidth: `${columns * (square ? high : 36)}px`,
-    },
+    style: { height: `${rows * high}px`, minWidth: `${columns * (square ? high : 5)}px`, maxWidth: `${columns * (square ? high : 36)}px` },
   }, canvas, cursor);
   const select = (i, j, quiet = false) => {
     place = [i, j];
@@ -143,9 +138,7 @@ function heatmap({ rows, columns, at: cell, scale, name, rowLabel, columnLabel, 
   const every = Math.ceil(13 / high);
   const labels = rowLabel && el("div", { class: "rows", style: { lineHeight: `${high * every}px` }, "aria-hidden": "true" },
     range(0, Math.floor(rows / every)).map((i) => el("bdi", {}, rowLabel(i * every))));
-  const heads = columnLabel && high >= 13 && el("div", {
-    class: "heads", "aria-hidden": "true", style: { width: `${columns * high}px` },
-  }, range(0, columns).map((j) => el("bdi", { style: { width: `${high}px` } }, columnLabel(j))));
+  const heads = columnLabel && high >= 13 && el("div", { class: "heads", "aria-hidden": "true", style: { width: `${columns * high}px` } }, range(0, columns).map((j) => el("bdi", { style: { width: `${high}px` } }, columnLabel(j))));
   const node = el("div", { class: "matrix" }, heads, labels, grid);
   return { node, select, grid };
 }
@@ -187,12 +180,10 @@ function strip({ pieces, color, name, under, choose, chosen }) {
   return { node, update, repaint };
 }
 
-const bar = (part, color = "") => el("span", { class: `bar ${color}`, "aria-hidden": "true" },
-  el("i", { style: { width: `${100 * Math.min(Math.max(part, 0), 1)}%` } }));
+const bar = (part, color = "") => el("span", { class: `bar ${color}`, "aria-hidden": "true" }, el("i", { style: { width: `${100 * Math.min(Math.max(part, 0), 1)}%` } }));
 
 // A bar to the left (below 0) or the right of the middle.
-const sideBar = (part) => el("span", { class: `side ${part < 0 ? "below" : "above"}`, "aria-hidden": "true" },
-  el("i", { style: { width: `${50 * Math.min(Math.abs(part), 1)}%` } }));
+const sideBar = (part) => el("span", { class: `side ${part < 0 ? "below" : "above"}`, "aria-hidden": "true" }, el("i", { style: { width: `${50 * Math.min(Math.abs(part), 1)}%` } }));
 
 // A table; the cells of a row that starts with {class} get it.
 function table(heads, rows, attributes = {}) {
@@ -206,8 +197,7 @@ function table(heads, rows, attributes = {}) {
 function longTable(heads, rows, first = 16, attributes = {}) {
   const node = table(heads, rows.slice(0, first), attributes);
   if (rows.length <= first) return node;
-  const more = el("button", { type: "button", class: "more", onclick: () => wrapper.replaceChildren(table(heads, rows, attributes)) },
-    `Show all ${rows.length}`);
+  const more = el("button", { type: "button", class: "more", onclick: () => wrapper.replaceChildren(table(heads, rows, attributes)) }, `Show all ${rows.length}`);
   const wrapper = el("div", {}, node, more);
   return wrapper;
 }

@@ -60,12 +60,9 @@ function redraw() {
   draw(Object.hasOwn(VIEWS, first) ? first : "loss", args, false);
 }
 
-function numbersShown() {
-  if (facts.engine === "scalar") {
-    return `These numbers are bit-identical to the scalar engine’s exact numerics in ${facts.dtype}: one operation per number, in microgpt’s order.`;
-  }
-  return `These numbers are those of the plain torch model in ${facts.dtype}. The kernels of a training step sum in another order, so theirs may differ by rounding.`;
-}
+const numbersShown = () => (facts.engine === "scalar"
+  ? `These numbers are bit-identical to the scalar engine’s exact numerics in ${facts.dtype}: one operation per number, in microgpt’s order.`
+  : `These numbers are those of the plain torch model in ${facts.dtype}. The kernels of a training step sum in another order, so theirs may differ by rounding.`);
 
 // A text on one line, with its spaces as they are.
 const shownLine = (text) => text.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, visible);

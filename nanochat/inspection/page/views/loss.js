@@ -15,13 +15,10 @@ VIEWS.loss = {
     const color = (t) => surprise((facts.losses[t] ?? most) / most);
     const text = strip({
       pieces: range(0, length).map(targetPiece), color, name: tokenWords, chosen: null,
-      under: length <= 64 ? (t) => fixed(facts.losses[t], 2) : null,
-      choose: (t, replace) => go(`loss/token${t}`, replace),
+      under: length <= 64 ? (t) => fixed(facts.losses[t], 2) : null, choose: (t, replace) => go(`loss/token${t}`, replace),
     });
-    const panel = el("section", { class: "panel" });
-    const bits = el("span", { class: "aside" }, `${fixed(facts.mean * BITS)} bits`);
-    fill(root,
-      el("h1", {}, `${fixed(facts.mean)} nats per token`, bits),
+    const panel = el("section", { class: "panel" }), bits = el("span", { class: "aside" }, `${fixed(facts.mean * BITS)} bits`);
+    fill(root, el("h1", {}, `${fixed(facts.mean)} nats per token`, bits),
       el("p", { class: "lead" }, `How much each of the ${length} tokens surprised the model. Choose one to see what it expected there.`),
       text.node,
       legend((part) => surprise(part), 0, 1, [[0, "0"], [uniform / most, `${fixed(uniform, 2)} uniform`],
@@ -46,8 +43,7 @@ function expectations(t) {
       counts: counted ? facts.by_counts[t] : null });
   }
   const most = list[0].probability;
-  const fact = (term, ...value) => el("div", {}, el("dt", {}, term), el("dd", {}, ...value));
-  const losses = arrayOf("losses");
+  const fact = (term, ...value) => el("div", {}, el("dt", {}, term), el("dd", {}, ...value)), losses = arrayOf("losses");
   return [
     el("h2", {}, "After ", piece(readPiece(t)), " came ", piece(targetPiece(t))),
     el("dl", { class: "figures" },
