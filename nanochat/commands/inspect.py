@@ -12,7 +12,7 @@ from nanochat.config.option import config_or_default
 from nanochat.config.options import InspectConfig, TrainConfig
 from nanochat.errors import CheckpointError, ConfigError, OutputError, UnsupportedOption
 from nanochat.inspection.comparison import Comparison, compared
-from nanochat.inspection.facts import facts
+from nanochat.inspection.facts import arrays_of_attention, facts
 from nanochat.inspection.lives import history_facts
 from nanochat.inspection.page import page_text
 from nanochat.inspection.trace import Trace, traced_text
@@ -75,7 +75,7 @@ def inspect(
     whole = _numbers(trace) <= config.max_numbers
     found = facts(
         trace, run=checkpoint.run_folder.name, step=checkpoint.trainer.step, arrays=whole,
-        neurons=whole,
+        attention=whole or _attention_numbers(trace) <= config.max_numbers, neurons=whole,
     )  # fmt: skip
     history = _history(checkpoint, trained_config, terminal)
     if history is not None:
@@ -172,7 +172,17 @@ def _left_out(trace: Trace, most: int) -> dict[str, str]:
         f"the model has {_numbers(trace):,} numbers on this text, and max_numbers is {most:,};"
         " give a shorter text or --max-numbers"
     )
-    return dict.fromkeys(("forward", "gradients", "neurons"), reason)
+    left_out = dict.fromkeys(("forward", "gradients", "neurons"), reason)
+    if (numbers := _attention_numbers(trace)) > most:
+        left_out["attention"] = (
+            f"attention has {numbers:,} numbers on this text, and max_numbers is {most:,}; give a"
+            " shorter text or --max-numbers"
+        )
+    return left_out
+
+
+def _attention_numbers(trace: Trace) -> int:
+    return sum(array.size for array in arrays_of_attention(trace).values())
 
 
 def _rows(comparison: Comparison, there: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from nanochat.data.bpe import BpeTokenizer
 from nanochat.errors import UnsupportedOption
 from nanochat.inspection.embeddings import nearest, plane
 from nanochat.inspection.graph import operations
-from nanochat.inspection.importance import importance
+from nanochat.inspection.importance import importance, is_quick
 from nanochat.inspection.merges import merge_steps
 from nanochat.inspection.trace import Trace
 from nanochat.ngram.kneser_ney import KneserNey
@@ -25,7 +25,7 @@ from nanochat.ngram.share import start_offset
 from nanochat.sampling.ngram import NgramEngine
 from nanochat.system.wording import printable
 
-__all__ = ["LIKELIEST", "facts", "likeliest", "packed"]
+__all__ = ["LIKELIEST", "arrays_of_attention", "facts", "likeliest", "packed"]
 
 LIKELIEST = 10
 NEIGHBOURS = 8
@@ -38,12 +38,16 @@ _OPTIONS = (
 )  # fmt: skip
 
 
-def facts(trace: Trace, *, run: str, step: int, arrays: bool, neurons: bool) -> dict[str, Any]:
-    """Return the facts of a trace.
-
-    arrays: whether to include every array and weight with its gradient, for the views that show
-        single numbers. neurons: whether to remove each neuron in turn.
-    """
+def facts(
+    trace: Trace,
+    *,
+    run: str,
+    step: int,
+    arrays: bool = True,  # every array and weight with its gradient, not only those of attention
+    attention: bool = True,  # the arrays of attention
+    neurons: bool = True,  # the change of the loss without each of them
+) -> dict[str, Any]:
+    """Return the facts of a trace."""
     config, tokenizer, own = trace.config, trace.tokenizer, trace.trained.own
     left_out: dict[str, str] = {}
     if own is not None:
@@ -63,7 +67,9 @@ def facts(trace: Trace, *, run: str, step: int, arrays: bool, neurons: bool) -> 
         "network_losses": (-np.log(_chosen(trace))).tolist(),
         "model_file": None if own is None else printable(own.path),
         "lens": _or_reason(left_out, "lens", lambda: _lens(trace)),
-        "importance": _or_reason(left_out, "importance", lambda: _changes(trace, neurons)),
+        "importance": _or_reason(
+            left_out, "importance", lambda: _changes(trace, neurons, left_out)
+        ),
         "left_out": left_out,
         "embeddings": _embeddings(trace),
         "tokenizer": tokenizer.kind,
@@ -76,7 +82,8 @@ def facts(trace: Trace, *, run: str, step: int, arrays: bool, neurons: bool) -> 
         ],
         "arrays": {}, "gradients": {}, "weights": {}, "weight_gradients": {},
     }  # fmt: skip
-    few = {n: a for n, a in trace.items() if ".attn." in n or n == "counts_share"}
+    few = arrays_of_attention(trace) if attention else {}
+    few |= {name: trace[name] for name in ("counts_share",) if name in trace}
     shown = trace if arrays else few
     result["arrays"] = {name: packed(array) for name, array in shown.items()}
     if arrays:
@@ -112,12 +119,27 @@ def _lens(trace: Trace) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _changes(trace: Trace, neurons: bool) -> dict[str, Any]:
-    changes = importance(trace, neurons=neurons)
-    has_neurons = neurons and trace.trained.own is None
+def arrays_of_attention(trace: Trace) -> dict[str, NDArray[np.float64]]:
+    """Return the arrays that the view of attention shows."""
+    return {name: array for name, array in trace.items() if ".attn." in name}
+
+
+def _changes(trace: Trace, neurons: bool, left_out: dict[str, str]) -> dict[str, Any]:
+    length = len(trace.tokens)
+    passes = {"positions": length}
+    if neurons and trace.trained.own is None:
+        passes["neurons"] = trace.config.n_layer * 4 * trace.config.n_embd
+    for kind, count in passes.items():
+        if not is_quick(trace, count):
+            left_out[kind] = (
+                f"{count:,} passes over {length:,} tokens would take long; give a shorter text"
+            )
+    kept = passes.keys() - left_out
+    changes = importance(trace, neurons="neurons" in kept, positions="positions" in kept)
     return {
-        "heads": changes.heads.tolist(), "positions": changes.positions.tolist(),
-        "neurons": changes.neurons.tolist() if has_neurons else None,
+        "heads": changes.heads.tolist(),
+        "neurons": changes.neurons.tolist() if "neurons" in kept else None,
+        "positions": changes.positions.tolist() if "positions" in kept else None,
     }  # fmt: skip
 
 

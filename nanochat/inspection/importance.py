@@ -19,8 +19,9 @@ from nanochat.model.parameters import RMSNORM_EPS, rotary_angles
 from nanochat.model.traced import TracedText, causal
 from nanochat.ngram.share import start_offset
 
-__all__ = ["Importance", "importance"]
+__all__ = ["MOST_WORK", "Importance", "importance", "is_quick"]
 
+MOST_WORK = 2e10  # multiply-adds of all passes of one kind, which take some seconds
 _MOST_PASSES = 64  # of the engine
 _AT_ONCE = 1 << 24  # numbers of the largest array of one pass
 
@@ -33,7 +34,7 @@ class Importance:
 
     heads: Array  # (layers, heads)
     neurons: Array  # (layers, neurons)
-    positions: Array  # (tokens,) no later token attends to this one
+    positions: Array  # (tokens,) no later token attends to this one; empty if left out
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +46,36 @@ class _Removed:
     positions: Array  # (rows, tokens)
 
 
-def importance(trace: Trace, *, neurons: bool = True) -> Importance:
-    """Return the change of the loss without each part. `neurons`: False leaves them out."""
+def is_quick(trace: Trace, passes: int) -> bool:
+    """Whether passes over the text take no more than MOST_WORK."""
+    config, length = trace.config, len(trace.tokens)
+    layer = length * config.n_embd * (12 * config.n_embd + 2 * length)
+    head = length * config.n_embd * trace.tokenizer.vocab_size
+    return passes * (config.n_layer * layer + head) <= MOST_WORK
+
+
+def importance(trace: Trace, *, neurons: bool = True, positions: bool = True) -> Importance:
+    """Return the change of the loss without each part. False leaves the neurons or positions out.
+
+    Raises UnsupportedOption if that takes too long, and for a model file without attention.
+    """
     if trace.trained.own is not None:
         return _by_the_engine(trace)
     config = trace.config
     layers = config.n_layer if config.model_kind == "mini-gpt" else 0
-    sizes = (layers * config.n_head, layers * 4 * config.n_embd * neurons, len(trace.tokens))
+    sizes = (
+        layers * config.n_head, layers * 4 * config.n_embd * neurons, len(trace.tokens) * positions,
+    )  # fmt: skip
+    if not is_quick(trace, sizes[0]):
+        raise UnsupportedOption(
+            f"{sizes[0]:,} passes over {len(trace.tokens):,} tokens, one per head, would take long;"
+            " give a shorter text"
+        )
     changes = np.concatenate(list(_changes(trace, layers, sizes)))
-    heads, of_neurons, positions = np.split(changes, np.cumsum(sizes)[:-1])
+    heads, of_neurons, of_positions = np.split(changes, np.cumsum(sizes)[:-1])
     return Importance(
         heads=heads.reshape(layers, config.n_head),
-        neurons=of_neurons.reshape(layers, 4 * config.n_embd * neurons), positions=positions,
+        neurons=of_neurons.reshape(layers, 4 * config.n_embd * neurons), positions=of_positions,
     )  # fmt: skip
 
 
@@ -92,6 +111,8 @@ def _changes(trace: Trace, layers: int, sizes: tuple[int, int, int]) -> Iterator
         heads, neurons, positions = np.split(kept, np.cumsum(sizes)[:-1], axis=1)
         if not sizes[1]:  # no neuron is removed
             neurons = np.ones((len(kept), layers * 4 * config.n_embd))
+        if not sizes[2]:
+            positions = np.ones((len(kept), length))
         removed = _Removed(
             heads.reshape(len(kept), layers, config.n_head),
             neurons.reshape(len(kept), layers, 4 * config.n_embd), positions,
@@ -124,9 +145,10 @@ def _losses(trace: Trace, removed: _Removed) -> Array:  # (rows,)
             q, k = _rotate(q), _rotate(k)
         if config.qk_norm:
             q, k = _rmsnorm(q), _rmsnorm(k)
-        scores = np.einsum("rqhd,rkhd->rhqk", q, k) / config.head_dim**0.5
+        q, k, v = (np.swapaxes(each, 1, 2) for each in (q, k, v))  # (rows, heads, tokens, size)
+        scores = q @ np.swapaxes(k, 2, 3) / config.head_dim**0.5
         scores[~np.broadcast_to(seen[:, None], scores.shape)] = -np.inf
-        mixed = np.einsum("rhqk,rkhd->rqhd", _softmax(scores), v)
+        mixed = np.swapaxes(_softmax(scores) @ v, 1, 2)
         mixed *= removed.heads[:, layer, :][:, None, :, None]
         x = x + mixed.reshape(rows, length, -1) @ matrix["attn_wo"].T
         active = np.maximum(_rmsnorm(x) @ matrix["mlp_fc1"].T, 0.0)

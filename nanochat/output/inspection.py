@@ -213,7 +213,7 @@ def _importance(trace: Trace, facts: Mapping[str, Any], piece: Callable[[int], s
         changes += [(change, f"layer {layer} head {head}") for head, change in enumerate(heads)]
     for layer, neurons in enumerate(found["neurons"] or []):
         changes += [(change, f"layer {layer} neuron {n}") for n, change in enumerate(neurons)]
-    for index, change in enumerate(found["positions"]):
+    for index, change in enumerate(found["positions"] or []):
         text = piece(int(trace.tokens[index])) if index else "(start)"
         changes.append((change, f"token {index} {text}, for later tokens"))
     changes.sort(key=lambda each: -abs(each[0]))

@@ -119,6 +119,7 @@ class ScalarEngine:
         self.share = given_share(config.ngram_share)
         changes = changes_of(own, config)
         self.specs = parameter_specs(config, vocab_size, changes)
+        self._shapes = {spec.name: spec.shape for spec in self.specs}
         self.tape = Tape(dtype)
         self.matrices = {spec.name: self.tape.matrix(*spec.shape) for spec in self.specs}
         for name, weights in initial_weights(config, vocab_size, changes).items():
@@ -146,7 +147,7 @@ class ScalarEngine:
             share_offset=self._start_offset if self.config.ngram_order else None,
             threads=self.config.threads,
         )  # fmt: skip
-        self._reserve(longest or first_positions(self.config, self.specs))
+        self._reserve(longest or first_positions(self.config, self._shapes))
 
     def _reserve(self, longest: int) -> Replay | None:
         """Return the program for at least `longest` positions, or None for the tape."""
@@ -155,7 +156,7 @@ class ScalarEngine:
             return replay
         # Multiples of 8: a slightly longer segment then needs no new recording.
         positions = min(-(-longest // 8) * 8, max(longest, self.config.block_size))
-        if recorded_nodes(self.config, self.specs, positions) > MOST_NODES:
+        if recorded_nodes(self.config, self._shapes, positions) > MOST_NODES:
             self._leave_replay()
             return None
         replay.reserve(positions)
@@ -396,7 +397,7 @@ class ScalarEngine:
     def open_decoder(self, prompts: Sequence[Sequence[int]]) -> Decoder:
         if self._replay is not None:
             window = self.config.block_size
-            if recorded_nodes(self.config, self.specs, window) <= MOST_NODES:
+            if recorded_nodes(self.config, self._shapes, window) <= MOST_NODES:
                 self._replay.core.load()
                 return ReplayDecoder(self._replay, self.model, self.tape, self.config, prompts)
         return ScalarDecoder(self.model, self.tape, self.config, prompts)

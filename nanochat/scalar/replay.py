@@ -7,7 +7,8 @@ the compiler passes (csrc/scalar/program).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,6 @@ from numpy.typing import NDArray
 from nanochat import _scalar
 from nanochat.config.options import TrainConfig
 from nanochat.data.batches import IGNORE, Batch
-from nanochat.model.parameters import Spec
 from nanochat.ngram.share import mixture_parts
 from nanochat.scalar.functions import cross_entropy, mixed_cross_entropy
 from nanochat.scalar.instruction_set import checked_instruction_set
@@ -108,18 +108,23 @@ def _segments_of_rows(batch: Batch, positions: int) -> Segments:
     return Segments(batch.lengths.astype(np.int32), tokens, counted, by_counts, np.arange(rows))
 
 
-def recorded_nodes(config: TrainConfig, specs: Sequence[Spec], positions: int) -> int:
+def recorded_nodes(
+    config: TrainConfig,
+    shapes: Mapping[str, tuple[int, ...]],  # of the weights
+    positions: int,
+) -> int:
     """Estimate the number of nodes of a recording with `positions` positions."""
-    weights = sum(int(np.prod(spec.shape)) for spec in specs if spec.name not in ("wte", "wpe"))
+    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+    weights = sum(sizes[name] for name in sizes if name not in ("wte", "wpe"))
     if config.tie_lm_head or config.model_kind == "bigram":
-        weights += int(np.prod(specs[0].shape))
+        weights += sizes["wte"]
     attention = 2 * config.n_layer * config.n_embd * positions
     return positions * (2 * weights + attention + 60 * config.n_embd)
 
 
-def first_positions(config: TrainConfig, specs: Sequence[Spec]) -> int:
+def first_positions(config: TrainConfig, shapes: Mapping[str, tuple[int, ...]]) -> int:
     """Return how many positions to record before any data is seen: all, or two if that is slow."""
-    at_once = recorded_nodes(config, specs, config.block_size) <= NODES_AT_ONCE
+    at_once = recorded_nodes(config, shapes, config.block_size) <= NODES_AT_ONCE
     return config.block_size if at_once else min(2, config.block_size)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanochat.config.options import TrainConfig
+from nanochat.errors import PromptTooLong
 from nanochat.model.model_file import ModelFile
 from nanochat.model.traced import PER_HEAD, PER_TOKEN, Computed, Edits, TracedText, causal
 from nanochat.ngram.share import start_offset
@@ -19,10 +20,12 @@ from nanochat.scalar.bigram import Bigram
 from nanochat.scalar.functions import softmax, total
 from nanochat.scalar.minigpt import MiniGPT
 from nanochat.scalar.own_model import own_model
+from nanochat.scalar.replay import recorded_nodes
 from nanochat.scalar.value import Tape, Value, detached_max, select
 
 __all__ = ["scalar_trace"]
 
+MOST_NODES = 40_000_000  # of about 50 bytes; they take some ten seconds
 MODELS: Mapping[str, type[Any]] = {"bigram": Bigram, "mini-gpt": MiniGPT}
 # Rows of the weights themselves: the tape sums their gradients over all tokens that read them.
 LOOKED_UP = ("embed.token", "embed.position")
@@ -37,7 +40,11 @@ def scalar_trace(
     dtype: str,
     own: ModelFile | None = None,  # of the config
 ) -> Computed:
-    """Run the model over the text, token by token, and return every named number."""
+    """Run the model over the text, token by token, and return every named number.
+
+    Raises PromptTooLong for a text with more than MOST_NODES numbers.
+    """
+    _check_length(config, weights, len(text.tokens))
     tape = Tape(dtype)
     matrices = {name: tape.matrix(*array.shape) for name, array in weights.items()}
     for name, matrix in matrices.items():
@@ -53,6 +60,20 @@ def scalar_trace(
         values=values, gradients=gradients,
         weight_gradients={name: matrix.grads.copy() for name, matrix in matrices.items()},
     )  # fmt: skip
+
+
+def _check_length(
+    config: TrainConfig, weights: Mapping[str, NDArray[np.floating]], length: int
+) -> None:
+    shapes = {name: array.shape for name, array in weights.items()}
+    fitting = length
+    while fitting > 1 and recorded_nodes(config, shapes, fitting) > MOST_NODES:
+        fitting -= 1
+    if fitting < length:
+        raise PromptTooLong(
+            f"on the scalar engine, a trace of this model has at most {fitting:,} tokens, which are"
+            f" about {MOST_NODES:,} numbers, got {length:,}; give a shorter text or use mode tensor"
+        )
 
 
 class _Seen:

@@ -139,3 +139,13 @@ def test_counts_alone_have_no_numbers_to_inspect(folder, tiny, cli):
     result = cli("inspect", "runs/counts", "--text", "anna")
     assert "inspect needs a model with a network" in result.err
     assert result.code == 2
+
+
+def test_attention_beyond_max_numbers_is_left_out_with_the_figures(run, cli):
+    result = cli("inspect", run, "--text", "anna", "--max-numbers", "50", "--json")
+    left_out = json.loads(result.out)["left_out"]
+    arrays = [array for name, array in nanochat.load(run).trace("anna").items() if ".attn." in name]
+    assert left_out["attention"] == (
+        f"attention has {sum(array.size for array in arrays)} numbers on this text, and max_numbers"
+        " is 50; give a shorter text or --max-numbers"
+    )

@@ -9,10 +9,12 @@ from nonempty import nonempty
 
 import nanochat
 from nanochat.data.bpe import learn
+from nanochat.inspection import facts as facts_module
+from nanochat.inspection import importance as importance_module
 from nanochat.inspection.comparison import compared
 from nanochat.inspection.embeddings import nearest, plane
-from nanochat.inspection.facts import likeliest
-from nanochat.inspection.importance import importance
+from nanochat.inspection.facts import facts, likeliest
+from nanochat.inspection.importance import MOST_WORK, importance
 from nanochat.inspection.merges import merge_steps
 
 
@@ -94,3 +96,55 @@ def test_a_comparison_finds_the_first_array_that_differs(trained):
     other = compared(trace, trained("microgpt").trace(TRACED))
     assert any(each.largest is None for each in other.differences)
     assert isinstance(trace, nanochat.Trace)
+
+
+def test_what_would_take_long_is_left_out_with_the_reason(trained, monkeypatch):
+    trace = trained("rope").trace(TRACED)
+    shown = {"run": "runs/x", "step": 1, "arrays": False}
+    whole = facts(trace, **shown)
+    assert whole["left_out"] == {}
+    layers, heads = np.shape(whole["importance"]["heads"])
+    tokens = len(trace.tokens)
+    passes = {
+        "heads": layers * heads,
+        "positions": tokens,
+        "neurons": np.size(whole["importance"]["neurons"]),
+    }
+    assert passes["heads"] < passes["positions"] < passes["neurons"]
+    for allowed, missing in (("positions", {"neurons"}), ("heads", {"neurons", "positions"})):
+        count = passes[allowed]
+        monkeypatch.setattr(importance_module, "is_quick", lambda _, n, most=count: n <= most)
+        monkeypatch.setattr(facts_module, "is_quick", lambda _, n, most=count: n <= most)
+        found = facts(trace, **shown)
+        assert found["left_out"] == {
+            kind: f"{passes[kind]:,} passes over {tokens} tokens would take long; give a shorter text"
+            for kind in missing
+        }
+        for kind, change in found["importance"].items():
+            assert change == (None if kind in missing else whole["importance"][kind])
+    monkeypatch.setattr(importance_module, "is_quick", lambda _, n: False)
+    monkeypatch.setattr(facts_module, "is_quick", lambda _, n: False)
+    found = facts(trace, **shown)
+    assert found["importance"] is None
+    assert found["left_out"]["importance"] == (
+        f"{passes['heads']} passes over {tokens} tokens, one per head, would take long; give a"
+        " shorter text"
+    )
+
+
+def test_the_work_of_a_pass_grows_with_model_and_text(trained):
+    trace = trained("rope").trace(TRACED)
+    config, length = trace.config, len(trace.tokens)
+    layer = length * config.n_embd * (12 * config.n_embd + 2 * length)
+    head = length * config.n_embd * trace.tokenizer.vocab_size
+    most = int(MOST_WORK // (config.n_layer * layer + head))
+    assert importance_module.is_quick(trace, most)
+    assert not importance_module.is_quick(trace, most + 1)
+
+
+def test_without_attention_the_page_has_none_of_its_arrays(trained):
+    trace = trained("rope").trace(TRACED)
+    few = facts(trace, run="runs/x", step=1, arrays=False, attention=False)
+    assert few["arrays"] == {}
+    more = facts(trace, run="runs/x", step=1, arrays=False)["arrays"]
+    assert more.keys() == {name for name in trace if ".attn." in name}

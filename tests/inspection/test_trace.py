@@ -13,7 +13,10 @@ from oracles.plain_gpt import document_loss
 from oracles.plain_value import PlainValue
 
 import nanochat
+from nanochat.errors import PromptTooLong
 from nanochat.inspection.graph import operations
+from nanochat.scalar import trace as scalar_trace
+from nanochat.scalar.replay import recorded_nodes
 
 ENGINES = [
     *((name, {"mode": "scalar"}) for name in RUNS),
@@ -184,3 +187,17 @@ def test_the_repr_lists_names_and_shapes(trained):
     assert re.fullmatch(r"Trace\(5 tokens, \d\.\d{4} nats per token, scalar, float64\)", lines[0])
     assert len(lines) == 1 + len(trained("microgpt").trace(TRACED))
     assert any(re.fullmatch(r"  layer0.attn.weights +\(\d, 5, 5\)", line) for line in lines)
+
+
+def test_a_text_of_too_many_values_is_refused_with_the_tokens_that_fit(trained, monkeypatch):
+    model = trained("microgpt")
+    shapes = {name: array.shape for name, array in model.weights.items()}
+    most = recorded_nodes(model.config, shapes, 4)
+    monkeypatch.setattr(scalar_trace, "MOST_NODES", most)
+    assert model.trace("abc")["losses"].shape == (4,)
+    with pytest.raises(PromptTooLong) as caught:
+        model.trace("abcd")
+    assert str(caught.value) == (
+        f"on the scalar engine, a trace of this model has at most 4 tokens, which are about {most:,}"
+        " numbers, got 5; give a shorter text or use mode tensor"
+    )

@@ -11,11 +11,11 @@ VIEWS.importance = {
       const most = largestOf(rows.map((r) => r.change)) || 1;
       return el("div", {}, el("h2", {}, title), longTable(["part", "change", ""], rows.map((r) => [r.link, cell(r.change), sideBar(r.change / most)]), 12, { name: title }));
     };
-    const most = largestOf(positions) || 1;
-    fill(root, el("h2", {}, "Tokens"), el("p", { class: "lead" }, "No later token sees the one that is removed. Choose one to see where it looks."), strip({
+    const most = largestOf(positions ?? []) || 1;
+    fill(root, el("h2", {}, "Tokens"), !positions ? why("positions") : [el("p", { class: "lead" }, "No later token sees the one that is removed. Choose one to see where it looks."), strip({
       pieces: range(0, length).map(readPiece), color: (t) => diverging(positions[t] / most), chosen: null, under: length <= 64 ? (t) => (Math.abs(positions[t]) < 1e-9 ? "0" : rounded(positions[t], 2)) : null,
       name: (t) => `token ${t}, ${readPiece(t)}: ${shortest(positions[t])} nats`, choose: (t) => go(attentionLayers ? `attention/layer0/head0/token${t}` : `loss/token${t}`),
-    }).node, legend(diverging, -1, 1, [[0, `−${rounded(most, 3)}`], [0.5, "0"], [1, rounded(most, 3)]]));
+    }).node, legend(diverging, -1, 1, [[0, `−${rounded(most, 3)}`], [0.5, "0"], [1, rounded(most, 3)]])]);
     if (!attentionLayers) return;
     const ofHeads = list("Heads", heads.flatMap((row, l) => row.map((change, h) => ({ change, link: link(`attention/layer${l}/head${h}`, `layer ${l}, head ${h}`) }))));
     fill(root, el("div", { class: "columns" }, ofHeads, !neurons ? el("div", {}, el("h2", {}, "Neurons"), why("neurons")) : list("Neurons", neurons.flatMap((row, l) => row.map((change, n) => ({ change, link: link(`forward/layer${l}.mlp.active/0/${n}`, `layer ${l}, neuron ${n}`) })))
