@@ -11,7 +11,7 @@ from typing import Any
 from nanochat.config.option import config_or_default
 from nanochat.config.options import InspectConfig, TrainConfig
 from nanochat.errors import CheckpointError, ConfigError, OutputError, UnsupportedOption
-from nanochat.inspection.comparison import Comparison, compared
+from nanochat.inspection.comparison import Comparison, compared, with_program
 from nanochat.inspection.facts import arrays_of_attention, facts
 from nanochat.inspection.lives import history_facts
 from nanochat.inspection.page import page_text
@@ -152,12 +152,22 @@ def _comparison(
             config.model_file if there.model_file is not None else None
         ),
     )  # fmt: skip
-    other = _trace(_loaded(options, found, there), text)
+    if config.against_numerics != "auto":
+        if "tensor" in (there.mode, config.against_mode):
+            raise UnsupportedOption(
+                "against_numerics needs a run of mode scalar, got mode tensor; leave it out"
+            )
+        there = there.changed(numerics=config.against_numerics)
+    loaded = _loaded(options, found, there)
+    other = _trace(loaded, text)
     if other.tokens.tolist() != here.tokens.tolist():
         raise UnsupportedOption(
             f"against {found.path} splits the text into other tokens; compare runs of one tokenizer"
         )
     name = f"{found.run_folder.name} step {found.trainer.step}, {other.config.mode}"
+    if config.against_numerics != "auto":
+        what = f"{name}, {other.config.dtype}, {config.against_numerics} numerics"
+        return with_program(here, loaded), what
     return compared(here, other), f"{name}, {other.config.dtype}"
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from nanochat.config.options import TrainConfig
 from nanochat.data.batches import IGNORE, Batch, StepRows
+from nanochat.errors import UnsupportedOption
 from nanochat.model.model_file import ModelFile, changes_of
 from nanochat.model.parameters import GROUPS, initial_weights, output_size, parameter_specs
 from nanochat.model.state import check_shapes
@@ -318,6 +319,28 @@ class ScalarEngine:
             parts[batch.targets == IGNORE] = 0.0
         parts[..., 1] += self._start_offset
         return parts
+
+    def numbers_of(self, document: Batch) -> dict[str, NDArray[np.float64]]:
+        """Return what the program computes of one document: `logits`, `losses`, and for a network
+        without counts the gradients of the mean loss, as `gradient of wte`.
+
+        Raises UnsupportedOption if these numerics have no program for the model.
+        """
+        replay = self._replay_for([document])
+        if replay is None:
+            raise UnsupportedOption(
+                f"numerics {self.config.numerics} has no program of this model in {self.tape.dtype}"
+            )
+        replay.core.load()
+        segments = segments_of(document, replay.positions)
+        numbers = {"logits": replay.logits(segments), "losses": self.token_losses(document)[0]}
+        if not self.config.ngram_order:
+            replay.backward(segments, 1 / document.global_targets, accumulate=False)
+            ends = np.cumsum([math.prod(spec.shape) for spec in self.specs])
+            pieces = np.split(replay.core.gradients.astype(np.float64), ends[:-1])
+            for spec, piece in zip(self.specs, pieces, strict=True):
+                numbers[f"gradient of {spec.name}"] = piece.reshape(spec.shape)
+        return numbers
 
     def move_towards(self, weights: Mapping[str, NDArray[np.floating]], share: float) -> None:
         for name, matrix in self.matrices.items():

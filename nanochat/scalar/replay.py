@@ -244,6 +244,12 @@ class Replay:
             parts.append(self.core.watched(end - self._outputs, end))
         return np.concatenate(parts)
 
+    def logits(self, document: Segments) -> NDArray[np.float64]:
+        """Return the logits of every position of one segment, (positions, outputs)."""
+        length = int(document.lengths[0])
+        self._forward(document, 1.0)
+        return self.core.watched(0, length * self._outputs).reshape(length, self._outputs)
+
     def _forward(
         self,
         part: Segments,

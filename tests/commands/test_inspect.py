@@ -115,6 +115,8 @@ REFUSED = [
     (("--text", "a" * 100_000), 2, "text must have at most 7 tokens"),
     (("--view", "los"), 2, "view must be one of loss, forward,"),
     (("--view", "compare"), 2, "view compare needs something to compare with; give --against,"),
+    (("--text", "anna", "--against-numerics", "fast", "--against-mode", "tensor"), 2,
+     "against_numerics needs a run of mode scalar, got mode tensor; leave it out"),
     (("--text", "anna", "--out", "."), 1, "out . is not a file; name a file"),
     (("--text", "anna", "--out", "no/page.html"), 1, "no/page.html"),
     (("--text", "anna", "--against", "nowhere"), 1, "no run nowhere"),
@@ -149,3 +151,33 @@ def test_attention_beyond_max_numbers_is_left_out_with_the_figures(run, cli):
         f"attention has {sum(array.size for array in arrays)} numbers on this text, and max_numbers"
         " is 50; give a shorter text or --max-numbers"
     )
+
+
+@pytest.mark.parametrize("numerics", ["fast", "exact"])
+@pytest.mark.parametrize("order", [0, 3])
+def test_the_trace_is_compared_with_the_program_that_trains(folder, tiny, cli, numerics, order):
+    """Exact numerics give the same bits; fast ones add in another order, and are within rounding of
+    the losses of `nanochat eval`, which come from the program too."""
+    options = tiny(model_kind="mini-gpt", out="runs/here", num_samples=0, ngram_order=order)
+    nanochat.train(nanochat.TrainConfig(**options))
+    given = {"run": "runs/here", "text": "anna", "against_numerics": numerics}
+    result = nanochat.inspect(InspectConfig(**given))
+    rows = {each.name: each for each in result.comparison.differences}
+    weights = nanochat.load("runs/here").weights
+    gradients = set() if order else {f"gradient of {name}" for name in weights}
+    assert rows.keys() == {"logits", "losses"} | gradients
+    for name, each in rows.items():
+        assert each.largest <= (0.0 if numerics == "exact" and order == 0 else 1e-12), name
+    if numerics == "fast":
+        assert any(each.largest > 0 for each in rows.values())
+    printed = cli(
+        "inspect",
+        "runs/here",
+        "--text",
+        "anna",
+        "--view",
+        "compare",
+        "--against-numerics",
+        numerics,
+    )
+    assert printed.out.splitlines()[1].startswith("logits")

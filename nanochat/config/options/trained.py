@@ -194,6 +194,11 @@ class InspectConfig(WithoutPreset):
     against_dtype: str = _same(
         "dtype", common=True, help="Number format to compare with; auto: that of the other run."
     )
+    against_numerics: str = option(
+        "auto",
+        "Compare with the recorded program that trains on the scalar engine: fast or exact; auto:"
+        " with the other run's own numbers.", group=_INSPECTION, choices=("auto", "fast", "exact"),
+    )  # fmt: skip
     max_numbers: int = option(
         400_000, "Numbers that the page may hold, about 11 bytes each; beyond, it leaves the views"
         " of single numbers out.", group=_INSPECTION, low=0, high=1 << 28, common=True,
@@ -220,12 +225,12 @@ class InspectConfig(WithoutPreset):
         object.__setattr__(self, "view", tuple(dict.fromkeys(views)))
         if "compare" in self.view and not self.compares:
             raise ConfigError(
-                "view compare needs something to compare with; give --against, --against-mode or"
-                " --against-dtype"
+                "view compare needs something to compare with; give --against, --against-mode,"
+                " --against-dtype or --against-numerics"
             )
 
     @property
     def compares(self) -> bool:
         """Whether something is named to compare with."""
-        named = (self.against_mode, self.against_dtype) != ("auto", "auto")
-        return named or self.against is not None
+        named = (self.against_mode, self.against_dtype, self.against_numerics)
+        return named != ("auto", "auto", "auto") or self.against is not None
