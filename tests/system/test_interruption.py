@@ -29,6 +29,12 @@ LINES = {
 }
 
 
+def with_defaults() -> None:
+    """A shell or nohup, in which these tests may run, may have signals ignored."""
+    for number in LINES:
+        signal.signal(number, signal.SIG_DFL)
+
+
 def ended(number: signal.Signals, module: str, before=signal.SIG_DFL, *words: str):
     return subprocess.run(
         [sys.executable, "-c", CODE, str(int(number)), module, "info", *words],
@@ -75,6 +81,7 @@ def test_an_import_that_never_ends_is_interrupted(tmp_path, body):
     code = AN_IMPORT.replace(", interrupted.is_whole", "")
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60,
+        preexec_fn=with_defaults,
     )  # fmt: skip
     assert (done.stdout, done.stderr) == (f"{int(signal.SIGTERM)}\n", "")
 
@@ -87,6 +94,6 @@ def test_a_signal_during_an_import_interrupts_after_it(tmp_path, number):
     )
     done = subprocess.run(
         [sys.executable, "-c", AN_IMPORT, str(tmp_path)], capture_output=True, text=True,
-        timeout=60,
+        timeout=60, preexec_fn=with_defaults,
     )  # fmt: skip
     assert (done.stdout, done.stderr) == (f"{int(number)} True\n", "")
