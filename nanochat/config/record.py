@@ -38,7 +38,7 @@ def parse_record(text: str) -> tuple[Place, ...] | None:
         return None
     if text == CHOSEN_BY_MODEL:
         return ()
-    places = []
+    places: dict[Place, None] = {}
     for word in re.split(r",(?![0-9]+\])", text.replace(" ", "")):
         found = re.fullmatch(_PLACE, word)
         if found is None:
@@ -46,10 +46,10 @@ def parse_record(text: str) -> tuple[Place, ...] | None:
                 "record must be none, auto, or parameters like wte[4,0],lm_head[2,7], got"
                 f" {shown(text)}"
             )
-        places.append(Place(found[1], int(found[2]), int(found[3])))
-    for place in places:
-        if places.count(place) > 1:
+        place = Place(found[1], int(found[2]), int(found[3]))
+        if place in places:
             raise ConfigError(f"record must name each parameter once, got {place} twice")
+        places[place] = None
     if len(places) > MOST_PLACES:
         raise ConfigError(f"record must name at most {MOST_PLACES} parameters, got {len(places):,}")
     return tuple(places)

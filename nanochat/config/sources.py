@@ -6,7 +6,7 @@ Returns only the values that were given. Defaults and presets belong to options/
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from nanochat.config.options import (
 )
 from nanochat.errors import ConfigError
 from nanochat.system.cache import CACHE_VARIABLE
-from nanochat.system.wording import printable
+from nanochat.system.wording import as_word, printable
 
 __all__ = ["PREFIX", "gather_options", "parse_toml", "read_config_file"]
 
@@ -61,13 +61,22 @@ def gather_options(
     for name, value in flags.items():
         if value is not None:
             given[name] = known[name].parse(name, value)
-    for name in RUNS_CODE & (in_file.keys() - given.keys()):
-        value = printable(in_file[name])
+    for name, value in _code_of({n: v for n, v in in_file.items() if n not in given}):
         raise ConfigError(
-            f"{name} {value} of config file {printable(str(config_file))} is code; if you trust it,"
-            f" add --{name.replace('_', '-')} {value}"
+            f"{name} {printable(value)} of config file {printable(str(config_file))} is code; if"
+            f" you trust it, add --{name.replace('_', '-')} {as_word(value)}"
         )
     return {**in_file, **given}
+
+
+def _code_of(options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the options that name code to run, an ablation's too, and their values."""
+    for name in sorted(RUNS_CODE & options.keys()):
+        if options[name] is not None:
+            yield name, options[name]
+    for text in options.get("vary", ()):
+        if text.partition("=")[0].strip() in RUNS_CODE:
+            yield "vary", text
 
 
 def _from_environment(

@@ -65,7 +65,7 @@ def with_program(here: Trace, trained: TrainedModel) -> Comparison:
     there = trained.engine.numbers_of(document)
     gradients = {f"gradient of {name}": array for name, array in here.weight_gradients.items()}
     both = {**here, **gradients}
-    return compared({name: both[name] for name in there}, there)
+    return compared({name: both[name] for name in there if name in both}, there)
 
 
 def _difference(name: str, here: Numbers, there: Numbers) -> Difference:

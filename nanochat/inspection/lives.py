@@ -23,7 +23,8 @@ def history_facts(
     history: History,
     room: int,  # numbers of eight bytes that the page may still hold
 ) -> dict[str, Any]:
-    """Return the chosen parameters, and of all parameters as many steps as there is room for."""
+    """Return the chosen parameters, and of all parameters as many steps as there is room for. The
+    last step of a chosen parameter is there in any case."""
     first, matrices = 0, {}
     for spec in history.specs:
         rows, columns = spec.shape
@@ -35,11 +36,11 @@ def history_facts(
     per_step = len(chosen.indices) * len(RECORDED)
     tables = [{
         "indices": chosen.indices.tolist(),
-        **_table(chosen, RECORDED, _MOST_OF_CHOSEN // per_step),
+        **_table(chosen, RECORDED, min(room, _MOST_OF_CHOSEN) // per_step),
     }]  # fmt: skip
-    if history.every is not None:
-        # Numbers of four bytes.
-        steps = 2 * (room - _MOST_OF_CHOSEN) // (first * len(_OF_ALL))
+    if history.every is not None and len(history.every.steps):
+        left = room - per_step * len(tables[0]["steps"])
+        steps = 2 * left // (first * len(_OF_ALL))  # of numbers of four bytes
         if steps >= min(FEWEST_STEPS, len(history.every.steps)):
             tables.append(_table(history.every, _OF_ALL, steps))
     return {

@@ -128,6 +128,11 @@ def _table(name: str, arrays: Mapping[str, NDArray[Any]], size: int, dtype: str)
         raise ValueError(f"must have as many numbers as {name}.steps and {name}.indices say")
     if len(np.unique(indices)) != len(indices) or ((indices < 0) | (indices >= size)).any():
         raise ValueError(f"must have different {name}.indices below {size:,}")
-    if (np.diff(steps, prepend=0) <= 0).any():
+    if len(steps) and (steps[0] < 1 or (steps[1:] <= steps[:-1]).any()):
         raise ValueError(f"must have increasing {name}.steps from 1")
+    # An optimizer may have no second moment, and no other number may be missing.
+    seconds = RECORDED.index("second_moment")
+    for part, array in (("rates", rates), *zip(RECORDED, numbers, strict=True)):
+        if part != RECORDED[seconds] and not np.isfinite(array).all():
+            raise ValueError(f"must have finite numbers in {name}.{part}")
     return Table(indices, steps, rates, np.stack(numbers, axis=-1))

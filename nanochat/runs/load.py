@@ -34,7 +34,7 @@ from nanochat.runs.folder import MODEL
 from nanochat.sampling.adaptive import adaptive_mixture
 from nanochat.sampling.mixed import NetworkAlone, mixed_with
 from nanochat.sampling.sampling import OpensDecoders
-from nanochat.system.wording import printable
+from nanochat.system.wording import as_word, printable
 from nanochat.training.average import scored_state
 from nanochat.training.engine import Engine
 
@@ -200,7 +200,7 @@ def own_model_of(checkpoint: Checkpoint, path: str | None) -> ModelFile | None:
         named = copy if copy.is_file() and not copy.is_symlink() else recorded
         raise CheckpointError(
             f"{checkpoint.path} uses the model in {printable(recorded)}, which is code; if you"
-            f" trust it, add --model-file {printable(named)}"
+            f" trust it, add --model-file {as_word(str(named))}"
         )
     return load_model_file(path, checkpoint.data["model_file"]["sha256"], of=str(checkpoint.path))
 

@@ -71,20 +71,16 @@ class _Recording:
 
     def __init__(
         self,
-        watched: NDArray[np.int64] | None,
+        watched: NDArray[np.int64],
         weights: NDArray[np.floating],
         gradients: NDArray[np.floating],
     ) -> None:
         self.watched = watched
-        self.numbers: NDArray[np.float64] | None = None
-        if watched is not None:
-            self.numbers = np.full((len(watched), len(RECORDED)), np.nan)
-            self.numbers[:, 0], self.numbers[:, 1] = weights[watched], gradients[watched]
+        self.numbers = np.full((len(watched), len(RECORDED)), np.nan)
+        self.numbers[:, 0], self.numbers[:, 1] = weights[watched], gradients[watched]
 
     def finish(self, weights: NDArray[np.floating], *moments: NDArray[np.floating]) -> None:
         """Add what the update has left."""
-        if self.watched is None or self.numbers is None:
-            return
         for column, moment in enumerate(moments, start=2):
             self.numbers[:, column] = moment[self.watched]
         self.numbers[:, 4] = weights[self.watched].astype(np.float64) - self.numbers[:, 0]
@@ -194,9 +190,12 @@ class ScalarEngine:
         grad_norm = math.sqrt(replay.core.grad_sum_of_squares())
         recorded = None
         if self._is_healthy(loss, grad_norm):
-            recorded = _Recording(settings.watched, replay.core.values, replay.core.gradients)
-            self.optimizer.step_program(replay.core, settings, grad_norm)
-            recorded.finish(replay.core.values, *self.optimizer.moments_in(replay.core))
+            core = replay.core
+            if settings.watched is not None:
+                recorded = _Recording(settings.watched, core.values, core.gradients)
+            self.optimizer.step_program(core, settings, grad_norm)
+            if recorded is not None:
+                recorded.finish(core.values, *self.optimizer.moments_in(core))
             replay.core.store()
             if self._average is not None:
                 self._average.update(replay.core.values, self.optimizer.steps)
@@ -260,10 +259,12 @@ class ScalarEngine:
         grad_norm = math.sqrt(sum(float(np.vdot(m.grads, m.grads)) for m in self.matrices.values()))
         recorded = None
         if self._is_healthy(loss, grad_norm):
-            gradients = _flat([matrix.grads for matrix in self.matrices.values()])
-            recorded = _Recording(settings.watched, self._flat_weights(), gradients)
+            if settings.watched is not None:
+                gradients = _flat([matrix.grads for matrix in self.matrices.values()])
+                recorded = _Recording(settings.watched, self._flat_weights(), gradients)
             self.optimizer.step(self.matrices, settings, grad_norm)
-            recorded.finish(self._flat_weights(), *self.optimizer.flat_moments())
+            if recorded is not None:
+                recorded.finish(self._flat_weights(), *self.optimizer.flat_moments())
             if self._average is not None:
                 values = self._flat_weights().astype(self.tape.dtype)
                 self._average.update(values, self.optimizer.steps)

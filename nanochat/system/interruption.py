@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from types import FrameType
 
 __all__ = ["end_interrupted", "interrupt_at_signals", "write_interruption"]
 
-_TRY_AGAIN_S = 0.01
+_TRY_AGAIN_S, _LONGEST_S = 0.01, 3.0
 _waiting = signal.SIGINT  # the signal that came during an import
+_until_s: float | None = None  # when it waits no longer
 
 
 def interrupt_at_signals() -> None:
@@ -23,7 +25,7 @@ def interrupt_at_signals() -> None:
     waits for rank 0 in torch runs no handlers.
     """
     if signal.getsignal(signal.SIGALRM) is signal.SIG_DFL:
-        signal.signal(signal.SIGALRM, _interrupt_now)
+        signal.signal(signal.SIGALRM, _try_again)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)
     if os.environ.get("RANK", "0") != "0":
@@ -35,16 +37,25 @@ def interrupt_at_signals() -> None:
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     """Raise KeyboardInterrupt, after the import if one is running: modules in C, such as NumPy's,
-    replace it by an ImportError."""
-    global _waiting
-    if not _is_importing(frame):
-        raise KeyboardInterrupt(number)
-    _waiting = signal.Signals(number)
+    replace it by an ImportError. A second signal or a long import waits no longer."""
+    global _waiting, _until_s
+    can_wait = _until_s is None and signal.getsignal(signal.SIGALRM) is _try_again
+    if not (can_wait and _is_importing(frame)):
+        raise _interruption(number)
+    _waiting, _until_s = signal.Signals(number), time.monotonic() + _LONGEST_S
     signal.setitimer(signal.ITIMER_REAL, _TRY_AGAIN_S)
 
 
-def _interrupt_now(number: int, frame: FrameType | None) -> None:
-    _interrupt(_waiting, frame)
+def _try_again(number: int, frame: FrameType | None) -> None:
+    if not _is_importing(frame) or (_until_s is not None and time.monotonic() > _until_s):
+        raise _interruption(_waiting)
+    signal.setitimer(signal.ITIMER_REAL, _TRY_AGAIN_S)
+
+
+def _interruption(number: int) -> KeyboardInterrupt:
+    if _until_s is not None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    return KeyboardInterrupt(number)
 
 
 def _is_importing(frame: FrameType | None) -> bool:

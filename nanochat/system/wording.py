@@ -38,5 +38,12 @@ def printable(path: str | os.PathLike[str]) -> str:
     return text if text.isprintable() else "".join(map(_escaped, text))
 
 
+def as_word(text: str) -> str:
+    """Return a text as a word of a shell command to copy; FILE if `printable` changes it."""
+    import shlex  # for an error message
+
+    return shlex.quote(text) if printable(text) == text else "FILE"
+
+
 def _escaped(character: str) -> str:
     return character if character.isprintable() else ascii(character)[1:-1]

@@ -7,8 +7,9 @@ numbers (RECORDED in engine.py), and runs/history.py stores them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +51,10 @@ class Table:
     steps: NDArray[np.int64]  # (steps,) from 1, increasing
     rates: NDArray[np.float64]  # (steps, len(GROUPS)) learning rates
     numbers: NDArray[np.floating]  # (steps, parameters, len(RECORDED)); float32 of all parameters
+
+    def each(self, change: Callable[[NDArray[Any]], NDArray[Any]]) -> Table:
+        """Return the table with changed steps, rates and numbers."""
+        return Table(self.indices, change(self.steps), change(self.rates), change(self.numbers))
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,54 +140,60 @@ class _Kept:
         steps: int,  # that are expected
         most: int,
     ) -> None:
-        self.indices, self.dtype, self.stride = indices, dtype, 1
-        self.most = min(most, MOST_NUMBERS // (len(indices) * len(RECORDED)))
+        self.indices, self.stride, self.count = indices, 1, 0
+        per_step = len(indices) * len(RECORDED) + len(GROUPS) + 1
+        self.most = min(most, MOST_NUMBERS // per_step)
         while steps > self.stride * self.most:
             self.stride *= 2
-        self.steps: list[int] = []
-        self.rates: list[Sequence[float]] = []
-        self.numbers: list[NDArray[np.floating]] = []
+        # With room for more rows than `count`.
+        self._rows = Table(
+            indices,
+            np.empty(0, dtype=np.int64),
+            np.empty((0, len(GROUPS))),
+            np.empty((0, len(indices), len(RECORDED)), dtype=dtype),
+        )
 
     def is_due(self, step: int) -> bool:
+        """Decide whether the table keeps a step, as far as is known."""
         return (step - 1) % self.stride == 0
 
     def add(self, step: int, rates: Sequence[float], numbers: NDArray[np.float64]) -> None:
         """Add the numbers of a step, (parameters, len(RECORDED)), if the step is due."""
         if not self.is_due(step):
             return
-        if len(self.steps) == self.most:
-            self.thin(2 * self.stride)
+        if self.count == self.most:
+            self._thin(2 * self.stride)
             if not self.is_due(step):
                 return
-        self.steps.append(step)
-        self.rates.append(rates)
-        self.numbers.append(numbers.astype(self.dtype))  # a view would keep its whole block
+        if self.count == len(self._rows.steps):
+            self._make_room(min(self.most, 2 * self.count + 64))
+        rows = self._rows
+        rows.steps[self.count], rows.rates[self.count] = step, rates
+        rows.numbers[self.count] = numbers
+        self.count += 1
 
-    def thin(self, stride: int) -> None:
+    def _make_room(self, count: int) -> None:
+        def longer(array: NDArray[Any]) -> NDArray[Any]:
+            result = np.empty((count, *array.shape[1:]), dtype=array.dtype)
+            result[: self.count] = array[: self.count]
+            return result
+
+        self._rows = self._rows.each(longer)
+
+    def _thin(self, stride: int) -> None:
         self.stride = stride
-        kept = [i for i, step in enumerate(self.steps) if self.is_due(step)]
-        self.steps = [self.steps[i] for i in kept]
-        self.rates = [self.rates[i] for i in kept]
-        self.numbers = [self.numbers[i] for i in kept]
+        table = self.table()
+        due = (table.steps - 1) % stride == 0
+        self._rows, self.count = table.each(lambda array: array[due]), int(due.sum())
 
     def load(self, table: Table, step: int) -> None:
         """Go on from a table of an earlier process, up to `step`."""
-        until = int(np.searchsorted(table.steps, step, side="right"))
-        self.steps = table.steps[:until].tolist()
-        self.rates, self.numbers = table.rates[:until].tolist(), list(table.numbers[:until])
         distances = np.diff(table.steps)
-        self.thin(max(self.stride, int(distances.min()) if len(distances) else 1))
+        self.count, self._rows = int(np.searchsorted(table.steps, step, side="right")), table
+        self._thin(max(self.stride, int(distances.min()) if len(distances) else 1))
 
     def table(self) -> Table:
-        count = len(self.steps)
-        return Table(
-            self.indices,
-            np.array(self.steps, dtype=np.int64),
-            np.array(self.rates, dtype=np.float64).reshape(count, len(GROUPS)),
-            np.array(self.numbers, dtype=self.dtype).reshape(
-                count, len(self.indices), len(RECORDED)
-            ),
-        )
+        return self._rows.each(lambda array: array[: self.count].copy())
 
 
 class Recorder:

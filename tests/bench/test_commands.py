@@ -45,7 +45,7 @@ def is_command(module: str) -> bool:
 
 def test_every_family_has_commands():
     assert {name.split(".")[1] for name in COMMANDS} == {
-        "choices", "faults", "inspection", "kernels", "race", "scalar", "tensor",
+        "choices", "course", "faults", "inspection", "kernels", "race", "scalar", "tensor",
     }  # fmt: skip
     assert "bench.race" in COMMANDS
     assert "bench.scalar.start" in COMMANDS

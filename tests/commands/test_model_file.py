@@ -164,6 +164,29 @@ def test_a_config_file_alone_runs_no_code(options, folder, refused, cli, train):
     assert weights_of(Path("again")) == weights_of(run)
 
 
+def test_an_ablation_in_a_config_file_alone_runs_no_code(folder, refused):
+    (folder / "my.py").write_text("import pathlib\npathlib.Path('ran').touch()\n" + GATED)
+    (folder / "grid.toml").write_text('vary = ["lr=0.1,0.2", "model_file = my.py"]\n')
+    assert refused("ablate", "--config=grid.toml", "--data=names.txt") == (
+        "vary model_file = my.py of config file grid.toml is code; if you trust it, add --vary"
+        " 'model_file = my.py'"
+    )
+    assert not (folder / "ran").exists()
+
+
+def test_the_command_to_copy_is_quoted(train, folder, refused):
+    """A checkpoint may come from somebody else."""
+    run = train()
+    (run / "model.py").unlink()
+    for name, shown in (("x; touch pwned", "'x; touch pwned'"), ("x" * 500, "FILE")):
+        for step in nonempty((run / "checkpoints").glob("step-*")):
+            record = json.loads((step / "config.json").read_bytes())
+            rewrite(step, "config.json", {**record, "model_file": name})
+        assert refused("sample", str(run), code=1).endswith(
+            f"is code; if you trust it, add --model-file {shown}"
+        )
+
+
 # ------------------------------------------------------------------------------------ opening runs
 
 

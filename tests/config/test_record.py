@@ -42,6 +42,12 @@ def test_another_text_is_refused_by_name_rule_and_value(text):
     )
 
 
+def test_a_long_list_is_refused_at_once():
+    with pytest.raises(ConfigError) as caught:  # without comparing each name with all others
+        parse_record(",".join(f"wte[{i},0]" for i in range(200_000)))
+    assert str(caught.value) == "record must name at most 256 parameters, got 200,000"
+
+
 def test_a_parameter_twice_and_too_many_are_refused():
     with pytest.raises(ConfigError) as caught:
         TrainConfig(record="wte[1,2],wte[2,1],wte[1,2]")

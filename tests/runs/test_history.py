@@ -100,6 +100,12 @@ FOREIGN = {
                          "must have different chosen.indices below 8"),
     "parameters in another order": ({"every.indices": np.arange(8)[::-1].copy()}, SPECS,
                                     "must have all 8 parameters of the model"),
+    "steps that wrap": ({"chosen.steps": np.array([1, 2, 2**63 - 1, -(2**63)])}, SPECS,
+                        "must have increasing chosen.steps from 1"),
+    "a weight that is no number": ({"chosen.weight": np.full((4, 2), np.nan)}, SPECS,
+                                   "must have finite numbers in chosen.weight"),
+    "an infinite rate": ({"every.rates": np.full((3, 3), np.inf)}, SPECS,
+                         "must have finite numbers in every.rates"),
     "no parameter": ({"chosen.indices": np.zeros(0, np.int64)}, SPECS,
                      "must have lists of chosen.indices and chosen.steps"),
 }  # fmt: skip

@@ -29,6 +29,12 @@ LINES = {
 }
 
 
+def with_defaults() -> None:
+    """A shell or nohup, in which these tests may run, may have signals ignored."""
+    for number in LINES:
+        signal.signal(number, signal.SIG_DFL)
+
+
 def ended(number: signal.Signals, module: str, before=signal.SIG_DFL, *words: str):
     return subprocess.run(
         [sys.executable, "-c", CODE, str(int(number)), module, "info", *words],
@@ -65,6 +71,21 @@ except KeyboardInterrupt as interruption:
 """
 
 
+@pytest.mark.parametrize("body", ["kill(); kill()", "kill()"])
+def test_an_import_that_never_ends_is_interrupted(tmp_path, body):
+    """By the second signal at once, and by one signal after some seconds."""
+    (tmp_path / "interrupted.py").write_text(
+        f"import os, time\ndef kill(): os.kill(os.getpid(), {int(signal.SIGTERM)}); time.sleep(0.05)\n"
+        f"{body}\ntime.sleep(90)\n"
+    )
+    code = AN_IMPORT.replace(", interrupted.is_whole", "")
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60,
+        preexec_fn=with_defaults,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == (f"{int(signal.SIGTERM)}\n", "")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_during_an_import_interrupts_after_it(tmp_path, number):
     """Modules in C may replace a KeyboardInterrupt by an ImportError, as NumPy's does."""
@@ -73,6 +94,6 @@ def test_a_signal_during_an_import_interrupts_after_it(tmp_path, number):
     )
     done = subprocess.run(
         [sys.executable, "-c", AN_IMPORT, str(tmp_path)], capture_output=True, text=True,
-        timeout=60,
+        timeout=60, preexec_fn=with_defaults,
     )  # fmt: skip
     assert (done.stdout, done.stderr) == (f"{int(number)} True\n", "")

@@ -71,7 +71,7 @@ def test_a_full_table_keeps_every_second_step_with_any_blocks_and_any_resumes(da
     known = data.draw(st.sampled_from([steps, 1]))
     cut = data.draw(st.integers(1, steps))
     saved = data.draw(st.integers(cut, steps))  # the file may be newer than the checkpoint
-    size = most * SIZE * len(RECORDED)  # of the table of all parameters
+    size = most * (SIZE * len(RECORDED) + len(GROUPS) + 1)  # of the table of all parameters
     with patch.object(module, "MOST_NUMBERS", size), patch.object(module, "FEWEST_STEPS", 2):
         before = Recorder(places, SPECS, known)
         record(before, 1, saved, data.draw)
@@ -81,7 +81,7 @@ def test_a_full_table_keeps_every_second_step_with_any_blocks_and_any_resumes(da
         record(after, cut + 1, steps, data.draw)
         whole = Recorder(places, SPECS, known)
         record(whole, 1, steps, data.draw)
-    of_chosen = size // (2 * len(RECORDED))
+    of_chosen = size // (2 * len(RECORDED) + len(GROUPS) + 1)
     for kept in (whole.history(), after.history()):
         assert kept.chosen.steps.tolist() == due(steps, known, of_chosen)
         assert kept.every is not None
