@@ -112,7 +112,7 @@ def _history(checkpoint: Checkpoint, config: TrainConfig, terminal: Terminal) ->
         specs = parameter_specs(config, vocab_size, checkpoint.changes)
         history = read_history(checkpoint.run_folder, specs)
     except CheckpointError as error:
-        terminal.warn(f"{error}; the page has no life of a parameter")
+        terminal.warn(f"{error}; nothing of it is shown")
         return None
     return history if history is not None and len(history.chosen.steps) else None
 

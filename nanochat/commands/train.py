@@ -25,7 +25,7 @@ from nanochat.commands.train_result import (
     check_on_evaluation,
 )
 from nanochat.config.keep import parse_keep
-from nanochat.config.option import config_or_default
+from nanochat.config.option import config_or_default, shown
 from nanochat.config.options import RUNS_DIR, TrainConfig, merged_config
 from nanochat.config.record import parse_record
 from nanochat.data.batches import Batch
@@ -35,6 +35,7 @@ from nanochat.data.tokenizer import Tokenizer
 from nanochat.engines import build_engine
 from nanochat.errors import (
     CheckpointError,
+    ConfigError,
     NonFiniteStep,
     ProcessGroupError,
     RunInterrupted,
@@ -220,7 +221,7 @@ def train(
         try:
             result = _train(run)
         except RunInterrupted as stopped:
-            raise with_way_on(stopped, folder) from None
+            raise with_way_on(stopped, folder, resolved.model_file) from None
         if run.deadline is not None:
             run.config = run.deadline.repeatable(run.config, result.steps)
             if folder is not None:
@@ -319,10 +320,16 @@ def _recorder(
     except CheckpointError as error:
         terminal.warn(f"{error}; recording begins after step {step}")
         return recorder
-    if history is not None and recorder.fits(history):
+    if history is None:
+        terminal.warn(f"the run has recorded nothing so far; recording begins after step {step}")
+    elif recorder.fits(history):
         recorder.load(history, step)
     else:
-        terminal.note(f"recording begins after step {step}")
+        names = ",".join(map(str, history.places))
+        raise ConfigError(
+            f"record must name the same parameters in the whole run, got {shown(config.record)}"
+            f" after {shown(names)}; leave it out to go on, or use record none"
+        )
     return recorder
 
 

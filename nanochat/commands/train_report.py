@@ -159,11 +159,15 @@ def preview(run: Run) -> Callable[[int], str]:
     return text
 
 
-def with_way_on(stopped: RunInterrupted, folder: RunFolder | None) -> RunInterrupted:
+def with_way_on(
+    stopped: RunInterrupted, folder: RunFolder | None, model_file: str | None
+) -> RunInterrupted:
     """Return the interruption with the command that resumes the run."""
     if folder is None:
         return stopped
     command = f"nanochat train --resume --out {shlex.quote(str(folder.path))}"
+    if model_file is not None:
+        command += f" --model-file {shlex.quote(model_file)}"
     return RunInterrupted(stopped.what, f"resume with: {command}")
 
 

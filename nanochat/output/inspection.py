@@ -114,9 +114,10 @@ def _arrays(trace: Trace, arrays: Mapping[str, Any]) -> str:
     for each in operations(trace.config, trace, trace.trained.own):
         array = arrays[each.name]
         seen = array[np.isfinite(array)]
+        figures = [np.sqrt(np.mean(seen**2)), seen.min(), seen.max()] if seen.size else []
         rows.append([
-            each.name, " × ".join(map(str, array.shape)), f"{np.sqrt(np.mean(seen**2)):.3g}",
-            f"{seen.min():.3g}", f"{seen.max():.3g}",
+            each.name, " × ".join(map(str, array.shape)),
+            *([f"{figure:.3g}" for figure in figures] or 3 * ["–"]),
             _place(each),
         ])  # fmt: skip
     header = ["array", "shape", "rms", "min", "max", "line"]

@@ -607,8 +607,10 @@ def test_the_history_and_the_comparison_show_their_numbers(visit, microgpt):
     of_three_steps = 2 * size_before(microgpt[1], "") + size_before(microgpt[1], "wte") + 3
     last = of_three_steps * len(RECORDED)  # as with_everything counts
     assert page.locator(".chart figcaption").all_inner_texts() == [
-        f"Weight {last}", f"Gradient {last + 1}", f"Learning rate {3 * 0.2}",
+        f"Weight {last}", f"Gradient {last + 1}", "Learning rate 0.6",
     ]  # fmt: skip
+    page.click("#digits")
+    assert page.locator(".chart b").all_inner_texts()[-1] == str(3 * 0.2)
     page = one.open("compare")
     assert page.inner_text("tr.target td >> nth=0") == list(microgpt[1]["arrays"])[1]
     bare = visit(microgpt[1])

@@ -15,7 +15,7 @@ from commands.run_files import rewrite
 from nonempty import nonempty
 
 import nanochat
-from nanochat.errors import CheckpointError, ConfigError, ModelFileError
+from nanochat.errors import CheckpointError, ConfigError, ModelFileError, RunInterrupted
 from nanochat.runs.checkpoint import newest_checkpoint
 
 EXAMPLES = Path(__file__).parent.parent.parent / "docs" / "examples"
@@ -162,6 +162,15 @@ def test_a_config_file_alone_runs_no_code(options, folder, refused, cli, train):
     again = cli(*words, "--model-file=run/model.py")
     assert again.code == 0, again.err
     assert weights_of(Path("again")) == weights_of(run)
+
+
+def test_the_way_on_after_a_stop_names_the_file(train, stop_after):
+    stop_after(1)
+    with pytest.raises(RunInterrupted) as caught:
+        train()
+    assert str(caught.value).endswith(
+        "resume with: nanochat train --resume --out run --model-file my.py"
+    )
 
 
 def test_an_ablation_in_a_config_file_alone_runs_no_code(folder, refused):

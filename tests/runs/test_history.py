@@ -196,14 +196,31 @@ def test_a_resume_without_the_file_records_from_there_and_says_so(train, stop_af
     assert cli("info", "runs/cut").code == 0
 
 
-def test_a_resume_with_other_parameters_begins_anew_and_says_so(train, stop_after, cli):
+def test_a_resume_with_other_parameters_is_refused_and_loses_nothing(train, stop_after, cli):
     stop_after(13)
     with pytest.raises(RunInterrupted):
-        train("cut")
+        train("cut", record="wte[4,0],wte[0,1]")
+    stop_after(10**9)
+    path = Path("runs/cut/history.safetensors")
+    before = path.read_bytes()
+    result = cli("train", "--resume", "--out", "runs/cut", "--record", "wte[0,1]")
+    assert (result.code, result.err.splitlines()[-1]) == (
+        2, "error: record must name the same parameters in the whole run, got wte[0,1] after"
+        " wte[4,0],wte[0,1]; leave it out to go on, or use record none",
+    )  # fmt: skip
+    assert path.read_bytes() == before
+    assert cli("train", "--resume", "--out", "runs/cut", "--record", "none").code == 0
+    assert path.read_bytes() == before
+
+
+def test_a_resume_may_begin_to_record_and_says_from_where(train, stop_after, cli):
+    stop_after(13)
+    with pytest.raises(RunInterrupted):
+        train("cut", record="none")
     stop_after(10**9)
     result = cli("train", "--resume", "--out", "runs/cut", "--record", "wte[0,1]")
     assert result.code == 0
-    assert "recording begins after step 13" in result.err
+    assert "the run has recorded nothing so far; recording begins after step 13" in result.err
     history = nanochat.load("runs/cut").history
     assert [str(place) for place in history.places] == ["wte[0,1]"]
     assert history.chosen.steps[0] == 14

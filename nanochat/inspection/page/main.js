@@ -61,7 +61,7 @@ function redraw() {
 }
 
 const numbersShown = () => (facts.engine === "scalar"
-  ? `These numbers are bit-identical to the scalar engine’s exact numerics in ${facts.dtype}: one operation per number, in microgpt’s order.`
+  ? `These numbers are bit-identical to the scalar engine’s exact numerics in ${facts.dtype}: one operation per number, in microgpt’s order. A record of training has the numbers of its own numerics.`
   : `These numbers are those of the plain torch model in ${facts.dtype}. The kernels of a training step sum in another order, so theirs may differ by rounding.`);
 
 // A text on one line, with its spaces as they are.

@@ -15,7 +15,7 @@ function lineChart(title, xs, ys, narrow) {
   return {
     svg, node: el("figure", { class: "chart" }, el("figcaption", {}, title, " ", value), svg, el("small", {}, `${rounded(low, 4)} … ${rounded(top, 4)}`)),
     show: (i) => {
-      value.textContent = full(ys[i], narrow);
+      value.textContent = brief(ys[i], narrow);
       [["x1", x(i)], ["x2", x(i)]].forEach(([key, v]) => mark.setAttribute(key, v));
       dot.setAttribute("cx", x(i));
       dot.setAttribute("cy", Number.isFinite(ys[i]) ? y(ys[i]) : -9);
@@ -57,7 +57,7 @@ VIEWS.parameter = {
     const select = el("select", { "aria-label": "Parameter", onchange: () => go(select.value) }, [shown, ...choices].map((q) => el("option", { value: pathTo(q) }, numberName(q.name, [q.row, q.column]))));
     fill(root, el("p", { class: "lead" }, select, " ", exists(name, [row, column]) && link(pathOf("number", name, [row, column]), "what it does on this text")),
     el("p", { class: "slide" }, slider, step1), el("div", { class: "charts" }, charts.map((chart) => chart.node)));
-    fill(root, life.narrow && note("Kept at some steps and rounded to float32. The run also has its moments and updates: ", el("code", {}, "nanochat.load(run).history")));
+    fill(root, life.narrow && note("Kept at some steps and rounded to float32. The run also has its moments and updates: ", el("code", {}, "nanochat.load(run).history.life(…)")));
     show(last);
   },
 };
