@@ -195,9 +195,9 @@ TAIL = {
 def fault(folder):
     """The error of a block of the user's own, in `my.py` from line 4 on."""
 
-    def find(mode: str, block: str) -> ModelFileError:
+    def find(mode: str, block: str, **more: Any) -> ModelFileError:
         (folder / "my.py").write_text(HEAD[mode] + block + TAIL[mode])
-        options = config(mode, None).changed(model_file="my.py")
+        options = config(mode, None, **more).changed(model_file="my.py")
         with pytest.raises(ModelFileError) as caught:
             walked(build_engine(options, VOCAB, own=load_model_file("my.py")), options)
         return caught.value
@@ -259,6 +259,65 @@ def test_the_traceback_has_the_lines_of_the_file_alone(fault, mode, arguments, l
     assert "site-packages" not in error.details
     assert all(each.startswith('  File "my.py"') for each in lines if each.startswith("  File"))
     assert isinstance(error.__cause__, AttributeError)
+
+
+def in_init(*lines: str) -> str:
+    """A torch block that makes something of its own, on line 8 of the file."""
+    method = own_method("__init__", "*given", "super().__init__(*given)", *lines)
+    return f"import torch\nfrom torch import nn\n\n{method}"
+
+
+UNTRAINED = "must be a matrix of the run, because no step trains and no checkpoint keeps any other;"
+DECLARE = "declare it in parameters(config) and read it from the weights"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("self.gate = nn.Linear(8, 32)", f"parameter blocks.0.gate.weight {UNTRAINED} {DECLARE}"),
+        ("self.gain = nn.Parameter(torch.ones(8))",
+         f"parameter blocks.0.gain {UNTRAINED} {DECLARE}"),
+        ("self.gain = nn.Parameter(self.weights['mlp_fc1'].detach().clone())",
+         f"parameter blocks.0.gain {UNTRAINED} {DECLARE}"),
+        ("self.inner = nn.Sequential(nn.BatchNorm1d(8, affine=False))",
+         f"buffer blocks.0.inner.0.running_mean {UNTRAINED} {DECLARE}, or register a constant with"
+         " persistent=False"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+def test_numbers_that_no_step_would_train_are_refused(fault, line, message, dtype):
+    assert str(fault("tensor", in_init(line), dtype=dtype)) == f"my.py, line 8: {message}"
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("self.activation = nn.GELU()", "activation"),
+        ("self.norm = nn.LayerNorm(8)", "norm"),
+        ("self.mlp = nn.Sequential()", "mlp"),
+    ],
+)
+def test_a_module_that_a_method_hides_is_refused(fault, line, name):
+    assert str(fault("tensor", in_init(line))) == (
+        f"my.py, line 8: self.{name} must not be a module, because {name} of class Own"
+        f" hides it; keep it under another name and override {name}"
+    )
+
+
+def test_a_constant_and_a_module_without_parameters_are_used(folder):
+    """GELU as a module, times a constant of 1, has the losses of the example."""
+    block = (
+        in_init(
+            "self.gelu = nn.GELU(approximate='tanh')",
+            "self.register_buffer('one', torch.ones(()), persistent=False)",
+        )
+        + "\n    def activation(self, x):\n        return self.gelu(x) * self.one\n"
+    )
+    (folder / "my.py").write_text(HEAD["tensor"] + block + TAIL["tensor"])
+    options = config("tensor", None).changed(model_file="my.py")
+    each = build_engine(options, VOCAB, own=load_model_file("my.py"))
+    expected = walked(engine("tensor", "gelu"), config("tensor", "gelu"))
+    assert walked(each, options) == expected
 
 
 def test_a_fault_in_a_decoder_and_in_the_backward_pass_is_told_too(folder):

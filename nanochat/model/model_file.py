@@ -139,6 +139,14 @@ class ModelFile:
         reason = what[-1 if isinstance(error, SyntaxError) else 0].strip().splitlines()
         return ModelFileError(f"{self._place(last)}: {' '.join(reason)}", details)
 
+    def place_of(self, *methods: object) -> str:
+        """Return the file and the line of the first method that it has."""
+        for method in methods:
+            code = getattr(method, "__code__", None)
+            if isinstance(code, CodeType) and code.co_filename == self.path:
+                return self._place(code.co_firstlineno)
+        return self._place(0)
+
     def _place(self, line: int) -> str:
         return f"{printable(self.path)}, line {line}" if line else printable(self.path)
 
@@ -163,9 +171,7 @@ class ModelFile:
     def _checked_method(
         self, kind: type, name: str, method: Callable[..., Any], rule: Rule
     ) -> Callable[..., Any]:
-        code = getattr(method, "__code__", None)
-        is_own = isinstance(code, CodeType) and code.co_filename == self.path
-        place = self._place(code.co_firstlineno if is_own and code is not None else 0)
+        place = self.place_of(method)
 
         @wraps(method)
         def call(model: Any, *arguments: Any, **named: Any) -> Any:
