@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,18 @@ def own_lines(trace: nanochat.Trace) -> dict[str, str]:
     return found
 
 
+def own_classes(trace: nanochat.Trace) -> set[str]:
+    """The classes in which the lines of the file's arrays are."""
+    tree = ast.parse(Path("my.py").read_text(encoding="utf-8"))
+    classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    found = set()
+    for each in operations(trace.config, trace, trace.trained.own):
+        if each.kind == "own":
+            (name,) = (c.name for c in classes if c.lineno < each.line[1] <= (c.end_lineno or 0))
+            found.add(name)
+    return found
+
+
 @each_mode
 def test_an_activation_of_the_users_own_is_the_only_array_without_a_formula(traced, mode):
     trace = traced(example("gelu"), mode)
@@ -62,7 +75,12 @@ def test_an_activation_of_the_users_own_is_the_only_array_without_a_formula(trac
     }
     own = trace.trained.own
     assert [each.name for each in operations(trace.config, trace, own)] == list(trace)
-    assert trace["layer0.mlp.active"].min() == pytest.approx(-0.17, abs=0.17)
+    for layer in range(2):
+        hidden = trace[f"layer{layer}.mlp.hidden"]
+        inner = np.sqrt(2 / np.pi) * (hidden + 0.044715 * hidden**3)
+        np.testing.assert_allclose(
+            trace[f"layer{layer}.mlp.active"], hidden / 2 * (1 + np.tanh(inner)), rtol=1e-12
+        )
 
 
 @each_mode
@@ -73,6 +91,79 @@ def test_every_array_of_an_own_mlp_leads_to_the_line_that_names_it(traced, mode)
     assert set(lines) == {f"layer{layer}.mlp.{part}" for layer in (0, 1) for part in parts}
     for name, line in nonempty(lines.items()):
         assert f'see("{name.partition(".")[2]}"' in line
+    assert own_classes(trace) == {"ScalarBlock" if mode == "scalar" else "TensorBlock"}
+
+
+TWICE = """# "mlp.gate" is a gate, "mlp.hidden" what it opens.
+from nanochat.scalar import minigpt
+from nanochat.scalar.functions import linear
+from nanochat.tensor import model
+
+
+class ScalarBlock(minigpt.Block):
+    def mlp(self, x):
+        def hidden():
+            return self.see("mlp.hidden", linear(x, self.weights["mlp_fc1"]))
+
+        return self.end(self.activation(hidden()))
+
+    def end(self, x):
+        '''Return "mlp.out".'''
+        active = self.see("mlp.active", x)
+        return self.see("mlp.out", linear(active, self.weights["mlp_fc2"]))
+
+
+class ScalarModel(minigpt.MiniGPT):
+    block = ScalarBlock
+
+
+class TensorBlock(model.Block):
+    def mlp(self, x, inputs):
+        def hidden():
+            return self.see("mlp.hidden", model.linear(x, self.weights["mlp_fc1"]))
+
+        return end(self, self.activation(hidden()))
+
+
+def end(self, x):
+    active = self.see("mlp.active", x)
+    return self.see("mlp.out", model.linear(active, self.weights["mlp_fc2"]))
+
+
+class TensorModel(model.MiniGPT):
+    block = TensorBlock
+"""
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [
+        ("scalar", {"hidden": 10, "active": 16, "out": 17}),
+        ("tensor", {"hidden": 27, "active": 33, "out": 34}),
+    ],
+)
+def test_a_line_is_that_of_the_engine_also_in_an_inner_function_and_a_helper(
+    traced, mode, expected
+):
+    trace = traced(TWICE, mode)
+    lines = {
+        each.name: each.line
+        for each in operations(trace.config, trace, trace.trained.own)
+        if each.kind == "own" and each.name.startswith("layer1.")
+    }
+    assert lines == {f"layer1.mlp.{part}": ("my.py", line) for part, line in expected.items()}
+
+
+def test_an_array_of_one_engine_has_no_line_in_the_class_of_the_other(traced):
+    """Only the scalar class names mlp.active; the tensor class computes it."""
+    scalar, tensor = example("gated_mlp").partition("class TensorBlock")[0], example("gelu")
+    trace = traced(
+        scalar + tensor.partition("class ScalarModel")[2].partition("\n\n\n")[2], "tensor"
+    )
+    assert own_lines(trace) == {
+        f"layer{layer}.mlp.active": "def activation(self, x):" for layer in (0, 1)
+    }
+    assert own_classes(trace) == {"TensorBlock"}
 
 
 @pytest.mark.parametrize(
