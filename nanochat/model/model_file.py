@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
 from types import CodeType, ModuleType
@@ -50,6 +50,7 @@ class ModelFile:
     source: bytes
     sha256: str
     module: ModuleType
+    _changes: dict[TrainConfig, Changes] = field(default_factory=dict, init=False, repr=False)
 
     def defines(self, mode: str) -> bool:
         return hasattr(self.module, CLASSES[mode])
@@ -81,10 +82,15 @@ class ModelFile:
             )
 
     def parameters(self, config: TrainConfig) -> Changes:
-        """Return what the file's `parameters(config)` changes of the model's matrices.
+        """Return what the file's `parameters(config)` changes of the model's matrices, by name.
 
-        Raises ConfigError for a result that no model has.
+        The function is called once per config. Raises ConfigError for a result that no model has.
         """
+        if config not in self._changes:
+            self._changes[config] = self._called(config)
+        return self._changes[config]
+
+    def _called(self, config: TrainConfig) -> Changes:
         function = getattr(self.module, _PARAMETERS, None)
         if function is None:
             return {}
@@ -100,7 +106,7 @@ class ModelFile:
         check_changes(where, found, config)
         return {
             str(name): None if shape is None else (int(shape[0]), int(shape[1]))
-            for name, shape in found.items()
+            for name, shape in sorted(found.items())
         }
 
     def record(self, config: TrainConfig) -> dict[str, Any]:

@@ -196,6 +196,38 @@ def test_parameters_add_replace_and_drop_matrices(loaded):
     )
 
 
+ORDERED = {"a": (1, 2), "layer0.b": (3, 4), "layer0.mlp_fc1": (5, 6), "layer0.z": (7, 8)}
+
+
+def test_the_order_of_matrices_is_that_of_their_names_whatever_the_order_of_the_dict(loaded):
+    """The order of a set, for example, depends on the process."""
+    own = with_parameters(loaded, str(dict(reversed(ORDERED.items()))))
+    assert list(own.parameters(config()).items()) == list(ORDERED.items())
+    assert list(own.record(config())["parameters"]) == list(ORDERED)
+    expected = [
+        "wte", "wpe", "lm_head", "a", *(f"layer0.attn_{part}" for part in ("wq", "wk", "wv", "wo")),
+        "layer0.mlp_fc1", "layer0.mlp_fc2", "layer0.b", "layer0.z",
+    ]  # fmt: skip
+    for changes in (ORDERED, dict(reversed(ORDERED.items()))):  # also of a record of a run
+        assert [spec.name for spec in parameter_specs(config(), 27, changes)] == expected
+
+
+def test_parameters_is_called_once_per_config(loaded):
+    own = loaded(
+        f"""
+        {PLAIN}
+        called = []
+
+        def parameters(config):
+            called.append(config.n_embd)
+            return {{'gate': (len(called), 1)}}
+        """
+    )
+    sizes = [own.parameters(config(n_embd=size))["gate"][0] for size in (8, 16, 8, 16)]
+    assert (sizes, own.module.called) == ([1, 2, 1, 2], [8, 16])
+    assert own.record(config(n_embd=8))["parameters"] == {"gate": (1, 1)}
+
+
 def test_a_new_matrix_leaves_the_draws_of_the_others_alone(loaded):
     own = with_parameters(loaded, "{'layer0.gate': (64, config.n_embd)}")
     one = config(init_std=0.25)
