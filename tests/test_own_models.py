@@ -191,15 +191,20 @@ TAIL = {
 }
 
 
+def built(folder, mode: str, block: str, longest: int = 0, **more: Any) -> Engine:
+    """The engine of a block of the user's own, in `my.py` from line 4 on."""
+    (folder / "my.py").write_text(HEAD[mode] + block + TAIL[mode])
+    options = config(mode, None, **more).changed(model_file="my.py")
+    return build_engine(options, VOCAB, longest=longest, own=load_model_file("my.py"))
+
+
 @pytest.fixture
 def fault(folder):
     """The error of a block of the user's own, in `my.py` from line 4 on."""
 
     def find(mode: str, block: str, **more: Any) -> ModelFileError:
-        (folder / "my.py").write_text(HEAD[mode] + block + TAIL[mode])
-        options = config(mode, None, **more).changed(model_file="my.py")
         with pytest.raises(ModelFileError) as caught:
-            walked(build_engine(options, VOCAB, own=load_model_file("my.py")), options)
+            walked(built(folder, mode, block, **more), config(mode, None, **more))
         return caught.value
 
     return find
@@ -313,29 +318,69 @@ def test_a_constant_and_a_module_without_parameters_are_used(folder):
         )
         + "\n    def activation(self, x):\n        return self.gelu(x) * self.one\n"
     )
-    (folder / "my.py").write_text(HEAD["tensor"] + block + TAIL["tensor"])
-    options = config("tensor", None).changed(model_file="my.py")
-    each = build_engine(options, VOCAB, own=load_model_file("my.py"))
     expected = walked(engine("tensor", "gelu"), config("tensor", "gelu"))
-    assert walked(each, options) == expected
+    assert walked(built(folder, "tensor", block), config("tensor", None)) == expected
 
 
-def test_a_fault_in_a_decoder_and_in_the_backward_pass_is_told_too(folder):
-    (folder / "my.py").write_text(
-        "from nanochat.tensor.model import Block, MiniGPT\n"
-        "class Own(Block):\n"
-        "    def attention(self, x, inputs, cache):\n"
-        "        return super().attention(x, inputs, cache) if cache is None else 1 / 0\n"
-        "class TensorModel(MiniGPT):\n"
-        "    block = Own\n"
-    )
-    options = config("tensor", None).changed(model_file="my.py")
-    each = build_engine(options, VOCAB, own=load_model_file("my.py"))
-    walked(each, options, steps=1)
-    with pytest.raises(
-        ModelFileError, match=r"^my\.py, line 4: ZeroDivisionError: division by zero"
-    ):
+def test_a_fault_in_the_prompt_of_a_decoder_is_told(folder):
+    each = built(folder, "tensor", own_method(
+        "attention", "x, inputs, cache",
+        "return super().attention(x, inputs, cache) if cache is None else 1 / 0",
+    ))  # fmt: skip
+    walked(each, config("tensor", None), steps=1)
+    with pytest.raises(ModelFileError) as caught:
         each.open_decoder([[0, 1]])
+    assert str(caught.value) == "my.py, line 6: ZeroDivisionError: division by zero"
+
+
+def test_a_fault_in_a_later_token_of_a_decoder_is_told(folder):
+    """The prompt is two tokens at once, a later one alone."""
+    each = built(folder, "tensor", own_method(
+        "attention", "x, inputs, cache",
+        "return super().attention(x, inputs, cache) if len(x) != 1 else 1 / 0",
+    ))  # fmt: skip
+    decoder = each.open_decoder([[0, 1]])
+    with pytest.raises(ModelFileError) as caught:
+        decoder.advance([2])
+    assert str(caught.value) == "my.py, line 6: ZeroDivisionError: division by zero"
+
+
+def test_a_fault_in_the_backward_pass_is_told(folder):
+    block = (
+        "import torch\n"
+        "class Broken(torch.autograd.Function):\n"
+        "    @staticmethod\n"
+        "    def forward(context, x):\n"
+        "        return x.clone()\n"
+        "    @staticmethod\n"
+        "    def backward(context, gradient):\n"
+        "        return gradient / (1 // 0)\n"
+    ) + own_method("activation", "x", "return Broken.apply(x)")
+    each = built(folder, "tensor", block)
+    assert each.token_losses(batches(1)[0][0]).shape == (3, 6)  # forward alone
+    with pytest.raises(ModelFileError) as caught:
+        walked(each, config("tensor", None), steps=1)
+    assert (
+        str(caught.value) == "my.py, line 11: ZeroDivisionError: integer division or modulo by zero"
+    )
+
+
+def test_a_fault_in_the_comparison_with_a_program_is_told(folder):
+    """The program has 8 positions; a longer document needs a new one."""
+    block = own_method(
+        "attention", "x, position, keys, values",
+        "assert position < 8, 'too long'",
+        "return super().attention(x, position, keys, values)",
+    )  # fmt: skip
+    each = built(folder, "scalar", block, longest=8, block_size=16)
+    document = Batch(
+        inputs=np.ones((1, 9), dtype=np.int64), targets=np.ones((1, 9), dtype=np.int64),
+        positions=np.arange(9)[None], segments=np.zeros((1, 9), dtype=np.int64),
+        lengths=np.array([9]), global_targets=9,
+    )  # fmt: skip
+    with pytest.raises(ModelFileError) as caught:
+        each.numbers_of(document)  # type: ignore[attr-defined]  # of the scalar engine
+    assert str(caught.value) == "my.py, line 6: AssertionError: too long"
 
 
 def test_a_file_for_scalars_does_not_import_torch(folder, python):
