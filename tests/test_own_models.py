@@ -191,6 +191,87 @@ TAIL = {
 }
 
 
+@pytest.mark.parametrize("name", ["keys", "update", "training", "weights", "forward", "T"])
+@pytest.mark.parametrize("mode", ["scalar", "tensor"])
+def test_a_matrix_may_have_the_name_of_an_attribute(folder, mode, name):
+    """A matrix of 1 row that scales the hidden size has the same losses under any name."""
+    body = {
+        "scalar": "return [a * g for a, g in zip(super().norm(x), self.weights['{}'][0])]",
+        "tensor": "return super().norm(x) * self.weights['{}'][0].to(x)",
+    }
+    losses = []
+    for each in (name, "plain"):
+        block = (
+            f"def parameters(config):\n    return {{'layer0.{each}': (1, 8), 'layer1.{each}': (1, 8)}}\n"
+        ) + own_method("norm", "x", body[mode].format(each))
+        made = built(folder, mode, block)
+        state = made.state_dict()
+        for layer in (0, 1):
+            state.weights[f"layer{layer}.{each}"][:] = 1.5
+        made.load_state_dict(state)
+        losses.append(walked(made, config(mode, None), steps=3))
+    assert losses[0] == losses[1]
+
+
+NAMED_AND_STATIC = {
+    "scalar": (
+        "class Own(Block):\n"
+        "    @staticmethod\n"
+        "    def norm(x):\n"
+        "        scale = (sum(a * a for a in x) / len(x) + 1e-5) ** -0.5\n"
+        "        return [a * scale for a in x]\n"
+        "    def mlp(self, hidden):\n"
+        "        return super().mlp(x=hidden)\n"
+        "    def forward(self, x, position, keys, values):\n"
+        "        y = self.attention(keys=keys, values=values, position=position, x=self.norm(x=x))\n"
+        "        x = [a + b for a, b in zip(y, x)]\n"
+        "        return [a + b for a, b in zip(self.mlp(hidden=self.norm(x)), x)]\n"
+        "    @classmethod\n"
+        "    def activation(cls, x):\n"
+        "        return [h.relu() for h in x]\n"
+        "    def attention(self, *given, **named):\n"
+        "        return super().attention(*given, **named)\n"
+    ),
+    "tensor": (
+        "class Own(Block):\n"
+        "    @staticmethod\n"
+        "    def norm(x):\n"
+        "        return x * (x.square().mean(-1, keepdim=True) + 1e-5) ** -0.5\n"
+        "    def mlp(self, hidden, inputs):\n"
+        "        return super().mlp(inputs=inputs, x=hidden)\n"
+        "    def forward(self, x, inputs, cache=None):\n"
+        "        x = x + self.attention(cache=cache, inputs=inputs, x=self.norm(x=x))\n"
+        "        return x + self.mlp(inputs=inputs, hidden=self.norm(x))\n"
+        "    @classmethod\n"
+        "    def activation(cls, x):\n"
+        "        return x.relu()\n"
+        "    def attention(self, x, *given, **named):\n"
+        "        return super().attention(x, *given, **named)\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("mode", NAMED_AND_STATIC)
+def test_methods_may_be_static_and_called_with_names_in_any_order(folder, mode):
+    made = built(folder, mode, NAMED_AND_STATIC[mode])
+    expected = walked(engine(mode, None), config(mode, None), steps=5)
+    np.testing.assert_allclose(walked(made, config(mode, None), steps=5), expected, rtol=1e-10)
+
+
+def test_the_result_of_a_static_method_that_is_called_by_name_is_checked(fault):
+    block = (
+        "class Own(Block):\n"
+        "    @staticmethod\n"
+        "    def norm(x):\n"
+        "        return x[1:]\n"
+        "    def forward(self, x, inputs, cache=None):\n"
+        "        return self.norm(x=x)\n"
+    )
+    assert str(fault("tensor", block)) == (
+        "my.py, line 5: norm of Own must return a tensor of shape (18, 8), got (17, 8)"
+    )
+
+
 def built(folder, mode: str, block: str, longest: int = 0, **more: Any) -> Engine:
     """The engine of a block of the user's own, in `my.py` from line 4 on."""
     (folder / "my.py").write_text(HEAD[mode] + block + TAIL[mode])
@@ -240,7 +321,7 @@ def own_method(name: str, arguments: str, *lines: str) -> str:
          "my.py, line 5: norm of Own must return a tensor of shape (18, 8) of floats, got"
          " torch.int64"),
         ("tensor", own_method("mlp", "x, inputs", "return self.weights['mlp_gate']"),
-         "my.py, line 6: AttributeError: 'ParameterDict' object has no attribute 'mlp_gate'"),
+         "my.py, line 6: KeyError: 'mlp_gate'"),
         ("scalar", own_method("__init__", "*rest", "self.layer = 0"),
          "my.py: AttributeError: 'Own' object has no attribute 'see'"),
     ],

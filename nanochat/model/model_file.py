@@ -7,6 +7,7 @@ Nothing here takes a path from a run folder: only a file that the user has named
 from __future__ import annotations
 
 import hashlib
+import inspect
 import re
 import sys
 import traceback
@@ -39,7 +40,7 @@ _NAME = re.compile(r"(?:layer(?P<layer>0|[1-9][0-9]{0,2})\.)?[A-Za-z_][A-Za-z0-9
 _FIXED = re.compile(r"wte.*|wpe|lm_head")  # their rows belong to tokens and positions
 
 # What a method that the user overrides must return: a reason why a result is wrong, or "".
-Rule = Callable[[Any, tuple[Any, ...]], str]  # result and arguments
+Rule = Callable[[Any, Any], str]  # result and first argument
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -168,25 +169,30 @@ class ModelFile:
 
     def checked(self, kind: type, base: type, rules: Mapping[str, Rule], **attributes: Any) -> type:
         """Return a subclass in which the results of overridden methods are checked."""
+        checked = type(kind.__name__, (kind,), {"__module__": kind.__module__, **attributes})
         for name, rule in rules.items():
-            method = getattr(kind, name)
-            if method is not getattr(base, name):
-                attributes[name] = self._checked_method(kind, name, method, rule)
-        return type(kind.__name__, (kind,), {"__module__": kind.__module__, **attributes})
+            if getattr(kind, name) is not getattr(base, name):
+                setattr(checked, name, self._checked_method(checked, name, rule))
+        return checked
 
-    def _checked_method(
-        self, kind: type, name: str, method: Callable[..., Any], rule: Rule
-    ) -> Callable[..., Any]:
-        place = self.place_of(method)
+    def _checked_method(self, checked: Any, name: str, rule: Rule) -> Callable[..., Any]:
+        overridden = getattr(super(checked, checked), name)
+        place = self.place_of(overridden)
 
-        @wraps(method)
+        @wraps(overridden)
         def call(model: Any, *arguments: Any, **named: Any) -> Any:
-            result = method(model, *arguments, **named)
-            if wrong := rule(result, arguments):
-                raise ModelFileError(f"{place}: {name} of {kind.__name__} must return {wrong}")
+            method = getattr(super(checked, model), name)  # bound, unless it is a staticmethod
+            result = method(*arguments, **named)
+            if wrong := rule(result, arguments[0] if arguments else _first(method, named)):
+                raise ModelFileError(f"{place}: {name} of {checked.__name__} must return {wrong}")
             return result
 
         return call
+
+
+def _first(method: Callable[..., Any], named: Mapping[str, Any]) -> Any:
+    """Return the first argument of a call in which all have names."""
+    return next(iter(inspect.signature(method).bind(**named).arguments.values()))
 
 
 def kind_of(value: Any) -> str:

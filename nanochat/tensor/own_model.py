@@ -80,12 +80,12 @@ def _check_storage(place: str, prefix: str, module: nn.Module, weights: FlatWeig
             )
 
 
-def _as_given(result: Any, arguments: tuple[Any, ...]) -> str:
-    return _shaped(result, tuple(arguments[0].shape))
+def _as_given(result: Any, x: Tensor) -> str:
+    return _shaped(result, tuple(x.shape))
 
 
 def _hidden(n_embd: int) -> Rule:
-    return lambda result, arguments: _shaped(result, (len(arguments[0].tokens), n_embd))
+    return lambda result, inputs: _shaped(result, (len(inputs.tokens), n_embd))
 
 
 def _shaped(result: Any, shape: tuple[int, ...]) -> str:
