@@ -13,7 +13,7 @@ from conftest import tiny_options
 from nonempty import nonempty
 
 import nanochat
-from nanochat.errors import UnsupportedOption
+from nanochat.errors import ModelFileError, UnsupportedOption
 from nanochat.inspection.facts import facts
 from nanochat.inspection.graph import operations
 from nanochat.inspection.importance import importance
@@ -233,6 +233,51 @@ SILENT = (
     "class ScalarModel(MiniGPT):\n"
     "    block = Own\n"
 )
+SEE = {
+    "scalar": "class ScalarModel(MiniGPT):\n    block = Own\n",
+    "tensor": "class TensorModel(MiniGPT):\n    block = Own\n",
+}
+MODULES = {"scalar": "nanochat.scalar.minigpt", "tensor": "nanochat.tensor.model"}
+
+
+@pytest.mark.parametrize(
+    ("mode", "method", "line", "message"),
+    [
+        ("scalar", "mlp", "self.see('twice', self.see('twice', x))",
+         "my.py: ValueError: see must name layer0.twice once per token with as many Values, got 10"
+         " lists of 16 Values for 5 tokens; use another name for each call"),
+        ("scalar", "attention", "self.see('grows', sum(rest[1], []))",
+         "my.py: ValueError: see must name layer0.grows once per token with as many Values, got 5"
+         " lists of 0 to 64 Values for 5 tokens; use another name for each call"),
+        ("scalar", "attention", "self.see('attn.scores', x)",
+         "my.py: ValueError: see must name layer0.attn.scores per token for each of 2 heads with a"
+         " Value per token so far, got 15 lists of 1 to 16 Values for 5 tokens; use another name for"
+         " each call"),
+        ("scalar", "mlp", "self.see('one', x[0])",
+         "my.py, line 4: TypeError: see must get layer0.one as a list of Values, got Value"),
+        ("tensor", "mlp", "self.see('twice', self.see('twice', x))",
+         "my.py, line 4: ValueError: see must get layer0.twice once, got it twice; use another name"),
+        ("tensor", "mlp", "self.see('flat', x.flatten())",
+         "my.py, line 4: ValueError: see must get layer0.flat as a tensor of shape (5, numbers), got"
+         " (80,)"),
+        ("tensor", "mlp", "self.see('attn.scores', x)",
+         "my.py, line 4: ValueError: see must get layer0.attn.scores as a tensor of shape (2, 5, 5),"
+         " got (5, 16)"),
+        ("tensor", "mlp", "self.see('one', 1.0)",
+         "my.py, line 4: TypeError: see must get layer0.one as a tensor, got float"),
+    ],
+)  # fmt: skip
+def test_an_array_that_a_trace_cannot_store_is_refused(traced, mode, method, line, message):
+    with pytest.raises(ModelFileError) as caught:
+        traced(
+            f"from {MODULES[mode]} import Block, MiniGPT\n"
+            f"class Own(Block):\n    def {method}(self, x, *rest):\n        {line}\n"
+            f"        return super().{method}(x, *rest)\n{SEE[mode]}",
+            mode, n_embd=16, n_head=2,
+        )  # fmt: skip
+    assert str(caught.value) == message
+
+
 NOT_A_SUM = (
     "from nanochat.scalar.functions import rmsnorm\n"
     "from nanochat.scalar.minigpt import Block, MiniGPT\n"
