@@ -343,6 +343,26 @@ def test_a_long_text_takes_too_many_passes(traced, monkeypatch):
     )
 
 
+def test_positions_that_are_left_out_take_no_pass(traced, monkeypatch):
+    trace = traced(example("gelu"))
+    whole, ablate, asked = importance(trace), nanochat.Trace.ablate, []
+
+    def counted(trace: nanochat.Trace, **part: Any) -> nanochat.Trace:
+        asked.append(part)
+        return ablate(trace, **part)
+
+    monkeypatch.setattr(nanochat.Trace, "ablate", counted)
+    monkeypatch.setattr("nanochat.inspection.importance._MOST_PASSES", 4)
+    found = importance(trace, positions=False)
+    assert asked == [{"head": (layer, head)} for layer in (0, 1) for head in (0, 1)]
+    assert found.heads.tobytes() == whole.heads.tobytes()
+    assert (found.positions.shape, whole.positions.shape) == ((0,), (5,))
+    monkeypatch.setattr("nanochat.inspection.importance._MOST_PASSES", 3)
+    assert refusal(lambda: importance(trace, positions=False)) == (
+        "importance of a model file takes a pass per head, at most 3, got 4; use a model with fewer"
+    )
+
+
 @each_mode
 def test_the_gradient_of_a_new_array_is_the_slope_of_the_loss(traced, mode):
     trace = traced(example("gated_mlp"), mode)
