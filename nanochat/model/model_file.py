@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -23,21 +22,18 @@ from nanochat.config.given_file import read_given_file
 from nanochat.config.option import shown
 from nanochat.config.options import TrainConfig
 from nanochat.errors import ConfigError, ModelFileError, NanochatError
-from nanochat.model.parameters import Changes, parameter_specs
+from nanochat.model.changes import MOST_CHANGES, check_changes
+from nanochat.model.parameters import Changes
 from nanochat.system import torch_import
 from nanochat.system.wording import printable
 
 __all__ = [
-    "CLASSES", "ModelFile", "Rule", "changes_of", "check_changes", "kind_of", "load_model_file",
+    "CLASSES", "ModelFile", "Rule", "changes_of", "kind_of", "load_model_file",
     "read_model_file", "short",
 ]  # fmt: skip
 
 CLASSES = {"scalar": "ScalarModel", "tensor": "TensorModel"}
 _PARAMETERS = "parameters"  # the optional function
-_MOST_CHANGES = 4096
-_MOST_ROWS = 1 << 24
-_NAME = re.compile(r"(?:layer(?P<layer>0|[1-9][0-9]{0,2})\.)?[A-Za-z_][A-Za-z0-9_]{0,47}")
-_FIXED = re.compile(r"wte.*|wpe|lm_head")  # their rows belong to tokens and positions
 
 # What a method that the user overrides must return: a reason why a result is wrong, or "".
 Rule = Callable[[Any, Any], str]  # result and first argument
@@ -98,10 +94,10 @@ class ModelFile:
         with self.faults():
             found = function(config)
         where = f"{_PARAMETERS} of model_file {printable(self.path)}"
-        if not isinstance(found, Mapping) or len(found) > _MOST_CHANGES:
+        if not isinstance(found, Mapping) or len(found) > MOST_CHANGES:
             got = f"{len(found):,}" if isinstance(found, Mapping) else shown(found)
             raise ConfigError(
-                f"{where} must return a dict of at most {_MOST_CHANGES:,} names with their shapes,"
+                f"{where} must return a dict of at most {MOST_CHANGES:,} names with their shapes,"
                 f" got {got}"
             )
         check_changes(where, found, config)
@@ -203,44 +199,6 @@ def kind_of(value: Any) -> str:
 def changes_of(own: ModelFile | None, config: TrainConfig) -> Changes:
     """Return what a model file, if there is one, changes of the model's matrices."""
     return {} if own is None else own.parameters(config)
-
-
-def check_changes(where: str, changes: Mapping[Any, Any], config: TrainConfig) -> None:
-    """Raise ConfigError for changes of matrices that no model can have."""
-    known = {spec.name for spec in parameter_specs(config, 1, {})}
-    for name, shape in changes.items():
-        _check_change(where, name, shape, config.n_layer, known)
-
-
-def _check_change(where: str, name: Any, shape: Any, layers: int, known: set[str]) -> None:
-    """Raise ConfigError for one entry of `parameters` that no model can have."""
-    matched = _NAME.fullmatch(name) if isinstance(name, str) else None
-    if matched is None:
-        raise ConfigError(
-            f"{where} must name matrices as layer0.mlp_gate or gate, got {shown(name)}"
-        )
-    if _FIXED.fullmatch(name):
-        raise ConfigError(
-            f"{where} must not change {name}, whose rows belong to tokens or positions; choose"
-            " another name"
-        )
-    layer = matched["layer"]
-    if layer is not None and int(layer) >= layers:
-        raise ConfigError(f"{where} must name layers below n_layer {layers}, got {name}")
-    if shape is None:
-        if name not in known:
-            raise ConfigError(f"{where} drops {name}, which the model does not have; leave it out")
-        return
-    is_pair = isinstance(shape, (tuple, list)) and len(shape) == 2
-    if not is_pair or not all(_is_size(each) for each in shape):
-        raise ConfigError(
-            f"{where} must give {name} as (rows, columns), each a whole number between 1 and"
-            f" {_MOST_ROWS}, got {shown(shape)}"
-        )
-
-
-def _is_size(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MOST_ROWS
 
 
 # --------------------------------------------------------------------------------------- loading

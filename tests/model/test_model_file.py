@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import pickle
 import sys
@@ -16,6 +17,7 @@ from nanochat.config.options import TrainConfig
 from nanochat.errors import ConfigError, ModelFileError
 from nanochat.model.model_file import ModelFile, changes_of, load_model_file
 from nanochat.model.parameters import initial_weights, parameter_specs, table_entries
+from nanochat.runs import schema
 from nanochat.system import torch_import
 
 PLAIN = "from nanochat.scalar.minigpt import MiniGPT as ScalarModel\n"
@@ -284,6 +286,39 @@ SIZES = "as (rows, columns), each a whole number between 1 and 16777216, got"
 def test_parameters_that_no_model_has_are_refused(loaded, result, message):
     own = with_parameters(loaded, result)
     assert refusal(lambda: own.parameters(config())) == message
+
+
+@pytest.mark.parametrize(
+    ("changes", "allowed"),
+    [
+        ({f"x{i}": (1, 1) for i in range(4096)}, True),
+        ({f"x{i}": (1, 1) for i in range(4097)}, False),
+        ({"gate": (1 << 24, 1)}, True),
+        ({"gate": ((1 << 24) + 1, 1)}, False),
+        ({"gate": (1, 0)}, False),
+        ({"x" * 48: (1, 1)}, True),
+        ({"x" * 49: (1, 1)}, False),
+        ({"layer0.attn_wo": None}, True),
+        ({"layer00.gate": (1, 1)}, False),
+        ({"a.b": (1, 1)}, False),
+    ],
+    ids=[
+        "names", "too many names", "rows", "too many rows", "no column", "long name",
+        "too long a name", "dropped", "not a layer", "two parts",
+    ],
+)  # fmt: skip
+def test_a_record_has_the_bounds_of_the_code(loaded, changes, allowed):
+    own = with_parameters(loaded, str(changes))
+    refused = []
+    try:
+        own.parameters(config())
+    except ConfigError:
+        refused.append("code")
+    try:
+        schema._changes("parameters", json.loads(json.dumps(changes)))
+    except ValueError:
+        refused.append("record")
+    assert refused == ([] if allowed else ["code", "record"])
 
 
 def test_matrices_too_large_for_memory_are_refused_before_they_are_made(loaded):
