@@ -1,4 +1,4 @@
-"""The torch model of a model file, with checks of what the user's methods return."""
+"""The torch model of a config. That of a model file has checks of what its methods return."""
 
 from __future__ import annotations
 
@@ -10,16 +10,25 @@ from torch import Tensor, nn
 from nanochat.config.options import TrainConfig
 from nanochat.errors import ModelFileError
 from nanochat.model.model_file import ModelFile, Rule, kind_of
-from nanochat.tensor.model import Block, MiniGPT, See, unseen
+from nanochat.tensor.model import MODELS, Block, MiniGPT, See, unseen
 from nanochat.tensor.weights import FlatWeights
 
-__all__ = ["own_model"]
+__all__ = ["model_of"]
 
 
-def own_model(
-    own: ModelFile, config: TrainConfig, weights: FlatWeights, vocab_size: int, see: See = unseen
+def model_of(
+    own: ModelFile | None,  # of the config
+    config: TrainConfig,
+    weights: FlatWeights,
+    vocab_size: int,
+    see: See = unseen,
 ) -> MiniGPT:
-    """Build the TensorModel of a file. Raises ConfigError and ModelFileError."""
+    """Build the model of a config: the file's, or the built-in one without a file.
+
+    Raises ConfigError and ModelFileError.
+    """
+    if own is None:
+        return MODELS[config.model_kind](config, weights, vocab_size, see)
     kind = own.model_class("tensor", MiniGPT, Block)
     names = ("forward", "attention", "mlp", "norm")
     block = own.checked(kind.block, Block, dict.fromkeys(names, _as_given))  # type: ignore[attr-defined]  # a MiniGPT

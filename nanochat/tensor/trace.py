@@ -22,8 +22,7 @@ from nanochat.ngram.share import start_offset
 from nanochat.ops.launch import TORCH_DTYPES
 from nanochat.ops.reference import capped, head_logits
 from nanochat.tensor.inputs import InputsMaker
-from nanochat.tensor.model import MODELS
-from nanochat.tensor.own_model import own_model
+from nanochat.tensor.own_model import model_of
 from nanochat.tensor.weights import FlatWeights
 
 __all__ = ["tensor_trace"]
@@ -45,10 +44,7 @@ def tensor_trace(
     specs = parameter_specs(config, vocab_size, changes_of(own, config))
     flat = FlatWeights(specs, _float64(weights), device=place, dtype=torch_dtype)
     outputs, seen = output_size(config, vocab_size), _Seen(edits, len(text.tokens), config.n_head)
-    if own is None:
-        model = MODELS[config.model_kind](config, flat, outputs, seen)
-    else:
-        model = own_model(own, config, flat, outputs, seen)
+    model = model_of(own, config, flat, outputs, seen)
     maker = InputsMaker(config, outputs, device=place, dtype=torch_dtype, native=False)
     inputs = maker(_batch(text))
     logits = head_logits(model.hidden(inputs), model.head)
