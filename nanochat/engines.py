@@ -28,6 +28,7 @@ _TENSOR_ENGINE = "nanochat.tensor.engine"
 # The methods of an engine that run its model, next to open_decoder.
 _RUN_THE_MODEL = (
     "step", "steps", "token_losses", "network_losses", "mixture_parts", "token_shares",
+    "numbers_of",
 )  # fmt: skip
 _TORCH_MISSING = (
     "mode tensor needs torch, which is not installed; pip install 'torch>=2.11,<2.14',"

@@ -60,7 +60,7 @@ def importance(trace: Trace, *, neurons: bool = True, positions: bool = True) ->
     Raises UnsupportedOption if that takes too long, and for a model file without attention.
     """
     if trace.trained.own is not None:
-        return _by_the_engine(trace)
+        return _by_the_engine(trace, positions)
     config = trace.config
     layers = config.n_layer if config.model_kind == "mini-gpt" else 0
     sizes = (
@@ -79,26 +79,31 @@ def importance(trace: Trace, *, neurons: bool = True, positions: bool = True) ->
     )  # fmt: skip
 
 
-def _by_the_engine(trace: Trace) -> Importance:
+def _by_the_engine(trace: Trace, positions: bool) -> Importance:
     """Return the same of a model file, by one pass of the engine per part, without neurons.
 
     Raises UnsupportedOption for a part whose array the file does not name.
     """
-    config = trace.config
-    parts = config.n_layer * config.n_head + len(trace.tokens)
+    config, tokens = trace.config, len(trace.tokens) * positions
+    parts = config.n_layer * config.n_head + tokens
     if parts > _MOST_PASSES:
+        each, way_out = (
+            ("head and token", "give a shorter text")
+            if positions
+            else ("head", "use a model with fewer")
+        )
         raise UnsupportedOption(
-            f"importance of a model file takes a pass per head and token, at most {_MOST_PASSES},"
-            f" got {parts}; give a shorter text"
+            f"importance of a model file takes a pass per {each}, at most {_MOST_PASSES},"
+            f" got {parts}; {way_out}"
         )
     heads = [
         [trace.ablate(head=(layer, head)).mean - trace.mean for head in range(config.n_head)]
         for layer in range(config.n_layer)
     ]
-    positions = [trace.ablate(position=t).mean - trace.mean for t in range(len(trace.tokens))]
+    of_positions = [trace.ablate(position=t).mean - trace.mean for t in range(tokens)]
     return Importance(
         heads=np.array(heads).reshape(config.n_layer, config.n_head),
-        neurons=np.empty((config.n_layer, 0)), positions=np.array(positions),
+        neurons=np.empty((config.n_layer, 0)), positions=np.array(of_positions),
     )  # fmt: skip
 
 

@@ -6,7 +6,10 @@ not have it. Its formula is not known then.
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
+from collections.abc import Iterator
 from types import CodeType
 from typing import Any
 
@@ -36,8 +39,13 @@ class OwnCode:
 
     def __init__(self, own: ModelFile, mode: str) -> None:
         self._own = own
-        self._lines = own.source.decode("utf-8-sig").splitlines()
         model: Any = getattr(own.module, CLASSES[mode])
+        self._strings, self._outside = _strings(ast.parse(own.source))
+        self._of_classes = [
+            value
+            for kind in (*model.block.__mro__, *model.__mro__)
+            for value in vars(kind).values()
+        ]
         self._of_block = _overridden(model.block, "Block", _OF_BLOCK)
         self._of_model = _overridden(model, "MiniGPT", _OF_MODEL)
 
@@ -59,15 +67,57 @@ class OwnCode:
         return self._own.path, self._line(short, methods)
 
     def _line(self, short: str, methods: list[Any]) -> int:
-        """Return the line that gives a name to `see`, or the first one of the method."""
-        for number, line in enumerate(self._lines, 1):
-            if f'"{short}"' in line or f"'{short}'" in line:
+        """Return the line that gives a name to `see`, or the first one of the method.
+
+        The method that computes the array comes first, then the classes of the engine, then
+        functions outside of classes. The other engine's class may use the same name.
+        """
+        named = self._strings.get(short, [])
+        for method in (*methods, *self._of_classes):
+            lines = self._lines_of(method)
+            for number in named:
+                if number in lines:
+                    return number
+        for number in named:
+            if number in self._outside:
                 return number
-        for method in methods:
-            code = getattr(method, "__code__", None)
-            if isinstance(code, CodeType) and code.co_filename == self._own.path:
-                return code.co_firstlineno
-        return 1
+        return next((lines[0] for method in methods if (lines := self._lines_of(method))), 1)
+
+    def _lines_of(self, method: Any) -> range:
+        """Return the lines of a method, none if it is not in the file."""
+        method = getattr(method, "__func__", method)  # of a staticmethod or classmethod
+        code = getattr(inspect.unwrap(method), "__code__", None)
+        if not isinstance(code, CodeType) or code.co_filename != self._own.path:
+            return range(0)
+        return range(code.co_firstlineno, max(_code_lines(code)) + 1)
+
+
+def _code_lines(code: CodeType) -> Iterator[int]:
+    """Yield the lines of a function and of the functions inside of it."""
+    yield code.co_firstlineno
+    for _, _, line in code.co_lines():
+        if line is not None:
+            yield line
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _code_lines(constant)
+
+
+def _strings(tree: ast.Module) -> tuple[dict[str, list[int]], set[int]]:
+    """Return the lines of each string of a file, and those of all strings outside of classes."""
+    found: dict[str, list[int]] = {}
+    outside: set[int] = set()
+
+    def visit(node: ast.AST, in_class: bool) -> None:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found.setdefault(node.value, []).append(node.lineno)
+            if not in_class:
+                outside.add(node.lineno)
+        for child in ast.iter_child_nodes(node):
+            visit(child, in_class or isinstance(node, ast.ClassDef))
+
+    visit(tree, in_class=False)
+    return found, outside
 
 
 def _overridden(kind: Any, base: str, methods: dict[str, str]) -> list[tuple[str, Any]]:

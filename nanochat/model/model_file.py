@@ -7,12 +7,12 @@ Nothing here takes a path from a run folder: only a file that the user has named
 from __future__ import annotations
 
 import hashlib
-import re
+import inspect
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
 from types import CodeType, ModuleType
@@ -22,24 +22,21 @@ from nanochat.config.given_file import read_given_file
 from nanochat.config.option import shown
 from nanochat.config.options import TrainConfig
 from nanochat.errors import ConfigError, ModelFileError, NanochatError
-from nanochat.model.parameters import Changes, parameter_specs
+from nanochat.model.changes import MOST_CHANGES, check_changes
+from nanochat.model.parameters import Changes
 from nanochat.system import torch_import
 from nanochat.system.wording import printable
 
 __all__ = [
-    "CLASSES", "ModelFile", "Rule", "changes_of", "check_changes", "kind_of", "load_model_file",
+    "CLASSES", "ModelFile", "Rule", "changes_of", "kind_of", "load_model_file",
     "read_model_file", "short",
 ]  # fmt: skip
 
 CLASSES = {"scalar": "ScalarModel", "tensor": "TensorModel"}
 _PARAMETERS = "parameters"  # the optional function
-_MOST_CHANGES = 4096
-_MOST_ROWS = 1 << 24
-_NAME = re.compile(r"(?:layer(?P<layer>0|[1-9][0-9]{0,2})\.)?[A-Za-z_][A-Za-z0-9_]{0,47}")
-_FIXED = re.compile(r"wte.*|wpe|lm_head")  # their rows belong to tokens and positions
 
 # What a method that the user overrides must return: a reason why a result is wrong, or "".
-Rule = Callable[[Any, tuple[Any, ...]], str]  # result and arguments
+Rule = Callable[[Any, Any], str]  # result and first argument
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,6 +47,7 @@ class ModelFile:
     source: bytes
     sha256: str
     module: ModuleType
+    _changes: dict[TrainConfig, Changes] = field(default_factory=dict, init=False, repr=False)
 
     def defines(self, mode: str) -> bool:
         return hasattr(self.module, CLASSES[mode])
@@ -81,26 +79,31 @@ class ModelFile:
             )
 
     def parameters(self, config: TrainConfig) -> Changes:
-        """Return what the file's `parameters(config)` changes of the model's matrices.
+        """Return what the file's `parameters(config)` changes of the model's matrices, by name.
 
-        Raises ConfigError for a result that no model has.
+        The function is called once per config. Raises ConfigError for a result that no model has.
         """
+        if config not in self._changes:
+            self._changes[config] = self._called(config)
+        return self._changes[config]
+
+    def _called(self, config: TrainConfig) -> Changes:
         function = getattr(self.module, _PARAMETERS, None)
         if function is None:
             return {}
         with self.faults():
             found = function(config)
         where = f"{_PARAMETERS} of model_file {printable(self.path)}"
-        if not isinstance(found, Mapping) or len(found) > _MOST_CHANGES:
+        if not isinstance(found, Mapping) or len(found) > MOST_CHANGES:
             got = f"{len(found):,}" if isinstance(found, Mapping) else shown(found)
             raise ConfigError(
-                f"{where} must return a dict of at most {_MOST_CHANGES:,} names with their shapes,"
+                f"{where} must return a dict of at most {MOST_CHANGES:,} names with their shapes,"
                 f" got {got}"
             )
         check_changes(where, found, config)
         return {
             str(name): None if shape is None else (int(shape[0]), int(shape[1]))
-            for name, shape in found.items()
+            for name, shape in sorted(found.items())
         }
 
     def record(self, config: TrainConfig) -> dict[str, Any]:
@@ -139,6 +142,14 @@ class ModelFile:
         reason = what[-1 if isinstance(error, SyntaxError) else 0].strip().splitlines()
         return ModelFileError(f"{self._place(last)}: {' '.join(reason)}", details)
 
+    def place_of(self, *methods: object) -> str:
+        """Return the file and the line of the first method that it has."""
+        for method in methods:
+            code = getattr(method, "__code__", None)
+            if isinstance(code, CodeType) and code.co_filename == self.path:
+                return self._place(code.co_firstlineno)
+        return self._place(0)
+
     def _place(self, line: int) -> str:
         return f"{printable(self.path)}, line {line}" if line else printable(self.path)
 
@@ -154,27 +165,30 @@ class ModelFile:
 
     def checked(self, kind: type, base: type, rules: Mapping[str, Rule], **attributes: Any) -> type:
         """Return a subclass in which the results of overridden methods are checked."""
+        checked = type(kind.__name__, (kind,), {"__module__": kind.__module__, **attributes})
         for name, rule in rules.items():
-            method = getattr(kind, name)
-            if method is not getattr(base, name):
-                attributes[name] = self._checked_method(kind, name, method, rule)
-        return type(kind.__name__, (kind,), {"__module__": kind.__module__, **attributes})
+            if getattr(kind, name) is not getattr(base, name):
+                setattr(checked, name, self._checked_method(checked, name, rule))
+        return checked
 
-    def _checked_method(
-        self, kind: type, name: str, method: Callable[..., Any], rule: Rule
-    ) -> Callable[..., Any]:
-        code = getattr(method, "__code__", None)
-        is_own = isinstance(code, CodeType) and code.co_filename == self.path
-        place = self._place(code.co_firstlineno if is_own and code is not None else 0)
+    def _checked_method(self, checked: Any, name: str, rule: Rule) -> Callable[..., Any]:
+        overridden = getattr(super(checked, checked), name)
+        place = self.place_of(overridden)
 
-        @wraps(method)
+        @wraps(overridden)
         def call(model: Any, *arguments: Any, **named: Any) -> Any:
-            result = method(model, *arguments, **named)
-            if wrong := rule(result, arguments):
-                raise ModelFileError(f"{place}: {name} of {kind.__name__} must return {wrong}")
+            method = getattr(super(checked, model), name)  # bound, unless it is a staticmethod
+            result = method(*arguments, **named)
+            if wrong := rule(result, arguments[0] if arguments else _first(method, named)):
+                raise ModelFileError(f"{place}: {name} of {checked.__name__} must return {wrong}")
             return result
 
         return call
+
+
+def _first(method: Callable[..., Any], named: Mapping[str, Any]) -> Any:
+    """Return the first argument of a call in which all have names."""
+    return next(iter(inspect.signature(method).bind(**named).arguments.values()))
 
 
 def kind_of(value: Any) -> str:
@@ -185,44 +199,6 @@ def kind_of(value: Any) -> str:
 def changes_of(own: ModelFile | None, config: TrainConfig) -> Changes:
     """Return what a model file, if there is one, changes of the model's matrices."""
     return {} if own is None else own.parameters(config)
-
-
-def check_changes(where: str, changes: Mapping[Any, Any], config: TrainConfig) -> None:
-    """Raise ConfigError for changes of matrices that no model can have."""
-    known = {spec.name for spec in parameter_specs(config, 1, {})}
-    for name, shape in changes.items():
-        _check_change(where, name, shape, config.n_layer, known)
-
-
-def _check_change(where: str, name: Any, shape: Any, layers: int, known: set[str]) -> None:
-    """Raise ConfigError for one entry of `parameters` that no model can have."""
-    matched = _NAME.fullmatch(name) if isinstance(name, str) else None
-    if matched is None:
-        raise ConfigError(
-            f"{where} must name matrices as layer0.mlp_gate or gate, got {shown(name)}"
-        )
-    if _FIXED.fullmatch(name):
-        raise ConfigError(
-            f"{where} must not change {name}, whose rows belong to tokens or positions; choose"
-            " another name"
-        )
-    layer = matched["layer"]
-    if layer is not None and int(layer) >= layers:
-        raise ConfigError(f"{where} must name layers below n_layer {layers}, got {name}")
-    if shape is None:
-        if name not in known:
-            raise ConfigError(f"{where} drops {name}, which the model does not have; leave it out")
-        return
-    is_pair = isinstance(shape, (tuple, list)) and len(shape) == 2
-    if not is_pair or not all(_is_size(each) for each in shape):
-        raise ConfigError(
-            f"{where} must give {name} as (rows, columns), each a whole number between 1 and"
-            f" {_MOST_ROWS}, got {shown(shape)}"
-        )
-
-
-def _is_size(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MOST_ROWS
 
 
 # --------------------------------------------------------------------------------------- loading

@@ -62,7 +62,8 @@ def parameter_specs(
 
     wte<k> embeds the token k places earlier, and wte_ngram embeds n-grams by their hash; these
     tables follow wte, in this order. Counted n-grams alone have no parameters. A new matrix of a
-    layer follows the others of that layer, and one of no layer precedes the layers.
+    layer follows the others of that layer, and one of no layer precedes the layers; new ones are
+    in the order of their names.
     """
     assert config.model_file is None or changes is not None  # the file is not run here
     if config.model_kind == "ngram":
@@ -82,7 +83,8 @@ def parameter_specs(
         specs.append(spec("wpe", config.block_size, hidden, "embedding"))
     if not config.tie_lm_head:
         specs.append(spec("lm_head", outputs, hidden, "head"))
-    square, own = (hidden, hidden), changes or {}
+    # All processes, and a resumed run, need one order, whichever that of the user's dict is.
+    square, own = (hidden, hidden), dict(sorted((changes or {}).items()))
     of_no_layer = {name: shape for name, shape in own.items() if "." not in name}
     specs += [spec(name, *shape, "matrix") for name, shape in of_no_layer.items() if shape]
     for i in range(config.n_layer if config.model_kind == "mini-gpt" else 0):

@@ -23,7 +23,7 @@ from nanochat.config.option import shown
 from nanochat.config.options import TrainConfig, merged_config, with_new_names
 from nanochat.data.tokenizer import Tokenizer, tokenizer_from_dict
 from nanochat.errors import CheckpointError, ConfigError, OtherVersion, TokenizerError
-from nanochat.model.model_file import check_changes
+from nanochat.model.changes import check_changes
 from nanochat.model.parameters import Changes
 from nanochat.model.state import STEP, TrainerState, check_shapes, saved_shapes
 from nanochat.ngram.share import Share

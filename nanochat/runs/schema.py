@@ -14,6 +14,7 @@ from typing import Any
 from nanochat.config.option import Option, shown
 from nanochat.config.options import TrainConfig, budget_seconds, options_of
 from nanochat.errors import ConfigError
+from nanochat.model.changes import MOST_CHANGES, MOST_ROWS, NAME
 from nanochat.system.json_text import parse_json
 
 __all__ = [
@@ -234,17 +235,14 @@ def _config(name: str, value: Any) -> None:
     record(required, known)(name, value)
 
 
-_MATRIX_NAME = re.compile(r"[A-Za-z0-9_.]{1,64}")
-
-
 def _changes(name: str, value: Any) -> None:
     """Check a model.parameters.Changes."""
     _object(name, value)
-    shape = optional(items(whole(1, 1 << 24), 2, 2))
-    if len(value) > 4096:
-        raise _refuse(name, "have at most 4,096 matrices", len(value))
+    shape = optional(items(whole(1, MOST_ROWS), 2, 2))
+    if len(value) > MOST_CHANGES:
+        raise _refuse(name, f"have at most {MOST_CHANGES:,} matrices", len(value))
     for key, each in value.items():
-        if not _MATRIX_NAME.fullmatch(key):
+        if not NAME.fullmatch(key):
             raise ValueError(f"{name} must not have {shown(key)}")
         shape(f"{key} of {name}", each)
 

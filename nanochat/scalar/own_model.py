@@ -32,8 +32,8 @@ def own_model(
 def _numbers(size: int | None = 0) -> Rule:
     """Return the rule of a list of Values: `size` of them; 0: as many as given; None: some."""
 
-    def rule(result: Any, arguments: tuple[Any, ...]) -> str:
-        count = len(arguments[0]) if size == 0 else size
+    def rule(result: Any, first: Any) -> str:
+        count = len(first) if size == 0 else size
         rule = f"a list of {count} Values" if count is not None else "a list of Values"
         if not isinstance(result, (list, tuple)):
             return f"{rule}, got {kind_of(result)}"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from nanochat.config.options import TrainConfig
 from nanochat.errors import PromptTooLong
-from nanochat.model.model_file import ModelFile
+from nanochat.model.model_file import ModelFile, kind_of
 from nanochat.model.traced import PER_HEAD, PER_TOKEN, Computed, Edits, TracedText, causal
 from nanochat.ngram.share import start_offset
 from nanochat.scalar.bigram import Bigram
@@ -55,6 +55,8 @@ def scalar_trace(
     else:
         model = own_model(own, config, matrices, seen)
     _forward(model, text, seen).backward()
+    if own is not None:
+        seen.check(len(text.tokens), config.n_head)
     values, gradients = seen.arrays()
     return Computed(
         values=values, gradients=gradients,
@@ -84,6 +86,8 @@ class _Seen:
         self._vectors: dict[str, list[list[Value]]] = {}
 
     def __call__(self, name: str, x: list[Value]) -> list[Value]:
+        if not isinstance(x, (list, tuple)) or not all(isinstance(each, Value) for each in x):
+            raise TypeError(f"see must get {name} as a list of Values, got {kind_of(x)}")
         vectors = self._vectors.setdefault(name, [])
         if name in LOOKED_UP:
             x = [value + 0.0 for value in x]
@@ -100,6 +104,21 @@ class _Seen:
             ]
         vectors.append(x)
         return x
+
+    def check(self, tokens: int, heads: int) -> None:
+        """Raise ValueError for an array that a model file names in a shape of no trace."""
+        for name, vectors in self._vectors.items():
+            sizes = [len(vector) for vector in vectors]
+            rule, expected = "once per token with as many Values", [max(1, sizes[0])] * tokens
+            if name.endswith(PER_HEAD):
+                rule = f"per token for each of {heads} heads with a Value per token so far"
+                expected = [token + 1 for token in range(tokens) for _ in range(heads)]
+            if sizes != expected:
+                some = f"{min(sizes)} to {max(sizes)}" if len(set(sizes)) > 1 else f"{sizes[0]}"
+                raise ValueError(
+                    f"see must name {name} {rule}, got {len(sizes)} lists of {some} Values for"
+                    f" {tokens} tokens; use another name for each call"
+                )
 
     def arrays(self) -> tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.float64]]]:
         """Return values and gradients. A key that a query does not see has score -inf."""

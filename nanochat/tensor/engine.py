@@ -39,11 +39,10 @@ from nanochat.tensor.compiled import compile_pays, compiled, has_one_shape
 from nanochat.tensor.decoder import open_decoder
 from nanochat.tensor.dropout import Dropout
 from nanochat.tensor.inputs import InputsMaker, LabeledInputs
-from nanochat.tensor.model import MODELS
 from nanochat.tensor.native import trains
 from nanochat.tensor.native.model import MiniGPT as NativeMiniGPT
 from nanochat.tensor.optimizer import FlatOptimizer
-from nanochat.tensor.own_model import own_model
+from nanochat.tensor.own_model import model_of
 from nanochat.tensor.parts import in_parts, is_out_of_memory
 from nanochat.tensor.recording import Recording
 from nanochat.tensor.weights import FlatWeights
@@ -165,11 +164,11 @@ class TensorEngine:
         self._compiled = compile_pays(config, device)
         fast = trains(config, device, torch_dtype, compiled=self._compiled)
         outputs = output_size(config, vocab_size)
-        if own is None:
-            model = NativeMiniGPT if fast else MODELS[config.model_kind]
-            self.model = model(config, self.weights, outputs)
-        else:
-            self.model = own_model(own, config, self.weights, outputs)
+        self.model = (
+            NativeMiniGPT(config, self.weights, outputs)
+            if fast
+            else model_of(own, config, self.weights, outputs)
+        )
         self.optimizer = FlatOptimizer(config, self.weights)
         self._recording = Recording(self.weights, self.optimizer)
         self._average = WeightAverage(self.weights, config.ema) if config.ema else None

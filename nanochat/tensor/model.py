@@ -176,7 +176,9 @@ class Block(nn.Module):
         self.see: See = lambda name, x: see(f"layer{layer}.{name}", x)
         self.config, self.layer = config, layer
         # The matrices of this layer by name, such as mlp_fc1; attn_wqkv is wq, wk and wv.
-        self.weights = nn.ParameterDict(weights.of_layer(layer))
+        self.weights = weights.of_layer(layer)
+        for name, weight in self.weights.items():  # an attribute may have the name of a matrix
+            self.register_parameter(f"weights_{name}", weight)
         self.qk_norm = self.norm if config.qk_norm else None
 
     def forward(self, x: Tensor, inputs: Inputs, cache: KeyValueCache | None = None) -> Tensor:

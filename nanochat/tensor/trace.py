@@ -15,15 +15,14 @@ from torch import Tensor
 
 from nanochat.config.options import TrainConfig
 from nanochat.data.batches import Batch
-from nanochat.model.model_file import ModelFile, changes_of
+from nanochat.model.model_file import ModelFile, changes_of, kind_of
 from nanochat.model.parameters import output_size, parameter_specs
-from nanochat.model.traced import PER_HEAD, Computed, Edits, TracedText, causal
+from nanochat.model.traced import PER_HEAD, PER_TOKEN, Computed, Edits, TracedText, causal
 from nanochat.ngram.share import start_offset
 from nanochat.ops.launch import TORCH_DTYPES
 from nanochat.ops.reference import capped, head_logits
 from nanochat.tensor.inputs import InputsMaker
-from nanochat.tensor.model import MODELS
-from nanochat.tensor.own_model import own_model
+from nanochat.tensor.own_model import model_of
 from nanochat.tensor.weights import FlatWeights
 
 __all__ = ["tensor_trace"]
@@ -44,11 +43,8 @@ def tensor_trace(
     place, torch_dtype = torch.device(device), TORCH_DTYPES[dtype]
     specs = parameter_specs(config, vocab_size, changes_of(own, config))
     flat = FlatWeights(specs, _float64(weights), device=place, dtype=torch_dtype)
-    outputs, seen = output_size(config, vocab_size), _Seen(edits)
-    if own is None:
-        model = MODELS[config.model_kind](config, flat, outputs, seen)
-    else:
-        model = own_model(own, config, flat, outputs, seen)
+    outputs, seen = output_size(config, vocab_size), _Seen(edits, len(text.tokens), config.n_head)
+    model = model_of(own, config, flat, outputs, seen)
     maker = InputsMaker(config, outputs, device=place, dtype=torch_dtype, native=False)
     inputs = maker(_batch(text))
     logits = head_logits(model.hidden(inputs), model.head)
@@ -68,11 +64,12 @@ def tensor_trace(
 class _Seen:
     """Keeps the tensors that the model names, and edits them."""
 
-    def __init__(self, edits: Edits) -> None:
-        self._edits = edits
+    def __init__(self, edits: Edits, tokens: int, heads: int) -> None:
+        self._edits, self._tokens, self._heads = edits, tokens, heads
         self._tensors: dict[str, Tensor] = {}
 
     def __call__(self, name: str, x: Tensor) -> Tensor:
+        self._check(name, x)
         edit = self._edits.get(name)
         if edit is not None:
             given = torch.from_numpy(edit).to(x)
@@ -81,6 +78,24 @@ class _Seen:
             x.retain_grad()
         self._tensors[name] = x
         return x
+
+    def _check(self, name: str, x: Tensor) -> None:
+        """Raise TypeError or ValueError for what a trace cannot store, at the line of the call."""
+        if not isinstance(x, Tensor):
+            raise TypeError(f"see must get {name} as a tensor, got {kind_of(x)}")
+        tokens, shape = self._tokens, tuple(x.shape)
+        if name.endswith(PER_HEAD):
+            rule = f"of shape {(expected := (self._heads, tokens, tokens))}"
+            fits = shape == expected
+        elif name in PER_TOKEN:
+            rule, fits = f"of shape ({tokens},)", shape == (tokens,)
+        else:
+            rule = f"of shape ({tokens}, numbers)"
+            fits = len(shape) == 2 and shape[0] == tokens and shape[1] > 0
+        if not fits:
+            raise ValueError(f"see must get {name} as a tensor {rule}, got {shape}")
+        if name in self._tensors:
+            raise ValueError(f"see must get {name} once, got it twice; use another name")
 
     def arrays(self) -> tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.float64]]]:
         values, gradients = {}, {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from conftest import tiny_options
 from nonempty import nonempty
 
 import nanochat
-from nanochat.errors import UnsupportedOption
+from nanochat.errors import ModelFileError, UnsupportedOption
 from nanochat.inspection.facts import facts
 from nanochat.inspection.graph import operations
 from nanochat.inspection.importance import importance
@@ -54,6 +55,18 @@ def own_lines(trace: nanochat.Trace) -> dict[str, str]:
     return found
 
 
+def own_classes(trace: nanochat.Trace) -> set[str]:
+    """The classes in which the lines of the file's arrays are."""
+    tree = ast.parse(Path("my.py").read_text(encoding="utf-8"))
+    classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    found = set()
+    for each in operations(trace.config, trace, trace.trained.own):
+        if each.kind == "own":
+            (name,) = (c.name for c in classes if c.lineno < each.line[1] <= (c.end_lineno or 0))
+            found.add(name)
+    return found
+
+
 @each_mode
 def test_an_activation_of_the_users_own_is_the_only_array_without_a_formula(traced, mode):
     trace = traced(example("gelu"), mode)
@@ -62,7 +75,12 @@ def test_an_activation_of_the_users_own_is_the_only_array_without_a_formula(trac
     }
     own = trace.trained.own
     assert [each.name for each in operations(trace.config, trace, own)] == list(trace)
-    assert trace["layer0.mlp.active"].min() == pytest.approx(-0.17, abs=0.17)
+    for layer in range(2):
+        hidden = trace[f"layer{layer}.mlp.hidden"]
+        inner = np.sqrt(2 / np.pi) * (hidden + 0.044715 * hidden**3)
+        np.testing.assert_allclose(
+            trace[f"layer{layer}.mlp.active"], hidden / 2 * (1 + np.tanh(inner)), rtol=1e-12
+        )
 
 
 @each_mode
@@ -73,6 +91,79 @@ def test_every_array_of_an_own_mlp_leads_to_the_line_that_names_it(traced, mode)
     assert set(lines) == {f"layer{layer}.mlp.{part}" for layer in (0, 1) for part in parts}
     for name, line in nonempty(lines.items()):
         assert f'see("{name.partition(".")[2]}"' in line
+    assert own_classes(trace) == {"ScalarBlock" if mode == "scalar" else "TensorBlock"}
+
+
+TWICE = """# "mlp.gate" is a gate, "mlp.hidden" what it opens.
+from nanochat.scalar import minigpt
+from nanochat.scalar.functions import linear
+from nanochat.tensor import model
+
+
+class ScalarBlock(minigpt.Block):
+    def mlp(self, x):
+        def hidden():
+            return self.see("mlp.hidden", linear(x, self.weights["mlp_fc1"]))
+
+        return self.end(self.activation(hidden()))
+
+    def end(self, x):
+        '''Return "mlp.out".'''
+        active = self.see("mlp.active", x)
+        return self.see("mlp.out", linear(active, self.weights["mlp_fc2"]))
+
+
+class ScalarModel(minigpt.MiniGPT):
+    block = ScalarBlock
+
+
+class TensorBlock(model.Block):
+    def mlp(self, x, inputs):
+        def hidden():
+            return self.see("mlp.hidden", model.linear(x, self.weights["mlp_fc1"]))
+
+        return end(self, self.activation(hidden()))
+
+
+def end(self, x):
+    active = self.see("mlp.active", x)
+    return self.see("mlp.out", model.linear(active, self.weights["mlp_fc2"]))
+
+
+class TensorModel(model.MiniGPT):
+    block = TensorBlock
+"""
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [
+        ("scalar", {"hidden": 10, "active": 16, "out": 17}),
+        ("tensor", {"hidden": 27, "active": 33, "out": 34}),
+    ],
+)
+def test_a_line_is_that_of_the_engine_also_in_an_inner_function_and_a_helper(
+    traced, mode, expected
+):
+    trace = traced(TWICE, mode)
+    lines = {
+        each.name: each.line
+        for each in operations(trace.config, trace, trace.trained.own)
+        if each.kind == "own" and each.name.startswith("layer1.")
+    }
+    assert lines == {f"layer1.mlp.{part}": ("my.py", line) for part, line in expected.items()}
+
+
+def test_an_array_of_one_engine_has_no_line_in_the_class_of_the_other(traced):
+    """Only the scalar class names mlp.active; the tensor class computes it."""
+    scalar, tensor = example("gated_mlp").partition("class TensorBlock")[0], example("gelu")
+    trace = traced(
+        scalar + tensor.partition("class ScalarModel")[2].partition("\n\n\n")[2], "tensor"
+    )
+    assert own_lines(trace) == {
+        f"layer{layer}.mlp.active": "def activation(self, x):" for layer in (0, 1)
+    }
+    assert own_classes(trace) == {"TensorBlock"}
 
 
 @pytest.mark.parametrize(
@@ -142,6 +233,51 @@ SILENT = (
     "class ScalarModel(MiniGPT):\n"
     "    block = Own\n"
 )
+SEE = {
+    "scalar": "class ScalarModel(MiniGPT):\n    block = Own\n",
+    "tensor": "class TensorModel(MiniGPT):\n    block = Own\n",
+}
+MODULES = {"scalar": "nanochat.scalar.minigpt", "tensor": "nanochat.tensor.model"}
+
+
+@pytest.mark.parametrize(
+    ("mode", "method", "line", "message"),
+    [
+        ("scalar", "mlp", "self.see('twice', self.see('twice', x))",
+         "my.py: ValueError: see must name layer0.twice once per token with as many Values, got 10"
+         " lists of 16 Values for 5 tokens; use another name for each call"),
+        ("scalar", "attention", "self.see('grows', sum(rest[1], []))",
+         "my.py: ValueError: see must name layer0.grows once per token with as many Values, got 5"
+         " lists of 0 to 64 Values for 5 tokens; use another name for each call"),
+        ("scalar", "attention", "self.see('attn.scores', x)",
+         "my.py: ValueError: see must name layer0.attn.scores per token for each of 2 heads with a"
+         " Value per token so far, got 15 lists of 1 to 16 Values for 5 tokens; use another name for"
+         " each call"),
+        ("scalar", "mlp", "self.see('one', x[0])",
+         "my.py, line 4: TypeError: see must get layer0.one as a list of Values, got Value"),
+        ("tensor", "mlp", "self.see('twice', self.see('twice', x))",
+         "my.py, line 4: ValueError: see must get layer0.twice once, got it twice; use another name"),
+        ("tensor", "mlp", "self.see('flat', x.flatten())",
+         "my.py, line 4: ValueError: see must get layer0.flat as a tensor of shape (5, numbers), got"
+         " (80,)"),
+        ("tensor", "mlp", "self.see('attn.scores', x)",
+         "my.py, line 4: ValueError: see must get layer0.attn.scores as a tensor of shape (2, 5, 5),"
+         " got (5, 16)"),
+        ("tensor", "mlp", "self.see('one', 1.0)",
+         "my.py, line 4: TypeError: see must get layer0.one as a tensor, got float"),
+    ],
+)  # fmt: skip
+def test_an_array_that_a_trace_cannot_store_is_refused(traced, mode, method, line, message):
+    with pytest.raises(ModelFileError) as caught:
+        traced(
+            f"from {MODULES[mode]} import Block, MiniGPT\n"
+            f"class Own(Block):\n    def {method}(self, x, *rest):\n        {line}\n"
+            f"        return super().{method}(x, *rest)\n{SEE[mode]}",
+            mode, n_embd=16, n_head=2,
+        )  # fmt: skip
+    assert str(caught.value) == message
+
+
 NOT_A_SUM = (
     "from nanochat.scalar.functions import rmsnorm\n"
     "from nanochat.scalar.minigpt import Block, MiniGPT\n"
@@ -204,6 +340,26 @@ def test_a_long_text_takes_too_many_passes(traced, monkeypatch):
     assert refusal(lambda: importance(trace)) == (
         "importance of a model file takes a pass per head and token, at most 8, got 9; give a"
         " shorter text"
+    )
+
+
+def test_positions_that_are_left_out_take_no_pass(traced, monkeypatch):
+    trace = traced(example("gelu"))
+    whole, ablate, asked = importance(trace), nanochat.Trace.ablate, []
+
+    def counted(trace: nanochat.Trace, **part: Any) -> nanochat.Trace:
+        asked.append(part)
+        return ablate(trace, **part)
+
+    monkeypatch.setattr(nanochat.Trace, "ablate", counted)
+    monkeypatch.setattr("nanochat.inspection.importance._MOST_PASSES", 4)
+    found = importance(trace, positions=False)
+    assert asked == [{"head": (layer, head)} for layer in (0, 1) for head in (0, 1)]
+    assert found.heads.tobytes() == whole.heads.tobytes()
+    assert (found.positions.shape, whole.positions.shape) == ((0,), (5,))
+    monkeypatch.setattr("nanochat.inspection.importance._MOST_PASSES", 3)
+    assert refusal(lambda: importance(trace, positions=False)) == (
+        "importance of a model file takes a pass per head, at most 3, got 4; use a model with fewer"
     )
 
 

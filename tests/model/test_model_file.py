@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import pickle
 import sys
@@ -16,6 +17,7 @@ from nanochat.config.options import TrainConfig
 from nanochat.errors import ConfigError, ModelFileError
 from nanochat.model.model_file import ModelFile, changes_of, load_model_file
 from nanochat.model.parameters import initial_weights, parameter_specs, table_entries
+from nanochat.runs import schema
 from nanochat.system import torch_import
 
 PLAIN = "from nanochat.scalar.minigpt import MiniGPT as ScalarModel\n"
@@ -196,6 +198,38 @@ def test_parameters_add_replace_and_drop_matrices(loaded):
     )
 
 
+ORDERED = {"a": (1, 2), "layer0.b": (3, 4), "layer0.mlp_fc1": (5, 6), "layer0.z": (7, 8)}
+
+
+def test_the_order_of_matrices_is_that_of_their_names_whatever_the_order_of_the_dict(loaded):
+    """The order of a set, for example, depends on the process."""
+    own = with_parameters(loaded, str(dict(reversed(ORDERED.items()))))
+    assert list(own.parameters(config()).items()) == list(ORDERED.items())
+    assert list(own.record(config())["parameters"]) == list(ORDERED)
+    expected = [
+        "wte", "wpe", "lm_head", "a", *(f"layer0.attn_{part}" for part in ("wq", "wk", "wv", "wo")),
+        "layer0.mlp_fc1", "layer0.mlp_fc2", "layer0.b", "layer0.z",
+    ]  # fmt: skip
+    for changes in (ORDERED, dict(reversed(ORDERED.items()))):  # also of a record of a run
+        assert [spec.name for spec in parameter_specs(config(), 27, changes)] == expected
+
+
+def test_parameters_is_called_once_per_config(loaded):
+    own = loaded(
+        f"""
+        {PLAIN}
+        called = []
+
+        def parameters(config):
+            called.append(config.n_embd)
+            return {{'gate': (len(called), 1)}}
+        """
+    )
+    sizes = [own.parameters(config(n_embd=size))["gate"][0] for size in (8, 16, 8, 16)]
+    assert (sizes, own.module.called) == ([1, 2, 1, 2], [8, 16])
+    assert own.record(config(n_embd=8))["parameters"] == {"gate": (1, 1)}
+
+
 def test_a_new_matrix_leaves_the_draws_of_the_others_alone(loaded):
     own = with_parameters(loaded, "{'layer0.gate': (64, config.n_embd)}")
     one = config(init_std=0.25)
@@ -252,6 +286,39 @@ SIZES = "as (rows, columns), each a whole number between 1 and 16777216, got"
 def test_parameters_that_no_model_has_are_refused(loaded, result, message):
     own = with_parameters(loaded, result)
     assert refusal(lambda: own.parameters(config())) == message
+
+
+@pytest.mark.parametrize(
+    ("changes", "allowed"),
+    [
+        ({f"x{i}": (1, 1) for i in range(4096)}, True),
+        ({f"x{i}": (1, 1) for i in range(4097)}, False),
+        ({"gate": (1 << 24, 1)}, True),
+        ({"gate": ((1 << 24) + 1, 1)}, False),
+        ({"gate": (1, 0)}, False),
+        ({"x" * 48: (1, 1)}, True),
+        ({"x" * 49: (1, 1)}, False),
+        ({"layer0.attn_wo": None}, True),
+        ({"layer00.gate": (1, 1)}, False),
+        ({"a.b": (1, 1)}, False),
+    ],
+    ids=[
+        "names", "too many names", "rows", "too many rows", "no column", "long name",
+        "too long a name", "dropped", "not a layer", "two parts",
+    ],
+)  # fmt: skip
+def test_a_record_has_the_bounds_of_the_code(loaded, changes, allowed):
+    own = with_parameters(loaded, str(changes))
+    refused = []
+    try:
+        own.parameters(config())
+    except ConfigError:
+        refused.append("code")
+    try:
+        schema._changes("parameters", json.loads(json.dumps(changes)))
+    except ValueError:
+        refused.append("record")
+    assert refused == ([] if allowed else ["code", "record"])
 
 
 def test_matrices_too_large_for_memory_are_refused_before_they_are_made(loaded):
