@@ -323,7 +323,7 @@ def _batches(
     source = parquet.ParquetFile(file, **_STREAMED)
     schema = source.schema_arrow
     key = _column_of(name, schema.names, column)
-    check_ratio(name, _size_in_memory(source.metadata, key), file.seek(0, 2))
+    check_ratio(name, _size_in_memory(source.metadata), file.seek(0, 2))
     is_text = str(schema.field(key).type) in ("string", "large_string", "string_view")
     coded = parquet.ParquetFile(file, read_dictionary=[key], **_STREAMED) if is_text else None
     for group in range(source.num_row_groups):
@@ -332,16 +332,14 @@ def _batches(
             yield key, batch.column(0).to_pylist()
 
 
-def _size_in_memory(metadata: Any, key: str) -> int:
-    """Return the bytes of a column without compression, and of a position for each row."""
-    size = int(metadata.num_rows) * _POSITION
-    for group in range(metadata.num_row_groups):
-        row_group = metadata.row_group(group)
-        for number in range(row_group.num_columns):
-            chunk = row_group.column(number)
-            if chunk.path_in_schema.partition(".")[0] == key:  # a list has a column per field
-                size += int(chunk.total_uncompressed_size)
-    return size
+def _size_in_memory(metadata: Any) -> int:
+    """Return the bytes of all columns without compression, and of a position for each row.
+
+    Not of one column: pyarrow's `column` ends the process for some damaged headers.
+    """
+    groups = (metadata.row_group(group) for group in range(metadata.num_row_groups))
+    size = sum(int(group.total_byte_size) for group in groups)
+    return size + int(metadata.num_rows) * _POSITION
 
 
 def _rows_at_a_time(coded: Any, group: int, key: str) -> int:
