@@ -891,3 +891,19 @@ def test_a_path_after_a_boolean_flag_is_a_path_whatever_its_name(folder):
     assert read_flags("train", ["--deduplicate", "nan"]) == {"deduplicate": True, "data": ["nan"]}
     assert read_flags("sample", ["--explain", "2"]) == {"explain": True, "run": "2"}
     assert read_flags("train", ["--deduplicate", "my.txt"])["data"] == ["my.txt"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("train", "--data=--"), "data '--' is neither a file or folder nor a registry name"),
+        (("train", "names", "--data=--"),
+         "the text must be given once, got names and --data --; leave one out"),
+        (("sample", "--prompt=--", "--top-k=--"), "top_k must be a whole number between 0 and"),
+        (("ablate", "--vary=--"), "vary must name a training option, got '__'"),
+    ],
+)  # fmt: skip
+def test_two_dashes_are_a_value_like_any_other(folder, cli, words, message):
+    """argparse makes [] of them."""
+    result = cli(*words)
+    assert result.err.splitlines()[-1].startswith(f"error: {message}")

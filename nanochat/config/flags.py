@@ -145,9 +145,10 @@ def read_flags(command: str, words: Sequence[str]) -> dict[str, Any]:
     options = command_options(command)
     parser = command_parser(command, listing=False)
     namespace, rest = parser.parse_known_args(_normalized(words, options))
-    flags = vars(namespace)
+    given = vars(namespace)
     _refuse_unknown(command, options, rest)
-    paths = [*flags.pop("paths", []), *(word for word in rest if word != "--")]
+    paths = [*given.pop("paths", []), *(word for word in rest if word != "--")]
+    flags = {name: _with_dashes(value) for name, value in given.items()}
     if paths:
         _take_argument(command, options, flags, paths)
     return flags
@@ -258,6 +259,13 @@ def _hint(flag: str, options: Mapping[str, Option]) -> str:
         return f"; it is an option of {' and '.join(owners)}"
     general = ["--quiet", "--json", *HELP_FLAGS, *(["--config"] if options else [])]
     return closest(flag, [*_all_flags(options), *general])
+
+
+def _with_dashes(value: Any) -> Any:
+    """Return a flag's value with the text `--` where argparse has removed it: it made [] of it."""
+    if value == []:
+        return "--"
+    return ["--" if each == [] else each for each in value] if isinstance(value, list) else value
 
 
 def _all_flags(options: Mapping[str, Option]) -> list[str]:

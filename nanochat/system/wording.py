@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 __all__ = ["amount", "counted", "printable"]
 
@@ -34,7 +35,8 @@ def printable(path: str | os.PathLike[str]) -> str:
     characters and bytes outside UTF-8 escaped."""
     text = os.fspath(path)
     text = text if len(text) <= MOST_SHOWN else text[:MOST_SHOWN] + "…"
-    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    with suppress(UnicodeEncodeError):  # other surrogates than those of bytes are escaped below
+        text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return text if text.isprintable() else "".join(map(_escaped, text))
 
 

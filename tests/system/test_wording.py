@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nanochat.system.wording import counted
+from nanochat.system.wording import counted, printable
 
 
 @pytest.mark.parametrize(
@@ -20,3 +20,10 @@ def test_an_irregular_plural_is_given():
         "1 entry",
         "3 entries",
     )
+
+
+def test_a_lone_surrogate_is_escaped():
+    """As the name of a JSON field may have; the name of a file has those of bytes alone."""
+    assert printable("t\ud800ext") == "t\\ud800ext"
+    assert printable("\udcff\ud800") == "\\udcff\\ud800"
+    assert printable("\udcff") == "\\xff"
