@@ -1,5 +1,6 @@
 /* Loaded by LD_PRELOAD: makes one system call on a path below a folder fail, or kills the process
-   there, or runs a shell command before it. `fault_arm` chooses the call; `fault_calls` says how many were made since then.
+   there, or runs a shell command before it. `fault_arm` chooses the call; `fault_calls` says how
+   many were made since then.
    `fault_trace` records every call that changes the folder, for disk.py. */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -11,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -124,13 +126,15 @@ static void record_bytes(int descriptor, const unsigned char* bytes, ssize_t siz
   fflush(trace);
 }
 
+#define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
+
 /* Where the next write to the file goes. */
 static off64_t next_offset(int descriptor) {
   if (trace == NULL) return 0;
   const int appends = (fcntl(descriptor, F_GETFL) & O_APPEND) != 0;
   struct stat64 status;
-  if (appends && fstat64(descriptor, &status) == 0) return status.st_size;
-  return lseek64(descriptor, 0, SEEK_CUR);
+  if (appends && REAL(fstat64)(descriptor, &status) == 0) return status.st_size;
+  return REAL(lseek64)(descriptor, 0, SEEK_CUR);
 }
 
 static int removed(int result, const char* kind, int at, const char* path) {
@@ -141,8 +145,6 @@ static int removed(int result, const char* kind, int at, const char* path) {
   record(kind, whole);
   return result;
 }
-
-#define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
 
 static mode_t mode_of(int flags, va_list arguments) {
   return flags & (O_CREAT | O_TMPFILE) ? va_arg(arguments, mode_t) : 0;
@@ -261,6 +263,44 @@ int unlink(const char* path) {
 int unlinkat(int at, const char* path, int flags) {
   if (fails_at("unlink", at, path)) return -1;
   return removed(REAL(unlinkat)(at, path, flags), "remove", at, path);
+}
+
+/* A file that is not there is no fault: these calls also ask whether one is. */
+static int fails_if_there(const char* kind, int at, const char* path) {
+  return folder[0] != '\0' && REAL(faccessat)(at, path, F_OK, AT_SYMLINK_NOFOLLOW) == 0 &&
+         fails_at(kind, at, path);
+}
+
+int stat64(const char* path, struct stat64* to) {
+  return fails_if_there("stat", AT_FDCWD, path) ? -1 : REAL(stat64)(path, to);
+}
+
+int lstat64(const char* path, struct stat64* to) {
+  return fails_if_there("stat", AT_FDCWD, path) ? -1 : REAL(lstat64)(path, to);
+}
+
+int fstat64(int descriptor, struct stat64* to) {
+  return fails_on("fstat", descriptor) ? -1 : REAL(fstat64)(descriptor, to);
+}
+
+int fstatat64(int at, const char* path, struct stat64* to, int flags) {
+  return fails_if_there("stat", at, path) ? -1 : REAL(fstatat64)(at, path, to, flags);
+}
+
+int flock(int descriptor, int operation) {
+  return fails_on("flock", descriptor) ? -1 : REAL(flock)(descriptor, operation);
+}
+
+off64_t lseek64(int descriptor, off64_t offset, int from) {
+  return fails_on("lseek", descriptor) ? -1 : REAL(lseek64)(descriptor, offset, from);
+}
+
+ssize_t pread64(int descriptor, void* buffer, size_t size, off64_t offset) {
+  return fails_on("read", descriptor) ? -1 : REAL(pread64)(descriptor, buffer, size, offset);
+}
+
+struct dirent64* readdir64(DIR* entries) {
+  return fails_on("readdir", dirfd(entries)) ? NULL : REAL(readdir64)(entries);
 }
 
 DIR* opendir(const char* path) { return fails("opendir", path) ? NULL : REAL(opendir)(path); }

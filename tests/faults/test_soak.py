@@ -88,4 +88,4 @@ def test_memory_descriptors_and_threads_do_not_grow(
     assert growth <= MOST_GROWTH, f"{growth} bytes more in the second half"
     assert max(each.descriptors for each in late) <= max(each.descriptors for each in early)
     assert max(each.threads for each in late) <= max(each.threads for each in early)
-    tried(count=count)
+    tried(rounds=count)

@@ -30,7 +30,7 @@ FAULTS = (
     Fault("ENOSPC from then on", errno.ENOSPC, True), Fault("EDQUOT", errno.EDQUOT),
     Fault("EINTR", errno.EINTR),
 )  # fmt: skip
-GATE_FAULTS, GATE_STRIDE = FAULTS[:2], 7  # of the calls of a life, the others by --long
+GATE_FAULTS, GATE_STRIDE = FAULTS[:2], 17  # of the calls of a life, the others by --long
 
 
 def armed(lives: Lives, at: int, error: int, persists: bool, **more: Any) -> Mapping[str, Any]:
