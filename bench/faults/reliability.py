@@ -92,8 +92,8 @@ EXPERIMENTS = {
         "The same run again", "test_determinism.py",
     ),
     "test_memory_descriptors_and_threads_do_not_grow": (
-        "Steps, evaluations and samples of long runs, in which memory, descriptors and threads stay"
-        " flat", "test_soak.py",
+        "Long runs in which memory, descriptors and threads stay flat: steps, evaluations, samples",
+        "test_soak.py",
     ),
     "test_no_input_breaks_a_reader": (
         "Each reader of files and the command line, with inputs drawn by coverage (atheris)",
