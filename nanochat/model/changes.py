@@ -12,7 +12,6 @@ from typing import Any
 from nanochat.config.option import shown
 from nanochat.config.options import TrainConfig
 from nanochat.errors import ConfigError
-from nanochat.model.parameters import parameter_specs
 
 __all__ = ["MOST_CHANGES", "MOST_ROWS", "NAME", "check_changes"]
 
@@ -24,6 +23,8 @@ _FIXED = re.compile(r"wte.*|wpe|lm_head")  # their rows belong to tokens and pos
 
 def check_changes(where: str, changes: Mapping[Any, Any], config: TrainConfig) -> None:
     """Raise ConfigError for changes of matrices that no model can have."""
+    from nanochat.model.parameters import parameter_specs  # it needs NumPy, and `runs` does not
+
     known = {spec.name for spec in parameter_specs(config, 1, {})}
     for name, shape in changes.items():
         _check_change(where, name, shape, config.n_layer, known)
