@@ -486,16 +486,16 @@ class Program:
         documents_at_once: int,
         watched: Sequence[int] = (),
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], int, NDArray[np.float64]]:
-        """Take consecutive optimizer steps; return (losses, gradient norms, steps taken, lives).
+        """Take consecutive optimizer steps; return (losses, gradient norms, steps taken, recorded).
 
         The documents of all steps are one batch, as in forward(). documents: (steps,
         microbatches), how many each has. ends: of the ranges of parameters that have separate
         rates. rates: (steps, ranges). done: steps before these. documents_at_once: per forward
         and backward pass, at most. The loss of a step is the sum of scale times the outputs. A
         step whose loss or gradient norm is not finite makes no update and is the last: its
-        figures are at index `steps taken`. watched: indices of parameters. lives: (steps,
-        watched, 5), of each step taken the weight and the gradient before the update, and the
-        moments (NaN if there is no second one) and the change of the weight after it.
+        figures are at index `steps taken`. watched: indices of parameters. recorded:
+        (steps, watched, 5), of each step taken the weight and the gradient before the update,
+        and after it the moments (NaN without a second one) and the change of the weight.
         """
     def sgd(
         self,

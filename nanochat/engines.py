@@ -122,7 +122,7 @@ def _guarded(engine: Engine, own: ModelFile) -> Engine:
 
     def open_guarded(prompts: Sequence[Sequence[int]]) -> Decoder:
         decoder = open_decoder(prompts)
-        setattr(decoder, "advance", own.guarded(decoder.advance))  # noqa: B010  # mypy
+        setattr(decoder, "advance", own.guarded(decoder.advance))  # noqa: B010  # mypy refuses an assignment to a method
         return decoder
 
     methods: dict[str, Any] = {name: getattr(engine, name, None) for name in _RUN_THE_MODEL}

@@ -348,7 +348,7 @@ def test_the_traceback_has_the_lines_of_the_file_alone(fault, mode, arguments, l
 
 
 def in_init(*lines: str) -> str:
-    """A torch block that makes something of its own, on line 8 of the file."""
+    """A torch block whose __init__ adds these lines; the first is line 8 of the file."""
     method = own_method("__init__", "*given", "super().__init__(*given)", *lines)
     return f"import torch\nfrom torch import nn\n\n{method}"
 

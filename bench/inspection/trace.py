@@ -52,14 +52,14 @@ def inspect(folder: Path, text: str, page: Path) -> None:
 def plain_scalar(model: nanochat.LanguageModel, trace: nanochat.Trace) -> float:
     """Run the model in scalars forward and backward without names; return the mean loss."""
     from nanochat.scalar.functions import cross_entropy, total
-    from nanochat.scalar.trace import MODELS
+    from nanochat.scalar.own_model import model_of
     from nanochat.scalar.value import Tape
 
     tape = Tape("float64")
     matrices = {name: tape.matrix(*array.shape) for name, array in model.weights.items()}
     for name, matrix in matrices.items():
         matrix.values[:] = model.weights[name]
-    network = MODELS[model.config.model_kind](model.config, matrices)
+    network = model_of(None, model.config, matrices)
     cache, losses = network.new_cache(), []
     pairs = zip(trace.tokens.tolist(), trace.targets.tolist(), strict=True)
     for position, (token, target) in enumerate(pairs):

@@ -377,8 +377,8 @@ void register_program(const py::module_& module) {
           py::kw_only(), py::arg("adamw"), py::arg("beta1"), py::arg("beta2"), py::arg("eps"),
           py::arg("weight_decay"), py::arg("grad_clip"), py::arg("done"),
           py::arg("documents_at_once"), py::arg("watched") = std::vector<std::size_t>{},
-          "Take consecutive optimizer steps; return (losses, gradient norms, steps taken, "
-          "lives).\n\n"
+          "Take consecutive optimizer steps; return (losses, gradient norms, steps taken,\n"
+          "recorded).\n\n"
           "The documents of all steps are one batch, as in forward(). documents: (steps,\n"
           "microbatches), how many each has. ends: of the ranges of parameters that have separate\n"
           "rates. rates: (steps, ranges). done: steps before these. documents_at_once: per "
@@ -386,9 +386,9 @@ void register_program(const py::module_& module) {
           "and backward pass, at most. The loss of a step is the sum of scale times the outputs. "
           "A\n"
           "step whose loss or gradient norm is not finite makes no update and is the last: its\n"
-          "figures are at index `steps taken`. watched: indices of parameters. lives: (steps,\n"
-          "watched, 5), of each step taken the weight and the gradient before the update, and the\n"
-          "moments (NaN if there is no second one) and the change of the weight after it.")
+          "figures are at index `steps taken`. watched: indices of parameters. recorded:\n"
+          "(steps, watched, 5), of each step taken the weight and the gradient before the update,\n"
+          "and after it the moments (NaN without a second one) and the change of the weight.")
       .def("sgd", &sgd, py::arg("begin"), py::arg("end"), py::arg("lr"), py::arg("momentum"),
            py::arg("weight_decay"), py::arg("first"), py::arg("grad_scale") = 1.0,
            "Update parameters begin … end - 1 by one SGD step.")

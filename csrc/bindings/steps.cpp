@@ -23,7 +23,7 @@ Documents slice(const Documents& all, const VectorProgram& program, std::size_t 
           rows(all.counted, program.positions)};
 }
 
-constexpr std::size_t recorded = 5;  // numbers of a watched parameter
+constexpr std::size_t numbers_each = 5;  // of a watched parameter
 
 // The factor of every gradient, as in torch.nn.utils.clip_grad_norm_.
 double clip_scale(double clip, double grad_norm) {
@@ -83,14 +83,14 @@ class Steps {
   // gradient before an update, and after it the moments and the difference of the weights.
   void record_before(const std::vector<std::size_t>& watched, double* to) {
     for (std::size_t i = 0; i < watched.size(); ++i) {
-      to[i * recorded] = static_cast<double>(replay_.values()[watched[i]]);
-      to[i * recorded + 1] = static_cast<double>(replay_.gradients()[watched[i]]);
+      to[i * numbers_each] = static_cast<double>(replay_.values()[watched[i]]);
+      to[i * numbers_each + 1] = static_cast<double>(replay_.gradients()[watched[i]]);
     }
   }
   void record_after(const std::vector<std::size_t>& watched, double* to) {
     constexpr double none = std::numeric_limits<double>::quiet_NaN();
     for (std::size_t i = 0; i < watched.size(); ++i) {
-      double* const numbers = to + i * recorded;
+      double* const numbers = to + i * numbers_each;
       numbers[2] = static_cast<double>(replay_.first_moments()[watched[i]]);
       numbers[3] =
           options_.adamw ? static_cast<double>(replay_.second_moments()[watched[i]]) : none;
@@ -152,10 +152,10 @@ py::tuple steps(Compiled& self, const Integers& lengths, const Integers& tokens,
   double *const loss = losses.mutable_data(), *const grad_norm = grad_norms.mutable_data();
   const std::int32_t* const documents_of = documents.data();
   const double* const rates_of = rates.data();
-  const auto row = static_cast<py::ssize_t>(watched.size() * recorded);
-  Doubles lives(
-      {count, static_cast<py::ssize_t>(watched.size()), static_cast<py::ssize_t>(recorded)});
-  double* const life = lives.mutable_data();
+  const auto row = static_cast<py::ssize_t>(watched.size() * numbers_each);
+  Doubles recorded(
+      {count, static_cast<py::ssize_t>(watched.size()), static_cast<py::ssize_t>(numbers_each)});
+  double* const rows = recorded.mutable_data();
   self.last = LastReplay::none;
   py::ssize_t taken = 0;
   self.replay([&](auto& replay) {
@@ -165,13 +165,13 @@ py::tuple steps(Compiled& self, const Integers& lengths, const Integers& tokens,
       loss[taken] = all_steps.backward(all, documents_of + taken * microbatches, microbatches);
       grad_norm[taken] = all_steps.grad_norm();
       if (!std::isfinite(loss[taken]) || !std::isfinite(grad_norm[taken])) break;
-      all_steps.record_before(watched, life + taken * row);
+      all_steps.record_before(watched, rows + taken * row);
       all_steps.update(rates_of + taken * rates.shape(1), grad_norm[taken],
                        options.done + taken + 1);
-      all_steps.record_after(watched, life + taken * row);
+      all_steps.record_after(watched, rows + taken * row);
     }
   });
-  return py::make_tuple(losses, grad_norms, taken, lives);
+  return py::make_tuple(losses, grad_norms, taken, recorded);
 }
 
 }  // namespace nanochat::bindings

@@ -22,9 +22,8 @@ from nanochat.config.option import shown
 from nanochat.config.options import SampleConfig, TrainConfig
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.errors import CheckpointError, ConfigError, UnsupportedOption
-from nanochat.model.parameters import parameter_specs
 from nanochat.runs.find import marked_step
-from nanochat.runs.history import read_history
+from nanochat.runs.history import history_of
 from nanochat.runs.load import TrainedModel
 from nanochat.runs.summary import Evaluation, step_evaluation
 from nanochat.sampling.generate import (
@@ -293,9 +292,7 @@ class LanguageModel:
             >>> model.history.life("wte", 8, 4).steps.tolist()
             [1, 2, 3, 4, 5]
         """
-        vocab_size = self.tokenizer.vocab_size
-        specs = parameter_specs(self.config, vocab_size, self._trained.checkpoint.changes)
-        history = read_history(self._run, specs)
+        history = history_of(self._trained.checkpoint)
         if history is None:
             raise CheckpointError(
                 f"{self._run} has recorded no parameter; train with record='auto' or the names of"

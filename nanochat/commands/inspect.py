@@ -16,13 +16,11 @@ from nanochat.inspection.facts import arrays_of_attention, facts
 from nanochat.inspection.lives import history_facts
 from nanochat.inspection.page import page_text
 from nanochat.inspection.trace import Trace, traced_text
-from nanochat.model.parameters import parameter_specs
 from nanochat.output.inspection import view_text
 from nanochat.output.terminal import SILENT, Terminal
 from nanochat.runs.checkpoint import Checkpoint
-from nanochat.runs.history import read_history
+from nanochat.runs.history import history_of
 from nanochat.runs.load import TrainedModel, config_of, load_trained, read_checkpoint
-from nanochat.runs.schema import vocab_size_of
 from nanochat.sampling.generate import generate, prompt_tokens
 from nanochat.sampling.sampling import SamplingSettings
 from nanochat.system.durable import replace_durably
@@ -77,7 +75,7 @@ def inspect(
         trace, run=checkpoint.run_folder.name, step=checkpoint.trainer.step, arrays=whole,
         attention=whole or _attention_numbers(trace) <= config.max_numbers, neurons=whole,
     )  # fmt: skip
-    history = _history(checkpoint, trained_config, terminal)
+    history = _history(checkpoint, terminal)
     if history is not None:
         found["history"] = history_facts(history, config.max_numbers - _numbers(trace) * whole)
     if not whole:
@@ -105,12 +103,10 @@ def _loaded(
     return load_trained(config, checkpoint, trained_config)
 
 
-def _history(checkpoint: Checkpoint, config: TrainConfig, terminal: Terminal) -> History | None:
+def _history(checkpoint: Checkpoint, terminal: Terminal) -> History | None:
     """Return what the run has recorded, if anything; None, with a warning, of a damaged file."""
-    vocab_size = vocab_size_of(checkpoint.tokenizer)
     try:
-        specs = parameter_specs(config, vocab_size, checkpoint.changes)
-        history = read_history(checkpoint.run_folder, specs)
+        history = history_of(checkpoint)
     except CheckpointError as error:
         terminal.warn(f"{error}; nothing of it is shown")
         return None

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from nanochat.commands.baseline import Counting, start_baseline
 from nanochat.commands.mixing import fits_share, keep_counts, share_counts
 from nanochat.commands.nonfinite import forget_nonfinite, write_nonfinite
+from nanochat.commands.own_model import own_model
+from nanochat.commands.recording import recorder_of
 from nanochat.commands.resolve import RunText, complete_config, regularized, resolve
 from nanochat.commands.signals import stop_requested
 from nanochat.commands.train_report import announce, finish, preview, with_way_on
@@ -25,9 +27,8 @@ from nanochat.commands.train_result import (
     check_on_evaluation,
 )
 from nanochat.config.keep import parse_keep
-from nanochat.config.option import config_or_default, shown
-from nanochat.config.options import RUNS_DIR, TrainConfig, merged_config
-from nanochat.config.record import parse_record
+from nanochat.config.option import config_or_default
+from nanochat.config.options import RUNS_DIR, TrainConfig
 from nanochat.data.batches import Batch
 from nanochat.data.dataset import Dataset
 from nanochat.data.sources.progress import telling
@@ -35,12 +36,11 @@ from nanochat.data.tokenizer import Tokenizer
 from nanochat.engines import build_engine
 from nanochat.errors import (
     CheckpointError,
-    ConfigError,
     NonFiniteStep,
     ProcessGroupError,
     RunInterrupted,
 )
-from nanochat.model.model_file import CLASSES, ModelFile, changes_of, load_model_file
+from nanochat.model.model_file import ModelFile, changes_of
 from nanochat.model.parameters import parameter_specs
 from nanochat.model.state import TrainerState
 from nanochat.output.terminal import SILENT, Terminal
@@ -56,7 +56,7 @@ from nanochat.runs.checkpoint import (
 )
 from nanochat.runs.counts import named_counts
 from nanochat.runs.folder import RunFolder, new_run, refuse_links, refuse_used
-from nanochat.runs.history import read_history, write_history
+from nanochat.runs.history import write_history
 from nanochat.runs.lock import locked
 from nanochat.runs.own_text import check_own_text, is_own, seal
 from nanochat.runs.reading import check_can_be_saved
@@ -177,7 +177,7 @@ def train(
         elif requested.out is not None and processes.rank() == 0:
             refuse_used(Path(requested.out))  # before any work; again when the folder is created
         first = checkpoint or (source and source.checkpoint) or (chosen and chosen.checkpoint)
-        own, requested = _own_model(requested, named_file, first or None)
+        own, requested = own_model(requested, named_file, first or None)
         text = RunText(
             known=source.tokenizer if source is not None else _kept_tokenizer(checkpoint),
             extend=requested.extend_vocabulary if source is not None else True,
@@ -199,7 +199,7 @@ def train(
         if source and (warning := source.split_warning(resolved, dataset.split_sha256)):
             terminal.warn(warning)
         engine = _build_engine(resolved, dataset, checkpoint, source, own)
-        recorder = _recorder(resolved, dataset, checkpoint, terminal, own)
+        recorder = recorder_of(resolved, dataset, checkpoint, terminal, own)
         if checkpoint is not None:
             _check_same_checkpoint(checkpoint)
         origin = source.record() if source else None
@@ -252,32 +252,6 @@ def _kept_tokenizer(checkpoint: Checkpoint | None) -> Tokenizer | None:
     return kept_tokenizer(checkpoint)
 
 
-def _own_model(
-    requested: TrainConfig,
-    path: str | None,  # that the user has named; a run cannot name one
-    first: Checkpoint | None,  # that the run goes on from
-) -> tuple[ModelFile | None, TrainConfig]:
-    """Import the model file that the user has named, and return the config with its engine."""
-    if first is not None:
-        from nanochat.runs.load import own_model_of
-
-        own = own_model_of(first, path)
-        if own is not None:
-            own.check_defines(first.config["mode"])
-        return own, requested
-    if path is None:
-        return None, requested
-    requested.check_complete()
-    own = load_model_file(path)
-    if "mode" in requested.given:
-        own.check_defines(requested.mode)
-    elif not own.defines(requested.mode) or not all(map(own.defines, CLASSES)):
-        given = {name: getattr(requested, name) for name in requested.given}
-        only = next(mode for mode in CLASSES if own.defines(mode))
-        requested = merged_config({}, {**given, "mode": only})
-    return own, requested
-
-
 def _build_engine(
     resolved: TrainConfig,
     dataset: Dataset,
@@ -294,43 +268,6 @@ def _build_engine(
     elif source is not None:
         engine.load_state_dict(source.initial_state(resolved, dataset.tokenizer, own))
     return engine
-
-
-def _recorder(
-    config: TrainConfig,
-    dataset: Dataset,
-    checkpoint: Checkpoint | None,
-    terminal: Terminal,
-    own: ModelFile | None,
-) -> Recorder | None:
-    """Return what keeps the parameters of option record, with what an earlier process has kept.
-
-    Raises ConfigError for a parameter that the model does not have.
-    """
-    places = parse_record(config.record)
-    if places is None:
-        return None
-    specs = parameter_specs(config, dataset.tokenizer.vocab_size, changes_of(own, config))
-    recorder = Recorder(places, specs, config.steps)
-    step = checkpoint.trainer.step if checkpoint is not None else 0
-    if checkpoint is None or not step:
-        return recorder
-    try:
-        history = read_history(checkpoint.run_folder, specs)
-    except CheckpointError as error:
-        terminal.warn(f"{error}; recording begins after step {step}")
-        return recorder
-    if history is None:
-        terminal.warn(f"the run has recorded nothing so far; recording begins after step {step}")
-    elif recorder.fits(history):
-        recorder.load(history, step)
-    else:
-        names = ",".join(map(str, history.places))
-        raise ConfigError(
-            f"record must name the same parameters in the whole run, got {shown(config.record)}"
-            f" after {shown(names)}; leave it out to go on, or use record none"
-        )
-    return recorder
 
 
 @contextmanager

@@ -52,6 +52,9 @@ def with_program(here: Trace, trained: TrainedModel) -> Comparison:
     A program has no array in between, so the logits, the losses and the gradients of the weights
     are compared. Raises UnsupportedOption without a program.
     """
+    from nanochat.scalar.engine import ScalarEngine  # traces of the tensor engine do not need it
+
+    assert isinstance(trained.engine, ScalarEngine)
     text, length = here.text, len(here.tokens)
     document = Batch(
         inputs=text.tokens[None], targets=text.targets[None], positions=np.arange(length)[None],
@@ -59,9 +62,6 @@ def with_program(here: Trace, trained: TrainedModel) -> Comparison:
         global_targets=length,
         by_counts=None if text.by_counts is None else text.by_counts[None],
     )  # fmt: skip
-    from nanochat.scalar.engine import ScalarEngine
-
-    assert isinstance(trained.engine, ScalarEngine)
     there = trained.engine.numbers_of(document)
     gradients = {f"gradient of {name}": array for name, array in here.weight_gradients.items()}
     both = {**here, **gradients}

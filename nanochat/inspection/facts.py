@@ -96,7 +96,7 @@ def facts(
 def _or_reason(
     left_out: dict[str, str], view: str, make: Callable[[], dict[str, Any]]
 ) -> dict[str, Any] | None:
-    """Return the facts of a view, or None and why a model file has none of them."""
+    """Return the facts of a view, or None with the reason in `left_out`."""
     try:
         return make()
     except UnsupportedOption as error:

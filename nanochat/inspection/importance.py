@@ -47,7 +47,7 @@ class _Removed:
 
 
 def is_quick(trace: Trace, passes: int) -> bool:
-    """Whether passes over the text take no more than MOST_WORK."""
+    """Return whether passes over the text take no more than MOST_WORK."""
     config, length = trace.config, len(trace.tokens)
     layer = length * config.n_embd * (12 * config.n_embd + 2 * length)
     head = length * config.n_embd * trace.tokenizer.vocab_size

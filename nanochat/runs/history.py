@@ -14,15 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanochat.errors import CheckpointError
-from nanochat.model.parameters import GROUPS, Spec
+from nanochat.model.parameters import GROUPS, Spec, parameter_specs
+from nanochat.runs.checkpoint import Checkpoint
 from nanochat.runs.folder import HISTORY
+from nanochat.runs.schema import vocab_size_of
 from nanochat.system.durable import replace_durably
 from nanochat.system.plain_files import read_plain
 from nanochat.system.tensor_file import MOST_HEADER, read_header
 from nanochat.training.engine import RECORDED
 from nanochat.training.history import MOST_NUMBERS, History, Table
 
-__all__ = ["read_history", "write_history"]
+__all__ = ["history_of", "read_history", "write_history"]
 
 _CHOSEN, _EVERY, _SHA256 = "chosen", "every", "sha256"
 _PARTS = ("indices", "steps", "rates", *RECORDED)
@@ -41,6 +43,13 @@ def write_history(folder: Path, history: History) -> None:
     if history.every is not None:
         arrays |= _arrays(_EVERY, history.every)
     replace_durably(folder / HISTORY, save({**arrays, _SHA256: _digest(arrays)}))
+
+
+def history_of(checkpoint: Checkpoint) -> History | None:
+    """Return what the run of a checkpoint has recorded, or None. Raises CheckpointError."""
+    vocab_size = vocab_size_of(checkpoint.tokenizer)
+    specs = parameter_specs(checkpoint.options, vocab_size, checkpoint.changes)
+    return read_history(checkpoint.run_folder, specs)
 
 
 def read_history(folder: Path, specs: Sequence[Spec]) -> History | None:

@@ -13,14 +13,12 @@ from pathlib import Path
 
 from nanochat.errors import CheckpointError
 from nanochat.model.model_file import short
-from nanochat.model.parameters import parameter_specs
 from nanochat.runs.best import BEST, read_best
 from nanochat.runs.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint
 from nanochat.runs.counts import counts_of
 from nanochat.runs.find import checkpoint_folders, holds_run
 from nanochat.runs.folder import HISTORY, RUN_FILES, RunFolder
-from nanochat.runs.history import read_history
-from nanochat.runs.schema import vocab_size_of
+from nanochat.runs.history import history_of
 from nanochat.runs.summary import summarize
 from nanochat.system.plain_files import read_plain
 
@@ -67,9 +65,7 @@ def _checkpoints(directory: Path) -> Iterator[Verdict]:
 
 
 def _read_history(run: Path) -> None:
-    checkpoint, _ = newest_checkpoint(RunFolder(run).checkpoints)
-    vocab_size = vocab_size_of(checkpoint.tokenizer)
-    read_history(run, parameter_specs(checkpoint.options, vocab_size, checkpoint.changes))
+    history_of(newest_checkpoint(RunFolder(run).checkpoints)[0])
 
 
 def _read_with_counts(path: Path) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,12 +29,10 @@ from nanochat.ngram.share import (
     start_offset,
 )
 from nanochat.scalar.average import ParameterAverage
-from nanochat.scalar.bigram import Bigram
 from nanochat.scalar.decoder import ReplayDecoder, ScalarDecoder
 from nanochat.scalar.functions import cross_entropy, mixed_cross_entropy, total
-from nanochat.scalar.minigpt import MiniGPT
 from nanochat.scalar.optimizer import ScalarOptimizer
-from nanochat.scalar.own_model import own_model
+from nanochat.scalar.own_model import model_of
 from nanochat.scalar.replay import MOST_NODES, Replay, first_positions, recorded_nodes, segments_of
 from nanochat.scalar.value import Tape, Value
 from nanochat.training.average import saved_average, split_average
@@ -49,8 +46,6 @@ from nanochat.training.engine import (
 )
 
 __all__ = ["ScalarEngine"]
-
-MODELS: Mapping[str, type[Any]] = {"bigram": Bigram, "mini-gpt": MiniGPT}
 
 
 class FinishedStep:
@@ -121,10 +116,7 @@ class ScalarEngine:
         self.matrices = {spec.name: self.tape.matrix(*spec.shape) for spec in self.specs}
         for name, weights in initial_weights(config, vocab_size, changes).items():
             self.matrices[name].values[:] = weights.astype(dtype)
-        if own is None:
-            self.model = MODELS[config.model_kind](config, self.matrices)
-        else:
-            self.model = own_model(own, config, self.matrices)
+        self.model = model_of(own, config, self.matrices)
         self.optimizer = ScalarOptimizer(config, self.specs)
         self._average = ParameterAverage(self.specs, config.ema, dtype) if config.ema else None
         self._restart_average()

@@ -1,4 +1,4 @@
-"""The scalar model of a model file, with checks of what the user's methods return."""
+"""The scalar model of a config. That of a model file has checks of what its methods return."""
 
 from __future__ import annotations
 
@@ -7,16 +7,27 @@ from typing import Any
 
 from nanochat.config.options import TrainConfig
 from nanochat.model.model_file import ModelFile, Rule, kind_of
+from nanochat.scalar.bigram import Bigram
 from nanochat.scalar.minigpt import Block, MiniGPT, See, unseen
 from nanochat.scalar.value import Matrix, Value
 
-__all__ = ["own_model"]
+__all__ = ["model_of"]
+
+_MODELS: Mapping[str, type[Any]] = {"bigram": Bigram, "mini-gpt": MiniGPT}
 
 
-def own_model(
-    own: ModelFile, config: TrainConfig, matrices: Mapping[str, Matrix], see: See = unseen
-) -> MiniGPT:
-    """Build the ScalarModel of a file. Raises ConfigError and ModelFileError."""
+def model_of(
+    own: ModelFile | None,  # of the config
+    config: TrainConfig,
+    matrices: Mapping[str, Matrix],
+    see: See = unseen,
+) -> Any:
+    """Build the model of a config: the file's, or the built-in one without a file.
+
+    Raises ConfigError and ModelFileError.
+    """
+    if own is None:
+        return _MODELS[config.model_kind](config, matrices, see)
     kind = own.model_class("scalar", MiniGPT, Block)
     hidden, outputs = config.n_embd, len(matrices["wte"].values)
     in_block = {

@@ -16,17 +16,14 @@ from nanochat.errors import PromptTooLong
 from nanochat.model.model_file import ModelFile, kind_of
 from nanochat.model.traced import PER_HEAD, PER_TOKEN, Computed, Edits, TracedText, causal
 from nanochat.ngram.share import start_offset
-from nanochat.scalar.bigram import Bigram
 from nanochat.scalar.functions import softmax, total
-from nanochat.scalar.minigpt import MiniGPT
-from nanochat.scalar.own_model import own_model
+from nanochat.scalar.own_model import model_of
 from nanochat.scalar.replay import recorded_nodes
 from nanochat.scalar.value import Tape, Value, detached_max, select
 
 __all__ = ["scalar_trace"]
 
 MOST_NODES = 40_000_000  # of about 50 bytes; they take some ten seconds
-MODELS: Mapping[str, type[Any]] = {"bigram": Bigram, "mini-gpt": MiniGPT}
 # Rows of the weights themselves: the tape sums their gradients over all tokens that read them.
 LOOKED_UP = ("embed.token", "embed.position")
 
@@ -50,10 +47,7 @@ def scalar_trace(
     for name, matrix in matrices.items():
         matrix.values[:] = weights[name].astype(dtype)
     seen = _Seen(tape, edits)
-    if own is None:
-        model = MODELS[config.model_kind](config, matrices, seen)
-    else:
-        model = own_model(own, config, matrices, seen)
+    model = model_of(own, config, matrices, seen)
     _forward(model, text, seen).backward()
     if own is not None:
         seen.check(len(text.tokens), config.n_head)

@@ -70,8 +70,7 @@ class FlatWeights:
         """Return a view of the weights as a parameter whose gradient is a view of the gradients.
 
         `rows` may include the following matrices with as many columns; None means the rows of this
-        one. `master` asks for the master
-        weights instead of their copy in the compute dtype.
+        one. `master` asks for the master weights instead of their copy in the compute dtype.
         """
         values, gradients = self.values, self.gradients
         if self._compute is not None and self._compute_gradients is not None and not master:

@@ -124,13 +124,15 @@ class Blocks:
         engine, batcher = self._by_block
         began = self._clock()
         end = min(until, self._pace.next_look(step), step + self._size)
-        if self._recorder:
-            end = min(end, self._recorder.end_of_block(step + 1) - 1)
+        is_cut = False
+        if self._recorder and (last := self._recorder.end_of_block(step + 1) - 1) < end:
+            end, is_cut = last, True
         rows = batcher.steps(step, int(end) - step)
         count = len(rows.targets)
         rates = np.outer(self._pace.lr_multipliers(step, count), _peaks(self._config))
         metrics = engine.steps(rows, rates, watched)
-        self._measure(count, self._clock() - began)
+        if not is_cut:  # a short block says little of a step
+            self._measure(count, self._clock() - began)
         return Block(
             first=step + 1, rates=rates.tolist(), tokens=rows.targets.tolist(), watched=watched,
             result=_Finished(metrics),

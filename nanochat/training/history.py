@@ -254,7 +254,7 @@ class Recorder:
             self._every.load(history.every, step)
 
     def fits(self, history: History) -> bool:
-        """Whether a history, of the same model, has the same chosen parameters."""
+        """Return whether a history, of the same model, has the same chosen parameters."""
         return np.array_equal(history.chosen.indices, self._chosen.indices)
 
     def history(self) -> History:

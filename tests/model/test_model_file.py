@@ -1,4 +1,4 @@
-"""A model file: what is read, what is refused before it runs, and how its faults are told."""
+"""Model files: reading them, refusing them before they run, and telling their faults."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""history.safetensors: what a run writes, what is read back, and which files are refused."""
+"""history.safetensors: a run writes it, commands read it, and damaged or foreign ones are refused."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ FOREIGN = {
                                     "must have all 8 parameters of the model"),
     "steps that wrap": ({"chosen.steps": np.array([1, 2, 2**63 - 1, -(2**63)])}, SPECS,
                         "must have increasing chosen.steps from 1"),
-    "a weight that is no number": ({"chosen.weight": np.full((4, 2), np.nan)}, SPECS,
+    "a weight of NaN": ({"chosen.weight": np.full((4, 2), np.nan)}, SPECS,
                                    "must have finite numbers in chosen.weight"),
     "an infinite rate": ({"every.rates": np.full((3, 3), np.inf)}, SPECS,
                          "must have finite numbers in every.rates"),

@@ -37,6 +37,13 @@ def _same(name: str, **changes: Any) -> Any:
     return field(default=UNSET, metadata={"option": dataclasses.replace(_TRAIN[name], **changes)})
 
 
+def _model_file_option() -> Any:
+    return _same(
+        "model_file", output=False,
+        help="The file of a run that was trained with one; its code is run.",
+    )  # fmt: skip
+
+
 def _checkpoint_option(group: str) -> Any:
     return option(
         BEST, "Checkpoint of the run: best, last, a step, or the path of a checkpoint or run.",
@@ -83,11 +90,7 @@ class SampleConfig(WithoutPreset):
         group=SAMPLING, low=0, high=1 << 20, common=True,
     )  # fmt: skip
     data_dir: str | None = _same("data_dir")
-    model_file: str | None = _same(
-        "model_file",
-        output=False,
-        help="The file of a run that was trained with one; its code is run.",
-    )
+    model_file: str | None = _model_file_option()
     mode: str = _same("mode", help="Engine; auto: the engine that trained the checkpoint.")
     device: str = _same("device")
     dtype: str = _same("dtype")
@@ -140,11 +143,7 @@ class EvalConfig(WithoutPreset):
         " them.", group=DATA, common=True,
     )  # fmt: skip
     batch_size: int = _same("batch_size", common=True)
-    model_file: str | None = _same(
-        "model_file",
-        output=False,
-        help="The file of a run that was trained with one; its code is run.",
-    )
+    model_file: str | None = _model_file_option()
     mode: str = _same("mode", help="Engine; auto: the engine that trained the checkpoint.")
     device: str = _same("device")
     dtype: str = _same("dtype")
@@ -203,11 +202,7 @@ class InspectConfig(WithoutPreset):
         400_000, "Numbers that the page may hold, about 11 bytes each; beyond, it leaves the views"
         " of single numbers out.", group=_INSPECTION, low=0, high=1 << 28, common=True,
     )  # fmt: skip
-    model_file: str | None = _same(
-        "model_file",
-        output=False,
-        help="The file of a run that was trained with one; its code is run.",
-    )
+    model_file: str | None = _model_file_option()
     mode: str = _same("mode", help="Engine; auto: the engine that trained the checkpoint.")
     device: str = _same("device")
     dtype: str = _same("dtype")
