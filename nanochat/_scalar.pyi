@@ -484,7 +484,7 @@ class Program:
         grad_clip: float,
         done: int,
         documents_at_once: int,
-        watched: Sequence[int] = (),
+        watched: NDArray[np.int32] | None = None,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], int, NDArray[np.float64]]:
         """Take consecutive optimizer steps; return (losses, gradient norms, steps taken, recorded).
 

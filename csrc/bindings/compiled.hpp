@@ -119,7 +119,7 @@ py::tuple steps(Compiled& self, const Integers& lengths, const Integers& tokens,
                 const Doubles& scale, const std::optional<Doubles>& inputs,
                 const std::optional<Flags>& counted, const Integers& documents,
                 const std::vector<std::size_t>& ends, const Doubles& rates,
-                const std::vector<std::size_t>& watched, const StepOptions& options);
+                const std::optional<Integers>& watched, const StepOptions& options);
 
 }  // namespace nanochat::bindings
 

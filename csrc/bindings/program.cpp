@@ -367,7 +367,7 @@ void register_program(const py::module_& module) {
              const Integers& documents, const std::vector<std::size_t>& ends, const Doubles& rates,
              bool adamw, double beta1, double beta2, double eps, double weight_decay,
              double grad_clip, long long done, std::int32_t documents_at_once,
-             const std::vector<std::size_t>& watched) {
+             const std::optional<Integers>& watched) {
             return steps(
                 self, lengths, tokens, scale, inputs, counted, documents, ends, rates, watched,
                 {adamw, beta1, beta2, eps, weight_decay, grad_clip, done, documents_at_once});
@@ -376,8 +376,8 @@ void register_program(const py::module_& module) {
           py::arg("counted"), py::arg("documents"), py::arg("ends"), py::arg("rates"),
           py::kw_only(), py::arg("adamw"), py::arg("beta1"), py::arg("beta2"), py::arg("eps"),
           py::arg("weight_decay"), py::arg("grad_clip"), py::arg("done"),
-          py::arg("documents_at_once"), py::arg("watched") = std::vector<std::size_t>{},
-          "Take consecutive optimizer steps; return (losses, gradient norms, steps taken,\n"
+          py::arg("documents_at_once"), py::arg("watched") = py::none(),
+          "Take consecutive optimizer steps; return (losses, gradient norms, steps taken, "
           "recorded).\n\n"
           "The documents of all steps are one batch, as in forward(). documents: (steps,\n"
           "microbatches), how many each has. ends: of the ranges of parameters that have separate\n"

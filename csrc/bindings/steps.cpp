@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <span>
 
 #include "bindings/compiled.hpp"
 #include "scalar/libm.hpp"
@@ -81,20 +82,20 @@ class Steps {
 
   // Writes of each watched parameter what nanochat.training.engine.RECORDED names: weight and
   // gradient before an update, and after it the moments and the difference of the weights.
-  void record_before(const std::vector<std::size_t>& watched, double* to) {
-    for (std::size_t i = 0; i < watched.size(); ++i) {
-      to[i * numbers_each] = static_cast<double>(replay_.values()[watched[i]]);
-      to[i * numbers_each + 1] = static_cast<double>(replay_.gradients()[watched[i]]);
+  void record_before(std::span<const std::int32_t> watched, double* to) {
+    for (const std::int32_t index : watched) {
+      to[0] = static_cast<double>(replay_.values()[index]);
+      to[1] = static_cast<double>(replay_.gradients()[index]);
+      to += numbers_each;
     }
   }
-  void record_after(const std::vector<std::size_t>& watched, double* to) {
+  void record_after(std::span<const std::int32_t> watched, double* to) {
     constexpr double none = std::numeric_limits<double>::quiet_NaN();
-    for (std::size_t i = 0; i < watched.size(); ++i) {
-      double* const numbers = to + i * numbers_each;
-      numbers[2] = static_cast<double>(replay_.first_moments()[watched[i]]);
-      numbers[3] =
-          options_.adamw ? static_cast<double>(replay_.second_moments()[watched[i]]) : none;
-      numbers[4] = static_cast<double>(replay_.values()[watched[i]]) - numbers[0];
+    for (const std::int32_t index : watched) {
+      to[2] = static_cast<double>(replay_.first_moments()[index]);
+      to[3] = options_.adamw ? static_cast<double>(replay_.second_moments()[index]) : none;
+      to[4] = static_cast<double>(replay_.values()[index]) - to[0];
+      to += numbers_each;
     }
   }
 
@@ -135,14 +136,18 @@ py::tuple steps(Compiled& self, const Integers& lengths, const Integers& tokens,
                 const Doubles& scale, const std::optional<Doubles>& inputs,
                 const std::optional<Flags>& counted, const Integers& documents,
                 const std::vector<std::size_t>& ends, const Doubles& rates,
-                const std::vector<std::size_t>& watched, const StepOptions& options) {
+                const std::optional<Integers>& watched_or_none, const StepOptions& options) {
   const InUse in_use(self);
   const Documents all = read_arrays(self, lengths, tokens, scale, inputs, counted);
   check_steps(self, all, documents, ends, rates);
   require(options.done >= 0 && options.documents_at_once >= 1,
           "done must be at least 0, and documents_at_once at least 1");
-  for (const std::size_t index : watched) {
-    require(index < self.program.parameters, [&] {
+  const std::span<const std::int32_t> watched =
+      watched_or_none
+          ? std::span(watched_or_none->data(), static_cast<std::size_t>(watched_or_none->size()))
+          : std::span<const std::int32_t>();
+  for (const std::int32_t index : watched) {
+    require(index >= 0 && static_cast<std::size_t>(index) < self.program.parameters, [&] {
       return "watched must be below the number of parameters, " +
              std::to_string(self.program.parameters) + ", got " + std::to_string(index);
     });

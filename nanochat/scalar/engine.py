@@ -210,7 +210,8 @@ class ScalarEngine:
         scales = np.divide(1.0, rows.targets, out=np.zeros(steps), where=rows.targets > 0)
         losses, grad_norms, taken, recorded = replay.steps(
             segments, np.repeat(scales, documents.sum(axis=1)), documents=documents,
-            watched=() if watched is None else watched, **self.optimizer.block_options(rates),
+            watched=None if watched is None else watched.astype(np.int32),
+            **self.optimizer.block_options(rates),
         )  # fmt: skip
         self.optimizer.steps += taken
         self._healthy = taken == steps

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 import signal
-import time
+import sys
 from types import FrameType
+from typing import NoReturn
 
 __all__ = ["end_interrupted", "interrupt_at_signals", "write_interruption"]
 
-_TRY_AGAIN_S, _LONGEST_S = 0.01, 3.0
-_waiting = signal.SIGINT  # the signal that came during an import
-_until_s: float | None = None  # when it waits no longer
+_LONGEST_S = 3.0
+_waiting: int | None = None  # the signal that came during an import
 
 
 def interrupt_at_signals() -> None:
@@ -25,7 +25,7 @@ def interrupt_at_signals() -> None:
     waits for rank 0 in torch runs no handlers.
     """
     if signal.getsignal(signal.SIGALRM) is signal.SIG_DFL:
-        signal.signal(signal.SIGALRM, _try_again)
+        signal.signal(signal.SIGALRM, _wait_no_longer)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)
     if os.environ.get("RANK", "0") != "0":
@@ -38,32 +38,41 @@ def interrupt_at_signals() -> None:
 def _interrupt(number: int, frame: FrameType | None) -> None:
     """Raise KeyboardInterrupt, after the import if one is running: modules in C, such as NumPy's,
     replace it by an ImportError. A second signal or a long import waits no longer."""
-    global _waiting, _until_s
-    can_wait = _until_s is None and signal.getsignal(signal.SIGALRM) is _try_again
-    if not (can_wait and _is_importing(frame)):
-        raise _interruption(number)
-    _waiting, _until_s = signal.Signals(number), time.monotonic() + _LONGEST_S
-    signal.setitimer(signal.ITIMER_REAL, _TRY_AGAIN_S)
+    global _waiting
+    importer = _importer(frame)
+    has_alarm = signal.getsignal(signal.SIGALRM) is _wait_no_longer
+    if importer is None or _waiting is not None or sys.gettrace() is not None or not has_alarm:
+        _raise(number)
+    _waiting = number
+    signal.setitimer(signal.ITIMER_REAL, _LONGEST_S)
+    importer.f_trace = _after_the_import
+    sys.settrace(lambda *event: None)  # lets Python call f_trace
 
 
-def _try_again(number: int, frame: FrameType | None) -> None:
-    if not _is_importing(frame) or (_until_s is not None and time.monotonic() > _until_s):
-        raise _interruption(_waiting)
-    signal.setitimer(signal.ITIMER_REAL, _TRY_AGAIN_S)
-
-
-def _interruption(number: int) -> KeyboardInterrupt:
-    if _until_s is not None:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-    return KeyboardInterrupt(number)
-
-
-def _is_importing(frame: FrameType | None) -> bool:
+def _importer(frame: FrameType | None) -> FrameType | None:
+    """Return the frame that waits for the outermost import that runs."""
+    importer = None
     while frame is not None:
         if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
-            return True
+            importer = frame.f_back
         frame = frame.f_back
-    return False
+    return importer
+
+
+def _after_the_import(frame: FrameType, event: str, argument: object) -> NoReturn:
+    _raise(_waiting)
+
+
+def _wait_no_longer(number: int, frame: FrameType | None) -> None:
+    if _waiting is not None:
+        _raise(_waiting)
+
+
+def _raise(number: int | None) -> NoReturn:
+    if _waiting is not None:
+        sys.settrace(None)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    raise KeyboardInterrupt(number)
 
 
 def end_interrupted(interruption: KeyboardInterrupt) -> int:

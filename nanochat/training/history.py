@@ -23,7 +23,7 @@ from nanochat.training.engine import RECORDED
 __all__ = ["MOST_NUMBERS", "History", "Life", "Recorder", "Table"]
 
 MOST_NUMBERS = 1 << 21  # of one table: steps · parameters · len(RECORDED)
-STEPS_OF_ALL = 32  # of all parameters, at most: each one is a block, and makes the file larger
+STEPS_OF_ALL = 16  # of all parameters, at most: each one is a block, and makes the file larger
 FEWEST_STEPS = 8  # a model that allows fewer has no table of all parameters
 PER_MATRIX = 2  # parameters of a matrix that are chosen where the user chooses none
 MOST_MATRICES = 32  # that they are chosen of

@@ -145,6 +145,8 @@ def test_the_scalar_engine_takes_blocks():
         ({"rates": np.ones((2, 1))}, "documents and rates must be"),
         ({"done": -1}, "done must be at least 0, and documents_at_once at least 1"),
         ({"documents_at_once": 0}, "done must be at least 0, and documents_at_once at least 1"),
+        ({"watched": np.array([0, 10**6], np.int32)}, "watched must be below .*, got 1000000"),
+        ({"watched": np.array([-1], np.int32)}, "watched must be below .*, got -1"),
     ],
 )
 def test_steps_refuses_arrays_that_do_not_fit(change, message):

@@ -128,12 +128,16 @@ def test_a_missing_compiler_is_refused_in_one_line(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
-    monkeypatch.setattr("torch._inductor.config.compile_threads", 1)
+    import torch._inductor.config as inductor  # takes seconds
+
     torch.compiler.reset()
     engine = make_engine(small_config(model_kind="bigram", compile="on"), dtype="float32")
     before = everything(engine)
-    with pytest.raises(UnsupportedOption) as caught:
+    # MonkeyPatch would leave the settings deleted: torch does not keep them in the module.
+    with (
+        inductor.patch({"cpp.cxx": ("no-such-compiler",), "compile_threads": 1}),
+        pytest.raises(UnsupportedOption) as caught,
+    ):
         engine.step([windows(4, 8)], settings())
     message = str(caught.value)
     assert message.startswith("compile on does not work on this machine: ") and message.endswith(
