@@ -52,8 +52,11 @@ class Trace(Mapping[str, NDArray[np.float64]]):
         self.trained, self._edits, self.tokenizer = trained, edits, trained.tokenizer
         self.config, self.text, self.weights = trained.config, text, weights
         self.source, self.tokens, self.targets = text.source, text.tokens, text.targets
-        self.pieces = [trained.tokenizer.token_text(token) for token in text.targets.tolist()]
         self._computed = _compute(trained, weights, text, edits)
+
+    @cached_property
+    def pieces(self) -> list[str]:
+        return [self.tokenizer.token_text(token) for token in self.targets.tolist()]
 
     def __getitem__(self, name: str) -> NDArray[np.float64]:
         try:

@@ -61,6 +61,6 @@ def compiled(loss: Loss, *, graphs: bool) -> Loss:
             reason = str(error).strip().splitlines()[0]
             raise UnsupportedOption(
                 f"compile on does not work on this machine: {reason}; use compile off"
-            ) from None
+            ) from error
 
     return call

