@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from nanochat.data.batches import Batch
 from nanochat.engines import build_engine
 from nanochat.errors import ModelFileError
 from nanochat.model.model_file import ModelFile, load_model_file
+from nanochat.system.streams import prints_as_progress, write_result
 from nanochat.training.engine import Engine
 from nanochat.training.loop import step_settings
 
@@ -365,6 +368,18 @@ DECLARE = "declare it in parameters(config) and read it from the weights"
          f"parameter blocks.0.gain {UNTRAINED} {DECLARE}"),
         ("self.gain = nn.Parameter(self.weights['mlp_fc1'].detach().clone())",
          f"parameter blocks.0.gain {UNTRAINED} {DECLARE}"),
+        ("self.gates = [nn.ReLU(), {'up': (nn.Linear(8, 32),)}]",
+         f"parameter blocks.0.gates[1]['up'][0].weight {UNTRAINED} {DECLARE}"),
+        ("self.inner = nn.Sequential(); self.inner.gates = [nn.Parameter(torch.ones(8))]",
+         f"parameter blocks.0.inner.gates[0] {UNTRAINED} {DECLARE}"),
+        ("self.gain = torch.ones(8, requires_grad=True)",
+         f"tensor blocks.0.gain {UNTRAINED} {DECLARE}"),
+        ("self.register_buffer('gain', torch.ones(8, requires_grad=True), persistent=False)",
+         f"buffer blocks.0.gain {UNTRAINED} {DECLARE}, or register a constant with"
+         " persistent=False"),
+        ("self.half = [0.5 * self.weights['mlp_fc1']]",
+         "blocks.0.half[0] must not be computed from the weights by __init__, because it keeps its"
+         " first numbers while they are trained; compute it in the method that uses it"),
         ("self.inner = nn.Sequential(nn.BatchNorm1d(8, affine=False))",
          f"buffer blocks.0.inner.0.running_mean {UNTRAINED} {DECLARE}, or register a constant with"
          " persistent=False"),
@@ -373,6 +388,113 @@ DECLARE = "declare it in parameters(config) and read it from the weights"
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
 def test_numbers_that_no_step_would_train_are_refused(fault, line, message, dtype):
     assert str(fault("tensor", in_init(line), dtype=dtype)) == f"my.py, line 8: {message}"
+
+
+def test_parameters_outside_of_classes_are_refused(fault):
+    block = "from torch import nn\nGATES = [nn.Linear(8, 32)]\n" + in_init("pass")
+    assert str(fault("tensor", block)) == f"my.py: parameter GATES[0].weight {UNTRAINED} {DECLARE}"
+
+
+def test_lists_of_matrices_and_of_registered_modules_are_used(folder):
+    """The gated MLP has the same losses if its matrices are also in lists of the user's own."""
+    block = (
+        in_init(
+            "self.gelu = nn.GELU(approximate='tanh')",
+            "self.more = [self.gelu, self, nn.ReLU(), self.weights['mlp_fc1'], torch.ones(8)]",
+            "self.more.append(self.more)",
+        )
+        + "\n    def activation(self, x):\n        return self.more[0](x)\n"
+    )
+    expected = walked(engine("tensor", "gelu"), config("tensor", "gelu"))
+    assert walked(built(folder, "tensor", block), config("tensor", None)) == expected
+
+
+def test_scalars_that_no_step_would_train_are_refused(fault):
+    block = own_method(
+        "__init__", "*given", "super().__init__(*given)",
+        "self.half = {'fc1': [[0.5 * w for w in row] for row in self.weights['mlp_fc1']]}",
+    )  # fmt: skip
+    assert str(fault("scalar", block)) == (
+        "my.py, line 5: blocks[0].half['fc1'][0][0] must not be computed from the weights by"
+        " __init__, because it keeps its first numbers while they are trained; compute it in the"
+        " method that uses it"
+    )
+    block = own_method("activation", "x", "return [h.relu() * GAIN for h in x]")
+    message = str(fault("scalar", f"from nanochat import Value\nGAIN = Value(2.0)\n{block}"))
+    assert message.startswith("my.py, line 8: ValueError: both operands must be on the same tape;")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("raise SystemExit(0)", "a model file must not end the program, got SystemExit: 0;"),
+        ("exit()", "a model file must not end the program, got SystemExit: None;"),
+        ("raise GeneratorExit('x')", "GeneratorExit: x"),
+    ],
+)
+@pytest.mark.parametrize("mode", ["scalar", "tensor"])
+def test_code_that_would_end_the_program_is_told(fault, folder, mode, line, message):
+    for method in ("__init__", "activation"):
+        told = str(fault(mode, own_method(method, "*given", line)))
+        assert told.startswith(f"my.py, line 6: {message}")
+    (folder / "my.py").write_text(f"# {mode}\n{line}\n")
+    with pytest.raises(ModelFileError) as caught:
+        load_model_file("my.py")
+    assert str(caught.value).startswith(f"my.py, line 2: {message}")
+    (folder / "my.py").write_text(f"# {mode}\ndef parameters(config):\n    {line}\n{HEAD[mode]}"
+                                  f"class Own(Block):\n    pass\n{TAIL[mode]}")  # fmt: skip
+    with pytest.raises(ModelFileError) as caught:
+        load_model_file("my.py").parameters(config(mode, None))
+    assert str(caught.value).startswith(f"my.py, line 3: {message}")
+
+
+@pytest.mark.parametrize("mode", ["scalar", "tensor"])
+def test_an_interruption_stays_one(folder, mode):
+    with pytest.raises(KeyboardInterrupt):
+        walked(built(folder, mode, own_method("activation", "x", "raise KeyboardInterrupt")),
+               config(mode, None))  # fmt: skip
+    (folder / "my.py").write_text("raise KeyboardInterrupt\n")
+    with pytest.raises(KeyboardInterrupt):
+        load_model_file("my.py")
+
+
+@pytest.mark.parametrize("mode", ["scalar", "tensor"])
+def test_a_recursion_without_end_shows_its_first_and_last_calls(fault, mode):
+    error = fault(mode, own_method("activation", "x", "return self.activation(x)"))
+    assert str(error).startswith("my.py, line 6: RecursionError: maximum recursion depth exceeded")
+    call = ['  File "my.py", line 6, in activation', "    return self.activation(x)"]
+    lines = error.details.splitlines()
+    assert lines[:13] == ["Traceback (most recent call last):", *6 * call]
+    assert re.fullmatch(r"  … [1-9]\d\d calls left out …", lines[13])
+    assert lines[14:26] == 6 * call
+    assert lines[26:] == [str(error).removeprefix("my.py, line 6: ")]
+
+
+def test_prints_go_to_stderr_and_leave_stdout_as_it_was(folder, capsys):
+    before = sys.stdout
+    block = "print('imported')\n" + own_method(
+        "activation", "x", "print('forward')", "return super().activation(x)"
+    )
+    each = built(folder, "tensor", block)
+    walked(each, config("tensor", None), steps=2)
+    each.open_decoder([[0, 1]]).advance([2])
+    assert sys.stdout is before
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err == "imported\n" + 2 * 4 * "forward\n"  # 2 layers, 2 steps and 2 tokens
+
+
+def test_prints_of_two_threads_at_once_leave_stdout_as_it_was(capsys):
+    before = sys.stdout
+    first, second = prints_as_progress(), prints_as_progress()
+    with first:
+        second.__enter__()
+        write_result("result\n")
+    print("progress")
+    second.__exit__(None, None, None)
+    print("result")
+    assert sys.stdout is before
+    assert capsys.readouterr() == ("result\nresult\n", "progress\n")
 
 
 @pytest.mark.parametrize(

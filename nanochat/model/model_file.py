@@ -10,7 +10,7 @@ import hashlib
 import inspect
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
@@ -25,15 +25,17 @@ from nanochat.errors import ConfigError, ModelFileError, NanochatError
 from nanochat.model.changes import MOST_CHANGES, check_changes
 from nanochat.model.parameters import Changes
 from nanochat.system import torch_import
-from nanochat.system.wording import printable
+from nanochat.system.streams import prints_as_progress
+from nanochat.system.wording import counted, printable
 
 __all__ = [
-    "CLASSES", "ModelFile", "Rule", "changes_of", "kind_of", "load_model_file",
-    "read_model_file", "short",
+    "CLASSES", "ModelFile", "Rule", "changes_of", "computed_too_early", "kind_of",
+    "load_model_file", "read_model_file", "short",
 ]  # fmt: skip
 
 CLASSES = {"scalar": "ScalarModel", "tensor": "TensorModel"}
 _PARAMETERS = "parameters"  # the optional function
+_MOST_CALLS = 12  # of a traceback that are shown
 
 # What a method that the user overrides must return: a reason why a result is wrong, or "".
 Rule = Callable[[Any, Any], str]  # result and first argument
@@ -114,33 +116,48 @@ class ModelFile:
 
     @contextmanager
     def faults(self) -> Iterator[None]:
-        """Turn an exception of the user's code into ModelFileError, which keeps it as its cause."""
+        """Run the user's code: what it prints goes to stderr, and an exception becomes a
+        ModelFileError, which keeps it as its cause."""
         try:
-            yield
-        except (NanochatError, MemoryError):
+            with prints_as_progress():
+                yield
+        except (NanochatError, MemoryError, KeyboardInterrupt):
             raise
-        except Exception as error:
+        except BaseException as error:  # SystemExit too
             raise self.fault(error) from error
 
     def fault(self, error: BaseException) -> ModelFileError:
         """Return the error that shows the user's own lines of a traceback, and no others."""
         what = traceback.format_exception_only(type(error), error)
-        lines = self.source.decode("utf-8-sig", errors="replace").splitlines()
-        shown_lines, last = [], 0
-        for frame, line in traceback.walk_tb(error.__traceback__):
-            if frame.f_code.co_filename == self.path:
-                last = line
-                shown_lines.append(f'  File "{self.path}", line {line}, in {frame.f_code.co_name}')
-                if 0 < line <= len(lines):
-                    shown_lines.append(f"    {lines[line - 1].strip()}")
+        frames = [
+            (line, frame.f_code.co_name)
+            for frame, line in traceback.walk_tb(error.__traceback__)
+            if frame.f_code.co_filename == self.path
+        ]
+        last = frames[-1][0] if frames else 0
         if isinstance(error, SyntaxError) and error.filename == self.path and error.lineno:
             last = error.lineno
-        if shown_lines:
-            shown_lines.insert(0, "Traceback (most recent call last):")
-        details = "\n".join([*shown_lines, "".join(what).rstrip("\n")])
+        details = "\n".join([*self._excerpt(frames), "".join(what).rstrip("\n")])
         # A syntax error's lines come first, the notes of another exception last.
         reason = what[-1 if isinstance(error, SyntaxError) else 0].strip().splitlines()
+        if isinstance(error, SystemExit):
+            reason = [f"a model file must not end the program, got {reason[0]}; raise an error"]
         return ModelFileError(f"{self._place(last)}: {' '.join(reason)}", details)
+
+    def _excerpt(self, frames: Sequence[tuple[int, str]]) -> list[str]:
+        """Return the traceback of lines of this file. Of a deep recursion, the middle is left
+        out."""
+        lines = self.source.decode("utf-8-sig", errors="replace").splitlines()
+        shown_lines = ["Traceback (most recent call last):"] if frames else []
+        left_out = range(_MOST_CALLS // 2, len(frames) - _MOST_CALLS // 2)
+        for index, (line, name) in enumerate(frames):
+            if index not in left_out:
+                shown_lines.append(f'  File "{self.path}", line {line}, in {name}')
+                if 0 < line <= len(lines):
+                    shown_lines.append(f"    {lines[line - 1].strip()}")
+            elif index == left_out.start:
+                shown_lines.append(f"  … {counted(len(left_out), 'call')} left out …")
+        return shown_lines
 
     def place_of(self, *methods: object) -> str:
         """Return the file and the line of the first method that it has."""
@@ -194,6 +211,14 @@ def _first(method: Callable[..., Any], named: Mapping[str, Any]) -> Any:
 def kind_of(value: Any) -> str:
     """Return the type of a value for a message."""
     return "None" if value is None else type(value).__name__
+
+
+def computed_too_early(place: str, path: str) -> str:
+    """Return the message about a number that `__init__` computes from the weights."""
+    return (
+        f"{place}: {path} must not be computed from the weights by __init__, because it keeps its"
+        " first numbers while they are trained; compute it in the method that uses it"
+    )
 
 
 def changes_of(own: ModelFile | None, config: TrainConfig) -> Changes:
@@ -260,14 +285,9 @@ def _run(own: ModelFile) -> None:
     sys.modules[module.__name__] = module  # dataclasses and pickle look it up
     torch_import.wait()  # the file may import parts of torch
     try:
-        text = own.source.decode("utf-8-sig")
-        exec(compile(text, own.path, "exec", dont_inherit=True), module.__dict__)
-    except (NanochatError, MemoryError):
-        del sys.modules[module.__name__]
-        raise
-    except (Exception, SystemExit) as error:
-        del sys.modules[module.__name__]
-        raise own.fault(error) from error
+        with own.faults():
+            text = own.source.decode("utf-8-sig")
+            exec(compile(text, own.path, "exec", dont_inherit=True), module.__dict__)
     except BaseException:
         del sys.modules[module.__name__]
         raise

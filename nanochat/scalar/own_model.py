@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from nanochat.config.options import TrainConfig
-from nanochat.model.model_file import ModelFile, Rule, kind_of
+from nanochat.errors import ModelFileError
+from nanochat.model.model_file import ModelFile, Rule, computed_too_early, kind_of
 from nanochat.scalar.bigram import Bigram
 from nanochat.scalar.minigpt import Block, MiniGPT, See, unseen
 from nanochat.scalar.value import Matrix, Value
@@ -37,7 +38,33 @@ def model_of(
     in_model = {"logits": _numbers(outputs), "norm": _numbers()}
     block = own.checked(kind.block, Block, in_block)  # type: ignore[attr-defined]  # a MiniGPT
     model: Callable[..., MiniGPT] = own.checked(kind, MiniGPT, in_model, block=block)
-    return model(config, matrices, see)
+    built = model(config, matrices, see)
+    if (path := _computed(built)) is not None:
+        makers = (block, kind) if path.startswith(".blocks[") else (kind,)
+        place = own.place_of(*(maker.__init__ for maker in makers))  # type: ignore[misc]
+        raise ModelFileError(computed_too_early(place, path.removeprefix(".")))
+    return built
+
+
+def _computed(value: Any) -> str | None:
+    """Return the path of the first Value that is the result of an operation, or None.
+
+    Other Values than those of the matrices belong to another tape, so using them is an error.
+    """
+    items: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, Value):
+        return "" if value.op else None
+    if isinstance(value, (list, tuple)):
+        items = enumerate(value)
+    elif isinstance(value, Mapping):
+        items = value.items()
+    elif isinstance(value, (Block, MiniGPT)):
+        items = vars(value).items()
+    for key, item in items:
+        if (rest := _computed(item)) is not None:
+            is_attribute = isinstance(value, (Block, MiniGPT))
+            return (f".{key}" if is_attribute else f"[{key!r:.60}]") + rest
+    return None
 
 
 def _numbers(size: int | None = 0) -> Rule:

@@ -9,12 +9,16 @@ from __future__ import annotations
 import atexit
 import os
 import sys
-from contextlib import suppress
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
 from nanochat.errors import OutputError
 
-__all__ = ["PROGRESS", "reserve_standard_files", "write_progress", "write_result"]
+__all__ = [
+    "PROGRESS", "prints_as_progress", "reserve_standard_files", "write_progress", "write_result",
+]  # fmt: skip
 
 
 def reserve_standard_files() -> None:
@@ -33,15 +37,17 @@ def reserve_standard_files() -> None:
 def write_result(text: str) -> None:
     """Write to stdout at once. Raises OutputError if that is impossible, BrokenPipeError if the
     reader of a pipe has left."""
-    if sys.stdout is None:
+    with _lock:
+        stdout = _stdout if _blocks else sys.stdout
+    if stdout is None:
         raise _unwritable("it is closed")
     try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        stdout.write(text)
+        stdout.flush()
     except BrokenPipeError:
         raise
     except (OSError, ValueError) as error:
-        _drop_at_exit(sys.stdout)
+        _drop_at_exit(stdout)
         raise _unwritable(getattr(error, "strerror", None) or error) from error
 
 
@@ -84,6 +90,30 @@ class _Progress:
 
 PROGRESS: Any = _Progress()  # as much of a text file as rich and this module use
 _dropped: set[int] = set()
+_lock = threading.Lock()
+_blocks = 0  # of prints_as_progress()
+_stdout: Any = None  # which the last block restores
+
+
+@contextmanager
+def prints_as_progress() -> Iterator[None]:
+    """Send to stderr what foreign code prints, until the last such block of any thread ends.
+
+    stdout has only results, which write_result still writes to it. torch may run foreign code on
+    threads of its own, so the block is not limited to this thread.
+    """
+    global _blocks, _stdout
+    with _lock:
+        if not _blocks:
+            _stdout, sys.stdout = sys.stdout, PROGRESS
+        _blocks += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _blocks -= 1
+            if not _blocks:
+                sys.stdout, _stdout = _stdout, None
 
 
 def _drop_at_exit(stream: TextIO) -> None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from nanochat.config.options import TrainConfig
 from nanochat.errors import ModelFileError
-from nanochat.model.model_file import ModelFile, Rule, kind_of
+from nanochat.model.model_file import ModelFile, Rule, computed_too_early, kind_of
 from nanochat.tensor.model import MODELS, Block, MiniGPT, See, unseen
 from nanochat.tensor.weights import FlatWeights
 
 __all__ = ["model_of"]
+
+_OF_TORCH = frozenset(vars(nn.Module()))  # attributes in which torch keeps its own
 
 
 def model_of(
@@ -35,11 +37,21 @@ def model_of(
     rules: dict[str, Rule] = {"norm": _as_given, "hidden": _hidden(config.n_embd)}
     model: Callable[..., MiniGPT] = own.checked(kind, MiniGPT, rules, block=block)
     built = model(config, weights, vocab_size, see)
+    kept = {each.untyped_storage().data_ptr() for each in _flat(weights)}
+    seen = set(map(id, built.modules()))
     for path, module in built.named_modules():
         place = _place(own, built, path)
         _check_names(place, module)
-        _check_storage(place, f"{path}." if path else "", module, weights)
+        for held in _of_module(f"{path}." if path else "", module, seen):
+            _check_storage(place, held, kept)
+    for name, value in vars(own.module).items():
+        for held in _reached(name, value, seen):
+            _check_storage(own.place_of(), held, kept)
     return built
+
+
+def _flat(weights: FlatWeights) -> list[Tensor]:
+    return [weights.values, *([] if weights.computed is None else [weights.computed])]
 
 
 def _place(own: ModelFile, model: MiniGPT, path: str) -> str:
@@ -64,29 +76,64 @@ def _check_names(place: str, module: nn.Module) -> None:
             )
 
 
-def _check_storage(place: str, prefix: str, module: nn.Module, weights: FlatWeights) -> None:
-    """Raise ModelFileError for numbers that no step trains and no checkpoint keeps.
+class _Held(NamedTuple):
+    """A tensor that a step should train or a checkpoint should keep, with its path and kind."""
+
+    path: str
+    kind: str
+    tensor: Tensor
+
+
+def _of_module(prefix: str, module: nn.Module, seen: set[int]) -> Iterator[_Held]:
+    """Yield the parameters and buffers of a module and what its other attributes hold.
 
     A buffer that is not persistent is a constant, as torch defines it.
     """
-    flat = (weights.values, weights.computed)
-    kept = {each.untyped_storage().data_ptr() for each in flat if each is not None}
-    tensors: dict[str, tuple[str, Tensor | None]] = {
-        **{name: ("parameter", each) for name, each in module._parameters.items()},
-        **{
-            name: ("buffer", each)
-            for name, each in module._buffers.items()
-            if name not in module._non_persistent_buffers_set
-        },
-    }
-    for name, (kind, tensor) in tensors.items():
-        if tensor is not None and tensor.untyped_storage().data_ptr() not in kept:
-            constant = ", or register a constant with persistent=False" * (kind == "buffer")
-            raise ModelFileError(
-                f"{place}: {kind} {prefix}{name} must be a matrix of the run, because no step"
-                " trains and no checkpoint keeps any other; declare it in parameters(config) and"
-                f" read it from the weights{constant}"
-            )
+    for name, parameter in module._parameters.items():
+        if parameter is not None:
+            yield _Held(prefix + name, "parameter", parameter)
+    for name, buffer in module._buffers.items():
+        is_constant = name in module._non_persistent_buffers_set
+        if buffer is not None and (buffer.requires_grad or not is_constant):
+            yield _Held(prefix + name, "buffer", buffer)
+    for name, value in vars(module).items():
+        if name not in _OF_TORCH:
+            yield from _reached(prefix + name, value, seen)
+
+
+def _reached(path: str, value: Any, seen: set[int]) -> Iterator[_Held]:
+    """Yield what torch does not see: in lists, tuples, sets and dicts, and without a module."""
+    if isinstance(value, Tensor):
+        if value.requires_grad:
+            kind = "parameter" if isinstance(value, nn.Parameter) else "tensor"
+            yield _Held(path, kind, value)
+    elif isinstance(value, (nn.Module, Mapping, list, tuple, set, frozenset)):
+        if id(value) in seen:
+            return
+        seen.add(id(value))
+        if isinstance(value, nn.Module):
+            yield from _of_module(f"{path}.", value, seen)
+            for name, child in value.named_children():
+                yield from _reached(f"{path}.{name}", child, seen)
+            return
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, item in items:
+            yield from _reached(f"{path}[{key!r:.60}]", item, seen)
+
+
+def _check_storage(place: str, held: _Held, kept: set[int]) -> None:
+    """Raise ModelFileError for numbers that no step trains and no checkpoint keeps."""
+    path, kind, tensor = held
+    if tensor.untyped_storage().data_ptr() in kept:
+        return
+    if tensor.grad_fn is not None:
+        raise ModelFileError(computed_too_early(place, path))
+    constant = ", or register a constant with persistent=False" * (kind == "buffer")
+    raise ModelFileError(
+        f"{place}: {kind} {path} must be a matrix of the run, because no step trains and no"
+        " checkpoint keeps any other; declare it in parameters(config) and read it from the"
+        f" weights{constant}"
+    )
 
 
 def _as_given(result: Any, x: Tensor) -> str:

@@ -150,6 +150,35 @@ def test_a_fault_shows_the_users_lines_and_one_line_of_error(options, folder, cl
     assert isinstance(caught.value.__cause__, AttributeError)
 
 
+def test_a_file_that_ends_the_program_is_one_line_of_error(options, folder, cli, flags):
+    (folder / "my.py").write_text("import sys\n\nsys.exit()\n")
+    printed = cli("train", *flags(**options()))
+    assert (printed.code, printed.out) == (1, "")
+    assert printed.err.splitlines()[-1] == (
+        "error: my.py, line 3: a model file must not end the program, got SystemExit; raise an"
+        " error"
+    )
+
+
+def test_prints_of_a_file_leave_the_results_alone(options, folder, cli, flags, mode):
+    (folder / "my.py").write_text(
+        f"print('imported')  # {mode}: a text that this process has not imported yet\n"
+        + GATED.replace(
+            "        see, weights = self.see, self.weights\n",
+            "        print('forward')\n        see, weights = self.see, self.weights\n",
+        )
+    )
+    trained = cli("train", "--json", "--quiet", *flags(**options(mode)))
+    assert trained.code == 0, trained.err
+    assert json.loads(trained.out)["metrics"]["steps"] == 6
+    assert set(trained.err.splitlines()) == {"imported", "forward"}
+    for command in (["sample"], ["eval", "--data=names.txt"], ["inspect", "--text=anna"]):
+        printed = cli(*command, "run", "--model-file=my.py", "--json", "--quiet")
+        assert printed.code == 0, printed.err
+        assert isinstance(json.loads(printed.out), dict)
+        assert "forward" in printed.err.splitlines()
+
+
 def test_a_config_file_alone_runs_no_code(options, folder, refused, cli, train):
     run = train()
     (folder / "my.py").write_text("import pathlib\npathlib.Path('ran').touch()\n" + GATED)
