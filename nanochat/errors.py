@@ -41,6 +41,7 @@ class NanochatError(Exception):
     """A user's mistake or a failed run. `exit_code` is 2 for a mistake, 1 for a failed run."""
 
     exit_code = 2
+    is_mendable = False  # outside of the request: by other files, packages or free memory
     details = ""  # lines that the command line shows before the message
 
 
@@ -75,6 +76,8 @@ class UnsupportedActivation(UnsupportedOption):
 class MissingDependency(NanochatError):
     """An optional package that the engine or the input needs is not installed."""
 
+    is_mendable = True
+
 
 class ModelFileError(NanochatError):
     """A fault in a model file of the user's own; its `__cause__` is the exception.
@@ -83,6 +86,7 @@ class ModelFileError(NanochatError):
     """
 
     exit_code = 1
+    is_mendable = True
 
     def __init__(self, message: str, details: str = "") -> None:
         super().__init__(message, details)  # both are arguments, as pickle needs them
@@ -96,14 +100,19 @@ class KernelError(NanochatError):
     """A compiled kernel is missing or refuses its input."""
 
     exit_code = 1
+    is_mendable = True
 
 
 class LogitsError(KernelError):
     """A row of logits from which no token can be drawn: it holds NaN, or only −inf."""
 
+    is_mendable = False
+
 
 class CorpusError(NanochatError):
     """Text that cannot be found, read, decoded or split."""
+
+    is_mendable = True
 
 
 class TokenizerError(NanochatError):
@@ -122,12 +131,14 @@ class OutputError(NanochatError):
     """A folder or file that cannot be written or already holds something else."""
 
     exit_code = 1
+    is_mendable = True
 
 
 class CheckpointError(NanochatError):
     """A checkpoint that is missing, incomplete, damaged or of another kind."""
 
     exit_code = 1
+    is_mendable = True
 
 
 class OtherVersion(CheckpointError):
@@ -173,6 +184,7 @@ class ProcessGroupError(NanochatError):
     """Several processes that cannot find each other, or one of which has ended."""
 
     exit_code = 1
+    is_mendable = True
 
 
 class AblationError(NanochatError):

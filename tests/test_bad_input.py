@@ -76,7 +76,7 @@ def test_an_ablation_of_a_text_that_cannot_be_read_fails_in_one_line(folder, cli
     assert result.code == 1
     assert result.err == (
         "error: 1 of 1 run failed, the first: tie_lm_head=true,seed=1337: no such file or folder:"
-        " no.txt; run the same command again to retry them\n"
+        " no.txt; mend the cause and run the same command again\n"
     )
 
 

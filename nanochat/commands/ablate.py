@@ -144,8 +144,7 @@ def ablate(
     terminal.json_result({"runs": records, "variants": variants, "folder": folder})
     if failures:
         raise AblationError(
-            f"{len(failures)} of {counted(len(planned), 'run')} failed, the first: {failures[0]};"
-            " run the same command again to retry them"
+            f"{len(failures)} of {counted(len(planned), 'run')} failed, {_by_advice(failures)}"
         )
     return AblationResult(folder=folder, runs=records, variants=variants)
 
@@ -296,23 +295,51 @@ def _run_name(variant: Mapping[str, Any], seed: int) -> str:
 # -------------------------------------------------------------------------------------- the runs
 
 
-def _run_all(planned: Sequence[PlannedRun], jobs: int, terminal: Terminal) -> list[str]:
-    """Train what is not finished; return one line per failed run."""
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """Why a run failed."""
+
+    message: str
+    is_mendable: bool  # by the same command, once its cause is mended
+
+
+def _by_advice(failures: Sequence[tuple[PlannedRun, _Failure]]) -> str:
+    """Return the first failure for each advice, and the advice."""
+    groups: dict[str, list[str]] = {}
+    for run, failure in failures:
+        changed = "options" if run.config.model_file is None else "options or the model file"
+        advice = f"change the {changed} of such runs or leave them out, as they would fail again"
+        if failure.is_mendable:
+            advice = "mend the cause and run the same command again"
+        groups.setdefault(advice, []).append(f"{run.name}: {failure.message}")
+    if len(groups) == 1:
+        return "".join(f"the first: {failed[0]}; {advice}" for advice, failed in groups.items())
+    return "; ".join(
+        f"{len(failed)} of them as {failed[0]}; {advice}" for advice, failed in groups.items()
+    )
+
+
+def _run_all(
+    planned: Sequence[PlannedRun], jobs: int, terminal: Terminal
+) -> list[tuple[PlannedRun, _Failure]]:
+    """Train what is not finished; return the runs that failed, in the order of the grid."""
     left = [run for run in planned if not _is_finished(run)]
     if len(left) < len(planned):
         finished, runs = len(planned) - len(left), counted(len(planned), "run")
         terminal.note(f"{finished} of {runs} {'is' if finished == 1 else 'are'} finished already")
-    failures = []
+    failures: dict[str, _Failure] = {}
     for done, (run, failure) in enumerate(_outcomes(left, jobs), start=1):
         terminal.note(
-            f"run {done}/{len(left)}  {run.name}{f'  failed: {failure}' if failure else ''}"
+            f"run {done}/{len(left)}  {run.name}{f'  failed: {failure.message}' if failure else ''}"
         )
         if failure:
-            failures.append(f"{run.name}: {failure}")
-    return failures
+            failures[run.name] = failure
+    return [(run, failures[run.name]) for run in left if run.name in failures]
 
 
-def _outcomes(runs: Sequence[PlannedRun], jobs: int) -> Iterator[tuple[PlannedRun, str | None]]:
+def _outcomes(
+    runs: Sequence[PlannedRun], jobs: int
+) -> Iterator[tuple[PlannedRun, _Failure | None]]:
     """Train the runs, `jobs` at a time; yield each with its failure as it ends."""
     if jobs == 1:
         for run in runs:
@@ -326,7 +353,7 @@ def _outcomes(runs: Sequence[PlannedRun], jobs: int) -> Iterator[tuple[PlannedRu
         pool = ProcessPoolExecutor(jobs, mp_context=spawn, initializer=_become_worker)
         try:
             waiting = list(reversed(runs))
-            running: dict[Future[str | None], PlannedRun] = {}
+            running: dict[Future[_Failure | None], PlannedRun] = {}
             while waiting or running:
                 while waiting and len(running) < jobs:  # an interrupt leaves the rest unstarted
                     run = waiting.pop()
@@ -366,11 +393,13 @@ def _environment(name: str, value: str) -> Iterator[None]:
             os.environ[name] = before
 
 
-def _submit(pool: ProcessPoolExecutor, config: TrainConfig, threads: int) -> Future[str | None]:
+def _submit(
+    pool: ProcessPoolExecutor, config: TrainConfig, threads: int
+) -> Future[_Failure | None]:
     try:
         return pool.submit(_train_one, config, threads)
     except BrokenProcessPool as error:  # an earlier run's process was killed
-        future: Future[str | None] = Future()
+        future: Future[_Failure | None] = Future()
         future.set_exception(error)
         return future
 
@@ -393,15 +422,16 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _outcome(future: Future[str | None]) -> str | None:
+def _outcome(future: Future[_Failure | None]) -> _Failure | None:
     try:
         return future.result()
     except BrokenProcessPool:
-        return "its process was killed, possibly because memory ran out; lower jobs"
+        message = "its process was killed, possibly because memory ran out; lower jobs"
+        return _Failure(message, is_mendable=True)
 
 
-def _train_one(config: TrainConfig, threads: int = 0) -> str | None:
-    """Start or resume one run; return the message if it failed."""
+def _train_one(config: TrainConfig, threads: int = 0) -> _Failure | None:
+    """Start or resume one run; return why if it failed."""
     options = config.to_dict()
     if threads and not config.threads:
         options["threads"] = threads
@@ -419,7 +449,7 @@ def _train_one(config: TrainConfig, threads: int = 0) -> str | None:
     except RunInterrupted as stopped:  # it ends the ablation, not only this run
         raise RunInterrupted(stopped.what, "run the same command again to go on") from None
     except NanochatError as error:
-        return str(error)
+        return _Failure(str(error), error.is_mendable)
     return None
 
 
@@ -454,8 +484,8 @@ def _run_folder(run: PlannedRun) -> RunFolder:
 def _is_finished(run: PlannedRun) -> bool:
     """Whether the run's folder holds its result. Raises ConfigError if its options differ."""
     folder = _run_folder(run)
-    if not folder.config.exists():
-        return False
+    if _result(folder) is None and not _can_resume(folder):
+        return False  # it ended before its first checkpoint, so it begins anew
     saved = read_config_file(str(folder.config), options_of(TrainConfig))
     resolved_later = {"device", "dtype", "batching", "documents", "separator", "threads"}
     not_saved = {*_NOT_OF_RUNS, *without_effect(run.config)}

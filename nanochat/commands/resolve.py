@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from nanochat.commands.mixing import with_counts, with_share
 from nanochat.commands.nonfinite import may_be_lowered
 from nanochat.commands.preset_choice import counts_alone, needs_text, with_chosen_preset
+from nanochat.commands.resuming import to_train_longer
 from nanochat.config.engine_choice import choose_engine
 from nanochat.config.option import AUTO
 from nanochat.config.options import (
@@ -35,7 +36,7 @@ from nanochat.output.terminal import Terminal
 from nanochat.runs.checkpoint import Checkpoint
 from nanochat.runs.folder import RunFolder
 from nanochat.system import processes
-from nanochat.system.wording import counted
+from nanochat.system.wording import as_word, counted
 from nanochat.training.cadence import evaluation_plan
 
 if TYPE_CHECKING:
@@ -226,7 +227,7 @@ def _resumed_config(requested: TrainConfig, checkpoint: Checkpoint) -> TrainConf
         elif value not in ("auto", AUTO, saved.get(name)):
             raise ConfigError(
                 f"--resume keeps the saved {name} {saved.get(name)}, got {value};"
-                f" {_instead_of_resuming(name, saved, requested)}"
+                f" {_instead_of_resuming(name, checkpoint, value)}"
             )
     saved |= same_batch(saved, checkpoint.trainer.processes, processes.world())
     return merged_config(saved, {**given, "resume": False, "time_budget": None})
@@ -251,11 +252,13 @@ def same_batch(saved: Mapping[str, Any], before: int | None, now: int) -> dict[s
     return {"batch_size": size, "grad_accum": own // size}
 
 
-def _instead_of_resuming(name: str, saved: Mapping[str, Any], requested: TrainConfig) -> str:
+def _instead_of_resuming(name: str, checkpoint: Checkpoint, value: Any) -> str:
     """Say how to get a run with another value of an option than the saved one."""
-    run = f"--init-from {requested.out or 'RUN'}"
-    if name in ARCHITECTURE or saved["model_kind"] != "mini-gpt":
-        return "leave it out, or start a new run"
+    saved = checkpoint.options
     if name == "steps":
-        return f"to train longer, use {run}"
-    return f"leave it out, or start a new run from these weights with {run}"
+        is_longer = value > saved.steps
+        return to_train_longer(saved, checkpoint.run_folder) if is_longer else "leave it out"
+    if name in ARCHITECTURE or saved.model_kind != "mini-gpt":
+        return "leave it out, or start a new run"
+    run = as_word(str(checkpoint.run_folder))
+    return f"leave it out, or start a new run from these weights with --init-from {run}"

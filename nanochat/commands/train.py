@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -18,6 +17,7 @@ from nanochat.commands.nonfinite import forget_nonfinite, write_nonfinite
 from nanochat.commands.own_model import own_model
 from nanochat.commands.recording import recorder_of
 from nanochat.commands.resolve import RunText, complete_config, regularized, resolve
+from nanochat.commands.resuming import run_to_resume
 from nanochat.commands.signals import stop_requested
 from nanochat.commands.train_report import announce, finish, preview, with_way_on
 from nanochat.commands.train_result import (
@@ -28,7 +28,7 @@ from nanochat.commands.train_result import (
 )
 from nanochat.config.keep import parse_keep
 from nanochat.config.option import config_or_default
-from nanochat.config.options import RUNS_DIR, TrainConfig
+from nanochat.config.options import TrainConfig
 from nanochat.data.batches import Batch
 from nanochat.data.dataset import Dataset
 from nanochat.data.sources.progress import telling
@@ -50,7 +50,6 @@ from nanochat.runs.checkpoint import (
     find_checkpoint,
     mark_best,
     newest_checkpoint,
-    newest_run,
     read_best,
     save_checkpoint,
 )
@@ -63,7 +62,7 @@ from nanochat.runs.reading import check_can_be_saved
 from nanochat.runs.retention import prune_checkpoints
 from nanochat.system import processes
 from nanochat.system.environment import describe_environment
-from nanochat.system.wording import counted, printable
+from nanochat.system.wording import counted
 from nanochat.training.average import scored_state
 from nanochat.training.cadence import Cadence
 from nanochat.training.engine import Engine, EngineState
@@ -300,11 +299,7 @@ def _resumed_run(
 ) -> Iterator[tuple[RunFolder | None, Checkpoint]]:
     """Lock the folder of the run to resume and read its newest checkpoint. Processes above
     rank 0 only read it."""
-    folder = RunFolder(Path(requested.out) if requested.out else newest_run(Path(RUNS_DIR)))
-    if not os.path.isdir(folder.path):
-        raise CheckpointError(
-            f"no run to resume at {printable(folder.path)}; leave --resume out to start one"
-        )
+    folder = RunFolder(run_to_resume(requested))
     with ExitStack() as stack:
         if processes.rank() == 0:
             lock = stack.enter_context(locked(folder.path))

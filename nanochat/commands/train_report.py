@@ -17,6 +17,7 @@ from nanochat.commands.baseline import (
     comparison,
     counted_baseline,
 )
+from nanochat.commands.resuming import to_train_longer
 from nanochat.config.options import RUNS_DIR, TrainConfig
 from nanochat.data.corpus import data_name
 from nanochat.data.dataset import Dataset
@@ -115,8 +116,11 @@ def announce(
     if config.preset == "gpt2-124m" and config.device == "cpu":
         terminal.warn("preset gpt2-124m is made for a GPU; a step on a CPU takes many minutes")
     if run.resumed_from is not None:
-        step = run.resumed_from.trainer.step
-        terminal.note(f"resuming from {run.resumed_from.path} after step {step}")
+        step, path = run.resumed_from.trainer.step, run.resumed_from.path
+        terminal.note(f"resuming from {path} after step {step}")
+        if step == config.steps:
+            longer = to_train_longer(config, run.resumed_from.run_folder)
+            terminal.note(f"that was the last of its {config.steps} steps; {longer}")
     elif run.initialized_from is not None:
         terminal.note(f"starting from the weights of {run.initialized_from['path']}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
-__all__ = ["amount", "counted", "printable"]
+__all__ = ["amount", "as_word", "counted", "printable"]
 
 MOST_SHOWN = 300  # characters of a path or URL that a message repeats
 

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import statistics
 import subprocess
@@ -512,7 +513,8 @@ def test_a_variant_that_fails_is_told_at_the_end_and_the_others_are_kept(folder,
     message = str(caught.value)
     assert re.match(
         r"2 of 4 runs failed, the first: lr=10000.0,seed=1337: (after )?step \d+: (loss|gradient"
-        r" norm|validation loss) .*; run the same command again to retry them$",
+        r" norm|validation loss) .*; change the options of such runs or leave them out, as they"
+        r" would fail again$",
         message,
     )
     assert [row[0] for row in untimed()] == ["lr", "0.01", "0.01"]
@@ -522,6 +524,36 @@ def test_a_variant_that_fails_is_told_at_the_end_and_the_others_are_kept(folder,
     assert result.code == 1
     assert result.err.splitlines()[-1].startswith("error: 2 of 4 runs failed")
     assert "| lr=0.01 | 2 |" in result.out
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_each_kind_of_failure_has_its_own_advice(folder, base, jobs):
+    """A record of a parameter that one layer lacks cannot succeed; an absent text can."""
+    options = base("mini-gpt", record="layer1.attn_wq[0,0]", data=None)
+    with pytest.raises(AblationError) as caught:
+        ablate(options, vary=("n_layer=1,2", "data=names.txt,no.txt"), jobs=jobs)
+    assert str(caught.value) == (
+        "6 of 8 runs failed, 2 of them as n_layer=1,data=names.txt,seed=1337: record must name"
+        " matrices of the model, which are wte, wpe, lm_head, layer0.attn_wq, layer0.attn_wk,"
+        " layer0.attn_wv, layer0.attn_wo, layer0.mlp_fc1, layer0.mlp_fc2, got layer1.attn_wq; change"
+        " the options of such runs or leave them out, as they would fail again; 4 of them as"
+        " n_layer=1,data=no.txt,seed=1337: no such file or folder: no.txt; mend the cause and run"
+        " the same command again"
+    )
+
+
+def test_a_run_that_failed_before_its_first_checkpoint_begins_anew(folder, base):
+    """With other options too: nothing that was trained is lost."""
+    run = Path("abl/tie_lm_head=true,seed=1337")
+    ablate(base(lr=0.5), vary=("tie_lm_head=true",), seeds=1)
+    first = (run / "result.json").read_text()
+    shutil.rmtree(run / "checkpoints")
+    with pytest.raises(ConfigError, match="holds a run with lr 0.5, got 0.02; choose another out"):
+        ablate(base(lr=0.02), vary=("tie_lm_head=true",), seeds=1)
+    (run / "result.json").unlink()
+    ablate(base(lr=0.02), vary=("tie_lm_head=true",), seeds=1)
+    assert (run / "result.json").read_text() != first
+    assert "lr = 0.02\n" in (run / "config.toml").read_text()
 
 
 def test_a_grid_of_which_every_run_fails_still_ends_in_one_clear_error(folder, base):

@@ -524,8 +524,45 @@ def test_a_fault_in_one_file_fails_its_runs_alone(ablation, folder, jobs):
         ablation(vary=("model_file=gelu.py,bad.py",), seeds=1, jobs=jobs)
     assert str(caught.value) == (
         "1 of 2 runs failed, the first: model_file=bad.py,seed=1337: bad.py, line 4:"
-        " ZeroDivisionError: division by zero; run the same command again to retry them"
+        " ZeroDivisionError: division by zero; mend the cause and run the same command again"
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "must define ScalarModel or TensorModel, got neither; see docs/change-the-model.md"),
+        ("from nanochat.tensor.model import MiniGPT as TensorModel\n",
+         "must define ScalarModel for mode scalar, got only TensorModel; define it, or use mode"
+         " tensor"),
+    ],
+)  # fmt: skip
+def test_an_ablation_of_a_file_without_the_model_advises_to_change_it(
+    ablation, folder, text, reason
+):
+    (folder / "bad.py").write_text(text)
+    with pytest.raises(nanochat.errors.AblationError) as caught:
+        ablation(vary=("model_file=gelu.py,bad.py",), seeds=1)
+    assert str(caught.value) == (
+        f"1 of 2 runs failed, the first: model_file=bad.py,seed=1337: model_file bad.py {reason};"
+        " change the options or the model file of such runs or leave them out, as they would fail"
+        " again"
+    )
+    shutil.copy(folder / "gelu.py", folder / "bad.py")
+    assert len(ablation(vary=("model_file=gelu.py,bad.py",), seeds=1).runs) == 2
+
+
+def test_an_ablation_goes_on_with_a_file_that_was_mended(ablation, folder):
+    """As after a fault that came before the first checkpoint, when the folder has the file."""
+    (folder / "bad.py").write_text(f"# faulty\n{(folder / 'gelu.py').read_text()}")
+    vary = {"vary": ("model_file=bad.py",), "seeds": 1}
+    run = folder / "grid" / "model_file=bad.py,seed=1337"
+    ablation(**vary)
+    (run / "result.json").unlink()
+    shutil.rmtree(run / "checkpoints")
+    shutil.copy(folder / "gelu.py", folder / "bad.py")
+    assert len(ablation(**vary).runs) == 1
+    assert (run / "model.py").read_text() == (folder / "gelu.py").read_text()
 
 
 def test_the_life_of_a_new_matrix_is_recorded_and_verified_without_the_file(train, mode, cli):

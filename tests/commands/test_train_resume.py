@@ -230,6 +230,82 @@ def test_a_constant_schedule_goes_on_for_more_steps_to_the_same_bits(run):
         resume("run", steps=3)
 
 
+@pytest.mark.parametrize(
+    ("schedule", "kind", "steps", "way_out"),
+    [
+        ("linear", "mini-gpt", 9, "to train longer, use --init-from runs/a"),
+        ("linear", "bigram", 9, "to train longer, start a new run"),
+        ("linear", "mini-gpt", 3, "leave it out"),
+        ("constant", "mini-gpt", 3, "leave it out"),
+    ],
+)
+def test_other_steps_on_resume_are_answered_with_the_way_out(
+    run, refused, schedule, kind, steps, way_out
+):
+    run(kind, out="runs/a", lr_schedule=schedule)
+    assert refused("train", "--resume", f"--steps={steps}") == (
+        f"--resume keeps the saved steps 6, got {steps}; {way_out}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("schedule", "kind", "longer"),
+    [
+        ("linear", "mini-gpt", "use --init-from runs/a"),
+        ("linear", "bigram", "start a new run"),
+        ("constant", "bigram", "give --steps above 6"),
+    ],
+)
+def test_resuming_a_finished_run_says_how_to_train_longer(run, cli, schedule, kind, longer):
+    run(kind, out="runs/a", lr_schedule=schedule)
+    told = cli("train", "--resume", "--out=runs/a")
+    assert told.code == 0
+    assert (
+        "resuming from runs/a/checkpoints/step-000006 after step 6\n"
+        f"that was the last of its 6 steps; to train longer, {longer}\n"
+    ) in told.err
+
+
+@pytest.mark.parametrize(
+    ("words", "got"),
+    [
+        (["runs/a", "--resume"], "the run as the text: runs/a"),
+        (["--resume", "runs/a"], "the run as the text: runs/a"),
+        (["--resume", "runs/a", "--steps=9"], "the run as the text: runs/a"),
+        (["--resume", "a"], "the run as the text: a"),
+        (["--resume", "--data=runs/a", "--out=runs/a"], "the run as the text: runs/a"),
+        (["--resume", "runs/a/checkpoints/step-000006"],
+         "the run as the text: runs/a/checkpoints/step-000006"),
+        (["--resume", "--out=a"], "its name a"),
+        (["--resume", "--out=runs/a/checkpoints/step-000006"],
+         "its checkpoint runs/a/checkpoints/step-000006"),
+    ],
+)  # fmt: skip
+def test_a_run_to_resume_that_is_named_elsewhere_is_answered_with_its_option(
+    run, refused, words, got
+):
+    run(out="runs/a")
+    rule = {
+        "t": "--resume continues the run in --out", "i": "out must be the folder of the run to resume",
+    }[got[0]]  # fmt: skip
+    assert refused("train", *words) == f"{rule}, got {got}; use --resume --out runs/a"
+    assert refused("train", "--resume", "--run=a") == (
+        "unknown option --run of nanochat train; use --out"
+    )
+
+
+def test_a_text_with_the_name_of_a_run_and_a_run_with_that_of_a_step_are_resumed(run, folder):
+    run(out="runs/names.txt")
+    run(out="step-1")
+    assert resume("step-1", data=("names.txt",)).metrics["steps"] == 6
+    (folder / "texts").mkdir()
+    (folder / "texts" / "config.toml").write_text("")
+    (folder / "names.txt").rename(folder / "texts" / "names.txt")
+    run(out="runs/texts", data="texts")
+    for out in ("runs/texts", "step-1"):
+        assert resume(out, data=("texts",)).metrics["steps"] == 6
+
+
 def test_a_changed_corpus_cannot_be_resumed(run, folder):
     run(out="run", eval_every=2)
     (folder / "names.txt").write_text("zoe\nyan\nxeno\nwanda\n")

@@ -17,10 +17,11 @@ _EARLIER = {
     "ngram_longest": "hash_embed_longest",
     "ngram_offset": "ngram_share",
 }
-# Earlier names of options, which a message answers with the new one.
+# Names that a message answers with that of the option: earlier ones, and those of other commands.
 RENAMED = {
     **_EARLIER,
     "baseline": "from_counts",  # of sample; train has another option of this name
+    "run": "out",  # of train; commands that open a run have this option
 }
 
 
