@@ -368,7 +368,9 @@ def test_an_exception_at_import_shows_the_lines_of_the_file_alone(loaded):
 
 
 def test_a_file_that_ends_the_program_is_a_fault(loaded):
-    assert str(fault(loaded, "import sys\nsys.exit(0)\n")) == "my.py, line 2: SystemExit: 0"
+    assert str(fault(loaded, "import sys\nsys.exit(0)\n")) == (
+        "my.py, line 2: a model file must not end the program, got SystemExit: 0; raise an error"
+    )
 
 
 @pytest.mark.parametrize("kind", ["KeyboardInterrupt", "GeneratorExit"])
