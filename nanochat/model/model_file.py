@@ -121,9 +121,9 @@ class ModelFile:
         try:
             with prints_as_progress():
                 yield
-        except (NanochatError, MemoryError, KeyboardInterrupt):
+        except (NanochatError, MemoryError):
             raise
-        except BaseException as error:  # SystemExit too
+        except (Exception, SystemExit) as error:
             raise self.fault(error) from error
 
     def fault(self, error: BaseException) -> ModelFileError:
