@@ -275,12 +275,12 @@ class LanguageModel:
 
     @property
     def history(self) -> History:
-        """What the run recorded of its parameters with the option record.
+        """The parameter histories of the run, which the option record keeps.
 
-        `history.places` are the parameters that were recorded at every step. `history.life(name,
-        row, column)` returns the arrays of one of them: steps, weight, gradient, first_moment,
-        second_moment, update and rate. Of a small model it returns those of any parameter, at some
-        steps and rounded to float32.
+        `history.places` are the parameters that were recorded at every step.
+        `history.parameter(name, row, column)` returns the history of one of them, as arrays: steps,
+        weight, gradient, first_moment, second_moment, update and rate. For a small model it returns
+        that of any parameter, at some steps and rounded to float32.
 
         Raises:
             CheckpointError: the run has recorded nothing, or the file is damaged.
@@ -289,7 +289,7 @@ class LanguageModel:
             >>> import nanochat
             >>> config = nanochat.TrainConfig(mode="scalar", steps=5, num_samples=0, record="auto")
             >>> model = nanochat.load(nanochat.train(config).run)
-            >>> model.history.life("wte", 8, 4).steps.tolist()
+            >>> model.history.parameter("wte", 8, 4).steps.tolist()
             [1, 2, 3, 4, 5]
         """
         history = history_of(self._trained.checkpoint)

@@ -13,8 +13,8 @@ from nanochat.config.options import InspectConfig, TrainConfig
 from nanochat.errors import CheckpointError, ConfigError, OutputError, UnsupportedOption
 from nanochat.inspection.comparison import Comparison, compared, with_program
 from nanochat.inspection.facts import arrays_of_attention, facts
-from nanochat.inspection.lives import history_facts
 from nanochat.inspection.page import page_text
+from nanochat.inspection.parameter_history import history_facts
 from nanochat.inspection.trace import Trace, traced_text
 from nanochat.output.inspection import view_text
 from nanochat.output.terminal import SILENT, Terminal
@@ -77,7 +77,7 @@ def inspect(
     )  # fmt: skip
     history = _history(checkpoint, terminal)
     if history is not None:
-        found["history"] = history_facts(history, config.max_numbers - _numbers(trace) * whole)
+        found["history"] = history_facts(history, config.max_numbers, _numbers(trace) * whole)
     if not whole:
         found["left_out"] |= _left_out(trace, config.max_numbers)
     found["against"] = _rows(*against) if against else None

@@ -18,6 +18,7 @@ from nanochat.inspection.trace import Trace
 from nanochat.output.explanation import END
 from nanochat.output.table import table_text
 from nanochat.output.text import display_width, quoted
+from nanochat.system.wording import counted
 from nanochat.training.history import History
 
 __all__ = ["view_text"]
@@ -66,7 +67,7 @@ def view_text(
         "lens": lambda: _lens(trace, piece),
         "embeddings": lambda: _embeddings(trace, facts, piece),
         "importance": lambda: _importance(trace, facts, piece),
-        "parameter": lambda: _lives(history),
+        "parameter": lambda: _histories(history, facts),
         "tokenizer": lambda: _tokenizer(trace, facts, piece),
     }
     return views[name]()
@@ -174,7 +175,7 @@ def _embeddings(trace: Trace, facts: Mapping[str, Any], piece: Callable[[int], s
     return table_text(["token", "nearest in wte, by cosine"], rows, rich=False)
 
 
-def _lives(history: History | None) -> str:
+def _histories(history: History | None, facts: Mapping[str, Any]) -> str:
     """Return a line per recorded parameter, with its curve over the steps."""
     if history is None:
         return (
@@ -183,19 +184,25 @@ def _lives(history: History | None) -> str:
         )
     rows = []
     for place in history.places:
-        life = history.life(*place)
-        top = int(np.abs(life.gradient).argmax())
+        one = history.parameter(*place)
+        top = int(np.abs(one.gradient).argmax())
         rows.append([
-            str(place), f"{life.weight[0]:.3g}", f"{life.weight[-1] + life.update[-1]:.3g}",
-            f"{life.gradient[top]:.2g}", str(life.steps[top]),
+            str(place), f"{one.weight[0]:.3g}", f"{one.weight[-1] + one.update[-1]:.3g}",
+            f"{one.gradient[top]:.2g}", str(one.steps[top]),
         ])  # fmt: skip
     header = ["parameter", "first", "last", "top gradient", "at step"]
     used = sum(max(map(len, column)) + 2 for column in zip(header, *rows, strict=True))
     for row, place in zip(rows, history.places, strict=True):
-        row.append(_curve(history.life(*place).weight, min(WIDTH - used, _CURVE)))
+        row.append(_curve(history.parameter(*place).weight, min(WIDTH - used, _CURVE)))
     table = table_text([*header, "weight"], rows, numbers=(1, 2, 3, 4), rich=False)
     steps = history.chosen.steps
-    end = f"steps {steps[0]} to {steps[-1]}; gradients, moments and updates are on the page"
+    end = (
+        f"parameter history: {counted(len(steps), 'recorded step')} from {steps[0]:,} to"
+        f" {steps[-1]:,}\ngradients, moments and updates are on the page"
+    )
+    on_page = len(facts["history"]["tables"][0]["steps"])
+    if on_page < len(steps):
+        end += f", for {on_page:,} of these steps;\n--max-numbers adds more"
     return f"{table}\n{end}"
 
 

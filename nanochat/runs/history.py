@@ -65,7 +65,7 @@ def read_history(folder: Path, specs: Sequence[Spec]) -> History | None:
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
     try:
-        return _parsed(content, specs)
+        return _parsed(content, specs, str(folder))
     except ValueError as error:
         raise CheckpointError(f"{path} is damaged or of another model: it {error}") from error
 
@@ -91,7 +91,7 @@ def _digest(arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.uint32]:  # (8,)
     return np.frombuffer(digest.digest(), dtype="<u4")
 
 
-def _parsed(content: bytes, specs: Sequence[Spec]) -> History:
+def _parsed(content: bytes, specs: Sequence[Spec], run: str) -> History:
     """Return the history in a file. Raises ValueError that can follow the word `it`."""
     import io
 
@@ -114,7 +114,7 @@ def _parsed(content: bytes, specs: Sequence[Spec]) -> History:
         every = _table(_EVERY, arrays, size, "float32")
         if not np.array_equal(every.indices, np.arange(size)):
             raise ValueError(f"must have all {size:,} parameters of the model")
-    return History(specs, chosen, every)
+    return History(specs, chosen, every, run)
 
 
 def _table(name: str, arrays: Mapping[str, NDArray[Any]], size: int, dtype: str) -> Table:

@@ -1,4 +1,4 @@
-"""The life of single parameters over training: which are kept, at which steps, and how many.
+"""Parameter histories of a run: which parameters are recorded, at which steps, and how many.
 
 Chosen parameters are kept at every step, and all parameters of a small model at some steps, in
 float32. Both tables are bounded: one that is full keeps every second step. The engines gather the
@@ -18,9 +18,10 @@ from nanochat.config.option import shown
 from nanochat.config.record import Place
 from nanochat.errors import ConfigError
 from nanochat.model.parameters import GROUPS, Spec
+from nanochat.system.wording import counted
 from nanochat.training.engine import RECORDED
 
-__all__ = ["MOST_NUMBERS", "History", "Life", "Recorder", "Table"]
+__all__ = ["MOST_NUMBERS", "History", "ParameterHistory", "Recorder", "Table"]
 
 MOST_NUMBERS = 1 << 21  # of one table: steps · parameters · len(RECORDED)
 STEPS_OF_ALL = 16  # of all parameters, at most: each one is a block, and makes the file larger
@@ -29,9 +30,9 @@ PER_MATRIX = 2  # parameters of a matrix that are chosen where the user chooses 
 MOST_MATRICES = 32  # that they are chosen of
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Life:
-    """One parameter over training: what each array holds at a step, numbered from 1."""
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class ParameterHistory:
+    """The history of one parameter: what each array holds at a step, numbered from 1."""
 
     place: Place
     steps: NDArray[np.int64]  # (steps,)
@@ -42,8 +43,12 @@ class Life:
     update: NDArray[np.float64]  # what the step added to the weight
     rate: NDArray[np.float64]  # learning rate
 
+    def __repr__(self) -> str:
+        arrays = ", ".join(f"{name} {getattr(self, name).shape}" for name in (*RECORDED, "rate"))
+        return f"ParameterHistory({self.place}, {_steps_text(self.steps)}: {arrays})"
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, repr=False)
 class Table:
     """What was kept of some parameters, by flat index over all matrices in their order."""
 
@@ -56,37 +61,54 @@ class Table:
         """Return the table with changed steps, rates and numbers."""
         return Table(self.indices, change(self.steps), change(self.rates), change(self.numbers))
 
+    def __repr__(self) -> str:
+        parameters = counted(len(self.indices), "parameter")
+        return f"Table({parameters} at {_steps_text(self.steps)}, {self.numbers.dtype})"
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, repr=False)
 class History:
-    """What a run has recorded.
+    """The parameter histories of a run.
 
-    `places` are the chosen parameters. `life` returns what happened to one of them, or of a small
-    model to any parameter.
+    `places` are the chosen parameters. `parameter` returns the history of one of them, or of any
+    parameter of a small model.
     """
 
     specs: Sequence[Spec]  # of the model, whose parameters the indices count
     chosen: Table
     every: Table | None  # all parameters; None: the model is too large
+    run: str | None = None  # folder of the run, for the repr
 
     @property
     def places(self) -> tuple[Place, ...]:
         return tuple(_place_of(self.specs, int(index)) for index in self.chosen.indices)
 
-    def life(self, name: str, row: int, column: int) -> Life:
-        """Return the life of a parameter. Raises ConfigError for one that was not recorded."""
+    def __repr__(self) -> str:
+        run = "" if self.run is None else f"{self.run}: "
+        parts = [f"{counted(len(self.places), 'parameter')} at {_steps_text(self.chosen.steps)}"]
+        if self.every is not None:
+            parts.append(f"all {len(self.every.indices):,} at {_steps_text(self.every.steps)}")
+        return f"History({run}{'; '.join(parts)})"
+
+    def parameter(self, name: str, row: int, column: int) -> ParameterHistory:
+        """Return the history of a parameter. Raises ConfigError for one that was not recorded."""
         place = Place(name, row, column)
         index = _index_of(self.specs, place)
         group = next(spec.group for spec in self.specs if spec.name == name)
         for table in (self.chosen, *([] if self.every is None else [self.every])):
             for at in np.flatnonzero(table.indices == index).tolist():
                 numbers = table.numbers[:, at].astype(np.float64)
-                return Life(
+                return ParameterHistory(
                     place=place, steps=table.steps, rate=table.rates[:, GROUPS.index(group)],
                     **dict(zip(RECORDED, numbers.T, strict=True)),
                 )  # fmt: skip
         known = ", ".join(map(str, self.places))
         raise ConfigError(f"{place} was not recorded; the run has {known}")
+
+
+def _steps_text(steps: NDArray[np.int64]) -> str:
+    between = f" from {steps[0]:,} to {steps[-1]:,}" if len(steps) > 1 else ""
+    return counted(len(steps), "step") + between
 
 
 def _index_of(specs: Sequence[Spec], place: Place) -> int:

@@ -18,8 +18,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 import nanochat
 from nanochat.inspection.facts import facts as facts_of
-from nanochat.inspection.lives import history_facts
 from nanochat.inspection.page import FOLDER, SCRIPTS, page_text
+from nanochat.inspection.parameter_history import history_facts
 from nanochat.model.parameters import Spec
 from nanochat.training.engine import RECORDED
 from nanochat.training.history import History, Table

@@ -565,13 +565,13 @@ def test_an_ablation_goes_on_with_a_file_that_was_mended(ablation, folder):
     assert (run / "model.py").read_text() == (folder / "gelu.py").read_text()
 
 
-def test_the_life_of_a_new_matrix_is_recorded_and_verified_without_the_file(train, mode, cli):
+def test_the_history_of_a_new_matrix_is_recorded_and_verified_without_the_file(train, mode, cli):
     run = train(mode, record="layer0.mlp_gate[1,2]")
-    life = nanochat.load(run, model_file="my.py", checkpoint="last").history.life(
+    one = nanochat.load(run, model_file="my.py", checkpoint="last").history.parameter(
         "layer0.mlp_gate", 1, 2
     )
-    assert life.steps.tolist() == [1, 2, 3, 4, 5, 6]
-    assert life.gradient.any()
+    assert one.steps.tolist() == [1, 2, 3, 4, 5, 6]
+    assert one.gradient.any()
     assert cli("info", "run").code == 0
     seen = cli("inspect", "run", "--model-file=my.py", "--text=anna")
     assert seen.code == 0, seen.err

@@ -158,10 +158,10 @@ def test_recording_leaves_a_run_as_it_is(train, mode):
     )
     assert weights == plain
     assert not Path("runs/plain/history.safetensors").exists()
-    life = nanochat.load("runs/recorded", checkpoint="last").history.life("wte", 4, 1)
-    assert life.steps.tolist() == list(range(1, 41))
+    one = nanochat.load("runs/recorded", checkpoint="last").history.parameter("wte", 4, 1)
+    assert one.steps.tolist() == list(range(1, 41))
     weights = nanochat.load("runs/recorded", checkpoint="last").weights
-    assert life.weight[-1] + life.update[-1] == pytest.approx(weights["wte"][4, 1], abs=1e-7)
+    assert one.weight[-1] + one.update[-1] == pytest.approx(weights["wte"][4, 1], abs=1e-7)
 
 
 @pytest.mark.parametrize("mode", ["scalar", "tensor"])
@@ -254,17 +254,52 @@ def test_inspect_prints_and_shows_the_recorded_numbers(train, cli):
     result = cli("inspect", "runs/recorded", "--text", "anna", "--view", "parameter")
     history = nanochat.load("runs/recorded").history
     place = history.places[0]
-    life = history.life(*place)
+    one = history.parameter(*place)
     row = next(line for line in result.out.splitlines() if line.startswith(str(place))).split()
-    assert row[1:3] == [f"{life.weight[0]:.3g}", f"{life.weight[-1] + life.update[-1]:.3g}"]
+    assert row[1:3] == [f"{one.weight[0]:.3g}", f"{one.weight[-1] + one.update[-1]:.3g}"]
     assert max(map(len, result.out.splitlines())) <= 80
-    page = Path("runs/recorded/inspect.html").read_text(encoding="utf-8")
-    text = page.split('<script type="application/json" id="facts">', 1)[1].split("</script>", 1)[0]
-    found = json.loads(text)["history"]
+    found = facts_of_page(Path("runs/recorded/inspect.html"))["history"]
     assert [tuple(each.values()) for each in found["chosen"]] == list(history.places)
     assert [table["steps"] for table in found["tables"]] == [
         history.chosen.steps.tolist(), history.every.steps.tolist(),
     ]  # fmt: skip
+
+
+def test_a_loaded_history_names_its_run(train):
+    train("recorded")
+    history = nanochat.load("runs/recorded").history
+    steps, every = len(history.chosen.steps), history.every.steps
+    size = len(history.every.indices)
+    assert repr(history) == (
+        f"History(runs/recorded: {len(history.places)} parameters at {steps} steps from 1 to"
+        f" {steps}; all {size} at {len(every)} steps from {every[0]} to {every[-1]})"
+    )
+
+
+def test_a_page_with_room_for_fewer_steps_says_how_many_it_shows(train, cli):
+    train("recorded")
+    history = nanochat.load("runs/recorded").history
+    recorded, places = len(history.chosen.steps), len(history.places)
+    most = 4 * 2 * places * len(RECORDED)  # a quarter is for the chosen: two steps of them
+    words = ("inspect", "runs/recorded", "--text", "anna", "--view", "parameter")
+    end = cli(*words).out.splitlines()[-2:]
+    assert end == [
+        f"parameter history: {recorded} recorded steps from 1 to {recorded}",
+        "gradients, moments and updates are on the page",
+    ]
+    assert cli(*words, "--max-numbers", str(most)).out.splitlines()[-3:] == [
+        end[0], f"{end[1]}, for 2 of these steps;", "--max-numbers adds more",
+    ]  # fmt: skip
+    found = facts_of_page(Path("runs/recorded/inspect.html"))["history"]
+    assert [table["recorded"] for table in found["tables"]] == [recorded]
+    assert len(found["tables"][0]["steps"]) == 2
+    assert found["recorded_of_all"] == len(history.every.steps)
+
+
+def facts_of_page(path):
+    page = path.read_text(encoding="utf-8")
+    text = page.split('<script type="application/json" id="facts">', 1)[1].split("</script>", 1)[0]
+    return json.loads(text)
 
 
 def test_another_place_than_the_recorded_ones_is_refused_by_name(train):
@@ -273,4 +308,4 @@ def test_another_place_than_the_recorded_ones_is_refused_by_name(train):
     with pytest.raises(
         ConfigError, match=r"^record must name matrices of the model, which are wte"
     ):
-        history.life("nothing", 0, 0)
+        history.parameter("nothing", 0, 0)

@@ -1,4 +1,4 @@
-"""The life of parameters over training: what is kept of many steps, and what each number is."""
+"""Parameter histories: what is kept of many steps, and what each number is."""
 
 from __future__ import annotations
 
@@ -91,10 +91,10 @@ def test_a_full_table_keeps_every_second_step_with_any_blocks_and_any_resumes(da
             expected = [[numbers_of(step, i) for i in indices] for step in table.steps.tolist()]
             assert table.numbers.tolist() == expected
             assert table.rates.tolist() == [rates_of(step) for step in table.steps.tolist()]
-        life = kept.life("fc", 1, 0)
-        assert life.weight.tolist() == [numbers_of(s, 8)[0] for s in kept.chosen.steps.tolist()]
-        assert life.rate.tolist() == [rates_of(s)[1] for s in kept.chosen.steps.tolist()]
-        other = kept.life("wte", 0, 1)
+        one = kept.parameter("fc", 1, 0)
+        assert one.weight.tolist() == [numbers_of(s, 8)[0] for s in kept.chosen.steps.tolist()]
+        assert one.rate.tolist() == [rates_of(s)[1] for s in kept.chosen.steps.tolist()]
+        other = kept.parameter("wte", 0, 1)
         assert other.update.tolist() == [numbers_of(s, 1)[4] for s in kept.every.steps.tolist()]
 
 
@@ -104,8 +104,27 @@ def test_a_large_model_has_no_table_of_all_parameters():
         assert recorder.history().every is None
         assert recorder.end_of_block(5) > 10**9
         with pytest.raises(ConfigError) as caught:
-            recorder.history().life("wte", 0, 1)
+            recorder.history().parameter("wte", 0, 1)
     assert str(caught.value) == "wte[0,1] was not recorded; the run has wte[0,0]"
+
+
+def test_a_history_is_shown_by_its_counts_and_shapes_without_a_number():
+    recorder = Recorder([Place("fc", 1, 0), Place("wte", 2, 1)], SPECS, 4)
+    assert repr(recorder.history()) == "History(2 parameters at 0 steps; all 10 at 0 steps)"
+    for step in range(1, 5):
+        watched = recorder.watched(step)
+        numbers = np.array([[numbers_of(step, index) for index in watched.tolist()]], dtype=float)
+        recorder.add(step, [rates_of(step)], watched, numbers)
+    history = recorder.history()
+    assert repr(history) == (
+        "History(2 parameters at 4 steps from 1 to 4; all 10 at 4 steps from 1 to 4)"
+    )
+    assert repr(history.chosen) == "Table(2 parameters at 4 steps from 1 to 4, float64)"
+    assert repr(history.every) == "Table(10 parameters at 4 steps from 1 to 4, float32)"
+    assert repr(history.parameter("fc", 1, 0)) == (
+        "ParameterHistory(fc[1,0], 4 steps from 1 to 4: weight (4,), gradient (4,), first_moment"
+        " (4,), second_moment (4,), update (4,), rate (4,))"
+    )
 
 
 def test_auto_chooses_two_parameters_of_each_matrix():

@@ -197,10 +197,12 @@ class InspectConfig(WithoutPreset):
         "auto",
         "Compare with the recorded program that trains on the scalar engine: fast or exact; auto:"
         " with the other run's own numbers.", group=_INSPECTION, choices=("auto", "fast", "exact"),
+        common=True,
     )  # fmt: skip
     max_numbers: int = option(
-        400_000, "Numbers that the page may hold, about 11 bytes each; beyond, it leaves the views"
-        " of single numbers out.", group=_INSPECTION, low=0, high=1 << 28, common=True,
+        400_000, "Numbers that the page may hold, about 11 bytes each; beyond, it leaves out the"
+        " views of single numbers and some recorded steps.", group=_INSPECTION, low=0,
+        high=1 << 28, common=True,
     )  # fmt: skip
     model_file: str | None = _model_file_option()
     mode: str = _same("mode", help="Engine; auto: the engine that trained the checkpoint.")

@@ -1,4 +1,4 @@
-"""The life of parameters over training, as facts of the page: no more than fit on it."""
+"""Parameter histories as facts of the page: the steps that fit on it, of how many."""
 
 from __future__ import annotations
 
@@ -16,15 +16,19 @@ __all__ = ["history_facts"]
 
 FEWEST_STEPS = 4  # of all parameters; a page with room for fewer leaves them out
 _OF_ALL = RECORDED[:2]  # what the page has of all parameters: weight and gradient
-_MOST_OF_CHOSEN = 100_000  # numbers
+_SHARE_OF_CHOSEN = 1 / 4  # of the numbers of the page, at most
 
 
 def history_facts(
     history: History,
-    room: int,  # numbers of eight bytes that the page may still hold
+    most: int,  # numbers of eight bytes that the page may hold
+    used: int = 0,  # of them, by other views
 ) -> dict[str, Any]:
-    """Return the chosen parameters, and of all parameters as many steps as there is room for. The
-    last step of a chosen parameter is there in any case."""
+    """Return the chosen parameters, and as many steps of all parameters as there is room for.
+
+    The last step of a chosen parameter is kept in any case. `recorded` of a table is how many steps
+    the run has, and `recorded_of_all` that of all parameters, on the page or not.
+    """
     first, matrices = 0, {}
     for spec in history.specs:
         rows, columns = spec.shape
@@ -33,10 +37,10 @@ def history_facts(
         }  # fmt: skip
         first += rows * columns
     chosen = history.chosen
-    per_step = len(chosen.indices) * len(RECORDED)
+    per_step, room = len(chosen.indices) * len(RECORDED), most - used
     tables = [{
         "indices": chosen.indices.tolist(),
-        **_table(chosen, RECORDED, min(room, _MOST_OF_CHOSEN) // per_step),
+        **_table(chosen, RECORDED, min(room, int(_SHARE_OF_CHOSEN * most)) // per_step),
     }]  # fmt: skip
     if history.every is not None and len(history.every.steps):
         left = room - per_step * len(tables[0]["steps"])
@@ -46,17 +50,19 @@ def history_facts(
     return {
         "chosen": [place._asdict() for place in history.places],
         "matrices": matrices, "tables": tables,
+        "recorded_of_all": 0 if history.every is None else len(history.every.steps),
     }  # fmt: skip
 
 
 def _table(table: Table, parts: tuple[str, ...], most: int) -> dict[str, Any]:
-    """Return some parts of a table, at the last step and at most `most` at equal distances."""
+    """Return some parts of a table, at its last step and at most `most` at equal distances."""
     count = len(table.steps)
     stride = -(-count // max(most, 1))
     kept = np.arange(count)[::-1][::stride][::-1]
     numbers: NDArray[np.floating] = table.numbers[kept]
     return {
         "steps": table.steps[kept].tolist(),
+        "recorded": count,
         "rates": {group: table.rates[kept, i].tolist() for i, group in enumerate(GROUPS)},
         **{part: packed(numbers[:, :, RECORDED.index(part)]) for part in parts},
     }
