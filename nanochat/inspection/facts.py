@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from nanochat.data.bpe import BpeTokenizer
 from nanochat.errors import UnsupportedOption
 from nanochat.inspection.embeddings import nearest, plane
-from nanochat.inspection.graph import operations
+from nanochat.inspection.graph import ABOUT, group_of, operations, without_layer
 from nanochat.inspection.importance import importance, is_quick
 from nanochat.inspection.merges import merge_steps
 from nanochat.inspection.trace import Trace
+from nanochat.inspection.views import sources, view_words
 from nanochat.ngram.kneser_ney import KneserNey
 from nanochat.ngram.share import start_offset
 from nanochat.sampling.ngram import NgramEngine
@@ -29,13 +30,6 @@ __all__ = ["LIKELIEST", "arrays_of_attention", "facts", "likeliest", "packed"]
 
 LIKELIEST = 10
 NEIGHBOURS = 8
-
-# What a graph of formulas needs of the config.
-_OPTIONS = (
-    "model_kind", "n_layer", "n_head", "n_embd", "block_size", "positions", "activation",
-    "tie_lm_head", "input_rmsnorm", "qk_norm", "logit_softcap", "ngram_order", "prev_token_tables",
-    "hash_embed_rows", "hash_embed_longest",
-)  # fmt: skip
 
 
 def facts(
@@ -50,11 +44,13 @@ def facts(
     """Return the facts of a trace."""
     config, tokenizer, own = trace.config, trace.tokenizer, trace.trained.own
     left_out: dict[str, str] = {}
+    if config.model_kind != "mini-gpt":
+        left_out["attention"] = "the model has no attention"
     if own is not None:
         left_out["neurons"] = f"the model is that of {printable(own.path)}"
     result: dict[str, Any] = {
         "run": run, "step": step, "engine": config.mode, "dtype": config.dtype,
-        "config": {name: getattr(config, name) for name in _OPTIONS},
+        "logit_softcap": config.logit_softcap,
         "head_dim": config.head_dim if config.n_layer else 0,
         "mean": trace.mean,
         "tokens": trace.tokens.tolist(), "targets": trace.targets.tolist(),
@@ -80,6 +76,8 @@ def facts(
             {"name": o.name, "kind": o.kind, "inputs": o.inputs, "weight": o.weight, "line": o.line}
             for o in operations(config, trace, own)
         ],
+        "about": _about(trace), "table_rows": _table_rows(trace), "sources": sources(trace),
+        "views": view_words(trace),
         "arrays": {}, "gradients": {}, "weights": {}, "weight_gradients": {},
     }  # fmt: skip
     few = arrays_of_attention(trace) if attention else {}
@@ -91,6 +89,28 @@ def facts(
         result["weights"] = {name: packed(a) for name, a in trace.weights.items()}
         result["weight_gradients"] = {n: packed(a) for n, a in trace.weight_gradients.items()}
     return result
+
+
+def _about(trace: Trace) -> dict[str, dict[str, str]]:
+    """Return what each array and weight is, and its section of the page."""
+    arrays = {
+        name: {"about": ABOUT.get(without_layer(name), ""), "group": group_of(name)}
+        for name in trace
+    }
+    return arrays | {n: {"about": "Weight matrix", "group": "Weights"} for n in trace.weights}
+
+
+def _table_rows(trace: Trace) -> list[list[tuple[str, int]]] | None:
+    """Return the rows of `embed.tables` that each token adds up, as (table, row)."""
+    if "embed.tables" not in trace:
+        return None
+    from nanochat.tensor.embeddings import EmbeddingTables  # the tensor engine alone has tables
+
+    tables = EmbeddingTables.of(trace.config, trace.tokenizer.vocab_size)
+    rows, offsets = tables.bags(trace.tokens[None], np.zeros((1, len(trace.tokens)), np.int64))
+    return [
+        [tables.table_and_row(row) for row in each.tolist()] for each in np.split(rows, offsets[1:])
+    ]
 
 
 def _or_reason(

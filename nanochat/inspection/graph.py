@@ -6,6 +6,7 @@ found in the text of the model, where each name is given to `see`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import cache
@@ -15,13 +16,45 @@ from nanochat.config.options import TrainConfig
 from nanochat.inspection.own_code import OwnCode
 from nanochat.model.model_file import ModelFile
 
-__all__ = ["Operation", "operations", "source_line"]
+__all__ = ["ABOUT", "Operation", "group_of", "operations", "source_line", "without_layer"]
 
 Add = Callable[..., str]
 
 PACKAGE = Path(__file__).parent.parent
 SOURCES = {"scalar": ("scalar/minigpt.py", "scalar/bigram.py"), "tensor": ("tensor/model.py",)}
 TRACES = {"scalar": "scalar/trace.py", "tensor": "tensor/trace.py"}
+
+# What an array is, without its layer.
+ABOUT = {
+    "embed.token": "Embedding of each token",
+    "embed.position": "Embedding of each position",
+    "embed.tables": "Embeddings of the token, earlier tokens and n-grams, added",
+    "embed.sum": "Token and position, added",
+    "embed.norm": "Embedding, normalized",
+    "attn.norm": "Residual stream, normalized",
+    "attn.q": "Queries",
+    "attn.k": "Keys",
+    "attn.v": "Values",
+    "attn.q_rotated": "Queries, turned by their position",
+    "attn.k_rotated": "Keys, turned by their position",
+    "attn.q_norm": "Queries, normalized head by head",
+    "attn.k_norm": "Keys, normalized head by head",
+    "attn.scores": "Scores: query · key / √head_dim",
+    "attn.weights": "Attention weights",
+    "attn.mixed": "Mixed values",
+    "attn.out": "What attention adds",
+    "attn.residual": "Residual stream after attention",
+    "mlp.norm": "Residual stream, normalized",
+    "mlp.hidden": "MLP before its activation",
+    "mlp.active": "MLP after its activation",
+    "mlp.out": "What the MLP adds",
+    "mlp.residual": "Residual stream after the MLP",
+    "logits_uncapped": "Logits before the cap",
+    "logits": "Logits",
+    "probabilities": "Probabilities of the network",
+    "counts_share": "Share of the counts",
+    "losses": "Loss of each target, in nats",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +85,18 @@ class Operation:
     inputs: tuple[str, ...]
     weight: str | None = None
     line: tuple[str, int] = field(default=("", 0))  # file in the package or of the user, its line
+
+
+def without_layer(name: str) -> str:
+    return name.partition(".")[2] if name.startswith("layer") else name
+
+
+def group_of(name: str) -> str:
+    """Return the part of the model that an array belongs to."""
+    found = re.match(r"layer(\d+)\.(attn|mlp)", name)
+    if found is not None:
+        return f"Layer {found[1]}: {'attention' if found[2] == 'attn' else 'MLP'}"
+    return "Embedding" if name.startswith("embed") else "Output"
 
 
 def operations(
@@ -146,7 +191,7 @@ def _block(config: TrainConfig, layer: str, x: str, add: Add) -> str:
 @cache
 def source_line(mode: str, name: str) -> tuple[str, int]:
     """Return the file of the package, and its line, that gives a named array to `see`."""
-    short = name.partition(".")[2] if name.startswith("layer") else name
+    short = without_layer(name)
     for suffix in ("_rotated", "_norm"):
         if short.startswith("attn.") and short.endswith(suffix):
             short = "{name}" + suffix

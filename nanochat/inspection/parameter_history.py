@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from nanochat.inspection.facts import packed
 from nanochat.model.parameters import GROUPS
+from nanochat.system.wording import counted
 from nanochat.training.engine import RECORDED
 from nanochat.training.history import History, Table
 
@@ -26,8 +27,8 @@ def history_facts(
 ) -> dict[str, Any]:
     """Return the chosen parameters, and as many steps of all parameters as there is room for.
 
-    The last step of a chosen parameter is kept in any case. `recorded` of a table is how many steps
-    the run has, and `recorded_of_all` that of all parameters, on the page or not.
+    The last step of a chosen parameter is kept in any case. The notes of a table say what is left
+    out.
     """
     first, matrices = 0, {}
     for spec in history.specs:
@@ -42,15 +43,23 @@ def history_facts(
         "indices": chosen.indices.tolist(),
         **_table(chosen, RECORDED, min(room, int(_SHARE_OF_CHOSEN * most)) // per_step),
     }]  # fmt: skip
-    if history.every is not None and len(history.every.steps):
+    if history.every is not None and (count := len(history.every.steps)):
         left = room - per_step * len(tables[0]["steps"])
         steps = 2 * left // (first * len(_OF_ALL))  # of numbers of four bytes
-        if steps >= min(FEWEST_STEPS, len(history.every.steps)):
+        if steps >= min(FEWEST_STEPS, count):
             tables.append(_table(history.every, _OF_ALL, steps))
+            tables[1]["notes"].append(
+                "Kept at some steps and rounded to float32. nanochat.load(run).history.parameter(…)"
+                " also has the moments and updates."
+            )
+        else:
+            tables[0]["notes"].append(
+                f"The run also recorded all parameters at {counted(count, 'step')}, which are not"
+                " shown; --max-numbers adds them."
+            )
     return {
         "chosen": [place._asdict() for place in history.places],
         "matrices": matrices, "tables": tables,
-        "recorded_of_all": 0 if history.every is None else len(history.every.steps),
     }  # fmt: skip
 
 
@@ -60,9 +69,14 @@ def _table(table: Table, parts: tuple[str, ...], most: int) -> dict[str, Any]:
     stride = -(-count // max(most, 1))
     kept = np.arange(count)[::-1][::stride][::-1]
     numbers: NDArray[np.floating] = table.numbers[kept]
+    notes = []
+    if len(kept) < count:
+        notes.append(
+            f"{len(kept):,} of {count:,} recorded steps are shown; --max-numbers adds more."
+        )
     return {
         "steps": table.steps[kept].tolist(),
-        "recorded": count,
+        "notes": notes,
         "rates": {group: table.rates[kept, i].tolist() for i, group in enumerate(GROUPS)},
         **{part: packed(numbers[:, :, RECORDED.index(part)]) for part in parts},
     }

@@ -75,6 +75,13 @@ class EmbeddingTables:
         counts = present.sum(-1).reshape(-1)
         return found[present], np.cumsum(counts) - counts
 
+    def table_and_row(self, row: int) -> tuple[str, int]:
+        """Return the name of the table that has a row of `bags`, and its row there."""
+        table, at = divmod(row, self.vocab_size)
+        if table > self.past:
+            return "wte_ngram", row - (self.past + 1) * self.vocab_size
+        return f"wte{table or ''}", at
+
     def _ngrams(self, text: NDArray[np.int64]) -> NDArray[np.int64]:  # (…, longest − 1)
         """Return the rows of the n-grams that end with text[..., 0]; text[..., k] is k earlier."""
         following = text.astype(np.uint64) + np.uint64(1)

@@ -9,6 +9,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import nanochat
 from nanochat.inspection.facts import facts as facts_of
 from nanochat.inspection.page import FOLDER, SCRIPTS, page_text
 from nanochat.inspection.parameter_history import history_facts
+from nanochat.inspection.views import TITLES
 from nanochat.model.parameters import Spec
 from nanochat.training.engine import RECORDED
 from nanochat.training.history import History, Table
@@ -206,7 +208,7 @@ def size_before(facts: dict[str, Any], name: str) -> int:
 
 
 def with_everything(facts: dict[str, Any]) -> dict[str, Any]:
-    """The facts with the life of two parameters, and of all at some steps, and a comparison."""
+    """The facts with the history of two parameters, and of all at some steps, and a comparison."""
     steps = np.arange(1, 31)
     names = list(facts["arrays"])
     specs = [
@@ -261,9 +263,12 @@ def test_every_file_of_the_folder_is_in_the_page():
         assert (FOLDER / name).read_text(encoding="utf-8") in page
 
 
-def test_the_page_is_written_by_hand_in_under_1500_lines():
+def test_the_page_is_written_by_hand_in_under_1500_lines_of_at_most_100_characters():
+    """Blank lines do not count."""
     files = [path for path in FOLDER.rglob("*") if path.is_file()]
-    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in files) < 1500
+    lines = [line for path in files for line in path.read_text(encoding="utf-8").splitlines()]
+    assert sum(bool(line.strip()) for line in lines) < 1500
+    assert max(map(len, lines)) <= 100
 
 
 def test_the_policy_allows_this_script_and_this_style_only():
@@ -616,6 +621,61 @@ def test_the_history_and_the_comparison_show_their_numbers(visit, microgpt):
     bare = visit(microgpt[1])
     assert "nanochat train --record" in bare.open("parameter").inner_text("main")
     assert "--against RUN" in bare.open("compare").inner_text("main")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("size", SIZES)
+def test_a_chart_has_the_first_middle_and_last_step_and_the_range_of_its_values(
+    visit, microgpt, size
+):
+    page = visit(with_everything(microgpt[1]), size).open("parameter/wte/0/0")
+    weight, rate = page.locator(".chart").first, page.locator(".chart").last
+    assert weight.locator(".steps span").all_inner_texts() == ["step 1", "15", "30"]
+    assert weight.locator(".values span").all_inner_texts() == ["3", "0.1"]
+    assert rate.locator(".values span").all_inner_texts() == ["6", "0.2"]
+    chart = weight.locator("svg").bounding_box()
+    boxes = [span.bounding_box() for span in weight.locator(".steps span").all()]
+    middle = boxes[1]["x"] + boxes[1]["width"] / 2
+    assert middle == pytest.approx(chart["x"] + chart["width"] * 14 / 29, abs=4)
+    for left, right in pairwise(boxes):
+        assert left["x"] + left["width"] < right["x"]
+    assert boxes[0]["x"] == pytest.approx(chart["x"], abs=2)
+    assert boxes[2]["x"] + boxes[2]["width"] == pytest.approx(chart["x"] + chart["width"], abs=2)
+
+
+@pytest.mark.long
+def test_the_pointer_chooses_the_nearest_step_of_steps_at_any_distances(visit, microgpt):
+    facts = with_everything(microgpt[1])
+    facts["history"]["tables"][0]["steps"] = [*range(1, 30), 59]
+    page = visit(facts).open("parameter/wte/0/0")
+    box = page.locator(".chart svg").first.bounding_box()
+    for part, step in ((14 / 58, "15"), (28 / 58, "29"), (0.7, "29"), (0.8, "59")):
+        page.mouse.move(box["x"] + box["width"] * part, box["y"] + box["height"] / 2)
+        assert page.inner_text(".slide b") == step
+
+
+@pytest.mark.long
+def test_what_is_left_out_of_a_history_is_said_with_the_way_out(visit, microgpt):
+    facts = with_everything(microgpt[1])
+    facts["history"]["tables"][0]["notes"] = ["3 of 9 recorded steps are shown; <b>"]
+    page = visit(facts).open("parameter/wte/0/0")
+    assert page.locator(".note").all_inner_texts() == ["3 of 9 recorded steps are shown; <b>"]
+    page = visit(with_everything(microgpt[1])).open("parameter/wte/0/3")
+    assert page.locator(".note").all_inner_texts() == [
+        "Kept at some steps and rounded to float32. nanochat.load(run).history.parameter(…) also"
+        " has the moments and updates."
+    ]
+
+
+@pytest.mark.long
+def test_every_view_has_one_name_in_its_link_and_heading(visit, microgpt):
+    one = visit(with_everything(microgpt[1]))
+    for name in VIEWS:
+        page = one.open(name)
+        words = page.inner_text("nav a[aria-current=page]")
+        assert words == TITLES[name]
+        if name not in ("loss", "tokenizer"):  # their headings are results
+            assert one.title() == words
 
 
 @pytest.mark.long

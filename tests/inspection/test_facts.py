@@ -8,6 +8,7 @@ from inspection.conftest import RUNS, TRACED
 from nonempty import nonempty
 
 import nanochat
+from nanochat.config.options import VIEWS
 from nanochat.data.bpe import learn
 from nanochat.inspection import facts as facts_module
 from nanochat.inspection import importance as importance_module
@@ -148,3 +149,44 @@ def test_without_attention_the_page_has_none_of_its_arrays(trained):
     assert few["arrays"] == {}
     more = facts(trace, run="runs/x", step=1, arrays=False)["arrays"]
     assert more.keys() == {name for name in trace if ".attn." in name}
+
+
+@pytest.mark.parametrize(
+    ("mode", "dtype", "start"),
+    [
+        ("scalar", "float64", "bit-identical to the scalar engine's exact numerics in float64: one"
+         " operation per number, in the order of microgpt. Training with fast numerics adds in"
+         " another order"),
+        ("scalar", "float32", "bit-identical to the scalar engine's exact numerics in float32: one"
+         " operation per number, in the order of microgpt. Training with fast numerics adds in"
+         " another order"),
+        ("tensor", "float32", "those of the plain torch model in float32, with torch's gradients. A"
+         " training step may add in another order"),
+    ],
+)  # fmt: skip
+def test_the_page_says_which_pass_its_numbers_are_of(trained, mode, dtype, start):
+    trace = trained("rope", mode=mode, dtype=dtype).trace(TRACED)
+    first, *_ = facts(trace, run="runs/x", step=1, arrays=False)["sources"]
+    assert first == (
+        f"Activations, losses and gradients are {start}, so its numbers may differ by rounding. A"
+        " parameter history has the numbers of the training."
+    )
+
+
+def test_views_have_one_order_and_one_title_each(trained):
+    found = facts(trained("rope").trace(TRACED), run="runs/x", step=1, arrays=False)
+    assert tuple(found["views"]) == VIEWS
+    assert found["views"]["parameter"] == {"title": "Parameter history", "lead": ""}
+    assert len({view["title"] for view in found["views"].values()}) == len(VIEWS)
+
+
+def test_each_array_and_weight_has_words_and_a_section(trained):
+    trace = trained("rope").trace(TRACED)
+    about = facts(trace, run="runs/x", step=1, arrays=False)["about"]
+    assert list(about) == [*trace, *trace.weights]
+    assert all(words["about"] for words in about.values())
+    assert about["layer1.attn.q_rotated"] == {
+        "about": "Queries, turned by their position", "group": "Layer 1: attention",
+    }  # fmt: skip
+    assert about["layer0.mlp_fc1"] == {"about": "Weight matrix", "group": "Weights"}
+    assert (about["embed.token"]["group"], about["losses"]["group"]) == ("Embedding", "Output")

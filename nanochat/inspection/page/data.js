@@ -1,7 +1,7 @@
 // The facts of the trace: arrays are decoded when they are first read; labels; decimals.
 
 const facts = JSON.parse(document.getElementById("facts").textContent);
-const config = facts.config, length = facts.tokens.length;
+const length = facts.tokens.length;
 const operations = new Map(facts.operations.map((operation) => [operation.name, operation]));
 const attentionLayers = facts.operations.filter((o) => o.name.endsWith(".attn.weights")).length;
 const decoded = new Map();
@@ -12,33 +12,27 @@ const isWeight = (name) => own(facts.weights, name) !== undefined;
 
 // An array or weight, or its gradient: {shape, numbers, narrow}; null if the page does not have it.
 function arrayOf(name, gradient = false) {
-  const places = gradient ? [facts.gradients, facts.weight_gradients] : [facts.arrays, facts.weights];
-  const packed = own(places[0], name) ?? own(places[1], name);
+  const packed = gradient ? own(facts.gradients, name) ?? own(facts.weight_gradients, name)
+    : own(facts.arrays, name) ?? own(facts.weights, name);
   return packed ? unpacked(packed) : null;
 }
 
 function unpacked(packed) {
-  let array = decoded.get(packed);
-  if (!array) {
-    const raw = atob(packed.base64), bytes = new Uint8Array(raw.length);
-    for (let i = 0; i < raw.length; i++) bytes[i] = raw.charCodeAt(i);
+  if (!decoded.has(packed)) {
+    const { buffer } = Uint8Array.from(atob(packed.base64), (c) => c.charCodeAt(0));
     const single = packed.type === "f4";
-    const numbers = new (single ? Float32Array : Float64Array)(bytes.buffer);
+    const numbers = single ? new Float32Array(buffer) : new Float64Array(buffer);
     // The numbers of a float64 run may happen to fit in float32; they are shown as float64.
-    array = { shape: packed.shape, numbers, narrow: single && facts.dtype !== "float64" };
-    decoded.set(packed, array);
+    const narrow = single && facts.dtype !== "float64";
+    decoded.set(packed, { shape: packed.shape, numbers, narrow });
   }
-  return array;
+  return decoded.get(packed);
 }
 
-function offsetOf(array, index) {
-  if (index.length !== array.shape.length) return -1;
-  let offset = 0;
-  for (let d = 0; d < index.length; d++) {
-    if (!(index[d] >= 0 && index[d] < array.shape[d])) return -1;
-    offset = offset * array.shape[d] + index[d];
-  }
-  return offset;
+// The place of an index in an array, or -1.
+function offsetOf({ shape }, index) {
+  const inside = index.length === shape.length && index.every((i, d) => i >= 0 && i < shape[d]);
+  return inside ? index.reduce((offset, i, d) => offset * shape[d] + i) : -1;
 }
 
 const at = (array, index) => array.numbers[offsetOf(array, index)];
@@ -49,8 +43,7 @@ const exists = (name, index) => {
   return array !== null && offsetOf(array, index) >= 0;
 };
 
-// ── words ────────────────────────────────────────────────────────────────────────────────────────
-
+// ── words ──
 const VISIBLE = { " ": "␣", "\n": "⏎", "\t": "⇥", "\r": "\\r", "\u00a0": "⍽" };
 
 // Return a text in which every character can be seen: no spaces, controls or marks of direction.
@@ -64,18 +57,12 @@ const targetPiece = (t) => pieceOf(facts.targets[t]); // what is to be predicted
 const source = facts.targets.map((token) => facts.vocabulary[token]).join("");
 const numberName = (name, index) => `${name}[${index.join(", ")}]`;
 
-// ── decimals ─────────────────────────────────────────────────────────────────────────────────────
-
+// ── decimals ──
 // Return the fewest digits that mean this number and no other of its type.
 function shortest(x, narrow = false) {
-  if (narrow && Number.isFinite(x)) {
-    for (let digits = 1; digits < 9; digits++) {
-      const rounded = Number(x.toPrecision(digits));
-      if (Math.fround(rounded) === x) return String(rounded);
-    }
-    return String(Number(x.toPrecision(9)));
-  }
-  return x === null || Number.isNaN(x) ? "NaN" : String(x).replace("Infinity", "∞");
+  if (!Number.isFinite(x)) return String(x ?? NaN).replace("Infinity", "∞");
+  const rounds = (n) => Number(x.toPrecision(n));
+  return String(narrow ? rounds(range(1, 10).find((n) => Math.fround(rounds(n)) === x)) : x);
 }
 
 // Return all decimals of a number: m / 2ⁿ = m · 5ⁿ / 10ⁿ.
@@ -88,16 +75,13 @@ function exactly(x) {
   return (x < 0 ? "-" : "") + digits.slice(0, cut) + (places ? "." + digits.slice(cut) : "");
 }
 
-const DIGITS = ["short", "full", "exact"];
 const state = { digits: "short", theme: "auto", token: null };
 
-const rounded = (x, digits) => (Number.isFinite(x) ? String(Number(x.toPrecision(digits))) : shortest(x));
+const rounded = (x, n) => (Number.isFinite(x) ? String(Number(x.toPrecision(n))) : shortest(x));
 const full = (x, narrow) => (state.digits === "exact" ? exactly(x) : shortest(x, narrow));
 const brief = (x, narrow) => (state.digits === "short" ? rounded(x, 5) : full(x, narrow));
 const fixed = (x, places = 3) => (Number.isFinite(x) ? x.toFixed(places) : shortest(x));
-const percent = (p) => `${p < 0.0005 ? rounded(100 * p, 2) : (100 * p).toFixed(p < 0.0995 ? 2 : 1)} %`;
-const largestOf = (numbers) => {
-  let largest = 0;
-  for (const x of numbers) if (Number.isFinite(x) && Math.abs(x) > largest) largest = Math.abs(x);
-  return largest;
-};
+const percent = (p) =>
+  `${p < 0.0005 ? rounded(100 * p, 2) : (100 * p).toFixed(p < 0.0995 ? 2 : 1)} %`;
+const largestOf = (numbers) =>
+  numbers.reduce((most, x) => (Number.isFinite(x) ? Math.max(most, Math.abs(x)) : most), 0);

@@ -12,12 +12,13 @@ function go(path, replace = false) {
   }
 }
 
+// The view of the fragment, and its other words.
 function words() {
+  let found = [];
   try {
-    return location.hash.slice(1).split("/").map(decodeURIComponent);
-  } catch {
-    return [];
-  }
+    found = location.hash.slice(1).split("/").map(decodeURIComponent);
+  } catch { /* a fragment that is no text */ }
+  return Object.hasOwn(VIEWS, found[0]) ? found : ["loss", ...found.slice(1)];
 }
 
 // The number of a word such as token5, between 0 and count − 1; `otherwise` if there is none.
@@ -27,13 +28,11 @@ function numbered(args, word, count, otherwise) {
 }
 
 function route(event) {
-  const [first, ...args] = words();
-  const name = Object.hasOwn(VIEWS, first) ? first : "loss";
+  const [name, ...args] = words();
   if (shown?.name === name && shown.update) shown.update(args);
-  else draw(name, args, event !== undefined);
-  const tab = VIEWS[name].tab ?? name;
+  else draw(event !== undefined);
   for (const a of document.querySelectorAll("nav a")) {
-    if (a.dataset.view !== tab) a.removeAttribute("aria-current");
+    if (a.dataset.view !== (VIEWS[name].tab ?? name)) a.removeAttribute("aria-current");
     else {
       a.setAttribute("aria-current", "page");
       const nav = a.closest("nav"); // a row that scrolls on a narrow screen
@@ -42,27 +41,21 @@ function route(event) {
   }
 }
 
-function draw(name, args, moved) {
-  document.documentElement.dataset.theme = isDark() ? "dark" : "light";
-  const root = el("div", { class: `view ${name}` });
+function draw(byFragment = false) {
+  const [name, ...args] = words(), view = VIEWS[name];
+  const { title, lead } = own(facts.views, name) ?? {};
+  document.documentElement.dataset.theme = themeShown();
+  const root = el("div", { class: `view ${name}` }, 
+    title && el("h1", {}, view.heading?.() ?? title), lead && el("p", { class: "lead" }, lead));
   main.replaceChildren(root);
-  shown = { name, update: null };
-  const update = VIEWS[name].render(root, args);
-  shown.update = update ?? null;
-  if (moved && !root.contains(document.activeElement) && !document.activeElement?.closest("nav")) {
+  shown = { name, update: view.render(root, args) };
+  shown.update?.(args);
+  const focused = document.activeElement;
+  if (byFragment && !root.contains(focused) && !focused?.closest("nav")) {
     main.focus({ preventScroll: true });
     if (!root.querySelector(".chosen-place")) scrollTo(0, 0);
   }
 }
-
-function redraw() {
-  const [first, ...args] = words();
-  draw(Object.hasOwn(VIEWS, first) ? first : "loss", args, false);
-}
-
-const numbersShown = () => (facts.engine === "scalar"
-  ? `These numbers are bit-identical to the scalar engine’s exact numerics in ${facts.dtype}: one operation per number, in microgpt’s order. A record of training has the numbers of its own numerics.`
-  : `These numbers are those of the plain torch model in ${facts.dtype}. The kernels of a training step sum in another order, so theirs may differ by rounding.`);
 
 // A text on one line, with its spaces as they are.
 const shownLine = (text) => text.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, visible);
@@ -70,31 +63,32 @@ const shownLine = (text) => text.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, visible);
 function start() {
   const text = source.length > 60 ? `${source.slice(0, 60)}…` : source;
   document.title = `${visible(text) || "empty text"} · nanochat inspect`;
-  document.getElementById("run").append(`${shownLine(facts.run)} · step ${facts.step} · `, el("q", {}, piece(shownLine(text))));
-  document.getElementById("about").append(el("p", {}, numbersShown()),
-    el("p", {}, "Formulas, sums and differences are computed by this page in float64. It asks nothing of any server."));
-  document.getElementById("nav").append(el("ul", {}, Object.entries(VIEWS).filter(([, view]) => view.title).map(([name, view]) =>
-    el("li", {}, link(name, view.title, { "data-view": name })))));
-  document.getElementById("skip").addEventListener("click", (event) => {
+  const part = (id) => document.getElementById(id);
+  part("run").append(`${shownLine(facts.run)} · step ${facts.step} · `,
+    el("q", {}, piece(shownLine(text))));
+  part("about").append(...facts.sources.map((words) => el("p", {}, words)));
+  part("nav").append(el("ul", {}, Object.entries(facts.views).map(([name, { title }]) =>
+    el("li", {}, link(name, title, { "data-view": name })))));
+  part("skip").addEventListener("click", (event) => {
     event.preventDefault(); // the fragment is that of the view
     main.focus();
   });
-  const buttons = { theme: ["auto", "light", "dark"], digits: DIGITS };
+  const buttons = { theme: ["auto", "light", "dark"], digits: ["short", "full", "exact"] };
   for (const [key, values] of Object.entries(buttons)) {
-    const button = document.getElementById(key), tell = () => {
-      button.textContent = `${key === "theme" ? "Theme" : "Digits"}: ${state[key]}`;
+    const tell = () => {
+      part(key).textContent = `${key === "theme" ? "Theme" : "Digits"}: ${state[key]}`;
     };
-    button.addEventListener("click", () => {
+    part(key).addEventListener("click", () => {
       state[key] = values[(values.indexOf(state[key]) + 1) % values.length];
       tell();
-      redraw();
+      draw();
     });
     tell();
   }
-  darkSystem.addEventListener("change", redraw);
+  darkSystem.addEventListener("change", () => draw());
   addEventListener("hashchange", route);
   route();
 }
 
-window.nanochatPage = { facts, forward, gradient, passedOn, valueOf, gradientOf, shortest, exactly };
+window.nanochatPage = { facts, forward, gradient, passedOn }; // for tests
 start();

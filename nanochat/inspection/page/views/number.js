@@ -3,36 +3,37 @@
 // The sum that the page computed, next to the engine's number.
 function compared(words, value, engine, narrow) {
   const difference = value === engine ? 0 : value - engine;
-  return el("dl", { class: "compared" },
-    el("dt", {}, words), el("dd", { class: "n" }, full(value)),
-    el("dt", {}, "the engine’s number"), el("dd", { class: "n" }, full(engine, narrow)),
-    el("dt", {}, "difference"), el("dd", { class: "n" }, difference === 0 ? "0" : rounded(difference, 3)));
+  const facts = [[words, full(value)], ["the engine’s number", full(engine, narrow)],
+    ["difference", difference === 0 ? "0" : rounded(difference, 3)]];
+  return el("dl", { class: "compared" }, facts.flatMap(([term, text]) =>
+    [el("dt", {}, term), el("dd", { class: "n" }, text)]));
 }
 
-function operandCell(operand) {
-  return operand.name ? numberLink(operand) : el("span", { class: "n" }, brief(operand.value));
-}
+const operandCell = (one) => (one.name ? numberLink(one) : digits(brief(one.value)));
+const localCell = ({ value, of, text }) => el("span", {}, operandCell(of ?? { value }),
+  text && el("small", {}, ` ${text}`));
+const bySize = (terms) => [...terms].sort((a, b) => Math.abs(b.value) - Math.abs(a.value));
+const gradientLink = ({ name, index }) =>
+  link(pathOf("gradient", name, index), numberName(name, index), { class: "n" });
+const formulaLine = (formula, result) => el("p", { class: "formula" },
+  formula.replace(/, (?=[^[\]]*\])/g, ",\u00a0"), el("b", {}, ` = ${result}`));
 
-function localCell({ value, of, text }) {
-  const shownText = text && el("small", {}, ` ${text}`);
-  return el("span", {}, of ? numberLink(of) : el("span", { class: "n" }, brief(value)), shownText);
-}
-
-function forwardSection(name, index) {
-  const section = el("section", { class: "how" }, el("h2", {}, "How it is computed"));
-  const { steps, value, engine } = forward(name, index), { narrow } = arrayOf(name);
-  if (isWeight(name)) fill(section, el("p", {}, "A weight: training has set it. ",
-    lifeOf(name, ...index) && link(`parameter/${name}/${index.join("/")}`, "See its life over training.")));
-  else if (!steps.length && operations.get(name)?.kind === "own" && whole) {
-    fill(section, el("p", {}, "Computed by ", el("code", { class: "line" }, operations.get(name).line.join(":")), ", whose formula this page does not know."));
-  } else if (!steps.length) fill(section, why("forward"));
-  for (const { formula, columns, rows, value: result } of steps) {
-    fill(section, el("p", { class: "formula" }, formula.replace(/, (?=[^[\]]*\])/g, ",\u00a0"), el("b", {}, ` = ${brief(result)}`)));
-    if (rows.length) {
-      fill(section, longTable(columns, rows.map((one) => [String(one.label), ...one.operands.map(operandCell),
-        el("span", { class: "n" }, brief(one.value))]), 16, { name: formula }));
-    }
+function forwardSection(name, index, title = ["How it is computed"]) {
+  const { steps, value, engine } = forward(name, index), op = operations.get(name);
+  const section = el("section", { class: "how" }, el("h2", {}, ...title));
+  if (isWeight(name)) {
+    fill(section, el("p", {}, "A weight: training has set it. ", historyOf(name, ...index)
+      && link(pathOf("parameter", name, index), "See its parameter history.")));
+  } else if (!steps.length) {
+    fill(section, op?.kind === "own" && whole ? el("p", {}, "Computed by ", lineOf(op),
+      ", whose formula this page does not know.") : why("forward"));
   }
+  for (const { formula, columns, rows, value: result } of steps) {
+    fill(section, formulaLine(formula, brief(result)), rows.length && longTable(formula, columns,
+      rows.map((one) => [String(one.label), ...one.operands.map(operandCell),
+        digits(brief(one.value))])));
+  }
+  const { narrow } = arrayOf(name);
   if (steps.length) fill(section, compared("computed from the terms", value, engine, narrow));
   return section;
 }
@@ -41,57 +42,58 @@ function gradientSection(name, index) {
   const section = el("section", { class: "how" }, el("h2", {}, "How it moves the loss"));
   const array = arrayOf(name, true);
   if (!array) return fill(section, why("gradients")), section;
-  const { terms, value, engine } = gradient(name, index);
-  fill(section, el("p", { class: "formula" }, "d loss / d number = Σ over the numbers it goes into: local derivative · their gradient",
-    el("b", {}, ` = ${brief(engine, array.narrow)}`)));
-  const sorted = [...terms].sort((a, b) => Math.abs(b.value) - Math.abs(a.value));
-  if (terms.length) {
-    fill(section, longTable(["goes into", "local derivative", "their gradient", "product"], sorted.map((term) => [
-      term.name ? link(pathOf("gradient", term.name, term.index), numberName(term.name, term.index), { class: "n" }) : term.file ?? "the mean loss",
-      localCell(term.local), term.name ? numberLink(term, true) : "1", el("span", { class: "n" }, brief(term.value))]),
-    12, { name: "Where the gradient comes from" }));
-  } else fill(section, el("p", {}, isWeight(name) ? "No token of this text uses it." : "It goes into no other number."));
-  fill(section, compared("sum of the terms", value, engine, array.narrow));
-  const passed = passedOn(name, index).sort((a, b) => Math.abs(b.value) - Math.abs(a.value));
+  const { terms, value, engine } = gradient(name, index), passed = bySize(passedOn(name, index));
+  const nowhere = isWeight(name) ? "No token of this text uses it."
+    : "It goes into no other number.";
+  fill(section, formulaLine(
+    "d loss / d number = Σ over the numbers it goes into: local derivative · their gradient",
+    brief(engine, array.narrow)),
+  !terms.length ? el("p", {}, nowhere) : longTable("Where the gradient comes from",
+    ["goes into", "local derivative", "their gradient", "product"], bySize(terms).map((term) => [
+      term.name ? gradientLink(term) : term.file ?? "the mean loss", localCell(term.local),
+      term.name ? numberLink(term, true) : "1", digits(brief(term.value))]), 12),
+  compared("sum of the terms", value, engine, array.narrow));
   if (passed.length) {
     fill(section, el("h3", {}, "What it passes on to its operands"),
-      longTable(["operand", "local derivative", "passed on", "of its gradient"], passed.map((one) => [
-        link(pathOf("gradient", one.name, one.index), numberName(one.name, one.index), { class: "n" }), localCell(one.local),
-        el("span", { class: "n" }, brief(one.value)), numberLink(one, true)]), 8, { name: "Where the gradient goes" }));
+      longTable("Where the gradient goes",
+        ["operand", "local derivative", "passed on", "of its gradient"], passed.map((one) => [
+          gradientLink(one), localCell(one.local), digits(brief(one.value)),
+          numberLink(one, true)]), 8));
   }
   return section;
 }
 
-function numberPanel(asGradient) {
-  return (root, args) => {
-    const [name, ...words] = args, index = words.map(Number);
-    if (!arrayOf(name ?? "") || !exists(name, index)) {
-      return void fill(root, el("h1", {}, "No such number"), Object.keys(facts.weights).length
-        ? note("This page has no number of this name and place. ", link("forward", "See all matrices.")) : why("forward"));
+const numberPanel = (tab, asGradient) => ({
+  tab,
+  render(root, [name = "", ...words]) {
+    const index = words.map(Number);
+    if (!exists(name, index)) {
+      return void fill(root, el("h1", {}, "No such number"), !whole ? why("forward")
+        : note("No number has this name and place. ", link("forward", "See all matrices.")));
     }
-    const array = arrayOf(name), gradients = arrayOf(name, true), op = operations.get(name);
-    const view = asGradient ? "gradient" : "number", strip1 = shapeRow(name, index, asGradient, view);
-    fill(root,
-      el("p", { class: "crumbs" }, link(pathOf(asGradient ? "gradients" : "forward", name, index), asGradient ? "Gradients" : "Forward"), ` › ${groupOf(name)} › ${aboutOf(name)}`),
+    const op = operations.get(name), sections = [forwardSection, gradientSection];
+    const shownNumber = (term, array, isNow) => array && el("div", { class: isNow ? "now" : "" },
+      el("dt", {}, term), el("dd", { class: "n big" }, full(at(array, index), array.narrow)));
+    fill(root, el("p", { class: "crumbs" }, link(pathOf(tab, name, index), facts.views[tab].title),
+        ` › ${facts.about[name].group} › ${facts.about[name].about}`),
       el("h1", { class: "name" }, numberName(name, index)),
-      el("p", { class: "lead" }, piece(placeWords(name, index)), " ", op && el("code", { class: "line" }, op.line.join(":"))),
-      el("dl", { class: "pair" },
-        el("div", { class: asGradient ? "" : "now" }, el("dt", {}, "value"), el("dd", { class: "n big" }, full(at(array, index), array.narrow))),
-        gradients && el("div", { class: asGradient ? "now" : "" }, el("dt", {}, "d loss / d number"), el("dd", { class: "n big" }, full(at(gradients, index), gradients.narrow)))),
-      strip1.node,
-      el("div", { class: `columns ${asGradient ? "wide-first" : "wide-last"}` }, asGradient ? [gradientSection(name, index), forwardSection(name, index)]
-        : [forwardSection(name, index), gradientSection(name, index)]));
-  };
-}
+      lead(piece(placeWords(name, index)), " ", op ? lineOf(op) : ""),
+      el("dl", { class: "pair" }, shownNumber("value", arrayOf(name), !asGradient),
+        shownNumber("d loss / d number", arrayOf(name, true), asGradient)),
+      around(name, index, asGradient && arrayOf(name, true) !== null),
+      el("div", { class: `columns ${asGradient ? "wide-first" : "wide-last"}` },
+        (asGradient ? sections.reverse() : sections).map((section) => section(name, index))));
+  },
+});
 
 // The row of the matrix that the number is in: its neighbors are one arrow key away.
-function shapeRow(name, index, asGradient) {
-  const { node, select, readout } = index.length === 3 || index.length === 1
-    ? matrixOf(name, asGradient, null) : matrixOf(name, asGradient, null, index[0]);
+function around(name, index, asGradient) {
+  const isRow = index.length === 2, only = isRow ? index[0] : null;
+  const { node, select, readout } = matrixOf(name, asGradient, null, only);
   select(index, true);
-  return { node: el("details", { class: "around", open: index.length === 2 ? "" : null },
-    el("summary", {}, index.length === 2 ? "Its row" : "Its matrix"), node, readout) };
+  return el("details", { class: "around", open: isRow && "" },
+    el("summary", {}, isRow ? "Its row" : "Its matrix"), node, readout);
 }
 
-VIEWS.number = { tab: "forward", render: numberPanel(false) };
-VIEWS.gradient = { tab: "gradients", render: numberPanel(true) };
+VIEWS.number = numberPanel("forward", false);
+VIEWS.gradient = numberPanel("gradients", true);

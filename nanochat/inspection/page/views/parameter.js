@@ -1,63 +1,90 @@
-// View 6: the life of a recorded parameter: small line charts with one step marked in all.
+// View 6: the history of a recorded parameter: small line charts with one step marked in all.
 // The first table has chosen parameters; the second, if there is one, all parameters at some steps.
 
-const LIVES = { weight: "Weight", gradient: "Gradient", first_moment: "First moment", second_moment: "Second moment",
-  update: "Update", rate: "Learning rate" };
+const RECORDED = { weight: "Weight", gradient: "Gradient", first_moment: "First moment",
+  second_moment: "Second moment", update: "Update", rate: "Learning rate" };
+const counted = (count) => count.toLocaleString("en");
 
-function lineChart(title, xs, ys, narrow) {
-  const [wide, high] = [320, 110], good = ys.filter(Number.isFinite);
+// A chart over the steps, which may be at any distances: its axes have the first, a middle and the
+// last step, and the smallest and the largest value.
+function lineChart(title, steps, ys, narrow) {
+  const [wide, high] = [320, 110], good = ys.filter(Number.isFinite), last = steps.length - 1;
   const low = Math.min(...good), top = Math.max(...good), span = top - low || Math.abs(top) || 1;
-  const x = (i) => 4 + (wide - 8) * i / Math.max(xs.length - 1, 1), y = (v) => high - 6 - (high - 12) * (v - low) / span;
-  const path = ys.map((v, i) => (Number.isFinite(v) ? `${Number.isFinite(ys[i - 1]) ? "L" : "M"}${x(i).toFixed(1)} ${y(v).toFixed(1)}` : "")).join("");
-  const mark = el("svg:line", { y1: 0, y2: high, class: "mark" }), dot = el("svg:circle", { r: 3.5, class: "dot" });
-  const value = el("b", { class: "n" }), svg = el("svg:svg", { viewBox: `0 0 ${wide} ${high}`, "aria-hidden": "true" },
-    low < 0 && top > 0 && el("svg:line", { x1: 0, x2: wide, y1: y(0), y2: y(0), class: "zero" }), mark, el("svg:path", { d: path, class: "line" }), dot);
+  const part = (i) => (steps[i] - steps[0]) / (steps[last] - steps[0] || 1);
+  const x = (i) => wide * part(i), y = (v) => high - 6 - (high - 12) * (v - low) / span;
+  const path = ys.map((v, i) => (!Number.isFinite(v) ? ""
+    : `${Number.isFinite(ys[i - 1]) ? "L" : "M"}${x(i).toFixed(1)} ${y(v).toFixed(1)}`)).join("");
+  const mark = el("svg:line", { y1: 0, y2: high, class: "mark" });
+  const dot = el("svg:circle", { r: 3.5, class: "dot" }), value = el("b", { class: "n" });
+  const svg = el("svg:svg", { viewBox: `0 0 ${wide} ${high}`, "aria-hidden": "true" },
+    low < 0 && top > 0 && el("svg:line", { x1: 0, x2: wide, y1: y(0), y2: y(0), class: "zero" }),
+    mark, el("svg:path", { d: path, class: "line" }), dot);
+  const ticks = [...new Set([0, last >> 1, last])].map((i) =>
+    [part(i), `${i ? "" : "step "}${counted(steps[i])}`]);
+  const values = [...new Set([top, low])].map((v) => el("span", {}, rounded(v, 3)));
   return {
-    svg, node: el("figure", { class: "chart" }, el("figcaption", {}, title, " ", value), svg, el("small", {}, `${rounded(low, 4)} … ${rounded(top, 4)}`)),
+    node: el("figure", { class: "chart" }, el("figcaption", {}, title, " ", value),
+      el("div", { class: "values" }, values), svg, el("div", { class: "steps" }, ticksOf(ticks))),
+    svg,
+    nearest: (place) => steps.reduce((best, _, i) =>
+      (Math.abs(part(i) - place) < Math.abs(part(best) - place) ? i : best), 0),
     show: (i) => {
       value.textContent = brief(ys[i], narrow);
-      [["x1", x(i)], ["x2", x(i)]].forEach(([key, v]) => mark.setAttribute(key, v));
+      for (const key of ["x1", "x2"]) mark.setAttribute(key, x(i));
       dot.setAttribute("cx", x(i));
       dot.setAttribute("cy", Number.isFinite(ys[i]) ? y(ys[i]) : -9);
     },
   };
 }
 
-// Return the steps of a parameter's table and a list of numbers per key of LIVES; null without any.
-function lifeOf(name, row, column) {
-  const { tables = [], matrices = {} } = facts.history ?? {}, { first, rows, columns, group } = own(matrices, name) ?? {};
-  const inside = [row, column].every((k) => Number.isInteger(k) && k >= 0) && row < rows && column < columns;
+// Return the table that has a parameter, and its numbers by the keys of RECORDED; null without any.
+function historyOf(name, row, column) {
+  const { tables = [], matrices = {} } = facts.history ?? {};
+  const { first, rows, columns, group } = own(matrices, name) ?? {};
+  const inside = row >= 0 && row < rows && column >= 0 && column < columns;
   const index = inside ? first + row * columns + column : -1;
-  const table = tables.find(({ indices }) => (indices ? indices.includes(index) : index >= 0));
-  if (!table) return null;
-  const i = table.indices ? table.indices.indexOf(index) : index, numbers = (packed) => table.steps.map((_, s) => at(unpacked(packed), [s, i]));
-  return Object.fromEntries([["steps", table.steps], ["narrow", !table.indices], ["rate", table.rates[group]], ...Object.keys(LIVES).filter((key) => table[key]).map((key) => [key, numbers(table[key])])]);
+  const found = tables.find(({ indices }) => (indices ? indices.includes(index) : index >= 0));
+  if (!found || !Number.isInteger(index)) return null;
+  const i = found.indices ? found.indices.indexOf(index) : index;
+  const numbers = Object.keys(RECORDED).filter((key) => found[key]).map((key) =>
+    [key, found.steps.map((_, s) => at(unpacked(found[key]), [s, i]))]);
+  return { table: found, rate: found.rates[group], ...Object.fromEntries(numbers) };
 }
 
 VIEWS.parameter = {
-  title: "Over training",
   render(root, args) {
-    fill(root, el("h1", {}, "A parameter’s life"));
-    if (!facts.history) return void fill(root, note(el("code", {}, "nanochat train --record …"), " keeps what happens to chosen parameters at every step; this run has no such record."));
-    const asked = { name: args[0], row: +args[1], column: +args[2] }, known = lifeOf(args[0], asked.row, asked.column);
-    const shown = known ? asked : facts.history.chosen[0], { name, row, column } = shown, life = known ?? lifeOf(name, row, column);
-    const pathTo = (q) => `parameter/${q.name}/${q.row}/${q.column}`, last = life.steps.length - 1, choices = facts.history.chosen.filter((q) => pathTo(q) !== pathTo(shown));
-    const charts = Object.entries(LIVES).filter(([key]) => life[key]?.some(Number.isFinite)).map(([key, title]) => lineChart(title, life.steps, life[key], life.narrow && key !== "rate"));
-    const step1 = el("output", { class: "readout" });
-    const slider = el("input", { type: "range", min: 0, max: last, value: last, "aria-label": "Step", oninput: () => show(+slider.value) });
+    if (!facts.history) {
+      return void fill(root, note(el("code", {}, "nanochat train --record …"),
+        " keeps the history of chosen parameters at every step; this run has recorded none."));
+    }
+    const asked = { name: args[0], row: +args[1], column: +args[2] };
+    const known = historyOf(asked.name, asked.row, asked.column);
+    const chosen = known ? asked : facts.history.chosen[0], { name, row, column } = chosen;
+    const one = known ?? historyOf(name, row, column), { steps, indices } = one.table;
+    const pathTo = (place) => `parameter/${place.name}/${place.row}/${place.column}`;
+    const choices = facts.history.chosen.filter((place) => pathTo(place) !== pathTo(chosen));
+    const charts = Object.entries(RECORDED).filter(([key]) => one[key]?.some(Number.isFinite))
+      .map(([key, title]) => lineChart(title, steps, one[key], !indices && key !== "rate"));
+    const readout = el("output", { class: "readout" }), last = steps.length - 1;
+    const slider = el("input", { type: "range", min: 0, max: last, "aria-label": "Step",
+      oninput: () => show(+slider.value) });
     const show = (i) => {
       slider.value = i;
-      step1.replaceChildren("step ", el("b", {}, String(life.steps[i])));
+      readout.replaceChildren("step ", el("b", {}, counted(steps[i])));
       charts.forEach((chart) => chart.show(i));
     };
-    charts.forEach(({ svg }) => svg.addEventListener("pointermove", (event) => {
+    charts.forEach(({ svg, nearest }) => svg.addEventListener("pointermove", (event) => {
       const box = svg.getBoundingClientRect();
-      show(Math.min(Math.max(Math.round((event.clientX - box.left) / box.width * last), 0), last));
+      show(nearest((event.clientX - box.left) / box.width));
     }));
-    const select = el("select", { "aria-label": "Parameter", onchange: () => go(select.value) }, [shown, ...choices].map((q) => el("option", { value: pathTo(q) }, numberName(q.name, [q.row, q.column]))));
-    fill(root, el("p", { class: "lead" }, select, " ", exists(name, [row, column]) && link(pathOf("number", name, [row, column]), "what it does on this text")),
-    el("p", { class: "slide" }, slider, step1), el("div", { class: "charts" }, charts.map((chart) => chart.node)));
-    fill(root, life.narrow && note("Kept at some steps and rounded to float32. The run also has its moments and updates: ", el("code", {}, "nanochat.load(run).history.life(…)")));
+    const select = el("select", { "aria-label": "Parameter", onchange: () => go(select.value) },
+      [chosen, ...choices].map((place) => el("option", { value: pathTo(place) },
+        numberName(place.name, [place.row, place.column]))));
+    const toNumber = exists(name, [row, column])
+      && link(pathOf("number", name, [row, column]), "what it does on this text");
+    fill(root, lead(select, " ", toNumber || ""), el("p", { class: "slide" }, slider, readout),
+      el("div", { class: "charts" }, charts.map((chart) => chart.node)),
+      one.table.notes.map((text) => note(text)));
     show(last);
   },
 };

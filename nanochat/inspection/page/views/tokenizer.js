@@ -1,41 +1,43 @@
 // View 10: how the text was split into tokens; of byte-pair encoding, every merge.
 
+const chip = (id, extra = "") => el("span", { class: `chip ${extra}` }, piece(pieceOf(id)),
+  el("small", {}, String(id)));
+const plural = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
+
 VIEWS.tokenizer = {
-  title: "Tokenizer",
-  render(root, args) {
-    const ids = facts.targets.slice(0, -1), what = { char: "character", byte: "byte" }[facts.tokenizer];
-    const chip = (id, extra = "") => el("span", { class: `chip ${extra}` }, piece(pieceOf(id)), el("small", {}, String(id)));
-    fill(root, el("h1", {}, `${ids.length} token${ids.length === 1 ? "" : "s"}`, el("span", { class: "aside" }, `of ${facts.vocabulary.length} known`)));
-    if (!facts.merges) {
-      fill(root, el("p", { class: "lead" }, `Each ${what} is one token. Below each is its number; the text starts and ends with token 0.`),
-        el("div", { class: "chips" }, chip(0), ids.map((id) => chip(id)), chip(0)));
-      return undefined;
+  heading: () => [plural(length - 1, "token"),
+    el("span", { class: "aside" }, `of ${facts.vocabulary.length} known`)],
+  render(root) {
+    const { merges, targets } = facts, panel = el("section", { class: "panel" });
+    if (!merges) {
+      const chips = [0, ...targets].map((id) => chip(id));
+      return void fill(root, el("div", { class: "chips" }, chips));
     }
-    const panel = el("section", { class: "panel" });
-    const words = strip({
-      pieces: facts.merges.map((m) => visible(m.word)), color: () => null, chosen: null,
-      name: (w) => `word ${w}, ${visible(facts.merges[w].word)}: ${facts.merges[w].steps.at(-1).length} tokens`,
-      under: (w) => facts.merges[w].steps.at(-1).join(" "), choose: (w, replace) => go(`tokenizer/word${w}`, replace),
-    });
-    fill(root, el("p", { class: "lead" }, "The text is cut into words. Each word starts as its bytes; then the pair that was learned first is merged, again and again."),
-      words.node, panel);
-    const update = (parts) => {
-      const longest = facts.merges.reduce((best, m, i) => (m.steps.length > facts.merges[best].steps.length ? i : best), 0);
-      const w = numbered(parts, "word", facts.merges.length, longest);
-      words.update(w);
-      if (facts.merges.length) panel.replaceChildren(...mergesOf(facts.merges[w], chip));
+    const tokensOf = ({ steps }) => steps.at(-1);
+    const text = strip({
+      pieces: merges.map((m) => visible(m.word)), under: (w) => tokensOf(merges[w]).join(" "),
+      name: (w) => `word ${w}, ${visible(merges[w].word)}: ${tokensOf(merges[w]).length} tokens`,
+      choose: (w, replace) => go(`tokenizer/word${w}`, replace) });
+    fill(root, text.node, panel);
+    const lengths = merges.map((m) => m.steps.length);
+    const longest = lengths.indexOf(Math.max(...lengths));
+    return (parts) => {
+      const w = numbered(parts, "word", merges.length, longest);
+      text.update(w);
+      if (merges.length) panel.replaceChildren(...mergesOf(merges[w]));
     };
-    update(args);
-    return update;
   },
 };
 
-function mergesOf({ word, steps }, chip) {
+function mergesOf({ word, steps }) {
   const rows = steps.map((tokens, s) => {
-    const before = steps[s - 1], place = before ? tokens.findIndex((id, i) => id !== before[i]) : -1;
-    const merged = place < 0 ? `${tokens.length} byte${tokens.length === 1 ? "" : "s"}`
-      : ["merge no. ", String(tokens[place] - 256), ": ", piece(pieceOf(before[place])), " + ", piece(pieceOf(before[place + 1]))];
-    return [String(s), el("span", { class: "chips" }, tokens.map((id, i) => chip(id, i === place ? "new" : ""))), el("span", {}, merged)];
+    const before = steps[s - 1], place = before?.findIndex((id, i) => id !== tokens[i]) ?? -1;
+    const words = place < 0 ? plural(tokens.length, "byte") : ["merge no. ",
+      String(tokens[place] - 256), ": ", ...before.slice(place, place + 2).flatMap((id, i) =>
+        [i ? " + " : "", piece(pieceOf(id))])];
+    const chips = tokens.map((id, i) => chip(id, i === place ? "new" : ""));
+    return [String(s), el("span", { class: "chips" }, chips), el("span", {}, words)];
   });
-  return [el("h2", {}, "Merges of ", piece(visible(word))), table(["step", "tokens", "what was merged"], rows)];
+  return [el("h2", {}, "Merges of ", piece(visible(word))),
+    table(["step", "tokens", "what was merged"], rows)];
 }
