@@ -346,6 +346,10 @@ def test_a_number_of_a_model_file_leads_to_its_line(visit, own):
         assert len(page.inner_text("main")) > 60, name
     page = one.open("number/layer0.mlp.gate/1/2")
     assert re.search(r"Computed by \S*gated_mlp\.py:\d+, whose formula", page.inner_text("main"))
+    footer = page.inner_text("footer p >> nth=0")
+    assert re.search(
+        r"one operation per number, in the order in which \S*gated_mlp\.py compu", footer
+    )
     page = one.open("gradient/layer0.attn.residual/1/2")
     assert "gated_mlp.py" in page.locator("table", has_text="local derivative").first.inner_text()
 
