@@ -32,6 +32,7 @@ AXES: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
     "mini-gpt": {
         "tie_lm_head": (False, True),
         "input_rmsnorm": (True, False),
+        "output_rmsnorm": (False, True),
         "positions": ("learned", "rope"),
         "activation": ("relu", "relu2"),
         "qk_norm": (False, True),
@@ -41,6 +42,7 @@ AXES: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
     "bigram": {
         "tie_lm_head": (False, True),
         "input_rmsnorm": (True, False),
+        "output_rmsnorm": (False, True),
         "optimizer": ("adamw", "sgd"),
     },
 }

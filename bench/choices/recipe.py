@@ -52,6 +52,7 @@ MODEL: Changes = (
     ("learned positions", {"positions": "learned"}),
     ("no QK norm", {"qk_norm": False}),
     ("no norm of the embedding", {"input_rmsnorm": False}),
+    ("norm before the head", {"output_rmsnorm": True}),
     ("tied head", {"tie_lm_head": True}),
     ("soft-cap 15", {"logit_softcap": 15.0}),
     ("init_std 0.04", {"init_std": 0.04}),

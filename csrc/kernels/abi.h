@@ -14,7 +14,7 @@
    "accum" is the accumulation dtype of a call: float for NCK_FLOAT32, NCK_BFLOAT16 and NCK_FLOAT16,
    double for NCK_FLOAT64. */
 
-enum { NCK_ABI_VERSION = 10 };
+enum { NCK_ABI_VERSION = 11 };
 
 /* Status. */
 enum {
@@ -65,7 +65,8 @@ typedef struct {
          ends with t + wpe[p], for k from 1 to prev_token_tables and n from 2 to
          hash_embed_longest, as far as tokens were read; then norm(x) if input_norm
      in each layer   x += wo · attention(wqkv · norm(x)), then x += fc2 · activation(fc1 · norm(x))
-     logits = lm_head · x, then softcap · tanh(logits / softcap)
+     y = norm(x) if output_norm, otherwise x
+     logits = lm_head · y, then softcap · tanh(logits / softcap)
 
    In a head, queries and keys are rotated in halves by the angles p · rope_base^(−2j / head_dim),
    then normed if qk_norm, and softmax(q · k / √head_dim) weighs the values of the last block_size
@@ -79,12 +80,12 @@ typedef struct {
   int64_t prev_token_tables;                          /* 0 … 2^10 */
   int64_t hash_embed_rows;                            /* 0 … 2^31; 0: no n-grams */
   int64_t hash_embed_longest;                         /* 2 … 2^10 if there are rows */
-  int32_t dtype;               /* of the matrices; NCK_FLOAT16 is not supported */
-  int32_t activation;          /* NCK_RELU or NCK_RELU2 */
-  int32_t input_norm, qk_norm; /* 0 or 1 */
-  double eps;                  /* at least 0 */
-  double rope_base;            /* at least 1; 0: no rotation */
-  double softcap;              /* as in nck_loss */
+  int32_t dtype;                            /* of the matrices; NCK_FLOAT16 is not supported */
+  int32_t activation;                       /* NCK_RELU or NCK_RELU2 */
+  int32_t input_norm, qk_norm, output_norm; /* 0 or 1 */
+  double eps;                               /* at least 0 */
+  double rope_base;                         /* at least 1; 0: no rotation */
+  double softcap;                           /* as in nck_loss */
   const void* wte;     /* ((prev_token_tables + 1) * vocab + hash_embed_rows, n_embd) accum */
   const void* wpe;     /* (block_size, n_embd) accum, or NULL */
   const void* lm_head; /* (vocab, n_embd) of dtype */

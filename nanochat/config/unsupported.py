@@ -52,9 +52,9 @@ class Rule(NamedTuple):
 OF_NETWORKS = (
     "model_file", "n_layer", "n_head", "n_embd", "block_size", "activation", "positions",
     "prev_token_tables", "hash_embed_rows", "hash_embed_longest", "tie_lm_head", "input_rmsnorm",
-    "qk_norm", "logit_softcap", "init_std", "zero_init", "dropout", "ngram_share", "batching",
-    "steps", "batch_size", "grad_accum", "auto_batch", "optimizer", "lr", "matrix_lr", "head_lr",
-    "lr_schedule", "warmup_ratio", "warmdown_ratio", "final_lr_frac", "schedule_points",
+    "output_rmsnorm", "qk_norm", "logit_softcap", "init_std", "zero_init", "dropout", "ngram_share",
+    "batching", "steps", "batch_size", "grad_accum", "auto_batch", "optimizer", "lr", "matrix_lr",
+    "head_lr", "lr_schedule", "warmup_ratio", "warmdown_ratio", "final_lr_frac", "schedule_points",
     "weight_decay", "beta1", "muon_momentum", "beta2", "eps", "grad_clip", "ema", "patience",
     "numerics", "loss", "eval_every", "eval_tokens", "checkpoint_every", "baseline", "record",
 )  # fmt: skip

@@ -50,7 +50,7 @@ def facts(
         left_out["neurons"] = f"the model is that of {printable(own.path)}"
     result: dict[str, Any] = {
         "run": run, "step": step, "engine": config.mode, "dtype": config.dtype,
-        "logit_softcap": config.logit_softcap,
+        "logit_softcap": config.logit_softcap, "output_rmsnorm": config.output_rmsnorm,
         "head_dim": config.head_dim if config.n_layer else 0,
         "mean": trace.mean,
         "tokens": trace.tokens.tolist(), "targets": trace.targets.tolist(),

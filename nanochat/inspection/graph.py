@@ -139,6 +139,8 @@ def _built_in(config: TrainConfig, names: Collection[str]) -> list[Operation]:
     x = _embedding(config, known, add)
     for layer in range(config.n_layer if config.model_kind == "mini-gpt" else 0):
         x = _block(config, f"layer{layer}.", x, add)
+    if config.output_rmsnorm:
+        x = add("output.norm", "rmsnorm", x)
     head = "wte" if config.tie_lm_head else "lm_head"
     if config.logit_softcap:
         uncapped = add("logits_uncapped", "linear", x, weight=head)

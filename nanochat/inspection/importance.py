@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanochat.errors import UnsupportedOption
-from nanochat.inspection.trace import Trace
-from nanochat.model.parameters import RMSNORM_EPS, rotary_angles
+from nanochat.inspection.trace import Trace, inverse_rms
+from nanochat.model.parameters import rotary_angles
 from nanochat.model.traced import TracedText, causal
 from nanochat.ngram.share import start_offset
 
@@ -161,6 +161,8 @@ def _losses(trace: Trace, removed: _Removed) -> Array:  # (rows,)
             active = active**2
         active *= removed.neurons[:, layer, :][:, None, :]
         x = x + active @ matrix["mlp_fc2"].T
+    if config.output_rmsnorm:
+        x = _rmsnorm(x)
     head = weights["wte" if config.tie_lm_head else "lm_head"].astype(np.float64)
     logits = x @ head.T
     if cap := config.logit_softcap:
@@ -185,8 +187,7 @@ def _nats(logits: Array, text: TracedText) -> Array:  # (rows, tokens)
 
 
 def _rmsnorm(x: Array) -> Array:
-    result: Array = x * (np.square(x).mean(axis=-1, keepdims=True) + RMSNORM_EPS) ** -0.5
-    return result
+    return x * inverse_rms(x)
 
 
 def _rotate(x: Array) -> Array:  # (rows, tokens, heads, head_dim)

@@ -27,9 +27,9 @@ _OF_BLOCK = {
     **dict.fromkeys(("forward", "__init__"), ".*"),
 }
 _OF_MODEL = {
-    "norm": r"embed\.norm",
+    "norm": r"(embed|output)\.norm",
     **dict.fromkeys(
-        ("logits", "hidden", "new_cache", "__init__"), r"(layer\d+|embed)\..*|logits.*"
+        ("logits", "hidden", "new_cache", "__init__"), r"(layer\d+|embed|output)\..*|logits.*"
     ),
 }
 

@@ -17,11 +17,12 @@ from nanochat.config.option import shown
 from nanochat.data.corpus import text_documents
 from nanochat.data.documents import encode_documents
 from nanochat.errors import ConfigError, CorpusError, PromptTooLong, UnsupportedOption
+from nanochat.model.parameters import RMSNORM_EPS
 from nanochat.model.traced import Computed, Edits, TracedText
 from nanochat.runs.load import TrainedModel
 from nanochat.system.wording import counted, printable
 
-__all__ = ["Trace", "traced_text"]
+__all__ = ["Trace", "inverse_rms", "traced_text"]
 
 # Of the largest logit, by which the sum of the parts may differ from the logits.
 _ROUNDING = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 0.1}
@@ -215,6 +216,9 @@ class Trace(Mapping[str, NDArray[np.float64]]):
     def logit_lens(self) -> LogitLens:
         """Return what the output head says of the residual stream after each part of the model.
 
+        With output_rmsnorm, the head reads the normalized stream of each stage. A stage contributes
+        what it adds to the stream, on the scale that the norm gives to the final stream.
+
         Raises UnsupportedOption for a model file that has no such stream.
 
         Example:
@@ -230,8 +234,12 @@ class Trace(Mapping[str, NDArray[np.float64]]):
         stages = [f"layer{layer}.{part}" for layer in layers for part in ("attn", "mlp")]
         self._check_names("logit_lens", [*(f"{stage}.out" for stage in stages), "logits"])
         parts = {"embed": self.embedding, **{stage: self[f"{stage}.out"] for stage in stages}}
-        contributions = np.stack(list(parts.values())) @ head.astype(np.float64).T
+        added = np.stack(list(parts.values()))
+        contributions = added @ head.astype(np.float64).T
         logits = np.cumsum(contributions, axis=0)
+        if config.output_rmsnorm:
+            scales = inverse_rms(np.cumsum(added, axis=0))
+            logits, contributions = logits * scales, contributions * scales[-1]
         if cap := config.logit_softcap:
             logits = cap * np.tanh(logits / cap)
         self._check_sum(logits[-1])
@@ -244,13 +252,14 @@ class LogitLens:
     """The logits of the residual stream after each stage, and what each stage added to them.
 
     The residual stream is a sum and the output head is linear, so the contributions of all stages
-    add up to the logits of the model, before the soft-cap if it has one.
+    add up to the logits of the model, before the soft-cap if it has one. A norm before the head
+    only scales each token's stream. Its scale for the final stream is used for all contributions.
 
     Source: nostalgebraist, "interpreting GPT: the logit lens" (2020).
 
     Attributes:
         stages: `embed`, `layer0.attn`, `layer0.mlp`, …
-        logits: (stages, tokens, vocabulary) float64, after the soft-cap.
+        logits: (stages, tokens, vocabulary) float64, after the norm of the stage and the soft-cap.
         contributions: (stages, tokens, vocabulary) float64.
         losses: (stages, tokens) nats of each target, by the network alone.
     """
@@ -323,6 +332,12 @@ def _pass(
         config, weights, text, edits, vocab_size=trained.tokenizer.vocab_size, dtype=config.dtype,
         device=config.device, own=own,
     )  # fmt: skip
+
+
+def inverse_rms(x: NDArray[np.float64]) -> NDArray[np.float64]:  # (…, n) -> (…, 1)
+    """Return the factor of RMSNorm, over the last dimension."""
+    result: NDArray[np.float64] = (np.square(x).mean(axis=-1, keepdims=True) + RMSNORM_EPS) ** -0.5
+    return result
 
 
 def _merged(first: NDArray[np.float64] | None, second: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -72,7 +72,7 @@ class Checkpoint:
     """A checkpoint folder that was read and verified."""
 
     path: Path
-    config: dict[str, Any]  # as saved, under the names of this version
+    config: dict[str, Any]  # as saved, with the names and the options of this version
     options: TrainConfig  # the same
     tokenizer: dict[str, Any]
     data: dict[str, Any]
@@ -126,6 +126,7 @@ def _loaded(path: Path) -> Checkpoint:
         tokenizer = schema.parse_record(contents[TOKENIZER], TOKENIZER, schema.TOKENIZER)
         data = schema.parse_record(contents[DATA], DATA, schema.DATA)
         config = with_new_names(schema.parse_record(contents[CONFIG], CONFIG, schema.OBJECT))
+        config |= {name: value for name, value in schema.ADDED.items() if name not in config}
     options = _options(path, config)
     vocab_size = schema.vocab_size_of(tokenizer)
     with _not_ours(path):

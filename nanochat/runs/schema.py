@@ -18,6 +18,7 @@ from nanochat.model.changes import MOST_CHANGES, MOST_ROWS, NAME
 from nanochat.system.json_text import parse_json
 
 __all__ = [
+    "ADDED",
     "BEST",
     "CONFIG",
     "DATA",
@@ -217,9 +218,9 @@ def _of_option(option: Option) -> Check:
 
 # Options that belong to the command which began the run, not to the run: the values that are saved.
 NOT_SAVED: Mapping[str, Any] = {"resume": False, "final_on_all": None, "time_budget": None}
-# Options of the model, the text and the training that files of version 1 may lack: they were added
-# later, with a default that changes nothing. Options of the output may always be absent.
-_ADDED: frozenset[str] = frozenset()
+# Options of the model, the text and the training that were added later, so files of version 1 may
+# lack them, with the value that such a file means. Options of the output may always be absent.
+ADDED: Mapping[str, Any] = {"output_rmsnorm": False}
 
 
 def _config(name: str, value: Any) -> None:
@@ -230,7 +231,7 @@ def _config(name: str, value: Any) -> None:
         if key not in known:
             raise ValueError(f"{shown(key)} is not an option")
     required = {
-        key: check for key, check in known.items() if key not in _ADDED and not options[key].output
+        key: check for key, check in known.items() if key not in ADDED and not options[key].output
     }
     record(required, known)(name, value)
 

@@ -13,7 +13,7 @@ __all__ = ["Bigram"]
 
 
 class Bigram:
-    """logits = lm_head · wte[token], optionally with RMSNorm of the embedding."""
+    """logits = lm_head · wte[token], optionally with RMSNorm of the embedding, once or twice."""
 
     def __init__(
         self, config: TrainConfig, matrices: Mapping[str, Matrix], see: See = unseen
@@ -30,6 +30,8 @@ class Bigram:
         x = self.see("embed.token", self.wte.row(token))
         if self.config.input_rmsnorm:
             x = self.see("embed.norm", rmsnorm(x))
+        if self.config.output_rmsnorm:
+            x = self.see("output.norm", rmsnorm(x))
         x = linear(x, self.lm_head)
         if cap := self.config.logit_softcap:
             x = softcap(self.see("logits_uncapped", x), cap)

@@ -160,12 +160,14 @@ class MiniGPT:
             x = see("embed.norm", self.norm(x))
         for block, keys, values in zip(self.blocks, cache.keys, cache.values, strict=True):
             x = block.forward(x, position, keys, values)
+        if self.config.output_rmsnorm:
+            x = see("output.norm", self.norm(x))
         x = linear(x, self.lm_head)
         if cap := self.config.logit_softcap:
             x = softcap(see("logits_uncapped", x), cap)
         return see("logits", x)
 
-    def norm(self, x: Vector) -> Vector:  # (n_embd,), the embedding
+    def norm(self, x: Vector) -> Vector:  # (n_embd,), the embedding or what the head reads
         return rmsnorm(x)
 
 

@@ -230,6 +230,8 @@ class MiniGPT(nn.Module):
         x: Tensor = self.embedding(inputs)
         for layer, block in enumerate(self.blocks):
             x = block(x, inputs, caches[layer] if caches else None)
+        if self.config.output_rmsnorm:
+            x = self.see("output.norm", self.norm(x))
         return x.to(self.dtype)
 
     def next_logits(self, inputs: Inputs, caches: Sequence[KeyValueCache]) -> Tensor:
@@ -237,7 +239,7 @@ class MiniGPT(nn.Module):
         hidden = self.hidden(inputs, caches).view(inputs.rows, inputs.length, -1)[:, -1]
         return head_logits(hidden, self.head, softcap=self.config.logit_softcap)
 
-    def norm(self, x: Tensor) -> Tensor:  # (tokens, n_embd), the embedding
+    def norm(self, x: Tensor) -> Tensor:  # (tokens, n_embd), the embedding or what the head reads
         return rmsnorm(x)
 
 

@@ -133,6 +133,8 @@ class GPT(nn.Module):
         x = self.embed(tokens)
         for layer in range(self.config["n_layer"]):
             x = getattr(self, f"layer{layer}")(x)
+        if self.config["output_rmsnorm"]:
+            x = rmsnorm(x)
         logits = F.linear(x, self.wte if self.config["tie_lm_head"] else self.lm_head)
         if self.config["ngram_order"]:
             logits = logits[..., :-1]  # without the share of the counted n-grams
@@ -163,7 +165,7 @@ def load(folder: str | Path | None = None) -> GPT:
     """
     folder = Path(__file__).parent if folder is None else Path(folder)
     saved_config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    config = {"ngram_order": 0}  # as before this option
+    config = {"ngram_order": 0, "output_rmsnorm": False}  # as before these options
     config.update({EARLIER_NAMES.get(name, name): each for name, each in saved_config.items()})
     weights = load_file(folder / "weights.safetensors")
     if config.get("ema"):  # the average of the weights is what nanochat samples and evaluates

@@ -41,7 +41,7 @@ MODELS = {
     "everything": {
         "mode": "tensor", "dtype": "float32", "n_layer": 2, "prev_token_tables": 2, "hash_embed_rows": 30,
         "hash_embed_longest": 3, "logit_softcap": 5.0, "tie_lm_head": True, "activation": "relu2",
-        "dropout": 0.1, "ema": 0.9, "positions": "rope",
+        "dropout": 0.1, "ema": 0.9, "positions": "rope", "output_rmsnorm": True,
     },
 }  # fmt: skip
 

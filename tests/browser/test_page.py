@@ -44,7 +44,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "scalar": {
         "mode": "scalar", "model_kind": "mini-gpt", "n_layer": 2, "n_head": 2, "n_embd": 8,
         "activation": "relu2", "positions": "rope", "qk_norm": True, "tie_lm_head": True,
-        "logit_softcap": 3.0, "ngram_order": 2,
+        "logit_softcap": 3.0, "ngram_order": 2, "output_rmsnorm": True,
     },
     "tables": {
         "mode": "tensor", "model_kind": "mini-gpt", "n_layer": 2, "n_head": 2, "n_embd": 8,
@@ -54,6 +54,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "float32": {
         "mode": "tensor", "model_kind": "mini-gpt", "n_layer": 1, "n_head": 2, "n_embd": 8,
         "dtype": "float32", "positions": "rope", "tokenizer": "bpe", "vocab_size": 280,
+        "output_rmsnorm": True,
     },
     "bfloat16": {
         "mode": "tensor", "model_kind": "mini-gpt", "n_layer": 1, "n_head": 2, "n_embd": 8,

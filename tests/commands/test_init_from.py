@@ -246,6 +246,7 @@ CONTRADICTIONS = {
     "tokenizer": ("byte", "char"), "vocab_size": (300, "1024"), "qk_norm": (True, "false"),
     "tie_lm_head": (True, "false"), "preset": ("pico", "microgpt"), "model_kind": ("bigram", "mini-gpt"),
     "activation": ("relu2", "relu"), "prev_token_tables": (1, "0"), "init_std": (0.5, "0.08"),
+    "output_rmsnorm": (True, "false"),
 }  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from nanochat.config.options import TrainConfig, options_of
 CHANGES = {
     "n_layer": 2, "n_head": 1, "n_embd": 8, "block_size": 2, "activation": "relu2",
     "positions": "rope", "prev_token_tables": 1, "hash_embed_rows": 8, "ngram_order": 3,
-    "tie_lm_head": True, "input_rmsnorm": False, "qk_norm": True,
+    "tie_lm_head": True, "input_rmsnorm": False, "output_rmsnorm": True, "qk_norm": True,
     "logit_softcap": 0.05, "init_std": 0.5, "zero_init": True, "dropout": 0.5,
     "documents": "file", "tokenizer": "byte", "val_fraction": 0.5, "style": "futuristic", "batching": "windows",
     "steps": 7, "batch_size": 3, "grad_accum": 2, "optimizer": "sgd", "lr": 0.05,

@@ -434,7 +434,7 @@ def test_microgpts_preset_is_the_final_gist():
     config = TrainConfig(preset="microgpt")
     gist = {
         "n_layer": 1, "n_embd": 16, "n_head": 4, "block_size": 16, "activation": "relu",
-        "positions": "learned", "input_rmsnorm": True, "qk_norm": False, "tie_lm_head": False,
+        "positions": "learned", "input_rmsnorm": True, "output_rmsnorm": False, "qk_norm": False, "tie_lm_head": False,
         "init_std": 0.08, "batching": "documents", "batch_size": 1, "grad_accum": 1,
         "optimizer": "adamw", "lr": 0.01, "beta1": 0.85, "beta2": 0.99, "eps": 1e-8,
         "weight_decay": 0.0, "lr_schedule": "linear", "warmup_ratio": 0.0, "warmdown_ratio": 1.0,

@@ -44,6 +44,7 @@ struct SmallGpt {
              .activation = NCK_RELU2,
              .input_norm = 1,
              .qk_norm = 1,
+             .output_norm = 1,
              .eps = 1e-5,
              .rope_base = 10000,
              .softcap = 15,

@@ -81,6 +81,7 @@ TEST_CASE(decoders_run_concurrently) {
                       .activation = NCK_RELU,
                       .input_norm = 1,
                       .qk_norm = 1,
+                      .output_norm = 0,
                       .eps = 1e-5,
                       .rope_base = 10000,
                       .softcap = 0,

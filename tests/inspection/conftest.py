@@ -19,9 +19,17 @@ RUNS: Mapping[str, dict[str, Any]] = {
         "model_kind": "mini-gpt", "n_layer": 2, "positions": "rope", "activation": "relu2",
         "qk_norm": True, "tie_lm_head": True, "init_std": 0.3,
     },
+    "output norm": {
+        "model_kind": "mini-gpt", "n_layer": 2, "output_rmsnorm": True, "init_std": 0.3,
+    },
     "counts": {"model_kind": "mini-gpt", "n_layer": 1, "ngram_order": 4, "logit_softcap": 5.0},
+    "normed counts": {
+        "model_kind": "mini-gpt", "n_layer": 1, "ngram_order": 4, "logit_softcap": 5.0,
+        "output_rmsnorm": True,
+    },
     "plain": {"model_kind": "mini-gpt", "n_layer": 1, "input_rmsnorm": False, "positions": "rope"},
     "bigram": {"model_kind": "bigram"},
+    "normed bigram": {"model_kind": "bigram", "output_rmsnorm": True},
 }  # fmt: skip
 TENSOR_RUNS: Mapping[str, dict[str, Any]] = {
     "tables": {

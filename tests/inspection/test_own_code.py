@@ -190,6 +190,23 @@ def test_a_method_owns_the_arrays_that_it_computes(traced, method, own):
     assert names == own
 
 
+@each_mode
+def test_a_norm_of_the_model_owns_the_embeddings_and_that_of_the_output(traced, mode):
+    module = "scalar.minigpt" if mode == "scalar" else "tensor.model"
+    text = (
+        f"from nanochat.{module} import MiniGPT\n"
+        f"class {mode.title()}Model(MiniGPT):\n"
+        "    def norm(self, x):\n"
+        "        return super().norm(x)\n"
+    )
+    trace = traced(text, mode, output_rmsnorm=True)
+    lines = own_lines(trace)
+    assert lines == dict.fromkeys(("embed.norm", "output.norm"), "def norm(self, x):")
+    np.testing.assert_allclose(
+        trace.logit_lens().logits[-1], trace["logits"], rtol=1e-9, atol=1e-12
+    )
+
+
 def test_an_own_model_owns_every_array_but_the_loss(traced):
     trace = traced(
         "from nanochat.scalar.minigpt import MiniGPT\n"
@@ -216,8 +233,9 @@ def test_what_matters_is_what_ablate_says(traced, mode):
 
 
 @each_mode
-def test_the_lens_ends_at_the_logits(traced, mode):
-    trace = traced(example("gelu"), mode)
+@pytest.mark.parametrize("output_rmsnorm", [False, True])
+def test_the_lens_ends_at_the_logits(traced, mode, output_rmsnorm):
+    trace = traced(example("gelu"), mode, output_rmsnorm=output_rmsnorm)
     np.testing.assert_allclose(
         trace.logit_lens().logits[-1], trace["logits"], rtol=1e-9, atol=1e-12
     )

@@ -153,7 +153,18 @@ def test_the_contributions_of_the_lens_add_up_to_the_logits(name, options, train
     chosen = trace["probabilities"][np.arange(len(trace.targets)), trace.targets]
     np.testing.assert_allclose(lens.losses[-1], -np.log(chosen), rtol=1e-9)
     assert lens.stages[0] == "embed"
-    assert len(lens.stages) == 1 + 2 * (trace.config.n_layer if name != "bigram" else 0)
+    assert len(lens.stages) == 1 + 2 * trace.config.n_layer
+
+
+@EVERY_RUN
+def test_the_lens_after_a_stage_is_the_model_that_ends_there(name, options, trained):
+    trace = trained(name, **options).trace(TRACED)
+    lens = trace.logit_lens()
+    tokens = lens.logits.shape[-1]
+    for last, stage in enumerate(lens.stages):
+        later = {f"{each}.out": 0 * trace[f"{each}.out"] for each in lens.stages[last + 1 :]}
+        logits = trace.patch(later)["logits"][:, :tokens]
+        np.testing.assert_allclose(lens.logits[last], logits, rtol=1e-9, atol=1e-12, err_msg=stage)
 
 
 REFUSED = [

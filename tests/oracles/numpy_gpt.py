@@ -72,6 +72,8 @@ class NumpyGPT:
             x = x + self._attention(rmsnorm(x), position, layer)
             inner = self.activation(weights[f"layer{layer}.mlp_fc1"] @ rmsnorm(x))
             x = x + weights[f"layer{layer}.mlp_fc2"] @ inner
+        if config.output_rmsnorm:
+            x = rmsnorm(x)
         logits = weights["wte" if config.tie_lm_head else "lm_head"] @ x
         cap = config.logit_softcap
         return cap * np.tanh(logits / cap) if cap else logits

@@ -26,9 +26,11 @@ from runs.saved_checkpoints import (
     trainer,
 )
 
+from nanochat.config.options import PRESETS, TrainConfig
 from nanochat.errors import CheckpointError
 from nanochat.runs import checkpoint as module
 from nanochat.runs.checkpoint import load_checkpoint, resolve_checkpoint
+from nanochat.runs.schema import ADDED
 
 # -------------------------------------------------------------------------------------- round trip
 
@@ -251,6 +253,20 @@ def test_a_pickle_under_a_checkpoints_name_is_refused_unread(tmp_path):
     with pytest.raises(CheckpointError):
         load_checkpoint(path)
     assert not (tmp_path / "exploded").exists()
+
+
+def test_an_option_that_a_saved_config_lacks_has_the_value_of_before_not_of_the_preset(
+    tmp_path, monkeypatch
+):
+    earlier = config()
+    for name in nonempty(ADDED):
+        del earlier[name]
+        monkeypatch.setitem(PRESETS["bigram"], name, not ADDED[name])
+        assert getattr(TrainConfig(preset="bigram"), name) != ADDED[name]
+    loaded = load_checkpoint(save(tmp_path, config=earlier))
+    assert loaded.config == {**earlier, **ADDED}
+    for name, value in ADDED.items():
+        assert getattr(loaded.options, name) == value
 
 
 def test_a_checkpoint_that_still_has_the_former_empty_field_is_read(tmp_path, monkeypatch):

@@ -66,27 +66,38 @@ def check_gradients(engine: ScalarEngine) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tie", "norm", "positions", "activation", "qk_norm"),
+    ("tie", "norm", "positions", "activation", "qk_norm", "last"),
     list(
         itertools.product(
-            (False, True), (False, True), ("learned", "rope"), ("relu", "relu2"), (False, True)
+            (False, True),
+            (False, True),
+            ("learned", "rope"),
+            ("relu", "relu2"),
+            (False, True),
+            (False, True),
         )
     ),
 )
 def test_mini_gpt_gradients_equal_finite_differences(
-    tie: bool, norm: bool, positions: str, activation: str, qk_norm: bool
+    tie: bool, norm: bool, positions: str, activation: str, qk_norm: bool, last: bool
 ) -> None:
     check_gradients(
         make_engine(
             tie_lm_head=tie, input_rmsnorm=norm, positions=positions, activation=activation,
-            qk_norm=qk_norm, n_layer=2, logit_softcap=3.0 if tie else 0.0,
+            qk_norm=qk_norm, output_rmsnorm=last, n_layer=2, logit_softcap=3.0 if tie else 0.0,
         )
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("tie", "norm"), list(itertools.product((False, True), (False, True))))
-def test_bigram_gradients_equal_finite_differences(tie: bool, norm: bool) -> None:
-    check_gradients(make_engine(preset="bigram", n_head=1, tie_lm_head=tie, input_rmsnorm=norm))
+@pytest.mark.parametrize(
+    ("tie", "norm", "last"), list(itertools.product((False, True), (False, True), (False, True)))
+)
+def test_bigram_gradients_equal_finite_differences(tie: bool, norm: bool, last: bool) -> None:
+    check_gradients(
+        make_engine(
+            preset="bigram", n_head=1, tie_lm_head=tie, input_rmsnorm=norm, output_rmsnorm=last
+        )
+    )
 
 
 def test_attention_never_looks_outside_its_segment() -> None:

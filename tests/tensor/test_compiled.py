@@ -57,7 +57,7 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> None:
     "options",
     [
         {"activation": "relu", "positions": "learned", "qk_norm": False, "input_rmsnorm": False},
-        {"logit_softcap": 5.0, "tie_lm_head": True, "loss": "torch"},
+        {"logit_softcap": 5.0, "tie_lm_head": True, "loss": "torch", "output_rmsnorm": True},
         {"kind": "packed", "prev_token_tables": 1, "hash_embed_rows": 16},
         {"dropout": 0.3, "optimizer": "muon"},
         {"model_kind": "bigram"},

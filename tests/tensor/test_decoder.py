@@ -31,6 +31,9 @@ MODELS: list[dict[str, Any]] = [
     {"positions": "rope", "prev_token_tables": 1, "hash_embed_rows": 50},
     {"positions": "learned", "hash_embed_rows": 9, "hash_embed_longest": 6, "tie_lm_head": True},
     {"positions": "learned", "prev_token_tables": 1, "tie_lm_head": True},
+    {"model_kind": "bigram", "output_rmsnorm": True},
+    {"positions": "rope", "output_rmsnorm": True},
+    {"positions": "learned", "output_rmsnorm": True, "tie_lm_head": True, "logit_softcap": 1.5},
 ]
 
 
@@ -74,7 +77,7 @@ def test_decoding_equals_the_full_forward_pass(options: dict[str, Any], prompt: 
         np.testing.assert_allclose(decoder.logits, expected[:, column], rtol=1e-12, atol=1e-13)
 
 
-@pytest.mark.parametrize("options", [MODELS[1], MODELS[2], MODELS[5]], ids=str)
+@pytest.mark.parametrize("options", [MODELS[1], MODELS[2], MODELS[5], MODELS[-1]], ids=str)
 @pytest.mark.parametrize("prompt", [2, 11])
 def test_learned_positions_recompute_the_last_block(options: dict[str, Any], prompt: int) -> None:
     engine = make_engine(small_config(**options))
@@ -203,7 +206,9 @@ def error(engine: TensorEngine, ids: NDArray[np.int64], exact: NDArray[np.float6
 
 @pytest.mark.parametrize("_path", ["native"], indirect=True)  # it opens both decoders
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("options", [{}, {"qk_norm": False, "positions": "learned"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"qk_norm": False, "positions": "learned"}, {"output_rmsnorm": True}], ids=str
+)
 def test_nck_decode_is_at_least_as_accurate_as_the_plain_decoder(
     monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], dtype: str
 ) -> None:

@@ -108,6 +108,7 @@ def test_the_derivative_is_that_of_a_product_with_the_scales() -> None:
 
 OPTIONS: tuple[dict[str, Any], ...] = (
     {"positions": "learned", "input_rmsnorm": False},
+    {"output_rmsnorm": True},
     {"positions": "rope", "prev_token_tables": 2, "hash_embed_rows": 16},
     {"n_layer": 0},
 )

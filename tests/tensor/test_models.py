@@ -28,8 +28,16 @@ from nanochat.tensor import inputs as inputs_module
 from nanochat.tensor.engine import TensorEngine
 
 BIGRAMS: list[dict[str, Any]] = [
-    {"model_kind": "bigram", "tie_lm_head": tie, "input_rmsnorm": norm, "logit_softcap": cap}
-    for tie, norm, cap in itertools.product((False, True), (False, True), (0.0, 1.5))
+    {
+        "model_kind": "bigram",
+        "tie_lm_head": tie,
+        "input_rmsnorm": norm,
+        "output_rmsnorm": last,
+        "logit_softcap": cap,
+    }
+    for tie, norm, last, cap in itertools.product(
+        (False, True), (False, True), (False, True), (0.0, 1.5)
+    )
 ]
 MINIGPTS: list[dict[str, Any]] = [
     {
@@ -52,6 +60,7 @@ MINIGPTS += [
     for i, options in enumerate(MINIGPTS[3::7])
 ]
 MINIGPTS += [{**options, "prev_token_tables": 2 + i % 3} for i, options in enumerate(MINIGPTS[::7])]
+MINIGPTS += [{**options, "output_rmsnorm": True} for options in MINIGPTS[::3]]
 
 
 def named(options: dict[str, Any]) -> str:

@@ -33,6 +33,7 @@ AXES: dict[str, tuple[Any, ...]] = {
     "positions": ("learned", "rope"),
     "qk_norm": (False, True),
     "input_rmsnorm": (False, True),
+    "output_rmsnorm": (False, True),
     "tie_lm_head": (False, True),
     "logit_softcap": (0.0, 1.5),
     "prev_token_tables": (0, 3),
@@ -68,8 +69,8 @@ def pairs(case: dict[str, Any]) -> set[Any]:
 CASES = list(covering())
 SINGLE = [{name: value} for name, values in AXES.items() for value in values]
 BIGRAMS = [
-    {"model_kind": "bigram", "tie_lm_head": tie, "input_rmsnorm": norm}
-    for tie, norm in itertools.product((False, True), (False, True))
+    {"model_kind": "bigram", "tie_lm_head": tie, "input_rmsnorm": norm, "output_rmsnorm": last}
+    for tie, norm, last in itertools.product((False, True), (False, True), (False, True))
 ]
 BATCHES = {"packed": packed, "windows": lambda: windows(3, 8)}
 PATHS = {"kernel attention": 512, "torch attention": 0}

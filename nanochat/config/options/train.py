@@ -103,6 +103,9 @@ class TrainConfig:
         False, "Share the weights of the output head and the token embedding.", group=MODEL
     )
     input_rmsnorm: bool = option(True, "Apply RMSNorm to the embedding.", group=MODEL)
+    output_rmsnorm: bool = option(
+        False, "Apply RMSNorm to what the output head reads.", group=MODEL
+    )
     qk_norm: bool = option(True, "Apply RMSNorm to the queries and keys of each head.", group=MODEL)
     logit_softcap: float = option(
         0.0, "Replace the logits by cap*tanh(logits/cap); 0: off.", group=MODEL, low=0, high=1e6
@@ -449,8 +452,8 @@ class TrainConfig:
 ARCHITECTURE = frozenset({
     "model_kind", "preset", "model_file", "n_layer", "n_head", "n_embd", "block_size", "activation",
     "positions", "prev_token_tables", "hash_embed_rows", "hash_embed_longest", "ngram_order",
-    "tie_lm_head", "input_rmsnorm", "qk_norm", "logit_softcap", "init_std", "zero_init",
-    "tokenizer", "vocab_size",
+    "tie_lm_head", "input_rmsnorm", "output_rmsnorm", "qk_norm", "logit_softcap", "init_std",
+    "zero_init", "tokenizer", "vocab_size",
 })  # fmt: skip
 
 

@@ -38,8 +38,8 @@ COMPUTED: dict[str, tuple[str | None, ...] | None] = {
     **dict.fromkeys(
         (
             "n_layer", "n_head", "n_embd", "block_size", "prev_token_tables", "hash_embed_rows",
-            "hash_embed_longest", "ngram_order", "tie_lm_head", "input_rmsnorm", "qk_norm",
-            "logit_softcap", "dropout",
+            "hash_embed_longest", "ngram_order", "tie_lm_head", "input_rmsnorm", "output_rmsnorm",
+            "qk_norm", "logit_softcap", "dropout",
         )
     ),
 }  # fmt: skip

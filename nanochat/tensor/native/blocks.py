@@ -38,16 +38,25 @@ class BlockMatrices(NamedTuple):
 
 
 class BlockOptions(NamedTuple):
-    """The options that all blocks share."""
+    """The options that all blocks share, and that of what follows them."""
 
     heads: int
     qk_norm: bool
     activation: int  # a code of ACTIVATIONS
+    output_norm: bool  # of the residual stream after the last block
 
     @classmethod
     def of(cls, config: TrainConfig) -> BlockOptions:
         """Raises UnsupportedActivation."""
-        return cls(config.n_head, config.qk_norm, activation_code(config.activation))
+        activation = activation_code(config.activation)
+        return cls(config.n_head, config.qk_norm, activation, config.output_rmsnorm)
+
+
+class _SavedNorm(NamedTuple):
+    """The values of the norm of the output that its derivative reads."""
+
+    x: Tensor
+    inverse_rms: Tensor
 
 
 class _Saved(NamedTuple):
@@ -71,19 +80,20 @@ def run_blocks(
     inputs: Inputs,
     options: BlockOptions,
 ) -> Tensor:  # (tokens, n_embd) dtype of the matrices
-    """Return the residual stream after all blocks.
+    """Return the residual stream after all blocks, normed if the options say so.
 
     The gradients of the matrices are added to their buffers directly.
     """
     if torch.is_grad_enabled():
         return apply(_Blocks, x, blocks, inputs, options)
-    return _forward(x, blocks, inputs, options, None)
+    return _forward(x, blocks, inputs, options, None)[0]
 
 
 def _forward(
     x: Tensor, blocks: Sequence[BlockMatrices], inputs: Inputs, options: BlockOptions,
     saved: list[_Saved] | None,
-) -> Tensor:  # fmt: skip
+) -> tuple[Tensor, _SavedNorm | None]:  # fmt: skip
+    """Return the result of run_blocks, and what its norm needs backward."""
     dtype = blocks[0].wo.dtype
     branch: Tensor | None = None
     for layer, block in enumerate(blocks):
@@ -99,10 +109,13 @@ def _forward(
                 _Saved(x, inverse, normed, qkv, mixed, x2, inverse2, normed2, inner, active)
             )
         x, branch = _joined(x2, active, block.fc2, inputs)
-    if branch is None:
-        return x
     mask = _mask(inputs, len(blocks) - 1, 1)
-    return (x + branch).to(dtype) if mask is None else kernels.dropout(branch, mask, onto=x)
+    if options.output_norm:
+        x, normed, inverse = kernels.rms_norm(x, branch, dtype, mask)
+        return normed, _SavedNorm(x, inverse)
+    if branch is None:
+        return x, None
+    return (x + branch).to(dtype) if mask is None else kernels.dropout(branch, mask, onto=x), None
 
 
 def _mask(inputs: Inputs, layer: int, branch: int) -> Mask | None:
@@ -156,7 +169,8 @@ class _Blocks(torch.autograd.Function):
         ctx: Any, x: Tensor, blocks: Sequence[BlockMatrices], inputs: Inputs, options: BlockOptions
     ) -> Tensor:
         ctx.saved, ctx.blocks, ctx.inputs, ctx.options = [], blocks, inputs, options
-        return _forward(x, blocks, inputs, options, ctx.saved)
+        result, ctx.output = _forward(x, blocks, inputs, options, ctx.saved)
+        return result
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
@@ -164,10 +178,16 @@ class _Blocks(torch.autograd.Function):
         # dropout of the branch.
         inputs, options = ctx.inputs, ctx.options
         d_branch = gradient.contiguous()
-        d_x = d_branch.to(ctx.saved[0].x.dtype)
         mask = _mask(inputs, len(ctx.blocks) - 1, 1)
-        if mask is not None:
-            d_branch = kernels.dropout(d_branch, mask)
+        if ctx.output is not None:
+            x, inverse = ctx.output
+            d_x, d_branch = kernels.rms_norm_backward(
+                d_branch, x, inverse, torch.zeros_like(x), mask
+            )
+        else:
+            d_x = d_branch.to(ctx.saved[0].x.dtype)
+            if mask is not None:
+                d_branch = kernels.dropout(d_branch, mask)
         for layer in reversed(range(len(ctx.blocks))):
             block: BlockMatrices = ctx.blocks[layer]
             saved: _Saved = ctx.saved.pop()

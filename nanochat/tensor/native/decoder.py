@@ -144,6 +144,7 @@ def _fields(model: MiniGPT, config: TrainConfig) -> dict[str, Any]:
         "activation": activation_code(config.activation),
         "input_norm": config.input_rmsnorm,
         "qk_norm": config.qk_norm,
+        "output_norm": config.output_rmsnorm,
         "eps": RMSNORM_EPS,
         "rope_base": ROPE_BASE if config.positions == "rope" else 0.0,
         "softcap": config.logit_softcap,

@@ -36,7 +36,7 @@ class MiniGPT(model.MiniGPT):
         if inputs.dropout_masks:
             x = dropout(x, inputs.dropout_masks[0])
         if not self._matrices:
-            return x.to(self.dtype)
+            return (rmsnorm(x) if self.config.output_rmsnorm else x).to(self.dtype)
         return run_blocks(x, self._matrices, inputs, self._options)
 
     def _embed(self, inputs: Inputs) -> Tensor:

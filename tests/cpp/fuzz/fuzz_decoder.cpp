@@ -38,6 +38,7 @@ struct Model {
     gpt.activation = input.one_of<std::int32_t>({NCK_RELU, NCK_RELU2});
     gpt.input_norm = input.one_of({0, 1});
     gpt.qk_norm = input.one_of({0, 1});
+    gpt.output_norm = input.one_of({0, 1});
     gpt.eps = input.one_of({1e-5, 0.0, 1e300});
     gpt.rope_base = gpt.n_embd / gpt.n_head % 2 == 0 ? input.one_of({0.0, 10000.0, 1.0}) : 0;
     gpt.softcap = input.one_of({0.0, 15.0});
@@ -75,6 +76,7 @@ struct Model {
     result.activation = input.argument<std::int32_t>(gpt.activation, {-1, 2});
     result.input_norm = input.argument(gpt.input_norm, {-1, 2});
     result.qk_norm = input.argument(gpt.qk_norm, {-1, 2});
+    result.output_norm = input.argument(gpt.output_norm, {-1, 2});
     result.eps = input.argument(gpt.eps, {-1.0, nan, fuzz::infinity});
     result.rope_base = input.argument(gpt.rope_base, {-1.0, 0.5, nan, fuzz::infinity});
     result.softcap = input.argument(gpt.softcap, {-1.0, nan, 1e31});

@@ -42,6 +42,7 @@ inline void check_options(const nck_gpt& model) {
   }
   check_range("input_norm", model.input_norm, 0, 1);
   check_range("qk_norm", model.qk_norm, 0, 1);
+  check_range("output_norm", model.output_norm, 0, 1);
   if (!(model.eps >= 0) || std::isinf(model.eps)) {
     throw Failure(NCK_ARGUMENT, "eps must be finite and at least 0, got %g", model.eps);
   }

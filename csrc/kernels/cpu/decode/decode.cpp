@@ -157,6 +157,7 @@ struct nck_decoder {
         .squared = model.activation == NCK_RELU2,
         .qk_norm = model.qk_norm != 0,
         .input_norm = model.input_norm != 0,
+        .output_norm = model.output_norm != 0,
         .rotates = model.rope_base > 0,
         .eps = model.eps,
         .softcap = model.softcap,

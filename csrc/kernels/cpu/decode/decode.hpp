@@ -29,7 +29,7 @@ struct DecodeModel {
   std::int64_t vocab, n_embd, n_layer, n_head, head_dim, block_size, prev_token_tables;
   std::int64_t hash_embed_rows, hash_embed_longest;
   std::int64_t lookback;  // how many earlier tokens the embedding of a token reads
-  bool squared, qk_norm, input_norm, rotates;
+  bool squared, qk_norm, input_norm, output_norm, rotates;
   double eps, softcap;
   const void* wte;            // ((prev_token_tables + 1) · vocab + hash_embed_rows, n_embd) accum
   const void* wpe;            // (block_size, n_embd) accum, or null

@@ -172,10 +172,16 @@ class DecodePass {
     const bool capped = model_.softcap > 0;
     const V cap = broadcast<V>(static_cast<A>(model_.softcap));
     const V inverse = broadcast<V>(static_cast<A>(capped ? 1 / model_.softcap : 0));
-    const A* const last = x_ + (columns_ - 1) * model_.embd_stride;
+    const A* last = x_ + (columns_ - 1) * model_.embd_stride;
+    const std::int64_t stride = columns_ * model_.embd_stride;  // between the last tokens of rows
+    if (model_.output_norm) {
+      for (std::int64_t i = 0; i < rows_; ++i)
+        normalise(last + i * stride, model_.n_embd, model_.eps, normed_ + i * stride);
+      last = normed_;
+    }
     A* const logits = static_cast<A*>(step_.logits) + row_ * model_.vocab;
-    product<S>(last, columns_ * model_.embd_stride, rows_, model_.lm_head, model_.vocab,
-               model_.n_embd, [&](std::int64_t row, std::int64_t column, V sums) {
+    product<S>(last, stride, rows_, model_.lm_head, model_.vocab, model_.n_embd,
+               [&](std::int64_t row, std::int64_t column, V sums) {
                  constexpr int lanes = width<A>;
                  const std::int64_t left = model_.vocab - column;
                  store_at(logits + row * model_.vocab, column,

@@ -26,7 +26,10 @@ VIEWS.lens = {
             columns.map((one) => cell(s, one, one === t)))),
           { name: "Top prediction by stage", class: "stages" }),
         el("h2", {}, "What each stage adds to the logit of ", piece(targetPiece(t))),
-        contributionsTable(t), CAP ? note("The sum is the logit before the soft-cap.") : "");
+        contributionsTable(t), facts.output_rmsnorm ? note("The head reads the normalized residual "
+          + "stream. Each addition has the scale that the norm gives to the final stream, so they "
+          + "add up; the prediction after a stage has that of its own norm.") : "",
+        CAP ? note("The sum is the logit before the soft-cap.") : "");
     };
   },
 };
