@@ -32,7 +32,6 @@ AXES: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
     "mini-gpt": {
         "tie_lm_head": (False, True),
         "input_rmsnorm": (True, False),
-        "output_rmsnorm": (False, True),
         "positions": ("learned", "rope"),
         "activation": ("relu", "relu2"),
         "qk_norm": (False, True),
@@ -53,8 +52,14 @@ SIZE: Mapping[str, Mapping[str, Any]] = {
 
 
 def combinations(kind: str) -> list[dict[str, Any]]:
+    """All of them. In those of a mini-gpt, output_rmsnorm follows from the parity of the others, so
+    that it meets each value of every other option, and each pair of them, on and off."""
     axes = AXES[kind]
-    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+    found = []
+    for places in itertools.product(*(range(len(values)) for values in axes.values())):
+        chosen = {name: axes[name][at] for name, at in zip(axes, places, strict=True)}
+        found.append({"output_rmsnorm": sum(places) % 2 == 1, **chosen})
+    return found
 
 
 TABLE = [(kind, options) for kind in AXES for options in combinations(kind)]
