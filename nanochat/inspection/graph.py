@@ -49,6 +49,7 @@ ABOUT = {
     "mlp.active": "MLP after its activation",
     "mlp.out": "What the MLP adds",
     "mlp.residual": "Residual stream after the MLP",
+    "output.norm": "Residual stream, normalized for the head",
     "logits_uncapped": "Logits before the cap",
     "logits": "Logits",
     "probabilities": "Probabilities of the network",
