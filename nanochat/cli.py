@@ -24,6 +24,7 @@ from nanochat.config.flags import (
 from nanochat.config.options import (
     AblateConfig,
     EvalConfig,
+    ExportConfig,
     InfoConfig,
     InspectConfig,
     SampleConfig,
@@ -229,6 +230,10 @@ def _run(command: str, options: Mapping[str, Any], terminal: Terminal) -> None:
         from nanochat.commands.inspect import inspect
 
         inspect(InspectConfig(**options), terminal=terminal)
+    elif command == "export":
+        from nanochat.commands.export import export
+
+        export(ExportConfig(**options), terminal=terminal)
     elif command == "ablate":
         from nanochat.commands.ablate import ablate
 

@@ -134,6 +134,12 @@ class OutputError(NanochatError):
     is_mendable = True
 
 
+class ExportError(NanochatError):
+    """Another program computes something else from exported files than this one."""
+
+    exit_code = 1
+
+
 class CheckpointError(NanochatError):
     """A checkpoint that is missing, incomplete, damaged or of another kind."""
 

@@ -21,6 +21,7 @@ from nanochat.config.options import (
     AblateConfig,
     EvalConfig,
     InfoConfig,
+    ExportConfig,
     InspectConfig,
     RunsCompareConfig,
     RunsConfig,
@@ -73,6 +74,12 @@ COMMANDS = {
     "inspect": Command(
         "Show every number of a trained model on a text, with its gradient.",
         InspectConfig,
+        "run",
+        "RUN",
+    ),
+    "export": Command(
+        "Write a trained network for another program, and verify it there.",
+        ExportConfig,
         "run",
         "RUN",
     ),

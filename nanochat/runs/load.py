@@ -15,6 +15,7 @@ from nanochat.config.options import (
     BEST,
     RUNS_DIR,
     EvalConfig,
+    ExportConfig,
     InspectConfig,
     SampleConfig,
     TrainConfig,
@@ -165,7 +166,7 @@ def _is_choice(checkpoint: str) -> bool:
 
 
 def check_network_only(
-    options: SampleConfig | EvalConfig, checkpoint: Checkpoint, config: TrainConfig
+    options: SampleConfig | EvalConfig | ExportConfig, checkpoint: Checkpoint, config: TrainConfig
 ) -> None:
     """Raise UnsupportedOption if `network_only` needs counts or a network that the model lacks."""
     if options.network_only and config.model_kind == "ngram":

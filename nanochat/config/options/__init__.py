@@ -35,7 +35,14 @@ from nanochat.config.options.train import (
     preset_defaults,
     resolve_preset,
 )
-from nanochat.config.options.trained import VIEWS, EvalConfig, InspectConfig, SampleConfig
+from nanochat.config.options.trained import (
+    EXPORT_FORMATS,
+    VIEWS,
+    EvalConfig,
+    ExportConfig,
+    InspectConfig,
+    SampleConfig,
+)
 from nanochat.config.presets import PRESETS
 from nanochat.config.unsupported import UNSUPPORTED
 
@@ -54,6 +61,7 @@ __all__ = [
     "BEST",
     "EvalConfig",
     "InfoConfig",
+    "ExportConfig",
     "InspectConfig",
     "Option",
     "RunsCompareConfig",

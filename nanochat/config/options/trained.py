@@ -20,10 +20,12 @@ from nanochat.config.options.train import TrainConfig
 from nanochat.config.unsupported import EFFECTS_OF_EVAL, EFFECTS_OF_SAMPLE
 from nanochat.errors import ConfigError
 
-__all__ = ["VIEWS", "EvalConfig", "InspectConfig", "SampleConfig"]
+__all__ = ["EXPORT_FORMATS", "VIEWS", "EvalConfig", "ExportConfig", "InspectConfig", "SampleConfig"]
 
 _TRAIN = options_of(TrainConfig)
-_INSPECTION = "Inspection"
+_INSPECTION, _EXPORT = "Inspection", "Export"
+
+EXPORT_FORMATS = ("hf",)
 
 # What `inspect` can print, in the order of the page.
 VIEWS = (
@@ -231,3 +233,27 @@ class InspectConfig(WithoutPreset):
         """Whether something is named to compare with."""
         named = (self.against_mode, self.against_dtype, self.against_numerics)
         return named != ("auto", "auto", "auto") or self.against is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportConfig(WithoutPreset):
+    """The options of `nanochat export`."""
+
+    run: str | None = run_option(_EXPORT)
+    checkpoint: str = _checkpoint_option(_EXPORT)
+    to: str = option(
+        "hf", "Format; hf: a folder for transformers.", group=_EXPORT, choices=EXPORT_FORMATS,
+        common=True,
+    )  # fmt: skip
+    out: str | None = option(
+        None, "Folder for the files; default: export/FORMAT in the folder of the run.",
+        group=_EXPORT, path=True, kind=str, optional=True, common=True,
+    )  # fmt: skip
+    network_only: bool = option(
+        False, "Export the network of a run with ngram_order without its counts.", group=_EXPORT,
+        common=True,
+    )  # fmt: skip
+    verify: bool = option(
+        True, "Compare what the other program computes from the files; needs that program.",
+        group=_EXPORT, common=True,
+    )  # fmt: skip

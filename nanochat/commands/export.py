@@ -1,0 +1,212 @@
+"""`nanochat export`: a trained network in the files of another program, verified with it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanochat.config.option import config_or_default
+from nanochat.config.options import EvalConfig, ExportConfig, SampleConfig, TrainConfig
+from nanochat.data.tokenizer import BOS
+from nanochat.errors import CheckpointError, CorpusError, OutputError, UnsupportedOption
+from nanochat.export.formats import Format, format_of
+from nanochat.export.network import Network, check_expressible
+from nanochat.export.verification import MOST_TOKENS, Verification, rows_of, verify
+from nanochat.output.terminal import SILENT, Terminal
+from nanochat.runs.checkpoint import Checkpoint
+from nanochat.runs.load import TrainedModel, check_network_only, load_trained, read_checkpoint
+from nanochat.runs.text import text_of_run
+from nanochat.sampling.sampling import SamplingSettings, sample_tokens
+from nanochat.system.durable import output_error, sync_folder, write_durably
+from nanochat.system.json_text import json_bytes
+from nanochat.training.average import averaged_weights
+
+__all__ = ["ExportResult", "export"]
+
+RECORD = "export.json"  # in the folder of an export; only such a folder is replaced
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportResult:
+    """Where the files of an export are, and what the other program computes from them."""
+
+    folder: Path
+    files: tuple[str, ...]
+    verified: Verification | None  # None: not asked for
+    # With network_only: nats per token of the network alone, and with the counts.
+    loss: float | None
+    mixture_loss: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record of `nanochat export --json`."""
+        return {**asdict(self), "folder": str(self.folder)}
+
+
+def export(
+    config: ExportConfig | Mapping[str, Any] | None = None, *, terminal: Terminal = SILENT
+) -> ExportResult:
+    """Write the network of a checkpoint for another program, and compare what it computes.
+
+    The logits of at most 1,024 tokens of the run's validation text may differ by 1e-4, and a
+    tokenizer must split this text into the same ids; otherwise no file is kept.
+    Raises CheckpointError, UnsupportedOption for a network that the format cannot express,
+    MissingDependency, OutputError and ExportError.
+    """
+    config = config_or_default(config, ExportConfig)
+    checkpoint, trained_config, skipped = read_checkpoint(config.checkpoint, config.run)
+    for reason in skipped:
+        terminal.warn(reason)
+    kind = format_of(config.to)
+    _check(config, kind, checkpoint, trained_config)
+    folder = Path(config.out or checkpoint.run_folder / "export" / config.to)
+    _check_replaceable(folder)
+    trained = _loaded(config, checkpoint, trained_config)
+    network = _network(trained, trained_config)
+    files = kind.files(network)
+    verified = None
+    with _written(folder, files) as written:
+        if config.verify:
+            rows = rows_of(_stream(trained, trained_config, terminal), trained_config.block_size)
+            verified = verify(kind.load_and_run, written, network, trained.mixture, rows)
+        record = {"format": config.to, "run": network.name, "step": checkpoint.trainer.step}
+        write_durably(written / RECORD, json_bytes({**record, "config": trained_config.to_dict()}))
+    loss, mixture_loss = _losses(config, checkpoint, terminal)
+    result = ExportResult(
+        folder=folder, files=tuple(files), verified=verified, loss=loss, mixture_loss=mixture_loss
+    )
+    for line in _in_words(result):
+        terminal.result(line)
+    terminal.json_result(result.to_dict())
+    return result
+
+
+def _check(
+    config: ExportConfig, kind: Format, checkpoint: Checkpoint, trained_config: TrainConfig
+) -> None:
+    """Raise UnsupportedOption for a network that the format cannot express."""
+    if trained_config.model_kind == "ngram":
+        raise UnsupportedOption(
+            f"export needs a model with a network, got {checkpoint.path}, whose model_kind is ngram"
+        )
+    check_network_only(config, checkpoint, trained_config)
+    way_out = "train with --preset portable, or export to another format"
+    check_expressible(trained_config, kind.known, config.to, way_out)
+    if trained_config.ngram_order and not config.network_only:
+        raise UnsupportedOption(
+            f"{config.to} holds no counted n-grams, got a model with ngram_order"
+            f" {trained_config.ngram_order}; add --network-only to export its network alone"
+        )
+
+
+def _loaded(
+    config: ExportConfig, checkpoint: Checkpoint, trained_config: TrainConfig
+) -> TrainedModel:
+    """Load the model as its files will hold it: in float32, or in the float64 of its training."""
+    dtype = "float32" if trained_config.dtype == "bfloat16" else "auto"
+    options = SampleConfig(network_only=config.network_only, device="cpu", dtype=dtype)
+    return load_trained(options, checkpoint, trained_config)
+
+
+def _network(trained: TrainedModel, trained_config: TrainConfig) -> Network:
+    weights = averaged_weights(trained.checkpoint.state)
+    return Network(
+        name=trained.checkpoint.run_folder.name, config=trained_config,
+        weights={name: array.astype(np.float32) for name, array in weights.items()},
+        tokenizer=trained.tokenizer, opens_with_bos=_start(trained) == [BOS],
+    )  # fmt: skip
+
+
+def _start(trained: TrainedModel) -> list[int]:
+    """Return the tokens that a sample without a prompt starts from."""
+    return [int(token) for token in trained.checkpoint.data["start"]]
+
+
+def _stream(
+    trained: TrainedModel, trained_config: TrainConfig, terminal: Terminal
+) -> NDArray[np.integer[Any]]:  # (tokens,)
+    """Return the validation text of the run, or one that the network writes if it is not here."""
+    try:
+        _, dataset = text_of_run(
+            trained.checkpoint, trained_config, None, "verifying a text that the network writes"
+        )
+    except (CheckpointError, CorpusError) as error:
+        terminal.note(str(error))
+        settings = SamplingSettings(
+            temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=MOST_TOKENS, seed=0, stop=()
+        )
+        start = _start(trained)
+        drawn = sample_tokens(trained.mixture, start, settings, 1)
+        return np.array([*start, *(row[0] for row in drawn)])
+    return (dataset.val if dataset.val_source == "val" else dataset.train).stream
+
+
+def _losses(
+    config: ExportConfig, checkpoint: Checkpoint, terminal: Terminal
+) -> tuple[float | None, float | None]:
+    """Return the loss of the network alone and with the counts that the files lack, if any."""
+    if not config.network_only:
+        return None, None
+    from nanochat.commands.evaluate import evaluate
+
+    try:
+        scores = evaluate(EvalConfig(checkpoint=str(checkpoint.path), network_only=True))
+    except (CheckpointError, CorpusError) as error:
+        terminal.note(f"the loss of the network alone is not known: {error}")
+        return None, None
+    return scores.loss, scores.mixture_loss
+
+
+def _in_words(result: ExportResult) -> list[str]:
+    lines = [f"{result.folder}: {', '.join(result.files)}"]
+    if result.verified is not None:
+        lines.append(str(result.verified))
+    if result.loss is not None:
+        lines.append(
+            f"network alone: {result.loss:.4f} nats per token; with its counts"
+            f" {result.mixture_loss:.4f}"
+        )
+    return lines
+
+
+# ------------------------------------------------------------------------------------- the folder
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Raise OutputError unless the folder is new, empty, or an earlier export."""
+    if not os.path.lexists(folder):
+        return
+    if folder.is_dir() and (not any(folder.iterdir()) or (folder / RECORD).is_file()):
+        return
+    raise OutputError(
+        f"out {folder} exists and is no earlier export; remove it or choose another out"
+    )
+
+
+@contextmanager
+def _written(folder: Path, files: Mapping[str, bytes]) -> Iterator[Path]:
+    """Yield a new folder with the files. After the block it takes the place of `folder`; after an
+    exception it is removed. Raises OutputError."""
+    new = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        new.mkdir()
+        for name, content in files.items():
+            write_durably(new / name, content)
+        yield new
+        sync_folder(new)
+        if os.path.lexists(folder):
+            shutil.rmtree(folder)
+        new.rename(folder)
+        sync_folder(folder.parent)
+    except OSError as error:
+        raise output_error(folder, error) from error
+    finally:
+        shutil.rmtree(new, ignore_errors=True)

@@ -1,0 +1,75 @@
+"""The network of a checkpoint as a writer needs it, and what each format can express of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanochat.config.option import as_text
+from nanochat.config.options import TrainConfig, options_of
+from nanochat.data.tokenizer import Tokenizer
+from nanochat.errors import UnsupportedOption
+
+__all__ = ["NOT_OF_THE_NETWORK", "Known", "Network", "Run", "check_expressible"]
+
+# Options of the model's group that do not change what trained weights compute.
+NOT_OF_THE_NETWORK = {"mode", "preset", "init_std", "zero_init", "dropout"}
+
+# The options that a format can express, with the values that it knows. None: all values.
+Known = Mapping[str, tuple[Any, ...] | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Network:
+    """A trained network, in float32, without the counts that it may be mixed with."""
+
+    name: str  # of the run
+    config: TrainConfig
+    weights: Mapping[str, NDArray[np.float32]]  # by the names of the checkpoint
+    tokenizer: Tokenizer
+    opens_with_bos: bool  # a text begins with BOS; it does not in a model of one long document
+
+    @property
+    def embedding(self) -> NDArray[np.float32]:  # (vocabulary, n_embd)
+        """The embedding of each token."""
+        return self._of_tokens("wte")
+
+    @property
+    def head(self) -> NDArray[np.float32]:  # (vocabulary, n_embd)
+        """The output matrix."""
+        return self._of_tokens("wte" if self.config.tie_lm_head else "lm_head")
+
+    def _of_tokens(self, name: str) -> NDArray[np.float32]:
+        """Return a matrix without its row for the share of counts, which follows the tokens."""
+        return self.weights[name][: self.tokenizer.vocab_size]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """What another program makes of exported files."""
+
+    program: str  # its name and version
+    logits: NDArray[np.floating]  # (rows, length, vocabulary) of the rows it was given
+    ids: list[list[int]] | None  # of the texts; None: it has no tokenizer
+
+
+def check_expressible(config: TrainConfig, known: Known, what: str, way_out: str) -> None:
+    """Raise UnsupportedOption for the first option of the network that a format cannot express."""
+    for name, option in options_of(TrainConfig).items():
+        if option.group != "Model" or name in NOT_OF_THE_NETWORK:
+            continue
+        value, values = getattr(config, name), known.get(name, ())
+        if values is None or value in values:
+            continue
+        if not values:
+            raise UnsupportedOption(
+                f"{what} does not support {name} {as_text(value)}; {way_out}"
+            )
+        raise UnsupportedOption(
+            f"{what} needs {name} {' or '.join(map(as_text, values))}, got {as_text(value)};"
+            f" {way_out}"
+        )

@@ -1,0 +1,99 @@
+"""Compares what another program makes of exported files with what this one computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanochat.config.option import shown
+from nanochat.data.tokenizer import BOS
+from nanochat.errors import ExportError
+from nanochat.export.network import Network, Run
+from nanochat.sampling.sampling import OpensDecoders
+
+__all__ = ["MOST_TOKENS", "TOLERANCE", "LoadAndRun", "Verification", "rows_of", "verify"]
+
+TOLERANCE = 1e-4  # of a logit in float32
+MOST_TOKENS = 1024
+
+# Takes the folder with the files, rows of ids (rows, length) and texts.
+LoadAndRun = Callable[[Path, NDArray[np.int64], Sequence[str]], Run]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """What another program computed from the files, compared with this one."""
+
+    program: str  # name and version
+    tokens: int  # whose logits were compared
+    difference: float  # the largest of a logit
+    tokenizer: bool  # whether its tokenizer was compared too
+
+    def __str__(self) -> str:
+        what = "equal tokens, and logits" if self.tokenizer else "logits"
+        return (
+            f"verified with {self.program} on {self.tokens:,} tokens: {what} that differ by"
+            f" {self.difference:.1g} at most"
+        )
+
+
+def rows_of(
+    stream: NDArray[np.integer],  # (tokens,)
+    block_size: int,
+) -> NDArray[np.int64]:  # (rows, length)
+    """Return the first tokens of a text as rows that fill the context, 1,024 tokens at most."""
+    length = min(block_size, len(stream), MOST_TOKENS)
+    rows = max(1, min(len(stream), MOST_TOKENS) // length)
+    return stream[: rows * length].astype(np.int64).reshape(rows, length)
+
+
+def verify(
+    load_and_run: LoadAndRun,
+    folder: Path,  # with the files
+    network: Network,
+    ours: OpensDecoders,  # the same network
+    rows: NDArray[np.int64],  # (rows, length)
+) -> Verification:
+    """Raise ExportError if the other program splits the text differently or computes logits that
+    differ by more than the tolerance."""
+    texts = [network.tokenizer.decode(row) for row in rows]
+    bos = [BOS] if network.opens_with_bos else []
+    run = load_and_run(folder, rows, texts)
+    for text, ids in zip(texts, run.ids or (), strict=run.ids is not None):
+        if ids != [*bos, *network.tokenizer.encode(text).tolist()]:
+            raise ExportError(
+                f"{run.program} splits the text {shown(text)} into other tokens; nothing was kept"
+            )
+    logits = _logits(ours, rows)
+    if run.logits.shape != logits.shape:
+        raise ExportError(
+            f"{run.program} returns logits of shape {run.logits.shape}, and nanochat {logits.shape};"
+            " nothing was kept"
+        )
+    difference = float(np.abs(logits - run.logits).max())
+    if not difference <= TOLERANCE:  # also NaN
+        raise ExportError(
+            f"{run.program} computes other logits from the files: a difference of"
+            f" {difference:.2g}, where {TOLERANCE:g} is allowed; nothing was kept"
+        )
+    return Verification(
+        program=run.program, tokens=rows.size, difference=difference,
+        tokenizer=run.ids is not None,
+    )  # fmt: skip
+
+
+def _logits(
+    network: OpensDecoders,
+    rows: NDArray[np.int64],  # (rows, length)
+) -> NDArray[np.float64]:  # (rows, length, vocabulary)
+    """Return the logits after each token, by the decoder that samples."""
+    decoder = network.open_decoder(rows[:, :1].tolist())
+    found = [decoder.logits.astype(np.float64)]
+    for column in rows.T[1:]:
+        decoder.advance(column.tolist())
+        found.append(decoder.logits.astype(np.float64))
+    return np.stack(found, axis=1)
