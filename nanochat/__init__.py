@@ -23,6 +23,7 @@ Commands as functions, each with its config and its result:
     sample(SampleConfig) -> list of str         write text with a trained model
     evaluate(EvalConfig) -> EvalResult          loss and bits per byte of a text
     inspect(InspectConfig) -> InspectResult     every number of a model on a text
+    export(ExportConfig) -> ExportResult        the network for another program
     ablate(AblateConfig, base) -> AblationResult    a grid of options over seeds
     info() -> dict                              versions, machine, native modules
     read_documents(data) -> list of str         the documents of a text, as train reads them
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from nanochat.api.text_loss import TextLoss
     from nanochat.commands.ablate import AblationResult, ablate
     from nanochat.commands.evaluate import EvalResult, evaluate
+    from nanochat.commands.export import ExportResult, export
     from nanochat.commands.info import info
     from nanochat.commands.inspect import InspectResult, inspect
     from nanochat.commands.sample import sample
@@ -71,6 +73,7 @@ if TYPE_CHECKING:
     from nanochat.config.options import (
         AblateConfig,
         EvalConfig,
+        ExportConfig,
         InspectConfig,
         SampleConfig,
         TrainConfig,
@@ -84,6 +87,9 @@ _HOMES = {
     "AblateConfig": "nanochat.config.options",
     "AblationResult": "nanochat.commands.ablate",
     "EvalConfig": "nanochat.config.options",
+    "ExportConfig": "nanochat.config.options",
+    "ExportResult": "nanochat.commands.export",
+    "export": "nanochat.commands.export",
     "InspectConfig": "nanochat.config.options",
     "InspectResult": "nanochat.commands.inspect",
     "Trace": "nanochat.inspection.trace",
@@ -117,6 +123,8 @@ __all__ = [
     "EvalConfig",
     "EvalResult",
     "Evaluation",
+    "ExportConfig",
+    "ExportResult",
     "InspectConfig",
     "InspectResult",
     "LanguageModel",
@@ -133,6 +141,7 @@ __all__ = [
     "compile",
     "detached_max",
     "evaluate",
+    "export",
     "info",
     "inspect",
     "load",

@@ -20,6 +20,7 @@ FLOORS = (
     {"api"},
     {"output"},
     {"inspection"},
+    {"export"},
     {"runs"},
     {"engines"},
     {"scalar", "tensor"},

@@ -25,7 +25,7 @@ from nanochat.runs.checkpoint import Checkpoint
 from nanochat.runs.load import TrainedModel, check_network_only, load_trained, read_checkpoint
 from nanochat.runs.text import text_of_run
 from nanochat.sampling.sampling import SamplingSettings, sample_tokens
-from nanochat.system.durable import output_error, sync_folder, write_durably
+from nanochat.system.durable import output_error, sync_folder
 from nanochat.system.json_text import json_bytes
 from nanochat.training.average import averaged_weights
 
@@ -70,17 +70,18 @@ def export(
     _check_replaceable(folder)
     trained = _loaded(config, checkpoint, trained_config)
     network = _network(trained, trained_config)
-    files = kind.files(network)
     verified = None
-    with _written(folder, files) as written:
+    with _new_folder(folder) as written:
+        kind.write(network, written)
         if config.verify:
             rows = rows_of(_stream(trained, trained_config, terminal), trained_config.block_size)
             verified = verify(kind.load_and_run, written, network, trained.mixture, rows)
         record = {"format": config.to, "run": network.name, "step": checkpoint.trainer.step}
-        write_durably(written / RECORD, json_bytes({**record, "config": trained_config.to_dict()}))
+        (written / RECORD).write_bytes(json_bytes({**record, "config": trained_config.to_dict()}))
+    files = tuple(sorted(path.name for path in folder.iterdir() if path.name != RECORD))
     loss, mixture_loss = _losses(config, checkpoint, terminal)
     result = ExportResult(
-        folder=folder, files=tuple(files), verified=verified, loss=loss, mixture_loss=mixture_loss
+        folder=folder, files=files, verified=verified, loss=loss, mixture_loss=mixture_loss
     )
     for line in _in_words(result):
         terminal.result(line)
@@ -143,7 +144,7 @@ def _stream(
             temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=MOST_TOKENS, seed=0, stop=()
         )
         start = _start(trained)
-        drawn = sample_tokens(trained.mixture, start, settings, 1)
+        drawn = sample_tokens(trained.mixture, start, settings, rows=1)
         return np.array([*start, *(row[0] for row in drawn)])
     return (dataset.val if dataset.val_source == "val" else dataset.train).stream
 
@@ -191,17 +192,16 @@ def _check_replaceable(folder: Path) -> None:
 
 
 @contextmanager
-def _written(folder: Path, files: Mapping[str, bytes]) -> Iterator[Path]:
-    """Yield a new folder with the files. After the block it takes the place of `folder`; after an
+def _new_folder(folder: Path) -> Iterator[Path]:
+    """Yield a new folder for files. After the block it takes the place of `folder`; after an
     exception it is removed. Raises OutputError."""
     new = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         new.mkdir()
-        for name, content in files.items():
-            write_durably(new / name, content)
         yield new
-        sync_folder(new)
+        for path in (*new.iterdir(), new):
+            sync_folder(path)  # files too
         if os.path.lexists(folder):
             shutil.rmtree(folder)
         new.rename(folder)

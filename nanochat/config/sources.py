@@ -45,8 +45,8 @@ RUNS_CODE = frozenset({"model_file", "against_model_file"})
 _OTHER_NAMES = "AVX512 CUDA PYTHON CPP_TESTS FUZZ SANITIZE WERROR KERNELS SIMD VERIFY"
 _OTHERS = frozenset(PREFIX + name for name in _OTHER_NAMES.split()) | {CACHE_VARIABLE}
 _CONFIGS = (
-    TrainConfig, SampleConfig, EvalConfig, InspectConfig, ExportConfig, AblateConfig, RunsConfig, RunsShowConfig,
-    RunsCompareConfig, RunsRemoveConfig, RunsPruneConfig,
+    TrainConfig, SampleConfig, EvalConfig, InspectConfig, ExportConfig, AblateConfig, RunsConfig,
+    RunsShowConfig, RunsCompareConfig, RunsRemoveConfig, RunsPruneConfig,
 )  # fmt: skip
 
 

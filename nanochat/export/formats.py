@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from nanochat.export.network import Known, Network
 from nanochat.export.verification import LoadAndRun
@@ -16,7 +17,7 @@ class Format:
     """How a format is written and read back."""
 
     known: Known  # what it can express
-    files: Callable[[Network], dict[str, bytes]]  # the content of each file of the folder
+    write: Callable[[Network, Path], None]  # the files, into a folder
     load_and_run: LoadAndRun  # with the program that the format is for
 
 
@@ -25,5 +26,11 @@ def format_of(name: str) -> Format:
     if name == "hf":
         from nanochat.export import hf
 
-        return Format(known=hf.KNOWN, files=hf.files, load_and_run=hf.load_and_run)
+        return Format(known=hf.KNOWN, write=hf.write, load_and_run=hf.load_and_run)
+    if name == "onnx":
+        from nanochat.export import onnx_graph
+
+        return Format(
+            known=onnx_graph.KNOWN, write=onnx_graph.write, load_and_run=onnx_graph.load_and_run
+        )
     raise AssertionError(name)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import save
+from safetensors.numpy import save_file
 
 from nanochat.data.tokenizer import BOS
 from nanochat.errors import MissingDependency
@@ -23,7 +23,7 @@ from nanochat.export.tokenizer_json import tokenizer_config, tokenizer_json
 from nanochat.model.parameters import RMSNORM_EPS, ROPE_BASE
 from nanochat.system.json_text import json_bytes
 
-__all__ = ["KNOWN", "files", "load_and_run"]
+__all__ = ["KNOWN", "load_and_run", "write"]
 
 KNOWN: Known = {
     "model_kind": ("mini-gpt",), "model_file": (None,), "activation": ("relu", "relu2"),
@@ -41,21 +41,21 @@ _OF_A_LAYER = {
 }  # fmt: skip
 
 
-def files(network: Network) -> dict[str, bytes]:
-    """Return the content of each file of the folder, by name."""
-    config = network.config
+def write(network: Network, folder: Path) -> None:
+    """Write the files into a folder."""
+    longest = network.config.block_size
     generation = {
-        "bos_token_id": BOS, "eos_token_id": BOS, "do_sample": True, "max_length": config.block_size,
+        "bos_token_id": BOS, "eos_token_id": BOS, "do_sample": True, "max_length": longest,
     }  # fmt: skip
-    return {
-        "config.json": json_bytes(_config(network)),
-        "generation_config.json": json_bytes(generation),
-        "model.safetensors": save(_tensors(network), metadata={"format": "pt"}),
-        "tokenizer.json": json_bytes(
-            tokenizer_json(network.tokenizer, opens_with_bos=network.opens_with_bos)
-        ),
-        "tokenizer_config.json": json_bytes(tokenizer_config(config.block_size)),
-    }
+    tokenizer = tokenizer_json(network.tokenizer, opens_with_bos=network.opens_with_bos)
+    for name, record in (
+        ("config.json", _config(network)),
+        ("generation_config.json", generation),
+        ("tokenizer.json", tokenizer),
+        ("tokenizer_config.json", tokenizer_config(longest)),
+    ):
+        (folder / name).write_bytes(json_bytes(record))
+    save_file(_tensors(network), folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def _config(network: Network) -> dict[str, Any]:

@@ -66,9 +66,7 @@ def check_expressible(config: TrainConfig, known: Known, what: str, way_out: str
         if values is None or value in values:
             continue
         if not values:
-            raise UnsupportedOption(
-                f"{what} does not support {name} {as_text(value)}; {way_out}"
-            )
+            raise UnsupportedOption(f"{what} does not support {name} {as_text(value)}; {way_out}")
         raise UnsupportedOption(
             f"{what} needs {name} {' or '.join(map(as_text, values))}, got {as_text(value)};"
             f" {way_out}"

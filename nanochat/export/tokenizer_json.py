@@ -6,6 +6,7 @@ this file alone, because the name is no added token, and in transformers by `spl
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from nanochat.data.bpe import PATTERN, BpeTokenizer
@@ -126,7 +127,7 @@ def _parts(token: bytes, ranks: dict[bytes, int]) -> list[bytes]:
     """Return the bytes merged by rank, the lowest first, until no pair is a token."""
     parts = [bytes([byte]) for byte in token]
     while True:
-        joined = [ranks.get(a + b) for a, b in zip(parts, parts[1:], strict=False)]
+        joined = [ranks.get(a + b) for a, b in pairwise(parts)]
         best = min((rank for rank in joined if rank is not None), default=None)
         if best is None:
             return parts

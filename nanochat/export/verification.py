@@ -71,8 +71,8 @@ def verify(
     logits = _logits(ours, rows)
     if run.logits.shape != logits.shape:
         raise ExportError(
-            f"{run.program} returns logits of shape {run.logits.shape}, and nanochat {logits.shape};"
-            " nothing was kept"
+            f"{run.program} returns logits of shape {run.logits.shape}, and nanochat"
+            f" {logits.shape}; nothing was kept"
         )
     difference = float(np.abs(logits - run.logits).max())
     if not difference <= TOLERANCE:  # also NaN

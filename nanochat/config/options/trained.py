@@ -25,7 +25,7 @@ __all__ = ["EXPORT_FORMATS", "VIEWS", "EvalConfig", "ExportConfig", "InspectConf
 _TRAIN = options_of(TrainConfig)
 _INSPECTION, _EXPORT = "Inspection", "Export"
 
-EXPORT_FORMATS = ("hf",)
+EXPORT_FORMATS = ("hf", "onnx")
 
 # What `inspect` can print, in the order of the page.
 VIEWS = (
@@ -242,7 +242,7 @@ class ExportConfig(WithoutPreset):
     run: str | None = run_option(_EXPORT)
     checkpoint: str = _checkpoint_option(_EXPORT)
     to: str = option(
-        "hf", "Format; hf: a folder for transformers.", group=_EXPORT, choices=EXPORT_FORMATS,
+        "hf", "Format; hf: a folder for transformers; onnx: a file for onnxruntime.", group=_EXPORT, choices=EXPORT_FORMATS,
         common=True,
     )  # fmt: skip
     out: str | None = option(
