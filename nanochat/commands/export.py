@@ -72,10 +72,13 @@ def export(
     network = _network(trained, trained_config)
     verified = None
     with _new_folder(folder) as written:
-        kind.write(network, written)
+        kind.write(network, written, config.weights)
         if config.verify:
             rows = rows_of(_stream(trained, trained_config, terminal), trained_config.block_size)
-            verified = verify(kind.load_and_run, written, network, trained.mixture, rows)
+            verified = verify(
+                kind.load_and_run, written, network, trained.mixture, rows,
+                rounded=config.weights != "f32",
+            )  # fmt: skip
         record = {"format": config.to, "run": network.name, "step": checkpoint.trainer.step}
         (written / RECORD).write_bytes(json_bytes({**record, "config": trained_config.to_dict()}))
     files = tuple(sorted(path.name for path in folder.iterdir() if path.name != RECORD))

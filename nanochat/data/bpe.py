@@ -57,6 +57,7 @@ class BpeTokenizer:
     """Ids 1 … 256 are the bytes; higher ids are the merged tokens in the order of training."""
 
     kind = "bpe"
+    pattern = "nanochat"
 
     def __init__(self, merged: Sequence[bytes]) -> None:
         self._tokens = [b"", *(bytes([byte]) for byte in range(BYTES)), *merged]

@@ -17,7 +17,7 @@ class Format:
     """How a format is written and read back."""
 
     known: Known  # what it can express
-    write: Callable[[Network, Path], None]  # the files, into a folder
+    write: Callable[[Network, Path, str], None]  # the files with weights of a type, into a folder
     load_and_run: LoadAndRun  # with the program that the format is for
 
 
@@ -27,6 +27,12 @@ def format_of(name: str) -> Format:
         from nanochat.export import hf
 
         return Format(known=hf.KNOWN, write=hf.write, load_and_run=hf.load_and_run)
+    if name == "gguf":
+        from nanochat.export import gguf_file
+
+        return Format(
+            known=gguf_file.KNOWN, write=gguf_file.write, load_and_run=gguf_file.load_and_run
+        )
     if name == "onnx":
         from nanochat.export import onnx_graph
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from nanochat.data.tokenizer import BOS
 from nanochat.errors import MissingDependency
@@ -41,8 +41,8 @@ _OF_A_LAYER = {
 }  # fmt: skip
 
 
-def write(network: Network, folder: Path) -> None:
-    """Write the files into a folder."""
+def write(network: Network, folder: Path, weights: str) -> None:
+    """Write the files into a folder, with weights of type f32."""
     longest = network.config.block_size
     generation = {
         "bos_token_id": BOS, "eos_token_id": BOS, "do_sample": True, "max_length": longest,
@@ -55,7 +55,7 @@ def write(network: Network, folder: Path) -> None:
         ("tokenizer_config.json", tokenizer_config(longest)),
     ):
         (folder / name).write_bytes(json_bytes(record))
-    save_file(_tensors(network), folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").write_bytes(save(_tensors(network), metadata={"format": "pt"}))
 
 
 def _config(network: Network) -> dict[str, Any]:

@@ -35,8 +35,11 @@ _OPSET, _IR_VERSION = 18, 8  # of 2022: the operations need no newer ones
 _FLOAT, _INT64 = 1, 7  # TensorProto.DataType
 
 
-def write(network: Network, folder: Path) -> None:
-    """Write model.onnx and tokenizer.json. Raises MissingDependency without onnx."""
+def write(network: Network, folder: Path, weights: str) -> None:
+    """Write model.onnx with weights of type f32, and tokenizer.json.
+
+    Raises MissingDependency without onnx.
+    """
     try:
         import onnx
     except ModuleNotFoundError as error:

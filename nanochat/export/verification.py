@@ -17,7 +17,8 @@ from nanochat.sampling.sampling import OpensDecoders
 
 __all__ = ["MOST_TOKENS", "TOLERANCE", "LoadAndRun", "Verification", "rows_of", "verify"]
 
-TOLERANCE = 1e-4  # of a logit in float32
+TOLERANCE = 1e-4  # of a logit, with weights in float32
+LOSS_TOLERANCE = 0.02  # nats per token, with rounded weights
 MOST_TOKENS = 1024
 
 # Takes the folder with the files, rows of ids (rows, length) and texts.
@@ -31,13 +32,14 @@ class Verification:
     program: str  # name and version
     tokens: int  # whose logits were compared
     difference: float  # the largest of a logit
+    loss_difference: float  # nats per token
     tokenizer: bool  # whether its tokenizer was compared too
 
     def __str__(self) -> str:
         what = "equal tokens, and logits" if self.tokenizer else "logits"
         return (
             f"verified with {self.program} on {self.tokens:,} tokens: {what} that differ by"
-            f" {self.difference:.1g} at most"
+            f" {self.difference:.1g} at most, and the loss by {self.loss_difference:.1g}"
         )
 
 
@@ -57,9 +59,11 @@ def verify(
     network: Network,
     ours: OpensDecoders,  # the same network
     rows: NDArray[np.int64],  # (rows, length)
+    *,
+    rounded: bool,  # whether the files have weights of fewer bits than float32
 ) -> Verification:
-    """Raise ExportError if the other program splits the text differently or computes logits that
-    differ by more than the tolerance."""
+    """Raise ExportError if the other program splits the text differently, or computes logits, or a
+    loss with rounded weights, that differ by more than the tolerance."""
     texts = [network.tokenizer.decode(row) for row in rows]
     bos = [BOS] if network.opens_with_bos else []
     run = load_and_run(folder, rows, texts)
@@ -74,16 +78,20 @@ def verify(
             f"{run.program} returns logits of shape {run.logits.shape}, and nanochat"
             f" {logits.shape}; nothing was kept"
         )
-    difference = float(np.abs(logits - run.logits).max())
-    if not difference <= TOLERANCE:  # also NaN
-        raise ExportError(
-            f"{run.program} computes other logits from the files: a difference of"
-            f" {difference:.2g}, where {TOLERANCE:g} is allowed; nothing was kept"
-        )
-    return Verification(
-        program=run.program, tokens=rows.size, difference=difference,
-        tokenizer=run.ids is not None,
+    found = Verification(
+        program=run.program, tokens=rows.size, tokenizer=run.ids is not None,
+        difference=float(np.abs(logits - run.logits).max()),
+        loss_difference=abs(_loss(logits, rows) - _loss(run.logits, rows)),
     )  # fmt: skip
+    what, difference, most = "logits", found.difference, TOLERANCE
+    if rounded:
+        what, difference, most = "a loss", found.loss_difference, LOSS_TOLERANCE
+    if not difference <= most:  # also NaN
+        raise ExportError(
+            f"by {run.program}, the files give {what} that differ by {difference:.2g}, where"
+            f" {most:g} is allowed; nothing was kept"
+        )
+    return found
 
 
 def _logits(
@@ -97,3 +105,14 @@ def _logits(
         decoder.advance(column.tolist())
         found.append(decoder.logits.astype(np.float64))
     return np.stack(found, axis=1)
+
+
+def _loss(
+    logits: NDArray[np.floating],  # (rows, length, vocabulary)
+    rows: NDArray[np.int64],  # (rows, length)
+) -> float:  # nats per token
+    if rows.shape[1] < 2:
+        return 0.0
+    before = logits[:, :-1].astype(np.float64)
+    chosen = np.take_along_axis(before, rows[:, 1:, None], axis=-1)[..., 0]
+    return float((np.logaddexp.reduce(before, axis=-1) - chosen).mean())

@@ -36,7 +36,6 @@ from nanochat.config.options.train import (
     resolve_preset,
 )
 from nanochat.config.options.trained import (
-    EXPORT_FORMATS,
     VIEWS,
     EvalConfig,
     ExportConfig,

@@ -20,12 +20,13 @@ from nanochat.config.options.train import TrainConfig
 from nanochat.config.unsupported import EFFECTS_OF_EVAL, EFFECTS_OF_SAMPLE
 from nanochat.errors import ConfigError
 
-__all__ = ["EXPORT_FORMATS", "VIEWS", "EvalConfig", "ExportConfig", "InspectConfig", "SampleConfig"]
+__all__ = ["VIEWS", "EvalConfig", "ExportConfig", "InspectConfig", "SampleConfig"]
 
 _TRAIN = options_of(TrainConfig)
 _INSPECTION, _EXPORT = "Inspection", "Export"
 
-EXPORT_FORMATS = ("hf", "onnx")
+EXPORT_FORMATS = ("hf", "gguf", "onnx")
+WEIGHT_TYPES = ("f32", "f16", "q8_0")
 
 # What `inspect` can print, in the order of the page.
 VIEWS = (
@@ -242,8 +243,8 @@ class ExportConfig(WithoutPreset):
     run: str | None = run_option(_EXPORT)
     checkpoint: str = _checkpoint_option(_EXPORT)
     to: str = option(
-        "hf", "Format; hf: a folder for transformers; onnx: a file for onnxruntime.", group=_EXPORT, choices=EXPORT_FORMATS,
-        common=True,
+        "hf", "Format; hf: a folder for transformers; gguf: a file for llama.cpp and Ollama; onnx:"
+        " a file for onnxruntime.", group=_EXPORT, choices=EXPORT_FORMATS, common=True,
     )  # fmt: skip
     out: str | None = option(
         None, "Folder for the files; default: export/FORMAT in the folder of the run.",
@@ -253,7 +254,18 @@ class ExportConfig(WithoutPreset):
         False, "Export the network of a run with ngram_order without its counts.", group=_EXPORT,
         common=True,
     )  # fmt: skip
+    weights: str = option(
+        "f32", "Number format of the weights; f16 and q8_0 need to gguf.", group=_EXPORT,
+        choices=WEIGHT_TYPES, common=True,
+    )  # fmt: skip
     verify: bool = option(
         True, "Compare what the other program computes from the files; needs that program.",
         group=_EXPORT, common=True,
     )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        WithoutPreset.__post_init__(self)
+        if self.to != "gguf" and self.weights != "f32":
+            raise ConfigError(
+                f"weights {self.weights} needs to gguf, got to {self.to}; leave weights out"
+            )
