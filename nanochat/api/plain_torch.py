@@ -13,34 +13,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from nanochat.config.option import as_text
-from nanochat.config.options import TrainConfig, options_of
+from nanochat.config.options import TrainConfig
 from nanochat.errors import MissingDependency, OutputError, UnsupportedOption
+from nanochat.export.network import check_expressible
+from nanochat.export.torch_files import KNOWN, MODEL_PY, module_text
 
 if TYPE_CHECKING:
     from nanochat.tensor.standalone_model import GPT
 
-__all__ = ["NOT_OF_THE_MODEL", "REPRESENTED", "torch_module", "write_module_text"]
-
-MODEL_PY = "model.py"
-SOURCE = Path(__file__).parent.parent / "tensor" / "standalone_model.py"
-
-# The options that the plain module computes, with the values that it knows. None: all values.
-REPRESENTED: dict[str, tuple[str | int | None, ...] | None] = {
-    "model_kind": ("bigram", "mini-gpt"),
-    "model_file": (None,),
-    "activation": ("relu", "relu2"),
-    "positions": ("learned", "rope"),
-    **dict.fromkeys(
-        (
-            "n_layer", "n_head", "n_embd", "block_size", "prev_token_tables", "hash_embed_rows",
-            "hash_embed_longest", "ngram_order", "tie_lm_head", "input_rmsnorm", "output_rmsnorm",
-            "qk_norm", "logit_softcap",
-        )
-    ),
-}  # fmt: skip
-# Options of the same group that do not change what trained weights compute.
-NOT_OF_THE_MODEL = {"mode", "preset", "init_std", "zero_init", "dropout"}
+__all__ = ["torch_module", "write_module_text"]
 
 
 def torch_module(
@@ -50,7 +31,7 @@ def torch_module(
 
     Raises UnsupportedOption, and MissingDependency without torch.
     """
-    _check_represented(config, network_only)
+    _check(config, network_only)
     try:
         from nanochat.tensor.plain_module import plain_module
     except ModuleNotFoundError as error:
@@ -68,8 +49,8 @@ def write_module_text(config: TrainConfig, folder: Path, network_only: bool) -> 
     Raises UnsupportedOption, and OutputError if another model.py is there or the file system
     refuses.
     """
-    _check_represented(config, network_only)
-    text = SOURCE.read_text(encoding="utf-8")
+    _check(config, network_only)
+    text = module_text()
     path = folder / MODEL_PY
     try:
         if path.exists():
@@ -85,18 +66,9 @@ def write_module_text(config: TrainConfig, folder: Path, network_only: bool) -> 
     return path
 
 
-def _check_represented(config: TrainConfig, network_only: bool) -> None:
+def _check(config: TrainConfig, network_only: bool) -> None:
     """Raise UnsupportedOption for an option of the model that the module does not compute."""
-    for name, option in options_of(TrainConfig).items():
-        if option.group != "Model" or name in NOT_OF_THE_MODEL:
-            continue
-        value = getattr(config, name)
-        known = REPRESENTED.get(name, ())
-        if known is not None and value not in known:
-            raise UnsupportedOption(
-                f"{MODEL_PY} does not support {name} {as_text(value)}; use nanochat.load(...)"
-                " itself, which computes it"
-            )
+    check_expressible(config, KNOWN, MODEL_PY, "use nanochat.load(...) itself, which computes it")
     if config.ngram_order and not network_only:
         raise UnsupportedOption(
             f"{MODEL_PY} holds no counted n-grams, got a model with ngram_order"

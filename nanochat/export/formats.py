@@ -39,4 +39,10 @@ def format_of(name: str) -> Format:
         return Format(
             known=onnx_graph.KNOWN, write=onnx_graph.write, load_and_run=onnx_graph.load_and_run
         )
+    if name == "torch":
+        from nanochat.export import torch_files
+
+        return Format(
+            known=torch_files.KNOWN, write=torch_files.write, load_and_run=torch_files.load_and_run
+        )
     raise AssertionError(name)

@@ -151,10 +151,9 @@ def _tensors(network: Network) -> dict[str, NDArray[np.float32]]:
 
 
 def _normed(x: NDArray[np.float32]) -> NDArray[np.float32]:
-    scale = 1 / np.sqrt(
-        np.mean(np.square(x, dtype=np.float64), axis=-1, keepdims=True) + RMSNORM_EPS
-    )
-    return (x * scale).astype(np.float32)
+    wide = x.astype(np.float64)
+    wide /= np.sqrt(np.mean(wide * wide, axis=-1, keepdims=True) + RMSNORM_EPS)
+    return wide.astype(np.float32)
 
 
 def _turned_back(weight: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
@@ -214,8 +213,8 @@ def _by_formulas(
     )  # fmt: skip
 
     def norm(x: NDArray[np.float64], name: str) -> NDArray[np.float64]:
-        scaled: NDArray[np.float64] = x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps)
-        return scaled * w[f"{name}.weight"]
+        root: NDArray[np.float64] = np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps)
+        return x / root * w[f"{name}.weight"]
 
     def by_head(x: NDArray[np.float64]) -> NDArray[np.float64]:
         return x.reshape(*rows.shape, heads, -1).swapaxes(1, 2)

@@ -1,7 +1,7 @@
 """The model of a nanochat checkpoint as a plain PyTorch module, in this one file.
 
-The file needs torch, safetensors and a checkpoint folder; nanochat is not needed. As `model.py` in
-the folder of a checkpoint, it loads that checkpoint:
+The file needs torch and the folder of a checkpoint, or of an export to torch; nanochat is not
+needed. As `model.py` in such a folder, it loads the model in it:
 
     import torch
     import model
@@ -23,7 +23,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 __all__ = ["GPT", "Block", "load"]
@@ -42,6 +41,7 @@ EARLIER_NAMES = {
     "ngram_rows": "hash_embed_rows",
     "ngram_longest": "hash_embed_longest",
 }
+EXPORTED = "model.safetensors"
 HASH_MULTIPLIER = 0x9E3779B97F4A7C15 - 2**64  # int64 products are modulo 2**64, as the hash needs
 
 
@@ -158,8 +158,25 @@ class GPT(nn.Module):
         return rmsnorm(x) if self.config["input_rmsnorm"] else x
 
 
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "I64": torch.int64, "U32": torch.uint32}
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file: a length, a header in JSON, and the bytes."""
+    raw = bytearray(path.read_bytes())
+    start = 8 + int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8:start])
+    header.pop("__metadata__", None)
+    tensors = {}
+    for name, entry in header.items():
+        first, last = (start + offset for offset in entry["data_offsets"])
+        values = torch.frombuffer(raw[first:last], dtype=DTYPES[entry["dtype"]])
+        tensors[name] = values.reshape(entry["shape"])
+    return tensors
+
+
 def load(folder: str | Path | None = None) -> GPT:
-    """Return the model of a checkpoint folder, by default that of this file.
+    """Return the model of a checkpoint or an export, by default that in the folder of this file.
 
     Its parameters have the dtype of the saved weights.
     """
@@ -167,10 +184,13 @@ def load(folder: str | Path | None = None) -> GPT:
     saved_config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config = {"ngram_order": 0, "output_rmsnorm": False}  # as before these options
     config.update({EARLIER_NAMES.get(name, name): each for name, each in saved_config.items()})
-    weights = load_file(folder / "weights.safetensors")
-    if config.get("ema"):  # the average of the weights is what nanochat samples and evaluates
-        saved = load_file(folder / "optimizer.safetensors")
-        weights = {name: saved[f"average.{name}"] for name in weights}
+    if (folder / EXPORTED).exists():
+        weights = read_tensors(folder / EXPORTED)
+    else:
+        weights = read_tensors(folder / "weights.safetensors")
+        if config.get("ema"):  # the average of the weights is what nanochat samples and evaluates
+            saved = read_tensors(folder / "optimizer.safetensors")
+            weights = {name: saved[f"average.{name}"] for name in weights}
     model = GPT(config, vocab_size=len(weights["wte"]))
     model.load_state_dict(weights, assign=True)
     return model.eval()

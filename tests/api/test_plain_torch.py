@@ -13,6 +13,7 @@ import nanochat
 from nanochat.api import plain_torch
 from nanochat.config.options import TrainConfig, options_of
 from nanochat.errors import OutputError, UnsupportedOption
+from nanochat.export.network import NOT_OF_THE_NETWORK
 from nanochat.tensor import standalone_model
 
 # Run first in another process: nothing of nanochat can be imported there.
@@ -127,8 +128,8 @@ def test_a_folder_that_cannot_be_written_to_is_one_clear_line(models, tmp_path):
 
 def test_every_option_of_the_model_is_computed_or_does_not_change_the_model():
     model = {name for name, option in options_of(TrainConfig).items() if option.group == "Model"}
-    assert model == set(plain_torch.REPRESENTED) | plain_torch.NOT_OF_THE_MODEL
-    values = {name: known for name, known in plain_torch.REPRESENTED.items() if known is not None}
+    assert model == set(plain_torch.KNOWN) | NOT_OF_THE_NETWORK
+    values = {name: known for name, known in plain_torch.KNOWN.items() if known is not None}
     assert values.pop("model_file") == (None,)  # it holds the built-in model alone
     assert values == standalone_model.CHOICES
 
@@ -140,11 +141,14 @@ def test_an_option_that_the_module_does_not_compute_is_refused_by_name(
 ):
     """As if the option, or one of its values, were new."""
     if known is None:
-        monkeypatch.delitem(plain_torch.REPRESENTED, "activation")
+        monkeypatch.delitem(plain_torch.KNOWN, "activation")
     else:
-        monkeypatch.setitem(plain_torch.REPRESENTED, "activation", known)
+        monkeypatch.setitem(plain_torch.KNOWN, "activation", known)
     with pytest.raises(UnsupportedOption) as caught:
         getattr(models["everything"], call)()
-    assert str(caught.value) == (
-        "model.py does not support activation relu2; use nanochat.load(...) itself, which computes it"
+    rule = (
+        "does not support activation relu2"
+        if known is None
+        else "needs activation relu or gelu, got relu2"
     )
+    assert str(caught.value) == f"model.py {rule}; use nanochat.load(...) itself, which computes it"
