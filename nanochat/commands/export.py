@@ -169,15 +169,13 @@ def _losses(
 
 
 def _in_words(result: ExportResult) -> list[str]:
-    lines = [f"{result.folder}: {', '.join(result.files)}"]
-    if result.verified is not None:
-        lines.append(str(result.verified))
+    lines = [] if result.verified is None else result.verified.in_words()
     if result.loss is not None:
         lines.append(
-            f"network alone: {result.loss:.4f} nats per token; with its counts"
+            f"network alone: {result.loss:.4f} nats per token; with its counts:"
             f" {result.mixture_loss:.4f}"
         )
-    return lines
+    return [*lines, f"files: {result.folder}"]
 
 
 # ------------------------------------------------------------------------------------- the folder

@@ -213,8 +213,9 @@ def _by_formulas(
     )  # fmt: skip
 
     def norm(x: NDArray[np.float64], name: str) -> NDArray[np.float64]:
-        root: NDArray[np.float64] = np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps)
-        return x / root * w[f"{name}.weight"]
+        scaled: NDArray[np.float64] = x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps)
+        scaled *= w[f"{name}.weight"]
+        return scaled
 
     def by_head(x: NDArray[np.float64]) -> NDArray[np.float64]:
         return x.reshape(*rows.shape, heads, -1).swapaxes(1, 2)

@@ -35,12 +35,13 @@ class Verification:
     loss_difference: float  # nats per token
     tokenizer: bool  # whether its tokenizer was compared too
 
-    def __str__(self) -> str:
-        what = "equal tokens, and logits" if self.tokenizer else "logits"
-        return (
-            f"verified with {self.program} on {self.tokens:,} tokens: {what} that differ by"
-            f" {self.difference:.1g} at most, and the loss by {self.loss_difference:.1g}"
-        )
+    def in_words(self) -> list[str]:
+        """Return lines for people."""
+        same = "the same tokens, and logits" if self.tokenizer else "logits"
+        return [
+            f"verified with {self.program} on {self.tokens:,} tokens:",
+            f"{same} that differ by at most {self.difference:.2g}",
+        ]
 
 
 def rows_of(
