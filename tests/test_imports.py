@@ -20,7 +20,7 @@ FLOORS = (
     {"api"},
     {"output"},
     {"inspection"},
-    {"export"},
+    {"exporting"},
     {"runs"},
     {"engines"},
     {"scalar", "tensor"},
@@ -159,9 +159,9 @@ def test_the_front_door_imports_nothing_until_it_is_asked():
 
 @pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_torch_is_imported_by_tensor_and_ops_alone(path):
-    """And inside functions of export, which reads with torch what it has written for others."""
+    """And inside functions of exporting, which reads with torch what it has written for others."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    statements = runs_at_import(tree) if room_of(path) == "export" else [tree]
+    statements = runs_at_import(tree) if room_of(path) == "exporting" else [tree]
     assert room_of(path) in ("tensor", "ops") or not [
         name
         for node in statements

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from nanochat.config.options import TrainConfig
 from nanochat.errors import MissingDependency, OutputError, UnsupportedOption
-from nanochat.export.network import check_expressible
-from nanochat.export.torch_files import KNOWN, MODEL_PY, module_text
+from nanochat.exporting.network import check_expressible
+from nanochat.exporting.torch_files import KNOWN, MODEL_PY, module_text
 
 if TYPE_CHECKING:
     from nanochat.tensor.standalone_model import GPT

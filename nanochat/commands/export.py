@@ -17,9 +17,9 @@ from nanochat.config.option import config_or_default
 from nanochat.config.options import EvalConfig, ExportConfig, SampleConfig, TrainConfig
 from nanochat.data.tokenizer import BOS
 from nanochat.errors import CheckpointError, CorpusError, OutputError, UnsupportedOption
-from nanochat.export.formats import Format, format_of
-from nanochat.export.network import Network, check_expressible
-from nanochat.export.verification import MOST_TOKENS, Verification, rows_of, verify
+from nanochat.exporting.formats import Format, format_of
+from nanochat.exporting.network import Network, check_expressible
+from nanochat.exporting.verification import MOST_TOKENS, Verification, rows_of, verify
 from nanochat.output.terminal import SILENT, Terminal
 from nanochat.runs.checkpoint import Checkpoint
 from nanochat.runs.load import TrainedModel, check_network_only, load_trained, read_checkpoint

@@ -13,7 +13,7 @@ import nanochat
 from nanochat.api import plain_torch
 from nanochat.config.options import TrainConfig, options_of
 from nanochat.errors import OutputError, UnsupportedOption
-from nanochat.export.network import NOT_OF_THE_NETWORK
+from nanochat.exporting.network import NOT_OF_THE_NETWORK
 from nanochat.tensor import standalone_model
 
 # Run first in another process: nothing of nanochat can be imported there.

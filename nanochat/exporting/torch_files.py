@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from nanochat.errors import MissingDependency
-from nanochat.export.network import Known, Network, Run
+from nanochat.exporting.network import Known, Network, Run
 from nanochat.system.json_text import json_bytes
 
 __all__ = ["KNOWN", "MODEL_PY", "load_and_run", "module_text", "write"]

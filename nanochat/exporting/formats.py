@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from nanochat.export.network import Known, Network
-from nanochat.export.verification import LoadAndRun
+from nanochat.exporting.network import Known, Network
+from nanochat.exporting.verification import LoadAndRun
 
 __all__ = ["Format", "format_of"]
 
@@ -24,23 +24,23 @@ class Format:
 def format_of(name: str) -> Format:
     """Return a format by its name, one of EXPORT_FORMATS."""
     if name == "hf":
-        from nanochat.export import hf
+        from nanochat.exporting import hf
 
         return Format(known=hf.KNOWN, write=hf.write, load_and_run=hf.load_and_run)
     if name == "gguf":
-        from nanochat.export import gguf_file
+        from nanochat.exporting import gguf_file
 
         return Format(
             known=gguf_file.KNOWN, write=gguf_file.write, load_and_run=gguf_file.load_and_run
         )
     if name == "onnx":
-        from nanochat.export import onnx_graph
+        from nanochat.exporting import onnx_graph
 
         return Format(
             known=onnx_graph.KNOWN, write=onnx_graph.write, load_and_run=onnx_graph.load_and_run
         )
     if name == "torch":
-        from nanochat.export import torch_files
+        from nanochat.exporting import torch_files
 
         return Format(
             known=torch_files.KNOWN, write=torch_files.write, load_and_run=torch_files.load_and_run

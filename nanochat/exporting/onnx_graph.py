@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanochat.errors import MissingDependency
-from nanochat.export.network import Known, Network, Run
-from nanochat.export.tokenizer_json import tokenizer_json
+from nanochat.exporting.network import Known, Network, Run
+from nanochat.exporting.tokenizer_json import tokenizer_json
 from nanochat.model.parameters import RMSNORM_EPS, rotary_angles
 from nanochat.system.json_text import json_bytes
 

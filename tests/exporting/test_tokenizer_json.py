@@ -11,8 +11,8 @@ from nonempty import nonempty
 
 from nanochat.data.bpe import learn
 from nanochat.data.tokenizer import BOS, ByteTokenizer, CharTokenizer
-from nanochat.export.byte_level import BOS_TEXT, byte_level
-from nanochat.export.tokenizer_json import tokenizer_json
+from nanochat.exporting.byte_level import BOS_TEXT, byte_level
+from nanochat.exporting.tokenizer_json import tokenizer_json
 
 WORDS = "the king and queen of naïve cafés don't owe £1,250 — “so be it”, 東京 и Москва 🏳️‍🌈 x=3;\n\tif a:"
 SPACES = "\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2003\u2028\u2029\u202f\u3000\u200b\ufeff"

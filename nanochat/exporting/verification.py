@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from nanochat.config.option import shown
 from nanochat.data.tokenizer import BOS
 from nanochat.errors import ExportError
-from nanochat.export.network import Network, Run
+from nanochat.exporting.network import Network, Run
 from nanochat.sampling.sampling import OpensDecoders
 
 __all__ = ["MOST_TOKENS", "TOLERANCE", "LoadAndRun", "Verification", "rows_of", "verify"]

@@ -10,7 +10,7 @@ from typing import Any
 
 from nanochat.data.bpe import PATTERN, BpeTokenizer
 from nanochat.data.tokenizer import BOS, CharTokenizer, Tokenizer
-from nanochat.export.byte_level import BOS_TEXT, ByteLevel, byte_level
+from nanochat.exporting.byte_level import BOS_TEXT, ByteLevel, byte_level
 
 __all__ = ["tokenizer_config", "tokenizer_json"]
 

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from nanochat.data.bpe import BpeTokenizer
 from nanochat.data.tokenizer import BOS
 from nanochat.errors import MissingDependency, UnsupportedOption
-from nanochat.export.byte_level import BOS_TEXT, byte_level
-from nanochat.export.network import Known, Network, Run
+from nanochat.exporting.byte_level import BOS_TEXT, byte_level
+from nanochat.exporting.network import Known, Network, Run
 from nanochat.model.parameters import RMSNORM_EPS, ROPE_BASE, rotary_angles
 
 __all__ = ["KNOWN", "load_and_run", "write"]

@@ -18,8 +18,8 @@ from safetensors.numpy import save
 
 from nanochat.data.tokenizer import BOS
 from nanochat.errors import MissingDependency
-from nanochat.export.network import Known, Network, Run
-from nanochat.export.tokenizer_json import tokenizer_config, tokenizer_json
+from nanochat.exporting.network import Known, Network, Run
+from nanochat.exporting.tokenizer_json import tokenizer_config, tokenizer_json
 from nanochat.model.parameters import RMSNORM_EPS, ROPE_BASE
 from nanochat.system.json_text import json_bytes
 
