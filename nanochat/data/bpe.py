@@ -23,16 +23,24 @@ from nanochat.errors import MissingDependency, TokenizerError
 if TYPE_CHECKING:
     import tiktoken
 
-__all__ = ["PATTERN", "BpeTokenizer", "learn"]
+__all__ = ["PATTERNS", "BpeTokenizer", "learn"]
 
 BYTES = 256
 
-# Words with the space before them, numbers of up to three digits, punctuation, line breaks, other
-# white space. A merge never crosses the boundary between two matches.
-PATTERN = r" ?\p{L}+| ?\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\n+|[^\S\n]+"
+# A merge never crosses the boundary between two matches of the pattern. That of nanochat: words
+# with the space before them, numbers of up to three digits, punctuation, line breaks, other white
+# space. The others are those of GPT-2 (Radford et al. 2019) and Llama 3, by their names in llama.cpp.
+PATTERNS = {
+    "nanochat": r" ?\p{L}+| ?\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\n+|[^\S\n]+",
+    "gpt-2": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+    "llama-bpe": (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+        r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    ),
+}
 
 
-def learn(documents: Sequence[str], vocab_size: int) -> BpeTokenizer:
+def learn(documents: Sequence[str], vocab_size: int, pattern: str = "nanochat") -> BpeTokenizer:
     """Merge the most frequent pairs until there are `vocab_size` ids, including BOS and bytes.
 
     The vocabulary is smaller when no pair is left to merge. Raises TokenizerError for a vocab_size
@@ -48,18 +56,20 @@ def learn(documents: Sequence[str], vocab_size: int) -> BpeTokenizer:
         raise _missing() from error
     trainer = rustbpe.Tokenizer()
     pieces = (piece for _, batch in _batches(Texts.of(documents), _PIECE) for piece in batch)
-    trainer.train_from_iterator(pieces, vocab_size - 1, buffer_size=_WAITING, pattern=PATTERN)
+    trainer.train_from_iterator(
+        pieces, vocab_size - 1, buffer_size=_WAITING, pattern=PATTERNS[pattern]
+    )
     ranks = sorted((int(rank), bytes(token)) for token, rank in trainer.get_mergeable_ranks())
-    return BpeTokenizer([token for _, token in ranks[BYTES:]])
+    return BpeTokenizer([token for _, token in ranks[BYTES:]], pattern)
 
 
 class BpeTokenizer:
     """Ids 1 … 256 are the bytes; higher ids are the merged tokens in the order of training."""
 
     kind = "bpe"
-    pattern = "nanochat"
 
-    def __init__(self, merged: Sequence[bytes]) -> None:
+    def __init__(self, merged: Sequence[bytes], pattern: str = "nanochat") -> None:
+        self.pattern = pattern  # a key of PATTERNS
         self._tokens = [b"", *(bytes([byte]) for byte in range(BYTES)), *merged]
         self.vocab_size = len(self._tokens)
         self.token_bytes = np.array([len(token) for token in self._tokens], dtype=np.int64)
@@ -72,7 +82,10 @@ class BpeTokenizer:
             raise _missing() from error
         ranks = {token: rank for rank, token in enumerate(self._tokens[1:])}
         return tiktoken.Encoding(
-            name="nanochat", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={}
+            name="nanochat",
+            pat_str=PATTERNS[self.pattern],
+            mergeable_ranks=ranks,
+            special_tokens={},
         )
 
     def encode(self, text: str) -> NDArray[np.int64]:
@@ -109,15 +122,16 @@ class BpeTokenizer:
 
     def to_dict(self) -> dict[str, Any]:
         merged = [token.hex() for token in self._tokens[BYTES + 1 :]]
-        return {"kind": self.kind, "pattern": PATTERN, "merged": merged}
+        return {"kind": self.kind, "pattern": PATTERNS[self.pattern], "merged": merged}
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> BpeTokenizer:
         """Read the output of to_dict. Raises TokenizerError for anything else."""
-        if saved["pattern"] != PATTERN:
+        names = [name for name, pattern in PATTERNS.items() if pattern == saved["pattern"]]
+        if not names:
             raise TokenizerError(
-                "saved tokenizer: pattern must be that of this version of nanochat; load it with"
-                " the version that saved it"
+                "saved tokenizer: pattern must be one of this version of nanochat; load it with the"
+                " version that saved it"
             )
         try:
             merged = [bytes.fromhex(token) for token in saved["merged"]]
@@ -129,7 +143,7 @@ class BpeTokenizer:
             raise TokenizerError(
                 "saved tokenizer: merged must be tokens of two or more bytes, without repeats"
             )
-        return cls(merged)
+        return cls(merged, names[0])
 
     def stream(self) -> _BpeStream:
         return _BpeStream(self)
@@ -150,8 +164,8 @@ class _BpeStream:
 def _batches(texts: Texts, size: int | None = None) -> Iterator[tuple[int, list[str]]]:
     """Yield (number of the first text, texts): many short ones, or a part of a long one.
 
-    A list of ids takes many times the memory of its text. A long text is cut where PATTERN always
-    ends a token.
+    A list of ids takes many times the memory of its text. A long text is cut where every pattern
+    ends a token, whatever follows.
     """
     limit = size or _BATCH
     first, batch, waiting = 0, list[str](), 0
@@ -174,12 +188,13 @@ def _batches(texts: Texts, size: int | None = None) -> Iterator[tuple[int, list[
 
 _BATCH = 1 << 22  # bytes of text that are encoded at a time
 _PIECE, _WAITING = 1 << 16, 512  # bytes of a text to learn from, and texts that rustbpe collects
-# After white space a cut could part two tokens differently, so cuts are after visible characters:
-# before white space, between an ASCII letter and anything in ASCII that is none, between a Chinese
-# character and a comma or full stop, and after the last of several line breaks.
+# After white space a cut could part two tokens differently, and punctuation may take a line break
+# along. So cuts are between a visible character and a space, an ASCII letter or digit and a line
+# break, an ASCII letter and anything in ASCII that is none, and a Chinese character and a comma or
+# full stop.
 _CUT = re.compile(
-    rb"[!-~](?=[ \n])|[A-Za-z](?=[\t-@\[-`{-~])"
-    rb"|[\xe5-\xe9][\x80-\xbf]{2}(?=\xe3\x80[\x81\x82]|\xef\xbc\x8c)|\n(?=[!-~])"
+    rb"[!-~](?= )|[0-9A-Za-z](?=\n)|[A-Za-z](?=[\t-@\[-`{-~])"
+    rb"|[\xe5-\xe9][\x80-\xbf]{2}(?=\xe3\x80[\x81\x82]|\xef\xbc\x8c)"
 )
 
 

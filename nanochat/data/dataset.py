@@ -269,7 +269,9 @@ def _tokenized(
     if config.style == "futuristic":
         train = Texts.of([*split.train, *style_documents()])
     if known is None:
-        tokenizer = build_tokenizer(config.tokenizer, train, split.val, config.vocab_size)
+        tokenizer = build_tokenizer(
+            config.tokenizer, train, split.val, config.vocab_size, config.bpe_pattern
+        )
     else:
         tokenizer = covering(known, (train, split.val), extend=extend)
     if known is None or extend:

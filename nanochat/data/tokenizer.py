@@ -248,12 +248,16 @@ class _ByteStream:
 
 
 def build_tokenizer(
-    kind: str, train: Sequence[str], val: Sequence[str] = (), vocab_size: int = 0
+    kind: str,
+    train: Sequence[str],
+    val: Sequence[str] = (),
+    vocab_size: int = 0,
+    bpe_pattern: str = "nanochat",
 ) -> Tokenizer:
     """Build the tokenizer of a kind.
 
     char has every character of both parts; bpe learns `vocab_size` ids from the training part
-    alone. Raises TokenizerError, MissingDependency.
+    alone, within the matches of a pattern. Raises TokenizerError, MissingDependency.
     """
     if kind == "char":
         return CharTokenizer(characters_of([train, val]))
@@ -262,7 +266,7 @@ def build_tokenizer(
     if kind == "bpe":
         from nanochat.data.bpe import learn
 
-        return learn(train, vocab_size)
+        return learn(train, vocab_size, bpe_pattern)
     raise TokenizerError(f"tokenizer must be one of char, byte, bpe, got {kind}")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nanochat.data.bpe import PATTERN, BpeTokenizer
+from nanochat.data.bpe import PATTERNS, BpeTokenizer
 from nanochat.data.tokenizer import BOS, CharTokenizer, Tokenizer
 from nanochat.exporting.byte_level import BOS_TEXT, ByteLevel, byte_level
 
@@ -72,7 +72,7 @@ def _of_bytes(of: ByteLevel, tokenizer: Tokenizer) -> dict[str, Any]:
     to_bytes = {
         "type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False,
     }  # fmt: skip
-    words = [_split(PATTERN)] if isinstance(tokenizer, BpeTokenizer) else []
+    words = [_split(PATTERNS[tokenizer.pattern])] if isinstance(tokenizer, BpeTokenizer) else []
     return {
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*words, to_bytes]},
         "model": {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-from nanochat.data.bpe import PATTERN, BpeTokenizer
+from nanochat.data.bpe import PATTERNS, BpeTokenizer
 
 __all__ = ["merge_steps"]
 
@@ -20,7 +20,7 @@ def merge_steps(tokenizer: BpeTokenizer, text: str) -> list[dict[str, Any]]:
 
     ids = {tokenizer.token(token): token for token in range(1, tokenizer.vocab_size)}
     words = []
-    for word in regex.findall(PATTERN, text):
+    for word in regex.findall(PATTERNS[tokenizer.pattern], text):
         parts = [bytes([byte]) for byte in word.encode("utf-8")]
         steps = [[ids[part] for part in parts]]
         while len(parts) > 1:

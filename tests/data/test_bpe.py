@@ -9,19 +9,22 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import regex
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import pre_tokenizers
 
 from nanochat import TrainConfig
 from nanochat.data import bpe as module
-from nanochat.data.bpe import BpeTokenizer, learn
+from nanochat.data.bpe import PATTERNS, BpeTokenizer, learn
 from nanochat.data.dataset import load_dataset
 from nanochat.data.tokenizer import BOS, build_tokenizer, tokenizer_from_dict
 from nanochat.errors import MissingDependency, TokenizerError
 
 TEXT = "the cat sat on the mat, the rat ran; 12345 numbers\n\n    def there(it):\n" * 20
 LEARNED = learn([TEXT], 285)
-# PATTERN for the standard library's re, for text of Latin letters and ASCII digits.
+BY_PATTERN = {name: learn([TEXT], 285, name) for name in PATTERNS}
+# The default pattern for the standard library's re, for text of Latin letters and ASCII digits.
 LATIN_WORDS = re.compile(r" ?[^\W\d_]+| ?[0-9]{1,3}| ?(?:[^\s\w]|_)+|\n+|[^\S\n]+")
 
 plain_text = st.text(alphabet="thecatsonmr ,;\n_é12", max_size=80)
@@ -62,27 +65,47 @@ def test_any_text_comes_back(text):
     assert "".join(stream.push(int(token)) for token in ids) + stream.flush() == text
 
 
-# Every class of PATTERN, in ASCII and outside it, and what separates them.
+# Every class of the patterns, in ASCII and outside it, and what separates them.
 mixed_text = st.text(alphabet="atZ09 \n\t.,'-é\u0301中国々、。，\u3000٣²🙂", max_size=60)
 
 
+@pytest.mark.parametrize("pattern", PATTERNS)
 @given(st.lists(mixed_text, max_size=4), st.integers(1, 30))
-def test_a_text_in_parts_has_the_tokens_of_the_whole_text(documents, size):
-    whole, lengths = LEARNED.encode_all(documents)
+def test_a_text_in_parts_has_the_tokens_of_the_whole_text(pattern, documents, size):
+    tokenizer = BY_PATTERN[pattern]
+    whole, lengths = tokenizer.encode_all(documents)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_BATCH", size)
-        ids, counts = LEARNED.encode_all(documents)
+        ids, counts = tokenizer.encode_all(documents)
     assert ids.tolist() == whole.tolist()
     assert counts.tolist() == lengths.tolist()
 
 
+@pytest.mark.parametrize("pattern", PATTERNS)
 @given(st.lists(mixed_text, min_size=1, max_size=4), st.integers(1, 30))
-def test_a_text_in_parts_teaches_the_tokens_of_the_whole_text(documents, size):
-    whole = learn(documents, 270).to_dict()
+def test_a_text_in_parts_teaches_the_tokens_of_the_whole_text(pattern, documents, size):
+    whole = learn(documents, 270, pattern).to_dict()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_PIECE", size)
         patch.setattr(module, "_WAITING", 2)
-        assert learn(documents, 270).to_dict() == whole
+        assert learn(documents, 270, pattern).to_dict() == whole
+
+
+@given(mixed_text | plain_text)
+def test_the_words_of_pattern_gpt_2_are_those_of_another_implementation(text):
+    theirs = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    expected = [text[begin:end] for _, (begin, end) in theirs.pre_tokenize_str(text)]
+    assert regex.findall(PATTERNS["gpt-2"], text) == expected
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_a_pattern_is_saved_with_the_tokens(pattern):
+    tokenizer = BY_PATTERN[pattern]
+    again = tokenizer_from_dict(tokenizer.to_dict())
+    assert again.pattern == pattern
+    text = "it's 12345 thecat's\n\n  mat!\n"
+    assert again.encode(text).tolist() == tokenizer.encode(text).tolist()
+    assert len({tuple(each.encode(text).tolist()) for each in BY_PATTERN.values()}) == 3
 
 
 @given(st.lists(plain_text, max_size=5))
@@ -140,7 +163,7 @@ def test_the_saved_form_is_json_and_gives_the_same_ids():
     [
         (
             {"pattern": "."},
-            "saved tokenizer: pattern must be that of this version of nanochat; load it with",
+            "saved tokenizer: pattern must be one of this version of nanochat; load it with the",
         ),
         ({"merged": ["7468", "7468"]}, "merged must be tokens of two or more bytes, without"),
         ({"merged": ["74"]}, "merged must be tokens of two or more bytes, without repeats"),

@@ -9,7 +9,7 @@ import pytest
 import tokenizers
 from nonempty import nonempty
 
-from nanochat.data.bpe import learn
+from nanochat.data.bpe import PATTERNS, learn
 from nanochat.data.tokenizer import BOS, ByteTokenizer, CharTokenizer
 from nanochat.exporting.byte_level import BOS_TEXT, byte_level
 from nanochat.exporting.tokenizer_json import tokenizer_json
@@ -45,7 +45,8 @@ def texts(count: int, seed: int) -> list[str]:
 def check(count: int) -> None:
     given = texts(count, seed=1)
     some = [WORDS] * 50 + given[:2000]
-    for ours in (ByteTokenizer(), learn(some, 900), CharTokenizer("".join(given))):
+    pieces = [learn(some, 900, pattern) for pattern in PATTERNS]
+    for ours in (ByteTokenizer(), CharTokenizer("".join(given)), *pieces):
         theirs = tokenizers.Tokenizer.from_str(
             json.dumps(tokenizer_json(ours, opens_with_bos=True))
         )

@@ -155,6 +155,10 @@ class TrainConfig:
         1024, "Tokens of tokenizer bpe, including the 256 bytes and BOS.", group=DATA, low=258,
         high=1 << 17,
     )  # fmt: skip
+    bpe_pattern: str = option(
+        "nanochat", "What tokenizer bpe takes for words, which it never merges across; llama.cpp"
+        " knows gpt-2 and llama-bpe.", group=DATA, choices=("nanochat", "gpt-2", "llama-bpe"),
+    )  # fmt: skip
     val_fraction: float = option(
         0.1, "Fraction of the documents held out for validation; 0: none.", group=DATA, low=0,
         high=0.99,
@@ -453,7 +457,7 @@ ARCHITECTURE = frozenset({
     "model_kind", "preset", "model_file", "n_layer", "n_head", "n_embd", "block_size", "activation",
     "positions", "prev_token_tables", "hash_embed_rows", "hash_embed_longest", "ngram_order",
     "tie_lm_head", "input_rmsnorm", "output_rmsnorm", "qk_norm", "logit_softcap", "init_std",
-    "zero_init", "tokenizer", "vocab_size",
+    "zero_init", "tokenizer", "vocab_size", "bpe_pattern",
 })  # fmt: skip
 
 
