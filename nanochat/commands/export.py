@@ -101,7 +101,7 @@ def _check(
             f"export needs a model with a network, got {checkpoint.path}, whose model_kind is ngram"
         )
     check_network_only(config, checkpoint, trained_config)
-    way_out = "train with --preset portable, or export to another format"
+    way_out = "train with --portable, or export to another format"
     check_expressible(trained_config, kind.known, config.to, way_out)
     if trained_config.ngram_order and not config.network_only:
         raise UnsupportedOption(

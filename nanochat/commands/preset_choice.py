@@ -21,6 +21,7 @@ from nanochat.config.preset_choice import (
     TextFacts,
     choices_for,
 )
+from nanochat.config.presets import PORTABLE
 from nanochat.data.dataset import SplitText, text_facts
 from nanochat.errors import ConfigError
 
@@ -106,7 +107,7 @@ def _mode(config: TrainConfig, facts: TextFacts) -> str:
 
 def _left_open(choice: Choice, config: TrainConfig) -> Choice:
     """Return a choice without the options that are given."""
-    given = set(config.given)
+    given = set(config.given) | (PORTABLE.keys() if config.portable else set())
     if "tokenizer" in given:  # vocabulary and tokens of the choice are those of the preset's
         given.add("vocab_size")
         choice = dataclasses.replace(choice, most_tokens=None)

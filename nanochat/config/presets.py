@@ -6,10 +6,25 @@ from typing import Any
 
 from nanochat.config.option import AUTO
 
-__all__ = ["CHOSEN_BY_TEXT", "PRESETS"]
+__all__ = ["CHOSEN_BY_TEXT", "PORTABLE", "PRESETS"]
 
 # The presets that config/preset_choice.py may choose.
 CHOSEN_BY_TEXT = ("mini", "pico", "nano", "small")
+
+# Over any preset of a mini-gpt, with the option portable: a model that `nanochat export` can write
+# in every format.
+PORTABLE: dict[str, Any] = {
+    "activation": "relu2",
+    "positions": "rope",
+    "qk_norm": True,
+    "input_rmsnorm": True,
+    "output_rmsnorm": True,
+    "logit_softcap": 0.0,
+    "prev_token_tables": 0,
+    "hash_embed_rows": 0,
+    "ngram_order": 0,
+    "bpe_pattern": "gpt-2",
+}
 
 # Each preset lists only what differs from the defaults in options.TrainConfig.
 PRESETS: dict[str, dict[str, Any]] = {

@@ -29,7 +29,7 @@ BYTES = 256
 
 # A merge never crosses the boundary between two matches of the pattern. That of nanochat: words
 # with the space before them, numbers of up to three digits, punctuation, line breaks, other white
-# space. The others are those of GPT-2 (Radford et al. 2019) and Llama 3, by their names in llama.cpp.
+# space. The others are those of GPT-2 (Radford et al. 2019) and Llama 3, as llama.cpp names them.
 PATTERNS = {
     "nanochat": r" ?\p{L}+| ?\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\n+|[^\S\n]+",
     "gpt-2": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",

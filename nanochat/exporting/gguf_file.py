@@ -8,8 +8,10 @@ that the second half of each head of the queries and keys is negated.
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -124,8 +126,9 @@ def _describe(file: Any, network: Network, gguf: Any) -> None:
     file.add_tokenizer_pre(pattern)
     file.add_token_list(vocabulary.tokens)
     file.add_token_types([_CONTROL, *[_NORMAL] * (len(vocabulary.tokens) - 1)])
-    # The reader expects the array, which the writer leaves out if it is empty.
-    file.add_token_merges([f"{left} {right}" for left, right in vocabulary.merges])
+    # llama.cpp refuses a file without merges. This pair never occurs: both are whole tokens.
+    merges = vocabulary.merges or [(BOS_TEXT, BOS_TEXT)]
+    file.add_token_merges([f"{left} {right}" for left, right in merges])
     file.add_bos_token_id(BOS)
     file.add_eos_token_id(BOS)
     file.add_add_bos_token(network.opens_with_bos)
@@ -178,11 +181,13 @@ def load_and_run(
         import llama_cpp
     except ModuleNotFoundError:
         return Run(program="llama.cpp's formulas", logits=_by_formulas(path, rows), ids=None)
-    model = llama_cpp.Llama(
-        str(path), n_ctx=max(rows.shape[1], 8), n_batch=max(rows.shape[1], 8), logits_all=True,
-        verbose=False, n_gpu_layers=0, flash_attn=False, type_k=llama_cpp.GGML_TYPE_F32,
-        type_v=llama_cpp.GGML_TYPE_F32,
-    )  # fmt: skip
+    longest = rows.shape[1]
+    with redirect_stderr(io.StringIO()):  # it says that its context is longer than the model's
+        model = llama_cpp.Llama(
+            str(path), n_ctx=longest, n_batch=longest, logits_all=True, verbose=False,
+            n_gpu_layers=0, flash_attn=False, type_k=llama_cpp.GGML_TYPE_F32,
+            type_v=llama_cpp.GGML_TYPE_F32,
+        )  # fmt: skip
     logits = []
     for row in rows.tolist():
         model.reset()

@@ -17,7 +17,7 @@ from nanochat.errors import UnsupportedOption
 __all__ = ["NOT_OF_THE_NETWORK", "Known", "Network", "Run", "check_expressible"]
 
 # Options of the model's group that do not change what trained weights compute.
-NOT_OF_THE_NETWORK = {"mode", "preset", "init_std", "zero_init", "dropout"}
+NOT_OF_THE_NETWORK = {"mode", "preset", "portable", "init_std", "zero_init", "dropout"}
 
 # The options that a format can express, with the values that it knows. None: all values.
 Known = Mapping[str, tuple[Any, ...] | None]

@@ -220,7 +220,7 @@ def _of_option(option: Option) -> Check:
 NOT_SAVED: Mapping[str, Any] = {"resume": False, "final_on_all": None, "time_budget": None}
 # Options of the model, the text and the training that were added later, so files of version 1 may
 # lack them, with the value that such a file means. Options of the output may always be absent.
-ADDED: Mapping[str, Any] = {"output_rmsnorm": False, "bpe_pattern": "nanochat"}
+ADDED: Mapping[str, Any] = {"output_rmsnorm": False, "bpe_pattern": "nanochat", "portable": False}
 
 
 def _config(name: str, value: Any) -> None:

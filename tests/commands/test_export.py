@@ -74,9 +74,7 @@ def test_what_a_format_cannot_express_is_refused_by_name(run, cli, to, option):
     value, rule = REFUSED[to][option]
     result = cli("export", run(**{option: value}), "--to", to)
     assert result.code == 2
-    assert result.err == (
-        f"error: {rule}; train with --preset portable, or export to another format\n"
-    )
+    assert result.err == (f"error: {rule}; train with --portable, or export to another format\n")
 
 
 @pytest.mark.parametrize("to", ["hf", "gguf", "onnx"])

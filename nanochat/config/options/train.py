@@ -9,7 +9,15 @@ from typing import Any
 
 from nanochat.config.engine_choice import LINE_CORPORA, choose_engine
 from nanochat.config.keep import parse_keep
-from nanochat.config.option import AUTO, assign, defaults_of, option, options_of, parse_given
+from nanochat.config.option import (
+    AUTO,
+    as_text,
+    assign,
+    defaults_of,
+    option,
+    options_of,
+    parse_given,
+)
 from nanochat.config.options.checks import (
     check_heads,
     check_schedule,
@@ -18,7 +26,7 @@ from nanochat.config.options.checks import (
     check_time_budget,
 )
 from nanochat.config.options.shared import DATA, MAX_SEED, MODEL, OPTIMIZATION, RUN, SAMPLING
-from nanochat.config.presets import CHOSEN_BY_TEXT, PRESETS
+from nanochat.config.presets import CHOSEN_BY_TEXT, PORTABLE, PRESETS
 from nanochat.config.record import parse_record
 from nanochat.config.share import FITTED, parse_share
 from nanochat.config.unsupported import (
@@ -28,7 +36,7 @@ from nanochat.config.unsupported import (
     check_supported,
     without_effect,
 )
-from nanochat.errors import ConfigError, UnsupportedModelKind
+from nanochat.errors import ConfigError, UnsupportedModelKind, UnsupportedOption
 
 __all__ = ["ARCHITECTURE", "TrainConfig", "merged_config", "preset_defaults", "resolve_preset"]
 
@@ -61,6 +69,10 @@ class TrainConfig:
     preset: str = option(
         "auto", "Named set of defaults; auto: chosen by the text, the engine and the time.",
         group=MODEL, choices=("auto", *PRESETS), common=True,
+    )  # fmt: skip
+    portable: bool = option(
+        False, "Restrict the preset to a model that `nanochat export` writes in every format.",
+        group=MODEL,
     )  # fmt: skip
     model_file: str | None = option(
         None,
@@ -411,6 +423,7 @@ class TrainConfig:
         asked = self._asked(given, defaults)
         try:
             check_has_network(self, asked)
+            self._check_portable()
             check_heads(self)
             check_schedule(self)
             check_supported(self)
@@ -419,6 +432,18 @@ class TrainConfig:
             if not (self._leaves_preset_to_text() and _some_preset_accepts(given)):
                 raise
             assign(self, {"refusal": error})
+
+    def _check_portable(self) -> None:
+        """Raise UnsupportedOption for a given option with which a model cannot be exported."""
+        if not self.portable:
+            return
+        for name, value in {"model_kind": "mini-gpt", "model_file": None, **PORTABLE}.items():
+            found = getattr(self, name)
+            if found != value and name not in without_effect(self) and found != "llama-bpe":
+                raise UnsupportedOption(
+                    f"portable needs {name} {as_text(value)}, got {as_text(found)}; leave one of"
+                    " them out"
+                )
 
     def _asked(self, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> frozenset[str]:
         """Return the given options; if all are, as by dataclasses.replace, those with a value that
@@ -525,6 +550,8 @@ def _preset_for(mode: str, given: Mapping[str, Any]) -> str:
 def preset_defaults(preset: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the default of every training option under a preset and the given options."""
     values = dict(PRESETS[preset])
+    if given.get("portable"):
+        values |= PORTABLE
     if given.get("numerics") == "exact":  # its programs need float64, not the dtype of a preset
         values.pop("dtype", None)
     return defaults_of(TrainConfig, values)
