@@ -13,6 +13,7 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "CorpusError",
+    "ExportError",
     "KernelError",
     "LogitsError",
     "MemoryDrift",

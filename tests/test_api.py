@@ -17,12 +17,13 @@ import nanochat
 from nanochat import errors
 
 NAMES = [
-    "AblateConfig", "AblationResult", "EvalConfig", "EvalResult", "Evaluation", "InspectConfig",
-    "InspectResult", "LanguageModel", "Matrix", "NanochatError", "Program", "SampleConfig", "TextLoss",
-    "Trace", "TrainConfig", "TrainResult", "Value", "ablate", "compile", "detached_max", "evaluate", "info",
+    "AblateConfig", "AblationResult", "EvalConfig", "EvalResult", "Evaluation", "ExportConfig",
+    "ExportResult", "InspectConfig", "InspectResult", "LanguageModel", "Matrix", "NanochatError", "Program", "SampleConfig", "TextLoss",
+    "Trace", "TrainConfig", "TrainResult", "Value", "ablate", "compile", "detached_max", "evaluate", "export",
+    "info",
     "inspect", "load", "read_documents", "sample", "select", "train",
 ]  # fmt: skip
-FUNCTIONS = ("train", "sample", "evaluate", "ablate", "info", "inspect")
+FUNCTIONS = ("train", "sample", "evaluate", "ablate", "info", "inspect", "export")
 
 
 def test_the_package_names_exactly_its_api():

@@ -24,6 +24,10 @@ import nanochat
 from nanochat import errors, native
 from nanochat.data.sources.decoding import utf8
 from nanochat.data.sources.records import read_parquet
+from nanochat.data.tokenizer import CharTokenizer
+from nanochat.exporting.network import Network, Run
+from nanochat.exporting.verification import verify
+from nanochat.sampling.count_bigram import CountBigram
 from nanochat.sampling.draw import draw
 
 EMPTY = "dataset must contain at least one token pair"
@@ -170,6 +174,20 @@ def test_every_error_class_is_raised_on_a_real_path(folder, tiny, trained, monke
         "TokenizerError": lambda: sample(nanochat.SampleConfig(checkpoint=checkpoint, prompt="Z")),
         "PromptTooLong": lambda: sample(
             nanochat.SampleConfig(checkpoint=checkpoint, prompt="a" * 99)
+        ),
+        "ExportError": lambda: verify(
+            lambda *_: Run(program="x", logits=np.full((1, 1, 2), np.nan), ids=None),
+            Path("."),
+            Network(
+                name="a",
+                config=config(),
+                weights={},
+                tokenizer=CharTokenizer("a"),
+                opens_with_bos=True,
+            ),
+            CountBigram(np.ones((2, 2), np.int64)),
+            np.zeros((1, 1), np.int64),
+            rounded=False,
         ),
         "OutputError": lambda: train(config(**tiny(out="names.txt"))),
         "CheckpointError": lambda: sample(nanochat.SampleConfig(checkpoint="no")),

@@ -34,6 +34,7 @@ from nanochat.config.options import (
     PRESETS,
     AblateConfig,
     EvalConfig,
+    ExportConfig,
     InfoConfig,
     InspectConfig,
     RunsCompareConfig,
@@ -50,7 +51,7 @@ from nanochat.output.progress import Screen
 
 SNAPSHOT = Path(__file__).parent / "snapshots" / "cli.json"
 RUNS = ("runs", "runs show", "runs compare", "runs remove", "runs prune")
-COMMANDS = ("train", "sample", "eval", "inspect", "ablate", *RUNS, "info")
+COMMANDS = ("train", "sample", "eval", "inspect", "export", "ablate", *RUNS, "info")
 GENERAL = {"--config", "--quiet", "--json", "--help", "--help-all"}
 
 
@@ -261,8 +262,8 @@ def test_version_is_the_installed_one(cli):
 
 def test_every_config_is_a_command():
     assert {command.config for command in TABLE.values() if command.config} == {
-        TrainConfig, SampleConfig, EvalConfig, InspectConfig, AblateConfig, RunsConfig, RunsShowConfig,
-        RunsCompareConfig, RunsRemoveConfig, RunsPruneConfig, InfoConfig,
+        TrainConfig, SampleConfig, EvalConfig, InspectConfig, ExportConfig, AblateConfig, RunsConfig,
+        RunsShowConfig, RunsCompareConfig, RunsRemoveConfig, RunsPruneConfig, InfoConfig,
     }  # fmt: skip
     assert set(surface()["ablate"]) == {
         "--" + name.replace("_", "-")
@@ -283,7 +284,7 @@ USAGE = [
     ),
     (
         ["x" * 99],
-        f"unknown command {'x' * 60}…; the commands are train, sample, eval, inspect, ablate, runs, info",
+        f"unknown command {'x' * 60}…; the commands are train, sample, eval, inspect, export, ablate, runs, info",
     ),
     (["--quiet", "train"], "unknown option --quiet of nanochat; put a command first"),
     (["--versoin"], "unknown option --versoin of nanochat (did you mean '--version'?)"),

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nanochat.config.option import as_text
 from nanochat.config.options import TrainConfig, options_of
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.errors import UnsupportedOption
@@ -65,9 +64,8 @@ def check_expressible(config: TrainConfig, known: Known, what: str, way_out: str
         value, values = getattr(config, name), known.get(name, ())
         if values is None or value in values:
             continue
-        if not values:
-            raise UnsupportedOption(f"{what} does not support {name} {as_text(value)}; {way_out}")
-        raise UnsupportedOption(
-            f"{what} needs {name} {' or '.join(map(as_text, values))}, got {as_text(value)};"
-            f" {way_out}"
-        )
+        rule = f"does not support {name} {option.text(value)}"
+        if any(each is not None for each in values):
+            needed = " or ".join(map(option.text, values))
+            rule = f"needs {name} {needed}, got {option.text(value)}"
+        raise UnsupportedOption(f"{what} {rule}; {way_out}")

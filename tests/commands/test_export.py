@@ -38,7 +38,8 @@ def test_an_export_says_what_was_compared(run, cli, to):
     assert verified.startswith("verified with ")
     assert verified.endswith(" tokens:")
     assert float(difference.split()[-1]) <= 1e-4
-    assert ("the same tokens" in difference) == (to == "hf")
+    if to != "gguf":  # which llama.cpp reads, where it is installed
+        assert ("the same tokens" in difference) == (to == "hf")
     assert files == f"files: runs/a/export/{to}"
     assert max(map(len, result.out.splitlines())) <= 80
 

@@ -23,7 +23,7 @@ CHANGES = {
 SEEN_ELSEWHERE = {  # by which test; they do not change the losses
     "mode": "metrics_say_what_was_trained", "loss": "tensor engine", "compile": "tensor compiled", "device": "refused by the table",
     "numerics": "microgpt, parity", "data": "bad_input", "data_dir": "registry", "threads": "tensor", "deterministic": "tensor",
-    "muon_momentum": "tensor muon", "ngram_share": "tensor mixture", "time_budget": "budget", "vocab_size": "bpe", "hash_embed_longest": "tensor models", "auto_batch": "tensor memory",
+    "muon_momentum": "tensor muon", "ngram_share": "tensor mixture", "time_budget": "budget", "vocab_size": "bpe", "bpe_pattern": "bpe", "portable": "portable", "hash_embed_longest": "tensor models", "auto_batch": "tensor memory",
     "eval_every": "log", "eval_tokens": "train", "checkpoint_every": "resume", "keep": "best",
     "patience": "best", "baseline": "baseline", "separator": "documents", "text_column": "records",
     "deduplicate": "splits", "final_on_all": "final_on_all", "init_from": "init_from", "extend_vocabulary": "init_from",

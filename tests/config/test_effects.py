@@ -50,6 +50,8 @@ OF_TRAIN = [
     *(("vocab_size", 1024, {"tokenizer": kind},
        f"tokenizer bpe, got tokenizer {kind}; leave it out or use tokenizer bpe")
       for kind in ("char", "byte")),
+    ("bpe_pattern", "gpt-2", {"tokenizer": "char"},
+     "tokenizer bpe, got tokenizer char; leave it out or use tokenizer bpe"),
     ("text_column", "body", {"data": "names"},
      f"{RECORDS}, got data names; leave it out or use {RECORDS}"),
     ("text_column", "body", {"data": ["registry:shakespeare", "names"]},

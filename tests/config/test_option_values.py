@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanochat import EvalConfig, InspectConfig, SampleConfig, TrainConfig
+from nanochat import EvalConfig, ExportConfig, InspectConfig, SampleConfig, TrainConfig
 from nanochat.config.options import (
     AblateConfig,
     RunsCompareConfig,
@@ -25,8 +25,8 @@ from nanochat.errors import ConfigError
 
 STEPS = "steps must be a whole number between 0 and 1000000000"
 EVERY = (
-    TrainConfig, SampleConfig, EvalConfig, InspectConfig, AblateConfig, RunsConfig, RunsShowConfig,
-    RunsCompareConfig, RunsPruneConfig, RunsRemoveConfig,
+    TrainConfig, SampleConfig, EvalConfig, InspectConfig, ExportConfig, AblateConfig, RunsConfig,
+    RunsShowConfig, RunsCompareConfig, RunsPruneConfig, RunsRemoveConfig,
 )  # fmt: skip
 PATHS = [
     (config, name) for config in EVERY for name, option in options_of(config).items() if option.path

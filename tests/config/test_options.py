@@ -25,6 +25,7 @@ from nanochat.config.options import (
     UNSUPPORTED,
     AblateConfig,
     EvalConfig,
+    ExportConfig,
     InspectConfig,
     SampleConfig,
     TrainConfig,
@@ -36,7 +37,8 @@ from nanochat.config.unsupported import OF_NETWORKS
 from nanochat.errors import ConfigError, NanochatError
 
 CONFIGS = {
-    "train": TrainConfig, "sample": SampleConfig, "eval": EvalConfig, "inspect": InspectConfig, "ablate": AblateConfig,
+    "train": TrainConfig, "sample": SampleConfig, "eval": EvalConfig, "inspect": InspectConfig,
+    "export": ExportConfig, "ablate": AblateConfig,
 }  # fmt: skip
 OPTIONS = [
     (command, name, k) for command, c in CONFIGS.items() for name, k in options_of(c).items()
@@ -49,6 +51,7 @@ CHOICES = [(command, name, k) for command, name, k in OPTIONS if k.choices]
 NEEDED = {
     "hash_embed_longest": {"mode": "tensor", "hash_embed_rows": 4},
     "vocab_size": {"tokenizer": "bpe"},
+    "bpe_pattern": {"tokenizer": "bpe"},
     "muon_momentum": {"mode": "tensor", "preset": "mini", "optimizer": "muon"},
     "data_dir": {"data": "shakespeare"},
 }
@@ -230,7 +233,7 @@ def test_the_options_that_hold_paths_are_marked():
         ("sample", "run"), ("sample", "checkpoint"), ("sample", "data_dir"), ("eval", "run"),
         ("eval", "checkpoint"), ("eval", "data"), ("eval", "data_dir"), ("eval", "per_token"),
         ("inspect", "run"), ("inspect", "checkpoint"), ("inspect", "out"), ("inspect", "against"),
-        ("ablate", "out"),
+        ("ablate", "out"), ("export", "run"), ("export", "checkpoint"), ("export", "out"),
     }  # fmt: skip
 
 
@@ -670,7 +673,7 @@ def test_counts_alone_refuse_every_option_of_networks(flags, refused):
 
 
 def test_every_option_of_model_and_optimization_is_one_of_networks_or_of_counts():
-    of_counts = {"mode", "model_kind", "preset", "ngram_order", "time_budget"}
+    of_counts = {"mode", "model_kind", "preset", "ngram_order", "time_budget", "portable"}
     declared = options_of(TrainConfig)
     groups = {n for n, option in declared.items() if option.group in ("Model", "Optimization")}
     assert groups - set(OF_NETWORKS) == of_counts

@@ -12,6 +12,7 @@ from nanochat.config.options import (
     PRESETS,
     AblateConfig,
     EvalConfig,
+    ExportConfig,
     InspectConfig,
     SampleConfig,
     TrainConfig,
@@ -21,7 +22,7 @@ from nanochat.config.sources import gather_options, read_config_file
 from nanochat.errors import ConfigError
 
 KNOWN = options_of(TrainConfig)
-CONFIGS = (TrainConfig, SampleConfig, EvalConfig, InspectConfig, AblateConfig)
+CONFIGS = (TrainConfig, SampleConfig, EvalConfig, InspectConfig, ExportConfig, AblateConfig)
 
 
 @pytest.fixture

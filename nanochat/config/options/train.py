@@ -11,7 +11,6 @@ from nanochat.config.engine_choice import LINE_CORPORA, choose_engine
 from nanochat.config.keep import parse_keep
 from nanochat.config.option import (
     AUTO,
-    as_text,
     assign,
     defaults_of,
     option,
@@ -437,12 +436,15 @@ class TrainConfig:
         """Raise UnsupportedOption for a given option with which a model cannot be exported."""
         if not self.portable:
             return
-        for name, value in {"model_kind": "mini-gpt", "model_file": None, **PORTABLE}.items():
+        if self.model_file is not None:
+            raise UnsupportedOption("portable needs the built-in model; leave model_file out")
+        for name, needed in {"model_kind": "mini-gpt", **PORTABLE}.items():
             found = getattr(self, name)
-            if found != value and name not in without_effect(self) and found != "llama-bpe":
+            if found != needed and name not in without_effect(self) and found != "llama-bpe":
+                text = options_of(type(self))[name].text
                 raise UnsupportedOption(
-                    f"portable needs {name} {as_text(value)}, got {as_text(found)}; leave one of"
-                    " them out"
+                    f"portable needs {name} {text(needed)}, got {text(found)}; leave one of them"
+                    " out"
                 )
 
     def _asked(self, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> frozenset[str]:

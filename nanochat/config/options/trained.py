@@ -257,7 +257,7 @@ class ExportConfig(WithoutPreset):
     )  # fmt: skip
     weights: str = option(
         "f32", "Number format of the weights; f16 and q8_0 need to gguf.", group=_EXPORT,
-        choices=WEIGHT_TYPES, common=True,
+        choices=WEIGHT_TYPES,
     )  # fmt: skip
     verify: bool = option(
         True, "Compare what the other program computes from the files; needs that program.",
