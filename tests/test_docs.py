@@ -19,6 +19,7 @@ PAGES = {
     "python.md": 7,
     "inspect.md": 6,
     "change-the-model.md": 10,
+    "export.md": 7,
     "two-engines.md": 3,
     "ops.md": 4,
     "compiler.md": 1,
