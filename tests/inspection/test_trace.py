@@ -161,7 +161,7 @@ def test_the_lens_after_a_stage_is_the_model_that_ends_there(name, options, trai
     trace = trained(name, **options).trace(TRACED)
     lens = trace.logit_lens()
     tokens = lens.logits.shape[-1]
-    for last, stage in enumerate(lens.stages):
+    for last, stage in nonempty(enumerate(lens.stages)):
         later = {f"{each}.out": 0 * trace[f"{each}.out"] for each in lens.stages[last + 1 :]}
         logits = trace.patch(later)["logits"][:, :tokens]
         np.testing.assert_allclose(lens.logits[last], logits, rtol=1e-9, atol=1e-12, err_msg=stage)
