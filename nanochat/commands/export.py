@@ -28,6 +28,7 @@ from nanochat.sampling.sampling import SamplingSettings, sample_tokens
 from nanochat.system.durable import output_error, sync_folder
 from nanochat.system.json_text import json_bytes
 from nanochat.training.average import averaged_weights
+from nanochat.training.engine import HasProgram
 
 __all__ = ["ExportResult", "export"]
 
@@ -69,7 +70,7 @@ def export(
     folder = Path(config.out or checkpoint.run_folder / "export" / config.to)
     _check_replaceable(folder)
     trained = _loaded(config, checkpoint, trained_config)
-    network = _network(trained, trained_config)
+    network = _network(config, trained, trained_config)
     verified = None
     with _new_folder(folder) as written:
         kind.write(network, written, config.weights)
@@ -119,13 +120,20 @@ def _loaded(
     return load_trained(options, checkpoint, trained_config)
 
 
-def _network(trained: TrainedModel, trained_config: TrainConfig) -> Network:
+def _network(config: ExportConfig, trained: TrainedModel, trained_config: TrainConfig) -> Network:
     weights = averaged_weights(trained.checkpoint.state)
     return Network(
         name=trained.checkpoint.run_folder.name, config=trained_config,
         weights={name: array.astype(np.float32) for name, array in weights.items()},
         tokenizer=trained.tokenizer, opens_with_bos=_start(trained) == [BOS],
+        first_token=_start(trained)[0],
+        program=_program(trained) if config.to == "c" else None,
     )  # fmt: skip
+
+
+def _program(trained: TrainedModel) -> str | None:
+    """Return the program of a scalar run in C, with the trained weights."""
+    return trained.engine.program_text() if isinstance(trained.engine, HasProgram) else None
 
 
 def _start(trained: TrainedModel) -> list[int]:

@@ -27,6 +27,12 @@ def format_of(name: str) -> Format:
         from nanochat.exporting import hf
 
         return Format(known=hf.KNOWN, write=hf.write, load_and_run=hf.load_and_run)
+    if name == "c":
+        from nanochat.exporting import c_source
+
+        return Format(
+            known=c_source.KNOWN, write=c_source.write, load_and_run=c_source.load_and_run
+        )
     if name == "gguf":
         from nanochat.exporting import gguf_file
 

@@ -31,6 +31,8 @@ class Network:
     weights: Mapping[str, NDArray[np.float32]]  # by the names of the checkpoint
     tokenizer: Tokenizer
     opens_with_bos: bool  # a text begins with BOS; it does not in a model of one long document
+    first_token: int = 0  # that a sample without a prompt begins with
+    program: str | None = None  # in C, that trains the network of a scalar run
 
     @property
     def embedding(self) -> NDArray[np.float32]:  # (vocabulary, n_embd)

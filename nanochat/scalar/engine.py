@@ -11,6 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +35,7 @@ from nanochat.scalar.decoder import ReplayDecoder, ScalarDecoder
 from nanochat.scalar.functions import cross_entropy, mixed_cross_entropy, total
 from nanochat.scalar.optimizer import ScalarOptimizer
 from nanochat.scalar.own_model import model_of
+from nanochat.scalar.program import compile  # noqa: A004  # nanochat.compile, as torch
 from nanochat.scalar.replay import MOST_NODES, Replay, first_positions, recorded_nodes, segments_of
 from nanochat.scalar.value import Tape, Value
 from nanochat.training.average import saved_average, split_average
@@ -137,6 +140,28 @@ class ScalarEngine:
             threads=self.config.threads,
         )  # fmt: skip
         self._reserve(longest or first_positions(self.config, self._shapes))
+
+    def program_text(self) -> str | None:
+        """Return a C program that trains the network from its present weights, without counts; None
+        for a network that is too large to record, or numerics that only the tape has."""
+        config, longest = self.config, self.config.block_size
+        is_too_large = recorded_nodes(config, self._shapes, longest) > MOST_NODES
+        if is_too_large or (config.numerics == "exact" and self.tape.dtype == "float32"):
+            return None
+
+        def losses(tokens: list[Any]) -> list[Value]:
+            cache, found = self.model.new_cache(), []
+            for position, (token, target) in enumerate(pairwise(tokens)):
+                logits = self.model.logits(token, position, cache)
+                by_network = logits[:-1] if config.ngram_order else logits
+                found.append(cross_entropy(by_network, target))
+            return found
+
+        program = compile(
+            losses, self.matrices, tokens=longest + 1, numerics=config.numerics,
+            dtype=self.tape.dtype, tape=self.tape,
+        )  # fmt: skip
+        return program.to_c()
 
     def _reserve(self, longest: int) -> Replay | None:
         """Return the program for at least `longest` positions, or None for the tape."""

@@ -19,6 +19,7 @@ __all__ = [
     "Decoder",
     "Engine",
     "EngineState",
+    "HasProgram",
     "RECORDED",
     "StepMetrics",
     "StepResult",
@@ -141,6 +142,14 @@ class Engine(Protocol):
         """Load a state of the same shapes; an empty optimizer mapping resets the optimizer, and
         the average to the weights. Raises CheckpointError if a name is missing or unexpected,
         or a shape differs."""
+
+
+@runtime_checkable
+class HasProgram(Protocol):
+    """An engine whose training step may be a recorded program."""
+
+    def program_text(self) -> str | None:
+        """Return a C program that trains from the present weights; None if there is none."""
 
 
 @runtime_checkable

@@ -31,7 +31,7 @@ def run(folder, tiny):
     return train
 
 
-@pytest.mark.parametrize("to", ["hf", "gguf", "onnx", "torch"])
+@pytest.mark.parametrize("to", ["hf", "gguf", "onnx", "torch", "c"])
 def test_an_export_says_what_was_compared(run, cli, to):
     result = cli("export", run(), "--to", to)
     assert result.code == 0, result.err
@@ -178,6 +178,27 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
     assert package in result.err
     if to == "hf":  # needed to verify alone
         assert cli("export", "runs/a", "--no-verify").code == 0
+
+
+def test_word_pieces_and_a_large_network_have_no_program_in_c(run, cli, monkeypatch):
+    assert cli("export", run(tokenizer="bpe", vocab_size=262), "--to", "c").err == (
+        "error: c needs tokenizer char or byte, got bpe; export to another format\n"
+    )
+    monkeypatch.setattr("nanochat.exporting.c_source.MOST_PARAMETERS", 100)
+    refused = cli("export", run(out="runs/b").replace("a", "b"), "--to", "c").err
+    assert refused.startswith("error: c needs a network of at most 100 parameters, got ")
+
+
+def test_a_missing_compiler_is_named(run, cli, monkeypatch):
+    run()
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CC", raising=False)
+    refused = cli("export", "runs/a", "--to", "c")
+    assert (refused.code, refused.err) == (
+        2, "error: export to c is verified with a C compiler, and no cc, gcc or clang was found;"
+        " install one, or give --no-verify\n",
+    )  # fmt: skip
+    assert cli("export", "runs/a", "--to", "c", "--no-verify").code == 0
 
 
 def test_weights_of_fewer_bits_need_gguf(run, cli):

@@ -159,6 +159,63 @@ def test_rounded_weights_of_a_gguf_file(exportable, weights, kind, tmp_path):
     np.testing.assert_allclose(head, ours, atol=steps * np.abs(ours).max() * 1.01, rtol=0)
 
 
+@pytest.mark.parametrize("name", ["char", "byte", "scalar", "one document", "learned"])
+def test_the_program_in_c_computes_the_same_and_writes_the_same_text(
+    exportable, learned, name, tmp_path
+):
+    run = learned if name == "learned" else exportable[name]
+    folder = exported(run, "c", tmp_path)
+    program = tmp_path / "model"
+    subprocess.run(
+        ["cc", "-std=c99", "-Wall", "-Wextra", "-Werror", "-O2", folder / "model.c", "-o", program, "-lm"],
+        check=True,
+    )  # fmt: skip
+    rows = some_rows(run, 3, 16)
+    lines = "".join(" ".join(map(str, row)) + "\n" for row in rows)
+    printed = subprocess.run(
+        [program, "--logits"], input=lines, capture_output=True, text=True, check=True
+    )
+    theirs = np.array(printed.stdout.split(), dtype=float).reshape(3, 16, -1)
+    np.testing.assert_allclose(theirs, our_logits(run, rows), **TOLERANCE)
+    model = nanochat.load(run, threads=1)
+    for prompt in ("an", "", "anna und bob a"):
+        text = subprocess.run([program, prompt, "0"], capture_output=True, check=True).stdout
+        ours = model.generate(prompt, temperature=0, max_new_tokens=200)
+        shown = (
+            ours
+            if prompt or model._start == [0]
+            else ours[len(model.tokenizer.decode(model._start)) :]
+        )
+        assert text.decode() == f"{shown}\n"
+    refused = subprocess.run([program, "anna 9"], capture_output=True, text=True, errors="replace")
+    known = name == "byte"
+    assert (refused.returncode, refused.stderr) == (
+        (0, "") if known
+        else (2, "error: the prompt has a character that the model does not know\n")
+    )  # fmt: skip
+    long = subprocess.run([program, "a" * 16], capture_output=True, text=True)
+    assert (long.returncode, long.stderr) == (2, "error: the prompt is longer than the context\n")
+
+
+def test_the_program_in_c_of_a_scalar_run_trains_on(exportable, tmp_path):
+    """To the losses of the engine with the exported weights and a new optimizer."""
+    run = exportable["scalar"]
+    folder = exported(run, "c", tmp_path)
+    program, text = tmp_path / "train", tmp_path / "ids.txt"
+    subprocess.run(
+        ["cc", "-std=c99", "-O2", "-ffp-contract=off", folder / "train.c", "-o", program, "-lm"],
+        check=True,
+    )  # fmt: skip
+    model = nanochat.load(run)
+    ids = [0, *model.tokenizer.encode("anna und bob").tolist(), 0]
+    text.write_text(" ".join(map(str, ids)))
+    printed = subprocess.run(
+        [program, text, "1"], capture_output=True, text=True, check=True
+    ).stdout
+    loss = float(printed.split()[-1])
+    assert loss == pytest.approx(model.loss("anna und bob").mean, rel=1e-4)
+
+
 # Run in a process where nothing but torch and the standard library can be imported.
 TORCH_ALONE = """
 import json, sys

@@ -25,7 +25,7 @@ __all__ = ["VIEWS", "EvalConfig", "ExportConfig", "InspectConfig", "SampleConfig
 _TRAIN = options_of(TrainConfig)
 _INSPECTION, _EXPORT = "Inspection", "Export"
 
-EXPORT_FORMATS = ("hf", "gguf", "onnx", "torch")
+EXPORT_FORMATS = ("hf", "gguf", "onnx", "torch", "c")
 WEIGHT_TYPES = ("f32", "f16", "q8_0")
 
 # What `inspect` can print, in the order of the page.
@@ -244,7 +244,7 @@ class ExportConfig(WithoutPreset):
     checkpoint: str = _checkpoint_option(_EXPORT)
     to: str = option(
         "hf", "Format; hf: a folder for transformers; gguf: a file for llama.cpp and Ollama; onnx:"
-        " a file for onnxruntime; torch: a module in one file.", group=_EXPORT,
+        " a file for onnxruntime; torch: a module in one file; c: a program.", group=_EXPORT,
         choices=EXPORT_FORMATS, common=True,
     )  # fmt: skip
     out: str | None = option(
