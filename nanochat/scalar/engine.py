@@ -35,7 +35,6 @@ from nanochat.scalar.decoder import ReplayDecoder, ScalarDecoder
 from nanochat.scalar.functions import cross_entropy, mixed_cross_entropy, total
 from nanochat.scalar.optimizer import ScalarOptimizer
 from nanochat.scalar.own_model import model_of
-from nanochat.scalar.program import compile  # noqa: A004  # nanochat.compile, as torch
 from nanochat.scalar.replay import MOST_NODES, Replay, first_positions, recorded_nodes, segments_of
 from nanochat.scalar.value import Tape, Value
 from nanochat.training.average import saved_average, split_average
@@ -145,6 +144,8 @@ class ScalarEngine:
         """Return a C program that trains the network from its present weights, without counts; None
         for a network that is too large to record, or numerics that only the tape has."""
         config, longest = self.config, self.config.block_size
+        from nanochat.scalar.program import compile  # noqa: A004  # training needs only the replay
+
         is_too_large = recorded_nodes(config, self._shapes, longest) > MOST_NODES
         if is_too_large or (config.numerics == "exact" and self.tape.dtype == "float32"):
             return None
