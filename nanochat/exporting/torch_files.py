@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,10 +57,10 @@ def load_and_run(
             "export to torch is verified with torch, which is not installed; pip install"
             " 'torch>=2.11,<2.14', or give --no-verify"
         ) from error
-    spec = importlib.util.spec_from_file_location("exported_model", folder / MODEL_PY)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    path = folder / MODEL_PY
+    module = ModuleType("exported_model")  # an import would leave a cache in the folder
+    module.__file__ = str(path)
+    exec(compile(path.read_text(encoding="utf-8"), path, "exec"), module.__dict__)
     with torch.no_grad():
         logits = module.load()(torch.from_numpy(rows)).numpy()
     return Run(program=f"torch {torch.__version__}", logits=logits, ids=None)

@@ -293,7 +293,7 @@ def test_there_is_no_torch_module_of_counts(run):
     assert (model.params, model.weights) == (0, {})
     for call in (model.to_torch, model.write_model_py):
         for options in ({}, {"network_only": True}):
-            with pytest.raises(UnsupportedOption, match="does not support model_kind ngram"):
+            with pytest.raises(UnsupportedOption, match="needs model_kind bigram or mini-gpt, got"):
                 call(**options)
 
 

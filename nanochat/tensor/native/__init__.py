@@ -44,7 +44,7 @@ COMPUTED: dict[str, tuple[str | None, ...] | None] = {
     ),
 }  # fmt: skip
 # Options of the same group that do not change what a model computes from its weights.
-OUTSIDE_THE_MODEL = {"mode", "preset", "init_std", "zero_init"}
+OUTSIDE_THE_MODEL = {"mode", "preset", "portable", "init_std", "zero_init"}
 _PARAMETERS = re.compile(r"wte(\d*|_ngram)|wpe|lm_head|layer\d+\.(attn_w[qkvo]|mlp_fc[12])")
 
 
