@@ -5,8 +5,8 @@
 For each text, the three networks first take 100 steps each in turn, three times, for the time of a
 step. Then each seed trains the preset without counts, the same with the norm before the head, and
 the portable network, with as many steps as fit into the time of the preset's. Prints the paired
-differences of the best validation loss in nats per byte with their 95 % intervals, and writes
-results/choices/portable-PRESET.json.
+differences of the validation loss of the best checkpoint, in nats per byte, with their 95 %
+intervals, and writes results/choices/portable-PRESET.json.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ SIDES = {
 
 
 def trained(text: Path, out: Path, preset: str, side: str, steps: int, seed: int) -> dict[str, Any]:
-    """Train one side and return the record of its run."""
+    """Train one side and return the metrics of its run."""
     printed = run_nanochat(
         "train", text, "--mode=tensor", f"--preset={preset}", *SIDES[side], f"--steps={steps}",
         f"--seed={seed}", f"--out={out}", "--num-samples=0", "--json",
     )  # fmt: skip
-    record: dict[str, Any] = json.loads(printed)
-    return record
+    metrics: dict[str, Any] = json.loads(printed)["metrics"]
+    return metrics
 
 
 def main() -> None:
@@ -65,9 +65,8 @@ def main() -> None:
                 for side, rate in steps_per_s.items():
                     steps = round(whole * rate / steps_per_s["preset"])
                     out = Path(name) / f"{text.stem}-{side}-of-{seed}"
-                    run = trained(text, out, options.preset, side, steps, seed)
-                    # The bits per byte are those of the last loss; the best one has the same bytes.
-                    bpb = run["val_bpb"] * run["best_val_loss"] / run["val_loss"]
+                    trained(text, out, options.preset, side, steps, seed)
+                    bpb = json.loads(run_nanochat("eval", out, "--json"))["bpb"]
                     row[side] = {"steps": steps, "nats_per_byte": bpb * math.log(2)}
                 rows.append(row)
                 print(row, flush=True)
