@@ -33,7 +33,8 @@ from nanochat.config.options import (
     preset_defaults,
 )
 from nanochat.config.preset_choice import Choice, choices_for
-from nanochat.data.dataset import SplitText, text_facts
+from nanochat.data.dataset import CHAT, SplitText, text_facts
+from nanochat.data.special_tokens import plain_tokenizer
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.errors import ConfigError, UnsupportedModelKind, UnsupportedOption
 from nanochat.model.model_file import ModelFile, changes_of
@@ -102,18 +103,32 @@ class Source:
         with the config's seed.
         """
         weights = dict(self.checkpoint.state.weights)
+        old, new = self._places_of_rows(config, tokenizer)
         for spec in parameter_specs(config, tokenizer.vocab_size, changes_of(own, config)):
             saved = weights[spec.name]
-            if _has_a_row_per_token(spec.name) and len(saved) < spec.shape[0]:
+            if _has_a_row_per_token(spec.name) and len(saved) != spec.shape[0]:
                 drawn = draw_matrix(spec, config.seed).astype(saved.dtype)
-                tokens = len(saved) - (1 if config.ngram_order else 0)
-                drawn[:tokens] = saved[:tokens]
-                drawn[len(drawn) - len(saved) + tokens :] = saved[tokens:]  # the share of counts
+                drawn[new] = saved[old]
                 weights[spec.name] = drawn
             elif spec.name == "wpe":
                 weights[spec.name] = _first_rows(saved, config.block_size)
         share = given_share(config.ngram_share)  # that of the source has other counts
         return EngineState(weights=weights, optimizer={}, share=share)
+
+    def _places_of_rows(
+        self, config: TrainConfig, tokenizer: Tokenizer
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the rows that the new run keeps, in the source's matrices and in the new ones.
+
+        They are those of the text's tokens, the special tokens and, last, the share of the counts,
+        if both runs have it.
+        """
+        text, rows = plain_tokenizer(self.tokenizer).vocab_size, self.tokenizer.vocab_size
+        old = np.arange(rows)
+        new = np.where(old < text, old, old + plain_tokenizer(tokenizer).vocab_size - text)
+        if self.config.ngram_order and config.ngram_order:
+            old, new = np.append(old, rows), np.append(new, tokenizer.vocab_size)
+        return old, new
 
 
 def _has_a_row_per_token(name: str) -> bool:
@@ -173,6 +188,8 @@ def initialized_config(requested: TrainConfig, source: Source) -> TrainConfig:
     defaults = preset_defaults(saved.preset, given)
     options = {name: getattr(saved, name) for name in ARCHITECTURE}
     options["mode"] = saved.mode
+    if requested.documents == CHAT:  # the network alone: counts do not tell roles apart
+        options["ngram_order"] = 0
     options |= {name: defaults[name] * LR_FRACTION for name in _RATES}
     if given.get("data", saved.data) == saved.data:
         # The same text: the same split too, or the new run validates on what the source has read.
@@ -243,6 +260,8 @@ def _refuse_contradictions(given: Mapping[str, Any], source: Source) -> None:
                 )
         elif name == "model_file":
             continue  # own_model_of compares the text of the files, not their names
+        elif name == "ngram_order" and value == 0 and given.get("documents") == CHAT:
+            continue
         elif value != kept:
             raise ConfigError(
                 f"init_from keeps {name} {as_text(kept)} of {path}, got {shown(value)}; leave"

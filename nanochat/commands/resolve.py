@@ -25,7 +25,7 @@ from nanochat.config.options import (
     merged_config,
     options_of,
 )
-from nanochat.data.dataset import Dataset, SplitText, load_dataset, read_text, token_options
+from nanochat.data.dataset import CHAT, Dataset, SplitText, load_dataset, read_text, token_options
 from nanochat.data.sources.locating import NotFound
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.engines import begin_import, resolve_hardware
@@ -42,7 +42,14 @@ from nanochat.training.cadence import evaluation_plan
 if TYPE_CHECKING:
     from nanochat.commands.time_budget import Fit
 
-__all__ = ["RunText", "complete_config", "regularized", "resolve", "same_batch"]
+__all__ = [
+    "RunText",
+    "complete_config",
+    "for_conversations",
+    "regularized",
+    "resolve",
+    "same_batch",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +117,7 @@ def complete_config(
     if checkpoint is not None or not needs_text(complete):
         complete.check_complete()
         return complete, mode_is_given, None, text
-    read = read_text(complete)
+    read = text.of(complete)
     chosen, reason = with_chosen_preset(complete, read)
     terminal.note(reason)
     mode_is_given = mode_is_given or chosen.mode == "tensor"
@@ -153,6 +160,27 @@ def _for_budget(
 
 def _reads(config: TrainConfig) -> float:
     return reads_of_budget(budget_seconds(str(config.time_budget)))
+
+
+def for_conversations(
+    config: TrainConfig, asked: Collection[str], text: RunText
+) -> tuple[TrainConfig, RunText]:
+    """Return the config of a new run as it is for conversations, if its text is found to be some.
+
+    Their option documents has other defaults, so the text is read before anything follows from
+    them. Options in `asked` are the user's; the others may come from the run of init_from.
+    """
+    is_open = config.documents == "auto" and config.separator is None
+    if not is_open or config.text_column is not None:
+        return config, text
+    read = text.of(config)
+    if read.unit != CHAT:
+        return config, dataclasses.replace(text, read=read)
+    given = {name: getattr(config, name) for name in config.given}
+    chosen = {**given, "ngram_order": 0, "batching": "auto"}
+    by_user = {name: given[name] for name in given.keys() & set(asked)}
+    complete = merged_config(chosen, {**by_user, "documents": CHAT})
+    return complete, dataclasses.replace(text, read=read)
 
 
 def regularized(

@@ -16,7 +16,13 @@ from nanochat.commands.mixing import fits_share, keep_counts, share_counts
 from nanochat.commands.nonfinite import forget_nonfinite, write_nonfinite
 from nanochat.commands.own_model import own_model
 from nanochat.commands.recording import recorder_of
-from nanochat.commands.resolve import RunText, complete_config, regularized, resolve
+from nanochat.commands.resolve import (
+    RunText,
+    complete_config,
+    for_conversations,
+    regularized,
+    resolve,
+)
 from nanochat.commands.resuming import run_to_resume
 from nanochat.commands.signals import stop_requested
 from nanochat.commands.train_report import announce, finish, preview, with_way_on
@@ -183,6 +189,8 @@ def train(
             folder=checkpoint.run_folder if checkpoint else kept,
             checkpoint=checkpoint,
         )
+        if checkpoint is None and chosen is None:
+            requested, text = for_conversations(requested, asked, text)
         if source is not None:
             requested, text = regularized(requested, asked, text, terminal)
         complete, mode_is_given, fit, text = complete_config(

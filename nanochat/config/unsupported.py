@@ -60,6 +60,15 @@ OF_NETWORKS = (
 )  # fmt: skip
 
 UNSUPPORTED: tuple[Rule, ...] = (
+    Rule(errors.UnsupportedModelKind, "documents", "model_kind", "use model_kind mini-gpt",
+         lambda c: c.documents == "chat" and c.model_kind == "ngram"),
+    Rule(errors.UnsupportedOption, "documents", "batching", "leave batching out",
+         lambda c: c.documents == "chat" and c.batching in ("windows", "documents")),
+    Rule(errors.UnsupportedOption, "documents", "ngram_order",
+         "use ngram_order 0: counts do not tell roles apart",
+         lambda c: c.documents == "chat" and c.ngram_order != 0),
+    Rule(errors.UnsupportedOption, "documents", "style", "leave style out",
+         lambda c: c.documents == "chat" and c.style != "classic"),
     Rule(errors.UnsupportedOption, "model_kind", "mode", "leave it out",
          lambda c: c.model_kind == "ngram" and c.mode == "tensor"),
     Rule(errors.UnsupportedDevice, "model_kind", "device", "leave it out",

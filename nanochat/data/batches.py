@@ -16,7 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanochat.data.documents import Documents, token_stream
-from nanochat.data.packing import LISTED, Chunks, Sequences, pack, split_into_chunks
+from nanochat.data.packing import (
+    LISTED,
+    Chunks,
+    Sequences,
+    pack,
+    split_into_chunks,
+    windows_of_targets,
+)
 from nanochat.data.tokenizer import BOS
 from nanochat.errors import ConfigError
 from nanochat.philox import Stream, permutation, random_u64, random_u64s
@@ -55,7 +62,8 @@ class Batch:
     """Rows of tokens. A document of n characters gives n+1 pairs: BOS,c₁…cₙ → c₁…cₙ,BOS.
 
     Attention stays inside a segment, and positions restart in each segment. Columns at and after a
-    row's length are padding: input BOS, target IGNORE, position 0, segment −1.
+    row's length are padding: input BOS, target IGNORE, position 0, segment −1. In conversations,
+    the target is IGNORE too where it is not a token of the assistant.
     The loss of a step is Σ nats / `global_targets`, over all rows of all microbatches and ranks.
     """
 
@@ -151,9 +159,14 @@ class _Layout:
 
 
 def resolve_batching(batching: str, documents: Documents, block_size: int) -> str:
-    """Resolve `auto` to windows (long documents, or a very large text) or packed (short ones)."""
+    """Resolve `auto` to windows (long documents, or a very large text) or packed (short ones).
+
+    Conversations are packed: windows of all their tokens may have no target.
+    """
     if batching != "auto":
         return batching
+    if documents.is_target is not None:
+        return "packed"
     if documents.pairs > _MOST_PACKED:
         return "windows"
     is_long = documents.pairs > _LONG_DOCUMENT * block_size * documents.count
@@ -176,7 +189,8 @@ def make_batcher(
     assert documents.count > 0
     assert 0 <= rank < world
     layout = _Layout(batch_size=batch_size, grad_accum=grad_accum, rank=rank, world=world)
-    pairs = _Pairs(token_stream(documents), by_counts)
+    pairs = _Pairs(token_stream(documents), by_counts, documents.is_target)
+    assert documents.is_target is None or kind == "packed"
     if kind == "windows":
         return _WindowBatcher(pairs, min(block_size, documents.pairs), seed, layout)
     if kind == "packed":
@@ -197,7 +211,7 @@ def evaluation_batches(
     seed: int = 0,  # of the choice that max_tokens asks for
     by_counts: PairValues | None = None,  # (pairs,), for Batch.by_counts
 ) -> Sequence[Batch]:
-    """Return batches that contain every pair exactly once, packed, in an order without a seed.
+    """Return batches that contain every target exactly once, packed, in an order without a seed.
 
     A few batches are made at once and kept. Many are made each time they are read: they would take
     32 bytes per token.
@@ -209,15 +223,16 @@ def evaluation_batches(
     """
     if documents.count == 0:
         return []
-    chunks = split_into_chunks(documents.lengths + 1, block_size)
-    if 0 < max_tokens < documents.pairs:
+    chunks = _chunks_of(documents, block_size)
+    if 0 < max_tokens < (pairs := int(chunks.lengths.sum())):
         count = len(chunks.lengths)
-        chosen = max(1, round(max_tokens * count / documents.pairs))
+        chosen = max(1, round(max_tokens * count / pairs))
         draw = random_u64s(seed, Stream.SPLIT, _EVALUATION_ITEM, 1, 1)[0, 0]
         offset = int(draw % np.uint64(count))
         chunks = chunks.take((np.arange(chosen) * count + offset) // chosen)
     sequences = pack(chunks, block_size)
-    batches = _EvaluationBatches(_Pairs(token_stream(documents), by_counts), sequences, batch_size)
+    all_pairs = _Pairs(token_stream(documents), by_counts, documents.is_target)
+    batches = _EvaluationBatches(all_pairs, sequences, batch_size)
     return list(batches) if int(sequences.offsets[-1]) <= LISTED else batches
 
 
@@ -230,11 +245,15 @@ def evaluation_pairs(
     """
     if documents.count == 0:
         return
-    sequences = pack(split_into_chunks(documents.lengths + 1, block_size), block_size)
+    sequences = pack(_chunks_of(documents, block_size), block_size)
     for first in range(0, sequences.count, batch_size):
         chosen = np.arange(first, min(first + batch_size, sequences.count))
         pairs, starts = sequences.pairs_of(chosen)
-        yield pairs[starts[0] : starts[0] + _sequence_lengths(sequences, chosen).sum()]
+        pairs = pairs[starts[0] : starts[0] + _sequence_lengths(sequences, chosen).sum()]
+        if documents.is_target is not None:
+            pairs = pairs[pairs >= 0]
+            pairs = pairs[documents.is_target[pairs]]
+        yield pairs
 
 
 def reading_batches(
@@ -244,10 +263,11 @@ def reading_batches(
 ) -> Iterator[Batch]:
     """Yield batches that contain every pair once, in the order of the text, row after row.
 
-    Documents are cut as `evaluation_batches` cuts them. A row holds as many pieces as fit.
+    Documents are cut as `evaluation_batches` cuts those that are no conversations. A row holds as
+    many pieces as fit.
     """
     chunks = split_into_chunks(documents.lengths + 1, block_size)
-    pairs, ends = _Pairs(token_stream(documents), None), [0]
+    pairs, ends = _Pairs(token_stream(documents), None, documents.is_target), [0]
     for start, length in zip(chunks.starts.tolist(), chunks.lengths.tolist(), strict=True):
         if start + length - ends[-1] > block_size:
             ends.append(start)
@@ -262,7 +282,18 @@ def _batch_of_rows(pairs: _Pairs, ends: list[int]) -> Batch:
     """Return the batch whose row i holds the pairs ends[i] … ends[i + 1] − 1."""
     firsts, lengths = np.array(ends[:-1]), np.diff(ends)
     numbers = firsts[:, None] + np.arange(lengths.max())
-    return _batch(pairs, np.minimum(numbers, ends[-1] - 1), lengths, int(lengths.sum()))
+    targets = int(lengths.sum())
+    if pairs.is_target is not None:
+        targets = int(pairs.is_target[ends[0] : ends[-1]].sum())
+    return _batch(pairs, np.minimum(numbers, ends[-1] - 1), lengths, targets)
+
+
+def _chunks_of(documents: Documents, block_size: int) -> Chunks:
+    """Return the chunks that together have every target once."""
+    if documents.is_target is None:
+        return split_into_chunks(documents.lengths + 1, block_size)
+    bounds = documents.offsets + np.arange(documents.count + 1)
+    return windows_of_targets(bounds, documents.is_target, block_size)
 
 
 class _EvaluationBatches(Sequence[Batch]):
@@ -270,6 +301,7 @@ class _EvaluationBatches(Sequence[Batch]):
 
     def __init__(self, pairs: _Pairs, sequences: Sequences, batch_size: int) -> None:
         self._pairs, self._sequences, self._batch_size = pairs, sequences, batch_size
+        self._targets = sequences.targets(pairs.is_target)
 
     def __len__(self) -> int:
         return -(-self._sequences.count // self._batch_size)
@@ -283,7 +315,7 @@ class _EvaluationBatches(Sequence[Batch]):
             return [self[i] for i in range(len(self))[index]]
         first = range(len(self))[index] * self._batch_size
         chosen = np.arange(first, min(first + self._batch_size, self._sequences.count))
-        targets = int(_sequence_lengths(self._sequences, chosen).sum())
+        targets = int(self._targets[chosen].sum())
         return _batch_of_sequences(self._pairs, self._sequences, chosen, targets)
 
 
@@ -366,13 +398,14 @@ class _EpochBatcher(_GroupedBatcher):
     ) -> None:
         self.kind = kind
         self._pairs, self._sequences = pairs, sequences
+        self._targets = sequences.targets(pairs.is_target)
         self._order = _EpochOrder(seed, sequences.count)
         super().__init__(layout, int(np.diff(sequences.offsets).max()))
 
     def _draw(self, group: int) -> StepRows:
         steps, layout = self._steps_per_group, self._layout
         drawn, _ = self._order.visits(group * steps * layout.rows, steps * layout.rows)
-        targets = _sequence_lengths(self._sequences, drawn).reshape(steps, -1).sum(axis=1)
+        targets = self._targets[drawn].reshape(steps, -1).sum(axis=1)
         own = drawn.reshape(steps, -1)[:, layout.own].reshape(-1)
         batch = _batch_of_sequences(self._pairs, self._sequences, own, int(targets.sum()))
         return self._rows(batch, targets)
@@ -412,7 +445,7 @@ class _EpochOrder:
 
 def _packed_sequences(documents: Documents, block_size: int, seed: int) -> Sequences:
     """Pack all chunks. The seed decides which chunks of equal length share a sequence."""
-    chunks = split_into_chunks(documents.lengths + 1, block_size)
+    chunks = _chunks_of(documents, block_size)
     order = permutation(seed, Stream.BATCHES, _PACKING_ITEM, len(chunks.lengths))
     return pack(chunks.take(order), block_size)
 
@@ -441,6 +474,7 @@ class _Pairs:
 
     tokens: NDArray[np.integer[Any]]  # the token stream
     by_counts: PairValues | None  # (pairs,) probability of each target by counted n-grams
+    is_target: NDArray[np.bool_] | None = None  # (pairs,), as in Documents
 
 
 def _batch_of_sequences(
@@ -458,12 +492,18 @@ def _batch_of_sequences(
 
 def _batch(
     all_pairs: _Pairs,
-    pairs: NDArray[np.int64],  # (rows, columns) pair numbers; any valid number in padding
+    pairs: NDArray[np.int64],  # (rows, columns) as packing._pairs_of; any valid one in padding
     lengths: NDArray[np.int64],  # (rows,)
     global_targets: int,
 ) -> Batch:
     tokens, by_counts = all_pairs.tokens, all_pairs.by_counts
+    is_target = None
+    if all_pairs.is_target is not None:
+        pairs, numbers = np.where(pairs < 0, ~pairs, pairs), pairs
+        is_target = (numbers >= 0) & all_pairs.is_target[pairs]
     inputs, targets = tokens[pairs].astype(np.int64), tokens[pairs + 1].astype(np.int64)
+    if is_target is not None:
+        targets[~is_target] = IGNORE
     counted = None if by_counts is None else by_counts[pairs]
     columns = np.arange(pairs.shape[1])
     # A segment starts at a row's start, at a document's start, and where the pairs are not

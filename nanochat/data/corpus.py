@@ -7,7 +7,7 @@ Owns the order of the steps and what a folder skips. Leaves out what a source na
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanochat.data import separation, statistics
+from nanochat.data.conversations import marked, turns_of_text
 from nanochat.data.sources.fetching import STDIN, Fetched
 from nanochat.data.sources.folder import Identity
 from nanochat.data.sources.locating import Located, locate
@@ -38,8 +39,8 @@ class Corpus:
     """The documents of a dataset in reading order. Text is not normalized."""
 
     name: str  # `data` as given
-    documents: Texts
-    kind: str  # the unit of one document: file, line, paragraph, separator or record
+    documents: Texts  # of kind chat, as conversations.marked returns them
+    kind: str  # the unit of one document: file, line, paragraph, separator, record or chat
     separator: str | None = None  # of kind separator, as an option is written
     reason: str | None = None  # why `auto` took this unit; None if it was given
     notes: tuple[str, ...] = ()  # sentences about sources, for the user
@@ -66,8 +67,8 @@ def load_corpus(
     """Read the sources that `data` names: paths, folders, `-`, URLs, registry names.
 
     Args:
-        documents: auto, file, line or paragraph. auto takes the unit of the registry entry, one
-            document per record, or what the statistics of the text say.
+        documents: auto, file, line, paragraph or chat. auto takes the unit of the registry entry,
+            one document per record, or what the statistics of the text say.
         data_dir: folder that is searched for registry data before it is downloaded.
         separator: text between two documents; instead of `documents`.
         text_column: column of records that holds the text.
@@ -84,8 +85,11 @@ def load_corpus(
     located = [locate(each, data_dir, folder, progress, seen) for each in names]
     buffer = _Buffer()
     buffer.report_to(progress, name, sum(len(place.files) for place in located))
+    is_chat = {"chat": True, "auto": None}.get(documents, False)
+    if separator is not None or (text_column is not None and documents == "auto"):
+        is_chat = False
     for place in located:
-        _read(place, text_column, buffer)
+        _read(place, text_column, is_chat, buffer)
     if not buffer.has_text():
         raise CorpusError(_nothing(name, located))
     unit = _unit_of(located, buffer, documents, separator)
@@ -112,12 +116,14 @@ def must_fit(name: str) -> Iterator[None]:
 def text_documents(text: str, documents: str, separator: str | None) -> Texts:
     """Return the documents that load_corpus finds in a file of this text.
 
-    A separator need not occur. Raises CorpusError, and TokenizerError for a lone surrogate.
+    A separator need not occur. A model of conversations reads it as one document. Raises
+    CorpusError, and TokenizerError for a lone surrogate.
     """
     if not text:
         raise CorpusError("text must have at least one character, got ''")
     buffer = _Buffer()
     buffer.take(bytes(checked_texts([text]).raw), True)
+    documents = "file" if documents == "chat" else documents
     unit = _unit_of((), buffer, documents, separator)
     corpus = Corpus("the text", buffer.texts(), unit.kind, unit.separator)
     return _split_into_documents(corpus, buffer, False).documents
@@ -130,6 +136,8 @@ class _Buffer:
         self.raw = bytearray()
         self.ends = array("q")  # of each text
         self.records = 0  # texts that are records
+        self.conversations = 0  # records that are conversations
+        self.names: dict[int, str] = {}  # of the files of texts that are no records, by number
         self._progress: Progress | None = None
         self._name, self._files, self._begun = "", 0, 0  # of the text; the files of it
         self._report_at = 0  # bytes
@@ -194,12 +202,12 @@ class _Buffer:
 # ---------------------------------------------------------------------------- sources → buffer
 
 
-def _read(place: Located, column: str | None, buffer: _Buffer) -> None:
+def _read(place: Located, column: str | None, conversations: bool | None, buffer: _Buffer) -> None:
     """Read all files of one name. Files of a folder that cannot be read are counted."""
     for file in place.files:
         if not place.folder:
             try:
-                _read_file(file, column, buffer)
+                _read_file(file, column, conversations, buffer)
             except MissingReader as error:
                 raise MissingDependency(str(error)) from error
             except Unreadable as error:
@@ -207,7 +215,7 @@ def _read(place: Located, column: str | None, buffer: _Buffer) -> None:
             continue
         before = len(buffer)
         try:
-            _read_file(file, column, buffer)
+            _read_file(file, column, conversations, buffer)
         except Unreadable as error:
             buffer.drop_unfinished(before)
             place.skipped.add(error.kind)
@@ -216,13 +224,19 @@ def _read(place: Located, column: str | None, buffer: _Buffer) -> None:
             place.skipped.add(error.kind, error.way_out)
 
 
-def _read_file(file: SourceFile, column: str | None, buffer: _Buffer) -> None:
+def _read_file(
+    file: SourceFile, column: str | None, conversations: bool | None, buffer: _Buffer
+) -> None:
     before = len(buffer)
     buffer.begin_file()
     with must_fit(file.name):
-        is_records = read_source(file, column, buffer.take)
-    if is_records:
+        kind = read_source(file, column, buffer.take, conversations)
+    if kind == "text":
+        buffer.names[before] = file.name
+    else:
         buffer.records += len(buffer) - before
+    if kind == "conversations":
+        buffer.conversations += len(buffer) - before
 
 
 def _nothing(name: str, located: Sequence[Located]) -> str:
@@ -247,6 +261,16 @@ def _unit_of(
     """Return the unit of a document; its reason is empty if it was given."""
     if separator is not None:
         return statistics.Decision("separator", "", separator)
+    if documents == "chat":
+        return statistics.Decision("chat", "")
+    if buffer.conversations == len(buffer):
+        return statistics.Decision("chat", "records of messages")
+    if buffer.conversations:
+        raise CorpusError(
+            f"the data must be conversations or not, got {buffer.conversations:,} conversations and"
+            f" {len(buffer) - buffer.conversations:,} other texts; name the files of one kind, or"
+            " add --documents file to read all of them as plain text"
+        )
     all_records = buffer.records == len(buffer)
     if documents == "file" or (documents == "auto" and all_records):
         return statistics.Decision("record" if all_records else "file", "")
@@ -273,6 +297,8 @@ def _judged(texts: Texts) -> statistics.Decision:
 def _split_into_documents(corpus: Corpus, buffer: _Buffer, require_separator: bool) -> Corpus:
     if corpus.kind in ("file", "record"):
         return corpus
+    if corpus.kind == "chat":
+        return corpus if not buffer.names else _with_turns(corpus, buffer.names)
     if corpus.kind == "line":
         return _replaced(corpus, separation.lines)
     buffer.use_unix_line_breaks()
@@ -289,6 +315,23 @@ def _split_into_documents(corpus: Corpus, buffer: _Buffer, require_separator: bo
         f"separator must occur in the text, got {corpus.separator!r:.60}, which {corpus.name} does"
         " not contain; use --documents, or another separator"
     )
+
+
+def _with_turns(corpus: Corpus, names: Mapping[int, str]) -> Corpus:
+    """Return the corpus with each text that is no record split into its conversations."""
+    raw, ends = bytearray(), array("q")
+    for number, text in enumerate(corpus.documents):
+        found = [text.encode()]
+        if number in names:
+            found = [marked(turns) for turns in turns_of_text(text, names[number])]
+        for conversation in found:
+            raw += conversation
+            ends.append(len(raw))
+    if not raw:
+        raise CorpusError(f"{corpus.name} contains no conversation; begin lines with User:")
+    bounds = np.array(ends, np.int64)
+    starts = np.concatenate([np.zeros(1, np.int64), bounds[:-1]])
+    return replace(corpus, documents=Texts(raw, starts, bounds))
 
 
 def _replaced(corpus: Corpus, split: Callable[[memoryview], separation.Spans]) -> Corpus:

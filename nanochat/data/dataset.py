@@ -21,9 +21,11 @@ from nanochat.data.batches import (
     make_batcher,
     resolve_batching,
 )
+from nanochat.data.conversations import Conversations, encode_conversations
 from nanochat.data.corpus import Corpus, data_name, load_corpus, must_fit
 from nanochat.data.documents import Documents, encode_and_free, encode_documents
 from nanochat.data.sources.fetching import Fetched, keep_sources
+from nanochat.data.special_tokens import ChatTokenizer, plain_tokenizer
 from nanochat.data.splits import Split, count_shared, split_documents, without_duplicates
 from nanochat.data.style import style_documents
 from nanochat.data.texts import Texts
@@ -34,6 +36,7 @@ from nanochat.errors import CorpusError, TokenizerError
 from nanochat.system.wording import counted
 
 __all__ = [
+    "CHAT",
     "ByCounts",
     "Dataset",
     "SplitText",
@@ -48,6 +51,7 @@ EVAL_TOKENS = 4096  # per evaluation batch, at least: smaller batches leave core
 LARGE = 1 << 26  # bytes; the memory of a smaller text is never given up
 # Unicode 16 has 154,998 characters. Each one needs a row of the embedding and of the output head.
 MOST_CHARACTERS = 1 << 18
+CHAT = "chat"  # the option documents of conversations
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +130,9 @@ class Dataset:
     def step_tokens(self, config: TrainConfig, world: int = 1) -> int:
         """Return the targets of an average step, for a resolved batching."""
         rows = config.batch_size * config.grad_accum * world
+        if self.train.is_target is not None:
+            share = self.train.targets / self.train.pairs
+            return max(1, round(rows * min(config.block_size, self.train.pairs) * share))
         if config.batching == "documents":
             lengths = np.minimum(self.train.lengths + 1, config.block_size)
             return round(rows * float(lengths.mean()))
@@ -207,7 +214,8 @@ def _read_text(config: TrainConfig, folder: Path | None) -> SplitText:
         found = without_duplicates(found)
         dropped = len(corpus.documents) - len(found)
         notes += (f"{corpus.name}: {counted(dropped, 'exact duplicate')} removed",)
-    split = split_documents(found, config.val_fraction, config.seed)
+    is_chat = corpus.kind == "chat"
+    split = split_documents(found, config.val_fraction, config.seed, whole=is_chat)
     if corpus.reason:
         notes += (_choice(corpus, len(found), config.val_fraction, split),)
     return SplitText(
@@ -215,7 +223,7 @@ def _read_text(config: TrainConfig, folder: Path | None) -> SplitText:
         read_again=lambda: read_text(config, folder),
         sha256=split.sha256,
         name=corpus.name,
-        unit=corpus.kind if corpus.kind in ("line", "paragraph") else _unit_option(corpus),
+        unit=corpus.kind if corpus.kind in _UNIT_OPTIONS else _unit_option(corpus),
         separator=corpus.separator,
         notes=notes,
         fetched=corpus.fetched,
@@ -264,6 +272,8 @@ def load_dataset(
 def _tokenized(
     config: TrainConfig, known: Tokenizer | None, text: SplitText, *, extend: bool
 ) -> Dataset:
+    if text.unit == CHAT:
+        return _tokenized_conversations(config, known, text, extend=extend)
     split = text.split
     train: Sequence[str] = split.train
     if config.style == "futuristic":
@@ -303,6 +313,37 @@ def _tokenized(
     )
 
 
+def _tokenized_conversations(
+    config: TrainConfig, known: Tokenizer | None, text: SplitText, *, extend: bool
+) -> Dataset:
+    split = text.split
+    train, val = Conversations.of(split.train), Conversations.of(split.val)
+    plain = None if known is None else plain_tokenizer(known)
+    if plain is None:
+        parts = train.messages, val.messages
+        plain = build_tokenizer(config.tokenizer, *parts, config.vocab_size)
+    else:
+        plain = covering(plain, (train.messages, val.messages), extend=extend)
+    if known is None or extend:
+        _check_alphabet(plain, text.name)
+    tokenizer = ChatTokenizer(plain)
+    documents = encode_conversations(tokenizer, train, text.name)
+    return Dataset(
+        tokenizer=tokenizer,
+        train=documents,
+        val=encode_conversations(tokenizer, val, text.name),
+        val_source=split.val_source,
+        split_sha256=text.sha256,
+        batching=resolve_batching(config.batching, documents, config.block_size),
+        start=[BOS],
+        warning=split.warning or _shared_warning(split, split.train),
+        documents=text.unit,
+        separator=text.separator,
+        notes=text.notes,
+        fetched=text.fetched,
+    )
+
+
 def _check_alphabet(tokenizer: Tokenizer, name: str) -> None:
     """Raise CorpusError for more different characters than any writing has."""
     if isinstance(tokenizer, CharTokenizer) and len(tokenizer.characters) > MOST_CHARACTERS:
@@ -322,7 +363,14 @@ def _unit_option(corpus: Corpus) -> str:
     return "auto" if corpus.kind == "separator" else "file"  # records stay records
 
 
-_UNITS = {"line": "line", "paragraph": "paragraph", "separator": "piece", "file": "document"}
+_UNIT_OPTIONS = ("line", "paragraph", CHAT)
+_UNITS = {
+    "chat": "conversation",
+    "line": "line",
+    "paragraph": "paragraph",
+    "separator": "piece",
+    "file": "document",
+}
 _ORDINALS = {2: "second", 3: "third", 4: "fourth", 5: "fifth", 10: "tenth", 20: "twentieth"}
 
 

@@ -29,6 +29,8 @@ class Documents:
 
     stream: NDArray[np.integer[Any]]  # (pairs + 1,) in the smallest type that holds the ids
     offsets: NDArray[np.int64]  # (count + 1,) tokens before each document, without BOS
+    # (pairs,) whether the second token of a pair is a target; None: all are
+    is_target: NDArray[np.bool_] | None = None
 
     @classmethod
     def of(
@@ -49,7 +51,7 @@ class Documents:
         return cls(stream, begins - np.arange(len(begins)))
 
     def take(self, chosen: NDArray[np.bool_]) -> Documents:  # (count,)
-        """Return the chosen documents."""
+        """Return the chosen documents, of which all tokens are targets."""
         offsets = np.zeros(int(chosen.sum()) + 1, dtype=np.int64)
         np.cumsum(self.lengths[chosen], out=offsets[1:])
         return Documents.of(self.tokens[np.repeat(chosen, self.lengths)], offsets)
@@ -57,14 +59,17 @@ class Documents:
     def piece(self, first: int, last: int) -> Documents:
         """Return the pairs first … last − 1, and a last one that closes the piece with BOS.
 
-        The input of the first pair becomes BOS.
+        The input of the first pair becomes BOS. All tokens of the piece are targets.
         """
         stream = np.append(self.stream[first : last + 1], self.stream.dtype.type(BOS))
         stream[0] = BOS
         return Documents.of_stream(stream)
 
     def end(self, pairs: int) -> Documents:
-        """Return the last pairs, at most; the first document may be the end of one."""
+        """Return the last pairs, at most; the first document may be the end of one.
+
+        All tokens of a part are targets.
+        """
         if self.pairs <= pairs:
             return self
         stream = self.stream[self.pairs - pairs :].copy()
@@ -90,6 +95,11 @@ class Documents:
     def pairs(self) -> int:
         """Number of (input, target) pairs: n + 1 for a document of n tokens."""
         return len(self.stream) - 1
+
+    @property
+    def targets(self) -> int:
+        """Number of pairs whose second token is a target."""
+        return self.pairs if self.is_target is None else int(self.is_target.sum())
 
     @property
     def tokens(self) -> NDArray[np.integer[Any]]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from nanochat.system.cache import writable_cache
 
-__all__ = ["Chunks", "Sequences", "pack", "split_into_chunks"]
+__all__ = ["Chunks", "Sequences", "pack", "split_into_chunks", "windows_of_targets"]
 
 # Below this, plain Python is done before numba is imported and has compiled.
 COMPILE_ABOVE = 200_000  # chunks
@@ -29,9 +29,12 @@ class Chunks:
 
     starts: NDArray[np.int64]  # (chunks,) first pair
     lengths: NDArray[np.int64]  # (chunks,) pairs
+    # (chunks,) pairs at the start of each that only give context: another chunk has their targets
+    context: NDArray[np.int64] | None = None
 
     def take(self, index: NDArray[np.int64]) -> Chunks:
-        return Chunks(self.starts[index], self.lengths[index])
+        context = None if self.context is None else self.context[index]
+        return Chunks(self.starts[index], self.lengths[index], context)
 
 
 # Pairs of a text that are listed once, in 8 bytes each; those of a larger text, batch by batch.
@@ -54,14 +57,14 @@ class Sequences:
         return len(self.offsets) - 1
 
     @cached_property
-    def pairs(self) -> NDArray[np.int64]:  # (pairs,) pair numbers, sequence after sequence
+    def pairs(self) -> NDArray[np.int64]:  # (pairs,) as _pairs_of, sequence after sequence
         return _pairs_of(self.chunks)
 
     def pairs_of(
         self,
         chosen: NDArray[np.int64],  # (rows,) sequences
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return pair numbers, and where those of each chosen sequence begin among them."""
+        """Return pair numbers as `_pairs_of`, and where those of each chosen sequence begin."""
         if int(self.offsets[-1]) <= LISTED:
             return self.pairs, self.offsets[chosen]
         counts = self.bounds[chosen + 1] - self.bounds[chosen]
@@ -70,11 +73,28 @@ class Sequences:
         lengths = self.offsets[chosen + 1] - self.offsets[chosen]
         return _pairs_of(self.chunks.take(parts)), np.cumsum(lengths) - lengths
 
+    def targets(self, is_target: NDArray[np.bool_] | None) -> NDArray[np.int64]:  # (count,)
+        """Return the number of targets of each sequence."""
+        if is_target is None:
+            return np.diff(self.offsets)
+        before = np.concatenate([np.zeros(1, np.int64), np.cumsum(is_target)])
+        chunks, context = self.chunks, self.chunks.context
+        first = chunks.starts if context is None else chunks.starts + context
+        of_chunks = before[chunks.starts + chunks.lengths] - before[first]
+        return np.add.reduceat(of_chunks, self.bounds[:-1])
+
 
 def _pairs_of(chunks: Chunks) -> NDArray[np.int64]:
+    """Return the numbers of the chunks' pairs; ~number of a pair that only gives context."""
     ends = np.cumsum(chunks.lengths)
-    shifts = np.repeat(chunks.starts - (ends - chunks.lengths), chunks.lengths)
-    return shifts + np.arange(len(shifts))
+    begins = ends - chunks.lengths
+    shifts = np.repeat(chunks.starts - begins, chunks.lengths)
+    places = np.arange(len(shifts))
+    pairs: NDArray[np.int64] = shifts + places
+    if chunks.context is None:
+        return pairs
+    is_context = places < np.repeat(begins + chunks.context, chunks.lengths)
+    return np.where(is_context, ~pairs, pairs)
 
 
 def split_into_chunks(
@@ -87,6 +107,54 @@ def split_into_chunks(
     within = (np.arange(counts.sum()) - np.repeat(first_chunk, counts)) * block_size
     starts = np.repeat(np.cumsum(lengths) - lengths, counts) + within
     return Chunks(starts, np.minimum(np.repeat(lengths, counts) - within, block_size))
+
+
+def windows_of_targets(
+    bounds: NDArray[np.int64],  # (documents + 1,): the pairs of d are bounds[d] … bounds[d + 1] − 1
+    is_target: NDArray[np.bool_],  # (pairs,)
+    block_size: int,
+) -> Chunks:
+    """Return chunks of at most block_size pairs in which each target counts once, in order.
+
+    A document that fits is one chunk, up to its last target. A longer one is covered by windows of
+    block_size pairs. The first begins with the document. In each later one, the targets that
+    follow those of the window before are the last half at most, so that each has half a window of
+    context or more. No chunk is without a target, and a document without targets has no chunk.
+    """
+    targets = np.flatnonzero(is_target)
+    reach = np.searchsorted(targets, bounds)
+    has_target = np.diff(reach) > 0
+    firsts = bounds[:-1][has_target]
+    lasts = targets[reach[1:][has_target] - 1]
+    is_long = lasts - firsts >= block_size
+    found = [
+        (first, last + 1 - first, 0)
+        for first, last in zip(firsts[~is_long].tolist(), lasts[~is_long].tolist(), strict=True)
+    ]
+    ranges = zip(reach[:-1][has_target][is_long], reach[1:][has_target][is_long], strict=True)
+    for first, (low, high) in zip(firsts[is_long].tolist(), ranges, strict=True):
+        found += _windows(first, targets[low:high], block_size)
+    starts, lengths, context = np.array(sorted(found), np.int64).reshape(-1, 3).T.copy()
+    return Chunks(starts, lengths, context)
+
+
+def _windows(
+    first: int,  # pair of the document
+    targets: NDArray[np.int64],  # numbers of its targets
+    block_size: int,
+) -> list[tuple[int, int, int]]:
+    """Return the chunks of one document that does not fit: first pair, pairs, context."""
+    found, done, end = [], 0, first + block_size
+    while done < len(targets):
+        stop = int(np.searchsorted(targets, end))
+        if stop > done:
+            start = max(first, int(targets[stop - 1]) + 1 - block_size)
+            context = max(int(targets[done]) - start, 0)
+            found.append((start, int(targets[stop - 1]) + 1 - start, context))
+            done = stop
+        if done < len(targets):
+            end = int(targets[done]) + max(1, block_size // 2)
+    return found
 
 
 def pack(chunks: Chunks, block_size: int) -> Sequences:

@@ -33,7 +33,13 @@ class Split:
     warning: str | None  # the reason for val_source train
 
 
-def split_documents(documents: Sequence[str], val_fraction: float, seed: int) -> Split:
+def split_documents(
+    documents: Sequence[str],
+    val_fraction: float,
+    seed: int,
+    *,
+    whole: bool = False,  # a single document is not cut
+) -> Split:
     """Hold out `val_fraction` of the documents, or of the characters of a single document.
 
     Of n, clamp(floor(n·f + 0.5), 1, n−1) are held out: the tail, after a seeded shuffle when there
@@ -46,6 +52,12 @@ def split_documents(documents: Sequence[str], val_fraction: float, seed: int) ->
     shuffled = texts.take(permutation(seed, Stream.SPLIT, 0, len(texts)))
     if val_fraction == 0:
         return _split(shuffled, shuffled[:0], "none")
+    if len(shuffled) == 1 and whole:
+        warning = (
+            "the corpus has one conversation, too little for a validation part; validation uses the"
+            " training part"
+        )
+        return _split(shuffled, shuffled, "train", warning)
     if len(shuffled) == 1:
         characters = shuffled.characters()
         train, val = shuffled.cut(characters - _held_out(characters, val_fraction))

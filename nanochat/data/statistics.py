@@ -1,6 +1,7 @@
 """`--documents auto`: what one document of a text is, from statistics of the text alone.
 
-Four kinds of text are told apart. Lists: many short lines of a few words, hardly any of them blank.
+Five kinds of text are told apart. Conversations: lines that begin with User: and Assistant:.
+Lists: many short lines of a few words, hardly any of them blank.
 Collections: many short pieces between blank lines that have no more to do with their neighbors than
 with any other piece. Fortunes: pieces between lines of a single separator. Everything else, such as
 a novel, a manual or source code, is one document per file. The decision is a pure function of the
@@ -17,6 +18,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from nanochat.data.conversations import looks_like_conversations
 from nanochat.data.separation import Lines, find_lines, paragraphs
 
 __all__ = ["SAMPLE", "Decision", "decide"]
@@ -33,7 +35,7 @@ _LEAST_PIECES = 20
 class Decision:
     """The unit of a document, and the evidence in words."""
 
-    kind: str  # file, line, paragraph or separator
+    kind: str  # file, line, paragraph, separator or chat
     reason: str
     separator: str | None = None
 
@@ -45,6 +47,8 @@ def decide(raw: memoryview) -> Decision:
     separator = _separator(sample, found)
     if separator is not None:
         return Decision("separator", f"pieces between lines of {separator}", separator)
+    if looks_like_conversations(str(sample, "utf-8")):
+        return Decision("chat", "lines that begin with User: and Assistant:")
     if _is_list(sample, found):
         return Decision("line", "a list of short lines")
     if _is_collection(sample, found):

@@ -48,7 +48,10 @@ class TextStream(Protocol):
 
 
 class Tokenizer(Protocol):
-    """A vocabulary. Ids are 0 (BOS) to vocab_size − 1."""
+    """A vocabulary. Ids are 0 (BOS) to vocab_size − 1.
+
+    special_tokens.py adds those of conversations to one of the tokenizers here.
+    """
 
     @property
     def kind(self) -> str: ...
@@ -273,6 +276,12 @@ def build_tokenizer(
 def tokenizer_from_dict(saved: Mapping[str, Any]) -> Tokenizer:
     """Load a tokenizer from the output of to_dict. Raises TokenizerError for anything else."""
     kind = saved.get("kind") if isinstance(saved, Mapping) else None
+    if kind is not None and "special" in saved:
+        from nanochat.data.special_tokens import ChatTokenizer, check_special
+
+        check_special(saved["special"])
+        plain = {key: value for key, value in saved.items() if key != "special"}
+        return ChatTokenizer(tokenizer_from_dict(plain))
     if kind == "byte" and set(saved) == {"kind"}:
         return ByteTokenizer()
     if kind == "bpe" and set(saved) == {"kind", "pattern", "merged"}:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from nanochat.data.special_tokens import ChatTokenizer
 from nanochat.data.tokenizer import CharTokenizer, Tokenizer, characters_of
 from nanochat.errors import TokenizerError
 
@@ -23,9 +24,11 @@ def covering(
 ) -> Tokenizer:
     """Return the tokenizer, or with `extend` one that also has the new characters of a text.
 
-    Known characters keep their ids, and new ones follow. Raises TokenizerError for new characters
-    without `extend`.
+    Known characters keep their ids, and new ones follow; after them come the special tokens. Raises
+    TokenizerError for new characters without `extend`.
     """
+    if isinstance(tokenizer, ChatTokenizer):
+        return ChatTokenizer(covering(tokenizer.plain, parts, extend=extend))
     if not isinstance(tokenizer, CharTokenizer):
         return tokenizer  # it has an id for every byte
     new = new_characters(tokenizer, parts)

@@ -90,15 +90,19 @@ def baseline_of(
 ) -> Baseline:
     """Return the score of a model of the training part or of its end."""
     nats = nats_of_text = 0.0
-    total_bytes = 0
+    total_bytes = done = 0
     for losses, targets in losses_in_pieces(model, validation, threads=threads):
+        if validation.is_target is not None:
+            chosen = validation.is_target[done : done + len(targets)]
+            done += len(targets)
+            losses, targets = losses[chosen], targets[chosen]
         sizes = token_bytes[targets]
         nats += float(losses.sum())
         nats_of_text += float(losses[sizes > 0].sum())
         total_bytes += int(sizes.sum())
     return Baseline(
         order=model.order,
-        loss=nats / validation.pairs if validation.pairs else None,
+        loss=nats / validation.targets if validation.targets else None,
         bpb=nats_of_text / (math.log(2) * total_bytes) if total_bytes else None,
         counted=model.targets if model.targets < train.pairs else None,
     )

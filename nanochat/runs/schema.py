@@ -191,19 +191,23 @@ def _tokenizer(name: str, value: Any) -> None:
     _TOKENIZERS[kind](name, value)
 
 
+_SPECIAL = {"special": items(text(), 0, 16)}  # of a run on conversations
 _TOKENIZERS: Mapping[str, Check] = {
-    "byte": record({"kind": text()}),
-    "char": record({"kind": text(), "characters": text(0x110000)}),
+    "byte": record({"kind": text()}, _SPECIAL),
+    "char": record({"kind": text(), "characters": text(0x110000)}, _SPECIAL),
     # A text of one repeated character has tokens of many megabytes.
-    "bpe": record({"kind": text(), "pattern": text(), "merged": items(text(1 << 26), 0, 1 << 17)}),
+    "bpe": record(
+        {"kind": text(), "pattern": text(), "merged": items(text(1 << 26), 0, 1 << 17)}, _SPECIAL
+    ),
 }
 
 
 def vocab_size_of(tokenizer: Mapping[str, Any]) -> int:
     """Return the number of tokens of a saved tokenizer that was checked, without building it."""
+    special = len(tokenizer.get("special", ()))
     if tokenizer["kind"] == "char":
-        return 1 + len(tokenizer["characters"])
-    return 257 + len(tokenizer.get("merged", ()))
+        return 1 + len(tokenizer["characters"]) + special
+    return 257 + len(tokenizer.get("merged", ())) + special
 
 
 def _of_option(option: Option) -> Check:

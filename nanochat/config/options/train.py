@@ -148,8 +148,10 @@ class TrainConfig:
         group=DATA, kind=str, optional=True,
     )  # fmt: skip
     documents: str = option(
-        "auto", "Unit of text that is one document; auto: chosen by the text.",
-        group=DATA, choices=("auto", "file", "line", "paragraph"),
+        "auto",
+        "Unit of text that is one document; chat: a conversation, of which only the replies are"
+        " learned; auto: chosen by the text.",
+        group=DATA, choices=("auto", "file", "line", "paragraph", "chat"),
     )  # fmt: skip
     separator: str | None = option(
         None, "Text between two documents, such as a line of % alone; instead of --documents.",
@@ -556,4 +558,6 @@ def preset_defaults(preset: str, given: Mapping[str, Any]) -> dict[str, Any]:
         values |= PORTABLE
     if given.get("numerics") == "exact":  # its programs need float64, not the dtype of a preset
         values.pop("dtype", None)
+    if given.get("documents") == "chat":  # see unsupported.py
+        values = {n: v for n, v in values.items() if n not in ("ngram_order", "batching")}
     return defaults_of(TrainConfig, values)

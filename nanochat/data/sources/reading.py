@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from nanochat.data.sources.decoding import utf8
 from nanochat.data.sources.formats import HEAD, RECORDS, a_, format_of, way_out
 from nanochat.data.sources.opening import SourceFile, Unreadable, compression_of, expanded
+
+if TYPE_CHECKING:
+    from nanochat.data.sources.records import Wanted
 
 __all__ = ["Sink", "read_source"]
 
@@ -22,8 +25,13 @@ _SEEKING = ("Parquet", "PDF", "Word", "EPUB")  # readers that need a seekable fi
 Sink = Callable[[bytes, bool], None]
 
 
-def read_source(source: SourceFile, column: str | None, sink: Sink) -> bool:
-    """Read a source into the sink and return whether its texts are records.
+def read_source(
+    source: SourceFile,
+    column: str | None,
+    sink: Sink,
+    conversations: bool | None = False,  # as in records.Wanted
+) -> str:
+    """Read a source into the sink and return what its texts are: text, records or conversations.
 
     Raises CorpusError, which names the source, and MissingDependency.
     """
@@ -33,13 +41,16 @@ def read_source(source: SourceFile, column: str | None, sink: Sink) -> bool:
         with _seekable(file, source.name, compression, head) as plain:
             kind = format_of(head, source.name, plain)
             if kind in RECORDS:
-                for text in _records(file, plain, source.name, compression, kind, column):
+                from nanochat.data.sources.records import Wanted
+
+                wanted = Wanted(column, conversations)
+                for text in _records(file, plain, source.name, compression, kind, wanted):
                     sink(text, True)
-                return True
+                return "conversations" if wanted.conversations else "records"
             for piece in _pieces(file, plain, source.name, compression, kind):
                 sink(piece, False)
             sink(b"", True)
-            return False
+            return "text"
 
 
 def _head(file: BinaryIO, name: str, compression: str | None) -> bytes:
@@ -72,23 +83,30 @@ def _seekable(
 
 def _records(
     file: BinaryIO, plain: BinaryIO | None, name: str, compression: str | None, kind: str,
-    column: str | None,
+    wanted: Wanted,
 ) -> Iterator[bytes]:  # fmt: skip
     from nanochat.data.sources import records
 
     if kind == "Parquet":
         assert plain is not None
-        return records.read_parquet(plain, name, column)
+        return records.read_parquet(plain, name, wanted)
 
     def open_chunks() -> Iterator[bytes]:
         return utf8(expanded(file, name, compression), name)
 
     if kind == "JSON":
-        return records.read_json(open_chunks, name, column)
+        return records.read_json(open_chunks, name, wanted)
     chunks = open_chunks()
     if kind == "JSONL":
-        return records.read_jsonl(chunks, name, column)
-    return records.read_table(chunks, name, column, "\t" if kind == "TSV" else ",")
+        return records.read_jsonl(chunks, name, wanted)
+    if wanted.conversations:
+        raise Unreadable(
+            f"{name} must be JSON, JSON lines, Parquet or text to have conversations, got {kind};"
+            " convert it",
+            "table without conversations",
+        )
+    wanted.conversations = False
+    return records.read_table(chunks, name, wanted.column, "\t" if kind == "TSV" else ",")
 
 
 def _pieces(

@@ -1,7 +1,7 @@
 """Records as texts: JSON, JSON lines, CSV, TSV and Parquet, one document per record.
 
-Owns which column holds the text. Every reader yields UTF-8 and reads no more than a line, a record
-or a batch of rows at a time.
+Owns which column holds the text, and whether records are conversations. Every reader yields UTF-8
+and reads no more than a line, a record or a batch of rows at a time.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+from nanochat.data.conversations import is_conversation, marked, turns_of_record
 from nanochat.data.sources.json_stream import JsonStream
 from nanochat.data.sources.opening import MissingReader, Unreadable, check_ratio, reason
 from nanochat.errors import CorpusError
 from nanochat.system.wording import printable
 
-__all__ = ["TEXT_COLUMNS", "read_json", "read_jsonl", "read_parquet", "read_table"]
+__all__ = ["TEXT_COLUMNS", "Wanted", "read_json", "read_jsonl", "read_parquet", "read_table"]
 
 TEXT_COLUMNS = ("text", "content", "messages")  # in this order, when no column is given
 _ROWS = 256  # of a Parquet file per batch
@@ -27,6 +28,21 @@ _LONGEST_FIELD = 1 << 30  # characters of a CSV field
 _ALL_NUMBERS = 1000  # rows; a column that starts with as many numbers holds no text
 _SHOWN = 12  # columns that a message lists
 _ASCII_SPACE = " \t\n\r\v\f"
+
+
+@dataclass(slots=True)
+class Wanted:
+    """What the texts of one file of records are."""
+
+    column: str | None  # that has the text, or the messages; None: by its name
+    # Texts are conversations, as `marked` returns them; None: if the first record is one.
+    conversations: bool | None = False
+
+    def decide(self, record: Any) -> bool:
+        """Return whether the records are conversations; the first record decides."""
+        if self.conversations is None:
+            self.conversations = is_conversation(record)
+        return self.conversations
 
 
 def _no_column(name: str, columns: Iterable[str], column: str | None) -> Unreadable:
@@ -85,7 +101,7 @@ def _conversation(messages: list[Any], column: str, where: str) -> str:
 # -------------------------------------------------------------------------------------- JSON
 
 
-def read_jsonl(chunks: Iterable[bytes], name: str, column: str | None) -> Iterator[bytes]:
+def read_jsonl(chunks: Iterable[bytes], name: str, wanted: Wanted) -> Iterator[bytes]:
     """Yield the text of each line's record."""
     number = 0
     for line in _lines(chunks):
@@ -94,7 +110,7 @@ def read_jsonl(chunks: Iterable[bytes], name: str, column: str | None) -> Iterat
             where = f"{name} line {number}"
             record = _parsed(line, where)
             del line  # it may be all of the file
-            text = _record_text(record, where, column)
+            text = _record_text(record, where, wanted)
             del record
             yield text
 
@@ -102,7 +118,7 @@ def read_jsonl(chunks: Iterable[bytes], name: str, column: str | None) -> Iterat
 def read_json(
     open_chunks: Callable[[], Iterable[bytes]],  # from the beginning at each call
     name: str,
-    column: str | None,
+    wanted: Wanted,
 ) -> Iterator[bytes]:
     """Yield the texts of a JSON file: a list of records or texts, one record, or lines of them.
 
@@ -113,7 +129,7 @@ def read_json(
     except (ValueError, RecursionError) as error:
         raise _damaged_json(name, error) from error
     if found is None:
-        yield from read_jsonl(open_chunks(), name, column)  # JSON lines under the name .json
+        yield from read_jsonl(open_chunks(), name, wanted)  # JSON lines under the name .json
         return
     number, records = 0, found.records(open_chunks())
     while True:
@@ -125,10 +141,9 @@ def read_json(
             raise _damaged_json(name, error) from error
         number += 1
         where = f"{name} record {number}"
+        is_text = isinstance(record, str) and not wanted.decide(record)
         text = (
-            _text_of(record, "a record", where)
-            if isinstance(record, str)
-            else _record_text(record, where, column)
+            _text_of(record, "a record", where) if is_text else _record_text(record, where, wanted)
         )
         del record
         yield text
@@ -201,10 +216,12 @@ def _parsed(line: str, where: str) -> Any:
         raise CorpusError(f"{where} is not JSON: {cause}; correct or remove the line") from error
 
 
-def _record_text(record: Any, where: str, column: str | None) -> bytes:
+def _record_text(record: Any, where: str, wanted: Wanted) -> bytes:
+    if wanted.decide(record):
+        return marked(turns_of_record(record, where, wanted.column))
     if not isinstance(record, dict):
         raise CorpusError(f"{where} must be an object, got {record!r:.40}")
-    key = _column_of(where, list(record), column)
+    key = _column_of(where, list(record), wanted.column)
     return _text_of(record[key], key, where)
 
 
@@ -295,7 +312,7 @@ def _is_number(text: str) -> bool:
 # ------------------------------------------------------------------------------------ Parquet
 
 
-def read_parquet(file: BinaryIO, name: str, column: str | None) -> Iterator[bytes]:
+def read_parquet(file: BinaryIO, name: str, wanted: Wanted) -> Iterator[bytes]:
     """Yield the text of each row, batch by batch."""
     try:
         from pyarrow import parquet
@@ -306,8 +323,14 @@ def read_parquet(file: BinaryIO, name: str, column: str | None) -> Iterator[byte
     size = file.seek(0, 2)
     file.seek(0)
     row = written = 0
-    for key, values in _guarded(_batches(parquet, file, name, column), name):
+    for key, values in _guarded(_batches(parquet, file, name, wanted), name):
         for value in values:
+            if wanted.conversations:
+                text = marked(turns_of_record(value, f"{name} row {row}", wanted.column))
+                row, written = row + 1, written + len(text)
+                check_ratio(name, written, size)
+                yield text
+                continue
             if not isinstance(value, (str, list)):
                 raise CorpusError(f"{name} row {row}: {key} must be a string, got {value!r:.40}")
             text = _text_of(value, key, f"{name} row {row}")
@@ -317,12 +340,20 @@ def read_parquet(file: BinaryIO, name: str, column: str | None) -> Iterator[byte
 
 
 def _batches(
-    parquet: Any, file: BinaryIO, name: str, column: str | None
+    parquet: Any, file: BinaryIO, name: str, wanted: Wanted
 ) -> Iterator[tuple[str, Iterable[Any]]]:
-    """Yield the column's name and its values."""
+    """Yield the column's name and its values; of conversations, no name and records."""
     source = parquet.ParquetFile(file, **_STREAMED)
     schema = source.schema_arrow
-    key = _column_of(name, schema.names, column)
+    if wanted.conversations is None:
+        first = next(source.iter_batches(batch_size=1), None)
+        wanted.decide(None if first is None or not len(first) else first.to_pylist()[0])
+    if wanted.conversations:
+        check_ratio(name, _size_in_memory(source.metadata), file.seek(0, 2))
+        for batch in source.iter_batches(batch_size=_ROWS):
+            yield "", batch.to_pylist()
+        return
+    key = _column_of(name, schema.names, wanted.column)
     check_ratio(name, _size_in_memory(source.metadata), file.seek(0, 2))
     is_text = str(schema.field(key).type) in ("string", "large_string", "string_view")
     coded = parquet.ParquetFile(file, read_dictionary=[key], **_STREAMED) if is_text else None
