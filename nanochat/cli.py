@@ -23,6 +23,7 @@ from nanochat.config.flags import (
 )
 from nanochat.config.options import (
     AblateConfig,
+    ChatConfig,
     EvalConfig,
     ExportConfig,
     InfoConfig,
@@ -222,6 +223,10 @@ def _run(command: str, options: Mapping[str, Any], terminal: Terminal) -> None:
         from nanochat.commands.sample import sample
 
         sample(SampleConfig(**options), terminal=terminal)
+    elif command == "chat":
+        from nanochat.commands.chat import chat
+
+        chat(ChatConfig(**options), terminal=terminal)
     elif command == "eval":
         from nanochat.commands.evaluate import evaluate
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 
 from nanochat.config.options import TrainConfig
+from nanochat.data.conversations import as_text, turns_of_marked
 from nanochat.data.corpus import load_corpus
 
 __all__ = ["read_documents"]
@@ -22,6 +23,7 @@ def read_documents(
 
     The arguments are the options of the same names of TrainConfig: `data` is a file, a folder, a
     URL, `-` or a registry name, or a sequence of them. The default is the embedded list of names.
+    A conversation is a text whose lines begin with `User:`, `Assistant:` and `System:`.
 
     Raises:
         ConfigError: an argument is not allowed.
@@ -40,4 +42,6 @@ def read_documents(
     corpus = load_corpus(
         config.data, config.documents, separator=config.separator, text_column=config.text_column
     )
+    if corpus.kind == "chat":
+        return [as_text(turns_of_marked(text)) for text in corpus.documents]
     return list(corpus.documents)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numbers
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -20,6 +20,7 @@ from nanochat.api.plain_torch import torch_module, write_module_text
 from nanochat.api.text_loss import TextLoss, text_loss
 from nanochat.config.option import shown
 from nanochat.config.options import SampleConfig, TrainConfig
+from nanochat.data.conversations import any_turns_of_messages
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.errors import CheckpointError, ConfigError, UnsupportedOption
 from nanochat.runs.find import marked_step
@@ -33,6 +34,7 @@ from nanochat.sampling.generate import (
     sampling_settings,
     stream,
 )
+from nanochat.sampling.replies import check_chats, reply, reply_prompt
 from nanochat.sampling.sampling import OpensDecoders
 from nanochat.system.wording import counted
 from nanochat.training.average import averaged_weights
@@ -48,7 +50,7 @@ _DEFAULTS = SampleConfig()
 
 
 class LanguageModel:
-    """A trained model: `generate`, `stream`, `next_tokens`, `loss`, `weights`, `to_torch`.
+    """A trained model: `generate`, `stream`, `chat`, `next_tokens`, `loss`, `weights`, `to_torch`.
 
     Made by `nanochat.load`. It does not change: the same call returns the same result.
 
@@ -175,6 +177,47 @@ class LanguageModel:
         context = self._context(options.prompt)  # its errors are raised before the first piece
         engine = self._drawn_from(adapt)
         return stream(engine, self.tokenizer, context, sampling_settings(options), bias=self._bias)
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        max_new_tokens: int = _DEFAULTS.max_new_tokens,
+        temperature: float = _DEFAULTS.temperature,
+        top_k: int = _DEFAULTS.top_k,
+        top_p: float = _DEFAULTS.top_p,
+        seed: int = _DEFAULTS.seed,
+        stop: str | Sequence[str] = (),
+    ) -> str:
+        """Return the reply of a model of conversations.
+
+        Args:
+            messages: the conversation so far, as `{"role": ..., "content": ...}` with the roles
+                system, user and assistant. The oldest are left out if the context window is full.
+            max_new_tokens: largest number of tokens of the reply.
+            temperature, top_k, top_p, seed, stop: as in `generate`.
+
+        Raises:
+            UnsupportedOption: the model was not trained on conversations.
+            CorpusError: a message has no known role or no text.
+            ConfigError, TokenizerError, PromptTooLong: as in `generate`.
+
+        Example:
+            >>> import nanochat
+            >>> model = nanochat.load()
+            >>> reply = model.chat([{"role": "user", "content": "an"}])
+            >>> isinstance(reply, str)
+            True
+        """
+        options = _sample_config(
+            max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
+            seed=seed, stop=stop,
+        )  # fmt: skip
+        tokenizer = check_chats(self.tokenizer, str(self.checkpoint))
+        turns = any_turns_of_messages(list(messages), "chat")
+        prompt = reply_prompt(tokenizer, turns, self.config.block_size, options.max_new_tokens)
+        pieces = reply(self._mixture, tokenizer, prompt, sampling_settings(options))
+        return "".join(pieces).strip()
 
     def next_tokens(self, prompt: str = "", k: int = 10) -> list[tuple[str, float]]:
         """Return the k most likely next tokens with their probabilities, the likeliest first.

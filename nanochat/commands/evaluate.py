@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from nanochat.config.option import config_or_default
 from nanochat.config.options import EvalConfig, TrainConfig
 from nanochat.config.unsupported import check_data_dir
+from nanochat.data.conversations import Conversations, encode_conversations
 from nanochat.data.corpus import data_name, load_corpus
-from nanochat.data.dataset import Dataset, SplitText
+from nanochat.data.dataset import CHAT, Dataset, SplitText
 from nanochat.data.documents import encode_documents
 from nanochat.data.sources.progress import telling
-from nanochat.errors import CheckpointError
+from nanochat.errors import CheckpointError, UnsupportedOption
 from nanochat.output.terminal import SILENT, Terminal
 from nanochat.runs.load import (
     TrainedModel,
@@ -29,6 +30,7 @@ from nanochat.runs.load import (
 )
 from nanochat.runs.text import ScoredText, text_of_run
 from nanochat.sampling.mixed import NetworkAlone
+from nanochat.sampling.replies import check_chats
 from nanochat.system.threads import thread_count
 from nanochat.system.wording import counted
 from nanochat.training.adapting import score_adaptively
@@ -100,6 +102,11 @@ def _evaluate(config: EvalConfig, terminal: Terminal, table: TokenTable | None) 
     check_network_only(config, checkpoint, trained_config)
     trained = load_trained(config, checkpoint, trained_config)
     text, training = _texts(config, trained, trained_config)
+    if config.baselines and text.documents.is_target is not None:
+        raise UnsupportedOption(
+            f"baselines does not support conversations, got {text.name}: compressors score whole"
+            " texts, not the replies alone; leave baselines out"
+        )
     terminal.note(f"scoring {text.name} with {checkpoint.path}")
     if config.network_only:
         terminal.note("with the network alone, without its counts")
@@ -109,7 +116,7 @@ def _evaluate(config: EvalConfig, terminal: Terminal, table: TokenTable | None) 
         mixture, _ = _score(config, trained, text, per_token=False, mixture=True)
     if table is not None:
         table.write(text.documents, trained.tokenizer, nats)
-        terminal.note(f"losses of {counted(len(nats), 'token')}: {table.path}")
+        terminal.note(f"losses of {counted(text.documents.targets, 'token')}: {table.path}")
     scores, table_of_scores = None, ""
     if training is not None:
         from nanochat.commands.yardsticks import baseline_scores, baselines_text
@@ -209,9 +216,15 @@ def _given_text(config: EvalConfig, trained: TrainedModel) -> ScoredText:
         text_column=config.text_column or trained.config.text_column,
         require_separator=config.separator is not None,
     )  # fmt: skip
+    if corpus.kind == CHAT:
+        tokenizer = check_chats(trained.tokenizer, str(trained.checkpoint.path))
+        conversations = Conversations.of(corpus.documents)
+        scored = encode_conversations(tokenizer, conversations, corpus.name)
+    else:
+        scored = encode_documents(trained.tokenizer, corpus.documents, corpus.name)
     return ScoredText(
         name=corpus.name,
-        documents=encode_documents(trained.tokenizer, corpus.documents, corpus.name),
+        documents=scored,
         texts=corpus.documents if config.baselines else None, unit=corpus.kind,
         separator=corpus.separator,
     )  # fmt: skip

@@ -19,8 +19,10 @@ from nanochat.commands.baseline import (
 )
 from nanochat.commands.resuming import to_train_longer
 from nanochat.config.options import RUNS_DIR, TrainConfig
+from nanochat.data.conversations import as_text, first_questions, turns_of_tokens
 from nanochat.data.corpus import data_name
 from nanochat.data.dataset import Dataset
+from nanochat.data.special_tokens import ChatTokenizer
 from nanochat.errors import RunInterrupted
 from nanochat.model.model_file import ModelFile, changes_of
 from nanochat.model.parameters import table_entries
@@ -90,12 +92,18 @@ def announce(
         )
     for note in dataset.notes:
         terminal.note(note)
+    train, kind = dataset.train, "document" if dataset.train.is_target is None else "conversation"
     terminal.note(
-        f"{data_name(config.data)}: {counted(dataset.train.count, 'document')},"
+        f"{data_name(config.data)}: {counted(train.count, kind)},"
         f" {counted(dataset.train.token_count, 'token')} to train on,"
         f" {dataset.val.token_count:,} to validate on, vocabulary"
         f" {dataset.tokenizer.vocab_size}"
     )
+    if train.is_target is not None:
+        terminal.note(
+            f"the loss is that of replies alone: {train.targets:,} of {train.token_count:,} tokens"
+            f" to train on, {dataset.val.targets:,} of {dataset.val.token_count:,} to validate on"
+        )
     if dataset.counts is not None and config.model_kind != "ngram":
         size = amount(dataset.counts.bytes)
         terminal.note(
@@ -153,11 +161,13 @@ def preview(run: Run) -> Callable[[int], str]:
 
     def text(columns: int) -> str:
         if not maker:  # made when it is first shown: most runs never show it
-            context = prompt_tokens(tokenizer, "", run.dataset.start, config.block_size)
+            (context, *_), start = _contexts(run, 1), None
+            if isinstance(tokenizer, ChatTokenizer):
+                start = f"{tokenizer.decode(context)} → "
             bias = phrase_bias(tokenizer, config.style, STYLE_WEIGHT)
             settings = sampling_settings(config)
             model = mixed_with(run.engine, run.dataset.counts, config.threads)
-            maker.append(Preview(model, tokenizer, context, settings, bias=bias))
+            maker.append(Preview(model, tokenizer, context, settings, bias=bias, start=start))
         return maker[0].text(columns)
 
     return text
@@ -228,15 +238,27 @@ def finish(run: Run, metrics: Mapping[str, Any]) -> tuple[Sequence[str], Path]:
 
 def _samples(run: Run) -> list[str]:
     config, tokenizer = run.config, run.dataset.tokenizer
-    context = prompt_tokens(tokenizer, "", run.dataset.start, config.block_size)
     bias = phrase_bias(tokenizer, config.style, STYLE_WEIGHT)
     started = time.perf_counter()
     deadline = run.deadline
-    samples = generate(
-        mixed_with(run.engine, run.dataset.counts, config.threads), tokenizer, context,
-        sampling_settings(config), config.num_samples, bias=bias,
-        stop=deadline.cuts_samples if deadline is not None else (lambda: False),
-    )  # fmt: skip
+    model = mixed_with(run.engine, run.dataset.counts, config.threads)
+    cut = deadline.cuts_samples if deadline is not None else (lambda: False)
+    contexts = _contexts(run, config.num_samples)
+    if isinstance(tokenizer, ChatTokenizer) and run.dataset.train.is_target is not None:
+        samples = []
+        for number, context in enumerate(contexts):
+            if cut():
+                break
+            (text,) = generate(
+                model, tokenizer, context, sampling_settings(config), 1, first_row=number, stop=cut
+            )
+            reply = text.removeprefix(tokenizer.decode(context))
+            samples.append(f"{as_text(turns_of_tokens(tokenizer, context))}{reply}")
+    else:
+        samples = generate(
+            model, tokenizer, contexts[0], sampling_settings(config), config.num_samples,
+            bias=bias, stop=cut,
+        )  # fmt: skip
     seconds = time.perf_counter() - started
     if samples:
         run.terminal.note(f"{counted(len(samples), 'sample')} in {seconds:.1f} s")
@@ -245,6 +267,16 @@ def _samples(run: Run) -> list[str]:
             "the samples end with the time budget; `nanochat sample` writes longer ones"
         )
     return samples
+
+
+def _contexts(run: Run, most: int) -> list[list[int]]:
+    """Return what the samples start from: the start of a text, or held-out questions."""
+    config, dataset = run.config, run.dataset
+    tokenizer = dataset.tokenizer
+    if isinstance(tokenizer, ChatTokenizer) and dataset.train.is_target is not None:
+        questions = dataset.val if dataset.val.count else dataset.train
+        return first_questions(tokenizer, questions, most, config.block_size)
+    return [prompt_tokens(tokenizer, "", dataset.start, config.block_size)]
 
 
 def _summary(

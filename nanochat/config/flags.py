@@ -19,6 +19,7 @@ from nanochat.config.options import (
     RENAMED,
     RUNS_DIR,
     AblateConfig,
+    ChatConfig,
     EvalConfig,
     ExportConfig,
     InfoConfig,
@@ -68,6 +69,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "train": Command("Train a model on a text and write samples.", TrainConfig, "data", "PATH"),
     "sample": Command("Write text with a trained model.", SampleConfig, "run", "RUN"),
+    "chat": Command("Talk with a trained model.", ChatConfig, "run", "RUN"),
     "eval": Command(
         "Evaluate a trained model on a text: loss and bits per byte.", EvalConfig, "run", "RUN"
     ),

@@ -18,6 +18,7 @@ from nanochat.config.option import as_text, shown
 __all__ = [
     "DOWNLOADED",
     "EFFECTS",
+    "EFFECTS_OF_CHAT",
     "EFFECTS_OF_EVAL",
     "EFFECTS_OF_SAMPLE",
     "IN_THE_PACKAGE",
@@ -219,6 +220,8 @@ EFFECTS_OF_SAMPLE: tuple[Effect, ...] = (
     Effect(("data_dir",), "report_copies", "report_copies above 0 or from_counts",
            lambda c: c.report_copies > 0 or c.from_counts),
 )  # fmt: skip
+
+EFFECTS_OF_CHAT: tuple[Effect, ...] = (_OF_DRAWS,)
 
 EFFECTS_OF_EVAL: tuple[Effect, ...] = (
     Effect(("documents", "separator", "text_column"), "data", "data", lambda c: c.data is not None,

@@ -30,7 +30,9 @@ __all__ = [
     "Conversations",
     "Turn",
     "as_text",
+    "any_turns_of_messages",
     "encode_conversations",
+    "first_questions",
     "is_conversation",
     "looks_like_conversations",
     "marked",
@@ -39,6 +41,7 @@ __all__ = [
     "turns_of_messages",
     "turns_of_record",
     "turns_of_text",
+    "turns_of_tokens",
 ]
 
 Turn = tuple[str, str]  # role and text
@@ -305,6 +308,37 @@ def _tokens_of(tokenizer: ChatTokenizer, turns: Sequence[Turn]) -> list[list[int
     return [
         [tokenizer.special(role), *tokenizer.encode(text).tolist(), end] for role, text in turns
     ]
+
+
+def turns_of_tokens(tokenizer: ChatTokenizer, tokens: Sequence[int]) -> list[Turn]:
+    """Return the turns of a conversation's tokens; text before the first role is left out."""
+    turns: list[tuple[str, list[int]]] = []
+    roles = {tokenizer.special(role): role for role in ROLES}
+    for token in tokens:
+        if token in roles:
+            turns.append((roles[token], []))
+        elif turns and token < tokenizer.first_special:
+            turns[-1][1].append(token)
+    return [(role, tokenizer.decode(text)) for role, text in turns]
+
+
+def first_questions(
+    tokenizer: ChatTokenizer,
+    documents: Documents,
+    most: int,  # conversations
+    block_size: int,
+) -> list[list[int]]:
+    """Return the tokens up to the first reply of the first conversations, each with BOS.
+
+    Of a question that does not fit, the end.
+    """
+    found = []
+    begins = documents.offsets + np.arange(documents.count + 1)
+    for first, last in pairwise(begins[: most + 1].tolist()):
+        tokens = documents.stream[first:last].tolist()
+        end = tokens.index(tokenizer.special("assistant")) + 1
+        found.append(tokens[max(0, end - block_size) : end])
+    return found
 
 
 def prompt_of(

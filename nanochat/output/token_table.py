@@ -62,7 +62,7 @@ class TokenTable:
         tokenizer: Tokenizer,
         nats: NDArray[np.float64],  # (pairs,) of each target, document after document
     ) -> None:
-        """Write all rows and put the file in its place."""
+        """Write all rows and put the file in its place. Tokens that are no targets have none."""
         is_csv = self.path.lower().endswith(".csv")
         text = _csv_row(tokenizer) if is_csv else _json_row(tokenizer)
         targets = token_stream(documents)[1:]
@@ -78,7 +78,9 @@ class TokenTable:
                 starts = ends - tokenizer.token_bytes[ids]
                 begun = int(ends[-1])
                 document = np.searchsorted(document_ends, index, side="right")
-                columns = (index, document, ids, starts, ends, nats[part])
+                columns: list[NDArray[Any]] = [index, document, ids, starts, ends, nats[part]]
+                if documents.is_target is not None:
+                    columns = [column[documents.is_target[part]] for column in columns]
                 rows = zip(*(column.tolist() for column in columns), strict=True)
                 self._file.writelines(map(text, rows))
             self._commit()

@@ -14,6 +14,7 @@ from nanochat.config.option import shown
 from nanochat.config.options import (
     BEST,
     RUNS_DIR,
+    ChatConfig,
     EvalConfig,
     ExportConfig,
     InspectConfig,
@@ -207,7 +208,7 @@ def own_model_of(checkpoint: Checkpoint, path: str | None) -> ModelFile | None:
 
 
 def load_trained(
-    options: SampleConfig | EvalConfig | InspectConfig,
+    options: SampleConfig | ChatConfig | EvalConfig | InspectConfig,
     checkpoint: Checkpoint,
     config: TrainConfig,
 ) -> TrainedModel:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from nanochat.config.options import SampleConfig, TrainConfig
+from nanochat.config.options import ChatConfig, SampleConfig, TrainConfig
+from nanochat.data.special_tokens import plain_tokenizer
 from nanochat.data.style import style_phrases
 from nanochat.data.tokenizer import BOS, Tokenizer
 from nanochat.errors import TokenizerError
@@ -17,7 +18,7 @@ from nanochat.training.guards import check_prompt
 __all__ = ["generate", "phrase_bias", "prompt_tokens", "sampling_settings", "stream"]
 
 
-def sampling_settings(config: SampleConfig | TrainConfig) -> SamplingSettings:
+def sampling_settings(config: SampleConfig | ChatConfig | TrainConfig) -> SamplingSettings:
     """Return the sampling options of a command."""
     return SamplingSettings(
         temperature=config.temperature,
@@ -104,13 +105,19 @@ def stream(
     settings: SamplingSettings,
     *,
     bias: PhraseBias | None = None,
+    start: str | None = None,  # in place of the text of the context
+    first_row: int = 0,
 ) -> Iterator[str]:
     """Yield the text that `generate` returns for one row, in pieces of whole characters."""
     pieces: list[str] = []
-    text = _Text(tokenizer.decode(context), tokenizer, settings, pieces.append)
+    first = tokenizer.decode(context) if start is None else start
+    text = _Text(first, tokenizer, settings, pieces.append)
     stopped = np.zeros(1, dtype=np.bool_)
     yield from _taken(pieces)
-    for (token,) in sample_tokens(engine, context, settings, rows=1, bias=bias, stopped=stopped):
+    steps = sample_tokens(
+        engine, context, settings, rows=1, first_row=first_row, bias=bias, stopped=stopped
+    )
+    for (token,) in steps:
         assert token is not None  # the only row goes on
         stopped[0] = text.push(token)
         yield from _taken(pieces)
@@ -124,7 +131,7 @@ def _taken(pieces: list[str]) -> list[str]:
 
 
 class _Text:
-    """The text of one row as it grows, up to a stop text."""
+    """The text of one row as it grows, up to a stop text or a special token."""
 
     def __init__(
         self,
@@ -134,6 +141,7 @@ class _Text:
         on_text: Callable[[str], None] | None,
     ) -> None:
         self._text = ""
+        self._text_tokens = plain_tokenizer(tokenizer).vocab_size
         self._stream = tokenizer.stream()
         self._stop = StopText(settings.stop)
         self._on_text = on_text
@@ -145,9 +153,9 @@ class _Text:
             self._on_text(piece)
 
     def push(self, token: int) -> bool:
-        """Append a token; return whether the text has ended with a stop text."""
+        """Append a token; return whether the text has ended, with a stop text or this token."""
         self._add(self._stop.push(self._stream.push(token)))
-        return self._stop.found
+        return self._stop.found or token >= self._text_tokens
 
     def end(self) -> str:
         """Return the whole text."""

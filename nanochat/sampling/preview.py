@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from nanochat.data.special_tokens import plain_tokenizer
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.errors import NanochatError
 from nanochat.sampling.sampling import OpensDecoders, PhraseBias, SamplingSettings, sample_tokens
@@ -35,10 +36,13 @@ class Preview:
         settings: SamplingSettings,
         *,
         bias: PhraseBias | None = None,
+        start: str | None = None,  # in place of the text of the context
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._engine, self._tokenizer, self._context = engine, tokenizer, context
         self._settings, self._bias, self._clock = settings, bias, clock
+        self._start = tokenizer.decode(context) if start is None else start
+        self._text_tokens = plain_tokenizer(tokenizer).vocab_size
         self._began = clock()
         self._spent_s = 0.0
         self._first_s = 0.0  # what the first token of the last preview took
@@ -62,7 +66,7 @@ class Preview:
         most = min(4 * columns, self._settings.max_new_tokens)
         settings = replace(self._settings, max_new_tokens=most)
         stream, stop = self._tokenizer.stream(), StopText(settings.stop)
-        text, is_first = self._tokenizer.decode(self._context), True
+        text, is_first = self._start, True
         for (token,) in sample_tokens(
             self._engine, self._context, settings, rows=1, bias=self._bias
         ):
@@ -70,6 +74,7 @@ class Preview:
             if is_first:
                 self._first_s, is_first = now - began, False
             text += stop.push(stream.push(token)) if token is not None else ""
-            if stop.found or now > end or len(text.strip()) > columns:
+            is_over = token is None or token >= self._text_tokens
+            if is_over or stop.found or now > end or len(text.strip()) > columns:
                 break
         return text + stop.push(stream.flush()) + stop.flush()

@@ -238,10 +238,11 @@ class TensorEngine:
         if self._dropout is not None:
             inputs = self._dropout(inputs, self._steps, microbatch)
         nats, objective = self._loss(inputs)
-        scaled = objective / batch.global_targets
+        targets = max(batch.global_targets, 1)  # a step without targets has the loss 0
+        scaled = objective / targets
         scaled.backward()  # type: ignore[no-untyped-call]  # torch has no types here
         self.weights.gather()
-        loss = scaled if objective is nats else nats / batch.global_targets
+        loss = scaled if objective is nats else nats / targets
         self.weights.loss.add_(loss.detach())
 
     def _summed_nats(self, inputs: LabeledInputs) -> tuple[Tensor, Tensor]:

@@ -38,7 +38,8 @@ def score_adaptively(
     config: TrainConfig,  # of the engine
     counts: AdaptiveCounts | None,  # fresh; for a model that mixes with counts
 ) -> tuple[LossTotals, NDArray[np.float64]]:
-    """Return the totals and the (pairs,) nats of each token, in the order of the text.
+    """Return the totals and the (pairs,) nats of each token, in the order of the text; nan for a
+    token that is no target.
 
     The engine has its trained weights again afterwards.
     """
@@ -58,11 +59,18 @@ def score_adaptively(
             batch, losses = _scored(engine, batch, is_target, counts)
             totals.add(losses, targets)
             nats.append(losses)
+            if not len(targets):
+                continue  # of conversations, some batches have no reply to learn from
             engine.step([batch], settings).read()
             engine.move_towards(trained.weights, RETURN_SHARE)
     finally:
         engine.load_state_dict(trained)
-    return totals, np.concatenate(nats) if nats else np.empty(0)
+    found = np.concatenate(nats) if nats else np.empty(0)
+    if documents.is_target is None:
+        return totals, found
+    of_pairs = np.full(documents.pairs, np.nan)
+    of_pairs[documents.is_target] = found
+    return totals, of_pairs
 
 
 def _scored(

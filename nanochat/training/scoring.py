@@ -33,8 +33,8 @@ def score_documents(
 ) -> tuple[LossTotals, NDArray[np.float64]]:
     """Return the totals and, if asked for, the (pairs,) nats of each token.
 
-    The tokens are those after the first of documents.token_stream. The batches, and with them the
-    context of each token, are those of evaluation_batches.
+    The tokens are those after the first of documents.token_stream; one that is no target has nan.
+    The batches, and with them the context of each token, are those of evaluation_batches.
     """
     shape = {"batch_size": batch_size, "block_size": block_size}
     totals = LossTotals(token_bytes)

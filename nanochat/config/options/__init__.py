@@ -37,6 +37,7 @@ from nanochat.config.options.train import (
 )
 from nanochat.config.options.trained import (
     VIEWS,
+    ChatConfig,
     EvalConfig,
     ExportConfig,
     InspectConfig,
@@ -58,6 +59,7 @@ __all__ = [
     "AblateConfig",
     "ARCHITECTURE",
     "BEST",
+    "ChatConfig",
     "EvalConfig",
     "InfoConfig",
     "ExportConfig",

@@ -1,4 +1,4 @@
-"""The options of the commands that use a trained model: sample, eval and inspect."""
+"""The options of the commands that use a trained model: sample, chat, eval and inspect."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from nanochat.config.options.shared import (
     run_option,
 )
 from nanochat.config.options.train import TrainConfig
-from nanochat.config.unsupported import EFFECTS_OF_EVAL, EFFECTS_OF_SAMPLE
+from nanochat.config.unsupported import EFFECTS_OF_CHAT, EFFECTS_OF_EVAL, EFFECTS_OF_SAMPLE
 from nanochat.errors import ConfigError
 
-__all__ = ["VIEWS", "EvalConfig", "ExportConfig", "InspectConfig", "SampleConfig"]
+__all__ = ["VIEWS", "ChatConfig", "EvalConfig", "ExportConfig", "InspectConfig", "SampleConfig"]
 
 _TRAIN = options_of(TrainConfig)
 _INSPECTION, _EXPORT = "Inspection", "Export"
@@ -111,6 +111,38 @@ class SampleConfig(WithoutPreset):
             raise ConfigError("adapt has no effect with from_counts; leave one of them out")
         check_adapt(self)
         self._check_effects(given, EFFECTS_OF_SAMPLE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatConfig(WithoutPreset):
+    """The options of `nanochat chat`."""
+
+    run: str | None = run_option(SAMPLING)
+    checkpoint: str = _checkpoint_option(SAMPLING)
+    system: str | None = option(
+        None, "Message of the system, before the conversation.", group=SAMPLING, kind=str,
+        optional=True, common=True,
+    )  # fmt: skip
+    max_new_tokens: int = _same(
+        "max_new_tokens", common=True, help="Maximum length of a reply, in tokens."
+    )
+    temperature: float = _same("temperature", common=True)
+    top_k: int = _same("top_k", common=True)
+    top_p: float = _same("top_p", common=True)
+    stop: tuple[str, ...] = _same(
+        "stop", common=True, help="Text that ends a reply and is not part of it; repeatable."
+    )
+    seed: int = _same("seed")
+    model_file: str | None = _model_file_option()
+    mode: str = _same("mode", help="Engine; auto: the engine that trained the checkpoint.")
+    device: str = _same("device")
+    dtype: str = _same("dtype")
+    threads: int = _same("threads")
+
+    def __post_init__(self) -> None:
+        given = parse_given(self)
+        WithoutPreset.__post_init__(self)
+        self._check_effects(given, EFFECTS_OF_CHAT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
