@@ -215,6 +215,11 @@ def _run(command: str, options: Mapping[str, Any], terminal: Terminal) -> None:
 
             gc.freeze()  # modules stay, so no collection has to search them
 
+        if config.show_mask:
+            from nanochat.commands.show_mask import show_mask
+
+            show_mask(config, terminal)
+            return
         # The run that is resumed may have a time budget.
         counts_time = config.time_budget is not None or config.resume
         elapsed_s = processes.age_s() if counts_time else 0.0

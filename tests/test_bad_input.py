@@ -23,7 +23,7 @@ from error_classes import error_classes
 import nanochat
 from nanochat import errors, native
 from nanochat.data.sources.decoding import utf8
-from nanochat.data.sources.records import read_parquet
+from nanochat.data.sources.records import Wanted, read_parquet
 from nanochat.data.tokenizer import CharTokenizer
 from nanochat.exporting.network import Network, Run
 from nanochat.exporting.verification import verify
@@ -167,7 +167,7 @@ def test_every_error_class_is_raised_on_a_real_path(folder, tiny, trained, monke
         "NotFound": lambda: train(config(**tiny(data="no.txt"))),
         # Folders count these two; other commands raise their base classes.
         "Unreadable": lambda: list(utf8([b"\xff"], "a.txt")),
-        "MissingReader": lambda: list(read_parquet(io.BytesIO(b"PAR1"), "a.parquet", None)),
+        "MissingReader": lambda: list(read_parquet(io.BytesIO(b"PAR1"), "a.parquet", Wanted(None))),
         "TooShort": lambda: train(
             config(data="names.txt", time_budget="1s", preset="pico"), elapsed_s=1e6
         ),

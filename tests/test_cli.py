@@ -33,6 +33,7 @@ from nanochat.config.options import (
     AUTO,
     PRESETS,
     AblateConfig,
+    ChatConfig,
     EvalConfig,
     ExportConfig,
     InfoConfig,
@@ -51,7 +52,7 @@ from nanochat.output.progress import Screen
 
 SNAPSHOT = Path(__file__).parent / "snapshots" / "cli.json"
 RUNS = ("runs", "runs show", "runs compare", "runs remove", "runs prune")
-COMMANDS = ("train", "sample", "eval", "inspect", "export", "ablate", *RUNS, "info")
+COMMANDS = ("train", "sample", "chat", "eval", "inspect", "export", "ablate", *RUNS, "info")
 GENERAL = {"--config", "--quiet", "--json", "--help", "--help-all"}
 
 
@@ -262,14 +263,14 @@ def test_version_is_the_installed_one(cli):
 
 def test_every_config_is_a_command():
     assert {command.config for command in TABLE.values() if command.config} == {
-        TrainConfig, SampleConfig, EvalConfig, InspectConfig, ExportConfig, AblateConfig, RunsConfig,
+        TrainConfig, SampleConfig, ChatConfig, EvalConfig, InspectConfig, ExportConfig, AblateConfig, RunsConfig,
         RunsShowConfig, RunsCompareConfig, RunsRemoveConfig, RunsPruneConfig, InfoConfig,
     }  # fmt: skip
     assert set(surface()["ablate"]) == {
         "--" + name.replace("_", "-")
         for name in {**options_of(AblateConfig), **options_of(TrainConfig)}
         if name not in (
-            "resume", "init_from", "extend_vocabulary", "final_on_all", "rank_timeout",
+            "resume", "init_from", "extend_vocabulary", "final_on_all", "rank_timeout", "show_mask",
         )
     }  # fmt: skip
 
@@ -284,7 +285,7 @@ USAGE = [
     ),
     (
         ["x" * 99],
-        f"unknown command {'x' * 60}…; the commands are train, sample, eval, inspect, export, ablate, runs, info",
+        f"unknown command {'x' * 60}…; the commands are train, sample, chat, eval, inspect, export, ablate, runs, info",
     ),
     (["--quiet", "train"], "unknown option --quiet of nanochat; put a command first"),
     (["--versoin"], "unknown option --versoin of nanochat (did you mean '--version'?)"),

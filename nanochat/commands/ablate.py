@@ -65,7 +65,7 @@ FIRST_SEED = 1337
 # The question without --vary: does the head need a separate matrix, and the embedding a norm?
 DEFAULT_VARY = ("tie_lm_head=true,false", "input_rmsnorm=true,false")
 _NOT_OF_RUNS = (
-    "out", "resume", "init_from", "extend_vocabulary", "final_on_all", "rank_timeout",
+    "out", "resume", "init_from", "extend_vocabulary", "final_on_all", "rank_timeout", "show_mask",
 )  # fmt: skip
 _NOT_VARIED = ("seed", "data_dir", *_NOT_OF_RUNS)
 _ASK_AGAIN_S = 0.5

@@ -42,6 +42,7 @@ from nanochat.data.tokenizer import Tokenizer
 from nanochat.engines import build_engine
 from nanochat.errors import (
     CheckpointError,
+    ConfigError,
     NonFiniteStep,
     ProcessGroupError,
     RunInterrupted,
@@ -146,6 +147,11 @@ def train(
     """
     started = time.perf_counter() - elapsed_s
     requested = config_or_default(config, TrainConfig)
+    if requested.show_mask:
+        raise ConfigError(
+            "show_mask belongs to the command line; use `nanochat train --show-mask`, or leave it"
+            " out"
+        )
     asked, named_file = requested.given, requested.model_file
     check_on_evaluation(on_evaluation)
     if progress and terminal is SILENT:

@@ -131,7 +131,7 @@ def command_options(command: str) -> dict[str, Option]:
     if command == "ablate":
         runs = options_of(TrainConfig)
         for name in (
-            "resume", "init_from", "extend_vocabulary", "final_on_all", "rank_timeout",
+            "resume", "init_from", "extend_vocabulary", "final_on_all", "rank_timeout", "show_mask",
         ):  # fmt: skip
             del runs[name]
         known = {**known, **{name: runs[name] for name in runs if name not in known}}

@@ -29,7 +29,7 @@ SEEN_ELSEWHERE = {  # by which test; they do not change the losses
     "deduplicate": "splits", "final_on_all": "final_on_all", "init_from": "init_from", "extend_vocabulary": "init_from",
     "memory_drift": "loop", "rank_timeout": "distributed", "out": "folder", "resume": "resume", "num_samples": "stdout",
     "max_new_tokens": "sample", "temperature": "sample", "top_k": "sample", "top_p": "sample",
-    "stop": "train_stop", "log": "event_log", "record": "history", "model_file": "model_file",
+    "stop": "train_stop", "log": "event_log", "record": "history", "model_file": "model_file", "show_mask": "test_show_mask",
 }  # fmt: skip
 
 

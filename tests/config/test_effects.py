@@ -11,6 +11,7 @@ from nonempty import nonempty
 
 import nanochat
 from nanochat.config.options import (
+    ChatConfig,
     EvalConfig,
     SampleConfig,
     TrainConfig,
@@ -21,6 +22,7 @@ from nanochat.config.sources import read_config_file
 from nanochat.config.unsupported import (
     DOWNLOADED,
     EFFECTS,
+    EFFECTS_OF_CHAT,
     EFFECTS_OF_EVAL,
     EFFECTS_OF_SAMPLE,
     IN_THE_PACKAGE,
@@ -98,6 +100,10 @@ OF_SAMPLE = [
      "report_copies above 0 or from_counts, got report_copies 0; leave it out or use report_copies"
      " above 0 or from_counts"),
 ]  # fmt: skip
+OF_CHAT = [
+    ("top_k", 3, {"temperature": 0.0}, DRAWS),
+    ("top_p", 0.5, {"temperature": 0.0}, DRAWS),
+]
 NO_DATA = "data, got data None; leave it out or name the text with data"
 OF_EVAL = [
     ("documents", "line", {}, NO_DATA),
@@ -113,13 +119,15 @@ OF_EVAL = [
 CASES = [
     *(("train", TrainConfig, case) for case in OF_TRAIN),
     *(("sample", SampleConfig, case) for case in OF_SAMPLE),
+    *(("chat", ChatConfig, case) for case in OF_CHAT),
     *(("eval", EvalConfig, case) for case in OF_EVAL),
 ]
 
 
 def test_each_option_of_each_row_of_the_tables_has_an_example():
     for table, cases in (
-        (EFFECTS, OF_TRAIN), (EFFECTS_OF_SAMPLE, OF_SAMPLE), (EFFECTS_OF_EVAL, OF_EVAL),
+        (EFFECTS, OF_TRAIN), (EFFECTS_OF_SAMPLE, OF_SAMPLE), (EFFECTS_OF_CHAT, OF_CHAT),
+        (EFFECTS_OF_EVAL, OF_EVAL),
     ):  # fmt: skip
         rows = [(row.options, row.needs) for row in table if row.options is not OF_NETWORKS]
         expected = {(name, needs) for options, needs in rows for name in options}

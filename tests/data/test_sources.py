@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from nanochat.data.corpus import load_corpus
 from nanochat.data.sources import fetching, opening, records
 from nanochat.data.sources.decoding import utf8
-from nanochat.data.sources.records import read_json
+from nanochat.data.sources.records import Wanted, read_json
 from nanochat.errors import CorpusError, MissingDependency
 
 TEXT = "Ein Text — mit Ümläuten,\nzwei Zeilen und 🚀.\n" * 20
@@ -323,7 +323,7 @@ def test_a_json_list_is_read_record_by_record():
             yield b'{"text": "%d"},' % given
         yield b'{"text": "end"}]}'
 
-    found = read_json(chunks, "a.json", None)
+    found = read_json(chunks, "a.json", Wanted(None))
     assert [next(found), next(found), given <= 4] == [b"1", b"2", True]
     assert list(found)[-2:] == [b"1000", b"end"]
 
@@ -472,7 +472,7 @@ def test_repeated_parquet_texts_are_read_in_batches_of_a_limited_size(tmp_path, 
     for limit, rows in ((100, 1), (2000, 2), (5999, 5), (1 << 24, 256)):
         monkeypatch.setattr(records, "_BATCH", limit)
         with open(path, "rb") as file:
-            batches = records._batches(pyarrow.parquet, file, "a", None)
+            batches = records._batches(pyarrow.parquet, file, "a", Wanted(None))
             assert max(len(list(values)) for _, values in batches) == rows
 
 

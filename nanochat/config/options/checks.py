@@ -29,6 +29,12 @@ def check_start(config: Any) -> None:
             "resume continues a run with its own weights, init_from starts a new one; leave one"
             f" out, got init_from {shown(config.init_from)}"
         )
+    if config.show_mask:
+        for name in ("resume", "final_on_all"):
+            if value := getattr(config, name):
+                raise ConfigError(
+                    f"show_mask shows the text of a new run; leave {name} out, got {shown(value)}"
+                )
     if config.final_on_all is not None:
         for name in ("resume", "init_from", "time_budget"):
             if value := getattr(config, name):

@@ -186,6 +186,11 @@ class TrainConfig:
         group=DATA, choices=("auto", "windows", "packed", "documents"),
     )  # fmt: skip
 
+    show_mask: bool = option(
+        False, "Print the first conversations with what is learned of them marked, and exit.",
+        group=DATA, output=True,
+    )  # fmt: skip
+
     # optimization
     steps: int = option(
         600, "Number of optimizer steps.", group=OPTIMIZATION, low=0, high=10**9, common=True
