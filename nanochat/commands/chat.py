@@ -186,8 +186,8 @@ class _Talk:
         prompt = reply_prompt(tokenizer, self.turns, block_size, most)
         if prompt.dropped > self._dropped:
             self._terminal.note(
-                f"the context window of {counted(block_size, 'token')} is full: the oldest"
-                f" {counted(prompt.dropped, 'message')} left out"
+                f"the context window of {counted(block_size, 'token')} is full; left out: the"
+                f" oldest {counted(prompt.dropped, 'message')}"
             )
         self._dropped = prompt.dropped
         self._drawn += 1

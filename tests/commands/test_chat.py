@@ -1,0 +1,344 @@
+"""`nanochat chat`: replies, the history, commands, completion, interrupts and a terminal."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from itertools import product
+
+import pytest
+from nonempty import nonempty
+
+import nanochat
+from nanochat.commands import chat as module
+from nanochat.config.options import ChatConfig, TrainConfig
+from nanochat.data.conversations import turns_of_tokens
+from nanochat.sampling.replies import reply_prompt
+
+ANSWERS = {"hi": "hello you", "bye": "see you", "a\nb": "two"}
+GREEDY = ["--temperature", "0"]
+
+
+@pytest.fixture(scope="module")
+def talker(tmp_path_factory):
+    """A run that has learned a few answers by heart, and a run of plain text."""
+    folder = tmp_path_factory.mktemp("chat")
+    talks = [
+        "".join(f"User: {q}\nAssistant: {a}\n" for q, a in talk)
+        for talk in product(ANSWERS.items(), repeat=3)
+    ]
+    (folder / "chat.txt").write_text("\n".join(talks))
+    shape = {"mode": "scalar", "preset": "pico", "n_embd": 32, "n_head": 2, "block_size": 48,
+             "num_samples": 0, "ngram_order": 0, "threads": 1}  # fmt: skip
+    nanochat.train(TrainConfig(
+        data=str(folder / "chat.txt"), steps=400, batch_size=8, out=str(folder / "run"), **shape))  # fmt: skip
+    (folder / "plain.txt").write_text("abababababab\n" * 30)
+    nanochat.train(TrainConfig(
+        data=str(folder / "plain.txt"), steps=30, out=str(folder / "plain"), **shape))  # fmt: skip
+    return folder
+
+
+@pytest.fixture
+def talk(talker, cli, monkeypatch, tmp_path):
+    """`nanochat chat` with these lines on standard input."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*lines, options=(), run="run"):
+        text = io.TextIOWrapper(io.BytesIO("".join(f"{line}\n" for line in lines).encode()))
+        monkeypatch.setattr(sys, "stdin", text)
+        return cli("chat", str(talker / run), *GREEDY, *options)
+
+    return run
+
+
+def test_each_line_of_a_pipe_gets_a_reply_on_stdout(talk):
+    result = talk("hi", "", "bye", options=["--quiet"])
+    assert (result.code, result.out, result.err) == (0, "hello you\nsee you\n", "")
+
+
+def test_the_first_line_on_stderr_names_the_run_and_its_window(talk, talker):
+    path = nanochat.load(talker / "run").checkpoint
+    assert talk().err == f"talking with {path}, context window 48 tokens\n"
+
+
+def test_replies_are_those_of_the_python_method(talk, talker):
+    model = nanochat.load(talker / "run")
+    for question, answer in nonempty(ANSWERS.items()):
+        messages = [{"role": "user", "content": question}]
+        assert model.chat(messages, temperature=0) == answer
+    drawn = model.chat([{"role": "user", "content": "hi"}], temperature=30.0, seed=5)
+    result = talk("/temperature 30", "hi", options=["--quiet", "--seed=5"])
+    assert drawn != "hello you"
+    assert result.out == f"{drawn}\n"
+
+
+def test_json_is_the_conversation(talk):
+    shown = json.loads(talk("hi", "bye", options=["--json", "--system", "be"]).out)
+    assert shown["messages"][0] == {"role": "system", "content": "be"}
+    assert [m["content"] for m in shown["messages"][1::2]] == ["hi", "bye"]
+
+
+def test_lines_are_joined_by_a_backslash_and_between_quotes(talk):
+    result = talk("a\\", "b", "/clear", '"""', "a", "b", '"""', options=["--quiet"])
+    assert (result.code, result.out) == (0, "two\ntwo\n")
+
+
+def test_the_oldest_turns_are_dropped_with_a_note(talk, talker):
+    result = talk(*["hi"] * 5)
+    notes = [line for line in result.err.splitlines() if "context window of" in line]
+    assert notes == [
+        "the context window of 48 tokens is full; left out: the oldest 2 messages",
+        "the context window of 48 tokens is full; left out: the oldest 4 messages",
+    ]
+    assert result.out == "hello you\n" * 5
+    model = nanochat.load(talker / "run")
+    turns = [("user", "hi"), ("assistant", "hello you")] * 3 + [("user", "hi")]
+    prompt = reply_prompt(model.tokenizer, turns, 48, 200)
+    assert len(prompt.tokens) <= 36  # a quarter is left to the reply
+    assert turns_of_tokens(model.tokenizer, prompt.tokens)[:-1] == turns[prompt.dropped :]
+
+
+def test_a_message_that_cannot_be_answered_ends_a_pipe(talk):
+    result = talk("hi" * 60, "hi")
+    assert (result.code, result.out) == (2, "")
+    assert result.err.splitlines()[-1] == (
+        "error: the conversation has 124 tokens with those of its roles, and the context window"
+        " leaves 48; shorten the message"
+    )
+    unknown = talk("QQ")
+    assert unknown.err.splitlines()[-1].startswith("error: message: unknown token 'Q' at position")
+
+
+def test_bytes_that_are_no_text_are_refused_in_one_line(talker, cli, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"h\xff\n"), encoding="utf-8"))
+    result = cli("chat", str(talker / "run"))
+    assert result.code == 2
+    assert result.err.splitlines()[-1] == (
+        "error: message: text must be Unicode text, got the lone surrogate U+DCFF at position 1;"
+        " replace it"
+    )
+
+
+# ----------------------------------------------------------------------------------------- commands
+
+
+def test_options_change_in_the_conversation(talk):
+    result = talk("/temperature 0.5", "/top-k 3", "/temperature 0", "hi")
+    assert result.err.splitlines()[1:] == ["temperature 0.5", "top-k 3", "temperature 0"]
+    assert result.out == "hello you\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("/temperature hot", "temperature must be finite and between 0 and 10000, got hot"),
+        ("/top-k -1", "top_k must be a whole number between 0 and 1073741824, got -1"),
+        ("/tempertaure 1", "unknown command /tempertaure (did you mean '/temperature'?)"),
+        ("/x", "unknown command /x; the commands are /temperature, /top-k, /retry, /clear, /save,"
+         " /help"),
+        ("/retry", "/retry needs a reply before it; write a message first"),
+        ("/save a.jsonl", "/save needs a conversation; write a message first"),
+        ("/save a.txt", "/save needs a file that ends in .jsonl, got a.txt"),
+    ],
+)  # fmt: skip
+def test_a_wrong_command_is_one_line(talk, line, message):
+    result = talk(line)
+    assert (result.code, result.err.splitlines()[1:]) == (2, [f"error: {message}"])
+
+
+def test_retry_draws_another_reply_to_the_same_message(talk):
+    result = talk("hi", "/temperature 20", "/retry", "/retry", options=["--json"])
+    messages = json.loads(result.out)["messages"]
+    assert [m["role"] for m in messages] == ["user", "assistant"]
+    assert messages[0]["content"] == "hi" and messages[1]["content"] != "hello you"
+
+
+def test_clear_forgets_all_but_the_system(talk):
+    result = talk("hi", "/clear", "bye", options=["--json", "--system", "be"])
+    messages = json.loads(result.out)["messages"]
+    assert [m["content"] for m in messages[:2]] == ["be", "bye"]
+    assert len(messages) == 3
+
+
+def test_a_saved_conversation_can_be_trained_on(talk):
+    result = talk("hi", "/save out.jsonl", "bye", "/save out.jsonl")
+    assert result.err.splitlines()[1:] == [
+        "added 2 messages to out.jsonl", "added 4 messages to out.jsonl",
+    ]  # fmt: skip
+    assert nanochat.read_documents("out.jsonl") == [
+        "User: hi\nAssistant: hello you",
+        "User: hi\nAssistant: hello you\nUser: bye\nAssistant: see you",
+    ]
+    refused = talk("hi", "/save no/out.jsonl")
+    assert refused.err.splitlines()[-1] == (
+        "error: /save cannot write no/out.jsonl: No such file or directory"
+    )
+
+
+def test_help_lists_the_commands(talk):
+    lines = talk("/help").err.splitlines()[1:]
+    assert [line.split()[0] for line in lines[:6]] == [
+        "/temperature", "/top-k", "/retry", "/clear", "/save", "/help",
+    ]  # fmt: skip
+
+
+# --------------------------------------------------------------------------------------- completion
+
+
+def test_a_run_of_plain_text_continues_what_is_written(talk, talker):
+    result = talk("ab", options=["--max-new-tokens=6"], run="plain")
+    path = nanochat.load(talker / "plain").checkpoint
+    assert result.err == (
+        f"{path} was not trained on conversations: it continues each text that you write; for"
+        " replies, train on conversations with --documents chat\n"
+    )
+    text = nanochat.load(talker / "plain").generate("ab", max_new_tokens=6, temperature=0)
+    assert result.out == f"{text.removeprefix('ab')}\n"
+
+
+def test_replies_and_a_system_need_a_run_on_conversations(talk, talker):
+    model = nanochat.load(talker / "plain")
+    with pytest.raises(nanochat.NanochatError) as caught:
+        model.chat([{"role": "user", "content": "ab"}])
+    assert str(caught.value) == (
+        f"{model.checkpoint} was not trained on conversations; train on some with --documents chat,"
+        " or use completions"
+    )
+    result = talk(options=["--system=x"], run="plain")
+    assert result.err.splitlines()[-1] == (
+        "error: system needs a run that was trained on conversations, got"
+        f" {model.checkpoint}; leave it out"
+    )
+
+
+# ------------------------------------------------------------------------------ interrupts, a terminal
+
+
+def test_an_interrupt_stops_the_reply_and_keeps_what_was_said(talker, monkeypatch):
+    """As on a terminal, without one."""
+
+    def interrupted(*arguments, **options):
+        yield "he"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "reply", interrupted)
+    monkeypatch.setattr(module._Talk, "messages", lambda self: iter(["hi"]))
+    start = module._Talk.__init__
+
+    def for_people(self, *arguments):
+        start(self, *arguments)
+        self.is_for_people = True
+
+    monkeypatch.setattr(module._Talk, "__init__", for_people)
+    turns = module.chat(ChatConfig(run=str(talker / "run")))
+    assert turns == [("user", "hi"), ("assistant", "he")]
+
+
+class OnATerminal:
+    """A chat whose three standard files are a pseudo terminal."""
+
+    def __init__(self, *words):
+        import pty  # POSIX only
+
+        self.parent, child = pty.openpty()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "nanochat", "chat", *words], stdin=child, stdout=child,
+            stderr=child, start_new_session=True, preexec_fn=lambda: _take_terminal(child),
+            env={**os.environ, "TERM": "dumb", "COLUMNS": "120"},
+        )  # fmt: skip
+        os.close(child)
+        self.seen = ""
+
+    def until(self, text, count=1):
+        deadline = time.monotonic() + 120
+        while self.seen.count(text) < count and time.monotonic() < deadline:
+            if not select.select([self.parent], [], [], 0.2)[0]:
+                continue
+            try:
+                piece = os.read(self.parent, 65536)
+            except OSError:  # the other side is closed
+                break
+            if not piece:
+                break
+            self.seen += piece.decode().replace("\r\n", "\n")
+        assert self.seen.count(text) >= count, self.seen
+
+    def write(self, text):
+        os.write(self.parent, text.encode())
+
+    def interrupt_until_the_end(self):
+        """Press Ctrl-C. Python misses one that arrives just before it waits for a key."""
+        for _ in range(10):
+            self.write("\x03")
+            try:
+                self.process.wait(timeout=5)
+            except subprocess.TimeoutExpired:
+                continue
+            break
+        return self.end()
+
+    def end(self):
+        code = self.process.wait(timeout=60)
+        os.close(self.parent)
+        return code
+
+
+def _take_terminal(child):
+    import fcntl
+    import termios
+
+    fcntl.ioctl(child, termios.TIOCSCTTY, 0)
+
+
+def test_a_terminal_asks_answers_warns_and_leaves(talker):
+    chat = OnATerminal(str(talker / "run"), *GREEDY)
+    chat.until("Ctrl-D leaves\n> ")
+    chat.write("hi\n")
+    chat.until("hello you\n> ")
+    chat.write("QQ\n")
+    chat.until("warning: message: unknown token 'Q'")
+    chat.until("> ", 3)
+    chat.write("/nothing\n")
+    chat.until("warning: unknown command /nothing")
+    chat.write("bye\\\n")
+    chat.until("\n. ")
+    assert chat.interrupt_until_the_end() == 0
+    assert "Traceback" not in chat.seen
+
+
+def test_ctrl_c_stops_a_reply_and_a_second_one_leaves(talker):
+    # A model of plain text goes on until it is stopped.
+    chat = OnATerminal(str(talker / "plain"), "--max-new-tokens=10000000", "--temperature=0")
+    chat.until("> ")
+    chat.write("ab\n")
+    chat.until("abab", 3)
+    chat.write("\x03")
+    chat.until("> ", 2)
+    assert chat.process.poll() is None
+    assert chat.interrupt_until_the_end() == 0
+    assert "Traceback" not in chat.seen
+
+
+def test_ctrl_d_leaves(talker):
+    chat = OnATerminal(str(talker / "run"))
+    chat.until("> ")
+    chat.write("\x04")
+    assert chat.end() == 0
+
+
+def test_an_interrupt_ends_a_pipe(talker):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "nanochat", "chat", str(talker / "run")], stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stderr.readline().startswith("talking with ")
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (out, "Traceback" in err) == ("", False)
+    assert process.returncode in (130, -signal.SIGINT)
