@@ -321,7 +321,7 @@ def _tokenized_conversations(
     plain = None if known is None else plain_tokenizer(known)
     if plain is None:
         parts = train.messages, val.messages
-        plain = build_tokenizer(config.tokenizer, *parts, config.vocab_size)
+        plain = build_tokenizer(config.tokenizer, *parts, config.vocab_size, config.bpe_pattern)
     else:
         plain = covering(plain, (train.messages, val.messages), extend=extend)
     if known is None or extend:

@@ -7,16 +7,18 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from nanochat.data.bpe import BpeTokenizer
+from nanochat.data.special_tokens import plain_tokenizer
 from nanochat.data.tokenizer import CharTokenizer, Tokenizer
 
-__all__ = ["BOS_TEXT", "ByteLevel", "byte_level"]
+__all__ = ["BOS_TEXT", "ByteLevel", "byte_level", "special_names"]
 
 BOS_TEXT = "<|bos|>"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ByteLevel:
-    """The tokens by id, BOS first, and the pairs that are merged, the first pair first."""
+    """The tokens by id, BOS first and the special tokens of conversations last, and the pairs that
+    are merged, the first pair first."""
 
     tokens: list[str]
     merges: list[tuple[str, str]]
@@ -25,18 +27,25 @@ class ByteLevel:
 def byte_level(tokenizer: Tokenizer) -> ByteLevel:
     """Return the vocabulary of a tokenizer of any kind, with its ids."""
     merges: list[tuple[bytes, bytes]] = []
-    if isinstance(tokenizer, CharTokenizer):
-        tokens = [character.encode() for character in tokenizer.characters]
+    plain = plain_tokenizer(tokenizer)
+    if isinstance(plain, CharTokenizer):
+        tokens = [character.encode() for character in plain.characters]
         merges = _joining(tokens)
-    elif isinstance(tokenizer, BpeTokenizer):
-        tokens = [tokenizer.token(i) for i in range(1, tokenizer.vocab_size)]
+    elif isinstance(plain, BpeTokenizer):
+        tokens = [plain.token(i) for i in range(1, plain.vocab_size)]
         merges = _merges(tokens)
     else:
         tokens = [bytes([byte]) for byte in range(256)]
     return ByteLevel(
-        tokens=[BOS_TEXT, *map(_text, tokens)],
+        tokens=[BOS_TEXT, *map(_text, tokens), *special_names(tokenizer)],
         merges=[(_text(left), _text(right)) for left, right in merges],
     )
+
+
+def special_names(tokenizer: Tokenizer) -> list[str]:
+    """Return the names of the special tokens of conversations, if there are any."""
+    first = plain_tokenizer(tokenizer).vocab_size
+    return [tokenizer.token_text(token) for token in range(first, tokenizer.vocab_size)]
 
 
 def _joining(characters: list[bytes]) -> list[tuple[bytes, bytes]]:

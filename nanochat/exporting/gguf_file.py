@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanochat.data.bpe import BpeTokenizer
+from nanochat.data.special_tokens import plain_tokenizer
 from nanochat.data.tokenizer import BOS
 from nanochat.errors import MissingDependency, UnsupportedOption
 from nanochat.exporting.byte_level import BOS_TEXT, byte_level
@@ -79,7 +80,7 @@ def write(network: Network, folder: Path, weights: str) -> None:
 
 
 def _check(network: Network, weights: str) -> None:
-    tokenizer, size = network.tokenizer, network.config.n_embd
+    tokenizer, size = plain_tokenizer(network.tokenizer), network.config.n_embd
     if isinstance(tokenizer, BpeTokenizer) and tokenizer.pattern not in PRE_TOKENIZERS:
         raise UnsupportedOption(
             f"gguf needs bpe_pattern {' or '.join(PRE_TOKENIZERS)}, whose names llama.cpp knows,"
@@ -122,10 +123,13 @@ def _describe(file: Any, network: Network, gguf: Any) -> None:
     file.add_xielu_eps([-1e-6] * layers)
     vocabulary = byte_level(network.tokenizer)
     file.add_tokenizer_model("gpt2")
-    pattern = network.tokenizer.pattern if isinstance(network.tokenizer, BpeTokenizer) else "gpt-2"
+    plain = plain_tokenizer(network.tokenizer)
+    pattern = plain.pattern if isinstance(plain, BpeTokenizer) else "gpt-2"
+    special = network.tokenizer.vocab_size - plain.vocab_size
     file.add_tokenizer_pre(pattern)
     file.add_token_list(vocabulary.tokens)
-    file.add_token_types([_CONTROL, *[_NORMAL] * (len(vocabulary.tokens) - 1)])
+    normal = len(vocabulary.tokens) - 1 - special
+    file.add_token_types([_CONTROL, *[_NORMAL] * normal, *[_CONTROL] * special])
     # llama.cpp refuses a file without merges. This pair never occurs: both are whole tokens.
     merges = vocabulary.merges or [(BOS_TEXT, BOS_TEXT)]
     file.add_token_merges([f"{left} {right}" for left, right in merges])

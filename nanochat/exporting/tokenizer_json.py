@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from nanochat.data.bpe import PATTERNS, BpeTokenizer
+from nanochat.data.special_tokens import plain_tokenizer
 from nanochat.data.tokenizer import BOS, CharTokenizer, Tokenizer
-from nanochat.exporting.byte_level import BOS_TEXT, ByteLevel, byte_level
+from nanochat.exporting.byte_level import BOS_TEXT, ByteLevel, byte_level, special_names
 
 __all__ = ["tokenizer_config", "tokenizer_json"]
 
@@ -29,10 +30,11 @@ _BOS_FIRST = {
 
 def tokenizer_json(tokenizer: Tokenizer, *, opens_with_bos: bool) -> dict[str, Any]:
     """Return the content of tokenizer.json. An encoded text begins with BOS if asked for."""
-    if isinstance(tokenizer, CharTokenizer):
-        parts = _of_characters(tokenizer)
+    plain = plain_tokenizer(tokenizer)
+    if isinstance(plain, CharTokenizer):
+        parts = _of_characters(plain, special_names(tokenizer))
     else:
-        parts = _of_bytes(byte_level(tokenizer), tokenizer)
+        parts = _of_bytes(byte_level(tokenizer), plain)
     return {
         "version": "1.0", "truncation": None, "padding": None, "added_tokens": [],
         "normalizer": None, **parts, "post_processor": _BOS_FIRST if opens_with_bos else None,
@@ -57,9 +59,9 @@ def _split(pattern: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _of_characters(tokenizer: CharTokenizer) -> dict[str, Any]:
-    vocabulary = {BOS_TEXT: BOS}
-    vocabulary |= {character: i for i, character in enumerate(tokenizer.characters, 1)}
+def _of_characters(tokenizer: CharTokenizer, special: list[str]) -> dict[str, Any]:
+    tokens = [BOS_TEXT, *tokenizer.characters, *special]
+    vocabulary = {token: i for i, token in enumerate(tokens, BOS)}
     return {
         "pre_tokenizer": _split(r"[\s\S]"),
         # The vocabulary lacks the token for what is unknown, so an unknown character is an error.
@@ -72,9 +74,10 @@ def _of_bytes(of: ByteLevel, tokenizer: Tokenizer) -> dict[str, Any]:
     to_bytes = {
         "type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False,
     }  # fmt: skip
-    words = [_split(PATTERNS[tokenizer.pattern])] if isinstance(tokenizer, BpeTokenizer) else []
+    # A word that is the name of a special token would become that token: bytes have no such words.
+    words = PATTERNS[tokenizer.pattern] if isinstance(tokenizer, BpeTokenizer) else r"[\s\S]"
     return {
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*words, to_bytes]},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [_split(words), to_bytes]},
         "model": {
             "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
             "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,

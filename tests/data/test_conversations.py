@@ -150,7 +150,7 @@ WRONG = [
 @pytest.mark.parametrize(("record", "message"), WRONG, ids=[str(i) for i in range(len(WRONG))])
 def test_a_wrong_record_is_one_line_that_names_file_and_line(tmp_path, record, message, first):
     path = write(tmp_path / "a.jsonl", *([record] if first else [GOOD, record]))
-    for documents in ("chat",) if first else ("chat", "auto"):
+    for documents in nonempty(("chat",) if first else ("chat", "auto")):
         with pytest.raises(CorpusError) as caught:
             load_corpus(str(path), documents)
         assert str(caught.value) == f"{path} line {1 if first else 2}{message}"

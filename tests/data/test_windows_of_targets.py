@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from nonempty import nonempty
 
 from nanochat.data.batches import (
     IGNORE,
@@ -96,7 +97,8 @@ def test_inputs_positions_and_segments_are_those_of_the_conversation(found, bloc
     documents = documents_of(found)
     shape = {"batch_size": 2, "block_size": block_size}
     numbers = evaluation_pairs(documents, **shape)
-    for batch, pairs in zip(evaluation_batches(documents, **shape), numbers, strict=True):
+    batches = evaluation_batches(documents, **shape)
+    for batch, pairs in nonempty(list(zip(batches, numbers, strict=True))):
         rows, columns = np.nonzero(batch.targets != IGNORE)
         assert len(rows) == len(pairs)
         for row, column, pair in zip(rows.tolist(), columns.tolist(), pairs.tolist(), strict=True):

@@ -10,6 +10,7 @@ import tokenizers
 from nonempty import nonempty
 
 from nanochat.data.bpe import PATTERNS, learn
+from nanochat.data.special_tokens import ChatTokenizer
 from nanochat.data.tokenizer import BOS, ByteTokenizer, CharTokenizer
 from nanochat.exporting.byte_level import BOS_TEXT, byte_level
 from nanochat.exporting.tokenizer_json import tokenizer_json
@@ -64,6 +65,26 @@ def test_any_text_has_the_same_ids():
 @pytest.mark.long
 def test_a_million_texts_have_the_same_ids():
     check(1_000_000)
+
+
+NAMES = (BOS_TEXT, "<|user|>", "<|assistant|>", "<|system|>", "<|end|>")
+
+
+@pytest.mark.parametrize(
+    "plain", [ByteTokenizer(), CharTokenizer("".join(NAMES)), learn([*NAMES] * 99, 300, "gpt-2")],
+    ids=["byte", "char", "bpe"],
+)  # fmt: skip
+def test_a_text_that_is_the_name_of_a_special_token_is_text(plain):
+    for ours in nonempty((plain, ChatTokenizer(plain))):
+        theirs = tokenizers.Tokenizer.from_str(
+            json.dumps(tokenizer_json(ours, opens_with_bos=False))
+        )
+        assert theirs.get_vocab_size() == ours.vocab_size
+        for name in NAMES:
+            assert theirs.encode(name).ids == ours.encode(name).tolist()
+        assert [theirs.token_to_id(name) for name in NAMES if ours is not plain] == (
+            [BOS, *(ours.special(name[2:-2]) for name in NAMES[1:])] if ours is not plain else []
+        )
 
 
 def test_a_text_of_one_long_document_does_not_open_with_bos():
