@@ -188,7 +188,7 @@ def initialized_config(requested: TrainConfig, source: Source) -> TrainConfig:
     defaults = preset_defaults(saved.preset, given)
     options = {name: getattr(saved, name) for name in ARCHITECTURE}
     options["mode"] = saved.mode
-    if requested.documents == CHAT:  # the network alone: counts do not tell roles apart
+    if requested.documents == CHAT:  # the network alone
         options["ngram_order"] = 0
     options |= {name: defaults[name] * LR_FRACTION for name in _RATES}
     if given.get("data", saved.data) == saved.data:

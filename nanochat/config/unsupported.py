@@ -67,7 +67,7 @@ UNSUPPORTED: tuple[Rule, ...] = (
          lambda c: c.documents == "chat" and c.model_kind != "ngram"
          and c.batching in ("windows", "documents")),
     Rule(errors.UnsupportedOption, "documents", "ngram_order",
-         "use ngram_order 0: counts do not tell roles apart",
+         "use ngram_order 0",
          lambda c: c.documents == "chat" and c.ngram_order != 0 and c.model_kind != "ngram"),
     Rule(errors.UnsupportedOption, "documents", "style", "leave style out",
          lambda c: c.documents == "chat" and c.style != "classic"),

@@ -560,8 +560,7 @@ REFUSED = [  # in the order of the table
     ({"documents": "chat", "batching": "windows"}, errors.UnsupportedOption,
      "documents chat does not support batching windows; leave batching out"),
     ({"documents": "chat", "ngram_order": 3}, errors.UnsupportedOption,
-     "documents chat does not support ngram_order 3; use ngram_order 0: counts do not tell roles"
-     " apart"),
+     "documents chat does not support ngram_order 3; use ngram_order 0"),
     ({"documents": "chat", "style": "futuristic"}, errors.UnsupportedOption,
      "documents chat does not support style futuristic; leave style out"),
     ({"model_kind": "ngram", "mode": "tensor"}, errors.UnsupportedOption,
