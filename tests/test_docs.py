@@ -16,6 +16,7 @@ PAGES = {
     "../README.md": 10,
     "index.md": 4,
     "your-text.md": 8,
+    "chat.md": 5,
     "python.md": 7,
     "inspect.md": 6,
     "change-the-model.md": 10,
