@@ -29,6 +29,7 @@ from nanochat.config.options import (
     InfoConfig,
     InspectConfig,
     SampleConfig,
+    ServeConfig,
     TrainConfig,
     options_of,
 )
@@ -244,6 +245,10 @@ def _run(command: str, options: Mapping[str, Any], terminal: Terminal) -> None:
         from nanochat.commands.export import export
 
         export(ExportConfig(**options), terminal=terminal)
+    elif command == "serve":
+        from nanochat.commands.serve import serve
+
+        serve(ServeConfig(**options), terminal=terminal)
     elif command == "ablate":
         from nanochat.commands.ablate import ablate
 

@@ -10,7 +10,7 @@ import importlib.util
 import sys
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nanochat.config.options import TrainConfig
 from nanochat.errors import MissingDependency, UnsupportedOption
@@ -22,7 +22,10 @@ from nanochat.system.torch_import import THREAD, importing
 from nanochat.training.engine import Decoder, Engine
 from nanochat.training.guards import check_memory_fits, training_bytes
 
-__all__ = ["begin_import", "build_engine", "resolve_hardware"]
+if TYPE_CHECKING:
+    from nanochat.tensor.native.rows import NativeRows
+
+__all__ = ["begin_import", "build_engine", "open_rows", "resolve_hardware"]
 
 _TENSOR_ENGINE = "nanochat.tensor.engine"
 # The methods of an engine that run its model, next to open_decoder.
@@ -114,6 +117,26 @@ def _network(config: TrainConfig, vocab_size: int, longest: int, own: ModelFile 
     from nanochat.tensor.engine import TensorEngine
 
     return TensorEngine(config, vocab_size, device=config.device, dtype=config.dtype, own=own)
+
+
+def open_rows(engine: Engine, rows: int) -> NativeRows | None:
+    """Return a decoder whose texts join and leave while others go on.
+
+    None for a model that the CPU kernel does not compute: only its decoders of texts of one length
+    do.
+    """
+    if engine.mode != "tensor":
+        return None
+    from nanochat.tensor.engine import TensorEngine
+    from nanochat.tensor.native import decodes
+    from nanochat.tensor.native.rows import NativeRows
+
+    if not isinstance(engine, TensorEngine):
+        return None
+    model, config = engine.model, engine.config
+    if not decodes(config, engine.weights.device.type, model.dtype):
+        return None
+    return NativeRows(model, config, rows)
 
 
 def _guarded(engine: Engine, own: ModelFile) -> Engine:

@@ -122,7 +122,7 @@ PUBLIC = {
                          "kind_of", "load_model_file", "read_model_file", "short"],
     "model.parameters": ["Changes", "GROUPS", "RMSNORM_EPS", "ROPE_BASE", "Spec", "draw_matrix",
                    "initial_weights", "output_size", "parameter_specs", "rotary_angles", "table_entries"],
-    "sampling.sampling": ["DrawsOwnTokens", "DrawsTokens", "OpensDecoders", "PhraseBias", "SamplingSettings", "sample_tokens"],
+    "sampling.sampling": ["DrawsOwnTokens", "DrawsTokens", "OpensDecoders", "PhraseBias", "RANDOM_BLOCK", "SamplingSettings", "random_block", "sample_tokens"],
     "training.deadline": ["Deadline", "TimePlan", "exit_s"],
     "training.pace": ["Pace", "Shape", "StepPace"],
     "training.schedule": ["lr_multiplier", "lr_multiplier_between", "lr_multipliers"],

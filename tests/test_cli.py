@@ -44,6 +44,7 @@ from nanochat.config.options import (
     RunsRemoveConfig,
     RunsShowConfig,
     SampleConfig,
+    ServeConfig,
     TrainConfig,
     options_of,
 )
@@ -263,7 +264,7 @@ def test_version_is_the_installed_one(cli):
 
 def test_every_config_is_a_command():
     assert {command.config for command in TABLE.values() if command.config} == {
-        TrainConfig, SampleConfig, ChatConfig, EvalConfig, InspectConfig, ExportConfig, AblateConfig, RunsConfig,
+        TrainConfig, SampleConfig, ChatConfig, EvalConfig, InspectConfig, ExportConfig, ServeConfig, AblateConfig, RunsConfig,
         RunsShowConfig, RunsCompareConfig, RunsRemoveConfig, RunsPruneConfig, InfoConfig,
     }  # fmt: skip
     assert set(surface()["ablate"]) == {
@@ -285,7 +286,7 @@ USAGE = [
     ),
     (
         ["x" * 99],
-        f"unknown command {'x' * 60}…; the commands are train, sample, chat, eval, inspect, export, ablate, runs, info",
+        f"unknown command {'x' * 60}…; the commands are train, sample, chat, eval, inspect, export, serve, ablate, runs, info",
     ),
     (["--quiet", "train"], "unknown option --quiet of nanochat; put a command first"),
     (["--versoin"], "unknown option --versoin of nanochat (did you mean '--version'?)"),

@@ -17,6 +17,7 @@ FLOORS = (
     {"__main__"},
     {"cli"},
     {"commands"},
+    {"serving"},
     {"api"},
     {"output"},
     {"inspection"},

@@ -14,7 +14,7 @@
    "accum" is the accumulation dtype of a call: float for NCK_FLOAT32, NCK_BFLOAT16 and NCK_FLOAT16,
    double for NCK_FLOAT64. */
 
-enum { NCK_ABI_VERSION = 11 };
+enum { NCK_ABI_VERSION = 12 };
 
 /* Status. */
 enum {
@@ -335,6 +335,15 @@ void nck_close_decoder(nck_decoder* decoder);
    call with first 0 and several threads may have forgotten them after NCK_MEMORY. */
 int32_t nck_decode(nck_decoder* decoder, const int64_t* tokens, int64_t length, int64_t first,
                    void* logits, int32_t threads);
+
+/* The same for `count` rows of the decoder, each at its own position: rows are their numbers, which
+   ascend; tokens is (count, length); firsts has for each of them what nck_decode calls first, or is
+   NULL, and each row goes on after the tokens that it has read. Only their logits are written, to
+   their places in the (rows of the decoder, vocab) logits. The other rows of the decoder are as
+   they were. */
+int32_t nck_decode_rows(nck_decoder* decoder, const int64_t* rows, int64_t count,
+                        const int64_t* tokens, int64_t length, const int64_t* firsts, void* logits,
+                        int32_t threads);
 
 /* Counts the n-grams of 1 … order tokens (order is 1 … 16) of documents, for interpolated modified
    Kneser–Ney smoothing (Chen and Goodman 1999).

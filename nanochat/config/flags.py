@@ -30,6 +30,7 @@ from nanochat.config.options import (
     RunsRemoveConfig,
     RunsShowConfig,
     SampleConfig,
+    ServeConfig,
     TrainConfig,
 )
 from nanochat.errors import ConfigError
@@ -84,6 +85,9 @@ COMMANDS = {
         ExportConfig,
         "run",
         "RUN",
+    ),
+    "serve": Command(
+        "Serve a trained model to clients of OpenAI's API.", ServeConfig, "run", "RUN"
     ),
     "ablate": Command("Train a grid of variants over seeds and compare them.", AblateConfig),
     "runs": Command("List the runs; show, compare, remove or prune them.", RunsConfig),

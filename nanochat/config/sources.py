@@ -15,6 +15,7 @@ from nanochat.config.option import shown
 from nanochat.config.options import (
     RENAMED,
     AblateConfig,
+    ChatConfig,
     EvalConfig,
     ExportConfig,
     InspectConfig,
@@ -25,6 +26,7 @@ from nanochat.config.options import (
     RunsRemoveConfig,
     RunsShowConfig,
     SampleConfig,
+    ServeConfig,
     TrainConfig,
     closest,
     options_of,
@@ -45,8 +47,8 @@ RUNS_CODE = frozenset({"model_file", "against_model_file"})
 _OTHER_NAMES = "AVX512 CUDA PYTHON CPP_TESTS FUZZ SANITIZE WERROR KERNELS SIMD VERIFY"
 _OTHERS = frozenset(PREFIX + name for name in _OTHER_NAMES.split()) | {CACHE_VARIABLE}
 _CONFIGS = (
-    TrainConfig, SampleConfig, EvalConfig, InspectConfig, ExportConfig, AblateConfig, RunsConfig,
-    RunsShowConfig, RunsCompareConfig, RunsRemoveConfig, RunsPruneConfig,
+    TrainConfig, SampleConfig, ChatConfig, EvalConfig, InspectConfig, ExportConfig, ServeConfig,
+    AblateConfig, RunsConfig, RunsShowConfig, RunsCompareConfig, RunsRemoveConfig, RunsPruneConfig,
 )  # fmt: skip
 
 

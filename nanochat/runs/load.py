@@ -19,6 +19,7 @@ from nanochat.config.options import (
     ExportConfig,
     InspectConfig,
     SampleConfig,
+    ServeConfig,
     TrainConfig,
 )
 from nanochat.data.documents import Documents
@@ -208,7 +209,7 @@ def own_model_of(checkpoint: Checkpoint, path: str | None) -> ModelFile | None:
 
 
 def load_trained(
-    options: SampleConfig | ChatConfig | EvalConfig | InspectConfig,
+    options: SampleConfig | ChatConfig | EvalConfig | InspectConfig | ServeConfig,
     checkpoint: Checkpoint,
     config: TrainConfig,
 ) -> TrainedModel:

@@ -15,7 +15,14 @@ from nanochat.sampling.sampling import OpensDecoders, PhraseBias, SamplingSettin
 from nanochat.sampling.stop import StopText
 from nanochat.training.guards import check_prompt
 
-__all__ = ["generate", "phrase_bias", "prompt_tokens", "sampling_settings", "stream"]
+__all__ = [
+    "GrowingText",
+    "generate",
+    "phrase_bias",
+    "prompt_tokens",
+    "sampling_settings",
+    "stream",
+]
 
 
 def sampling_settings(config: SampleConfig | ChatConfig | TrainConfig) -> SamplingSettings:
@@ -81,7 +88,8 @@ def generate(
     """
     start = tokenizer.decode(context)
     texts = [
-        _Text(start, tokenizer, settings, on_text if row == 0 else None) for row in range(rows)
+        GrowingText(start, tokenizer, settings, on_text if row == 0 else None)
+        for row in range(rows)
     ]
     stopped = np.zeros(rows, dtype=np.bool_)
     steps = sample_tokens(
@@ -111,7 +119,7 @@ def stream(
     """Yield the text that `generate` returns for one row, in pieces of whole characters."""
     pieces: list[str] = []
     first = tokenizer.decode(context) if start is None else start
-    text = _Text(first, tokenizer, settings, pieces.append)
+    text = GrowingText(first, tokenizer, settings, pieces.append)
     stopped = np.zeros(1, dtype=np.bool_)
     yield from _taken(pieces)
     steps = sample_tokens(
@@ -130,7 +138,7 @@ def _taken(pieces: list[str]) -> list[str]:
     return taken
 
 
-class _Text:
+class GrowingText:
     """The text of one row as it grows, up to a stop text or a special token."""
 
     def __init__(

@@ -25,17 +25,20 @@ from nanochat.system.threads import thread_count
 from nanochat.training.engine import Decoder
 
 __all__ = [
+    "FEW_LOGITS",
     "KeepsLogits",
+    "LOOKUP_LOGITS",
     "MixedDecoder",
     "NetworkAlone",
     "Parts",
     "mixed_with",
+    "log_softmax",
     "shares_of",
 ]
 
 # Up to this much work, in logits, one thread is enough: a second one would wait longer than it
 # works. Looking a context up takes about as long as mixing this many logits.
-_ONE_THREAD_LOGITS, _LOOKUP_LOGITS = 4096, 256
+FEW_LOGITS, LOOKUP_LOGITS = 4096, 256
 
 
 @runtime_checkable
@@ -122,7 +125,7 @@ class MixedDecoder(DrawsOnCpu):
         self._network, self._counts, self._share = network, counts, share
         self._recent = RecentTokens(prompts, counts.order - 1)
         rows, vocab = len(prompts), counts.vocab_size
-        few = rows * (vocab + _LOOKUP_LOGITS) <= _ONE_THREAD_LOGITS
+        few = rows * (vocab + LOOKUP_LOGITS) <= FEW_LOGITS
         self._threads, self.draw_threads = 1 if few else threads, threads
         # The kernels' arguments. Addresses are made once: they would cost as much as the call.
         self._logits = network.kept_logits if isinstance(network, KeepsLogits) else None

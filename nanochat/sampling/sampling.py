@@ -27,11 +27,13 @@ __all__ = [
     "DrawsTokens",
     "OpensDecoders",
     "PhraseBias",
+    "RANDOM_BLOCK",
     "SamplingSettings",
+    "random_block",
     "sample_tokens",
 ]
 
-_BLOCK = 128  # positions whose random integers are generated at a time
+RANDOM_BLOCK = 128  # positions whose random integers are generated at a time
 
 
 class OpensDecoders(Protocol):
@@ -142,9 +144,9 @@ def sample_tokens(
     for position in range(settings.max_new_tokens):
         if position:
             decoder.advance(newest)
-        if position % _BLOCK == 0:
-            random = _random_block(settings, first_row, rows, position)
-        words = random[position % _BLOCK]
+        if position % RANDOM_BLOCK == 0:
+            random = random_block(settings, first_row, rows, position)
+        words = random[position % RANDOM_BLOCK]
         tokens = draw_tokens(active, words if len(active) == rows else words[active])
         drawn: list[int] = tokens.tolist()
         if len(drawn) == rows:
@@ -195,10 +197,10 @@ def _drawer(
     return draw_tokens
 
 
-def _random_block(
+def random_block(
     settings: SamplingSettings, first_row: int, rows: int, position: int
 ) -> NDArray[np.uint64]:  # (positions of this block, rows)
-    count = min(_BLOCK, settings.max_new_tokens - position)
+    count = min(RANDOM_BLOCK, settings.max_new_tokens - position)
     random = philox.random_u64s(
         settings.seed, Stream.SAMPLING, first_row, rows, count, first=position
     )

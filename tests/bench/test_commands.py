@@ -45,7 +45,7 @@ def is_command(module: str) -> bool:
 
 def test_every_family_has_commands():
     assert {name.split(".")[1] for name in COMMANDS} == {
-        "choices", "course", "faults", "inspection", "kernels", "race", "scalar", "tensor",
+        "choices", "course", "faults", "inspection", "kernels", "race", "scalar", "serve", "tensor",
     }  # fmt: skip
     assert "bench.race" in COMMANDS
     assert "bench.scalar.start" in COMMANDS
@@ -107,6 +107,7 @@ def test_commands_that_are_named_exist(path):
 
 def test_the_readme_of_the_benchmarks_lists_every_command_of_a_user():
     parts = {"bench.kernels.worker", "bench.race.scorer", "bench.tensor.generate_worker"}
+    parts |= {"bench.serve.alone"}
     parts |= {"bench.scalar.microgpt_limits", "bench.scalar.microgpt_ours"}
     text = (BENCH / "README.md").read_text(encoding="utf-8")
     assert (

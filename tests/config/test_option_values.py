@@ -19,13 +19,14 @@ from nanochat.config.options import (
     RunsPruneConfig,
     RunsRemoveConfig,
     RunsShowConfig,
+    ServeConfig,
     options_of,
 )
 from nanochat.errors import ConfigError
 
 STEPS = "steps must be a whole number between 0 and 1000000000"
 EVERY = (
-    TrainConfig, SampleConfig, EvalConfig, InspectConfig, ExportConfig, AblateConfig, RunsConfig,
+    TrainConfig, SampleConfig, EvalConfig, InspectConfig, ExportConfig, ServeConfig, AblateConfig, RunsConfig,
     RunsShowConfig, RunsCompareConfig, RunsPruneConfig, RunsRemoveConfig,
 )  # fmt: skip
 PATHS = [

@@ -28,6 +28,7 @@ from nanochat.config.options import (
     ExportConfig,
     InspectConfig,
     SampleConfig,
+    ServeConfig,
     TrainConfig,
     merged_config,
     options_of,
@@ -38,7 +39,7 @@ from nanochat.errors import ConfigError, NanochatError
 
 CONFIGS = {
     "train": TrainConfig, "sample": SampleConfig, "eval": EvalConfig, "inspect": InspectConfig,
-    "export": ExportConfig, "ablate": AblateConfig,
+    "export": ExportConfig, "serve": ServeConfig, "ablate": AblateConfig,
 }  # fmt: skip
 OPTIONS = [
     (command, name, k) for command, c in CONFIGS.items() for name, k in options_of(c).items()
@@ -234,6 +235,7 @@ def test_the_options_that_hold_paths_are_marked():
         ("eval", "checkpoint"), ("eval", "data"), ("eval", "data_dir"), ("eval", "per_token"),
         ("inspect", "run"), ("inspect", "checkpoint"), ("inspect", "out"), ("inspect", "against"),
         ("ablate", "out"), ("export", "run"), ("export", "checkpoint"), ("export", "out"),
+        ("serve", "run"), ("serve", "checkpoint"), ("serve", "model_file"),
     }  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from nanochat.config.options import (
     ExportConfig,
     InspectConfig,
     SampleConfig,
+    ServeConfig,
     TrainConfig,
     options_of,
 )
@@ -22,7 +23,7 @@ from nanochat.config.sources import gather_options, read_config_file
 from nanochat.errors import ConfigError
 
 KNOWN = options_of(TrainConfig)
-CONFIGS = (TrainConfig, SampleConfig, EvalConfig, InspectConfig, ExportConfig, AblateConfig)
+CONFIGS = (TrainConfig, SampleConfig, EvalConfig, InspectConfig, ExportConfig, ServeConfig, AblateConfig)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -54,7 +55,11 @@ struct Products {
     for (std::size_t i = 0; i < tokens.size(); ++i)
       tokens[i] = static_cast<std::int64_t>(i) % vocab;
     std::vector<N> logits(index(rows * vocab));
-    const kernels::DecodeStep step{tokens.data(), 1, 0, nullptr, nullptr, logits.data()};
+    std::vector<std::int64_t> all_rows(index(rows));
+    std::iota(all_rows.begin(), all_rows.end(), 0);
+    const std::vector<std::int64_t> firsts(index(rows));
+    const kernels::DecodeStep step{
+        all_rows.data(), firsts.data(), tokens.data(), 1, nullptr, nullptr, 0, logits.data()};
     std::vector<N> scratch(index(kernels::decode_tokens * 4 * model.embd_stride + lanes));
     table.run[dtype](model, step, 0, rows, scratch.data());
     for (std::int64_t row = 0; row < rows; ++row) {

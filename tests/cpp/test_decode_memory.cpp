@@ -35,6 +35,7 @@ class Reader {
     return nck_decode(decoder_, tokens.data(), static_cast<std::int64_t>(tokens.size()) / rows,
                       first, to, threads);
   }
+  nck_decoder* decoder() const { return decoder_; }
   // Of a call that must succeed.
   std::vector<float> logits(const Tokens& tokens, std::int64_t first) const {
     std::vector<float> found(index(rows * testing::SmallGpt::vocab));
@@ -74,6 +75,36 @@ int fail_at_every_allocation(const Tokens& tokens, std::int64_t first) {
 }
 
 }  // namespace
+
+TEST_CASE(rows_at_their_own_positions_without_memory_leave_the_decoder_as_it_was) {
+  const testing::SmallGpt gpt;
+  const std::vector<std::int64_t> chosen{0, 2}, tokens{5, 6};
+  const auto read = [&](const Reader& reader, float* to) {
+    return nck_decode_rows(reader.decoder(), chosen.data(), 2, tokens.data(), 1, nullptr, to, 1);
+  };
+  const std::vector<float> after_begin = Reader(gpt).logits(next, 3);
+  std::vector<float> expected(index(rows * testing::SmallGpt::vocab));
+  const Reader whole(gpt);
+  CHECK(read(whole, expected.data()) == NCK_OK);
+  for (int allowed = 0;; ++allowed) {
+    const Reader reader(gpt);
+    std::vector<float> found(expected.size());
+    std::int32_t status = NCK_OK;
+    std::thread([&] {
+      budget = allowed;
+      status = read(reader, found.data());
+      budget = -1;
+    }).join();
+    if (status == NCK_OK) {
+      CHECK(found == expected);
+      CHECK(allowed >= 1);
+      return;
+    }
+    CHECK(status == NCK_MEMORY);
+    CHECK(found == std::vector<float>(expected.size()));
+    CHECK(reader.logits(next, 3) == after_begin);
+  }
+}
 
 TEST_CASE(a_new_start_without_memory_leaves_the_decoder_as_it_was) {
   CHECK(fail_at_every_allocation(other, 0) >= 3);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -92,6 +93,7 @@ class Decoder:
 
     def __init__(self, model: GPT, rows: int) -> None:
         self.model, self.rows, self.count = model, rows, 0
+        self.counts = [0] * rows  # tokens read by call_rows
         self._described, self.arrays = model.described()
         handle = native.ffi.new("nck_decoder **")
         assert native.cpu().nck_open_decoder(self._described, rows, handle) == OK, last_error()
@@ -109,6 +111,34 @@ class Decoder:
             self.handle, native.ffi.cast("int64_t *", tokens.ctypes.data), ids.shape[1], first,
             pointer(logits), threads,
         )  # fmt: skip
+        return status, logits.reshape(self.rows, -1)
+
+    def call_rows(
+        self,
+        rows: Sequence[int],
+        ids: NDArray[np.int64],  # (len(rows), length)
+        firsts: Sequence[int] | None,
+        threads: int = 1,
+    ) -> tuple[int, NDArray[Any]]:
+        """Return the status and the (rows, vocab) logits of nck_decode_rows."""
+        place = self.model.place
+        given = [
+            place(np.ascontiguousarray(values, np.int64).ravel())
+            for values in (rows, ids, () if firsts is None else firsts)
+        ]
+        rows_, tokens, firsts_ = (
+            native.ffi.cast("int64_t *", values.ctypes.data) for values in given
+        )
+        firsts_ = native.ffi.NULL if firsts is None else firsts_
+        number = accumulation_dtype(self.model.dtype)
+        logits = place(np.full(self.rows * self.model.vocab, UNWRITTEN, number))
+        status = native.cpu().nck_decode_rows(
+            self.handle, rows_, len(rows), tokens, ids.shape[1], firsts_, pointer(logits), threads
+        )
+        if status == OK:
+            for place_, row in enumerate(rows):
+                begins = self.counts[row] if firsts is None else firsts[place_]
+                self.counts[row] = begins + ids.shape[1]
         return status, logits.reshape(self.rows, -1)
 
     def read(self, ids: NDArray[np.int64], threads: int = 1) -> NDArray[Any]:

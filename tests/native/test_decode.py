@@ -284,3 +284,85 @@ def test_caches_beyond_all_memory_are_a_status() -> None:
     handle = native.ffi.new("nck_decoder **")
     assert native.cpu().nck_open_decoder(described, 2**20, handle) == MEMORY
     assert last_error() == "no memory for the working space of a kernel"
+
+
+# ------------------------------------------------------------------------------- rows on their own
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_rows_that_begin_and_end_apart_have_the_bits_of_a_decoder_of_one_row(
+    options: dict[str, Any], dtype: str
+) -> None:
+    """Rows of any position read together; one that ends gives its place to a new text."""
+    model = GPT(dtype, 27, **options)
+    random = np.random.default_rng(2)
+    together, alone = Decoder(model, 5), {row: Decoder(model, 1) for row in range(5)}
+    checked = 0
+    for _ in range(40):
+        rows = np.flatnonzero(random.random(5) < 0.6)
+        for row in rows:
+            learned_is_full = alone[row].count == 8 and options.get("positions") == "learned"
+            if learned_is_full or random.random() < 0.1:
+                alone[row].count = 0
+        room = min([8 - alone[row].count for row in rows if alone[row].count < 8], default=1)
+        rolls = any(alone[row].count >= 8 for row in rows)
+        length = 1 if rolls else int(random.integers(1, room + 1))
+        if not len(rows):
+            continue
+        ids = random.integers(0, model.vocab, (len(rows), length))
+        firsts = [alone[row].count for row in rows]
+        threads = int(random.integers(1, 4))
+        goes_on = all(together.counts[row] == alone[row].count for row in rows)
+        status, logits = together.call_rows(rows, ids, None if goes_on else firsts, threads)
+        assert status == OK, last_error()
+        for row, tokens_of_row in zip(rows, ids, strict=True):
+            np.testing.assert_array_equal(logits[[row]], alone[row].read(tokens_of_row[None]))
+            checked += 1
+        others = np.setdiff1d(np.arange(5), rows)
+        assert (logits[others] == UNWRITTEN).all()
+    assert checked > 80
+
+
+@pytest.mark.parametrize(
+    ("rows", "length", "firsts", "message"),
+    [
+        ([], 1, [], "count must be in [1, 3], got 0"),
+        ([0, 1, 2, 2], 1, [0, 0, 0, 0], "count must be in [1, 3], got 4"),
+        ([3], 1, [0], "rows must be in [0, 2], got 3"),
+        ([-1], 1, [0], "rows must be in [0, 2], got -1"),
+        ([0, 2, 2], 1, [2, 0, 0], "rows must ascend, got 2 after 2"),
+        ([1, 0], 1, [0, 2], "rows must ascend, got 0 after 1"),
+        ([0, 1], 1, [2, 2], "first must be 0 or the 0 tokens that were read, got 2"),
+        ([0, 1], 1, [1, 0], f"{READ} 1"),
+        ([0], 7, [2], "first + length must be at most block_size 8, got 9"),
+        ([1], 0, [0], "length must be in [1, 8], got 0"),
+    ],
+)
+def test_a_wrong_step_of_rows_is_named_and_nothing_is_written(
+    rows: list[int], length: int, firsts: list[int], message: str
+) -> None:
+    decoder = Decoder(GPT("float32", 27), 3)
+    assert decoder.call_rows([0], np.zeros((1, 2), np.int64), [0])[0] == OK
+    status, logits = decoder.call_rows(rows, np.zeros((len(rows), length), np.int64), firsts)
+    assert status == ARGUMENT
+    assert last_error() == message
+    assert (logits == UNWRITTEN).all()
+
+
+def test_an_invalid_token_of_a_row_is_reported_with_the_number_of_the_row() -> None:
+    decoder = Decoder(GPT("float32", 27), 3)
+    status, _ = decoder.call_rows([0, 2], np.array([[1, 2], [3, 27]]), [0, 0])
+    assert status == ARGUMENT
+    assert last_error() == "token 1 of row 2 must be in [0, 27), got 27"
+
+
+@pytest.mark.parametrize("argument", ["decoder", "rows", "tokens", "logits"])
+def test_a_step_of_rows_without_a_pointer_is_refused(argument: str) -> None:
+    decoder = Decoder(GPT("float32", 27), 1)
+    numbers, logits = native.ffi.new("int64_t[1]"), native.ffi.new("float[27]")
+    arguments = {"decoder": decoder.handle, "rows": numbers, "count": 1, "tokens": numbers,
+                 "length": 1, "firsts": numbers, "logits": logits, "threads": 1,
+                 argument: native.ffi.NULL}  # fmt: skip
+    assert native.cpu().nck_decode_rows(*arguments.values()) == ARGUMENT
+    assert last_error() == f"{argument} must not be NULL"

@@ -42,6 +42,7 @@ from nanochat.config.options.trained import (
     ExportConfig,
     InspectConfig,
     SampleConfig,
+    ServeConfig,
 )
 from nanochat.config.presets import PRESETS
 from nanochat.config.unsupported import UNSUPPORTED
@@ -71,6 +72,7 @@ __all__ = [
     "RunsRemoveConfig",
     "RunsShowConfig",
     "SampleConfig",
+    "ServeConfig",
     "TABLE_SUFFIXES",
     "TrainConfig",
     "budget_seconds",

@@ -20,13 +20,16 @@ from nanochat.config.options.train import TrainConfig
 from nanochat.config.unsupported import EFFECTS_OF_CHAT, EFFECTS_OF_EVAL, EFFECTS_OF_SAMPLE
 from nanochat.errors import ConfigError
 
-__all__ = ["VIEWS", "ChatConfig", "EvalConfig", "ExportConfig", "InspectConfig", "SampleConfig"]
+__all__ = ["VIEWS", "ChatConfig", "EvalConfig", "ExportConfig", "InspectConfig", "SampleConfig",
+    "ServeConfig",
+]
 
 _TRAIN = options_of(TrainConfig)
 _INSPECTION, _EXPORT = "Inspection", "Export"
 
 EXPORT_FORMATS = ("hf", "gguf", "onnx", "torch", "c")
 WEIGHT_TYPES = ("f32", "f16", "q8_0")
+_SERVER, _LIMITS = "Server", "Limits"
 
 # What `inspect` can print, in the order of the page.
 VIEWS = (
@@ -302,3 +305,56 @@ class ExportConfig(WithoutPreset):
             raise ConfigError(
                 f"weights {self.weights} needs to gguf, got to {self.to}; leave weights out"
             )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeConfig(WithoutPreset):
+    """The options of `nanochat serve`."""
+
+    run: str | None = run_option(_SERVER)
+    checkpoint: str = _checkpoint_option(_SERVER)
+    host: str = option(
+        "127.0.0.1", "Address to listen on; one that others can reach needs api_key.",
+        group=_SERVER, common=True,
+    )  # fmt: skip
+    port: int = option(
+        8000, "Port to listen on; 0: a free one.", group=_SERVER, low=0, high=65535, common=True
+    )
+    api_key: str | None = option(
+        None, "Key that clients must send, better given as the variable NCLAB_API_KEY.",
+        group=_SERVER, kind=str, optional=True, common=True,
+    )  # fmt: skip
+    max_rows: int = option(
+        64, "Texts that are drawn at one time, and of one request.", group=_LIMITS, low=1,
+        high=4096, common=True,
+    )  # fmt: skip
+    max_queue: int = option(
+        256, "Texts that may wait; beyond, requests are refused with status 429.", group=_LIMITS,
+        low=0, high=1 << 20, common=True,
+    )  # fmt: skip
+    max_tokens: int = option(
+        4096, "Tokens of one text.", group=_LIMITS, low=1, high=1 << 24, common=True
+    )
+    max_time: float = option(
+        300.0, "Seconds of one request.", group=_LIMITS, low=0, low_open=True, high=1e6,
+        common=True,
+    )  # fmt: skip
+    max_body: int = option(
+        1024, "Size of the body of a request, in KiB.", group=_LIMITS, low=1, high=1 << 20,
+        common=True,
+    )  # fmt: skip
+    model_file: str | None = _model_file_option()
+    mode: str = _same("mode", help="Engine; auto: the engine that trained the checkpoint.")
+    device: str = _same("device")
+    dtype: str = _same("dtype")
+    threads: int = _same("threads")
+
+    def __post_init__(self) -> None:
+        WithoutPreset.__post_init__(self)
+        if self.api_key is not None and not _is_key(self.api_key):
+            raise ConfigError("api_key must be letters, digits and signs of ASCII without spaces")
+
+
+def _is_key(text: str) -> bool:
+    """Whether a header can hold a text as one word. It is a secret, so no message shows it."""
+    return bool(text) and all("!" <= each <= "~" for each in text)

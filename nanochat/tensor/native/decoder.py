@@ -23,11 +23,24 @@ from nanochat.tensor.model import MiniGPT
 from nanochat.tensor.native import activation_code
 from nanochat.tensor.native.blocks import BlockMatrices
 
-__all__ = ["NativeDecoder"]
+__all__ = ["ONE_THREAD_MULTIPLY_ADDS", "NativeDecoder", "OpenedDecoder"]
 
 # A step of fewer multiply-adds runs on one thread. A second one would gain little and, on a busy
 # machine, wait for its time slices.
 ONE_THREAD_MULTIPLY_ADDS = 6_000_000
+
+
+class OpenedDecoder:
+    """An nck_decoder of a model, which closes with its last reference. Raises KernelError."""
+
+    def __init__(self, model: MiniGPT, config: TrainConfig, rows: int) -> None:
+        blocks = [BlockMatrices.of(block) for block in model.blocks]
+        self._embeddings = model.embedding.wte, model.embedding.wpe  # kept: the kernel reads them
+        self._decoder = _opened(model, blocks, config, rows)
+        self.handle: int = native.address(self._decoder)
+        self.multiply_adds = (  # per token
+            sum(matrix.numel() for block in blocks for matrix in block) + model.head.numel()
+        )
 
 
 class NativeDecoder(DrawsOnCpu):
@@ -42,17 +55,13 @@ class NativeDecoder(DrawsOnCpu):
     ) -> None:
         rows, size = len(prompts), config.block_size
         dtype = np.float64 if model.dtype == torch.float64 else np.float32
-        blocks = [BlockMatrices.of(block) for block in model.blocks]
-        self._embeddings = model.embedding.wte, model.embedding.wpe  # kept: the kernel reads them
-        self._decoder = _opened(model, blocks, config, rows)
-        self._multiply_adds = rows * (
-            sum(matrix.numel() for block in blocks for matrix in block) + model.head.numel()
-        )
+        self._opened = OpenedDecoder(model, config, rows)
+        self._multiply_adds = rows * self._opened.multiply_adds
         # See sampling.mixed.KeepsLogits.
         self.kept_logits: NDArray[Any] = np.empty((rows, len(model.head)), dtype)
         self._next = native.ffi.new("int64_t[]", rows)
         # Addresses are made once: they would cost as much as a small step.
-        self._handle = native.address(self._decoder)
+        self._handle = self._opened.handle
         self._next_address = native.address(self._next)
         self._logits_address = int(self.kept_logits.ctypes.data)
         self._decode = native.kernel("decode")

@@ -110,7 +110,8 @@ void fuzz::fuzz(Input& input) {
   CHECK(status == (input.refused ? NCK_ARGUMENT : NCK_OK));
   CHECK((opened != nullptr) == (status == NCK_OK));
   if (opened == nullptr) return;
-  const Decoder decoder(opened), whole = open(model.gpt, rows), alone = open(model.gpt, 1);
+  const Decoder decoder(opened), whole = open(model.gpt, rows), alone = open(model.gpt, 1),
+                                 apart = open(model.gpt, rows);
 
   // The tokens read so far, row by row, and their number.
   std::vector<std::vector<std::int64_t>> read(static_cast<std::size_t>(rows));
@@ -156,6 +157,13 @@ void fuzz::fuzz(Input& input) {
     CHECK(nck_decode(alone.get(), read.back().data(), count, 0, of_one_row.as<void>(), 1) ==
           NCK_OK);
     std::memcpy(last_row.as<void>(), logits.as<std::uint8_t>() + logits.size - last_row.size,
+                last_row.size);
+    CHECK(fuzz::same_numbers(last_row, of_one_row, accum));
+    // The same row of a decoder of all rows, at a position of its own.
+    const std::int64_t last = rows - 1, start = 0;
+    CHECK(nck_decode_rows(apart.get(), &last, 1, read.back().data(), count, &start,
+                          expected.as<void>(), threads < 1 ? 1 : threads) == NCK_OK);
+    std::memcpy(last_row.as<void>(), expected.as<std::uint8_t>() + expected.size - last_row.size,
                 last_row.size);
     CHECK(fuzz::same_numbers(last_row, of_one_row, accum));
   }

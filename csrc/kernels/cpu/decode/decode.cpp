@@ -1,5 +1,6 @@
-// nck_open_decoder, nck_decode, nck_close_decoder: check the arguments, pack the matrices, own the
-// cache, and share the rows among threads. The computation of a token is in rows.cpp.
+// nck_open_decoder, nck_decode, nck_decode_rows, nck_close_decoder: check the arguments, pack the
+// matrices, own the cache, and share the rows among threads. The computation of a token is in
+// rows.cpp.
 #include "kernels/cpu/decode/decode.hpp"
 
 #include <algorithm>
@@ -9,6 +10,7 @@
 #include <cstdint>
 #include <memory>
 #include <new>
+#include <numeric>
 #include <type_traits>
 #include <vector>
 
@@ -65,6 +67,19 @@ class Packer {
 }  // namespace
 }  // namespace nanochat::kernels
 
+namespace nanochat::kernels {
+
+// The rows that read, and what they read; see nck_decode_rows.
+struct RowsToRead {
+  const std::int64_t* rows;
+  std::int64_t count;
+  const std::int64_t* tokens;
+  std::int64_t length;
+  const std::int64_t* firsts;
+};
+
+}  // namespace nanochat::kernels
+
 struct nck_decoder {
  public:
   nck_decoder(const nck_gpt& model, std::int64_t rows)
@@ -80,62 +95,104 @@ struct nck_decoder {
       frequencies_.push_back(std::pow(model.rope_base, -part));
     }
     previous_tokens_.resize(static_cast<std::size_t>(rows * model_.lookback), -1);
+    read_.resize(static_cast<std::size_t>(rows));
+    firsts_.resize(static_cast<std::size_t>(rows));
+    all_rows_.resize(static_cast<std::size_t>(rows));
+    std::iota(all_rows_.begin(), all_rows_.end(), 0);
   }
 
-  void check_step(const std::int64_t* tokens, std::int64_t length, std::int64_t first) const {
+  // All rows, at one position. Valid until the next call.
+  nanochat::kernels::RowsToRead all_rows(const std::int64_t* tokens, std::int64_t length,
+                                         std::int64_t first) noexcept {
+    std::fill(firsts_.begin(), firsts_.end(), first);
+    return {all_rows_.data(), model_.rows, tokens, length, firsts_.data()};
+  }
+
+  // These rows, at their positions; without firsts, after what they have read. Valid until the next
+  // call.
+  nanochat::kernels::RowsToRead some_rows(const std::int64_t* rows, std::int64_t count,
+                                          const std::int64_t* tokens, std::int64_t length,
+                                          const std::int64_t* firsts) noexcept {
+    for (std::int64_t i = 0; firsts == nullptr && i < count; ++i) {
+      firsts_[index(i)] = read_[index(rows[i])];
+    }
+    return {rows, count, tokens, length, firsts == nullptr ? firsts_.data() : firsts};
+  }
+
+  void check_rows(const std::int64_t* rows, std::int64_t count) const {
     using namespace nanochat::kernels;
-    check_range("length", length, 1, model_.block_size);
-    if (first != 0 && first != read_) {
-      throw Failure(NCK_ARGUMENT, "first must be 0 or the %lld tokens that were read, got %lld",
-                    static_cast<long long>(read_), static_cast<long long>(first));
-    }
-    const bool rolls = length == 1 && model_.wpe == nullptr;
-    if (!rolls && first > model_.block_size - length) {
-      throw Failure(NCK_ARGUMENT, "first + length must be at most block_size %lld, got %lld",
-                    static_cast<long long>(model_.block_size),
-                    static_cast<long long>(first + length));
-    }
-    for (std::int64_t i = 0; i < model_.rows * length; ++i) {
-      if (tokens[i] < 0 || tokens[i] >= model_.vocab) {
-        throw Failure(NCK_ARGUMENT, "token %lld of row %lld must be in [0, %lld), got %lld",
-                      static_cast<long long>(i % length), static_cast<long long>(i / length),
-                      static_cast<long long>(model_.vocab), static_cast<long long>(tokens[i]));
+    check_range("count", count, 1, model_.rows);
+    for (std::int64_t i = 0; i < count; ++i) {
+      check_range("rows", rows[i], 0, model_.rows - 1);
+      if (i > 0 && rows[i] <= rows[i - 1]) {
+        throw Failure(NCK_ARGUMENT, "rows must ascend, got %lld after %lld",
+                      static_cast<long long>(rows[i]), static_cast<long long>(rows[i - 1]));
       }
     }
   }
 
-  void run(const std::int64_t* tokens, std::int64_t length, std::int64_t first, void* logits,
-           int threads) {
+  void check_step(const nanochat::kernels::RowsToRead& step) const {
+    using namespace nanochat::kernels;
+    check_range("length", step.length, 1, model_.block_size);
+    const bool rolls = step.length == 1 && model_.wpe == nullptr;
+    for (std::int64_t i = 0; i < step.count; ++i) {
+      const std::int64_t first = step.firsts[i], read = read_[index(step.rows[i])];
+      if (first != 0 && first != read) {
+        throw Failure(NCK_ARGUMENT, "first must be 0 or the %lld tokens that were read, got %lld",
+                      static_cast<long long>(read), static_cast<long long>(first));
+      }
+      if (!rolls && first > model_.block_size - step.length) {
+        throw Failure(NCK_ARGUMENT, "first + length must be at most block_size %lld, got %lld",
+                      static_cast<long long>(model_.block_size),
+                      static_cast<long long>(first + step.length));
+      }
+    }
+    for (std::int64_t i = 0; i < step.count * step.length; ++i) {
+      if (step.tokens[i] < 0 || step.tokens[i] >= model_.vocab) {
+        throw Failure(NCK_ARGUMENT, "token %lld of row %lld must be in [0, %lld), got %lld",
+                      static_cast<long long>(i % step.length),
+                      static_cast<long long>(step.rows[i / step.length]),
+                      static_cast<long long>(model_.vocab), static_cast<long long>(step.tokens[i]));
+      }
+    }
+  }
+
+  void run(const nanochat::kernels::RowsToRead& step, void* logits, int threads) {
     using namespace nanochat::kernels;
     // What this thread may fail to allocate comes before any change of what was read.
     if (scratch(scratch_bytes_) == nullptr) throw std::bad_alloc();
-    compute_angles(first, length);
-    const std::int64_t* const with_previous = after_previous_tokens(tokens, length, first);
-    const auto half = static_cast<std::int64_t>(frequencies_.size());
+    const std::int64_t angles_of_a_row = compute_angles(step);
+    const std::int64_t* const with_previous = after_previous_tokens(step);
     // A new start writes over the caches, even if another thread then fails.
-    if (first == 0) read_ = 0;
-    const DecodeStep step{
-        with_previous, length, first, angles_.data(), angles_.data() + length * half * accum_bytes_,
-        logits};
+    for (std::int64_t i = 0; i < step.count; ++i) {
+      if (step.firsts[i] == 0) read_[index(step.rows[i])] = 0;
+    }
+    const DecodeStep passed{step.rows,       step.firsts,    with_previous,
+                            step.length,     angles_.data(), angles_.data() + angles_.size() / 2,
+                            angles_of_a_row, logits};
     const auto kernel = table_.run[dtype_];
-    const std::int64_t most = std::max<std::int64_t>(decode_tokens / length, 1);
-    const std::int64_t share = (model_.rows + threads - 1) / threads;
+    const std::int64_t most = std::max<std::int64_t>(decode_tokens / step.length, 1);
+    const std::int64_t share = (step.count + threads - 1) / threads;
     std::atomic<bool> has_memory{true};
-    parallel_for(model_.rows, std::min(most, share), threads,
+    parallel_for(step.count, std::min(most, share), threads,
                  [&](std::int64_t first_row, std::int64_t last_row) {
                    void* const space = scratch(scratch_bytes_);
                    if (space == nullptr) {
                      has_memory = false;
                      return;
                    }
-                   kernel(model_, step, first_row, last_row, space);
+                   kernel(model_, passed, first_row, last_row, space);
                  });
     if (!has_memory) throw std::bad_alloc();
-    read_ = first + length;
-    keep_previous_tokens(length);
+    for (std::int64_t i = 0; i < step.count; ++i) {
+      read_[index(step.rows[i])] = step.firsts[i] + step.length;
+    }
+    keep_previous_tokens(step);
   }
 
  private:
+  static std::size_t index(std::int64_t row) noexcept { return static_cast<std::size_t>(row); }
+
   void describe(const nck_gpt& model, std::int64_t rows) {
     using nanochat::kernels::round_up;
     const std::int64_t lanes = table_.vector_bytes / accum_bytes_;
@@ -211,41 +268,44 @@ struct nck_decoder {
   }
 
   // Returns the tokens, each row preceded by its previous tokens, as DecodeStep takes them.
-  const std::int64_t* after_previous_tokens(const std::int64_t* tokens, std::int64_t length,
-                                            std::int64_t first) {
-    const std::int64_t past = model_.lookback;
-    if (past == 0) return tokens;
-    padded_tokens_.resize(static_cast<std::size_t>(model_.rows * (past + length)));
-    for (std::int64_t row = 0; row < model_.rows; ++row) {
-      std::int64_t* const to = padded_tokens_.data() + row * (past + length);
-      if (first == 0) {
+  const std::int64_t* after_previous_tokens(const nanochat::kernels::RowsToRead& step) {
+    const std::int64_t past = model_.lookback, length = step.length;
+    if (past == 0) return step.tokens;
+    padded_tokens_.resize(static_cast<std::size_t>(step.count * (past + length)));
+    for (std::int64_t i = 0; i < step.count; ++i) {
+      std::int64_t* const to = padded_tokens_.data() + i * (past + length);
+      if (step.firsts[i] == 0) {
         std::fill_n(to, past, -1);
       } else {
-        std::copy_n(previous_tokens_.data() + row * past, past, to);
+        std::copy_n(previous_tokens_.data() + step.rows[i] * past, past, to);
       }
-      std::copy_n(tokens + row * length, length, to + past);
+      std::copy_n(step.tokens + i * length, length, to + past);
     }
     return padded_tokens_.data();
   }
 
   // Keeps the last tokens of the rows that after_previous_tokens() returned.
-  void keep_previous_tokens(std::int64_t length) noexcept {
-    const std::int64_t past = model_.lookback;
-    for (std::int64_t row = 0; past > 0 && row < model_.rows; ++row) {
-      std::copy_n(padded_tokens_.data() + row * (past + length) + length, past,
-                  previous_tokens_.data() + row * past);
+  void keep_previous_tokens(const nanochat::kernels::RowsToRead& step) noexcept {
+    const std::int64_t past = model_.lookback, length = step.length;
+    for (std::int64_t i = 0; past > 0 && i < step.count; ++i) {
+      std::copy_n(padded_tokens_.data() + i * (past + length) + length, past,
+                  previous_tokens_.data() + step.rows[i] * past);
     }
   }
 
-  // Computes cos and sin of the angles of each position, in double.
-  void compute_angles(std::int64_t first, std::int64_t length) {
+  // Computes cos and sin of the angles of each position, in double. Returns the number of angles
+  // per row, 0 if all rows are at one position and share them.
+  std::int64_t compute_angles(const nanochat::kernels::RowsToRead& step) {
     const auto half = static_cast<std::int64_t>(frequencies_.size());
-    angles_.resize(static_cast<std::size_t>(2 * length * half * accum_bytes_));
+    const bool shared = std::all_of(step.firsts, step.firsts + step.count,
+                                    [&](std::int64_t first) { return first == step.firsts[0]; });
+    const std::int64_t of_a_row = step.length * half, rows = shared ? 1 : step.count;
+    angles_.resize(static_cast<std::size_t>(2 * rows * of_a_row * accum_bytes_));
     const auto fill = [&](auto* cosines) {
       using A = std::remove_reference_t<decltype(*cosines)>;
-      A* const sines = cosines + length * half;
-      for (std::int64_t i = 0; i < length; ++i) {
-        const auto position = static_cast<double>(first + i);
+      A* const sines = cosines + rows * of_a_row;
+      for (std::int64_t i = 0; i < rows * step.length; ++i) {
+        const auto position = static_cast<double>(step.firsts[i / step.length] + i % step.length);
         for (std::int64_t j = 0; j < half; ++j) {
           const double angle = position * frequencies_[static_cast<std::size_t>(j)];
           cosines[i * half + j] = static_cast<A>(std::cos(angle));
@@ -258,6 +318,7 @@ struct nck_decoder {
     } else {
       fill(reinterpret_cast<float*>(angles_.data()));
     }
+    return shared ? 0 : of_a_row;
   }
 
   const nanochat::kernels::DecodeTable& table_;
@@ -269,8 +330,9 @@ struct nck_decoder {
   std::vector<double> frequencies_;
   std::vector<std::byte> angles_;
   std::vector<std::int64_t> previous_tokens_, padded_tokens_;
+  std::vector<std::int64_t> read_;               // (rows,) tokens that each row has read
+  std::vector<std::int64_t> all_rows_, firsts_;  // (rows,) of all_rows()
   std::size_t scratch_bytes_ = 0;
-  std::int64_t read_ = 0;
 };
 
 extern "C" {
@@ -295,8 +357,26 @@ std::int32_t nck_decode(nck_decoder* decoder, const std::int64_t* tokens, std::i
     check_pointer(tokens, "tokens");
     check_pointer(logits, "logits");
     check_threads(threads);
-    decoder->check_step(tokens, length, first);
-    decoder->run(tokens, length, first, logits, threads);
+    const RowsToRead step = decoder->all_rows(tokens, length, first);
+    decoder->check_step(step);
+    decoder->run(step, logits, threads);
+  });
+}
+
+std::int32_t nck_decode_rows(nck_decoder* decoder, const std::int64_t* rows, std::int64_t count,
+                             const std::int64_t* tokens, std::int64_t length,
+                             const std::int64_t* firsts, void* logits, std::int32_t threads) {
+  using namespace nanochat::kernels;
+  return guarded([&] {
+    check_pointer(decoder, "decoder");
+    check_pointer(rows, "rows");
+    check_pointer(tokens, "tokens");
+    check_pointer(logits, "logits");
+    check_threads(threads);
+    decoder->check_rows(rows, count);
+    const RowsToRead step = decoder->some_rows(rows, count, tokens, length, firsts);
+    decoder->check_step(step);
+    decoder->run(step, logits, threads);
   });
 }
 

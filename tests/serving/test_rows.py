@@ -1,0 +1,203 @@
+"""Texts that join and leave a batch are those that are drawn alone."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+from nonempty import nonempty
+from serving.server import TEXT, WAIT_S
+
+import nanochat
+from nanochat.errors import LogitsError, NanochatError
+from nanochat.sampling.sampling import SamplingSettings
+from nanochat.serving.batch import Batch, Texts
+from nanochat.serving.rows import SeparateRows, SharedRows, TextStart, rows_of
+
+NETWORK = {
+    "mode": "tensor", "device": "cpu", "model_kind": "mini-gpt", "n_layer": 2, "n_head": 2,
+    "n_embd": 16, "block_size": 16, "steps": 30,
+}  # fmt: skip
+SHARED, SEPARATE = SharedRows, SeparateRows
+KINDS: dict[str, tuple[dict[str, Any], type]] = {
+    "rope": ({**NETWORK, "positions": "rope", "ngram_order": 0}, SHARED),
+    "learned": ({**NETWORK, "positions": "learned", "ngram_order": 0}, SHARED),
+    "tables": (
+        {**NETWORK, "positions": "rope", "ngram_order": 0, "prev_token_tables": 2,
+         "hash_embed_rows": 50, "tokenizer": "byte"},
+        SHARED,
+    ),
+    "float64": ({**NETWORK, "positions": "rope", "ngram_order": 0, "dtype": "float64"}, SHARED),
+    "counts": ({**NETWORK, "positions": "rope", "ngram_order": 4}, SHARED),
+    "counts of one token": ({**NETWORK, "positions": "rope", "ngram_order": 1}, SHARED),
+    "style": (
+        {**NETWORK, "positions": "rope", "ngram_order": 3, "style": "futuristic"}, SHARED,
+    ),
+    "one document": (
+        {**NETWORK, "positions": "rope", "ngram_order": 4, "documents": "file"}, SHARED,
+    ),
+    "bigram": (
+        {"mode": "tensor", "device": "cpu", "model_kind": "bigram", "n_embd": 8, "steps": 20},
+        SEPARATE,
+    ),
+    "scalar": (
+        {"mode": "scalar", "model_kind": "mini-gpt", "n_layer": 1, "n_head": 2, "n_embd": 8,
+         "block_size": 8, "steps": 10, "ngram_order": 0},
+        SEPARATE,
+    ),
+    "counts alone": ({"model_kind": "ngram", "ngram_order": 4}, SEPARATE),
+}  # fmt: skip
+ROWS = 5
+
+
+def trained(folder: Any, options: dict[str, Any]) -> nanochat.LanguageModel:
+    (folder / "text.txt").write_text(TEXT, encoding="utf-8")
+    config = nanochat.TrainConfig(
+        **{"documents": "line", **options}, data="text.txt", num_samples=0, out="run"
+    )
+    return nanochat.load(nanochat.train(config).run)
+
+
+class Asked:
+    """A request of the batch, and its texts as they come."""
+
+    def __init__(self, model: nanochat.LanguageModel, prompt: str, n: int, **how: Any) -> None:
+        settings = {"top_k": 0, "top_p": 1.0, "stop": (), **how}
+        context = tuple(model._context(prompt))
+        self.texts = Texts(
+            [TextStart(context=context, settings=SamplingSettings(**settings), sample=number)
+             for number in range(n)],
+            self.take,
+        )  # fmt: skip
+        self.found = [model.tokenizer.decode(context)] * n
+        self.tokens = [0] * n
+        self.reasons: list[str | None] = [None] * n
+        self.error: NanochatError | None = None
+        self.is_done = threading.Event()
+        self.expected = lambda: model.generate(prompt, num_samples=n, **how)
+
+    def take(self, parts: Any, error: NanochatError | None) -> None:
+        self.error = error
+        for part in parts:
+            assert self.reasons[part.text] is None  # nothing follows the end
+            self.found[part.text] += part.piece
+            self.tokens[part.text] += part.tokens
+            self.reasons[part.text] = part.finish_reason
+        if error is not None or all(self.reasons):
+            self.is_done.set()
+
+
+def random_request(chance: random.Random, model: nanochat.LanguageModel) -> Asked:
+    how: dict[str, Any] = {
+        "seed": chance.randrange(4), "temperature": chance.choice([0.0, 0.8, 1.5]),
+        "max_new_tokens": chance.choice([1, 7, 40, 140]),
+        "stop": chance.choice([(), ("e",), ("a", "nn")]),
+    }  # fmt: skip
+    if how["temperature"]:
+        how |= {"top_k": chance.choice([0, 3]), "top_p": chance.choice([1.0, 0.9])}
+    prompt, n = chance.choice(["", "a", "an", "bob", "ella"]), chance.choice([1, 1, 2])
+    return Asked(model, prompt, n, **how)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_text_of_a_batch_is_that_of_generate(kind, folder):
+    """Texts of all lengths and options, more than there are rows, that come at any time."""
+    options, rows_type = KINDS[kind]
+    model = trained(folder, options)
+    rows = rows_of(model._trained, ROWS, model._bias)
+    assert type(rows) is rows_type
+    batch = Batch(rows, ROWS, model.tokenizer, 100)
+    chance = random.Random(kind)
+    asked = []
+    for number in range(24):
+        asked.append(random_request(chance, model))
+        assert batch.add(asked[-1].texts)
+        if number % 4 == 0:
+            time.sleep(0.005)
+    for each in asked:
+        assert each.is_done.wait(WAIT_S)
+    assert (batch.active, batch.waiting) == (0, 0)
+    batch.close()
+    assert [each.found for each in asked] == [each.expected() for each in asked]
+    assert {reason for each in asked for reason in each.reasons} == {"stop", "length"}
+
+
+def test_the_log_probabilities_of_a_batch_are_those_of_the_model(folder):
+    model = trained(folder, KINDS["counts"][0])
+    batch = Batch(rows_of(model._trained, 2), 2, model.tokenizer, 10)
+    asked = Asked(model, "an", 1, seed=3, temperature=1.0, max_new_tokens=20)
+    drawn = []
+    asked.texts.likeliest = 3
+    take = asked.texts.on_parts
+    asked.texts.on_parts = lambda parts, error: (
+        drawn.extend(token for part in parts for token in part.drawn), take(parts, error),
+    )  # fmt: skip
+    assert batch.add(asked.texts)
+    assert asked.is_done.wait(WAIT_S)
+    batch.close()
+    context = "an"
+    for token in nonempty(drawn):
+        expected = dict(model.next_tokens(context, k=model.tokenizer.vocab_size))
+        piece = model.tokenizer.token_text(token.token)
+        np.testing.assert_allclose(np.exp(token.log_probability), expected[piece], rtol=1e-5)
+        likeliest = [model.tokenizer.token_text(other) for other, _ in token.likeliest]
+        assert likeliest == list(expected)[:3]
+        context += piece
+
+
+@pytest.mark.parametrize("kind", ["counts", "scalar"])
+def test_a_request_that_is_dropped_frees_its_rows_and_changes_no_other(kind, folder):
+    model = trained(folder, KINDS[kind][0])
+    batch = Batch(rows_of(model._trained, 2), 2, model.tokenizer, 100)
+    long = Asked(model, "a", 2, seed=1, temperature=1.0, max_new_tokens=1 << 20, stop=("Q",))
+    other = Asked(model, "b", 1, seed=2, temperature=1.0, max_new_tokens=30)
+    assert batch.add(long.texts)
+    assert batch.add(other.texts)
+    batch.drop(long.texts)
+    assert other.is_done.wait(WAIT_S)
+    assert other.found == other.expected()
+    assert (batch.active, batch.waiting) == (0, 0)
+    batch.close()
+
+
+def test_more_texts_than_may_wait_are_refused(folder):
+    model = trained(folder, KINDS["counts"][0])
+    batch = Batch(rows_of(model._trained, 2), 2, model.tokenizer, 3)
+    how = {"seed": 1, "temperature": 0.0, "max_new_tokens": 3}
+    assert not batch.add(Asked(model, "a", 6, **how).texts)
+    fitting = Asked(model, "a", 5, **how)
+    assert batch.add(fitting.texts)
+    assert fitting.is_done.wait(WAIT_S)
+    assert fitting.found == fitting.expected()
+    batch.close()
+
+
+def test_an_error_of_the_model_ends_its_texts_and_not_the_batch(folder):
+    model = trained(folder, KINDS["counts"][0])
+    rows = rows_of(model._trained, 2)
+    draw, failures = rows.next_tokens, [LogitsError("logits of row 0 hold nan"), KeyError("x")]
+
+    def fail(chosen):
+        if failures:
+            raise failures.pop(0)
+        return draw(chosen)
+
+    rows.next_tokens = fail
+    batch = Batch(rows, 2, model.tokenizer, 10)
+    how = {"seed": 1, "temperature": 0.0, "max_new_tokens": 3}
+    messages = []
+    for _ in range(2):
+        asked = Asked(model, "a", 1, **how)
+        assert batch.add(asked.texts)
+        assert asked.is_done.wait(WAIT_S)
+        messages.append(str(asked.error))
+    assert messages == ["logits of row 0 hold nan", "KeyError('x')"]
+    good = Asked(model, "a", 1, **how)
+    assert batch.add(good.texts)
+    assert good.is_done.wait(WAIT_S)
+    assert (good.error, good.found) == (None, good.expected())
+    batch.close()
