@@ -109,7 +109,7 @@ PUBLIC = {
                         "mark_best", "newest_checkpoint", "newest_run", "read_best",
                         "remove_checkpoint", "resolve_checkpoint", "save_checkpoint"],
     "training.blocks": ["Block", "Blocks", "step_settings"],
-    "training.engine": ["BlockEngine", "BlockMetrics", "Decoder", "Engine", "EngineState",
+    "training.engine": ["BlockEngine", "BlockMetrics", "Decoder", "Engine", "EngineState", "HasProgram",
                "RECORDED", "StepMetrics", "StepResult", "StepSettings"],
     "training.guards": ["MemoryGuard", "check_finite", "check_finite_loss", "check_finite_state",
                "check_memory_fits", "check_prompt", "check_temperature", "is_finite",

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from nanochat.data.special_tokens import plain_tokenizer
 from nanochat.data.tokenizer import BOS, Tokenizer
 from nanochat.errors import NanochatError
 from nanochat.sampling.generate import GrowingText
@@ -79,7 +80,7 @@ class _Row:
     sent: int = 0  # of them
     drawn: list[DrawnToken] = field(default_factory=list)
     finish_reason: str | None = None
-    ends_with_bos: bool = False  # which is no token of the text
+    has_end_token: bool = False  # which is no token of the text
 
 
 class Batch:
@@ -93,6 +94,8 @@ class Batch:
         most_waiting: int,  # texts
     ) -> None:
         self._rows, self._tokenizer, self._most_waiting = rows, tokenizer, most_waiting
+        # BOS ends a document, and the special tokens after the text's end a message.
+        self._text_tokens = plain_tokenizer(tokenizer).vocab_size
         self._free = list(range(count))  # a heap is not worth it: the lowest numbers go first
         self._waiting: deque[tuple[Texts, int]] = deque()
         self._reading: list[_Row] = []  # their prompts
@@ -215,13 +218,14 @@ class Batch:
         tokens = self._rows.next_tokens(self._numbers)
         self.tokens_drawn += len(tokens)
         for row, token in zip(drawing, tokens, strict=True):
-            if row.explains and token != BOS:
+            is_end = token == BOS or token >= self._text_tokens
+            if row.explains and not is_end:
                 row.drawn.append(self._explained(row, token))
             row.count += 1
-            is_stopped = row.text.push(token) or token == BOS
+            is_stopped = row.text.push(token) or is_end
             if is_stopped or row.count == row.most:
                 row.finish_reason = "stop" if is_stopped else "length"
-                row.ends_with_bos = token == BOS
+                row.has_end_token = is_end
                 row.text.end()
                 ended.append(row)
         if ended:
@@ -242,7 +246,7 @@ class Batch:
             is_due = row.pieces or row.drawn or row.finish_reason
             if not is_due or not (texts.streams or row.finish_reason):
                 continue
-            count = row.count - row.ends_with_bos
+            count = row.count - row.has_end_token
             part = Part(
                 row.number, "".join(row.pieces), count - row.sent, tuple(row.drawn),
                 row.finish_reason,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from nanochat.data.conversations import prompt_of
+from nanochat.data.special_tokens import ChatTokenizer
 from nanochat.errors import UnsupportedOption
 from nanochat.runs.load import TrainedModel
 from nanochat.serving.requests import Message
@@ -16,4 +18,8 @@ def conversation_tokens(trained: TrainedModel, messages: Sequence[Message]) -> l
 
     Raises UnsupportedOption for a run that was not trained on conversations, and PromptTooLong.
     """
-    raise UnsupportedOption("this run was not trained on conversations; use completions")
+    if not isinstance(trained.tokenizer, ChatTokenizer):
+        raise UnsupportedOption("this run was not trained on conversations; use completions")
+    turns = [(message.role, message.content) for message in messages]
+    tokens, _ = prompt_of(trained.tokenizer, turns, trained.config.block_size, drop=False)
+    return tokens

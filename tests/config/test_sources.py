@@ -23,7 +23,15 @@ from nanochat.config.sources import gather_options, read_config_file
 from nanochat.errors import ConfigError
 
 KNOWN = options_of(TrainConfig)
-CONFIGS = (TrainConfig, SampleConfig, EvalConfig, InspectConfig, ExportConfig, ServeConfig, AblateConfig)
+CONFIGS = (
+    TrainConfig,
+    SampleConfig,
+    EvalConfig,
+    InspectConfig,
+    ExportConfig,
+    ServeConfig,
+    AblateConfig,
+)
 
 
 @pytest.fixture

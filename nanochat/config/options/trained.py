@@ -20,7 +20,13 @@ from nanochat.config.options.train import TrainConfig
 from nanochat.config.unsupported import EFFECTS_OF_CHAT, EFFECTS_OF_EVAL, EFFECTS_OF_SAMPLE
 from nanochat.errors import ConfigError
 
-__all__ = ["VIEWS", "ChatConfig", "EvalConfig", "ExportConfig", "InspectConfig", "SampleConfig",
+__all__ = [
+    "VIEWS",
+    "ChatConfig",
+    "EvalConfig",
+    "ExportConfig",
+    "InspectConfig",
+    "SampleConfig",
     "ServeConfig",
 ]
 
