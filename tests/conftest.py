@@ -46,7 +46,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Leave out the tests in a browser, which a fresh machine lacks, unless they are asked for."""
-    is_browser = collection_path == Path(__file__).parent / "browser"
+    tests = Path(__file__).parent
+    is_browser = collection_path in (tests / "browser", tests / "serving" / "test_page.py")
     return True if is_browser and not config.getoption("--browser") else None
 
 

@@ -10,11 +10,11 @@ import base64
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["page_text"]
+__all__ = ["assembled", "page_text", "policy_of"]
 
 FOLDER = Path(__file__).parent / "page"
 
@@ -31,25 +31,42 @@ def page_text(facts: Mapping[str, Any]) -> str:
 
     Its policy lets a browser run this one script and nothing else, and load nothing.
     """
-    scripts = "".join(_read(name) for name in SCRIPTS)
-    parts = {
-        "style": "\n" + _read("page.css"),
-        "script": f'\n(() => {{\n"use strict";\n{scripts}}})();\n',
-        "facts": _json(facts),
-    }
-    parts["policy"] = (
-        f"default-src 'none'; script-src {_hash(parts['script'])};"
-        f" style-src {_hash(parts['style'])}; base-uri 'none'; form-action 'none'"
-    )
-    page, *rest = _read("page.html").split("{{")
+    return assembled(FOLDER, SCRIPTS, facts)
+
+
+def assembled(
+    folder: Path,  # with page.html, page.css and the scripts
+    scripts: Sequence[str],  # in this order they are one script
+    facts: Mapping[str, Any],
+    may: str = "",  # what the policy allows in addition
+) -> str:
+    """Return a page with its style, its script, its facts and its policy inside."""
+    style, script = _style_and_script(folder, scripts)
+    policy = policy_of(folder, scripts, may)
+    parts = {"style": style, "script": script, "facts": _json(facts), "policy": policy}
+    page, *rest = _read(folder, "page.html").split("{{")
     for part in rest:
         name, after = part.split("}}", maxsplit=1)
         page += parts[name] + after
     return page
 
 
-def _read(name: str) -> str:
-    return (FOLDER / name).read_text(encoding="utf-8")
+def policy_of(folder: Path, scripts: Sequence[str], may: str = "") -> str:
+    """Return the policy of a page: to run its script and use its style, and what it `may`."""
+    style, script = _style_and_script(folder, scripts)
+    return (
+        f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)};"
+        f" base-uri 'none'; form-action 'none'{may}"
+    )
+
+
+def _style_and_script(folder: Path, scripts: Sequence[str]) -> tuple[str, str]:
+    text = "".join(_read(folder, name) for name in scripts)
+    return "\n" + _read(folder, "page.css"), f'\n(() => {{\n"use strict";\n{text}}})();\n'
+
+
+def _read(folder: Path, name: str) -> str:
+    return (folder / name).read_text(encoding="utf-8")
 
 
 def _hash(text: str) -> str:

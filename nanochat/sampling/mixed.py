@@ -33,6 +33,8 @@ __all__ = [
     "Parts",
     "mixed_with",
     "log_softmax",
+    "parts_of_logits",
+    "share_of_log_odds",
     "shares_of",
 ]
 
@@ -63,15 +65,18 @@ def shares_of(network: Decoder, share: Share) -> NDArray[np.float64]:  # (rows, 
 
     share: of the engine of the network.
     """
-    logits, log_odds = _parts(network, share)
+    logits, log_odds = parts_of_logits(network.logits, share)
     shares = shares_of_parts(-logits, np.broadcast_to(log_odds[:, None], logits.shape))
     return np.concatenate((shares[..., 0], shares[:, :1, 1]), axis=1)
 
 
-def _parts(network: Decoder, share: Share) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def parts_of_logits(
+    logits: NDArray[Any],  # (rows, vocab + 1) of the network, the last one of the share
+    share: Share,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the network's log probabilities, (rows, vocab), and the logarithm of the counts' share
     against its own, (rows,)."""
-    logits = network.logits.astype(np.float64)
+    logits = logits.astype(np.float64)
     log_sum = np.logaddexp.reduce(logits[:, :-1], axis=1)
     gate = logits[:, -1] + start_offset(logits.shape[1] - 1) - log_sum
     return logits[:, :-1] - log_sum[:, None], share.of(gate)
@@ -191,8 +196,8 @@ class MixedDecoder(DrawsOnCpu):
 
     def parts(self) -> Parts:
         """Return what the network and the counts each say of the next tokens."""
-        network, log_odds = _parts(self._network, self._share)
-        share: NDArray[np.float64] = np.exp(-np.logaddexp(0.0, -log_odds))
+        network, log_odds = parts_of_logits(self._network.logits, self._share)
+        share = share_of_log_odds(log_odds)
         counts = self._counts.distributions(list(self._recent.contexts()), threads=self._threads)
         return Parts(np.exp(network), counts, share)
 
@@ -204,6 +209,12 @@ class MixedDecoder(DrawsOnCpu):
     def advance(self, ids: Sequence[int]) -> None:
         self._network.advance(ids)
         self._recent.append(ids)
+
+
+def share_of_log_odds(log_odds: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the share of the counts, between 0 and 1."""
+    share: NDArray[np.float64] = np.exp(-np.logaddexp(0.0, -log_odds))
+    return share
 
 
 class NetworkAlone:

@@ -28,9 +28,18 @@ from nanochat.runs.load import TrainedModel
 from nanochat.sampling.generate import prompt_tokens
 from nanochat.serving import conversation
 from nanochat.serving.batch import Batch, Part, Texts
+from nanochat.serving.page import page_headers, page_text
 from nanochat.serving.replies import DONE, Reply, event
-from nanochat.serving.requests import ApiError, ChatRequest, CompletionRequest, Limits, Request
+from nanochat.serving.requests import (
+    ApiError,
+    ChatRequest,
+    CompletionRequest,
+    Limits,
+    Request,
+    text_to_score,
+)
 from nanochat.serving.rows import TextStart
+from nanochat.serving.scoring import score
 from nanochat.serving.stats import Stats
 
 __all__ = ["LOOPBACK_NAMES", "Api"]
@@ -38,10 +47,6 @@ __all__ = ["LOOPBACK_NAMES", "Api"]
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
 _BODY_S = 30.0  # for a client to send its body
 _DISCARD_S = 2.0  # for the rest of a body that is too large
-_PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>nanochat</title>
-<p>This server answers <code>/v1/completions</code> and <code>/v1/chat/completions</code>.
-"""
 _OPEN_PATHS = ("/", "/health")  # without an API key
 
 
@@ -57,6 +62,7 @@ class Api:
         self._created = int(self._checkpoint.path.stat().st_mtime)
         self._limits = Limits(tokens=config.max_tokens, texts=config.max_rows)
         self._stats = Stats()
+        self._page_text = page_text(config, trained)
         self.is_draining = False  # finishes what runs and refuses what comes
         self.running = 0  # replies that are being written
         self.max_time = float(config.max_time)  # seconds per reply
@@ -71,6 +77,7 @@ class Api:
             Route("/v1/models/{model:path}", self._one_model),
             Route("/v1/completions", self._completions, methods=["POST"]),
             Route("/v1/chat/completions", self._chat, methods=["POST"]),
+            Route("/v1/score", self._score, methods=["POST"]),
         ]
         handlers: dict[Any, Any] = {
             HTTPException: self._on_http, ApiError: self._on_api_error,
@@ -83,7 +90,7 @@ class Api:
     # ------------------------------------------------------------------------------- the routes
 
     async def _page(self, request: HttpRequest) -> Response:
-        return HTMLResponse(_PAGE)
+        return HTMLResponse(self._page_text, headers=page_headers())
 
     async def _health(self, request: HttpRequest) -> Response:
         if self.is_draining:
@@ -122,6 +129,21 @@ class Api:
         context = conversation.conversation_tokens(self._trained, asked.messages)
         return self._reply(asked, [context], [""], is_chat=True)
 
+    async def _score(self, request: HttpRequest) -> Response:
+        text, model = text_to_score(await self._body(request))
+        self._check_model(model)
+        scored = self._batch.call(lambda: score(self._trained, text, self._limits.tokens))
+        if scored is None:
+            raise _too_many()
+        self.running += 1
+        try:
+            found = await asyncio.wait_for(asyncio.wrap_future(scored), self.max_time)
+        except asyncio.TimeoutError:
+            raise _too_late(self.max_time) from None
+        finally:
+            self.running -= 1
+        return JSONResponse({"object": "score", "model": self.model, **found})
+
     def _described(self) -> dict[str, Any]:
         return {
             "id": self.model, "object": "model", "created": self._created, "owned_by": "nanochat",
@@ -155,7 +177,8 @@ class Api:
             created=int(time.time()), model=self.model, seed=asked.settings.seed,
             tokenizer=self._trained.tokenizer, is_chat=is_chat,
             echoes=[echo for echo in echoes for _ in range(asked.n)],
-            prompt_tokens=sum(map(len, contexts)), has_logprobs=asked.likeliest is not None,
+            prompt_tokens=sum(map(len, contexts)), likeliest=asked.likeliest,
+            alternatives=asked.alternatives,
         )  # fmt: skip
         return _TextResponse(self, self._batch, asked, starts, reply)
 
@@ -249,6 +272,24 @@ def _stopping() -> ApiError:
     )  # fmt: skip
 
 
+def _too_many() -> ApiError:
+    return ApiError(
+        "too many requests wait; ask again later", status=429, kind="rate_limit_error",
+        code="rate_limit_exceeded", headers={"retry-after": "1"},
+    )  # fmt: skip
+
+
+def _too_late(seconds: float) -> ApiError:
+    return ApiError(
+        f"the reply took longer than {seconds:g} seconds; ask for fewer tokens", status=503,
+        kind="server_error", code="timeout",
+    )  # fmt: skip
+
+
+def _most(*numbers: int | None) -> int | None:
+    return max((each for each in numbers if each is not None), default=None)
+
+
 def _error_response(error: ApiError) -> Response:
     return JSONResponse(error.body, error.status, error.headers)
 
@@ -295,13 +336,11 @@ class _TextResponse(Response):
         self._arrived = _Arrived(asyncio.Event(), [])
         self._texts = Texts(
             starts, lambda *found: _call(loop, self._take, *found), streams=asked.stream,
-            likeliest=asked.likeliest,
+            likeliest=_most(asked.likeliest, asked.alternatives),
+            is_apart=asked.alternatives is not None,
         )  # fmt: skip
         if not batch.add(self._texts):
-            raise ApiError(
-                "too many requests wait; ask again later", status=429, kind="rate_limit_error",
-                code="rate_limit_exceeded", headers={"retry-after": "1"},
-            )  # fmt: skip
+            raise _too_many()
         self.background = None
         self.status_code = 200  # for the statistics
 
@@ -346,10 +385,7 @@ class _TextResponse(Response):
         if arrived.error is not None:
             raise told(arrived.error)
         if arrived.is_late and not parts:
-            raise ApiError(
-                f"the reply took longer than {self._api.max_time:g} seconds; ask for fewer tokens",
-                status=503, kind="server_error", code="timeout",
-            )  # fmt: skip
+            raise _too_late(self._api.max_time)
         if arrived.is_late:
             arrived.changed.set()  # the next call raises
         return parts
@@ -468,7 +504,9 @@ def _host_name(url: str) -> str | None:
         return None
 
 
-_PATHS = ("/", "/health", "/stats", "/v1/models", "/v1/completions", "/v1/chat/completions")
+_PATHS = (
+    "/", "/health", "/stats", "/v1/models", "/v1/completions", "/v1/chat/completions", "/v1/score",
+)  # fmt: skip
 
 
 def _known_path(path: str) -> str:

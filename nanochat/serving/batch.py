@@ -11,7 +11,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +23,7 @@ from nanochat.errors import NanochatError
 from nanochat.sampling.generate import GrowingText
 from nanochat.serving.rows import TextRows, TextStart
 
-__all__ = ["Batch", "DrawnToken", "Part", "Texts"]
+__all__ = ["Apart", "Batch", "DrawnToken", "Part", "Texts"]
 
 # Prompt tokens that are read between two tokens of the texts that are being drawn.
 _READ_BETWEEN = 128
@@ -31,12 +33,21 @@ _HAND_OVER_S, _HAND_OVER_PER_TEXT_S = 0.004, 0.00025
 
 
 @dataclass(frozen=True, slots=True)
+class Apart:
+    """What network and counts of a mixture each said of a drawn token and of the likeliest ones."""
+
+    share: float  # of the counts
+    probabilities: dict[int, tuple[float, float]]  # by token: of the network, of the counts
+
+
+@dataclass(frozen=True, slots=True)
 class DrawnToken:
     """One drawn token with its log probability, and those of the likeliest tokens."""
 
     token: int
     log_probability: float
     likeliest: tuple[tuple[int, float], ...]
+    apart: Apart | None  # of a mixture, if the request asks for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +73,7 @@ class Texts:
     on_parts: Callable[[Sequence[Part], NanochatError | None], None]
     streams: bool = True  # otherwise parts are handed over at the end of a text
     likeliest: int | None = None  # None: no log probabilities; or the number of tokens next to it
+    is_apart: bool = False  # with what network and counts of a mixture each said
     gone: bool = False  # set by `drop`
 
 
@@ -100,6 +112,7 @@ class Batch:
         self._waiting: deque[tuple[Texts, int]] = deque()
         self._reading: list[_Row] = []  # their prompts
         self._drawing: list[_Row] = []  # by row
+        self._calls: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._changed = threading.Condition()
         self._closed = self._some_are_gone = False
         self._numbers: list[int] = []  # of the rows that are drawn
@@ -118,6 +131,19 @@ class Batch:
             self._waiting.extend((texts, number) for number in range(len(texts.starts)))
             self._changed.notify()
         return True
+
+    def call(self, function: Callable[[], Any]) -> Future[Any] | None:
+        """Call a function that uses the model, between two tokens of the texts.
+
+        Returns None if too many requests wait already.
+        """
+        future = Future[Any]()
+        with self._changed:
+            if self._closed or len(self._calls) > self._most_waiting:
+                return None
+            self._calls.append((future, function))
+            self._changed.notify()
+        return future
 
     def drop(self, texts: Texts) -> None:
         """Free the rows of a request before its next token."""
@@ -148,6 +174,7 @@ class Batch:
     def _run(self) -> None:
         handed_over = 0.0
         while self._admit():
+            self._answer_call()
             try:
                 self._read_prompts()
                 ended = self._draw()
@@ -167,7 +194,9 @@ class Batch:
             if self._some_are_gone:
                 self._some_are_gone = False
                 self._leave([row for row in (*self._reading, *self._drawing) if row.texts.gone])
-            while not (self._closed or self._waiting or self._reading or self._drawing):
+            while not (
+                self._closed or self._waiting or self._reading or self._drawing or self._calls
+            ):
                 self._changed.wait()
             if self._closed:
                 return False
@@ -184,6 +213,17 @@ class Batch:
                     _Row(texts, number, row, text, most, pieces, texts.likeliest is not None)
                 )
         return True
+
+    def _answer_call(self) -> None:
+        if not self._calls:
+            return
+        future, function = self._calls.popleft()
+        if not future.set_running_or_notify_cancel():
+            return  # the client has gone
+        try:
+            future.set_result(function())
+        except Exception as error:
+            future.set_exception(error)
 
     def _leave(self, rows: Sequence[_Row]) -> None:
         if not rows:
@@ -235,9 +275,14 @@ class Batch:
     def _explained(self, row: _Row, token: int) -> DrawnToken:
         logs, most = self._rows.log_probabilities(row.row), row.texts.likeliest or 0
         order = np.argsort(-logs, kind="stable")[:most].tolist()
-        return DrawnToken(
-            token, float(logs[token]), tuple((other, float(logs[other])) for other in order)
-        )
+        likeliest = tuple((other, float(logs[other])) for other in order)
+        parts = self._rows.parts(row.row) if row.texts.is_apart else None
+        apart = None if parts is None else Apart(
+            parts.share,
+            {each: (float(parts.network[each]), float(parts.counts[each]))
+             for each in {token, *order}},
+        )  # fmt: skip
+        return DrawnToken(token, float(logs[token]), likeliest, apart)
 
     def _hand_over(self, rows: Sequence[_Row]) -> None:
         parts: dict[int, tuple[Texts, list[Part]]] = {}

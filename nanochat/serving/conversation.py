@@ -10,7 +10,12 @@ from nanochat.errors import UnsupportedOption
 from nanochat.runs.load import TrainedModel
 from nanochat.serving.requests import Message
 
-__all__ = ["conversation_tokens"]
+__all__ = ["conversation_tokens", "takes_conversations"]
+
+
+def takes_conversations(trained: TrainedModel) -> bool:
+    """Return whether a run was trained on conversations."""
+    return isinstance(trained.tokenizer, ChatTokenizer)
 
 
 def conversation_tokens(trained: TrainedModel, messages: Sequence[Message]) -> list[int]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nanochat.data.tokenizer import Tokenizer
+from nanochat.data.tokenizer import TextStream, Tokenizer
 from nanochat.serving.batch import DrawnToken, Part
 
 __all__ = ["DONE", "Reply", "event"]
@@ -23,6 +24,7 @@ def event(record: Mapping[str, Any]) -> bytes:
 
 @dataclass(slots=True)
 class _Choice:
+    stream: TextStream
     pieces: list[str] = field(default_factory=list)
     drawn: list[DrawnToken] = field(default_factory=list)
     length: int = 0  # characters, for the offsets of tokens
@@ -44,13 +46,14 @@ class Reply:
         is_chat: bool,
         echoes: Sequence[str],  # one per text: what precedes it in the reply
         prompt_tokens: int,
-        has_logprobs: bool,
+        likeliest: int | None,  # None: no log probabilities
+        alternatives: int | None,  # None: no key nanochat
     ) -> None:
         kind = "chat.completion" if is_chat else "text_completion"
         self._head = {"id": id, "object": kind, "created": created, "model": model}
-        self._is_chat, self._has_logprobs, self._tokenizer = is_chat, has_logprobs, tokenizer
-        self._seed = seed
-        self._choices = [_Choice() for _ in echoes]
+        self._is_chat, self._tokenizer, self._seed = is_chat, tokenizer, seed
+        self._likeliest, self._alternatives = likeliest, alternatives
+        self._choices = [_Choice(tokenizer.stream()) for _ in echoes]
         self._echoes = list(echoes)
         self._prompt_tokens, self._completion_tokens = prompt_tokens, 0
 
@@ -86,7 +89,7 @@ class Reply:
             choices.append(
                 {
                     "index": index, **content, "logprobs": self._logprobs(choice, choice.drawn),
-                    "finish_reason": choice.finish_reason,
+                    "finish_reason": choice.finish_reason, **self._own(choice, choice.drawn),
                 }
             )  # fmt: skip
         return {**self._head, "choices": choices, "usage": self.usage, "seed": self._seed}
@@ -105,18 +108,18 @@ class Reply:
                 role = {"role": "assistant", "content": "", "refusal": None}
                 events.append(self._chunk(part.text, {"delta": role}, None, None, include_usage))
         logprobs = self._logprobs(choice, part.drawn) if part.drawn else None
+        own = self._own(choice, part.drawn) if part.drawn else {}
         if self._is_chat:
-            if piece or logprobs:
-                delta = {"delta": {"content": piece}}
+            if piece or part.drawn:
+                delta = {"delta": {"content": piece}, **own}
                 events.append(self._chunk(part.text, delta, logprobs, None, include_usage))
             if part.finish_reason:
                 events.append(
                     self._chunk(part.text, {"delta": {}}, None, part.finish_reason, include_usage)
                 )
         else:
-            events.append(
-                self._chunk(part.text, {"text": piece}, logprobs, part.finish_reason, include_usage)
-            )
+            text = {"text": piece, **own}
+            events.append(self._chunk(part.text, text, logprobs, part.finish_reason, include_usage))
         return events
 
     def usage_chunk(self) -> bytes:
@@ -147,10 +150,11 @@ class Reply:
     # ------------------------------------------------------------------------ log probabilities
 
     def _logprobs(self, choice: _Choice, drawn: Sequence[DrawnToken]) -> dict[str, Any] | None:
-        if not self._has_logprobs:
+        most = self._likeliest
+        if most is None:
             return None
         if self._is_chat:
-            return {"content": [self._chat_token(each) for each in drawn], "refusal": None}
+            return {"content": [self._chat_token(each, most) for each in drawn], "refusal": None}
         texts = [self._tokenizer.token_text(each.token) for each in drawn]
         offsets = []
         for text in texts:
@@ -160,17 +164,44 @@ class Reply:
             "tokens": texts,
             "token_logprobs": [_finite(each.log_probability) for each in drawn],
             "top_logprobs": [
-                {self._tokenizer.token_text(token): _finite(log) for token, log in each.likeliest}
+                {
+                    self._tokenizer.token_text(token): _finite(log)
+                    for token, log in each.likeliest[:most]
+                }
                 for each in drawn
             ],
             "text_offset": offsets,
         }
 
-    def _chat_token(self, drawn: DrawnToken) -> dict[str, Any]:
+    def _chat_token(self, drawn: DrawnToken, most: int) -> dict[str, Any]:
         return {
             **self._token(drawn.token, drawn.log_probability),
-            "top_logprobs": [self._token(token, log) for token, log in drawn.likeliest],
+            "top_logprobs": [self._token(token, log) for token, log in drawn.likeliest[:most]],
         }
+
+    def _own(self, choice: _Choice, drawn: Sequence[DrawnToken]) -> dict[str, Any]:
+        """Return the key nanochat if it was asked for: each token with its alternatives."""
+        most = self._alternatives
+        if most is None:
+            return {}
+        tokens = [
+            {
+                **self._said(each, each.token, each.log_probability),
+                "text": choice.stream.push(each.token),  # that it adds, "" within a character
+                "counts_share": None if each.apart is None else each.apart.share,
+                "likeliest": [self._said(each, *other) for other in each.likeliest[:most]],
+            }
+            for each in drawn
+        ]
+        return {"nanochat": {"tokens": tokens}}
+
+    def _said(self, drawn: DrawnToken, token: int, log: float) -> dict[str, Any]:
+        """Return what the model, its network and its counts said of a token."""
+        apart = (None, None) if drawn.apart is None else drawn.apart.probabilities[token]
+        return {
+            "token": self._tokenizer.token_text(token), "id": token, "probability": math.exp(log),
+            "network": apart[0], "counts": apart[1],
+        }  # fmt: skip
 
     def _token(self, token: int, log: float) -> dict[str, Any]:
         is_whole = "\ufffd" not in self._tokenizer.decode([token])

@@ -16,7 +16,15 @@ from nanochat.config.options import SampleConfig, options_of
 from nanochat.sampling.sampling import SamplingSettings
 from nanochat.system.json_text import parse_json
 
-__all__ = ["ApiError", "ChatRequest", "CompletionRequest", "Limits", "Message", "Request"]
+__all__ = [
+    "ApiError",
+    "ChatRequest",
+    "CompletionRequest",
+    "Limits",
+    "Message",
+    "Request",
+    "text_to_score",
+]
 
 ROLES = ("system", "user", "assistant")
 _ROLES = {**{role: role for role in ROLES}, "developer": "system"}
@@ -70,6 +78,7 @@ class Request:
     stream: bool
     include_usage: bool
     likeliest: int | None  # None: no log probabilities
+    alternatives: int | None  # tokens next to each one under the key nanochat; None: no such key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +127,16 @@ class ChatRequest(Request):
         return cls(**shared, likeliest=(top or 0) if wanted else None, messages=messages)
 
 
+def text_to_score(body: bytes) -> tuple[str, str | None]:
+    """Return the text and the model of a request to /v1/score. Raises ApiError."""
+    fields = _fields(body)
+    model: str | None = fields.checked("model", "text", lambda value: isinstance(value, str))
+    text = fields.get("input")
+    if not _is_text(text):
+        raise _wrong("input", "Unicode text", text)
+    return text, model
+
+
 # ------------------------------------------------------------------------------------- the fields
 
 
@@ -130,23 +149,26 @@ class _Fields:
     def get(self, name: str) -> Any:
         return self._given.get(name)
 
-    def checked(self, name: str, rule: str, accepts: Callable[[Any], bool]) -> Any:
+    def checked(
+        self, name: str, rule: str, accepts: Callable[[Any], bool], inside: str = ""
+    ) -> Any:
         """Return a field, or None without it. Raises ApiError if it breaks the rule."""
         value = self._given.get(name)
         if value is not None and not accepts(value):
-            raise _wrong(name, rule, value)
+            raise _wrong(inside + name, rule, value)
         return value
 
     def boolean(self, name: str) -> bool:
         return bool(self.checked(name, "true or false", lambda value: isinstance(value, bool)))
 
-    def whole(self, name: str, low: int, high: int) -> int | None:
+    def whole(self, name: str, low: int, high: int, *, inside: str = "") -> int | None:
         found: int | None = self.checked(
             name,
             f"a whole number from {low} to {high}",
             lambda value: (
                 isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
             ),
+            inside,
         )
         return found
 
@@ -175,6 +197,7 @@ def _shared(
     fields: _Fields, limits: Limits, *, texts: int, most_tokens: Sequence[str]
 ) -> dict[str, Any]:
     """Return the fields of Request except `likeliest`."""
+    own = _Fields(fields.checked("nanochat", "an object", lambda v: isinstance(v, dict)) or {})
     model = fields.checked("model", "text", lambda value: isinstance(value, str))
     n = fields.whole("n", 1, limits.texts)
     n = 1 if n is None else n
@@ -199,6 +222,7 @@ def _shared(
     return {
         "model": model, "n": n, "settings": settings, "stream": stream,
         "include_usage": _include_usage(fields, stream),
+        "alternatives": own.whole("alternatives", 0, _MOST_TOP_LOGPROBS, inside="nanochat."),
     }  # fmt: skip
 
 

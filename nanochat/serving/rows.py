@@ -21,7 +21,14 @@ from nanochat.ngram.kneser_ney import KneserNey
 from nanochat.ngram.share import Share, start_offset
 from nanochat.runs.load import TrainedModel
 from nanochat.sampling.cpu_draw import DrawsOnCpu
-from nanochat.sampling.mixed import FEW_LOGITS, LOOKUP_LOGITS, log_softmax
+from nanochat.sampling.mixed import (
+    FEW_LOGITS,
+    LOOKUP_LOGITS,
+    MixedDecoder,
+    log_softmax,
+    parts_of_logits,
+    share_of_log_odds,
+)
 from nanochat.sampling.sampling import (
     RANDOM_BLOCK,
     OpensDecoders,
@@ -33,7 +40,7 @@ from nanochat.sampling.sampling import (
 from nanochat.system.threads import thread_count
 from nanochat.training.engine import Decoder
 
-__all__ = ["SeparateRows", "SharedRows", "TextRows", "TextStart", "rows_of"]
+__all__ = ["RowParts", "SeparateRows", "SharedRows", "TextRows", "TextStart", "rows_of"]
 
 # Tokens of a prompt that are read at a time, while other texts wait. They take about as long as a
 # token of as many texts.
@@ -47,6 +54,15 @@ class TextStart:
     context: tuple[int, ...]  # at least one token
     settings: SamplingSettings
     sample: int  # the number of the sample, which chooses its random numbers
+
+
+@dataclass(frozen=True, slots=True)
+class RowParts:
+    """What a mixture of network and counts is made of: (1 − share) · network + share · counts."""
+
+    network: NDArray[np.float64]  # (vocab,) probability of each token
+    counts: NDArray[np.float64]  # (vocab,)
+    share: float  # of the counts
 
 
 class TextRows(Protocol):
@@ -63,6 +79,9 @@ class TextRows(Protocol):
 
     def log_probabilities(self, row: int) -> NDArray[np.float64]:  # (vocab,)
         """Return what the model said of the token that was just drawn, at temperature 1."""
+
+    def parts(self, row: int) -> RowParts | None:
+        """Return what network and counts each said of it, or None if the model is one of them."""
 
     def end(self, row: int) -> None:
         """Free a row."""
@@ -99,6 +118,13 @@ class SeparateRows:
         decoder = self._row(row).decoder
         assert decoder is not None
         return log_softmax(np.asarray(decoder.logits[0], np.float64))
+
+    def parts(self, row: int) -> RowParts | None:
+        decoder = self._row(row).decoder
+        if not isinstance(decoder, MixedDecoder):
+            return None
+        network, counts, share = decoder.parts()
+        return RowParts(network[0], counts[0], float(share[0]))
 
     def end(self, row: int) -> None:
         self._rows[row] = None
@@ -251,6 +277,9 @@ class SharedRows:
     def log_probabilities(self, row: int) -> NDArray[np.float64]:
         return log_softmax(self._source.logits(row).astype(np.float64))
 
+    def parts(self, row: int) -> RowParts | None:
+        return self._source.parts(row)
+
     def end(self, row: int) -> None:
         self._end_plan()
         self._texts[row], self._unread[row], self._histories[row] = None, (), []
@@ -289,6 +318,9 @@ class _OfNetwork(DrawsOnCpu):
         row_of_logits: NDArray[Any] = self._logits[row]
         return row_of_logits
 
+    def parts(self, row: int) -> RowParts | None:
+        return None
+
     def draw_rows(
         self, rows: NDArray[np.int64], random: NDArray[np.uint64], **how: Any
     ) -> NDArray[np.int64]:
@@ -309,6 +341,7 @@ class _OfMixture(_OfNetwork):
         self._longest = counts.order - 1
         super().__init__(logits, threads)
         self._counts = counts  # kept: it owns the memory that the kernel reads
+        self._share = share
         rows, self._vocab = len(logits), counts.vocab_size
         # The context of a row ends with the last column.
         self._contexts = np.zeros((rows, max(self._longest, 1)), np.int64)
@@ -363,6 +396,12 @@ class _OfMixture(_OfNetwork):
         result = np.empty(self._vocab)
         check(kernels().nck_mixed_logits(ctypes.addressof(fields), result.ctypes.data, 1))
         return result
+
+    def parts(self, row: int) -> RowParts:
+        network, log_odds = parts_of_logits(self._logits[row : row + 1], self._share)
+        context = self._contexts[row, self._contexts.shape[1] - self._lengths[row] :]
+        counts = self._counts.distribution(context)
+        return RowParts(np.exp(network[0]), counts, float(share_of_log_odds(log_odds)[0]))
 
     def draw_rows(
         self, rows: NDArray[np.int64], random: NDArray[np.uint64], **how: Any

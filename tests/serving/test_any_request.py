@@ -55,6 +55,7 @@ VALUES: dict[str, Any] = {
     "logit_bias": st.sampled_from([{}, {"1": 1}, []]),
     "response_format": st.sampled_from([{"type": "text"}, {"type": "json_object"}, {}]),
     "tools": st.sampled_from([[], [{}]]),
+    "nanochat": st.sampled_from([{}, {"alternatives": 2}, {"alternatives": 21}, []]),
 }  # fmt: skip
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
