@@ -68,4 +68,4 @@ def test_a_conversation_that_does_not_fit_is_refused(client):
 
 def test_the_page_offers_chat(start, talks):
     page = urllib.request.urlopen(f"{start(talks).url}/", timeout=30).read().decode()
-    assert '"has_chat": true' in page
+    assert '"has_chat":true' in page
