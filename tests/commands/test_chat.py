@@ -293,6 +293,7 @@ def _take_terminal(child):
     import fcntl
     import termios
 
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell, in which these tests run, may ignore it
     fcntl.ioctl(child, termios.TIOCSCTTY, 0)
 
 
@@ -336,6 +337,8 @@ def test_an_interrupt_ends_a_pipe(talker):
     process = subprocess.Popen(
         [sys.executable, "-m", "nanochat", "chat", str(talker / "run")], stdin=subprocess.PIPE,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # A shell, in which these tests may run, may have it ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     assert process.stderr.readline().startswith("talking with ")
     process.send_signal(signal.SIGINT)
