@@ -305,7 +305,8 @@ struct nck_decoder {
       using A = std::remove_reference_t<decltype(*cosines)>;
       A* const sines = cosines + rows * of_a_row;
       for (std::int64_t i = 0; i < rows * step.length; ++i) {
-        const auto position = static_cast<double>(step.firsts[i / step.length] + i % step.length);
+        const std::int64_t row = i / step.length, column = i % step.length;
+        const auto position = static_cast<double>(step.firsts[row] + column);
         for (std::int64_t j = 0; j < half; ++j) {
           const double angle = position * frequencies_[static_cast<std::size_t>(j)];
           cosines[i * half + j] = static_cast<A>(std::cos(angle));
