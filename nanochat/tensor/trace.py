@@ -28,6 +28,10 @@ from nanochat.tensor.weights import FlatWeights
 __all__ = ["tensor_trace"]
 
 
+# Up to this many tokens times weights, threads would wait for each other longer than they work.
+_ONE_THREAD = 20_000_000
+
+
 def tensor_trace(
     config: TrainConfig,
     weights: Mapping[str, NDArray[np.floating]],
@@ -40,6 +44,28 @@ def tensor_trace(
     own: ModelFile | None = None,  # of the config
 ) -> Computed:
     """Run the model over the text and return every named number."""
+    work = len(text.tokens) * sum(array.size for array in weights.values())
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1 if work <= _ONE_THREAD else threads)
+    try:
+        return _traced(
+            config, weights, text, edits, vocab_size=vocab_size, dtype=dtype, device=device, own=own
+        )
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _traced(
+    config: TrainConfig,
+    weights: Mapping[str, NDArray[np.floating]],
+    text: TracedText,
+    edits: Edits,
+    *,
+    vocab_size: int,
+    dtype: str,
+    device: str,
+    own: ModelFile | None,
+) -> Computed:
     place, torch_dtype = torch.device(device), TORCH_DTYPES[dtype]
     specs = parameter_specs(config, vocab_size, changes_of(own, config))
     flat = FlatWeights(specs, _float64(weights), device=place, dtype=torch_dtype)
