@@ -6,7 +6,7 @@
 A run is trained on the text as one document. Compared are, in turn:
 
 - the start up to listening, with a process that loads the same run and ends;
-- one stream, with `LanguageModel.generate` in a process of its own, which `sample` runs;
+- one stream, and `LanguageModel.generate`, which `sample` runs, in another process;
 - 64 streams at one time, with 64 rows of the decoder and their draws, without text and HTTP.
 
 Texts of both sides must be equal. p99 is that of the time between two parts of a stream. Then

@@ -96,7 +96,7 @@ class _Talk:
         self.is_for_people = terminal.is_for_people and sys.stdin is not None and sys.stdin.isatty()
         self._first: list[Turn] = [("system", config.system)] if config.system else []
         self.turns = list(self._first)
-        self._drawn = 0  # replies so far: each has random numbers of its own
+        self._drawn = 0  # replies so far; the number of a reply selects its random numbers
         self._dropped = 0
         if self._chats is None and config.system:
             raise ConfigError(
@@ -119,7 +119,7 @@ class _Talk:
     # ----------------------------------------------------------------------------------- reading
 
     def messages(self) -> Iterator[str]:
-        """Yield what is to be answered, until the input ends. Commands are carried out."""
+        """Carry out the commands of the user and yield the messages, until the input ends."""
         if isinstance(sys.stdin, io.TextIOWrapper):
             sys.stdin.reconfigure(errors="surrogateescape")  # the tokenizer refuses the message
         if self.is_for_people:

@@ -196,7 +196,7 @@ def _check_replaceable(folder: Path) -> None:
     if folder.is_dir() and (not any(folder.iterdir()) or (folder / RECORD).is_file()):
         return
     raise OutputError(
-        f"out {folder} exists and is no earlier export; remove it or choose another out"
+        f"out {folder} exists and is not an earlier export; remove it or choose another out"
     )
 
 

@@ -26,7 +26,7 @@ SHOWN = 3  # conversations
 def show_mask(config: TrainConfig, terminal: Terminal) -> None:
     """Print the first conversations of the training part as the run of a config would learn them.
 
-    Raises ConfigError for a text that is no conversations, and the errors of `train`.
+    Raises ConfigError for a text without conversations, and the errors of `train`.
     """
     with telling(terminal.note):
         config, dataset = _dataset(config, terminal)

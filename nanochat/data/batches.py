@@ -263,7 +263,7 @@ def reading_batches(
 ) -> Iterator[Batch]:
     """Yield batches that contain every pair once, in the order of the text, row after row.
 
-    Documents are cut as `evaluation_batches` cuts those that are no conversations. A row holds as
+    Documents are cut as `evaluation_batches` cuts other documents. A row holds as
     many pieces as fit.
     """
     chunks = split_into_chunks(documents.lengths + 1, block_size)

@@ -1,4 +1,4 @@
-"""One GGUF file for llama.cpp, with a Modelfile for Ollama beside it.
+"""One GGUF file for llama.cpp, and a Modelfile for Ollama in the same folder.
 
 The network is written as one of llama.cpp's architecture `apertus`, which computes the same: its
 norms have weights, here ones; its activation xIELU is ReLU² with these numbers; the norm after the

@@ -41,7 +41,7 @@ def model_of(
     built = model(config, matrices, see)
     if (path := _computed(built)) is not None:
         makers = (block, kind) if path.startswith(".blocks[") else (kind,)
-        place = own.place_of(*(maker.__init__ for maker in makers))  # type: ignore[misc]
+        place = own.place_of(*(maker.__init__ for maker in makers))  # type: ignore[misc]  # each class's own
         raise ModelFileError(computed_too_early(place, path.removeprefix(".")))
     return built
 

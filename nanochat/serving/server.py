@@ -147,7 +147,7 @@ class _Connection(H11Protocol):
     _stalled: asyncio.TimerHandle | None = None  # while the client does not read
     _is_refused = False
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn
         super().connection_made(transport)
         opened: socket.socket = transport.get_extra_info("socket")
         with suppress(OSError):  # the client has gone already

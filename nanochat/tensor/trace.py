@@ -6,7 +6,8 @@ the same in another order, so their numbers may differ by rounding.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -27,7 +28,6 @@ from nanochat.tensor.weights import FlatWeights
 
 __all__ = ["tensor_trace"]
 
-
 # Up to this many tokens times weights, threads would wait for each other longer than they work.
 _ONE_THREAD = 20_000_000
 
@@ -45,46 +45,39 @@ def tensor_trace(
 ) -> Computed:
     """Run the model over the text and return every named number."""
     work = len(text.tokens) * sum(array.size for array in weights.values())
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1 if work <= _ONE_THREAD else threads)
-    try:
-        return _traced(
-            config, weights, text, edits, vocab_size=vocab_size, dtype=dtype, device=device, own=own
+    with _threads(1 if work <= _ONE_THREAD else torch.get_num_threads()):
+        place, torch_dtype = torch.device(device), TORCH_DTYPES[dtype]
+        specs = parameter_specs(config, vocab_size, changes_of(own, config))
+        flat = FlatWeights(specs, _float64(weights), device=place, dtype=torch_dtype)
+        outputs, seen = (
+            output_size(config, vocab_size),
+            _Seen(edits, len(text.tokens), config.n_head),
         )
+        model = model_of(own, config, flat, outputs, seen)
+        maker = InputsMaker(config, outputs, device=place, dtype=torch_dtype, native=False)
+        inputs = maker(_batch(text))
+        logits = head_logits(model.hidden(inputs), model.head)
+        if cap := config.logit_softcap:
+            logits = capped(seen("logits_uncapped", logits), cap)
+        logits = seen("logits", logits)
+        loss = _losses(logits, text, seen).mean()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
+        flat.gather()
+        values, gradients = seen.arrays()
+        return Computed(
+            values=values, gradients=gradients,
+            weight_gradients=_float64(flat.unpack(flat.gradients)),
+        )  # fmt: skip
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
     finally:
-        torch.set_num_threads(threads)
-
-
-def _traced(
-    config: TrainConfig,
-    weights: Mapping[str, NDArray[np.floating]],
-    text: TracedText,
-    edits: Edits,
-    *,
-    vocab_size: int,
-    dtype: str,
-    device: str,
-    own: ModelFile | None,
-) -> Computed:
-    place, torch_dtype = torch.device(device), TORCH_DTYPES[dtype]
-    specs = parameter_specs(config, vocab_size, changes_of(own, config))
-    flat = FlatWeights(specs, _float64(weights), device=place, dtype=torch_dtype)
-    outputs, seen = output_size(config, vocab_size), _Seen(edits, len(text.tokens), config.n_head)
-    model = model_of(own, config, flat, outputs, seen)
-    maker = InputsMaker(config, outputs, device=place, dtype=torch_dtype, native=False)
-    inputs = maker(_batch(text))
-    logits = head_logits(model.hidden(inputs), model.head)
-    if cap := config.logit_softcap:
-        logits = capped(seen("logits_uncapped", logits), cap)
-    logits = seen("logits", logits)
-    loss = _losses(logits, text, seen).mean()
-    loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
-    flat.gather()
-    values, gradients = seen.arrays()
-    return Computed(
-        values=values, gradients=gradients,
-        weight_gradients=_float64(flat.unpack(flat.gradients)),
-    )  # fmt: skip
+        torch.set_num_threads(before)
 
 
 class _Seen:

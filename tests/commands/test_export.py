@@ -152,7 +152,7 @@ def test_an_earlier_export_is_replaced_and_nothing_else(run, cli, folder):
     for name in ("other", "other/thesis.txt", "runs/a"):
         result = cli("export", "runs/a", "--to", "torch", "--out", name)
         assert (result.code, result.err) == (
-            1, f"error: out {name} exists and is no earlier export; remove it or choose another out\n",
+            1, f"error: out {name} exists and is not an earlier export; remove it or choose another out\n",
         )  # fmt: skip
 
 
