@@ -57,12 +57,14 @@ def listening_socket(host: str, port: int) -> socket.socket:
         )[0]
     except (OSError, UnicodeError) as error:
         raise ConfigError(f"host {host} cannot be found: {error}; give an address") from None
-    bound = socket.socket(family, kind, protocol)
+    bound = None
     try:
+        bound = socket.socket(family, kind, protocol)  # refused without IPv6
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
     except OSError as error:
-        bound.close()
+        if bound is not None:
+            bound.close()
         raise ConfigError(
             f"port {port} of {host} cannot be used: {error.strerror or error}; give another with"
             " --port, or 0 for a free one"

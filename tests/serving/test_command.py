@@ -110,12 +110,15 @@ def test_a_server_without_json_prints_where_it_serves(names, python):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_an_address_of_ipv6_is_served(start, names):
+def test_an_address_of_ipv6_is_served_or_refused_by_name(start, names, refused):
     try:
         with socket.socket(socket.AF_INET6) as probe:
             probe.bind(("::1", 0))
-    except OSError:
-        pytest.skip("this machine has no IPv6")
+    except OSError:  # a machine without IPv6
+        assert refused("serve", str(names), "--host=::1", "--port=0").startswith(
+            "port 0 of ::1 cannot be used: "
+        )
+        return
     server = start(names, "--host=::1")
     assert server.url.startswith("http://[::1]:")
     assert httpx.get(f"{server.url}/health", timeout=WAIT_S).json() == {"status": "ok"}
