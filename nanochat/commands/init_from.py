@@ -33,7 +33,7 @@ from nanochat.config.options import (
     preset_defaults,
 )
 from nanochat.config.preset_choice import Choice, choices_for
-from nanochat.data.dataset import CHAT, SplitText, text_facts
+from nanochat.data.dataset import SplitText, text_facts
 from nanochat.data.special_tokens import plain_tokenizer
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.errors import ConfigError, UnsupportedModelKind, UnsupportedOption
@@ -188,8 +188,6 @@ def initialized_config(requested: TrainConfig, source: Source) -> TrainConfig:
     defaults = preset_defaults(saved.preset, given)
     options = {name: getattr(saved, name) for name in ARCHITECTURE}
     options["mode"] = saved.mode
-    if requested.documents == CHAT:  # the network alone
-        options["ngram_order"] = 0
     options |= {name: defaults[name] * LR_FRACTION for name in _RATES}
     if given.get("data", saved.data) == saved.data:
         # The same text: the same split too, or the new run validates on what the source has read.
@@ -260,8 +258,6 @@ def _refuse_contradictions(given: Mapping[str, Any], source: Source) -> None:
                 )
         elif name == "model_file":
             continue  # own_model_of compares the text of the files, not their names
-        elif name == "ngram_order" and value == 0 and given.get("documents") == CHAT:
-            continue
         elif value != kept:
             raise ConfigError(
                 f"init_from keeps {name} {as_text(kept)} of {path}, got {shown(value)}; leave"

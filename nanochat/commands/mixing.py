@@ -69,7 +69,7 @@ def with_counts(
     else:
         size = dataset.tokenizer.vocab_size
         if reads is None:
-            reads = config.steps * dataset.step_tokens(dataset.resolve(config), processes.world())
+            reads = config.steps * dataset.step_pairs(dataset.resolve(config), processes.world())
         model = _counted(dataset, config, threads, reads)
         if not is_seen and model.cutoff is None:
             documents = text_for(documents, reads)
@@ -151,7 +151,7 @@ def with_share(config: TrainConfig, dataset: Dataset) -> TrainConfig:
         return config
     offset = 0.0
     if dataset.by_counts is not None:
-        tokens = config.steps * dataset.step_tokens(config, processes.world())
+        tokens = config.steps * dataset.step_pairs(config, processes.world())
         offset = offset_for(tokens / max(dataset.by_counts.documents.pairs, 1))
     return config.changed(ngram_share=share_words(1.0, round(offset, 2)))
 

@@ -177,7 +177,7 @@ def for_conversations(
     if read.unit != CHAT:
         return config, dataclasses.replace(text, read=read)
     given = {name: getattr(config, name) for name in config.given}
-    chosen = {**given, "ngram_order": 0, "batching": "auto"}
+    chosen = {**given, "batching": "auto"}
     by_user = {name: given[name] for name in given.keys() & set(asked)}
     complete = merged_config(chosen, {**by_user, "documents": CHAT})
     return complete, dataclasses.replace(text, read=read)

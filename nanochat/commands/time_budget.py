@@ -306,7 +306,7 @@ class _Trial:
         """Count the n-grams, if the network is mixed with them, for about the steps that fit."""
         config = self._config.changed(**self._options)
         steps = min(self.steps, self._most_steps or self.steps)
-        reads = steps * self._plain.step_tokens(self._plain.resolve(config))
+        reads = steps * self._plain.step_pairs(self._plain.resolve(config))
         self._dataset = with_counts(self._plain, config, reads=reads)
 
     def _evaluation_s(self) -> tuple[float, float]:

@@ -61,14 +61,9 @@ OF_NETWORKS = (
 )  # fmt: skip
 
 UNSUPPORTED: tuple[Rule, ...] = (
-    Rule(errors.UnsupportedModelKind, "documents", "model_kind", "use model_kind mini-gpt",
-         lambda c: c.documents == "chat" and c.model_kind == "ngram"),
     Rule(errors.UnsupportedOption, "documents", "batching", "leave batching out",
          lambda c: c.documents == "chat" and c.model_kind != "ngram"
          and c.batching in ("windows", "documents")),
-    Rule(errors.UnsupportedOption, "documents", "ngram_order",
-         "use ngram_order 0",
-         lambda c: c.documents == "chat" and c.ngram_order != 0 and c.model_kind != "ngram"),
     Rule(errors.UnsupportedOption, "documents", "style", "leave style out",
          lambda c: c.documents == "chat" and c.style != "classic"),
     Rule(errors.UnsupportedOption, "model_kind", "mode", "leave it out",

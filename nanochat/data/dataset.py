@@ -129,10 +129,14 @@ class Dataset:
 
     def step_tokens(self, config: TrainConfig, world: int = 1) -> int:
         """Return the targets of an average step, for a resolved batching."""
+        pairs = self.step_pairs(config, world)
+        if self.train.is_target is None:
+            return pairs
+        return max(1, round(pairs * self.train.targets / self.train.pairs))
+
+    def step_pairs(self, config: TrainConfig, world: int = 1) -> int:
+        """Return the tokens that an average step reads, for a resolved batching."""
         rows = config.batch_size * config.grad_accum * world
-        if self.train.is_target is not None:
-            share = self.train.targets / self.train.pairs
-            return max(1, round(rows * min(config.block_size, self.train.pairs) * share))
         if config.batching == "documents":
             lengths = np.minimum(self.train.lengths + 1, config.block_size)
             return round(rows * float(lengths.mean()))

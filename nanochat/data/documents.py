@@ -8,7 +8,7 @@ tokens form a batch (batches.py).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -45,36 +45,43 @@ class Documents:
         return cls(stream, offsets)
 
     @classmethod
-    def of_stream(cls, stream: NDArray[np.integer[Any]]) -> Documents:
+    def of_stream(
+        cls, stream: NDArray[np.integer[Any]], is_target: NDArray[np.bool_] | None = None
+    ) -> Documents:
         """Return the documents of a token stream, which begins and ends with BOS."""
         begins = np.flatnonzero(stream == BOS)
-        return cls(stream, begins - np.arange(len(begins)))
+        return cls(stream, begins - np.arange(len(begins)), is_target)
 
     def take(self, chosen: NDArray[np.bool_]) -> Documents:  # (count,)
-        """Return the chosen documents, of which all tokens are targets."""
+        """Return the chosen documents."""
         offsets = np.zeros(int(chosen.sum()) + 1, dtype=np.int64)
         np.cumsum(self.lengths[chosen], out=offsets[1:])
-        return Documents.of(self.tokens[np.repeat(chosen, self.lengths)], offsets)
+        taken = Documents.of(self.tokens[np.repeat(chosen, self.lengths)], offsets)
+        if self.is_target is None:
+            return taken
+        return replace(taken, is_target=self.is_target[np.repeat(chosen, self.lengths + 1)])
 
     def piece(self, first: int, last: int) -> Documents:
         """Return the pairs first … last − 1, and a last one that closes the piece with BOS.
 
-        The input of the first pair becomes BOS. All tokens of the piece are targets.
+        The input of the first pair becomes BOS. In conversations, the last pair is no target.
         """
         stream = np.append(self.stream[first : last + 1], self.stream.dtype.type(BOS))
         stream[0] = BOS
-        return Documents.of_stream(stream)
+        is_target = self.is_target
+        return Documents.of_stream(
+            stream, None if is_target is None else np.append(is_target[first:last], False)
+        )
 
     def end(self, pairs: int) -> Documents:
-        """Return the last pairs, at most; the first document may be the end of one.
-
-        All tokens of a part are targets.
-        """
+        """Return the last pairs, at most; the first document may be the end of one."""
         if self.pairs <= pairs:
             return self
-        stream = self.stream[self.pairs - pairs :].copy()
+        first = self.pairs - pairs
+        stream = self.stream[first:].copy()
         stream[0] = BOS
-        return Documents.of_stream(stream)
+        is_target = self.is_target
+        return Documents.of_stream(stream, None if is_target is None else is_target[first:])
 
     @property
     def count(self) -> int:

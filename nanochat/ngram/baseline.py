@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -161,8 +161,10 @@ def choose_order(documents: Documents, vocab_size: int, *, seed: int, threads: i
     # A longer context than the longest document never occurs.
     longest = int(counted.lengths.max(initial=0)) + 1
     model = KneserNey.count(counted, min(most_order, longest), vocab_size, threads)
-    losses = model.token_losses_by_order(held_out, threads).sum(axis=1)
-    return int(losses.argmin()) + 1
+    losses = model.token_losses_by_order(held_out, threads)
+    if held_out.is_target is not None:
+        losses = losses[:, held_out.is_target]
+    return int(losses.sum(axis=1).argmin()) + 1
 
 
 def _hold_out(documents: Documents, seed: int) -> tuple[Documents, Documents]:
@@ -187,4 +189,8 @@ def _hold_out(documents: Documents, seed: int) -> tuple[Documents, Documents]:
     offsets = documents.offsets.copy()
     offsets[longest + 1 :] -= len(tail)
     counted = np.delete(tokens, np.s_[end - len(tail) : end])
-    return Documents.of(counted, offsets), Documents.of(tail, np.array([0, len(tail)]))
+    held_out = Documents.of(tail, np.array([0, len(tail)]))
+    if documents.is_target is not None:
+        last = end + longest + 1  # of the pairs; the pair of a token has its document's number more
+        held_out = replace(held_out, is_target=documents.is_target[last - held_out.pairs : last])
+    return Documents.of(counted, offsets), held_out

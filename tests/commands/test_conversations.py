@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 from nonempty import nonempty
+from oracles.kneser_ney import KneserNeyOracle
 
 import nanochat
 from nanochat.config.options import EvalConfig, TrainConfig
+from nanochat.data.dataset import load_dataset
 from nanochat.data.special_tokens import ChatTokenizer
+from nanochat.data.tokenizer import BOS
 from nanochat.errors import ConfigError, UnsupportedOption
 from nanochat.model.parameters import initial_weights
 from nanochat.runs.checkpoint import load_checkpoint
@@ -70,7 +74,7 @@ def test_conversations_are_recognized_and_only_replies_are_learned(cli, options,
     assert result.out.count("\nAssistant: ") == 2
     saved = nanochat.load("run")
     assert saved.config.documents == "chat"
-    assert (saved.config.ngram_order, saved.config.batching) == (0, "packed")
+    assert saved.config.batching == "packed"
     assert isinstance(saved.tokenizer, ChatTokenizer)
 
 
@@ -97,11 +101,54 @@ def test_a_file_of_losses_has_a_row_for_each_learned_token(options, folder):
         assert set(text.split("<|end|>")) <= {"", "ok", *(f"so {q}" for q in QUESTIONS)}
 
 
-def test_a_run_resumes_on_its_conversations(options, stop_after, folder):
-    whole = nanochat.train(TrainConfig(**options(out="whole", num_samples=0)))
+COUNTED = {"counts": {"ngram_order": 3}, "no counts": {}}
+
+
+@pytest.mark.parametrize("mode", ["scalar", "tensor"])
+def test_a_mixture_predicts_each_token_of_a_reply_as_it_draws_it(options, folder, mode):
+    nanochat.train(
+        TrainConfig(
+            **options(out="run", num_samples=0, mode=mode, ngram_order=3, block_size=40,
+                      val_fraction=0.5)
+        )
+    )  # fmt: skip
+    trained = nanochat.load("run")._trained
+    scored = nanochat.evaluate(EvalConfig(run="run"))
+    dataset = load_dataset(trained.config, trained.tokenizer)
+    assert dataset.val.count == len(TALKS) / 2 and dataset.val.lengths.max() < 40
+    stream, nats = dataset.val.stream, []
+    for pair in np.flatnonzero(dataset.val.is_target):
+        begin = np.flatnonzero(stream[: pair + 1] == BOS)[-1]
+        logits = trained.mixture.open_decoder([stream[begin : pair + 1].tolist()]).logits[0]
+        nats.append(np.logaddexp.reduce(logits.astype(np.float64)) - logits[stream[pair + 1]])
+    assert scored.loss == pytest.approx(np.mean(nats), rel=1e-5)
+
+
+def test_counts_alone_are_scored_on_replies_and_reply(options, folder):
+    run = nanochat.train(
+        TrainConfig(data="chat.jsonl", model_kind="ngram", ngram_order=6, out="run", num_samples=2)
+    )
+    assert {sample.split("\n")[-1] for sample in run.samples} <= {
+        "Assistant: ok", *(f"Assistant: so {q}" for q in QUESTIONS)
+    }  # fmt: skip
+    saved = nanochat.load("run")
+    dataset = load_dataset(saved.config, saved.tokenizer)
+    train, val = (
+        [part.tokens[a:b].tolist() for a, b in pairwise(part.offsets)]
+        for part in (dataset.train, dataset.val)
+    )
+    losses = KneserNeyOracle(train, 6, saved.tokenizer.vocab_size).losses(val)
+    expected = np.mean(np.array(losses)[dataset.val.is_target])
+    assert run.metrics["val_loss"] == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("counts", COUNTED)
+def test_a_run_resumes_on_its_conversations(options, stop_after, folder, counts):
+    given = {"num_samples": 0, **COUNTED[counts]}
+    whole = nanochat.train(TrainConfig(**options(out="whole", **given)))
     stop_after(3)
     with pytest.raises(nanochat.NanochatError):
-        nanochat.train(TrainConfig(**options(out="run", num_samples=0)))
+        nanochat.train(TrainConfig(**options(out="run", **given)))
     stop_after(99)
     resumed = nanochat.train(TrainConfig(resume=True, out="run"))
     assert resumed.metrics["val_loss"] == whole.metrics["val_loss"]
@@ -119,8 +166,8 @@ def test_a_mistake_is_one_line_with_file_and_line(refused, options, flags, talks
             " ShareGPT system, human or gpt), got 'tool'; rename the role or remove the record"
         )
     elif way == "train":
-        assert refused("train", "chat.jsonl", "--ngram-order", "3", "--documents", "chat") == (
-            "documents chat does not support ngram_order 3; use ngram_order 0"
+        assert refused("train", "chat.jsonl", "--batching", "windows", "--documents", "chat") == (
+            "documents chat does not support batching windows; leave batching out"
         )
     else:
         nanochat.train(TrainConfig(**{**options(out="run"), "data": "names.txt"}))
@@ -171,33 +218,35 @@ def base(options, folder):
      ("tensor", {"prev_token_tables": 1}), ("scalar", {"tie_lm_head": True}),
      ("tensor", {"tokenizer": "byte"})],
 )  # fmt: skip
-def test_a_base_gets_the_special_tokens_and_leaves_out_its_counts(base, documents, mode, changes):
+def test_a_base_gets_the_special_tokens_and_its_run_counts_the_conversations(
+    base, documents, mode, changes
+):
     base(mode=mode, **changes)
     fine_tune(out="run", steps=0, documents=documents)
     tuned = nanochat.load("run")
     size = tuned.tokenizer.first_special
-    assert tuned.config.ngram_order == 0
     old = nanochat.load("base")
+    assert tuned.config.ngram_order == old.config.ngram_order == changes.get("ngram_order", 0)
     assert old.tokenizer.to_dict() == tuned.tokenizer.plain.to_dict()
     first = checkpoint("run", 0).state.weights
     drawn = initial_weights(tuned.config, tuned.tokenizer.vocab_size)
     for name, weight in old.weights.items():
         if name in ("wte", "wte1", "lm_head"):
             np.testing.assert_array_equal(first[name][:size], weight[:size])
+            end = size + 4  # of the special tokens; the output head has a row for the counts too
             np.testing.assert_array_equal(
-                first[name][size:], drawn[name][size:].astype(weight.dtype)
+                first[name][size:end], drawn[name][size:end].astype(weight.dtype)
             )
-            assert len(first[name]) == size + 4
+            np.testing.assert_array_equal(first[name][end:], weight[size:])
         else:
             np.testing.assert_array_equal(first[name], weight)
 
 
-def test_counts_that_are_asked_for_are_refused(base, folder):
+@pytest.mark.parametrize("documents", ["auto", "chat"])
+def test_a_base_keeps_its_order(base, folder, documents):
     base(ngram_order=3)
-    with pytest.raises(UnsupportedOption, match="^documents chat does not support ngram_order 3;"):
-        fine_tune(ngram_order=3)
-    fine_tune(ngram_order=0, documents="chat", out="run", steps=0)
-    assert nanochat.load("run").config.ngram_order == 0
+    with pytest.raises(ConfigError, match="^init_from keeps ngram_order 3 of .*, got 0; leave"):
+        fine_tune(ngram_order=0, documents=documents)
 
 
 def test_new_characters_move_the_rows_of_the_special_tokens(base, folder):
@@ -226,7 +275,7 @@ def test_a_model_of_conversations_learns_a_plain_text_again(base, folder):
 
 
 @pytest.mark.parametrize("options_given", [{"steps": 1}, {"time_budget": "9s"}])
-def test_the_choice_of_a_preset_leaves_the_counts_out(folder, talks, monkeypatch, options_given):
+def test_the_choice_of_a_preset_has_counts(folder, talks, monkeypatch, options_given):
     from nanochat.commands import time_budget
 
     def chosen(config, *arguments, **others):
@@ -235,11 +284,11 @@ def test_the_choice_of_a_preset_leaves_the_counts_out(folder, talks, monkeypatch
     monkeypatch.setattr(time_budget, "fit_to_budget", chosen)
     config = TrainConfig(data=talks, mode="scalar", num_samples=0, out="run", **options_given)
     if "time_budget" in options_given:
-        with pytest.raises(ConfigError, match="^chat 0$"):
+        with pytest.raises(ConfigError, match="^chat -1$"):
             nanochat.train(config)
     else:
         nanochat.train(config)
-        assert nanochat.load("run").config.ngram_order == 0
+        assert nanochat.load("run").config.ngram_order > 0
 
 
 # --------------------------------------------------------------------------------------- show_mask

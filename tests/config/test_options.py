@@ -557,12 +557,8 @@ def test_a_constant_schedule_has_no_warmdown_to_collide_with_the_warmup():
 
 BIGRAM = {"model_kind": "bigram", "mode": "tensor"}
 REFUSED = [  # in the order of the table
-    ({"documents": "chat", "model_kind": "ngram"}, errors.UnsupportedModelKind,
-     "documents chat does not support model_kind ngram; use model_kind mini-gpt"),
     ({"documents": "chat", "batching": "windows"}, errors.UnsupportedOption,
      "documents chat does not support batching windows; leave batching out"),
-    ({"documents": "chat", "ngram_order": 3}, errors.UnsupportedOption,
-     "documents chat does not support ngram_order 3; use ngram_order 0"),
     ({"documents": "chat", "style": "futuristic"}, errors.UnsupportedOption,
      "documents chat does not support style futuristic; leave style out"),
     ({"model_kind": "ngram", "mode": "tensor"}, errors.UnsupportedOption,

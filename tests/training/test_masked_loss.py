@@ -19,6 +19,7 @@ from nanochat.data.tokenizer import build_tokenizer
 from nanochat.engines import build_engine, resolve_hardware
 from nanochat.model.parameters import GROUPS
 from nanochat.ngram.baseline import count_baseline
+from nanochat.ngram.mixing import cross_fitted
 from nanochat.training.engine import StepSettings
 from nanochat.training.loop import evaluate
 from nanochat.training.scoring import score_documents
@@ -79,11 +80,16 @@ def test_the_loss_of_a_step_is_the_mean_over_the_targets(made, block_size):
         assert metrics.loss == pytest.approx(nats.sum() / is_target.sum(), rel=1e-12)
 
 
-def test_both_engines_walk_the_same_losses():
-    losses = {}
+@pytest.mark.parametrize("order", [0, 3])
+def test_both_engines_walk_the_same_losses(order):
+    losses, counts = {}, None
+    if order:
+        counts = cross_fitted(DOCUMENTS, order, TOKENIZER.vocab_size, seed=1)
     for mode in ("scalar", "tensor"):
-        engine = engine_of(mode, 12)
-        batcher = make_batcher("packed", DOCUMENTS, batch_size=2, block_size=12, seed=3)
+        engine = engine_of(mode, 12, ngram_order=order)
+        batcher = make_batcher(
+            "packed", DOCUMENTS, batch_size=2, block_size=12, seed=3, by_counts=counts
+        )
         losses[mode] = [engine.step(batcher.step(i), SETTINGS).read().loss for i in range(20)]
     np.testing.assert_allclose(losses["scalar"], losses["tensor"], rtol=1e-12)
 

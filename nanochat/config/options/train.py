@@ -564,5 +564,5 @@ def preset_defaults(preset: str, given: Mapping[str, Any]) -> dict[str, Any]:
     if given.get("numerics") == "exact":  # its programs need float64, not the dtype of a preset
         values.pop("dtype", None)
     if given.get("documents") == "chat":  # see unsupported.py
-        values = {n: v for n, v in values.items() if n not in ("ngram_order", "batching")}
+        values = {name: value for name, value in values.items() if name != "batching"}
     return defaults_of(TrainConfig, values)
