@@ -74,8 +74,10 @@ class Value:
     def backward(self) -> None:
         """Set self.grad to 1 and add d self / d v to v.grad for every Value v under self.
 
-        Gradients add up over calls; zero_grad() clears them. They are added in microgpt.py's order:
-        depth-first post-order, children from left to right, reversed. The depth is not limited.
+        Gradients add up over calls, and a Value passes on what has added up in it. So call
+        zero_grad() before a second backward() through the same Values. They are added in
+        microgpt.py's order: depth-first post-order, children from left to right, reversed. The
+        depth is not limited.
 
         Raises RecordingError while a function is being recorded.
 

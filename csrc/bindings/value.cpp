@@ -259,9 +259,10 @@ PyMethodDef methods[] = {
     {"backward", traverse<&Tape::backward>, METH_NOARGS,
      "backward($self, /)\n--\n\n"
      "Set self.grad to 1 and add d self / d v to v.grad for every Value v under self.\n\n"
-     "Gradients add up over calls; zero_grad() clears them. They are added in microgpt.py's "
-     "order:\n"
-     "depth-first post-order, children from left to right, reversed. The depth is not limited.\n\n"
+     "Gradients add up over calls, and a Value passes on what has added up in it. So call\n"
+     "zero_grad() before a second backward() through the same Values. They are added in\n"
+     "microgpt.py's order: depth-first post-order, children from left to right, reversed. The\n"
+     "depth is not limited.\n\n"
      "Raises RecordingError while a function is being recorded.\n\n"
      "Example:\n"
      "    >>> from nanochat import Value\n"
