@@ -223,7 +223,7 @@ def evaluation_batches(
     """
     if documents.count == 0:
         return []
-    chunks = _chunks_of(documents, block_size)
+    chunks = _evaluation_chunks(documents, block_size)
     if 0 < max_tokens < (pairs := int(chunks.lengths.sum())):
         count = len(chunks.lengths)
         chosen = max(1, round(max_tokens * count / pairs))
@@ -245,7 +245,7 @@ def evaluation_pairs(
     """
     if documents.count == 0:
         return
-    sequences = pack(_chunks_of(documents, block_size), block_size)
+    sequences = pack(_evaluation_chunks(documents, block_size), block_size)
     for first in range(0, sequences.count, batch_size):
         chosen = np.arange(first, min(first + batch_size, sequences.count))
         pairs, starts = sequences.pairs_of(chosen)
@@ -288,12 +288,16 @@ def _batch_of_rows(pairs: _Pairs, ends: list[int]) -> Batch:
     return _batch(pairs, np.minimum(numbers, ends[-1] - 1), lengths, targets)
 
 
-def _chunks_of(documents: Documents, block_size: int) -> Chunks:
-    """Return the chunks that together have every target once."""
+def _chunks_of(documents: Documents, block_size: int, context: int) -> Chunks:
+    """Return the chunks that together have every target once; `context` is of conversations."""
     if documents.is_target is None:
         return split_into_chunks(documents.lengths + 1, block_size)
     bounds = documents.offsets + np.arange(documents.count + 1)
-    return windows_of_targets(bounds, documents.is_target, block_size)
+    return windows_of_targets(bounds, documents.is_target, block_size, context)
+
+
+def _evaluation_chunks(documents: Documents, block_size: int) -> Chunks:
+    return _chunks_of(documents, block_size, block_size // 2)
 
 
 class _EvaluationBatches(Sequence[Batch]):
@@ -445,7 +449,8 @@ class _EpochOrder:
 
 def _packed_sequences(documents: Documents, block_size: int, seed: int) -> Sequences:
     """Pack all chunks. The seed decides which chunks of equal length share a sequence."""
-    chunks = _chunks_of(documents, block_size)
+    # With context that the windows share, a step would have fewer targets.
+    chunks = _chunks_of(documents, block_size, 0)
     order = permutation(seed, Stream.BATCHES, _PACKING_ITEM, len(chunks.lengths))
     return pack(chunks.take(order), block_size)
 

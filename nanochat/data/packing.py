@@ -113,13 +113,14 @@ def windows_of_targets(
     bounds: NDArray[np.int64],  # (documents + 1,): the pairs of d are bounds[d] … bounds[d + 1] − 1
     is_target: NDArray[np.bool_],  # (pairs,)
     block_size: int,
+    context: int,  # pairs before a target, at least, below block_size
 ) -> Chunks:
     """Return chunks of at most block_size pairs in which each target counts once, in order.
 
     A document that fits is one chunk, up to its last target. A longer one is covered by windows of
-    block_size pairs. The first begins with the document. In each later one, the targets that
-    follow those of the window before are the last half at most, so that each has half a window of
-    context or more. No chunk is without a target, and a document without targets has no chunk.
+    block_size pairs. The first begins with the document. In each later one, at least `context`
+    pairs come before the targets that the window before does not have. No chunk is without a
+    target, and a document without targets has no chunk.
     """
     targets = np.flatnonzero(is_target)
     reach = np.searchsorted(targets, bounds)
@@ -133,15 +134,16 @@ def windows_of_targets(
     ]
     ranges = zip(reach[:-1][has_target][is_long], reach[1:][has_target][is_long], strict=True)
     for first, (low, high) in zip(firsts[is_long].tolist(), ranges, strict=True):
-        found += _windows(first, targets[low:high], block_size)
-    starts, lengths, context = np.array(sorted(found), np.int64).reshape(-1, 3).T.copy()
-    return Chunks(starts, lengths, context)
+        found += _windows(first, targets[low:high], block_size, context)
+    starts, lengths, before = np.array(sorted(found), np.int64).reshape(-1, 3).T.copy()
+    return Chunks(starts, lengths, before)
 
 
 def _windows(
     first: int,  # pair of the document
     targets: NDArray[np.int64],  # numbers of its targets
     block_size: int,
+    context: int,
 ) -> list[tuple[int, int, int]]:
     """Return the chunks of one document that does not fit: first pair, pairs, context."""
     found, done, end = [], 0, first + block_size
@@ -149,11 +151,11 @@ def _windows(
         stop = int(np.searchsorted(targets, end))
         if stop > done:
             start = max(first, int(targets[stop - 1]) + 1 - block_size)
-            context = max(int(targets[done]) - start, 0)
-            found.append((start, int(targets[stop - 1]) + 1 - start, context))
+            before = max(int(targets[done]) - start, 0)
+            found.append((start, int(targets[stop - 1]) + 1 - start, before))
             done = stop
         if done < len(targets):
-            end = int(targets[done]) + max(1, block_size // 2)
+            end = int(targets[done]) + block_size - context
     return found
 
 

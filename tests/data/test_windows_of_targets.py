@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -40,11 +42,12 @@ def pairs_of(documents):
     return (documents.offsets + np.arange(documents.count + 1)).tolist()
 
 
-@given(st.lists(with_reply, min_size=1, max_size=6), st.integers(1, 64))
-def test_each_target_is_in_one_window_with_half_of_it_as_context(found, block_size):
+@given(st.lists(with_reply, min_size=1, max_size=6), st.integers(1, 64), st.data())
+def test_each_target_is_in_one_window_with_the_context_asked_for(found, block_size, data):
     documents = documents_of(found)
     bounds = np.array(pairs_of(documents))
-    chunks = windows_of_targets(bounds, documents.is_target, block_size)
+    least = data.draw(st.integers(0, block_size - 1), "least")
+    chunks = windows_of_targets(bounds, documents.is_target, block_size, least)
     seen = []
     for start, length, context in zip(
         chunks.starts.tolist(), chunks.lengths.tolist(), chunks.context.tolist(), strict=True
@@ -56,18 +59,34 @@ def test_each_target_is_in_one_window_with_half_of_it_as_context(found, block_si
         targets = [p for p in range(start + context, start + length) if documents.is_target[p]]
         assert targets and targets[-1] == start + length - 1  # nothing after the last target
         for pair in targets:
-            # All of the document before it, or half of a window.
-            assert start == first or pair - start >= block_size - max(1, block_size // 2)
+            # All of the document before it, or as much as asked for.
+            assert start == first or pair - start >= least
         seen += targets
     assert seen == np.flatnonzero(documents.is_target).tolist()
 
 
 def test_a_conversation_that_fits_is_one_chunk():
     documents = documents_of([[("user", "aa"), ("assistant", "b"), ("user", "cccc")]])
-    chunks = windows_of_targets(np.array(pairs_of(documents)), documents.is_target, 7)
+    chunks = windows_of_targets(np.array(pairs_of(documents)), documents.is_target, 7, 3)
     # BOS user a a end assistant b → … b end
     assert (chunks.starts.tolist(), chunks.lengths.tolist()) == ([0], [7])
     assert chunks.context.tolist() == [0]
+
+
+@given(st.lists(with_reply, min_size=1, max_size=6), block_sizes)
+def test_training_has_as_few_windows_as_can_hold_the_targets(found, block_size):
+    documents = documents_of(found)
+    bounds, expected = pairs_of(documents), 0
+    for first, last in nonempty(list(pairwise(bounds))):
+        targets = [pair for pair in range(first, last) if documents.is_target[pair]]
+        reached = first  # a window begins with the document, and later ones with a target
+        while targets:
+            reached += block_size
+            expected += targets[0] < reached
+            targets = [pair for pair in targets if pair >= reached]
+            reached = targets[0] if targets else reached
+    batcher = make_batcher("packed", documents, batch_size=1, block_size=block_size, seed=7)
+    assert len(batcher._sequences.chunks.lengths) == expected
 
 
 @given(st.lists(with_reply, min_size=1, max_size=6), block_sizes, st.integers(1, 3))
