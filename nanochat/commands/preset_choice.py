@@ -15,13 +15,14 @@ from typing import Any
 from nanochat.config.engine_choice import LINE_CORPORA
 from nanochat.config.options import TrainConfig, merged_config, preset_defaults
 from nanochat.config.preset_choice import (
+    LARGE_ALPHABET,
     LEAST_STEPS,
     SHORT_DOCUMENT,
     Choice,
     TextFacts,
     choices_for,
 )
-from nanochat.config.presets import PORTABLE
+from nanochat.config.presets import PORTABLE, PORTABLE_PIECES
 from nanochat.data.dataset import SplitText, text_facts
 from nanochat.errors import ConfigError
 
@@ -64,7 +65,10 @@ def choices_of(config: TrainConfig, text: SplitText) -> list[tuple[Choice, str]]
     if not _is_open(config):
         return [(Choice(preset=config.preset), "")]
     facts = text_facts(text)
-    choices = [_left_open(choice, config) for choice in choices_for(facts, _mode(config, facts))]
+    choices = [
+        _left_open(_with_pieces(choice, facts) if config.portable else choice, config)
+        for choice in choices_for(facts, _mode(config, facts))
+    ]
     accepted = [choice for choice in choices if _accepts(config, choice)]
     return [(choice, f"{choice}: {facts}") for choice in accepted or choices]
 
@@ -103,6 +107,17 @@ def _mode(config: TrainConfig, facts: TextFacts) -> str:
         return config.mode
     is_long = facts.document >= SHORT_DOCUMENT
     return "tensor" if config.time_budget is not None or is_long else config.mode
+
+
+def _with_pieces(choice: Choice, facts: TextFacts) -> Choice:
+    """Return a choice for a portable model, which has word pieces in place of tables."""
+    if choice.preset not in PORTABLE_PIECES:
+        return choice
+    if facts.alphabet >= LARGE_ALPHABET:  # most pieces would be single characters, or parts of one
+        return dataclasses.replace(choice, options={**choice.options, "tokenizer": "char"})
+    # With pieces, a model takes more readings to learn a text by heart, and the best step is kept.
+    options = {**choice.options, **PORTABLE_PIECES[choice.preset]}
+    return dataclasses.replace(choice, options=options, most_tokens=None)
 
 
 def _left_open(choice: Choice, config: TrainConfig) -> Choice:

@@ -6,7 +6,7 @@ from typing import Any
 
 from nanochat.config.option import AUTO
 
-__all__ = ["CHOSEN_BY_TEXT", "PORTABLE", "PRESETS"]
+__all__ = ["CHOSEN_BY_TEXT", "PORTABLE", "PORTABLE_PIECES", "PRESETS"]
 
 # The presets that config/preset_choice.py may choose.
 CHOSEN_BY_TEXT = ("mini", "pico", "nano", "small")
@@ -25,6 +25,9 @@ PORTABLE: dict[str, Any] = {
     "ngram_order": 0,
     "bpe_pattern": "gpt-2",
 }
+
+# Beside it, in a preset that otherwise has tables of n-grams: word pieces do what they did.
+PORTABLE_PIECES: dict[str, dict[str, Any]] = {"nano": {"tokenizer": "bpe", "vocab_size": 1024}}
 
 # Each preset lists only what differs from the defaults in options.TrainConfig.
 PRESETS: dict[str, dict[str, Any]] = {

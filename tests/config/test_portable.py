@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from nonempty import nonempty
 
 from nanochat import TrainConfig
 from nanochat.commands.preset_choice import with_chosen_preset
@@ -44,6 +45,27 @@ def test_what_a_text_chooses_can_be_exported(folder, text, mode):
     check_exportable(chosen)
     assert chosen.portable
     assert merged_config(chosen.to_dict()) == chosen
+
+
+@pytest.mark.parametrize(
+    ("text", "given", "tokens"),
+    [
+        ("the king said that he would come\n" * 1000, {}, ("bpe", 1024)),
+        ("the king said that he would come\n" * 1000, {"tokenizer": "char"}, ("char", None)),
+        ("the king said that he would come\n" * 1000, {"vocab_size": 300}, ("bpe", 300)),
+        ("".join(chr(0x4E00 + i * 7 % 900) for i in range(9000)), {}, ("char", None)),
+    ],
+)
+def test_word_pieces_take_the_place_of_the_tables_of_nano(folder, text, given, tokens):
+    (folder / "my.txt").write_text(text, encoding="utf-8")
+    config = TrainConfig(data="my.txt", mode="tensor", portable=True, **given)
+    chosen, _ = with_chosen_preset(config, read_text(config, folder))
+    assert chosen.preset == "nano"
+    named = TrainConfig(preset="nano", mode="tensor", portable=True, **given)
+    for each in nonempty(
+        (chosen, named) if tokens[0] == given.get("tokenizer", "bpe") else (chosen,)
+    ):
+        assert (each.tokenizer, each.vocab_size if each.tokenizer == "bpe" else None) == tokens
 
 
 @pytest.mark.parametrize(

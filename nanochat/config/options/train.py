@@ -25,7 +25,7 @@ from nanochat.config.options.checks import (
     check_time_budget,
 )
 from nanochat.config.options.shared import DATA, MAX_SEED, MODEL, OPTIMIZATION, RUN, SAMPLING
-from nanochat.config.presets import CHOSEN_BY_TEXT, PORTABLE, PRESETS
+from nanochat.config.presets import CHOSEN_BY_TEXT, PORTABLE, PORTABLE_PIECES, PRESETS
 from nanochat.config.record import parse_record
 from nanochat.config.share import FITTED, parse_share
 from nanochat.config.unsupported import (
@@ -560,7 +560,7 @@ def preset_defaults(preset: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the default of every training option under a preset and the given options."""
     values = dict(PRESETS[preset])
     if given.get("portable"):
-        values |= PORTABLE
+        values |= {**PORTABLE, **PORTABLE_PIECES.get(preset, {})}
     if given.get("numerics") == "exact":  # its programs need float64, not the dtype of a preset
         values.pop("dtype", None)
     if given.get("documents") == "chat":  # see unsupported.py
