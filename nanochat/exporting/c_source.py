@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanochat.data.bpe import BpeTokenizer
+from nanochat.data.special_tokens import plain_tokenizer
 from nanochat.data.tokenizer import CharTokenizer
 from nanochat.errors import ExportError, MissingDependency, UnsupportedOption
 from nanochat.exporting.network import Known, Network, Run
@@ -43,7 +44,7 @@ def write(network: Network, folder: Path, weights: str) -> None:
 
     Raises UnsupportedOption for word pieces and a network that a compiler would take long for.
     """
-    if isinstance(network.tokenizer, BpeTokenizer):
+    if isinstance(plain_tokenizer(network.tokenizer), BpeTokenizer):
         raise UnsupportedOption("c needs tokenizer char or byte, got bpe; export to another format")
     parameters = sum(array.size for array in network.weights.values())
     if parameters > MOST_PARAMETERS:
@@ -96,11 +97,13 @@ def _parts(network: Network) -> Iterator[str]:
 
 
 def _texts(network: Network) -> list[bytes]:
-    """Return the bytes of each token by id; none of BOS."""
-    tokenizer = network.tokenizer
+    """Return the bytes of each token by id; none of BOS and of special tokens."""
+    tokenizer = plain_tokenizer(network.tokenizer)
     if isinstance(tokenizer, CharTokenizer):
-        return [b"", *(character.encode() for character in tokenizer.characters)]
-    return [b"", *(bytes([byte]) for byte in range(256))]
+        texts = [character.encode() for character in tokenizer.characters]
+    else:
+        texts = [bytes([byte]) for byte in range(256)]
+    return [b"", *texts, *[b""] * (network.tokenizer.vocab_size - tokenizer.vocab_size)]
 
 
 def _escaped(text: bytes) -> str:

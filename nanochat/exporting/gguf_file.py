@@ -19,10 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanochat.data.bpe import BpeTokenizer
-from nanochat.data.special_tokens import plain_tokenizer
+from nanochat.data.special_tokens import ChatTokenizer, plain_tokenizer
 from nanochat.data.tokenizer import BOS
 from nanochat.errors import MissingDependency, UnsupportedOption
-from nanochat.exporting.byte_level import BOS_TEXT, byte_level
+from nanochat.exporting.byte_level import BOS_TEXT, byte_level, special_names
+from nanochat.exporting.chat_template import (
+    end_tokens,
+    jinja_template,
+    ollama_template,
+    with_split_names,
+)
 from nanochat.exporting.network import Known, Network, Run
 from nanochat.model.parameters import RMSNORM_EPS, ROPE_BASE, rotary_angles
 
@@ -72,11 +78,20 @@ def write(network: Network, folder: Path, weights: str) -> None:
     file.write_kv_data_to_file()
     file.write_tensors_to_file()
     file.close()
-    (folder / MODELFILE).write_text(
-        f'FROM ./{FILE}\nTEMPLATE "{{{{ .Prompt }}}}"\n'
-        f"PARAMETER num_ctx {network.config.block_size}\nPARAMETER stop {BOS_TEXT}\n",
-        encoding="utf-8",
-    )
+    (folder / MODELFILE).write_text(_modelfile(network), encoding="utf-8", newline="\n")
+
+
+def _modelfile(network: Network) -> str:
+    """Return the content of Modelfile: Ollama renders a template of its own."""
+    chats = isinstance(network.tokenizer, ChatTokenizer)
+    template = f'"""{ollama_template()}"""' if chats else '"{{ .Prompt }}"'
+    stops = [BOS_TEXT, *special_names(network.tokenizer)]
+    lines = [
+        f"FROM ./{FILE}",
+        f"TEMPLATE {template}",
+        f"PARAMETER num_ctx {network.config.block_size}",
+    ]
+    return "".join(f"{line}\n" for line in [*lines, *(f"PARAMETER stop {each}" for each in stops)])
 
 
 def _check(network: Network, weights: str) -> None:
@@ -134,7 +149,11 @@ def _describe(file: Any, network: Network, gguf: Any) -> None:
     merges = vocabulary.merges or [(BOS_TEXT, BOS_TEXT)]
     file.add_token_merges([f"{left} {right}" for left, right in merges])
     file.add_bos_token_id(BOS)
-    file.add_eos_token_id(BOS)
+    end = end_tokens(network.tokenizer)[0]
+    file.add_eos_token_id(end)
+    if isinstance(network.tokenizer, ChatTokenizer):
+        file.add_eot_token_id(end)
+        file.add_chat_template(jinja_template(with_split_names(network.tokenizer)))
     file.add_add_bos_token(network.opens_with_bos)
     file.add_add_space_prefix(False)
 

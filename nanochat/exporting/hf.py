@@ -16,8 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
+from nanochat.data.special_tokens import ChatTokenizer
 from nanochat.data.tokenizer import BOS
 from nanochat.errors import MissingDependency
+from nanochat.exporting.byte_level import BOS_TEXT
+from nanochat.exporting.chat_template import SPLIT_NAME, end_tokens, jinja_template
 from nanochat.exporting.network import Known, Network, Run
 from nanochat.exporting.tokenizer_json import tokenizer_config, tokenizer_json
 from nanochat.model.parameters import RMSNORM_EPS, ROPE_BASE
@@ -35,6 +38,11 @@ KNOWN: Known = {
     ),
 }  # fmt: skip
 
+# The normalizer of tokenizer.json joins the names again, after the special tokens were found.
+_SPLIT_NAMES = " | replace('{}', '{}')".format(
+    *(each.replace("\0", r"\u0000") for each in SPLIT_NAME)
+)
+
 _OF_A_LAYER = {
     "attn_wq": "self_attn.q_proj", "attn_wk": "self_attn.k_proj", "attn_wv": "self_attn.v_proj",
     "attn_wo": "self_attn.o_proj", "mlp_fc1": "mlp.fc1", "mlp_fc2": "mlp.fc2",
@@ -43,18 +51,29 @@ _OF_A_LAYER = {
 
 def write(network: Network, folder: Path, weights: str) -> None:
     """Write the files into a folder, with weights of type f32."""
-    longest = network.config.block_size
+    longest, tokenizer = network.config.block_size, network.tokenizer
+    chats = isinstance(tokenizer, ChatTokenizer)
+    ends = end_tokens(tokenizer)
     generation = {
-        "bos_token_id": BOS, "eos_token_id": BOS, "do_sample": True, "max_length": longest,
+        "bos_token_id": BOS, "eos_token_id": ends if chats else BOS, "do_sample": True,
+        "max_length": longest,
     }  # fmt: skip
-    tokenizer = tokenizer_json(network.tokenizer, opens_with_bos=network.opens_with_bos)
+    end = tokenizer.token_text(ends[0]) if chats else BOS_TEXT
     for name, record in (
         ("config.json", _config(network)),
         ("generation_config.json", generation),
-        ("tokenizer.json", tokenizer),
-        ("tokenizer_config.json", tokenizer_config(longest)),
+        (
+            "tokenizer.json",
+            tokenizer_json(
+                tokenizer, opens_with_bos=network.opens_with_bos, with_chat_template=chats
+            ),
+        ),
+        ("tokenizer_config.json", tokenizer_config(longest, end, with_chat_template=chats)),
     ):
         (folder / name).write_bytes(json_bytes(record))
+    if chats:
+        template = jinja_template(_SPLIT_NAMES)
+        (folder / "chat_template.jinja").write_text(template, encoding="utf-8", newline="\n")
     (folder / "model.safetensors").write_bytes(save(_tensors(network), metadata={"format": "pt"}))
 
 
@@ -77,7 +96,7 @@ def _config(network: Network) -> dict[str, Any]:
         "attention_bias": False,
         "tie_word_embeddings": config.tie_lm_head,
         "bos_token_id": BOS,
-        "eos_token_id": BOS,
+        "eos_token_id": end_tokens(network.tokenizer)[0],
         "pad_token_id": None,  # torch would give the row of a padding token no gradient
         "dtype": "float32",
     }
@@ -117,5 +136,5 @@ def load_and_run(
         logits = model(torch.from_numpy(rows)).logits.numpy()
     return Run(
         program=f"transformers {metadata.version('transformers')}", logits=logits,
-        ids=[tokenizer(text)["input_ids"] for text in texts],
+        ids=[tokenizer(text, split_special_tokens=True)["input_ids"] for text in texts],
     )  # fmt: skip

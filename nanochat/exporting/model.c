@@ -165,7 +165,7 @@ int main(int count, char **words) {
   printf("%s", prompt);
   for (int written = 0; written < 200; ++written) {
     const int token = draw(temperature, &state);
-    if (token == BOS) break;
+    if (token_bytes[token] == 0) break; /* BOS, or a special token of conversations */
     fwrite(token_text[token], 1, token_bytes[token], stdout);
     if (length == BLOCK_SIZE) { /* the window slides: the tokens in it get new positions */
       memmove(tokens, tokens + 1, (BLOCK_SIZE - 1) * sizeof tokens[0]);

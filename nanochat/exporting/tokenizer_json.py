@@ -1,7 +1,10 @@
 """A tokenizer as the `tokenizer.json` that the library tokenizers reads (Hugging Face).
 
-Every kind keeps its ids. A text with the name of the BOS token in it is split as any other text: by
-this file alone, because the name is no added token, and in transformers by `split_special_tokens`.
+Every kind keeps its ids. A text with the name of a special token in it is split as any other text:
+by this file alone, because the name is not an added token, and in transformers by
+`split_special_tokens`. With a chat template the names are added tokens, because programs look for
+them in what the template returns. The template then splits the names that are in messages, and the
+normalizer joins them again.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from nanochat.data.bpe import PATTERNS, BpeTokenizer
 from nanochat.data.special_tokens import plain_tokenizer
 from nanochat.data.tokenizer import BOS, CharTokenizer, Tokenizer
 from nanochat.exporting.byte_level import BOS_TEXT, ByteLevel, byte_level, special_names
+from nanochat.exporting.chat_template import SPLIT_NAME
 
 __all__ = ["tokenizer_config", "tokenizer_json"]
 
@@ -28,27 +32,53 @@ _BOS_FIRST = {
 }  # fmt: skip
 
 
-def tokenizer_json(tokenizer: Tokenizer, *, opens_with_bos: bool) -> dict[str, Any]:
-    """Return the content of tokenizer.json. An encoded text begins with BOS if asked for."""
+def tokenizer_json(
+    tokenizer: Tokenizer,
+    *,
+    opens_with_bos: bool,  # an encoded text begins with BOS
+    with_chat_template: bool = False,  # whose special tokens are read
+) -> dict[str, Any]:
+    """Return the content of tokenizer.json."""
     plain = plain_tokenizer(tokenizer)
     if isinstance(plain, CharTokenizer):
         parts = _of_characters(plain, special_names(tokenizer))
     else:
         parts = _of_bytes(byte_level(tokenizer), plain)
+    added: list[dict[str, Any]] = []
+    normalizer = None
+    if with_chat_template:
+        first = plain.vocab_size
+        names = {BOS: BOS_TEXT, **dict(enumerate(special_names(tokenizer), first))}
+        added = [_added_token(token, name) for token, name in names.items()]
+        name, split = SPLIT_NAME
+        normalizer = {"type": "Replace", "pattern": {"String": split}, "content": name}
     return {
-        "version": "1.0", "truncation": None, "padding": None, "added_tokens": [],
-        "normalizer": None, **parts, "post_processor": _BOS_FIRST if opens_with_bos else None,
+        "version": "1.0", "truncation": None, "padding": None, "added_tokens": added,
+        "normalizer": normalizer, **parts,
+        "post_processor": _BOS_FIRST if opens_with_bos else None,
     }  # fmt: skip
 
 
-def tokenizer_config(longest: int) -> dict[str, Any]:
-    """Return the content of tokenizer_config.json for a model that reads `longest` tokens."""
+def _added_token(token: int, name: str) -> dict[str, Any]:
+    return {
+        "id": token, "content": name, "single_word": False, "lstrip": False, "rstrip": False,
+        "normalized": False, "special": True,
+    }  # fmt: skip
+
+
+def tokenizer_config(
+    longest: int,  # tokens that the model reads
+    end: str,  # name of the token that ends a text or a reply
+    *,
+    with_chat_template: bool,
+) -> dict[str, Any]:
+    """Return the content of tokenizer_config.json."""
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": BOS_TEXT,
-        "eos_token": BOS_TEXT,
+        "eos_token": end,
         "model_max_length": longest,
-        "split_special_tokens": True,
+        "split_special_tokens": not with_chat_template,
         "clean_up_tokenization_spaces": False,
     }
 

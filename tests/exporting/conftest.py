@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -57,3 +58,29 @@ def exportable(tmp_path_factory) -> dict[str, Path]:
         }
         nanochat.train(TrainConfig(**given))
     return {name: folder / name for name in RUNS}
+
+
+ANSWERS = {"hi": "hello you", "bye": "see you", "a\nb": "two"}
+CHATS: dict[str, dict[str, object]] = {
+    "char": {}, "byte": {"tokenizer": "byte"},
+    "bpe": {"tokenizer": "bpe", "vocab_size": 280, "bpe_pattern": "gpt-2"},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def chats(tmp_path_factory) -> dict[str, Path]:
+    """Return the folder of a run of conversations by its name in CHATS. Each has learned ANSWERS."""
+    folder = tmp_path_factory.mktemp("chats")
+    talks = [
+        "".join(f"User: {q}\nAssistant: {a}\n" for q, a in talk)
+        for talk in product(ANSWERS.items(), repeat=3)
+    ]
+    names = "User: <|user|><|end|> <|bos|> <|assistant|> <|system|> < | >\nAssistant: x\n"
+    (folder / "chat.txt").write_text("\n".join([*talks, names, f"System: be\n{names}"]))
+    for name, options in CHATS.items():
+        given = {
+            **PORTABLE, "n_layer": 1, "block_size": 48, "steps": 200, "documents": "chat",
+            "data": str(folder / "chat.txt"), "out": str(folder / name), **options,
+        }  # fmt: skip
+        nanochat.train(TrainConfig(**given))
+    return {name: folder / name for name in CHATS}
