@@ -29,7 +29,7 @@ from nanochat.exporting.chat_template import (
     ollama_template,
     with_split_names,
 )
-from nanochat.exporting.network import Known, Network, Run
+from nanochat.exporting.network import Known, Network, Run, check_has_blocks
 from nanochat.model.parameters import RMSNORM_EPS, ROPE_BASE, rotary_angles
 
 __all__ = ["KNOWN", "load_and_run", "write"]
@@ -95,6 +95,7 @@ def _modelfile(network: Network) -> str:
 
 
 def _check(network: Network, weights: str) -> None:
+    check_has_blocks(network.config, "gguf")
     tokenizer, size = plain_tokenizer(network.tokenizer), network.config.n_embd
     if isinstance(tokenizer, BpeTokenizer) and tokenizer.pattern not in PRE_TOKENIZERS:
         raise UnsupportedOption(

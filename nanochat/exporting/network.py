@@ -13,7 +13,14 @@ from nanochat.config.options import TrainConfig, options_of
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.errors import UnsupportedOption
 
-__all__ = ["NOT_OF_THE_NETWORK", "Known", "Network", "Run", "check_expressible"]
+__all__ = [
+    "NOT_OF_THE_NETWORK",
+    "Known",
+    "Network",
+    "Run",
+    "check_expressible",
+    "check_has_blocks",
+]
 
 # Options of the model's group that do not change what trained weights compute.
 NOT_OF_THE_NETWORK = {"mode", "preset", "portable", "init_std", "zero_init", "dropout"}
@@ -71,3 +78,11 @@ def check_expressible(config: TrainConfig, known: Known, what: str, way_out: str
             needed = " or ".join(map(option.text, values))
             rule = f"needs {name} {needed}, got {option.text(value)}"
         raise UnsupportedOption(f"{what} {rule}; {way_out}")
+
+
+def check_has_blocks(config: TrainConfig, what: str) -> None:
+    """Raise UnsupportedOption for a mini-gpt without a block, whose file would have no past."""
+    if config.model_kind == "mini-gpt" and config.n_layer == 0:
+        raise UnsupportedOption(
+            f"{what} needs n_layer of at least 1, got 0; export to another format"
+        )

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanochat.errors import MissingDependency
-from nanochat.exporting.network import Known, Network, Run
+from nanochat.exporting.network import Known, Network, Run, check_has_blocks
 from nanochat.exporting.tokenizer_json import tokenizer_json
 from nanochat.model.parameters import RMSNORM_EPS, rotary_angles
 from nanochat.system.json_text import json_bytes
@@ -38,8 +38,9 @@ _FLOAT, _INT64 = 1, 7  # TensorProto.DataType
 def write(network: Network, folder: Path, weights: str) -> None:
     """Write model.onnx with weights of type f32, and tokenizer.json.
 
-    Raises MissingDependency without onnx.
+    Raises UnsupportedOption for a network without blocks, and MissingDependency without onnx.
     """
+    check_has_blocks(network.config, "onnx")
     try:
         import onnx
     except ModuleNotFoundError as error:
@@ -51,7 +52,7 @@ def write(network: Network, folder: Path, weights: str) -> None:
             network.name,
             [onnx.helper.make_tensor_value_info(*each) for each in graph.inputs],
             [onnx.helper.make_tensor_value_info(*each) for each in graph.outputs],
-            [onnx.numpy_helper.from_array(array, name) for name, array in graph.constants.items()],
+            [onnx.numpy_helper.from_array(each, name) for name, each in graph.needed().items()],
         ),
         producer_name="nanochat", ir_version=_IR_VERSION,
         opset_imports=[onnx.helper.make_opsetid("", _OPSET)],
@@ -100,6 +101,11 @@ class _Graph:
     def constant(self, name: str, value: Any) -> str:
         self.constants[name] = np.asarray(value)
         return name
+
+    def needed(self) -> dict[str, NDArray[Any]]:
+        """Return the constants that an operation reads; onnxruntime warns about others."""
+        read = {name for _, inputs, *_ in self.nodes for name in inputs}
+        return {name: value for name, value in self.constants.items() if name in read}
 
     def op(self, kind: str, *inputs: str, to: str | None = None, **details: Any) -> str:
         (result,) = self._op(kind, inputs, 1 if to is None else [to], details)

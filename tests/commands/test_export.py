@@ -87,6 +87,23 @@ def test_tables_of_n_grams_are_refused(run, cli, to, option):
     assert result.err.startswith(f"error: {to} needs {option} 0, got 2; ")
 
 
+@pytest.mark.parametrize("to", ["gguf", "onnx"])
+def test_a_network_without_blocks_is_refused(run, cli, to):
+    """llama.cpp ends the process that opens such a file."""
+    result = cli("export", run(n_layer=0), "--to", to)
+    assert (result.code, result.err) == (
+        2, f"error: {to} needs n_layer of at least 1, got 0; export to another format\n",
+    )  # fmt: skip
+
+
+def test_onnxruntime_has_no_warnings(run, folder, tiny, capfd):
+    options = tiny("bigram", out="runs/b", num_samples=0, ngram_order=0)
+    nanochat.train(nanochat.TrainConfig(**options))
+    for name in (run(), "runs/b"):
+        nanochat.export(ExportConfig(run=name, to="onnx"))
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_bigram_and_counts_alone_are_refused(folder, tiny, cli):
     nanochat.train(
         nanochat.TrainConfig(**tiny("bigram", out="runs/b", num_samples=0, ngram_order=0))
