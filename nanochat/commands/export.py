@@ -68,11 +68,12 @@ def export(
     kind = format_of(config.to)
     _check(config, kind, checkpoint, trained_config)
     folder = Path(config.out or checkpoint.run_folder / "export" / config.to)
-    _check_replaceable(folder)
+    place = Path(os.path.realpath(folder))  # a link keeps pointing to it
+    _check_replaceable(place, folder)
     trained = _loaded(config, checkpoint, trained_config)
     network = _network(config, trained, trained_config)
     verified = None
-    with _new_folder(folder) as written:
+    with _new_folder(place, folder) as written:
         kind.write(network, written, config.weights)
         if config.verify:
             rows = rows_of(_stream(trained, trained_config, terminal), trained_config.block_size)
@@ -82,7 +83,7 @@ def export(
             )  # fmt: skip
         record = {"format": config.to, "run": network.name, "step": checkpoint.trainer.step}
         (written / RECORD).write_bytes(json_bytes({**record, "config": trained_config.to_dict()}))
-    files = tuple(sorted(path.name for path in folder.iterdir() if path.name != RECORD))
+    files = tuple(sorted(path.name for path in place.iterdir() if path.name != RECORD))
     loss, mixture_loss = _losses(config, checkpoint, terminal)
     result = ExportResult(
         folder=folder, files=files, verified=verified, loss=loss, mixture_loss=mixture_loss
@@ -189,22 +190,33 @@ def _in_words(result: ExportResult) -> list[str]:
 # ------------------------------------------------------------------------------------- the folder
 
 
-def _check_replaceable(folder: Path) -> None:
+def _check_replaceable(
+    folder: Path,  # without links
+    name: Path,  # as it was given
+) -> None:
     """Raise OutputError unless the folder is new, empty, or an earlier export."""
+    here = Path(os.path.realpath(os.curdir))
+    if folder == here or folder in here.parents:
+        raise OutputError(
+            f"out {name} must not be or contain the current folder; choose another out"
+        )
     if not os.path.lexists(folder):
         return
     if folder.is_dir() and (not any(folder.iterdir()) or (folder / RECORD).is_file()):
         return
     raise OutputError(
-        f"out {folder} exists and is not an earlier export; remove it or choose another out"
+        f"out {name} exists and is not an earlier export; remove it or choose another out"
     )
 
 
 @contextmanager
-def _new_folder(folder: Path) -> Iterator[Path]:
+def _new_folder(
+    folder: Path,  # without links
+    name: Path,  # as it was given
+) -> Iterator[Path]:
     """Yield a new folder for files. After the block it takes the place of `folder`; after an
-    exception it is removed. Raises OutputError."""
-    new = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    exception it is removed, and `folder` is as it was. Raises OutputError."""
+    new, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{x}") for x in ("tmp", "old"))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         new.mkdir()
@@ -212,10 +224,13 @@ def _new_folder(folder: Path) -> Iterator[Path]:
         for path in (*new.iterdir(), new):
             sync_folder(path)  # files too
         if os.path.lexists(folder):
-            shutil.rmtree(folder)
+            folder.rename(old)
         new.rename(folder)
         sync_folder(folder.parent)
     except OSError as error:
-        raise output_error(folder, error) from error
+        raise output_error(name, error) from error
     finally:
-        shutil.rmtree(new, ignore_errors=True)
+        if os.path.lexists(old) and not os.path.lexists(folder):
+            old.rename(folder)
+        for path in (new, old):
+            shutil.rmtree(path, ignore_errors=True)

@@ -138,22 +138,34 @@ def load_and_run(
     texts: Sequence[str],
 ) -> Run:
     """Compile the file and run it. Raises MissingDependency without a C compiler."""
-    compiler = os.environ.get("CC") or next(filter(shutil.which, ("cc", "gcc", "clang")), None)
-    if compiler is None:
-        raise MissingDependency(
-            "export to c is verified with a C compiler, and no cc, gcc or clang was found; install"
-            " one, or give --no-verify"
-        )
+    compiler = _compiler()
     with tempfile.TemporaryDirectory() as name:
         program = Path(name) / "model"
         source = str(folder / MODEL)
         words = [*compiler.split(), "-std=c99", "-O2", source, "-o", str(program), "-lm"]
         compiled = subprocess.run(words, capture_output=True, text=True)
         if compiled.returncode:
-            raise ExportError(f"{compiler} does not compile the file: {compiled.stderr[:200]}")
+            said = compiled.stderr[:200].strip()
+            raise ExportError(f"{compiler} does not compile the file: {said}; nothing was kept")
         given = "\n".join(" ".join(map(str, row)) for row in rows.tolist()) + "\n"
-        done = subprocess.run(
-            [program, "--logits"], input=given, capture_output=True, text=True, check=True
-        )
+        done = subprocess.run([program, "--logits"], input=given, capture_output=True, text=True)
+        if done.returncode:
+            raise ExportError(
+                f"the file, compiled by {compiler}, ends with status {done.returncode}; nothing was"
+                " kept"
+            )
     logits = np.array(done.stdout.split(), dtype=np.float64).reshape(*rows.shape, -1)
     return Run(program=f"C, compiled by {compiler}", logits=logits, ids=None)
+
+
+def _compiler() -> str:
+    """Return the words that call a C compiler. Raises MissingDependency without one."""
+    named = os.environ.get("CC", "").split()
+    found = next(filter(shutil.which, named[:1] or ("cc", "gcc", "clang")), None)
+    if found is None:
+        names = f"{named[0]}, which the variable CC names," if named else "cc, gcc or clang"
+        raise MissingDependency(
+            f"export to c is verified with a C compiler, and no {names} was found; install one, or"
+            " give --no-verify"
+        )
+    return " ".join(named) or found

@@ -48,7 +48,8 @@ static void rotate_and_norm(float *x, int position) {
 }
 
 static void attend(float *x, int layer, int position) {
-  float y[N_EMBD], q[N_EMBD], mixed[N_EMBD], weights[BLOCK_SIZE];
+  static float weights[BLOCK_SIZE]; /* a long context does not fit on the stack */
+  float y[N_EMBD], q[N_EMBD], mixed[N_EMBD];
   memcpy(y, x, sizeof y);
   rmsnorm(y, N_EMBD);
   float *k = keys[layer][position], *v = values[layer][position];
@@ -131,7 +132,7 @@ static int token_of(const char *text) {
 }
 
 static int print_logits(void) {
-  char line[16 * BLOCK_SIZE + 2];
+  static char line[16 * BLOCK_SIZE + 2];
   while (fgets(line, sizeof line, stdin)) {
     int position = 0;
     for (char *word = strtok(line, " \n"); word && position < BLOCK_SIZE; word = strtok(NULL, " \n")) {
@@ -150,7 +151,8 @@ int main(int count, char **words) {
   const char *prompt = count > 1 ? words[1] : "";
   const float temperature = count > 2 ? strtof(words[2], NULL) : 0.8f;
   uint64_t state = count > 3 ? strtoull(words[3], NULL, 10) : 1;
-  int tokens[BLOCK_SIZE], length = 0;
+  static int tokens[BLOCK_SIZE];
+  int length = 0;
   if (OPENS_WITH_BOS || !*prompt) tokens[length++] = OPENS_WITH_BOS ? BOS : FIRST_TOKEN;
   for (const char *at = prompt; *at; at += token_bytes[tokens[length - 1]]) {
     const int token = token_of(at);

@@ -44,7 +44,10 @@ def write(network: Network, folder: Path, weights: str) -> None:
     try:
         import onnx
     except ModuleNotFoundError as error:
-        raise _missing(error) from error
+        raise MissingDependency(
+            f"export to onnx needs {error.name}, which is not installed; pip install"
+            " 'nanochat-lab[onnx]'"
+        ) from error
     graph = _Graph(network)
     model = onnx.helper.make_model(
         onnx.helper.make_graph(
@@ -207,7 +210,10 @@ def load_and_run(
     try:
         import onnxruntime
     except ModuleNotFoundError as error:
-        raise _missing(error) from error
+        raise MissingDependency(
+            f"export to onnx is verified with onnxruntime, and {error.name} is not installed;"
+            " pip install 'nanochat-lab[onnx]', or give --no-verify"
+        ) from error
     session = onnxruntime.InferenceSession(folder / FILE, providers=["CPUExecutionProvider"])
     past = {
         each.name: np.zeros((len(rows), each.shape[1], 0, each.shape[3]), np.float32)
@@ -222,10 +228,3 @@ def load_and_run(
         program=f"onnxruntime {onnxruntime.__version__}", logits=np.concatenate(logits, axis=1),
         ids=None,
     )  # fmt: skip
-
-
-def _missing(error: ModuleNotFoundError) -> MissingDependency:
-    return MissingDependency(
-        f"export to onnx needs {error.name}, which is not installed; pip install"
-        " 'nanochat-lab[onnx]'"
-    )

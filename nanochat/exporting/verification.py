@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from nanochat.config.option import shown
 from nanochat.data.tokenizer import BOS
-from nanochat.errors import ExportError
+from nanochat.errors import ExportError, NanochatError
 from nanochat.exporting.network import Network, Run
 from nanochat.sampling.sampling import OpensDecoders
 
@@ -67,7 +67,7 @@ def verify(
     loss with rounded weights, that differ by more than the tolerance."""
     texts = [network.tokenizer.decode(row) for row in rows]
     bos = [BOS] if network.opens_with_bos else []
-    run = load_and_run(folder, rows, texts)
+    run = _run(load_and_run, folder, rows, texts)
     for text, ids in zip(texts, run.ids or (), strict=run.ids is not None):
         if ids != [*bos, *network.tokenizer.encode(text).tolist()]:
             raise ExportError(
@@ -93,6 +93,21 @@ def verify(
             f" {most:g} is allowed; nothing was kept"
         )
     return found
+
+
+def _run(
+    load_and_run: LoadAndRun, folder: Path, rows: NDArray[np.int64], texts: Sequence[str]
+) -> Run:
+    try:
+        return load_and_run(folder, rows, texts)
+    except NanochatError:
+        raise
+    except Exception as error:  # another program may raise anything, OSError too
+        said = next(iter(str(error).splitlines()), "")
+        raise ExportError(
+            f"the other program fails with the files: {type(error).__name__}: {said[:200]}; nothing"
+            " was kept, --no-verify keeps them"
+        ) from error
 
 
 def _logits(

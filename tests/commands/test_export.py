@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -157,6 +158,55 @@ def test_files_that_compute_something_else_are_not_kept(run, monkeypatch):
     assert [path.name for path in kept.parent.iterdir()] == ["torch"]
 
 
+def test_a_failure_of_the_other_program_is_told(run, cli, monkeypatch):
+    """Also one that is an OSError, as those of transformers are: it has nothing to do with out."""
+    monkeypatch.setattr(
+        torch_files, "module_text", lambda: "raise OSError('no such model\\nat all')"
+    )
+    result = cli("export", run(), "--to", "torch", "--out", "mine")
+    assert (result.code, result.err) == (
+        1, "error: the other program fails with the files: OSError: no such model; nothing was kept,"
+        " --no-verify keeps them\n",
+    )  # fmt: skip
+
+
+def test_an_interrupt_leaves_the_earlier_export(run, cli, folder, monkeypatch):
+    run()
+    assert cli("export", "runs/a", "--to", "torch", "--out", "mine/e").code == 0
+    before = {path.name: path.read_bytes() for path in (folder / "mine" / "e").iterdir()}
+    rename, calls = Path.rename, []
+
+    def interrupted(path, target):
+        if path.suffix == ".tmp":
+            calls.append(path)
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    assert cli("export", "runs/a", "--to", "onnx", "--out", "mine/e").code == 130
+    assert len(calls) == 1
+    assert [path.name for path in (folder / "mine").iterdir()] == ["e"]
+    after = {path.name: path.read_bytes() for path in (folder / "mine" / "e").iterdir()}
+    assert after == before
+
+
+def test_out_may_be_a_link_but_not_the_current_folder(run, cli, folder, monkeypatch):
+    run()
+    (folder / "disk").mkdir()
+    (folder / "link").symlink_to("disk")
+    for _ in range(2):
+        result = cli("export", "runs/a", "--to", "torch", "--out", "link")
+        assert result.out.endswith("\nfiles: link\n")
+        assert (folder / "link").is_symlink()
+        assert (folder / "disk" / "model.py").is_file()
+    (folder / "disk" / "below").mkdir()
+    monkeypatch.chdir(folder / "disk" / "below")
+    for out in (".", "..", "../../link"):
+        assert cli("export", str(folder / "runs/a"), "--to", "torch", "--out", out).err == (
+            f"error: out {out} must not be or contain the current folder; choose another out\n"
+        )
+
+
 def test_an_earlier_export_is_replaced_and_nothing_else(run, cli, folder):
     run()
     assert cli("export", "runs/a", "--to", "torch", "--out", "mine").code == 0
@@ -216,6 +266,11 @@ def test_a_missing_compiler_is_named(run, cli, monkeypatch):
         " install one, or give --no-verify\n",
     )  # fmt: skip
     assert cli("export", "runs/a", "--to", "c", "--no-verify").code == 0
+    monkeypatch.setenv("CC", "missing-cc -O2")
+    assert cli("export", "runs/a", "--to", "c").err == (
+        "error: export to c is verified with a C compiler, and no missing-cc, which the variable CC"
+        " names, was found; install one, or give --no-verify\n"
+    )
 
 
 def test_weights_of_fewer_bits_need_gguf(run, cli):
