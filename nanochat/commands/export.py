@@ -100,7 +100,13 @@ def _check(
     """Raise UnsupportedOption for a network that the format cannot express."""
     if trained_config.model_kind == "ngram":
         raise UnsupportedOption(
-            f"export needs a model with a network, got {checkpoint.path}, whose model_kind is ngram"
+            f"export needs a model with a network, got {checkpoint.path}, whose model_kind is"
+            " ngram; train one with --portable"
+        )
+    if trained_config.model_file is not None:
+        raise UnsupportedOption(
+            f"export does not support model_file {trained_config.model_file}, whose code no other"
+            " program has; train without it"
         )
     check_network_only(config, checkpoint, trained_config)
     way_out = "train with --portable, or export to another format"

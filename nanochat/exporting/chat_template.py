@@ -12,7 +12,7 @@ from nanochat.data.special_tokens import ChatTokenizer
 from nanochat.data.tokenizer import BOS, Tokenizer
 from nanochat.exporting.byte_level import BOS_TEXT, special_names
 
-__all__ = ["SPLIT_NAME", "end_tokens", "ollama_template", "jinja_template", "with_split_names"]
+__all__ = ["OLLAMA_TEMPLATE", "SPLIT_NAME", "end_tokens", "jinja_template", "with_split_names"]
 
 # Every name begins with these characters. A text has NUL between them, which keeps it a text.
 SPLIT_NAME = ("<|", "<\0|")
@@ -33,8 +33,8 @@ _JINJA = """\
 {%%- endif -%%}
 """
 
-# In Go. A reply that has begun is continued: it has no end.
-_OLLAMA = """\
+# In Go, for a Modelfile. A reply that has begun is continued: it has no end.
+OLLAMA_TEMPLATE = """\
 {{ range $i, $_ := .Messages }}{{ $last := eq (len (slice $.Messages $i)) 1 -}}
 <|{{ .Role }}|>{{ .Content }}
 {{- if not (and $last (eq .Role "assistant")) }}<|end|>
@@ -51,11 +51,6 @@ def with_split_names(tokenizer: Tokenizer) -> str:
     """Return filters that write a space into each name of a special token in a text."""
     names = [BOS_TEXT, *special_names(tokenizer)]
     return "".join(f" | replace('{name}', '< {name[1:]}')" for name in names)
-
-
-def ollama_template() -> str:
-    """Return the template of a conversation for a Modelfile."""
-    return _OLLAMA
 
 
 def end_tokens(tokenizer: Tokenizer) -> list[int]:

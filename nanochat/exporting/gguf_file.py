@@ -24,9 +24,9 @@ from nanochat.data.tokenizer import BOS
 from nanochat.errors import MissingDependency, UnsupportedOption
 from nanochat.exporting.byte_level import BOS_TEXT, byte_level, special_names
 from nanochat.exporting.chat_template import (
+    OLLAMA_TEMPLATE,
     end_tokens,
     jinja_template,
-    ollama_template,
     with_split_names,
 )
 from nanochat.exporting.network import Known, Network, Run, check_has_blocks
@@ -84,7 +84,7 @@ def write(network: Network, folder: Path, weights: str) -> None:
 def _modelfile(network: Network) -> str:
     """Return the content of Modelfile: Ollama renders a template of its own."""
     chats = isinstance(network.tokenizer, ChatTokenizer)
-    template = f'"""{ollama_template()}"""' if chats else '"{{ .Prompt }}"'
+    template = f'"""{OLLAMA_TEMPLATE}"""' if chats else '"{{ .Prompt }}"'
     stops = [BOS_TEXT, *special_names(network.tokenizer)]
     lines = [
         f"FROM ./{FILE}",

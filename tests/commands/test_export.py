@@ -118,7 +118,18 @@ def test_a_bigram_and_counts_alone_are_refused(folder, tiny, cli):
     counts = cli("export", "runs/n")
     assert counts.code == 2
     assert counts.err.startswith("error: export needs a model with a network, got runs/n/")
-    assert counts.err.endswith(", whose model_kind is ngram\n")
+    assert counts.err.endswith(", whose model_kind is ngram; train one with --portable\n")
+
+
+def test_a_model_of_ones_own_is_refused(run, cli, folder):
+    (folder / "own.py").write_text(
+        "from nanochat.scalar.minigpt import MiniGPT\n\n\nclass ScalarModel(MiniGPT):\n    pass\n"
+    )
+    result = cli("export", run(model_file="own.py"), "--to", "torch")
+    assert (result.code, result.err) == (
+        2, "error: export does not support model_file own.py, whose code no other program has;"
+        " train without it\n",
+    )  # fmt: skip
 
 
 def test_counts_are_left_out_only_on_request_and_with_their_worth(run, cli):
