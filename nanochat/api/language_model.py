@@ -284,8 +284,9 @@ class LanguageModel:
     def trace(self, text: str) -> Trace:
         """Return every number that the model computes on a text, with its gradient.
 
-        The text is one document, which starts with BOS and ends with it. `nanochat inspect` shows
-        the same numbers. On the scalar engine they are those of exact numerics; on the tensor
+        The text is one document, which starts with BOS and ends with it. For a run on
+        conversations, lines that begin with `User:` and `Assistant:` are one with its special
+        tokens; the loss is that of all tokens. `nanochat inspect` shows the same numbers. On the scalar engine they are those of exact numerics; on the tensor
         engine, those of the plain torch model in the model's dtype.
 
         Returns:

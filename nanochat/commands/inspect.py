@@ -10,7 +10,16 @@ from typing import Any
 
 from nanochat.config.option import config_or_default
 from nanochat.config.options import InspectConfig, TrainConfig
-from nanochat.errors import CheckpointError, ConfigError, OutputError, UnsupportedOption
+from nanochat.data.conversations import Turn, as_text
+from nanochat.data.special_tokens import ChatTokenizer
+from nanochat.errors import (
+    CheckpointError,
+    ConfigError,
+    OutputError,
+    PromptTooLong,
+    TokenizerError,
+    UnsupportedOption,
+)
 from nanochat.inspection.comparison import Comparison, compared, with_program
 from nanochat.inspection.facts import arrays_of_attention, facts
 from nanochat.inspection.page import page_text
@@ -21,7 +30,8 @@ from nanochat.output.terminal import SILENT, Terminal
 from nanochat.runs.checkpoint import Checkpoint
 from nanochat.runs.history import history_of
 from nanochat.runs.load import TrainedModel, config_of, load_trained, read_checkpoint
-from nanochat.sampling.generate import generate, prompt_tokens
+from nanochat.sampling.generate import prompt_tokens, stream
+from nanochat.sampling.replies import reply_prompt
 from nanochat.sampling.sampling import SamplingSettings
 from nanochat.system.durable import replace_durably
 from nanochat.training.average import averaged_weights
@@ -32,6 +42,7 @@ __all__ = ["InspectResult", "inspect"]
 PAGE = "inspect.html"
 DEFAULT_TOKENS = 24  # of the text that the model writes
 _TEMPERATURE, _TRIES = 0.8, 16
+_GREETING: Turn = ("user", "Hi")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,17 +130,30 @@ def _trace(trained: TrainedModel, text: str) -> Trace:
 
 
 def _own_text(trained: TrainedModel) -> str:
-    """Return a text that the model writes. Raises ConfigError if it writes none."""
-    start = trained.checkpoint.data["start"]
-    context = prompt_tokens(trained.tokenizer, "", start, trained.longest_prompt)
-    room = min(DEFAULT_TOKENS, trained.config.block_size - 1 - len(context))
+    """Return a text that the model writes; of a model of conversations, its reply to a greeting.
+
+    Raises ConfigError if it writes none.
+    """
+    tokenizer, longest = trained.tokenizer, trained.config.block_size - 1
+    is_chat = isinstance(tokenizer, ChatTokenizer)
+    try:
+        if isinstance(tokenizer, ChatTokenizer):
+            context = reply_prompt(tokenizer, [_GREETING], longest, DEFAULT_TOKENS).tokens
+        else:
+            start = trained.checkpoint.data["start"]
+            context = prompt_tokens(tokenizer, "", start, trained.longest_prompt)
+    except (TokenizerError, PromptTooLong) as error:  # of the greeting
+        raise ConfigError(f"text must be given; use --text: {error}") from None
+    room = min(DEFAULT_TOKENS, longest - len(context))
     for seed in range(_TRIES if room > 0 else 0):
         settings = SamplingSettings(
             temperature=_TEMPERATURE, top_k=0, top_p=1.0, max_new_tokens=room, seed=seed, stop=()
         )
-        (text,) = generate(trained.mixture, trained.tokenizer, context, settings, 1)
+        start_text = "" if is_chat else None
+        text = "".join(stream(trained.mixture, tokenizer, context, settings, start=start_text))
         if text.strip():
-            return text.lstrip("\n")
+            answer = ("assistant", text.strip())
+            return as_text([_GREETING, answer]) if is_chat else text.lstrip("\n")
     raise ConfigError("text must be given: the model writes none; use --text")
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanochat.data.bpe import BpeTokenizer
+from nanochat.data.special_tokens import plain_tokenizer
 from nanochat.errors import UnsupportedOption
 from nanochat.inspection.embeddings import nearest, plane
 from nanochat.inspection.graph import ABOUT, group_of, operations, without_layer
@@ -43,6 +44,7 @@ def facts(
 ) -> dict[str, Any]:
     """Return the facts of a trace."""
     config, tokenizer, own = trace.config, trace.tokenizer, trace.trained.own
+    plain = plain_tokenizer(tokenizer)
     left_out: dict[str, str] = {}
     if config.model_kind != "mini-gpt":
         left_out["attention"] = "the model has no attention"
@@ -70,7 +72,7 @@ def facts(
         "embeddings": _embeddings(trace),
         "tokenizer": tokenizer.kind,
         "merges": (
-            merge_steps(tokenizer, trace.source) if isinstance(tokenizer, BpeTokenizer) else None
+            merge_steps(plain, trace.source) if isinstance(plain, BpeTokenizer) else None
         ),
         "operations": [
             {"name": o.name, "kind": o.kind, "inputs": o.inputs, "weight": o.weight, "line": o.line}

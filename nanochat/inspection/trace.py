@@ -14,8 +14,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nanochat.config.option import shown
+from nanochat.data.conversations import (
+    Conversations,
+    encode_conversations,
+    looks_like_conversations,
+    marked,
+    turns_of_text,
+)
 from nanochat.data.corpus import text_documents
 from nanochat.data.documents import encode_documents
+from nanochat.data.special_tokens import ChatTokenizer
+from nanochat.data.texts import Texts
 from nanochat.errors import ConfigError, CorpusError, PromptTooLong, UnsupportedOption
 from nanochat.model.parameters import RMSNORM_EPS
 from nanochat.model.traced import Computed, Edits, TracedText
@@ -286,12 +295,20 @@ class LogitLens:
 
 
 def traced_text(trained: TrainedModel, text: str) -> TracedText:
-    """Return a text as one document of a run. Raises CorpusError, TokenizerError, PromptTooLong."""
-    config = trained.config
-    texts = text_documents(text, config.documents, config.separator)
-    if len(texts) != 1:
-        raise CorpusError(f"text must be one document, got {len(texts)}; trace them one by one")
-    documents = encode_documents(trained.tokenizer, texts)
+    """Return a text as one document of a run; for a run on conversations, lines that begin with the
+    roles are one. Raises CorpusError, TokenizerError, PromptTooLong."""
+    config, tokenizer = trained.config, trained.tokenizer
+    if isinstance(tokenizer, ChatTokenizer) and looks_like_conversations(text):
+        texts = Texts.of([marked(turns).decode() for turns in turns_of_text(text, "text")])
+        documents = encode_conversations(tokenizer, Conversations.of(texts))
+    else:
+        documents = encode_documents(
+            tokenizer, text_documents(text, config.documents, config.separator)
+        )
+    if documents.count != 1:
+        raise CorpusError(
+            f"text must be one document, got {documents.count}; trace them one by one"
+        )
     tokens = documents.stream.astype(np.int64)
     if documents.pairs > config.block_size:
         raise PromptTooLong(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -181,3 +182,37 @@ def test_the_trace_is_compared_with_the_program_that_trains(folder, tiny, cli, n
         numerics,
     )
     assert printed.out.splitlines()[1].startswith("logits")
+
+
+@pytest.fixture
+def talk(folder, tiny):
+    lines = "".join(f"User: Hi {i}\nAssistant: hm {i}\n\n" for i in range(12))
+    Path("chat.txt").write_text(lines)
+    options = {**tiny("mini-gpt", data="chat.txt", block_size=24, num_samples=0, out="talk")}
+    del options["documents"]
+    return nanochat.train(nanochat.TrainConfig(**options))
+
+
+def test_a_text_with_the_roles_is_a_conversation_of_a_run_on_some(talk):
+    model = nanochat.load("talk")
+    tokenizer = model.tokenizer
+    user, assistant, end = map(tokenizer.special, ("user", "assistant", "end"))
+    trace = model.trace("User: Hi 1\nAssistant: hm")
+    expected = [
+        0, user, *tokenizer.encode("Hi 1"), end, assistant, *tokenizer.encode("hm"), end, 0,
+    ]  # fmt: skip
+    assert [*trace.tokens.tolist(), int(trace.targets[-1])] == expected
+    assert model.trace("Hi 1").tokens.tolist() == [0, *tokenizer.encode("Hi 1")]
+
+
+def test_without_a_text_a_model_of_conversations_replies_to_a_greeting(talk, cli, folder):
+    result = cli("inspect", "talk", "--json")
+    assert result.code == 0, result.err
+    trace = nanochat.inspect(nanochat.InspectConfig(run="talk")).trace
+    assert trace.source.startswith("User: Hi\nAssistant: ")
+    Path("plain.txt").write_text("User: ab\nAssistant: ba\n\n" * 12)
+    options = {"data": "plain.txt", "out": "plain", "mode": "scalar", "steps": 1, "num_samples": 0}
+    nanochat.train(nanochat.TrainConfig(**options))
+    refused = cli("inspect", "plain")
+    assert (refused.code, refused.out) == (2, "")
+    assert refused.err.startswith("error: text must be given; use --text: message: ")
