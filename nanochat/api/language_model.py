@@ -286,8 +286,9 @@ class LanguageModel:
 
         The text is one document, which starts with BOS and ends with it. For a run on
         conversations, lines that begin with `User:` and `Assistant:` are one with its special
-        tokens; the loss is that of all tokens. `nanochat inspect` shows the same numbers. On the scalar engine they are those of exact numerics; on the tensor
-        engine, those of the plain torch model in the model's dtype.
+        tokens; the loss is that of all tokens. `nanochat inspect` shows the same numbers. On the
+        scalar engine they are those of exact numerics; on the tensor engine, those of the plain
+        torch model in the model's dtype.
 
         Returns:
             A Trace: a mapping from names to arrays, with `gradients`, `logit_lens()`, `patch()` and

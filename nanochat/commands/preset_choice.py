@@ -36,6 +36,10 @@ __all__ = [
 ]
 
 
+# With portable: pieces of a text of less than so many bytes would be too rare if they were more.
+_ENOUGH_FOR_PIECES, _FEW_PIECES = 75_000, 384
+
+
 def needs_text(config: TrainConfig) -> bool:
     """Return whether a config without a time budget gets its preset from the text.
 
@@ -117,6 +121,8 @@ def _with_pieces(choice: Choice, facts: TextFacts) -> Choice:
         return dataclasses.replace(choice, options={**choice.options, "tokenizer": "char"})
     # With pieces, a model takes more readings to learn a text by heart, and the best step is kept.
     options = {**choice.options, **PORTABLE_PIECES[choice.preset]}
+    if facts.size < _ENOUGH_FOR_PIECES:
+        options["vocab_size"] = _FEW_PIECES
     return dataclasses.replace(choice, options=options, most_tokens=None)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from nonempty import nonempty
 
 from nanochat import TrainConfig
 from nanochat.commands.preset_choice import with_chosen_preset
@@ -50,7 +49,8 @@ def test_what_a_text_chooses_can_be_exported(folder, text, mode):
 @pytest.mark.parametrize(
     ("text", "given", "tokens"),
     [
-        ("the king said that he would come\n" * 1000, {}, ("bpe", 1024)),
+        ("the king said that he would come\n" * 1000, {}, ("bpe", 384)),
+        ("the king said that he would come\n" * 3000, {}, ("bpe", 1024)),
         ("the king said that he would come\n" * 1000, {"tokenizer": "char"}, ("char", None)),
         ("the king said that he would come\n" * 1000, {"vocab_size": 300}, ("bpe", 300)),
         ("".join(chr(0x4E00 + i * 7 % 900) for i in range(9000)), {}, ("char", None)),
@@ -61,11 +61,14 @@ def test_word_pieces_take_the_place_of_the_tables_of_nano(folder, text, given, t
     config = TrainConfig(data="my.txt", mode="tensor", portable=True, **given)
     chosen, _ = with_chosen_preset(config, read_text(config, folder))
     assert chosen.preset == "nano"
-    named = TrainConfig(preset="nano", mode="tensor", portable=True, **given)
-    for each in nonempty(
-        (chosen, named) if tokens[0] == given.get("tokenizer", "bpe") else (chosen,)
-    ):
-        assert (each.tokenizer, each.vocab_size if each.tokenizer == "bpe" else None) == tokens
+    found = chosen.tokenizer, chosen.vocab_size if chosen.tokenizer == "bpe" else None
+    assert found == tokens
+
+
+def test_nano_by_its_name_has_word_pieces_too():
+    named = TrainConfig(preset="nano", mode="tensor", portable=True)
+    assert (named.tokenizer, named.vocab_size) == ("bpe", 1024)
+    assert TrainConfig(preset="nano", mode="tensor").tokenizer == "char"
 
 
 @pytest.mark.parametrize(
