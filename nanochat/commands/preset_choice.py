@@ -17,6 +17,7 @@ from nanochat.config.options import TrainConfig, merged_config, preset_defaults
 from nanochat.config.preset_choice import (
     LARGE_ALPHABET,
     LEAST_STEPS,
+    PAGES,
     SHORT_DOCUMENT,
     Choice,
     TextFacts,
@@ -117,7 +118,8 @@ def _with_pieces(choice: Choice, facts: TextFacts) -> Choice:
     """Return a choice for a portable model, which has word pieces in place of tables."""
     if choice.preset not in PORTABLE_PIECES:
         return choice
-    if facts.alphabet >= LARGE_ALPHABET:  # most pieces would be single characters, or parts of one
+    # Pieces would be single characters or parts of one, or hardly occur.
+    if facts.alphabet >= LARGE_ALPHABET or facts.size < PAGES:
         return dataclasses.replace(choice, options={**choice.options, "tokenizer": "char"})
     # With pieces, a model takes more readings to learn a text by heart, and the best step is kept.
     options = {**choice.options, **PORTABLE_PIECES[choice.preset]}

@@ -15,7 +15,7 @@ from typing import Any
 from nanochat.config.presets import PRESETS
 from nanochat.system.wording import amount
 
-__all__ = ["LARGE_ALPHABET", "Choice", "TextFacts", "choices_for"]
+__all__ = ["LARGE_ALPHABET", "PAGES", "Choice", "TextFacts", "choices_for"]
 
 SHORT_DOCUMENT = 24  # characters on average, as words and names have; proverbs have more
 LARGE_ALPHABET = 400  # characters, as in Chinese and Japanese: most of them are rare

@@ -49,6 +49,7 @@ def test_what_a_text_chooses_can_be_exported(folder, text, mode):
 @pytest.mark.parametrize(
     ("text", "given", "tokens"),
     [
+        ("the king said that he would come\n" * 300, {}, ("char", None)),
         ("the king said that he would come\n" * 1000, {}, ("bpe", 384)),
         ("the king said that he would come\n" * 3000, {}, ("bpe", 1024)),
         ("the king said that he would come\n" * 1000, {"tokenizer": "char"}, ("char", None)),
