@@ -95,6 +95,14 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def talking(start: Callable[..., Server], tmp_path_factory: pytest.TempPathFactory) -> Server:
+    """A run on conversations, whose context window holds two of them."""
+    folder = tmp_path_factory.mktemp("talk")
+    lines = "\n".join(f"User: {q}\nAssistant: {q}{q}\n" for q in ("an", "bo", "cy") * 9)
+    return start(train(folder, lines, documents="chat", block_size=32))
+
+
+@pytest.fixture(scope="module")
 def chatting(start: Callable[..., Server], names: Path) -> Server:
     return start(names, code=CHATTING)
 
@@ -352,6 +360,108 @@ def test_the_server_gets_the_conversation_in_order(chatting, visit):
         {"role": "user", "content": "an"}, {"role": "assistant", "content": replies[0]},
         {"role": "user", "content": "bo"},
     ]  # fmt: skip
+
+
+def say(one: Visit, message: str) -> str:
+    one.page.fill("#draft", message)
+    one.page.press("#draft", "Enter")
+    return one.end()
+
+
+def messages_of(turns: list[str]) -> list[dict[str, str]]:
+    """Messages of the user and the assistant in turn."""
+    roles = ("user", "assistant")
+    return [{"role": roles[i % 2], "content": text} for i, text in enumerate(turns)]
+
+
+def test_a_refused_message_is_not_sent_again_with_the_next_one(talking, visit):
+    one, sent = visit(talking), []
+    page = one.open()
+    page.on("request", lambda request: sent.append(request.post_data_json["messages"]))
+    one.options(max_tokens=2)
+    one.refusals = 1
+    turns = ["an", say(one, "an")]
+    say(one, "QQ")
+    assert page.inner_text(".error").startswith("message: unknown token 'Q' at position 0")
+    say(one, "bo")
+    assert sent[1:] == [messages_of([*turns, "QQ"]), messages_of([*turns, "bo"])]
+    assert page.locator(".said").all_inner_texts() == ["an", "QQ", "bo"]
+
+
+def test_the_oldest_messages_are_left_out_of_a_conversation_that_does_not_fit(talking, visit):
+    one, accepted, turns = visit(talking), [], []
+    page = one.open()
+    page.on("response", lambda reply: reply.ok and accepted.append(reply.request.post_data_json))
+    one.options(max_tokens=3)
+    notes = []
+    for question in ("an", "bo", "cy", "an", "bo", "cy"):
+        one.refusals = 1  # at most: the next message starts from what was left out here
+        reply = say(one, question)
+        one.refusals = 0
+        turns += [question, reply]
+        notes += re.findall(
+            r"left out: the oldest (\d+) messages", page.inner_text(".about >> nth=-1")
+        )
+        left = int(notes[-1]) if notes else 0
+        assert accepted[-1]["messages"] == messages_of(turns[left:-1])
+    assert notes == sorted(notes) and int(notes[0]) == 2
+    page.reload()
+    assert f"left out: the oldest {notes[-1]} messages" in page.inner_text(".about >> nth=-1")
+    assert page.locator(".error").count() == 0
+
+
+def test_a_message_that_alone_is_too_long_is_refused_in_the_words_of_the_server(talking, visit):
+    one = visit(talking)
+    page = one.open()
+    one.refusals = 1
+    say(one, "an" * 40)
+    assert page.inner_text(".error") == (
+        "the conversation has 84 tokens with those of its roles, and the context window leaves 32;"
+        " shorten the message"
+    )
+
+
+def test_only_the_last_reply_can_be_written_anew(chatting, visit):
+    one = visit(chatting)
+    page = one.open()
+    for count, message in enumerate(("an", "bo", "el"), 1):
+        say(one, message)
+        assert page.locator(".message").count() == 2 * count
+        assert page.locator("text=Regenerate").count() == 1
+        assert page.locator(".writing").last.locator("text=Regenerate").count() == 1
+
+
+def test_escape_leaves_the_edit_of_a_message_as_it_was(chatting, visit):
+    one = visit(chatting)
+    page = one.open()
+    say(one, "an")
+    page.click("text=Edit")
+    changed = page.get_by_label("Edit the message")
+    changed.fill("bo")
+    changed.press("Escape")
+    assert page.locator(".said").all_inner_texts() == ["an"]
+    assert page.evaluate("document.activeElement.textContent") == "Edit"
+
+
+def test_the_panel_of_a_token_closes_with_the_text_it_belongs_to(server, visit):
+    one = visit(server)
+    page = one.open("score")
+    page.fill("#text", "anna")
+    page.click("main .primary")
+    page.locator(".token").first.hover()
+    assert page.locator("#token h2").count() == 1
+    page.mouse.move(0, 0)
+    page.press("#text", "Control+Enter")
+    page.wait_for_selector(".token")
+    assert page.locator("#token h2").count() == 0
+    page.click("#tab-complete")
+    one.complete("an", temperature=0)
+    one.tokens()[0].hover()
+    assert page.locator("#token h2").count() == 1
+    page.mouse.move(0, 0)
+    page.press("#prompt", "Control+Enter")
+    one.end()
+    assert page.locator("#token h2").count() == 0
 
 
 def test_reload_keeps_the_conversation_the_options_and_the_completion(chatting, visit):

@@ -2,7 +2,9 @@
 
 let apiKey = null; // in memory only
 
-class Failure extends Error {}
+class Failure extends Error {
+  constructor(message, code = null) { super(message); this.code = code; }
+}
 
 // Return the reply of a request. Throws Failure, and AbortError if it was stopped.
 async function post(path, body, signal) {
@@ -19,7 +21,8 @@ async function post(path, body, signal) {
   if (reply.ok) return reply;
   const found = await reply.json().catch(() => null);
   if (reply.status === 401) throw askForKey("This is not the API key of this server.");
-  throw new Failure(found?.error?.message ?? `The server answered with status ${reply.status}.`);
+  throw new Failure(found?.error?.message ?? `The server answered with status ${reply.status}.`,
+    found?.error?.code);
 }
 
 function askForKey(message) {
@@ -48,6 +51,20 @@ async function* streamed(path, body, signal) {
       const record = JSON.parse(event);
       if (record.error) throw new Failure(record.error.message);
       yield record;
+    }
+  }
+}
+
+// Yield the events of the first of the bodies, each made by `shorter` from the one before it, that
+//   fits in the context window.
+async function* streamedIfShort(path, body, shorter, signal) {
+  for (let next = body; ;) {
+    try {
+      yield* streamed(path, next, signal);
+      return;
+    } catch (error) {
+      next = error.code === "context_length_exceeded" ? shorter(next) : null;
+      if (next === null) throw error;
     }
   }
 }

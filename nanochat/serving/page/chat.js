@@ -1,5 +1,10 @@
 // A conversation. A message that was sent can be edited, which drops what came after it.
 
+// Whether a reply was refused or stopped before its first token. Later replies then read neither it
+//   nor its message, which may be what the server refuses.
+const isNoReply = (message) => message?.writing !== undefined && message.writing.text === ""
+  && (message.writing.reason === "failed" || message.writing.reason === "stopped");
+
 if (facts.has_chat) TABS.chat = {
   title: "Chat",
   render() {
@@ -9,12 +14,22 @@ if (facts.has_chat) TABS.chat = {
 
     const answer = () => {
       stopRunning();
-      const messages = state.messages.map((message) =>
-        ({ role: message.role, content: message.content ?? message.writing.text }));
+      const read = state.messages.filter((message, number) =>
+        !isNoReply(message) && !isNoReply(state.messages[number + 1]));
       const writing = newWriting();
+      // What did not fit before an earlier reply does not fit before this one.
+      writing.left = Math.max(0, ...read.map((message) => message.writing?.left ?? 0));
+      const messages = read.slice(writing.left).map((message) =>
+        ({ role: message.role, content: message.content ?? message.writing.text }));
+      const withoutOldest = (body) => {
+        const next = body.messages.findIndex(({ role }, number) => number > 0 && role === "user");
+        if (next < 0) return null;
+        writing.left += next;
+        return { ...body, messages: body.messages.slice(next) };
+      };
       state.messages.push({ role: "assistant", writing });
       const views = show();
-      write("/v1/chat/completions", { messages }, writing, views.at(-1));
+      write("/v1/chat/completions", { messages }, writing, views.at(-1), withoutOldest);
       scrollTo(0, document.documentElement.scrollHeight);
     };
     const sendFrom = (number, content) => {
@@ -26,8 +41,14 @@ if (facts.has_chat) TABS.chat = {
       const changed = area("Edit the message", content);
       const send = () => sendFrom(number, changed.value);
       onEnter(changed, send);
+      const cancel = () => {
+        show();
+        list.children[number].querySelector("button").focus();
+      };
+      changed.addEventListener("keydown", (event) => event.key === "Escape" && cancel());
       const node = el("div", { class: "message user" }, changed, el("p", { class: "about" },
-        button("Send again", send, { class: "primary" }), button("Cancel", show)));
+        button("Send again", send, { class: "primary" }),
+        button("Cancel", cancel, { title: "Cancel (Escape)" })));
       return { node, focus: () => { grow(changed); changed.focus(); } };
     };
     const edit = (number) => {
@@ -47,7 +68,9 @@ if (facts.has_chat) TABS.chat = {
         state.messages.length = number;
         answer();
       };
-      const view = writingView(message.writing, `Reply ${(number + 1) / 2}`, regenerate);
+      // Of an earlier reply it would drop all that was said since.
+      const again = number === state.messages.length - 1 && regenerate;
+      const view = writingView(message.writing, `Reply ${(number + 1) / 2}`, again);
       view.node.classList.add("message");
       return view;
     };

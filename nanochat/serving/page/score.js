@@ -11,6 +11,7 @@ TABS.score = {
       el("p", { class: "error", role: "alert" }, message));
     const score = async () => {
       stopRunning();
+      hideToken();
       const controller = new AbortController();
       const me = running = { stop: () => controller.abort() };
       state.scored = null; // the colors of another text would be taken for those of this one

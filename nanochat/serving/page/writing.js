@@ -1,4 +1,5 @@
-// A text that the model writes: {text, tokens, reason, seed, error}, its stream and its view.
+// A text that the model writes, {text, tokens, reason, seed, error, left}, its stream and its view.
+//   `left` counts the oldest messages that did not fit in the context window.
 
 const ALTERNATIVES = 8;
 let running = null; // {stop}
@@ -11,15 +12,18 @@ function givenOptions() {
   return { ...Object.fromEntries(given), nanochat: { alternatives: ALTERNATIVES } };
 }
 
-// Let the model write into `writing`; `view` follows.
-async function write(path, body, writing, view) {
+// Let the model write into `writing`; `view` follows. `shorter` makes another body of one that does
+//   not fit in the context window.
+async function write(path, body, writing, view, shorter = () => null) {
   stopRunning();
+  hideToken();
   const controller = new AbortController(), me = { stop: () => controller.abort() };
   running = me;
   writing.reason = null;
   view.update();
   try {
-    for await (const event of streamed(path, { ...givenOptions(), ...body }, controller.signal)) {
+    const asked = { ...givenOptions(), ...body };
+    for await (const event of streamedIfShort(path, asked, shorter, controller.signal)) {
       const [choice] = event.choices;
       writing.seed = event.seed;
       writing.text += choice.text ?? choice.delta.content ?? "";
@@ -38,7 +42,7 @@ async function write(path, body, writing, view) {
   }
 }
 
-const newWriting = () => ({ text: "", tokens: [], reason: null, seed: null, error: null });
+const newWriting = () => ({ text: "", tokens: [], reason: null, seed: null, error: null, left: 0 });
 
 const ENDS = { stop: "the model ended the text", length: "reached max tokens", stopped: "stopped",
   failed: "failed" };
@@ -60,6 +64,7 @@ function writingView(writing, name, again) {
       ? [button("Stop", stopRunning, { class: "stop", title: "Stop (Escape)" })]
       : [again && button("Regenerate", again), el("span", {}, [
         `${count} token${count === 1 ? "" : "s"}`, ENDS[writing.reason],
+        writing.left > 0 && `context window full; left out: the oldest ${writing.left} messages`,
         writing.seed !== null && `seed ${writing.seed}`].filter(Boolean).join(" · "))]
         .filter(Boolean)));
     if (writing.error) {
