@@ -44,8 +44,10 @@ _HELP = (
     "/clear          forget the conversation",
     "/save FILE      add the conversation to a .jsonl file, which `nanochat train` reads",
     "/help           this list",
+    "/exit           leave; so does Ctrl-D",
+    "/temperature and /top-k without a value show it. A space before a slash makes it a message.",
     'A line that ends in a backslash goes on in the next one; so does all between lines of """.',
-    "Ctrl-C stops a reply. Ctrl-D, or Ctrl-C while you are asked, leaves.",
+    "Ctrl-C stops a reply, or drops what you have typed; a second one leaves.",
 )
 
 
@@ -78,7 +80,6 @@ def chat(
         except KeyboardInterrupt:
             if not talk.is_for_people:
                 raise
-            terminal.result("")
     roles = [{"role": role, "content": text} for role, text in talk.turns]
     terminal.json_result({"messages": roles})
     return talk.turns
@@ -98,6 +99,7 @@ class _Talk:
         self.turns = list(self._first)
         self._drawn = 0  # replies so far; the number of a reply selects its random numbers
         self._dropped = 0
+        self._lines = 0  # read so far
         if self._chats is None and config.system:
             raise ConfigError(
                 f"system needs a run that was trained on conversations, got"
@@ -121,49 +123,64 @@ class _Talk:
     def messages(self) -> Iterator[str]:
         """Carry out the commands of the user and yield the messages, until the input ends."""
         if isinstance(sys.stdin, io.TextIOWrapper):
-            sys.stdin.reconfigure(errors="surrogateescape")  # the tokenizer refuses the message
+            sys.stdin.reconfigure(errors="surrogateescape")  # `_line` refuses what is no text
         if self.is_for_people:
             with suppress(ImportError):
                 import readline  # noqa: F401  # line editing and history for input()
+        was_interrupted = False
         while True:
             try:
                 text = self._message()
+                was_interrupted = False
+                if text.strip():
+                    yield text
             except EOFError:
                 if self.is_for_people:
                     self._terminal.result("")
                 return
+            except NanochatError as error:
+                if not self.is_for_people:
+                    raise
+                self._terminal.warn(str(error))
             except KeyboardInterrupt:
                 if not self.is_for_people:
                     raise
                 self._terminal.result("")
-                return
-            if text.startswith("/"):
-                try:
-                    text = self._command(text) or ""
-                except NanochatError as error:
-                    if not self.is_for_people:
-                        raise
-                    self._terminal.warn(str(error))
-                    continue
-            if text.strip():
-                yield text
+                if was_interrupted:
+                    return
+                was_interrupted = True  # the first one may have been meant for a reply
+                self._terminal.note("Ctrl-C again, or Ctrl-D, leaves")
 
     def _message(self) -> str:
-        """Return a message of one or more lines. Raises EOFError."""
+        """Return a message of one or more lines, which a command may ask to answer again; an empty
+        one after other commands. Raises EOFError, and ConfigError for a wrong command."""
         line = self._line(_ASK)
         if line.strip() == _QUOTES:
             lines = list(iter(lambda: self._line(_MORE), _QUOTES))
             return "\n".join(lines)
+        if line.startswith("/"):
+            return self._command(line) or ""
         while line.endswith("\\"):
             line = line[:-1] + "\n" + self._line(_MORE)
         return line
 
     def _line(self, prompt: str) -> str:
         if self.is_for_people:
-            return input(prompt)
-        line = sys.stdin.readline() if sys.stdin is not None else ""
-        if not line:
-            raise EOFError
+            line = input(prompt)
+        else:
+            line = sys.stdin.readline() if sys.stdin is not None else ""
+            if not line:
+                raise EOFError
+        self._lines += 1
+        if self._lines == 1:
+            line = line.removeprefix("\ufeff")  # some programs begin a text so
+        undecoded = next((c for c in line if "\udc80" <= c <= "\udcff"), None)
+        if undecoded is not None:
+            raise ConfigError(
+                f"line {self._lines} of standard input must be text in the encoding"
+                f" {sys.stdin.encoding}, got the byte 0x{ord(undecoded) - 0xDC00:02x}; convert it,"
+                " as with iconv"
+            )
         return line.removesuffix("\n").removesuffix("\r")
 
     # ---------------------------------------------------------------------------------- answering
@@ -222,7 +239,13 @@ class _Talk:
         except KeyboardInterrupt:
             if not self.is_for_people:
                 raise
+            self._terminal.result("")
+            if not said:
+                raise  # there is nothing to keep
+            return said
         self._terminal.result("")
+        if not said.strip():
+            self._terminal.note("the reply is empty; /retry draws another")
         return said
 
     # ----------------------------------------------------------------------------------- commands
@@ -237,17 +260,29 @@ class _Talk:
             "clear": self._clear,
             "save": self._save,
             "help": self._show_help,
+            "exit": self._exit,
         }
         if name not in known:
             commands = [f"/{each}" for each in known]
             near = closest(f"/{name}", commands) or f"; the commands are {', '.join(commands)}"
-            raise ConfigError(f"unknown command {shown('/' + name)}{near}")
+            raise ConfigError(
+                f"unknown command {shown('/' + name)}{near}; put a space before the slash to send"
+                " it as a message"
+            )
+        if value.strip() and name not in ("temperature", "top-k", "save"):
+            raise ConfigError(f"/{name} takes no value, got {shown(value.strip())}; leave it out")
         return known[name](value.strip())
 
     def _set(self, name: str, value: str) -> None:
-        parsed = options_of(ChatConfig)[name].parse(name, value)
-        self._settings = dataclasses.replace(self._settings, **{name: parsed})
-        self._terminal.note(f"{name.replace('_', '-')} {parsed:g}")
+        command = name.replace("_", "-")
+        if value:
+            parsed = options_of(ChatConfig)[name].parse(f"/{command}", value)
+            self._settings = dataclasses.replace(self._settings, **{name: parsed})
+        now = getattr(self._settings, name)
+        self._terminal.note(f"{command} {f'{now:g}' if isinstance(now, float) else now}")
+
+    def _exit(self, value: str) -> None:
+        raise EOFError
 
     def _retry(self, value: str) -> str:
         if not self.turns or self.turns[-1][0] != "assistant":
@@ -266,8 +301,10 @@ class _Talk:
             raise ConfigError("/save needs a conversation; write a message first")
         messages = [{"role": role, "content": text} for role, text in self.turns]
         try:
-            with open(os.path.expanduser(value), "a", encoding="utf-8") as file:
-                file.write(strict_json({"messages": messages}) + "\n")
+            with open(os.path.expanduser(value), "ab+") as file:
+                if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
+                    file.write(b"\n")  # the last line is not ended
+                file.write(f"{strict_json({'messages': messages})}\n".encode())
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise ConfigError(f"/save cannot write {shown(value)}: {reason}") from error

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from itertools import product
+from pathlib import Path
 
 import pytest
 from nonempty import nonempty
@@ -120,8 +121,17 @@ def test_bytes_that_are_no_text_are_refused_in_one_line(talker, cli, monkeypatch
     result = cli("chat", str(talker / "run"))
     assert result.code == 2
     assert result.err.splitlines()[-1] == (
-        "error: message: text must be Unicode text, got the lone surrogate U+DCFF at position 1;"
-        " replace it"
+        "error: line 1 of standard input must be text in the encoding utf-8, got the byte 0xff;"
+        " convert it, as with iconv"
+    )
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_message(talk):
+    assert talk("\ufeffhi", options=["--quiet"]).out == "hello you\n"
+    assert (
+        talk("hi", "\ufeffhi")
+        .err.splitlines()[-1]
+        .startswith("error: message: unknown token '\\ufeff' at position 0")
     )
 
 
@@ -129,19 +139,39 @@ def test_bytes_that_are_no_text_are_refused_in_one_line(talker, cli, monkeypatch
 
 
 def test_options_change_in_the_conversation(talk):
-    result = talk("/temperature 0.5", "/top-k 3", "/temperature 0", "hi")
-    assert result.err.splitlines()[1:] == ["temperature 0.5", "top-k 3", "temperature 0"]
+    result = talk("/temperature 0.5", "/top-k 30000000", "/temperature 0", "hi")
+    assert result.err.splitlines()[1:] == ["temperature 0.5", "top-k 30000000", "temperature 0"]
     assert result.out == "hello you\n"
+
+
+def test_an_option_without_a_value_is_shown(talk):
+    result = talk("/temperature", "/top-k", "/top-k 5", "/top-k")
+    assert result.err.splitlines()[1:] == ["temperature 0", "top-k 0", "top-k 5", "top-k 5"]
+
+
+def test_exit_leaves(talk):
+    result = talk("hi", "/exit", "bye", options=["--quiet"])
+    assert (result.code, result.out, result.err) == (0, "hello you\n", "")
+
+
+def test_a_slash_begins_a_message_after_a_space_and_between_quotes(talk):
+    for lines in nonempty(([" /hi"], ['"""', "/hi", '"""'])):
+        assert talk(*lines).err.splitlines()[1:] == [
+            "error: message: unknown token '/' at position 0; use characters of the training"
+            " corpus, or train with tokenizer byte"
+        ]
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("/temperature hot", "temperature must be finite and between 0 and 10000, got hot"),
-        ("/top-k -1", "top_k must be a whole number between 0 and 1073741824, got -1"),
-        ("/tempertaure 1", "unknown command /tempertaure (did you mean '/temperature'?)"),
+        ("/temperature hot", "/temperature must be finite and between 0 and 10000, got hot"),
+        ("/top-k -1", "/top-k must be a whole number between 0 and 1073741824, got -1"),
+        ("/tempertaure 1", "unknown command /tempertaure (did you mean '/temperature'?); put a"
+         " space before the slash to send it as a message"),
         ("/x", "unknown command /x; the commands are /temperature, /top-k, /retry, /clear, /save,"
-         " /help"),
+         " /help, /exit; put a space before the slash to send it as a message"),
+        ("/clear all", "/clear takes no value, got all; leave it out"),
         ("/retry", "/retry needs a reply before it; write a message first"),
         ("/save a.jsonl", "/save needs a conversation; write a message first"),
         ("/save a.txt", "/save needs a file that ends in .jsonl, got a.txt"),
@@ -175,6 +205,11 @@ def test_a_saved_conversation_can_be_trained_on(talk):
         "User: hi\nAssistant: hello you",
         "User: hi\nAssistant: hello you\nUser: bye\nAssistant: see you",
     ]
+    Path("cut.jsonl").write_bytes(Path("out.jsonl").read_bytes().removesuffix(b"\n"))
+    talk("bye", "/save cut.jsonl")
+    assert nanochat.read_documents("cut.jsonl") == [
+        *nanochat.read_documents("out.jsonl"), "User: bye\nAssistant: see you",
+    ]  # fmt: skip
     refused = talk("hi", "/save no/out.jsonl")
     assert refused.err.splitlines()[-1] == (
         "error: /save cannot write no/out.jsonl: No such file or directory"
@@ -183,8 +218,8 @@ def test_a_saved_conversation_can_be_trained_on(talk):
 
 def test_help_lists_the_commands(talk):
     lines = talk("/help").err.splitlines()[1:]
-    assert [line.split()[0] for line in lines[:6]] == [
-        "/temperature", "/top-k", "/retry", "/clear", "/save", "/help",
+    assert [line.split()[0] for line in lines[:7]] == [
+        "/temperature", "/top-k", "/retry", "/clear", "/save", "/help", "/exit",
     ]  # fmt: skip
 
 
@@ -220,11 +255,12 @@ def test_replies_and_a_system_need_a_run_on_conversations(talk, talker):
 # ------------------------------------------------------------------------------ interrupts, a terminal
 
 
-def test_an_interrupt_stops_the_reply_and_keeps_what_was_said(talker, monkeypatch):
+@pytest.mark.parametrize("said", ["he", ""])
+def test_an_interrupt_stops_the_reply_and_keeps_what_was_said(talker, monkeypatch, said):
     """As on a terminal, without one."""
 
     def interrupted(*arguments, **options):
-        yield "he"
+        yield from said
         raise KeyboardInterrupt
 
     monkeypatch.setattr(module, "reply", interrupted)
@@ -237,7 +273,14 @@ def test_an_interrupt_stops_the_reply_and_keeps_what_was_said(talker, monkeypatc
 
     monkeypatch.setattr(module._Talk, "__init__", for_people)
     turns = module.chat(ChatConfig(run=str(talker / "run")))
-    assert turns == [("user", "hi"), ("assistant", "he")]
+    assert turns == ([("user", "hi"), ("assistant", "he")] if said else [])
+
+
+def test_an_empty_reply_is_told(talk, monkeypatch):
+    monkeypatch.setattr(module, "reply", lambda *arguments, **options: iter([""]))
+    result = talk("hi")
+    assert result.out == "\n"
+    assert result.err.splitlines()[1:] == ["the reply is empty; /retry draws another"]
 
 
 class OnATerminal:
@@ -256,7 +299,10 @@ class OnATerminal:
         self.seen = ""
 
     def until(self, text, count=1):
-        deadline = time.monotonic() + 120
+        assert self.sees(text, count, 120), self.seen
+
+    def sees(self, text, count, seconds):
+        deadline = time.monotonic() + seconds
         while self.seen.count(text) < count and time.monotonic() < deadline:
             if not select.select([self.parent], [], [], 0.2)[0]:
                 continue
@@ -267,13 +313,21 @@ class OnATerminal:
             if not piece:
                 break
             self.seen += piece.decode().replace("\r\n", "\n")
-        assert self.seen.count(text) >= count, self.seen
+        return self.seen.count(text) >= count
 
     def write(self, text):
         os.write(self.parent, text.encode())
 
+    def interrupt(self):
+        """Press Ctrl-C at a prompt. Python misses one that arrives just before it waits for a key."""
+        for _ in range(10):
+            self.write("\x03")
+            if self.sees("Ctrl-C again, or Ctrl-D, leaves\n> ", 1, 5):
+                return
+        raise AssertionError(self.seen)
+
     def interrupt_until_the_end(self):
-        """Press Ctrl-C. Python misses one that arrives just before it waits for a key."""
+        self.interrupt()
         for _ in range(10):
             self.write("\x03")
             try:
@@ -313,7 +367,22 @@ def test_a_terminal_asks_answers_warns_and_leaves(talker):
     assert "Traceback" not in chat.seen
 
 
-def test_ctrl_c_stops_a_reply_and_a_second_one_leaves(talker):
+def test_ctrl_c_drops_a_message_that_is_being_written(talker):
+    chat = OnATerminal(str(talker / "run"), *GREEDY)
+    chat.until("> ")
+    chat.write('"""\n')
+    chat.until("\n. ")
+    chat.write("QQ\n")
+    chat.until("\n. ", 2)
+    chat.interrupt()
+    assert chat.process.poll() is None
+    chat.write("hi\n")
+    chat.until("hello you\n> ")
+    chat.write("\x04")
+    assert chat.end() == 0
+
+
+def test_ctrl_c_stops_a_reply_and_more_of_them_leave(talker):
     # A model of plain text goes on until it is stopped.
     chat = OnATerminal(str(talker / "plain"), "--max-new-tokens=10000000", "--temperature=0")
     chat.until("> ")
