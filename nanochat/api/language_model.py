@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numbers
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -214,7 +214,8 @@ class LanguageModel:
             seed=seed, stop=stop,
         )  # fmt: skip
         tokenizer = check_chats(self.tokenizer, str(self.checkpoint))
-        turns = any_turns_of_messages(list(messages), "chat")
+        is_list = isinstance(messages, Iterable) and not isinstance(messages, (str, Mapping))
+        turns = any_turns_of_messages(list(messages) if is_list else messages, "chat")
         prompt = reply_prompt(tokenizer, turns, self.config.block_size, options.max_new_tokens)
         pieces = reply(self._mixture, tokenizer, prompt, sampling_settings(options))
         return "".join(pieces).strip()

@@ -105,6 +105,12 @@ class _Talk:
                 f"system needs a run that was trained on conversations, got"
                 f" {trained.checkpoint.path}; leave it out"
             )
+        if self._chats is not None and config.system:
+            before, most = [*self._first, ("user", "")], self._settings.max_new_tokens
+            try:
+                reply_prompt(self._chats, before, trained.config.block_size, most)
+            except (PromptTooLong, TokenizerError) as error:
+                raise ConfigError(f"system: {error}") from None
 
     def greet(self) -> None:
         path, window = self._trained.checkpoint.path, self._trained.config.block_size

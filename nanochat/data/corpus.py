@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanochat.data import separation, statistics
-from nanochat.data.conversations import marked, turns_of_text
+from nanochat.data.conversations import looks_like_conversations, marked, turns_of_text
 from nanochat.data.sources.fetching import STDIN, Fetched
 from nanochat.data.sources.folder import Identity
 from nanochat.data.sources.locating import Located, locate
@@ -26,7 +26,7 @@ from nanochat.data.sources.reading import read_source
 from nanochat.data.texts import CHUNK, Texts
 from nanochat.data.token_checks import checked_texts
 from nanochat.errors import CorpusError, MissingDependency
-from nanochat.system.wording import amount, printable
+from nanochat.system.wording import amount, counted, printable
 
 __all__ = ["Corpus", "data_name", "load_corpus", "must_fit", "text_documents"]
 
@@ -86,7 +86,7 @@ def load_corpus(
     buffer = _Buffer()
     buffer.report_to(progress, name, sum(len(place.files) for place in located))
     is_chat = {"chat": True, "auto": None}.get(documents, False)
-    if separator is not None or (text_column is not None and documents == "auto"):
+    if separator is not None:
         is_chat = False
     for place in located:
         _read(place, text_column, is_chat, buffer)
@@ -266,11 +266,14 @@ def _unit_of(
     if buffer.conversations == len(buffer):
         return statistics.Decision("chat", "records of messages")
     if buffer.conversations:
-        raise CorpusError(
-            f"the data must be conversations or not, got {buffer.conversations:,} conversations and"
-            f" {len(buffer) - buffer.conversations:,} other texts; name the files of one kind, or"
-            " add --documents file to read all of them as plain text"
-        )
+        texts = buffer.texts()
+        others = [
+            name for number, name in buffer.names.items()
+            if not looks_like_conversations(texts[number])
+        ]  # fmt: skip
+        if others or buffer.conversations < buffer.records:
+            raise _mixed(others)
+        return statistics.Decision("chat", "records of messages, and lines that begin with User:")
     all_records = buffer.records == len(buffer)
     if documents == "file" or (documents == "auto" and all_records):
         return statistics.Decision("record" if all_records else "file", "")
@@ -281,16 +284,28 @@ def _unit_of(
         return statistics.Decision(str(registered.pop()), "")
     if buffer.records:
         return statistics.Decision("file", "records and files")
-    return _judged(buffer.texts())
+    return _judged(buffer.texts(), list(buffer.names.values()))
 
 
-def _judged(texts: Texts) -> statistics.Decision:
-    """Return the unit that the statistics of the text, or of most of the files, show."""
+def _mixed(others: Sequence[str]) -> CorpusError:
+    named = f", such as {others[0]}" if others else ""
+    return CorpusError(
+        f"the data must not mix conversations with other texts{named};"
+        " name the files of one kind, or add --documents file to read all of them as plain text"
+    )
+
+
+def _judged(texts: Texts, names: Sequence[str]) -> statistics.Decision:
+    """Return the unit that the statistics of the text, or of most of the files, show. Raises
+    CorpusError if some files are conversations and others are not."""
     judged = [statistics.decide(view) for view in texts[:_JUDGED].views()]
     first = judged[0]
     agreeing = sum((d.kind, d.separator) == (first.kind, first.separator) for d in judged)
     if agreeing >= _AGREED * len(judged):
         return first
+    others = [name for name, one in zip(names, judged, strict=False) if one.kind != "chat"]
+    if len(others) < len(judged):
+        raise _mixed(others)
     return statistics.Decision("file", "files of several kinds")
 
 
@@ -298,7 +313,7 @@ def _split_into_documents(corpus: Corpus, buffer: _Buffer, require_separator: bo
     if corpus.kind in ("file", "record"):
         return corpus
     if corpus.kind == "chat":
-        return corpus if not buffer.names else _with_turns(corpus, buffer.names)
+        return _with_note(_with_turns(corpus, buffer.names) if buffer.names else corpus)
     if corpus.kind == "line":
         return _replaced(corpus, separation.lines)
     buffer.use_unix_line_breaks()
@@ -332,6 +347,22 @@ def _with_turns(corpus: Corpus, names: Mapping[int, str]) -> Corpus:
     bounds = np.array(ends, np.int64)
     starts = np.concatenate([np.zeros(1, np.int64), bounds[:-1]])
     return replace(corpus, documents=Texts(raw, starts, bounds))
+
+
+def _with_note(corpus: Corpus) -> Corpus:
+    """Return a corpus of conversations; a note tells how many replies have no text."""
+    raw = np.frombuffer(corpus.documents.raw, np.uint8)  # the conversations end to end
+    begins = np.flatnonzero(raw == 0)  # of messages: NUL and the first letter of the role
+    is_reply = raw[begins + 1] == ord(marked([("assistant", "")])[1:])
+    replies = counted(int(is_reply.sum()), "reply", "replies")
+    empty = int((is_reply & (np.diff(begins, append=len(raw)) == 2)).sum())
+    if not empty:
+        return corpus
+    note = (
+        f"{empty:,} of {replies} {'is' if empty == 1 else 'are'} empty:"
+        " the model learns to say nothing there; remove them if that is not meant"
+    )
+    return replace(corpus, notes=(*corpus.notes, note))
 
 
 def _replaced(corpus: Corpus, split: Callable[[memoryview], separation.Spans]) -> Corpus:

@@ -20,6 +20,7 @@ import nanochat
 from nanochat.commands import chat as module
 from nanochat.config.options import ChatConfig, TrainConfig
 from nanochat.data.conversations import turns_of_tokens
+from nanochat.errors import CorpusError
 from nanochat.sampling.replies import reply_prompt
 
 ANSWERS = {"hi": "hello you", "bye": "see you", "a\nb": "two"}
@@ -250,6 +251,34 @@ def test_replies_and_a_system_need_a_run_on_conversations(talk, talker):
         "error: system needs a run that was trained on conversations, got"
         f" {model.checkpoint}; leave it out"
     )
+
+
+def test_a_system_that_cannot_be_read_is_refused_before_the_first_message(talk):
+    for system, message in nonempty({
+        "be" * 30: "the conversation has 66 tokens with those of its roles, and the context window"
+        " leaves 48; shorten the message",
+        "QQ": "message: unknown token 'Q' at position 0; use characters of the training corpus, or"
+        " train with tokenizer byte",
+    }.items()):  # fmt: skip
+        result = talk("hi", options=["--system", system])
+        assert (result.code, result.out, result.err) == (2, "", f"error: system: {message}\n")
+
+
+@pytest.mark.parametrize(
+    ("messages", "message"),
+    [
+        ("hi", "messages must be a list of messages, got 'hi'; remove the record"),
+        (None, "messages must be a list of messages, got None; remove the record"),
+        ({"role": "user"}, "messages must be a list of messages, got {'role': 'user'}; remove the"
+         " record"),
+        ([], "messages must have at least one message, got []"),
+        (["hi"], "message 1 of messages must be an object, got 'hi'"),
+    ],
+)  # fmt: skip
+def test_python_refuses_messages_of_another_type(talker, messages, message):
+    with pytest.raises(CorpusError) as caught:
+        nanochat.load(talker / "run").chat(messages)
+    assert str(caught.value) == f"chat: {message}"
 
 
 # ------------------------------------------------------------------------------ interrupts, a terminal

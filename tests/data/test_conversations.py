@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 
@@ -102,14 +103,15 @@ def test_the_input_of_an_instruction_follows_it(tmp_path):
 def test_the_text_column_names_the_list_of_messages(tmp_path):
     path = write(tmp_path / "a.jsonl", {"dialog": messages(HELLO), "text": "no"})
     assert conversations(path, "chat", text_column="dialog") == [HELLO]
+    assert conversations(path, text_column="dialog") == [HELLO]
+    assert list(load_corpus(str(path), text_column="text").documents) == ["no"]
 
 
 def test_messages_are_plain_text_where_that_is_asked_for(tmp_path):
     path = write(tmp_path / "a.jsonl", {"messages": messages(HELLO)})
-    for options in ({"documents": "file"}, {"text_column": "messages"}):
-        corpus = load_corpus(str(path), **options)
-        assert corpus.kind == "record"
-        assert list(corpus.documents) == ["user: Hi\n\nassistant: Hello\nyou"]
+    corpus = load_corpus(str(path), "file")
+    assert corpus.kind == "record"
+    assert list(corpus.documents) == ["user: Hi\n\nassistant: Hello\nyou"]
 
 
 GOOD = {"messages": messages(HELLO)}
@@ -156,26 +158,60 @@ def test_a_wrong_record_is_one_line_that_names_file_and_line(tmp_path, record, m
         assert str(caught.value) == f"{path} line {1 if first else 2}{message}"
 
 
-def test_tables_are_no_conversations(tmp_path):
+@pytest.mark.parametrize(("name", "separator"), [("a.csv", ","), ("a.tsv", "\t")])
+def test_a_table_of_instructions_holds_conversations(tmp_path, name, separator):
+    path, rows = tmp_path / name, [["Hi", "", "Hello\nyou"], ["Add.", "1 and 2", "3"]]
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, delimiter=separator).writerows([["instruction", "input", "output"], *rows])
+    expected = [HELLO, [("user", "Add.\n\n1 and 2"), ("assistant", "3")]]
+    for documents in nonempty(("auto", "chat")):
+        assert conversations(path, documents) == expected
+    assert list(load_corpus(str(path), text_column="output").documents) == ["Hello\nyou", "3"]
+
+
+def test_a_table_without_instructions_is_no_conversation(tmp_path):
     path = tmp_path / "a.csv"
-    path.write_text("instruction,output\na,b\n")
+    path.write_text("question,answer\na,b\n")
     with pytest.raises(CorpusError) as caught:
         load_corpus(str(path), "chat")
     assert str(caught.value) == (
-        f"{path} must be JSON, JSON lines, Parquet or text to have conversations, got CSV; convert"
-        " it"
+        f"{path} must have the columns instruction and output to have conversations, got question,"
+        " answer; rename its columns"
     )
 
 
-def test_conversations_and_other_texts_are_not_mixed(tmp_path):
-    write(tmp_path / "a.jsonl", GOOD, GOOD)
+@pytest.mark.parametrize("name", ["a.jsonl", "a.txt"])
+def test_conversations_and_other_texts_are_not_mixed(tmp_path, name):
+    if name == "a.jsonl":
+        write(tmp_path / name, GOOD, GOOD)
+    else:
+        (tmp_path / name).write_text("User: Hi\nAssistant: Hello\n")
     (tmp_path / "b.txt").write_text("A story.")
     with pytest.raises(CorpusError) as caught:
         load_corpus(str(tmp_path))
     assert str(caught.value) == (
-        "the data must be conversations or not, got 2 conversations and 1 other texts; name the"
-        " files of one kind, or add --documents file to read all of them as plain text"
+        f"the data must not mix conversations with other texts, such as {tmp_path / 'b.txt'}; name the files of one kind, or add --documents file to read all of"
+        " them as plain text"
     )
+    assert len(load_corpus(str(tmp_path), "file").documents) == (3 if name == "a.jsonl" else 2)
+
+
+def test_conversations_of_several_shapes_are_read_together(tmp_path):
+    write(tmp_path / "a.jsonl", GOOD)
+    (tmp_path / "b.txt").write_text("User: Hi\nAssistant: Hello\nyou\n")
+    (tmp_path / "c.csv").write_text('instruction,output\nHi,"Hello\nyou"\n')
+    assert conversations(tmp_path) == [HELLO] * 3
+
+
+def test_empty_replies_are_counted_in_a_note(tmp_path):
+    said, silent = ("assistant", "a"), ("assistant", "")
+    records = [[said], [silent], [silent, ("user", ""), silent, silent, said, ("user", "")]]
+    path = write(tmp_path / "a.jsonl", *({"messages": messages(turns)} for turns in records))
+    assert load_corpus(str(path)).notes == (
+        "4 of 6 replies are empty: the model learns to say nothing there; remove them if that is"
+        " not meant",
+    )
+    assert load_corpus(str(write(tmp_path / "b.jsonl", GOOD))).notes == ()
 
 
 # ----------------------------------------------------------------------------- lines of User: and so on

@@ -99,14 +99,7 @@ def _records(
     chunks = open_chunks()
     if kind == "JSONL":
         return records.read_jsonl(chunks, name, wanted)
-    if wanted.conversations:
-        raise Unreadable(
-            f"{name} must be JSON, JSON lines, Parquet or text to have conversations, got {kind};"
-            " convert it",
-            "table without conversations",
-        )
-    wanted.conversations = False
-    return records.read_table(chunks, name, wanted.column, "\t" if kind == "TSV" else ",")
+    return records.read_table(chunks, name, wanted, "\t" if kind == "TSV" else ",")
 
 
 def _pieces(

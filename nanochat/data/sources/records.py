@@ -41,16 +41,21 @@ class Wanted:
     def decide(self, record: Any) -> bool:
         """Return whether the records are conversations; the first record decides."""
         if self.conversations is None:
+            if self.column is not None and isinstance(record, dict):
+                record = record.get(self.column)
             self.conversations = is_conversation(record)
         return self.conversations
 
 
-def _no_column(name: str, columns: Iterable[str], column: str | None) -> Unreadable:
+def _listed(columns: Iterable[str]) -> str:
     known = [printable(str(key)) for key in columns]
-    listed = ", ".join(known[:_SHOWN]) + (", …" if len(known) > _SHOWN else "")
+    return ", ".join(known[:_SHOWN]) + (", …" if len(known) > _SHOWN else "") or "no columns"
+
+
+def _no_column(name: str, columns: Iterable[str], column: str | None) -> Unreadable:
     wanted = f"a column {printable(column)}" if column else f"a column {' or '.join(TEXT_COLUMNS)}"
     return Unreadable(
-        f"{name} must have {wanted}, got {listed or 'no columns'}; choose one with --text-column",
+        f"{name} must have {wanted}, got {_listed(columns)}; choose one with --text-column",
         "file of records without a text column",
     )
 
@@ -250,9 +255,10 @@ def _taken(waiting: bytearray) -> str:
 
 
 def read_table(
-    chunks: Iterable[bytes], name: str, column: str | None, separator: str
+    chunks: Iterable[bytes], name: str, wanted: Wanted, separator: str
 ) -> Iterator[bytes]:
-    """Yield the text of each row below the header of a CSV or TSV file."""
+    """Yield the text of each row below the header of a CSV or TSV file, or its conversation if the
+    header has instruction and output."""
     import csv
 
     csv.field_size_limit(_LONGEST_FIELD)
@@ -261,8 +267,9 @@ def read_table(
     complete = 0  # lines before the row at hand
     try:
         header = next((row for row in rows if any(row)), [])
-        key = _column_of(name, header, column)
-        place = header.index(key)
+        is_chat = _is_table_of_conversations(header, name, wanted)
+        key = "" if is_chat else _column_of(name, header, wanted.column)
+        place = 0 if is_chat else header.index(key)
         numbers: list[bytes] | None = []  # the first values, as long as all are numbers
         complete = rows.line_num
         for row in rows:
@@ -274,6 +281,9 @@ def read_table(
                     f"{where} must have {len(header)} columns as the header has, got {len(row)};"
                     " quote texts that contain the separator"
                 )
+            if is_chat:
+                yield marked(turns_of_record(dict(zip(header, row, strict=True)), where))
+                continue
             text = _text_of(row[place], key, where)
             if numbers is None:
                 yield text
@@ -299,6 +309,18 @@ def read_table(
         raise CorpusError(
             f"{name} line {rows.line_num} is not CSV: {error}; correct or remove the line"
         ) from error
+
+
+def _is_table_of_conversations(header: Sequence[str], name: str, wanted: Wanted) -> bool:
+    """Return whether each row is a conversation. Raises Unreadable if it must be one and is not."""
+    has_columns = is_conversation(dict.fromkeys(header, ""))
+    if wanted.conversations and not has_columns:
+        raise Unreadable(
+            f"{name} must have the columns instruction and output to have conversations, got"
+            f" {_listed(header)}; rename its columns",
+            "table without conversations",
+        )
+    return wanted.decide(dict.fromkeys(header, ""))
 
 
 def _is_number(text: str) -> bool:
