@@ -86,7 +86,7 @@ def load_corpus(
     buffer = _Buffer()
     buffer.report_to(progress, name, sum(len(place.files) for place in located))
     is_chat = {"chat": True, "auto": None}.get(documents, False)
-    if separator is not None:
+    if separator is not None or (text_column is not None and documents == "auto"):
         is_chat = False
     for place in located:
         _read(place, text_column, is_chat, buffer)

@@ -103,15 +103,14 @@ def test_the_input_of_an_instruction_follows_it(tmp_path):
 def test_the_text_column_names_the_list_of_messages(tmp_path):
     path = write(tmp_path / "a.jsonl", {"dialog": messages(HELLO), "text": "no"})
     assert conversations(path, "chat", text_column="dialog") == [HELLO]
-    assert conversations(path, text_column="dialog") == [HELLO]
-    assert list(load_corpus(str(path), text_column="text").documents) == ["no"]
 
 
 def test_messages_are_plain_text_where_that_is_asked_for(tmp_path):
     path = write(tmp_path / "a.jsonl", {"messages": messages(HELLO)})
-    corpus = load_corpus(str(path), "file")
-    assert corpus.kind == "record"
-    assert list(corpus.documents) == ["user: Hi\n\nassistant: Hello\nyou"]
+    for options in ({"documents": "file"}, {"text_column": "messages"}):
+        corpus = load_corpus(str(path), **options)
+        assert corpus.kind == "record"
+        assert list(corpus.documents) == ["user: Hi\n\nassistant: Hello\nyou"]
 
 
 GOOD = {"messages": messages(HELLO)}

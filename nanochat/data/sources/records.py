@@ -41,8 +41,6 @@ class Wanted:
     def decide(self, record: Any) -> bool:
         """Return whether the records are conversations; the first record decides."""
         if self.conversations is None:
-            if self.column is not None and isinstance(record, dict):
-                record = record.get(self.column)
             self.conversations = is_conversation(record)
         return self.conversations
 

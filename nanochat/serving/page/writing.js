@@ -64,7 +64,8 @@ function writingView(writing, name, again) {
       ? [button("Stop", stopRunning, { class: "stop", title: "Stop (Escape)" })]
       : [again && button("Regenerate", again), el("span", {}, [
         `${count} token${count === 1 ? "" : "s"}`, ENDS[writing.reason],
-        writing.left > 0 && !writing.error && `context window full; left out: the oldest ${writing.left} messages`,
+        writing.left > 0 && !writing.error
+          && `context window full; left out: the oldest ${writing.left} messages`,
         writing.seed !== null && `seed ${writing.seed}`].filter(Boolean).join(" · "))]
         .filter(Boolean)));
     if (writing.error) {
