@@ -2,8 +2,8 @@
 
     python -m bench.serve.alone RUN ROWS TOKENS REPEATS
 
-Prints one JSON object: the seconds from the start of the process until the run is loaded, and the
-best tokens per second of REPEATS.
+Prints one JSON object: the seconds from the start of the process until the run is loaded, the best
+tokens per second of REPEATS, the tokens that a text starts with and the likeliest after them.
 """
 
 from __future__ import annotations
@@ -42,10 +42,12 @@ def main() -> None:
         steps = sample_tokens(trained.mixture, start, settings, rows=options.rows)
         tokens = sum(token is not None for step in steps for token in step)
         decoder = max(decoder, tokens / (time.perf_counter() - began))
+    likeliest = SamplingSettings(top_k=0, top_p=1.0, **{**how, "temperature": 0.0})
+    greedy = [step[0] for step in sample_tokens(trained.mixture, start, likeliest, rows=1)]
     begins = model.tokenizer.decode(start)
     record = {
         "load_s": load_s, "sample_tokens_per_s": sample, "decoder_tokens_per_s": decoder,
-        "text": text.removeprefix(begins),
+        "text": text.removeprefix(begins), "start": start, "greedy": greedy,
     }  # fmt: skip
     print(json.dumps(record))
 
