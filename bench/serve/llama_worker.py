@@ -22,12 +22,14 @@ import json
 import os
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import llama_cpp
 import numpy as np
 
 from bench.command import command_parser
+
+if TYPE_CHECKING:
+    import llama_cpp  # otherwise after --help, which the project's own Python can print
 
 SETUPS = [
     {"threads": threads, "unified": unified, "flash": flash}
@@ -161,14 +163,9 @@ def parsed() -> argparse.Namespace:
     return parser.parse_args()
 
 
-@llama_cpp.llama_log_callback
-def _silent(level: int, text: bytes, data: Any) -> None:
-    """Drop what the library says."""
-
-
-def main() -> None:
-    options = parsed()
-    llama_cpp.llama_log_set(_silent, None)
+def main(options: argparse.Namespace) -> None:
+    silent = llama_cpp.llama_log_callback(lambda level, text, data: None)
+    llama_cpp.llama_log_set(silent, None)
     side = Side(options.file, options.tokens)
     system = llama_cpp.llama_print_system_info().decode().strip(" |")
     print(json.dumps({"llama_cpp": llama_cpp.__version__, "system": system}), flush=True)
@@ -179,4 +176,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    given = parsed()
+    import llama_cpp
+
+    main(given)

@@ -107,7 +107,7 @@ def test_commands_that_are_named_exist(path):
 
 def test_the_readme_of_the_benchmarks_lists_every_command_of_a_user():
     parts = {"bench.kernels.worker", "bench.race.scorer", "bench.tensor.generate_worker"}
-    parts |= {"bench.serve.alone"}
+    parts |= {"bench.serve.alone", "bench.serve.llama_worker"}
     parts |= {"bench.scalar.microgpt_limits", "bench.scalar.microgpt_ours"}
     text = (BENCH / "README.md").read_text(encoding="utf-8")
     assert (
