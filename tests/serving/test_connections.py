@@ -8,6 +8,8 @@ import resource
 import signal
 import socket
 import time
+from contextlib import ExitStack
+from pathlib import Path
 
 import httpx
 import pytest
@@ -197,19 +199,75 @@ def test_connections_beyond_the_limit_of_files_get_503(start, names):
     assert server.wait() == (0, server_notes())
 
 
-def test_many_connections_one_after_another_leave_nothing_behind(server):
-    def files() -> int:
-        return len(os.listdir(f"/proc/{server.process.pid}/fd"))
+HEALTH = b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n"
 
-    server.client.get("/health")
-    before = files()
-    for number in range(500):
+
+def connect_often(server, count):
+    """Connect, send nothing, a part of a request or all of it, and go."""
+    for number in range(count):
         with server.connect() as connection:
             if number % 2:
-                connection.sendall(
-                    b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n"[: number % 40]
-                )
-    assert until(lambda: files() <= before)
+                connection.sendall(HEALTH[: number % (len(HEALTH) + 1)])
+
+
+def files(server) -> int:
+    return len(os.listdir(f"/proc/{server.process.pid}/fd"))
+
+
+def resident_bytes(server) -> int:
+    pages = Path(f"/proc/{server.process.pid}/statm").read_text().split()[1]
+    return int(pages) * resource.getpagesize()
+
+
+def test_many_connections_one_after_another_leave_nothing_behind(server):
+    server.client.get("/health")
+    before = files(server)
+    connect_often(server, 500)
+    assert until(lambda: files(server) <= before)
+
+
+@pytest.mark.long
+def test_ten_thousand_connections_leave_neither_files_nor_memory_behind(start, names):
+    server = start(names)
+    expected = server.text(prompt="an", seed=1)
+    connect_often(server, 2000)  # what is made once
+    before = files(server), resident_bytes(server)
+    connect_often(server, 10_000)
+    assert until(lambda: files(server) <= before[0])
+    assert resident_bytes(server) - before[1] < 4 << 20
+    assert server.text(prompt="an", seed=1) == expected
+
+
+@pytest.mark.long
+def test_as_many_clients_as_the_limit_of_files_allows_are_served_and_more_get_503(start, names):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = (20_000 if hard == resource.RLIM_INFINITY else min(hard, 20_000)) - 200
+    code = (
+        "import resource, sys\nfrom nanochat.cli import main\nfrom nanochat.serving import server\n"
+        f"resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, {limit}))\n"
+        "server._KEEP_ALIVE_S = 600\nsys.exit(main(sys.argv[1:]))\n"
+    )
+    server = start(names, code=code)
+    expected = server.text(prompt="an", seed=1)
+    server.client.close()
+    with ExitStack() as opened:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit + 200, hard))  # of this process
+        opened.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        assert until(lambda: files(server) < 64)
+        idle = files(server)
+        held = []
+        for _ in range(limit - 64):
+            held.append(opened.enter_context(server.connect()))
+            held[-1].sendall(HEALTH)
+            assert held[-1].recv(1 << 12).startswith(b"HTTP/1.1 200 OK")
+        for _ in range(3):
+            answer = server.raw()
+            assert status_of(answer) == 503
+            assert body_of(answer)["error"]["code"] == "too_many_connections"
+        for connection in nonempty(held[::500]):  # those that are connected go on
+            connection.sendall(request(b'{"prompt": "an", "seed": 1}'))
+            assert body_of(read_all(connection))["choices"][0]["text"] == expected
+    assert until(lambda: files(server) <= idle)
 
 
 # ---------------------------------------------------------------------------------------- headers
