@@ -36,7 +36,7 @@ from nanochat.serving.requests import (
     CompletionRequest,
     Limits,
     Request,
-    text_to_score,
+    ScoreRequest,
 )
 from nanochat.serving.rows import TextStart
 from nanochat.serving.scoring import score
@@ -130,19 +130,28 @@ class Api:
         return self._reply(asked, [context], [""], is_chat=True)
 
     async def _score(self, request: HttpRequest) -> Response:
-        text, model = text_to_score(await self._body(request))
-        self._check_model(model)
-        scored = self._batch.call(lambda: score(self._trained, text, self._limits.tokens))
+        asked = ScoreRequest.parse(await self._body(request))
+        self._check_model(asked.model)
+        steps = score(self._trained, asked.text, self._limits.tokens, asked.alternatives)
+        scored = self._batch.work(steps)
         if scored is None:
             raise _too_many()
         self.running += 1
+        found, gone = asyncio.wrap_future(scored), asyncio.ensure_future(request.receive())
         try:
-            found = await asyncio.wait_for(asyncio.wrap_future(scored), self.max_time)
-        except asyncio.TimeoutError:
-            raise _too_late(self.max_time) from None
+            await asyncio.wait(
+                (found, gone), timeout=self.max_time, return_when=asyncio.FIRST_COMPLETED
+            )
+            if found.done():
+                return JSONResponse({"object": "score", "model": self.model, **found.result()})
+            if not gone.done():
+                raise _too_late(self.max_time)
+            self.on_gone()
+            raise _gone()
         finally:
+            found.cancel()
+            gone.cancel()
             self.running -= 1
-        return JSONResponse({"object": "score", "model": self.model, **found})
 
     def _described(self) -> dict[str, Any]:
         return {
@@ -204,8 +213,8 @@ class Api:
                     headers={"connection": "close"},
                 )  # fmt: skip
             if message["type"] == "http.disconnect":
-                self._stats.gone += 1
-                raise ApiError("the client has gone", status=400)
+                self.on_gone()
+                raise _gone()
             body += message.get("body", b"")
             more = message.get("more_body", False)
             if len(body) > limit:
@@ -270,6 +279,10 @@ def _stopping() -> ApiError:
         "the server is stopping; ask again later", status=503, kind="server_error",
         code="stopping", headers={"connection": "close", "retry-after": "5"},
     )  # fmt: skip
+
+
+def _gone() -> ApiError:
+    return ApiError("the client has gone")  # which nobody reads
 
 
 def _too_many() -> ApiError:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,7 +23,9 @@ from nanochat.errors import NanochatError
 from nanochat.sampling.generate import GrowingText
 from nanochat.serving.rows import TextRows, TextStart
 
-__all__ = ["Apart", "Batch", "DrawnToken", "Part", "Texts"]
+__all__ = ["Apart", "Batch", "DrawnToken", "Part", "Texts", "Work"]
+
+Work = Generator[None, None, Any]  # yields between its steps
 
 # Prompt tokens that are read between two tokens of the texts that are being drawn.
 _READ_BETWEEN = 128
@@ -112,7 +114,8 @@ class Batch:
         self._waiting: deque[tuple[Texts, int]] = deque()
         self._reading: list[_Row] = []  # their prompts
         self._drawing: list[_Row] = []  # by row
-        self._calls: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
+        # Work in steps, of which only the first has begun, and where its result goes.
+        self._works: deque[tuple[Future[Any], Work]] = deque()
         self._changed = threading.Condition()
         self._closed = self._some_are_gone = False
         self._numbers: list[int] = []  # of the rows that are drawn
@@ -132,16 +135,17 @@ class Batch:
             self._changed.notify()
         return True
 
-    def call(self, function: Callable[[], Any]) -> Future[Any] | None:
-        """Call a function that uses the model, between two tokens of the texts.
+    def work(self, steps: Work) -> Future[Any] | None:
+        """Run work that uses the model, a step of it between two tokens of the texts.
 
-        Returns None if too many requests wait already.
+        The future has what it returns or raises. One that is cancelled ends it before its next
+        step. Returns None if too many requests wait already.
         """
         future = Future[Any]()
         with self._changed:
-            if self._closed or len(self._calls) > self._most_waiting:
+            if self._closed or len(self._works) > self._most_waiting:
                 return None
-            self._calls.append((future, function))
+            self._works.append((future, steps))
             self._changed.notify()
         return future
 
@@ -174,7 +178,7 @@ class Batch:
     def _run(self) -> None:
         handed_over = 0.0
         while self._admit():
-            self._answer_call()
+            self._step_work()
             try:
                 self._read_prompts()
                 ended = self._draw()
@@ -195,7 +199,7 @@ class Batch:
                 self._some_are_gone = False
                 self._leave([row for row in (*self._reading, *self._drawing) if row.texts.gone])
             while not (
-                self._closed or self._waiting or self._reading or self._drawing or self._calls
+                self._closed or self._waiting or self._reading or self._drawing or self._works
             ):
                 self._changed.wait()
             if self._closed:
@@ -214,16 +218,22 @@ class Batch:
                 )
         return True
 
-    def _answer_call(self) -> None:
-        if not self._calls:
+    def _step_work(self) -> None:
+        if not self._works:
             return
-        future, function = self._calls.popleft()
-        if not future.set_running_or_notify_cancel():
-            return  # the client has gone
-        try:
-            future.set_result(function())
-        except Exception as error:
-            future.set_exception(error)
+        future, steps = self._works[0]
+        result, error = None, None
+        if not future.cancelled():  # by a client that has gone
+            try:
+                next(steps)
+                return
+            except StopIteration as end:
+                result = end.value
+            except Exception as raised:
+                error = raised
+        self._works.popleft()
+        if future.set_running_or_notify_cancel():
+            future.set_exception(error) if error else future.set_result(result)
 
     def _leave(self, rows: Sequence[_Row]) -> None:
         if not rows:

@@ -11,7 +11,7 @@ from typing import Any
 from nanochat.data.tokenizer import TextStream, Tokenizer
 from nanochat.serving.batch import DrawnToken, Part
 
-__all__ = ["DONE", "Reply", "event"]
+__all__ = ["DONE", "Reply", "event", "token_record"]
 
 DONE = b"data: [DONE]\n\n"
 
@@ -185,29 +185,38 @@ class Reply:
         if most is None:
             return {}
         tokens = [
-            {
-                **self._said(each, each.token, each.log_probability),
-                "text": choice.stream.push(each.token),  # that it adds, "" within a character
-                "counts_share": None if each.apart is None else each.apart.share,
-                "likeliest": [self._said(each, *other) for other in each.likeliest[:most]],
-            }
+            token_record(self._tokenizer, each, choice.stream.push(each.token), most)
             for each in drawn
         ]
         return {"nanochat": {"tokens": tokens}}
-
-    def _said(self, drawn: DrawnToken, token: int, log: float) -> dict[str, Any]:
-        """Return what the model, its network and its counts said of a token."""
-        apart = (None, None) if drawn.apart is None else drawn.apart.probabilities[token]
-        return {
-            "token": self._tokenizer.token_text(token), "id": token, "probability": math.exp(log),
-            "network": apart[0], "counts": apart[1],
-        }  # fmt: skip
 
     def _token(self, token: int, log: float) -> dict[str, Any]:
         is_whole = "\ufffd" not in self._tokenizer.decode([token])
         text = self._tokenizer.token_text(token)
         raw = list(text.encode()) if is_whole else None
         return {"token": text, "logprob": _finite(log), "bytes": raw}
+
+
+def token_record(
+    tokenizer: Tokenizer,
+    drawn: DrawnToken,
+    text: str,  # that it adds, "" within a character
+    most: int,  # likeliest tokens
+) -> dict[str, Any]:
+    """Return what the model, its network and its counts said of a token and of the likeliest."""
+
+    def said(token: int, log: float) -> dict[str, Any]:
+        apart = (None, None) if drawn.apart is None else drawn.apart.probabilities[token]
+        return {
+            "token": tokenizer.token_text(token), "id": token, "probability": math.exp(log),
+            "network": apart[0], "counts": apart[1],
+        }  # fmt: skip
+
+    return {
+        **said(drawn.token, drawn.log_probability), "text": text,
+        "counts_share": None if drawn.apart is None else drawn.apart.share,
+        "likeliest": [said(*other) for other in drawn.likeliest[:most]],
+    }  # fmt: skip
 
 
 def _finite(log: float) -> float:

@@ -23,7 +23,7 @@ __all__ = [
     "Limits",
     "Message",
     "Request",
-    "text_to_score",
+    "ScoreRequest",
 ]
 
 ROLES = ("system", "user", "assistant")
@@ -127,14 +127,23 @@ class ChatRequest(Request):
         return cls(**shared, likeliest=(top or 0) if wanted else None, messages=messages)
 
 
-def text_to_score(body: bytes) -> tuple[str, str | None]:
-    """Return the text and the model of a request to /v1/score. Raises ApiError."""
-    fields = _fields(body)
-    model: str | None = fields.checked("model", "text", lambda value: isinstance(value, str))
-    text = fields.get("input")
-    if not _is_text(text):
-        raise _wrong("input", "Unicode text", text)
-    return text, model
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreRequest:
+    """The body of /v1/score."""
+
+    model: str | None
+    text: str
+    alternatives: int | None  # tokens next to each one; None: the losses alone
+
+    @classmethod
+    def parse(cls, body: bytes) -> ScoreRequest:
+        """Raises ApiError."""
+        fields = _fields(body)
+        model = fields.checked("model", "text", lambda value: isinstance(value, str))
+        text = fields.get("input")
+        if not _is_text(text):
+            raise _wrong("input", "Unicode text", text)
+        return cls(model=model, text=text, alternatives=_alternatives(fields))
 
 
 # ------------------------------------------------------------------------------------- the fields
@@ -197,7 +206,6 @@ def _shared(
     fields: _Fields, limits: Limits, *, texts: int, most_tokens: Sequence[str]
 ) -> dict[str, Any]:
     """Return the fields of Request except `likeliest`."""
-    own = _Fields(fields.checked("nanochat", "an object", lambda v: isinstance(v, dict)) or {})
     model = fields.checked("model", "text", lambda value: isinstance(value, str))
     n = fields.whole("n", 1, limits.texts)
     n = 1 if n is None else n
@@ -222,8 +230,13 @@ def _shared(
     return {
         "model": model, "n": n, "settings": settings, "stream": stream,
         "include_usage": _include_usage(fields, stream),
-        "alternatives": own.whole("alternatives", 0, _MOST_TOP_LOGPROBS, inside="nanochat."),
+        "alternatives": _alternatives(fields),
     }  # fmt: skip
+
+
+def _alternatives(fields: _Fields) -> int | None:
+    own = _Fields(fields.checked("nanochat", "an object", lambda v: isinstance(v, dict)) or {})
+    return own.whole("alternatives", 0, _MOST_TOP_LOGPROBS, inside="nanochat.")
 
 
 def _refuse_what_is_not_offered(fields: _Fields) -> None:

@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 from nonempty import nonempty
-from serving.server import WAIT_S, error
+from serving.server import WAIT_S, error, request, until
 
 import nanochat
 from nanochat.sampling.explain import Explainer
@@ -102,11 +102,29 @@ def test_a_wrong_number_of_alternatives_is_refused(value, message, param, server
 def test_the_scores_of_a_text_are_those_of_loss(server, model):
     text = "anna\nella\nfayanne\n"
     reply, loss = server.post("/v1/score", input=text).json(), model.loss(text)
-    assert [each["nats"] for each in reply["tokens"]] == loss.nats.tolist()
+    nats = [each["nats"] for each in reply["tokens"]]
+    np.testing.assert_allclose(nats, loss.nats, rtol=1e-5, atol=2e-6)
     assert [each["token"] for each in reply["tokens"]] == list(loss.pieces)
     assert [each["id"] for each in reply["tokens"]] == loss.ids.tolist()
-    assert (reply["mean"], reply["bpb"], reply["bytes"]) == (loss.mean, loss.bpb, loss.bytes)
-    assert (reply["object"], reply["model"]) == ("score", "run")
+    np.testing.assert_allclose([reply["mean"], reply["bpb"]], [loss.mean, loss.bpb], rtol=1e-6)
+    assert (reply["bytes"], reply["object"], reply["model"]) == (loss.bytes, "score", "run")
+    assert all(each.keys() == {"id", "token", "text", "nats"} for each in reply["tokens"])
+
+
+def test_the_alternatives_of_a_score_are_those_of_the_same_text_when_it_was_drawn(server):
+    drawn = alternatives(server)
+    text = "an" + "".join(each["text"] for each in drawn)
+    tokens = server.post("/v1/score", input=text, nanochat={"alternatives": 5}).json()["tokens"]
+    names = ("probability", "network", "counts")
+    for scored, before in zip(tokens[2:], nonempty(drawn), strict=False):
+        assert (scored["id"], scored["text"]) == (before["id"], before["text"])
+        np.testing.assert_allclose(scored["counts_share"], before["counts_share"], rtol=1e-5)
+        pairs = zip([scored, *scored["likeliest"]], [before, *before["likeliest"]], strict=True)
+        for one, other in pairs:
+            assert one["id"] == other["id"]
+            np.testing.assert_allclose(
+                [one[name] for name in names], [other[name] for name in names], rtol=1e-5
+            )
 
 
 def test_the_scores_of_bytes_name_whole_characters(start, euros):
@@ -114,10 +132,10 @@ def test_the_scores_of_bytes_name_whole_characters(start, euros):
     assert [each["text"] for each in tokens] == ["", "", "€", "", "ö", ""]
 
 
-def test_a_score_between_two_tokens_of_a_text_changes_neither(server, model):
+def test_a_score_between_two_tokens_of_a_text_changes_neither(server):
     fields = {"prompt": "a", "seed": 3, "n": 8, "max_tokens": 200, "temperature": 1.3}
     alone = server.post(**fields).json()["choices"]
-    nats = model.loss("dora").nats.tolist()
+    expected = server.post("/v1/score", input="dora").json()["tokens"]
     done, found = threading.Event(), []
 
     def score():
@@ -130,7 +148,7 @@ def test_a_score_between_two_tokens_of_a_text_changes_neither(server, model):
     done.set()
     thread.join(WAIT_S)
     assert together == [alone] * 5
-    assert all([each["nats"] for each in tokens] == nats for tokens in nonempty(found))
+    assert all(tokens == expected for tokens in nonempty(found))
 
 
 @pytest.mark.parametrize(
@@ -141,6 +159,9 @@ def test_a_score_between_two_tokens_of_a_text_changes_neither(server, model):
         ({"input": "\ud800"}, "input must be Unicode text, got \\ud800", "input"),
         ({"input": "a" * 4096}, "input must have at most 4,096 tokens, got 4,097", "input"),
         ({"input": "a", "model": 1}, "model must be text, got 1", "model"),
+        ({"input": "a", "nanochat": {"alternatives": 21}},
+         "nanochat.alternatives must be a whole number from 0 to 20, got 21",
+         "nanochat.alternatives"),
     ],
 )  # fmt: skip
 def test_a_text_that_cannot_be_scored_is_refused(body, message, param, server):
@@ -157,8 +178,17 @@ def test_a_text_that_loss_refuses_is_refused_with_its_words(text, server, model)
 
 
 def test_a_score_that_takes_too_long_ends(start, names):
-    reply = start(names, "--max-time=0.000001").post("/v1/score", input="anna")
+    server = start(names, "--max-time=0.000001")
+    reply = server.post("/v1/score", input="anna\n" * 800)
     message = "the reply took longer than 1e-06 seconds; ask for fewer tokens"
     assert (reply.status_code, reply.json()) == (
         503, error(message, type="server_error", code="timeout")
     )  # fmt: skip
+
+
+def test_a_client_that_goes_away_ends_its_score(server):
+    gone = server.stat("clients_gone_total")
+    body = json.dumps({"input": "anna\n" * 800, "nanochat": {"alternatives": 20}}).encode()
+    with server.connect() as connection:
+        connection.sendall(request(body, "/v1/score"))
+    assert until(lambda: server.stat("clients_gone_total") == gone + 1)

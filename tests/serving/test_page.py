@@ -515,6 +515,8 @@ def test_the_losses_of_a_text_are_those_of_load(server, visit, names):
     for label, nats in zip(loss.pieces, loss.nats.tolist(), strict=True):
         assert page.inner_text("#token h2") == (label or "end")
         assert f"{nats:.4f} nats" in page.inner_text("#token")
+        assert page.locator("#token th").all_inner_texts()[-2:] == ["network", "counts"]
+        assert page.locator("#token tbody tr").count() in (8, 9)  # the likeliest, and this one
         page.keyboard.press("ArrowRight")
     hardest, easiest = (
         one.tokens()[int(place)].evaluate("node => getComputedStyle(node).backgroundColor")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 import threading
 import time
+from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from nanochat.errors import LogitsError, NanochatError
 from nanochat.sampling.sampling import SamplingSettings
 from nanochat.serving.batch import Batch, Texts
 from nanochat.serving.rows import SeparateRows, SharedRows, TextStart, rows_of
+from nanochat.serving.scoring import score
 
 NETWORK = {
     "mode": "tensor", "device": "cpu", "model_kind": "mini-gpt", "n_layer": 2, "n_head": 2,
@@ -54,12 +57,21 @@ KINDS: dict[str, tuple[dict[str, Any], type]] = {
 ROWS = 5
 
 
-def trained(folder: Any, options: dict[str, Any]) -> nanochat.LanguageModel:
-    (folder / "text.txt").write_text(TEXT, encoding="utf-8")
-    config = nanochat.TrainConfig(
-        **{"documents": "line", **options}, data="text.txt", num_samples=0, out="run"
-    )
-    return nanochat.load(nanochat.train(config).run)
+@pytest.fixture(scope="module")
+def model_of(tmp_path_factory):
+    """Return the model of a kind, which is trained once."""
+
+    @cache
+    def trained(kind: str) -> nanochat.LanguageModel:
+        folder = tmp_path_factory.mktemp(kind.replace(" ", "-"))
+        (folder / "text.txt").write_text(TEXT, encoding="utf-8")
+        config = nanochat.TrainConfig(
+            **{"documents": "line", **KINDS[kind][0]}, data=str(folder / "text.txt"),
+            num_samples=0, out=str(folder / "run"),
+        )  # fmt: skip
+        return nanochat.load(nanochat.train(config).run)
+
+    return trained
 
 
 class Asked:
@@ -104,10 +116,9 @@ def random_request(chance: random.Random, model: nanochat.LanguageModel) -> Aske
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_text_of_a_batch_is_that_of_generate(kind, folder):
+def test_a_text_of_a_batch_is_that_of_generate(kind, model_of):
     """Texts of all lengths and options, more than there are rows, that come at any time."""
-    options, rows_type = KINDS[kind]
-    model = trained(folder, options)
+    rows_type, model = KINDS[kind][1], model_of(kind)
     rows = rows_of(model._trained, ROWS, model._bias)
     assert type(rows) is rows_type
     batch = Batch(rows, ROWS, model.tokenizer, 100)
@@ -126,8 +137,8 @@ def test_a_text_of_a_batch_is_that_of_generate(kind, folder):
     assert {reason for each in asked for reason in each.reasons} == {"stop", "length"}
 
 
-def test_the_log_probabilities_of_a_batch_are_those_of_the_model(folder):
-    model = trained(folder, KINDS["counts"][0])
+def test_the_log_probabilities_of_a_batch_are_those_of_the_model(model_of):
+    model = model_of("counts")
     batch = Batch(rows_of(model._trained, 2), 2, model.tokenizer, 10)
     asked = Asked(model, "an", 1, seed=3, temperature=1.0, max_new_tokens=20)
     drawn = []
@@ -150,8 +161,8 @@ def test_the_log_probabilities_of_a_batch_are_those_of_the_model(folder):
 
 
 @pytest.mark.parametrize("kind", ["counts", "scalar"])
-def test_a_request_that_is_dropped_frees_its_rows_and_changes_no_other(kind, folder):
-    model = trained(folder, KINDS[kind][0])
+def test_a_request_that_is_dropped_frees_its_rows_and_changes_no_other(kind, model_of):
+    model = model_of(kind)
     batch = Batch(rows_of(model._trained, 2), 2, model.tokenizer, 100)
     long = Asked(model, "a", 2, seed=1, temperature=1.0, max_new_tokens=1 << 20, stop=("Q",))
     other = Asked(model, "b", 1, seed=2, temperature=1.0, max_new_tokens=30)
@@ -164,8 +175,8 @@ def test_a_request_that_is_dropped_frees_its_rows_and_changes_no_other(kind, fol
     batch.close()
 
 
-def test_more_texts_than_may_wait_are_refused(folder):
-    model = trained(folder, KINDS["counts"][0])
+def test_more_texts_than_may_wait_are_refused(model_of):
+    model = model_of("counts")
     batch = Batch(rows_of(model._trained, 2), 2, model.tokenizer, 3)
     how = {"seed": 1, "temperature": 0.0, "max_new_tokens": 3}
     assert not batch.add(Asked(model, "a", 6, **how).texts)
@@ -176,8 +187,8 @@ def test_more_texts_than_may_wait_are_refused(folder):
     batch.close()
 
 
-def test_an_error_of_the_model_ends_its_texts_and_not_the_batch(folder):
-    model = trained(folder, KINDS["counts"][0])
+def test_an_error_of_the_model_ends_its_texts_and_not_the_batch(model_of):
+    model = model_of("counts")
     rows = rows_of(model._trained, 2)
     draw, failures = rows.next_tokens, [LogitsError("logits of row 0 hold nan"), KeyError("x")]
 
@@ -200,4 +211,88 @@ def test_an_error_of_the_model_ends_its_texts_and_not_the_batch(folder):
     assert batch.add(good.texts)
     assert good.is_done.wait(WAIT_S)
     assert (good.error, good.found) == (None, good.expected())
+    batch.close()
+
+
+# ----------------------------------------------------------------------------------------- scores
+
+
+def result_of(steps):
+    """What work in steps returns."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_score_is_that_of_loss(kind, model_of):
+    model = model_of(kind)
+    text = "anna\nella\n" + "annabobcarldora" * 3 + "\nbob\n"
+    loss, found = model.loss(text), result_of(score(model._trained, text, 100, None))
+    assert [each["id"] for each in found["tokens"]] == loss.ids.tolist()
+    assert [each["token"] for each in found["tokens"]] == list(loss.pieces)
+    nats = [each["nats"] for each in found["tokens"]]
+    np.testing.assert_allclose(nats, loss.nats, rtol=2e-5, atol=1e-6)
+    np.testing.assert_allclose([found["mean"], found["bpb"]], [loss.mean, loss.bpb], rtol=1e-5)
+    assert found["bytes"] == loss.bytes
+
+
+@pytest.mark.parametrize("kind", ["rope", "tables", "counts", "style", "bigram", "counts alone"])
+def test_the_alternatives_of_a_score_are_the_next_tokens_of_the_model(kind, model_of):
+    model = model_of(kind)
+    found = result_of(score(model._trained, "ella", 100, 3))["tokens"]
+    for place, token in enumerate(nonempty(found)):
+        expected = dict(model.next_tokens("ella"[:place], k=model.tokenizer.vocab_size))
+        assert [each["token"] for each in token["likeliest"]] == list(expected)[:3]
+        for each in (token, *token["likeliest"]):
+            np.testing.assert_allclose(each["probability"], expected[each["token"]], rtol=2e-5)
+
+
+def test_a_token_of_each_text_is_drawn_between_two_steps_of_a_score(model_of):
+    model = model_of("one document")
+    batch = Batch(rows_of(model._trained, 2), 2, model.tokenizer, 10)
+    endless = Asked(model, "a", 2, seed=1, temperature=0.0, max_new_tokens=1 << 20)
+    assert batch.add(endless.texts)
+    drawn, text = [], "anna\n" * 300
+
+    def watched():
+        while batch.tokens_drawn < 10:
+            yield
+        steps = score(model._trained, text, 4096, 8)
+        while True:
+            drawn.append(batch.tokens_drawn)
+            try:
+                yield next(steps)
+            except StopIteration as end:
+                return end.value
+
+    found = batch.work(watched()).result(WAIT_S)
+    batch.drop(endless.texts)
+    batch.close()
+    assert [each["id"] for each in found["tokens"]] == model.loss(text).ids.tolist()
+    assert len(drawn) > 1500 / 16
+    assert {later - earlier for earlier, later in pairwise(drawn)} == {2}
+
+
+def test_a_score_that_is_cancelled_ends_before_its_next_step(model_of):
+    model = model_of("counts")
+    batch = Batch(rows_of(model._trained, 1), 1, model.tokenizer, 10)
+    begun, ended = threading.Event(), threading.Event()
+
+    def unending():
+        try:
+            while True:
+                begun.set()
+                yield
+        finally:
+            ended.set()
+
+    first = batch.work(unending())
+    second = batch.work(score(model._trained, "anna", 10, None))
+    assert begun.wait(WAIT_S)
+    assert first.cancel()
+    assert second.result(WAIT_S)["tokens"][0]["token"] == "a"
+    assert ended.is_set()
     batch.close()

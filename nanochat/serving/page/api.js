@@ -70,6 +70,7 @@ async function* streamedIfShort(path, body, shorter, signal) {
 }
 
 async function scoreOf(text, signal) {
-  const reply = await post("/v1/score", { input: text }, signal);
+  const asked = { input: text, nanochat: { alternatives: ALTERNATIVES } };
+  const reply = await post("/v1/score", asked, signal);
   return reply.json();
 }
