@@ -24,6 +24,7 @@ Commands as functions, each with its config and its result:
     evaluate(EvalConfig) -> EvalResult          loss and bits per byte of a text
     inspect(InspectConfig) -> InspectResult     every number of a model on a text
     export(ExportConfig) -> ExportResult        the network for another program
+    serve(ServeConfig, on_listening=…)          a trained model behind an HTTP API, until a signal
     ablate(AblateConfig, base) -> AblationResult    a grid of options over seeds
     info() -> dict                              versions, machine, native modules
     read_documents(data) -> list of str         the documents of a text, as train reads them
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     from nanochat.commands.info import info
     from nanochat.commands.inspect import InspectResult, inspect
     from nanochat.commands.sample import sample
+    from nanochat.commands.serve import serve
     from nanochat.commands.train import train
     from nanochat.commands.train_result import Evaluation, TrainResult
     from nanochat.config.options import (
@@ -76,6 +78,7 @@ if TYPE_CHECKING:
         ExportConfig,
         InspectConfig,
         SampleConfig,
+        ServeConfig,
         TrainConfig,
     )
     from nanochat.errors import NanochatError
@@ -99,6 +102,7 @@ _HOMES = {
     "LanguageModel": "nanochat.api.language_model",
     "NanochatError": "nanochat.errors",
     "SampleConfig": "nanochat.config.options",
+    "ServeConfig": "nanochat.config.options",
     "TextLoss": "nanochat.api.text_loss",
     "TrainConfig": "nanochat.config.options",
     "TrainResult": "nanochat.commands.train_result",
@@ -114,6 +118,7 @@ _HOMES = {
     "read_documents": "nanochat.api.documents",
     "sample": "nanochat.commands.sample",
     "select": "nanochat.scalar.value",
+    "serve": "nanochat.commands.serve",
     "train": "nanochat.commands.train",
 }
 
@@ -132,6 +137,7 @@ __all__ = [
     "NanochatError",
     "Program",
     "SampleConfig",
+    "ServeConfig",
     "TextLoss",
     "Trace",
     "TrainConfig",
@@ -148,6 +154,7 @@ __all__ = [
     "read_documents",
     "sample",
     "select",
+    "serve",
     "train",
 ]
 

@@ -18,12 +18,12 @@ from nanochat import errors
 
 NAMES = [
     "AblateConfig", "AblationResult", "EvalConfig", "EvalResult", "Evaluation", "ExportConfig",
-    "ExportResult", "InspectConfig", "InspectResult", "LanguageModel", "Matrix", "NanochatError", "Program", "SampleConfig", "TextLoss",
+    "ExportResult", "InspectConfig", "InspectResult", "LanguageModel", "Matrix", "NanochatError", "Program", "SampleConfig", "ServeConfig", "TextLoss",
     "Trace", "TrainConfig", "TrainResult", "Value", "ablate", "compile", "detached_max", "evaluate", "export",
     "info",
-    "inspect", "load", "read_documents", "sample", "select", "train",
+    "inspect", "load", "read_documents", "sample", "select", "serve", "train",
 ]  # fmt: skip
-FUNCTIONS = ("train", "sample", "evaluate", "ablate", "info", "inspect", "export")
+FUNCTIONS = ("train", "sample", "evaluate", "ablate", "info", "inspect", "export", "serve")
 
 
 def test_the_package_names_exactly_its_api():

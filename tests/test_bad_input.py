@@ -271,6 +271,7 @@ def test_a_batch_too_large_for_the_machine_is_one_clear_line(refused, folder, ti
         ("evaluate", "EvalConfig"),
         ("inspect", "InspectConfig"),
         ("ablate", "AblateConfig"),
+        ("serve", "ServeConfig"),
     ],
 )
 def test_a_command_takes_its_own_kind_of_config_only(folder, command, kind):

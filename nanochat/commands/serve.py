@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from nanochat.config.option import config_or_default
@@ -17,18 +17,27 @@ __all__ = ["serve"]
 
 
 def serve(
-    config: ServeConfig | Mapping[str, Any] | None = None, *, terminal: Terminal = SILENT
+    config: ServeConfig | Mapping[str, Any] | None = None,
+    *,
+    on_listening: Callable[[str], object] | None = None,  # gets the address, as http://…
+    terminal: Terminal = SILENT,
 ) -> None:
     """Answer the clients of OpenAI's API with a trained model. Returns after SIGINT or SIGTERM.
 
     A text is the one that `nanochat sample` writes with the same options and seed, whatever other
-    texts are drawn at the same time. Raises CheckpointError, ConfigError, and MissingDependency
-    without the packages of the extra `serve`.
+    texts are drawn at the same time. In another thread than the main one, it answers until the
+    process ends. Raises CheckpointError, ConfigError, and MissingDependency without the packages
+    of the extra `serve`.
     """
     config = config_or_default(config, ServeConfig)
     try:
         from nanochat.serving.app import Api
-        from nanochat.serving.server import is_loopback, listening_socket, serve_until_signal
+        from nanochat.serving.server import (
+            check_no_event_loop,
+            is_loopback,
+            listening_socket,
+            serve_until_signal,
+        )
     except ImportError as error:
         if (error.name or "").partition(".")[0] not in ("starlette", "uvicorn", "h11", "anyio"):
             raise
@@ -38,6 +47,7 @@ def serve(
     from nanochat.serving.batch import Batch
     from nanochat.serving.rows import rows_of
 
+    check_no_event_loop()
     if config.api_key is None and not is_loopback(config.host):
         raise ConfigError(
             f"host {config.host} can be reached by others and needs an api_key; set NCLAB_API_KEY,"
@@ -60,6 +70,8 @@ def serve(
             terminal.result(f"serving {checkpoint.path} at {url}")
             terminal.result(client_line(url, has_key=config.api_key is not None))
             terminal.json_result({"url": url, "model": api.model})
+            if on_listening is not None:
+                on_listening(url)
 
         try:
             serve_until_signal(api, bound, on_listening=tell, note=terminal.note)

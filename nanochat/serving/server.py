@@ -14,6 +14,7 @@ import resource
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -27,7 +28,7 @@ from nanochat.errors import ConfigError
 from nanochat.serving.app import Api
 from nanochat.serving.requests import ApiError
 
-__all__ = ["is_loopback", "listening_socket", "serve_until_signal"]
+__all__ = ["check_no_event_loop", "is_loopback", "listening_socket", "serve_until_signal"]
 
 _SPARE_DESCRIPTORS = 64  # for files, the refusal of connections, and what Python opens
 # Connections are counted some rounds after they were accepted. More wait in the system.
@@ -47,6 +48,18 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def check_no_event_loop() -> None:
+    """Raise ConfigError in a thread whose event loop runs, as that of a notebook does."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise ConfigError(
+        "serve needs a thread without a running event loop, and a notebook has one; run it in"
+        " threading.Thread(target=nanochat.serve, args=(config,), daemon=True)"
+    )
 
 
 def listening_socket(host: str, port: int) -> socket.socket:
@@ -77,17 +90,21 @@ def serve_until_signal(
 ) -> None:
     """Answer requests until SIGINT, SIGTERM or SIGHUP, then finish what runs and refuse what comes.
 
-    A second signal ends at once.
+    A second signal ends at once. Only the main thread gets signals.
     """
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL + 1)  # clients cause these lines
-    sys.setswitchinterval(_SWITCH_S)
     config = uvicorn.Config(
         api.app(), loop="asyncio", http=_Connection, ws="none", lifespan="off", log_config=None,
         access_log=False, server_header=False, timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=int(_CLOSE_S), h11_max_incomplete_event_size=_MOST_HEAD_BYTES,
         proxy_headers=False, backlog=_ACCEPTED_AT_ONCE,
     )  # fmt: skip
-    _Server(config, api, on_listening, note).run(sockets=[bound])
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(_SWITCH_S)
+    try:
+        _Server(config, api, on_listening, note).run(sockets=[bound])
+    finally:
+        sys.setswitchinterval(before)
 
 
 class _Server(uvicorn.Server):
@@ -113,6 +130,9 @@ class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Handle SIGHUP too, unless nohup has it ignored: uvicorn would drop its interrupt."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
         with super().capture_signals():
             before = signal.getsignal(signal.SIGHUP)
             if before not in (signal.SIG_IGN, None):

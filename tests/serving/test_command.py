@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import subprocess
@@ -122,3 +123,34 @@ def test_an_address_of_ipv6_is_served_or_refused_by_name(start, names, refused):
     server = start(names, "--host=::1")
     assert server.url.startswith("http://[::1]:")
     assert httpx.get(f"{server.url}/health", timeout=WAIT_S).json() == {"status": "ok"}
+
+
+def test_the_function_serves_in_a_thread_and_tells_its_address(python, names):
+    """The process ends, and the server with it."""
+    code = """
+import json, sys, threading, urllib.request, queue
+import nanochat
+urls = queue.Queue()
+config = nanochat.ServeConfig(run=sys.argv[1], port=0)
+threading.Thread(
+    target=nanochat.serve, args=(config,), kwargs={"on_listening": urls.put}, daemon=True
+).start()
+url = urls.get(timeout=60)
+body = json.dumps({"prompt": "an", "seed": 3}).encode()
+reply = json.load(urllib.request.urlopen(f"{url}/v1/completions", body))
+assert "an" + reply["choices"][0]["text"] == nanochat.load(sys.argv[1]).generate("an", seed=3)
+"""
+    done = python("-c", code, names)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_thread_with_a_running_event_loop_is_refused(names):
+    async def notebook():
+        nanochat.serve({"run": str(names), "port": 0})
+
+    with pytest.raises(nanochat.NanochatError) as refused:
+        asyncio.run(notebook())
+    assert str(refused.value) == (
+        "serve needs a thread without a running event loop, and a notebook has one; run it in"
+        " threading.Thread(target=nanochat.serve, args=(config,), daemon=True)"
+    )
