@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from itertools import pairwise
@@ -15,7 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from contrasts import CONTRASTS
+from playwright.sync_api import Browser, Page
 
 import nanochat
 from nanochat.inspection.facts import facts as facts_of
@@ -94,42 +94,6 @@ RECOMPUTED = """(most) => {
   }
   return JSON.parse(JSON.stringify(found), (key, x) => (x === null ? "-inf" : x));
 }"""
-
-# Every element that has text itself, and the contrast of its color with what is behind it.
-CONTRASTS = """() => {
-  const channels = (color) => {
-    const [r, g, b, a = 1] = color.match(/[\\d.]+/g).map(Number);
-    return color.startsWith("rgb") ? [r / 255, g / 255, b / 255, a] : [r, g, b, a];
-  };
-  const light = (color) => {
-    const [r, g, b] = channels(color).map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const behind = (node) => {
-    for (let at = node; at; at = at.parentElement) {
-      const color = getComputedStyle(at).backgroundColor;
-      if (channels(color)[3] > 0.99) return color;
-    }
-  };
-  const found = [];
-  for (const node of document.querySelectorAll("body *")) {
-    if (!node.checkVisibility() || node.closest("svg, script, option, .skip")) continue;
-    if (![...node.childNodes].some((child) => child.nodeType === 3 && child.data.trim())) continue;
-    const [high, low] = [light(getComputedStyle(node).color), light(behind(node))].sort((a, b) => b - a);
-    found.push([(high + 0.05) / (low + 0.05), node.className + ": " + node.textContent.slice(0, 30)]);
-  }
-  return found;
-}"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    program = shutil.which("chromium") or shutil.which("chromium-browser")
-    assert program, "these tests need Chromium: apt-get install chromium"
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 class Visit:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from serving.server import TEXT, Server
+from serving.server import CHATTING, KEY, TEXT, Server
 
 import nanochat
 
@@ -62,3 +62,20 @@ def start() -> Iterator[Callable[..., Server]]:
 def server(start: Callable[..., Server], names: Path) -> Server:
     """A server of `names`, which tests share."""
     return start(names)
+
+
+@pytest.fixture(scope="session")
+def chatting(start: Callable[..., Server], names: Path) -> Server:
+    """A server of `names` that takes conversations."""
+    return start(names, code=CHATTING)
+
+
+@pytest.fixture(scope="session")
+def keyed(start: Callable[..., Server], names: Path) -> Server:
+    """One that needs an API key as well."""
+    return start(names, code=CHATTING, NCLAB_API_KEY=KEY)
+
+
+@pytest.fixture(scope="session")
+def euro_server(start: Callable[..., Server], euros: Path) -> Server:
+    return start(euros)

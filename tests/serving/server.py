@@ -14,6 +14,25 @@ from urllib.parse import urlsplit
 import httpx
 
 TEXT = "anna\nbob\ncarl\ndora\nemma\nfred\nada\nbea\ncleo\ndan\nella\nfay\n" * 3
+
+# A program whose run has conversations, as far as the server can tell: the prompt of the model is
+# the last message.
+CHATTING = """
+import sys
+from nanochat.cli import main
+from nanochat.sampling.generate import prompt_tokens
+from nanochat.serving import conversation
+
+def tokens(trained, messages):
+    assert all(each.role in ("system", "user", "assistant") for each in messages)
+    start = trained.checkpoint.data["start"]
+    return prompt_tokens(trained.tokenizer, messages[-1].content, start, trained.longest_prompt)
+
+conversation.conversation_tokens = tokens
+conversation.takes_conversations = lambda trained: True
+sys.exit(main(sys.argv[1:]))
+"""
+KEY = "s3cret"  # of the server `keyed`
 WAIT_S = 60.0  # for whatever must happen; a busy machine takes long
 
 

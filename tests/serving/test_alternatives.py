@@ -58,8 +58,8 @@ def test_alternatives_are_those_of_explain_with_network_and_counts_apart(server,
         np.testing.assert_allclose(shares, [p for _, p in said.likeliest], rtol=1e-5)
 
 
-def test_a_model_without_counts_has_nothing_apart(start, euros):
-    token, *_ = alternatives(start(euros), seed=0, prompt="é")
+def test_a_model_without_counts_has_nothing_apart(euro_server):
+    token, *_ = alternatives(euro_server, seed=0, prompt="é")
     apart = {(each["network"], each["counts"]) for each in (token, *token["likeliest"])}
     assert (apart, token["counts_share"], len(token["likeliest"])) == ({(None, None)}, None, 5)
 
@@ -74,8 +74,8 @@ def test_a_stream_has_the_same_alternatives_and_log_probabilities_keep_their_num
     assert {len(top) for top in nonempty(tops)} == {2}
 
 
-def test_a_character_of_several_tokens_belongs_to_the_last_of_them(start, euros):
-    tokens = alternatives(start(euros), prompt="€", temperature=0, seed=0)
+def test_a_character_of_several_tokens_belongs_to_the_last_of_them(euro_server):
+    tokens = alternatives(euro_server, prompt="€", temperature=0, seed=0)
     whole = next(n for n, each in enumerate(tokens) if each["text"] and not each["text"].isascii())
     assert tokens[whole - 1]["text"] == ""
     assert tokens[whole - 1]["token"].startswith("\\x")
@@ -127,8 +127,8 @@ def test_the_alternatives_of_a_score_are_those_of_the_same_text_when_it_was_draw
             )
 
 
-def test_the_scores_of_bytes_name_whole_characters(start, euros):
-    tokens = start(euros).post("/v1/score", input="€ö").json()["tokens"]
+def test_the_scores_of_bytes_name_whole_characters(euro_server):
+    tokens = euro_server.post("/v1/score", input="€ö").json()["tokens"]
     assert [each["text"] for each in tokens] == ["", "", "€", "", "ö", ""]
 
 

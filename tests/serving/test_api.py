@@ -7,7 +7,7 @@ import json
 
 import pytest
 from nonempty import nonempty
-from serving.server import body_of, error, request, status_of
+from serving.server import KEY, body_of, error, request, status_of
 
 import nanochat
 
@@ -145,9 +145,9 @@ def test_a_seed_gives_the_same_text_whatever_runs_beside_it(server, model):
     assert found == expected
 
 
-def test_no_part_of_a_stream_holds_half_a_character(start, euros):
+def test_no_part_of_a_stream_holds_half_a_character(euro_server, euros):
     """Every token is one byte, so most tokens are only a part of a character."""
-    server, model = start(euros), nanochat.load(euros)
+    server, model = euro_server, nanochat.load(euros)
     for tokens in range(1, 14):
         fields = {"prompt": "€", "seed": tokens, "max_tokens": tokens, "temperature": 0.5}
         expected = model.generate("€", seed=tokens, max_new_tokens=tokens, temperature=0.5)[1:]
@@ -299,28 +299,6 @@ def test_a_wrong_message_is_named_with_its_place(messages, message, server):
     assert reply.json()["error"]["message"] == message
 
 
-# A server whose run has conversations, as far as the API can tell: the prompt is the last message.
-CHATTING = """
-import sys
-from nanochat.cli import main
-from nanochat.sampling.generate import prompt_tokens
-from nanochat.serving import conversation
-
-def tokens(trained, messages):
-    assert all(each.role in ("system", "user", "assistant") for each in messages)
-    start = trained.checkpoint.data["start"]
-    return prompt_tokens(trained.tokenizer, messages[-1].content, start, trained.longest_prompt)
-
-conversation.conversation_tokens = tokens
-sys.exit(main(sys.argv[1:]))
-"""
-
-
-@pytest.fixture(scope="module")
-def chatting(start, names):
-    return start(names, code=CHATTING)
-
-
 CHAT = "/v1/chat/completions"
 
 
@@ -434,14 +412,13 @@ def test_pages_of_other_sites_are_refused(server):
     assert status_of(server.raw(own)) == 200
 
 
-def test_a_server_with_a_key_answers_only_with_it(start, names):
-    server = start(names, NCLAB_API_KEY="s3cret")
-    get = server.client.get
+def test_a_server_with_a_key_answers_only_with_it(keyed):
+    server, get = keyed, keyed.client.get
     denied = [
         get("/v1/models"), get("/stats"), server.post(prompt="a"),
         get("/v1/models", headers={"authorization": "Bearer wrong"}),
-        get("/v1/models", headers={"authorization": "s3cret"}),
-        get("/v1/models", headers={"authorization": "Basic s3cret"}),
+        get("/v1/models", headers={"authorization": KEY}),
+        get("/v1/models", headers={"authorization": f"Basic {KEY}"}),
         get("/v1/models", headers=[(b"authorization", b"Bearer \xff")]),
     ]  # fmt: skip
     assert [each.status_code for each in denied] == [401] * 7
@@ -449,7 +426,7 @@ def test_a_server_with_a_key_answers_only_with_it(start, names):
     assert denied[0].json() == error(message, code="invalid_api_key")
     assert denied[0].headers["www-authenticate"] == "Bearer"
     allowed = [
-        get("/health"), get("/"), get("/v1/models", headers={"authorization": "Bearer s3cret"}),
-        get("/v1/models", headers={"authorization": "bearer s3cret", "host": "other.example"}),
+        get("/health"), get("/"), get("/v1/models", headers={"authorization": f"Bearer {KEY}"}),
+        get("/v1/models", headers={"authorization": f"bearer {KEY}", "host": "other.example"}),
     ]  # fmt: skip
     assert [each.status_code for each in allowed] == [200] * 4

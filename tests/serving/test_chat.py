@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import urllib.request
 
 import openai
 import pytest
@@ -34,8 +33,14 @@ def talks(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def client(start, talks):
-    return openai.OpenAI(base_url=f"{start(talks).url}/v1", api_key="none", max_retries=0)
+def served(start, talks):
+    return start(talks)
+
+
+@pytest.fixture(scope="module")
+def client(served):
+    with openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0) as client:
+        yield client
 
 
 @pytest.mark.parametrize("question", [*QUESTIONS, "who now"])
@@ -66,6 +71,5 @@ def test_a_conversation_that_does_not_fit_is_refused(client):
     assert caught.value.code == "context_length_exceeded"
 
 
-def test_the_page_offers_chat(start, talks):
-    page = urllib.request.urlopen(f"{start(talks).url}/", timeout=30).read().decode()
-    assert '"has_chat":true' in page
+def test_the_page_offers_chat(served):
+    assert '"has_chat":true' in served.client.get("/").text

@@ -9,8 +9,8 @@ import sys
 import openai
 import pytest
 from nonempty import nonempty
-from serving.server import WAIT_S
-from serving.test_api import CHATTING, NOT_A_CHAT
+from serving.server import KEY, WAIT_S
+from serving.test_api import NOT_A_CHAT
 
 import nanochat
 
@@ -20,14 +20,9 @@ def model(names):
     return nanochat.load(names)
 
 
-@pytest.fixture(scope="module")
-def chatting(start, names):
-    return start(names, code=CHATTING, NCLAB_API_KEY="s3cret")
-
-
 def client_of(server, **options):
     return openai.OpenAI(
-        base_url=f"{server.url}/v1", **{"api_key": "s3cret", "timeout": WAIT_S, "max_retries": 0, **options}
+        base_url=f"{server.url}/v1", **{"api_key": KEY, "timeout": WAIT_S, "max_retries": 0, **options}
     )  # fmt: skip
 
 
@@ -48,8 +43,8 @@ def test_openai_completes(server, model):
         assert chunks[-1].usage == whole.usage
 
 
-def test_openai_chats(chatting, model):
-    with client_of(chatting) as client:
+def test_openai_chats(keyed, model):
+    with client_of(keyed) as client:
         how = {
             "model": "run", "messages": [{"role": "user", "content": "an"}], "seed": 3,
             "max_completion_tokens": 20, "n": 2,
@@ -65,8 +60,8 @@ def test_openai_chats(chatting, model):
         assert found == expected
 
 
-def test_openai_raises_the_errors_of_its_own(server, chatting):
-    with client_of(server) as client, client_of(chatting, api_key="wrong") as stranger:
+def test_openai_raises_the_errors_of_its_own(server, keyed):
+    with client_of(server) as client, client_of(keyed, api_key="wrong") as stranger:
         with pytest.raises(openai.BadRequestError) as caught:
             client.completions.create(model="run", prompt="an", temperature=-1)
         assert caught.value.param == "temperature"
@@ -82,34 +77,33 @@ def test_openai_raises_the_errors_of_its_own(server, chatting):
             stranger.models.list()
 
 
-def test_llm_prompts_through_its_openai_models(chatting, model, tmp_path):
+def test_llm_prompts_through_its_openai_models(keyed, model, tmp_path):
     (tmp_path / "extra-openai-models.yaml").write_text(
         f"""- model_id: mine
   model_name: run
-  api_base: {chatting.url}/v1
+  api_base: {keyed.url}/v1
   api_key_name: mine
 - model_id: mine-completion
   model_name: run
-  api_base: {chatting.url}/v1
+  api_base: {keyed.url}/v1
   api_key_name: mine
   completion: true
 """,
         encoding="utf-8",
     )
-    (tmp_path / "keys.json").write_text('{"mine": "s3cret"}', encoding="utf-8")
+    (tmp_path / "keys.json").write_text(f'{{"mine": "{KEY}"}}', encoding="utf-8")
+    # The command four times in one process: its start takes longer than a prompt.
+    code = """
+from llm.cli import cli
+for name in ("mine", "mine-completion"):
+    for words in ([], ["--no-stream"]):
+        cli(["prompt", "-m", name, "-o", "seed", "3", *words, "an"], standalone_mode=False)
+        print("=" * 9)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=WAIT_S,
+        env={**os.environ, "LLM_USER_PATH": str(tmp_path)}, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
     expected = model.generate("an", seed=3)[2:]
-    found = [
-        subprocess.run(
-            [sys.executable, "-m", "llm", "-m", name, "-o", "seed", "3", *words, "an"],
-            env={**os.environ, "LLM_USER_PATH": str(tmp_path)},
-            capture_output=True,
-            text=True,
-            timeout=WAIT_S,
-            stdin=subprocess.DEVNULL,
-        )
-        for name in ("mine", "mine-completion")
-        for words in ([], ["--no-stream"])
-    ]
-    assert [(done.returncode, done.stdout.strip()) for done in found] == [(0, expected)] * 4, [
-        done.stderr for done in found
-    ]
+    *found, rest = [text.strip() for text in done.stdout.split("=" * 9)]
+    assert (done.returncode, found, rest) == (0, [expected] * 4, ""), done.stderr

@@ -121,9 +121,19 @@ def test_a_reply_that_takes_too_long_ends_with_an_error(start, endless):
     assert until(lambda: server.stat("texts_active") == 0)
 
 
+@pytest.fixture(scope="module")
+def frugal(start, names):
+    """A server that reads the rest of a body that is too large for a quarter of a second."""
+    code = (
+        "import sys\nfrom nanochat.cli import main\nfrom nanochat.serving import app\n"
+        "app._DISCARD_S = 0.25\nsys.exit(main(sys.argv[1:]))\n"
+    )
+    return start(names, "--max-body=4", code=code)
+
+
 @pytest.mark.parametrize("chunked", [False, True])
-def test_a_body_that_is_too_large_is_refused(chunked, start, names):
-    server = start(names, "--max-body=4")
+def test_a_body_that_is_too_large_is_refused(chunked, frugal):
+    server = frugal
     body = b'{"prompt": "' + b"a" * 5000 + b'"}'
     expected = error("the body must be at most 4,096 bytes", code="request_too_large")
     content = iter([body[:3000], body[3000:]]) if chunked else body

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from serving.test_api import CHATTING, NOT_A_CHAT
+from serving.test_api import NOT_A_CHAT
 
 import nanochat
 
@@ -19,7 +19,7 @@ TEMPERATURE = "temperature must be finite and between 0 and 10000, got -1"
 
 
 @pytest.fixture(scope="module")
-def found(start, names, tmp_path_factory):
+def found(server, chatting, tmp_path_factory):
     """What the client prints that is installed in an empty folder."""
     assert shutil.which("node") and shutil.which("npm"), (
         "this test needs Node.js 20 or later and npm: apt-get install nodejs npm"
@@ -28,7 +28,7 @@ def found(start, names, tmp_path_factory):
     install = ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(folder), "openai@6"]
     subprocess.run(install, cwd=folder, check=True, capture_output=True, text=True, timeout=300)
     shutil.copy(CLIENT, folder)
-    words = [start(names).url, start(names, code=CHATTING).url]
+    words = [server.url, chatting.url]
     done = subprocess.run(
         ["node", str(folder / CLIENT.name), *words], capture_output=True, text=True, timeout=60
     )

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from contrasts import CONTRASTS
 from nonempty import nonempty
-from playwright.sync_api import Browser, Page, sync_playwright
-from serving.server import TEXT, WAIT_S, Server, until
+from playwright.sync_api import Browser, Page
+from serving.server import CHATTING, KEY, TEXT, WAIT_S, Server, until
 
 import nanochat
 from nanochat.inspection.page import FOLDER as INSPECT
@@ -24,49 +24,6 @@ HOSTILE = [
     "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "</script><svg onload=alert(1)>",
     '"><a href=javascript:alert(1)>x</a>', "&lt;b&gt;<b>bold</b>", "{{script}}<!--",
 ]  # fmt: skip
-
-# A server whose run has conversations, as far as the page can tell: the prompt is the last message.
-CHATTING = """
-import sys
-from nanochat.cli import main
-from nanochat.sampling.generate import prompt_tokens
-from nanochat.serving import conversation
-
-def tokens(trained, messages):
-    start = trained.checkpoint.data["start"]
-    return prompt_tokens(trained.tokenizer, messages[-1].content, start, trained.longest_prompt)
-
-conversation.conversation_tokens = tokens
-conversation.takes_conversations = lambda trained: True
-sys.exit(main(sys.argv[1:]))
-"""
-
-# Every element that has text itself, and the contrast of its color with what is behind it.
-CONTRASTS = """() => {
-  const channels = (color) => {
-    const [r, g, b, a = 1] = color.match(/[\\d.]+/g).map(Number);
-    return color.startsWith("rgb") ? [r / 255, g / 255, b / 255, a] : [r, g, b, a];
-  };
-  const light = (color) => {
-    const [r, g, b] = channels(color)
-      .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const behind = (node) => {
-    for (let at = node; at; at = at.parentElement) {
-      const color = getComputedStyle(at).backgroundColor;
-      if (channels(color)[3] > 0.99) return color;
-    }
-  };
-  const found = [];
-  for (const node of document.querySelectorAll("body *")) {
-    if (!node.checkVisibility() || node.closest("script")) continue;
-    if (![...node.childNodes].some((one) => one.nodeType === 3 && one.data.trim())) continue;
-    const pair = [getComputedStyle(node).color, behind(node)].map(light).sort((a, b) => b - a);
-    found.push([(pair[0] + 0.05) / (pair[1] + 0.05), node.className + ": " + node.textContent]);
-  }
-  return found;
-}"""
 
 
 def train(folder: Path, text: str, **options: Any) -> Path:
@@ -100,21 +57,6 @@ def talking(start: Callable[..., Server], tmp_path_factory: pytest.TempPathFacto
     folder = tmp_path_factory.mktemp("talk")
     lines = "\n".join(f"User: {q}\nAssistant: {q}{q}\n" for q in ("an", "bo", "cy") * 9)
     return start(train(folder, lines, documents="chat", block_size=32))
-
-
-@pytest.fixture(scope="module")
-def chatting(start: Callable[..., Server], names: Path) -> Server:
-    return start(names, code=CHATTING)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    program = shutil.which("chromium") or shutil.which("chromium-browser")
-    assert program, "these tests need Chromium: apt-get install chromium"
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 class Visit:
@@ -573,7 +515,7 @@ def test_a_server_that_is_gone_or_stopping_is_told(start, endless, visit):
 
 
 def test_the_key_is_asked_for_and_kept_in_memory_only(start, names, visit):
-    server = start(names, NCLAB_API_KEY="s3cret")
+    server = start(names, NCLAB_API_KEY=KEY)
     one = visit(server)
     page = one.open()
     assert page.inner_text("#model") == ""
@@ -581,7 +523,7 @@ def test_the_key_is_asked_for_and_kept_in_memory_only(start, names, visit):
     one.complete("an")
     assert page.inner_text(".error") == "This server needs its API key."
     one.refusals = 1
-    for key, expected in (("wrong", "This is not the API key of this server."), ("s3cret", None)):
+    for key, expected in (("wrong", "This is not the API key of this server."), (KEY, None)):
         page.fill("#key input", key)
         page.press("#key input", "Enter")
         one.complete("an", max_tokens=3)
@@ -591,7 +533,7 @@ def test_the_key_is_asked_for_and_kept_in_memory_only(start, names, visit):
     kept = page.evaluate(
         "JSON.stringify([{...sessionStorage}, {...localStorage}, document.cookie])"
     )
-    assert "s3cret" not in kept
+    assert KEY not in kept
     page.reload()
     assert page.is_visible("#key")
 
