@@ -56,6 +56,7 @@ VALUES: dict[str, Any] = {
     "response_format": st.sampled_from([{"type": "text"}, {"type": "json_object"}, {}]),
     "tools": st.sampled_from([[], [{}]]),
     "nanochat": st.sampled_from([{}, {"alternatives": 2}, {"alternatives": 21}, []]),
+    "input": st.sampled_from(["an", "anna\nella", "", "\n", "\x00", "a€", "\ud800"]) | st.text(max_size=9),
 }  # fmt: skip
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
@@ -66,13 +67,13 @@ BODIES = st.fixed_dictionaries(
     {},
     optional={name: st.one_of(values, values, JSON) for name, values in VALUES.items()},
 )
-PATHS = st.sampled_from(["/v1/completions", "/v1/chat/completions"])
+PATHS = st.sampled_from(["/v1/completions", "/v1/chat/completions", "/v1/score"])
 
 
 def check(reply: Any) -> None:
-    """A reply that is an error has its shape; every other is a completion."""
+    """A reply that is an error has its shape; every other is a completion or a score."""
     if reply.status_code == 200:
-        assert b'"choices":' in reply.content
+        assert b'"choices":' in reply.content or b'"object":"score"' in reply.content
         return
     assert reply.status_code in (400, 404), reply.text
     jsonschema.validate(reply.json(), ERROR)
