@@ -15,8 +15,8 @@ A run is trained on the text as one document. Compared are, in turn:
 Texts of both sides must be equal; with llama.cpp, the likeliest ones. p99 is that of the time
 between two parts of a stream. Then `--clients` clients come for `--abuse` seconds: some ask for
 texts, others hang up, send nonsense, half a request, too much, or leave during their reply. Memory
-and open files of the server are those before and after. Writes results/serve/serve.json, unless
---check, which is for a look.
+and open files of the server are those before and after. Writes results/serve/serve.json, or
+llama.json with --llama-python, unless --check, which is for a look.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=500, help="of each stream")
     parser.add_argument("--streams", type=int, default=64)
-    parser.add_argument("--abuse", type=float, default=600.0, help="seconds")
+    parser.add_argument("--abuse", type=float, default=600.0, help="seconds; 0: none")
     parser.add_argument("--clients", type=int, default=200)
     parser.add_argument("--llama-python", help="interpreter that has llama_cpp")
     parser.add_argument("--check", action="store_true", help="record nothing")
@@ -189,11 +189,13 @@ def main() -> None:
                 llama = peers.enter_context(Llama(options.llama_python, file, options.tokens))
             record = measure_streams(run, options, llama)
         print(told(record, options.streams))
-        record["abuse"] = measure_abuse(run, options)
-        print(json.dumps(record["abuse"]))
+        if options.abuse:
+            record["abuse"] = measure_abuse(run, options)
+            print(json.dumps(record["abuse"]))
     if not options.check:
         given = {"text": options.text.name, "options": options.train, "tokens": options.tokens}
-        print("wrote", write_result("serve/serve", {**given, **record}))
+        name = "serve/llama" if options.llama_python else "serve/serve"
+        print("wrote", write_result(name, {**given, **record}))
 
 
 if __name__ == "__main__":
