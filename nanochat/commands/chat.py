@@ -97,6 +97,7 @@ class _Talk:
         self.is_for_people = terminal.is_for_people and sys.stdin is not None and sys.stdin.isatty()
         self._first: list[Turn] = [("system", config.system)] if config.system else []
         self.turns = list(self._first)
+        self._before_retry: list[Turn] | None = None  # with the reply that is drawn again
         self._drawn = 0  # replies so far; the number of a reply selects its random numbers
         self._dropped = 0
         self._lines = 0  # read so far
@@ -196,11 +197,12 @@ class _Talk:
         if self._chats is None:
             self._continue(text)
             return
+        before, self._before_retry = self._before_retry or list(self.turns), None
         self.turns.append(("user", text.strip()))
         try:
             said = self._reply(self._chats)
         except (PromptTooLong, TokenizerError, KeyboardInterrupt):
-            self.turns.pop()  # it cannot be answered, so later replies do not read it
+            self.turns = before  # it cannot be answered, so later replies do not read it
             raise
         self.turns.append(("assistant", said.strip()))
 
@@ -293,6 +295,7 @@ class _Talk:
     def _retry(self, value: str) -> str:
         if not self.turns or self.turns[-1][0] != "assistant":
             raise ConfigError("/retry needs a reply before it; write a message first")
+        self._before_retry = list(self.turns)
         self.turns.pop()
         return self.turns.pop()[1]
 

@@ -45,6 +45,7 @@ def serve(
             "serve needs the packages starlette and uvicorn; pip install 'nanochat-lab[serve]'"
         ) from error
     from nanochat.serving.batch import Batch
+    from nanochat.serving.conversation import takes_conversations
     from nanochat.serving.rows import rows_of
 
     check_no_event_loop()
@@ -68,7 +69,10 @@ def serve(
 
         def tell() -> None:
             terminal.result(f"serving {checkpoint.path} at {url}")
-            terminal.result(client_line(url, has_key=config.api_key is not None))
+            is_chat = takes_conversations(trained)
+            terminal.result(
+                client_line(url, has_key=config.api_key is not None, is_chat=is_chat)
+            )
             terminal.json_result({"url": url, "model": api.model})
             if on_listening is not None:
                 on_listening(url)
@@ -79,8 +83,11 @@ def serve(
             batch.close()
 
 
-def client_line(url: str, *, has_key: bool) -> str:
-    """Return a line for a shell that asks the server for a text."""
+def client_line(url: str, *, has_key: bool, is_chat: bool = False) -> str:
+    """Return a line for a shell that asks the server for a text, or for a reply."""
     key = ' -H "authorization: Bearer $NCLAB_API_KEY"' if has_key else ""
-    body = json.dumps({"prompt": "", "max_tokens": 100})
-    return f"curl {url}/v1/completions{key} -H 'content-type: application/json' -d '{body}'"
+    path, fields = "completions", {"prompt": "", "max_tokens": 100}
+    if is_chat:
+        path, fields = "chat/completions", {"messages": [{"role": "user", "content": "hi"}]}
+    body = json.dumps(fields)
+    return f"curl {url}/v1/{path}{key} -H 'content-type: application/json' -d '{body}'"

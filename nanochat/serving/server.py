@@ -7,6 +7,7 @@ Owns what happens before a request is complete and after a signal. Leaves out wh
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
 import json
 import logging
@@ -69,7 +70,8 @@ def listening_socket(host: str, port: int) -> socket.socket:
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except (OSError, UnicodeError) as error:
-        raise ConfigError(f"host {host} cannot be found: {error}; give an address") from None
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"host {host} cannot be found: {reason}; give an address") from None
     bound = None
     try:
         bound = socket.socket(family, kind, protocol)  # refused without IPv6
@@ -78,6 +80,10 @@ def listening_socket(host: str, port: int) -> socket.socket:
     except OSError as error:
         if bound is not None:
             bound.close()
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise ConfigError(
+                f"host {host} is no address of this machine; give one that is, as 127.0.0.1"
+            ) from None
         raise ConfigError(
             f"port {port} of {host} cannot be used: {error.strerror or error}; give another with"
             " --port, or 0 for a free one"

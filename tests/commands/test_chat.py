@@ -305,6 +305,27 @@ def test_an_interrupt_stops_the_reply_and_keeps_what_was_said(talker, monkeypatc
     assert turns == ([("user", "hi"), ("assistant", "he")] if said else [])
 
 
+def test_an_interrupt_of_a_retry_keeps_the_reply_before(talker, monkeypatch):
+    pieces = [iter(["ok"]), None]
+
+    def replies(*arguments, **options):
+        found = pieces.pop(0)
+        if found is None:
+            raise KeyboardInterrupt
+        yield from found
+
+    def messages(self):
+        self.is_for_people = True
+        yield "hi"
+        yield self._retry("")
+
+    monkeypatch.setattr(module, "reply", replies)
+    monkeypatch.setattr(module._Talk, "messages", messages)
+    turns = module.chat(ChatConfig(run=str(talker / "run")))
+    assert turns == [("user", "hi"), ("assistant", "ok")]
+    assert pieces == []
+
+
 def test_an_empty_reply_is_told(talk, monkeypatch):
     monkeypatch.setattr(module, "reply", lambda *arguments, **options: iter([""]))
     result = talk("hi")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
 
 import openai
 import pytest
+from serving.server import WAIT_S
 
 import nanochat
+from nanochat.commands.serve import client_line
 
 QUESTIONS = ("who are you", "how old", "what now")
 ANSWERS = ("a bot", "ten", "we talk")
@@ -73,3 +76,12 @@ def test_a_conversation_that_does_not_fit_is_refused(client):
 
 def test_the_page_offers_chat(served):
     assert '"has_chat":true' in served.client.get("/").text
+
+
+def test_the_line_that_serve_prints_for_conversations_asks_for_a_reply(served):
+    line = client_line(served.url, has_key=False, is_chat=True)
+    done = subprocess.run(
+        ["bash", "-c", line.replace("curl ", "curl -s --noproxy '*' ").replace('"hi"', '"how old"')],
+        capture_output=True, text=True, timeout=WAIT_S,
+    )  # fmt: skip
+    assert json.loads(done.stdout)["choices"][0]["message"]["role"] == "assistant", done.stderr
