@@ -84,7 +84,8 @@ def test_onnxruntime_computes_the_same_for_prompts_of_any_length(
     folder = exported(run, "onnx", tmp_path)
     session = onnxruntime.InferenceSession(folder / "model.onnx")
     pasts = session.get_inputs()[1:]
-    for rows in (np.array(some_rows(run, batch, 16)) for batch in (1, 3)):
+    for batch in (1, 3):
+        rows = np.array(some_rows(run, batch, 16))
         ours = our_logits(run, rows.tolist())
         shapes = {p.name: (len(rows), p.shape[1], 0, p.shape[3]) for p in pasts}
         nothing = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}

@@ -64,6 +64,8 @@ class Workplace:
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "work"
         self.folder.mkdir()
+        self._restores = contextlib.ExitStack()
+        self._restores.callback(os.chdir, Path.cwd())
         os.chdir(self.folder)
         (self.folder / "names.txt").write_text(TEXT, encoding="utf-8")
         (self.folder / "other").mkdir()
@@ -126,13 +128,17 @@ class Workplace:
             if not f"{absolute}/".startswith(f"{self.folder}/") and "__pycache__" not in absolute:
                 self._written = f"{event} {absolute}"
 
-    @staticmethod
-    def _block_network() -> None:
+    def _block_network(self) -> None:
         def refuse(*_: Any, **__: Any) -> Any:
             raise OSError("no network")
 
-        socket.create_connection = refuse  # type: ignore[assignment]  # no network
-        socket.getaddrinfo = refuse  # type: ignore[assignment]  # no network
+        for name in ("create_connection", "getaddrinfo"):
+            self._restores.callback(setattr, socket, name, getattr(socket, name))
+            setattr(socket, name, refuse)
+
+    def close(self) -> None:
+        """Give the process its network and its working folder back."""
+        self._restores.close()
 
     # --------------------------------------------------------------------------------- targets
 

@@ -11,6 +11,7 @@ import os
 import random
 import resource
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -44,9 +45,8 @@ TARGETS = (
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
-    before = Path.cwd()
-    yield Workplace(tmp_path_factory.mktemp("fuzz"))
-    os.chdir(before)
+    with closing(Workplace(tmp_path_factory.mktemp("fuzz"))) as workplace:
+        yield workplace
 
 
 def test_each_target_is_listed(workplace: Workplace) -> None:
