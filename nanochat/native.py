@@ -32,7 +32,7 @@ __all__ = [
     "take_buffer",
 ]
 
-ABI_VERSION = 12
+ABI_VERSION = 13
 DTYPES = {"float32": 0, "float64": 1, "bfloat16": 2, "float16": 3}
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 

@@ -1,12 +1,12 @@
 """What `--portable` costs, and the norm before the head alone: pairs of networks in equal time.
 
-    python -m bench.choices.portable FILE [FILE …] [--preset nano] [--seeds 3]
+    python -m bench.choices.portable FILE [FILE …] [--preset nano] [--seeds 3] [--timed 100]
 
 - norm: the preset as it is, with its counts, and the same with the norm before the head.
 - portable: the best network of the preset without counts, and the portable one. In `nano`, the best
   one reads word pieces as the portable one does, with a table of previous tokens.
 
-For each text, the networks first take 100 steps each in turn, three times, for the time of a step.
+For each text, the networks first take --timed steps each in turn, five times, for the time of one.
 Then each seed trains them; the second one of a pair takes as many steps as fit into the time of the
 first one. Prints the paired differences of the validation loss of the best checkpoint, in nats per
 byte, with their 95 % intervals, and writes results/choices/portable-PRESET.json.
@@ -26,7 +26,7 @@ from bench.command import command_parser
 from bench.machine import write_result
 from bench.race.statistics import paired_difference
 
-FIRST_SEED = 1
+FIRST_SEED, TIMES = 1, 5
 _PIECES = ["--tokenizer=bpe", "--vocab-size=1024", "--hash-embed-rows=0", "--prev-token-tables=1"]
 BEST = {"nano": _PIECES}  # of networks without counts: what other options than the preset's do
 PAIRS = {"norm": ("preset", "preset with the norm"), "portable": ("best network", "portable")}
@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("texts", type=Path, nargs="+", metavar="FILE")
     parser.add_argument("--preset", default="nano")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--timed", type=int, default=100, help="steps; more for a small network")
     options = parser.parse_args()
     from nanochat.config.options import PRESETS
 
@@ -64,10 +65,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         for text in options.texts:
             rates: dict[str, list[float]] = {side: [] for side in of_sides}
-            for at in range(3):
+            for at in range(TIMES):
                 for side, found in rates.items():
                     out = Path(name) / f"{text.stem}-{side}-{at}"
-                    timed = trained(text, out, options.preset, of_sides[side], 100, 0)
+                    timed = trained(text, out, options.preset, of_sides[side], options.timed, 0)
                     found.append(timed["steps_per_sec"])
             steps_per_s = {side: statistics.median(found) for side, found in rates.items()}
             steps = {}
@@ -83,7 +84,7 @@ def main() -> None:
                     row[side] = {"steps": steps[side], "nats_per_byte": bpb * math.log(2)}
                 rows.append(row)
                 print(row, flush=True)
-    record: dict[str, Any] = {"preset": options.preset, "rows": rows}
+    record: dict[str, Any] = {"preset": options.preset, "timed": options.timed, "rows": rows}
     for cost, (first, second) in PAIRS.items():
         nats = ([row[side]["nats_per_byte"] for row in rows] for side in (second, first))
         mean, half = paired_difference(*nats)

@@ -14,7 +14,7 @@
    "accum" is the accumulation dtype of a call: float for NCK_FLOAT32, NCK_BFLOAT16 and NCK_FLOAT16,
    double for NCK_FLOAT64. */
 
-enum { NCK_ABI_VERSION = 12 };
+enum { NCK_ABI_VERSION = 13 };
 
 /* Status. */
 enum {
@@ -455,6 +455,22 @@ int32_t nck_mixed_logits(const nck_mixture* mixture, double* log_probabilities, 
 int32_t nck_sample_mixture(const nck_mixture* mixture, const int64_t* chosen, int64_t count,
                            const uint64_t* random, double temperature, int64_t top_k, double top_p,
                            int64_t* tokens, int32_t threads);
+
+/* Draws up to `steps` tokens of each of `count` rows of a decoder. In each step, the rows read their
+   newest token, as by nck_decode_rows without firsts, and draw the next one, as by
+   nck_sample_mixture, or by nck_sample if mixture is NULL. The step that draws 0, or a token of at
+   least first_end, is the last one.
+
+   newest: (count) what they read first. logits: (rows of the decoder, vocab) accum, dtype; those of
+   the mixture. contexts: those of the mixture, of which each row drops its oldest token for the one
+   that it reads; NULL without one. random: (steps, count). tokens: (steps, count), of which *done
+   steps are drawn. threads: of the decoder. */
+int32_t nck_write_rows(nck_decoder* decoder, const int64_t* rows, int64_t count,
+                       const int64_t* newest, void* logits, int64_t vocab, int32_t dtype,
+                       const nck_mixture* mixture, int64_t* contexts, const uint64_t* random,
+                       double temperature, int64_t top_k, double top_p, int64_t first_end,
+                       int64_t steps, int64_t* tokens, int64_t* done, int32_t threads,
+                       int32_t draw_threads);
 
 /* Memory for large results: at least `bytes`, aligned to 64 bytes, on huge pages where the system
    has them. Buffers that are given back are kept for later calls, at most NCK_BUFFERS_KEPT of them;

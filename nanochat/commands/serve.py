@@ -70,9 +70,7 @@ def serve(
         def tell() -> None:
             terminal.result(f"serving {checkpoint.path} at {url}")
             is_chat = takes_conversations(trained)
-            terminal.result(
-                client_line(url, has_key=config.api_key is not None, is_chat=is_chat)
-            )
+            terminal.result(client_line(url, has_key=config.api_key is not None, is_chat=is_chat))
             terminal.json_result({"url": url, "model": api.model})
             if on_listening is not None:
                 on_listening(url)

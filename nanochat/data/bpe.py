@@ -154,8 +154,8 @@ class _BpeStream:
         self._tokenizer = tokenizer
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
-    def push(self, token: int) -> str:
-        return self._decoder.decode(self._tokenizer._bytes([token]))
+    def push(self, *tokens: int) -> str:
+        return self._decoder.decode(self._tokenizer._bytes(tokens))
 
     def flush(self) -> str:
         return self._decoder.decode(b"", final=True)

@@ -73,10 +73,8 @@ class _ChatStream:
         self._first, self._end = tokenizer.first_special, tokenizer.vocab_size
         self._plain = tokenizer.plain.stream()
 
-    def push(self, token: int) -> str:
-        if self._first <= token < self._end:
-            return ""
-        text: str = self._plain.push(token)
+    def push(self, *tokens: int) -> str:
+        text: str = self._plain.push(*(t for t in tokens if not self._first <= t < self._end))
         return text
 
     def flush(self) -> str:

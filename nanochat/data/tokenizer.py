@@ -38,10 +38,10 @@ BOS = 0  # precedes every document and follows the last one; decodes to no text
 
 
 class TextStream(Protocol):
-    """Decodes tokens one by one. The concatenated results equal `decode` of all tokens."""
+    """Decodes tokens as they come. The concatenated results equal `decode` of all tokens."""
 
-    def push(self, token: int) -> str:
-        """Return the text that this token completes; empty inside a multi-byte character."""
+    def push(self, *tokens: int) -> str:
+        """Return the text that these tokens complete; empty inside a multi-byte character."""
 
     def flush(self) -> str:
         """Return the rest: U+FFFD for a character that was never completed."""
@@ -185,10 +185,10 @@ class _CharStream:
     def __init__(self, tokenizer: CharTokenizer) -> None:
         self._tokenizer = tokenizer
 
-    def push(self, token: int) -> str:
-        if 0 < token < self._tokenizer.vocab_size:  # the common case, without NumPy
-            return self._tokenizer.characters[token - 1]
-        return self._tokenizer.decode([token])
+    def push(self, *tokens: int) -> str:
+        if len(tokens) == 1 and 0 < tokens[0] < self._tokenizer.vocab_size:  # without NumPy
+            return self._tokenizer.characters[tokens[0] - 1]
+        return self._tokenizer.decode(tokens)
 
     def flush(self) -> str:
         return ""
@@ -242,9 +242,9 @@ class _ByteStream:
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
-    def push(self, token: int) -> str:
-        checked_ids([token], ByteTokenizer.vocab_size)
-        return self._decoder.decode(b"" if token == BOS else bytes([token - 1]))
+    def push(self, *tokens: int) -> str:
+        checked_ids(tokens, ByteTokenizer.vocab_size)
+        return self._decoder.decode(bytes(token - 1 for token in tokens if token != BOS))
 
     def flush(self) -> str:
         return self._decoder.decode(b"", final=True)

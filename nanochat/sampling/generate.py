@@ -160,10 +160,10 @@ class GrowingText:
         if self._on_text is not None and piece:
             self._on_text(piece)
 
-    def push(self, token: int) -> bool:
-        """Append a token; return whether the text has ended, with a stop text or this token."""
-        self._add(self._stop.push(self._stream.push(token)))
-        return self._stop.found or token >= self._text_tokens
+    def push(self, *tokens: int) -> bool:
+        """Append tokens; return whether the text has ended, with a stop text or the last token."""
+        self._add(self._stop.push(self._stream.push(*tokens)))
+        return self._stop.found or tokens[-1] >= self._text_tokens
 
     def end(self) -> str:
         """Return the whole text."""

@@ -198,9 +198,9 @@ def _drawer(
 
 
 def random_block(
-    settings: SamplingSettings, first_row: int, rows: int, position: int
+    settings: SamplingSettings, first_row: int, rows: int, position: int, most: int = RANDOM_BLOCK
 ) -> NDArray[np.uint64]:  # (positions of this block, rows)
-    count = min(RANDOM_BLOCK, settings.max_new_tokens - position)
+    count = min(most, settings.max_new_tokens - position)
     random = philox.random_u64s(
         settings.seed, Stream.SAMPLING, first_row, rows, count, first=position
     )

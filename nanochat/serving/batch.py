@@ -31,7 +31,7 @@ Work = Generator[None, None, Any]  # yields between its steps
 _READ_BETWEEN = 128
 # Parts are handed over at most this often: a reply of a part per token would take longer than the
 # token of a small model.
-_HAND_OVER_S, _HAND_OVER_PER_TEXT_S = 0.004, 0.00025
+_HAND_OVER_S, _HAND_OVER_PER_TEXT_S = 0.01, 0.0005
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,9 @@ class _Row:
     text: GrowingText
     most: int  # tokens
     pieces: list[str]
-    explains: bool
+    is_watched: (
+        bool  # each token is looked at when it is drawn: for its log probabilities or a stop
+    )
     count: int = 0  # tokens drawn
     sent: int = 0  # of them
     drawn: list[DrawnToken] = field(default_factory=list)
@@ -114,6 +116,9 @@ class Batch:
         self._waiting: deque[tuple[Texts, int]] = deque()
         self._reading: list[_Row] = []  # their prompts
         self._drawing: list[_Row] = []  # by row
+        self._steps: list[list[int]] = []  # tokens of each of them that are not in its text yet
+        self._most_steps = 0  # until one of them has its number of tokens
+        self._watches = False  # each token of some of them
         # Work in steps, of which only the first has begun, and where its result goes.
         self._works: deque[tuple[Future[Any], Work]] = deque()
         self._changed = threading.Condition()
@@ -189,6 +194,7 @@ class Batch:
             wait = _HAND_OVER_S + _HAND_OVER_PER_TEXT_S * len(self._drawing)
             if now - handed_over > wait or not self._drawing:
                 handed_over = now
+                self._settle()
                 self._hand_over(self._drawing)
             self._hand_over(ended)
 
@@ -212,9 +218,10 @@ class Batch:
                 start, pieces = texts.starts[number], list[str]()
                 text = GrowingText("", self._tokenizer, start.settings, pieces.append)
                 self._rows.begin(row, start)
-                most = start.settings.max_new_tokens
+                how = start.settings
+                is_watched = texts.likeliest is not None or bool(how.stop)
                 self._reading.append(
-                    _Row(texts, number, row, text, most, pieces, texts.likeliest is not None)
+                    _Row(texts, number, row, text, how.max_new_tokens, pieces, is_watched)
                 )
         return True
 
@@ -238,6 +245,7 @@ class Batch:
     def _leave(self, rows: Sequence[_Row]) -> None:
         if not rows:
             return
+        self._settle()
         left = {id(row) for row in rows}
         self._reading = [row for row in self._reading if id(row) not in left]
         self._drawing = [row for row in self._drawing if id(row) not in left]
@@ -254,6 +262,7 @@ class Batch:
             if self._rows.read(row.row):
                 self.tokens_read += len(row.texts.starts[row.number].context)
                 del self._reading[0]
+                self._settle()
                 self._drawing.append(row)
                 self._drawing.sort(key=lambda each: each.row)
                 self._numbers = []
@@ -265,21 +274,37 @@ class Batch:
             return []
         if len(self._numbers) != len(drawing):
             self._numbers = [row.row for row in drawing]
+            self._most_steps = min(row.most - row.count for row in drawing)
+            self._watches = any(row.is_watched for row in drawing)
         tokens = self._rows.next_tokens(self._numbers)
         self.tokens_drawn += len(tokens)
+        self._steps.append(tokens)
+        has_end = BOS in tokens or max(tokens) >= self._text_tokens
+        if not (has_end or self._watches or len(self._steps) == self._most_steps):
+            return []
         for row, token in zip(drawing, tokens, strict=True):
-            is_end = token == BOS or token >= self._text_tokens
-            if row.explains and not is_end:
+            if row.texts.likeliest is not None and not self._is_end(token):
                 row.drawn.append(self._explained(row, token))
-            row.count += 1
-            is_stopped = row.text.push(token) or is_end
+        ended = self._settle()
+        self._leave(ended)
+        return ended
+
+    def _is_end(self, token: int) -> bool:
+        return token == BOS or token >= self._text_tokens
+
+    def _settle(self) -> list[_Row]:
+        """Put the tokens that have been drawn in their texts; return the texts that have ended."""
+        steps, self._steps, ended = self._steps, [], []
+        for row, tokens in zip(self._drawing, zip(*steps, strict=True), strict=bool(steps)):
+            is_end = self._is_end(tokens[-1])
+            row.count += len(tokens)
+            is_stopped = row.text.push(*tokens) or is_end
             if is_stopped or row.count == row.most:
                 row.finish_reason = "stop" if is_stopped else "length"
                 row.has_end_token = is_end
                 row.text.end()
                 ended.append(row)
-        if ended:
-            self._leave(ended)
+        self._most_steps -= len(steps)
         return ended
 
     def _explained(self, row: _Row, token: int) -> DrawnToken:

@@ -30,7 +30,6 @@ from nanochat.sampling.mixed import (
     share_of_log_odds,
 )
 from nanochat.sampling.sampling import (
-    RANDOM_BLOCK,
     OpensDecoders,
     PhraseBias,
     SamplingSettings,
@@ -45,6 +44,8 @@ __all__ = ["RowParts", "SeparateRows", "SharedRows", "TextRows", "TextStart", "r
 # Tokens of a prompt that are read at a time, while other texts wait. They take about as long as a
 # token of as many texts.
 PIECE = 64
+# Random numbers that are made for a text at a time: for one text, the call costs more than they.
+_WORDS = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,7 +189,7 @@ class SharedRows:
         self._unread: list[Sequence[int]] = [()] * rows  # of the prompts
         self._newest = np.zeros(rows, np.int64)
         self._positions = np.zeros(rows, np.int64)  # tokens drawn
-        self._random = np.zeros((rows, RANDOM_BLOCK), np.uint64)
+        self._random = np.zeros((rows, _WORDS), np.uint64)
         self._histories: list[list[int]] = [[] for _ in range(rows)]  # for the bias alone
         self._plan: _Plan | None = None
 
@@ -208,9 +209,12 @@ class SharedRows:
 
     def next_tokens(self, rows: Sequence[int]) -> list[int]:
         plan = self._plan
-        if plan is None or plan.steps == len(plan.random) or rows != plan.rows:
+        if plan is None or rows != plan.rows:
             plan = self._new_plan(rows)
         else:
+            if plan.steps == len(plan.random):
+                self._positions[plan.chosen] += plan.steps
+                plan.random, plan.steps = self._words(plan.rows, plan.chosen), 0
             self._network.advance(plan.chosen, plan.tokens)
             self._source.append(plan.chosen, plan.tokens)
         random = plan.random[plan.steps]
@@ -235,27 +239,38 @@ class SharedRows:
             newest = self._newest[going]
             self._network.advance(going, newest)
             self._source.append(going, newest)
-        columns = self._positions[chosen] % RANDOM_BLOCK
         alike: dict[tuple[float, int, float], tuple[dict[str, Any], list[int]]] = {}
         for place, row in enumerate(rows):
-            text = self._texts[row]
-            assert text is not None
-            how = text.settings
+            how = self._text(row).settings
             key = (how.temperature, how.top_k, how.top_p)
             _, places = alike.setdefault(
                 key, (dict(zip(("temperature", "top_k", "top_p"), key, strict=True)), [])
             )
             places.append(place)
-            if columns[place] == 0:
-                words = random_block(how, text.sample, 1, int(self._positions[row]))[:, 0]
-                self._random[row, : len(words)] = words
-        left = np.arange(RANDOM_BLOCK - int(columns.max()))
-        random = self._random[chosen, columns + left[:, None]]
         self._plan = _Plan(
-            list(rows), chosen, np.empty(len(rows), np.int64), random, list(alike.values())
-        )
+            list(rows), chosen, np.empty(len(rows), np.int64), self._words(rows, chosen),
+            list(alike.values()),
+        )  # fmt: skip
         self._source.prepare(chosen)
         return self._plan
+
+    def _words(
+        self, rows: Sequence[int], chosen: NDArray[np.int64]
+    ) -> NDArray[np.uint64]:  # (tokens, rows) until a row needs new ones
+        columns = self._positions[chosen] % _WORDS
+        for place in np.flatnonzero(columns == 0).tolist():
+            row, text = rows[place], self._text(rows[place])
+            first = int(self._positions[row])
+            words = random_block(text.settings, text.sample, 1, first, _WORDS)[:, 0]
+            self._random[row, : len(words)] = words
+        left = np.arange(_WORDS - int(columns.max()))
+        words_of_rows: NDArray[np.uint64] = self._random[chosen, columns + left[:, None]]
+        return words_of_rows
+
+    def _text(self, row: int) -> TextStart:
+        text = self._texts[row]
+        assert text is not None
+        return text
 
     def _end_plan(self) -> None:
         plan, self._plan = self._plan, None
@@ -294,7 +309,7 @@ class _Plan:
     tokens: NDArray[np.int64]  # the newest of each row
     random: NDArray[np.uint64]  # (tokens, rows) until a row needs more of them
     alike: list[tuple[dict[str, Any], list[int]]]  # settings, and the places of their rows
-    steps: int = 0
+    steps: int = 0  # drawn with these random numbers
 
 
 class _OfNetwork(DrawsOnCpu):
@@ -382,6 +397,8 @@ class _OfMixture(_OfNetwork):
         self._contexts[place, -1] = ids
         if not (is_prepared and self._are_full):
             self._lengths[place] = np.minimum(self._lengths[place] + 1, self._longest)
+            if is_prepared:
+                self._are_full = bool((self._lengths[rows] >= self._longest).all())
 
     def _context(self, length: int) -> int:
         """Return the address of the context of row 0, of this many tokens."""
