@@ -1,6 +1,6 @@
 """`nanochat serve`: its start, one stream, 64 streams, and clients that abuse it.
 
-    python -m bench.serve --text FILE [--rounds 5] [--tokens 2000] [--streams 64] [--abuse 600]
+    python -m bench.serve --text FILE [--rounds 5] [--tokens 4000] [--streams 64] [--abuse 600]
         [--clients 200] [--llama-python PYTHON] [--check] [-- TRAINING OPTIONS]
 
 A run is trained on the text as one document. Compared are, in turn:
@@ -167,7 +167,7 @@ def parsed() -> argparse.Namespace:
     parser = command_parser(__doc__)
     parser.add_argument("--text", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--tokens", type=int, default=2000, help="of each stream")
+    parser.add_argument("--tokens", type=int, default=4000, help="of each stream")
     parser.add_argument("--streams", type=int, default=64)
     parser.add_argument("--abuse", type=float, default=600.0, help="seconds; 0: none")
     parser.add_argument("--clients", type=int, default=200)

@@ -456,8 +456,8 @@ int32_t nck_sample_mixture(const nck_mixture* mixture, const int64_t* chosen, in
                            const uint64_t* random, double temperature, int64_t top_k, double top_p,
                            int64_t* tokens, int32_t threads);
 
-/* Draws up to `steps` tokens of each of `count` rows of a decoder. In each step, the rows read their
-   newest token, as by nck_decode_rows without firsts, and draw the next one, as by
+/* Draws up to `steps` tokens of each of `count` rows of a decoder. In each step, the rows read
+   their newest token, as by nck_decode_rows without firsts, and draw the next one, as by
    nck_sample_mixture, or by nck_sample if mixture is NULL. The step that draws 0, or a token of at
    least first_end, is the last one.
 

@@ -4,20 +4,14 @@
 
 #include <unistd.h>
 
-#include <chrono>
 #include <utility>
 
 namespace nanochat {
-namespace {
-
-// How long a thread stays awake for the next run: waking from sleep takes about as long.
-constexpr std::chrono::microseconds patience{30};
-
-}  // namespace
 
 std::int64_t process_id() noexcept { return getpid(); }
 
-Workers::Workers(int threads) : process_(process_id()) {
+Workers::Workers(int threads, std::chrono::microseconds patience)
+    : process_(process_id()), patience_(patience) {
   threads_.reserve(static_cast<std::size_t>(threads));
   try {
     for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { work(); });
@@ -86,7 +80,7 @@ void Workers::work() {
     while (next_ < count_) take(lock);
     const std::uint32_t begun = begun_.load(std::memory_order_relaxed);
     lock.unlock();
-    const auto end = std::chrono::steady_clock::now() + patience;
+    const auto end = std::chrono::steady_clock::now() + patience_;
     while (begun_.load(std::memory_order_relaxed) == begun &&
            std::chrono::steady_clock::now() < end) {
     }

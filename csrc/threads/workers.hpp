@@ -4,6 +4,7 @@
 #define NANOCHAT_THREADS_WORKERS_HPP_
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <exception>
@@ -19,8 +20,10 @@ std::int64_t process_id() noexcept;
 
 class Workers {
  public:
-  // `threads`: besides the calling thread. Throws std::system_error if a thread cannot be started.
-  explicit Workers(int threads);
+  // `threads`: besides the calling thread. `patience`: how long a thread stays awake for the next
+  // run; waking from sleep takes about as long as the default. Throws std::system_error if a thread
+  // cannot be started.
+  explicit Workers(int threads, std::chrono::microseconds patience = std::chrono::microseconds{30});
   ~Workers();
   Workers(const Workers&) = delete;
   Workers& operator=(const Workers&) = delete;
@@ -49,6 +52,7 @@ class Workers {
 
   std::atomic<std::uint32_t> begun_{0};  // runs; read without the mutex before a thread sleeps
   std::int64_t process_;
+  std::chrono::microseconds patience_;
   std::vector<std::thread> threads_;
 };
 

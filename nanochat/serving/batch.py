@@ -7,6 +7,7 @@ send and get (requests.py, replies.py).
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -31,7 +32,9 @@ Work = Generator[None, None, Any]  # yields between its steps
 _READ_BETWEEN = 128
 # Parts are handed over at most this often: a reply of a part per token would take longer than the
 # token of a small model.
-_HAND_OVER_S, _HAND_OVER_PER_TEXT_S = 0.01, 0.0005
+_HAND_OVER_S, _HAND_OVER_PER_TEXT_S = 0.01, 0.001
+# Tokens are drawn in calls of about this long, for which a text that joins waits.
+_AT_ONCE_S = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +122,7 @@ class Batch:
         self._steps: list[list[int]] = []  # tokens of each of them that are not in its text yet
         self._most_steps = 0  # until one of them has its number of tokens
         self._watches = False  # each token of some of them
+        self._step_s = math.inf  # of the last step; inf: not known
         # Work in steps, of which only the first has begun, and where its result goes.
         self._works: deque[tuple[Future[Any], Work]] = deque()
         self._changed = threading.Condition()
@@ -276,9 +280,13 @@ class Batch:
             self._numbers = [row.row for row in drawing]
             self._most_steps = min(row.most - row.count for row in drawing)
             self._watches = any(row.is_watched for row in drawing)
-        tokens = self._rows.next_tokens(self._numbers)
-        self.tokens_drawn += len(tokens)
-        self._steps.append(tokens)
+            self._step_s = math.inf
+        began = time.perf_counter()
+        steps = self._rows.next_steps(self._numbers, self._steps_at_once(), self._text_tokens)
+        self._step_s = (time.perf_counter() - began) / len(steps)
+        self.tokens_drawn += len(steps) * len(drawing)
+        self._steps += steps
+        tokens = steps[-1]
         has_end = BOS in tokens or max(tokens) >= self._text_tokens
         if not (has_end or self._watches or len(self._steps) == self._most_steps):
             return []
@@ -288,6 +296,14 @@ class Batch:
         ended = self._settle()
         self._leave(ended)
         return ended
+
+    def _steps_at_once(self) -> int:
+        """Return how many tokens of each text may be drawn before anything else is looked at."""
+        joins = self._waiting and self._free
+        if self._watches or self._reading or self._works or joins:
+            return 1
+        fitting = int(_AT_ONCE_S / max(self._step_s, 1e-9))
+        return max(1, min(fitting, self._most_steps - len(self._steps)))
 
     def _is_end(self, token: int) -> bool:
         return token == BOS or token >= self._text_tokens

@@ -20,7 +20,7 @@ from nanochat.ngram.kernels import Mixture, check, kernels
 from nanochat.ngram.kneser_ney import KneserNey
 from nanochat.ngram.share import Share, start_offset
 from nanochat.runs.load import TrainedModel
-from nanochat.sampling.cpu_draw import DrawsOnCpu
+from nanochat.sampling.cpu_draw import ONE_THREAD_LOGITS, DrawsOnCpu
 from nanochat.sampling.mixed import (
     FEW_LOGITS,
     LOOKUP_LOGITS,
@@ -78,6 +78,12 @@ class TextRows(Protocol):
     def next_tokens(self, rows: Sequence[int]) -> list[int]:
         """Draw the next token of each of these rows, whose numbers ascend."""
 
+    def next_steps(self, rows: Sequence[int], most: int, first_end: int) -> list[list[int]]:
+        """Draw up to `most` tokens of each of these rows, at least one: steps of a token of each.
+
+        The step that draws BOS, or a token from first_end on, is the last one.
+        """
+
     def log_probabilities(self, row: int) -> NDArray[np.float64]:  # (vocab,)
         """Return what the model said of the token that was just drawn, at temperature 1."""
 
@@ -114,6 +120,9 @@ class SeparateRows:
 
     def next_tokens(self, rows: Sequence[int]) -> list[int]:
         return [self._row(row).next_token() for row in rows]
+
+    def next_steps(self, rows: Sequence[int], most: int, first_end: int) -> list[list[int]]:
+        return [self.next_tokens(rows)]
 
     def log_probabilities(self, row: int) -> NDArray[np.float64]:
         decoder = self._row(row).decoder
@@ -158,12 +167,19 @@ class RowDecoder(Protocol):
     """What SharedRows needs of tensor.native.rows.NativeRows."""
 
     kept_logits: NDArray[Any]  # (rows, vocab) float32 or float64
+    can_write: bool  # whether `write` may be called
 
     def begin(self, row: int) -> None: ...
 
     def read(self, row: int, ids: Sequence[int]) -> None: ...
 
     def advance(self, rows: NDArray[np.int64], ids: NDArray[np.int64]) -> None: ...
+
+    def write(
+        self, rows: NDArray[np.int64], newest: NDArray[np.int64], random: NDArray[np.uint64], *,
+        temperature: float, top_k: int, top_p: float, first_end: int, mixture: int, contexts: int,
+        draw_threads: int,
+    ) -> NDArray[np.int64]: ...  # fmt: skip
 
 
 class SharedRows:
@@ -212,9 +228,7 @@ class SharedRows:
         if plan is None or rows != plan.rows:
             plan = self._new_plan(rows)
         else:
-            if plan.steps == len(plan.random):
-                self._positions[plan.chosen] += plan.steps
-                plan.random, plan.steps = self._words(plan.rows, plan.chosen), 0
+            self._renew(plan)
             self._network.advance(plan.chosen, plan.tokens)
             self._source.append(plan.chosen, plan.tokens)
         random = plan.random[plan.steps]
@@ -229,6 +243,27 @@ class SharedRows:
             for row, token in zip(rows, drawn, strict=True):
                 self._histories[row].append(token)
         return drawn
+
+    def next_steps(self, rows: Sequence[int], most: int, first_end: int) -> list[list[int]]:
+        plan = self._plan
+        can_write = self._network.can_write and self._bias is None and self._source.are_full
+        if most == 1 or plan is None or rows != plan.rows or len(plan.alike) > 1 or not can_write:
+            return [self.next_tokens(rows)]
+        self._renew(plan)
+        drawn = self._network.write(
+            plan.chosen, plan.tokens, plan.random[plan.steps : plan.steps + most],
+            first_end=first_end, **plan.alike[0][0], **self._source.of_write(len(rows)),
+        )  # fmt: skip
+        plan.tokens[:] = drawn[-1]
+        plan.steps += len(drawn)
+        steps: list[list[int]] = drawn.tolist()
+        return steps
+
+    def _renew(self, plan: _Plan) -> None:
+        """Make new random numbers if those of the plan are used."""
+        if plan.steps == len(plan.random):
+            self._positions[plan.chosen] += plan.steps
+            plan.random, plan.steps = self._words(plan.rows, plan.chosen), 0
 
     def _new_plan(self, rows: Sequence[int]) -> _Plan:
         """Read the newest tokens, and prepare what stays the same while the same rows go on."""
@@ -264,8 +299,7 @@ class SharedRows:
             words = random_block(text.settings, text.sample, 1, first, _WORDS)[:, 0]
             self._random[row, : len(words)] = words
         left = np.arange(_WORDS - int(columns.max()))
-        words_of_rows: NDArray[np.uint64] = self._random[chosen, columns + left[:, None]]
-        return words_of_rows
+        return np.ascontiguousarray(self._random[chosen, columns + left[:, None]])
 
     def _text(self, row: int) -> TextStart:
         text = self._texts[row]
@@ -315,9 +349,17 @@ class _Plan:
 class _OfNetwork(DrawsOnCpu):
     """The draw from the logits of a network."""
 
+    are_full = True  # whether the contexts of the prepared rows have their whole length
+
     def __init__(self, logits: NDArray[Any], threads: int) -> None:
         self._logits, self.draw_threads = logits, threads
         self.prepare(np.empty(0, np.int64))
+
+    def of_write(self, rows: int) -> dict[str, int]:
+        """Return the arguments of RowDecoder.write that say what is drawn from."""
+        is_small = rows * self._logits.shape[1] <= ONE_THREAD_LOGITS
+        threads = 1 if is_small else self.draw_threads
+        return {"mixture": 0, "contexts": 0, "draw_threads": threads}
 
     def prepare(self, rows: NDArray[np.int64]) -> None:
         """Make what is the same for all tokens of these rows, until others go on."""
@@ -378,7 +420,7 @@ class _OfMixture(_OfNetwork):
     def prepare(self, rows: NDArray[np.int64]) -> None:
         super().prepare(rows)
         self._chosen_address = int(rows.ctypes.data)
-        self._are_full = bool((self._lengths[rows] >= self._longest).all())
+        self.are_full = bool((self._lengths[rows] >= self._longest).all())
 
     def begin(self, row: int, context: Sequence[int]) -> None:
         recent = context[len(context) - self._longest :] if self._longest else ()
@@ -395,10 +437,10 @@ class _OfMixture(_OfNetwork):
         place = self._place if is_prepared else rows
         self._contexts[place, :-1] = self._contexts[place, 1:]
         self._contexts[place, -1] = ids
-        if not (is_prepared and self._are_full):
+        if not (is_prepared and self.are_full):
             self._lengths[place] = np.minimum(self._lengths[place] + 1, self._longest)
             if is_prepared:
-                self._are_full = bool((self._lengths[rows] >= self._longest).all())
+                self.are_full = bool((self._lengths[rows] >= self._longest).all())
 
     def _context(self, length: int) -> int:
         """Return the address of the context of row 0, of this many tokens."""
@@ -424,7 +466,7 @@ class _OfMixture(_OfNetwork):
         self, rows: NDArray[np.int64], random: NDArray[np.uint64], **how: Any
     ) -> NDArray[np.int64]:
         """Draw with a call for each length of context: those of new texts are shorter."""
-        if rows is self._chosen and self._are_full:
+        if rows is self._chosen and self.are_full:
             return self._draw_alike(rows, self._chosen_address, random, self._longest, **how)
         lengths = self._lengths[rows]
         tokens = np.empty(len(rows), np.int64)
@@ -436,6 +478,16 @@ class _OfMixture(_OfNetwork):
             )
         return tokens
 
+    def of_write(self, rows: int) -> dict[str, int]:
+        self._fields.context_length, self._fields.contexts = self._longest, self._address
+        return {
+            "mixture": self._fields_address, "contexts": self._address,
+            "draw_threads": self._threads_for(rows),
+        }  # fmt: skip
+
+    def _threads_for(self, rows: int) -> int:
+        return 1 if rows * (self._vocab + LOOKUP_LOGITS) <= FEW_LOGITS else self.draw_threads
+
     def _draw_alike(
         self, rows: NDArray[np.int64], address: int, random: NDArray[np.uint64], length: int, *,
         temperature: float, top_k: int, top_p: float,
@@ -443,10 +495,9 @@ class _OfMixture(_OfNetwork):
         count = len(rows)
         self._words[:count] = random
         self._fields.context_length, self._fields.contexts = length, self._context(length)
-        few = count * (self._vocab + LOOKUP_LOGITS) <= FEW_LOGITS
         status = self._sample(
             self._fields_address, address, count, self._words_address, temperature,
-            top_k, top_p, self._drawn_address, 1 if few else self.draw_threads,
+            top_k, top_p, self._drawn_address, self._threads_for(count),
         )  # fmt: skip
         check(status)
         return self._drawn[:count]

@@ -40,7 +40,7 @@ _STALLED_S = 30.0  # for a client to read a part of its reply
 _CLOSE_S = 5.0  # for the last bytes to a client that is refused
 _MOST_HEAD_BYTES = 64 * 1024
 _SEND_BYTES = 128 * 1024  # that the system keeps for a client that does not read
-_SWITCH_S = 0.0005  # the thread of the batch waits at most this long for the one of the server
+_SWITCH_S = 0.0001  # the thread of the batch waits at most this long for the one of the server
 
 
 def is_loopback(host: str) -> bool:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from nonempty import nonempty
 
 from nanochat.data.documents import encode_documents
+from nanochat.data.special_tokens import ChatTokenizer
 from nanochat.data.tokenizer import (
     BOS,
     ByteTokenizer,
@@ -94,6 +95,19 @@ def test_bytes_stream_to_the_text_that_decode_gives(ids):
     assert (
         "".join(parts) + stream.flush() == tokenizer.decode(ids) == raw.decode("utf-8", "replace")
     )
+
+
+@given(st.lists(st.lists(st.sampled_from([0, 1, 2, 3, 98, 99, 196, 170, 257, 260]), max_size=9)))
+def test_tokens_that_come_together_are_the_text_of_one_by_one(calls):
+    """For every tokenizer, also between the bytes of a character and around special tokens."""
+    learned = build_tokenizer("bpe", ["é🚀 aé🚀 a"] * 9, vocab_size=259)
+    plain = [CharTokenizer("é🚀a"), ByteTokenizer(), learned]
+    for tokenizer in nonempty([*plain, *map(ChatTokenizer, plain)]):
+        known = [[token for token in call if token < tokenizer.vocab_size] for call in calls]
+        together, alone = tokenizer.stream(), tokenizer.stream()
+        for call in known:
+            assert together.push(*call) == "".join(alone.push(token) for token in call)
+        assert together.flush() == alone.flush()
 
 
 def test_byte_stream_waits_for_the_whole_character():

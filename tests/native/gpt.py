@@ -141,6 +141,30 @@ class Decoder:
                 self.counts[row] = begins + ids.shape[1]
         return status, logits.reshape(self.rows, -1)
 
+    def write_rows(
+        self, rows: Sequence[int], newest: Sequence[int], random: NDArray[np.uint64], /, *,
+        first_end: int, **changed: Any,
+    ) -> tuple[int, NDArray[np.int64], int]:  # fmt: skip
+        """Return the status, the (steps, rows) tokens and the steps done of nck_write_rows."""
+        place, ffi = self.model.place, native.ffi
+        number = accumulation_dtype(self.model.dtype)
+        logits = place(np.full(self.rows * self.model.vocab, UNWRITTEN, number))
+        tokens, done = place(np.full(random.size, -7)), place(np.full(1, -7))
+        given = [place(np.array(values)) for values in (rows, newest, random.ravel())]
+        arguments = {
+            "decoder": self.handle, "rows": ffi.cast("int64_t *", given[0].ctypes.data),
+            "count": len(rows), "newest": ffi.cast("int64_t *", given[1].ctypes.data),
+            "logits": pointer(logits), "vocab": self.model.vocab,
+            "dtype": native.DTYPES[np.dtype(number).name], "mixture": ffi.NULL,
+            "contexts": ffi.NULL, "random": ffi.cast("uint64_t *", given[2].ctypes.data),
+            "temperature": 0.9, "top_k": 9, "top_p": 1.0, "first_end": first_end,
+            "steps": len(random), "tokens": ffi.cast("int64_t *", tokens.ctypes.data),
+            "done": ffi.cast("int64_t *", done.ctypes.data), "threads": 1, "draw_threads": 1,
+            **changed,
+        }  # fmt: skip
+        status = native.cpu().nck_write_rows(*arguments.values())
+        return int(status), tokens.reshape(random.shape), int(done[0])
+
     def read(self, ids: NDArray[np.int64], threads: int = 1) -> NDArray[Any]:
         """Read the next (rows, length) tokens and return the (rows, vocab) logits after them."""
         status, logits = self.call(ids, self.count, threads)

@@ -13,6 +13,7 @@ from nonempty import nonempty
 from numpy.typing import NDArray
 
 from nanochat import native
+from nanochat.sampling.draw import draw
 
 DTYPES = ("float32", "float64", "bfloat16")
 OPTIONS: list[dict[str, Any]] = [
@@ -366,3 +367,49 @@ def test_a_step_of_rows_without_a_pointer_is_refused(argument: str) -> None:
                  argument: native.ffi.NULL}  # fmt: skip
     assert native.cpu().nck_decode_rows(*arguments.values()) == ARGUMENT
     assert last_error() == f"{argument} must not be NULL"
+
+
+def test_texts_of_several_steps_are_those_of_a_call_for_each() -> None:
+    """Without a mixture; those with one are in tests/serving/test_rows.py."""
+    model = GPT("float32", 27, positions="rope")
+    rows, steps = [0, 2, 3], 12
+    random = np.random.default_rng(5).integers(0, 1 << 63, (steps, len(rows)), np.uint64)
+    together, alone = Decoder(model, 4), Decoder(model, 4)
+    newest = np.array([1, 2, 3])
+    expected = []
+    for words in random:
+        status, logits = alone.call_rows(rows, newest[:, None], [0] * 3 if not expected else None)
+        assert status == OK
+        newest = draw(logits[rows], words, temperature=0.9, top_k=9, top_p=1.0)
+        expected.append(newest.tolist())
+    status, found, done = together.write_rows(rows, [1, 2, 3], random, first_end=27)
+    assert (status, done) == (OK, steps)
+    assert found.tolist() == expected
+    last = next(i for i, step in enumerate(expected) if max(step) >= 20 or 0 in step)
+    again = Decoder(model, 4)
+    status, found, done = again.write_rows(rows, [1, 2, 3], random, first_end=20)
+    assert (status, done) == (OK, last + 1)
+    assert found[:done].tolist() == expected[:done]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        *(({name: native.ffi.NULL}, f"{name} must not be NULL")
+          for name in ("decoder", "rows", "newest", "logits", "random", "tokens", "done")),
+        ({"steps": 0}, "steps must be in [1, 1048576], got 0"),
+        ({"vocab": 0}, "vocab must be in [1, 1073741824], got 0"),
+        ({"dtype": 9}, "dtype must be one of NCK_FLOAT32 … NCK_FLOAT16, got 9"),
+        ({"mixture": native.ffi.new("nck_mixture *", {"contexts": native.ffi.cast("void *", 8)})},
+         "contexts must be those of the mixture"),
+        ({"count": 5}, "count must be in [1, 4], got 5"),
+        ({"temperature": -1.0}, "temperature must be finite and >= 0, got -1"),
+    ],
+)  # fmt: skip
+def test_wrong_arguments_of_several_steps_are_named(changed: dict[str, Any], message: str) -> None:
+    decoder = Decoder(GPT("float32", 27, positions="rope"), 4)
+    random = np.zeros((2, 2), np.uint64)
+    status, found, _ = decoder.write_rows([0, 2], [1, 2], random, first_end=27, **changed)
+    assert status == ARGUMENT
+    assert last_error() == message
+    assert (found == -7).all()

@@ -137,6 +137,51 @@ def test_a_text_of_a_batch_is_that_of_generate(kind, model_of):
     assert {reason for each in asked for reason in each.reasons} == {"stop", "length"}
 
 
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if KINDS[kind][1] is SHARED])
+def test_several_steps_at_once_are_those_one_by_one(kind, model_of):
+    """Of rows with gaps between them, beyond the context window and the random numbers of a call;
+    the step that ends a text is the last one of a call."""
+    model, chosen = model_of(kind), [0, 1, 3, 4]
+    first_end, taken = model.tokenizer.vocab_size, 620 if kind == "one document" else 40
+    one, many = (rows_of(model._trained, ROWS, model._bias) for _ in range(2))
+    for rows in (one, many):
+        for row in nonempty(chosen):
+            how = {"temperature": 0.9, "top_k": 0, "top_p": 1.0, "stop": ()}
+            settings = SamplingSettings(seed=row, max_new_tokens=2000, **how)
+            rows.begin(row, TextStart(context=(*model._context("a"),), settings=settings, sample=0))
+            while not rows.read(row):
+                pass
+    chance, steps = random.Random(kind), []
+    while len(steps) < taken:
+        found = many.next_steps(chosen, chance.choice([1, 2, 5, 90]), first_end)
+        assert len(found) == 1 or all(0 not in step for step in found[:-1])
+        steps += found
+    assert steps == [one.next_tokens(chosen) for _ in steps]
+    np.testing.assert_array_equal(many.log_probabilities(3), one.log_probabilities(3))
+    if kind not in ("learned", "style"):  # which need each token here
+        assert len(many.next_steps(chosen, 2, 0)) == 1  # any token ends
+        assert len(many.next_steps(chosen, 3, first_end + 1)) in range(1, 4)
+
+
+@pytest.mark.parametrize("kind", ["one document", "rope", "learned", "scalar"])
+def test_long_texts_of_a_batch_without_stops_are_those_of_generate(kind, model_of):
+    model = model_of(kind)
+    batch = Batch(rows_of(model._trained, ROWS), ROWS, model.tokenizer, 100)
+    asked = [
+        Asked(model, "a", n, seed=n, temperature=0.9, max_new_tokens=most)
+        for n, most in ((1, 700), (2, 130), (1, 1), (3, 50))
+    ]
+    for each in asked:
+        assert batch.add(each.texts)
+    for each in asked:
+        assert each.is_done.wait(WAIT_S)
+    drawn = batch.tokens_drawn
+    batch.close()
+    assert [each.found for each in asked] == [each.expected() for each in asked]
+    ended = sum(reason == "stop" for each in asked for reason in each.reasons)
+    assert drawn == sum(sum(each.tokens) for each in asked) + ended
+
+
 def test_the_log_probabilities_of_a_batch_are_those_of_the_model(model_of):
     model = model_of("counts")
     batch = Batch(rows_of(model._trained, 2), 2, model.tokenizer, 10)

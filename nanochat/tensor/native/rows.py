@@ -39,7 +39,10 @@ class NativeRows:
         # Learned positions are absolute: when the window moves, it is read again as a new text.
         learned = model.embedding.wpe is not None
         self._windows = np.empty((rows, self._size), np.int64) if learned else None
-        self._decode = native.kernel("decode_rows")
+        # A window that is read again needs its tokens here, one by one.
+        self.can_write = self._windows is None
+        self._dtype = native.DTYPES[self.kept_logits.dtype.name]
+        self._decode, self._write = native.kernel("decode_rows"), native.kernel("write_rows")
         self._logits_address = int(self.kept_logits.ctypes.data)
         self._newest = self._arguments(np.empty(0, np.int64), np.empty(0, np.int64), 1)
 
@@ -71,6 +74,37 @@ class NativeRows:
             rows, tokens = rows[~full], ids[~full, None]
             self._keep(rows, tokens)
             self._call(rows, tokens)
+
+    def write(
+        self,
+        rows: NDArray[np.int64],  # ascending
+        newest: NDArray[np.int64],  # (rows,) the token that each of them reads first
+        random: NDArray[np.uint64],  # (steps, rows) for each draw
+        *,
+        temperature: float,
+        top_k: int,
+        top_p: float,
+        first_end: int,  # the step that draws 0, or a token from here on, is the last one
+        mixture: int,  # address of an nck_mixture of these logits, or 0
+        contexts: int,  # address of its contexts, to which the tokens are appended
+        draw_threads: int,
+    ) -> NDArray[np.int64]:  # (steps, rows) up to the last one
+        """Read the newest tokens and draw the next ones, step by step, by nck_write_rows.
+
+        Raises LogitsError for logits that hold NaN or only −inf.
+        """
+        assert self._windows is None and random.flags.c_contiguous  # see can_write
+        tokens, done = np.empty(random.shape, np.int64), np.zeros(1, np.int64)
+        arguments = self._arguments(rows, newest, 1)
+        status = self._write(
+            self._opened.handle, rows.ctypes.data, len(rows), newest.ctypes.data,
+            self._logits_address, self.kept_logits.shape[1], self._dtype, mixture, contexts,
+            random.ctypes.data, temperature, top_k, top_p, first_end, len(random),
+            tokens.ctypes.data, done.ctypes.data, arguments.threads, draw_threads,
+        )  # fmt: skip
+        if status:
+            native.check(status, native.cpu())
+        return tokens[: done[0]]
 
     def _keep(self, rows: NDArray[np.int64], tokens: NDArray[np.int64]) -> None:
         if self._windows is not None:

@@ -1,5 +1,6 @@
 #include "kernels/cpu/runtime/parallel.hpp"
 
+#include <chrono>
 #include <exception>
 #include <memory>
 #include <mutex>
@@ -8,6 +9,8 @@
 
 #ifdef __linux__
 #include <dlfcn.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 namespace nanochat::kernels {
@@ -33,6 +36,19 @@ RunParallel loaded_openmp() noexcept {
 #endif
 }
 
+bool is_main_thread() noexcept {
+#ifdef __linux__
+  thread_local const bool is_main = syscall(SYS_gettid) == process_id();
+  return is_main;
+#else
+  return true;  // OpenMP is not used
+#endif
+}
+
+// The caller draws texts: between two tokens, it works alone for longer than a thread takes to
+// wake.
+constexpr std::chrono::microseconds patience{200};
+
 // The library's threads, started by the first loop that needs them and then kept.
 class OwnThreads {
  public:
@@ -43,7 +59,7 @@ class OwnThreads {
     if (!workers_ || workers_->threads() < threads - 1) {
       workers_.reset();
       try {
-        workers_ = std::make_unique<Workers>(threads - 1);
+        workers_ = std::make_unique<Workers>(threads - 1, patience);
       } catch (const std::exception&) {  // no thread, or no memory for one
         return false;
       }
@@ -71,6 +87,9 @@ const std::int64_t first_process = process_id();
 
 void run_team(int threads, void (*member)(void* context), void* context) {
   if (process_id() != first_process) return member(context);
+  // OpenMP has threads for each thread that calls it, and lets all of them sleep as soon as they
+  // are more than the processors.
+  if (!is_main_thread() && own_threads().run(threads, member, context)) return;
   if (const RunParallel run = loaded_openmp()) {
     return run(member, context, static_cast<unsigned>(threads), 0);
   }
