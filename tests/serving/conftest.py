@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -38,6 +39,11 @@ def _train(folder: Path, text: str = TEXT, **options: object) -> Path:
     return nanochat.train(config).run
 
 
+def _hear_hangups() -> None:
+    """nohup, which may run the tests, would have the server ignore them."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @pytest.fixture(scope="session")
 def start() -> Iterator[Callable[..., Server]]:
     """Start `nanochat serve RUN WORDS…`; it ends with the tests."""
@@ -48,7 +54,7 @@ def start() -> Iterator[Callable[..., Server]]:
         process = subprocess.Popen(
             [sys.executable, *program, "serve", str(run), "--port=0", "--json", *words],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env={**os.environ, **environment},
+            env={**os.environ, **environment}, preexec_fn=_hear_hangups,
         )  # fmt: skip
         servers.append(Server(process))
         return servers[-1]
