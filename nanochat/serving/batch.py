@@ -1,4 +1,4 @@
-"""Continuous batching: the thread that draws the texts of all requests, token by token.
+"""Continuous batching: the thread that draws the texts of all requests, a few tokens at a time.
 
 A text that waits gets a row as soon as one is free, and leaves it when it ends or when its client
 has gone. Owns the order of the work. Leaves out how tokens are computed (rows.py) and what clients
@@ -272,8 +272,8 @@ class Batch:
                 self._numbers = []
 
     def _draw(self) -> list[_Row]:
-        """Draw a token of each text; return those that have ended."""
-        drawing, ended = self._drawing, []
+        """Draw tokens of each text, as many of each; return the texts that have ended."""
+        drawing = self._drawing
         if not drawing:
             return []
         if len(self._numbers) != len(drawing):
