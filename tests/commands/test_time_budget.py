@@ -26,6 +26,7 @@ from nanochat.config.presets import PRESETS
 from nanochat.config.sources import read_config_file
 from nanochat.data.tokenizer import CharTokenizer
 from nanochat.errors import ConfigError, OutputError, RunInterrupted
+from nanochat.output.terminal import Terminal
 from nanochat.runs.load import read_checkpoint
 from nanochat.training.deadline import Deadline
 
@@ -464,3 +465,17 @@ def test_a_saved_config_names_no_folder_and_that_of_an_older_version_is_not_used
     (tmp_path / "mine.toml").write_text(text)  # a file of the user means what it says
     expected = {"steps": 3, "out": str(folder), "resume": False}
     assert read_config_file(str(tmp_path / "mine.toml"), known) == expected
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_a_score_of_a_part_of_the_validation_text_is_told(by_clock, tmp_path, monkeypatch, fits):
+    notes: list[str] = []
+    monkeypatch.setattr(Deadline, "scores_all", fits)
+    monkeypatch.setattr(Terminal, "note", lambda self, text: notes.append(text))
+    run = by_clock(time_budget="4s", out=str(tmp_path / "a"), eval_tokens=100)
+    val_tokens = read_checkpoint("last", str(run.run))[0].data["val_tokens"]
+    told = (
+        "no time left to score all validation text: its figures are those of about 100 of"
+        f" {val_tokens:,} tokens; `nanochat eval` scores all"
+    )
+    assert [note for note in notes if note.startswith("no time left")] == ([] if fits else [told])
