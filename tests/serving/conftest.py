@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -39,9 +40,14 @@ def _train(folder: Path, text: str = TEXT, **options: object) -> Path:
     return nanochat.train(config).run
 
 
-def _hear_hangups() -> None:
-    """nohup, which may run the tests, would have the server ignore them."""
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+@contextmanager
+def _hangups_are_heard() -> Iterator[None]:
+    """A process that starts now hears them, also where nohup runs the tests."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture(scope="session")
@@ -51,11 +57,12 @@ def start() -> Iterator[Callable[..., Server]]:
 
     def begin(run: Path, *words: str, code: str = "", **environment: str) -> Server:
         program = ["-c", code] if code else ["-m", "nanochat"]
-        process = subprocess.Popen(
-            [sys.executable, *program, "serve", str(run), "--port=0", "--json", *words],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env={**os.environ, **environment}, preexec_fn=_hear_hangups,
-        )  # fmt: skip
+        with _hangups_are_heard():
+            process = subprocess.Popen(
+                [sys.executable, *program, "serve", str(run), "--port=0", "--json", *words],
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                env={**os.environ, **environment},
+            )  # fmt: skip
         servers.append(Server(process))
         return servers[-1]
 
