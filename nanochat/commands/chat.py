@@ -130,7 +130,7 @@ class _Talk:
     def messages(self) -> Iterator[str]:
         """Carry out the commands of the user and yield the messages, until the input ends."""
         if isinstance(sys.stdin, io.TextIOWrapper):
-            sys.stdin.reconfigure(errors="surrogateescape")  # `_line` refuses what is no text
+            sys.stdin.reconfigure(errors="surrogateescape")  # `_line` refuses such bytes
         if self.is_for_people:
             with suppress(ImportError):
                 import readline  # noqa: F401  # line editing and history for input()

@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 
-# With portable: pieces of a text of less than so many bytes would be too rare if they were more.
+# With portable: a text of fewer bytes gets few pieces, because each of many would be too rare.
 _ENOUGH_FOR_PIECES, _FEW_PIECES = 75_000, 384
 
 

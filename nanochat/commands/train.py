@@ -490,8 +490,9 @@ def _final_evaluation(run: _Run, result: LoopResult) -> EvalMetrics:
     fits = run.deadline is None or run.deadline.scores_all
     if not fits and 0 < config.eval_tokens < dataset.val.pairs:
         run.terminal.note(
-            f"no time left to score all validation text: its figures are those of about"
-            f" {config.eval_tokens:,} of {dataset.val.token_count:,} tokens; `nanochat eval` scores all"
+            "no time left to score all validation text: its figures are those of about"
+            f" {config.eval_tokens:,} of {dataset.val.token_count:,} tokens; `nanochat eval` scores"
+            " all"
         )
     batches: Iterable[Batch] = (
         dataset.validation_batches(config) if fits else dataset.evaluation_set(config)

@@ -64,7 +64,7 @@ class Documents:
     def piece(self, first: int, last: int) -> Documents:
         """Return the pairs first … last − 1, and a last one that closes the piece with BOS.
 
-        The input of the first pair becomes BOS. In conversations, the last pair is no target.
+        The input of the first pair becomes BOS. In conversations, the last pair is not a target.
         """
         stream = np.append(self.stream[first : last + 1], self.stream.dtype.type(BOS))
         stream[0] = BOS

@@ -82,7 +82,7 @@ def write(network: Network, folder: Path, weights: str) -> None:
 
 
 def _modelfile(network: Network) -> str:
-    """Return the content of Modelfile: Ollama renders a template of its own."""
+    """Return the content of Modelfile, with the template that Ollama renders."""
     chats = isinstance(network.tokenizer, ChatTokenizer)
     template = f'"""{OLLAMA_TEMPLATE}"""' if chats else '"{{ .Prompt }}"'
     stops = [BOS_TEXT, *special_names(network.tokenizer)]

@@ -17,12 +17,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nanochat.data.special_tokens import plain_tokenizer
 from nanochat.data.tokenizer import BOS, Tokenizer
 from nanochat.errors import NanochatError
 from nanochat.sampling.generate import GrowingText
-from nanochat.serving.rows import TextRows, TextStart
+from nanochat.serving.rows import RowParts, TextRows, TextStart
 
 __all__ = ["Apart", "Batch", "DrawnToken", "Part", "Texts", "Work"]
 
@@ -53,6 +54,24 @@ class DrawnToken:
     log_probability: float
     likeliest: tuple[tuple[int, float], ...]
     apart: Apart | None  # of a mixture, if the request asks for it
+
+    @classmethod
+    def of(
+        cls,
+        token: int,
+        logs: NDArray[np.float64],  # (vocab,) log probabilities
+        parts: RowParts | None,  # of a mixture
+        most: int,  # likeliest tokens
+    ) -> DrawnToken:
+        """Return a token with what the model said of it and of the likeliest ones."""
+        order = np.argsort(-logs, kind="stable")[:most].tolist() if most else []
+        likeliest = tuple((other, float(logs[other])) for other in order)
+        apart = None if parts is None else Apart(
+            parts.share,
+            {each: (float(parts.network[each]), float(parts.counts[each]))
+             for each in {token, *order}},
+        )  # fmt: skip
+        return cls(token, float(logs[token]), likeliest, apart)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +118,7 @@ class _Row:
     sent: int = 0  # of them
     drawn: list[DrawnToken] = field(default_factory=list)
     finish_reason: str | None = None
-    has_end_token: bool = False  # which is no token of the text
+    has_end_token: bool = False  # which does not belong to the text
 
 
 class Batch:
@@ -324,16 +343,9 @@ class Batch:
         return ended
 
     def _explained(self, row: _Row, token: int) -> DrawnToken:
-        logs, most = self._rows.log_probabilities(row.row), row.texts.likeliest or 0
-        order = np.argsort(-logs, kind="stable")[:most].tolist()
-        likeliest = tuple((other, float(logs[other])) for other in order)
         parts = self._rows.parts(row.row) if row.texts.is_apart else None
-        apart = None if parts is None else Apart(
-            parts.share,
-            {each: (float(parts.network[each]), float(parts.counts[each]))
-             for each in {token, *order}},
-        )  # fmt: skip
-        return DrawnToken(token, float(logs[token]), likeliest, apart)
+        logs = self._rows.log_probabilities(row.row)
+        return DrawnToken.of(token, logs, parts, row.texts.likeliest or 0)
 
     def _hand_over(self, rows: Sequence[_Row]) -> None:
         parts: dict[int, tuple[Texts, list[Part]]] = {}

@@ -20,9 +20,10 @@ from nanochat.data.tokenizer import BOS
 from nanochat.ngram.kneser_ney import KneserNey
 from nanochat.runs.load import TrainedModel
 from nanochat.sampling.mixed import log_softmax, parts_of_logits, share_of_log_odds
-from nanochat.serving.batch import Apart, DrawnToken
+from nanochat.serving.batch import DrawnToken
 from nanochat.serving.replies import token_record
 from nanochat.serving.requests import ApiError
+from nanochat.serving.rows import RowParts
 from nanochat.training.metrics import LossTotals
 
 __all__ = ["score"]
@@ -105,17 +106,10 @@ class _Said:
     share: NDArray[np.float64] | None = None  # (rows,) of the counts
 
     def token(self, row: int, token: int, most: int) -> DrawnToken:
-        logs = self.logs[row]
-        order = np.argsort(-logs, kind="stable")[:most].tolist() if most else []
-        apart = None
+        parts = None
         if self.network is not None and self.counts is not None and self.share is not None:
-            apart = Apart(
-                float(self.share[row]),
-                {each: (float(self.network[row, each]), float(self.counts[row, each]))
-                 for each in {token, *order}},
-            )  # fmt: skip
-        likeliest = tuple((each, float(logs[each])) for each in order)
-        return DrawnToken(token, float(logs[token]), likeliest, apart)
+            parts = RowParts(self.network[row], self.counts[row], float(self.share[row]))
+        return DrawnToken.of(token, self.logs[row], parts, most)
 
 
 def _said(

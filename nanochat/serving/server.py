@@ -82,7 +82,7 @@ def listening_socket(host: str, port: int) -> socket.socket:
             bound.close()
         if error.errno == errno.EADDRNOTAVAIL:
             raise ConfigError(
-                f"host {host} is no address of this machine; give one that is, as 127.0.0.1"
+                f"host {host} is not an address of this machine; give one such as 127.0.0.1"
             ) from None
         raise ConfigError(
             f"port {port} of {host} cannot be used: {error.strerror or error}; give another with"

@@ -62,7 +62,7 @@ def test_a_reply_is_that_of_the_model(talks, client, question, temperature):
     assert "".join(pieces) == expected
     if question in QUESTIONS and temperature == 0:
         assert expected == ANSWERS[QUESTIONS.index(question)]
-        # The token that ends a message ends the reply, and is no token of it.
+        # The token that ends a message ends the reply and does not belong to it.
         assert (choice.finish_reason, answer.usage.completion_tokens) == ("stop", len(expected))
 
 

@@ -47,7 +47,7 @@ def test_a_port_in_use_is_refused_before_the_weights_are_loaded(refused, folder)
 def test_an_address_of_another_machine_is_refused_by_name(refused, folder):
     words = ("--host=203.0.113.5", "--port=0", "--api-key=k")  # an address for documents
     assert refused("serve", "no-such-run", *words) == (
-        "host 203.0.113.5 is no address of this machine; give one that is, as 127.0.0.1"
+        "host 203.0.113.5 is not an address of this machine; give one such as 127.0.0.1"
     )
     assert refused("serve", "no-such-run", "--host=no.such.invalid", *words[1:]).startswith(
         "host no.such.invalid cannot be found: "
@@ -125,7 +125,7 @@ def test_an_address_of_ipv6_is_served_or_refused_by_name(start, names, refused):
             probe.bind(("::1", 0))
     except OSError:  # a machine without IPv6
         assert refused("serve", str(names), "--host=::1", "--port=0").startswith(
-            ("host ::1 is no address of this machine; ", "port 0 of ::1 cannot be used: ")
+            ("host ::1 is not an address of this machine; ", "port 0 of ::1 cannot be used: ")
         )
         return
     server = start(names, "--host=::1")
